@@ -1,0 +1,1 @@
+"""Volumes in: cohort layouts, checks, the built-in phantom, patient splits and slicing."""

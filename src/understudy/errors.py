@@ -1,0 +1,33 @@
+"""The one exception that a user of Understudy is meant to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class UnderstudyError(Exception):
+    """Something that the user can mend: says what is wrong, where, and what to do.
+
+    Args:
+        what: the problem, one sentence without a full stop.
+        where: the file, folder, field or patient concerned.
+        fix: what to do about it, one sentence.
+    """
+
+    def __init__(self, what: str, where: str | Path | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, None if where is None else str(where), fix
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The whole message on one to three lines."""
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  what to do: {self.fix}")
+        return "\n".join(lines)
+
+
+class Interrupted(Exception):
+    """A job was asked to stop (SIGTERM, SIGINT) and has saved its state; running it again continues."""

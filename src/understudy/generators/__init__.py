@@ -1,0 +1,1 @@
+"""Generative models of joint images: MR channels plus annotation."""

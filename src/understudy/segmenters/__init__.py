@@ -1,0 +1,1 @@
+"""Segmentation networks: architecture, augmentation, training and prediction of whole volumes."""

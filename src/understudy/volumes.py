@@ -1,0 +1,241 @@
+"""Volumes as stacks of slices: from the original grid to the network's and back, and the test patients' store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from understudy import __version__
+from understudy.errors import UnderstudyError
+from understudy.files import atomic_path, read_json, sha256_file, write_json
+from understudy.slices import LabelClass
+
+
+@dataclass(frozen=True)
+class SliceGeometry:
+    """Original slice <-> zero-padded power-of-two square <-> network resolution.
+
+    Attributes:
+        height, width: of the original slices, pixels.
+        padded: edge of the padded square, a power of two (the paper: 240 -> 256, 8 pixels on each side).
+        resolution: edge that the network sees; divides `padded`.
+    """
+
+    height: int
+    width: int
+    padded: int
+    resolution: int
+
+    @classmethod
+    def fit(cls, height: int, width: int, resolution: int) -> SliceGeometry:
+        """The geometry for slices of the given size.
+
+        Raises:
+            UnderstudyError: the resolution is not a power of two or is larger than the padded slice.
+        """
+        padded = 1 << (max(height, width) - 1).bit_length()
+        if resolution & (resolution - 1) or resolution < 4:
+            raise UnderstudyError(
+                f"resolution {resolution} is not a power of two", fix="use 32, 64, 128 or 256"
+            )
+        if resolution > padded:
+            raise UnderstudyError(
+                f"resolution {resolution} is larger than the padded slices ({padded} x {padded})",
+                fix=f"use at most {padded}",
+            )
+        return cls(height, width, padded, resolution)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Rows above and columns left of the original slice in the padded square."""
+        return (self.padded - self.height) // 2, (self.padded - self.width) // 2
+
+    def pad(self, stack: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """[..., H, W] -> [..., P, P], zeros around."""
+        top, left = self.offset
+        around = [(0, 0)] * (stack.ndim - 2)
+        return np.pad(
+            stack,
+            [*around, (top, self.padded - self.height - top), (left, self.padded - self.width - left)],
+        )
+
+    def shrink_images(self, padded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """[..., P, P] -> [..., R, R] by the mean over each f x f block, rounded half up."""
+        f = self.padded // self.resolution
+        if f == 1:
+            return padded
+        r = self.resolution
+        sums = padded.reshape(*padded.shape[:-2], r, f, r, f).sum(axis=(-3, -1), dtype=np.uint32)
+        return ((sums * 2 + f * f) // (2 * f * f)).astype(np.uint8)
+
+    def shrink_labels(self, padded: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+        """[..., P, P] class indices -> [..., R, R] by majority over each block; a tie goes to the higher index.
+
+        A tie at a lesion's border would otherwise always be decided for the background, and small classes shrink.
+        """
+        f = self.padded // self.resolution
+        if f == 1:
+            return padded
+        r = self.resolution
+        blocks = padded.reshape(*padded.shape[:-2], r, f, r, f)
+        best = np.zeros((*blocks.shape[:-4], r, r), np.uint8)
+        votes = np.full(best.shape, -1, np.int32)
+        for k in range(classes):
+            count = (blocks == k).sum(axis=(-3, -1), dtype=np.int32)
+            wins = count >= np.maximum(votes, 1)
+            best[wins], votes = k, np.where(wins, count, votes)
+        return best
+
+    def restore(self, probabilities: torch.Tensor, block: int = 16) -> NDArray[np.uint8]:
+        """Class scores float [Z, K, R, R] -> class indices uint8 [Z, H, W] on the original grid.
+
+        Scores are upsampled bilinearly and the arg max is taken afterwards, which places borders finer than the
+        network's pixels.
+        """
+        top, left = self.offset
+        out = np.empty((len(probabilities), self.height, self.width), np.uint8)
+        for start in range(0, len(probabilities), block):
+            part = probabilities[start : start + block].float()
+            if self.padded != self.resolution:
+                part = torch.nn.functional.interpolate(
+                    part, size=(self.padded, self.padded), mode="bilinear", align_corners=False
+                )
+            labels = part.argmax(1).to(torch.uint8)
+            out[start : start + block] = (
+                labels[:, top : top + self.height, left : left + self.width].cpu().numpy()
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class TestVolume:
+    """A patient kept for validation or test, every slice of it.
+
+    Attributes:
+        subject, site, split: who, where from ("" if unknown), "val" or "test".
+        images: uint8 [Z, C, R, R], as the network sees them.
+        kept: bool [Z], slices that pass the slice rule.
+        truth: uint8 [Z, H, W], class indices on the original grid.
+        geometry: how the two grids belong together.
+        spacing: (slice, row, column) distance on the original grid, mm.
+        affine: float64 [4, 4], voxel (row, column, slice) to world (RAS mm) of the source volume.
+    """
+
+    __test__ = False  # not a pytest class
+
+    subject: str
+    site: str
+    split: str
+    images: NDArray[np.uint8]
+    kept: NDArray[np.bool_]
+    truth: NDArray[np.uint8]
+    geometry: SliceGeometry
+    spacing: tuple[float, float, float]
+    affine: NDArray[np.float64]
+
+    def labels_at_network(self, classes: int) -> NDArray[np.uint8]:
+        """The truth as uint8 [Z, R, R] by majority vote; `classes` counts the background."""
+        return self.geometry.shrink_labels(self.geometry.pad(self.truth), classes)
+
+
+class VolumeSet:
+    """A folder of test volumes: `volumes.json` and one compressed `.npz` a patient (read without pickle)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        meta = read_json(self.path / "volumes.json")
+        self.channels: tuple[str, ...] = tuple(meta["channels"])
+        self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
+        self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore[assignment]
+        self._patients: dict[str, dict[str, Any]] = meta["patients"]
+
+    @classmethod
+    def open(cls, path: str | Path) -> VolumeSet:
+        """Opens a folder written by `VolumeWriter`.
+
+        Raises:
+            UnderstudyError: absent or damaged.
+        """
+        return cls(path)
+
+    def subjects(self, split: str | None = None) -> list[str]:
+        """Ids of the patients, sorted; of one split if given."""
+        return sorted(s for s, m in self._patients.items() if split in (None, m["split"]))
+
+    def site(self, subject: str) -> str:
+        """The patient's site, "" if unknown."""
+        return str(self._patients[subject]["site"])
+
+    def read(self, subject: str) -> TestVolume:
+        """One patient's volume.
+
+        Raises:
+            UnderstudyError: no such patient.
+        """
+        if subject not in self._patients:
+            raise UnderstudyError(
+                f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}"
+            )
+        meta = self._patients[subject]
+        with np.load(self.path / f"{subject}.npz", allow_pickle=False) as arrays:
+            return TestVolume(
+                subject=subject,
+                site=str(meta["site"]),
+                split=str(meta["split"]),
+                images=arrays["images"],
+                kept=arrays["kept"],
+                truth=arrays["truth"],
+                geometry=SliceGeometry(**meta["geometry"]),
+                spacing=tuple(meta["spacing"]),
+                affine=arrays["affine"],
+            )
+
+
+class VolumeWriter:
+    """Writes a VolumeSet, patient by patient; `close` makes it readable."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        channels: Sequence[str],
+        classes: Sequence[LabelClass],
+        axes: Sequence[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._meta: dict[str, Any] = {
+            "software_version": __version__,
+            "channels": list(channels),
+            "classes": [asdict(c) for c in classes],
+            "axes": list(axes) if axes else None,
+            "patients": {},
+        }
+
+    def write(self, volume: TestVolume) -> None:
+        """Adds a patient.
+
+        Raises:
+            UnderstudyError: disk full, no permission.
+        """
+        target = self.path / f"{volume.subject}.npz"
+        with atomic_path(target) as temporary, open(temporary, "wb") as handle:
+            np.savez_compressed(
+                handle, images=volume.images, kept=volume.kept, truth=volume.truth, affine=volume.affine
+            )
+        self._meta["patients"][volume.subject] = {
+            "site": volume.site,
+            "split": volume.split,
+            "geometry": asdict(volume.geometry),
+            "spacing": list(volume.spacing),
+            "sha256": sha256_file(target),
+        }
+
+    def close(self) -> VolumeSet:
+        """Writes `volumes.json`."""
+        write_json(self.path / "volumes.json", self._meta)
+        return VolumeSet.open(self.path)
