@@ -70,9 +70,7 @@ class SliceGeometry:
         f = self.padded // self.resolution
         if f == 1:
             return padded
-        r = self.resolution
-        sums = padded.reshape(*padded.shape[:-2], r, f, r, f).sum(axis=(-3, -1), dtype=np.uint32)
-        return ((sums * 2 + f * f) // (2 * f * f)).astype(np.uint8)
+        return ((_block_sums(padded, f) * np.uint32(2) + f * f) // (2 * f * f)).astype(np.uint8)
 
     def shrink_labels(self, padded: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
         """[..., P, P] class indices -> [..., R, R] by majority over each block; a tie goes to the higher index.
@@ -82,14 +80,22 @@ class SliceGeometry:
         f = self.padded // self.resolution
         if f == 1:
             return padded
-        r = self.resolution
-        blocks = padded.reshape(*padded.shape[:-2], r, f, r, f)
-        best = np.zeros((*blocks.shape[:-4], r, r), np.uint8)
-        votes = np.full(best.shape, -1, np.int32)
-        for k in range(classes):
-            count = (blocks == k).sum(axis=(-3, -1), dtype=np.int32)
+        best = np.zeros((*padded.shape[:-2], self.resolution, self.resolution), np.uint8)
+        # Most slices hold background only; counting votes there would cost as much as everywhere else.
+        busy = padded.any(axis=(-2, -1))
+        best[busy] = self._vote(padded[busy], classes)
+        return best
+
+    def _vote(self, padded: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+        """[n, P, P] -> [n, R, R]: the class with the most pixels in each block."""
+        f = self.padded // self.resolution
+        best = np.zeros((len(padded), self.resolution, self.resolution), np.uint8)
+        votes = _block_sums((padded == 0).view(np.uint8), f)
+        for k in range(1, classes):
+            count = _block_sums((padded == k).view(np.uint8), f)
             wins = count >= np.maximum(votes, 1)
-            best[wins], votes = k, np.where(wins, count, votes)
+            best[wins] = k
+            np.maximum(votes, count, out=votes)
         return best
 
     def restore(self, probabilities: torch.Tensor, block: int = 16) -> NDArray[np.uint8]:
@@ -239,3 +245,16 @@ class VolumeWriter:
         """Writes `volumes.json`."""
         write_json(self.path / "volumes.json", self._meta)
         return VolumeSet.open(self.path)
+
+
+def _block_sums(stack: NDArray[np.uint8], f: int) -> NDArray[Any]:
+    """[..., R * f, R * f] -> [..., R, R]: sums over f x f blocks, by whole rows first (several times faster)."""
+    # 16 x 16 pixels of 255 just fit 16 bits.
+    dtype = np.uint16 if f <= 16 else np.uint32
+    rows: NDArray[Any] = stack[..., 0::f, :].astype(dtype)
+    for i in range(1, f):
+        rows += stack[..., i::f, :]
+    sums = rows[..., 0::f].copy()
+    for i in range(1, f):
+        sums += rows[..., i::f]
+    return sums

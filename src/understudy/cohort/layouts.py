@@ -12,9 +12,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import UnderstudyError
-from understudy.slices import LabelClass
+from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
-UNKNOWN_SITE = "unknown"
+UNKNOWN_SITE = ""
 
 # What each BraTS release calls its files; the channel names are the paper's.
 _BRATS_SUFFIXES = {
@@ -28,8 +28,7 @@ _BRATS_CLASSES = {
     "brats2018": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 4, 204)),
     "brats2023": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 3, 204)),
 }
-_BACKGROUND = LabelClass("background", 0, 0)
-_LABELS = "labels"  # the annotation's name among a patient's files
+LABELS = "labels"  # the annotation's name among a patient's files
 
 _EXAMPLE = (
     "layout: pattern, channels: {FLAIR: '{patient}/{patient}_flair.nii.gz'}, "
@@ -44,7 +43,8 @@ class CohortConfig(BaseModel):
 
     path: Path = Field(Path("."), description="folder that holds the patients, at any depth")
     layout: Literal["auto", "brats2018", "brats2023", "pattern"] = Field(
-        "auto", description="naming: BraTS 2018-2021, BraTS 2023 and later, or the patterns below (auto: find out)"
+        "auto",
+        description="naming: BraTS 2018-2021, BraTS 2023 and later, or the patterns below (auto: find out)",
     )
     channels: dict[str, str] = Field(
         default_factory=dict,
@@ -57,7 +57,9 @@ class CohortConfig(BaseModel):
     participants: str = Field(
         "participants.tsv", description="table with each patient's site, below `path` (used if it is there)"
     )
-    participant_column: str = Field("participant_id", description="column of `participants` with the patient's id")
+    participant_column: str = Field(
+        "participant_id", description="column of `participants` with the patient's id"
+    )
     site_column: str = Field("site", description="column of `participants` with the site's name")
     skip_bad_patients: bool = Field(False, description="leave patients with errors out instead of stopping")
     trust_array_order: bool = Field(
@@ -112,16 +114,18 @@ def find_patients(config: CohortConfig) -> Cohort:
     if config.layout == "pattern" or (config.layout == "auto" and config.channels):
         layout, found = "pattern", _match_patterns(config, files)
         channels = tuple(config.channels)
-        classes = _evenly_coded(config)
+        classes = _described_classes(config)
     else:
         _refuse_pattern_fields(config)
         layout = _recognise(root, files) if config.layout == "auto" else config.layout
         found = _match_brats(layout, files)
         channels = tuple(_BRATS_SUFFIXES[layout])
-        classes = (_BACKGROUND, *(LabelClass(*entry) for entry in _BRATS_CLASSES[layout]))
+        classes = (BACKGROUND, *(LabelClass(*entry) for entry in _BRATS_CLASSES[layout]))
     _refuse_absent_from_all(root, layout, found, channels, files)
     sites = _read_sites(config)
-    patients = tuple(_patient(root, layout, config, channels, sites, key, found[key]) for key in sorted(found))
+    patients = tuple(
+        _patient(root, layout, config, channels, sites, key, found[key]) for key in sorted(found)
+    )
     return Cohort(patients, channels, classes, layout, root, config.trust_array_order)
 
 
@@ -135,7 +139,9 @@ def _nifti_files(root: Path) -> list[str]:
         raise UnderstudyError("the cohort's folder does not exist", where=root, fix="correct `path`")
     if not root.is_dir():
         raise UnderstudyError(
-            "the cohort's path is a file, not a folder", where=root, fix="give the folder that holds the patients"
+            "the cohort's path is a file, not a folder",
+            where=root,
+            fix="give the folder that holds the patients",
         )
     files = []
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -175,7 +181,7 @@ def _recognise(root: Path, files: list[str]) -> str:
 
 def _match_brats(layout: str, files: list[str]) -> _Found:
     """Groups the files of one BraTS release by folder and name."""
-    suffixes = {**_BRATS_SUFFIXES[layout], _LABELS: _BRATS_LABELS[layout]}
+    suffixes = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}
     by_suffix = {suffix: name for name, suffix in suffixes.items()}
     expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.nii(\.gz)?")
     found: _Found = {}
@@ -195,12 +201,12 @@ def _match_patterns(config: CohortConfig, files: list[str]) -> _Found:
         raise UnderstudyError(
             f"layout: pattern needs {' and '.join(lacking)}", where=config.path, fix=f"for example {_EXAMPLE}"
         )
-    if _LABELS in config.channels:
+    if LABELS in config.channels:
         raise UnderstudyError(
-            f"a channel cannot be called {_LABELS!r}", where="channels", fix="give the sequence another name"
+            f"a channel cannot be called {LABELS!r}", where="channels", fix="give the sequence another name"
         )
     found: _Found = {}
-    for name, pattern in {**config.channels, _LABELS: config.labels}.items():
+    for name, pattern in {**config.channels, LABELS: config.labels}.items():
         expression = _pattern_expression(name, pattern)
         matches = [match for file in files if (match := expression.fullmatch(file))]
         if not matches:
@@ -232,7 +238,7 @@ def _pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
     return re.compile("".join(translated))
 
 
-def _evenly_coded(config: CohortConfig) -> tuple[LabelClass, ...]:
+def _described_classes(config: CohortConfig) -> tuple[LabelClass, ...]:
     """Classes of a described cohort, by label value, with codes spread evenly over 0-255."""
     values = sorted(config.classes)
     wrong = [value for value in values if not 1 <= value <= 255]
@@ -242,8 +248,7 @@ def _evenly_coded(config: CohortConfig) -> tuple[LabelClass, ...]:
             where=f"classes: {config.classes}",
             fix="correct the label map",
         )
-    codes = [round((i + 1) * 255 / len(values)) for i in range(len(values))]
-    return (_BACKGROUND, *(LabelClass(config.classes[v], v, code) for v, code in zip(values, codes, strict=True)))
+    return evenly_coded(config.classes)
 
 
 def _refuse_pattern_fields(config: CohortConfig) -> None:
@@ -263,9 +268,11 @@ def _refuse_absent_from_all(
     """A file that no patient has is a wrong layout, not a bad patient."""
     if not found:
         raise UnderstudyError(
-            f"no file is named as in {layout}", where=root, fix=f"found for example {files[0]}; set another `layout`"
+            f"no file is named as in {layout}",
+            where=root,
+            fix=f"found for example {files[0]}; set another `layout`",
         )
-    absent = [name for name in (*channels, _LABELS) if not any(name in patient for patient in found.values())]
+    absent = [name for name in (*channels, LABELS) if not any(name in patient for patient in found.values())]
     if absent:
         raise UnderstudyError(
             f"none of the {len(found)} patients has {', '.join(absent)} (names as in {layout})",
@@ -286,21 +293,23 @@ def _patient(
     """Assembles one patient from the files found."""
     patient, folder = key
     missing = {}
-    for name in (*channels, _LABELS):
+    for name in (*channels, LABELS):
         if name not in files:
             if layout == "pattern":
-                expected = {**config.channels, _LABELS: config.labels}[name].replace("{patient}", patient)
+                expected = {**config.channels, LABELS: config.labels}[name].replace("{patient}", patient)
             else:
-                suffix = {**_BRATS_SUFFIXES[layout], _LABELS: _BRATS_LABELS[layout]}[name]
+                suffix = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}[name]
                 expected = f"{folder}/{patient}{suffix}.nii.gz".lstrip("/")
             missing[name] = root / expected
     return Patient(
         id=patient,
         site=sites.get(patient, sites.get(f"sub-{patient}", UNKNOWN_SITE)),
         images={name: root / files[name][0] for name in channels if name in files},
-        labels=root / files[_LABELS][0] if _LABELS in files else None,
+        labels=root / files[LABELS][0] if LABELS in files else None,
         missing=missing,
-        surplus={name: tuple(root / file for file in found[1:]) for name, found in files.items() if len(found) > 1},
+        surplus={
+            name: tuple(root / file for file in found[1:]) for name, found in files.items() if len(found) > 1
+        },
     )
 
 
@@ -310,13 +319,19 @@ def _read_sites(config: CohortConfig) -> dict[str, str]:
     asked = config.model_fields_set
     if not path.is_file():
         if "participants" in asked:
-            raise UnderstudyError("the table of participants does not exist", where=path, fix="correct `participants`")
+            raise UnderstudyError(
+                "the table of participants does not exist", where=path, fix="correct `participants`"
+            )
         return {}
     try:
-        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UnderstudyError(
-            f"the table of participants cannot be read ({error})", where=path, fix="save it as tab-separated text"
+            f"the table of participants cannot be read ({error})",
+            where=path,
+            fix="save it as tab-separated text",
         ) from error
     columns = [config.participant_column]
     # BIDS tables often have no site: that is only wrong if somebody asked for the column.
@@ -332,7 +347,9 @@ def _read_sites(config: CohortConfig) -> dict[str, str]:
     repeated = table[columns[0]][table[columns[0]].duplicated()]
     if len(repeated):
         raise UnderstudyError(
-            f"the table of participants names {repeated.iloc[0]} twice", where=path, fix="keep one row per patient"
+            f"the table of participants names {repeated.iloc[0]} twice",
+            where=path,
+            fix="keep one row per patient",
         )
     if len(columns) == 1:
         return {}

@@ -1,0 +1,351 @@
+"""Volumes to slices, as the paper made them: scale, pad, choose by the rule, shrink to the network's resolution.
+
+The rules come from the authors' `split_volumes_to_slices.m` (facts, generators 0.11): each volume is divided by
+its own maximum and multiplied by 255 in double precision; slices are zero-padded to 256 x 256; a slice is kept
+if more than 15 % of the padded T1w pixels exceed 50 (compared before rounding); MATLAB's `uint8` rounds halves up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.cohort.layouts import LABELS, Cohort, Patient
+from understudy.cohort.volumes_in import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
+from understudy.errors import UnderstudyError
+from understudy.progress import track
+from understudy.slices import LabelClass, SliceWriter
+from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
+
+SPLITS = ("train", "val", "test")
+_COUNTED = {"patients": 0, "slices": 0, "annotated": 0, "without_slices": 0}
+
+
+class SliceConfig(BaseModel):
+    """How slices are made; the defaults are the paper's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    resolution: int = Field(256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)")
+    scaling: Literal["max", "robust"] = Field(
+        "max",
+        description="what becomes 255: the volume's maximum (the paper), or a percentile of its non-zero voxels",
+    )
+    percentile: float = Field(99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent")
+    keep: Literal["rule", "all"] = Field(
+        "rule", description="keep the slices that pass the rule below, or all"
+    )
+    rule_channel: str = Field("T1w", description="sequence that the rule looks at")
+    rule_intensity: float = Field(
+        50.0, ge=0, lt=255, description="a pixel counts above this, on the scale 0-255"
+    )
+    rule_fraction: float = Field(
+        0.15, ge=0, lt=1, description="a slice is kept if more than this fraction of its padded pixels count"
+    )
+    workers: int = Field(2, ge=1, le=64, description="patients that are read at the same time, threads")
+
+
+def prepare(
+    cohort: Cohort, split: Mapping[str, str], config: SliceConfig, out: Path, progress: bool = True
+) -> dict[str, dict[str, int]]:
+    """Writes `out/slices` (kept slices of all patients) and `out/volumes` (validation and test patients, whole).
+
+    Args:
+        cohort: accepted patients.
+        split: patient id -> "train", "val" or "test".
+        config: how slices are made.
+        out: folder of the two results.
+        progress: show a progress bar.
+
+    Returns:
+        For each split its number of patients, slices, slices with an annotation, and patients without a slice.
+
+    Raises:
+        UnderstudyError: unreadable or unusable volume, unknown rule channel, patient without a part, no slice
+            that passes the rule, full disk, no permission.
+    """
+    _refuse_unusable(cohort, split, config)
+    order = sorted(cohort.patients, key=lambda patient: patient.id)
+    spec = config.model_dump(exclude={"workers"})
+    writer = SliceWriter(
+        Path(out) / "slices",
+        cohort.channels,
+        cohort.classes,
+        config.resolution,
+        spacing=_common_spacing(order, config.resolution),
+        axes=AXES,
+        identity={"config": spec, "split": dict(split), "files": _file_sizes(order)},
+    )
+    volumes = VolumeWriter(Path(out) / "volumes", cohort.channels, cohort.classes, axes=AXES)
+    already = (
+        writer.done
+    )  # slices that an interrupted run has written; the order of patients is always the same
+    counts, sources = {part: Counter(_COUNTED) for part in SPLITS}, {}
+    work = partial(slice_patient, cohort=cohort, split=split, config=config, volumes=volumes)
+    with track(len(order), "slicing", unit="patients", show=progress) as meter:
+        for sliced in in_order(work, order, config.workers):
+            skip = min(already, len(sliced.rows))
+            already -= skip
+            if len(sliced.rows) > skip:
+                writer.append(sliced.images[skip:], sliced.labels[skip:], sliced.rows.iloc[skip:])
+            counts[split[sliced.patient.id]].update(sliced.counted)
+            sources[sliced.patient.id] = sliced.source
+            meter.advance(1, slices=sum(part["slices"] for part in counts.values()))
+    _refuse_empty(counts["train"]["slices"], cohort, config)
+    volumes.close()
+    result = {part: dict(counter) for part, counter in counts.items()}
+    writer.close(counts=result, slicing=spec, layout=cohort.layout, sources=sources)
+    return result
+
+
+@dataclass(frozen=True)
+class SlicedPatient:
+    """A patient's kept slices.
+
+    Attributes:
+        patient: whose.
+        images: uint8 [n, C, R, R].
+        labels: uint8 [n, R, R], class indices.
+        rows: their index rows.
+        source: SHA-256 over the bytes of the patient's files.
+    """
+
+    patient: Patient
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    rows: pd.DataFrame
+    source: str
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """What the patient adds to the counts of its part."""
+        annotated = int(self.labels.any(axis=(1, 2)).sum())
+        return dict(zip(_COUNTED, (1, len(self.rows), annotated, int(self.rows.empty)), strict=True))
+
+
+def slice_patient(
+    patient: Patient,
+    cohort: Cohort,
+    split: Mapping[str, str],
+    config: SliceConfig,
+    volumes: VolumeWriter | None = None,
+) -> SlicedPatient:
+    """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test".
+
+    Raises:
+        UnderstudyError: see `prepare`.
+    """
+    part, digest = split[patient.id], hashlib.sha256()
+    headers = _headers(patient, cohort)
+    depth, height, width = headers[LABELS].slice_shape
+    geometry = SliceGeometry.fit(height, width, config.resolution)
+
+    def read(name: str) -> NDArray[Any]:
+        return slices_of(read_voxels(_file(patient, name), headers[name], digest), headers[name])
+
+    # The rule first: of a training patient only the kept slices are worth scaling.
+    rule = read(config.rule_channel)
+    ceiling = _ceiling(rule, _file(patient, config.rule_channel), config)
+    kept = np.ones(depth, bool) if config.keep == "all" else passes_rule(rule, ceiling, geometry, config)
+    wanted = np.flatnonzero(kept) if part == "train" else np.arange(depth)
+
+    images = np.empty((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
+    for c, channel in enumerate(cohort.channels):
+        volume = rule if channel == config.rule_channel else read(channel)
+        scaled = to_8_bit(volume, _ceiling(volume, _file(patient, channel), config), wanted)
+        images[:, c] = geometry.shrink_images(geometry.pad(scaled))
+    truth = class_indices(read(LABELS), cohort.classes, _file(patient, LABELS))
+    labels = geometry.shrink_labels(geometry.pad(truth[wanted]), len(cohort.classes))
+
+    if part != "train" and volumes is not None:
+        header = headers[LABELS]
+        volumes.write(
+            TestVolume(
+                patient.id,
+                patient.site,
+                part,
+                images,
+                kept,
+                truth,
+                geometry,
+                header.spacing,
+                header.slice_affine,
+            )
+        )
+    chosen = kept[wanted]
+    rows = _index_rows(patient, part, wanted[chosen])
+    return SlicedPatient(patient, images[chosen], labels[chosen], rows, digest.hexdigest())
+
+
+def _index_rows(patient: Patient, part: str, z: NDArray[np.int64]) -> pd.DataFrame:
+    """Rows of the slice set's index; z counts from 0 at the inferior end."""
+    text = {"subject": patient.id, "site": patient.site, "split": part}
+    columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
+    ids = [f"{patient.id}_{i:03d}" for i in z]
+    return pd.DataFrame({"id": ids, **columns, "z": z.astype(np.int64)})[
+        ["id", "subject", "site", "z", "split"]
+    ]
+
+
+def _file(patient: Patient, name: str) -> Path:
+    """The file of a sequence or of the annotation."""
+    path = patient.labels if name == LABELS else patient.images.get(name)
+    if path is None:
+        raise UnderstudyError(
+            f"patient {patient.id} has no {name}",
+            where=patient.missing.get(name),
+            fix="add the file or set `skip_bad_patients: true`",
+        )
+    return path
+
+
+def passes_rule(
+    slices: NDArray[Any], ceiling: float, geometry: SliceGeometry, config: SliceConfig
+) -> NDArray[np.bool_]:
+    """[Z, H, W] -> bool [Z]: more than `rule_fraction` of the padded pixels above `rule_intensity` of 255.
+
+    As in the authors' script the comparison is made in double precision, before rounding to 8 bits.
+    """
+    if np.issubdtype(slices.dtype, np.integer):
+        # The smallest integer that passes: one comparison a pixel then does what a division would.
+        start = int(config.rule_intensity * ceiling / 255) - 1
+        lowest = next(v for v in range(start, start + 4) if v / ceiling * 255 > config.rule_intensity)
+        bright = [int(np.count_nonzero(plane >= lowest)) for plane in slices]
+    else:
+        bright = [
+            int(np.count_nonzero(plane.astype(np.float64) / ceiling * 255 > config.rule_intensity))
+            for plane in slices
+        ]
+    return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
+
+
+def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """[Z, H, W] -> uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves rounded up, clipped."""
+    out = np.empty((len(wanted), *slices.shape[1:]), np.uint8)
+    if slices.dtype.itemsize <= 2 and np.issubdtype(slices.dtype, np.integer):
+        # At most 65,536 different values: round each of them once and look the voxels up.
+        native = slices.dtype.newbyteorder("=")
+        unsigned = np.dtype(f"u{native.itemsize}")
+        table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
+        for i, z in enumerate(wanted):
+            np.take(table, slices[z].astype(native, copy=False).view(unsigned), out=out[i], mode="clip")
+        return out
+    for i, z in enumerate(wanted):
+        out[i] = _round_8_bit(slices[z], ceiling)
+    return out
+
+
+def _round_8_bit(values: NDArray[Any], ceiling: float) -> NDArray[np.uint8]:
+    """MATLAB's uint8(values / ceiling * 255)."""
+    scaled = values.astype(np.float64) / ceiling * 255
+    whole = np.floor(scaled)
+    whole += scaled - whole >= 0.5  # not floor(x + 0.5), which rounds 0.49999999999999994 up
+    return np.clip(whole, 0, 255).astype(np.uint8)
+
+
+def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: Path) -> NDArray[np.uint8]:
+    """Source label values [Z, H, W] -> class indices uint8 [Z, H, W].
+
+    Raises:
+        UnderstudyError: a value that no class has.
+    """
+    indices = np.zeros(slices.shape, np.uint8)
+    for index, entry in enumerate(classes[1:], start=1):
+        indices += (slices == entry.source).view(np.uint8) * np.uint8(index)
+    if np.count_nonzero(indices) != np.count_nonzero(slices):
+        unexpected = sorted(set(np.unique(slices).tolist()) - {entry.source for entry in classes})
+        raise UnderstudyError(
+            f"unexpected label {', '.join(f'{value:g}' for value in unexpected[:5])}",
+            where=path,
+            fix=f"expected {', '.join(f'{c.source} ({c.name})' for c in classes)}; correct the file or the label map",
+        )
+    return indices
+
+
+def _ceiling(slices: NDArray[Any], path: Path, config: SliceConfig) -> float:
+    """The intensity that becomes 255."""
+    if config.scaling == "max":
+        value = float(slices.max())
+    else:
+        nonzero = slices[slices != 0]
+        value = float(np.percentile(nonzero, config.percentile)) if nonzero.size else 0.0
+    if not (np.isfinite(value) and value > 0):
+        raise UnderstudyError(
+            "the volume is empty, not above zero, or holds NaN",
+            where=path,
+            fix="run `understudy check` on the cohort",
+        )
+    return value
+
+
+def _headers(patient: Patient, cohort: Cohort) -> dict[str, VolumeHeader]:
+    """Headers of all the patient's files, agreeing on the grid."""
+    headers = {name: read_header(_file(patient, name)) for name in (*cohort.channels, LABELS)}
+    first = headers[cohort.channels[0]]
+    for name, header in headers.items():
+        if header.same_grid(first):
+            continue
+        if not (cohort.trust_array_order and header.shape == first.shape):
+            raise UnderstudyError(
+                f"patient {patient.id}: {name} and {cohort.channels[0]} are not on the same grid",
+                where=_file(patient, name),
+                fix="run `understudy check` on the cohort",
+            )
+        headers[name] = first
+    return headers
+
+
+def _common_spacing(patients: list[Patient], resolution: int) -> tuple[float, float, float] | None:
+    """(row, column, slice) distance in mm of the slices as stored; None if patients differ."""
+    spacings = set()
+    for patient in patients:
+        header = read_header(next(iter(patient.images.values())))
+        depth, rows, columns = header.spacing
+        geometry = SliceGeometry.fit(*header.slice_shape[1:], resolution)
+        factor = geometry.padded / geometry.resolution
+        spacings.add((round(rows * factor, 4), round(columns * factor, 4), round(depth, 4)))
+    return spacings.pop() if len(spacings) == 1 else None
+
+
+def _refuse_unusable(cohort: Cohort, split: Mapping[str, str], config: SliceConfig) -> None:
+    """What can be known to be wrong before the first volume is read."""
+    if config.rule_channel not in cohort.channels:
+        raise UnderstudyError(
+            f"the slice rule looks at {config.rule_channel}, which the cohort does not have",
+            where="rule_channel",
+            fix=f"set it to one of {', '.join(cohort.channels)}",
+        )
+    for patient in cohort.patients:
+        if split.get(patient.id) not in SPLITS:
+            raise UnderstudyError(
+                f"patient {patient.id} is in no part of the split", fix="split the cohort again"
+            )
+        for name in (*cohort.channels, LABELS):
+            _file(patient, name)
+
+
+def _refuse_empty(slices: int, cohort: Cohort, config: SliceConfig) -> None:
+    """A rule that nothing passes is a wrong rule for these images."""
+    if not slices:
+        raise UnderstudyError(
+            f"no training slice passes the rule ({config.rule_channel} above {config.rule_intensity:g} on more than "
+            f"{config.rule_fraction:.0%} of the padded pixels)",
+            where=cohort.path,
+            fix="lower `rule_fraction` or `rule_intensity`, or set `keep: all`",
+        )
+
+
+def _file_sizes(patients: list[Patient]) -> dict[str, int]:
+    """What tells cheaply that the files are still those that an interrupted run has read."""
+    paths = [path for patient in patients for path in (*patient.images.values(), patient.labels) if path]
+    return {str(path): path.stat().st_size for path in paths}

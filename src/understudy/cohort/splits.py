@@ -1,0 +1,282 @@
+"""Which patients train, validate and test: always whole patients, so that no slice of one is on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.io
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.cohort.layouts import Cohort
+from understudy.errors import UnderstudyError
+
+PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
+_TEST_STREAM, _VALIDATION_STREAM = (
+    0,
+    1,
+)  # of the seed, so that the test patients do not depend on the validation
+
+
+class SplitConfig(BaseModel):
+    """How patients are parted into train, val and test."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["seed", "list", "permutation"] = Field(
+        "seed", description="draw by seed, take the lists below, or take the paper's permutation (.mat)"
+    )
+    seed: int = Field(0, ge=0, description="seed of what is drawn")
+    test_patients: float = Field(
+        0.2,
+        ge=0,
+        description="test patients: a fraction of all if below 1, else a number (method permutation: 56)",
+    )
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
+    )
+    stratify_by_site: bool = Field(True, description="draw from every site in proportion to its patients")
+    train: list[str] | str = Field(
+        default_factory=list,
+        description="method list: ids, or a text file with one per line; empty: all the others",
+    )
+    validation: list[str] | str = Field(
+        default_factory=list,
+        description="method list: ids or a text file; empty: drawn by seed from the others",
+    )
+    test: list[str] | str = Field(default_factory=list, description="method list: ids or a text file")
+    permutation: str = Field(
+        "", description="method permutation: the authors' subjectPermutation_BRATS2020.mat"
+    )
+    permutation_test: Literal["last", "first"] = Field(
+        "last", description="which end of the permuted patients is the test part (the paper: the last 56)"
+    )
+
+
+def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) -> dict[str, str]:
+    """Assigns each patient to one part.
+
+    `permutation` follows the authors' script: patients sorted by name are taken in the order of a saved MATLAB
+    `randperm` (counted from 1); the first 313 (or 1195) train, the last 56 test. Their file also holds the
+    permuted folder names (`subjects`); where these are the cohort's ids they are used instead of positions. The
+    paper's code then takes 20 % of the training patients for validation, drawn here by `seed`.
+
+    Args:
+        patients: a cohort, or patient id -> site ("" if unknown).
+        config: how.
+
+    Returns:
+        Patient id -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order.
+
+    Raises:
+        UnderstudyError: unknown or repeated ids, a permutation of another cohort, nothing left to train on.
+    """
+    sites = _sites(patients)
+    if config.method == "seed":
+        _refuse_lists(config)
+        test = _draw(sites, _count(config.test_patients, len(sites)), config, _TEST_STREAM)
+        train, val = None, None
+    elif config.method == "list":
+        test, val, train = _read_lists(config, sites)
+    else:
+        test, val, train = _permuted_test(config, sites), None, None
+    left = {patient: site for patient, site in sites.items() if patient not in test}
+    if val is None:
+        candidates = {
+            patient: site for patient, site in left.items() if train is None or patient not in train
+        }
+        # Given training ids are kept as they are; then everybody else validates.
+        val = set(candidates) if train is not None else _draw_validation(left, config)
+    parts = {
+        patient: "test" if patient in test else "val" if patient in val else "train" for patient in sites
+    }
+    if "train" not in parts.values():
+        raise UnderstudyError(
+            f"no patient of {len(sites)} is left for training ({len(test)} test, {len(val)} validation)",
+            where="split",
+            fix="lower `test_patients` or `validation_fraction`",
+        )
+    return parts
+
+
+def _sites(patients: Cohort | Mapping[str, str]) -> dict[str, str]:
+    """Patient id -> site, sorted by id."""
+    if isinstance(patients, Cohort):
+        pairs = [(patient.id, patient.site) for patient in patients.patients]
+        _refuse_repeated([patient for patient, _ in pairs], "the cohort")
+    else:
+        pairs = list(patients.items())
+    return dict(sorted(pairs))
+
+
+def _count(wanted: float, total: int) -> int:
+    """A fraction of `total`, halves rounded up and at least one, or a whole number."""
+    if wanted == 0:
+        return 0
+    if wanted < 1:
+        return max(1, int(wanted * total + 0.5))
+    if wanted != int(wanted) or wanted >= total:
+        raise UnderstudyError(
+            f"{wanted:g} test patients of {total} cannot be",
+            where="test_patients",
+            fix="give a fraction below 1, or a whole number below the number of patients",
+        )
+    return int(wanted)
+
+
+def _draw_validation(left: dict[str, str], config: SplitConfig) -> set[str]:
+    """The validation patients, drawn from those who do not test."""
+    if config.validation_fraction == 0:
+        return set()
+    return _draw(left, _count(config.validation_fraction, len(left)), config, _VALIDATION_STREAM)
+
+
+def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -> set[str]:
+    """Draws `count` patients, from each site in proportion."""
+    groups: dict[str, list[str]] = {}
+    for patient in sorted(sites):
+        groups.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    shares = _shares({site: len(members) for site, members in groups.items()}, count)
+    generator = np.random.default_rng([config.seed, stream])
+    drawn: set[str] = set()
+    for site in sorted(groups):
+        order = generator.permutation(len(groups[site]))
+        drawn |= {groups[site][i] for i in order[: shares[site]]}
+    return drawn
+
+
+def _shares(sizes: dict[str, int], count: int) -> dict[str, int]:
+    """How many of `count` each site gives: by largest remainder, then at least one of each site that can spare one."""
+    total = sum(sizes.values())
+    shares = {site: count * size // total for site, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda site: (-(count * sizes[site] % total), site))
+    for site in by_remainder[: count - sum(shares.values())]:
+        shares[site] += 1
+    for site in sorted(sizes):
+        richest = max(sorted(shares), key=lambda other: shares[other])
+        if shares[site] == 0 and sizes[site] >= 2 and shares[richest] >= 2:
+            shares[site], shares[richest] = 1, shares[richest] - 1
+    return shares
+
+
+def _refuse_lists(config: SplitConfig) -> None:
+    """Lists that the method would ignore in silence."""
+    given = [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]
+    if given:
+        raise UnderstudyError(
+            f"{' and '.join(given)} given, but the split's method is seed",
+            where="split",
+            fix="set `method: list` (or permutation), or remove them",
+        )
+
+
+def _read_lists(
+    config: SplitConfig, sites: dict[str, str]
+) -> tuple[set[str], set[str] | None, set[str] | None]:
+    """Test, validation and training ids as given; None where a list is empty."""
+    lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
+    if not lists["test"]:
+        raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
+    together = [patient for ids in lists.values() for patient in ids]
+    _refuse_repeated(together, "the lists of the split")
+    _refuse_unknown(together, sites, "the lists of the split")
+    if lists["validation"] and lists["train"] and len(together) < len(sites):
+        rest = sorted(set(sites) - set(together))
+        raise UnderstudyError(
+            f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})",
+            where="split",
+            fix="add them to a list, or leave the training list empty to train on all the others",
+        )
+    return set(lists["test"]), set(lists["validation"]) or None, set(lists["train"]) or None
+
+
+def _read_list(name: str, given: list[str] | str) -> list[str]:
+    """Ids as given, or the lines of a text file without comments (#)."""
+    if not isinstance(given, str):
+        return given
+    if not given:
+        return []
+    try:
+        lines = Path(given).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnderstudyError(
+            f"the list of {name} patients cannot be read ({error})", where=given, fix="correct the path"
+        ) from error
+    return [text for line in lines if (text := line.split("#")[0].strip())]
+
+
+def _refuse_repeated(ids: Iterable[str], where: str) -> None:
+    """No patient twice."""
+    seen: set[str] = set()
+    repeated = sorted({patient for patient in ids if patient in seen or seen.add(patient)})  # type: ignore[func-returns-value]
+    if repeated:
+        raise UnderstudyError(
+            f"{', '.join(repeated[:5])} named more than once", where=where, fix="keep each patient once"
+        )
+
+
+def _refuse_unknown(ids: Iterable[str], sites: dict[str, str], where: str) -> None:
+    """Only patients of the cohort."""
+    unknown = sorted(set(ids) - set(sites))
+    if unknown:
+        raise UnderstudyError(
+            f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})",
+            where=where,
+            fix=f"correct them; an id of the cohort is for example {next(iter(sites), '(none)')}",
+        )
+
+
+def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
+    """The test patients of the authors' permutation."""
+    if not config.permutation:
+        raise UnderstudyError(
+            "no permutation given", where="permutation", fix="give the path of the .mat file"
+        )
+    try:
+        content = scipy.io.loadmat(config.permutation, squeeze_me=True, struct_as_record=True)
+    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+        raise UnderstudyError(
+            f"not a readable MATLAB file ({error})",
+            where=config.permutation,
+            fix="give the authors' .mat file, or save the vector with save('-v7')",
+        ) from error
+    order = _names_in_order(content, sites) or _positions_in_order(content, sites, config.permutation)
+    wanted = config.test_patients if "test_patients" in config.model_fields_set else PAPER_TEST_PATIENTS
+    count = _count(wanted, len(order))
+    return set(order[len(order) - count :] if config.permutation_test == "last" else order[:count])
+
+
+def _names_in_order(content: Mapping[str, Any], sites: dict[str, str]) -> list[str]:
+    """Folder names in a struct array with a field `name`, if they are exactly the cohort's patients."""
+    for value in content.values():
+        if isinstance(value, np.ndarray) and value.dtype.names and "name" in value.dtype.names:
+            names = [str(name) for name in np.atleast_1d(value["name"])]
+            if sorted(names) == sorted(sites):
+                return names
+    return []
+
+
+def _positions_in_order(content: Mapping[str, Any], sites: dict[str, str], path: str) -> list[str]:
+    """The cohort's ids, sorted, in the order of the one vector in the file that permutes 1..N."""
+    vectors = {
+        name: value.astype(np.int64)
+        for name, value in content.items()
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iuf" and value.size
+    }
+    permutations = {
+        name: vector
+        for name, vector in vectors.items()
+        if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1))
+    }
+    fitting = [vector for vector in permutations.values() if vector.size == len(sites)]
+    if len(fitting) == 1:
+        ids = sorted(sites)
+        return [ids[position - 1] for position in fitting[0]]
+    found = ", ".join(f"{name} of {vector.size}" for name, vector in permutations.items()) or "none"
+    raise UnderstudyError(
+        f"no single permutation of the cohort's {len(sites)} patients in the file (found: {found})",
+        where=path,
+        fix="use the permutation that belongs to this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)",
+    )

@@ -1,0 +1,191 @@
+"""Layers that the GANs share: equalised-rate dense and convolutional layers, and resampling by [1, 3, 3, 1].
+
+All weights are stored near N(0, 1) and scaled at run time (Karras et al. 2018, sec. 4.1), so that Adam moves every
+layer at the same relative speed. Activations may be bfloat16: weights are kept in float32 and cast where they meet
+the activations. The gain sqrt(2) of the leaky ReLU is folded into what comes before it, which is exact because the
+leaky ReLU is positively homogeneous, and saves a pass over the activations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of the leaky ReLU, everywhere
+GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU (He)
+_TAPS = (1.0, 3.0, 3.0, 1.0)  # the resampling filter of StyleGAN 2, along each axis, before normalisation
+
+
+class _Blur(torch.autograd.Function):
+    """Depthwise [1, 3, 3, 1] filter with zeros around. The filter is symmetric and linear, so its gradient is itself
+    with the complementary padding; torch's own second derivative of depthwise convolutions loops over channels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: int, gain: float) -> Tensor:
+        ctx.padding, ctx.gain = padding, gain
+        taps = torch.tensor(_TAPS, device=x.device) / sum(_TAPS)
+        kernel = (torch.outer(taps, taps) * gain).to(x.dtype).expand(x.shape[1], 1, 4, 4)
+        return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Blur.apply(grads[0], 3 - ctx.padding, ctx.gain), None, None  # type: ignore[no-untyped-call]
+
+
+def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
+    """x [N, C, H, W] filtered by [1, 3, 3, 1] along both axes; each axis changes by 2 * padding - 3 pixels."""
+    blurred: Tensor = _Blur.apply(x, padding, gain)  # type: ignore[no-untyped-call]
+    return blurred
+
+
+def upsample(x: Tensor) -> Tensor:
+    """x [N, C, H, W] -> [N, C, 2H, 2W]: zeros between the pixels, then the filter (zeros outside the image)."""
+    n, c, h, w = x.shape
+    spread = x.new_zeros(n, c, h, 2, w, 2)
+    spread[:, :, :, 0, :, 0] = x
+    return blur(spread.view(n, c, 2 * h, 2 * w), padding=2, gain=4.0)[:, :, :-1, :-1]
+
+
+def normalise_second_moment(x: Tensor) -> Tensor:
+    """x [N, C] scaled to a mean square of 1 in every row."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Dense(nn.Module):
+    """y = W x / sqrt(inputs) + b with an equalised learning rate, [N, inputs] -> [N, outputs].
+
+    Args:
+        rate: learning-rate multiplier; stored weights are larger by 1 / rate, and so learn `rate` times as fast.
+        bias: initial bias.
+        activate: leaky ReLU with gain sqrt(2) behind it.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, activate: bool = False, rate: float = 1.0, bias: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
+        self.activate, self.rate = activate, rate
+        self.scale = rate / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = GAIN if self.activate else 1.0
+        y = F.linear(x, self.weight * (self.scale * gain), self.bias * (self.rate * gain))
+        return F.leaky_relu(y, SLOPE) if self.activate else y
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activate={self.activate}, rate={self.rate}"
+
+
+class Conv(nn.Module):
+    """Convolution with an equalised learning rate, [N, inputs, H, W] -> [N, outputs, H/s, W/s], s = 2 if `down`.
+
+    Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
+    so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
+
+    Args:
+        gain: of the output, e.g. sqrt(1/2) where two branches are added.
+        clamp: largest absolute value of the output for gain 1, None for no limit.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        down: bool = False,
+        bias: bool = True,
+        activate: bool = True,
+        gain: float = 1.0,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.down, self.activate = down, activate
+        self.gain = gain * (GAIN if activate else 1.0)
+        self.scale = self.gain / math.sqrt(inputs * kernel**2)
+        self.clamp = None if clamp is None else clamp * gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.scale).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
+        padding = self.weight.shape[-1] // 2
+        if self.down:
+            y = F.conv2d(blur(x, padding + 1), weight, bias, stride=2)
+        else:
+            y = F.conv2d(x, weight, bias, padding=padding)
+        y = F.leaky_relu(y, SLOPE) if self.activate else y
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+    def extra_repr(self) -> str:
+        outputs, inputs, kernel, _ = self.weight.shape
+        return f"{inputs}, {outputs}, {kernel}, down={self.down}, activate={self.activate}"
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels are scaled by a style (Karras et al. 2020, eq. 1-3).
+
+    The style scales the activations instead of the weights: conv(x * s, w) * d equals the convolution by the
+    modulated and demodulated weights, and is one plain convolution for the batch instead of one for each sample.
+
+    Args:
+        demodulate: normalise each output channel by d = 1 / ||w * s|| (eq. 3); without, the weights are scaled by
+            1 / sqrt(inputs).
+        up: double the resolution (transposed convolution, then the [1, 3, 3, 1] filter).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, w_dim: int, up: bool = False, demodulate: bool = True
+    ) -> None:
+        super().__init__()
+        self.affine = Dense(w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.up, self.demodulate = up, demodulate
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x [N, I, H, W], w [N, w_dim] -> the convolution [N, O, ...] still to be multiplied by the demodulation
+        [N, O, 1, 1] (None without), so that the caller can fuse it with what follows."""
+        style = self.affine(w)  # [N, I]
+        scale = None
+        weight = self.weight
+        if self.demodulate:
+            energy = weight.square().sum(dim=(2, 3))  # [O, I]
+            scale = (F.linear(style.square(), energy) + 1e-8).rsqrt()[:, :, None, None]
+        else:
+            style = style * (1 / math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3]))
+        x = x * style[:, :, None, None].to(x.dtype)
+        weight = weight.to(x.dtype)
+        if self.up:
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            return blur(x, padding=1, gain=4.0), scale
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2), scale
+
+    def extra_repr(self) -> str:
+        outputs, inputs, kernel, _ = self.weight.shape
+        return f"{inputs}, {outputs}, {kernel}, up={self.up}, demodulate={self.demodulate}"
+
+
+class MinibatchDeviation(nn.Module):
+    """Appends `maps` channels with the mean standard deviation of groups of samples (Karras et al. 2018, sec. 3).
+
+    Sample n belongs to group n mod (N / group). N must be a multiple of the group size, or smaller than it.
+    """
+
+    def __init__(self, group: int, maps: int) -> None:
+        super().__init__()
+        self.group, self.maps = group, maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        size = min(self.group, n)
+        y = x.float().reshape(size, n // size, self.maps, c // self.maps, h, w)
+        y = y - y.mean(dim=0)
+        y = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [N / size, maps]
+        y = y.repeat(size, 1)[:, :, None, None].expand(n, self.maps, h, w)
+        return torch.cat([x, y.to(x.dtype)], dim=1)

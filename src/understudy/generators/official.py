@@ -1,0 +1,193 @@
+"""Weights of the official implementations, read by the names of their variables.
+
+`load_official_arrays` takes the arrays as they are called in the official networks and gives the network of this
+package with these weights. Each model has one entry in `_IMPORTERS`; nothing official is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from understudy.errors import UnderstudyError
+from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
+
+Arrays = Mapping[str, NDArray[Any]]
+Rules = list[tuple[str, str | Callable[[re.Match[str]], str] | None]]  # None: derived, not a weight
+
+# Official argument -> ours. Arguments of other models, or of how the official code computes, are in _NO_EFFECT.
+_STYLEGAN2_ARGUMENTS = {
+    "resolution": "resolution",
+    "img_resolution": "resolution",
+    "img_channels": "channels",
+    "z_dim": "z_dim",
+    "w_dim": "w_dim",
+    "channel_base": "channel_base",
+    "channel_max": "channel_max",
+    "mapping_layers": "mapping_layers",
+    "map_depth": "mapping_layers",
+    "num_layers": "mapping_layers",
+    "lr_multiplier": "mapping_rate",
+    "w_avg_beta": "w_avg_beta",
+    "conv_clamp": "conv_clamp",
+    "mbstd_group": "mbstd_group",
+    "mbstd_group_size": "mbstd_group",
+    "mbstd_num_channels": "mbstd_maps",
+}
+_NO_EFFECT = {
+    "kind", "conv_kernel", "use_radial_filters", "num_fp16_res", "fused_modconv_default", "force_fp32",
+    "freeze_layers", "channels_last", "noise_mode",
+}  # fmt: skip
+_REQUIRED = {"c_dim": 0, "architecture": ("skip", "resnet"), "activation": "lrelu", "use_noise": True}
+
+_STYLEGAN2_GENERATOR: Rules = [
+    (r".*resample_filter", None),
+    (r"mapping\.w_avg", "mapping.w_avg"),
+    (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
+    (r"synthesis\.b(\d+)\.const", lambda m: f"synthesis.blocks.{_level(m[1])}.const"),
+    (
+        r"synthesis\.b(\d+)\.conv([01])\.(weight|affine\.weight|affine\.bias)",
+        lambda m: f"synthesis.blocks.{_level(m[1])}.conv{m[2]}.conv.{m[3]}",
+    ),
+    (
+        r"synthesis\.b(\d+)\.conv([01])\.(bias|noise_strength|noise_const)",
+        lambda m: f"synthesis.blocks.{_level(m[1])}.conv{m[2]}.{m[3]}",
+    ),
+    (
+        r"synthesis\.b(\d+)\.torgb\.(weight|affine\.weight|affine\.bias)",
+        lambda m: f"synthesis.blocks.{_level(m[1])}.to_image.conv.{m[2]}",
+    ),
+    (
+        r"synthesis\.b(\d+)\.torgb\.bias",
+        lambda m: f"synthesis.blocks.{_level(m[1])}.to_image.bias",
+    ),
+]
+
+
+def _level(resolution: str) -> int:
+    """Index of a synthesis block: 0 for 4x4, 1 for 8x8, ..."""
+    return int(resolution).bit_length() - 3
+
+
+def _discriminator_rules(resolution: int) -> Rules:
+    top = _level(str(resolution))
+    return [
+        (r".*resample_filter", None),
+        (
+            r"b(\d+)\.fromrgb\.(weight|bias)",
+            lambda m: f"blocks.{top - _level(m[1])}.from_image.{m[2]}",
+        ),
+        (r"b4\.conv\.(weight|bias)", r"conv.\1"),
+        (r"b4\.fc\.(weight|bias)", r"dense.\1"),
+        (r"b4\.out\.(weight|bias)", r"out.\1"),
+        (
+            r"b(\d+)\.(conv0|conv1|skip)\.(weight|bias)",
+            lambda m: f"blocks.{top - _level(m[1])}.{m[2]}.{m[3]}",
+        ),
+    ]
+
+
+def _translate(official: str, rules: Rules) -> str | None:
+    for pattern, target in rules:
+        match = re.fullmatch(pattern, official)
+        if match:
+            return match.expand(target) if isinstance(target, str) else target and target(match)
+    raise UnderstudyError(
+        "unknown variable in the official weights", where=official, fix="check that the model kind is right"
+    )
+
+
+def _load(module: nn.Module, arrays: Arrays, rules: Rules, part: str) -> None:
+    """Fills every parameter and buffer of `module`; every array is used or known to be derived."""
+    state = module.state_dict()
+    missing = set(state)
+    for official, array in arrays.items():
+        name = _translate(official, rules)
+        if name is None:
+            continue
+        if name not in state or state[name].shape != array.shape:
+            expected = tuple(state[name].shape) if name in state else "nothing"
+            raise UnderstudyError(
+                f"official weight of shape {array.shape} where {expected} is expected",
+                where=f"{part}/{official}",
+                fix="check resolution, channels and widths in the configuration",
+            )
+        state[name] = torch.from_numpy(np.array(array, np.float32))
+        missing.discard(name)
+    if missing:
+        raise UnderstudyError(
+            f"the official weights lack {len(missing)} variables, e.g. {sorted(missing)[0]}",
+            where=part,
+            fix="the file is incomplete or of another configuration",
+        )
+    module.load_state_dict(state)
+
+
+def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
+    """Our configuration for the arguments of the official network.
+
+    Raises:
+        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
+    """
+    ours: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in _STYLEGAN2_ARGUMENTS:
+            ours[_STYLEGAN2_ARGUMENTS[name]] = value
+        elif name in _REQUIRED:
+            allowed = _REQUIRED[name]
+            if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
+                raise UnderstudyError(f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}")
+        elif name not in _NO_EFFECT:
+            raise UnderstudyError("unknown argument of the official network", where=name)
+    return StyleGan2Config(**ours)
+
+
+def _stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
+    config = stylegan2_config(arguments)
+    model = build(config)
+    parts = {p: {k[2:]: v for k, v in weights.items() if k.startswith(p + "/")} for p in "GD"}
+    if not parts["G"] and not parts["D"]:
+        parts["G"] = {k: v for k, v in weights.items() if k.startswith(("mapping.", "synthesis."))}
+        parts["D"] = {k: v for k, v in weights.items() if re.match(r"b\d+\.", k)}
+    if parts["G"]:
+        _load(model.generator, parts["G"], _STYLEGAN2_GENERATOR, "G")
+    if parts["D"]:
+        _load(model.discriminator, parts["D"], _discriminator_rules(config.resolution), "D")
+    return model
+
+
+# The place for the other official models: kind -> importer.
+_IMPORTERS: dict[str, Callable[[Mapping[str, Any], Arrays], nn.Module]] = {
+    "sg2": _stylegan2,
+    "stylegan2": _stylegan2,
+}
+
+
+def supported_kinds() -> tuple[str, ...]:
+    """Kinds of official models that can be loaded."""
+    return tuple(_IMPORTERS)
+
+
+def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Module:
+    """The network of this package with official weights.
+
+    Args:
+        config: arguments of the official network by their official names, and `kind` ("sg2").
+        weights: arrays by their official names, "G/..." for the generator and "D/..." for the discriminator (either
+            may be absent; names without a prefix are told apart by their form).
+
+    Raises:
+        UnderstudyError: unknown kind, argument or variable, a wrong shape, or missing variables.
+    """
+    kind = str(config.get("kind", "sg2"))
+    if kind not in _IMPORTERS:
+        raise UnderstudyError(
+            f"official models of kind {kind!r} cannot be loaded yet", fix=f"supported: {supported_kinds()}"
+        )
+    return _IMPORTERS[kind](config, weights)

@@ -1,0 +1,297 @@
+"""StyleGAN 2 (Karras et al. 2020, arXiv 1912.04958) for any number of channels: skip generator, residual discriminator.
+
+Faithful to the official network in the form the paper ran it (facts 1.3); the official weights load through
+`understudy.generators.official` and give the official outputs. Two things are done differently, at equal results:
+modulation scales the activations instead of the weights, and the activations may be bfloat16 and channels-last.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from understudy.generators.layers import (
+    GAIN,
+    SLOPE,
+    Conv,
+    Dense,
+    MinibatchDeviation,
+    ModulatedConv,
+    normalise_second_moment,
+    upsample,
+)
+
+SAMPLING_BLOCK = 16  # samples computed together; aligned, so that a sample never depends on what was asked for
+
+
+class StyleGan2Config(BaseModel):
+    """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["stylegan2"] = Field("stylegan2", description="name of the model")
+    resolution: int = Field(256, ge=16, le=512, description="edge of the images, pixels, a power of two")
+    channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
+    z_dim: int = Field(512, ge=1, description="size of the latent z")
+    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
+    channel_base: int = Field(32768, ge=64, description="feature maps at resolution R: channel_base / R ...")
+    channel_max: int = Field(512, ge=1, description="... but at most this many")
+    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
+    mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch (TF code: 0.995)")
+    conv_clamp: float | None = Field(
+        256.0, description="limit of the activations, None for none (official: 256)"
+    )
+    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch standard deviation")
+    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch standard deviation, 0 for none")
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> StyleGan2Config:
+        if self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
+        return self
+
+    def width(self, resolution: int) -> int:
+        """Feature maps at a resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    @property
+    def resolutions(self) -> list[int]:
+        """4, 8, ..., resolution."""
+        return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
+
+    @property
+    def num_ws(self) -> int:
+        """Number of w vectors the synthesis takes."""
+        return 2 * len(self.resolutions)
+
+
+class Mapping(nn.Module):
+    """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        self.layers = nn.ModuleList(
+            Dense(a, b, activate=True, rate=config.mapping_rate)
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.beta = config.w_avg_beta
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor, update_average: bool = False) -> Tensor:
+        x = normalise_second_moment(z)
+        for layer in self.layers:
+            x = layer(x)
+        if update_average:
+            self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, self.beta))
+        return x
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: [N, I, R, R] (or R/2 if `up`) -> [N, O, R, R]."""
+
+    noise_const: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, resolution: int, config: StyleGan2Config, up: bool
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim, up=up)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        """noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise."""
+        x, scale = self.conv(x, w)
+        assert scale is not None
+        noise = self.noise_const if noise is None else noise
+        shift = noise * (self.noise_strength * GAIN)  # [R, R] or [N, 1, R, R]
+        x = torch.addcmul(shift.to(x.dtype), x, (scale * GAIN).to(x.dtype))
+        x = F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[:, None, None], SLOPE)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution to the image channels, without demodulation: [N, I, R, R] -> float32 [N, C, R, R]."""
+
+    def __init__(self, inputs: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(config.channels))
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.conv(x, w)[0].float() + self.bias[:, None, None]
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """All layers of one resolution; the first block starts from a learned constant."""
+
+    def __init__(self, resolution: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        width = config.width(resolution)
+        self.first = resolution == 4
+        if self.first:
+            self.const = nn.Parameter(torch.randn(width, 4, 4))
+        else:
+            self.conv0 = StyledConv(config.width(resolution // 2), width, resolution, config, up=True)
+        self.conv1 = StyledConv(width, width, resolution, config, up=False)
+        self.to_image = ToImage(width, config)
+
+
+class Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> image float32 [N, C, R, R]."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
+
+    def forward(
+        self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
+        noises = iter(noise) if noise is not None else None
+        x, image, index = torch.empty(0), torch.empty(0), 0
+        for block in self.blocks:
+            if block.first:
+                x = block.const.to(dtype).expand(len(ws), -1, -1, -1)
+                x = x.contiguous(memory_format=torch.channels_last)
+            else:
+                x = block.conv0(x, ws[:, index], next(noises) if noises else None)
+                index += 1
+            x = block.conv1(x, ws[:, index], next(noises) if noises else None)
+            index += 1
+            # The image layer shares its w with the next block's first convolution (official numbering).
+            part = block.to_image(x, ws[:, index])
+            image = part if block.first else part + upsample(image)
+        return image
+
+
+class Generator(nn.Module):
+    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping = Mapping(config)
+        self.synthesis = Synthesis(config)
+
+    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
+        w = self.mapping(z)
+        if psi != 1.0:
+            w = self.mapping.w_avg.lerp(w, psi)
+        return self.synthesis(self.broadcast(w), dtype=dtype)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
+        return w[:, None].expand(-1, self.config.num_ws, -1)
+
+    def mixed(self, w: Tensor, other: Tensor, cutoff: int) -> Tensor:
+        """Style mixing: ws [N, num_ws, w_dim] of `w` before `cutoff` and of `other` from it on."""
+        return torch.cat([self.broadcast(w)[:, :cutoff], self.broadcast(other)[:, cutoff:]], dim=1)
+
+    def draw_noise(self, count: int, generator: torch.Generator, device: torch.device) -> list[Tensor]:
+        """Noise ~ N(0, 1) for one pass of `count` samples, one [count, 1, R, R] per convolution."""
+        sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
+        return [torch.randn(count, 1, r, r, generator=generator).to(device) for r in sizes]
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
+        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, stored noise.
+
+        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
+        and it is always computed with the same neighbours (matrix products round differently by batch size).
+        """
+        device, size = self.mapping.w_avg.device, SAMPLING_BLOCK
+        images = []
+        for block in range(start // size, math.ceil((start + count) / size)):
+            images.append(self(self.latents(seed, block * size, size).to(device), psi).cpu())
+        offset = start % size
+        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
+
+    def latents(self, seed: int, start: int, count: int) -> Tensor:
+        """z [count, z_dim] of the samples start ... start + count - 1 of a seed."""
+        rows = [
+            np.random.default_rng([seed, i]).standard_normal(self.config.z_dim, dtype=np.float32)
+            for i in range(start, start + count)
+        ]
+        return torch.from_numpy(np.stack(rows))
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: [N, width(R), R, R] -> [N, width(R/2), R/2, R/2]; the first one reads the image."""
+
+    def __init__(self, resolution: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        width, narrower, clamp = config.width(resolution), config.width(resolution // 2), config.conv_clamp
+        half = math.sqrt(0.5)
+        if resolution == config.resolution:
+            self.from_image: Conv | None = Conv(config.channels, width, 1, clamp=clamp)
+        else:
+            self.from_image = None
+        self.conv0 = Conv(width, width, 3, clamp=clamp)
+        self.conv1 = Conv(width, narrower, 3, down=True, gain=half, clamp=clamp)
+        self.skip = Conv(width, narrower, 1, down=True, bias=False, activate=False, gain=half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.from_image is not None:
+            x = self.from_image(x)
+        return self.skip(x) + self.conv1(self.conv0(x))
+
+
+class Discriminator(nn.Module):
+    """Joint image [N, C, R, R] -> logits [N, 1], positive for real."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(DiscriminatorBlock(r, config) for r in reversed(config.resolutions[1:]))
+        width = config.width(4)
+        self.deviation = MinibatchDeviation(config.mbstd_group, config.mbstd_maps)
+        self.conv = Conv(width + config.mbstd_maps, width, 3, clamp=config.conv_clamp)
+        self.dense = Dense(width * 16, width, activate=True)
+        self.out = Dense(width, 1)
+
+    def forward(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """dtype: of the activations down to 8x8; the last block is float32."""
+        x = image.to(dtype).contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x)
+        x = x.float()
+        if self.config.mbstd_maps:
+            x = self.deviation(x)
+        return self.out(self.dense(self.conv(x).flatten(1)))
+
+
+class StyleGan2(nn.Module):
+    """Generator and discriminator of one configuration."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(config)
+
+    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
+        """See `Generator.sample`."""
+        return self.generator.sample(count, seed, start, psi)
+
+
+def build(config: StyleGan2Config, seed: int = 0) -> StyleGan2:
+    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return StyleGan2(config)

@@ -1,0 +1,153 @@
+"""The bootstrap over patients and repeats: arrays in, numbers out (the tables are in `statistics`).
+
+Scores are float64 [patients, repeats, classes]; NaN is a score that a policy for empty masks leaves undefined. A
+resample is a weight per patient and a weight per repeat (how often each was drawn), so that 10,000 resampled means are
+two matrix products. One draw of repeats serves all drawn patients, since a repeat is one trained model that scored
+every patient; drawing repeats patient by patient would average the models' spread away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from understudy.errors import UnderstudyError
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; `level` is the interval's coverage, e.g. 0.95."""
+
+    value: float
+    low: float
+    high: float
+    n_patients: int
+    n_repeats: int
+    level: float = 0.95
+
+
+def mean_interval(
+    values: ArrayLike,
+    *,
+    method: Literal["percentile", "bca"] = "percentile",
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Mean over patients with a bootstrap interval.
+
+    Args:
+        values: [patients], [patients, repeats] or [patients, repeats, classes].
+        method: "percentile", or "bca": bias-corrected and accelerated (Efron 1987), the acceleration by leaving out
+            each patient in turn; for skewed scores of few patients.
+
+    Returns:
+        The mean over classes of the mean over patients, averaged over repeats.
+    """
+    data = three_axes(values)
+    n, r = data.shape[:2]
+    value = float(weighted_means(data, np.ones((1, n)), np.ones((1, r)))[0])
+    drawn = weighted_means(data, *drawn_weights(n, r, resamples, seed))
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if method == "bca" and n > 1:
+        without_one = weighted_means(data, 1 - np.eye(n), np.ones((n, r)))
+        tails = _bca_tails(value, drawn, without_one, tails)
+    low, high = quantiles(drawn, tails)
+    return Estimate(value, low, high, n, r, level)
+
+
+def per_repeat(values: ArrayLike) -> Floats:
+    """Mean of each repeat, [repeats], of [patients, repeats(, classes)]: over patients, then over classes."""
+    data = three_axes(values)
+    r = data.shape[1]
+    return weighted_means(data, np.ones((r, len(data))), np.eye(r))
+
+
+def per_patient(data: Floats) -> Floats:
+    """Mean over repeats and classes of each patient, NaN left out: [patients] of [patients, repeats, classes]."""
+    flat = data.reshape(len(data), -1)
+    some = ~np.isnan(flat)
+    total = np.where(some, flat, 0.0).sum(axis=1)
+    return np.divide(total, some.sum(axis=1), out=np.full(len(data), np.nan), where=some.any(axis=1))
+
+
+def three_axes(values: ArrayLike) -> Floats:
+    data = np.asarray(values, np.float64)
+    if not data.size or data.ndim > 3:
+        raise UnderstudyError(
+            f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]"
+        )
+    return data.reshape(data.shape + (1,) * (3 - data.ndim))
+
+
+@lru_cache(maxsize=16)
+def drawn_weights(
+    patients: int, repeats: int, resamples: int, seed: int, stream: int = 1
+) -> tuple[Floats, Floats]:
+    """How often each patient [resamples, patients] and each repeat [resamples, repeats] is drawn."""
+    counts = []
+    for number, n in ((0, patients), (stream, repeats)):
+        rng = np.random.default_rng([seed, number])
+        counts.append(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64))
+        counts[-1].flags.writeable = False  # shared by all callers
+    return counts[0], counts[1]
+
+
+def weighted_means(data: Floats, patients: Floats, repeats: Floats) -> Floats:
+    """Weighted means [b] of data [n, r, c] under weights [b, n] and [b, r]: patients, then classes, then repeats."""
+    n, r, c = data.shape
+    per_class = _weighted(data.reshape(n, r * c), patients).reshape(-1, r, c)
+    defined = ~np.isnan(per_class)
+    some = defined.any(axis=2)
+    total = np.where(defined, per_class, 0.0).sum(axis=2)
+    per_model = np.divide(total, defined.sum(axis=2), out=np.full(total.shape, np.nan), where=some)
+    weight = repeats * some  # a repeat without any defined score leaves the mean, like a patient
+    total = np.where(weight > 0, per_model, 0.0)
+    sums = np.einsum("br,br->b", np.where(np.isinf(total), 0.0, total), weight)
+    count = weight.sum(axis=1)
+    out = np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
+    out[np.isinf(total).any(axis=1)] = np.inf
+    return out
+
+
+def _weighted(data: Floats, weights: Floats) -> Floats:
+    """Weighted means [b, k] over the first axis of data [n, k], weights [b, n]; NaN leave, an infinite score stays."""
+    finite = np.isfinite(data)
+    if finite.all():
+        return weights @ data / weights.sum(axis=1, keepdims=True)
+    counted = weights @ (~np.isnan(data)).astype(np.float64)
+    sums = weights @ np.where(finite, data, 0.0)
+    out = np.divide(sums, counted, out=np.full(sums.shape, np.nan), where=counted > 0)
+    out[weights @ np.isinf(data).astype(np.float64) > 0] = np.inf
+    return out
+
+
+def _bca_tails(value: float, drawn: Floats, without_one: Floats, tails: Floats) -> Floats:
+    """The percentiles that replace `tails` (Efron 1987, section 6)."""
+    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+    bias = norm.ppf(below)
+    spread = without_one.mean() - without_one
+    scale = 6 * (spread**2).sum() ** 1.5
+    if not np.isfinite(bias) or not scale > 0:
+        return tails  # all patients alike: nothing to correct
+    acceleration = (spread**3).sum() / scale
+    z = bias + norm.ppf(tails)
+    return np.asarray(norm.cdf(bias + z / (1 - acceleration * z)), np.float64)
+
+
+def quantiles(drawn: Floats, tails: Floats) -> tuple[float, float]:
+    """Two order statistics (no interpolation, so that infinite scores are allowed); resamples without a value leave."""
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, tails, method="nearest")
+    return float(low), float(high)

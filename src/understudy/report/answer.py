@@ -1,0 +1,227 @@
+"""The answer that opens the page: can the synthetic slices replace the real ones, and how sure is that?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.metrics.scores import FOREGROUND
+from understudy.metrics.statistics import Estimate, relative_dice
+from understudy.report.data import ReportData, Setting, count, number, percent
+
+FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
+POOREST_BASELINE = 0.3  # mean Dice below which a ratio to the baseline is no yardstick
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A setting against the baseline, whole volumes, BraTS convention for empty masks.
+
+    Attributes:
+        setting, relative: which, and its relative Dice with the interval by patient.
+        missed, present: volumes with a tumour where nothing was found, of how many with one.
+        false_alarms, absent: volumes without a tumour where something was found, of how many without one.
+        primary: same network and augmentation as the baseline, so only the slices differ.
+    """
+
+    setting: Setting
+    relative: Estimate
+    missed: int
+    present: int
+    false_alarms: int
+    absent: int
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the page opens with.
+
+    Attributes:
+        verdict: "yes", "no", "partly", "undecided" or "unanswered".
+        headline, sentences: in words.
+        evidence, reasons: how strong it is, and why.
+        comparisons: all settings but the baseline.
+        baseline_dice: mean over classes, patients and repeats; NaN without a baseline.
+        left_out: settings that could not be scored, and why.
+    """
+
+    verdict: str
+    headline: str
+    sentences: list[str]
+    evidence: str
+    reasons: list[str]
+    comparisons: list[Comparison]
+    baseline: Comparison | None
+    baseline_dice: float
+    patients: int
+    repeats: int
+    left_out: list[str]
+
+
+def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> Answer:
+    """The answer from scored rows (BraTS convention); `left_out` names the settings that are not among them."""
+    base = data.baseline_setting
+    present = set(scored["setting"]) if len(scored) else set()
+    if base is None or base.id not in present:
+        return _without_baseline(left_out, bool(present))
+    scored = scored[scored["scope"] == data.scope]
+    comparisons = []
+    for setting in data.settings:
+        if setting.id in present and setting.id != base.id:
+            try:
+                relative = relative_dice(scored, setting.id, base.id, scope=data.scope, seed=data.seed)
+            except UnderstudyError as error:
+                left_out.append(f"{setting.label}: {error.what}.")
+                continue
+            comparisons.append(_compared(scored, setting, relative, base))
+    one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
+    mine = scored[scored["setting"] == base.id]
+    classes = mine[mine["class_name"] != FOREGROUND]
+    dice = float(classes.groupby("class_name")["dice"].mean().mean())
+    baseline = _compared(scored, base, one, base)
+    repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
+    verdict, headline = _verdict(comparisons, baseline, dice, one.n_patients, data.margin)
+    evidence, reasons = _evidence(one.n_patients, repeats, scored, dice)
+    return Answer(
+        verdict,
+        headline,
+        _sentences(comparisons, baseline, dice),
+        evidence,
+        reasons,
+        comparisons,
+        baseline,
+        dice,
+        one.n_patients,
+        repeats,
+        left_out,
+    )
+
+
+def _without_baseline(left_out: list[str], any_rows: bool) -> Answer:
+    why = (
+        "There is no score of a network trained on the real slices, so there is nothing to compare with."
+        if any_rows
+        else "No test patient has been scored yet."
+    )
+    headline = "Not answered yet."
+    return Answer("unanswered", headline, [why], "none", [], [], None, float("nan"), 0, 0, left_out)
+
+
+def _compared(scored: pd.DataFrame, setting: Setting, relative: Estimate, base: Setting) -> Comparison:
+    rows = scored[scored["setting"] == setting.id]
+    rows = rows[rows["class_name"] == FOREGROUND] if FOREGROUND in set(rows["class_name"]) else rows
+    empty = rows["truth_empty"].astype(bool)
+    same = setting.segmenter == base.segmenter and setting.augmentation == base.augmentation
+    return Comparison(
+        setting,
+        relative,
+        int(rows["missed"].sum()),
+        int((~empty).sum()),
+        int(rows["false_alarm"].sum()),
+        int(empty.sum()),
+        same,
+    )
+
+
+def primary(comparisons: list[Comparison], training: str) -> list[Comparison]:
+    """Comparisons of one kind of training in which only the slices differ; all of the kind if there is none."""
+    mine = [c for c in comparisons if c.setting.training == training]
+    return [c for c in mine if c.primary] or mine
+
+
+def best(comparisons: list[Comparison]) -> Comparison | None:
+    """The one with the highest relative Dice; NaN loses."""
+    return max(comparisons, key=lambda c: (not math.isnan(c.relative.value), c.relative.value), default=None)
+
+
+def _verdict(
+    comparisons: list[Comparison], baseline: Comparison, dice: float, patients: int, margin: float
+) -> tuple[str, str]:
+    top = best(primary(comparisons, "synthetic"))
+    if top is None:
+        return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
+    relative, limit = top.relative, 1 - margin
+    if math.isnan(dice) or dice < POOREST_BASELINE or math.isnan(relative.value):
+        return "unanswered", (
+            f"Not answered: the network trained on the real slices is itself too weak a yardstick (mean Dice {number(dice)})."
+        )
+    if patients < FEWEST_PATIENTS:
+        return "undecided", f"Too early to say: only {count(patients, 'patient')} to test on."
+    if relative.low >= limit:
+        rate, base_rate = top.missed / max(top.present, 1), baseline.missed / max(baseline.present, 1)
+        if rate > base_rate:
+            return "partly", "On average yes, but more tumours are missed altogether."
+        return "yes", "Yes, as far as this test shows."
+    if relative.high < limit:
+        return ("partly", "Not fully.") if relative.value >= 0.8 else ("no", "No, not as they are.")
+    return "undecided", "Undecided: more test patients are needed to tell."
+
+
+def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:
+    said = []
+    synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
+    top = best(synthetic)
+    if top is not None:
+        of = f" (the best of {len(synthetic)} generators, {top.setting.generator})" if len(synthetic) > 1 else ""
+        said.append(
+            f"A network trained only on synthetic slices{of} reached {percent(top.relative.value)} of the Dice score of the"
+            f" same network trained on the real slices (95 % interval by patient {interval(top.relative)}; real slices:"
+            f" mean Dice {number(dice)})."
+        )
+    if both is not None:
+        low, high = both.relative.low, both.relative.high
+        effect = (
+            "that helped" if low > 1 else "that did harm" if high < 1 else "no difference that this test can tell from none"
+        )
+        said.append(
+            f"Adding the synthetic slices to the real ones gave {percent(both.relative.value)} ({interval(both.relative)}):"
+            f" {effect}."
+        )
+    shown = [c for c in (baseline, both, top) if c is not None]
+    if shown:
+        missed = "; ".join(f"{_short(c)} {c.missed} of {c.present}" for c in shown)
+        said.append(f"Tumours missed altogether: {missed}.")
+        if not baseline.absent:
+            said.append("False alarms in patients without a tumour cannot be judged: every test patient has one.")
+        else:
+            alarms = "; ".join(f"{_short(c)} {c.false_alarms} of {c.absent}" for c in shown)
+            said.append(f"False alarms where there is no tumour: {alarms}.")
+    return said
+
+
+def _short(comparison: Comparison) -> str:
+    names = {"real": "real slices", "both": "real + synthetic", "synthetic": "synthetic only"}
+    return names.get(comparison.setting.training, comparison.setting.label)
+
+
+def interval(estimate: Estimate) -> str:
+    """E.g. "79 to 93 %"."""
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return "no interval"
+    return f"{100 * estimate.low:.0f} to {percent(estimate.high)}"
+
+
+def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) -> tuple[str, list[str]]:
+    reasons = []
+    level = 0 if patients < 10 else 1 if patients < 30 else 2
+    if patients < 30:
+        few = " With so few the interval is too narrow as well." if patients < 10 else ""
+        reasons.append(f"{count(patients, 'test patient')}: a handful of others could move the result.{few}")
+    if repeats == 1:
+        level = min(level, 1)
+        reasons.append(
+            "Each network was trained once: how much another training would differ is not in the interval."
+        )
+    elif repeats < 5:
+        reasons.append(f"Each network was trained {repeats} times: the spread between trainings is known roughly.")
+    sites = scored["site"].replace("", pd.NA).nunique() if "site" in scored else 0
+    if sites < 2:
+        reasons.append("One hospital only, or the hospitals are not known: nothing is said about others.")
+    if dice < 0.6:
+        level = min(level, 1)
+        reasons.append(f"The yardstick is low: mean Dice {number(dice)} with real slices.")
+    return ("weak", "modest", "fair")[level], reasons

@@ -1,0 +1,198 @@
+"""What a report is made from, and the few words and numbers that all its parts share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+
+# Black, purple and blue keep their distance in lightness and hue for colour-blind readers; markers differ as well.
+TRAINING = {"real": ("#222222", "o"), "both": ("#3569A8", "s"), "synthetic": ("#AA3377", "D")}
+ORDER = {"real": 0, "both": 1, "synthetic": 2}
+LIGHTER = {"#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of training a segmentation network.
+
+    Attributes:
+        id: as in the rows.
+        label: for people, e.g. "Synthetic (StyleGAN 2)".
+        training: "real", "synthetic" or "both".
+        generator: name, "" for real slices only.
+        segmenter, augmentation: the network, and whether its training slices were augmented.
+        colour, marker: in every figure.
+    """
+
+    id: str
+    label: str
+    training: str
+    generator: str
+    segmenter: str
+    augmentation: bool
+    colour: str
+    marker: str
+
+
+@dataclass
+class ReportData:
+    """Everything a report shows, as paths and frames. What is missing is said on the page, not an error.
+
+    Attributes:
+        title: of the study.
+        study: the resolved study file, plain JSON values.
+        scores: raw rows (`metrics.scores`) of the test patients with setting, training (real, synthetic, both),
+            generator, segmenter, augmentation, repeat, subject, site.
+        slices, volumes: the prepared slice set and the test volumes.
+        synthetic: generator -> its slice set.
+        generator_histories: generator -> history.jsonl.
+        segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
+            `prediction` is uint8 [Z, H, W].
+        baseline: the setting of real slices with augmentation; "" picks it from the rows.
+        jobs: stage, id, name, seconds, peak_rss_mb, state.
+        provenance: anything worth recording: versions, hashes, machine, `command` that makes it again.
+        problems: what the cohort check found: patient, file, problem, fix, severity.
+        show_patient_ids: False writes "patient 1", "patient 2", ... instead, in all files of the report.
+        margin: loss of Dice, as a fraction of the baseline's, that still counts as "can replace".
+        seed: of the choice of pictures and of the resampling.
+    """
+
+    title: str
+    study: dict[str, Any]
+    scores: pd.DataFrame
+    slices: Path | None = None
+    volumes: Path | None = None
+    synthetic: dict[str, Path] = field(default_factory=dict)
+    generator_histories: dict[str, Path] = field(default_factory=dict)
+    segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)
+    predictions: dict[tuple[str, int], Path] = field(default_factory=dict)
+    baseline: str = ""
+    jobs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    show_patient_ids: bool = True
+    margin: float = 0.05
+    seed: int = 0
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """The settings with rows, the baseline first, then by training; every one with a label of its own."""
+        return _settings(self.scores, self.baseline)
+
+    @property
+    def baseline_setting(self) -> Setting | None:
+        """The real + augmentation setting, None if it has no rows."""
+        if self.baseline:
+            return next((s for s in self.settings if s.id == self.baseline), None)
+        return next((s for s in self.settings if s.training == "real" and s.augmentation), None)
+
+    @cached_property
+    def scope(self) -> str:
+        """What the headline counts: whole volumes, or kept slices if only these were scored."""
+        return KEPT if len(self.scores) and WHOLE not in set(self.scores["scope"]) else WHOLE
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Classes scored, without "foreground"."""
+        if self.scores.empty:
+            return []
+        return [str(c) for c in self.scores["class_name"].unique() if c != FOREGROUND]
+
+    @cached_property
+    def patient_names(self) -> dict[str, str]:
+        """Id -> what is written for it."""
+        found = sorted(map(str, self.scores["subject"].unique())) if len(self.scores) else []
+        if self.show_patient_ids:
+            return {s: s for s in found}
+        return {s: f"patient {i}" for i, s in enumerate(found, start=1)}
+
+    def hide(self, text: str, others: Iterable[str] = ()) -> str:
+        """`text` without patient ids if they are not to be shown; `others`: ids that have no scores."""
+        if self.show_patient_ids:
+            return text
+        names = {**{o: "(patient)" for o in others}, **self.patient_names}
+        ids = sorted((n for n in names if n), key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, ids)), lambda m: names[m.group()], text) if ids else text
+
+
+def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
+    if scores.empty:
+        return []
+    columns = ["setting", "training", "generator", "segmenter", "augmentation"]
+    unique = scores[columns].drop_duplicates("setting")
+    several_networks = unique["segmenter"].nunique() > 1
+    augmentations = unique["augmentation"].astype(bool).nunique() > 1
+    found = []
+    for row in unique.itertuples(index=False):
+        generator = row.generator if isinstance(row.generator, str) else ""
+        augmentation, training = bool(row.augmentation), str(row.training)
+        label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
+        label += f" ({generator})" if generator else ""
+        label += f", {row.segmenter}" if several_networks else ""
+        label += ", no augmentation" if augmentations and not augmentation else ""
+        colour, marker = TRAINING.get(training, ("#555555", "^"))
+        colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
+        found.append(
+            Setting(
+                str(row.setting), label, training, generator, str(row.segmenter), augmentation, colour, marker
+            )
+        )
+    return sorted(
+        found,
+        key=lambda s: (s.id != baseline, s.segmenter, ORDER.get(s.training, 9), not s.augmentation, s.generator),
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """E.g. "0.713"; a dash for what is not there."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """E.g. "87 %" of 0.87; a dash for what is not there."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{100 * value:.0f} %"
+
+
+def count(value: int, one: str, many: str = "") -> str:
+    """E.g. "1 patient", "1,054 slices"."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """E.g. "48 s", "3 min 20 s", "2 h 5 min"; a dash for what is not there."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def plain(value: Any) -> Any:
+    """JSON values only: NaN and infinities become None, numpy scalars and paths become plain ones."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, pd.DataFrame):
+        return plain(value.to_dict(orient="records"))
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,346 @@
+"""The pictures of a report: real beside synthetic slices, what is in their annotations, and test segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.metrics.statistics import MEAN
+from understudy.report.answer import primary
+from understudy.report.data import ReportData, Setting
+from understudy.report.figures import Panel, bars, distribution
+from understudy.report.pictures import (
+    Pixels,
+    channel_window,
+    contact_sheet,
+    enlarged,
+    framed,
+    overlay,
+    png,
+    square_around,
+    upright,
+    windowed,
+)
+from understudy.slices import SliceSet
+from understudy.volumes import TestVolume, VolumeSet
+
+TILE = 192  # pixels to which small slices are enlarged, by whole factors
+ROWS = 4
+SHEET = (12, 4)  # columns, rows of the wider look
+SAMPLED = 2000  # slices looked at for windows and annotation statistics
+MOST_PREDICTIONS = 5
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture with its words: `alt` for those who cannot see it, `caption` below it."""
+
+    src: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of tiles below column heads; `group` names the real or synthetic set they come from."""
+
+    group: str
+    columns: list[str]
+    rows: list[list[Tile]]
+    kind: str = "synthetic"
+
+
+@dataclass
+class Gallery:
+    """All pictures of slices: pairs of blocks, contact sheets, annotation panels, and what could not be shown."""
+
+    random: list[Block] = field(default_factory=list)
+    annotated: list[Block] = field(default_factory=list)
+    sheets: list[Tile] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A slice set to show: its name on the page, its kind, the rows to choose from."""
+
+    name: str
+    kind: str
+    slices: SliceSet
+    rows: NDArray[np.int64]
+
+
+def make_gallery(data: ReportData) -> Gallery:
+    """Pictures chosen by the report's seed: at random, and at random among slices with annotation."""
+    gallery = Gallery()
+    sources = _sources(data, gallery)
+    if not sources:
+        return gallery
+    first = sources[0].slices
+    gallery.channels, gallery.classes = first.channels, first.class_names
+    windows = _windows(sources[0], data.seed)
+    for number, source in enumerate(sources):
+        rng = np.random.default_rng([data.seed, number])
+        _, labels = source.slices.read(looked := _some(source.rows, SAMPLED, rng))
+        areas = np.stack([(labels == k).sum((1, 2)) for k in range(1, len(first.classes))], 1)
+        gallery.numbers.append(_annotation_numbers(source, looked, areas))
+        chosen = _some(source.rows, ROWS, rng)
+        gallery.random.append(_block(source, chosen, windows))
+        with_tumour = looked[areas.sum(1) > 0]
+        if len(with_tumour):
+            gallery.annotated.append(_block(source, _some(with_tumour, ROWS, rng), windows))
+        else:
+            gallery.missing.append(f"No slice of “{source.name}” holds an annotation.")
+        gallery.sheets.append(_sheet(source, _some(source.rows, SHEET[0] * SHEET[1], rng), windows))
+    gallery.panels = _annotation_panels(gallery, first)
+    return gallery
+
+
+def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
+    sources: list[_Source] = []
+    wanted: list[tuple[str, str, Path | None]] = [("Real slices", "real", data.slices)]
+    wanted += [(f"Synthetic slices ({name})", "synthetic", path) for name, path in data.synthetic.items()]
+    for name, kind, path in wanted:
+        if path is None:
+            gallery.missing.append(f"{name}: none.")
+            continue
+        try:
+            slices = SliceSet.open(path, cache_bytes=0)
+        except UnderstudyError as error:
+            gallery.missing.append(f"{name}: {error.what}.")
+            continue
+        rows = np.arange(len(slices))
+        if kind == "real" and "split" in slices.index and len(train := slices.rows(split="train")):
+            rows, name = train, "Real training slices"
+        if sources and slices.channels != sources[0].slices.channels:
+            gallery.missing.append(f"{name}: its channels {slices.channels} are not those of the first set.")
+            continue
+        sources.append(_Source(name, kind, slices, rows))
+    if not data.synthetic:
+        gallery.missing.append("No synthetic slices were made in this study, so there are none to look at.")
+    return sources
+
+
+def _some(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Up to `count` of the rows at random, sorted."""
+    return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
+
+
+def _windows(source: _Source, seed: int) -> list[tuple[float, float]]:
+    """One window a channel, from the first set: the same for real and synthetic slices, or brightness would lie."""
+    images, _ = source.slices.read(_some(source.rows, 200, np.random.default_rng([seed, 9])))
+    return [channel_window(images[:, c]) for c in range(images.shape[1])]
+
+
+def overlay_channel(channels: Sequence[str]) -> int:
+    """The channel below the annotation: FLAIR, where most classes show, else the last one."""
+    return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
+
+
+def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]]) -> Block:
+    slices = source.slices
+    images, labels = slices.read(rows)
+    factor = max(1, -(-TILE // slices.resolution))
+    under = overlay_channel(slices.channels)
+    grid = []
+    for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        greys = [enlarged(upright(windowed(c, w), slices.axes), factor) for c, w in zip(image, windows, strict=True)]
+        row = [
+            Tile(png(g), f"{source.name}, example {n}, {c}")
+            for g, c in zip(greys, slices.channels, strict=True)
+        ]
+        drawn = overlay(greys[under], enlarged(upright(label, slices.axes), factor), len(slices.classes) - 1)
+        names = [slices.classes[k].name for k in np.unique(label) if k]
+        held = ", ".join(names) if names else "nothing annotated"
+        row.append(Tile(png(drawn), f"{source.name}, example {n}, annotation: {held}"))
+        grid.append(row)
+    return Block(source.name, [*slices.channels, "Annotation"], grid, source.kind)
+
+
+def _sheet(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]]) -> Tile:
+    slices = source.slices
+    images, labels = slices.read(rows)
+    under = overlay_channel(slices.channels)
+    factor = max(1, -(-96 // slices.resolution))
+    shrink = max(1, slices.resolution // 128)
+    tiles: list[Pixels] = [
+        overlay(
+            enlarged(upright(windowed(i[under], windows[under]), slices.axes), factor),
+            enlarged(upright(k, slices.axes), factor),
+            len(slices.classes) - 1,
+            width=1,
+        )[::shrink, ::shrink]
+        for i, k in zip(images, labels, strict=True)
+    ]
+    what = f"{len(tiles)} random {slices.channels[under]} slices with annotation"
+    return Tile(png(contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
+
+
+def _annotation_numbers(source: _Source, rows: NDArray[np.int64], areas: NDArray[np.int64]) -> dict[str, Any]:
+    index = source.slices.index.iloc[rows]
+    distance = index["code_distance"].to_numpy(float) if "code_distance" in index else np.array([])
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "slices": len(source.rows),
+        "looked_at": len(rows),
+        "with_annotation": float((areas.sum(1) > 0).mean()),
+        "with_class": {c: float((areas[:, k] > 0).mean()) for k, c in enumerate(source.slices.class_names)},
+        "areas": areas,
+        "code_distance": distance[np.isfinite(distance)],
+        "pixels": source.slices.resolution**2,
+    }
+
+
+def _annotation_panels(gallery: Gallery, first: SliceSet) -> list[Panel]:
+    found = gallery.numbers
+    kinds = {n["name"]: n["kind"] for n in found}
+    made = [
+        bars(
+            "Slices with any annotation",
+            {n["name"]: n["with_annotation"] for n in found},
+            lambda name: "#222222" if kinds[name] == "real" else "#AA3377",
+        )
+    ]
+    for k, name in enumerate(first.class_names):
+        shares = [100 * n["areas"][:, k] / n["pixels"] for n in found]
+        present = [s[s > 0] for s in shares]
+        real = next((p for p, n in zip(present, found, strict=True) if n["kind"] == "real"), None)
+        synthetic = {n["name"]: p for p, n in zip(present, found, strict=True) if n["kind"] != "real"}
+        panel = distribution(f"Area of {name}", "% of the slice, where it is there", real, synthetic, log=True)
+        made += [panel] if panel else []
+    distances = {n["name"]: n["code_distance"] for n in found if len(n["code_distance"])}
+    panel = distribution("How far generated codes were off", "grey levels from the nearest class code", None, distances)
+    return made + ([panel] if panel else [])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A test patient's row: which one, and its tiles."""
+
+    title: str
+    tiles: list[Tile]
+
+
+def chosen_settings(data: ReportData, comparisons: list[Any]) -> list[Setting]:
+    """The settings whose predictions are shown: baseline, then both and synthetic only with the same network."""
+    shown = [data.baseline_setting] if data.baseline_setting else []
+    for training in ("both", "synthetic"):
+        shown += [c.setting for c in primary(comparisons, training)]
+    shown += [s for s in data.settings if s not in shown]
+    return [s for s in shown if _folder(data, s) is not None][:MOST_PREDICTIONS]
+
+
+def _folder(data: ReportData, setting: Setting) -> Path | None:
+    """Predictions of the setting's first repeat."""
+    return next((data.predictions[k] for k in sorted(data.predictions) if k[0] == setting.id), None)
+
+
+def segmentations(
+    data: ReportData, means: pd.DataFrame, comparisons: list[Any]
+) -> tuple[list[Case], list[str], list[str]]:
+    """Best, median and worst test patient by the baseline: truth beside predictions.
+
+    Returns:
+        Cases, column heads, and sentences about what could not be shown.
+    """
+    shown = chosen_settings(data, comparisons)
+    if data.volumes is None or not shown or means.empty:
+        return [], [], ["There are no predictions to show."]
+    ranked = means[(means["setting"] == shown[0].id) & (means["class_name"] == MEAN)]
+    ranked = ranked.sort_values("dice", ascending=False, kind="stable")["subject"].tolist()
+    places = {"Best": 0, "Median": len(ranked) // 2, "Worst": len(ranked) - 1}
+    if len(ranked) < 3:
+        places = dict(list(zip(("Best", "Worst"), range(len(ranked)), strict=False)))
+    try:
+        volumes = VolumeSet.open(data.volumes)
+        windows = _volume_windows(volumes, ranked)
+    except UnderstudyError as error:
+        return [], [], [f"The test volumes could not be read: {error.what}."]
+    cases, missing = [], []
+    for word, place in places.items():
+        subject = ranked[place]
+        try:
+            cases.append(_case(data, volumes, windows, word, subject, shown, means))
+        except (UnderstudyError, OSError, KeyError, ValueError) as error:
+            what = error.what if isinstance(error, UnderstudyError) else f"the file cannot be read ({error})"
+            missing.append(data.hide(f"{word}: {subject} is not shown: {what}."))
+    return cases, ["Slice", "Truth", *(s.label for s in shown)], missing
+
+
+def _volume_windows(volumes: VolumeSet, subjects: list[str]) -> tuple[float, float]:
+    """One window for the overlay channel over up to four test patients."""
+    under = overlay_channel(volumes.channels)
+    some = [volumes.read(s).images[:, under].ravel()[::7] for s in subjects[:: max(1, len(subjects) // 4)][:4]]
+    return channel_window(np.concatenate(some)[None])
+
+
+def _prediction(folder: Path, subject: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    path = folder / f"{subject}.npz"
+    if not path.is_file():
+        raise UnderstudyError(f"there is no prediction {path.name}", where=folder)
+    with np.load(path, allow_pickle=False) as arrays:
+        prediction: NDArray[np.uint8] = arrays["prediction"]
+    if prediction.shape != shape:
+        raise UnderstudyError(f"the prediction {path.name} has the shape {prediction.shape}, not {shape}")
+    return prediction
+
+
+def _case(
+    data: ReportData,
+    volumes: VolumeSet,
+    window: tuple[float, float],
+    word: str,
+    subject: str,
+    shown: list[Setting],
+    means: pd.DataFrame,
+) -> Case:
+    volume = volumes.read(subject)
+    stacks = [
+        _prediction(folder, subject, volume.truth.shape)
+        for s in shown
+        if (folder := _folder(data, s)) is not None
+    ]
+    z = int(np.argmax((volume.truth > 0).sum((1, 2)) * 1_000_000 + (stacks[0] > 0).sum((1, 2))))
+    grey = upright(_on_original_grid(volume, z, overlay_channel(volumes.channels), window), volumes.axes)
+    truth, *predicted = (upright(s[z], volumes.axes) for s in [volume.truth, *stacks])
+    together = np.any([truth, *predicted], axis=0)
+    box = square_around(together if truth.any() else truth > 0, round(0.42 * min(truth.shape)))
+    crop = (slice(box[0], box[1]), slice(box[2], box[3]))
+    factor = max(1, round(256 / (box[1] - box[0])))
+    classes = len(volumes.classes) - 1
+    name = f"{word}: {data.patient_names.get(subject, subject)}"
+
+    def drawn(labels: Pixels, outline: Pixels | None = None) -> str:
+        parts = [enlarged(a[crop], factor) for a in (grey, labels)]
+        line = None if outline is None else enlarged(outline[crop], factor)
+        return png(overlay(parts[0], parts[1], classes, line, fill=0.35))
+
+    whole = framed(np.repeat(grey[..., None], 3, -1), box)
+    tiles = [Tile(png(whole), f"{name}, slice {z}", f"slice {z + 1} of {len(volume.truth)}")]
+    tiles.append(Tile(drawn(truth), f"{name}, truth", "truth"))
+    for s, p in zip(shown, predicted, strict=True):
+        mine = means[(means["setting"] == s.id) & (means["subject"] == subject) & (means["class_name"] == MEAN)]
+        dice = f"Dice {mine['dice'].iloc[0]:.2f}" if len(mine) else "not scored"
+        tiles.append(Tile(drawn(p, truth), f"{name}, prediction after training on: {s.label}, {dice}", dice))
+    site = f", {volume.site}" if volume.site else ""
+    return Case(name + site, tiles)
+
+
+def _on_original_grid(volume: TestVolume, z: int, channel: int, window: tuple[float, float]) -> Pixels:
+    """The slice as the network saw it, coarse pixels and all, on the grid of truth and predictions."""
+    g = volume.geometry
+    top, left = g.offset
+    big = enlarged(windowed(volume.images[z, channel], window), g.padded // g.resolution)
+    return big[top : top + g.height, left : left + g.width]

@@ -1,0 +1,357 @@
+"""Tables in the paper's layout, with the numbers behind them as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.metrics.empties import EmptyPolicy, apply_policy
+from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.metrics.statistics import MEAN, METRICS, compare, cube, summarise
+from understudy.report.answer import Answer, interval
+from understudy.report.data import ReportData, Setting, duration, number, percent
+
+POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
+SCOPES = {WHOLE: "all slices", KEPT: "kept slices"}
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people (strings) and for machines (frame).
+
+    Attributes:
+        key: name of its CSV file.
+        caption, note: what it shows; how to read it.
+        header, body: strings; the first `row_headers` columns name the row.
+        frame: the numbers.
+    """
+
+    key: str
+    caption: str
+    note: str
+    header: list[str]
+    body: list[list[str]]
+    frame: pd.DataFrame
+    row_headers: int = 1
+
+
+def usable_rows(data: ReportData) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of the settings that are complete, and a sentence for each that is not: nothing vanishes unsaid."""
+    rows, left_out = data.scores, []
+    for setting in data.settings:
+        mine = rows[rows["setting"] == setting.id]
+        scored = apply_policy(mine)
+        try:
+            for scope in mine["scope"].unique():
+                cube(scored, setting.id, "dice", str(scope))
+        except UnderstudyError as error:
+            rows = rows[rows["setting"] != setting.id]
+            left_out.append(data.hide(f"“{setting.label}” is not in the tables: {error.what}."))
+    return rows, left_out
+
+
+def summaries(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
+    """`metrics.statistics.summarise` for both policies, with the column `policy`."""
+    if rows.empty:
+        return pd.DataFrame()
+    parts = [
+        summarise(apply_policy(rows, policy), METRICS, seed=data.seed, resamples=RESAMPLES).assign(policy=str(policy))
+        for policy in POLICIES
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, answer: Answer) -> list[Table]:
+    """All tables of results, the headline first; [] without rows."""
+    if rows.empty:
+        return []
+    settings = [s for s in data.settings if s.id in set(rows["setting"])]
+    made = [_dice(data, settings, summary, answer)]
+    made += [_distances(data, settings, summary, "hd", "Maximum Hausdorff distance, mm")]
+    made += [_distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")]
+    made += [_misses(data, settings, rows), _conventions(data, settings, summary)]
+    made += [_differences(data, settings, rows, answer)] if answer.comparisons else []
+    made += [_by_site(data, settings, rows)] if data.scores["site"].nunique() > 1 else []
+    made.append(_by_patient(data, settings, rows))
+    return made
+
+
+def _pick(summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
+    found = summary[
+        (summary["setting"] == setting)
+        & (summary["metric"] == metric)
+        & (summary["class_name"] == name)
+        & (summary["scope"] == scope)
+        & (summary["policy"] == policy)
+    ]
+    return found.iloc[0] if len(found) else pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
+
+
+def _spread(entry: pd.Series, digits: int) -> str:
+    """ "0.713 ± 0.009" over several trainings, "0.713" of one."""
+    value = number(float(entry["value"]), digits)
+    return value if entry["n_repeats"] < 2 or value == "–" else f"{value} ± {number(float(entry['sd']), digits)}"
+
+
+def _identity(data: ReportData, setting: Setting) -> list[str]:
+    """The paper's first columns: network, generator, original slices used, augmentation."""
+    return [
+        setting.segmenter,
+        setting.generator or "none",
+        "✓" if setting.training != "synthetic" else "",
+        "✓" if setting.augmentation else "",
+    ]
+
+
+IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
+
+
+def _repeats_note(summary: pd.DataFrame) -> str:
+    most = int(summary["n_repeats"].max())
+    if most < 2:
+        return "Mean over test patients; one training a row, so there is no standard deviation over trainings."
+    return f"Mean ± standard deviation over up to {most} trainings of the mean over test patients."
+
+
+def _columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Class columns: keys of the summary and their headings."""
+    keys = [*data.class_names, MEAN] if len(data.class_names) > 1 else list(data.class_names)
+    keys = [*keys, *extra] if len(data.class_names) > 1 else keys
+    names = {MEAN: "Mean", FOREGROUND: "All as one"}
+    return keys, [names.get(k, k) for k in keys]
+
+
+def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answer: Answer) -> Table:
+    keys, names = _columns(data, [FOREGROUND])
+    relative = {c.setting.id: c for c in answer.comparisons}
+    body, numbers = [], []
+    for s in settings:
+        entries = [_pick(summary, s.id, "dice", k, data.scope) for k in keys]
+        other = relative.get(s.id)
+        if other is not None:
+            ratio = [percent(other.relative.value), interval(other.relative)]
+        else:
+            ratio = ["100 %" if answer.baseline and answer.baseline.setting.id == s.id else "–", ""]
+        missed = other or (answer.baseline if answer.baseline and answer.baseline.setting.id == s.id else None)
+        body.append(
+            [
+                *_identity(data, s),
+                *(_spread(e, 3) for e in entries),
+                *ratio,
+                f"{missed.missed} of {missed.present}" if missed else "–",
+            ]
+        )
+        numbers.append(
+            {
+                "setting": s.id,
+                "label": s.label,
+                **{f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")},
+                "relative_dice": other.relative.value if other else np.nan,
+                "relative_low": other.relative.low if other else np.nan,
+                "relative_high": other.relative.high if other else np.nan,
+                "missed": missed.missed if missed else np.nan,
+                "present": missed.present if missed else np.nan,
+            }
+        )
+    note = (
+        f"{_repeats_note(summary)} {SCOPES[data.scope].capitalize()} of a volume count, on the original grid; a class"
+        " that is empty in truth and prediction scores 1, in one of them 0 (BraTS rule). Relative Dice: mean Dice"
+        " divided by that of the first row (real slices with augmentation), with its 95 % interval by patient."
+        " Missed: volumes with a tumour in which nothing was found."
+    )
+    header = [*IDENTITY, *names, "Relative", "95 % interval", "Missed"]
+    return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+
+
+def _distances(
+    data: ReportData, settings: list[Setting], summary: pd.DataFrame, metric: str, caption: str
+) -> Table:
+    keys, names = _columns(data, [FOREGROUND])
+    body, numbers = [], []
+    for s in settings:
+        entries = [_pick(summary, s.id, metric, k, data.scope) for k in keys]
+        kept = [_pick(summary, s.id, metric, k, data.scope, "paper") for k in keys]
+        mean = MEAN if MEAN in keys else keys[0]
+        body.append(
+            [*_identity(data, s), *(_spread(e, 1) for e in entries), _spread(kept[keys.index(mean)], 1)]
+        )
+        numbers.append(
+            {"setting": s.id, "label": s.label}
+            | {f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")}
+            | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, kept, strict=True)}
+        )
+    defined = (
+        "The largest distance between the two borders."
+        if metric == "hd"
+        else "95th percentile of the distances of both borders' voxels thrown together (as MedPy; MONAI, DeepMind and the"
+        " BraTS script define it differently, which can change it by a millimetre and more)."
+    )
+    note = (
+        f"{defined} Lower is better. {_repeats_note(summary)} A class missed or invented counts as the diagonal of the volume"
+        " (BraTS rule); the last column leaves such cases out, as the paper does, which rewards finding nothing."
+    )
+    header = [*IDENTITY, *names, "Empties left out"]
+    return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+
+
+def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Table:
+    scored = apply_policy(rows[rows["scope"] == data.scope])
+    body, numbers = [], []
+    names = [*data.class_names, FOREGROUND] if len(data.class_names) > 1 else data.class_names
+    for s in settings:
+        for name in names:
+            mine = scored[(scored["setting"] == s.id) & (scored["class_name"] == name)]
+            empty = mine["truth_empty"].astype(bool)
+            recall, precision = mine.loc[~empty, "recall"].mean(), mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean()
+            missed, alarms = int(mine["missed"].sum()), int(mine["false_alarm"].sum())
+            body.append(
+                [
+                    s.label,
+                    "All as one" if name == FOREGROUND else name,
+                    f"{missed} of {int((~empty).sum())}",
+                    f"{alarms} of {int(empty.sum())}",
+                    percent(recall),
+                    percent(precision),
+                ]
+            )
+            numbers.append(
+                {
+                    "setting": s.id,
+                    "class_name": name,
+                    "missed": missed,
+                    "present": int((~empty).sum()),
+                    "false_alarms": alarms,
+                    "absent": int(empty.sum()),
+                    "recall": recall,
+                    "precision": precision,
+                }
+            )
+    note = (
+        "Missed: the class is there and nothing of it was predicted. False alarm: the other way round. Both count volumes, over"
+        " all trainings. Found: share of the true voxels that were predicted (recall), where the class is there. Right: share"
+        " of the predicted voxels that are true (precision), where something was predicted."
+    )
+    header = ["Trained on", "Class", "Missed", "False alarms", "Found", "Right"]
+    return Table("misses", "Misses and false alarms", note, header, body, pd.DataFrame(numbers), 2)
+
+
+def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFrame) -> Table:
+    name = MEAN if len(data.class_names) > 1 else data.class_names[0]
+    scopes = [s for s in SCOPES if s in set(summary["scope"])]
+    ways = [(scope, str(policy)) for scope in scopes for policy in POLICIES]
+    titles = [f"{SCOPES[scope].capitalize()}, {POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
+    body, numbers = [], []
+    base = data.baseline_setting
+    for s in settings:
+        entries = [_pick(summary, s.id, "dice", name, scope, policy) for scope, policy in ways]
+        body.append([s.label])
+        numbers.append({"setting": s.id, "label": s.label})
+        for (scope, policy), entry in zip(ways, entries, strict=True):
+            reference = _pick(summary, base.id, "dice", name, scope, policy)["value"] if base else np.nan
+            share = float(entry["value"] / reference) if reference else np.nan
+            body[-1].append(f"{_spread(entry, 3)} ({percent(share)})")
+            numbers[-1] |= {f"dice_{scope}_{policy}": entry["value"], f"relative_{scope}_{policy}": share}
+    note = (
+        "Mean Dice and, in brackets, relative Dice under each way of counting. Kept slices: only those that pass the slice rule"
+        " are stacked and scored (the paper's code), so false alarms elsewhere go unseen. Paper's rule: a class that is empty"
+        " in truth and prediction leaves the mean. The first column is the headline."
+    )
+    return Table(
+        "conventions", "The same results, counted in other ways", note, ["Trained on", *titles], body, pd.DataFrame(numbers)
+    )
+
+
+def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, answer: Answer) -> Table:
+    assert answer.baseline is not None
+    ids = [c.setting.id for c in answer.comparisons]
+    labels = {s.id: s.label for s in settings}
+    frame = compare(
+        apply_policy(rows), answer.baseline.setting.id, ids, scope=data.scope, seed=data.seed, resamples=RESAMPLES
+    )
+    body = [
+        [
+            labels[str(r.setting)],
+            f"{r.difference:+.3f}",
+            f"{r.low:+.3f} to {r.high:+.3f}",
+            number(r.p),
+            number(r.p_holm),
+        ]
+        for r in frame.itertuples()
+    ]
+    note = (
+        "Mean Dice minus that of the real slices on the same patients, with its 95 % interval; p of the sign-flip permutation test"
+        " over patients, and adjusted for the number of comparisons (Holm)."
+    )
+    header = ["Trained on", "Difference", "95 % interval", "p", "p (Holm)"]
+    return Table("differences", "Differences from the real slices, patient by patient", note, header, body, frame)
+
+
+def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
+    """Dice of every setting, class ("mean" over classes too), subject and site: mean over trainings, BraTS rule."""
+    scored = apply_policy(rows[rows["scope"] == data.scope])
+    keys = ["setting", "class_name", "subject", "site"]
+    by_class = scored.groupby(keys, sort=False)["dice"].mean().reset_index()
+    singles = by_class[by_class["class_name"] != FOREGROUND]
+    mean = singles.groupby(["setting", "subject", "site"], sort=False)["dice"].mean().reset_index()
+    return pd.concat([mean.assign(class_name=MEAN), by_class], ignore_index=True)
+
+
+def _matrix(
+    data: ReportData, settings: list[Setting], means: pd.DataFrame, key: str, name: Callable[[str], str]
+) -> tuple[list[str], list[list[str]], pd.DataFrame]:
+    table = means[means["class_name"] == MEAN].pivot_table("dice", key, "setting", aggfunc="mean", observed=True)
+    table = table.reindex(columns=[s.id for s in settings])
+    counts = means[means["class_name"] == MEAN].groupby(key)["subject"].nunique()
+    body = []
+    for row, values in table.iterrows():
+        cells = [name(str(row)), *(number(float(v)) for v in values)]
+        body.append([cells[0], str(counts[row]), *cells[1:]] if key == "site" else cells)
+    table.index = pd.Index([name(str(i)) for i in table.index], name=key)
+    return [s.label for s in settings], body, table.reset_index()
+
+
+def _by_site(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Table:
+    labels, body, frame = _matrix(data, settings, patient_means(data, rows), "site", lambda s: s or "unknown")
+    note = "Mean Dice over the classes and the test patients of each hospital. Few patients a hospital: read with care."
+    return Table("sites", "By hospital", note, ["Hospital", "Patients", *labels], body, frame)
+
+
+def _by_patient(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Table:
+    labels, body, frame = _matrix(
+        data, settings, patient_means(data, rows), "subject", lambda s: data.patient_names.get(s, s)
+    )
+    note = "Mean Dice over the classes (BraTS rule) and over the trainings of a setting."
+    return Table("patients", "By patient", note, ["Patient", *labels], body, frame)
+
+
+def job_table(data: ReportData) -> Table | None:
+    """Time and memory of every job; None if none is known."""
+    if data.jobs.empty:
+        return None
+    body = [
+        [
+            data.hide(str(j.get("name", ""))),
+            str(j.get("stage", "")),
+            duration(_float(j.get("seconds"))),
+            f"{_float(j.get('peak_rss_mb')) / 1024:.2f} GB" if _float(j.get("peak_rss_mb")) > 0 else "–",
+            str(j.get("state", "")),
+            str(j.get("id", ""))[:12],
+        ]
+        for j in data.jobs.to_dict(orient="records")
+    ]
+    frame = data.jobs.assign(name=[row[0] for row in body])
+    header = ["Job", "Stage", "Time", "Peak memory", "State", "Id"]
+    total = duration(float(pd.to_numeric(data.jobs["seconds"], errors="coerce").sum()))
+    return Table("jobs", f"Jobs, {total} together", "", header, body, frame)
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")

@@ -1,0 +1,405 @@
+"""One job: a folder, a lock, a heartbeat, and `done.json` written last.
+
+A job's folder is `OUT/jobs/<stage>-<first 12 digits of its id>/` and holds `spec.json`, whatever the stage writes,
+`heartbeat.json` while it runs and, last and atomically, `done.json`. Running a job that is done does nothing;
+running one that was interrupted, killed or has failed continues from what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import gc
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from understudy import __version__
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.files import read_json, sha256_json, write_json, writing
+
+HEARTBEAT_EVERY = 5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
+
+State = Literal["done", "running", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit of work whose identity is what it does to what.
+
+    Attributes:
+        stage: key of the stage's function, e.g. "generator".
+        name: for people, e.g. "segmenter real.unet.aug, repeat 2".
+        spec: plain JSON values that the result depends on.
+        inputs: (role, job id) of the jobs whose results it reads.
+        version: of the stage's code; raised whenever the same spec would give another result.
+        local: what this machine must know and the result does not depend on (paths, workers).
+        seconds, disk_bytes: estimates.
+    """
+
+    stage: str
+    name: str
+    spec: dict[str, Any]
+    inputs: tuple[tuple[str, str], ...] = ()
+    version: int = 1
+    local: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    disk_bytes: float = 0.0
+
+    @functools.cached_property
+    def id(self) -> str:
+        """SHA-256 (hex) of stage, code version, spec and inputs."""
+        return sha256_json(
+            {
+                "stage": self.stage,
+                "version": self.version,
+                "spec": self.spec,
+                "inputs": [list(entry) for entry in self.inputs],
+            }
+        )
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder below `OUT/jobs`."""
+        return folder_name(self.stage, self.id)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Job(**value)` without "id" gives the job back."""
+        return {"id": self.id, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is given.
+
+    Attributes:
+        folder: of the job; everything it writes goes here.
+        spec, local: as in `Job`.
+        inputs: role -> folders of the finished jobs in that role.
+        device: "auto", "cpu", "cuda", ...
+        progress: show progress bars.
+    """
+
+    folder: Path
+    spec: dict[str, Any]
+    local: dict[str, Any]
+    inputs: dict[str, list[Path]]
+    device: str = "auto"
+    progress: bool = True
+
+    def input(self, role: str) -> Path:
+        """The folder of the one job in a role."""
+        (folder,) = self.inputs[role]
+        return folder
+
+
+StageFunction = Callable[[Context], dict[str, Any]]
+"""Does the work in `context.folder` and returns plain JSON results: the job's summary, free of paths and hosts."""
+
+
+def folder_name(stage: str, job_id: str) -> str:
+    """Name of a job's folder below `OUT/jobs`."""
+    return f"{stage}-{job_id[:12]}"
+
+
+def job_folder(out: str | Path, job: Job) -> Path:
+    """The folder of a job."""
+    return Path(out) / "jobs" / job.folder_name
+
+
+def run_job(
+    job: Job,
+    jobs: Mapping[str, Job],
+    out: str | Path,
+    stages: Mapping[str, StageFunction],
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Runs one job to its end, or continues it; a job that is done is left alone.
+
+    Args:
+        job: what to run.
+        jobs: all jobs of the plan by id, among them its inputs.
+        out: folder of the study's results.
+        stages: stage name -> function.
+        device: "auto", "cpu", "cuda", ...
+        progress: show progress bars.
+
+    Returns:
+        The content of `done.json`.
+
+    Raises:
+        UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
+        Interrupted: SIGTERM or SIGINT; the job continues when it is run again.
+    """
+    folder = job_folder(out, job)
+    finished = read_done(folder)
+    if finished is not None:
+        return finished
+    inputs = _inputs(job, jobs, out)
+    with locked(folder):
+        finished = read_done(folder)  # another process may have finished it while this one waited
+        if finished is not None:
+            return finished
+        (folder / "failed.json").unlink(missing_ok=True)
+        write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
+        context = Context(folder, job.spec, job.local, {r: [p for p, _ in e] for r, e in inputs.items()}, device,
+                          progress)  # fmt: skip
+        with Heartbeat(folder) as heart:
+            try:
+                with interruptible():
+                    results = stages[job.stage](context)
+            except Exception as error:
+                _record_failure(folder, job, error)
+                raise
+        done = _done(job, results, heart, inputs)
+        write_json(folder / "done.json", done)
+        (folder / "heartbeat.json").unlink(missing_ok=True)
+    _release_memory()
+    return done
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """The content of `done.json`; None if the job is not done."""
+    path = folder / "done.json"
+    return read_json(path) if path.is_file() else None
+
+
+def state_of(folder: Path) -> State:
+    """What the files of a job say about it; "waiting" also for one that was interrupted."""
+    if (folder / "done.json").is_file():
+        return "done"
+    if is_locked(folder):
+        return "running"
+    return "failed" if (folder / "failed.json").is_file() else "waiting"
+
+
+def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+    """Role -> (folder, done.json) of the jobs in that role."""
+    found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for role, job_id in job.inputs:
+        folder = job_folder(out, jobs[job_id])
+        done = read_done(folder)
+        if done is None:
+            raise UnderstudyError(
+                f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done",
+                where=folder,
+                fix=f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them",
+            )
+        found.setdefault(role, []).append((folder, done))
+    return found
+
+
+def _done(
+    job: Job, results: dict[str, Any], heart: Heartbeat, inputs: dict[str, list[tuple[Path, dict[str, Any]]]]
+) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "stage": job.stage,
+        "name": job.name,
+        "results": results,
+        "seconds": round(heart.seconds, 3),
+        "peak_rss_mb": round(heart.peak_rss_mb, 1),
+        "restarts": heart.restarts,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": software(),
+        "torch_threads": _torch_threads(),
+        "inputs": [
+            {"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])}
+            for role, entries in inputs.items()
+            for _, done in entries
+        ],
+    }
+
+
+def _record_failure(folder: Path, job: Job, error: Exception) -> None:
+    """Writes `failed.json`; where even that cannot be written, the error itself is what the user must see."""
+    if isinstance(error, Interrupted):
+        return
+    with contextlib.suppress(UnderstudyError, OSError):
+        write_json(
+            folder / "failed.json",
+            {
+                "id": job.id,
+                "name": job.name,
+                "type": type(error).__name__,
+                "message": str(error),
+                "traceback": "" if isinstance(error, UnderstudyError) else traceback.format_exc(),
+            },
+        )
+
+
+class Heartbeat:
+    """Keeps account of a running job: `heartbeat.json` with process id, seconds so far, and peak memory.
+
+    Seconds, restarts and peak memory go on from what an interrupted process left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "heartbeat.json"
+        before = self._before()
+        self._earlier = float(before.get("seconds", 0.0))
+        self._earlier_peak = float(before.get("peak_rss_mb", 0.0))
+        self.restarts = int(before.get("restarts", -1)) + 1
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def _before(self) -> dict[str, Any]:
+        try:
+            return dict(read_json(self._path))
+        except UnderstudyError:  # none, or one that a full disk cut off: only the account of time is lost
+            return {}
+
+    def __enter__(self) -> Heartbeat:
+        self._start = time.monotonic()
+        _reset_peak_rss()
+        self._write()
+        self._thread.start()
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """Running time of the job, that of earlier processes included."""
+        return self._earlier + time.monotonic() - self._start
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """Largest resident memory of the process while the job ran, MiB."""
+        return max(self._earlier_peak, peak_rss_mb())
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_EVERY):
+            self._write()
+
+    def _write(self) -> None:
+        # A full disk must not end the training that may still be able to finish; the stage itself reports it.
+        with contextlib.suppress(UnderstudyError, OSError):
+            write_json(
+                self._path,
+                {
+                    "pid": os.getpid(),
+                    "host": platform.node(),
+                    "seconds": round(self.seconds, 3),
+                    "peak_rss_mb": round(self.peak_rss_mb, 1),
+                    "restarts": self.restarts,
+                },
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._write()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        UnderstudyError: another process holds it; no permission, disk full.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the lock is given up
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise UnderstudyError(
+                f"another process is working here ({handle.read().strip() or 'unknown'})",
+                where=folder,
+                fix="wait until it has finished; `understudy status` shows its progress",
+            ) from error
+        with writing(folder):
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {platform.node()}\n")
+            handle.flush()
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a live process holds the lock of a folder."""
+    try:
+        with open(folder / "lock", encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT raise `Interrupted`; training loops replace this by a checkpoint first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def software() -> dict[str, str]:
+    """Versions of Understudy, Python and the packages that results depend on."""
+    found = {"understudy": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process since the last reset (Linux) or its start, MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _reset_peak_rss() -> None:
+    """So that a job is not charged for what an earlier one in the same process took; Linux only."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _torch_threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
+def _release_memory() -> None:
+    """Gives freed memory back to the system, so that the next job starts low."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,257 @@
+"""From a study to its jobs: what depends on what, under ids that change only where a result would.
+
+phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each setting and repeat) -> evaluate -> report
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
+from understudy.errors import UnderstudyError
+from understudy.files import sha256_file, sha256_json
+from understudy.study.jobs import Job
+from understudy.study.schema import Study, Training
+
+# Raise the number of a stage whenever the same spec would give another result. A number, not a hash of the source:
+# a corrected comment must not throw away three days of training.
+STAGE_VERSIONS = {
+    "phantom": 1,
+    "prepare": 1,
+    "generator": 1,
+    "sample": 1,
+    "segmenter": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the grid: what a segmenter is trained on, and how.
+
+    Attributes:
+        training: real, synthetic or both.
+        generator: name of the generator, "" for real slices only.
+        segmenter: name of the segmenter.
+        augmentation: trained with augmentation.
+    """
+
+    training: Training
+    generator: str
+    segmenter: str
+    augmentation: bool
+
+    @property
+    def id(self) -> str:
+        """E.g. "real.unet.aug", "both-stylegan2.unet.noaug"."""
+        source = f"{self.training}-{self.generator}" if self.generator else self.training
+        return f"{source}.{self.segmenter}.{'aug' if self.augmentation else 'noaug'}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study and its jobs, each after the ones that it needs."""
+
+    study: Study
+    jobs: tuple[Job, ...]
+
+    @cached_property
+    def by_id(self) -> dict[str, Job]:
+        """Job id -> job."""
+        return {job.id: job for job in self.jobs}
+
+    def find(self, prefix: str) -> Job:
+        """The job whose id starts with `prefix`.
+
+        Raises:
+            UnderstudyError: none, or more than one.
+        """
+        found = [job for job in self.jobs if job.id.startswith(prefix) or job.folder_name == prefix]
+        if len(found) != 1 or not prefix:
+            known = ", ".join(f"{job.id[:12]} ({job.name})" for job in (found or self.jobs)[:20])
+            raise UnderstudyError(
+                f"{'no job' if not found else 'more than one job'} has an id that starts with {prefix!r}",
+                where=f"study {self.study.name}",
+                fix=f"use one of {known}",
+            )
+        return found[0]
+
+
+    def until(self, stage: str) -> Plan:
+        """The plan without the jobs of stages after `stage`.
+
+        Raises:
+            UnderstudyError: no such stage.
+        """
+        stages = list(STAGE_VERSIONS)
+        if stage not in stages:
+            raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
+        kept = stages[: stages.index(stage) + 1]
+        return Plan(self.study, tuple(job for job in self.jobs if job.stage in kept))
+
+
+def settings(study: Study) -> list[Setting]:
+    """The cells of the grid, in the order in which they run: real first, because all else is compared with it."""
+    found = []
+    for segmenter in study.segmenters:
+        for augmentation in study.augmentation:
+            for training in ("real", "synthetic", "both"):
+                if training not in study.trainings:
+                    continue
+                names: Iterable[str] = [""] if training == "real" else study.generators
+                found += [Setting(training, name, segmenter, augmentation) for name in names]
+    return found
+
+
+def baseline(study: Study) -> str:
+    """Id of the setting that others are measured by: real slices, the first segmenter, augmented if any is."""
+    segmenter = next(iter(study.segmenters))
+    return Setting("real", "", segmenter, True in study.augmentation).id
+
+
+def make_plan(study: Study) -> Plan:
+    """The jobs of a study.
+
+    Raises:
+        UnderstudyError: the cohort or a file that the study names is not there.
+    """
+    jobs: list[Job] = []
+    prepare = _prepare_jobs(study, jobs)
+    samples = {name: _generator_jobs(study, name, prepare, jobs) for name in study.generators}
+    for setting in settings(study):
+        for repeat in range(study.repeats):
+            _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
+    jobs.append(_report_job(study, jobs))
+    return Plan(study, tuple(jobs))
+
+
+def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
+    return Job(stage, name, spec, tuple(inputs), STAGE_VERSIONS[stage], local)
+
+
+def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
+    """Adds the phantom job, if any, and the prepare job; returns the id of the latter."""
+    spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
+    inputs, local = [], {"workers": study.slices.workers}
+    if study.phantom is not None:
+        phantom = study.phantom
+        if "seed" not in phantom.model_fields_set:
+            phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom")})
+        job = _job("phantom", "phantom", phantom.model_dump(mode="json"), [])
+        jobs.append(job)
+        inputs.append(("phantom", job.id))
+        spec["cohort"] = CohortConfig().model_dump(mode="json", exclude={"path"})
+    else:
+        assert study.cohort is not None
+        spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
+        spec["content"] = fingerprint(find_patients(study.cohort))
+        local["path"] = str(study.cohort.path)
+    split = study.split
+    if "seed" not in split.model_fields_set:
+        split = split.model_copy(update={"seed": study.derived_seed("split")})
+    spec["split"], local["split"] = _split_spec(split.model_dump(mode="json"))
+    job = _job("prepare", "prepare", spec, inputs, **local)
+    jobs.append(job)
+    return job.id
+
+
+def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The split with the content of the files it names in place of their paths, and the paths."""
+    paths = {
+        field: str(split[field])
+        for field in ("train", "validation", "test", "permutation")
+        if isinstance(split[field], str) and split[field]
+    }
+    hashes = {}
+    for field, path in paths.items():
+        if not Path(path).is_file():
+            raise UnderstudyError(
+                "a file that the study names does not exist", where=f"split.{field}: {path}", fix="correct the path"
+            )
+        hashes[field] = f"sha256:{sha256_file(path)}"
+    return {**split, **hashes}, paths
+
+
+def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> str:
+    """Adds a generator's training and sampling; returns the id of the latter."""
+    generator = study.generators[name]
+    model = generator.model.model_dump(mode="json", exclude={"channels"})
+    training = {**generator.training.model_dump(mode="json"), "seed": study.derived_seed("generator", name)}
+    spec = {
+        "name": name,
+        "model": {**model, "resolution": study.slices.resolution},
+        "training": training,
+    }
+    trained = _job("generator", f"generator {name}", spec, [("prepare", prepare)])
+    spec = {"name": name, "count": generator.samples, "seed": study.derived_seed("sample", name)}
+    sampled = _job("sample", f"sample {name}", spec, [("generator", trained.id)])
+    jobs += [trained, sampled]
+    return sampled.id
+
+
+def _segmenter_jobs(
+    study: Study, setting: Setting, repeat: int, prepare: str, samples: dict[str, str], jobs: list[Job]
+) -> None:
+    """Adds the training of a segmenter and its evaluation."""
+    segmenter = study.segmenters[setting.segmenter]
+    training = segmenter.training.model_dump(mode="json")
+    training["augmentation"] = setting.augmentation
+    training["seed"] = study.derived_seed("segmenter", setting.id, repeat)
+    cell = {"setting": setting.id, **asdict(setting), "repeat": repeat}
+    spec = {"cell": cell, "model": segmenter.model.model_dump(mode="json"), "training": training}
+    inputs = [("prepare", prepare)]
+    if setting.generator:
+        inputs.append(("sample", samples[setting.generator]))
+    title = f"{setting.id}, repeat {repeat + 1}"
+    trained = _job("segmenter", f"segmenter {title}", spec, inputs)
+    spec = {"cell": cell, "scopes": sorted(study.evaluation.scopes)}
+    evaluated = _job("evaluate", f"evaluate {title}", spec, [("segmenter", trained.id), ("prepare", prepare)])
+    jobs += [trained, evaluated]
+
+
+def _report_job(study: Study, jobs: list[Job]) -> Job:
+    spec = {
+        "title": study.report.title or f"Understudy: {study.name}",
+        "study": study.model_dump(mode="json", exclude={"cohort": {"path"}, "slices": {"workers"}}),
+        "study_hash": study.hash,
+        "baseline": baseline(study),
+    }
+    return _job("report", "report", spec, [(job.stage, job.id) for job in jobs])
+
+
+def fingerprint(cohort: Cohort) -> str:
+    """SHA-256 (hex) that changes with the cohort's content, found without reading the volumes.
+
+    From each file's name, size and end: gzip ends with the CRC-32 of what it holds. An uncompressed file has no
+    such end and counts with its time of modification.
+    """
+    entries = []
+    for patient in cohort.patients:
+        files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
+        for channel, path in sorted(files.items()):
+            relative = path.relative_to(cohort.path).as_posix()
+            entries.append([patient.id, patient.site, channel, relative, *_file_mark(path)])
+        entries += [[patient.id, name, "missing"] for name in sorted(patient.missing)]
+    return sha256_json({"layout": cohort.layout, "files": entries})
+
+
+def _file_mark(path: Path) -> tuple[int, str]:
+    """Size in bytes, and the last 8 bytes or the time of modification."""
+    with open(path, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if path.suffix != ".gz" or status.st_size < 18:
+            return status.st_size, str(status.st_mtime_ns)
+        handle.seek(-8, os.SEEK_END)
+        return status.st_size, handle.read().hex()
+
+
+def with_estimates(plan: Plan, estimates: dict[str, tuple[float, float]]) -> Plan:
+    """The plan with (seconds, bytes) for each job id."""
+    jobs = [replace(job, seconds=estimates[job.id][0], disk_bytes=estimates[job.id][1]) for job in plan.jobs]
+    return Plan(plan.study, tuple(jobs))

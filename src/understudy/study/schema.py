@@ -1,0 +1,266 @@
+"""The study file: what is compared with what, on whom, how often. Every field has a default and a unit.
+
+```yaml
+preset: quickstart        # start from it and override
+name: my-study
+cohort: {path: /data/brats}
+generators: {stylegan2: {samples: 5000}}
+repeats: 3
+```
+
+Relative paths are relative to the study file. Generators and segmenters are named, so that a file that builds on a
+preset changes one field of one of them; `name: null` drops one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from understudy.cohort.layouts import CohortConfig
+from understudy.cohort.phantom import PhantomConfig
+from understudy.cohort.prepare import SliceConfig
+from understudy.cohort.splits import SplitConfig
+from understudy.errors import UnderstudyError
+from understudy.files import sha256_json
+from understudy.generators.adversarial import GanTrainingConfig
+from understudy.generators.stylegan2 import StyleGan2Config
+from understudy.segmenters.train import SegmenterTrainingConfig
+from understudy.segmenters.unet import UNetConfig
+from understudy.study.reading import Lines, explain, merged, parse_yaml, read_yaml
+
+Training = Literal["real", "synthetic", "both"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class GeneratorSpec(BaseModel):
+    """A generator: its network, its training, and how many slices it makes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: StyleGan2Config = Field(
+        default_factory=StyleGan2Config, description="network; `resolution` and `channels` follow from the slices"
+    )
+    training: GanTrainingConfig = Field(default_factory=GanTrainingConfig, description="how it is trained")
+    samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
+
+    @model_validator(mode="after")
+    def _left_to_the_study(self) -> GeneratorSpec:
+        _refuse_set(self.model, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort")
+        _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
+        return self
+
+
+class SegmenterSpec(BaseModel):
+    """A segmentation network and its training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: UNetConfig = Field(default_factory=UNetConfig, description="network")
+    training: SegmenterTrainingConfig = Field(
+        default_factory=SegmenterTrainingConfig, description="how it is trained"
+    )
+
+    @model_validator(mode="after")
+    def _left_to_the_study(self) -> SegmenterSpec:
+        _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
+        _refuse_set(self.training, ("augmentation",), "the study's `augmentation` says it")
+        return self
+
+
+class EvaluationConfig(BaseModel):
+    """How the segmentations of test patients are scored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scopes: list[Literal["whole", "kept_slices"]] = Field(
+        default=["whole", "kept_slices"],
+        min_length=1,
+        description="whole volumes, and only the slices that pass the slice rule (the paper)",
+    )
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field("", description="heading of the report; empty: made from the study's name")
+
+
+class Study(BaseModel):
+    """A whole study: cohort, generators, segmenters, and the grid of trainings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
+    seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
+    cohort: CohortConfig | None = Field(None, description="patients on disk; give this or `phantom`")
+    phantom: PhantomConfig | None = Field(None, description="artificial patients made first; give this or `cohort`")
+    slices: SliceConfig = Field(default_factory=SliceConfig, description="how volumes become slices")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="who trains, validates and tests")
+    generators: dict[str, GeneratorSpec] = Field(
+        default_factory=dict, description="generators by name; null drops one of the preset's"
+    )
+    segmenters: dict[str, SegmenterSpec] = Field(
+        default_factory=lambda: {"unet": SegmenterSpec()},
+        min_length=1,
+        description="segmenters by name; null drops one of the preset's",
+    )
+    trainings: list[Training] = Field(
+        default=["real", "synthetic", "both"],
+        min_length=1,
+        description="what segmenters are trained on: real slices, synthetic ones, both equally often",
+    )
+    augmentation: list[bool] = Field(
+        default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
+    )
+    repeats: int = Field(1, ge=1, description="trainings of each segmenter, each with its own seed")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how results are scored")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
+
+    @field_validator("generators", "segmenters", mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: spec for name, spec in value.items() if spec is not None}
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        return _checked_name(value)
+
+    @field_validator("generators", "segmenters")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            _checked_name(name)
+        return value
+
+    @field_validator("trainings", "augmentation")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"something stands there twice: {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Study:
+        if (self.cohort is None) == (self.phantom is None):
+            raise ValueError(
+                "give either `cohort: {path: ...}` (patients on disk) or `phantom: {...}` (artificial ones), not "
+                + ("both" if self.cohort else "neither")
+            )
+        if not self.generators and set(self.trainings) != {"real"}:
+            raise ValueError(
+                "`trainings` asks for synthetic slices, but there are no `generators`; add one, or `trainings: [real]`"
+            )
+        return self
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the study as data, without the place of the cohort."""
+        return sha256_json(self.model_dump(mode="json", exclude={"cohort": {"path"}, "slices": {"workers"}}))
+
+    def derived_seed(self, *keys: str | int) -> int:
+        """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
+        return int(sha256_json([self.seed, *keys])[:8], 16) >> 1
+
+
+def load_study(source: str | Path) -> Study:
+    """Reads a study from a YAML file, or a preset by its name.
+
+    Raises:
+        UnderstudyError: neither a file nor a preset; what is wrong in the file, with the line of each problem.
+    """
+    source = str(source)
+    if source in presets() and not Path(source).is_file():
+        return _validated(preset(source), {}, f"preset {source}", Path.cwd())
+    path = Path(source)
+    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+        close = difflib.get_close_matches(source, presets(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UnderstudyError(
+            f"no study file and no preset called {source!r}",
+            where=path.absolute(),
+            fix=f"{hint}give the path of a .yaml file or one of the presets {', '.join(presets())}",
+        )
+    content, lines = read_yaml(path)
+    base = content.pop("preset", None)
+    if base is None:
+        return _validated(content, lines, str(path), path.parent)
+    if base not in presets():
+        raise UnderstudyError(
+            f"there is no preset {base!r}",
+            where=f"{path}, line {lines['preset',]}",
+            fix=f"use one of {', '.join(presets())}",
+        )
+    under = preset(base)
+    for one, other in (("cohort", "phantom"), ("phantom", "cohort")):
+        if content.get(one) is not None and other not in content:
+            under.pop(other, None)
+    return _validated(merged(under, content), lines, str(path), path.parent)
+
+
+def presets() -> list[str]:
+    """Names of the built-in studies."""
+    folder = resources.files("understudy.study") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The content of a built-in study."""
+    return parse_yaml(preset_text(name), f"preset {name}")[0]
+
+
+def preset_text(name: str) -> str:
+    """The text of a built-in study.
+
+    Raises:
+        UnderstudyError: there is none of this name.
+    """
+    if name not in presets():
+        raise UnderstudyError(f"there is no preset {name!r}", fix=f"use one of {', '.join(presets())}")
+    entry = resources.files("understudy.study") / "presets" / f"{name}.yaml"
+    return entry.read_text(encoding="utf-8")
+
+
+def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -> Study:
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, Study, lines, name) from error
+    return _with_absolute_paths(study, folder)
+
+
+def _with_absolute_paths(study: Study, folder: Path) -> Study:
+    """Paths of the study file are relative to its folder."""
+    if study.cohort is not None:
+        cohort = study.cohort.model_copy(update={"path": (folder / study.cohort.path.expanduser()).absolute()})
+        study = study.model_copy(update={"cohort": cohort})
+    files = {
+        field: str((folder / Path(value).expanduser()).absolute())
+        for field in ("train", "validation", "test", "permutation")
+        if isinstance(value := getattr(study.split, field), str) and value
+    }
+    return study.model_copy(update={"split": study.split.model_copy(update=files)})
+
+
+def _checked_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
+    return value
+
+
+def _refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> None:
+    for field in fields:
+        default = type(model).model_fields[field].default if field in type(model).model_fields else None
+        if field in model.model_fields_set and getattr(model, field) != default:
+            raise ValueError(f"`{field}` cannot be set here: {why}")

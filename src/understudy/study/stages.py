@@ -1,0 +1,313 @@
+"""What each stage of a study does in its job's folder: one call of the room that knows how, and a summary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.files import atomic_path, read_json, sha256_file, write_json
+from understudy.study.jobs import Context, StageFunction, job_folder, read_done, software, state_of
+
+SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
+
+# Torch and the rooms that need it are imported where they are used: `understudy status` must answer at once.
+
+
+def phantom(context: Context) -> dict[str, Any]:
+    """Writes the phantom cohort to `phantoms/`."""
+    from understudy.cohort.phantom import PhantomConfig, write_phantoms
+
+    config = PhantomConfig.model_validate(context.spec)
+    write_phantoms(config, context.folder / "phantoms", progress=context.progress)
+    return {"patients": config.patients}
+
+
+def prepare(context: Context) -> dict[str, Any]:
+    """Checks the cohort, splits it and writes `slices`, `volumes`, `split.json` and `problems.json`."""
+    from understudy.cohort.checks import accept, check_cohort
+    from understudy.cohort.layouts import CohortConfig, find_patients
+    from understudy.cohort.prepare import SliceConfig
+    from understudy.cohort.prepare import prepare as write_slices
+    from understudy.cohort.splits import SplitConfig, split_patients
+    from understudy.slices import SliceSet
+
+    path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else context.local["path"]
+    config = CohortConfig.model_validate({**context.spec["cohort"], "path": path})
+    workers = int(context.local["workers"])
+    cohort = find_patients(config)
+    problems = check_cohort(cohort, workers, context.progress)
+    listed = [{**asdict(p), "file": _relative(p.file, cohort.path)} for p in problems]
+    write_json(context.folder / "problems.json", listed)
+    cohort = accept(cohort, problems, config.skip_bad_patients)
+    split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
+    write_json(context.folder / "split.json", split)
+    slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
+    counts = write_slices(cohort, split, slicing, context.folder, context.progress)
+    slices = SliceSet.open(context.folder / "slices")
+    return {
+        "counts": counts,
+        "slices": len(slices),
+        "content_hash": slices.content_hash,
+        "volumes_sha256": sha256_file(context.folder / "volumes" / "volumes.json"),
+        "problems": len(listed),
+    }
+
+
+def generator(context: Context) -> dict[str, Any]:
+    """Trains a generator on the training slices; the result is the folder `model`."""
+    from understudy.generators.adversarial import GanTrainingConfig, train
+    from understudy.generators.joint import annotation_channels
+    from understudy.generators.stylegan2 import StyleGan2Config
+    from understudy.slices import SliceSet
+
+    slices = SliceSet.open(context.input("prepare") / "slices")
+    training = GanTrainingConfig.model_validate(context.spec["training"])
+    channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
+    model = train(
+        slices,
+        slices.rows(split="train"),
+        StyleGan2Config.model_validate({**context.spec["model"], "channels": channels}),
+        training,
+        context.folder / "model",
+        device=context.device,
+        progress=context.progress,
+    )
+    return {"weights_sha256": sha256_file(model / "generator.safetensors")}
+
+
+def sample(context: Context) -> dict[str, Any]:
+    """Makes the synthetic slice set `slices`."""
+    from understudy.generators.sample import sample_set
+
+    made = sample_set(
+        context.input("generator") / "model",
+        context.spec["count"],
+        context.spec["seed"],
+        context.folder / "slices",
+        device=context.device,
+        progress=context.progress,
+    )
+    return {"slices": len(made), "content_hash": made.content_hash}
+
+
+def segmenter(context: Context) -> dict[str, Any]:
+    """Trains a segmenter on real slices, synthetic ones or both; the result is the folder `model`."""
+    from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
+    from understudy.segmenters.unet import UNetConfig
+    from understudy.slices import SliceSet
+    from understudy.volumes import VolumeSet
+
+    prepared, training = context.input("prepare"), context.spec["cell"]["training"]
+    real = SliceSet.open(prepared / "slices") if training != "synthetic" else None
+    synthetic = SliceSet.open(context.input("sample") / "slices") if training != "real" else None
+    model = train_segmenter(
+        real,
+        synthetic,
+        UNetConfig.model_validate(context.spec["model"]),
+        SegmenterTrainingConfig.model_validate(context.spec["training"]),
+        context.folder / "model",
+        validation=VolumeSet.open(prepared / "volumes"),
+        device=context.device,
+        progress=context.progress,
+    )
+    return {"weights_sha256": sha256_file(model / "segmenter.safetensors")}
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Segments and scores every test patient.
+
+    `predictions/<subject>.npz` and then `patients/<subject>.parquet` are written whole, patient by patient; a kill
+    loses at most one. `scores.parquet` holds all raw rows.
+    """
+    from understudy.progress import track
+    from understudy.segmenters.predict import load
+    from understudy.volumes import VolumeSet
+
+    volumes = VolumeSet.open(context.input("prepare") / "volumes")
+    subjects = volumes.subjects("test")
+    if not subjects:
+        raise UnderstudyError(
+            "there is no test patient", where=volumes.path, fix="raise `split.test_patients` in the study file"
+        )
+    parts = [context.folder / "patients" / f"{subject}.parquet" for subject in subjects]
+    left = [(subject, part) for subject, part in zip(subjects, parts, strict=True) if not part.is_file()]
+    model = load(context.input("segmenter") / "model", device=context.device) if left else None
+    done = len(subjects) - len(left)
+    with track(len(subjects), "test patients", unit="patients", done=done, show=context.progress) as meter:
+        for subject, part in left:
+            _evaluate_patient(context, model, volumes, subject, part)
+            meter.advance()
+    scores = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    with atomic_path(context.folder / "scores.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
+    return {"patients": len(subjects), "scores_sha256": sha256_file(context.folder / "scores.parquet")}
+
+
+def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, part: Path) -> None:
+    from understudy.metrics.scores import score_volume
+    from understudy.segmenters.predict import predict_volume
+
+    volume = volumes.read(subject)
+    prediction = predict_volume(model, volume)
+    with (
+        atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary,
+        open(temporary, "wb") as handle,
+    ):
+        np.savez_compressed(handle, prediction=prediction)
+    names = [entry.name for entry in volumes.classes[1:]]
+    rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept))
+    rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
+    cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
+    for position, key in enumerate(SCORE_KEYS):
+        rows.insert(position, key, cell[key])
+    with atomic_path(part) as temporary:
+        rows.to_parquet(temporary, index=False)
+
+
+def report(context: Context) -> dict[str, Any]:
+    """Writes `report.html`, `report.json`, `tables/` and all raw rows as `scores.parquet`."""
+    folders = [folder for entries in context.inputs.values() for folder in entries]
+    page = write_report(context.spec, folders, context.folder)
+    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+
+
+def write_report(spec: dict[str, Any], folders: list[Path], out: Path, jobs: pd.DataFrame | None = None) -> Path:
+    """Builds the report of what is done.
+
+    Args:
+        spec: of the report job.
+        folders: of the study's jobs; those that are not done are listed, not read.
+        out: folder for the pages and tables.
+        jobs: the job table, if it knows more than the folders do.
+
+    Raises:
+        UnderstudyError: nothing was evaluated yet.
+    """
+    from understudy.report.page import ReportData, build_report
+
+    done: dict[str, list[tuple[dict[str, Any], Path]]] = {}
+    for folder in folders:
+        if read_done(folder) is not None:
+            job = read_json(folder / "spec.json")
+            done.setdefault(job["stage"], []).append((job["spec"], folder))
+    if "evaluate" not in done:
+        raise UnderstudyError(
+            "no test patient has been evaluated yet", where=out, fix="finish at least one evaluation: understudy run"
+        )
+    scores = pd.concat([pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
+    with atomic_path(out / "scores.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
+    ((prepared_spec, prepared),) = done["prepare"]
+
+    def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:
+        return {
+            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below for spec, folder in done.get(stage, [])
+        }
+
+    data = ReportData(
+        title=spec["title"],
+        study=spec["study"],
+        scores=scores,
+        slices=prepared / "slices",
+        volumes=prepared / "volumes",
+        synthetic={s["name"]: folder / "slices" for s, folder in done.get("sample", [])},
+        generator_histories={s["name"]: f / "model" / "history.jsonl" for s, f in done.get("generator", [])},
+        segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
+        predictions=by_cell("evaluate", "predictions"),
+        baseline=spec["baseline"],
+        jobs=_job_table(folders) if jobs is None else jobs,
+        provenance=_provenance(spec, prepared_spec, prepared, done),
+        problems=read_json(prepared / "problems.json"),
+    )
+    return build_report(data, out)
+
+
+def report_again(out: str | Path) -> tuple[Path, str]:
+    """Makes the report of the study in a folder from what is done so far; returns its path and its answer.
+
+    Raises:
+        UnderstudyError: the folder holds no study, or nothing was evaluated yet.
+    """
+    from understudy.study.status import jobs_of, study_status
+
+    out, jobs = Path(out), jobs_of(out)
+    (planned,) = [job for job in jobs if job.stage == "report"]
+    folders = [job_folder(out, job) for job in jobs if job.stage != "report"]
+    page = write_report(planned.spec, folders, out, study_status(out))
+    return page, answer_of(out / "report.json")
+
+
+def answer_of(path: Path) -> str:
+    """The one-line answer that a report opens with."""
+    return str(read_json(path).get("answer", ""))
+
+
+def _job_table(folders: list[Path]) -> pd.DataFrame:
+    rows = []
+    for folder in folders:
+        job, account = read_json(folder / "spec.json"), read_done(folder) or {}
+        rows.append(
+            {
+                "stage": job["stage"],
+                "id": job["id"],
+                "name": job["name"],
+                "seconds": account.get("seconds"),
+                "peak_rss_mb": account.get("peak_rss_mb"),
+                "state": state_of(folder),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _provenance(
+    spec: dict[str, Any],
+    prepared_spec: dict[str, Any],
+    prepared: Path,
+    done: dict[str, list[tuple[dict[str, Any], Path]]],
+) -> dict[str, Any]:
+    """What was run on what: versions, seeds, and hashes of inputs and data."""
+    accounts = [read_done(folder) or {} for entries in done.values() for _, folder in entries]
+    versions = {json.dumps(a["software"], sort_keys=True) for a in accounts}
+    results = (read_done(prepared) or {})["results"]
+    seeds = {"study": spec["study"]["seed"], "split": prepared_spec["split"]["seed"]}
+    for stage, entries in done.items():
+        for own, folder in entries:
+            seed = own.get("seed", own.get("training", {}).get("seed") if stage != "evaluate" else None)
+            if seed is not None:
+                seeds[str(read_json(folder / "spec.json")["name"])] = seed
+    return {
+        "software": software(),
+        "software_of_jobs": [json.loads(entry) for entry in sorted(versions)],
+        "torch_threads": sorted({a["torch_threads"] for a in accounts if a["torch_threads"]}),
+        "study_hash": spec["study_hash"],
+        "seeds": seeds,
+        "input_hashes": {
+            "cohort": prepared_spec.get("content", "phantom"),
+            "slices": results["content_hash"],
+            **{
+                f"synthetic {s['name']}": (read_done(f) or {})["results"]["content_hash"]
+                for s, f in done.get("sample", [])
+            },
+        },
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+STAGES: dict[str, StageFunction] = {
+    "phantom": phantom,
+    "prepare": prepare,
+    "generator": generator,
+    "sample": sample,
+    "segmenter": segmenter,
+    "evaluate": evaluate,
+    "report": report,
+}

@@ -1,0 +1,108 @@
+"""The bootstrap against loops over resamples, closed forms and scipy."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from understudy.errors import UnderstudyError
+from understudy.metrics.bootstrap import drawn_weights, mean_interval, per_patient, per_repeat, weighted_means
+
+
+def naive_mean(data: np.ndarray, patients: np.ndarray, repeats: np.ndarray) -> float:
+    """The mean over the patients and repeats actually drawn, as written in the paper: class by class."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # mean of nothing is NaN, as wanted
+        drawn = np.repeat(np.repeat(data, patients, axis=0), repeats, axis=1)
+        return float(np.nanmean(np.nanmean(np.nanmean(drawn, axis=0), axis=1)))
+
+
+SCORES = st.one_of(st.floats(0, 1), st.just(math.nan), st.just(math.inf))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_weighted_means_equal_a_loop_over_what_was_drawn(data: st.DataObject) -> None:
+    n, r, c = (data.draw(st.integers(1, k)) for k in (5, 3, 3))
+    values = data.draw(arrays(np.float64, (n, r, c), elements=SCORES))
+    patients, repeats = drawn_weights(n, r, 20, data.draw(st.integers(0, 99)))
+    ours = weighted_means(values, patients, repeats)
+    expected = [
+        naive_mean(values, p.astype(int), q.astype(int)) for p, q in zip(patients, repeats, strict=True)
+    ]
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_draws_have_the_right_size_and_follow_the_seed() -> None:
+    patients, repeats = drawn_weights(7, 3, 500, 1)
+    assert set(patients.sum(1)) == {7}
+    assert set(repeats.sum(1)) == {3}
+    assert np.array_equal(patients, drawn_weights(7, 10, 500, 1)[0])  # the same patients whatever the repeats
+    assert not np.array_equal(patients, drawn_weights(7, 3, 500, 2)[0])
+    assert not np.array_equal(repeats, drawn_weights(7, 3, 500, 1, stream=2)[1])
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_interval_of_patients_equals_scipy(method: str) -> None:
+    values = np.random.default_rng(0).beta(5, 1.2, 40)  # skewed as Dice is
+    ours = mean_interval(values, method=method)  # type: ignore[arg-type]
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=30_000, method=method, rng=1).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)  # Monte Carlo error of a 2.5 % quantile
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+    assert (ours.n_patients, ours.n_repeats, ours.level) == (40, 1, 0.95)
+
+
+def test_bca_corrects_for_a_missed_patient_as_scipy_does() -> None:
+    values = np.r_[0.0, np.random.default_rng(3).uniform(0.85, 0.95, 14)]
+    percentile, bca = (mean_interval(values, method=m).low for m in ("percentile", "bca"))  # type: ignore[arg-type]
+    theirs = stats.bootstrap((values,), np.mean, method="bca", rng=1, n_resamples=30_000).confidence_interval
+    assert bca < percentile - 0.02
+    assert bca == pytest.approx(theirs.low, abs=0.01)
+
+
+def test_hierarchical_spread_has_its_closed_form() -> None:
+    """For score = patient effect + repeat effect, bootstrap variance = var(patients) / P + var(repeats) / R."""
+    rng = np.random.default_rng(1)
+    of_patient, of_repeat = rng.normal(0.8, 0.05, 60), rng.normal(0, 0.03, 20)
+    e = mean_interval(of_patient[:, None] + of_repeat)
+    sd = math.sqrt(of_patient.var() / 60 + of_repeat.var() / 20)
+    assert e.high - e.low == pytest.approx(2 * 1.96 * sd, rel=0.04)
+    patients_only = mean_interval(of_patient)
+    assert e.high - e.low > 1.2 * (patients_only.high - patients_only.low)
+
+
+def test_equal_scores_have_no_interval_and_levels_nest() -> None:
+    for method in ("percentile", "bca"):
+        e = mean_interval(np.full((6, 2), 0.7), method=method)  # type: ignore[arg-type]
+        assert (e.value, e.low, e.high) == pytest.approx((0.7, 0.7, 0.7))
+    values = np.random.default_rng(2).random(30)
+    wide, narrow = mean_interval(values, level=0.99), mean_interval(values, level=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_same_seed_same_interval() -> None:
+    values = np.random.default_rng(2).random((30, 4, 3))
+    first = mean_interval(values, seed=5)
+    drawn_weights.cache_clear()
+    assert first == mean_interval(values, seed=5)
+    assert first != mean_interval(values, seed=6)
+
+
+def test_means_of_repeats_and_patients() -> None:
+    values = np.array([[[0.2, math.nan], [0.4, 0.8]], [[0.6, 0.5], [0.8, 0.0]]])  # [patient, repeat, class]
+    np.testing.assert_allclose(per_repeat(values), [(0.4 + 0.5) / 2, (0.6 + 0.4) / 2])
+    np.testing.assert_allclose(per_patient(values), [(0.2 + 0.4 + 0.8) / 3, (0.6 + 0.5 + 0.8) / 4])
+
+
+def test_no_scores_are_refused() -> None:
+    with pytest.raises(UnderstudyError, match="no scores"):
+        mean_interval([])

@@ -1,0 +1,192 @@
+"""One job: done once, locked, continued, failed and interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.files import read_json
+from understudy.study import jobs as jobs_module
+from understudy.study.jobs import Context, Heartbeat, Job, is_locked, job_folder, locked, read_done, run_job, state_of
+
+
+def count_calls(context: Context) -> dict[str, Any]:
+    """A stage that leaves a line for each call."""
+    with open(context.folder / "calls", "a") as handle:
+        handle.write("x")
+    return {"calls": len((context.folder / "calls").read_text())}
+
+
+def fail(context: Context) -> dict[str, Any]:
+    raise UnderstudyError("no luck", where="here", fix="try later")
+
+
+STAGES = {"count": count_calls, "fail": fail}
+
+
+def test_the_id_depends_on_stage_spec_inputs_and_version_and_on_nothing_else() -> None:
+    job = Job("count", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),))
+    same = Job("count", "another name", {"y": [1, 2], "x": 1}, (("data", "abc"),), local={"path": "/x"}, seconds=9)
+    assert job.id == same.id
+    others = [
+        Job("fail", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),)),
+        Job("count", "a", {"x": 1, "y": [2, 1]}, (("data", "abc"),)),
+        Job("count", "a", {"x": 1, "y": [1, 2]}, (("data", "abd"),)),
+        Job("count", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),), version=2),
+    ]
+    assert len({job.id, *(other.id for other in others)}) == 5
+
+
+def test_a_job_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    job = Job("count", "a", {"x": 1})
+    first = run_job(job, {}, tmp_path, STAGES)
+    assert run_job(job, {}, tmp_path, STAGES) == first
+    assert first["results"] == {"calls": 1}
+    assert first["id"] == job.id
+    assert first["software"]["understudy"]
+    assert read_json(job_folder(tmp_path, job) / "spec.json")["spec"] == {"x": 1}
+    assert state_of(job_folder(tmp_path, job)) == "done"
+
+
+def test_done_names_the_inputs_and_a_job_waits_for_them(tmp_path: Path) -> None:
+    first = Job("count", "first", {})
+    second = Job("count", "second", {}, (("data", first.id),))
+    by_id = {first.id: first, second.id: second}
+    with pytest.raises(UnderstudyError, match=r"needs `first`"):
+        run_job(second, by_id, tmp_path, STAGES)
+    run_job(first, by_id, tmp_path, STAGES)
+    done = run_job(second, by_id, tmp_path, STAGES)
+    assert [(entry["role"], entry["id"]) for entry in done["inputs"]] == [("data", first.id)]
+
+
+def test_a_failure_is_recorded_and_gone_after_success(tmp_path: Path) -> None:
+    job = Job("fail", "unlucky", {})
+    folder = job_folder(tmp_path, job)
+    with pytest.raises(UnderstudyError, match="no luck"):
+        run_job(job, {}, tmp_path, STAGES)
+    assert state_of(folder) == "failed"
+    assert "no luck" in read_json(folder / "failed.json")["message"]
+    assert run_job(job, {}, tmp_path, {"fail": count_calls})["restarts"] == 1
+    assert state_of(folder) == "done"
+    assert not (folder / "failed.json").exists()
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    def broken(context: Context) -> dict[str, Any]:
+        raise ZeroDivisionError("by zero")
+
+    job = Job("broken", "broken", {})
+    with pytest.raises(ZeroDivisionError):
+        run_job(job, {}, tmp_path, {"broken": broken})
+    failed = read_json(job_folder(tmp_path, job) / "failed.json")
+    assert failed["type"] == "ZeroDivisionError"
+    assert "in broken" in failed["traceback"]
+
+
+def test_time_and_memory_go_on_after_a_restart(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path) as heart:
+        assert heart.restarts == 0
+    account = read_json(tmp_path / "heartbeat.json")
+    (tmp_path / "heartbeat.json").write_text(
+        f'{{"seconds": 100.0, "peak_rss_mb": 1e9, "restarts": {account["restarts"]}}}'
+    )
+    with Heartbeat(tmp_path) as heart:
+        assert 100 <= heart.seconds < 110
+        assert heart.restarts == 1
+        assert heart.peak_rss_mb == 1e9
+
+
+def test_a_damaged_heartbeat_does_not_stop_a_job(tmp_path: Path) -> None:
+    job = Job("count", "a", {})
+    job_folder(tmp_path, job).mkdir(parents=True)
+    (job_folder(tmp_path, job) / "heartbeat.json").write_text('{"seconds": 1')
+    assert run_job(job, {}, tmp_path, STAGES)["results"] == {"calls": 1}
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from understudy.study.jobs import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_run_one_job_and_a_dead_one_loses_its_lock(tmp_path: Path) -> None:
+    job = Job("count", "a", {})
+    folder = job_folder(tmp_path, job)
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert is_locked(folder)
+        assert state_of(folder) == "running"
+        with pytest.raises(UnderstudyError, match=f"another process is working here .process {holder.pid}"):
+            run_job(job, {}, tmp_path, STAGES)
+        holder.kill()
+        holder.wait()
+    assert not is_locked(folder)
+    assert run_job(job, {}, tmp_path, STAGES)["results"] == {"calls": 1}
+
+
+def test_the_lock_is_given_up_at_the_end(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_a_stage_and_leaves_no_failure(tmp_path: Path, number: signal.Signals) -> None:
+    def signalled(context: Context) -> dict[str, Any]:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        raise AssertionError("the signal did not arrive")
+
+    job = Job("signalled", "a", {})
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=number.name):
+        run_job(job, {}, tmp_path, {"signalled": signalled})
+    assert signal.getsignal(number) is before
+    assert state_of(job_folder(tmp_path, job)) == "waiting"
+    assert read_done(job_folder(tmp_path, job)) is None
+
+
+def test_peak_memory_is_that_of_the_job() -> None:
+    script = """
+    from understudy.study import jobs
+    block = bytearray(300 << 20)
+    high = jobs.peak_rss_mb()
+    del block
+    jobs._reset_peak_rss()
+    print(high, jobs.peak_rss_mb())
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    high, low = map(float, ran.stdout.split())
+    assert high > 300
+    if sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK):
+        assert low < high - 200
+
+
+def test_a_full_disk_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_json(path: Path, value: Any) -> None:
+        if path.name == "failed.json":
+            raise UnderstudyError("the disk is full", where=path)
+        original(path, value)
+
+    original = jobs_module.write_json
+    monkeypatch.setattr(jobs_module, "write_json", write_json)
+    with pytest.raises(UnderstudyError, match="no luck"):
+        run_job(Job("fail", "a", {}), {}, tmp_path, STAGES)

@@ -1,0 +1,112 @@
+"""Checkpoints, stop requests, history and atomic files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from understudy.checkpoints import Checkpoints, History, StopRequest
+from understudy.errors import UnderstudyError
+from understudy.files import atomic_path, read_json, sha256_json, write_json, writing
+
+
+def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "a")
+    assert checkpoints.latest() is None
+    for step in (10, 20, 30):
+        checkpoints.save({"w": torch.full((2,), float(step))}, step)
+    step, state = checkpoints.latest()  # type: ignore[misc]
+    assert (step, state["w"].tolist()) == (30, [30.0, 30.0])
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpoints.clear()
+    assert checkpoints.latest() is None
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "a")
+    checkpoints.save({"w": 1}, 1)
+    checkpoints.save({"w": 2}, 2)
+    newest = sorted(tmp_path.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert checkpoints.latest() == (1, {"w": 1})
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UnderstudyError, match="no checkpoint can be read"):
+        checkpoints.latest()
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "a").save({"w": 1}, 1)
+    with pytest.raises(UnderstudyError, match="belongs to another training"):
+        Checkpoints(tmp_path, "b").latest()
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    torch.save(Evil(), tmp_path / "checkpoint-000000000001.pt")
+    with pytest.raises(UnderstudyError):
+        Checkpoints(tmp_path, "a").latest()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_sigterm_is_noted_and_the_old_handler_returns() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_history_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.jsonl", key="samples")
+    for samples in (100, 200, 300):
+        history.append(samples=samples, loss=1 / samples)
+    with open(history.path, "a") as handle:
+        handle.write('{"samples": 400, "lo')  # cut off by a kill
+    history.resume(200)
+    history.append(samples=300, loss=0.5)
+    assert [(r["samples"], r["loss"]) for r in History.read(history.path)] == [
+        (100, 0.01),
+        (200, 0.005),
+        (300, 0.5),
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="disk is full") as caught, writing(tmp_path / "big"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "big" in caught.value.message
+    with pytest.raises(FileNotFoundError), writing(tmp_path):
+        (tmp_path / "absent").read_text()
+
+
+def test_hash_of_equal_values_is_equal() -> None:
+    assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json({"b": [1, 2], "a": 1})
+    assert sha256_json({"a": 1}) != sha256_json({"a": 2})
+
+
+def test_read_json_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="file not found"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UnderstudyError, match="not a JSON file"):
+        read_json(tmp_path / "a.json")

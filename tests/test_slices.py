@@ -1,0 +1,157 @@
+"""SliceSet and SliceWriter: what is written is what is read, whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.errors import UnderstudyError
+from understudy.slices import SHARD, SliceSet, SliceWriter, evenly_coded
+
+CLASSES = evenly_coded({1: "NCR", 2: "ED", 4: "ET"})
+
+
+def content(n: int, seed: int = 0, channels: int = 2, size: int = 8):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, channels, size, size), dtype=np.uint8)
+    labels = rng.integers(0, len(CLASSES), (n, size, size), dtype=np.uint8)
+    rows = [{"id": f"s{i}", "subject": f"p{i % 5}", "split": "train" if i % 5 else "test"} for i in range(n)]
+    return images, labels, rows
+
+
+def write(path: Path, n: int, seed: int = 0, step: int = 7) -> SliceSet:
+    images, labels, rows = content(n, seed)
+    writer = SliceWriter(path, ["T1w", "FLAIR"], CLASSES, 8, spacing=(1, 1, 2), axes=("L", "P"))
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        writer.append(images[part], labels[part], rows[part])
+    return writer.close(source_hashes={"a": "b"})
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 2 * SHARD + 3), step=st.integers(1, 300), seed=st.integers(0, 9))
+def test_round_trip_for_any_number_of_slices_and_any_block(n: int, step: int, seed: int) -> None:
+    images, labels, rows = content(n, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        found = write(Path(folder) / "set", n, seed, step)
+        assert len(found) == n
+        np.testing.assert_array_equal(found.read(slice(None))[0], images)
+        np.testing.assert_array_equal(found.read(slice(None))[1], labels)
+        assert found.index["id"].tolist() == [r["id"] for r in rows]
+        blocks = list(found.blocks(size=step))
+        np.testing.assert_array_equal(np.concatenate([b[1] for b in blocks]), images)
+
+
+def test_meta_survives_and_is_named(tmp_path: Path) -> None:
+    found = SliceSet.open(write(tmp_path / "set", 4).path)
+    assert found.channels == ("T1w", "FLAIR")
+    assert found.class_names == ("NCR", "ED", "ET")
+    assert [c.source for c in found.classes] == [0, 1, 2, 4]
+    assert (found.spacing, found.axes, found.resolution) == ((1, 1, 2), ("L", "P"), 8)
+    assert found.attrs["source_hashes"] == {"a": "b"}
+    assert zarr.open_group(str(found.path), mode="r").metadata.zarr_format == 3
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_random_access_in_any_order_with_repeats(tmp_path: Path, cache_bytes: int) -> None:
+    images, labels, _ = content(300)
+    write(tmp_path / "set", 300)
+    found = SliceSet.open(tmp_path / "set", cache_bytes=cache_bytes)
+    rows = np.array([299, 3, 3, 257, 0])
+    np.testing.assert_array_equal(found.read(rows)[0], images[rows])
+    np.testing.assert_array_equal(found.read(rows)[1], labels[rows])
+
+
+def test_rows_by_name_and_value(tmp_path: Path) -> None:
+    found = write(tmp_path / "set", 20)
+    assert found.rows(split="test").tolist() == [0, 5, 10, 15]
+    assert found.rows(subject=["p0", "p1"], split="train").tolist() == [1, 6, 11, 16]
+
+
+def test_a_killed_writer_goes_on_where_its_last_shard_ended(tmp_path: Path) -> None:
+    n = SHARD + 50
+    whole = write(tmp_path / "whole", n)
+    images, labels, rows = content(n)
+
+    def writer() -> SliceWriter:
+        return SliceWriter(
+            tmp_path / "set",
+            ["T1w", "FLAIR"],
+            CLASSES,
+            8,
+            spacing=(1, 1, 2),
+            axes=("L", "P"),
+            identity={"seed": 1},
+        )
+
+    first = writer()
+    first.append(images[: SHARD + 20], labels[: SHARD + 20], rows[: SHARD + 20])
+    del first  # as a kill: 20 slices were still in memory
+    with pytest.raises(UnderstudyError, match="not a complete slice set"):
+        SliceSet.open(tmp_path / "set")
+    second = writer()
+    assert second.done == SHARD
+    second.append(images[SHARD:], labels[SHARD:], rows[SHARD:])
+    assert second.close().content_hash == whole.content_hash
+
+
+def test_a_partial_set_of_another_identity_is_not_continued(tmp_path: Path) -> None:
+    images, labels, rows = content(SHARD)
+    first = SliceWriter(tmp_path / "set", ["T1w", "FLAIR"], CLASSES, 8, identity={"seed": 1})
+    first.append(images, labels, rows)
+    assert first.done == SHARD
+    assert SliceWriter(tmp_path / "set", ["T1w", "FLAIR"], CLASSES, 8, identity={"seed": 2}).done == 0
+
+
+def test_hash_depends_on_pixels_labels_index_and_names(tmp_path: Path) -> None:
+    images, labels, rows = content(3)
+    hashes = set()
+    for i in range(5):
+        changed_images, changed_labels, changed_rows = images.copy(), labels.copy(), [dict(r) for r in rows]
+        channels = ["T1w", "FLAIR"] if i != 4 else ["FLAIR", "T1w"]
+        if i == 1:
+            changed_images[1, 0, 0, 0] ^= 1
+        if i == 2:
+            changed_labels[2, 3, 3] ^= 1
+        if i == 3:
+            changed_rows[0]["subject"] = "another"
+        writer = SliceWriter(tmp_path / str(i), channels, CLASSES, 8)
+        writer.append(changed_images, changed_labels, changed_rows)
+        hashes.add(writer.close().content_hash)
+    assert len(hashes) == 5
+
+
+def test_damage_is_found(tmp_path: Path) -> None:
+    found = write(tmp_path / "set", 10)
+    found.verify()
+    group = zarr.open_group(str(found.path), mode="r+")
+    group["images"][0] = 255 - found.read([0])[0][0]
+    with pytest.raises(UnderstudyError, match="changed or damaged"):
+        SliceSet.open(found.path).verify()
+
+
+def test_wrong_shapes_and_types_are_refused(tmp_path: Path) -> None:
+    images, labels, rows = content(3)
+    writer = SliceWriter(tmp_path / "set", ["T1w", "FLAIR"], CLASSES, 8)
+    with pytest.raises(UnderstudyError, match="do not fit"):
+        writer.append(images[:, :1], labels, rows)
+    with pytest.raises(UnderstudyError, match="uint8"):
+        writer.append(images.astype(np.int16), labels, rows)
+    with pytest.raises(UnderstudyError, match="no slices"):
+        writer.close()
+
+
+def test_absent_set_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="what to do: check the path"):
+        SliceSet.open(tmp_path / "nothing")
+
+
+def test_codes_are_evenly_spaced() -> None:
+    assert [c.code for c in evenly_coded({1: "lesion"})] == [0, 255]
+    assert [c.code for c in evenly_coded({1: "a", 2: "b", 4: "c"})] == [0, 85, 170, 255]
