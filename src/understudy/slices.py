@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -28,6 +29,7 @@ from understudy.files import atomic_path, sha256_json, writing
 
 SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed writer loses at most this many
 FORMAT = "understudy-slices-1"
+_CODEC = ZstdCodec(level=1)  # as small as the default level on MR slices, in two thirds of the time
 
 
 @dataclass(frozen=True)
@@ -226,10 +228,20 @@ class SliceWriter:
             (self._partial / "parts").mkdir(exist_ok=True)
             c, h, w = self._shape
             self._images = group.create_array(
-                "images", shape=(0, c, h, w), chunks=(1, c, h, w), shards=(SHARD, c, h, w), dtype="uint8"
+                "images",
+                shape=(0, c, h, w),
+                chunks=(1, c, h, w),
+                shards=(SHARD, c, h, w),
+                dtype="uint8",
+                compressors=_CODEC,
             )
             self._labels = group.create_array(
-                "labels", shape=(0, h, w), chunks=(1, h, w), shards=(SHARD, h, w), dtype="uint8"
+                "labels",
+                shape=(0, h, w),
+                chunks=(1, h, w),
+                shards=(SHARD, h, w),
+                dtype="uint8",
+                compressors=_CODEC,
             )
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.generators.adversarial import path_lengths, squared_gradient
 from understudy.generators.official import load_official_arrays, supported_kinds
 from understudy.generators.stylegan2 import StyleGan2
+from understudy.generators.trainer import path_lengths, squared_gradient
 
 FOLDER = Path(os.environ.get("UNDERSTUDY_GOLDEN") or Path(__file__).parents[1] / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))

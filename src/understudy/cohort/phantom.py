@@ -45,6 +45,18 @@ _SUFFIXES = {
 _SEPARATORS = {"brats2018": "_", "brats2023": "-"}
 _TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio: even shares in every prefix
 _DATASET = "dataset.json"
+_COLUMNS = [
+    "participant_id",
+    "site",
+    "tumour_ml",
+    "necrosis_ml",
+    "oedema_ml",
+    "enhancing_ml",
+    "enhances",
+    "foci",
+    "age_hyperintensities",
+    "side",
+]
 
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 
@@ -60,7 +72,7 @@ class PhantomConfig(BaseModel):
         description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm",
     )
     seed: int = Field(default=1, ge=0, lt=2**63, description="patient k of a seed is always the same patient")
-    sites: Annotated[int, Field(ge=1, le=100)] | list[str] = Field(
+    sites: Annotated[int, Field(ge=1, le=100)] | Annotated[list[str], Field(min_length=1)] = Field(
         default=4, description="number of sites, or their names; patients go to them in turn"
     )
     naming: Literal["brats2018", "brats2023"] = Field(
@@ -249,6 +261,10 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
     Raises:
         UnderstudyError: `out` holds something else, or more patients than asked for; disk full, no permission.
     """
+    if out.exists() and not out.is_dir():
+        raise UnderstudyError(
+            "there is a file of this name", where=out, fix="choose a folder for the phantoms"
+        )
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _claim(config, out)
@@ -263,7 +279,9 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
                     read_json(facts)["row"] if facts.exists() else _write_patient(config, number, folder)
                 )
                 meter.advance()
-        write_text(out / "participants.tsv", pd.DataFrame(rows).to_csv(sep="\t", index=False))
+        write_text(
+            out / "participants.tsv", pd.DataFrame(rows, columns=_COLUMNS).to_csv(sep="\t", index=False)
+        )
 
 
 _README = """# A phantom cohort

@@ -1,9 +1,7 @@
-"""The phantom's head: folded cortex, white matter, nuclei, ventricles, cerebellum, brainstem, as parts of voxels.
+"""The phantom's head: cortex, white matter, nuclei, ventricles, cerebellum and brainstem, as parts of voxels.
 
 Everything is a signed distance (mm) that a ramp one voxel wide turns into the part of the voxel inside, so that
-partial volume is right at any resolution. The cortex is folded by one idea: sulci are the zero set of a band-limited
-noise that is constant along rays from the hemisphere's axis, cut off at a depth that varies; the pial surface is the
-rounded minimum of the distances to the brain's hull and to those sheets; the white matter begins a ribbon deeper.
+partial volume is right at any resolution.
 """
 
 from __future__ import annotations
@@ -12,17 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
+from understudy.cohort.phantom_cortex import fold
 from understudy.cohort.phantom_fields import (
     Array,
     Grid,
     Point,
     Streams,
     ellipsoid,
-    lattice_position,
-    lattice_size,
     ramp,
     round_min,
     smooth_noise,
@@ -30,16 +25,6 @@ from understudy.cohort.phantom_fields import (
 )
 
 Push = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
-_GYRAL_LATTICE = 5.4  # mm: sulci some 11 mm apart
-_INSULA: list[tuple[Point, float]] = [
-    ((75.0, -36.0, 0.0), 0.0),
-    ((52.0, -31.0, 0.0), 0.0),
-    ((39.5, -23.0, 0.0), 0.0),
-    ((36.5, -4.0, 0.0), 0.0),
-    ((39.0, 15.0, 0.0), 0.0),
-    ((47.0, 24.0, 0.0), 0.0),
-]
-_CALLOSUM: tuple[Point, Point] = ((0.0, 2.0, 77.0), (1e3, 44.0, 25.0))  # inside it the hemispheres are joined
 
 
 @dataclass(frozen=True)
@@ -159,45 +144,6 @@ def _nuclei(x: Array, y: Array, z: Array) -> Array:
     return np.maximum(np.maximum(thalamus, caudate), np.maximum(lentiform, hippocampus))
 
 
-def _sulcal_sheets(grid: Grid, streams: Streams, voxels: np.ndarray, rays: list[Array]) -> Array:
-    """Distance (mm) of each voxel to the nearest sulcal sheet, were it endless in depth.
-
-    `rays` are the coordinates at which the noise is read. Its zero set is turned into distances by the gradient,
-    taken numerically on the grid, because the rays stretch space differently from place to place.
-    """
-    rng = streams.rng("sulci")
-    lattice = rng.standard_normal(lattice_size(_GYRAL_LATTICE), dtype=np.float32)
-    # no slow waves: sulci keep their distance from each other
-    lattice -= ndimage.gaussian_filter(lattice, 1.1)
-    positions = [lattice_position(c, _GYRAL_LATTICE, axis) for axis, c in enumerate(rays)]
-    values = ndimage.map_coordinates(
-        lattice, positions, output=np.float32, order=3, prefilter=False, mode="nearest"
-    )
-    box = np.zeros(grid.box_shape, np.float32)
-    box.ravel()[voxels] = values
-    steepness = np.zeros(len(voxels), np.float32)
-    for axis in range(3):
-        slope = np.asarray(np.gradient(box, np.float32(grid.spacing[axis]), axis=axis))
-        steepness += slope.ravel()[voxels] ** 2
-    typical = np.median(steepness)
-    return np.abs(values) / np.sqrt(np.clip(steepness, 0.25 * typical, 4 * typical) + 1e-12)
-
-
-def _rays(x: Array, y: Array, z: Array, in_temporal: NDArray[np.bool_]) -> tuple[list[Array], Array]:
-    """Points moved half way along the ray from their lobe's axis to a shell, and their distance to that axis.
-
-    Noise read there varies little along a ray, so that sulci point inwards.
-    """
-    sign = np.where(x < 0, np.float32(-1), np.float32(1))
-    cx = sign * np.where(in_temporal, np.float32(40), np.float32(24))
-    cz = np.where(in_temporal, 52 + 0.16 * (y + 10), np.float32(82))
-    cy = np.where(in_temporal, np.clip(y, -44, 30), np.clip(y, -52, 52))
-    dx, dy, dz = x - cx, y - cy, z - cz
-    radius = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-3)
-    factor = 0.45 + np.where(in_temporal, np.float32(14), np.float32(24)) / np.maximum(radius, 4)
-    return [cx + dx * factor, cy + dy * factor, cz + dz * factor], radius
-
-
 def head_points(grid: Grid, streams: Streams, head: HeadShape) -> tuple[Array, Array, Array]:
     """Coordinates (mm) of every voxel of the box in the standard head: this head's place, size and shape undone."""
     axes = grid.box_axes()
@@ -213,45 +159,6 @@ def head_points(grid: Grid, streams: Streams, head: HeadShape) -> tuple[Array, A
             (values / np.float32(scale) + np.float32(middle) + np.float32(1.5) * warp).astype(np.float32)
         )
     return points[0], points[1], points[2]
-
-
-def _fold(
-    grid: Grid,
-    streams: Streams,
-    head: HeadShape,
-    voxels: np.ndarray,
-    inner: tuple[Array, Array, Array],
-    depths: tuple[Array, Array, Array],
-    noise: Array,
-) -> tuple[Array, Array, Array]:
-    """Depth (mm) below the folded pial surface, distance to the sulcal sheets, and to the Sylvian fissure.
-
-    `depths` are the distances to the hull, to the temporal lobes and to the ventricles; `noise` varies over 30 mm.
-    """
-    x, y, z = inner
-    hull, temporal, ventricle = depths
-    ellipse = np.sqrt(
-        (y - _CALLOSUM[0][1]) ** 2 / _CALLOSUM[1][1] ** 2 + (z - _CALLOSUM[0][2]) ** 2 / _CALLOSUM[1][2] ** 2
-    )
-    callosum = np.maximum(1 - ellipse, 0) * np.float32(_CALLOSUM[1][2])
-    fissure = np.hypot(x + 0.8 * noise, callosum) - np.float32(0.5 + 0.6 * head.atrophy)
-    side = np.abs(x) + 2 * noise
-    # a curtain from the side of the brain to the insula and along it, leaning backwards
-    insula = tube(side, y + 0.45 * (z - 70) - noise, np.zeros_like(z), _INSULA)
-    sylvian = np.hypot(insula, np.maximum(np.abs(z - 70) - 10, 0)) - np.float32(0.2 + 1.0 * head.atrophy) * (
-        1 + 0.5 * noise
-    )
-    lobe_depth = np.minimum(hull, fissure)
-    rays, radius = _rays(x, y, z, temporal > hull - 6)
-    sheets = _sulcal_sheets(grid, streams, voxels, rays)
-    reach = np.clip(19 + 6 * noise, 6, 28)
-    # no sulcus where the rays meet, in the corpus callosum or beside a ventricle
-    beyond = np.maximum(lobe_depth - reach, np.where(temporal > hull - 6, np.float32(7), np.float32(13)) - radius)
-    beyond = np.maximum(beyond, np.maximum(np.minimum(callosum + 2, 20 - side), ventricle + 5))
-    open_ = np.float32(head.atrophy) * np.clip(1.25 - 0.9 * np.maximum(lobe_depth, 0) / reach, 0.2, 1.25)
-    sulci = np.hypot(sheets, np.maximum(beyond, 0)) - open_
-    pial = round_min(round_min(round_min(hull, fissure, 2.0), sylvian, 2.0), sulci, 2.0)
-    return pial, sheets, sylvian
 
 
 def _cerebellum(x: Array, y: Array, z: Array, depth: Array, noise: Array) -> tuple[Array, Array]:
@@ -312,19 +219,19 @@ def build_anatomy(grid: Grid, streams: Streams, head: HeadShape, push: Push | No
     hull = np.minimum(np.maximum(main, temporal), -cerebellum - 1.2) - 0.3 + 0.6 * slow
     inner = (x, y, z) if push is None else push(x, y, z, whole.ravel()[voxels])
     ventricle = ventricle_distance(*inner, head.ventricles)
-    pial, sheets, sylvian = _fold(grid, streams, head, voxels, inner, (hull, temporal, ventricle), slow)
-    white = pial - np.float32(head.ribbon) * (1 + 0.1 * noise)
+    cortex = fold(streams, head.atrophy, inner, (hull, temporal, ventricle), slow, width)
+    white = cortex.depth - np.float32(head.ribbon) * (1 + 0.1 * noise)
     csf = np.ones(len(voxels), np.float32)
     anatomy = Anatomy(voxels, (x, y, z), {"csf": csf}, hull, white, ventricle)
-    anatomy.paint("gm", ramp(pial, width))
+    anatomy.paint("gm", cortex.brain)
     anatomy.paint("wm", ramp(white, width))
     leaf, core = _cerebellum(*inner, cerebellum, noise)
     anatomy.paint("cerebellum", ramp(leaf, width))
     anatomy.paint("wm", ramp(np.minimum(core, leaf), width))
     _paint_depths(anatomy, head, inner, spots, width)
-    twigs = np.float32(0.9) - np.hypot(np.minimum(sheets, np.abs(sylvian)), 9 * np.abs(noise))
+    twigs = np.float32(0.9) - np.hypot(cortex.cleft, 9 * np.abs(noise))
     sinus = np.float32(2.6) - np.hypot(inner[0], np.minimum(main, 50) - 0.3)
-    twigs = np.minimum(np.minimum(twigs, 1 - pial), -cerebellum - 3)
+    twigs = np.minimum(np.minimum(twigs, 1 - cortex.depth), -cerebellum - 3)
     vessels = np.maximum(twigs, np.minimum(sinus, z - 62))
     anatomy.paint("vessel", ramp(vessels, width) * (vessels > -width))
     return anatomy

@@ -24,8 +24,8 @@ TISSUES: dict[str, tuple[float, float, float, float]] = {
     "cerebellum": (0.74, 0.79, 0.84, 0.90),
     "stem": (0.95, 0.96, 0.62, 0.80),
     "wmh": (0.84, 0.86, 0.92, 1.28),
-    "choroid": (0.62, 1.45, 1.30, 0.80),
-    "vessel": (0.50, 1.75, 0.55, 0.40),
+    "choroid": (0.62, 1.32, 1.30, 0.80),
+    "vessel": (0.50, 1.55, 0.55, 0.40),
     "oedema": (0.76, 0.78, 1.18, 1.50),
     "necrosis": (0.44, 0.46, 1.55, 0.95),
     "enhancing": (0.74, 1.60, 0.98, 1.22),
@@ -60,9 +60,9 @@ class Site:
         rng = np.random.default_rng([20182023, number])
         return cls(
             name=name,
-            contrast=tuple(round(float(v), 3) for v in rng.uniform(0.75, 1.15, len(CHANNELS))),
+            contrast=tuple(round(float(v), 3) for v in rng.uniform(0.8, 1.15, len(CHANNELS))),
             gamma=tuple(round(float(v), 3) for v in rng.uniform(0.85, 1.2, len(CHANNELS))),
-            noise=round(float(rng.uniform(0.015, 0.045)), 4),
+            noise=round(float(rng.uniform(0.012, 0.036)), 4),
             bias=round(float(rng.uniform(0.04, 0.14)), 3),
             blur=(round(float(rng.uniform(0.3, 0.7)), 2), round(float(rng.uniform(0.3, 1.0)), 2)),
             thick=round(float(rng.uniform(0.6, 1.9)), 2),
@@ -77,9 +77,9 @@ def tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[st
     """Intensity of every tissue in this patient on this scanner: name -> float64 [channel]."""
     rng = streams.rng("intensities")
     vivid = {
-        "oedema": rng.uniform(0.55, 1.1),
-        "enhancing": rng.uniform(0.5, 1.15),
-        "necrosis": rng.uniform(0.75, 1.1),
+        "oedema": rng.uniform(0.75, 1.15),
+        "enhancing": rng.uniform(0.8, 1.3),
+        "necrosis": rng.uniform(0.8, 1.1),
     }
     white = np.array(TISSUES["wm"])
     table = {}
@@ -96,7 +96,8 @@ def tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[st
 
 def _blur(values: Array, anatomy: Anatomy, grid: Grid, sigmas: tuple[float, float]) -> Array:
     """Point spread inside the brain only, so that the skull-stripped border stays sharp as in BraTS volumes."""
-    spread = [s / w for s, w in zip((sigmas[0], sigmas[0], sigmas[1]), grid.spacing, strict=True)]
+    # a scanner averages over its voxel: without that, folds finer than the voxel would be sampled as salt and pepper
+    spread = [np.hypot(s / w, 0.42) for s, w in zip((sigmas[0], sigmas[0], sigmas[1]), grid.spacing, strict=True)]
     box = np.zeros((2, int(np.prod(grid.box_shape))), np.float32)
     box[0, anatomy.voxels], box[1, anatomy.voxels] = values, 1
     for part in box:
@@ -123,8 +124,8 @@ def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing
         clean = _blur(clean, anatomy, grid, (site.blur[0], through))
         bias = smooth_noise(streams.rng(f"bias {channel}"), axes, 70.0).ravel()[anatomy.voxels]
         clean *= np.exp(np.float32(site.bias) * bias)
-        # a larger voxel has less noise, but an interpolated one less than a measured one: the square root of its edge
-        sigma = np.float32(site.noise * min(1.0, grid.voxel**-0.5))
+        # a larger voxel has less noise: half of what averaging (edge^-1.5) would give, as coarse scans are faster too
+        sigma = np.float32(site.noise * min(1.0, grid.voxel**-0.75))
         real, imaginary = rng.standard_normal((2, len(clean)), dtype=np.float32) * sigma
         gain = np.float32(rng.lognormal(np.log(600.0), 0.5))
         images[channel] = np.maximum(np.hypot(clean + real, imaginary) * gain, np.float32(1e-3))

@@ -63,6 +63,10 @@ class Grid:
         """Head coordinates (mm) of the voxel centres along one axis of the whole image."""
         return (np.arange(self.shape[axis]) + 0.5) * self.spacing[axis] - _MIDDLE[axis]
 
+    def axes(self) -> list[np.ndarray]:
+        """Head coordinates (mm) of the voxel centres along the three axes of the whole image."""
+        return [self.centres(axis) for axis in range(3)]
+
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """The part of the image that may hold the head."""
@@ -115,20 +119,33 @@ def smooth_noise(rng: np.random.Generator, axes: Sequence[np.ndarray], lattice: 
         float32 [x, y, z].
     """
     values = rng.standard_normal(lattice_size(lattice), dtype=np.float32) / np.float32(_SPLINE_RMS)
+    return spline_field(values, axes, lattice)
+
+
+def spline_field(values: Array, axes: Sequence[np.ndarray], lattice: float) -> Array:
+    """The cubic B-spline with these coefficients on a lattice over the field of view, at the points of a box.
+
+    Args:
+        values: float32, shape `lattice_size(lattice)`.
+        axes: head coordinates (mm) along the three axes of the box.
+        lattice: spacing of the coefficients, mm.
+    """
     for axis, positions in enumerate(axes):
         weights = _spline_weights(positions, lattice, axis)
         values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(values)
 
 
-def lattice_position(coordinate: Array, lattice: float, axis: int) -> Array:
-    """Head coordinate (mm) -> position in a noise lattice, as `scipy.ndimage.map_coordinates` counts."""
-    return ((coordinate + np.float32(_MIDDLE[axis])) / np.float32(lattice) + np.float32(1)).astype(np.float32)
-
-
 def ramp(distance: Array, width: float) -> Array:
     """Part of a voxel that lies inside, from the signed distance (mm, positive inside) of its centre to the border."""
     return np.clip(distance / np.float32(width) + np.float32(0.5), 0, 1)
+
+
+def sheet(distance: Array, half: Array, width: float) -> Array:
+    """Part of a voxel `width` mm wide inside a sheet `half` mm to either side of a surface at `distance` mm."""
+    return np.clip(
+        np.minimum(half, distance + width / 2) - np.maximum(-half, distance - width / 2), 0, None
+    ) / np.float32(width)
 
 
 def ellipsoid(x: Array, y: Array, z: Array, centre: Point, axes: Point) -> Array:

@@ -65,9 +65,9 @@ def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Le
     lesions: list[Lesion] = []
     solid = rng.uniform(0.75, 1.3)
     for k in range(1 + (int(rng.integers(1, 3)) if multifocal else 0)):
-        radius = float(np.clip(rng.lognormal(np.log(17.0), 0.36), 6, 30))
+        radius = float(np.clip(rng.lognormal(np.log(18.0), 0.32), 8, 30))
         if k:
-            radius = float(np.clip(lesions[0].radius * rng.uniform(0.35, 0.7), 5, 16))
+            radius = float(np.clip(lesions[0].radius * rng.uniform(0.4, 0.75), 6, 16))
         axes = np.exp(np.clip(rng.normal(0, 0.16, 3), -0.3, 0.3))
         axes /= np.prod(axes) ** (1 / 3)
         lesions.append(
@@ -76,7 +76,7 @@ def draw_lesions(streams: Streams, enhancing: bool, multifocal: bool) -> list[Le
                 radius=radius,
                 axes=(float(axes[0]), float(axes[1]), float(axes[2])),
                 turn=float(rng.uniform(0, np.pi)),
-                rim=float(np.clip(solid * (1.8 + 0.11 * radius), 2.4, 5.5)) if enhancing else 0.0,
+                rim=float(np.clip(solid * (2.3 + 0.13 * radius), 2.8, 7.0)) if enhancing else 0.0,
                 oedema=float(np.clip(rng.lognormal(np.log(21.0), 0.4) * (0.6 if k else 1), 5, 42)),
                 mass=float(rng.uniform(0.15, 0.55)),
             )
@@ -147,12 +147,14 @@ def add_tumours(grid: Grid, streams: Streams, anatomy: Anatomy, lesions: list[Le
         side = np.float32(np.sign(lesion.centre[0])) * x + 2 + 2 * fine
         callosum = np.minimum(5 - np.hypot(0.3 * (y - 2), z - 97) + 2 * coarse, side + 12)
         reach = np.minimum(reach, np.maximum(side, callosum))
-        spared = np.maximum(2.2 * anatomy.white + 0.3, 1.5 + own + coarse)
+        spared = np.maximum(1.6 * anatomy.white + 1.6, 2.5 + own + coarse)
         oedema = np.maximum(oedema, np.minimum(reach, spared))
         core = np.maximum(core, own)
         if lesion.rim:
-            thickness = max(lesion.rim, 1.05 * grid.voxel) * (1 + 0.35 * coarse + 0.2 * fine)
-            rim = np.maximum(rim, np.minimum(own, np.maximum(thickness, 0.8 * width) - own))
+            thickness = min(max(lesion.rim, 1.05 * grid.voxel), 0.5 * lesion.radius) * (
+                1 + 0.3 * coarse + 0.15 * fine
+            )
+            rim = np.maximum(rim, np.minimum(own, np.maximum(thickness, 0.7 * width) - own))
     oedema = _without_crumbs(grid, anatomy, np.minimum(oedema, -fluid), core)
     anatomy.paint("oedema", 1 / (1 + np.exp(-np.clip(oedema / np.float32(0.6 + 0.4 * width), -30, 30))))
     anatomy.paint("necrosis", ramp(core, width + 0.6))

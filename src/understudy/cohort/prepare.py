@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -160,12 +160,15 @@ def slice_patient(
     wanted = np.flatnonzero(kept) if part == "train" else np.arange(depth)
 
     images = np.empty((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
+    padded = np.zeros((len(wanted), geometry.padded, geometry.padded), np.uint8)
+    (top, left) = geometry.offset
+    inside = padded[:, top : top + height, left : left + width]
     for c, channel in enumerate(cohort.channels):
         volume = rule if channel == config.rule_channel else read(channel)
-        scaled = to_8_bit(volume, _ceiling(volume, _file(patient, channel), config), wanted)
-        images[:, c] = geometry.shrink_images(geometry.pad(scaled))
-    truth = class_indices(read(LABELS), cohort.classes, _file(patient, LABELS))
-    labels = geometry.shrink_labels(geometry.pad(truth[wanted]), len(cohort.classes))
+        to_8_bit(volume, _ceiling(volume, _file(patient, channel), config), wanted, out=inside)
+        images[:, c] = geometry.shrink_images(padded)
+    truth = class_indices(read(LABELS)[wanted], cohort.classes, _file(patient, LABELS))
+    labels = geometry.shrink_labels(geometry.pad(truth), len(cohort.classes))
 
     if part != "train" and volumes is not None:
         header = headers[LABELS]
@@ -229,20 +232,18 @@ def passes_rule(
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
 
 
-def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """[Z, H, W] -> uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves rounded up, clipped."""
-    out = np.empty((len(wanted), *slices.shape[1:]), np.uint8)
-    if slices.dtype.itemsize <= 2 and np.issubdtype(slices.dtype, np.integer):
-        # At most 65,536 different values: round each of them once and look the voxels up.
-        native = slices.dtype.newbyteorder("=")
-        unsigned = np.dtype(f"u{native.itemsize}")
-        table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
+def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """[Z, H, W] -> `out` uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves up, clipped."""
+    if slices.dtype.itemsize > 2 or not np.issubdtype(slices.dtype, np.integer):
         for i, z in enumerate(wanted):
-            np.take(table, slices[z].astype(native, copy=False).view(unsigned), out=out[i], mode="clip")
-        return out
+            out[i] = _round_8_bit(slices[z], ceiling)
+        return
+    # At most 65,536 different values: round each of them once and look the voxels up.
+    native = slices.dtype.newbyteorder("=")
+    unsigned = np.dtype(f"u{native.itemsize}")
+    table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
     for i, z in enumerate(wanted):
-        out[i] = _round_8_bit(slices[z], ceiling)
-    return out
+        out[i] = np.take(table, slices[z].astype(native, copy=False).view(unsigned), mode="clip")
 
 
 def _round_8_bit(values: NDArray[Any], ceiling: float) -> NDArray[np.uint8]:
@@ -260,15 +261,22 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
         UnderstudyError: a value that no class has.
     """
     indices = np.zeros(slices.shape, np.uint8)
-    for index, entry in enumerate(classes[1:], start=1):
-        indices += (slices == entry.source).view(np.uint8) * np.uint8(index)
-    if np.count_nonzero(indices) != np.count_nonzero(slices):
-        unexpected = sorted(set(np.unique(slices).tolist()) - {entry.source for entry in classes})
-        raise UnderstudyError(
-            f"unexpected label {', '.join(f'{value:g}' for value in unexpected[:5])}",
-            where=path,
-            fix=f"expected {', '.join(f'{c.source} ({c.name})' for c in classes)}; correct the file or the label map",
-        )
+    for target, plane in zip(indices, slices, strict=True):
+        known = np.count_nonzero(plane == 0)
+        if known == plane.size:
+            continue
+        for index, entry in enumerate(classes[1:], start=1):
+            here = plane == entry.source
+            target[here] = index
+            known += np.count_nonzero(here)
+        if known < plane.size:
+            unexpected = sorted(set(np.unique(plane).tolist()) - {entry.source for entry in classes})
+            raise UnderstudyError(
+                f"unexpected label {', '.join(f'{value:g}' for value in unexpected[:5])}",
+                where=path,
+                fix=f"expected {', '.join(f'{c.source} ({c.name})' for c in classes)}; "
+                "correct the file or the label map",
+            )
     return indices
 
 
@@ -301,7 +309,7 @@ def _headers(patient: Patient, cohort: Cohort) -> dict[str, VolumeHeader]:
                 where=_file(patient, name),
                 fix="run `understudy check` on the cohort",
             )
-        headers[name] = first
+        headers[name] = replace(header, affine=first.affine)
     return headers
 
 

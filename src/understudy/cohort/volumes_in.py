@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
@@ -45,15 +46,23 @@ class VolumeHeader:
 
     Attributes:
         shape: as stored, trailing axes of length 1 left out.
-        dtype: of the voxels as stored.
-        format: nibabel's class for the file (NIfTI-1 or NIfTI-2).
+        dtype: of the voxels as stored, with their byte order.
+        offset: bytes before the first voxel.
+        slope, intercept: what the voxels are to be multiplied by, and what is to be added.
         affine: float64 [4, 4], voxel (as stored) to world (RAS, mm).
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    format: Any
+    offset: int
+    slope: float
+    intercept: float
     affine: NDArray[np.float64]
+
+    @property
+    def voxels(self) -> int:
+        """Their number."""
+        return int(np.prod(self.shape))
 
     @property
     def reorientation(self) -> NDArray[np.float64]:
@@ -123,7 +132,10 @@ def read_header(path: Path) -> VolumeHeader:
             where=path,
             fix="write the file again with a valid sform or qform",
         )
-    return VolumeHeader(shape, np.dtype(image.get_data_dtype()), type(image), affine)
+    proxy = image.dataobj
+    return VolumeHeader(
+        shape, np.dtype(proxy.dtype), int(proxy.offset), float(proxy.slope), float(proxy.inter), affine
+    )
 
 
 def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) -> NDArray[Any]:
@@ -141,13 +153,16 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         raw = path.read_bytes()
         if digest is not None:
             digest.update(raw)
-        content = _inflate(raw) if raw.startswith(_GZIP_MAGIC) else raw
-        voxels = np.asanyarray(header.format.from_bytes(content).dataobj)
-    except (zlib.error, EOFError, OSError, ValueError, ImageFileError) as error:
+        size = header.offset + header.voxels * header.dtype.itemsize
+        content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
+        # A view of the inflated bytes: nibabel would copy them twice.
+        stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
+    except (zlib.error, EOFError, OSError, ValueError) as error:
         raise UnderstudyError(
             f"the file is truncated or damaged ({_short(error)})", where=path, fix=_REPLACE
         ) from error
-    return voxels.reshape(header.shape, order="A")
+    scaled = apply_read_scaling(stored, header.slope, header.intercept)
+    return np.asarray(scaled).reshape(header.shape, order="F")
 
 
 def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
@@ -155,8 +170,15 @@ def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
     return nib.orientations.apply_orientation(voxels, header.reorientation).T
 
 
-def _inflate(raw: bytes) -> bytes:
-    """Inflates a gzip file of one or more members, checksums checked."""
+def _inflate(raw: bytes, size: int) -> bytes:
+    """Inflates a gzip file that should hold `size` bytes, checksums checked."""
+    # Naming the size at once spares zlib from growing its buffer step by step.
+    content = zlib.decompress(raw, wbits=31, bufsize=size)
+    return content if len(content) >= size else _inflate_members(raw)
+
+
+def _inflate_members(raw: bytes) -> bytes:
+    """Inflates a gzip file that was written in several pieces (bgzip, concatenation)."""
     members = []
     while raw.startswith(_GZIP_MAGIC):
         member = zlib.decompressobj(wbits=31)
@@ -164,7 +186,7 @@ def _inflate(raw: bytes) -> bytes:
         if not member.eof:
             raise EOFError("the compressed data ends too early")
         raw = member.unused_data
-    return members[0] if len(members) == 1 else b"".join(members)
+    return b"".join(members)
 
 
 def _short(error: BaseException) -> str:

@@ -21,20 +21,38 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Literal["off", "adaptive", "fixed"] = Field("off", description="off, p by overfitting, or constant p")
-    p: float = Field(0.0, ge=0, le=1, description="probability of each operation: constant, or at the start")
-    target: float = Field(0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
-    interval: int = Field(4, ge=1, description="adaptive: steps between adjustments of p")
-    kimg: float = Field(100.0, gt=0, description="adaptive: thousand images in which p could go from 0 to 1")
-    p_max: float = Field(0.85, gt=0, le=1, description="adaptive: p stays below (augmentation leaks near 1)")
-    flip: bool = Field(True, description="mirror left and right")
-    quarter_turns: bool = Field(False, description="turn by 90, 180 or 270 degrees")
-    translate: float = Field(0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
-    scale: float = Field(0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
-    stretch: float = Field(0.2, ge=0, description="anisotropic scaling, standard deviation in octaves")
-    rotate: float = Field(30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)")
-    shift: float = Field(0.125, ge=0, description="fractional translation, standard deviation, part of the edge")
-    cutout: float = Field(0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge")
+    mode: Literal["off", "adaptive", "fixed"] = Field(
+        default="off", description="off, p by overfitting, or constant p"
+    )
+    p: float = Field(
+        default=0.0, ge=0, le=1, description="probability of each operation: constant, or at the start"
+    )
+    target: float = Field(default=0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
+    interval: int = Field(default=4, ge=1, description="adaptive: steps between adjustments of p")
+    kimg: float = Field(
+        default=100.0, gt=0, description="adaptive: thousand images in which p could go from 0 to 1"
+    )
+    p_max: float = Field(
+        default=0.85, gt=0, le=1, description="adaptive: p stays below (augmentation leaks near 1)"
+    )
+    flip: bool = Field(default=True, description="mirror left and right")
+    quarter_turns: bool = Field(default=False, description="turn by 90, 180 or 270 degrees")
+    translate: float = Field(
+        default=0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge"
+    )
+    scale: float = Field(default=0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
+    stretch: float = Field(
+        default=0.2, ge=0, description="anisotropic scaling, standard deviation in octaves"
+    )
+    rotate: float = Field(
+        default=30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)"
+    )
+    shift: float = Field(
+        default=0.125, ge=0, description="fractional translation, standard deviation, part of the edge"
+    )
+    cutout: float = Field(
+        default=0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge"
+    )
 
 
 class Augment:
@@ -69,7 +87,8 @@ class Augment:
     def restore(self, state: dict[str, float | list[float]]) -> None:
         """Continues from `state()`."""
         p, signs = state["p"], state["signs"]
-        assert isinstance(p, float) and isinstance(signs, list)
+        assert isinstance(p, float)
+        assert isinstance(signs, list)
         self.p, self._signs = p, list(signs)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:

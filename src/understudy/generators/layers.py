@@ -152,8 +152,8 @@ class ModulatedConv(nn.Module):
         """x [N, I, H, W], w [N, w_dim] -> the convolution [N, O, ...] still to be multiplied by the demodulation
         [N, O, 1, 1] (None without), so that the caller can fuse it with what follows."""
         style = self.affine(w)  # [N, I]
-        scale = None
-        weight = self.weight
+        scale: Tensor | None = None
+        weight: Tensor = self.weight
         if self.demodulate:
             energy = weight.square().sum(dim=(2, 3))  # [O, I]
             scale = (F.linear(style.square(), energy) + 1e-8).rsqrt()[:, :, None, None]

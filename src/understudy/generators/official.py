@@ -142,7 +142,9 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
         elif name in _REQUIRED:
             allowed = _REQUIRED[name]
             if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
-                raise UnderstudyError(f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}")
+                raise UnderstudyError(
+                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
+                )
         elif name not in _NO_EFFECT:
             raise UnderstudyError("unknown argument of the official network", where=name)
     return StyleGan2Config(**ours)

@@ -9,9 +9,9 @@ import numpy as np
 from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_file
-from understudy.generators.adversarial import resolve_device
 from understudy.generators.joint import decode
 from understudy.generators.runs import WEIGHTS, classes_of, load_generator
+from understudy.generators.trainer import resolve_device
 from understudy.progress import track
 from understudy.slices import SliceSet, SliceWriter
 
@@ -50,7 +50,13 @@ def sample_set(
         return _finished(out, identity)
     classes = classes_of(config)
     writer = SliceWriter(
-        out, config["channels"], classes, config["model"]["resolution"], config["spacing"], config["axes"], identity
+        out,
+        config["channels"],
+        classes,
+        config["model"]["resolution"],
+        config["spacing"],
+        config["axes"],
+        identity,
     )
     generator.to(resolve_device(device))
     with StopRequest() as stop, track(count, "sampling", "slices", writer.done, progress) as meter:

@@ -7,6 +7,7 @@ modulation scales the activations instead of the weights, and the activations ma
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -27,7 +28,9 @@ from understudy.generators.layers import (
     upsample,
 )
 
-SAMPLING_BLOCK = 16  # samples computed together; aligned, so that a sample never depends on what was asked for
+SAMPLING_BLOCK = (
+    16  # samples computed together; aligned, so that a sample never depends on what was asked for
+)
 
 
 class StyleGan2Config(BaseModel):
@@ -35,21 +38,33 @@ class StyleGan2Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["stylegan2"] = Field("stylegan2", description="name of the model")
-    resolution: int = Field(256, ge=16, le=512, description="edge of the images, pixels, a power of two")
-    channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
-    z_dim: int = Field(512, ge=1, description="size of the latent z")
-    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(32768, ge=64, description="feature maps at resolution R: channel_base / R ...")
-    channel_max: int = Field(512, ge=1, description="... but at most this many")
-    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
-    mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
-    w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch (TF code: 0.995)")
-    conv_clamp: float | None = Field(
-        256.0, description="limit of the activations, None for none (official: 256)"
+    kind: Literal["stylegan2"] = Field(default="stylegan2", description="name of the model")
+    resolution: int = Field(
+        default=256, ge=16, le=512, description="edge of the images, pixels, a power of two"
     )
-    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch standard deviation")
-    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch standard deviation, 0 for none")
+    channels: int = Field(
+        default=5, ge=1, description="channels of the joint image: MR channels + annotation channels"
+    )
+    z_dim: int = Field(default=512, ge=1, description="size of the latent z")
+    w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
+    channel_base: int = Field(
+        default=32768, ge=64, description="feature maps at resolution R: channel_base / R ..."
+    )
+    channel_max: int = Field(default=512, ge=1, description="... but at most this many")
+    mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
+    mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(
+        default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF code: 0.995)"
+    )
+    conv_clamp: float | None = Field(
+        default=256.0, description="limit of the activations, None for none (official: 256)"
+    )
+    mbstd_group: int = Field(
+        default=4, ge=1, description="samples per group of the minibatch standard deviation"
+    )
+    mbstd_maps: int = Field(
+        default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none"
+    )
 
     @model_validator(mode="after")
     def _power_of_two(self) -> StyleGan2Config:
@@ -81,8 +96,7 @@ class Mapping(nn.Module):
         super().__init__()
         sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
         self.layers = nn.ModuleList(
-            Dense(a, b, activate=True, rate=config.mapping_rate)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            Dense(a, b, activate=True, rate=config.mapping_rate) for a, b in itertools.pairwise(sizes)
         )
         self.beta = config.w_avg_beta
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
@@ -101,9 +115,7 @@ class StyledConv(nn.Module):
 
     noise_const: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, resolution: int, config: StyleGan2Config, up: bool
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, resolution: int, config: StyleGan2Config, up: bool) -> None:
         super().__init__()
         self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim, up=up)
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -165,6 +177,7 @@ class Synthesis(nn.Module):
         noises = iter(noise) if noise is not None else None
         x, image, index = torch.empty(0), torch.empty(0), 0
         for block in self.blocks:
+            assert isinstance(block, SynthesisBlock)
             if block.first:
                 x = block.const.to(dtype).expand(len(ws), -1, -1, -1)
                 x = x.contiguous(memory_format=torch.channels_last)

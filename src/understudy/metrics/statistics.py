@@ -151,9 +151,9 @@ def summarise(
     table = []
     for (setting, scope), part in rows.groupby(["setting", "scope"], sort=False):
         names = list(part["class_name"].unique())
-        singles = [n for n in names if n != FOREGROUND]
+        cubes = {metric: cube(part, str(setting), metric, str(scope), names).values for metric in metrics}
         for name in [*names, MEAN]:
-            members = singles if name == MEAN else [name]
+            members = [n for n in names if n != FOREGROUND] if name == MEAN else [name]
             mine = part[part["class_name"].isin(members)]
             totals = {
                 "present": int((~mine["truth_empty"].astype(bool)).sum()),
@@ -161,7 +161,7 @@ def summarise(
                 "false_alarms": int(mine["false_alarm"].sum()),
             }
             for metric in metrics:
-                data = cube(part, str(setting), metric, str(scope), members).values
+                data = cubes[metric][:, :, [names.index(n) for n in members]]
                 about = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
                 e = mean_interval(data, level=level, resamples=resamples, seed=seed)
                 table.append(about | _summary(data, e) | totals | {"undefined": int(np.isnan(data).sum())})

@@ -147,7 +147,7 @@ def _verdict(
     relative, limit = top.relative, 1 - margin
     if math.isnan(dice) or dice < POOREST_BASELINE or math.isnan(relative.value):
         return "unanswered", (
-            f"Not answered: the network trained on the real slices is itself too weak a yardstick (mean Dice {number(dice)})."
+            f"Not answered: the network trained on the real slices is too weak a yardstick (mean Dice {number(dice)})."
         )
     if patients < FEWEST_PATIENTS:
         return "undecided", f"Too early to say: only {count(patients, 'patient')} to test on."
@@ -155,10 +155,11 @@ def _verdict(
         rate, base_rate = top.missed / max(top.present, 1), baseline.missed / max(baseline.present, 1)
         if rate > base_rate:
             return "partly", "On average yes, but more tumours are missed altogether."
-        return "yes", "Yes, as far as this test shows."
+        return "yes", f"Yes, as far as {patients} test patients can show."
     if relative.high < limit:
-        return ("partly", "Not fully.") if relative.value >= 0.8 else ("no", "No, not as they are.")
-    return "undecided", "Undecided: more test patients are needed to tell."
+        kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
+        return kind, f"{word}, as far as {patients} test patients can show."
+    return "undecided", f"Undecided: {patients} test patients are too few to tell."
 
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:
@@ -166,19 +167,21 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
     synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
     top = best(synthetic)
     if top is not None:
-        of = f" (the best of {len(synthetic)} generators, {top.setting.generator})" if len(synthetic) > 1 else ""
+        of = (
+            f" (the best of {len(synthetic)} generators, {top.setting.generator})"
+            if len(synthetic) > 1
+            else ""
+        )
         said.append(
-            f"A network trained only on synthetic slices{of} reached {percent(top.relative.value)} of the Dice score of the"
-            f" same network trained on the real slices (95 % interval by patient {interval(top.relative)}; real slices:"
-            f" mean Dice {number(dice)})."
+            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice score of the same"
+            f" network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)};"
+            f" real slices: mean Dice {number(dice)})."
         )
     if both is not None:
         low, high = both.relative.low, both.relative.high
-        effect = (
-            "that helped" if low > 1 else "that did harm" if high < 1 else "no difference that this test can tell from none"
-        )
+        effect = "that helped" if low > 1 else "that did harm" if high < 1 else "no measurable difference"
         said.append(
-            f"Adding the synthetic slices to the real ones gave {percent(both.relative.value)} ({interval(both.relative)}):"
+            f"Adding the synthetic slices to the real ones gave {value(both.relative)} ({interval(both.relative)}):"
             f" {effect}."
         )
     shown = [c for c in (baseline, both, top) if c is not None]
@@ -186,7 +189,9 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
         missed = "; ".join(f"{_short(c)} {c.missed} of {c.present}" for c in shown)
         said.append(f"Tumours missed altogether: {missed}.")
         if not baseline.absent:
-            said.append("False alarms in patients without a tumour cannot be judged: every test patient has one.")
+            said.append(
+                "False alarms in patients without a tumour cannot be judged: every test patient has one."
+            )
         else:
             alarms = "; ".join(f"{_short(c)} {c.false_alarms} of {c.absent}" for c in shown)
             said.append(f"False alarms where there is no tumour: {alarms}.")
@@ -198,11 +203,22 @@ def _short(comparison: Comparison) -> str:
     return names.get(comparison.setting.training, comparison.setting.label)
 
 
+def _digits(estimate: Estimate) -> int:
+    """Decimals of a percentage: one where the interval is narrow enough to deserve it."""
+    return int(math.isfinite(estimate.high - estimate.low) and estimate.high - estimate.low < 0.03)
+
+
+def value(estimate: Estimate) -> str:
+    """E.g. "87 %", as fine as the interval allows."""
+    return percent(estimate.value, _digits(estimate))
+
+
 def interval(estimate: Estimate) -> str:
     """E.g. "79 to 93 %"."""
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "no interval"
-    return f"{100 * estimate.low:.0f} to {percent(estimate.high)}"
+    digits = _digits(estimate)
+    return f"{100 * estimate.low:.{digits}f} to {percent(estimate.high, digits)}"
 
 
 def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) -> tuple[str, list[str]]:
@@ -217,7 +233,9 @@ def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) ->
             "Each network was trained once: how much another training would differ is not in the interval."
         )
     elif repeats < 5:
-        reasons.append(f"Each network was trained {repeats} times: the spread between trainings is known roughly.")
+        reasons.append(
+            f"Each network was trained {repeats} times: the spread between trainings is known roughly."
+        )
     sites = scored["site"].replace("", pd.NA).nunique() if "site" in scored else 0
     if sites < 2:
         reasons.append("One hospital only, or the hospitals are not known: nothing is said about others.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from understudy.errors import UnderstudyError
 from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.slices import SliceSet
 
 # Black, purple and blue keep their distance in lightness and hue for colour-blind readers; markers differ as well.
 TRAINING = {"real": ("#222222", "o"), "both": ("#3569A8", "s"), "synthetic": ("#AA3377", "D")}
@@ -109,19 +111,37 @@ class ReportData:
 
     @cached_property
     def patient_names(self) -> dict[str, str]:
-        """Id -> what is written for it."""
+        """Id of a scored patient -> what is written for it."""
         found = sorted(map(str, self.scores["subject"].unique())) if len(self.scores) else []
         if self.show_patient_ids:
             return {s: s for s in found}
         return {s: f"patient {i}" for i, s in enumerate(found, start=1)}
 
-    def hide(self, text: str, others: Iterable[str] = ()) -> str:
-        """`text` without patient ids if they are not to be shown; `others`: ids that have no scores."""
-        if self.show_patient_ids:
-            return text
-        names = {**{o: "(patient)" for o in others}, **self.patient_names}
+    @cached_property
+    def _replaced(self) -> tuple[re.Pattern[str], dict[str, str]] | None:
+        """Every id that is known from scores, slices and problems, and what stands for it."""
+        known = {str(p["patient"]) for p in self.problems if p.get("patient")}
+        if self.slices is not None:
+            with contextlib.suppress(UnderstudyError, KeyError):
+                known |= set(map(str, SliceSet.open(self.slices).index["subject"]))
+        names = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
         ids = sorted((n for n in names if n), key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, ids)), lambda m: names[m.group()], text) if ids else text
+        if not ids:
+            return None
+        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), names
+
+    def hide(self, value: Any) -> Any:
+        """Strings, and strings in lists and dicts, without patient ids if these are not to be shown."""
+        if self.show_patient_ids or self._replaced is None:
+            return value
+        if isinstance(value, dict):
+            return {self.hide(k): self.hide(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(v) for v in value]
+        if not isinstance(value, str | Path):
+            return value
+        pattern, names = self._replaced
+        return pattern.sub(lambda m: names[m.group()], str(value))
 
 
 def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
@@ -131,12 +151,13 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
     unique = scores[columns].drop_duplicates("setting")
     several_networks = unique["segmenter"].nunique() > 1
     augmentations = unique["augmentation"].astype(bool).nunique() > 1
+    generators = {g for g in unique["generator"] if isinstance(g, str) and g}
     found = []
     for row in unique.itertuples(index=False):
         generator = row.generator if isinstance(row.generator, str) else ""
         augmentation, training = bool(row.augmentation), str(row.training)
         label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
-        label += f" ({generator})" if generator else ""
+        label += f" ({generator})" if generator and len(generators) > 1 else ""
         label += f", {row.segmenter}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
@@ -148,7 +169,13 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
         )
     return sorted(
         found,
-        key=lambda s: (s.id != baseline, s.segmenter, ORDER.get(s.training, 9), not s.augmentation, s.generator),
+        key=lambda s: (
+            s.id != baseline,
+            s.segmenter,
+            ORDER.get(s.training, 9),
+            not s.augmentation,
+            s.generator,
+        ),
     )
 
 
@@ -159,11 +186,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def percent(value: float | None) -> str:
-    """E.g. "87 %" of 0.87; a dash for what is not there."""
+def percent(value: float | None, digits: int = 0) -> str:
+    """E.g. "87 %" of 0.87, the space unbreakable; a dash for what is not there."""
     if value is None or math.isnan(value):
         return "–"
-    return "∞" if math.isinf(value) else f"{100 * value:.0f} %"
+    return "∞" if math.isinf(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: int, one: str, many: str = "") -> str:

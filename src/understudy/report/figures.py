@@ -6,7 +6,7 @@ import base64
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from understudy.metrics.statistics import MEAN
 from understudy.report.data import ReportData, Setting
 
 INK, QUIET, RULE = "#222222", "#5F6670", "#D9DDE3"
+DARKER = ["#D55E00", "#2A7FB8", "#A8960C", "#009E73", "#B0528A"]  # of the class colours, for lines on white
 REAL_COLOUR, SYNTHETIC_COLOUR = "#222222", "#AA3377"
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -52,7 +53,7 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.6,
 }
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-PANEL = (4.0, 2.75)
+PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
 MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
 
 
@@ -96,31 +97,43 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def generator_curves(name: str, path: Path) -> list[Panel]:
-    """Losses, augmentation strength and speed of one generator's training; [] without a readable history."""
+def generator_curves(name: str, path: Path, real_shares: dict[str, float]) -> list[Panel]:
+    """Losses, augmentation, classes found in samples and speed of one generator's training; [] without a history.
+
+    `real_shares`: class -> share of real slices that have it, drawn as a dotted line.
+    """
     lines = History.read(path)
     made = []
-    groups = (
+    shares = {
+        f"share_{c}": (c, colour) for c, colour in zip(real_shares, DARKER * len(real_shares), strict=False)
+    }
+    groups: tuple[tuple[str, dict[str, tuple[str, str]], str], ...] = (
         ("Losses", {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}, ""),
         (
             "Discriminator overfitting",
-            {"ada_p": ("augmentation probability", SYNTHETIC_COLOUR), "real_sign": ("sign of real scores", INK)},
+            {
+                "ada_p": ("augmentation probability", SYNTHETIC_COLOUR),
+                "real_sign": ("sign of real scores", INK),
+            },
             "",
         ),
+        ("Samples with each class (dotted: real)", shares, ""),
         ("Speed", {"images_per_second": ("images/s", INK)}, "images/s"),
     )
     for title, curves, unit in groups:
         found = {key: _finite(lines, "kimg", key) for key in curves}
         if not any(len(x) for x, _ in found.values()):
             continue
-        with _axes() as (figure, axes):
+        with _axes(NARROW) as (figure, axes):
             for key, (x, y) in found.items():
                 if len(x):
                     label, colour = curves[key]
                     marker = "o" if len(x) < 3 else ""
                     axes.plot(*_thinned(x, y), color=colour, label=label, marker=marker, markersize=4)
+                    if key in shares:
+                        axes.axhline(real_shares[label], color=colour, linestyle=":", linewidth=1.2)
             axes.set(title=title, xlabel="thousand real images shown", ylabel=unit)
-            if title == "Speed":
+            if title == "Speed" or curves is shares:
                 axes.set_ylim(bottom=0)
             if len(curves) > 1:
                 axes.legend()
@@ -132,19 +145,29 @@ def generator_curves(name: str, path: Path) -> list[Panel]:
 def segmenter_curves(data: ReportData) -> list[Panel]:
     """Validation Dice and training loss of every segmenter over the slices seen; [] without histories."""
     chosen = {s.id: s for s in data.settings}
+    order = list(chosen)
+    histories = sorted(
+        ((k, path) for k, path in data.segmenter_histories.items() if k[0] in chosen),
+        key=lambda entry: (order.index(entry[0][0]), entry[0][1]),
+    )
     made = []
     for key, title in (("val_dice", "Validation Dice"), ("loss", "Training loss")):
         with _axes((4.6, 3.0)) as (figure, axes):
             said, ends = set(), []
-            for (setting_id, _), path in sorted(data.segmenter_histories.items()):
-                setting = chosen.get(setting_id)
+            for (setting_id, _), path in histories:
+                setting = chosen[setting_id]
                 x, y = _finite(History.read(path), "samples", key)
-                if setting is None or not len(x):
+                if not len(x):
                     continue
                 label = None if setting_id in said else setting.label
                 said.add(setting_id)
                 style = {"color": setting.colour, "label": label, "alpha": 0.9}
-                axes.plot(*_thinned(x / 1000, y), marker=setting.marker if len(x) < 25 else "", markersize=3.5, **style)
+                axes.plot(
+                    *_thinned(x / 1000, y),
+                    marker=setting.marker if len(x) < 25 else "",
+                    markersize=3.5,
+                    **style,
+                )
                 ends.append(f"{setting.label} ends at {y[-1]:.3f}")
             if not ends:
                 continue
@@ -152,23 +175,29 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
             if key == "val_dice":
                 axes.set_ylim(0, 1)
             axes.legend()
-            made.append(_panel(figure, f"{title} over the training of the segmentation networks: {'; '.join(ends)}."))
+            made.append(
+                _panel(figure, f"{title} over the training of the segmentation networks: {'; '.join(ends)}.")
+            )
     return made
 
 
-def patient_dots(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
+def patient_dots(
+    data: ReportData, means: pd.DataFrame, summary: pd.DataFrame, width: float = PANEL[0]
+) -> list[Panel]:
     """One panel a class: a dot for each patient and setting, lines join a patient's, the mean with its interval."""
     settings = [s for s in data.settings if s.id in set(means["setting"])]
     names = [MEAN, *data.class_names] if len(data.class_names) > 1 else list(data.class_names)
     made = []
     for name in names:
         wide = len(settings) > 4
-        size = (min(1.2 + 0.95 * len(settings), 11) if wide else PANEL[0], 3.4)
+        size = (min(1.2 + 0.95 * len(settings), 11) if wide else width, 3.2)
         with _axes(size) as (figure, axes):
             said = _draw_dots(axes, settings, means[means["class_name"] == name], summary, name, data.scope)
             title = "Mean over the classes" if name == MEAN else name
             axes.set(title=title, ylabel="Dice", ylim=(-0.03, 1.03))
-            made.append(_panel(figure, f"Dice of each test patient, {title}. Means: {'; '.join(said)}.", wide))
+            made.append(
+                _panel(figure, f"Dice of each test patient, {title}. Means: {'; '.join(said)}.", wide)
+            )
     return made
 
 
@@ -193,10 +222,21 @@ def _draw_dots(
         if len(found):
             e = found.iloc[0]
             at = i + 0.24
-            axes.plot([at, at], [e["low"], e["high"]], color=s.colour, linewidth=2, zorder=3, solid_capstyle="butt")
-            axes.plot(at, e["value"], marker=s.marker, color=s.colour, markersize=7, markeredgecolor="white", zorder=4)
+            axes.plot(
+                [at, at], [e["low"], e["high"]], color=s.colour, linewidth=2, zorder=3, solid_capstyle="butt"
+            )
+            axes.plot(
+                at,
+                e["value"],
+                marker=s.marker,
+                color=s.colour,
+                markersize=7,
+                markeredgecolor="white",
+                zorder=4,
+            )
             axes.annotate(f"{e['value']:.2f}", (at, e["value"]), (7, 0), textcoords="offset points", va="center",
-                          fontsize=8.5, color=s.colour, fontweight="bold")  # fmt: skip
+                          fontsize=8.5, color=s.colour, fontweight="bold",
+                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})  # fmt: skip
             said.append(f"{s.label} {e['value']:.3f}, interval {e['low']:.3f} to {e['high']:.3f}")
     axes.set_xticks(x, [textwrap.fill(s.label, 14) for s in settings])
     axes.set_xlim(-0.35, len(settings) - 1 + 0.75)
@@ -204,7 +244,7 @@ def _draw_dots(
     return said
 
 
-def site_dots(data: ReportData, means: pd.DataFrame) -> list[Panel]:
+def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) -> list[Panel]:
     """Dice by hospital: one column a site, every setting beside the others; [] for fewer than two sites."""
     mean = means[means["class_name"] == MEAN]
     sites = sorted(mean["site"].astype(str).unique())
@@ -212,7 +252,7 @@ def site_dots(data: ReportData, means: pd.DataFrame) -> list[Panel]:
     if len(sites) < 2:
         return []
     wide = len(sites) * len(settings) > 14
-    with _axes((min(1.5 + 0.28 * len(sites) * len(settings), 11) if wide else 4.6, 3.4)) as (figure, axes):
+    with _axes((min(1.5 + 0.28 * len(sites) * len(settings), 11) if wide else width, 3.2)) as (figure, axes):
         step = 0.72 / max(len(settings), 1)
         for i, s in enumerate(settings):
             offsets = np.arange(len(sites)) + (i - (len(settings) - 1) / 2) * step
@@ -225,51 +265,46 @@ def site_dots(data: ReportData, means: pd.DataFrame) -> list[Panel]:
                       markeredgecolor="white", label=s.label)  # fmt: skip
         counts = [mean.loc[mean["site"].astype(str) == site, "subject"].nunique() for site in sites]
         axes.set_xticks(
-            range(len(sites)), [f"{site or 'unknown'}\n(n = {n})" for site, n in zip(sites, counts, strict=True)]
+            range(len(sites)),
+            [f"{site or 'unknown'}\n(n = {n})" for site, n in zip(sites, counts, strict=True)],
         )
         axes.set(title="By hospital", ylabel="Dice, mean over the classes", ylim=(-0.03, 1.03))
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower left", ncols=1 if not wide else 3)
-        return [_panel(figure, f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.", wide)]
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, handletextpad=0.1,
+                      columnspacing=1.0)  # fmt: skip
+        return [
+            _panel(figure, f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.", wide)
+        ]
 
 
 def distribution(
-    title: str, xlabel: str, real: np.ndarray | None, synthetic: dict[str, np.ndarray], log: bool = False
+    title: str, xlabel: str, values_of: dict[str, np.ndarray], kinds: dict[str, str], narrow: bool = False
 ) -> Panel | None:
-    """Cumulative shares of slices, real against each generator's; None if there is nothing to draw."""
-    curves: list[tuple[str, np.ndarray, str, str]] = []
-    if real is not None and len(real):
-        curves.append(("real", np.sort(real), REAL_COLOUR, "-"))
-    styles = ["-", "--", ":", "-."]
-    for i, (name, values) in enumerate(synthetic.items()):
-        if len(values):
-            curves.append((name, np.sort(values), SYNTHETIC_COLOUR, styles[i % 4]))
+    """Cumulative shares of slices, real against synthetic; None if there is nothing to draw.
+
+    Args:
+        title, xlabel: of the panel.
+        values_of: name of the set -> one value a slice.
+        kinds: name of the set -> "real" or "synthetic".
+        narrow: four panels stand beside each other instead of three.
+    """
+    curves = {name: np.sort(values) for name, values in values_of.items() if len(values)}
     if not curves:
         return None
-    with _axes() as (figure, axes):
-        said = []
-        for name, values, colour, style in curves:
+    styles = iter(["-", "--", ":", "-."] * len(curves))
+    low, high = (f([f(v) for v in curves.values()]) for f in (min, max))
+    with _axes(NARROW if narrow else PANEL) as (figure, axes):
+        for name, values in curves.items():
+            real = kinds[name] == "real"
             share = np.arange(1, len(values) + 1) / len(values)
-            axes.plot(*_thinned(values, share), color=colour, linestyle=style, label=name, drawstyle="steps-post")
-            said.append(f"median {np.median(values):.3g} ({name})")
-        if log:
+            style = {"color": REAL_COLOUR} if real else {"color": SYNTHETIC_COLOUR, "linestyle": next(styles)}
+            axes.plot(*_thinned(values, share), label=name, drawstyle="steps-post", **style)
+        if low > 0 and high > 20 * low:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         axes.set(title=title, xlabel=xlabel, ylabel="share of slices", ylim=(0, 1.02))
-        axes.legend(loc="lower right")
-        return _panel(figure, f"{title}, cumulative share of slices: {', '.join(said)}.")
-
-
-def bars(title: str, shares: dict[str, float], colour: Callable[[str], str]) -> Panel:
-    """Horizontal bars of shares, 0 to 1, with the numbers at their ends."""
-    with _axes((PANEL[0], 0.9 + 0.42 * len(shares))) as (figure, axes):
-        names = list(shares)[::-1]
-        values = [shares[n] for n in names]
-        axes.barh(names, values, color=[colour(n) for n in names], height=0.6)
-        for i, value in enumerate(values):
-            axes.annotate(f"{100 * value:.1f} %", (value, i), (4, 0), textcoords="offset points", va="center")
-        axes.set(title=title, xlim=(0, max([*values, 0.01]) * 1.22))
-        axes.grid(visible=False)
-        axes.xaxis.set_visible(False)
-        axes.spines["bottom"].set_visible(False)
-        said = "; ".join(f"{n} {100 * v:.1f} %" for n, v in shares.items())
-        return _panel(figure, f"{title}: {said}.")
+        if len(curves) > 1:
+            axes.legend(loc="best")
+        said = ", ".join(f"median {np.median(v):.3g} ({name})" for name, v in curves.items())
+        return _panel(figure, f"{title}, cumulative share of slices: {said}.")

@@ -15,7 +15,7 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN
 from understudy.report.answer import primary
 from understudy.report.data import ReportData, Setting
-from understudy.report.figures import Panel, bars, distribution
+from understudy.report.figures import Panel, distribution
 from understudy.report.pictures import (
     Pixels,
     channel_window,
@@ -73,9 +73,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _Source:
-    """A slice set to show: its name on the page, its kind, the rows to choose from."""
+    """A slice set to show: its name on the page and in legends, its kind, the rows to choose from."""
 
     name: str
+    short: str
     kind: str
     slices: SliceSet
     rows: NDArray[np.int64]
@@ -92,8 +93,7 @@ def make_gallery(data: ReportData) -> Gallery:
     windows = _windows(sources[0], data.seed)
     for number, source in enumerate(sources):
         rng = np.random.default_rng([data.seed, number])
-        _, labels = source.slices.read(looked := _some(source.rows, SAMPLED, rng))
-        areas = np.stack([(labels == k).sum((1, 2)) for k in range(1, len(first.classes))], 1)
+        areas = _areas(source, looked := _some(source.rows, SAMPLED, rng))
         gallery.numbers.append(_annotation_numbers(source, looked, areas))
         chosen = _some(source.rows, ROWS, rng)
         gallery.random.append(_block(source, chosen, windows))
@@ -110,8 +110,9 @@ def make_gallery(data: ReportData) -> Gallery:
 def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
     sources: list[_Source] = []
     wanted: list[tuple[str, str, Path | None]] = [("Real slices", "real", data.slices)]
-    wanted += [(f"Synthetic slices ({name})", "synthetic", path) for name, path in data.synthetic.items()]
-    for name, kind, path in wanted:
+    wanted += [(f"Synthetic slices ({name})", name, path) for name, path in data.synthetic.items()]
+    for name, short, path in wanted:
+        kind = "real" if not sources and path is data.slices else "synthetic"
         if path is None:
             gallery.missing.append(f"{name}: none.")
             continue
@@ -126,7 +127,7 @@ def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
         if sources and slices.channels != sources[0].slices.channels:
             gallery.missing.append(f"{name}: its channels {slices.channels} are not those of the first set.")
             continue
-        sources.append(_Source(name, kind, slices, rows))
+        sources.append(_Source(name, short, kind, slices, rows))
     if not data.synthetic:
         gallery.missing.append("No synthetic slices were made in this study, so there are none to look at.")
     return sources
@@ -137,6 +138,16 @@ def _some(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDAr
     return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
 
 
+def _areas(source: _Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of every class but the background, [n, K], read in blocks that fit any memory."""
+    classes = range(1, len(source.slices.classes))
+    parts = [
+        np.stack([(labels == k).sum((1, 2)) for k in classes], 1)
+        for _, _, labels in source.slices.blocks(rows, 128)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
 def _windows(source: _Source, seed: int) -> list[tuple[float, float]]:
     """One window a channel, from the first set: the same for real and synthetic slices, or brightness would lie."""
     images, _ = source.slices.read(_some(source.rows, 200, np.random.default_rng([seed, 9])))
@@ -145,7 +156,9 @@ def _windows(source: _Source, seed: int) -> list[tuple[float, float]]:
 
 def overlay_channel(channels: Sequence[str]) -> int:
     """The channel below the annotation: FLAIR, where most classes show, else the last one."""
-    return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
+    return next(
+        (i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1
+    )
 
 
 def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]]) -> Block:
@@ -155,7 +168,10 @@ def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, 
     under = overlay_channel(slices.channels)
     grid = []
     for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-        greys = [enlarged(upright(windowed(c, w), slices.axes), factor) for c, w in zip(image, windows, strict=True)]
+        greys = [
+            enlarged(upright(windowed(c, w), slices.axes), factor)
+            for c, w in zip(image, windows, strict=True)
+        ]
         row = [
             Tile(png(g), f"{source.name}, example {n}, {c}")
             for g, c in zip(greys, slices.channels, strict=True)
@@ -192,6 +208,7 @@ def _annotation_numbers(source: _Source, rows: NDArray[np.int64], areas: NDArray
     distance = index["code_distance"].to_numpy(float) if "code_distance" in index else np.array([])
     return {
         "name": source.name,
+        "short": source.short,
         "kind": source.kind,
         "slices": len(source.rows),
         "looked_at": len(rows),
@@ -205,24 +222,22 @@ def _annotation_numbers(source: _Source, rows: NDArray[np.int64], areas: NDArray
 
 def _annotation_panels(gallery: Gallery, first: SliceSet) -> list[Panel]:
     found = gallery.numbers
-    kinds = {n["name"]: n["kind"] for n in found}
-    made = [
-        bars(
-            "Slices with any annotation",
-            {n["name"]: n["with_annotation"] for n in found},
-            lambda name: "#222222" if kinds[name] == "real" else "#AA3377",
-        )
-    ]
+    kinds = {n["short"]: n["kind"] for n in found}
+    narrow = len(first.class_names) == 3
+    made = []
     for k, name in enumerate(first.class_names):
-        shares = [100 * n["areas"][:, k] / n["pixels"] for n in found]
-        present = [s[s > 0] for s in shares]
-        real = next((p for p, n in zip(present, found, strict=True) if n["kind"] == "real"), None)
-        synthetic = {n["name"]: p for p, n in zip(present, found, strict=True) if n["kind"] != "real"}
-        panel = distribution(f"Area of {name}", "% of the slice, where it is there", real, synthetic, log=True)
-        made += [panel] if panel else []
-    distances = {n["name"]: n["code_distance"] for n in found if len(n["code_distance"])}
-    panel = distribution("How far generated codes were off", "grey levels from the nearest class code", None, distances)
-    return made + ([panel] if panel else [])
+        shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
+        present = {n: s[s > 0] for n, s in shares.items()}
+        made.append(
+            distribution(f"Area of {name}", "% of the slice, where it is there", present, kinds, narrow)
+        )
+    distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
+    made.append(
+        distribution(
+            "Doubt in generated codes", "grey levels from the nearest code", distances, kinds, narrow
+        )
+    )
+    return [panel for panel in made if panel is not None]
 
 
 @dataclass(frozen=True)
@@ -258,8 +273,8 @@ def segmentations(
     shown = chosen_settings(data, comparisons)
     if data.volumes is None or not shown or means.empty:
         return [], [], ["There are no predictions to show."]
-    ranked = means[(means["setting"] == shown[0].id) & (means["class_name"] == MEAN)]
-    ranked = ranked.sort_values("dice", ascending=False, kind="stable")["subject"].tolist()
+    mine = means[(means["setting"] == shown[0].id) & (means["class_name"] == MEAN)]
+    ranked: list[str] = mine.sort_values("dice", ascending=False, kind="stable")["subject"].tolist()
     places = {"Best": 0, "Median": len(ranked) // 2, "Worst": len(ranked) - 1}
     if len(ranked) < 3:
         places = dict(list(zip(("Best", "Worst"), range(len(ranked)), strict=False)))
@@ -282,7 +297,9 @@ def segmentations(
 def _volume_windows(volumes: VolumeSet, subjects: list[str]) -> tuple[float, float]:
     """One window for the overlay channel over up to four test patients."""
     under = overlay_channel(volumes.channels)
-    some = [volumes.read(s).images[:, under].ravel()[::7] for s in subjects[:: max(1, len(subjects) // 4)][:4]]
+    some = [
+        volumes.read(s).images[:, under].ravel()[::7] for s in subjects[:: max(1, len(subjects) // 4)][:4]
+    ]
     return channel_window(np.concatenate(some)[None])
 
 
@@ -327,11 +344,15 @@ def _case(
         line = None if outline is None else enlarged(outline[crop], factor)
         return png(overlay(parts[0], parts[1], classes, line, fill=0.35))
 
-    whole = framed(np.repeat(grey[..., None], 3, -1), box)
+    large = max(1, -(-256 // min(grey.shape)))
+    frame = tuple(large * edge for edge in box)
+    whole = framed(np.repeat(enlarged(grey, large)[..., None], 3, -1), frame)
     tiles = [Tile(png(whole), f"{name}, slice {z}", f"slice {z + 1} of {len(volume.truth)}")]
     tiles.append(Tile(drawn(truth), f"{name}, truth", "truth"))
     for s, p in zip(shown, predicted, strict=True):
-        mine = means[(means["setting"] == s.id) & (means["subject"] == subject) & (means["class_name"] == MEAN)]
+        mine = means[
+            (means["setting"] == s.id) & (means["subject"] == subject) & (means["class_name"] == MEAN)
+        ]
         dice = f"Dice {mine['dice'].iloc[0]:.2f}" if len(mine) else "not scored"
         tiles.append(Tile(drawn(p, truth), f"{name}, prediction after training on: {s.label}, {dice}", dice))
     site = f", {volume.site}" if volume.site else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Vermillion, sky blue and yellow differ in lightness as well as in hue (Okabe and Ito 2008), so they stay apart for
 # colour-blind readers and on a grey print; the first colour goes to class 1.
@@ -26,7 +28,7 @@ DISPLAYED = {
 CANONICAL = {"L": "L", "R": "L", "P": "P", "A": "P", "I": "I", "S": "I"}
 
 
-def upright(image: NDArray[np.generic], axes: Sequence[str] | None) -> NDArray[np.generic]:
+def upright(image: NDArray[Scalar], axes: Sequence[str] | None) -> NDArray[Scalar]:
     """Turns a slice the way radiologists look at it: front or head up, the patient's right on the left.
 
     Args:
@@ -65,7 +67,7 @@ def windowed(image: Pixels, window: tuple[float, float]) -> Pixels:
     return scaled
 
 
-def enlarged(image: NDArray[np.generic], factor: int) -> NDArray[np.generic]:
+def enlarged(image: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
     """Every pixel as a square of `factor` x `factor`: a small slice stays as coarse as the network saw it."""
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
 
@@ -89,7 +91,12 @@ def _border(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 
 def overlay(
-    grey: Pixels, labels: Pixels, classes: int, outline: Pixels | None = None, fill: float = 0.42, width: int = 2
+    grey: Pixels,
+    labels: Pixels,
+    classes: int,
+    outline: Pixels | None = None,
+    fill: float = 0.42,
+    width: int = 2,
 ) -> Pixels:
     """The annotation drawn over a picture: each class tinted, with a solid border.
 

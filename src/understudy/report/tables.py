@@ -12,7 +12,7 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.empties import EmptyPolicy, apply_policy
 from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
 from understudy.metrics.statistics import MEAN, METRICS, compare, cube, summarise
-from understudy.report.answer import Answer, interval
+from understudy.report.answer import Answer, interval, value
 from understudy.report.data import ReportData, Setting, duration, number, percent
 
 POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
@@ -60,7 +60,9 @@ def summaries(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     parts = [
-        summarise(apply_policy(rows, policy), METRICS, seed=data.seed, resamples=RESAMPLES).assign(policy=str(policy))
+        summarise(apply_policy(rows, policy), METRICS, seed=data.seed, resamples=RESAMPLES).assign(
+            policy=str(policy)
+        )
         for policy in POLICIES
     ]
     return pd.concat(parts, ignore_index=True)
@@ -73,7 +75,9 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
     settings = [s for s in data.settings if s.id in set(rows["setting"])]
     made = [_dice(data, settings, summary, answer)]
     made += [_distances(data, settings, summary, "hd", "Maximum Hausdorff distance, mm")]
-    made += [_distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")]
+    made += [
+        _distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")
+    ]
     made += [_misses(data, settings, rows), _conventions(data, settings, summary)]
     made += [_differences(data, settings, rows, answer)] if answer.comparisons else []
     made += [_by_site(data, settings, rows)] if data.scores["site"].nunique() > 1 else []
@@ -81,7 +85,9 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
     return made
 
 
-def _pick(summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
+def _pick(
+    summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"
+) -> pd.Series:
     found = summary[
         (summary["setting"] == setting)
         & (summary["metric"] == metric)
@@ -94,11 +100,11 @@ def _pick(summary: pd.DataFrame, setting: str, metric: str, name: str, scope: st
 
 def _spread(entry: pd.Series, digits: int) -> str:
     """ "0.713 ± 0.009" over several trainings, "0.713" of one."""
-    value = number(float(entry["value"]), digits)
-    return value if entry["n_repeats"] < 2 or value == "–" else f"{value} ± {number(float(entry['sd']), digits)}"
+    mean = number(float(entry["value"]), digits)
+    return mean if entry["n_repeats"] < 2 or mean == "–" else f"{mean} ± {number(float(entry['sd']), digits)}"
 
 
-def _identity(data: ReportData, setting: Setting) -> list[str]:
+def _identity(setting: Setting) -> list[str]:
     """The paper's first columns: network, generator, original slices used, augmentation."""
     return [
         setting.segmenter,
@@ -111,11 +117,21 @@ def _identity(data: ReportData, setting: Setting) -> list[str]:
 IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
 
 
-def _repeats_note(summary: pd.DataFrame) -> str:
+def reading_note(data: ReportData, summary: pd.DataFrame) -> str:
+    """How to read all tables, once."""
+    if summary.empty:
+        return ""
     most = int(summary["n_repeats"].max())
-    if most < 2:
-        return "Mean over test patients; one training a row, so there is no standard deviation over trainings."
-    return f"Mean ± standard deviation over up to {most} trainings of the mean over test patients."
+    spread = (
+        f"Numbers are means over test patients ± the standard deviation over {most} trainings."
+        if most > 1
+        else "Numbers are means over test patients; each network was trained once, so there is no standard deviation."
+    )
+    return (
+        f"{spread} Unless said otherwise {SCOPES[data.scope]} count, on the original grid. BraTS rule: a class empty"
+        " in truth and prediction scores Dice 1 and distance 0; in one of them only, Dice 0 and the volume's diagonal."
+        " Paper's rule: the former leaves the mean, the latter has no distance."
+    )
 
 
 def _columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -134,13 +150,15 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
         entries = [_pick(summary, s.id, "dice", k, data.scope) for k in keys]
         other = relative.get(s.id)
         if other is not None:
-            ratio = [percent(other.relative.value), interval(other.relative)]
+            ratio = [value(other.relative), interval(other.relative)]
         else:
             ratio = ["100 %" if answer.baseline and answer.baseline.setting.id == s.id else "–", ""]
-        missed = other or (answer.baseline if answer.baseline and answer.baseline.setting.id == s.id else None)
+        missed = other or (
+            answer.baseline if answer.baseline and answer.baseline.setting.id == s.id else None
+        )
         body.append(
             [
-                *_identity(data, s),
+                *_identity(s),
                 *(_spread(e, 3) for e in entries),
                 *ratio,
                 f"{missed.missed} of {missed.present}" if missed else "–",
@@ -150,7 +168,11 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
             {
                 "setting": s.id,
                 "label": s.label,
-                **{f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")},
+                **{
+                    f"{k}_{part}": e[part]
+                    for k, e in zip(keys, entries, strict=True)
+                    for part in ("value", "sd")
+                },
                 "relative_dice": other.relative.value if other else np.nan,
                 "relative_low": other.relative.low if other else np.nan,
                 "relative_high": other.relative.high if other else np.nan,
@@ -159,12 +181,10 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
             }
         )
     note = (
-        f"{_repeats_note(summary)} {SCOPES[data.scope].capitalize()} of a volume count, on the original grid; a class"
-        " that is empty in truth and prediction scores 1, in one of them 0 (BraTS rule). Relative Dice: mean Dice"
-        " divided by that of the first row (real slices with augmentation), with its 95 % interval by patient."
-        " Missed: volumes with a tumour in which nothing was found."
+        "Relative: mean Dice divided by that of the first row (real slices with augmentation), with its interval by"
+        " patient. Missed: volumes with a tumour in which nothing was found."
     )
-    header = [*IDENTITY, *names, "Relative", "95 % interval", "Missed"]
+    header = [*IDENTITY, *names, "Relative", "95\u00a0% interval", "Missed"]
     return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
@@ -177,25 +197,20 @@ def _distances(
         entries = [_pick(summary, s.id, metric, k, data.scope) for k in keys]
         kept = [_pick(summary, s.id, metric, k, data.scope, "paper") for k in keys]
         mean = MEAN if MEAN in keys else keys[0]
-        body.append(
-            [*_identity(data, s), *(_spread(e, 1) for e in entries), _spread(kept[keys.index(mean)], 1)]
-        )
+        body.append([*_identity(s), *(_spread(e, 1) for e in entries), _spread(kept[keys.index(mean)], 1)])
         numbers.append(
             {"setting": s.id, "label": s.label}
             | {f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")}
             | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, kept, strict=True)}
         )
     defined = (
-        "The largest distance between the two borders."
+        "Largest distance between the two borders."
         if metric == "hd"
-        else "95th percentile of the distances of both borders' voxels thrown together (as MedPy; MONAI, DeepMind and the"
-        " BraTS script define it differently, which can change it by a millimetre and more)."
+        else "95th percentile of both borders' distances thrown together (MedPy's definition; those of"
+        " MONAI, DeepMind and the BraTS script differ by a millimetre and more)."
     )
-    note = (
-        f"{defined} Lower is better. {_repeats_note(summary)} A class missed or invented counts as the diagonal of the volume"
-        " (BraTS rule); the last column leaves such cases out, as the paper does, which rewards finding nothing."
-    )
-    header = [*IDENTITY, *names, "Empties left out"]
+    note = f"{defined} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
+    header = [*IDENTITY, *names, "Paper's rule"]
     return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
@@ -207,14 +222,17 @@ def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Ta
         for name in names:
             mine = scored[(scored["setting"] == s.id) & (scored["class_name"] == name)]
             empty = mine["truth_empty"].astype(bool)
-            recall, precision = mine.loc[~empty, "recall"].mean(), mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean()
+            recall, precision = (
+                mine.loc[~empty, "recall"].mean(),
+                mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean(),
+            )
             missed, alarms = int(mine["missed"].sum()), int(mine["false_alarm"].sum())
             body.append(
                 [
                     s.label,
                     "All as one" if name == FOREGROUND else name,
                     f"{missed} of {int((~empty).sum())}",
-                    f"{alarms} of {int(empty.sum())}",
+                    f"{alarms} of {int(empty.sum())}" if empty.any() else "–",
                     percent(recall),
                     percent(precision),
                 ]
@@ -232,9 +250,9 @@ def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Ta
                 }
             )
     note = (
-        "Missed: the class is there and nothing of it was predicted. False alarm: the other way round. Both count volumes, over"
-        " all trainings. Found: share of the true voxels that were predicted (recall), where the class is there. Right: share"
-        " of the predicted voxels that are true (precision), where something was predicted."
+        "Missed: the class is there, nothing of it was predicted. False alarm: the other way round. Volumes, over all"
+        " trainings. Found: share of the true voxels that were predicted (recall). Right: share of the predicted voxels"
+        " that are true (precision)."
     )
     header = ["Trained on", "Class", "Missed", "False alarms", "Found", "Right"]
     return Table("misses", "Misses and false alarms", note, header, body, pd.DataFrame(numbers), 2)
@@ -257,12 +275,16 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
             body[-1].append(f"{_spread(entry, 3)} ({percent(share)})")
             numbers[-1] |= {f"dice_{scope}_{policy}": entry["value"], f"relative_{scope}_{policy}": share}
     note = (
-        "Mean Dice and, in brackets, relative Dice under each way of counting. Kept slices: only those that pass the slice rule"
-        " are stacked and scored (the paper's code), so false alarms elsewhere go unseen. Paper's rule: a class that is empty"
-        " in truth and prediction leaves the mean. The first column is the headline."
+        "Mean Dice and, in brackets, relative Dice. Kept slices: only those that pass the slice rule are stacked and"
+        " scored (the paper's code), so false alarms elsewhere go unseen."
     )
     return Table(
-        "conventions", "The same results, counted in other ways", note, ["Trained on", *titles], body, pd.DataFrame(numbers)
+        "conventions",
+        "The same results, counted in other ways",
+        note,
+        ["Trained on", *titles],
+        body,
+        pd.DataFrame(numbers),
     )
 
 
@@ -271,7 +293,12 @@ def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, 
     ids = [c.setting.id for c in answer.comparisons]
     labels = {s.id: s.label for s in settings}
     frame = compare(
-        apply_policy(rows), answer.baseline.setting.id, ids, scope=data.scope, seed=data.seed, resamples=RESAMPLES
+        apply_policy(rows),
+        answer.baseline.setting.id,
+        ids,
+        scope=data.scope,
+        seed=data.seed,
+        resamples=RESAMPLES,
     )
     body = [
         [
@@ -284,11 +311,13 @@ def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, 
         for r in frame.itertuples()
     ]
     note = (
-        "Mean Dice minus that of the real slices on the same patients, with its 95 % interval; p of the sign-flip permutation test"
-        " over patients, and adjusted for the number of comparisons (Holm)."
+        "Mean Dice minus that of the real slices on the same patients, with its 95\u00a0% interval; p of the sign-flip"
+        " permutation test over patients, and adjusted for the number of comparisons (Holm)."
     )
-    header = ["Trained on", "Difference", "95 % interval", "p", "p (Holm)"]
-    return Table("differences", "Differences from the real slices, patient by patient", note, header, body, frame)
+    header = ["Trained on", "Difference", "95\u00a0% interval", "p", "p (Holm)"]
+    return Table(
+        "differences", "Differences from the real slices, patient by patient", note, header, body, frame
+    )
 
 
 def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
@@ -304,7 +333,9 @@ def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
 def _matrix(
     data: ReportData, settings: list[Setting], means: pd.DataFrame, key: str, name: Callable[[str], str]
 ) -> tuple[list[str], list[list[str]], pd.DataFrame]:
-    table = means[means["class_name"] == MEAN].pivot_table("dice", key, "setting", aggfunc="mean", observed=True)
+    table = means[means["class_name"] == MEAN].pivot_table(
+        "dice", key, "setting", aggfunc="mean", observed=True
+    )
     table = table.reindex(columns=[s.id for s in settings])
     counts = means[means["class_name"] == MEAN].groupby(key)["subject"].nunique()
     body = []

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file, sha256_json
@@ -131,6 +133,10 @@ def make_plan(study: Study) -> Plan:
     return Plan(study, tuple(jobs))
 
 
+# How often something is written: not part of what is computed, so that changing it redoes nothing.
+_INTERVALS = {"checkpoint_seconds", "snapshot_kimg"}
+
+
 def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
     return Job(stage, name, spec, tuple(inputs), STAGE_VERSIONS[stage], local)
 
@@ -178,17 +184,23 @@ def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return {**split, **hashes}, paths
 
 
+def _training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A training with its seed, and apart from it the intervals that do not change its result."""
+    spec = {**training.model_dump(mode="json"), "seed": seed}
+    return spec, {name: spec.pop(name) for name in sorted(_INTERVALS & spec.keys())}
+
+
 def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> str:
     """Adds a generator's training and sampling; returns the id of the latter."""
     generator = study.generators[name]
     model = generator.model.model_dump(mode="json", exclude={"channels"})
-    training = {**generator.training.model_dump(mode="json"), "seed": study.derived_seed("generator", name)}
+    training, local = _training_spec(generator.training, study.derived_seed("generator", name))
     spec = {
         "name": name,
         "model": {**model, "resolution": study.slices.resolution},
         "training": training,
     }
-    trained = _job("generator", f"generator {name}", spec, [("prepare", prepare)])
+    trained = _job("generator", f"generator {name}", spec, [("prepare", prepare)], training=local)
     spec = {"name": name, "count": generator.samples, "seed": study.derived_seed("sample", name)}
     sampled = _job("sample", f"sample {name}", spec, [("generator", trained.id)])
     jobs += [trained, sampled]
@@ -200,16 +212,15 @@ def _segmenter_jobs(
 ) -> None:
     """Adds the training of a segmenter and its evaluation."""
     segmenter = study.segmenters[setting.segmenter]
-    training = segmenter.training.model_dump(mode="json")
-    training["augmentation"] = setting.augmentation
-    training["seed"] = study.derived_seed("segmenter", setting.id, repeat)
+    training, local = _training_spec(segmenter.training, study.derived_seed("segmenter", setting.id, repeat))
+    training["augment"]["enabled"] = setting.augmentation
     cell = {"setting": setting.id, **asdict(setting), "repeat": repeat}
     spec = {"cell": cell, "model": segmenter.model.model_dump(mode="json"), "training": training}
     inputs = [("prepare", prepare)]
     if setting.generator:
         inputs.append(("sample", samples[setting.generator]))
     title = f"{setting.id}, repeat {repeat + 1}"
-    trained = _job("segmenter", f"segmenter {title}", spec, inputs)
+    trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local)
     spec = {"cell": cell, "scopes": sorted(study.evaluation.scopes)}
     evaluated = _job("evaluate", f"evaluate {title}", spec, [("segmenter", trained.id), ("prepare", prepare)])
     jobs += [trained, evaluated]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 import traceback
@@ -206,8 +207,10 @@ class _Clock:
         self._console.print(f"      [dim]done in {duration(done['seconds'])}[/dim]")
 
 
-def duration(seconds: float) -> str:
-    """E.g. "12 s", "3 min 20 s", "2 h 05 min", "3 d 4 h"."""
+def duration(seconds: float | None) -> str:
+    """E.g. "12 s", "3 min 20 s", "2 h 05 min", "3 d 4 h"; "" for None and NaN."""
+    if seconds is None or math.isnan(seconds):
+        return ""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -70,7 +70,7 @@ class SegmenterSpec(BaseModel):
     @model_validator(mode="after")
     def _left_to_the_study(self) -> SegmenterSpec:
         _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
-        _refuse_set(self.training, ("augmentation",), "the study's `augmentation` says it")
+        _refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
         return self
 
 

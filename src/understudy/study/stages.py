@@ -67,7 +67,7 @@ def generator(context: Context) -> dict[str, Any]:
     from understudy.slices import SliceSet
 
     slices = SliceSet.open(context.input("prepare") / "slices")
-    training = GanTrainingConfig.model_validate(context.spec["training"])
+    training = GanTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]})
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
     model = train(
         slices,
@@ -110,13 +110,14 @@ def segmenter(context: Context) -> dict[str, Any]:
         real,
         synthetic,
         UNetConfig.model_validate(context.spec["model"]),
-        SegmenterTrainingConfig.model_validate(context.spec["training"]),
+        SegmenterTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]}),
         context.folder / "model",
         validation=VolumeSet.open(prepared / "volumes"),
         device=context.device,
         progress=context.progress,
     )
-    return {"weights_sha256": sha256_file(model / "segmenter.safetensors")}
+    outcome = read_json(model / "config.json")["outcome"]
+    return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), "outcome": outcome}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     from understudy.segmenters.predict import predict_volume
 
     volume = volumes.read(subject)
-    prediction = predict_volume(model, volume)
+    prediction = predict_volume(model, volume, volumes.channels, [entry.name for entry in volumes.classes])
     with (
         atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary,
         open(temporary, "wb") as handle,
@@ -245,7 +246,7 @@ def report_again(out: str | Path) -> tuple[Path, str]:
 
 def answer_of(path: Path) -> str:
     """The one-line answer that a report opens with."""
-    return str(read_json(path).get("answer", ""))
+    return str(read_json(path)["answer"]["headline"])
 
 
 def _job_table(folders: list[Path]) -> pd.DataFrame:

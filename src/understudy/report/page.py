@@ -1,0 +1,327 @@
+"""The report: one self-contained HTML page, the same numbers as JSON, and every table as CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from understudy import __version__
+from understudy.errors import UnderstudyError
+from understudy.files import read_json, write_text, writing
+from understudy.metrics.empties import apply_policy
+from understudy.metrics.statistics import MEAN
+from understudy.report import figures
+from understudy.report.answer import (
+    FEWEST_PATIENTS,
+    POOREST_BASELINE,
+    Answer,
+    Comparison,
+    best,
+    interval,
+    make_answer,
+    primary,
+    value,
+)
+from understudy.report.data import ReportData, Setting, count, duration, number, percent, plain
+from understudy.report.gallery import Gallery, make_gallery, segmentations
+from understudy.report.pictures import colours
+from understudy.report.tables import (
+    Table,
+    job_table,
+    patient_means,
+    reading_note,
+    result_tables,
+    summaries,
+    usable_rows,
+)
+from understudy.slices import SliceSet
+
+__all__ = ["ReportData", "Setting", "build_report"]
+
+FORMAT = "understudy-report-1"
+
+
+def build_report(data: ReportData, out: Path) -> Path:
+    """Writes `report.html`, `report.json` and `tables/*.csv`.
+
+    Args:
+        data: what to report; parts that are missing are named on the page.
+        out: folder, made if absent.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        UnderstudyError: rows without the columns of raw results, disk full, no permission.
+    """
+    rows, left_out = usable_rows(data)
+    scored = apply_policy(rows) if len(rows) else rows
+    answer = make_answer(data, scored, left_out)
+    summary = summaries(data, rows)
+    tables = result_tables(data, rows, summary, answer)
+    jobs = job_table(data)
+    gallery = make_gallery(data)
+    page = _page(data, rows, summary, answer, tables, jobs, gallery)
+    numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery)
+    out = Path(out)
+    with writing(out):
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+    for table in [*tables, *([jobs] if jobs else [])]:
+        write_text(out / "tables" / f"{table.key}.csv", table.frame.to_csv(index=False))
+    write_text(out / "report.json", json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(out / "report.html", page)
+    return out / "report.html"
+
+
+def _page(
+    data: ReportData,
+    rows: pd.DataFrame,
+    summary: pd.DataFrame,
+    answer: Answer,
+    tables: list[Table],
+    jobs: Table | None,
+    gallery: Gallery,
+) -> str:
+    means = patient_means(data, rows) if len(rows) else pd.DataFrame(columns=["setting", "class_name"])
+    cases, heads, missing = segmentations(data, means, answer.comparisons)
+    real_shares: dict[str, float] = next(
+        (n["with_class"] for n in gallery.numbers if n["kind"] == "real"), {}
+    )
+    environment = Environment(
+        loader=PackageLoader("understudy.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, percent=percent, duration=duration)
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        title=data.hide(data.title),
+        style=files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8"),
+        answer=answer,
+        figures_of=_key_figures(answer),
+        forest=_forest(answer, data.margin),
+        rule={"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},
+        facts=_facts(data, gallery),
+        gallery=gallery,
+        legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
+        generator_panels={
+            name: figures.generator_curves(name, path, real_shares)
+            for name, path in data.generator_histories.items()
+        },
+        collapsed=_collapsed(data),
+        segmenter_panels=figures.segmenter_curves(data),
+        cases=cases,
+        case_heads=heads,
+        case_missing=missing,
+        patient_panels=_patient_panels(data, means, summary) if len(means) else [],
+        tables={t.key: t for t in tables},
+        reading_note=reading_note(data, summary),
+        jobs=jobs,
+        study=yaml.safe_dump(data.hide(plain(data.study)), sort_keys=False, allow_unicode=True),
+        provenance=_flat(data.hide(data.provenance)),
+        problems=data.hide(data.problems),
+        command=data.hide(str(data.provenance.get("command", "understudy run study.yaml"))),
+        version=__version__,
+    )
+
+
+def _collapsed(data: ReportData) -> list[str]:
+    """Trainings that broke down: they stay in every mean, and the reader must know."""
+    labels = {s.id: s.label for s in data.settings}
+    found = []
+    for (setting, repeat), history in sorted(data.segmenter_histories.items()):
+        config = history.with_name("config.json")
+        if config.is_file() and read_json(config).get("outcome") == "collapsed":
+            found.append(
+                f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds nothing."
+                " It counts in every mean."
+            )
+    return found
+
+
+def _patient_panels(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[figures.Panel]:
+    count_of_panels = len(data.class_names) + (len(data.class_names) > 1) + (means["site"].nunique() > 1)
+    width = (figures.NARROW if count_of_panels == 4 else figures.PANEL)[0]
+    return figures.patient_dots(data, means, summary, width) + figures.site_dots(data, means, width)
+
+
+def _key_figures(answer: Answer) -> list[dict[str, str]]:
+    """The four numbers beside the verdict."""
+    top = best(primary(answer.comparisons, "synthetic"))
+    both = best(primary(answer.comparisons, "both"))
+    found = []
+    for comparison, words in ((top, "Synthetic only"), (both, "Real + synthetic")):
+        if comparison is not None:
+            found.append(
+                {
+                    "value": value(comparison.relative),
+                    "name": f"{words}: relative Dice",
+                    "more": f"95\u00a0% interval {interval(comparison.relative)}",
+                }
+            )
+    if top is not None and answer.baseline is not None:
+        base = answer.baseline
+        found.append(
+            {
+                "value": f"{top.missed} of {top.present}",
+                "name": "Tumours missed, synthetic only",
+                "more": f"real slices: {base.missed} of {base.present}",
+            }
+        )
+    if not math.isnan(answer.baseline_dice):
+        found.append(
+            {
+                "value": number(answer.baseline_dice, 2),
+                "name": "The yardstick: mean Dice with real slices",
+                "more": f"{count(answer.patients, 'test patient')}, {count(answer.repeats, 'training')} each",
+            }
+        )
+    return found
+
+
+def _forest(answer: Answer, margin: float) -> dict[str, Any] | None:
+    """Relative Dice with intervals as positions in percent of the axis; None without comparisons."""
+    shown: list[Comparison] = [c for c in answer.comparisons if not math.isnan(c.relative.value)]
+    if not shown:
+        return None
+    ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
+    top = min(max(1.1, *ends) + 0.05, 2.5)
+
+    def place(share: float) -> float:
+        return round(100 * min(max(share, 0.0), top) / top, 2)
+
+    rows = []
+    for c in shown:
+        low, high = (v if math.isfinite(v) else c.relative.value for v in (c.relative.low, c.relative.high))
+        rows.append(
+            {
+                "label": c.setting.label,
+                "kind": c.setting.training,
+                "colour": c.setting.colour,
+                "low": place(low),
+                "width": round(place(high) - place(low), 2),
+                "at": place(c.relative.value),
+                "text": value(c.relative),
+                "interval": interval(c.relative),
+            }
+        )
+    step = 0.25 if top <= 1.5 else 0.5
+    ticks = [step * i for i in range(int(top / step) + 1)]
+    return {
+        "rows": rows,
+        "ticks": [{"at": place(t), "text": percent(t)} for t in ticks],
+        "one": place(1.0),
+        "zone": place(1 - margin),
+        "zone_text": percent(1 - margin),
+    }
+
+
+def _facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
+    """The study in a few words each: who, what, how often."""
+    facts = []
+    for path in [data.slices] if data.slices else []:
+        try:
+            slices = SliceSet.open(path, cache_bytes=0)
+        except UnderstudyError:
+            continue
+        index = slices.index
+        if "split" in index:
+            parts = index.groupby("split")["subject"].nunique()
+            shown = [
+                f"{parts[s]} {w}" for s, w in (("train", "training"), ("val", "validation")) if parts.get(s)
+            ]
+            if not data.scores.empty:
+                shown.append(f"{data.scores['subject'].nunique()} test")
+            facts.append(("Patients", ", ".join(shown)))
+            facts.append(("Real training slices", f"{int((index['split'] == 'train').sum()):,}"))
+        sites = index["site"].replace("", pd.NA).nunique() if "site" in index else 0
+        facts.append(("Hospitals", str(sites) if sites else "not known"))
+        facts.append(
+            ("Slices", f"{slices.resolution} × {slices.resolution} pixels; {', '.join(slices.channels)}")
+        )
+        facts.append(("Classes", ", ".join(slices.class_names)))
+    made = [n for n in gallery.numbers if n["kind"] == "synthetic"]
+    if made:
+        facts.append(("Synthetic slices", ", ".join(f"{n['slices']:,} ({n['short']})" for n in made)))
+    networks = sorted(set(map(str, data.scores["segmenter"]))) if len(data.scores) else []
+    if networks:
+        repeats = data.scores.groupby("setting")["repeat"].nunique().max()
+        facts.append(("Segmentation", f"{', '.join(networks)}; {count(int(repeats), 'training')} a setting"))
+    return facts
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested values as (name, text), the command left out: it has a place of its own."""
+    if isinstance(value, dict):
+        parts = [(f"{name} · {key}" if name else str(key), inner) for key, inner in value.items()]
+        return [line for key, inner in parts if key != "command" for line in _flat(inner, key)]
+    if isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
+        parts = [(f"{name} {i}" if len(value) > 1 else name, inner) for i, inner in enumerate(value, start=1)]
+        return [line for key, inner in parts for line in _flat(inner, key)]
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return [(name, text)]
+
+
+def _numbers(
+    data: ReportData, summary: pd.DataFrame, answer: Answer, tables: list[Table], gallery: Gallery
+) -> dict[str, Any]:
+    """The page for machines."""
+    content = {
+        "format": FORMAT,
+        "software_version": __version__,
+        "title": data.hide(data.title),
+        "internal": True,
+        "memorization_audited": False,
+        "answer": {
+            "verdict": answer.verdict,
+            "headline": answer.headline,
+            "sentences": answer.sentences,
+            "evidence": answer.evidence,
+            "reasons": answer.reasons,
+            "baseline": answer.baseline.setting.id if answer.baseline else None,
+            "baseline_dice": answer.baseline_dice,
+            "patients": answer.patients,
+            "repeats": answer.repeats,
+            "margin": data.margin,
+            "left_out": answer.left_out,
+            "comparisons": [_as_numbers(c) for c in answer.comparisons],
+        },
+        "settings": [vars(s) for s in data.settings],
+        "mean_name": MEAN,
+        "summary": summary,
+        "tables": {t.key: t.frame for t in tables},
+        "annotations": [
+            {k: v for k, v in n.items() if k not in ("areas", "code_distance")} for n in gallery.numbers
+        ],
+        "study": data.hide(plain(data.study)),
+        "provenance": data.hide(plain(data.provenance)),
+        "problems": data.hide(plain(data.problems)),
+        "missing": gallery.missing,
+    }
+    numbers: dict[str, Any] = plain(content)
+    return numbers
+
+
+def _as_numbers(comparison: Comparison) -> dict[str, Any]:
+    r = comparison.relative
+    return {
+        "setting": comparison.setting.id,
+        "label": comparison.setting.label,
+        "relative_dice": r.value,
+        "low": r.low,
+        "high": r.high,
+        "missed": comparison.missed,
+        "present": comparison.present,
+        "false_alarms": comparison.false_alarms,
+        "absent": comparison.absent,
+        "primary": comparison.primary,
+    }

@@ -1,0 +1,205 @@
+"""What a study will cost: seconds and bytes for each job, from counted operations and a short calibration.
+
+A training's floating-point operations are counted on its real network (on torch's `meta` device, which computes
+nothing) and divided by the speed of a convolution measured here and now. How much of that speed each kind of work
+reaches was measured once (`REACHED`); expect a factor of two either way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from understudy.cohort.layouts import find_patients
+from understudy.generators.adversarial import GanTrainingConfig
+from understudy.generators.joint import annotation_channels
+from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config
+from understudy.segmenters.predict import choose_device, choose_precision
+from understudy.segmenters.train import SegmenterTrainingConfig
+from understudy.segmenters.unet import UNetConfig, build
+from understudy.slices import BACKGROUND, LabelClass
+from understudy.study.jobs import Job
+from understudy.study.plan import Plan
+from understudy.study.schema import Study
+
+# Share of the calibration's speed that a stage reaches: quickstart, 2 cores (AMX), 2026-11-22. Small networks spend
+# their time between the operations, so the share grows with the work of one step.
+REACHED = {"generator": 0.10, "sample": 0.10, "segmenter": 0.25, "evaluate": 0.15}
+VOXELS_A_SECOND = {"phantom": 1.2e5, "prepare": 1.2e7}  # voxels of a patient's grid; the same measurement
+COMPRESSED = 0.5  # bytes on disk per byte of slices
+HALF_SATURATION = 2e9  # operations of a step at which half of a stage's share is reached
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What the amount of work depends on, as far as it is known before anything has run."""
+
+    patients: int
+    test_patients: int
+    channels: int
+    classes: tuple[LabelClass, ...]
+    voxels: int
+    depth: int
+
+
+def estimated(plan: Plan, device: str = "auto") -> Plan:
+    """The plan with estimates of seconds and bytes for this machine as it is loaded now."""
+    size, speed = _size(plan.study), calibrate(device)
+    jobs = []
+    for job in plan.jobs:
+        seconds, disk = _ESTIMATES[job.stage](job, plan, size, speed)
+        jobs.append(replace(job, seconds=round(seconds, 1), disk_bytes=round(disk)))
+    return Plan(plan.study, tuple(jobs))
+
+
+def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
+    """Floating-point operations a second of a 3x3 convolution, forward and backward, bfloat16 where it is used."""
+    where = choose_device(device)
+    kind = torch.bfloat16 if choose_precision("auto", where) == "bf16" else torch.float32
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 64, 32, 32, generator=rng).to(where, kind, memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3, generator=rng).to(where, kind).requires_grad_()
+
+    def once() -> None:
+        torch.nn.functional.conv2d(x, weight, padding=1).sum().backward()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+
+    once()
+    rounds, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds or rounds < 3:
+        once()
+        rounds += 1
+    # forward and the weight's gradient: two convolutions of 2 * 9 * 64 * 64 operations a pixel
+    return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
+
+
+def generator_flops(config: StyleGan2Config) -> tuple[int, int]:
+    """Operations of the generator and of the discriminator for one image, forward."""
+    with torch.device("meta"):
+        network = StyleGan2(config)
+        images = torch.empty(4, config.channels, config.resolution, config.resolution)
+        return _count(network.generator, torch.empty(4, config.z_dim)) // 4, _count(network.discriminator, images) // 4
+
+
+def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> int:
+    """Operations of a segmenter for one slice, forward."""
+    with torch.device("meta"):
+        network = build(config, channels, classes, resolution).eval()
+        return _count(network, torch.empty(1, channels, resolution, resolution))
+
+
+def _count(module: torch.nn.Module, x: torch.Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    return int(counter.get_total_flops())
+
+
+def _size(study: Study) -> _Size:
+    if study.phantom is not None:
+        x, y, z = study.phantom.shape
+        patients, channels = study.phantom.patients, 4
+        classes = tuple(LabelClass(str(i), i, 51 * i) for i in range(4))
+    else:
+        assert study.cohort is not None
+        cohort = find_patients(study.cohort)
+        patients, channels, classes = len(cohort.patients), len(cohort.channels), cohort.classes
+        x, y, z = _grid(cohort.patients[0].images)
+    test = study.split.test_patients
+    test_patients = round(test * patients) if test < 1 else int(test)
+    return _Size(patients, test_patients, channels, classes or (BACKGROUND,), x * y * z, z)
+
+
+def _grid(images: dict[str, Any]) -> tuple[int, int, int]:
+    """Grid of a patient, from the header of a file; BraTS's if there is none to be read (the check will say so)."""
+    import nibabel
+
+    for path in images.values():
+        try:
+            x, y, z = nibabel.load(path).shape[:3]
+        except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
+            continue
+        return int(x), int(y), int(z)
+    return 240, 240, 155
+
+
+def _reached(stage: str, flops_a_step: float) -> float:
+    return REACHED[stage] * flops_a_step / (flops_a_step + HALF_SATURATION)
+
+
+def _phantom(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    return size.patients * size.voxels / VOXELS_A_SECOND["phantom"], size.patients * size.voxels * 6.0
+
+
+def _prepare(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    slices = size.patients * size.depth * 0.5
+    pixels = plan.study.slices.resolution**2 * (size.channels + 1)
+    volumes = size.test_patients * (size.voxels * 0.05 + size.depth * pixels * COMPRESSED)
+    return size.patients * size.voxels / VOXELS_A_SECOND["prepare"], slices * pixels * COMPRESSED + volumes
+
+
+def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    training = GanTrainingConfig.model_validate(job.spec["training"])
+    channels = size.channels + annotation_channels(size.classes, training.annotation)
+    config = StyleGan2Config.model_validate({**job.spec["model"], "channels": channels})
+    g, d = generator_flops(config)
+    # Forward 1, backward 2: G learns from 3 G + 3 D, D from 1 G + 6 D an image, and the lazy penalties add a third.
+    work = (4 * g + 9 * d) * 4 / 3
+    seconds = training.kimg * 1000 * work / (speed * _reached("generator", work * training.batch))
+    if training.max_minutes:
+        seconds = min(seconds, training.max_minutes * 60)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in StyleGan2(config).parameters())
+    return seconds, parameters * 4 * 2.5  # the averaged generator, and two checkpoints while it trains
+
+
+def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    spec = plan.by_id[job.inputs[0][1]].spec
+    channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
+    g, _ = generator_flops(StyleGan2Config.model_validate({**spec["model"], "channels": channels}))
+    count = job.spec["count"]
+    pixels = plan.study.slices.resolution**2 * (size.channels + 1)
+    return count * g / (speed * _reached("sample", 16 * g)), count * pixels * COMPRESSED
+
+
+def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    training = SegmenterTrainingConfig.model_validate(job.spec["training"])
+    config = UNetConfig.model_validate(job.spec["model"])
+    resolution = plan.study.slices.resolution
+    flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    validated = size.depth * training.validations * (size.patients - size.test_patients)
+    validated *= plan.study.split.validation_fraction
+    work = training.samples * 3 + validated
+    seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build(config, size.channels, len(size.classes), resolution).parameters())
+    return seconds, parameters * 4.0
+
+
+def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    spec = plan.by_id[dict(job.inputs)["segmenter"]].spec
+    config, resolution = UNetConfig.model_validate(spec["model"]), plan.study.slices.resolution
+    flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    slices = size.test_patients * size.depth
+    scoring = size.test_patients * size.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
+    return slices * flops / (speed * _reached("evaluate", 32 * flops)) + scoring, size.test_patients * size.voxels * 0.01
+
+
+def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    return 15.0 + math.sqrt(len(plan.jobs)), 5e6
+
+
+_ESTIMATES = {
+    "phantom": _phantom,
+    "prepare": _prepare,
+    "generator": _generator,
+    "sample": _sample,
+    "segmenter": _segmenter,
+    "evaluate": _evaluate,
+    "report": _report,
+}

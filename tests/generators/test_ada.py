@@ -1,0 +1,113 @@
+"""Augmentation: nothing at p = 0, all channels move together, exact where exactness is possible, controlled p."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from understudy.generators.ada import Augment, AugmentConfig
+
+NOTHING: dict[str, Any] = {"flip": False, "translate": 0, "scale": 0, "stretch": 0, "rotate": 0, "shift": 0}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def augment(p: float = 1.0, **operations: Any) -> Augment:
+    return Augment(AugmentConfig(mode="fixed", p=p, **(NOTHING | operations)), batch=8)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(8, 3, 16, 16, generator=rng(1)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    "config", [AugmentConfig(), AugmentConfig(mode="fixed", p=0.0), AugmentConfig(p=0.9)]
+)
+def test_identity_when_off_or_at_p_0(config: AugmentConfig, images: torch.Tensor) -> None:
+    assert torch.equal(Augment(config, 8)(images, rng()), images)
+
+
+def test_samples_that_drew_nothing_are_untouched(images: torch.Tensor) -> None:
+    step = Augment(AugmentConfig(mode="fixed", p=0.05), 8)
+    _, active = step.draw(8, 16, rng(4))
+    assert 0 < active.sum() < 8
+    moved = step(images, rng(4))
+    assert torch.equal(moved[~active], images[~active])
+    assert (moved[active] != images[active]).any()
+
+
+def test_image_and_annotation_move_together(images: torch.Tensor) -> None:
+    """The same picture in two channels stays the same picture under everything at once."""
+    images[:, 2] = images[:, 0]
+    step = Augment(AugmentConfig(mode="fixed", p=1.0, quarter_turns=True, cutout=0.3), 8)
+    moved = step(images, rng(3))
+    assert not torch.equal(moved[:, 0], images[:, 0])
+    assert torch.equal(moved[:, 2], moved[:, 0])
+
+
+def test_flips_are_exact_and_happen_half_of_the_time(images: torch.Tensor) -> None:
+    images = images.repeat(25, 1, 1, 1)
+    moved = augment(flip=True)(images, rng())
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(moved, images, strict=True)]
+    mirrored = [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(moved, images, strict=True)]
+    assert all(a or b for a, b in zip(same, mirrored, strict=True))
+    assert 70 < sum(mirrored) < 130  # of 200, 4 s.d.
+
+
+def test_quarter_turns_and_whole_translations_are_exact(images: torch.Tensor) -> None:
+    turned = augment(quarter_turns=True)(images, rng(2))
+    for a, b in zip(turned, images, strict=True):
+        assert any(torch.allclose(a, b.rot90(k, (1, 2)), atol=1e-4) for k in range(4))
+    shifted = augment(translate=0.25)(images, rng(2))
+    for a, b in zip(shifted, images, strict=True):
+        padded = torch.nn.functional.pad(b, (4, 4, 4, 4), value=-1.0)
+        crops = [padded[:, i : i + 16, j : j + 16] for i in range(9) for j in range(9)]
+        assert any(torch.allclose(a, crop, atol=1e-4) for crop in crops)
+
+
+def test_rotation_keeps_the_centre_of_a_disc() -> None:
+    y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
+    disc = torch.where(x**2 + y**2 < 100, 1.0, -1.0).expand(4, 1, 32, 32)
+    moved = augment(rotate=180)(disc, rng())
+    assert (moved - disc).abs().mean() < 0.05
+    assert ((moved > 0).float() - (disc > 0).float()).abs().sum(dim=(1, 2, 3)).max() < 30
+
+
+def test_gradients_reach_the_images(images: torch.Tensor) -> None:
+    images.requires_grad_()
+    step = Augment(AugmentConfig(mode="fixed", p=0.5), 8)
+    step(images, rng()).square().sum().backward()
+    assert images.grad is not None
+    assert (images.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
+
+
+def test_p_follows_the_sign_of_the_real_scores() -> None:
+    step = Augment(AugmentConfig(mode="adaptive", interval=4, kimg=1, target=0.6, p_max=0.5), batch=8)
+    for _ in range(3):
+        step.observe(1.0)
+    assert step.p == 0
+    step.observe(1.0)
+    assert step.p == pytest.approx(8 * 4 / 1000)
+    for _ in range(400):
+        step.observe(1.0)
+    assert step.p == 0.5
+    for _ in range(8):
+        step.observe(0.0)
+    assert step.p == pytest.approx(0.5 - 2 * 0.032)
+
+
+def test_state_restores_p_in_the_middle_of_an_interval() -> None:
+    config = AugmentConfig(mode="adaptive", p=0.3, kimg=1)
+    first, second = Augment(config, 8), Augment(config, 8)
+    first.observe(1.0)
+    first.observe(0.9)
+    second.restore(first.state())
+    for step in (first, second):
+        step.observe(0.8)
+        step.observe(0.7)
+    assert second.p == first.p != 0.3

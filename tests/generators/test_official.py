@@ -1,0 +1,84 @@
+"""The importer of official weights: by name, complete, and clear about what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.errors import UnderstudyError
+from understudy.generators.official import load_official_arrays, stylegan2_config
+from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
+
+CONFIG: dict[str, Any] = {
+    "kind": "sg2", "resolution": 16, "img_channels": 2, "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8,
+    "mapping_layers": 3, "conv_clamp": None,
+}  # fmt: skip
+
+
+def official_arrays(model: StyleGan2) -> dict[str, np.ndarray]:
+    """Our weights under the official names."""
+    arrays: dict[str, np.ndarray] = {"G/synthesis.b8.resample_filter": np.ones((4, 4), np.float32)}
+    for name, value in model.generator.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "mapping" and parts[1] == "layers":
+            name = f"mapping.fc{parts[2]}.{parts[3]}"
+        elif parts[0] == "synthesis":
+            rest = ".".join(p for p in parts[3:] if p != "conv").replace("to_image", "torgb")
+            name = f"synthesis.b{4 << int(parts[2])}.{rest}"
+        arrays["G/" + name] = value.numpy()
+    for name, value in model.discriminator.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            name = f"b{16 >> int(parts[1])}." + ".".join(parts[2:]).replace("from_image", "fromrgb")
+        else:
+            name = "b4." + name.replace("dense", "fc")
+        arrays["D/" + name] = value.numpy()
+    return arrays
+
+
+@pytest.fixture
+def source() -> StyleGan2:
+    return build(stylegan2_config(CONFIG), seed=11)
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_every_weight_arrives(source: StyleGan2, prefixed: bool) -> None:
+    arrays = official_arrays(source)
+    loaded = load_official_arrays(CONFIG, arrays if prefixed else {k[2:]: v for k, v in arrays.items()})
+    for name, value in source.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_official_names_of_arguments() -> None:
+    assert stylegan2_config(CONFIG) == StyleGan2Config(
+        resolution=16,
+        channels=2,
+        z_dim=8,
+        w_dim=8,
+        channel_base=64,
+        channel_max=8,
+        mapping_layers=3,
+        conv_clamp=None,
+    )
+
+
+def test_missing_surplus_and_misshapen_weights_are_named(source: StyleGan2) -> None:
+    arrays = official_arrays(source)
+    without = {k: v for k, v in arrays.items() if k != "D/b4.out.bias"}
+    with pytest.raises(UnderstudyError, match=r"out\.bias"):
+        load_official_arrays(CONFIG, without)
+    with pytest.raises(UnderstudyError, match=r"b4\.surprise"):
+        load_official_arrays(CONFIG, {**arrays, "D/b4.surprise": np.zeros(1)})
+    with pytest.raises(UnderstudyError, match="shape"):
+        load_official_arrays(CONFIG, {**arrays, "D/b4.out.bias": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    "update", [{"kind": "unheard-of"}, {"architecture": "orig"}, {"c_dim": 10}, {"typo": 1}]
+)
+def test_what_is_not_supported_is_refused(source: StyleGan2, update: dict[str, Any]) -> None:
+    with pytest.raises(UnderstudyError):
+        load_official_arrays({**CONFIG, **update}, official_arrays(source))

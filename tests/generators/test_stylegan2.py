@@ -1,0 +1,141 @@
+"""The network beyond the golden file: modulation against per-sample weights, gradients, sizes, sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from scipy.ndimage import convolve1d
+
+from understudy.generators.layers import MinibatchDeviation, ModulatedConv, blur, upsample
+from understudy.generators.stylegan2 import StyleGan2Config, build
+from understudy.generators.trainer import path_lengths, squared_gradient
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_scaling_activations_equals_modulating_weights(demodulate: bool) -> None:
+    """Against eq. 1 and 3 written for one sample at a time."""
+    torch.manual_seed(0)
+    layer = ModulatedConv(6, 5, 3, w_dim=4, demodulate=demodulate)
+    x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 4)
+    found, scale = layer(x, w)
+    found = found if scale is None else found * scale
+    for i, style in enumerate(layer.affine(w)):
+        weight = layer.weight * style[None, :, None, None]
+        weight = weight / weight.norm(dim=(1, 2, 3), keepdim=True) if demodulate else weight / (6 * 9) ** 0.5
+        torch.testing.assert_close(
+            found[i], F.conv2d(x[i : i + 1], weight, padding=1)[0], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_resampling_equals_a_convolution_by_1331() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    taps = np.array([1, 3, 3, 1]) / 8
+    spread = np.zeros((2, 3, 20, 20))
+    spread[:, :, 2:18:2, 2:18:2] = x.numpy()
+    wide = convolve1d(
+        convolve1d(spread, 2 * taps, axis=2, mode="constant"), 2 * taps, axis=3, mode="constant"
+    )
+    np.testing.assert_allclose(upsample(x).numpy(), wide[:, :, 2:18, 2:18], atol=1e-5)
+    assert blur(x, padding=2).shape == (2, 3, 9, 9)
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+def test_blur_has_the_right_first_and_second_derivatives(padding: int) -> None:
+    x = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: blur(y, padding).square(), x)
+    assert torch.autograd.gradgradcheck(lambda y: blur(y, padding).square(), x)
+
+
+def test_minibatch_deviation_takes_strided_groups() -> None:
+    x = torch.randn(8, 6, 2, 2)
+    out = MinibatchDeviation(group=4, maps=2)(x)
+    assert torch.equal(out[:, :6], x)
+    for n in range(8):
+        members = x[n % 2 :: 2]  # [4, 6, 2, 2]: samples n mod 2
+        deviation = (members.var(dim=0, correction=0) + 1e-8).sqrt()
+        for m in range(2):
+            expected = deviation[3 * m : 3 * m + 3].mean()
+            torch.testing.assert_close(out[n, 6 + m], expected.expand(2, 2))
+
+
+@pytest.mark.parametrize(("resolution", "channels"), [(16, 1), (32, 7), (64, 4)])
+def test_any_resolution_and_channel_count(resolution: int, channels: int) -> None:
+    config = StyleGan2Config(
+        resolution=resolution,
+        channels=channels,
+        z_dim=8,
+        w_dim=8,
+        channel_base=128,
+        channel_max=8,
+        mapping_layers=1,
+    )
+    model = build(config)
+    images = model.generator(torch.randn(2, 8))
+    assert images.shape == (2, channels, resolution, resolution)
+    assert model.discriminator(images).shape == (2, 1)
+
+
+@pytest.mark.parametrize("resolution", [24, 8, 1024])
+def test_other_resolutions_are_refused(resolution: int) -> None:
+    with pytest.raises(ValidationError):
+        StyleGan2Config(resolution=resolution)
+
+
+def test_bfloat16_stays_near_float32(small_model: StyleGan2Config) -> None:
+    model = build(small_model)
+    z = torch.randn(4, small_model.z_dim, generator=torch.Generator().manual_seed(0))
+    exact = model.generator(z)
+    rough = model.generator(z, dtype=torch.bfloat16)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().max() / exact.abs().max() < 0.05
+
+
+def test_r1_is_the_squared_norm_of_the_numerical_gradient(small_model: StyleGan2Config) -> None:
+    discriminator = build(small_model.model_copy(update={"mbstd_maps": 0})).discriminator.double()
+    image = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    found = squared_gradient(discriminator, image, torch.float64)[1]
+    # Along one random direction the directional derivative must match the gradient.
+    direction = torch.randn_like(image)
+    step = 1e-5 * direction
+    numeric = (discriminator(image + step, torch.float64) - discriminator(image - step, torch.float64)) / 2e-5
+    (gradient,) = torch.autograd.grad(discriminator(image.requires_grad_(), torch.float64).sum(), image)
+    torch.testing.assert_close((gradient * direction).sum(), numeric[0, 0].detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0], gradient.square().sum(), atol=1e-6, rtol=1e-4)
+
+
+def test_path_length_is_differentiable_by_the_weights(small_model: StyleGan2Config) -> None:
+    generator = build(small_model).generator
+    ws = generator.broadcast(generator.mapping(torch.randn(2, small_model.z_dim)))
+    lengths = path_lengths(generator.synthesis, ws, torch.randn(2, 3, 16, 16) / 16)
+    lengths.square().sum().backward()
+    weight = generator.mapping.layers[0].weight
+    assert isinstance(weight, torch.Tensor)
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
+
+
+def test_sample_i_does_not_depend_on_what_else_is_asked_for(small_model: StyleGan2Config) -> None:
+    model = build(small_model)
+    whole = model.sample(40, seed=7)
+    assert torch.equal(model.sample(1, seed=7, start=17)[0], whole[17])
+    assert torch.equal(torch.cat([model.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
+    assert not torch.equal(model.sample(1, seed=8)[0], whole[0])
+
+
+def test_truncation_draws_towards_the_mean(small_model: StyleGan2Config) -> None:
+    model = build(small_model)
+    assert model.sample(8, 0, psi=0.0).std(dim=0).max() < 1e-5
+    assert model.sample(8, 0).std(dim=0).max() > 1e-2
+
+
+def test_build_is_reproducible_and_leaves_the_global_generator_alone(small_model: StyleGan2Config) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = build(small_model, 1), build(small_model, 1)
+    assert torch.equal(torch.rand(3), expected)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)

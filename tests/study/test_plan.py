@@ -1,0 +1,167 @@
+"""The plan: order, settings, and ids that change only where a result would."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.errors import UnderstudyError
+from understudy.study.jobs import Job
+from understudy.study.plan import Plan, baseline, fingerprint, make_plan, settings
+from understudy.study.schema import Study
+
+BASE: dict[str, Any] = {
+    "name": "test",
+    "phantom": {"patients": 5},
+    "slices": {"resolution": 32},
+    "generators": {"g": {"samples": 10}, "h": {"samples": 10}},
+    "repeats": 2,
+}
+
+
+def plan_of(**changes: Any) -> Plan:
+    return make_plan(Study.model_validate({**BASE, **changes}))
+
+
+def redone(before: Plan, after: Plan) -> set[str]:
+    """Names of the jobs of the second plan that the first has not done."""
+    return {job.name for job in after.jobs if job.id not in before.by_id}
+
+
+def test_every_job_comes_after_its_inputs() -> None:
+    seen: set[str] = set()
+    for job in plan_of().jobs:
+        assert {job_id for _, job_id in job.inputs} <= seen
+        seen.add(job.id)
+    assert len(seen) == 1 + 1 + 2 * 2 + 2 * 5 * 2 + 1
+
+
+def test_the_grid_of_settings() -> None:
+    study = Study.model_validate({**BASE, "augmentation": [True, False]})
+    ids = [setting.id for setting in settings(study)]
+    assert ids[:5] == [
+        "real.unet.aug", "synthetic-g.unet.aug", "synthetic-h.unet.aug", "both-g.unet.aug", "both-h.unet.aug",
+    ]  # fmt: skip
+    assert len(set(ids)) == 10
+    assert baseline(study) == "real.unet.aug"
+    assert baseline(Study.model_validate({**BASE, "augmentation": [False]})) == "real.unet.noaug"
+
+
+def test_planning_twice_gives_the_same_ids() -> None:
+    assert [job.id for job in plan_of().jobs] == [job.id for job in plan_of().jobs]
+
+
+def test_a_changed_field_redoes_only_what_depends_on_it() -> None:
+    before = plan_of()
+    changed = redone(before, plan_of(generators={"g": {"samples": 11}, "h": {"samples": 10}}))
+    assert "sample g" in changed
+    assert not changed & {"phantom", "prepare", "generator g", "generator h", "sample h"}
+    trained = {name for name in changed if name.startswith("segmenter")}
+    assert trained == {f"segmenter {kind}-g.unet.aug, repeat {i}" for kind in ("synthetic", "both") for i in (1, 2)}
+
+
+def test_more_repeats_and_another_generator_add_jobs_and_redo_none() -> None:
+    before = plan_of()
+    more = redone(before, plan_of(repeats=3))
+    assert {name for name in more if name != "report"} == {
+        f"{stage} {setting.id}, repeat 3" for stage in ("segmenter", "evaluate") for setting in settings(before.study)
+    }
+    added = redone(before, plan_of(generators={**BASE["generators"], "k": {}}))
+    assert all("k" in name.split(".")[0] or name == "report" for name in added)
+
+
+def test_the_order_of_generators_the_name_and_how_often_is_saved_redo_no_training() -> None:
+    before = plan_of()
+    assert redone(before, plan_of(generators=dict(reversed(BASE["generators"].items())))) == {"report"}
+    assert redone(before, plan_of(name="other")) == {"report"}
+    generators = {"g": {"samples": 10, "training": {"checkpoint_seconds": 7}}, "h": {"samples": 10}}
+    assert redone(before, plan_of(generators=generators)) <= {"report"}
+    assert redone(before, plan_of(slices={"resolution": 32, "workers": 7})) == set()
+
+
+def test_another_seed_redoes_everything() -> None:
+    before, after = plan_of(), plan_of(seed=1)
+    assert redone(before, after) == {job.name for job in after.jobs}
+
+
+def test_trainings_have_different_seeds() -> None:
+    seeds = [job.spec["training"]["seed"] for job in plan_of().jobs if job.stage in ("generator", "segmenter")]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_job_survives_json() -> None:
+    for job in plan_of().jobs:
+        entry = job.as_dict()
+        entry["inputs"] = tuple(tuple(pair) for pair in entry["inputs"])
+        assert entry.pop("id") == Job(**entry).id == job.id
+
+
+def test_jobs_are_found_by_the_start_of_their_id() -> None:
+    plan = plan_of()
+    assert plan.find(plan.jobs[3].id[:12]) == plan.jobs[3]
+    assert plan.find(plan.jobs[3].folder_name) == plan.jobs[3]
+    with pytest.raises(UnderstudyError, match="no job"):
+        plan.find("zzz")
+    with pytest.raises(UnderstudyError, match="more than one"):
+        plan.find("")
+
+
+def test_a_part_of_the_plan() -> None:
+    assert {job.stage for job in plan_of().until("sample").jobs} == {"phantom", "prepare", "generator", "sample"}
+    with pytest.raises(UnderstudyError, match="no stage"):
+        plan_of().until("sampling")
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Two patients' files: what is in them is not read by the plan."""
+    for patient in ("A", "B"):
+        for name in ("t1", "t1ce", "t2", "flair", "seg"):
+            path = tmp_path / "cohort" / patient / f"{patient}_{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(f"{patient}{name}".encode(), mtime=0))
+    return tmp_path / "cohort"
+
+
+def mark(path: Path) -> str:
+    return fingerprint(find_patients(CohortConfig(path=path)))
+
+
+def test_the_fingerprint_follows_content_and_not_place_or_time(cohort: Path, tmp_path: Path) -> None:
+    first = mark(cohort)
+    moved = cohort.rename(tmp_path / "elsewhere")
+    os.utime(moved / "A" / "A_t1.nii.gz", (1, 1))
+    assert mark(moved) == first
+    (moved / "A" / "A_t1.nii.gz").write_bytes(gzip.compress(b"At9", mtime=0))  # as long as before
+    assert mark(moved) != first
+
+
+def test_the_fingerprint_follows_sites_and_missing_files(cohort: Path) -> None:
+    first = mark(cohort)
+    (cohort / "participants.tsv").write_text("participant_id\tsite\nA\tx\nB\ty\n")
+    second = mark(cohort)
+    (cohort / "B" / "B_flair.nii.gz").unlink()
+    assert len({first, second, mark(cohort)}) == 3
+
+
+def test_a_cohort_enters_by_its_content(cohort: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"phantom": None, "cohort": {"path": str(cohort)}}
+    before = plan_of(**changes)
+    assert "phantom" not in {job.stage for job in before.jobs}
+    moved = cohort.rename(tmp_path / "elsewhere")
+    assert redone(before, plan_of(phantom=None, cohort={"path": str(moved)})) == set()
+    (moved / "A" / "A_t2.nii.gz").write_bytes(gzip.compress(b"something else", mtime=0))
+    after = plan_of(phantom=None, cohort={"path": str(moved)})
+    assert redone(before, after) == {job.name for job in after.jobs}
+
+
+def test_a_missing_cohort_or_list_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="does not exist"):
+        plan_of(phantom=None, cohort={"path": str(tmp_path / "nothing")})
+    with pytest.raises(UnderstudyError, match=r"split\.test"):
+        plan_of(split={"method": "list", "test": str(tmp_path / "nothing.txt")})

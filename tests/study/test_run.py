@@ -1,0 +1,172 @@
+"""The runner, with stages that only write a file: order, reuse, failures, foreign folders, status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.files import read_json, write_json
+from understudy.study.jobs import Context, StageFunction, job_folder, locked
+from understudy.study.plan import STAGE_VERSIONS, Plan, make_plan
+from understudy.study.run import claimed, duration, run_plan
+from understudy.study.schema import Study
+from understudy.study.status import jobs_of, study_status
+
+
+def study(**changes: Any) -> Study:
+    base = {"name": "small", "phantom": {"patients": 3}, "slices": {"resolution": 32}, "generators": {"g": {}}}
+    return Study.model_validate({**base, **changes})
+
+
+class Stages:
+    """Fake stages that record what ran; those in `broken` raise."""
+
+    def __init__(self, **broken: Exception) -> None:
+        self.ran: list[str] = []
+        self.broken = broken
+
+    def _run(self, stage: str, context: Context) -> dict[str, Any]:
+        self.ran.append(stage)
+        cell = context.spec.get("cell", {}).get("training", "")
+        error = self.broken.get(f"{stage}_{cell}") or self.broken.get(stage)
+        if error:
+            raise error
+        (context.folder / "report.html").write_text("page")
+        return {"answer": "yes"}
+
+    @property
+    def table(self) -> dict[str, StageFunction]:
+        return {
+            stage: (lambda context, stage=stage: self._run(stage, context))  # type: ignore[misc]
+            for stage in STAGE_VERSIONS
+        }
+
+
+def run(plan: Plan, out: Path, stages: Stages, **options: Any) -> Any:
+    return run_plan(plan, out, stages.table, progress=False, **options)
+
+
+def test_all_jobs_run_once_in_order_and_the_report_is_published(tmp_path: Path) -> None:
+    stages, plan, out = Stages(), make_plan(study()), tmp_path / "out"
+    result = run(plan, out, stages)
+    assert result.complete
+    assert stages.ran == [job.stage for job in plan.jobs]
+    assert (result.answer, result.page.read_text()) == ("yes", "page")
+    again = run(plan, out, stages)
+    assert again.complete
+    assert len(stages.ran) == len(plan.jobs)
+    assert len(again.reused) == len(plan.jobs)
+    assert set(study_status(out)["state"]) == {"done"}
+    assert [job.id for job in jobs_of(out)] == [job.id for job in plan.jobs]
+
+
+def test_a_failed_job_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+    plan = make_plan(study())
+    result = run(plan, tmp_path / "out", Stages(segmenter_synthetic=UnderstudyError("no memory", fix="buy some")))
+    assert [job.name for job, _ in result.failed] == ["segmenter synthetic-g.unet.aug, repeat 1"]
+    assert [job.name for job in result.blocked] == ["evaluate synthetic-g.unet.aug, repeat 1", "report"]
+    assert not result.complete
+    table = study_status(tmp_path / "out").set_index("name")
+    assert table.loc["evaluate both-g.unet.aug, repeat 1", "state"] == "done"
+    assert table.loc["segmenter synthetic-g.unet.aug, repeat 1", ["state", "detail"]].tolist() == ["failed", "no memory"]
+    stages = Stages()
+    assert run(plan, tmp_path / "out", stages).complete
+    assert stages.ran == ["segmenter", "evaluate", "report"]
+
+
+def test_a_bug_in_one_job_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(make_plan(study()), tmp_path / "out", Stages(generator=ZeroDivisionError("oh")))
+    assert [message for _, message in result.failed] == ["ZeroDivisionError: oh"]
+    assert "evaluate real.unet.aug, repeat 1" in {job.name for job in result.done}
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_the_run_and_the_next_one_continues(tmp_path: Path) -> None:
+    plan = make_plan(study())
+    with pytest.raises(Interrupted):
+        run(plan, tmp_path / "out", Stages(sample=Interrupted("stopped")))
+    assert study_status(tmp_path / "out").set_index("stage").loc["sample", "state"] == "waiting"
+    stages = Stages()
+    assert run(plan, tmp_path / "out", stages).complete
+    assert stages.ran == [job.stage for job in plan.jobs[3:]]
+
+
+def test_a_changed_study_keeps_what_it_does_not_touch(tmp_path: Path) -> None:
+    run(make_plan(study()), tmp_path / "out", Stages())
+    stages = Stages()
+    assert run(make_plan(study(repeats=2)), tmp_path / "out", stages).complete
+    assert stages.ran == ["segmenter", "evaluate"] * 3 + ["report"]
+    assert read_json(tmp_path / "out" / "study.json")["study"]["repeats"] == 2
+
+
+def test_a_run_of_the_first_stages_only(tmp_path: Path) -> None:
+    stages, plan = Stages(), make_plan(study())
+    result = run(plan, tmp_path / "out", stages, until="generator")
+    assert stages.ran == ["phantom", "prepare", "generator"]
+    assert result.page is None
+    assert len(study_status(tmp_path / "out")) == len(plan.jobs)
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    run(make_plan(study()), tmp_path / "out", Stages())
+    before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    stages = Stages()
+    with pytest.raises(UnderstudyError, match="belongs to the study 'small', not to 'other'"):
+        run(make_plan(study(name="other")), tmp_path / "out", stages)
+    assert stages.ran == []
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_folders_with_other_things_are_refused(tmp_path: Path) -> None:
+    plan = make_plan(study())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("x")
+    with pytest.raises(UnderstudyError, match="not empty and holds no study"):
+        run(plan, tmp_path / "photos", Stages())
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.png"]
+    with pytest.raises(UnderstudyError, match="a file, not a folder"):
+        run(plan, tmp_path / "photos" / "cat.png", Stages())
+    (tmp_path / "odd").mkdir()
+    write_json(tmp_path / "odd" / "study.json", {"format": "something else"})
+    with pytest.raises(UnderstudyError, match="another version of Understudy"):
+        run(plan, tmp_path / "odd", Stages())
+
+
+def test_two_runs_of_one_study_do_not_mix_but_single_jobs_may_join(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    with claimed(out, plan):
+        with pytest.raises(UnderstudyError, match="another process is working here"), claimed(out, plan):
+            pass
+        with claimed(out, plan, exclusive=False) as folder:
+            assert folder == out
+    with locked(job_folder(out, plan.jobs[2])):
+        result = run(plan, out, Stages(), until="generator")
+    assert "another process" in result.failed[0][1]
+
+
+def test_no_study_in_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="no study was run"):
+        study_status(tmp_path)
+
+
+def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
+    plan, out = make_plan(study()), tmp_path / "out"
+    run(plan, out, Stages(), until="prepare")
+    model = job_folder(out, plan.jobs[2]) / "model"
+    model.mkdir(parents=True)
+    (model / "history.jsonl").write_text('{"kimg": 1.0, "loss_d": 0.5}\n{"kimg": 2.0, "loss_d": 0.25}\n{"kimg": 3.')
+    (job_folder(out, plan.jobs[2]) / "heartbeat.json").write_text('{"seconds": 12.5, "restarts": 1}')
+    row = study_status(out).set_index("stage").loc["generator"]
+    assert (row["state"], row["seconds"], row["detail"]) == ("waiting", 12.5, "kimg 2, loss_d 0.25")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (3.2 * 86400, "3 d 4 h"), (None, "")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,200 @@
+"""The study file: round trips, presets, and errors that name the line, the field and what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.errors import UnderstudyError
+from understudy.study.reading import fields_at, merged, parse_yaml
+from understudy.study.schema import Study, load_study, preset, preset_text, presets
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def message(path: Path) -> str:
+    with pytest.raises(UnderstudyError) as caught:
+        load_study(path)
+    return caught.value.message
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> dict[str, Any]:
+    generators = draw(st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3))
+    trainings = ["real", "synthetic", "both"] if generators else ["real"]
+    return {
+        "name": draw(NAMES),
+        "seed": draw(st.integers(0, 2**40)),
+        "phantom": {"patients": draw(st.integers(1, 50)), "sites": draw(st.integers(1, 5))},
+        "slices": {"resolution": draw(st.sampled_from([32, 64, 128])), "rule_fraction": draw(st.floats(0, 0.9))},
+        "generators": generators,
+        "segmenters": draw(
+            st.dictionaries(
+                NAMES, st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})}), min_size=1,
+                max_size=2,
+            )
+        ),
+        "trainings": draw(st.lists(st.sampled_from(trainings), min_size=1, unique=True)),
+        "augmentation": draw(st.lists(st.booleans(), min_size=1, unique=True)),
+        "repeats": draw(st.integers(1, 20)),
+    }  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=studies())
+def test_a_study_survives_being_written_and_read(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
+    path = tmp_path_factory.mktemp("study") / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = load_study(path)
+    path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    again = load_study(path)
+    assert again.model_dump() == study.model_dump()
+    assert again.hash == study.hash
+    assert study.name == content["name"]
+    assert list(study.segmenters) == sorted(content["segmenters"])  # safe_dump sorts keys
+
+
+def test_every_preset_is_a_valid_study() -> None:
+    assert presets() == ["paper", "quickstart", "workstation"]
+    for name in presets():
+        study = Study.model_validate(preset(name))
+        assert study.name == name
+
+
+def test_the_paper_preset_is_the_papers_protocol() -> None:
+    study = Study.model_validate(preset("paper"))
+    assert (study.slices.resolution, study.slices.scaling, study.repeats) == (256, "max", 10)
+    assert study.generators["stylegan2"].samples == 100_000
+    training = study.segmenters["unet"].training
+    assert (training.samples, training.lr, training.momentum) == (30_000_000, 0.05, 0.99)
+
+
+def test_a_study_file_changes_one_field_of_a_preset(tmp_path: Path) -> None:
+    path = write(tmp_path, "preset: quickstart\nname: mine\ngenerators: {stylegan2: {samples: 77}}\n")
+    mine, base = load_study(path), load_study("quickstart")
+    assert mine.generators["stylegan2"].samples == 77
+    assert mine.generators["stylegan2"].training == base.generators["stylegan2"].training
+    assert mine.name == "mine"
+
+
+def test_a_cohort_takes_the_place_of_the_presets_phantoms(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, "preset: quickstart\ncohort: {path: patients}\n"))
+    assert study.phantom is None
+    assert study.cohort is not None
+    assert study.cohort.path == tmp_path / "patients"
+
+
+def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
+    text = "preset: quickstart\ngenerators: {stylegan2: null, other: {model: {conv_clamp: null}}}\n"
+    study = load_study(write(tmp_path, text))
+    assert list(study.generators) == ["other"]
+    assert study.generators["other"].model.conv_clamp is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("phantom: {}\nrepeats: 3\nreapeats: 4\n", ["line 3", "`reapeats`", "did you mean `repeats`?"]),
+        (
+            "phantom: {}\ngenerators:\n  sg:\n    training:\n      batch: 8\n      kimgs: 4\n",
+            ["line 6", "`generators.sg.training.kimgs`", "did you mean `kimg`?", "batch"],
+        ),
+        ("phantom:\n  patients: many\n", ["line 2", "`phantom.patients`", "valid integer", "'many'"]),
+        (
+            "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {g: {}}\n",
+            ["line 2", "`trainings.1`", "real, synthetic, both", "did you mean synthetic?"],
+        ),
+        ("phantom: {}\nrepeats: 0\ntrainings: [real]\n", ["line 2", "`repeats`", "greater than or equal to 1", "given: 0"]),
+        ("phantom: {}\nname: a\nname: b\n", ["line 3", "`name` is given twice, first in line 2"]),
+        ("phantom: {patients: 3\nname: x\n", ["not a valid YAML file", "line 2"]),
+        ("- a\n- b\n", ["list of `name: value` lines"]),
+        ("name: x\n", ["give either `cohort", "neither"]),
+        ("phantom: {}\ncohort: {path: x}\ntrainings: [real]\n", ["give either `cohort", "both"]),
+        ("phantom: {}\n", ["no `generators`"]),
+        ("phantom: {}\nname: ../x\ntrainings: [real]\n", ["line 2", "`name`", "letters, digits"]),
+        ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "twice"]),
+        ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),
+        (
+            "phantom: {}\ngenerators:\n  g:\n    model: {channels: 7}\n",
+            ["line 3", "`generators.g`", "`channels` cannot be set here"],
+        ),
+        (
+            "phantom: {}\ntrainings: [real]\nsegmenters:\n  u:\n    training: {seed: 5}\n",
+            ["line 4", "`segmenters.u`", "`seed` cannot be set here"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, expected: list[str]) -> None:
+    said = message(write(tmp_path, text))
+    for part in expected:
+        assert part in said
+    assert "study.yaml" in said
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+    said = message(write(tmp_path, "phantom: {}\nreapeats: 4\nslices: {resolutoin: 32}\ntrainings: [real]\n"))
+    assert "2 problems" in said
+    assert "did you mean `resolution`?" in said
+
+
+def test_a_wrong_path_and_a_misspelt_preset_are_told_apart_from_files(tmp_path: Path) -> None:
+    assert "does not exist" in message(tmp_path / "nothing.yaml")
+    with pytest.raises(UnderstudyError, match="did you mean quickstart"):
+        load_study("quickstartt")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in message(tmp_path / "binary.yaml")
+
+
+def test_files_of_the_split_are_relative_to_the_study_file(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, "phantom: {}\ntrainings: [real]\nsplit: {method: list, test: test.txt}\n"))
+    assert study.split.test == str(tmp_path / "test.txt")
+
+
+def test_seeds_differ_between_jobs_and_follow_the_study(tmp_path: Path) -> None:
+    one, two = Study(phantom={}, trainings=["real"], seed=1), Study(phantom={}, trainings=["real"], seed=2)  # type: ignore[arg-type]
+    seeds = {one.derived_seed("a"), one.derived_seed("b"), two.derived_seed("a"), one.derived_seed("a", 0)}
+    assert len(seeds) == 4
+    assert one.derived_seed("a") == Study(phantom={}, trainings=["real"], seed=1, name="other").derived_seed("a")  # type: ignore[arg-type]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+@given(
+    base=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
+    over=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
+)
+def test_merging_keeps_what_is_not_overridden(base: dict[str, Any], over: dict[str, Any]) -> None:
+    result = merged(base, over)
+    assert set(result) == {*base, *over}
+    assert merged(result, over) == result
+    assert all(result[key] == base[key] for key in base.keys() - over.keys())
+    assert all(result[key] == value for key, value in over.items() if not isinstance(value, dict))
+
+
+def test_the_fields_of_a_place_in_the_study_are_known() -> None:
+    assert "kimg" in fields_at(Study, ("generators", "any", "training"))
+    assert "path" in fields_at(Study, ("cohort",))
+    assert fields_at(Study, ("nowhere",)) == []
+    assert fields_at(Study, ("name",)) == []
+
+
+def test_lines_are_those_of_the_file() -> None:
+    content, lines = parse_yaml("a: 1\nb:\n  - x: 2\n    y: 3\n", "text")
+    assert content == {"a": 1, "b": [{"x": 2, "y": 3}]}
+    assert lines == {("a",): 1, ("b",): 2, ("b", "0"): 3, ("b", "0", "x"): 3, ("b", "0", "y"): 4}
+
+
+def test_an_unknown_preset_has_no_text() -> None:
+    assert "phantom:" in preset_text("quickstart")
+    with pytest.raises(UnderstudyError, match="no preset"):
+        preset_text("nothing")
