@@ -32,10 +32,12 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
+    str,
+    typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>].")
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>]."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
@@ -50,7 +52,8 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -85,7 +88,7 @@ def check(
     from understudy.cohort.checks import check_cohort
     from understudy.cohort.layouts import CohortConfig, find_patients
 
-    config = _study_of(source).cohort if source.suffix in (".yaml", ".yml") else CohortConfig(path=source)
+    config = _study_of(source).cohort if source.suffix in (".yaml", ".yml") else CohortConfig.model_validate({"path": source})
     if config is None:
         raise UnderstudyError(
             "the study draws phantoms and has no cohort to check", where=source, fix="give a folder instead"
@@ -130,7 +133,14 @@ def plan(
         for job in planned.jobs:
             counts[job.stage] = counts.get(job.stage, 0) + 1
         listed = [
-            {"id": j.id, "stage": j.stage, "name": j.name, "state": s, "seconds": j.seconds, "disk_bytes": j.disk_bytes}
+            {
+                "id": j.id,
+                "stage": j.stage,
+                "name": j.name,
+                "state": s,
+                "seconds": j.seconds,
+                "disk_bytes": j.disk_bytes,
+            }
             for j, s in zip(planned.jobs, states, strict=True)
         ]
         summary = {"jobs": counts, "settings": len(settings(loaded)), "repeats": loaded.repeats, "seconds": seconds,
@@ -157,7 +167,8 @@ def run(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
     until: Annotated[
-        str, typer.Option(help="Stop after this stage: phantom, prepare, generator, sample, segmenter, evaluate.")
+        str,
+        typer.Option(help="Stop after this stage: phantom, prepare, generator, sample, segmenter, evaluate."),
     ] = "report",
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
@@ -176,7 +187,9 @@ def run(
 
 @app.command()
 def job(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")],
+    job_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")
+    ],
     study: Annotated[str, typer.Option(help="Study file or preset.")],
     out: OutOption = None,
     device: DeviceOption = "auto",
@@ -193,7 +206,9 @@ def job(
     found = planned.find(job_id)
     with claimed(_out_of(loaded, out), planned, exclusive=False) as folder:
         done = run_job(found, planned.by_id, folder, STAGES, device, progress=not quiet)
-    print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
+    print(
+        f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
+    )
 
 
 @app.command()
@@ -211,8 +226,14 @@ def status(
         return
     colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
     rows = [
-        [row.id[:12], row.name, f"[{colours[row.state]}]{row.state}[/]", duration(row.seconds), row.detail]
-        for row in table.itertuples()
+        [
+            row["id"][:12],
+            row["name"],
+            f"[{colours[row['state']]}]{row['state']}[/]",
+            duration(row["seconds"]),
+            row["detail"],
+        ]
+        for row in table.to_dict(orient="records")
     ]
     _print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
     counts = table["state"].value_counts()
@@ -245,7 +266,9 @@ def sample(
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart") -> None:
+def preset(
+    name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart",
+) -> None:
     """Print a built-in study, to start a study file from."""
     from understudy.study.schema import preset_text
 

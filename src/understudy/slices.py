@@ -246,6 +246,8 @@ class SliceWriter:
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)
         self._written = sum(len(pd.read_parquet(p)) for p in self._parts())
+        self._digest: Any = _start_hash(self._meta)
+        _add_to_hash(self._digest, self._images, self._labels, self._written)
 
     def _parts(self) -> list[Path]:
         return sorted((self._partial / "parts").glob("*.parquet"))
@@ -290,6 +292,10 @@ class SliceWriter:
             self._labels[start:stop] = labels[:count]  # type: ignore[index]
             with atomic_path(self._partial / "parts" / f"{start:012d}.parquet") as temporary:
                 frame.iloc[:count].to_parquet(temporary, index=False)
+        if start % SHARD == 0 and self._digest is not None:
+            _add_to_hash(self._digest, images, labels, count)  # here, where they need not be read back
+        else:
+            self._digest = None  # a writer that was killed while closing went on: hash what is on disk
         self._written = stop
         rest = images[count:], labels[count:], frame.iloc[count:].reset_index(drop=True)
         self._pending = [rest] if len(rest[2]) else []
@@ -310,7 +316,10 @@ class SliceWriter:
             self._images.resize((self._written, *self._shape))  # type: ignore[union-attr]
             self._labels.resize((self._written, *self._shape[1:]))  # type: ignore[union-attr]
             index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
-            digest = _content_hash(self._images, self._labels, index, self._meta)
+            if self._digest is None:
+                digest = _content_hash(self._images, self._labels, index, self._meta)
+            else:
+                digest = _end_hash(self._digest, index)
             group = zarr.open_group(str(self._partial), mode="r+")
             group.attrs.update(
                 {**self._meta, "content_hash": digest, "attrs": {"software_version": __version__, **attrs}}
@@ -329,9 +338,22 @@ def _partial(path: Path) -> Path:
 
 def _content_hash(images: Any, labels: Any, index: pd.DataFrame, meta: dict[str, Any]) -> str:
     """SHA-256 over names, pixels, labels and index, streamed by shard."""
-    digest = hashlib.sha256(sha256_json({k: meta[k] for k in ("channels", "classes")}).encode())
-    for start in range(0, images.shape[0], SHARD):
-        digest.update(np.ascontiguousarray(images[start : start + SHARD]).data)
-        digest.update(np.ascontiguousarray(labels[start : start + SHARD]).data)
+    digest = _start_hash(meta)
+    _add_to_hash(digest, images, labels, images.shape[0])
+    return _end_hash(digest, index)
+
+
+def _start_hash(meta: dict[str, Any]) -> Any:
+    return hashlib.sha256(sha256_json({k: meta[k] for k in ("channels", "classes")}).encode())
+
+
+def _add_to_hash(digest: Any, images: Any, labels: Any, count: int) -> None:
+    for start in range(0, count, SHARD):
+        stop = min(start + SHARD, count)
+        digest.update(np.ascontiguousarray(images[start:stop]).data)
+        digest.update(np.ascontiguousarray(labels[start:stop]).data)
+
+
+def _end_hash(digest: Any, index: pd.DataFrame) -> str:
     digest.update(index.to_csv(index=False, lineterminator="\n").encode())
-    return digest.hexdigest()
+    return str(digest.hexdigest())

@@ -13,10 +13,10 @@ from understudy.cohort.phantom_fields import (
     Grid,
     Streams,
     ellipsoid,
-    lattice_position,
     lattice_size,
     ramp,
     round_min,
+    sheet,
     smooth_noise,
     tube,
 )
@@ -29,7 +29,7 @@ def test_noise_equals_scipys_spline_interpolation():
     noise = smooth_noise(np.random.default_rng(3), axes, 11.0)
     lattice = np.random.default_rng(3).standard_normal(lattice_size(11.0), dtype=np.float32)
     mesh = np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij")
-    where = [lattice_position(m, 11.0, axis) for axis, m in enumerate(mesh)]
+    where = [(m + middle) / 11.0 + 1 for m, middle in zip(mesh, (119, 122, 0), strict=True)]
     expected = ndimage.map_coordinates(lattice, where, order=3, prefilter=False)
     assert np.corrcoef(noise.ravel(), expected.ravel())[0, 1] > 0.99999
     np.testing.assert_allclose(noise / noise.std(), expected / expected.std(), atol=2e-3)
@@ -64,6 +64,14 @@ def test_grid_covers_the_same_millimetres_at_any_shape(shape):
 def test_ramp_is_the_part_of_a_voxel_behind_a_plane(distance, width):
     samples = distance + (np.arange(4000) + 0.5) / 4000 * width - width / 2
     assert ramp(np.float32(distance), width) == pytest.approx(np.mean(samples > 0), abs=1e-3)
+
+
+@settings(max_examples=30)
+@given(st.floats(0, 6), st.floats(0, 3), st.floats(0.5, 4))
+def test_sheet_is_the_part_of_a_voxel_inside_it(distance, half, width):
+    samples = distance + (np.arange(4000) + 0.5) / 4000 * width - width / 2
+    part = sheet(np.float32(distance), np.float32(half), width)
+    assert part == pytest.approx(np.mean(np.abs(samples) < half), abs=2e-3)
 
 
 def test_a_sphere_and_a_capsule_have_exact_distances():

@@ -16,7 +16,17 @@ import pytest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json
 from understudy.study import jobs as jobs_module
-from understudy.study.jobs import Context, Heartbeat, Job, is_locked, job_folder, locked, read_done, run_job, state_of
+from understudy.study.jobs import (
+    Context,
+    Heartbeat,
+    Job,
+    is_locked,
+    job_folder,
+    locked,
+    read_done,
+    run_job,
+    state_of,
+)
 
 
 def count_calls(context: Context) -> dict[str, Any]:
@@ -35,7 +45,9 @@ STAGES = {"count": count_calls, "fail": fail}
 
 def test_the_id_depends_on_stage_spec_inputs_and_version_and_on_nothing_else() -> None:
     job = Job("count", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),))
-    same = Job("count", "another name", {"y": [1, 2], "x": 1}, (("data", "abc"),), local={"path": "/x"}, seconds=9)
+    same = Job(
+        "count", "another name", {"y": [1, 2], "x": 1}, (("data", "abc"),), local={"path": "/x"}, seconds=9
+    )
     assert job.id == same.id
     others = [
         Job("fail", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),)),
@@ -126,7 +138,9 @@ def test_two_processes_do_not_run_one_job_and_a_dead_one_loses_its_lock(tmp_path
     job = Job("count", "a", {})
     folder = job_folder(tmp_path, job)
     folder.mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert is_locked(folder)

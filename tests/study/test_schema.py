@@ -31,7 +31,9 @@ def message(path: Path) -> str:
 
 @st.composite
 def studies(draw: st.DrawFn) -> dict[str, Any]:
-    generators = draw(st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3))
+    generators = draw(
+        st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3)
+    )
     trainings = ["real", "synthetic", "both"] if generators else ["real"]
     return {
         "name": draw(NAMES),
@@ -53,7 +55,9 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=40, deadline=None)
 @given(content=studies())
-def test_a_study_survives_being_written_and_read(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
+def test_a_study_survives_being_written_and_read(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
+) -> None:
     path = tmp_path_factory.mktemp("study") / "study.yaml"
     path.write_text(yaml.safe_dump(content))
     study = load_study(path)
@@ -157,7 +161,9 @@ def test_a_wrong_path_and_a_misspelt_preset_are_told_apart_from_files(tmp_path: 
 
 
 def test_files_of_the_split_are_relative_to_the_study_file(tmp_path: Path) -> None:
-    study = load_study(write(tmp_path, "phantom: {}\ntrainings: [real]\nsplit: {method: list, test: test.txt}\n"))
+    study = load_study(
+        write(tmp_path, "phantom: {}\ntrainings: [real]\nsplit: {method: list, test: test.txt}\n")
+    )
     assert study.split.test == str(tmp_path / "test.txt")
 
 
@@ -165,13 +171,19 @@ def test_seeds_differ_between_jobs_and_follow_the_study(tmp_path: Path) -> None:
     one, two = Study(phantom={}, trainings=["real"], seed=1), Study(phantom={}, trainings=["real"], seed=2)  # type: ignore[arg-type]
     seeds = {one.derived_seed("a"), one.derived_seed("b"), two.derived_seed("a"), one.derived_seed("a", 0)}
     assert len(seeds) == 4
-    assert one.derived_seed("a") == Study(phantom={}, trainings=["real"], seed=1, name="other").derived_seed("a")  # type: ignore[arg-type]
+    assert one.derived_seed("a") == Study(phantom={}, trainings=["real"], seed=1, name="other").derived_seed(
+        "a"
+    )  # type: ignore[arg-type]
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 @given(
-    base=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
-    over=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
+    base=st.dictionaries(
+        NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4
+    ),
+    over=st.dictionaries(
+        NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4
+    ),
 )
 def test_merging_keeps_what_is_not_overridden(base: dict[str, Any], over: dict[str, Any]) -> None:
     result = merged(base, over)

@@ -28,6 +28,7 @@ from understudy.slices import LabelClass, SliceWriter
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
 
 SPLITS = ("train", "val", "test")
+_BLOCK = 8  # slices that are scaled at a time: their doubles stay in the processor's cache
 _COUNTED = {"patients": 0, "slices": 0, "annotated": 0, "without_slices": 0}
 
 
@@ -225,33 +226,41 @@ def passes_rule(
         lowest = next(v for v in range(start, start + 4) if v / ceiling * 255 > config.rule_intensity)
         bright = [int(np.count_nonzero(plane >= lowest)) for plane in slices]
     else:
-        bright = [
-            int(np.count_nonzero(plane.astype(np.float64) / ceiling * 255 > config.rule_intensity))
-            for plane in slices
-        ]
+        bright = [int(np.count_nonzero(_scaled(plane, ceiling) > config.rule_intensity)) for plane in slices]
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
 
 
 def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     """[Z, H, W] -> `out` uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves up, clipped."""
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(wanted), _BLOCK)]
     if slices.dtype.itemsize > 2 or not np.issubdtype(slices.dtype, np.integer):
-        for i, z in enumerate(wanted):
-            out[i] = _round_8_bit(slices[z], ceiling)
+        for block in blocks:
+            out[block] = _round_8_bit(slices[wanted[block]], ceiling)
         return
     # At most 65,536 different values: round each of them once and look the voxels up.
     native = slices.dtype.newbyteorder("=")
     unsigned = np.dtype(f"u{native.itemsize}")
     table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
-    for i, z in enumerate(wanted):
-        out[i] = np.take(table, slices[z].astype(native, copy=False).view(unsigned), mode="clip")
+    for block in blocks:
+        values = slices[wanted[block]].astype(native, copy=False).view(unsigned)
+        out[block] = np.take(table, values, mode="clip")
+
+
+def _scaled(values: NDArray[Any], ceiling: float) -> NDArray[np.float64]:
+    """values / ceiling * 255, in this order and in doubles, as MATLAB computes it."""
+    scaled = values.astype(np.float64)
+    scaled /= ceiling
+    scaled *= 255
+    return scaled
 
 
 def _round_8_bit(values: NDArray[Any], ceiling: float) -> NDArray[np.uint8]:
     """MATLAB's uint8(values / ceiling * 255)."""
-    scaled = values.astype(np.float64) / ceiling * 255
-    whole = np.floor(scaled)
+    scaled = _scaled(values, ceiling)
+    np.clip(scaled, 0, 255, out=scaled)
+    whole = scaled.astype(np.uint8)  # truncates
     whole += scaled - whole >= 0.5  # not floor(x + 0.5), which rounds 0.49999999999999994 up
-    return np.clip(whole, 0, 255).astype(np.uint8)
+    return whole
 
 
 def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: Path) -> NDArray[np.uint8]:

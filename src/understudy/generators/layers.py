@@ -55,6 +55,11 @@ def normalise_second_moment(x: Tensor) -> Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
+def limit(x: Tensor, bound: float | None) -> Tensor:
+    """x clamped to [-bound, bound]. Not by `clamp`, whose gradient takes 20 times as long on a CPU."""
+    return x if bound is None else F.hardtanh(x, -bound, bound)
+
+
 class Dense(nn.Module):
     """y = W x / sqrt(inputs) + b with an equalised learning rate, [N, inputs] -> [N, outputs].
 
@@ -75,7 +80,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gain = GAIN if self.activate else 1.0
-        y = F.linear(x, self.weight * (self.scale * gain), self.bias * (self.rate * gain))
+        y = torch.addmm(self.bias, x, self.weight.t(), beta=self.rate * gain, alpha=self.scale * gain)
         return F.leaky_relu(y, SLOPE) if self.activate else y
 
     def extra_repr(self) -> str:
@@ -121,7 +126,7 @@ class Conv(nn.Module):
         else:
             y = F.conv2d(x, weight, bias, padding=padding)
         y = F.leaky_relu(y, SLOPE) if self.activate else y
-        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+        return limit(y, self.clamp)
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape

@@ -24,13 +24,13 @@ from understudy.generators.layers import (
     Dense,
     MinibatchDeviation,
     ModulatedConv,
+    limit,
     normalise_second_moment,
     upsample,
 )
 
-SAMPLING_BLOCK = (
-    16  # samples computed together; aligned, so that a sample never depends on what was asked for
-)
+LAYOUT = torch.channels_last  # of the activations: up to twice as fast on a CPU as contiguous_format
+SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
 
 
 class StyleGan2Config(BaseModel):
@@ -131,7 +131,7 @@ class StyledConv(nn.Module):
         shift = noise * (self.noise_strength * GAIN)  # [R, R] or [N, 1, R, R]
         x = torch.addcmul(shift.to(x.dtype), x, (scale * GAIN).to(x.dtype))
         x = F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[:, None, None], SLOPE)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return limit(x, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -145,7 +145,7 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.conv(x, w)[0].float() + self.bias[:, None, None]
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return limit(x, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -180,7 +180,7 @@ class Synthesis(nn.Module):
             assert isinstance(block, SynthesisBlock)
             if block.first:
                 x = block.const.to(dtype).expand(len(ws), -1, -1, -1)
-                x = x.contiguous(memory_format=torch.channels_last)
+                x = x.contiguous(memory_format=LAYOUT)
             else:
                 x = block.conv0(x, ws[:, index], next(noises) if noises else None)
                 index += 1
@@ -280,10 +280,10 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """dtype: of the activations down to 8x8; the last block is float32."""
-        x = image.to(dtype).contiguous(memory_format=torch.channels_last)
+        x = image.to(dtype).contiguous(memory_format=LAYOUT)
         for block in self.blocks:
             x = block(x)
-        x = x.float()
+        x = x.to(torch.promote_types(dtype, torch.float32))
         if self.config.mbstd_maps:
             x = self.deviation(x)
         return self.out(self.dense(self.conv(x).flatten(1)))

@@ -146,9 +146,7 @@ def _verdict(
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
     relative, limit = top.relative, 1 - margin
     if math.isnan(dice) or dice < POOREST_BASELINE or math.isnan(relative.value):
-        return "unanswered", (
-            f"Not answered: the network trained on the real slices is too weak a yardstick (mean Dice {number(dice)})."
-        )
+        return "unanswered", "Not answered: the yardstick is too weak."
     if patients < FEWEST_PATIENTS:
         return "undecided", f"Too early to say: only {count(patients, 'patient')} to test on."
     if relative.low >= limit:
@@ -164,6 +162,11 @@ def _verdict(
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:
     said = []
+    if math.isnan(dice) or dice < POOREST_BASELINE:
+        said.append(
+            f"The network trained on the real slices reached a mean Dice of {number(dice)} only, so a share of it says"
+            " nothing. Train longer, or on more patients."
+        )
     synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
     top = best(synthetic)
     if top is not None:
@@ -173,8 +176,8 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
             else ""
         )
         said.append(
-            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice score of the same"
-            f" network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)};"
+            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice score of the"
+            f" same network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)};"
             f" real slices: mean Dice {number(dice)})."
         )
     if both is not None:

@@ -117,7 +117,7 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float]) -> li
             },
             "",
         ),
-        ("Samples with each class (dotted: real)", shares, ""),
+        ("Samples with each class", shares, ""),
         ("Speed", {"images_per_second": ("images/s", INK)}, "images/s"),
     )
     for title, curves, unit in groups:
@@ -159,15 +159,13 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
                 x, y = _finite(History.read(path), "samples", key)
                 if not len(x):
                     continue
-                label = None if setting_id in said else setting.label
-                said.add(setting_id)
-                style = {"color": setting.colour, "label": label, "alpha": 0.9}
-                axes.plot(
-                    *_thinned(x / 1000, y),
-                    marker=setting.marker if len(x) < 25 else "",
-                    markersize=3.5,
-                    **style,
+                marker = setting.marker if len(x) < 25 else ""
+                (line,) = axes.plot(
+                    *_thinned(x / 1000, y), color=setting.colour, marker=marker, markersize=3.5
                 )
+                if setting_id not in said:
+                    line.set_label(setting.label)
+                said.add(setting_id)
                 ends.append(f"{setting.label} ends at {y[-1]:.3f}")
             if not ends:
                 continue
@@ -297,8 +295,8 @@ def distribution(
         for name, values in curves.items():
             real = kinds[name] == "real"
             share = np.arange(1, len(values) + 1) / len(values)
-            style = {"color": REAL_COLOUR} if real else {"color": SYNTHETIC_COLOUR, "linestyle": next(styles)}
-            axes.plot(*_thinned(values, share), label=name, drawstyle="steps-post", **style)
+            (line,) = axes.plot(*_thinned(values, share), label=name, drawstyle="steps-post")
+            line.set(color=REAL_COLOUR if real else SYNTHETIC_COLOUR, linestyle="-" if real else next(styles))
         if low > 0 and high > 20 * low:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")

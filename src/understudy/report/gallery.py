@@ -32,6 +32,7 @@ from understudy.slices import SliceSet
 from understudy.volumes import TestVolume, VolumeSet
 
 TILE = 192  # pixels to which small slices are enlarged, by whole factors
+View = tuple[slice, slice]
 ROWS = 4
 SHEET = (12, 4)  # columns, rows of the wider look
 SAMPLED = 2000  # slices looked at for windows and annotation statistics
@@ -90,19 +91,21 @@ def make_gallery(data: ReportData) -> Gallery:
         return gallery
     first = sources[0].slices
     gallery.channels, gallery.classes = first.channels, first.class_names
-    windows = _windows(sources[0], data.seed)
+    windows, view = _windows(sources[0], data.seed), _view(sources, data.seed)
     for number, source in enumerate(sources):
         rng = np.random.default_rng([data.seed, number])
         areas = _areas(source, looked := _some(source.rows, SAMPLED, rng))
         gallery.numbers.append(_annotation_numbers(source, looked, areas))
         chosen = _some(source.rows, ROWS, rng)
-        gallery.random.append(_block(source, chosen, windows))
+        gallery.random.append(_block(source, chosen, windows, view))
         with_tumour = looked[areas.sum(1) > 0]
         if len(with_tumour):
-            gallery.annotated.append(_block(source, _some(with_tumour, ROWS, rng), windows))
+            gallery.annotated.append(_block(source, _some(with_tumour, ROWS, rng), windows, view))
         else:
             gallery.missing.append(f"No slice of “{source.name}” holds an annotation.")
-        gallery.sheets.append(_sheet(source, _some(source.rows, SHEET[0] * SHEET[1], rng), windows))
+        gallery.sheets.append(
+            _sheet(source, rng.permutation(_some(source.rows, SHEET[0] * SHEET[1], rng)), windows, view)
+        )
     gallery.panels = _annotation_panels(gallery, first)
     return gallery
 
@@ -154,6 +157,19 @@ def _windows(source: _Source, seed: int) -> list[tuple[float, float]]:
     return [channel_window(images[:, c]) for c in range(images.shape[1])]
 
 
+def _view(sources: list[_Source], seed: int) -> View:
+    """The square that holds the heads of all sets, so that padding does not make them tiny."""
+    resolution = sources[0].slices.resolution
+    seen = np.zeros((resolution, resolution), bool)
+    for source in sources:
+        if source.slices.resolution != resolution:
+            return slice(None), slice(None)
+        images, _ = source.slices.read(_some(source.rows, 100, np.random.default_rng([seed, 8])))
+        seen |= (images > 24).any((0, 1))
+    top, bottom, left, right = square_around(seen, resolution // 2, margin=0.04)
+    return slice(top, bottom), slice(left, right)
+
+
 def overlay_channel(channels: Sequence[str]) -> int:
     """The channel below the annotation: FLAIR, where most classes show, else the last one."""
     return next(
@@ -161,10 +177,10 @@ def overlay_channel(channels: Sequence[str]) -> int:
     )
 
 
-def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]]) -> Block:
+def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]], view: View) -> Block:
     slices = source.slices
-    images, labels = slices.read(rows)
-    factor = max(1, -(-TILE // slices.resolution))
+    images, labels = (a[..., *view] for a in slices.read(rows))
+    factor = max(1, -(-TILE // images.shape[-1]))
     under = overlay_channel(slices.channels)
     grid = []
     for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
@@ -184,12 +200,11 @@ def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, 
     return Block(source.name, [*slices.channels, "Annotation"], grid, source.kind)
 
 
-def _sheet(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]]) -> Tile:
+def _sheet(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]], view: View) -> Tile:
     slices = source.slices
-    images, labels = slices.read(rows)
+    images, labels = (a[..., *view] for a in slices.read(rows))
     under = overlay_channel(slices.channels)
-    factor = max(1, -(-96 // slices.resolution))
-    shrink = max(1, slices.resolution // 128)
+    factor, shrink = max(1, -(-96 // images.shape[-1])), max(1, images.shape[-1] // 100)
     tiles: list[Pixels] = [
         overlay(
             enlarged(upright(windowed(i[under], windows[under]), slices.axes), factor),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,8 @@ def _collapsed(data: ReportData) -> list[str]:
         config = history.with_name("config.json")
         if config.is_file() and read_json(config).get("outcome") == "collapsed":
             found.append(
-                f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds nothing."
-                " It counts in every mean."
+                f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds"
+                " nothing. It counts in every mean."
             )
     return found
 
@@ -268,6 +269,7 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         parts = [(f"{name} {i}" if len(value) > 1 else name, inner) for i, inner in enumerate(value, start=1)]
         return [line for key, inner in parts for line in _flat(inner, key)]
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1…", text)  # hashes in full are in report.json
     return [(name, text)]
 
 

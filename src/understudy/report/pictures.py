@@ -134,12 +134,15 @@ def framed(picture: Pixels, box: tuple[int, int, int, int]) -> Pixels:
     return picture
 
 
-def square_around(mask: NDArray[np.bool_], smallest: int) -> tuple[int, int, int, int]:
-    """A square (top, bottom, left, right) inside the picture around the mask, with a margin; the middle if empty."""
+def square_around(mask: NDArray[np.bool_], smallest: int, margin: float = 0.35) -> tuple[int, int, int, int]:
+    """A square (top, bottom, left, right) inside the picture around the mask; the middle if empty.
+
+    `margin` is added to the mask's longer edge, as a fraction of it; `smallest` is the least edge in pixels.
+    """
     height, width = mask.shape
     where = np.argwhere(mask)
     low, high = (where.min(0), where.max(0) + 1) if len(where) else (np.array(mask.shape) // 2,) * 2
-    side = int(min(max(smallest, round(1.35 * (high - low).max()) + 4), height, width))
+    side = int(min(max(smallest, round((1 + margin) * (high - low).max())), height, width))
     centre = (low + high) / 2
     top = int(np.clip(round(centre[0] - side / 2), 0, height - side))
     left = int(np.clip(round(centre[1] - side / 2), 0, width - side))

@@ -263,7 +263,8 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
     scopes = [s for s in SCOPES if s in set(summary["scope"])]
     ways = [(scope, str(policy)) for scope in scopes for policy in POLICIES]
     titles = [f"{SCOPES[scope].capitalize()}, {POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
-    body, numbers = [], []
+    body: list[list[str]] = []
+    numbers: list[dict[str, object]] = []
     base = data.baseline_setting
     for s in settings:
         entries = [_pick(summary, s.id, "dice", name, scope, policy) for scope, policy in ways]
@@ -302,13 +303,13 @@ def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, 
     )
     body = [
         [
-            labels[str(r.setting)],
-            f"{r.difference:+.3f}",
-            f"{r.low:+.3f} to {r.high:+.3f}",
-            number(r.p),
-            number(r.p_holm),
+            labels[str(r["setting"])],
+            f"{r['difference']:+.3f}",
+            f"{r['low']:+.3f} to {r['high']:+.3f}",
+            number(float(r["p"])),
+            number(float(r["p_holm"])),
         ]
-        for r in frame.itertuples()
+        for r in frame.to_dict(orient="records")
     ]
     note = (
         "Mean Dice minus that of the real slices on the same patients, with its 95\u00a0% interval; p of the sign-flip"
@@ -337,11 +338,11 @@ def _matrix(
         "dice", key, "setting", aggfunc="mean", observed=True
     )
     table = table.reindex(columns=[s.id for s in settings])
-    counts = means[means["class_name"] == MEAN].groupby(key)["subject"].nunique()
+    counts = means[means["class_name"] == MEAN].groupby(key)["subject"].nunique().to_dict()
     body = []
     for row, values in table.iterrows():
         cells = [name(str(row)), *(number(float(v)) for v in values)]
-        body.append([cells[0], str(counts[row]), *cells[1:]] if key == "site" else cells)
+        body.append([cells[0], str(counts.get(row, 0)), *cells[1:]] if key == "site" else cells)
     table.index = pd.Index([name(str(i)) for i in table.index], name=key)
     return [s.label for s in settings], body, table.reset_index()
 

@@ -84,7 +84,9 @@ def generator_flops(config: StyleGan2Config) -> tuple[int, int]:
     with torch.device("meta"):
         network = StyleGan2(config)
         images = torch.empty(4, config.channels, config.resolution, config.resolution)
-        return _count(network.generator, torch.empty(4, config.z_dim)) // 4, _count(network.discriminator, images) // 4
+        return _count(network.generator, torch.empty(4, config.z_dim)) // 4, _count(
+            network.discriminator, images
+        ) // 4
 
 
 def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> int:
@@ -172,12 +174,14 @@ def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
     config = UNetConfig.model_validate(job.spec["model"])
     resolution = plan.study.slices.resolution
     flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
-    validated = size.depth * training.validations * (size.patients - size.test_patients)
-    validated *= plan.study.split.validation_fraction
+    validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
+    validated = size.depth * training.validations * validation_patients
     work = training.samples * 3 + validated
     seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in build(config, size.channels, len(size.classes), resolution).parameters())
+        parameters = sum(
+            p.numel() for p in build(config, size.channels, len(size.classes), resolution).parameters()
+        )
     return seconds, parameters * 4.0
 
 
@@ -187,7 +191,9 @@ def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, f
     flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
     slices = size.test_patients * size.depth
     scoring = size.test_patients * size.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
-    return slices * flops / (speed * _reached("evaluate", 32 * flops)) + scoring, size.test_patients * size.voxels * 0.01
+    return slices * flops / (
+        speed * _reached("evaluate", 32 * flops)
+    ) + scoring, size.test_patients * size.voxels * 0.01
 
 
 def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:

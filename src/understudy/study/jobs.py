@@ -31,7 +31,9 @@ from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json, sha256_json, write_json, writing
 
-HEARTBEAT_EVERY = 5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
+HEARTBEAT_EVERY = (
+    5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
+)
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
 
 State = Literal["done", "running", "failed", "waiting"]
@@ -188,7 +190,9 @@ def state_of(folder: Path) -> State:
     return "failed" if (folder / "failed.json").is_file() else "waiting"
 
 
-def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+def _inputs(
+    job: Job, jobs: Mapping[str, Job], out: str | Path
+) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
     """Role -> (folder, done.json) of the jobs in that role."""
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for role, job_id in job.inputs:

@@ -84,7 +84,6 @@ class Plan:
             )
         return found[0]
 
-
     def until(self, stage: str) -> Plan:
         """The plan without the jobs of stages after `stage`.
 
@@ -144,7 +143,8 @@ def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, st
 def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
     """Adds the phantom job, if any, and the prepare job; returns the id of the latter."""
     spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
-    inputs, local = [], {"workers": study.slices.workers}
+    inputs: list[tuple[str, str]] = []
+    local: dict[str, Any] = {"workers": study.slices.workers}
     if study.phantom is not None:
         phantom = study.phantom
         if "seed" not in phantom.model_fields_set:
@@ -152,7 +152,7 @@ def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
         job = _job("phantom", "phantom", phantom.model_dump(mode="json"), [])
         jobs.append(job)
         inputs.append(("phantom", job.id))
-        spec["cohort"] = CohortConfig().model_dump(mode="json", exclude={"path"})
+        spec["cohort"] = CohortConfig.model_validate({}).model_dump(mode="json", exclude={"path"})
     else:
         assert study.cohort is not None
         spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
@@ -178,7 +178,9 @@ def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     for field, path in paths.items():
         if not Path(path).is_file():
             raise UnderstudyError(
-                "a file that the study names does not exist", where=f"split.{field}: {path}", fix="correct the path"
+                "a file that the study names does not exist",
+                where=f"split.{field}: {path}",
+                fix="correct the path",
             )
         hashes[field] = f"sha256:{sha256_file(path)}"
     return {**split, **hashes}, paths
@@ -201,8 +203,8 @@ def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> s
         "training": training,
     }
     trained = _job("generator", f"generator {name}", spec, [("prepare", prepare)], training=local)
-    spec = {"name": name, "count": generator.samples, "seed": study.derived_seed("sample", name)}
-    sampled = _job("sample", f"sample {name}", spec, [("generator", trained.id)])
+    wanted = {"name": name, "count": generator.samples, "seed": study.derived_seed("sample", name)}
+    sampled = _job("sample", f"sample {name}", wanted, [("generator", trained.id)])
     jobs += [trained, sampled]
     return sampled.id
 
@@ -221,8 +223,8 @@ def _segmenter_jobs(
         inputs.append(("sample", samples[setting.generator]))
     title = f"{setting.id}, repeat {repeat + 1}"
     trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local)
-    spec = {"cell": cell, "scopes": sorted(study.evaluation.scopes)}
-    evaluated = _job("evaluate", f"evaluate {title}", spec, [("segmenter", trained.id), ("prepare", prepare)])
+    scored = {"cell": cell, "scopes": sorted(study.evaluation.scopes)}
+    evaluated = _job("evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)])
     jobs += [trained, evaluated]
 
 

@@ -49,7 +49,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
     except UnicodeDecodeError as error:
-        raise UnderstudyError("the study file is not text in UTF-8", where=path, fix="save it as UTF-8") from error
+        raise UnderstudyError(
+            "the study file is not text in UTF-8", where=path, fix="save it as UTF-8"
+        ) from error
     return parse_yaml(text, str(path))
 
 
@@ -72,7 +74,9 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         loader.dispose()  # type: ignore[no-untyped-call]
     if not isinstance(content, dict):
         raise UnderstudyError(
-            "a study file is a list of `name: value` lines", where=name, fix="start from a preset: preset: quickstart"
+            "a study file is a list of `name: value` lines",
+            where=name,
+            fix="start from a preset: preset: quickstart",
         )
     lines: Lines = {}
     if node is not None:

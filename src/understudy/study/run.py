@@ -22,7 +22,11 @@ from understudy.study.plan import Plan
 from understudy.study.schema import Study
 
 FORMAT = "understudy-study-1"
-PUBLISHED = ("report.html", "report.json", "scores.parquet")  # of the report job, copied to the study's folder
+PUBLISHED = (
+    "report.html",
+    "report.json",
+    "scores.parquet",
+)  # of the report job, copied to the study's folder
 
 
 @dataclass
@@ -67,7 +71,12 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out) if exclusive else contextlib.nullcontext():
-        identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
+        identity = {
+            "format": FORMAT,
+            "name": study.name,
+            "hash": study.hash,
+            "study": study.model_dump(mode="json"),
+        }
         write_json(out / "study.json", identity)
         if exclusive or not _is_planned(out / "plan.json", plan):
             write_json(out / "plan.json", {"jobs": [job.as_dict() for job in plan.jobs]})
@@ -76,7 +85,9 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
 
 def _is_planned(path: Path, plan: Plan) -> bool:
     """Whether the plan on disk has the same jobs (and perhaps estimates, which a single job does not make)."""
-    return path.is_file() and [entry["id"] for entry in read_json(path)["jobs"]] == [job.id for job in plan.jobs]
+    return path.is_file() and [entry["id"] for entry in read_json(path)["jobs"]] == [
+        job.id for job in plan.jobs
+    ]
 
 
 def _refuse_foreign(out: Path, study: Study) -> None:
@@ -96,7 +107,9 @@ def _refuse_foreign(out: Path, study: Study) -> None:
                 fix="use another folder (--out FOLDER), or give the study its old name",
             )
     elif out.is_file():
-        raise UnderstudyError("this is a file, not a folder", where=out.absolute(), fix="use another folder: --out")
+        raise UnderstudyError(
+            "this is a file, not a folder", where=out.absolute(), fix="use another folder: --out"
+        )
     elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
         raise UnderstudyError(
             "the folder is not empty and holds no study",
@@ -181,7 +194,9 @@ class _Clock:
     def __init__(self, plan: Plan, out: Path, console: Console) -> None:
         self._console, self._total = console, len(plan.jobs)
         self._left = {
-            job.id: job.seconds for job in plan.jobs if read_done(job_folder(out, job)) is None and job.seconds
+            job.id: job.seconds
+            for job in plan.jobs
+            if read_done(job_folder(out, job)) is None and job.seconds
         }
         self._estimated, self._taken = 0.0, 0.0
         kept = self._total - sum(read_done(job_folder(out, job)) is None for job in plan.jobs)
@@ -196,7 +211,9 @@ class _Clock:
     def announce(self, number: int, job: Job) -> None:
         """Prints the line above a job's own progress."""
         left = sum(self._left.values()) * self._factor
-        times = f" - about {duration(job.seconds * self._factor)}, whole study {duration(left)}" if left else ""
+        times = (
+            f" - about {duration(job.seconds * self._factor)}, whole study {duration(left)}" if left else ""
+        )
         self._console.print(f"[bold]\\[{number}/{self._total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
     def finished(self, job: Job, done: Mapping[str, Any]) -> None:

@@ -45,14 +45,17 @@ class GeneratorSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: StyleGan2Config = Field(
-        default_factory=StyleGan2Config, description="network; `resolution` and `channels` follow from the slices"
+        default_factory=StyleGan2Config,
+        description="network; `resolution` and `channels` follow from the slices",
     )
     training: GanTrainingConfig = Field(default_factory=GanTrainingConfig, description="how it is trained")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
 
     @model_validator(mode="after")
     def _left_to_the_study(self) -> GeneratorSpec:
-        _refuse_set(self.model, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort")
+        _refuse_set(
+            self.model, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort"
+        )
         _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
         return self
 
@@ -102,9 +105,11 @@ class Study(BaseModel):
     name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
     seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
     cohort: CohortConfig | None = Field(None, description="patients on disk; give this or `phantom`")
-    phantom: PhantomConfig | None = Field(None, description="artificial patients made first; give this or `cohort`")
-    slices: SliceConfig = Field(default_factory=SliceConfig, description="how volumes become slices")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="who trains, validates and tests")
+    phantom: PhantomConfig | None = Field(
+        None, description="artificial patients made first; give this or `cohort`"
+    )
+    slices: SliceConfig = Field(default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices")
+    split: SplitConfig = Field(default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests")
     generators: dict[str, GeneratorSpec] = Field(
         default_factory=dict, description="generators by name; null drops one of the preset's"
     )
@@ -122,8 +127,10 @@ class Study(BaseModel):
         default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
     )
     repeats: int = Field(1, ge=1, description="trainings of each segmenter, each with its own seed")
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how results are scored")
-    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="how results are scored"
+    )
+    report: ReportConfig = Field(default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows")
 
     @field_validator("generators", "segmenters", mode="before")
     @classmethod
@@ -243,7 +250,9 @@ def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -
 def _with_absolute_paths(study: Study, folder: Path) -> Study:
     """Paths of the study file are relative to its folder."""
     if study.cohort is not None:
-        cohort = study.cohort.model_copy(update={"path": (folder / study.cohort.path.expanduser()).absolute()})
+        cohort = study.cohort.model_copy(
+            update={"path": (folder / study.cohort.path.expanduser()).absolute()}
+        )
         study = study.model_copy(update={"cohort": cohort})
     files = {
         field: str((folder / Path(value).expanduser()).absolute())
@@ -255,7 +264,9 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
 
 def _checked_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
+        raise ValueError(
+            f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)"
+        )
     return value
 
 

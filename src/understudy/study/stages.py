@@ -45,7 +45,9 @@ def prepare(context: Context) -> dict[str, Any]:
     listed = [{**asdict(p), "file": _relative(p.file, cohort.path)} for p in problems]
     write_json(context.folder / "problems.json", listed)
     cohort = accept(cohort, problems, config.skip_bad_patients)
-    split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
+    split = split_patients(
+        cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]})
+    )
     write_json(context.folder / "split.json", split)
     slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
     counts = write_slices(cohort, split, slicing, context.folder, context.progress)
@@ -134,7 +136,9 @@ def evaluate(context: Context) -> dict[str, Any]:
     subjects = volumes.subjects("test")
     if not subjects:
         raise UnderstudyError(
-            "there is no test patient", where=volumes.path, fix="raise `split.test_patients` in the study file"
+            "there is no test patient",
+            where=volumes.path,
+            fix="raise `split.test_patients` in the study file",
         )
     parts = [context.folder / "patients" / f"{subject}.parquet" for subject in subjects]
     left = [(subject, part) for subject, part in zip(subjects, parts, strict=True) if not part.is_file()]
@@ -178,7 +182,9 @@ def report(context: Context) -> dict[str, Any]:
     return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
 
 
-def write_report(spec: dict[str, Any], folders: list[Path], out: Path, jobs: pd.DataFrame | None = None) -> Path:
+def write_report(
+    spec: dict[str, Any], folders: list[Path], out: Path, jobs: pd.DataFrame | None = None
+) -> Path:
     """Builds the report of what is done.
 
     Args:
@@ -199,16 +205,21 @@ def write_report(spec: dict[str, Any], folders: list[Path], out: Path, jobs: pd.
             done.setdefault(job["stage"], []).append((job["spec"], folder))
     if "evaluate" not in done:
         raise UnderstudyError(
-            "no test patient has been evaluated yet", where=out, fix="finish at least one evaluation: understudy run"
+            "no test patient has been evaluated yet",
+            where=out,
+            fix="finish at least one evaluation: understudy run",
         )
-    scores = pd.concat([pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
+    scores = pd.concat(
+        [pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True
+    )
     with atomic_path(out / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     ((prepared_spec, prepared),) = done["prepare"]
 
     def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:
         return {
-            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below for spec, folder in done.get(stage, [])
+            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below
+            for spec, folder in done.get(stage, [])
         }
 
     data = ReportData(

@@ -1,0 +1,312 @@
+"""The page as a reader and as a machine gets it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from understudy.report.page import ReportData, build_report
+
+
+class Elements(HTMLParser):
+    """All elements as (tag, attributes), and the text of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def built(data: ReportData, out: Path) -> tuple[Elements, dict[str, Any]]:
+    page = build_report(data, out)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    numbers = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    return Elements(page.read_text(encoding="utf-8")), numbers
+
+
+def fresh(data: ReportData, **changes: Any) -> ReportData:
+    return dataclasses.replace(data, **changes)
+
+
+def plain_mean_dice(rows: pd.DataFrame, setting: str) -> float:
+    """Mean over classes of the mean over repeats and patients, empty in both = 1: by loops, without our metrics."""
+    means = []
+    for name in ("core", "edema"):
+        values = []
+        for r in rows.to_dict(orient="records"):
+            if (r["setting"], r["class_name"], r["scope"]) == (setting, name, "whole"):
+                size = 2 * r["tp"] + r["fp"] + r["fn"]
+                values.append(2 * r["tp"] / size if size else 1.0)
+        means.append(sum(values) / len(values))
+    return sum(means) / len(means)
+
+
+def test_page_needs_nothing_from_outside(study: ReportData, tmp_path: Path) -> None:
+    elements, _ = built(study, tmp_path)
+    tags = {tag for tag, _ in elements.found}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "video", "base"}
+    for _, attributes in elements.found:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#")), value[:80]
+    text = (tmp_path / "report.html").read_text()
+    assert "url(" not in text
+    assert "@import" not in text
+    assert len(text) < 8_000_000
+
+
+def test_page_is_accessible(study: ReportData, tmp_path: Path) -> None:
+    elements, _ = built(study, tmp_path)
+    images = [a for tag, a in elements.found if tag == "img"]
+    assert len(images) > 30
+    assert all(len(a.get("alt") or "") > 8 for a in images)
+    assert all(a.get("scope") for tag, a in elements.found if tag == "th")
+    assert [tag for tag, _ in elements.found].count("h1") == 1
+    ids = [a["id"] for _, a in elements.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"] for tag, a in elements.found if tag == "a"]
+    assert {str(t)[1:] for t in targets} <= set(ids)
+
+
+def test_answer_equals_a_plain_computation(study: ReportData, tmp_path: Path) -> None:
+    elements, numbers = built(study, tmp_path)
+    base = plain_mean_dice(study.scores, "real.unet.aug")
+    assert numbers["answer"]["baseline_dice"] == pytest.approx(base)
+    found = {c["setting"]: c for c in numbers["answer"]["comparisons"]}
+    assert set(found) == {"both.unet.aug", "synthetic.unet.aug"}
+    for setting, comparison in found.items():
+        ratio = plain_mean_dice(study.scores, setting) / base
+        assert comparison["relative_dice"] == pytest.approx(ratio)
+        assert comparison["low"] < ratio < comparison["high"]
+        assert f"{100 * ratio:.0f} %" in elements.text
+    # Patient T0's tumour was missed in both repeats of the synthetic setting, and nowhere else.
+    assert (found["synthetic.unet.aug"]["missed"], found["synthetic.unet.aug"]["present"]) == (2, 12)
+    assert found["both.unet.aug"]["missed"] == 0
+    assert "2 of 12" in elements.text
+
+
+def test_tables_are_written_with_their_numbers(study: ReportData, tmp_path: Path) -> None:
+    built(study, tmp_path)
+    dice = pd.read_csv(tmp_path / "tables" / "dice.csv").set_index("setting")
+    for setting in dice.index:
+        assert dice.loc[setting, "mean_value"] == pytest.approx(plain_mean_dice(study.scores, setting))
+    rows = study.scores.query("scope == 'whole' and class_name == 'core' and setting == 'real.unet.aug'")
+    per_repeat = rows.assign(d=2 * rows.tp / (2 * rows.tp + rows.fp + rows.fn)).groupby("repeat")["d"].mean()
+    assert dice.loc["real.unet.aug", "core_sd"] == pytest.approx(np.std(per_repeat.to_numpy()))
+    misses = pd.read_csv(tmp_path / "tables" / "misses.csv")
+    assert misses.query("setting == 'synthetic.unet.aug' and class_name == 'core'")["missed"].item() == 2
+    assert {p.stem for p in (tmp_path / "tables").iterdir()} == {
+        "conventions", "dice", "differences", "hd", "hd95_pooled", "jobs", "misses", "patients", "sites",
+    }  # fmt: skip
+
+
+def test_memorization_is_said_to_be_unexamined(study: ReportData, tmp_path: Path) -> None:
+    elements, numbers = built(study, tmp_path)
+    assert "Not examined" in elements.text
+    assert "Do not release" in elements.text
+    assert numbers["memorization_audited"] is False
+
+
+def test_same_data_give_the_same_bytes(study: ReportData, tmp_path: Path) -> None:
+    first, second = (build_report(fresh(study), tmp_path / name) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert (tmp_path / "a" / "report.json").read_bytes() == (tmp_path / "b" / "report.json").read_bytes()
+
+
+def test_another_seed_shows_other_slices(study: ReportData, tmp_path: Path) -> None:
+    first, second = (build_report(fresh(study, seed=s), tmp_path / str(s)).read_text() for s in (0, 1))
+    shown = [set(re.findall(r"data:image/png;base64,[^\"]+", text)) for text in (first, second)]
+    assert shown[0] != shown[1]
+
+
+def test_names_are_escaped(study: ReportData, tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script>"
+    scores = study.scores.assign(site=evil, generator=study.scores["generator"].replace("gan", evil))
+    data = fresh(
+        study,
+        title=evil,
+        scores=scores,
+        study={"name": evil, "</pre>": 1},
+        synthetic={evil: study.synthetic["gan"]},
+        generator_histories={evil: study.generator_histories["gan"]},
+        provenance={"command": evil, evil: evil},
+        problems=[{"patient": evil, "problem": evil, "file": evil, "fix": evil, "severity": "error"}],
+    )
+    elements, numbers = built(data, tmp_path)
+    assert not any(tag == "script" for tag, _ in elements.found)
+    assert elements.text.count(evil) > 5
+    assert numbers["title"] == evil
+
+
+def test_ids_are_hidden_everywhere_if_asked(study: ReportData, tmp_path: Path) -> None:
+    data = fresh(
+        study,
+        show_patient_ids=False,
+        study={"split": {"test": ["T0", "T1"], "train": ["P3"]}, "seed": 5},
+        provenance={"source": "/data/T5/T5_flair.nii.gz"},
+        problems=[
+            {
+                "patient": "Q9",
+                "problem": "Q9: empty mask",
+                "file": "Q9.nii",
+                "fix": "look",
+                "severity": "warning",
+            }
+        ],
+    )
+    elements, _ = built(data, tmp_path)
+    written = [tmp_path / "report.json", *(tmp_path / "tables").iterdir()]
+    texts = [elements.text, *(p.read_text() for p in written)]
+    texts += [str(a.get("alt")) for _, a in elements.found]
+    for text in texts:
+        assert not re.search(r"\b(T[0-5]|P[0-5]|Q9)(?![A-Za-z0-9])", text), text[:200]
+    assert "patient 1" in elements.text
+    assert "Contains training images: not" in elements.text
+
+
+def test_study_without_generator(study: ReportData, tmp_path: Path) -> None:
+    real = study.scores[study.scores["training"] == "real"]
+    elements, numbers = built(fresh(study, scores=real, synthetic={}, generator_histories={}), tmp_path)
+    assert numbers["answer"]["verdict"] == "unanswered"
+    assert "no network trained on synthetic slices only has been scored" in elements.text
+    assert "No synthetic slices were made" in elements.text
+    assert "No generator was trained" in elements.text
+
+
+def test_study_without_scores_or_slices(tmp_path: Path) -> None:
+    elements, numbers = built(ReportData(title="Nothing", study={}, scores=pd.DataFrame()), tmp_path)
+    assert numbers["answer"]["headline"] == "Not answered yet."
+    assert "No test patient has been scored yet" in elements.text
+    assert "There are no slices to examine" in elements.text
+    assert "There are no scores to tabulate" in elements.text
+
+
+def test_missing_files_are_named(study: ReportData, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    data = fresh(
+        study,
+        slices=gone,
+        volumes=gone,
+        synthetic={"gan": gone},
+        generator_histories={"gan": gone},
+        segmenter_histories=dict.fromkeys(study.segmenter_histories, gone),
+    )
+    elements, numbers = built(data, tmp_path / "out")
+    assert len(numbers["missing"]) == 2
+    assert "not a complete slice set" in elements.text
+    assert "The test volumes could not be read" in elements.text
+    assert "No history of this training was found" in elements.text
+    assert "No histories of segmentation networks" in elements.text
+
+
+def test_lost_and_damaged_predictions_are_named(study: ReportData, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for n in range(6):
+        (empty / f"T{n}.npz").write_bytes(b"not a zip file")
+    elements, _ = built(
+        fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): empty}), tmp_path / "a"
+    )
+    assert elements.text.count("is not shown: the file cannot be read") == 3
+    for path in empty.iterdir():
+        path.unlink()
+    elements, _ = built(
+        fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): empty}), tmp_path / "b"
+    )
+    assert elements.text.count("there is no prediction T") == 3
+    elements, _ = built(fresh(study, predictions={}), tmp_path / "c")
+    assert "There are no predictions to show" in elements.text
+
+
+def test_unfinished_setting_is_left_out_by_name(study: ReportData, tmp_path: Path) -> None:
+    drop = (
+        (study.scores["setting"] == "both.unet.aug")
+        & (study.scores["subject"] == "T2")
+        & (study.scores["repeat"] == 1)
+    )
+    elements, numbers = built(fresh(study, scores=study.scores[~drop]), tmp_path)
+    assert "“Real + synthetic” is not in the tables" in elements.text
+    assert [c["setting"] for c in numbers["answer"]["comparisons"]] == ["synthetic.unet.aug"]
+
+
+def test_unfinished_baseline_leaves_the_question_open(study: ReportData, tmp_path: Path) -> None:
+    drop = (
+        (study.scores["setting"] == "real.unet.aug")
+        & (study.scores["subject"] == "T2")
+        & (study.scores["repeat"] == 1)
+    )
+    elements, numbers = built(fresh(study, scores=study.scores[~drop]), tmp_path)
+    assert numbers["answer"]["verdict"] == "unanswered"
+    assert "nothing to compare with" in elements.text
+
+
+def test_one_patient_one_repeat(study_factory: Callable[..., ReportData], tmp_path: Path) -> None:
+    elements, numbers = built(study_factory(patients=1, repeats=1), tmp_path)
+    assert numbers["answer"]["verdict"] in ("undecided", "unanswered")
+    assert "1 test patient" in elements.text
+    assert "trained once" in elements.text
+    assert "±" not in (tmp_path / "report.html").read_text().split('id="tables"')[1].split("</section>")[0]
+
+
+def test_undefined_scores_become_null(study: ReportData, tmp_path: Path) -> None:
+    nothing = study.scores.assign(tp=0, fp=0, fn=0, truth_voxels=0, predicted_voxels=0, truth_empty=True,
+                                  predicted_empty=True, hd=np.nan, hd95_pooled=np.nan, hd95_directed=np.nan)  # fmt: skip
+    elements, numbers = built(fresh(study, scores=nothing), tmp_path)
+    paper = [e for e in numbers["summary"] if e["policy"] == "paper" and e["metric"] == "dice"]
+    assert paper
+    assert all(e["value"] is None for e in paper)
+    assert "nan" not in elements.text.lower().split()
+
+
+def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData], tmp_path: Path) -> None:
+    data = study_factory(patients=2)
+    data.segmenter_histories["synthetic.unet.aug", 1].with_name("config.json").write_text(
+        '{"outcome": "collapsed"}'
+    )
+    elements, _ = built(data, tmp_path)
+    assert "The training of “Synthetic”, repeat 1, collapsed" in elements.text
+
+
+def test_kept_slices_alone_are_named_as_such(study: ReportData, tmp_path: Path) -> None:
+    elements, numbers = built(
+        fresh(study, scores=study.scores[study.scores["scope"] == "kept_slices"]), tmp_path
+    )
+    assert numbers["answer"]["comparisons"]
+    assert "Kept slices only" in elements.text
+
+
+def test_grid_of_networks_and_augmentations_has_a_label_each(study: ReportData, tmp_path: Path) -> None:
+    plain = study.scores.assign(
+        augmentation=False, setting=study.scores["setting"].str.replace(".aug", ".plain")
+    )
+    swin = study.scores.assign(segmenter="swin", setting=study.scores["setting"].str.replace("unet", "swin"))
+    data = fresh(study, scores=pd.concat([study.scores, plain, swin], ignore_index=True))
+    _, numbers = built(data, tmp_path)
+    labels = [s["label"] for s in numbers["settings"]]
+    assert len(set(labels)) == 9
+    assert numbers["settings"][0]["id"] == "real.unet.aug"
+    primary = [c["setting"] for c in numbers["answer"]["comparisons"] if c["primary"]]
+    assert sorted(primary) == ["both.unet.aug", "synthetic.unet.aug"]

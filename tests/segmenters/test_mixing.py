@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.errors import UnderstudyError
+from understudy.segmenters.mixing import Mixture, MixtureConfig, channel_order, class_table, split_counts
+from understudy.slices import SliceSet
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.001, 0.999), st.integers(0, 10**6), st.integers(1, 300))
+def test_two_streams_share_every_stretch_in_proportion(share: float, start: int, n: int) -> None:
+    k = np.arange(start, start + n)
+    first, in_first, in_second = split_counts(k, share)
+    assert abs(first.sum() - n * share) < 1.1  # shares are taken to the fourth digit
+    np.testing.assert_array_equal(np.diff(in_first), first[:-1].astype(int))
+    np.testing.assert_array_equal(in_first + in_second, k)
+
+
+def test_a_slice_is_seen_once_a_round(real: SliceSet) -> None:
+    mixture = Mixture(real, None, MixtureConfig(), seed=0)
+    ((_, rows),) = mixture.draw(np.arange(3 * len(real)))
+    for number in range(3):
+        assert sorted(rows[number * len(real) :][: len(real)]) == list(range(len(real)))
+    assert list(rows[: len(real)]) != list(rows[len(real) : 2 * len(real)])
+
+
+def test_the_draw_depends_on_seed_and_number_only(real: SliceSet, synthetic: SliceSet) -> None:
+    config = MixtureConfig(foreground_fraction=0.4, real_share=0.3)
+    whole = Mixture(real, synthetic, config, seed=7).read(np.arange(200))
+    later = Mixture(real, synthetic, config, seed=7)
+    for start in (150, 30, 170):  # any order, as after an interruption
+        images, labels = later.read(np.arange(start, start + 20))
+        np.testing.assert_array_equal(images, whole[0][start : start + 20])
+        np.testing.assert_array_equal(labels, whole[1][start : start + 20])
+    other = Mixture(real, synthetic, config, seed=8).read(np.arange(200))
+    assert (other[0] != whole[0]).any()
+
+
+def test_real_and_synthetic_are_sampled_equally_often(real: SliceSet, synthetic: SliceSet) -> None:
+    drawn = Mixture(real, synthetic, MixtureConfig(), seed=0).draw(np.arange(480))
+    counts = [Counter(rows.tolist()) for _, rows in drawn]
+    assert [sum(c.values()) for c in counts] == [240, 240]
+    assert set(counts[0].values()) == {5}  # 240 / 48
+    assert set(counts[1].values()) == {8}  # 240 / 30
+
+
+def test_channels_are_put_in_order_by_name(real: SliceSet, synthetic: SliceSet) -> None:
+    assert synthetic.channels == ("FLAIR", "T1w")
+    mixture = Mixture(real, synthetic, MixtureConfig(), seed=0)
+    images, labels = mixture.read(np.arange(60))
+    assert mixture.channels == ("T1w", "FLAIR")
+    lesion = labels > 0
+    assert images[:, 1][lesion].min() >= 140  # bright in FLAIR whichever set it comes from
+    assert images[:, 0][lesion].max() < 100
+
+
+def test_a_fraction_of_slices_with_foreground(real: SliceSet) -> None:
+    natural = Mixture(real, None, MixtureConfig(), seed=0).read(np.arange(48))[1]
+    assert natural.any((1, 2)).mean() == pytest.approx(2 / 3)
+    for fraction in (0.25, 0.5, 1.0):
+        labels = Mixture(real, None, MixtureConfig(foreground_fraction=fraction), seed=0).read(np.arange(48))[
+            1
+        ]
+        assert labels.any((1, 2)).mean() == fraction
+
+
+def test_a_set_without_empty_slices_can_be_balanced(tmp_path: Path) -> None:
+    writer_rows = [{"id": "0"}, {"id": "1"}]
+    from understudy.slices import SliceWriter
+
+    writer = SliceWriter(tmp_path / "set", toys.CHANNELS, toys.CLASSES, 16)
+    writer.append(np.zeros((2, 2, 16, 16), np.uint8), np.ones((2, 16, 16), np.uint8), writer_rows)
+    mixture = Mixture(None, writer.close(), MixtureConfig(foreground_fraction=0.5), seed=0)
+    assert mixture.read(np.arange(4))[1].all()
+
+
+def test_patients_and_counts_can_be_limited(real: SliceSet, synthetic: SliceSet) -> None:
+    def patients(**config: object) -> set[str]:
+        ((_, rows),) = Mixture(real, None, MixtureConfig(**config), seed=0).draw(np.arange(200))
+        return set(real.index["subject"].iloc[rows])
+
+    assert patients(patients=("p1", "p4")) == {"p1", "p4"}
+    third, two_thirds = patients(patient_fraction=1 / 3), patients(patient_fraction=2 / 3)
+    assert (len(third), len(two_thirds)) == (2, 4)
+    assert third < two_thirds
+    mixture = Mixture(None, synthetic, MixtureConfig(synthetic_count=5), seed=0)
+    assert set(mixture.draw(np.arange(50))[0][1]) == set(range(5))
+    assert mixture.sources["synthetic"]["slices"] == 5
+
+
+def test_what_does_not_fit_is_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="no slices to train on"):
+        Mixture(None, None, MixtureConfig(), 0)
+    with pytest.raises(UnderstudyError, match="not among the training patients: nobody"):
+        Mixture(real, None, MixtureConfig(patients=("nobody",)), 0)
+    with pytest.raises(UnderstudyError, match="31 synthetic slices wanted, there are 30"):
+        Mixture(None, synthetic, MixtureConfig(synthetic_count=31), 0)
+    poor = toys.slice_set(tmp_path / "poor", n=4, channels=("FLAIR",), generated=True)
+    with pytest.raises(UnderstudyError, match="no channel T1w"):
+        Mixture(real, poor, MixtureConfig(), 0)
+
+
+def test_names_not_positions() -> None:
+    assert channel_order(("a", "b", "c"), ("c", "a"), "here") == [2, 0]
+    table = class_table(("background", "ET", "ED"), ("background", "NCR", "ED", "ET"), "here")
+    assert table[:3].tolist() == [0, 3, 2]
+    with pytest.raises(UnderstudyError, match="unknown class WM"):
+        class_table(("background", "WM"), ("background", "ET"), "here")

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from understudy.checkpoints import Checkpoints, History
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.segmenters import train as module
+from understudy.segmenters.augment import AugmentConfig
+from understudy.segmenters.mixing import MixtureConfig
+from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
+from understudy.segmenters.unet import UNetConfig
+from understudy.slices import SliceSet
+from understudy.volumes import VolumeSet
+
+TINY = UNetConfig(width=4, max_width=8)
+
+
+def short(**changes: object) -> SegmenterTrainingConfig:
+    base: dict[str, object] = {
+        "samples": 64,
+        "batch": 4,
+        "momentum": 0.9,
+        "validations": 4,
+        "precision": "fp32",
+    }
+    return SegmenterTrainingConfig(**(base | changes))
+
+
+def record(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "segmenter.safetensors")
+
+
+def without_time(folder: Path) -> list[dict[str, object]]:
+    timed = ("seconds", "samples_per_second")
+    return [
+        {k: v for k, v in line.items() if k not in timed} for line in History.read(folder / "history.jsonl")
+    ]
+
+
+def test_it_learns(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
+    config = short(samples=960, batch=8, validations=6, mixture=MixtureConfig(foreground_fraction=0.75))
+    folder = train_segmenter(real, None, TINY, config, tmp_path / "run", volumes, "cpu", progress=False)
+    history = History.read(folder / "history.jsonl")
+    dice = [line["val_dice"] for line in history if "val_dice" in line]
+    losses = [line["loss"] for line in history]
+    assert len(dice) == 6
+    assert losses[-1] < 0.5 * losses[0]
+    assert max(dice) > 0.7
+    result = record(folder)
+    assert result["outcome"] == "trained"
+    assert result["best_val_dice"] == max(dice)
+    assert result["best_samples"] in [
+        line["samples"] for line in history if line.get("val_dice") == max(dice)
+    ]
+    assert result["sources"]["real"]["patients"] == 6
+    assert result["channels"] == ["T1w", "FLAIR"]
+    assert not list(folder.glob("checkpoint*"))
+
+
+def test_the_schedule_is_the_papers() -> None:
+    config = SegmenterTrainingConfig(samples=3200, batch=32)
+    assert (config.lr, config.momentum, config.weight_decay, config.clip) == (0.05, 0.99, 3e-5, 12)
+    assert config.rate(0) == 0.05
+    assert config.rate(50) == pytest.approx(0.05 * 0.5**0.9)
+    assert 0 < config.rate(99) < 0.001
+    assert SegmenterTrainingConfig(samples=3200, batch=32, warmup_samples=320).rate(4) == pytest.approx(
+        0.025 * 0.96**0.9
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupted_run_ends_in_the_same_weights(
+    real: SliceSet, synthetic: SliceSet, volumes: VolumeSet, tmp_path: Path, precision: str
+) -> None:
+    config = short(samples=100, precision=precision, checkpoint_seconds=1e-6)  # a checkpoint at every step
+
+    def run(name: str) -> Path:
+        return train_segmenter(real, synthetic, TINY, config, tmp_path / name, volumes, "cpu", progress=False)
+
+    whole = run("whole")
+    real_step, calls = module._Training.train_step, []
+
+    def broken(self: module._Training, *arguments: object) -> torch.Tensor:
+        calls.append(self.step)
+        if len(calls) in (7, 20):
+            raise KeyboardInterrupt  # like a kill: nothing is saved on the way out
+        return real_step(self, *arguments)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Training, "train_step", broken)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run("broken")
+        run("broken")
+    assert calls[7] == 6  # went on where the last checkpoint was
+    expected, got = weights(whole), weights(tmp_path / "broken")
+    assert all(torch.equal(expected[k], got[k]) for k in expected)
+    assert without_time(whole) == without_time(tmp_path / "broken")
+
+
+def test_sigterm_saves_and_leaves(real: SliceSet, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = short(samples=400_000)
+
+    def ask() -> None:
+        while not (folder / "history.jsonl").is_file() or not History.read(folder / "history.jsonl"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(Interrupted):
+        train_segmenter(real, None, TINY, config, folder, None, "cpu", progress=False)
+    thread.join()
+    saved = list(folder.glob("checkpoint-*.pt"))
+    assert len(saved) == 1
+    assert int(saved[0].stem.split("-")[1]) >= 80
+
+
+def test_a_finished_folder_returns_at_once_and_refuses_another_training(
+    real: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (real, None, TINY, short(samples=8), tmp_path / "run", None, "cpu", False)
+    train_segmenter(*arguments)
+    assert record(tmp_path / "run")["best_samples"] == 8  # no validation patients: the last weights
+    monkeypatch.setattr(module._Training, "run", lambda *_: pytest.fail("trained again"))
+    before = (tmp_path / "run" / "segmenter.safetensors").stat().st_mtime_ns
+    assert train_segmenter(*arguments) == tmp_path / "run"
+    train_segmenter(*arguments[:3], short(samples=8, checkpoint_seconds=9), *arguments[4:])
+    assert (tmp_path / "run" / "segmenter.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UnderstudyError, match="another training"):
+        train_segmenter(*arguments[:3], short(samples=8, seed=1), *arguments[4:])
+
+
+def test_a_half_written_result_is_finished(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
+    config = short(samples=16, checkpoint_seconds=1e-6)
+    arguments = (real, None, TINY, config, tmp_path / "run", volumes, "cpu", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_json", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            train_segmenter(*arguments)
+    assert not (tmp_path / "run" / "config.json").exists()
+    before = weights(tmp_path / "run")
+    train_segmenter(*arguments)
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert record(tmp_path / "run")["samples"] == 16
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_a_collapse(
+    real: SliceSet, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    def explode(*_: object) -> torch.Tensor:
+        return torch.tensor(math.nan, requires_grad=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "segmentation_loss", explode)
+        folder = train_segmenter(
+            real, None, TINY, short(samples=800), tmp_path / "run", volumes, "cpu", False
+        )
+    result, history = record(folder), History.read(folder / "history.jsonl")
+    assert result["outcome"] == "collapsed"
+    assert result["samples"] < 800
+    assert history[-1]["collapsed"] is True
+    assert all(torch.isfinite(t).all() for t in weights(folder).values())
+
+
+def test_a_run_that_finds_nothing_is_recorded_as_a_collapse(
+    real: SliceSet, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        blind = torch.zeros(1)
+        patch.setattr(
+            module.Segmenter, "probabilities", lambda self, images: torch.eye(2)[0][None, :, None, None].expand(
+                len(images), 2, 16, 16) + blind)  # fmt: skip
+        folder = train_segmenter(real, None, TINY, short(samples=8), tmp_path / "run", volumes, "cpu", False)
+    assert record(folder)["outcome"] == "collapsed"
+
+
+def test_seeds_change_everything_and_the_global_state_nothing(real: SliceSet, tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(len(name) + seed)
+        torch.rand(5)
+        np.random.seed(seed + 3)  # noqa: NPY002
+        folder = train_segmenter(
+            real, None, TINY, short(samples=8, seed=seed), tmp_path / name, None, "cpu", progress=False
+        )
+        results.append(weights(folder))
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+    assert not torch.equal(*(next(iter(r.values())) for r in (results[0], results[2])))
+
+
+def test_a_checkpoint_of_another_training_is_refused(real: SliceSet, tmp_path: Path) -> None:
+    Checkpoints(tmp_path / "run", "something else").save({"step": 1}, 4)
+    with pytest.raises(UnderstudyError, match="belongs to another training"):
+        train_segmenter(real, None, TINY, short(), tmp_path / "run", None, "cpu", progress=False)
+
+
+def test_without_augmentation(real: SliceSet, tmp_path: Path) -> None:
+    config = short(samples=8, augment=AugmentConfig(enabled=False))
+    folder = train_segmenter(real, None, TINY, config, tmp_path / "run", None, "cpu", progress=False)
+    assert record(folder)["training"]["augment"]["enabled"] is False
