@@ -2,9 +2,9 @@
 
     python benchmarks/augment.py --slices 16 --threads 2
 
-Prints a Markdown table: the shortest and the median time of `--rounds` rounds, draws of parameters included. On a
-machine that does other work the shortest is the better guide. The peers' figures without them installed are those
-in our facts (kornia 0.9.0: 7.2 ms, batchgeneratorsv2 0.3.6: 7.1 ms on one thread; 4 x 256 x 256, another machine).
+Prints a Markdown table: the shortest and the median time of `--rounds` rounds, draws of parameters included, and
+the processor time of all threads together, the only figure that means something on a machine that does other work.
+The peers' figures in our facts (4 x 256 x 256, another machine): kornia 0.9.0 7.2 ms, batchgeneratorsv2 0.3.6 7.1 ms.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import torch
 from understudy.segmenters import augment
 
 
-def measure(run: Callable[[int], object], slices: int, rounds: int) -> tuple[float, float]:
-    """Shortest and median milliseconds per slice; `run` gets the number of the round."""
+def measure(run: Callable[[int], object], slices: int, rounds: int) -> tuple[float, float, float]:
+    """Milliseconds per slice: shortest, median, median of processor time; `run` gets the number of the round."""
     run(rounds)
-    times = []
+    times, busy = [], []
     for number in range(rounds):
-        start = time.perf_counter()
+        start, start_busy = time.perf_counter(), time.process_time()
         run(number)
         times.append((time.perf_counter() - start) * 1e3 / slices)
-    return min(times), statistics.median(times)
+        busy.append((time.process_time() - start_busy) * 1e3 / slices)
+    return min(times), statistics.median(times), statistics.median(busy)
 
 
 def kornia_chain() -> Callable[[torch.Tensor, torch.Tensor], object]:
@@ -83,9 +84,9 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{n} slices of {arguments.channels} x {edge} x {edge}, {arguments.threads} threads, "
           f"{arguments.device}, torch {torch.__version__}, load {load:.1f}\n")  # fmt: skip
-    print("| augmentation | ms/slice, shortest | median |\n| --- | --- | --- |")
-    for name, shortest, median in rows:
-        print(f"| {name} | {shortest:.2f} | {median:.2f} |")
+    print("| augmentation | ms/slice, shortest | median | processor time |\n| --- | --- | --- | --- |")
+    for name, *figures in rows:
+        print(f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} |")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.scores import score_volume
+from understudy.report.figures import Panel
 from understudy.report.page import ReportData
 from understudy.slices import SliceWriter, evenly_coded
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
@@ -168,6 +169,16 @@ def study_factory(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rep
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(study_factory: Callable[..., ReportData]) -> ReportData:
+    """Six test patients, two trainings a setting; not to be changed, `dataclasses.replace` makes another."""
     return study_factory()
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots cost half of a page's time; tests of other parts do without drawing them."""
+    monkeypatch.setattr(
+        "understudy.report.figures._panel",
+        lambda figure, alt, wide=False: Panel("data:image/svg+xml,", alt, wide),
+    )

@@ -14,7 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from understudy.metrics.empties import apply_policy
+from understudy.report.answer import make_answer
+from understudy.report.gallery import segmentations
 from understudy.report.page import ReportData, build_report
+from understudy.report.tables import patient_means
 
 
 class Elements(HTMLParser):
@@ -37,6 +41,13 @@ class Elements(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
+@pytest.fixture(scope="module")
+def whole(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The complete page, its numbers and its folder."""
+    out = tmp_path_factory.mktemp("whole")
+    return *built(study, out), out
+
+
 def built(data: ReportData, out: Path) -> tuple[Elements, dict[str, Any]]:
     page = build_report(data, out)
 
@@ -49,6 +60,9 @@ def built(data: ReportData, out: Path) -> tuple[Elements, dict[str, Any]]:
 
 def fresh(data: ReportData, **changes: Any) -> ReportData:
     return dataclasses.replace(data, **changes)
+
+
+Whole = tuple[Elements, dict[str, Any], Path]
 
 
 def plain_mean_dice(rows: pd.DataFrame, setting: str) -> float:
@@ -64,22 +78,22 @@ def plain_mean_dice(rows: pd.DataFrame, setting: str) -> float:
     return sum(means) / len(means)
 
 
-def test_page_needs_nothing_from_outside(study: ReportData, tmp_path: Path) -> None:
-    elements, _ = built(study, tmp_path)
+def test_page_needs_nothing_from_outside(whole: Whole) -> None:
+    elements, _, folder = whole
     tags = {tag for tag, _ in elements.found}
     assert not tags & {"script", "link", "iframe", "object", "embed", "video", "base"}
     for _, attributes in elements.found:
         for name in ("src", "href", "srcset", "action", "data"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:image/", "#")), value[:80]
-    text = (tmp_path / "report.html").read_text()
+    text = (folder / "report.html").read_text()
     assert "url(" not in text
     assert "@import" not in text
     assert len(text) < 8_000_000
 
 
-def test_page_is_accessible(study: ReportData, tmp_path: Path) -> None:
-    elements, _ = built(study, tmp_path)
+def test_page_is_accessible(whole: Whole) -> None:
+    elements, _, _ = whole
     images = [a for tag, a in elements.found if tag == "img"]
     assert len(images) > 30
     assert all(len(a.get("alt") or "") > 8 for a in images)
@@ -91,8 +105,8 @@ def test_page_is_accessible(study: ReportData, tmp_path: Path) -> None:
     assert {str(t)[1:] for t in targets} <= set(ids)
 
 
-def test_answer_equals_a_plain_computation(study: ReportData, tmp_path: Path) -> None:
-    elements, numbers = built(study, tmp_path)
+def test_answer_equals_a_plain_computation(study: ReportData, whole: Whole) -> None:
+    elements, numbers, _ = whole
     base = plain_mean_dice(study.scores, "real.unet.aug")
     assert numbers["answer"]["baseline_dice"] == pytest.approx(base)
     found = {c["setting"]: c for c in numbers["answer"]["comparisons"]}
@@ -108,40 +122,42 @@ def test_answer_equals_a_plain_computation(study: ReportData, tmp_path: Path) ->
     assert "2 of 12" in elements.text
 
 
-def test_tables_are_written_with_their_numbers(study: ReportData, tmp_path: Path) -> None:
-    built(study, tmp_path)
-    dice = pd.read_csv(tmp_path / "tables" / "dice.csv").set_index("setting")
+def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) -> None:
+    folder = whole[2]
+    dice = pd.read_csv(folder / "tables" / "dice.csv").set_index("setting")
     for setting in dice.index:
         assert dice.loc[setting, "mean_value"] == pytest.approx(plain_mean_dice(study.scores, setting))
     rows = study.scores.query("scope == 'whole' and class_name == 'core' and setting == 'real.unet.aug'")
     per_repeat = rows.assign(d=2 * rows.tp / (2 * rows.tp + rows.fp + rows.fn)).groupby("repeat")["d"].mean()
     assert dice.loc["real.unet.aug", "core_sd"] == pytest.approx(np.std(per_repeat.to_numpy()))
-    misses = pd.read_csv(tmp_path / "tables" / "misses.csv")
+    misses = pd.read_csv(folder / "tables" / "misses.csv")
     assert misses.query("setting == 'synthetic.unet.aug' and class_name == 'core'")["missed"].item() == 2
-    assert {p.stem for p in (tmp_path / "tables").iterdir()} == {
+    assert {p.stem for p in (folder / "tables").iterdir()} == {
         "conventions", "dice", "differences", "hd", "hd95_pooled", "jobs", "misses", "patients", "sites",
     }  # fmt: skip
 
 
-def test_memorization_is_said_to_be_unexamined(study: ReportData, tmp_path: Path) -> None:
-    elements, numbers = built(study, tmp_path)
+def test_memorization_is_said_to_be_unexamined(whole: Whole) -> None:
+    elements, numbers, _ = whole
     assert "Not examined" in elements.text
     assert "Do not release" in elements.text
     assert numbers["memorization_audited"] is False
 
 
-def test_same_data_give_the_same_bytes(study: ReportData, tmp_path: Path) -> None:
-    first, second = (build_report(fresh(study), tmp_path / name) for name in "ab")
-    assert first.read_bytes() == second.read_bytes()
-    assert (tmp_path / "a" / "report.json").read_bytes() == (tmp_path / "b" / "report.json").read_bytes()
+def test_same_data_give_the_same_bytes(study: ReportData, whole: Whole, tmp_path: Path) -> None:
+    built(fresh(study), tmp_path)
+    for name in ("report.html", "report.json"):
+        assert (tmp_path / name).read_bytes() == (whole[2] / name).read_bytes()
 
 
-def test_another_seed_shows_other_slices(study: ReportData, tmp_path: Path) -> None:
-    first, second = (build_report(fresh(study, seed=s), tmp_path / str(s)).read_text() for s in (0, 1))
-    shown = [set(re.findall(r"data:image/png;base64,[^\"]+", text)) for text in (first, second)]
-    assert shown[0] != shown[1]
+@pytest.mark.usefixtures("no_plots")
+def test_another_seed_shows_other_slices(study: ReportData, whole: Whole, tmp_path: Path) -> None:
+    other, _ = built(fresh(study, seed=1), tmp_path)
+    first, second = ({a["src"] for tag, a in e.found if tag == "img"} for e in (whole[0], other))
+    assert len(second - first) > 20
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_names_are_escaped(study: ReportData, tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
     scores = study.scores.assign(site=evil, generator=study.scores["generator"].replace("gan", evil))
@@ -161,6 +177,7 @@ def test_names_are_escaped(study: ReportData, tmp_path: Path) -> None:
     assert numbers["title"] == evil
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_ids_are_hidden_everywhere_if_asked(study: ReportData, tmp_path: Path) -> None:
     data = fresh(
         study,
@@ -187,6 +204,7 @@ def test_ids_are_hidden_everywhere_if_asked(study: ReportData, tmp_path: Path) -
     assert "Contains training images: not" in elements.text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_study_without_generator(study: ReportData, tmp_path: Path) -> None:
     real = study.scores[study.scores["training"] == "real"]
     elements, numbers = built(fresh(study, scores=real, synthetic={}, generator_histories={}), tmp_path)
@@ -196,6 +214,7 @@ def test_study_without_generator(study: ReportData, tmp_path: Path) -> None:
     assert "No generator was trained" in elements.text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_study_without_scores_or_slices(tmp_path: Path) -> None:
     elements, numbers = built(ReportData(title="Nothing", study={}, scores=pd.DataFrame()), tmp_path)
     assert numbers["answer"]["headline"] == "Not answered yet."
@@ -204,6 +223,7 @@ def test_study_without_scores_or_slices(tmp_path: Path) -> None:
     assert "There are no scores to tabulate" in elements.text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_missing_files_are_named(study: ReportData, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     data = fresh(
@@ -223,24 +243,31 @@ def test_missing_files_are_named(study: ReportData, tmp_path: Path) -> None:
 
 
 def test_lost_and_damaged_predictions_are_named(study: ReportData, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    means = patient_means(study, study.scores)
     for n in range(6):
-        (empty / f"T{n}.npz").write_bytes(b"not a zip file")
-    elements, _ = built(
-        fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): empty}), tmp_path / "a"
-    )
-    assert elements.text.count("is not shown: the file cannot be read") == 3
-    for path in empty.iterdir():
+        (tmp_path / f"T{n}.npz").write_bytes(b"not a zip file")
+    data = fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): tmp_path})
+    cases, _, missing = segmentations(data, means, [])
+    assert (len(cases), len(missing)) == (0, 3)
+    assert all("is not shown: the file cannot be read" in m for m in missing)
+    for path in tmp_path.iterdir():
         path.unlink()
-    elements, _ = built(
-        fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): empty}), tmp_path / "b"
-    )
-    assert elements.text.count("there is no prediction T") == 3
-    elements, _ = built(fresh(study, predictions={}), tmp_path / "c")
-    assert "There are no predictions to show" in elements.text
+    assert all("there is no prediction T" in m for m in segmentations(data, means, [])[2])
+    assert segmentations(fresh(study, predictions={}), means, [])[2] == ["There are no predictions to show."]
 
 
+def test_cases_run_from_best_to_worst(study: ReportData) -> None:
+    means = patient_means(study, study.scores)
+    cases, heads, missing = segmentations(study, means, [])
+    assert missing == []
+    assert heads == ["Slice", "Truth", "Real", "Real + synthetic", "Synthetic"]
+    shown = [float(case.tiles[2].caption.removeprefix("Dice ")) for case in cases]
+    assert shown == sorted(shown, reverse=True)
+    mine = means.query("setting == 'real.unet.aug' and class_name == 'mean'")["dice"]
+    assert (shown[0], shown[2]) == (round(mine.max(), 2), round(mine.min(), 2))
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_unfinished_setting_is_left_out_by_name(study: ReportData, tmp_path: Path) -> None:
     drop = (
         (study.scores["setting"] == "both.unet.aug")
@@ -252,6 +279,7 @@ def test_unfinished_setting_is_left_out_by_name(study: ReportData, tmp_path: Pat
     assert [c["setting"] for c in numbers["answer"]["comparisons"]] == ["synthetic.unet.aug"]
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_unfinished_baseline_leaves_the_question_open(study: ReportData, tmp_path: Path) -> None:
     drop = (
         (study.scores["setting"] == "real.unet.aug")
@@ -263,6 +291,7 @@ def test_unfinished_baseline_leaves_the_question_open(study: ReportData, tmp_pat
     assert "nothing to compare with" in elements.text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_one_patient_one_repeat(study_factory: Callable[..., ReportData], tmp_path: Path) -> None:
     elements, numbers = built(study_factory(patients=1, repeats=1), tmp_path)
     assert numbers["answer"]["verdict"] in ("undecided", "unanswered")
@@ -271,9 +300,11 @@ def test_one_patient_one_repeat(study_factory: Callable[..., ReportData], tmp_pa
     assert "±" not in (tmp_path / "report.html").read_text().split('id="tables"')[1].split("</section>")[0]
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_undefined_scores_become_null(study: ReportData, tmp_path: Path) -> None:
-    nothing = study.scores.assign(tp=0, fp=0, fn=0, truth_voxels=0, predicted_voxels=0, truth_empty=True,
-                                  predicted_empty=True, hd=np.nan, hd95_pooled=np.nan, hd95_directed=np.nan)  # fmt: skip
+    empty = dict.fromkeys(["tp", "fp", "fn", "truth_voxels", "predicted_voxels"], 0)
+    undefined = dict.fromkeys(["hd", "hd95_pooled", "hd95_directed"], np.nan)
+    nothing = study.scores.assign(**empty, **undefined, truth_empty=True, predicted_empty=True)
     elements, numbers = built(fresh(study, scores=nothing), tmp_path)
     paper = [e for e in numbers["summary"] if e["policy"] == "paper" and e["metric"] == "dice"]
     assert paper
@@ -281,6 +312,7 @@ def test_undefined_scores_become_null(study: ReportData, tmp_path: Path) -> None
     assert "nan" not in elements.text.lower().split()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData], tmp_path: Path) -> None:
     data = study_factory(patients=2)
     data.segmenter_histories["synthetic.unet.aug", 1].with_name("config.json").write_text(
@@ -290,6 +322,7 @@ def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData],
     assert "The training of “Synthetic”, repeat 1, collapsed" in elements.text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_kept_slices_alone_are_named_as_such(study: ReportData, tmp_path: Path) -> None:
     elements, numbers = built(
         fresh(study, scores=study.scores[study.scores["scope"] == "kept_slices"]), tmp_path
@@ -298,15 +331,13 @@ def test_kept_slices_alone_are_named_as_such(study: ReportData, tmp_path: Path) 
     assert "Kept slices only" in elements.text
 
 
-def test_grid_of_networks_and_augmentations_has_a_label_each(study: ReportData, tmp_path: Path) -> None:
+def test_grid_of_networks_and_augmentations_has_a_label_each(study: ReportData) -> None:
     plain = study.scores.assign(
         augmentation=False, setting=study.scores["setting"].str.replace(".aug", ".plain")
     )
     swin = study.scores.assign(segmenter="swin", setting=study.scores["setting"].str.replace("unet", "swin"))
     data = fresh(study, scores=pd.concat([study.scores, plain, swin], ignore_index=True))
-    _, numbers = built(data, tmp_path)
-    labels = [s["label"] for s in numbers["settings"]]
-    assert len(set(labels)) == 9
-    assert numbers["settings"][0]["id"] == "real.unet.aug"
-    primary = [c["setting"] for c in numbers["answer"]["comparisons"] if c["primary"]]
-    assert sorted(primary) == ["both.unet.aug", "synthetic.unet.aug"]
+    assert len({s.label for s in data.settings}) == 9
+    assert data.settings[0].id == "real.unet.aug"
+    comparisons = make_answer(data, apply_policy(data.scores), []).comparisons
+    assert sorted(c.setting.id for c in comparisons if c.primary) == ["both.unet.aug", "synthetic.unet.aug"]

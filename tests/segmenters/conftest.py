@@ -9,9 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the toys are a plain module beside the tests
 
-import toys  # noqa: E402
-from understudy.slices import SliceSet  # noqa: E402
-from understudy.volumes import VolumeSet  # noqa: E402
+import toys
+
+from understudy.slices import SliceSet
+from understudy.volumes import VolumeSet
 
 
 @pytest.fixture(scope="session")

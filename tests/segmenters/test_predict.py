@@ -95,7 +95,7 @@ def test_classes_are_matched_by_name() -> None:
 
 
 def test_another_resolution_is_refused() -> None:
-    with pytest.raises(UnderstudyError, match="64 pixels for a segmenter of 1 .FLAIR. and 32"):
+    with pytest.raises(UnderstudyError, match=r"64 pixels for a segmenter of 1 .FLAIR. and 32"):
         predict_volume(oracle(resolution=32), ellipsoid(128, 64))
 
 

@@ -14,6 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.study.reading import fields_at, merged, parse_yaml
 from understudy.study.schema import Study, load_study, preset, preset_text, presets
 
+SEGMENTERS = st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})})
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
 
 
@@ -39,18 +40,16 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
         "name": draw(NAMES),
         "seed": draw(st.integers(0, 2**40)),
         "phantom": {"patients": draw(st.integers(1, 50)), "sites": draw(st.integers(1, 5))},
-        "slices": {"resolution": draw(st.sampled_from([32, 64, 128])), "rule_fraction": draw(st.floats(0, 0.9))},
+        "slices": {
+            "resolution": draw(st.sampled_from([32, 64, 128])),
+            "rule_fraction": draw(st.floats(0, 0.9)),
+        },
         "generators": generators,
-        "segmenters": draw(
-            st.dictionaries(
-                NAMES, st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})}), min_size=1,
-                max_size=2,
-            )
-        ),
+        "segmenters": draw(st.dictionaries(NAMES, SEGMENTERS, min_size=1, max_size=2)),
         "trainings": draw(st.lists(st.sampled_from(trainings), min_size=1, unique=True)),
         "augmentation": draw(st.lists(st.booleans(), min_size=1, unique=True)),
         "repeats": draw(st.integers(1, 20)),
-    }  # fmt: skip
+    }
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,7 +118,7 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
             "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {g: {}}\n",
             ["line 2", "`trainings.1`", "real, synthetic, both", "did you mean synthetic?"],
         ),
-        ("phantom: {}\nrepeats: 0\ntrainings: [real]\n", ["line 2", "`repeats`", "greater than or equal to 1", "given: 0"]),
+        ("phantom: {}\nrepeats: 0\ntrainings: [real]\n", ["line 2", "`repeats`", "equal to 1", "given: 0"]),
         ("phantom: {}\nname: a\nname: b\n", ["line 3", "`name` is given twice, first in line 2"]),
         ("phantom: {patients: 3\nname: x\n", ["not a valid YAML file", "line 2"]),
         ("- a\n- b\n", ["list of `name: value` lines"]),

@@ -41,29 +41,34 @@ class CohortConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Path = Field(Path("."), description="folder that holds the patients, at any depth")
+    path: Path = Field(default=Path("."), description="folder that holds the patients, at any depth")
     layout: Literal["auto", "brats2018", "brats2023", "pattern"] = Field(
-        "auto",
+        default="auto",
         description="naming: BraTS 2018-2021, BraTS 2023 and later, or the patterns below (auto: find out)",
     )
     channels: dict[str, str] = Field(
         default_factory=dict,
         description="pattern layout: sequence name -> file below `path`, with {patient}, * and ** ; BraTS: leave empty",
     )
-    labels: str = Field("", description="pattern layout: file of the annotation, with {patient}, * and **")
+    labels: str = Field(
+        default="", description="pattern layout: file of the annotation, with {patient}, * and **"
+    )
     classes: dict[int, str] = Field(
         default_factory=dict, description="pattern layout: label value in the file (1 or more) -> class name"
     )
     participants: str = Field(
-        "participants.tsv", description="table with each patient's site, below `path` (used if it is there)"
+        default="participants.tsv",
+        description="table with each patient's site, below `path` (used if it is there)",
     )
     participant_column: str = Field(
-        "participant_id", description="column of `participants` with the patient's id"
+        default="participant_id", description="column of `participants` with the patient's id"
     )
-    site_column: str = Field("site", description="column of `participants` with the site's name")
-    skip_bad_patients: bool = Field(False, description="leave patients with errors out instead of stopping")
+    site_column: str = Field(default="site", description="column of `participants` with the site's name")
+    skip_bad_patients: bool = Field(
+        default=False, description="leave patients with errors out instead of stopping"
+    )
     trust_array_order: bool = Field(
-        False,
+        default=False,
         description="take the files of one patient as aligned voxel by voxel even where their headers disagree",
     )
 

@@ -37,23 +37,32 @@ class SliceConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    resolution: int = Field(256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)")
+    resolution: int = Field(
+        default=256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)"
+    )
     scaling: Literal["max", "robust"] = Field(
-        "max",
+        default="max",
         description="what becomes 255: the volume's maximum (the paper), or a percentile of its non-zero voxels",
     )
-    percentile: float = Field(99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent")
-    keep: Literal["rule", "all"] = Field(
-        "rule", description="keep the slices that pass the rule below, or all"
+    percentile: float = Field(
+        default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent"
     )
-    rule_channel: str = Field("T1w", description="sequence that the rule looks at")
+    keep: Literal["rule", "all"] = Field(
+        default="rule", description="keep the slices that pass the rule below, or all"
+    )
+    rule_channel: str = Field(default="T1w", description="sequence that the rule looks at")
     rule_intensity: float = Field(
-        50.0, ge=0, lt=255, description="a pixel counts above this, on the scale 0-255"
+        default=50.0, ge=0, lt=255, description="a pixel counts above this, on the scale 0-255"
     )
     rule_fraction: float = Field(
-        0.15, ge=0, lt=1, description="a slice is kept if more than this fraction of its padded pixels count"
+        default=0.15,
+        ge=0,
+        lt=1,
+        description="a slice is kept if more than this fraction of its padded pixels count",
     )
-    workers: int = Field(2, ge=1, le=64, description="patients that are read at the same time, threads")
+    workers: int = Field(
+        default=2, ge=1, le=64, description="patients that are read at the same time, threads"
+    )
 
 
 def prepare(
@@ -69,7 +78,7 @@ def prepare(
         progress: show a progress bar.
 
     Returns:
-        For each split its number of patients, slices, slices with an annotation, and patients without a slice.
+        For each split: patients, slices, annotated slices, patients without a slice.
 
     Raises:
         UnderstudyError: unreadable or unusable volume, unknown rule channel, patient without a part, no slice
@@ -88,9 +97,8 @@ def prepare(
         identity={"config": spec, "split": dict(split), "files": _file_sizes(order)},
     )
     volumes = VolumeWriter(Path(out) / "volumes", cohort.channels, cohort.classes, axes=AXES)
-    already = (
-        writer.done
-    )  # slices that an interrupted run has written; the order of patients is always the same
+    # What an interrupted run has written is not written again; the order of patients is always the same.
+    already = writer.done
     counts, sources = {part: Counter(_COUNTED) for part in SPLITS}, {}
     work = partial(slice_patient, cohort=cohort, split=split, config=config, volumes=volumes)
     with track(len(order), "slicing", unit="patients", show=progress) as meter:
@@ -161,34 +169,22 @@ def slice_patient(
     wanted = np.flatnonzero(kept) if part == "train" else np.arange(depth)
 
     images = np.empty((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
-    padded = np.zeros((len(wanted), geometry.padded, geometry.padded), np.uint8)
-    (top, left) = geometry.offset
-    inside = padded[:, top : top + height, left : left + width]
     for c, channel in enumerate(cohort.channels):
         volume = rule if channel == config.rule_channel else read(channel)
-        to_8_bit(volume, _ceiling(volume, _file(patient, channel), config), wanted, out=inside)
+        padded = _scale_and_pad(volume, _ceiling(volume, _file(patient, channel), config), wanted, geometry)
         images[:, c] = geometry.shrink_images(padded)
     truth = class_indices(read(LABELS)[wanted], cohort.classes, _file(patient, LABELS))
     labels = geometry.shrink_labels(geometry.pad(truth), len(cohort.classes))
 
     if part != "train" and volumes is not None:
-        header = headers[LABELS]
+        spacing, affine = headers[LABELS].spacing, headers[LABELS].slice_affine
         volumes.write(
-            TestVolume(
-                patient.id,
-                patient.site,
-                part,
-                images,
-                kept,
-                truth,
-                geometry,
-                header.spacing,
-                header.slice_affine,
-            )
+            TestVolume(patient.id, patient.site, part, images, kept, truth, geometry, spacing, affine)
         )
-    chosen = kept[wanted]
-    rows = _index_rows(patient, part, wanted[chosen])
-    return SlicedPatient(patient, images[chosen], labels[chosen], rows, digest.hexdigest())
+    rows = _index_rows(patient, part, np.flatnonzero(kept))
+    if part != "train":
+        images, labels = images[kept], labels[kept]
+    return SlicedPatient(patient, images, labels, rows, digest.hexdigest())
 
 
 def _index_rows(patient: Patient, part: str, z: NDArray[np.int64]) -> pd.DataFrame:
@@ -228,6 +224,16 @@ def passes_rule(
     else:
         bright = [int(np.count_nonzero(_scaled(plane, ceiling) > config.rule_intensity)) for plane in slices]
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
+
+
+def _scale_and_pad(
+    slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], geometry: SliceGeometry
+) -> NDArray[np.uint8]:
+    """[Z, H, W] -> uint8 [len(wanted), P, P], scaled to 8 bits straight into the middle of the padded squares."""
+    padded = np.zeros((len(wanted), geometry.padded, geometry.padded), np.uint8)
+    top, left = geometry.offset
+    to_8_bit(slices, ceiling, wanted, padded[:, top : top + geometry.height, left : left + geometry.width])
+    return padded
 
 
 def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:

@@ -26,18 +26,21 @@ class SplitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     method: Literal["seed", "list", "permutation"] = Field(
-        "seed", description="draw by seed, take the lists below, or take the paper's permutation (.mat)"
+        default="seed",
+        description="draw by seed, take the lists below, or take the paper's permutation (.mat)",
     )
-    seed: int = Field(0, ge=0, description="seed of what is drawn")
+    seed: int = Field(default=0, ge=0, description="seed of what is drawn")
     test_patients: float = Field(
-        0.2,
+        default=0.2,
         ge=0,
         description="test patients: a fraction of all if below 1, else a number (method permutation: 56)",
     )
     validation_fraction: float = Field(
-        0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
+        default=0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
     )
-    stratify_by_site: bool = Field(True, description="draw from every site in proportion to its patients")
+    stratify_by_site: bool = Field(
+        default=True, description="draw from every site in proportion to its patients"
+    )
     train: list[str] | str = Field(
         default_factory=list,
         description="method list: ids, or a text file with one per line; empty: all the others",
@@ -48,10 +51,11 @@ class SplitConfig(BaseModel):
     )
     test: list[str] | str = Field(default_factory=list, description="method list: ids or a text file")
     permutation: str = Field(
-        "", description="method permutation: the authors' subjectPermutation_BRATS2020.mat"
+        default="", description="method permutation: the authors' subjectPermutation_BRATS2020.mat"
     )
     permutation_test: Literal["last", "first"] = Field(
-        "last", description="which end of the permuted patients is the test part (the paper: the last 56)"
+        default="last",
+        description="which end of the permuted patients is the test part (the paper: the last 56)",
     )
 
 

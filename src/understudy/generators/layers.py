@@ -9,6 +9,7 @@ leaky ReLU is positively homogeneous, and saves a pass over the activations.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,24 @@ GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU (He)
 _TAPS = (1.0, 3.0, 3.0, 1.0)  # the resampling filter of StyleGAN 2, along each axis, before normalisation
 
 
+@cache
+def _kernel(gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, 3, 3, 1] x [1, 3, 3, 1] as [4, 4] that sums to `gain`."""
+    taps = torch.tensor(_TAPS, device=device) / sum(_TAPS)
+    return (torch.outer(taps, taps) * gain).to(dtype)
+
+
+@cache
+def _doubling(edge: int, device: torch.device) -> Tensor:
+    """Matrix [2 edge, edge] that doubles a line: 1/4 and 3/4 of the two nearest pixels, zeros outside."""
+    matrix = torch.zeros(2 * edge, edge + 2)
+    for i in range(edge + 1):  # between the pixels i - 1 and i of the line, which start at column 1
+        for row, near in ((2 * i - 1, 0.75), (2 * i, 0.25)):
+            if 0 <= row < 2 * edge:
+                matrix[row, i], matrix[row, i + 1] = near, 1 - near
+    return matrix[:, 1:-1].contiguous().to(device)
+
+
 class _Blur(torch.autograd.Function):
     """Depthwise [1, 3, 3, 1] filter with zeros around. The filter is symmetric and linear, so its gradient is itself
     with the complementary padding; torch's own second derivative of depthwise convolutions loops over channels."""
@@ -27,8 +46,7 @@ class _Blur(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: int, gain: float) -> Tensor:
         ctx.padding, ctx.gain = padding, gain
-        taps = torch.tensor(_TAPS, device=x.device) / sum(_TAPS)
-        kernel = (torch.outer(taps, taps) * gain).to(x.dtype).expand(x.shape[1], 1, 4, 4)
+        kernel = _kernel(gain, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
         return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
 
     @staticmethod
@@ -43,11 +61,17 @@ def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """x [N, C, H, W] -> [N, C, 2H, 2W]: zeros between the pixels, then the filter (zeros outside the image)."""
-    n, c, h, w = x.shape
-    spread = x.new_zeros(n, c, h, 2, w, 2)
-    spread[:, :, :, 0, :, 0] = x
-    return blur(spread.view(n, c, 2 * h, 2 * w), padding=2, gain=4.0)[:, :, :-1, :-1]
+    """x float32 [N, C, H, H] -> [N, C, 2H, 2H]: zeros between the pixels, then the [1, 3, 3, 1] filter.
+
+    As two products with a banded matrix: for the few channels of an image depthwise convolutions are slower.
+    """
+    matrix = _doubling(x.shape[-1], x.device).to(x.dtype)
+    return matrix @ (x @ matrix.t())
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution of x [N, I, H, W] (channels-last) by weight [O, I] as one matrix product, channels-last."""
+    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 def normalise_second_moment(x: Tensor) -> Tensor:
@@ -121,8 +145,11 @@ class Conv(nn.Module):
         weight = (self.weight * self.scale).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
         padding = self.weight.shape[-1] // 2
+        x = blur(x, padding + 1) if self.down else x
         if self.down:
-            y = F.conv2d(blur(x, padding + 1), weight, bias, stride=2)
+            y = F.conv2d(x, weight, bias, stride=2)
+        elif padding == 0:
+            y = pointwise(x, weight[:, :, 0, 0], bias)
         else:
             y = F.conv2d(x, weight, bias, padding=padding)
         y = F.leaky_relu(y, SLOPE) if self.activate else y
@@ -138,6 +165,7 @@ class ModulatedConv(nn.Module):
 
     The style scales the activations instead of the weights: conv(x * s, w) * d equals the convolution by the
     modulated and demodulated weights, and is one plain convolution for the batch instead of one for each sample.
+    Only 1x1 kernels (the image layers) are modulated themselves, for one batched matrix product.
 
     Args:
         demodulate: normalise each output channel by d = 1 / ||w * s|| (eq. 3); without, the weights are scaled by
@@ -164,6 +192,11 @@ class ModulatedConv(nn.Module):
             scale = (F.linear(style.square(), energy) + 1e-8).rsqrt()[:, :, None, None]
         else:
             style = style * (1 / math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3]))
+        if weight.shape[-1] == 1:  # the few rows of a 1x1 kernel: modulating them spares a pass over x
+            kernels = (weight[:, :, 0, 0].t() * style[:, :, None]).to(x.dtype)  # [N, I, O]
+            n, channels, height, width = x.shape
+            rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)  # a view, and so is its gradient
+            return torch.bmm(rows, kernels).view(n, height, width, -1).permute(0, 3, 1, 2), scale
         x = x * style[:, :, None, None].to(x.dtype)
         weight = weight.to(x.dtype)
         if self.up:
@@ -186,7 +219,10 @@ class MinibatchDeviation(nn.Module):
         super().__init__()
         self.group, self.maps = group, maps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, batches: int = 1) -> Tensor:
+        """batches: independent batches of one size in x, e.g. 2 for real and synthetic ones at once."""
+        if batches > 1:
+            return torch.cat([self(part) for part in x.chunk(batches)])
         n, c, h, w = x.shape
         size = min(self.group, n)
         y = x.float().reshape(size, n // size, self.maps, c // self.maps, h, w)

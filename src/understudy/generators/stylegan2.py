@@ -278,14 +278,14 @@ class Discriminator(nn.Module):
         self.dense = Dense(width * 16, width, activate=True)
         self.out = Dense(width, 1)
 
-    def forward(self, image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """dtype: of the activations down to 8x8; the last block is float32."""
+    def forward(self, image: Tensor, dtype: torch.dtype = torch.float32, batches: int = 1) -> Tensor:
+        """dtype: of the activations down to 8x8; the last block is float32. batches: see MinibatchDeviation."""
         x = image.to(dtype).contiguous(memory_format=LAYOUT)
         for block in self.blocks:
             x = block(x)
         x = x.to(torch.promote_types(dtype, torch.float32))
         if self.config.mbstd_maps:
-            x = self.deviation(x)
+            x = self.deviation(x, batches)
         return self.out(self.dense(self.conv(x).flatten(1)))
 
 

@@ -275,12 +275,10 @@ class GanTrainer:
             fake = self._fake(rng, update_average=True)
             spread = fake.std(dim=0).mean() / real.std(dim=0).mean()
             fake = self._seen(fake, rng)
-        # Two passes: the minibatch deviation must not mix real with synthetic samples.
-        loss_fake = F.softplus(discriminator(fake, dtype=self.dtype)).mean()
-        loss_fake.backward()
-        scores = discriminator(real, dtype=self.dtype)
-        loss_real = F.softplus(-scores).mean()
-        loss_real.backward()
+        # One pass, two minibatches: the deviation must not mix real with synthetic samples.
+        scores_fake, scores = discriminator(torch.cat([fake, real]), dtype=self.dtype, batches=2).chunk(2)
+        loss_fake, loss_real = F.softplus(scores_fake).mean(), F.softplus(-scores).mean()
+        (loss_fake + loss_real).backward()
         self._update(self.d_optimiser)
         sign = float(scores.detach().sign().mean())
         self.augment.observe(sign)

@@ -21,13 +21,15 @@ class Comparison:
     """A setting against the baseline, whole volumes, BraTS convention for empty masks.
 
     Attributes:
-        setting, relative: which, and its relative Dice with the interval by patient.
+        setting, base: which, and the real + augmentation setting of the same network.
+        relative: Dice relative to `base`, with the interval by patient.
         missed, present: volumes with a tumour where nothing was found, of how many with one.
         false_alarms, absent: volumes without a tumour where something was found, of how many without one.
-        primary: same network and augmentation as the baseline, so only the slices differ.
+        primary: same network and augmentation as the study's baseline, so only the slices differ.
     """
 
     setting: Setting
+    base: Setting
     relative: Estimate
     missed: int
     present: int
@@ -44,7 +46,7 @@ class Answer:
         verdict: "yes", "no", "partly", "undecided" or "unanswered".
         headline, sentences: in words.
         evidence, reasons: how strong it is, and why.
-        comparisons: all settings but the baseline.
+        comparisons: all settings but the baselines.
         baseline_dice: mean over classes, patients and repeats; NaN without a baseline.
         left_out: settings that could not be scored, and why.
     """
@@ -71,18 +73,20 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
     scored = scored[scored["scope"] == data.scope]
     comparisons = []
     for setting in data.settings:
-        if setting.id in present and setting.id != base.id:
+        own = data.baseline_of(setting)
+        own = own if own and own.id in present else base
+        if setting.id in present and setting.id != own.id:
             try:
-                relative = relative_dice(scored, setting.id, base.id, scope=data.scope, seed=data.seed)
+                relative = relative_dice(scored, setting.id, own.id, scope=data.scope, seed=data.seed)
             except UnderstudyError as error:
                 left_out.append(f"{setting.label}: {error.what}.")
                 continue
-            comparisons.append(_compared(scored, setting, relative, base))
+            comparisons.append(_compared(scored, setting, relative, own, base))
     one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
     mine = scored[scored["setting"] == base.id]
     classes = mine[mine["class_name"] != FOREGROUND]
     dice = float(classes.groupby("class_name")["dice"].mean().mean())
-    baseline = _compared(scored, base, one, base)
+    baseline = _compared(scored, base, one, base, base)
     repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
     verdict, headline = _verdict(comparisons, baseline, dice, one.n_patients, data.margin)
     evidence, reasons = _evidence(one.n_patients, repeats, scored, dice)
@@ -111,13 +115,16 @@ def _without_baseline(left_out: list[str], any_rows: bool) -> Answer:
     return Answer("unanswered", headline, [why], "none", [], [], None, float("nan"), 0, 0, left_out)
 
 
-def _compared(scored: pd.DataFrame, setting: Setting, relative: Estimate, base: Setting) -> Comparison:
+def _compared(
+    scored: pd.DataFrame, setting: Setting, relative: Estimate, own: Setting, base: Setting
+) -> Comparison:
     rows = scored[scored["setting"] == setting.id]
     rows = rows[rows["class_name"] == FOREGROUND] if FOREGROUND in set(rows["class_name"]) else rows
     empty = rows["truth_empty"].astype(bool)
     same = setting.segmenter == base.segmenter and setting.augmentation == base.augmentation
     return Comparison(
         setting,
+        own,
         relative,
         int(rows["missed"].sum()),
         int((~empty).sum()),

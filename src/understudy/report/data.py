@@ -97,6 +97,22 @@ class ReportData:
             return next((s for s in self.settings if s.id == self.baseline), None)
         return next((s for s in self.settings if s.training == "real" and s.augmentation), None)
 
+    def baseline_of(self, setting: Setting) -> Setting | None:
+        """What a setting is measured against: real slices with augmentation and the same network (as in the paper)."""
+        base = self.baseline_setting
+        if base is None or base.segmenter == setting.segmenter:
+            return base
+        same = (s for s in self.settings if s.segmenter == setting.segmenter)
+        return next((s for s in same if s.training == "real" and s.augmentation == base.augmentation), base)
+
+    def closest(self, most: int) -> list[Setting]:
+        """All settings, or if there are more than `most` those that differ from the baseline in their slices only."""
+        base = self.baseline_setting
+        if len(self.settings) <= most or base is None:
+            return self.settings
+        like = (base.segmenter, base.augmentation)
+        return [s for s in self.settings if (s.segmenter, s.augmentation) == like]
+
     @cached_property
     def scope(self) -> str:
         """What the headline counts: whole volumes, or kept slices if only these were scored."""
@@ -167,10 +183,12 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
                 str(row.setting), label, training, generator, str(row.segmenter), augmentation, colour, marker
             )
         )
+    first = next((s.segmenter for s in found if s.id == baseline), "")
     return sorted(
         found,
         key=lambda s: (
             s.id != baseline,
+            s.segmenter != first,
             s.segmenter,
             ORDER.get(s.training, 9),
             not s.augmentation,

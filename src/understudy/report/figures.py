@@ -54,6 +54,7 @@ STYLE: dict[str, Any] = {
 }
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
+MOST_SETTINGS = 6  # in one plot; of a larger grid only those that differ from the baseline in their slices
 MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
 
 
@@ -144,7 +145,7 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float]) -> li
 
 def segmenter_curves(data: ReportData) -> list[Panel]:
     """Validation Dice and training loss of every segmenter over the slices seen; [] without histories."""
-    chosen = {s.id: s for s in data.settings}
+    chosen = {s.id: s for s in data.closest(MOST_SETTINGS)}
     order = list(chosen)
     histories = sorted(
         ((k, path) for k, path in data.segmenter_histories.items() if k[0] in chosen),
@@ -183,7 +184,7 @@ def patient_dots(
     data: ReportData, means: pd.DataFrame, summary: pd.DataFrame, width: float = PANEL[0]
 ) -> list[Panel]:
     """One panel a class: a dot for each patient and setting, lines join a patient's, the mean with its interval."""
-    settings = [s for s in data.settings if s.id in set(means["setting"])]
+    settings = [s for s in data.closest(MOST_SETTINGS) if s.id in set(means["setting"])]
     names = [MEAN, *data.class_names] if len(data.class_names) > 1 else list(data.class_names)
     made = []
     for name in names:
@@ -246,11 +247,16 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
     """Dice by hospital: one column a site, every setting beside the others; [] for fewer than two sites."""
     mean = means[means["class_name"] == MEAN]
     sites = sorted(mean["site"].astype(str).unique())
-    settings = [s for s in data.settings if s.id in set(mean["setting"])]
+    settings = [s for s in data.closest(MOST_SETTINGS) if s.id in set(mean["setting"])]
     if len(sites) < 2:
         return []
     wide = len(sites) * len(settings) > 14
-    with _axes((min(1.5 + 0.28 * len(sites) * len(settings), 11) if wide else width, 3.2)) as (figure, axes):
+    with _axes(
+        (
+            min(1.5 + 0.28 * len(sites) * len(settings), 11) if wide else width,
+            3.2 + 0.2 * (len(settings) // 4),
+        )
+    ) as (figure, axes):
         step = 0.72 / max(len(settings), 1)
         for i, s in enumerate(settings):
             offsets = np.arange(len(sites)) + (i - (len(settings) - 1) / 2) * step

@@ -285,8 +285,8 @@ def segmentations(
     Returns:
         Cases, column heads, and sentences about what could not be shown.
     """
-    shown = chosen_settings(data, comparisons)
-    if data.volumes is None or not shown or means.empty:
+    shown = [s for s in chosen_settings(data, comparisons) if s.id in set(means["setting"])]
+    if data.volumes is None or not shown:
         return [], [], ["There are no predictions to show."]
     mine = means[(means["setting"] == shown[0].id) & (means["class_name"] == MEAN)]
     ranked: list[str] = mine.sort_values("dice", ascending=False, kind="stable")["subject"].tolist()

@@ -35,7 +35,6 @@ from understudy.report.gallery import Gallery, make_gallery, segmentations
 from understudy.report.pictures import colours
 from understudy.report.tables import (
     Table,
-    job_table,
     patient_means,
     reading_note,
     result_tables,
@@ -67,7 +66,7 @@ def build_report(data: ReportData, out: Path) -> Path:
     answer = make_answer(data, scored, left_out)
     summary = summaries(data, rows)
     tables = result_tables(data, rows, summary, answer)
-    jobs = job_table(data)
+    jobs = _job_table(data)
     gallery = make_gallery(data)
     page = _page(data, rows, summary, answer, tables, jobs, gallery)
     numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery)
@@ -110,6 +109,7 @@ def _page(
         answer=answer,
         figures_of=_key_figures(answer),
         forest=_forest(answer, data.margin),
+        some_settings=len(data.closest(figures.MOST_SETTINGS)) < len(data.settings),
         rule={"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},
         facts=_facts(data, gallery),
         gallery=gallery,
@@ -318,6 +318,7 @@ def _as_numbers(comparison: Comparison) -> dict[str, Any]:
     return {
         "setting": comparison.setting.id,
         "label": comparison.setting.label,
+        "base": comparison.base.id,
         "relative_dice": r.value,
         "low": r.low,
         "high": r.high,
@@ -327,3 +328,31 @@ def _as_numbers(comparison: Comparison) -> dict[str, Any]:
         "absent": comparison.absent,
         "primary": comparison.primary,
     }
+
+
+def _job_table(data: ReportData) -> Table | None:
+    """Time and memory of every job; None if none is known."""
+    if data.jobs.empty:
+        return None
+    body = [
+        [
+            data.hide(str(j.get("name", ""))),
+            str(j.get("stage", "")),
+            duration(_float(j.get("seconds"))),
+            f"{_float(j.get('peak_rss_mb')) / 1024:.2f} GB" if _float(j.get("peak_rss_mb")) > 0 else "–",
+            str(j.get("state", "")),
+            str(j.get("id", ""))[:12],
+        ]
+        for j in data.jobs.to_dict(orient="records")
+    ]
+    frame = data.jobs.assign(name=[row[0] for row in body])
+    header = ["Job", "Stage", "Time", "Peak memory", "State", "Id"]
+    total = duration(float(pd.to_numeric(data.jobs["seconds"], errors="coerce").sum()))
+    return Table("jobs", f"Jobs, {total} together", "", header, body, frame)
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")

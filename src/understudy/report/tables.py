@@ -11,9 +11,9 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.empties import EmptyPolicy, apply_policy
 from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
-from understudy.metrics.statistics import MEAN, METRICS, compare, cube, summarise
+from understudy.metrics.statistics import MEAN, METRICS, compare, cube, holm, summarise
 from understudy.report.answer import Answer, interval, value
-from understudy.report.data import ReportData, Setting, duration, number, percent
+from understudy.report.data import ReportData, Setting, number, percent
 
 POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
 SCOPES = {WHOLE: "all slices", KEPT: "kept slices"}
@@ -142,26 +142,33 @@ def _columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[st
     return keys, [names.get(k, k) for k in keys]
 
 
+def _missed(data: ReportData, summary: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Setting -> volumes with a tumour in which nothing was found, and volumes with a tumour."""
+    mine = summary[(summary["class_name"] == FOREGROUND) & (summary["scope"] == data.scope)]
+    mine = mine.drop_duplicates("setting")
+    return {
+        str(s): (int(m), int(p))
+        for s, m, p in zip(mine["setting"], mine["missed"], mine["present"], strict=True)
+    }
+
+
 def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answer: Answer) -> Table:
     keys, names = _columns(data, [FOREGROUND])
-    relative = {c.setting.id: c for c in answer.comparisons}
+    relative, misses = {c.setting.id: c for c in answer.comparisons}, _missed(data, summary)
     body, numbers = [], []
     for s in settings:
         entries = [_pick(summary, s.id, "dice", k, data.scope) for k in keys]
-        other = relative.get(s.id)
-        if other is not None:
-            ratio = [value(other.relative), interval(other.relative)]
-        else:
-            ratio = ["100 %" if answer.baseline and answer.baseline.setting.id == s.id else "–", ""]
-        missed = other or (
-            answer.baseline if answer.baseline and answer.baseline.setting.id == s.id else None
+        other, missed = relative.get(s.id), misses[s.id]
+        own = data.baseline_of(s) == s
+        ratio = (
+            [value(other.relative), interval(other.relative)] if other else ["100\u00a0%" if own else "–", ""]
         )
         body.append(
             [
                 *_identity(s),
                 *(_spread(e, 3) for e in entries),
                 *ratio,
-                f"{missed.missed} of {missed.present}" if missed else "–",
+                f"{missed[0]} of {missed[1]}",
             ]
         )
         numbers.append(
@@ -176,13 +183,13 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
                 "relative_dice": other.relative.value if other else np.nan,
                 "relative_low": other.relative.low if other else np.nan,
                 "relative_high": other.relative.high if other else np.nan,
-                "missed": missed.missed if missed else np.nan,
-                "present": missed.present if missed else np.nan,
+                "missed": missed[0],
+                "present": missed[1],
             }
         )
     note = (
-        "Relative: mean Dice divided by that of the first row (real slices with augmentation), with its interval by"
-        " patient. Missed: volumes with a tumour in which nothing was found."
+        "Relative: mean Dice divided by that of the same network trained on real slices with augmentation, with its"
+        " interval by patient. Missed: volumes with a tumour in which nothing was found."
     )
     header = [*IDENTITY, *names, "Relative", "95\u00a0% interval", "Missed"]
     return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
@@ -265,8 +272,8 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
     titles = [f"{SCOPES[scope].capitalize()}, {POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
     body: list[list[str]] = []
     numbers: list[dict[str, object]] = []
-    base = data.baseline_setting
     for s in settings:
+        base = data.baseline_of(s)
         entries = [_pick(summary, s.id, "dice", name, scope, policy) for scope, policy in ways]
         body.append([s.label])
         numbers.append({"setting": s.id, "label": s.label})
@@ -290,35 +297,40 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
 
 
 def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, answer: Answer) -> Table:
-    assert answer.baseline is not None
-    ids = [c.setting.id for c in answer.comparisons]
     labels = {s.id: s.label for s in settings}
-    frame = compare(
-        apply_policy(rows),
-        answer.baseline.setting.id,
-        ids,
-        scope=data.scope,
-        seed=data.seed,
-        resamples=RESAMPLES,
-    )
+    scored = apply_policy(rows)
+    groups: dict[str, list[str]] = {}
+    for c in answer.comparisons:
+        groups.setdefault(c.base.id, []).append(c.setting.id)
+    parts = [
+        compare(scored, base, ids, scope=data.scope, seed=data.seed, resamples=RESAMPLES)
+        for base, ids in groups.items()
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    frame["p_holm"] = holm(frame["p"])  # over all comparisons of the page
     body = [
         [
             labels[str(r["setting"])],
-            f"{r['difference']:+.3f}",
-            f"{r['low']:+.3f} to {r['high']:+.3f}",
+            _signed(r["difference"]),
+            f"{_signed(r['low'])} to {_signed(r['high'])}",
             number(float(r["p"])),
             number(float(r["p_holm"])),
         ]
         for r in frame.to_dict(orient="records")
     ]
     note = (
-        "Mean Dice minus that of the real slices on the same patients, with its 95\u00a0% interval; p of the sign-flip"
-        " permutation test over patients, and adjusted for the number of comparisons (Holm)."
+        "Mean Dice minus that of the same network trained on real slices, on the same patients, with its"
+        " 95\u00a0% interval; p of the sign-flip permutation test over patients, and adjusted for their number (Holm)."
     )
     header = ["Trained on", "Difference", "95\u00a0% interval", "p", "p (Holm)"]
     return Table(
         "differences", "Differences from the real slices, patient by patient", note, header, body, frame
     )
+
+
+def _signed(value: float) -> str:
+    """ "+0.012" or "−0.012" with a real minus sign; a dash for what is not there."""
+    return "–" if np.isnan(value) else f"{value:+.3f}".replace("-", "−")
 
 
 def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
@@ -359,31 +371,3 @@ def _by_patient(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -
     )
     note = "Mean Dice over the classes (BraTS rule) and over the trainings of a setting."
     return Table("patients", "By patient", note, ["Patient", *labels], body, frame)
-
-
-def job_table(data: ReportData) -> Table | None:
-    """Time and memory of every job; None if none is known."""
-    if data.jobs.empty:
-        return None
-    body = [
-        [
-            data.hide(str(j.get("name", ""))),
-            str(j.get("stage", "")),
-            duration(_float(j.get("seconds"))),
-            f"{_float(j.get('peak_rss_mb')) / 1024:.2f} GB" if _float(j.get("peak_rss_mb")) > 0 else "–",
-            str(j.get("state", "")),
-            str(j.get("id", ""))[:12],
-        ]
-        for j in data.jobs.to_dict(orient="records")
-    ]
-    frame = data.jobs.assign(name=[row[0] for row in body])
-    header = ["Job", "Stage", "Time", "Peak memory", "State", "Id"]
-    total = duration(float(pd.to_numeric(data.jobs["seconds"], errors="coerce").sum()))
-    return Table("jobs", f"Jobs, {total} together", "", header, body, frame)
-
-
-def _float(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")

@@ -121,11 +121,7 @@ def train_segmenter(
     )
     mixture = Mixture(real, synthetic, config.mixture, config.seed)
     identity = _identity(mixture, model_config, config, validation)
-    if (folder / "config.json").is_file() and (folder / "segmenter.safetensors").is_file():
-        if read_json(folder / "config.json").get("identity") != identity:
-            raise UnderstudyError(
-                "the folder holds a segmenter of another training", where=folder, fix="use another folder"
-            )
+    if _finished(folder, identity):
         return folder
     training = _Training(mixture, model_config, config, folder, identity, validation, choose_device(device))
     with (
@@ -152,6 +148,21 @@ def _identity(
             "validation": sha256_file(validation.path / "volumes.json") if validation else None,
         }
     )
+
+
+def _finished(folder: Path, identity: str) -> bool:
+    """The result is there.
+
+    Raises:
+        UnderstudyError: it is that of another training.
+    """
+    if not ((folder / "config.json").is_file() and (folder / "segmenter.safetensors").is_file()):
+        return False
+    if read_json(folder / "config.json").get("identity") != identity:
+        raise UnderstudyError(
+            "the folder holds a segmenter of another training", where=folder, fix="use another folder"
+        )
+    return True
 
 
 class _Validation:

@@ -21,7 +21,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config
 from understudy.segmenters.predict import choose_device, choose_precision
 from understudy.segmenters.train import SegmenterTrainingConfig
-from understudy.segmenters.unet import UNetConfig, build
+from understudy.segmenters.unet import UNetConfig
 from understudy.slices import BACKGROUND, LabelClass
 from understudy.study.jobs import Job
 from understudy.study.plan import Plan
@@ -89,11 +89,29 @@ def generator_flops(config: StyleGan2Config) -> tuple[int, int]:
         ) // 4
 
 
-def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> int:
-    """Operations of a segmenter for one slice, forward."""
-    with torch.device("meta"):
-        network = build(config, channels, classes, resolution).eval()
-        return _count(network, torch.empty(1, channels, resolution, resolution))
+def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> tuple[int, int]:
+    """Operations of a U-Net for one slice, forward, and its number of weights, from its stages' filters."""
+    filters = config.stages(resolution)
+    operations = weights = 0
+
+    def convolve(inputs: int, outputs: int, taps: int, edge: int) -> None:
+        nonlocal operations, weights
+        weights += inputs * outputs * taps
+        operations += 2 * inputs * outputs * taps * edge * edge
+
+    before = channels
+    for stage, width in enumerate(filters):
+        edge = resolution >> stage
+        convolve(before, width, 9, edge)
+        convolve(width, width, 9, edge)
+        if stage:  # on the way back up: a transposed 2x2 convolution, then two convolutions on twice the filters
+            above = filters[stage - 1]
+            convolve(width, above, 4, edge)
+            convolve(2 * above, above, 9, 2 * edge)
+            convolve(above, above, 9, 2 * edge)
+        before = width
+    convolve(filters[0], classes, 1, resolution)
+    return operations, weights
 
 
 def _count(module: torch.nn.Module, x: torch.Tensor) -> int:
@@ -173,27 +191,21 @@ def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
     config = UNetConfig.model_validate(job.spec["model"])
     resolution = plan.study.slices.resolution
-    flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    flops, weights = segmenter_flops(config, size.channels, len(size.classes), resolution)
     validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
     validated = size.depth * training.validations * validation_patients
     work = training.samples * 3 + validated
     seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
-    with torch.device("meta"):
-        parameters = sum(
-            p.numel() for p in build(config, size.channels, len(size.classes), resolution).parameters()
-        )
-    return seconds, parameters * 4.0
+    return seconds, weights * 4.0
 
 
 def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     spec = plan.by_id[dict(job.inputs)["segmenter"]].spec
     config, resolution = UNetConfig.model_validate(spec["model"]), plan.study.slices.resolution
-    flops = segmenter_flops(config, size.channels, len(size.classes), resolution)
-    slices = size.test_patients * size.depth
+    flops, _ = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    predicting = size.test_patients * size.depth * flops / (speed * _reached("evaluate", 32 * flops))
     scoring = size.test_patients * size.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
-    return slices * flops / (
-        speed * _reached("evaluate", 32 * flops)
-    ) + scoring, size.test_patients * size.voxels * 0.01
+    return predicting + scoring, size.test_patients * size.voxels * 0.01
 
 
 def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:

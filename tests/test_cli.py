@@ -1,0 +1,180 @@
+"""The command line: every command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from understudy import __version__, cli
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.files import write_json
+from understudy.study.jobs import job_folder
+from understudy.study.plan import make_plan
+from understudy.study.run import claimed
+from understudy.study.schema import Study, load_study
+
+STUDY = """
+name: little
+phantom: {patients: 4, shape: [16, 16, 12]}
+slices: {resolution: 16}
+generators: {g: {samples: 10, model: {z_dim: 8, w_dim: 8, channel_base: 64, channel_max: 4}}}
+segmenters: {unet: {model: {width: 4}, training: {samples: 64}}}
+repeats: 2
+"""
+
+
+def invoke(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "little.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_version_and_help() -> None:
+    assert invoke("--version").output == f"understudy {__version__}\n"
+    shown = invoke("--help").output
+    for command in ("phantom", "check", "plan", "run", "status", "job", "report", "sample", "preset"):
+        assert command in shown
+
+
+def test_help_does_not_load_torch() -> None:
+    heavy = "('torch', 'pandas', 'monai')"
+    script = f"import sys; from understudy import cli; print([m for m in {heavy} if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_phantoms_are_written_and_pass_the_check(tmp_path: Path) -> None:
+    out = tmp_path / "phantoms"
+    made = invoke("phantom", out, "--patients", 2, "--shape", 24, 24, 16, "--sites", 2, "-q")
+    assert made.exit_code == 0, made.output
+    assert len(list(out.glob("*/*_seg.nii.gz"))) == 2
+    checked = invoke("check", out, "-q")
+    assert "2 patients (brats2018: T1w, T1wGd, T2w, FLAIR)" in checked.output
+    (out / "Phantom_002" / "Phantom_002_flair.nii.gz").unlink()
+    bad = invoke("check", out, "-q", "--json")
+    assert bad.exit_code == 1
+    (problem,) = [entry for entry in json.loads(bad.output) if entry["severity"] == "error"]
+    assert problem["patient"] == "Phantom_002"
+    assert "flair" in problem["file"]
+
+
+def test_the_cohort_of_a_study_is_checked(tmp_path: Path, study_file: Path) -> None:
+    result = invoke("check", study_file)
+    assert isinstance(result.exception, UnderstudyError)
+    assert "draws phantoms" in str(result.exception)
+
+
+def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
+    table = invoke("plan", study_file, "--out", tmp_path / "out")
+    assert table.exit_code == 0, table.output
+    assert "17 of 17 jobs to do" in table.output
+    planned = json.loads(invoke("plan", study_file, "--out", tmp_path / "out", "--json").output)
+    assert planned["jobs"] == {
+        "phantom": 1, "prepare": 1, "generator": 1, "sample": 1, "segmenter": 6, "evaluate": 6, "report": 1,
+    }  # fmt: skip
+    assert (planned["settings"], planned["repeats"]) == (3, 2)
+    assert planned["seconds"] > 0
+    assert planned["disk_bytes"] > 0
+    assert {entry["state"] for entry in planned["list"]} == {"waiting"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_the_first_stages_its_status_and_one_job(study_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = invoke("run", study_file, "--out", out, "--until", "phantom", "-q")
+    assert ran.exit_code == 0, ran.output
+    assert "1 jobs done" in ran.output
+    states = json.loads(invoke("status", out, "--json").output)
+    assert [row["state"] for row in states][:2] == ["done", "waiting"]
+    prepare = states[1]["id"][:12]
+    assert prepare in invoke("status", out).output
+    one = invoke("job", prepare, "--study", study_file, "--out", out, "-q")
+    assert one.exit_code == 0, one.output
+    assert "prepare: done in" in one.output
+    shown = invoke("status", out)
+    assert "2 done" in shown.output
+    early = invoke("report", out)
+    assert "no test patient has been evaluated yet" in str(early.exception)
+
+
+def test_status_shows_failures(study_file: Path, tmp_path: Path) -> None:
+    plan = make_plan(load_study(study_file))
+    with claimed(tmp_path / "out", plan):
+        folder = job_folder(tmp_path / "out", plan.jobs[0])
+        write_json(folder / "failed.json", {"message": "[bold]odd[/bold]\n  where: here"})
+    shown = invoke("status", tmp_path / "out").output
+    assert "failed" in shown
+    assert "[bold]odd[/bold]" in shown
+
+
+def test_presets_can_be_printed_and_used_as_a_file(tmp_path: Path) -> None:
+    printed = invoke("preset", "workstation").output
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert isinstance(load_study(tmp_path / "mine.yaml"), Study)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UnderstudyError("all is lost", where="x", fix="give up"), 1, "error: all is lost\n  where: x\n"),
+        (
+            Interrupted("stopped by SIGTERM"),
+            75,
+            "stopped by SIGTERM; run the same command again to continue\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/out/file"),
+            1,
+            "error: the disk is full\n  where: /out/file",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), 1, "error: no permission to write\n"),
+    ],
+)
+def test_errors_end_with_one_message(
+    error: Exception,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == status
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert "Traceback" not in shown
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_a_mistyped_option_is_a_usage_error() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", "run", "quickstart", "--outt", "x"],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "No such option" in ran.stderr
