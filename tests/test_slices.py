@@ -101,6 +101,42 @@ def test_a_killed_writer_goes_on_where_its_last_shard_ended(tmp_path: Path) -> N
     assert second.close().content_hash == whole.content_hash
 
 
+def test_a_writer_killed_while_closing_closes_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = SHARD + 5
+    whole = write(tmp_path / "whole", n)
+    images, labels, rows = content(n)
+
+    def writer() -> SliceWriter:
+        return SliceWriter(
+            tmp_path / "set",
+            ["T1w", "FLAIR"],
+            CLASSES,
+            8,
+            spacing=(1, 1, 2),
+            axes=("L", "P"),
+            identity={"seed": 1},
+        )
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    first = writer()
+    first.append(images, labels, rows)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("understudy.slices.os.replace", kill)
+        first.close()
+    second = writer()
+    second.append(images[second.done :], labels[second.done :], rows[second.done :])
+    found = second.close()
+    found.verify()
+    assert found.content_hash == whole.content_hash
+
+
 def test_a_partial_set_of_another_identity_is_not_continued(tmp_path: Path) -> None:
     images, labels, rows = content(SHARD)
     first = SliceWriter(tmp_path / "set", ["T1w", "FLAIR"], CLASSES, 8, identity={"seed": 1})

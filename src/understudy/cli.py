@@ -88,7 +88,11 @@ def check(
     from understudy.cohort.checks import check_cohort
     from understudy.cohort.layouts import CohortConfig, find_patients
 
-    config = _study_of(source).cohort if source.suffix in (".yaml", ".yml") else CohortConfig.model_validate({"path": source})
+    config = (
+        _study_of(source).cohort
+        if source.suffix in (".yaml", ".yml")
+        else CohortConfig.model_validate({"path": source})
+    )
     if config is None:
         raise UnderstudyError(
             "the study draws phantoms and has no cohort to check", where=source, fix="give a folder instead"
@@ -104,8 +108,8 @@ def check(
     bad = {p.patient for p in problems if p.severity == "error"}
     if not as_json:
         print(
-            f"{len(cohort.patients)} patients ({cohort.layout}: {', '.join(cohort.channels)}), {len(problems)} problems,"
-            f" {len(bad)} patients that cannot be used"
+            f"{len(cohort.patients)} patients ({cohort.layout}: {', '.join(cohort.channels)}),"
+            f" {len(problems)} problems, {len(bad)} patients that cannot be used"
         )
     if bad:
         raise typer.Exit(1)

@@ -21,12 +21,17 @@ _DISK_ERRORS = {
     ),
     errno.EACCES: ("no permission to write", "choose a folder you may write to"),
     errno.EPERM: ("no permission to write", "choose a folder you may write to"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EFBIG: (
+        "the file is larger than a limit of this system allows",
+        "raise the limit (ulimit -f), or choose another disk",
+    ),
     errno.EROFS: ("the file system is read-only", "choose a folder you may write to"),
 }
 
 
 def explain_os_error(error: OSError, path: str | Path) -> UnderstudyError | None:
-    """The message for a full disk or a missing permission; None for any other operating system error."""
+    """The message for a disk that is full, closed or not a folder; None for any other operating system error."""
     known = _DISK_ERRORS.get(error.errno or 0)
     return UnderstudyError(known[0], where=error.filename or path, fix=known[1]) if known else None
 

@@ -24,7 +24,11 @@ def test_scaling_activations_equals_modulating_weights(demodulate: bool) -> None
     found = found if scale is None else found * scale
     for i, style in enumerate(layer.affine(w)):
         weight = layer.weight * style[None, :, None, None]
-        weight = weight / torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True) if demodulate else weight / (6 * 9) ** 0.5
+        weight = (
+            weight / torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
+            if demodulate
+            else weight / (6 * 9) ** 0.5
+        )
         torch.testing.assert_close(
             found[i], F.conv2d(x[i : i + 1], weight, padding=1)[0], atol=1e-4, rtol=1e-4
         )

@@ -136,3 +136,18 @@ def test_precision() -> None:
     assert choose_precision("fp32", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
+
+
+def test_slices_that_the_rule_drops_stay_empty_unless_asked_for() -> None:
+    volume = ellipsoid(128, 128)
+    lesion = np.flatnonzero(volume.truth.any(axis=(1, 2)))
+    kept = np.ones(len(volume.truth), bool)
+    kept[lesion[:2]] = False
+    volume = replace(volume, kept=kept)
+    left_out, all_of_it = (
+        predict_volume(oracle(resolution=128), volume),
+        predict_volume(oracle(resolution=128), volume, dropped="predict"),
+    )
+    assert not left_out[~kept].any()
+    np.testing.assert_array_equal(left_out[kept], all_of_it[kept])
+    np.testing.assert_array_equal(all_of_it[lesion], volume.truth[lesion])

@@ -195,7 +195,9 @@ class ModulatedConv(nn.Module):
         if weight.shape[-1] == 1:  # the few rows of a 1x1 kernel: modulating them spares a pass over x
             kernels = (weight[:, :, 0, 0].t() * style[:, :, None]).to(x.dtype)  # [N, I, O]
             n, channels, height, width = x.shape
-            rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)  # a view, and so is its gradient
+            rows = x.permute(0, 2, 3, 1).reshape(
+                n, height * width, channels
+            )  # a view, and so is its gradient
             return torch.bmm(rows, kernels).view(n, height, width, -1).permute(0, 3, 1, 2), scale
         x = x * style[:, :, None, None].to(x.dtype)
         weight = weight.to(x.dtype)

@@ -189,7 +189,7 @@ def patient_dots(
     made = []
     for name in names:
         wide = len(settings) > 4
-        size = (min(1.2 + 0.95 * len(settings), 11) if wide else width, 3.2)
+        size = (min(max(9.0, 1.2 + 0.95 * len(settings)), 12) if wide else width, 3.2)
         with _axes(size) as (figure, axes):
             said = _draw_dots(axes, settings, means[means["class_name"] == name], summary, name, data.scope)
             title = "Mean over the classes" if name == MEAN else name
@@ -253,7 +253,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
     wide = len(sites) * len(settings) > 14
     with _axes(
         (
-            min(1.5 + 0.28 * len(sites) * len(settings), 11) if wide else width,
+            min(max(9.0, 1.5 + 0.28 * len(sites) * len(settings)), 12) if wide else width,
             3.2 + 0.2 * (len(settings) // 4),
         )
     ) as (figure, axes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from understudy.segmenters.unet import UNetConfig, build
 from understudy.volumes import TestVolume, VolumeSet
 
 FORMAT = "understudy-segmenter-1"
+
+Dropped = Literal["background", "predict"]
 
 
 def choose_device(device: str) -> torch.device:
@@ -119,6 +121,7 @@ def predict_volume(
     channels: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     batch: int = 32,
+    dropped: Dropped = "background",
 ) -> NDArray[np.uint8]:
     """Labels of a whole volume.
 
@@ -129,6 +132,8 @@ def predict_volume(
             None: they are in the model's order.
         classes: names of the classes, background first, whose indices the result has; None: the model's.
         batch: slices at a time.
+        dropped: what becomes of slices that the slice rule drops: "background" leaves them empty (the network was
+            trained on kept slices only and knows nothing of others; a tumour there is missed), "predict" labels them.
 
     Returns:
         uint8 [Z, H, W] on the original grid: probabilities up-sampled bilinearly, then the most probable class.
@@ -145,7 +150,10 @@ def predict_volume(
             f"slices of {images.shape[1]} channels and {images.shape[-1]} pixels for a segmenter of"
             f" {len(model.channels)} ({', '.join(model.channels)}) and {model.resolution}",
             where=who, fix="prepare the patient as the training slices were")  # fmt: skip
-    labels = volume.geometry.restore(model.probabilities(np.ascontiguousarray(images), batch))
+    seen = volume.kept if dropped == "background" else np.ones(len(images), bool)
+    labels = np.zeros((len(images), volume.geometry.height, volume.geometry.width), np.uint8)
+    if seen.any():
+        labels[seen] = volume.geometry.restore(model.probabilities(np.ascontiguousarray(images[seen]), batch))
     return labels if classes is None else class_table(model.classes, classes, who)[labels]
 
 

@@ -166,27 +166,27 @@ def _finished(folder: Path, identity: str) -> bool:
 
 
 class _Validation:
-    """Mean 3D Dice over the validation patients at the network's resolution."""
+    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty."""
 
     def __init__(self, volumes: VolumeSet | None, mixture: Mixture) -> None:
         self._volumes, self._classes = volumes, mixture.classes
         self.subjects = volumes.subjects("val") if volumes else []
-        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]] = {}
         self._cached = 0
         if volumes and self.subjects:
             self._order = channel_order(volumes.channels, mixture.channels, volumes.path)
             self._table = class_table([c.name for c in volumes.classes], mixture.classes, volumes.path)
 
-    def _read(self, subject: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _read(self, subject: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
         if subject in self._cache:
             return self._cache[subject]
         assert self._volumes is not None
         volume = self._volumes.read(subject)
         truth = self._table[volume.labels_at_network(len(self._volumes.classes))]
-        pair = np.ascontiguousarray(volume.images[:, self._order]), truth
-        if self._cached + pair[0].nbytes <= CACHE_BYTES:
-            self._cache[subject], self._cached = pair, self._cached + pair[0].nbytes
-        return pair
+        found = np.ascontiguousarray(volume.images[volume.kept][:, self._order]), truth, volume.kept
+        if self._cached + found[0].nbytes <= CACHE_BYTES:
+            self._cache[subject], self._cached = found, self._cached + found[0].nbytes
+        return found
 
     def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
         """({"val_dice": mean over classes and patients, "val_dice_<class>": ...}, foreground voxels predicted).
@@ -195,8 +195,10 @@ class _Validation:
         """
         scores, found = [], 0
         for subject in self.subjects:
-            images, truth = self._read(subject)
-            predicted = model.probabilities(images).argmax(1).numpy()
+            images, truth, kept = self._read(subject)
+            predicted = np.zeros_like(truth)
+            if kept.any():
+                predicted[kept] = model.probabilities(images).argmax(1).numpy()
             found += int((predicted > 0).sum())
             scores.append([_dice(truth == k, predicted == k) for k in range(1, len(self._classes))])
         each = np.mean(scores, axis=0)

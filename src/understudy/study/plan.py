@@ -18,7 +18,7 @@ from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file, sha256_json
 from understudy.study.jobs import Job
-from understudy.study.schema import Study, Training
+from understudy.study.schema import Study, Training, preset, presets
 
 # Raise the number of a stage whenever the same spec would give another result. A number, not a hash of the source:
 # a corrected comment must not throw away three days of training.
@@ -223,8 +223,14 @@ def _segmenter_jobs(
         inputs.append(("sample", samples[setting.generator]))
     title = f"{setting.id}, repeat {repeat + 1}"
     trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local)
-    scored = {"cell": cell, "scopes": sorted(study.evaluation.scopes)}
-    evaluated = _job("evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)])
+    scored = {
+        "cell": cell,
+        "scopes": sorted(study.evaluation.scopes),
+        "dropped_slices": study.evaluation.dropped_slices,
+    }
+    evaluated = _job(
+        "evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)]
+    )
     jobs += [trained, evaluated]
 
 
@@ -234,8 +240,16 @@ def _report_job(study: Study, jobs: list[Job]) -> Job:
         "study": study.model_dump(mode="json", exclude={"cohort": {"path"}, "slices": {"workers"}}),
         "study_hash": study.hash,
         "baseline": baseline(study),
+        "command": _command(study),
     }
     return _job("report", "report", spec, [(job.stage, job.id) for job in jobs])
+
+
+def _command(study: Study) -> str:
+    """What runs the study again: by the preset's name if it is one unchanged, else by a file with its content."""
+    if study.name in presets() and Study.model_validate(preset(study.name)).hash == study.hash:
+        return f"understudy run {study.name}"
+    return f"understudy run {study.name}.yaml"
 
 
 def fingerprint(cohort: Cohort) -> str:

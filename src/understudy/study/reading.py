@@ -48,6 +48,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
+    except PermissionError as error:
+        raise UnderstudyError(
+            "the study file may not be read", where=path, fix="check its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         raise UnderstudyError(
             "the study file is not text in UTF-8", where=path, fix="save it as UTF-8"

@@ -69,7 +69,17 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     out, study = Path(out), plan.study
     _refuse_foreign(out, study)
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except (
+            FileNotFoundError,
+            FileExistsError,
+        ) as error:  # below /proc, on a drive that is gone, a broken link
+            raise UnderstudyError(
+                f"the folder cannot be made ({error.strerror})",
+                where=out,
+                fix="use another folder: --out FOLDER",
+            ) from error
     with locked(out) if exclusive else contextlib.nullcontext():
         identity = {
             "format": FORMAT,

@@ -87,6 +87,11 @@ class EvaluationConfig(BaseModel):
         min_length=1,
         description="whole volumes, and only the slices that pass the slice rule (the paper)",
     )
+    dropped_slices: Literal["background", "predict"] = Field(
+        default="background",
+        description="slices that the rule drops: left empty, as the networks never saw such slices in training (what"
+        " they hide of a tumour counts as missed), or segmented like the others",
+    )
 
 
 class ReportConfig(BaseModel):
@@ -108,8 +113,12 @@ class Study(BaseModel):
     phantom: PhantomConfig | None = Field(
         None, description="artificial patients made first; give this or `cohort`"
     )
-    slices: SliceConfig = Field(default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices")
-    split: SplitConfig = Field(default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests")
+    slices: SliceConfig = Field(
+        default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices"
+    )
+    split: SplitConfig = Field(
+        default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
+    )
     generators: dict[str, GeneratorSpec] = Field(
         default_factory=dict, description="generators by name; null drops one of the preset's"
     )
@@ -130,7 +139,9 @@ class Study(BaseModel):
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="how results are scored"
     )
-    report: ReportConfig = Field(default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows")
+    report: ReportConfig = Field(
+        default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
+    )
 
     @field_validator("generators", "segmenters", mode="before")
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -159,7 +161,13 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     from understudy.segmenters.predict import predict_volume
 
     volume = volumes.read(subject)
-    prediction = predict_volume(model, volume, volumes.channels, [entry.name for entry in volumes.classes])
+    prediction = predict_volume(
+        model,
+        volume,
+        volumes.channels,
+        [entry.name for entry in volumes.classes],
+        dropped=context.spec["dropped_slices"],
+    )
     with (
         atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary,
         open(temporary, "wb") as handle,
@@ -294,6 +302,8 @@ def _provenance(
             if seed is not None:
                 seeds[str(read_json(folder / "spec.json")["name"])] = seed
     return {
+        "command": spec["command"],
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "software": software(),
         "software_of_jobs": [json.loads(entry) for entry in sorted(versions)],
         "torch_threads": sorted({a["torch_threads"] for a in accounts if a["torch_threads"]}),
