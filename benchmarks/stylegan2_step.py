@@ -4,7 +4,8 @@ Run: python benchmarks/stylegan2_step.py [--threads 2] [--rounds 3]. Prints a Ma
 
 Both are the same training step of this package with the paper's objective (R1 every 16 steps, path length every 4,
 style mixing, average); only the modulated convolution differs. Modulating the weights gives every sample its own
-kernel, computed by one grouped convolution for the batch, which is how StyleGAN 2's code is usually written. A round
+kernel, computed by one grouped convolution for the batch in the usual contiguous layout (a grouped convolution folds
+the batch into the channels, so channels-last cannot be kept). A round
 is 16 steps of each, one after the other, so that both see the same load of the machine; processor time is printed
 beside wall time for the same reason.
 """
@@ -83,7 +84,9 @@ def seconds(trainer: GanTrainer, modulate_weights: bool) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -100,15 +103,22 @@ def main() -> None:
             for _, p, _ in variants
         ]  # fmt: skip
         rounds = [
-            [seconds(t, v[2]) for t, v in zip(trainers, variants, strict=True)] for _ in range(options.rounds + 1)
+            [seconds(t, v[2]) for t, v in zip(trainers, variants, strict=True)]
+            for _ in range(options.rounds + 1)
         ][1:]  # the first warms up
-    best = np.min(np.array(rounds), axis=0) / (STEPS * BATCH) * 1000  # [variant, (wall, processor)], s per 1000 images
+    best = (
+        np.min(np.array(rounds), axis=0) / (STEPS * BATCH) * 1000
+    )  # [variant, (wall, processor)], s per 1000 images
     print(f"torch {torch.__version__}, {options.threads} threads, {RESOLUTION}x{RESOLUTION}, batch {BATCH}, best of"
           f" {options.rounds} rounds of {STEPS} steps\n")  # fmt: skip
-    print("| modulation of | s per 1000 images | processor s per 1000 images | times faster (processor time) |")
+    print(
+        "| modulation of | s per 1000 images | processor s per 1000 images | times faster (processor time) |"
+    )
     print("| --- | --- | --- | --- |")
     for (name, _, _), (wall, processor) in zip(variants, best, strict=True):
-        print(f"| {name} | {wall:.2f} | {processor:.2f} | {best[0, 1] / processor:.2f} ({best[0, 0] / wall:.2f} wall) |")
+        print(
+            f"| {name} | {wall:.2f} | {processor:.2f} | {best[0, 1] / processor:.2f} ({best[0, 0] / wall:.2f} wall) |"
+        )
 
 
 if __name__ == "__main__":

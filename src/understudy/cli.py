@@ -182,7 +182,7 @@ def run(
     from understudy.study.stages import STAGES
 
     loaded = _study_of(study)
-    planned = estimated(make_plan(loaded))
+    planned = estimated(make_plan(loaded), device)
     result = run_plan(planned, _out_of(loaded, out), STAGES, device, progress=not quiet, until=until)
     _print_result(result)
     if not result.complete:
@@ -301,7 +301,7 @@ def _print_result(result: RunResult) -> None:
         waiting = f"; {len(result.blocked)} jobs wait for them" if result.blocked else ""
         sys.stderr.write(
             f"{len(result.failed)} jobs failed{waiting}. What is done is kept in {result.out};"
-            " run the same command again to continue.\n"
+            f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"
         )
     elif result.page is not None:
         print(f"{result.answer}\nreport: {result.page}")

@@ -135,6 +135,23 @@ def test_baseline_is_found_without_being_named() -> None:
     assert found.id == "r"
 
 
+def test_each_network_is_measured_against_itself() -> None:
+    real = (0.7 + SPREAD).tolist()
+    swin = {"segmenter": "swin"}
+    scores = pd.DataFrame(
+        rows("r", "real", real)
+        + rows("s", "synthetic", [0.5 * d for d in real])
+        + rows("wr", "real", [0.8 * d for d in real], **swin)
+        + rows("ws", "synthetic", [0.4 * d for d in real], **swin)
+    )
+    data = ReportData(title="", study={}, scores=scores, baseline="r")
+    found = {c.setting.id: c for c in make_answer(data, apply_policy(scores), []).comparisons}
+    assert {s: c.base.id for s, c in found.items()} == {"s": "r", "ws": "wr"}
+    assert found["ws"].relative.value == pytest.approx(0.5, abs=2e-3)  # voxels are whole numbers
+    assert [s.id for s in data.closest(3)] == ["r", "s"]
+    assert len(data.closest(4)) == 4
+
+
 def test_words_for_numbers() -> None:
     assert (number(float("nan")), number(0.71349), number(float("inf"))) == ("–", "0.713", "∞")
     assert (percent(0.875), percent(None), percent(0.0333, 1)) == ("88\u00a0%", "–", "3.3\u00a0%")

@@ -178,12 +178,12 @@ def test_a_signal_interrupts_a_stage_and_leaves_no_failure(tmp_path: Path, numbe
 
 def test_peak_memory_is_that_of_the_job() -> None:
     script = """
-    from understudy.study import jobs
+    from understudy.study import account
     block = bytearray(300 << 20)
-    high = jobs.peak_rss_mb()
+    high = account.peak_rss_mb()
     del block
-    jobs._reset_peak_rss()
-    print(high, jobs.peak_rss_mb())
+    account.reset_peak_rss()
+    print(high, account.peak_rss_mb())
     """
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
@@ -204,3 +204,20 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(jobs_module, "write_json", write_json)
     with pytest.raises(UnderstudyError, match="no luck"):
         run_job(Job("fail", "a", {}), {}, tmp_path, STAGES)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_recognised_in_a_librarys_own_words(tmp_path: Path, error: Exception) -> None:
+    def full(context: Context) -> dict[str, Any]:
+        raise error
+
+    job = Job("full", "a", {})
+    with pytest.raises(UnderstudyError, match="the disk is full"):
+        run_job(job, {}, tmp_path, {"full": full})
+    assert "the disk is full" in read_json(job_folder(tmp_path, job) / "failed.json")["message"]

@@ -197,7 +197,8 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
     shown = [c for c in (baseline, both, top) if c is not None]
     if shown:
         missed = "; ".join(f"{_short(c)} {c.missed} of {c.present}" for c in shown)
-        said.append(f"Tumours missed altogether: {missed}.")
+        over = ", counted over all trainings" if baseline.relative.n_repeats > 1 else ""
+        said.append(f"Tumours missed altogether{over}: {missed}.")
         if not baseline.absent:
             said.append(
                 "False alarms in patients without a tumour cannot be judged: every test patient has one."

@@ -80,6 +80,18 @@ def build_report(data: ReportData, out: Path) -> Path:
     return out / "report.html"
 
 
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("understudy.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, percent=percent, duration=duration)
+    return environment
+
+
 def _page(
     data: ReportData,
     rows: pd.DataFrame,
@@ -94,44 +106,40 @@ def _page(
     real_shares: dict[str, float] = next(
         (n["with_class"] for n in gallery.numbers if n["kind"] == "real"), {}
     )
-    environment = Environment(
-        loader=PackageLoader("understudy.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, percent=percent, duration=duration)
-    return environment.get_template("page.html.j2").render(
-        data=data,
-        title=data.hide(data.title),
-        style=files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8"),
-        answer=answer,
-        figures_of=_key_figures(answer),
-        forest=_forest(answer, data.margin),
-        some_settings=len(data.closest(figures.MOST_SETTINGS)) < len(data.settings),
-        rule={"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},
-        facts=_facts(data, gallery),
-        gallery=gallery,
-        legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
-        generator_panels={
-            name: figures.generator_curves(name, path, real_shares)
-            for name, path in data.generator_histories.items()
-        },
-        collapsed=_collapsed(data),
-        segmenter_panels=figures.segmenter_curves(data),
-        cases=cases,
-        case_heads=heads,
-        case_missing=missing,
-        patient_panels=_patient_panels(data, means, summary) if len(means) else [],
-        tables={t.key: t for t in tables},
-        reading_note=reading_note(data, summary),
-        jobs=jobs,
-        study=yaml.safe_dump(data.hide(plain(data.study)), sort_keys=False, allow_unicode=True),
-        provenance=_flat(data.hide(data.provenance)),
-        problems=data.hide(data.problems),
-        command=data.hide(str(data.provenance.get("command", "understudy run study.yaml"))),
-        version=__version__,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            title=data.hide(data.title),
+            style=files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8"),
+            answer=answer,
+            figures_of=_key_figures(answer),
+            forest=_forest(answer, data.margin),
+            some_settings=len(data.closest(figures.MOST_SETTINGS)) < len(data.settings),
+            rule={"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},
+            facts=_facts(data, gallery),
+            gallery=gallery,
+            legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
+            generator_panels={
+                name: figures.generator_curves(name, path, real_shares)
+                for name, path in data.generator_histories.items()
+            },
+            collapsed=_collapsed(data),
+            segmenter_panels=figures.segmenter_curves(data),
+            cases=cases,
+            case_heads=heads,
+            case_missing=missing,
+            patient_panels=_patient_panels(data, means, summary) if len(means) else [],
+            tables={t.key: t for t in tables},
+            reading_note=reading_note(data, summary),
+            jobs=jobs,
+            study=yaml.safe_dump(data.hide(plain(data.study)), sort_keys=False, allow_unicode=True),
+            provenance=_flat(data.hide(data.provenance)),
+            problems=data.hide(data.problems),
+            command=data.hide(str(data.provenance.get("command", "understudy run study.yaml"))),
+            version=__version__,
+        )
     )
 
 

@@ -164,7 +164,8 @@ def _prepare(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, fl
     slices = size.patients * size.depth * 0.5
     pixels = plan.study.slices.resolution**2 * (size.channels + 1)
     volumes = size.test_patients * (size.voxels * 0.05 + size.depth * pixels * COMPRESSED)
-    return size.patients * size.voxels / VOXELS_A_SECOND["prepare"], slices * pixels * COMPRESSED + volumes
+    seconds = size.patients * (0.1 + size.voxels / VOXELS_A_SECOND["prepare"])
+    return seconds, slices * pixels * COMPRESSED + volumes
 
 
 def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:

@@ -8,33 +8,24 @@ running one that was interrupted, killed or has failed continues from what is th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
-import gc
 import os
 import platform
-import resource
 import signal
-import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import read_json, sha256_json, write_json, writing
-
-HEARTBEAT_EVERY = (
-    5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
-)
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
+from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
+from understudy.study.account import Heartbeat, release_memory, software, torch_threads
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -161,17 +152,12 @@ def run_job(
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         context = Context(folder, job.spec, job.local, {r: [p for p, _ in e] for r, e in inputs.items()}, device,
                           progress)  # fmt: skip
-        with Heartbeat(folder) as heart:
-            try:
-                with interruptible():
-                    results = stages[job.stage](context)
-            except Exception as error:
-                _record_failure(folder, job, error)
-                raise
+        with Heartbeat(folder) as heart, _failures_recorded(folder, job), interruptible():
+            results = stages[job.stage](context)
         done = _done(job, results, heart, inputs)
         write_json(folder / "done.json", done)
         (folder / "heartbeat.json").unlink(missing_ok=True)
-    _release_memory()
+    release_memory()
     return done
 
 
@@ -221,13 +207,41 @@ def _done(
         "restarts": heart.restarts,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": software(),
-        "torch_threads": _torch_threads(),
+        "torch_threads": torch_threads(),
         "inputs": [
             {"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])}
             for role, entries in inputs.items()
             for _, done in entries
         ],
     }
+
+
+@contextlib.contextmanager
+def _failures_recorded(folder: Path, job: Job) -> Iterator[None]:
+    """Leaves `failed.json` if the block fails, and turns trouble with the disk into a message."""
+    try:
+        yield
+    except Exception as error:
+        known = _disk_error(error, folder)
+        _record_failure(folder, job, known or error)
+        if known is not None:
+            raise known from error
+        raise
+
+
+def _disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
+    """The message for a disk that is full or closed, where a library reports it in its own words or as an OSError.
+
+    safetensors, for one, raises its own error, whose text ends with the system's words.
+    """
+    if isinstance(error, UnderstudyError | Interrupted):
+        return None
+    if isinstance(error, OSError) and error.errno:
+        return explain_os_error(error, folder)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        if os.strerror(number) in str(error):
+            return explain_os_error(OSError(number, os.strerror(number)), folder)
+    return None
 
 
 def _record_failure(folder: Path, job: Job, error: Exception) -> None:
@@ -245,68 +259,6 @@ def _record_failure(folder: Path, job: Job, error: Exception) -> None:
                 "traceback": "" if isinstance(error, UnderstudyError) else traceback.format_exc(),
             },
         )
-
-
-class Heartbeat:
-    """Keeps account of a running job: `heartbeat.json` with process id, seconds so far, and peak memory.
-
-    Seconds, restarts and peak memory go on from what an interrupted process left.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "heartbeat.json"
-        before = self._before()
-        self._earlier = float(before.get("seconds", 0.0))
-        self._earlier_peak = float(before.get("peak_rss_mb", 0.0))
-        self.restarts = int(before.get("restarts", -1)) + 1
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def _before(self) -> dict[str, Any]:
-        try:
-            return dict(read_json(self._path))
-        except UnderstudyError:  # none, or one that a full disk cut off: only the account of time is lost
-            return {}
-
-    def __enter__(self) -> Heartbeat:
-        self._start = time.monotonic()
-        _reset_peak_rss()
-        self._write()
-        self._thread.start()
-        return self
-
-    @property
-    def seconds(self) -> float:
-        """Running time of the job, that of earlier processes included."""
-        return self._earlier + time.monotonic() - self._start
-
-    @property
-    def peak_rss_mb(self) -> float:
-        """Largest resident memory of the process while the job ran, MiB."""
-        return max(self._earlier_peak, peak_rss_mb())
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_EVERY):
-            self._write()
-
-    def _write(self) -> None:
-        # A full disk must not end the training that may still be able to finish; the stage itself reports it.
-        with contextlib.suppress(UnderstudyError, OSError):
-            write_json(
-                self._path,
-                {
-                    "pid": os.getpid(),
-                    "host": platform.node(),
-                    "seconds": round(self.seconds, 3),
-                    "peak_rss_mb": round(self.peak_rss_mb, 1),
-                    "restarts": self.restarts,
-                },
-            )
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._write()
 
 
 @contextlib.contextmanager
@@ -364,46 +316,3 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def software() -> dict[str, str]:
-    """Versions of Understudy, Python and the packages that results depend on."""
-    found = {"understudy": __version__, "python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process since the last reset (Linux) or its start, MiB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def _reset_peak_rss() -> None:
-    """So that a job is not charged for what an earlier one in the same process took; Linux only."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _torch_threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch else None
-
-
-def _release_memory() -> None:
-    """Gives freed memory back to the system, so that the next job starts low."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
-            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -203,34 +203,31 @@ class _Clock:
 
     def __init__(self, plan: Plan, out: Path, console: Console) -> None:
         self._console, self._total = console, len(plan.jobs)
-        self._left = {
-            job.id: job.seconds
-            for job in plan.jobs
-            if read_done(job_folder(out, job)) is None and job.seconds
-        }
-        self._estimated, self._taken = 0.0, 0.0
-        kept = self._total - sum(read_done(job_folder(out, job)) is None for job in plan.jobs)
+        self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
+        self._estimated: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
+        kept = self._total - len(self._left)
         if kept:
             console.print(f"{kept} of {self._total} jobs are done already")
 
-    @property
-    def _factor(self) -> float:
-        """Seconds taken per second estimated; 1 until ten seconds' worth of jobs is known."""
-        return self._taken / self._estimated if self._estimated > 10 else 1.0
+    def _seconds(self, job: Job) -> float:
+        """The estimate, scaled by what earlier jobs of the stage took."""
+        if self._estimated.get(job.stage):
+            return job.seconds * self._taken[job.stage] / self._estimated[job.stage]
+        return job.seconds
 
     def announce(self, number: int, job: Job) -> None:
         """Prints the line above a job's own progress."""
-        left = sum(self._left.values()) * self._factor
-        times = (
-            f" - about {duration(job.seconds * self._factor)}, whole study {duration(left)}" if left else ""
-        )
+        left = sum(self._seconds(other) for other in self._left)
+        times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
         self._console.print(f"[bold]\\[{number}/{self._total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
     def finished(self, job: Job, done: Mapping[str, Any]) -> None:
         """Learns how long a job took."""
-        if self._left.pop(job.id, 0.0) and not done["restarts"]:
-            self._estimated += job.seconds
-            self._taken += float(done["seconds"])
+        self._left.remove(job)
+        if not done["restarts"]:
+            self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
+            self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
         self._console.print(f"      [dim]done in {duration(done['seconds'])}[/dim]")
 
 

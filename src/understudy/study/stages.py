@@ -14,9 +14,13 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, write_json
-from understudy.study.jobs import Context, StageFunction, job_folder, read_done, software, state_of
+from understudy.study.account import software
+from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
 
 SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
+
+_Done = dict[str, list[tuple[dict[str, Any], Path]]]
+"""stage -> (spec, folder) of the jobs that are done"""
 
 # Torch and the rooms that need it are imported where they are used: `understudy status` must answer at once.
 
@@ -206,11 +210,7 @@ def write_report(
     """
     from understudy.report.page import ReportData, build_report
 
-    done: dict[str, list[tuple[dict[str, Any], Path]]] = {}
-    for folder in folders:
-        if read_done(folder) is not None:
-            job = read_json(folder / "spec.json")
-            done.setdefault(job["stage"], []).append((job["spec"], folder))
+    done = _done_by_stage(folders)
     if "evaluate" not in done:
         raise UnderstudyError(
             "no test patient has been evaluated yet",
@@ -246,6 +246,15 @@ def write_report(
         problems=read_json(prepared / "problems.json"),
     )
     return build_report(data, out)
+
+
+def _done_by_stage(folders: list[Path]) -> _Done:
+    done: _Done = {}
+    for folder in folders:
+        if read_done(folder) is not None:
+            job = read_json(folder / "spec.json")
+            done.setdefault(job["stage"], []).append((job["spec"], folder))
+    return done
 
 
 def report_again(out: str | Path) -> tuple[Path, str]:
@@ -289,7 +298,7 @@ def _provenance(
     spec: dict[str, Any],
     prepared_spec: dict[str, Any],
     prepared: Path,
-    done: dict[str, list[tuple[dict[str, Any], Path]]],
+    done: _Done,
 ) -> dict[str, Any]:
     """What was run on what: versions, seeds, and hashes of inputs and data."""
     accounts = [read_done(folder) or {} for entries in done.values() for _, folder in entries]
