@@ -17,6 +17,7 @@ import pytest
 from understudy import cli
 from understudy.files import read_json
 from understudy.slices import SliceSet
+from understudy.study.stages import SCORE_KEYS, report_again
 
 STUDY = """
 name: kill
@@ -50,25 +51,25 @@ HEAVY = [
 ]
 
 
-def command(folder: str, out: str) -> None:
+def command(folder: str, out: str, until: str) -> None:
     """`understudy run`, in a process of its own that has imported everything already."""
     os.chdir(folder)
-    sys.argv = ["understudy", "run", "study.yaml", "--quiet", "--until", "evaluate", "--out", out]
+    sys.argv = ["understudy", "run", "study.yaml", "--quiet", "--until", until, "--out", out]
     with open("stderr", "w") as sys.stderr:
         cli.main()
 
 
-def start(folder: Path, out: str) -> BaseProcess:
+def start(folder: Path, out: str, until: str = "evaluate") -> BaseProcess:
     """The command in a real process, forked from a server so that the imports are paid for once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
-    process = context.Process(target=command, args=(str(folder), out))
+    process = context.Process(target=command, args=(str(folder), out, until))
     process.start()
     return process
 
 
-def finish(folder: Path, out: str) -> None:
-    process = start(folder, out)
+def finish(folder: Path, out: str, until: str = "evaluate") -> None:
+    process = start(folder, out, until)
     process.join(300)
     assert process.exitcode == 0, (folder / "stderr").read_text()
 
@@ -155,3 +156,19 @@ def test_changing_the_study_of_a_finished_run_redoes_only_what_follows(folder: P
         "evaluate",
         "segmenter",
     ]
+
+
+def test_the_report_is_made_at_the_end_and_again_on_demand(folder: Path) -> None:
+    finish(folder, "whole", until="report")
+    page = folder / "whole" / "report.html"
+    assert "<html" in page.read_text(encoding="utf-8")[:1000]
+    rows = pd.read_parquet(folder / "whole" / "scores.parquet")
+    assert set(rows["subject"]) == {
+        path.stem for path in (folder / "whole").glob("jobs/evaluate-*/patients/*.parquet")
+    }
+    assert list(rows.columns[:8]) == SCORE_KEYS
+    page.unlink()
+    again, answer = report_again(folder / "whole")
+    assert again == page
+    assert page.is_file()
+    assert answer == read_json(folder / "whole" / "report.json")["answer"]["headline"]
