@@ -1,38 +1,46 @@
-"""StyleGAN 2's training step: modulation of the activations (ours) against modulation of the weights.
+"""StyleGAN 2's training step: ours against the same step with grouped convolutions.
 
-Run: python benchmarks/stylegan2_step.py [--threads 2] [--rounds 3]. Prints a Markdown table.
+Run: python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5]. Prints a Markdown table.
 
-Both are the same training step of this package with the paper's objective (R1 every 16 steps, path length every 4,
-style mixing, average); only the modulated convolution differs. Modulating the weights gives every sample its own
-kernel, computed by one grouped convolution for the batch in the usual contiguous layout (a grouped convolution folds
-the batch into the channels, so channels-last cannot be kept). A round
-is 16 steps of each, one after the other, so that both see the same load of the machine; processor time is printed
-beside wall time for the same reason.
+Four variants of one training step (the paper's objective: R1 every 16 steps, path length every 4, style mixing,
+average; float32 except in the last):
+- official structure: `official_step.py`, the step as the official code does it with grouped convolutions;
+- ours, grouped: our step with nothing but the modulated convolution replaced by the grouped one, in contiguous layout
+  (a grouped convolution folds the batch into the channels, so channels-last cannot be kept);
+- ours, in float32 and in bfloat16 (what `precision: auto` takes where the processor has it).
+Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 16 steps of each,
+one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
+are given, in processor time (which a loaded machine distorts less) and in wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from official_step import OfficialStep
 from torch import Tensor
 
-from understudy.generators import stylegan2
+from understudy.generators import stylegan2, trainer
 from understudy.generators.layers import ModulatedConv, blur
 from understudy.generators.stylegan2 import StyleGan2Config
 from understudy.generators.trainer import GanTrainer, GanTrainingConfig
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 RESOLUTION, BATCH, STEPS = 32, 8, 16  # 16 steps hold every lazy penalty in its right share
+VARIANTS = ("official structure", "ours, grouped", "ours, float32", "ours, bfloat16")
 
 
-def grouped(self: ModulatedConv, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+def grouped(
+    self: ModulatedConv, x: Tensor, w: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """The same layer with a kernel for each sample, as groups of one convolution."""
     n, channels, height, width = x.shape
     kernels = self.weight[None] * self.affine(w)[:, None, :, None, None]  # [N, O, I, k, k]
@@ -51,17 +59,10 @@ def grouped(self: ModulatedConv, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.ones(1, 1, 1, 1)
 
 
-@contextmanager
-def weight_modulation() -> Iterator[None]:
-    """Inside the block every modulated convolution modulates its weights."""
-    ours: Callable[..., tuple[Tensor, Tensor | None]] = ModulatedConv.forward
-    ModulatedConv.forward = grouped  # type: ignore[method-assign]
+def modulate_weights() -> None:
+    """From here on every modulated convolution of this process modulates its weights."""
+    ModulatedConv.forward = grouped  # type: ignore[assignment,method-assign]
     stylegan2.LAYOUT = torch.contiguous_format
-    try:
-        yield
-    finally:
-        ModulatedConv.forward = ours  # type: ignore[method-assign]
-        stylegan2.LAYOUT = torch.channels_last
 
 
 def random_slices(folder: str) -> SliceSet:
@@ -74,51 +75,67 @@ def random_slices(folder: str) -> SliceSet:
     return writer.close()
 
 
-def seconds(trainer: GanTrainer, modulate_weights: bool) -> tuple[float, float]:
-    """(wall, processor) seconds of `STEPS` steps."""
-    with weight_modulation() if modulate_weights else nullcontext():
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(STEPS):
-            trainer.step()
-        return time.perf_counter() - wall, time.process_time() - processor
+def work(variant: str, threads: int, pipe: Connection) -> None:
+    """A process that does a round for every message and answers with (wall, processor) seconds per 1000 images."""
+    torch.set_num_threads(threads)
+    kind: type[trainer.GanTrainer] = GanTrainer
+    if variant == "official structure":
+        kind, trainer.keep_freed_memory = OfficialStep, lambda: None
+    elif variant == "ours, grouped":
+        modulate_weights()
+    model = StyleGan2Config(resolution=RESOLUTION, channels=5, channel_base=512, channel_max=32)
+    config = GanTrainingConfig(batch=BATCH, precision="bf16" if "bfloat16" in variant else "fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        training = kind(random_slices(folder), np.arange(64), model, config, torch.device("cpu"))
+        if isinstance(training, OfficialStep):
+            training.plain_optimisers()
+        while pipe.recv():
+            wall, processor = time.perf_counter(), time.process_time()
+            for _ in range(STEPS):
+                training.step()
+            spent = np.array([time.perf_counter() - wall, time.process_time() - processor])
+            pipe.send(spent * 1000 / (STEPS * BATCH))
+
+
+def measure(threads: int, rounds: int) -> NDArray[np.float64]:
+    """Seconds per 1000 images [rounds, variants, (wall, processor)]; one more round before warms up."""
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    for variant in VARIANTS:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(variant, threads, theirs), daemon=True)
+        process.start()
+        workers.append((process, ours))
+    found: list[list[NDArray[np.float64]]] = []
+    for _ in range(rounds + 1):
+        found.append([])
+        for _, pipe in workers:
+            pipe.send(True)
+            found[-1].append(pipe.recv())
+    for process, pipe in workers:
+        pipe.send(False)
+        process.join()
+    return np.array(found[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model = StyleGan2Config(
-        resolution=RESOLUTION, channels=5, channel_base=512, channel_max=32, z_dim=64, w_dim=64
-    )
-    variants = [("weights, float32", "fp32", True), ("activations, float32", "fp32", False),
-                ("activations, bfloat16 (default here)", "bf16", False)]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        slices = random_slices(folder)
-        trainers = [
-            GanTrainer(slices, np.arange(64), model, GanTrainingConfig(batch=BATCH, precision=p), torch.device("cpu"))
-            for _, p, _ in variants
-        ]  # fmt: skip
-        rounds = [
-            [seconds(t, v[2]) for t, v in zip(trainers, variants, strict=True)]
-            for _ in range(options.rounds + 1)
-        ][1:]  # the first warms up
-    best = (
-        np.min(np.array(rounds), axis=0) / (STEPS * BATCH) * 1000
-    )  # [variant, (wall, processor)], s per 1000 images
-    print(f"torch {torch.__version__}, {options.threads} threads, {RESOLUTION}x{RESOLUTION}, batch {BATCH}, best of"
-          f" {options.rounds} rounds of {STEPS} steps\n")  # fmt: skip
+    times = measure(options.threads, options.rounds)
+    middle = np.median(times, axis=0)
+    print(f"torch {torch.__version__}, {options.threads} threads, {RESOLUTION}x{RESOLUTION}, batch {BATCH}, medians of"
+          f" {options.rounds} rounds of {STEPS} steps; ratios in processor time\n")  # fmt: skip
     print(
-        "| modulation of | s per 1000 images | processor s per 1000 images | times faster (processor time) |"
+        "| step | processor s per 1000 images | wall s | official structure / this | ours, grouped / this |"
     )
-    print("| --- | --- | --- | --- |")
-    for (name, _, _), (wall, processor) in zip(variants, best, strict=True):
-        print(
-            f"| {name} | {wall:.2f} | {processor:.2f} | {best[0, 1] / processor:.2f} ({best[0, 0] / wall:.2f} wall) |"
-        )
+    print("| --- | --- | --- | --- | --- |")
+    for i, variant in enumerate(VARIANTS):
+        ratios = [np.median(times[:, base, 1] / times[:, i, 1]) for base in (0, 1)]
+        print(f"| {variant} | {middle[i, 1]:.2f} | {middle[i, 0]:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
 if __name__ == "__main__":

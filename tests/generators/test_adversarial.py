@@ -126,6 +126,18 @@ def test_average_follows_the_ramp(slices: SliceSet, small_model: StyleGan2Config
     torch.testing.assert_close(trainer.average.state_dict()[name], expected)
 
 
+def test_mean_w_follows_the_first_latents_only(slices: SliceSet, small_model: StyleGan2Config) -> None:
+    """Whether the styles are mixed or not: the latents that are mixed in do not count."""
+    averages = []
+    for mixing in (0.0, 1.0):
+        config = GanTrainingConfig(batch=8, mixing=mixing)
+        trainer = GanTrainer(slices, np.arange(8), small_model, config, torch.device("cpu"))
+        trainer._ws(8, torch.Generator().manual_seed(1), update_average=True)
+        averages.append(trainer.network.generator.mapping.w_avg)
+    assert averages[0].abs().max() > 0
+    torch.testing.assert_close(averages[0], averages[1])
+
+
 def test_nan_gradients_are_repaired_and_counted(slices: SliceSet, small_model: StyleGan2Config) -> None:
     trainer = GanTrainer(slices, np.arange(8), small_model, GanTrainingConfig(batch=8), torch.device("cpu"))
     weight = next(trainer.network.discriminator.parameters())

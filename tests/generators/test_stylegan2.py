@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
-from understudy.generators.layers import MinibatchDeviation, ModulatedConv, blur, upsample
+from understudy.generators.layers import MinibatchDeviation, ModulatedConv, blur, downsample, upsample
 from understudy.generators.stylegan2 import StyleGan2Config, build
 from understudy.generators.trainer import path_lengths, squared_gradient
 
@@ -44,6 +44,14 @@ def test_resampling_equals_a_convolution_by_1331() -> None:
     )
     np.testing.assert_allclose(upsample(x).numpy(), wide[:, :, 1:17, 1:17], atol=1e-5)
     assert blur(x, padding=2).shape == (2, 3, 9, 9)
+    narrow = convolve1d(convolve1d(x.numpy(), taps, axis=2, mode="constant"), taps, axis=3, mode="constant")
+    np.testing.assert_allclose(downsample(x).numpy(), narrow[:, :, ::2, ::2], atol=1e-5)
+
+
+def test_downsampling_has_the_right_first_and_second_derivatives() -> None:
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: downsample(y).square(), x)
+    assert torch.autograd.gradgradcheck(lambda y: downsample(y).square(), x)
 
 
 @pytest.mark.parametrize("padding", [1, 2])

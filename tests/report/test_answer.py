@@ -41,7 +41,7 @@ SPREAD = np.linspace(-0.1, 0.1, 40)
 
 @pytest.mark.parametrize(
     ("share", "verdict", "starts"),
-    [(1.0, "yes", "Yes"), (0.85, "partly", "Not fully"), (0.5, "no", "No,"), (0.1, "no", "No,")],
+    [(1.0, "yes", "Yes"), (0.85, "partly", "Not fully"), (0.5, "no", "No:"), (0.1, "no", "No:")],
 )
 def test_verdict_follows_the_interval(share: float, verdict: str, starts: str) -> None:
     real = (0.8 + SPREAD).tolist()

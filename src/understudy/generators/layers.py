@@ -60,13 +60,46 @@ def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
     return blurred
 
 
+class _Decimate(torch.autograd.Function):
+    """Every second position of the depthwise [1, 3, 3, 1] filter; its gradient is `_Spread`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        kernel = _kernel(1.0, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
+        return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        spread: Tensor = _Spread.apply(grads[0])  # type: ignore[no-untyped-call]
+        return spread
+
+
+class _Spread(torch.autograd.Function):
+    """The transpose of `_Decimate`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        kernel = _kernel(1.0, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
+        return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return downsample(grads[0])
+
+
+def downsample(x: Tensor) -> Tensor:
+    """x [N, C, 2H, 2H] -> [N, C, H, H]: the [1, 3, 3, 1] filter, computed only where it is kept."""
+    halved: Tensor = _Decimate.apply(x)  # type: ignore[no-untyped-call]
+    return halved
+
+
 def upsample(x: Tensor) -> Tensor:
     """x float32 [N, C, H, H] -> [N, C, 2H, 2H]: zeros between the pixels, then the [1, 3, 3, 1] filter.
 
     As two products with a banded matrix: for the few channels of an image depthwise convolutions are slower.
     """
     matrix = _doubling(x.shape[-1], x.device).to(x.dtype)
-    return matrix @ (x @ matrix.t())
+    return F.linear(F.linear(x, matrix).mT.contiguous(), matrix).mT
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -104,7 +137,8 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gain = GAIN if self.activate else 1.0
-        y = torch.addmm(self.bias, x, self.weight.t(), beta=self.rate * gain, alpha=self.scale * gain)
+        # Scaling the few rows of x spares the gradient of the weights a pass, which scaling the product would cost.
+        y = F.linear(x * (self.scale * gain), self.weight, self.bias * (self.rate * gain))
         return F.leaky_relu(y, SLOPE) if self.activate else y
 
     def extra_repr(self) -> str:
@@ -141,18 +175,21 @@ class Conv(nn.Module):
         self.scale = self.gain / math.sqrt(inputs * kernel**2)
         self.clamp = None if clamp is None else clamp * gain
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.scale).to(x.dtype)
-        bias = None if self.bias is None else (self.bias * self.gain).to(x.dtype)
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """dtype: of the factors of the products, that of x if None."""
+        held, dtype = x.dtype, dtype or x.dtype
+        weight = self.weight * self.scale
+        bias = None if self.bias is None else self.bias * self.gain
         padding = self.weight.shape[-1] // 2
-        x = blur(x, padding + 1) if self.down else x
-        if self.down:
-            y = F.conv2d(x, weight, bias, stride=2)
-        elif padding == 0:
-            y = pointwise(x, weight[:, :, 0, 0], bias)
+        if padding == 0:  # few products, so in the type of x
+            bias = None if bias is None else bias.to(held)
+            y = pointwise(downsample(x) if self.down else x, weight.flatten(1).to(held), bias)
         else:
-            y = F.conv2d(x, weight, bias, padding=padding)
-        y = F.leaky_relu(y, SLOPE) if self.activate else y
+            x = blur(x, padding + 1) if self.down else x
+            bias = None if bias is None else bias.to(dtype)
+            stride, padding = (2, 0) if self.down else (1, padding)
+            y = F.conv2d(x.to(dtype), weight.to(dtype), bias, stride, padding).to(held)
+        y = F.leaky_relu(y, SLOPE, inplace=True) if self.activate else y
         return limit(y, self.clamp)
 
     def extra_repr(self) -> str:
@@ -181,7 +218,7 @@ class ModulatedConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.up, self.demodulate = up, demodulate
 
-    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """x [N, I, H, W], w [N, w_dim] -> the convolution [N, O, ...] still to be multiplied by the demodulation
         [N, O, 1, 1] (None without), so that the caller can fuse it with what follows."""
         style = self.affine(w)  # [N, I]
@@ -193,18 +230,18 @@ class ModulatedConv(nn.Module):
         else:
             style = style * (1 / math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3]))
         if weight.shape[-1] == 1:  # the few rows of a 1x1 kernel: modulating them spares a pass over x
-            kernels = (weight[:, :, 0, 0].t() * style[:, :, None]).to(x.dtype)  # [N, I, O]
+            kernels = (weight.flatten(1) * style[:, None, :]).to(x.dtype)  # [N, O, I]
             n, channels, height, width = x.shape
-            rows = x.permute(0, 2, 3, 1).reshape(
-                n, height * width, channels
-            )  # a view, and so is its gradient
-            return torch.bmm(rows, kernels).view(n, height, width, -1).permute(0, 3, 1, 2), scale
-        x = x * style[:, :, None, None].to(x.dtype)
-        weight = weight.to(x.dtype)
+            # A view of channels-last activations, and so is its gradient; the product is contiguous.
+            rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
+            return torch.bmm(kernels, rows.mT).view(n, -1, height, width), scale
+        held, dtype = x.dtype, dtype or x.dtype
+        x = (x * style[:, :, None, None].to(held)).to(dtype)
+        weight = weight.to(dtype)
         if self.up:
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2).to(held)
             return blur(x, padding=1, gain=4.0), scale
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2), scale
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2).to(held), scale
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape

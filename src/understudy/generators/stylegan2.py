@@ -87,6 +87,11 @@ class StyleGan2Config(BaseModel):
         return 2 * len(self.resolutions)
 
 
+def held_as(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Type in which activations are kept between the products in `dtype`: CPUs add and scale bfloat16 slowly."""
+    return torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
+
+
 class Mapping(nn.Module):
     """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w."""
 
@@ -101,13 +106,15 @@ class Mapping(nn.Module):
         self.beta = config.w_avg_beta
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
-    def forward(self, z: Tensor, update_average: bool = False) -> Tensor:
+    def forward(self, z: Tensor) -> Tensor:
         x = normalise_second_moment(z)
         for layer in self.layers:
             x = layer(x)
-        if update_average:
-            self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, self.beta))
         return x
+
+    def update_average(self, w: Tensor) -> None:
+        """Moves the running mean towards the mean of w [N, w_dim]."""
+        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.beta))
 
 
 class StyledConv(nn.Module):
@@ -123,14 +130,14 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.clamp = config.conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        """noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise."""
-        x, scale = self.conv(x, w)
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
+        x, scale = self.conv(x, w, dtype)
         assert scale is not None
         noise = self.noise_const if noise is None else noise
         shift = noise * (self.noise_strength * GAIN)  # [R, R] or [N, 1, R, R]
         x = torch.addcmul(shift.to(x.dtype), x, (scale * GAIN).to(x.dtype))
-        x = F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[:, None, None], SLOPE)
+        x = F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[:, None, None], SLOPE, inplace=True)
         return limit(x, self.clamp)
 
 
@@ -175,19 +182,20 @@ class Synthesis(nn.Module):
     ) -> Tensor:
         """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
         noises = iter(noise) if noise is not None else None
+        w = ws.unbind(1)  # once: every single index would cost a gradient of the size of ws
         x, image, index = torch.empty(0), torch.empty(0), 0
         for block in self.blocks:
             assert isinstance(block, SynthesisBlock)
             if block.first:
-                x = block.const.to(dtype).expand(len(ws), -1, -1, -1)
+                x = block.const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
                 x = x.contiguous(memory_format=LAYOUT)
             else:
-                x = block.conv0(x, ws[:, index], next(noises) if noises else None)
+                x = block.conv0(x, w[index], next(noises) if noises else None, dtype)
                 index += 1
-            x = block.conv1(x, ws[:, index], next(noises) if noises else None)
+            x = block.conv1(x, w[index], next(noises) if noises else None, dtype)
             index += 1
             # The image layer shares its w with the next block's first convolution (official numbering).
-            part = block.to_image(x, ws[:, index])
+            part = block.to_image(x, w[index])
             image = part if block.first else part + upsample(image)
         return image
 
@@ -259,10 +267,10 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = Conv(width, narrower, 3, down=True, gain=half, clamp=clamp)
         self.skip = Conv(width, narrower, 1, down=True, bias=False, activate=False, gain=half)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         if self.from_image is not None:
-            x = self.from_image(x)
-        return self.skip(x) + self.conv1(self.conv0(x))
+            x = self.from_image(x, dtype)
+        return self.skip(x, dtype) + self.conv1(self.conv0(x, dtype), dtype)
 
 
 class Discriminator(nn.Module):
@@ -280,9 +288,9 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor, dtype: torch.dtype = torch.float32, batches: int = 1) -> Tensor:
         """dtype: of the activations down to 8x8; the last block is float32. batches: see MinibatchDeviation."""
-        x = image.to(dtype).contiguous(memory_format=LAYOUT)
+        x = image.to(held_as(dtype, image.device)).contiguous(memory_format=LAYOUT)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, dtype)
         x = x.to(torch.promote_types(dtype, torch.float32))
         if self.config.mbstd_maps:
             x = self.deviation(x, batches)

@@ -156,15 +156,16 @@ def _verdict(
         return "unanswered", "Not answered: the yardstick is too weak."
     if patients < FEWEST_PATIENTS:
         return "undecided", f"Too early to say: only {count(patients, 'patient')} to test on."
+    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({interval(relative)})"
     if relative.low >= limit:
         rate, base_rate = top.missed / max(top.present, 1), baseline.missed / max(baseline.present, 1)
         if rate > base_rate:
             return "partly", "On average yes, but more tumours are missed altogether."
-        return "yes", f"Yes, as far as {patients} test patients can show."
+        return "yes", f"Yes: {reached}, as far as {patients} test patients can show."
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
-        return kind, f"{word}, as far as {patients} test patients can show."
-    return "undecided", f"Undecided: {patients} test patients are too few to tell."
+        return kind, f"{word}: {reached}, as far as {patients} test patients can show."
+    return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell."
 
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:

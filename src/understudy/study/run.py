@@ -22,11 +22,7 @@ from understudy.study.plan import Plan
 from understudy.study.schema import Study
 
 FORMAT = "understudy-study-1"
-PUBLISHED = (
-    "report.html",
-    "report.json",
-    "scores.parquet",
-)  # of the report job, copied to the study's folder
+PUBLISHED = ("report.html", "report.json", "scores.parquet", "tables/*.csv")  # copied to the study's folder
 
 
 @dataclass
@@ -182,10 +178,9 @@ def run_plan(
 def publish(report: Job, out: Path) -> tuple[Path, str]:
     """Puts a copy of the finished report where the user looks for it; returns its path and one-line answer."""
     folder = job_folder(out, report)
-    for name in PUBLISHED:
-        if (folder / name).is_file():
-            with atomic_path(out / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
+    for source in (path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))):
+        with atomic_path(out / source.relative_to(folder)) as temporary:
+            shutil.copyfile(source, temporary)
     return out / "report.html", str((read_done(folder) or {})["results"].get("answer", ""))
 
 
