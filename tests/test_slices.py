@@ -74,28 +74,23 @@ def test_rows_by_name_and_value(tmp_path: Path) -> None:
     assert found.rows(subject=["p0", "p1"], split="train").tolist() == [1, 6, 11, 16]
 
 
+def identified_writer(folder: Path) -> SliceWriter:
+    return SliceWriter(
+        folder / "set", ["T1w", "FLAIR"], CLASSES, 8, spacing=(1, 1, 2), axes=("L", "P"), identity={"seed": 1}
+    )
+
+
 def test_a_killed_writer_goes_on_where_its_last_shard_ended(tmp_path: Path) -> None:
     n = SHARD + 50
     whole = write(tmp_path / "whole", n)
     images, labels, rows = content(n)
 
-    def writer() -> SliceWriter:
-        return SliceWriter(
-            tmp_path / "set",
-            ["T1w", "FLAIR"],
-            CLASSES,
-            8,
-            spacing=(1, 1, 2),
-            axes=("L", "P"),
-            identity={"seed": 1},
-        )
-
-    first = writer()
+    first = identified_writer(tmp_path)
     first.append(images[: SHARD + 20], labels[: SHARD + 20], rows[: SHARD + 20])
     del first  # as a kill: 20 slices were still in memory
     with pytest.raises(UnderstudyError, match="not a complete slice set"):
         SliceSet.open(tmp_path / "set")
-    second = writer()
+    second = identified_writer(tmp_path)
     assert second.done == SHARD
     second.append(images[SHARD:], labels[SHARD:], rows[SHARD:])
     assert second.close().content_hash == whole.content_hash
@@ -108,29 +103,18 @@ def test_a_writer_killed_while_closing_closes_the_next_time(
     whole = write(tmp_path / "whole", n)
     images, labels, rows = content(n)
 
-    def writer() -> SliceWriter:
-        return SliceWriter(
-            tmp_path / "set",
-            ["T1w", "FLAIR"],
-            CLASSES,
-            8,
-            spacing=(1, 1, 2),
-            axes=("L", "P"),
-            identity={"seed": 1},
-        )
-
     class Killed(BaseException):
         pass
 
     def kill(*_: object) -> None:
         raise Killed
 
-    first = writer()
+    first = identified_writer(tmp_path)
     first.append(images, labels, rows)
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("understudy.slices.os.replace", kill)
         first.close()
-    second = writer()
+    second = identified_writer(tmp_path)
     second.append(images[second.done :], labels[second.done :], rows[second.done :])
     found = second.close()
     found.verify()
