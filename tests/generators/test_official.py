@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.generators.official import load_official_arrays, stylegan2_config
+from understudy.generators.official import load_official_arrays
+from understudy.generators.official.stylegan2 import stylegan2_config
 from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
 
 CONFIG: dict[str, Any] = {

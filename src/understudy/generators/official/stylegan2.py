@@ -1,25 +1,14 @@
-"""Weights of the official implementations, read by the names of their variables.
-
-`load_official_arrays` takes the arrays as they are called in the official networks and gives the network of this
-package with these weights. Each model has one entry in `_IMPORTERS`; nothing official is executed or unpickled.
-"""
+"""Official StyleGAN 2 weights (stylegan2-ada-pytorch and stylegan3 repositories) by their names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
 from understudy.errors import UnderstudyError
+from understudy.generators.official.names import Arrays, Rules, fill
 from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
-
-Arrays = Mapping[str, NDArray[Any]]
-Rules = list[tuple[str, str | Callable[[re.Match[str]], str] | None]]  # None: derived, not a weight
 
 # Official argument -> ours. Arguments of other models, or of how the official code computes, are in _NO_EFFECT.
 _STYLEGAN2_ARGUMENTS = {
@@ -93,42 +82,6 @@ def _discriminator_rules(resolution: int) -> Rules:
     ]
 
 
-def _translate(official: str, rules: Rules) -> str | None:
-    for pattern, target in rules:
-        match = re.fullmatch(pattern, official)
-        if match:
-            return match.expand(target) if isinstance(target, str) else target and target(match)
-    raise UnderstudyError(
-        "unknown variable in the official weights", where=official, fix="check that the model kind is right"
-    )
-
-
-def _load(module: nn.Module, arrays: Arrays, rules: Rules, part: str) -> None:
-    """Fills every parameter and buffer of `module`; every array is used or known to be derived."""
-    state = module.state_dict()
-    missing = set(state)
-    for official, array in arrays.items():
-        name = _translate(official, rules)
-        if name is None:
-            continue
-        if name not in state or state[name].shape != array.shape:
-            expected = tuple(state[name].shape) if name in state else "nothing"
-            raise UnderstudyError(
-                f"official weight of shape {array.shape} where {expected} is expected",
-                where=f"{part}/{official}",
-                fix="check resolution, channels and widths in the configuration",
-            )
-        state[name] = torch.from_numpy(np.array(array, np.float32))
-        missing.discard(name)
-    if missing:
-        raise UnderstudyError(
-            f"the official weights lack {len(missing)} variables, e.g. {sorted(missing)[0]}",
-            where=part,
-            fix="the file is incomplete or of another configuration",
-        )
-    module.load_state_dict(state)
-
-
 def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
     """Our configuration for the arguments of the official network.
 
@@ -150,7 +103,8 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
     return StyleGan2Config(**ours)
 
 
-def _stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
+def load(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
+    """StyleGAN 2 with official weights; see `load_official_arrays`."""
     config = stylegan2_config(arguments)
     model = build(config)
     parts = {p: {k[2:]: v for k, v in weights.items() if k.startswith(p + "/")} for p in "GD"}
@@ -158,38 +112,7 @@ def _stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
         parts["G"] = {k: v for k, v in weights.items() if k.startswith(("mapping.", "synthesis."))}
         parts["D"] = {k: v for k, v in weights.items() if re.match(r"b\d+\.", k)}
     if parts["G"]:
-        _load(model.generator, parts["G"], _STYLEGAN2_GENERATOR, "G")
+        fill(model.generator, parts["G"], _STYLEGAN2_GENERATOR, "G")
     if parts["D"]:
-        _load(model.discriminator, parts["D"], _discriminator_rules(config.resolution), "D")
+        fill(model.discriminator, parts["D"], _discriminator_rules(config.resolution), "D")
     return model
-
-
-# The place for the other official models: kind -> importer.
-_IMPORTERS: dict[str, Callable[[Mapping[str, Any], Arrays], nn.Module]] = {
-    "sg2": _stylegan2,
-    "stylegan2": _stylegan2,
-}
-
-
-def supported_kinds() -> tuple[str, ...]:
-    """Kinds of official models that can be loaded."""
-    return tuple(_IMPORTERS)
-
-
-def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Module:
-    """The network of this package with official weights.
-
-    Args:
-        config: arguments of the official network by their official names, and `kind` ("sg2").
-        weights: arrays by their official names, "G/..." for the generator and "D/..." for the discriminator (either
-            may be absent; names without a prefix are told apart by their form).
-
-    Raises:
-        UnderstudyError: unknown kind, argument or variable, a wrong shape, or missing variables.
-    """
-    kind = str(config.get("kind", "sg2"))
-    if kind not in _IMPORTERS:
-        raise UnderstudyError(
-            f"official models of kind {kind!r} cannot be loaded yet", fix=f"supported: {supported_kinds()}"
-        )
-    return _IMPORTERS[kind](config, weights)
