@@ -28,14 +28,25 @@ def translate(official: str, rules: Rules) -> str | None:
     )
 
 
-def fill(module: nn.Module, arrays: Arrays, rules: Rules, part: str) -> None:
-    """Fills every parameter and buffer of `module`; every array is used or known to be derived."""
+def fill(
+    module: nn.Module,
+    arrays: Arrays,
+    rules: Rules,
+    part: str,
+    transform: Callable[[str, NDArray[Any]], NDArray[Any]] | None = None,
+) -> None:
+    """Fills every parameter and buffer of `module`; every array is used or known to be derived.
+
+    Args:
+        transform: official name and array -> the array in our layout; None where both agree.
+    """
     state = module.state_dict()
     missing = set(state)
     for official, array in arrays.items():
         name = translate(official, rules)
         if name is None:
             continue
+        array = transform(official, array) if transform else array
         if name not in state or state[name].shape != array.shape:
             expected = tuple(state[name].shape) if name in state else "nothing"
             raise UnderstudyError(
