@@ -64,7 +64,7 @@ def _level(resolution: str) -> int:
     return int(resolution).bit_length() - 3
 
 
-def _discriminator_rules(resolution: int) -> Rules:
+def discriminator_rules(resolution: int) -> Rules:
     top = _level(str(resolution))
     return [
         (r".*resample_filter", None),
@@ -114,5 +114,5 @@ def load(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
     if parts["G"]:
         fill(model.generator, parts["G"], _STYLEGAN2_GENERATOR, "G")
     if parts["D"]:
-        fill(model.discriminator, parts["D"], _discriminator_rules(config.resolution), "D")
+        fill(model.discriminator, parts["D"], discriminator_rules(config.resolution), "D")
     return model
