@@ -1,0 +1,148 @@
+"""Official weights of guided diffusion (openai/guided-diffusion, and improved-diffusion's where they agree)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import UnderstudyError
+from understudy.generators.diffusion import Diffusion, DiffusionConfig, build
+from understudy.generators.official.names import Arrays, Rules, fill
+
+# Arguments come in two forms: those of the network with the steps of the process, where attention is given as
+# down-rates, and those of the training script, where it is given in pixels, as "16,8". What they call alike:
+_SHARED = {
+    "image_size": "resolution",
+    "in_channels": "channels",
+    "model_channels": "model_channels",
+    "num_channels": "model_channels",
+    "num_res_blocks": "num_res_blocks",
+    "num_heads": "num_heads",
+    "use_scale_shift_norm": "scale_shift_norm",
+    "resblock_updown": "resblock_updown",
+    "dropout": "dropout",
+    "steps": "steps",
+    "diffusion_steps": "steps",
+    "noise_schedule": "noise_schedule",
+    "learn_sigma": "learn_sigma",
+    "rescale_timesteps": "rescale_timesteps",
+    "rescale_learned_sigmas": "rescale_vlb",
+}
+_CONVERTED = {
+    "attention_resolutions", "channel_mult", "num_head_channels", "use_new_attention_order", "out_channels",
+    "num_heads_upsample",
+}  # fmt: skip
+_NO_EFFECT = {"kind", "use_checkpoint", "use_fp16", "timestep_respacing"}
+_REQUIRED = {
+    "num_classes": (None,),
+    "class_cond": (False,),
+    "dims": (2,),
+    "conv_resample": (True,),
+    "use_kl": (False,),
+    "predict_xstart": (False,),
+}
+# What either form means where an argument is left out.
+_NETWORK_DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "channel_mult": (1, 2, 4, 8), "steps": 1000}
+_SCRIPT_DEFAULTS = {
+    "resolution": 64, "channels": 3, "model_channels": 128, "num_res_blocks": 2, "num_heads": 4, "steps": 1000,
+    "attention_resolutions": (16, 8), "scale_shift_norm": True, "rescale_vlb": False,
+}  # fmt: skip
+
+_LAYERS = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "film",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "skip",
+    "norm": "norm",
+    "qkv": "qkv",
+    "proj_out": "project",
+    "op": "conv",
+    "conv": "conv",
+}
+_STAGE = rf"(\d+)\.({'|'.join(map(re.escape, _LAYERS))})\.(weight|bias)"
+_RULES: Rules = [
+    (r"time_embed\.0\.(weight|bias)", r"time.0.\1"),
+    (r"time_embed\.2\.(weight|bias)", r"time.1.\1"),
+    (r"input_blocks\.0\.0\.(weight|bias)", r"stem.\1"),
+    (r"out\.0\.(weight|bias)", r"norm.\1"),
+    (r"out\.2\.(weight|bias)", r"out.\1"),
+    (rf"middle_block\.{_STAGE}", lambda m: f"middle.{m[1]}.{_LAYERS[m[2]]}.{m[3]}"),
+    # The official input block 0 is our stem.
+    (rf"input_blocks\.(\d+)\.{_STAGE}", lambda m: f"encoder.{int(m[1]) - 1}.{m[2]}.{_LAYERS[m[3]]}.{m[4]}"),
+    (rf"output_blocks\.(\d+)\.{_STAGE}", lambda m: f"decoder.{m[1]}.{m[2]}.{_LAYERS[m[3]]}.{m[4]}"),
+]
+
+
+def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
+    """Our configuration for official arguments, of the network and its process or of the training script.
+
+    Raises:
+        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
+    """
+    script = "num_channels" in arguments or isinstance(arguments.get("attention_resolutions"), str)
+    ours: dict[str, Any] = dict(_SCRIPT_DEFAULTS if script else _NETWORK_DEFAULTS)
+    for name, value in arguments.items():
+        if name in _SHARED:
+            ours[_SHARED[name]] = value
+        elif name in _REQUIRED:
+            if value not in _REQUIRED[name]:
+                allowed = _REQUIRED[name][0]
+                raise UnderstudyError(
+                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
+                )
+        elif name not in _NO_EFFECT | _CONVERTED:
+            raise UnderstudyError("unknown argument of the official network", where=name)
+    if "image_size" not in arguments and not script:
+        raise UnderstudyError("the size of the images is not given", where="image_size")
+    ours |= _attention(arguments, int(ours.get("resolution", 0)), script)
+    if "channel_mult" in arguments:
+        ours["channel_mult"] = _numbers(arguments["channel_mult"], float) or None
+    outputs = arguments.get("out_channels")
+    if outputs is not None:
+        channels = int(ours.setdefault("channels", outputs))
+        if outputs not in (channels, 2 * channels):
+            raise UnderstudyError(f"{outputs} outputs for {channels} channels", where="out_channels")
+        if ours.setdefault("learn_sigma", outputs == 2 * channels) != (outputs == 2 * channels):
+            raise UnderstudyError(f"learn_sigma contradicts {outputs} outputs for {channels} channels")
+    return DiffusionConfig(**ours)
+
+
+def _attention(arguments: Mapping[str, Any], resolution: int, script: bool) -> dict[str, Any]:
+    """Our arguments of attention."""
+    ours: dict[str, Any] = {"split_heads_first": not arguments.get("use_new_attention_order", False)}
+    width, up = arguments.get("num_head_channels", -1), arguments.get("num_heads_upsample", -1)
+    if width not in (-1, None):
+        ours["num_head_channels"] = width
+    elif up not in (-1, None, arguments.get("num_heads")):
+        raise UnderstudyError(
+            "other heads on the way up are not supported",
+            where="num_heads_upsample",
+            fix="use num_heads or -1",
+        )
+    if "attention_resolutions" in arguments:
+        found = _numbers(arguments["attention_resolutions"], int)
+        ours["attention_resolutions"] = found if script else tuple(resolution // rate for rate in found)
+    return ours
+
+
+def _numbers(value: Any, kind: type) -> tuple[Any, ...]:
+    """A tuple from "16,8", (16, 8), [16, 8] or {16, 8}."""
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else sorted(value) \
+        if isinstance(value, set) else value  # fmt: skip
+    return tuple(kind(part) for part in parts)
+
+
+def load(arguments: Mapping[str, Any], weights: Arrays) -> Diffusion:
+    """The U-Net with official weights (a `model*.pt` or `ema_*.pt`, as arrays); see `load_official_arrays`."""
+    model = build(diffusion_config(arguments))
+    arrays = {k.removeprefix("M/"): np.asarray(v) for k, v in weights.items()}
+    for name, array in arrays.items():
+        if re.search(r"\.(qkv|proj_out)\.weight$", name) and array.ndim == 3:  # convolutions of length 1
+            arrays[name] = array[:, :, 0]
+    fill(model.generator, arrays, _RULES, "M")
+    return model

@@ -1,0 +1,58 @@
+"""What our diffusion model computes for the outputs of a golden file."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.generators.diffusion import Diffusion
+from understudy.generators.gaussian import parse_respacing, training_losses
+from understudy.generators.samplers import SamplerConfig, ancestral_step, walk_ddim
+
+INPUTS = {"x", "t", "noise", "x_T"}
+STEPS = (1, 8)  # of the respaced process, one for each image, in the order of the file
+
+
+def compute(model: Diffusion, given: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Our value for every output of a diffusion golden file; numbers of steps are read from the names."""
+    inputs = {k: torch.from_numpy(v) for k, v in given.items()}
+    network, process = model.generator.eval(), model.config.process()
+    found: dict[str, Tensor] = {"betas": torch.from_numpy(process.betas)}
+    for name in given:
+        if match := re.fullmatch(r"timesteps_(\w+)", name):
+            found[name] = torch.tensor(parse_respacing(match[1].replace("_", ","), len(process)))
+    with torch.no_grad():
+        if "x" in inputs and "t" in inputs:
+            x, t = inputs["x"], inputs["t"]
+            found["model_out"] = network(x, process.network_time(t))
+            if "noise" in inputs:
+                found["x_t"] = process.noised(x, t, inputs["noise"])
+                losses = training_losses(network, process, x, t, inputs["noise"])
+                found |= {f"train_{name}": value for name, value in losses.items()}
+        for name in given:
+            if match := re.fullmatch(r"ddim(\d+)_eta0", name):
+                found[name] = ddim(model, inputs["x_T"], int(match[1]))
+            elif match := re.fullmatch(r"respaced(\d+)_mean", name):
+                found |= ancestral(model, inputs["x_t"], match[1])
+    return found
+
+
+def ddim(model: Diffusion, x: Tensor, steps: int) -> Tensor:
+    """DDIM without noise from x_T in all steps of the respaced process."""
+    process = model.config.process().respaced(f"ddim{steps}")
+    *_, x = walk_ddim(model.generator, process, x, SamplerConfig(kind="ddim"), lambda: torch.zeros(()))
+    return x
+
+
+def ancestral(model: Diffusion, x: Tensor, steps: str) -> dict[str, Tensor]:
+    """One step of ancestral sampling of every image, from its own step of the respaced process."""
+    process = model.config.process().respaced(steps)
+    rows = [
+        ancestral_step(model.generator, process, x[i : i + 1], STEPS[i % len(STEPS)]) for i in range(len(x))
+    ]
+    mean, log_variance, x0 = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    name = f"respaced{steps}_"
+    return {name + "mean": mean, name + "log_variance": log_variance, name + "pred_xstart": x0}
