@@ -1,0 +1,341 @@
+"""`understudy import`: an official checkpoint becomes the folder of a generator, ready to be sampled.
+
+Example:
+    >>> import_checkpoint("network-snapshot-012000.pkl", "progan", ["T1wGd", "T1w", "FLAIR", "T2w"])    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from understudy.errors import UnderstudyError
+from understudy.files import atomic_path, sha256_file, sha256_json
+from understudy.generators.joint import Annotation, annotation_channels
+from understudy.generators.official import load_official_arrays
+from understudy.generators.official.collect import Checkpoint, collect
+from understudy.generators.official.files import read_checkpoint
+from understudy.generators.official.names import Arrays
+from understudy.generators.official.records import Refusal
+from understudy.generators.official.unet import unet_arguments
+from understudy.generators.runs import is_finished, save_model
+from understudy.slices import BACKGROUND, LabelClass, evenly_coded
+
+RAW, DISCRIMINATOR = "generator-raw.safetensors", "discriminator.safetensors"
+BRATS_CLASSES = (
+    BACKGROUND,
+    LabelClass("NCR/NET", 1, 51),
+    LabelClass("ED", 2, 102),
+    LabelClass("ET", 4, 204),
+)
+
+# Order of the channels in the models that the paper's authors share (facts 0.10); the annotation is always the last.
+_AUTHORS_ORDER = {
+    "progan": "T1wGd,T1w,FLAIR,T2w",
+    "sg1": "T1wGd,T1w,FLAIR,T2w (their sampling script names the first two the other way round: look at samples)",
+    "sg2": "T1w,T2w,FLAIR,T1wGd",
+    "sg3t": "T1w,T2w,FLAIR,T1wGd",
+    "sg3r": "T1w,T2w,FLAIR,T1wGd",
+    "diffusion": "T1w,T2w,FLAIR,T1wGd",
+}
+# Widths of the U-Net -> the resolution for which guided-diffusion has them by default.
+_RESOLUTIONS = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
+_LARGEST, _MOST_LAYERS = 4096, 64  # sizes and depths: beyond them a claim, not a model
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported.
+
+    Attributes:
+        folder: of the generator. kind: of our model, e.g. "stylegan2". source: whose format the file has.
+        resolution: pixels. channels: names of the image channels. notes: what the user should know.
+    """
+
+    folder: Path
+    kind: str
+    source: str
+    resolution: int
+    channels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def import_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    channels: Sequence[str] | None,
+    classes: Sequence[LabelClass] = BRATS_CLASSES,
+    annotation: Annotation = "coded",
+    diffusion: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Converts an official checkpoint; nothing in the file is executed, and TensorFlow is not needed.
+
+    Args:
+        path: .pkl of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch or stylegan3, or .pt of
+            guided-diffusion. out: folder for the generator; an earlier import of the same file is left as it is.
+        channels: names of the image channels in the order of the model; the annotation follows them.
+        classes: of the annotation, background first. annotation: one coded channel or one channel a class.
+        diffusion: what a .pt does not tell, by official names: steps and noise_schedule always, image_size where the
+            widths are not guided-diffusion's own, num_heads (default 4) or num_head_channels, use_new_attention_order.
+
+    Raises:
+        UnderstudyError: the file is damaged, asks for something forbidden, or is of no model or form that can be
+            imported; channels, classes or diffusion do not fit; `out` holds something else; disk full.
+    """
+    path, folder = Path(path), Path(out)
+    _check_annotation(annotation, classes)
+    checkpoint = _collected(path)
+    arguments = _arguments(checkpoint, diffusion or {}, path)
+    _check_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation), path)
+    assert channels is not None
+    model = _loaded(checkpoint, arguments, checkpoint.average | checkpoint.discriminator, path)
+    source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
+              "network": checkpoint.network}  # fmt: skip
+    record = {
+        "kind": model.config.kind, "model": model.config.model_dump(), "training": None, "imported": source,
+        **_progress(path.name), "channels": list(channels), "classes": [vars(c) for c in classes],
+        "annotation": annotation, "spacing": None, "axes": None, "torch": torch.__version__,
+    }  # fmt: skip
+    record["identity"] = sha256_json({k: v for k, v in record.items() if k != "torch"})
+    if not is_finished(folder, record["identity"]):
+        if checkpoint.discriminator:
+            _save(folder / DISCRIMINATOR, model.discriminator)
+        if checkpoint.raw:
+            _save(folder / RAW, _loaded(checkpoint, arguments, checkpoint.raw, path).generator)
+        save_model(folder, model.generator, record)
+    return Imported(
+        folder,
+        record["kind"],
+        checkpoint.source,
+        model.config.resolution,
+        tuple(channels),
+        _notes(checkpoint, arguments, model, path),
+    )
+
+
+def parse_channels(text: str) -> tuple[str, ...]:
+    """Channels from "T1w,T1wGd,T2w,FLAIR".
+
+    Raises:
+        UnderstudyError: an empty or repeated name.
+    """
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise UnderstudyError(
+            "the channels need names that differ", where=f"--channels {text}", fix="write T1w,T1wGd,T2w,FLAIR"
+        )
+    return names
+
+
+def parse_classes(text: str) -> tuple[LabelClass, ...]:
+    """Classes from "NCR/NET=1:51,ED=2:102,ET=4:204": name, value in label volumes and code in the joint image.
+
+    Codes may be left out: they are then evenly spaced.
+
+    Raises:
+        UnderstudyError: another form; a value, name or code twice; a code that is not in 1 ... 255.
+    """
+    fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
+    matches = [
+        re.fullmatch(r"\s*([^=:]+?)\s*=\s*(\d{1,6})\s*(?::\s*(\d{1,3}))?\s*", part)
+        for part in text.split(",")
+    ]
+    found = [(m[1], int(m[2]), None if m[3] is None else int(m[3])) for m in matches if m]
+    codes = [code for _, _, code in found if code is not None]
+    if len(found) != len(matches) or len(codes) not in (0, len(found)):
+        raise UnderstudyError("the classes cannot be read", where=f"--classes {text}", fix=fix)
+    for column in ([name for name, _, _ in found], [value for _, value, _ in found], codes):
+        if len(set(column)) != len(column) or 0 in column or any(code > 255 for code in codes):
+            raise UnderstudyError(
+                "names, values and codes must differ, values be at least 1 and codes 1 to 255",
+                where=f"--classes {text}",
+                fix=fix,
+            )
+    if not codes:
+        return evenly_coded({value: name for name, value, _ in found})
+    return BACKGROUND, *(LabelClass(name, value, code or 0) for name, value, code in found)
+
+
+def _collected(path: Path) -> Checkpoint:
+    content = read_checkpoint(path)
+    try:
+        return collect(content)
+    except Refusal as refusal:
+        raise UnderstudyError(
+            f"the file is no official checkpoint: it holds {refusal}",
+            where=path,
+            fix="check where it comes from",
+        ) from refusal
+    except UnderstudyError as error:
+        where = f"{path}, {error.where}" if error.where else path
+        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
+
+
+def _arguments(checkpoint: Checkpoint, diffusion: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Arguments of the official network, complete and within what its arrays can fill."""
+    given = {k: v for k, v in diffusion.items() if v is not None}
+    if checkpoint.kind == "diffusion":
+        return _diffusion_arguments(checkpoint, given, path)
+    if given:
+        raise UnderstudyError(
+            f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself",
+            where=path,
+            fix="leave --resolution, --steps, --schedule, --heads and --head-channels to guided-diffusion's .pt",
+        )
+    return _bounded(checkpoint, path)
+
+
+def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """The arguments, within what the arrays can fill: a network is built before its shapes are compared."""
+    widest = max((sorted(a.shape)[-2] for a in checkpoint.average.values() if a.ndim >= 2), default=1)
+    arguments = dict(checkpoint.arguments)
+    for name, value in arguments.items():
+        numeric = isinstance(value, int | float)
+        if name in ("channel_max", "fmap_max") and numeric:
+            arguments[name] = min(value, widest)
+        elif name in ("channel_base", "fmap_base"):
+            continue  # divided by the resolution, and limited by the maximum
+        elif numeric and value > (_MOST_LAYERS if "layers" in name else _LARGEST):
+            raise UnderstudyError(
+                f"{name} = {value:.3g} is beyond any model", where=path, fix="check where the file comes from"
+            )
+        elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
+            raise UnderstudyError(
+                f"{name} is no known word", where=path, fix="check where the file comes from"
+            )
+    return arguments
+
+
+def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    arguments = unet_arguments(checkpoint.average)
+    if "image_size" not in given and arguments["channel_mult"] in _RESOLUTIONS:
+        arguments["image_size"] = _RESOLUTIONS[arguments["channel_mult"]]
+    needed = {"image_size": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
+    missing = [option for name, option in needed.items() if name not in arguments and name not in given]
+    if missing:
+        raise UnderstudyError(
+            f"a .pt holds only weights, which do not tell {', '.join(missing)}",
+            where=path,
+            fix=f"add {' '.join(missing)} as in the training: the paper's authors used --resolution 256 --steps 4000"
+            " --schedule linear, guided-diffusion's own defaults are --steps 1000 --schedule linear",
+        )
+    if {"num_heads", "num_head_channels"} <= set(given):
+        raise UnderstudyError(
+            "both --heads and --head-channels are given", fix="give the one of the training"
+        )
+    heads = {} if "num_head_channels" in given else {"num_heads": 4}
+    return {**arguments, **heads, **given}
+
+
+def _check_annotation(annotation: str, classes: Sequence[LabelClass]) -> None:
+    if annotation not in get_args(Annotation):
+        raise UnderstudyError(
+            f"annotation {annotation!r} is unknown",
+            fix="coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)",
+        )
+    if len(classes) < 2 or classes[0].source != 0:
+        raise UnderstudyError("no classes besides the background", fix="name them by --classes")
+
+
+def _check_channels(
+    checkpoint: Checkpoint, arguments: Mapping[str, Any], names: Sequence[str] | None, drawn: int, path: Path
+) -> None:
+    counts = [arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments]
+    if not counts or type(counts[0]) is not int:
+        raise UnderstudyError(
+            "the file does not tell its channels", where=path, fix="check where it comes from"
+        )
+    images = counts[0] - drawn
+    if images < 1:
+        raise UnderstudyError(
+            f"the model has {counts[0]} channels, too few for an image and {drawn} of the annotation",
+            where=path,
+            fix="only models that draw an annotation with the image can be imported; see --annotation and --classes",
+        )
+    order = _AUTHORS_ORDER[checkpoint.kind]
+    example = f"the models of the paper's authors on AIDA data hub have, for this model, {order}"
+    if names is None:
+        raise UnderstudyError(
+            f"the names of the {images} image channels are needed: the file does not tell them",
+            where=path,
+            fix=f"add --channels with the names in the order of the training; {example}",
+        )
+    if len(names) != images:
+        raise UnderstudyError(
+            f"{len(names)} channels named ({', '.join(names)}), but the model has {counts[0]}: {images} of the image"
+            f" and {drawn} of the annotation, which is last and not named",
+            where=path,
+            fix=f"correct --channels (or --annotation, --classes); {example}",
+        )
+
+
+def _loaded(checkpoint: Checkpoint, arguments: Mapping[str, Any], arrays: Arrays, path: Path) -> Any:
+    """Our model with these weights."""
+    try:
+        return load_official_arrays({"kind": checkpoint.kind, **arguments}, arrays)
+    except UnderstudyError as error:
+        where = f"{path}, {error.where}" if error.where else path
+        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = problem["msg"].removeprefix("Value error, ")
+        name = ".".join(str(part) for part in problem["loc"])
+        hint = "check the options --resolution, --schedule, --heads and --head-channels"
+        raise UnderstudyError(
+            f"the model cannot be built here: {name + ': ' if name else ''}{reason}",
+            where=path,
+            fix=hint if checkpoint.kind == "diffusion" else "resolutions are powers of two from 16 to 512",
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        raise UnderstudyError(
+            f"the model does not fit into memory ({str(error).splitlines()[0]})"[:300],
+            where=path,
+            fix="use a machine with more memory",
+        ) from error
+
+
+def _save(path: Path, module: nn.Module) -> None:
+    with atomic_path(path) as temporary:
+        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+        safetensors.torch.save_file(weights, temporary)
+
+
+def _progress(name: str) -> dict[str, Any]:
+    """How far the training was, as far as the official names of files tell: thousand images, or steps and average."""
+    found = re.search(r"network-snapshot-(\d+)\.pkl$", name)
+    if found:
+        return {"kimg": float(found[1])}
+    found = re.search(r"(?:ema_([\d.]+)_|model)(\d+)\.pt$", name)
+    if found:
+        return {"kimg": None, "trained_steps": int(found[2]), "ema": float(found[1]) if found[1] else None}
+    return {"kimg": None}
+
+
+def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, path: Path) -> tuple[str, ...]:
+    notes = []
+    level = float(getattr(model.generator, "level", 0))
+    if level > 0:
+        notes.append(
+            f"the network was still growing, {level:g} doublings below its full resolution: samples are enlarged;"
+            " a later snapshot of the same training has none left"
+        )
+    if checkpoint.kind == "diffusion":
+        if re.match(r"model\d+\.pt", path.name):
+            notes.append(
+                "these are the raw weights of the training; ema_*.pt of the same step usually samples better"
+            )
+        if "num_heads" in arguments:
+            notes.append(
+                f"attention with {arguments['num_heads']} heads (--heads): the weights do not tell how many"
+            )
+    elif not checkpoint.discriminator:
+        notes.append("the file has no discriminator")
+    return tuple(notes)
