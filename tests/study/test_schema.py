@@ -130,7 +130,7 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
         ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),
         (
             "phantom: {}\ngenerators:\n  g:\n    model: {channels: 7}\n",
-            ["line 3", "`generators.g`", "`channels` cannot be set here"],
+            ["line 4", "`generators.g.model`", "`channels` cannot be set here"],
         ),
         (
             "phantom: {}\ntrainings: [real]\nsegmenters:\n  u:\n    training: {seed: 5}\n",

@@ -203,7 +203,7 @@ def _forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     if not shown:
         return None
     ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
-    top = min(max(1.1, *ends) + 0.05, 2.5)
+    top = min(max([1.1, *ends]) + 0.05, 2.5)
 
     def place(share: float) -> float:
         return round(100 * min(max(share, 0.0), top) / top, 2)

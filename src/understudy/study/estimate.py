@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.cohort.layouts import find_patients
-from understudy.generators.adversarial import GanTrainingConfig
 from understudy.generators.joint import annotation_channels
-from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config
+from understudy.generators.models import model_config
+from understudy.generators.samplers import SamplerConfig
+from understudy.generators.training import training_config_for
 from understudy.segmenters.predict import choose_device, choose_precision
 from understudy.segmenters.train import SegmenterTrainingConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.slices import BACKGROUND, LabelClass
+from understudy.study.generator_cost import generator_cost, sampling_work, training_work
 from understudy.study.jobs import Job
 from understudy.study.plan import Plan
 from understudy.study.schema import Study
@@ -81,16 +82,6 @@ def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
     return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
 
 
-def generator_flops(config: StyleGan2Config) -> tuple[int, int]:
-    """Operations of the generator and of the discriminator for one image, forward."""
-    with torch.device("meta"):
-        network = StyleGan2(config)
-        images = torch.empty(4, config.channels, config.resolution, config.resolution)
-        return _count(network.generator, torch.empty(4, config.z_dim)) // 4, _count(
-            network.discriminator, images
-        ) // 4
-
-
 def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> tuple[int, int]:
     """Operations of a U-Net for one slice, forward, and its number of weights, from its stages' filters."""
     filters = config.stages(resolution)
@@ -116,12 +107,6 @@ def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution:
         before = width
     convolve(filters[0], classes, 1, resolution)
     return operations, weights
-
-
-def _count(module: torch.nn.Module, x: torch.Tensor) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    return int(counter.get_total_flops())
 
 
 def _size(study: Study) -> _Size:
@@ -169,27 +154,29 @@ def _prepare(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, fl
 
 
 def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    training = GanTrainingConfig.model_validate(job.spec["training"])
-    channels = size.channels + annotation_channels(size.classes, training.annotation)
-    config = StyleGan2Config.model_validate({**job.spec["model"], "channels": channels})
-    g, d = generator_flops(config)
-    # Forward 1, backward 2: G learns from 3 G + 3 D, D from 1 G + 6 D an image, and the lazy penalties add a third.
-    work = (4 * g + 9 * d) * 4 / 3
-    seconds = training.kimg * 1000 * work / (speed * _reached("generator", work * training.batch))
+    training = training_config_for(job.spec["model"]["kind"]).model_validate(job.spec["training"])
+    config = _joint_model(job.spec, size)
+    work = training_work(config, training)
+    seconds = work / (speed * _reached("generator", work / (training.kimg * 1000) * training.batch))
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in StyleGan2(config).parameters())
-    return seconds, parameters * 4 * 2.5  # the averaged generator, and two checkpoints while it trains
+    # the averaged generator, and two checkpoints with both networks and their optimisers while it trains
+    return seconds, generator_cost(config).weights * 4 * 2.5
 
 
 def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    spec = plan.by_id[job.inputs[0][1]].spec
-    channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
-    g, _ = generator_flops(StyleGan2Config.model_validate({**spec["model"], "channels": channels}))
+    config = _joint_model(plan.by_id[job.inputs[0][1]].spec, size)
+    sampler = job.spec["sampler"]
+    work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     count = job.spec["count"]
     pixels = plan.study.slices.resolution**2 * (size.channels + 1)
-    return count * g / (speed * _reached("sample", 3 * 16 * g)), count * pixels * COMPRESSED
+    return count * work / (speed * _reached("sample", 48 * work)), count * pixels * COMPRESSED
+
+
+def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
+    """The configuration of a generator job's network."""
+    channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
+    return model_config({**spec["model"], "channels": channels})
 
 
 def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:

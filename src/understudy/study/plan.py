@@ -25,7 +25,7 @@ from understudy.study.schema import Study, Training, preset, presets
 STAGE_VERSIONS = {
     "phantom": 1,
     "prepare": 1,
-    "generator": 1,
+    "generator": 2,
     "sample": 1,
     "segmenter": 1,
     "evaluate": 1,
@@ -133,7 +133,7 @@ def make_plan(study: Study) -> Plan:
 
 
 # How often something is written: not part of what is computed, so that changing it redoes nothing.
-_INTERVALS = {"checkpoint_seconds", "snapshot_kimg"}
+_INTERVALS = {"checkpoint_seconds", "checkpoints_kept", "snapshot_kimg", "tensorboard"}
 
 
 def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
@@ -193,19 +193,29 @@ def _training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict
 
 
 def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> str:
-    """Adds a generator's training and sampling; returns the id of the latter."""
+    """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter."""
     generator = study.generators[name]
     model = generator.model.model_dump(mode="json", exclude={"channels"})
-    training, local = _training_spec(generator.training, study.derived_seed("generator", name))
-    spec = {
+    trained = []
+    for member in range(generator.ensemble):
+        own = (name,) if member == 0 else (name, member)  # the first is the same whatever the ensemble's size
+        training, local = _training_spec(generator.training, study.derived_seed("generator", *own))
+        spec = {
+            "name": name,
+            "model": {**model, "resolution": study.slices.resolution},
+            "training": training,
+        }
+        title = f"generator {name}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
+        trained.append(_job("generator", title, spec, [("prepare", prepare)], training=local))
+    wanted: dict[str, Any] = {
         "name": name,
-        "model": {**model, "resolution": study.slices.resolution},
-        "training": training,
+        "count": generator.samples,
+        "seed": study.derived_seed("sample", name),
+        "psi": generator.psi,
+        "sampler": generator.sampler.model_dump(mode="json") if generator.sampler else None,
     }
-    trained = _job("generator", f"generator {name}", spec, [("prepare", prepare)], training=local)
-    wanted = {"name": name, "count": generator.samples, "seed": study.derived_seed("sample", name)}
-    sampled = _job("sample", f"sample {name}", wanted, [("generator", trained.id)])
-    jobs += [trained, sampled]
+    sampled = _job("sample", f"sample {name}", wanted, [("generator", job.id) for job in trained])
+    jobs += [*trained, sampled]
     return sampled.id
 
 

@@ -170,8 +170,14 @@ def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
     if not keys:
         return list(model.model_fields) if _is_model(model) else []
     candidates = _inside(model.model_fields[keys[0]].annotation) if _has_field(model, keys[0]) else []
+    tags = {_tag(candidate) for candidate, _ in candidates} - {None}
     for candidate, skip in candidates:
-        found = fields_at(candidate, keys[1 + skip :])
+        rest = keys[1 + skip :]
+        if rest and rest[0] in tags:  # pydantic names the member of the union that it tried
+            if rest[0] != _tag(candidate):
+                continue
+            rest = rest[1:]
+        found = fields_at(candidate, rest)
         if found:
             return found
     return []
@@ -179,6 +185,12 @@ def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
 
 def _is_model(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _tag(model: Any) -> str | None:
+    """The `kind` by which a model is chosen from a union, if it has one."""
+    field = model.model_fields.get("kind")
+    return field.default if field is not None and isinstance(field.default, str) else None
 
 
 def _has_field(model: Any, key: str) -> bool:

@@ -28,36 +28,14 @@ from understudy.cohort.prepare import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
-from understudy.generators.adversarial import GanTrainingConfig
-from understudy.generators.stylegan2 import StyleGan2Config
 from understudy.segmenters.train import SegmenterTrainingConfig
 from understudy.segmenters.unet import UNetConfig
+from understudy.study.generator_spec import GeneratorSpec, refuse_set, with_kinds
 from understudy.study.reading import Lines, explain, merged, parse_yaml, read_yaml
 
 Training = Literal["real", "synthetic", "both"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-class GeneratorSpec(BaseModel):
-    """A generator: its network, its training, and how many slices it makes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: StyleGan2Config = Field(
-        default_factory=StyleGan2Config,
-        description="network; `resolution` and `channels` follow from the slices",
-    )
-    training: GanTrainingConfig = Field(default_factory=GanTrainingConfig, description="how it is trained")
-    samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
-
-    @model_validator(mode="after")
-    def _left_to_the_study(self) -> GeneratorSpec:
-        _refuse_set(
-            self.model, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort"
-        )
-        _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
-        return self
 
 
 class SegmenterSpec(BaseModel):
@@ -72,8 +50,8 @@ class SegmenterSpec(BaseModel):
 
     @model_validator(mode="after")
     def _left_to_the_study(self) -> SegmenterSpec:
-        _refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
-        _refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
+        refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
+        refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
         return self
 
 
@@ -120,7 +98,9 @@ class Study(BaseModel):
         default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
     )
     generators: dict[str, GeneratorSpec] = Field(
-        default_factory=dict, description="generators by name; null drops one of the preset's"
+        default_factory=dict,
+        description="generators by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3,"
+        " diffusion) is of this kind unless `model.kind` says another; null drops one of the preset's",
     )
     segmenters: dict[str, SegmenterSpec] = Field(
         default_factory=lambda: {"unet": SegmenterSpec()},
@@ -143,7 +123,12 @@ class Study(BaseModel):
         default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
     )
 
-    @field_validator("generators", "segmenters", mode="before")
+    @field_validator("generators", mode="before")
+    @classmethod
+    def _named_kinds(cls, value: Any) -> Any:
+        return with_kinds(value)
+
+    @field_validator("segmenters", mode="before")
     @classmethod
     def _drop_null(cls, value: Any) -> Any:
         if isinstance(value, dict):
@@ -279,10 +264,3 @@ def _checked_name(value: str) -> str:
             f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)"
         )
     return value
-
-
-def _refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> None:
-    for field in fields:
-        default = type(model).model_fields[field].default if field in type(model).model_fields else None
-        if field in model.model_fields_set and getattr(model, field) != default:
-            raise ValueError(f"`{field}` cannot be set here: {why}")

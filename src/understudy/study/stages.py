@@ -69,37 +69,45 @@ def prepare(context: Context) -> dict[str, Any]:
 
 def generator(context: Context) -> dict[str, Any]:
     """Trains a generator on the training slices; the result is the folder `model`."""
-    from understudy.generators.adversarial import GanTrainingConfig, train
     from understudy.generators.joint import annotation_channels
-    from understudy.generators.stylegan2 import StyleGan2Config
+    from understudy.generators.models import model_config, train
+    from understudy.generators.training import training_config_for
     from understudy.slices import SliceSet
 
     slices = SliceSet.open(context.input("prepare") / "slices")
-    training = GanTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]})
+    kind = training_config_for(context.spec["model"]["kind"])
+    training = kind.model_validate({**context.spec["training"], **context.local["training"]})
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
     model = train(
         slices,
         slices.rows(split="train"),
-        StyleGan2Config.model_validate({**context.spec["model"], "channels": channels}),
+        model_config({**context.spec["model"], "channels": channels}),
         training,
         context.folder / "model",
         device=context.device,
         progress=context.progress,
     )
-    return {"weights_sha256": sha256_file(model / "generator.safetensors")}
+    return {
+        "weights_sha256": sha256_file(model / "generator.safetensors"),
+        "health": read_json(model / "config.json")["health"],
+    }
 
 
 def sample(context: Context) -> dict[str, Any]:
     """Makes the synthetic slice set `slices`."""
     from understudy.generators.sample import sample_set
+    from understudy.generators.samplers import SamplerConfig
 
+    sampler = context.spec["sampler"]
     made = sample_set(
-        context.input("generator") / "model",
+        [folder / "model" for folder in context.inputs["generator"]],
         context.spec["count"],
         context.spec["seed"],
         context.folder / "slices",
+        psi=context.spec["psi"],
         device=context.device,
         progress=context.progress,
+        sampler=None if sampler is None else SamplerConfig.model_validate(sampler),
     )
     return {"slices": len(made), "content_hash": made.content_hash}
 

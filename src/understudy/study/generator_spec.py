@@ -1,0 +1,122 @@
+"""A generator in a study file: which network, how it is trained, how and how often it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
+
+from understudy.generators.diffusion import DiffusionConfig
+from understudy.generators.models import DEFAULT_KIND, KINDS
+from understudy.generators.progan import ProGanConfig
+from understudy.generators.recipes import RECIPES, recipe
+from understudy.generators.samplers import SamplerConfig
+from understudy.generators.stylegan1 import StyleGan1Config
+from understudy.generators.stylegan2 import StyleGan2Config
+from understudy.generators.stylegan3 import StyleGan3Config
+from understudy.generators.training import (
+    DiffusionTraining,
+    ProGanTraining,
+    StyleGan1Training,
+    StyleGan2Training,
+    StyleGan3Training,
+)
+from understudy.study.reading import merged
+
+ModelConfig = Annotated[
+    ProGanConfig | StyleGan1Config | StyleGan2Config | StyleGan3Config | DiffusionConfig,
+    Discriminator("kind"),
+]
+AnyTraining = Annotated[
+    ProGanTraining | StyleGan1Training | StyleGan2Training | StyleGan3Training | DiffusionTraining,
+    Discriminator("kind"),
+]
+
+
+class GeneratorSpec(BaseModel):
+    """A generator: its network, its training, and the slices that it makes.
+
+    `model.kind` says which of the five it is; the fields of `recipe`, if one is named, stand below those given.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: Literal["quick", "workstation", "paper"] | None = Field(
+        None, description="fields to start from: quick, workstation or paper"
+    )
+    model: ModelConfig = Field(
+        default_factory=StyleGan2Config,
+        description="network, by `kind`; `resolution` and `channels` follow from the slices",
+    )
+    training: AnyTraining = Field(default_factory=StyleGan2Training, description="how it is trained")
+    samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
+    psi: float = Field(1.0, gt=0, le=1, description="truncation of a GAN's latents, 1 for none (the paper)")
+    sampler: SamplerConfig | None = Field(
+        None, description="of a diffusion model; none: the default of its few-step solver"
+    )
+    ensemble: int = Field(
+        1, ge=1, description="trainings with different seeds, sampled in turn (Larsson et al.: 10)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_recipe(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        model, training = (data.get(field) for field in ("model", "training"))
+        kind = model.get("kind", DEFAULT_KIND) if isinstance(model, Mapping) else getattr(model, "kind", None)
+        kind = kind or getattr(training, "kind", DEFAULT_KIND)
+        if kind not in KINDS or not all(v is None or isinstance(v, Mapping) for v in (model, training)):
+            return data  # the fields' own validation says what is wrong
+        below = recipe(data["recipe"], kind) if data.get("recipe") in RECIPES else {}
+        return merged({"model": {"kind": kind}, "training": {"kind": kind}}, merged(below, data))
+
+    @field_validator("training")
+    @classmethod
+    def _no_seed(cls, value: Any) -> Any:
+        return refuse_set(value, ("seed",), "it follows from the study's `seed`")
+
+    @field_validator("model")
+    @classmethod
+    def _no_size(cls, value: Any) -> Any:
+        return refuse_set(
+            value, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort"
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GeneratorSpec:
+        if self.training.kind != self.model.kind:
+            raise ValueError(f"a training of kind {self.training.kind} for a model of kind {self.model.kind}")
+        if self.sampler is not None and self.model.kind != "diffusion":
+            raise ValueError(f"`sampler` is for diffusion models, not for {self.model.kind}")
+        if self.psi != 1 and self.model.kind in ("diffusion", "progan"):
+            raise ValueError(f"`psi` cannot be set for {self.model.kind}: it has no intermediate latent")
+        return self
+
+
+def with_kinds(generators: Any) -> Any:
+    """Generators of a study file, each named like a kind being of this kind unless it says another."""
+    if not isinstance(generators, Mapping):
+        return generators
+    found = {}
+    for name, spec in generators.items():
+        if spec is None:
+            continue
+        if name in KINDS and isinstance(spec, Mapping) and isinstance(spec.get("model", {}), Mapping):
+            spec = merged({"model": {"kind": name}}, spec)
+        found[name] = spec
+    return found
+
+
+def refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> Any:
+    """The model, unless one of the fields was given.
+
+    Raises:
+        ValueError: a field was given another value than its default.
+    """
+    for field in fields:
+        default = type(model).model_fields[field].default if field in type(model).model_fields else None
+        if field in model.model_fields_set and getattr(model, field) != default:
+            raise ValueError(f"`{field}` cannot be set here: {why}")
+    return model

@@ -1,0 +1,71 @@
+"""Generators in a study file: kinds, recipes, and what may not be set there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from understudy.generators.models import KINDS
+from understudy.generators.recipes import RECIPES, recipe
+from understudy.study.generator_spec import GeneratorSpec, with_kinds
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_recipe_is_valid_and_taken_over(name: str, kind: str) -> None:
+    spec = GeneratorSpec.model_validate({"recipe": name, "model": {"kind": kind}})
+    given = recipe(name, kind)
+    assert type(spec.model) is KINDS[kind].config
+    assert type(spec.training) is KINDS[kind].training
+    for part in ("model", "training"):
+        found = getattr(spec, part).model_dump(mode="json")
+        for field, value in given[part].items():
+            if not isinstance(value, dict):
+                assert found[field] == value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_paper_recipe_neither_augments_nor_truncates(kind: str) -> None:
+    spec = GeneratorSpec.model_validate({"recipe": "paper", "model": {"kind": kind}})
+    assert spec.psi == 1
+    assert spec.training.kimg == {"progan": 12000, "diffusion": 7800}.get(kind, 25000)
+    if kind != "diffusion":
+        assert spec.training.augment.mode == "off"
+        assert spec.training.balance_classes is None
+
+
+def test_fields_given_stand_above_the_recipe() -> None:
+    spec = GeneratorSpec.model_validate(
+        {"recipe": "quick", "model": {"kind": "progan", "fmap_max": 32}, "training": {"kimg": 5}}
+    )
+    assert (spec.model.fmap_max, spec.model.fmap_base) == (32, 1024)
+    assert (spec.training.kimg, spec.training.batch) == (5, 32)
+
+
+def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
+    named = with_kinds(
+        {"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
+    )
+    kinds = {name: GeneratorSpec.model_validate(spec).model.kind for name, spec in named.items()}
+    assert kinds == {"diffusion": "diffusion", "mine": "stylegan2", "progan": "stylegan1"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ({"model": {"kind": "stylegan4"}}, "stylegan4"),
+        ({"recipe": "slow"}, "quick"),
+        ({"model": {"kind": "progan", "channel_base": 64}}, "channel_base"),
+        ({"model": {"kind": "diffusion"}, "training": {"g_lr": 0.1}}, "g_lr"),
+        ({"model": {"resolution": 64}}, "slices.resolution"),
+        ({"training": {"seed": 4}}, "study's `seed`"),
+        ({"sampler": {"steps": 10}}, "diffusion"),
+        ({"model": {"kind": "progan"}, "psi": 0.7}, "psi"),
+        ({"training": {"kind": "progan"}}, "progan"),
+    ],
+)
+def test_what_is_refused(spec: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        GeneratorSpec.model_validate(spec)
