@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.generators.adversarial import StyleGan2Trainer
 from understudy.generators.layers import Conv, Dense, ModulatedConv
 from understudy.generators.stylegan2 import (
     Discriminator,
@@ -26,7 +27,7 @@ from understudy.generators.stylegan2 import (
     SynthesisBlock,
     ToImage,
 )
-from understudy.generators.trainer import GanTrainer
+from understudy.generators.trainer import annealed_beta
 
 
 def resample(
@@ -140,7 +141,7 @@ def discriminate(network: Discriminator, x: Tensor) -> Tensor:
     return dense(network.out, dense(network.dense, x.flatten(1)))
 
 
-class OfficialStep(GanTrainer):
+class OfficialStep(StyleGan2Trainer):
     """The same training with the step as the official code does it."""
 
     def plain_optimisers(self) -> None:
@@ -150,8 +151,26 @@ class OfficialStep(GanTrainer):
             plain = torch.optim.Adam(group["params"], lr=group["lr"], betas=group["betas"], eps=group["eps"])
             setattr(self, name, plain)
 
+    def step(self) -> None:
+        """Generator, path length (lazily), discriminator, R1 (lazily), average."""
+        config, step = self.config, self.steps
+        self.generator.requires_grad_(True)
+        self.discriminator.requires_grad_(False)
+        self._generator_step()
+        if step % config.pl_interval == 0:
+            self._path_length_step()
+        self.generator.requires_grad_(False)
+        self.discriminator.requires_grad_(True)
+        real = self.real_batch(step)
+        self._discriminator_step(real)
+        if step % config.r1_interval == 0:
+            self._r1_step(real)
+        self.images += self.batch
+        self.steps += 1
+        self._average()
+
     def _latents(self, count: int, update: bool = False) -> Tensor:
-        generator = self.network.generator
+        generator = self.generator
         z = torch.randn(count, generator.config.z_dim)
         ws = mapping(generator, z, update)
         cutoff = int(torch.randint(1, generator.config.num_ws, ()))
@@ -159,15 +178,15 @@ class OfficialStep(GanTrainer):
             ws[:, cutoff:] = mapping(generator, torch.randn_like(z), False)[:, cutoff:]
         return ws
 
-    def _generator_step(self, rng: torch.Generator) -> None:
-        image = synthesis(self.network.generator, self._latents(self.config.batch))
-        F.softplus(-discriminate(self.network.discriminator, image)).mean().backward()
+    def _generator_step(self) -> None:
+        image = synthesis(self.generator, self._latents(self.config.batch))
+        F.softplus(-discriminate(self.discriminator, image)).mean().backward()
         self._update(self.g_optimiser)
 
-    def _path_length_step(self, rng: torch.Generator) -> None:
+    def _path_length_step(self) -> None:
         config = self.config
         ws = self._latents(config.batch // config.pl_shrink)
-        image = synthesis(self.network.generator, ws)
+        image = synthesis(self.generator, ws)
         noise = torch.randn_like(image) / math.sqrt(image.shape[2] * image.shape[3])
         (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(2).mean(1).sqrt()
@@ -175,18 +194,17 @@ class OfficialStep(GanTrainer):
         ((lengths - self.path_mean).square() * config.pl_weight).mean().mul(config.pl_interval).backward()
         self._update(self.g_optimiser)
 
-    def _discriminator_step(self, real: Tensor, rng: torch.Generator) -> None:
+    def _discriminator_step(self, real: Tensor) -> None:
         with torch.no_grad():
-            image = synthesis(self.network.generator, self._latents(self.config.batch, True))
-        F.softplus(discriminate(self.network.discriminator, image)).mean().backward()
-        F.softplus(-discriminate(self.network.discriminator, real)).mean().backward()
+            image = synthesis(self.generator, self._latents(self.config.batch, True))
+        F.softplus(discriminate(self.discriminator, image)).mean().backward()
+        F.softplus(-discriminate(self.discriminator, real)).mean().backward()
         self._update(self.d_optimiser)
 
     def _r1_step(self, real: Tensor) -> None:
         real = real.detach().requires_grad_()
-        scores = discriminate(self.network.discriminator, real)
+        scores = discriminate(self.discriminator, real)
         (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-        assert self.gamma is not None
         penalty = gradient.square().sum([1, 2, 3]) * (self.gamma / 2)
         penalty.mean().mul(self.config.r1_interval).backward()
         self._update(self.d_optimiser)
@@ -202,8 +220,8 @@ class OfficialStep(GanTrainer):
 
     @torch.no_grad()
     def _average(self) -> None:
-        pairs: list[nn.Module] = [self.average, self.network.generator]
-        beta = 0.5 ** (self.config.batch / max(self.steps * self.config.batch * 0.05, 1e-8))
+        pairs: list[nn.Module] = [self.average, self.generator]
+        beta = annealed_beta(self.batch, self.images, 10_000, 0.05)
         for ours, theirs in zip(*(m.parameters() for m in pairs), strict=True):
             ours.copy_(theirs.lerp(ours, beta))
         for ours, theirs in zip(*(m.buffers() for m in pairs), strict=True):

@@ -1,6 +1,6 @@
 """StyleGAN 2's training step: ours against the same step with grouped convolutions.
 
-Run: python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5]. Prints a Markdown table.
+Run: python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5] [--latent 512]. Prints a Markdown table.
 
 Four variants of one training step (the paper's objective: R1 every 16 steps, path length every 4, style mixing,
 average; float32 except in the last):
@@ -20,6 +20,7 @@ import multiprocessing
 import tempfile
 import time
 from multiprocessing.connection import Connection
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,41 +29,45 @@ from numpy.typing import NDArray
 from official_step import OfficialStep
 from torch import Tensor
 
-from understudy.generators import stylegan2, trainer
-from understudy.generators.layers import ModulatedConv, blur
-from understudy.generators.stylegan2 import StyleGan2Config
-from understudy.generators.trainer import GanTrainer, GanTrainingConfig
+from understudy.generators import fused, stylegan2, trainer
+from understudy.generators.ada import AugmentConfig
+from understudy.generators.adversarial import StyleGan2Trainer
+from understudy.generators.resampling import blur
+from understudy.generators.stylegan2 import StyledConv, StyleGan2Config
+from understudy.generators.training import StyleGan2Training
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 RESOLUTION, BATCH, STEPS = 32, 8, 16  # 16 steps hold every lazy penalty in its right share
 VARIANTS = ("official structure", "ours, grouped", "ours, float32", "ours, bfloat16")
 
 
-def grouped(
-    self: ModulatedConv, x: Tensor, w: Tensor, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
-    """The same layer with a kernel for each sample, as groups of one convolution."""
+def grouped(x: Tensor, weight: Tensor, style: Tensor, scale: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
+    """`fused.modulated` and the demodulation with a kernel for each sample, as groups of one convolution."""
     n, channels, height, width = x.shape
-    kernels = self.weight[None] * self.affine(w)[:, None, :, None, None]  # [N, O, I, k, k]
-    if self.demodulate:
-        kernels = kernels * (kernels.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
-    else:
-        kernels = kernels / (kernels[0, 0].numel() ** 0.5)
-    kernels, size = kernels.to(x.dtype), self.weight.shape[-1]
+    kernels = weight[None] * style[:, None, :, None, None] * scale[:, :, None, None, None]  # [N, O, I, k, k]
     x = x.reshape(1, n * channels, height, width)
-    if self.up:
+    if up:
         x = F.conv_transpose2d(x, kernels.transpose(1, 2).flatten(0, 1), stride=2, groups=n)
-        x = blur(x.view(n, -1, *x.shape[-2:]), padding=1, gain=4.0)
-    else:
-        x = F.conv2d(x, kernels.flatten(0, 1), padding=size // 2, groups=n)
-        x = x.view(n, -1, *x.shape[-2:])
-    return x, torch.ones(1, 1, 1, 1)
+        return blur(x.view(n, -1, *x.shape[-2:]), padding=1, gain=4.0)
+    x = F.conv2d(x, kernels.flatten(0, 1), padding=1, groups=n)
+    return x.view(n, -1, height, width)
+
+
+def forward(
+    self: StyledConv, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`StyledConv.forward` with the grouped convolution."""
+    x = grouped(x, self.conv.weight, style, scale, self.conv.up, dtype)
+    noise = self.noise_const if noise is None else noise
+    return fused.noisy_activation(
+        x, torch.ones_like(scale), noise, self.noise_strength, self.bias, self.clamp
+    )
 
 
 def modulate_weights() -> None:
     """From here on every modulated convolution of this process modulates its weights."""
-    ModulatedConv.forward = grouped  # type: ignore[assignment,method-assign]
-    stylegan2.LAYOUT = torch.contiguous_format
+    StyledConv.forward = forward  # type: ignore[method-assign]
+    stylegan2.LAYOUT = fused.LAYOUT = torch.contiguous_format
 
 
 def random_slices(folder: str) -> SliceSet:
@@ -75,16 +80,19 @@ def random_slices(folder: str) -> SliceSet:
     return writer.close()
 
 
-def work(variant: str, threads: int, pipe: Connection) -> None:
+def work(variant: str, threads: int, latent: int, pipe: Connection) -> None:
     """A process that does a round for every message and answers with (wall, processor) seconds per 1000 images."""
     torch.set_num_threads(threads)
-    kind: type[trainer.GanTrainer] = GanTrainer
+    kind: type[StyleGan2Trainer] = StyleGan2Trainer
     if variant == "official structure":
         kind, trainer.keep_freed_memory = OfficialStep, lambda: None
     elif variant == "ours, grouped":
         modulate_weights()
-    model = StyleGan2Config(resolution=RESOLUTION, channels=5, channel_base=512, channel_max=32)
-    config = GanTrainingConfig(batch=BATCH, precision="bf16" if "bfloat16" in variant else "fp32")
+    model = StyleGan2Config(
+        resolution=RESOLUTION, channels=5, channel_base=512, channel_max=32, z_dim=latent, w_dim=latent
+    )
+    precision: Literal["fp32", "bf16"] = "bf16" if "bfloat16" in variant else "fp32"
+    config = StyleGan2Training(batch=BATCH, precision=precision, augment=AugmentConfig(mode="off"))
     with tempfile.TemporaryDirectory() as folder:
         training = kind(random_slices(folder), np.arange(64), model, config, torch.device("cpu"))
         if isinstance(training, OfficialStep):
@@ -97,13 +105,13 @@ def work(variant: str, threads: int, pipe: Connection) -> None:
             pipe.send(spent * 1000 / (STEPS * BATCH))
 
 
-def measure(threads: int, rounds: int) -> NDArray[np.float64]:
+def measure(threads: int, rounds: int, latent: int) -> NDArray[np.float64]:
     """Seconds per 1000 images [rounds, variants, (wall, processor)]; one more round before warms up."""
     context = multiprocessing.get_context("spawn")
     workers = []
     for variant in VARIANTS:
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(variant, threads, theirs), daemon=True)
+        process = context.Process(target=work, args=(variant, threads, latent, theirs), daemon=True)
         process.start()
         workers.append((process, ours))
     found: list[list[NDArray[np.float64]]] = []
@@ -124,8 +132,9 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--latent", type=int, default=512, help="size of z and w (golden files: 64)")
     options = parser.parse_args()
-    times = measure(options.threads, options.rounds)
+    times = measure(options.threads, options.rounds, options.latent)
     middle = np.median(times, axis=0)
     print(f"torch {torch.__version__}, {options.threads} threads, {RESOLUTION}x{RESOLUTION}, batch {BATCH}, medians of"
           f" {options.rounds} rounds of {STEPS} steps; ratios in processor time\n")  # fmt: skip

@@ -121,6 +121,32 @@ def test_a_writer_killed_while_closing_closes_the_next_time(
     assert found.content_hash == whole.content_hash
 
 
+def test_any_shorter_part_of_a_killed_writer_is_given_up(tmp_path: Path) -> None:
+    n = 2 * SHARD + 9
+    whole = write(tmp_path / "whole", n)
+    images, labels, rows = content(n)
+    first = identified_writer(tmp_path)
+    first.append(images, labels, rows)
+    first._flush()  # as `close` does before it is killed
+    # Versions before this one went on after the short part, with parts that begin anywhere.
+    parts = tmp_path / "set.partial" / "parts"
+    (parts / f"{2 * SHARD:012d}.parquet").rename(parts / f"{SHARD + 9:012d}.parquet")
+    second = identified_writer(tmp_path)
+    assert second.done == 2 * SHARD
+    second.append(images[second.done :], labels[second.done :], rows[second.done :])
+    found = second.close()
+    found.verify()
+    assert found.content_hash == whole.content_hash
+
+
+def test_sets_that_zarr_wrote_slice_by_slice_are_read_and_verified(tmp_path: Path) -> None:
+    found = write(tmp_path / "set", SHARD + 4)
+    images, labels = found.read(slice(None))
+    group = zarr.open_group(str(found.path), mode="r+")
+    group["images"][:], group["labels"][:] = images, labels
+    SliceSet.open(found.path).verify()
+
+
 def test_a_partial_set_of_another_identity_is_not_continued(tmp_path: Path) -> None:
     images, labels, rows = content(SHARD)
     first = SliceWriter(tmp_path / "set", ["T1w", "FLAIR"], CLASSES, 8, identity={"seed": 1})

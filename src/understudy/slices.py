@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +22,15 @@ import numpy as np
 import pandas as pd
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, sha256_json, writing
+from understudy.shards import create_sharded, encode_chunk, write_shard
 
 SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed writer loses at most this many
 FORMAT = "understudy-slices-1"
-_CODEC = ZstdCodec(level=1)  # as small as the default level on MR slices, in two thirds of the time
+_THREADS = 2  # that compress slices while they are hashed
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,10 @@ class SliceWriter:
         self._identity = sha256_json(
             {"meta": self._meta, "identity": identity or {}, "resolution": resolution}
         )
-        self._pending: list[tuple[NDArray[np.uint8], NDArray[np.uint8], pd.DataFrame]] = []
+        # Of the shard that is not full yet: slices compressed, labels as they are (hashed after the slices), rows.
+        self._chunks: list[tuple[bytes | None, bytes | None]] = []
+        self._labels_to_hash: list[NDArray[np.uint8]] = []
+        self._rows: list[pd.DataFrame] = []
         with writing(self.path):
             self._open()
 
@@ -226,28 +230,26 @@ class SliceWriter:
             (self._partial / "parts").mkdir(parents=True)
             group = zarr.open_group(str(self._partial), mode="w")
             (self._partial / "parts").mkdir(exist_ok=True)
-            c, h, w = self._shape
-            self._images = group.create_array(
-                "images",
-                shape=(0, c, h, w),
-                chunks=(1, c, h, w),
-                shards=(SHARD, c, h, w),
-                dtype="uint8",
-                compressors=_CODEC,
-            )
-            self._labels = group.create_array(
-                "labels",
-                shape=(0, h, w),
-                chunks=(1, h, w),
-                shards=(SHARD, h, w),
-                dtype="uint8",
-                compressors=_CODEC,
-            )
+            self._images = create_sharded(group, "images", self._shape, SHARD)
+            self._labels = create_sharded(group, "labels", self._shape[1:], SHARD)
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)
-        self._written = sum(len(pd.read_parquet(p)) for p in self._parts())
-        self._digest: Any = _start_hash(self._meta)
+        self._written = self._whole_shards()
+        self._digest = _start_hash(self._meta)
         _add_to_hash(self._digest, self._images, self._labels, self._written)
+
+    def _whole_shards(self) -> int:
+        """Slices in whole shards; a shorter one, of a writer that was killed while closing, is given up."""
+        written = 0
+        for part in self._parts():
+            if len(pd.read_parquet(part)) == SHARD and part == self._part(written):
+                written += SHARD
+            else:
+                part.unlink()
+        return written
+
+    def _part(self, start: int) -> Path:
+        return self._partial / "parts" / f"{start:012d}.parquet"
 
     def _parts(self) -> list[Path]:
         return sorted((self._partial / "parts").glob("*.parquet"))
@@ -276,29 +278,40 @@ class SliceWriter:
                 f" of {self._shape}", where=self.path)  # fmt: skip
         if images.dtype != np.uint8 or labels.dtype != np.uint8:
             raise UnderstudyError(f"slices must be uint8, not {images.dtype}/{labels.dtype}", where=self.path)
-        self._pending.append((images, labels, frame))
-        while sum(len(p[2]) for p in self._pending) >= SHARD:
-            self._flush(SHARD)
+        start = 0
+        while start < n:
+            stop = min(n, start + SHARD - len(self._chunks))
+            self._take(images[start:stop], labels[start:stop], frame.iloc[start:stop])
+            start = stop
+            if len(self._chunks) == SHARD:
+                self._flush()
 
-    def _flush(self, count: int) -> None:
-        images = np.concatenate([p[0] for p in self._pending])
-        labels = np.concatenate([p[1] for p in self._pending])
-        frame = pd.concat([p[2] for p in self._pending], ignore_index=True)
-        start, stop = self._written, self._written + count
+    def _take(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: pd.DataFrame) -> None:
+        """Compresses and hashes slices of one shard."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            chunks = pool.map(lambda image, label: (encode_chunk(image), encode_chunk(label)), images, labels)
+            self._digest.update(np.ascontiguousarray(images).data)
+            self._chunks += chunks
+        self._labels_to_hash.append(labels.copy())
+        self._rows.append(rows)
+
+    def _flush(self) -> None:
+        """Writes the slices taken so far as a shard."""
+        stop = self._written + len(self._chunks)
         with writing(self.path):
-            self._images.resize((stop, *self._shape))  # type: ignore[union-attr]
-            self._labels.resize((stop, *self._shape[1:]))  # type: ignore[union-attr]
-            self._images[start:stop] = images[:count]  # type: ignore[index]
-            self._labels[start:stop] = labels[:count]  # type: ignore[index]
-            with atomic_path(self._partial / "parts" / f"{start:012d}.parquet") as temporary:
-                frame.iloc[:count].to_parquet(temporary, index=False)
-        if start % SHARD == 0 and self._digest is not None:
-            _add_to_hash(self._digest, images, labels, count)  # here, where they need not be read back
-        else:
-            self._digest = None  # a writer that was killed while closing went on: hash what is on disk
+            of_images, of_labels = zip(*self._chunks, strict=True)
+            for name, array, chunks in (
+                ("images", self._images, of_images),
+                ("labels", self._labels, of_labels),
+            ):
+                array.resize((stop, *array.shape[1:]))
+                write_shard(self._partial / name, self._written // SHARD, chunks, SHARD, array.ndim - 1)
+            with atomic_path(self._part(self._written)) as temporary:
+                pd.concat(self._rows, ignore_index=True).to_parquet(temporary, index=False)
+        for labels in self._labels_to_hash:
+            self._digest.update(labels.data)
         self._written = stop
-        rest = images[count:], labels[count:], frame.iloc[count:].reset_index(drop=True)
-        self._pending = [rest] if len(rest[2]) else []
+        self._chunks, self._labels_to_hash, self._rows = [], [], []
 
     def close(self, **attrs: Any) -> SliceSet:
         """Writes what is pending, the index, the content hash and `attrs` (plain JSON values), and names the set.
@@ -306,8 +319,8 @@ class SliceWriter:
         Raises:
             UnderstudyError: the set is empty, disk full, no permission.
         """
-        if self._pending:
-            self._flush(sum(len(p[2]) for p in self._pending))
+        if self._chunks:
+            self._flush()
         if not self._written:
             raise UnderstudyError(
                 "no slices to write", where=self.path, fix="check the slice rule and the cohort"
@@ -316,10 +329,7 @@ class SliceWriter:
             self._images.resize((self._written, *self._shape))  # type: ignore[union-attr]
             self._labels.resize((self._written, *self._shape[1:]))  # type: ignore[union-attr]
             index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
-            if self._digest is None:
-                digest = _content_hash(self._images, self._labels, index, self._meta)
-            else:
-                digest = _end_hash(self._digest, index)
+            digest = _end_hash(self._digest, index)
             group = zarr.open_group(str(self._partial), mode="r+")
             group.attrs.update(
                 {**self._meta, "content_hash": digest, "attrs": {"software_version": __version__, **attrs}}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import torch
@@ -229,10 +230,9 @@ class VolumeWriter:
             UnderstudyError: disk full, no permission.
         """
         target = self.path / f"{volume.subject}.npz"
-        with atomic_path(target) as temporary, open(temporary, "wb") as handle:
-            np.savez_compressed(
-                handle, images=volume.images, kept=volume.kept, truth=volume.truth, affine=volume.affine
-            )
+        arrays = {name: getattr(volume, name) for name in ("images", "kept", "truth", "affine")}
+        with atomic_path(target) as temporary:
+            _save_npz(temporary, arrays)
         self._meta["patients"][volume.subject] = {
             "site": volume.site,
             "split": volume.split,
@@ -245,6 +245,15 @@ class VolumeWriter:
         """Writes `volumes.json`."""
         write_json(self.path / "volumes.json", self._meta)
         return VolumeSet.open(self.path)
+
+
+def _save_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """As `numpy.savez_compressed`, at the fastest level: hardly larger on MR slices, in two thirds of the time."""
+    with ZipFile(path, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            # Members opened by name have a fixed date: the same volume gives the same file.
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
+                np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _block_sums(stack: NDArray[np.uint8], f: int) -> NDArray[Any]:

@@ -254,6 +254,42 @@ def test_scaling_and_rule_match_doubles(voxels, ceiling, intensity):
     np.testing.assert_array_equal(passes_rule(voxels, float(ceiling), geometry, config), expected)
 
 
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        (2, 4, 4),
+        elements=st.floats(-100, 1000, width=32),
+    ),
+    st.floats(0, 254.9),
+    st.booleans(),
+)
+def test_the_rules_lowest_value_decides_as_doubles_do(voxels, intensity, exact):
+    ceiling = float(voxels.max())
+    if not ceiling > 1e-3:
+        return
+    if exact:  # a voxel lies on the threshold, as far as its type can
+        voxels[0, 0, 0] = intensity / 255 * ceiling
+    config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
+    expected = (voxels.astype(np.float64) / ceiling * 255 > intensity).sum(axis=(1, 2)) / 16 > 0.1
+    found = passes_rule(voxels, ceiling, SliceGeometry.fit(4, 4, 4), config)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_head_in_a_corner_below_zero_elsewhere(tmp_path, patient):
+    for name, path in patient.items():
+        if name == "labels":
+            continue
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj).astype(np.float32) - 40
+        voxels[14:], voxels[:, 15:] = -3, 0
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    expected = reference(patient, 32, fraction=0.1)
+    slices, _ = run(tmp_path / "cohort", tmp_path / "out", rule_fraction=0.1)
+    assert slices.index.z.tolist() == list(expected)
+    assert expected
+    np.testing.assert_array_equal(slices.read(slice(None))[0], np.stack([i for i, _ in expected.values()]))
+
+
 def test_negative_voxels_become_zero():
     voxels = np.array([[[-5, 0, 100, 200]]], np.int16)
     assert eight_bit(voxels, 200.0).tolist() == [[[0, 0, 128, 255]]]

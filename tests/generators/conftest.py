@@ -1,4 +1,4 @@
-"""A small slice set and small configurations for the generators' tests."""
+"""A small slice set and a small configuration for the generators' tests."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def augment(p: float = 1.0, **operations: Any) -> Augment:
-    return Augment(AugmentConfig(mode="fixed", p=p, **(NOTHING | operations)), batch=8)
+    return Augment(AugmentConfig(mode="fixed", p=p, **(NOTHING | operations)))
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def images() -> torch.Tensor:
     "config", [AugmentConfig(), AugmentConfig(mode="fixed", p=0.0), AugmentConfig(p=0.9)]
 )
 def test_identity_when_off_or_at_p_0(config: AugmentConfig, images: torch.Tensor) -> None:
-    assert torch.equal(Augment(config, 8)(images, rng()), images)
+    assert torch.equal(Augment(config)(images, rng()), images)
 
 
 def test_samples_that_drew_nothing_are_untouched(images: torch.Tensor) -> None:
-    step = Augment(AugmentConfig(mode="fixed", p=0.05), 8)
-    _, active = step.draw(8, 16, rng(4))
+    step = Augment(AugmentConfig(mode="fixed", p=0.05))
+    active = step.draw(8, 16, rng(4))["active"]
     assert 0 < active.sum() < 8
     moved = step(images, rng(4))
     assert torch.equal(moved[~active], images[~active])
@@ -44,7 +44,7 @@ def test_samples_that_drew_nothing_are_untouched(images: torch.Tensor) -> None:
 def test_image_and_annotation_move_together(images: torch.Tensor) -> None:
     """The same picture in two channels stays the same picture under everything at once."""
     images[:, 2] = images[:, 0]
-    step = Augment(AugmentConfig(mode="fixed", p=1.0, quarter_turns=True, cutout=0.3), 8)
+    step = Augment(AugmentConfig(mode="fixed", p=1.0, quarter_turns=True, cutout=0.3))
     moved = step(images, rng(3))
     assert not torch.equal(moved[:, 0], images[:, 0])
     assert torch.equal(moved[:, 2], moved[:, 0])
@@ -80,34 +80,42 @@ def test_rotation_keeps_the_centre_of_a_disc() -> None:
 
 def test_gradients_reach_the_images(images: torch.Tensor) -> None:
     images.requires_grad_()
-    step = Augment(AugmentConfig(mode="fixed", p=0.5), 8)
+    step = Augment(AugmentConfig(mode="fixed", p=0.5))
     step(images, rng()).square().sum().backward()
     assert images.grad is not None
     assert (images.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
 
 
 def test_p_follows_the_sign_of_the_real_scores() -> None:
-    step = Augment(AugmentConfig(mode="adaptive", interval=4, kimg=1, target=0.6, p_max=0.5), batch=8)
+    step = Augment(AugmentConfig(mode="adaptive", interval=4, kimg=1, target=0.6, p_max=0.5))
     for _ in range(3):
-        step.observe(1.0)
+        step.observe(1.0, 8)
     assert step.p == 0
-    step.observe(1.0)
+    step.observe(1.0, 8)
     assert step.p == pytest.approx(8 * 4 / 1000)
     for _ in range(400):
-        step.observe(1.0)
+        step.observe(1.0, 8)
     assert step.p == 0.5
     for _ in range(8):
-        step.observe(0.0)
+        step.observe(0.0, 8)
     assert step.p == pytest.approx(0.5 - 2 * 0.032)
 
 
 def test_state_restores_p_in_the_middle_of_an_interval() -> None:
     config = AugmentConfig(mode="adaptive", p=0.3, kimg=1)
-    first, second = Augment(config, 8), Augment(config, 8)
-    first.observe(1.0)
-    first.observe(0.9)
+    first, second = Augment(config), Augment(config)
+    first.observe(1.0, 8)
+    first.observe(0.9, 8)
     second.restore(first.state())
     for step in (first, second):
-        step.observe(0.8)
-        step.observe(0.7)
+        step.observe(0.8, 8)
+        step.observe(0.7, 8)
     assert second.p == first.p != 0.3
+
+
+def test_auto_augments_few_slices_only() -> None:
+    config = AugmentConfig(mode="auto", p=0.2)
+    assert Augment(config.resolved(4000)).p == 0.2
+    assert config.resolved(4000).mode == "adaptive"
+    assert Augment(config.resolved(5000)).p == 0
+    assert AugmentConfig(mode="fixed", p=0.2).resolved(10**6).mode == "fixed"

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_models import small
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators.adversarial import GanTrainingConfig, train
+from understudy.generators.models import train
 from understudy.generators.sample import sample_set
+from understudy.generators.samplers import SamplerConfig
 from understudy.generators.stylegan2 import Generator, StyleGan2Config
+from understudy.generators.training import StyleGan2Training
 from understudy.slices import SliceSet
 
 
 @pytest.fixture
 def model_dir(slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path) -> Path:
-    config = GanTrainingConfig(kimg=0.008, batch=8, pl_weight=0)
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False)
     return train(slices, None, small_model, config, tmp_path / "gan", "cpu", progress=False)
 
 
@@ -79,3 +82,51 @@ def test_damaged_or_absent_generators_are_refused(model_dir: Path, tmp_path: Pat
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UnderstudyError, match="cannot be loaded"):
         sample_set(model_dir, 5, 3, tmp_path / "s", progress=False)
+
+
+def test_an_ensemble_is_sampled_in_turn(
+    model_dir: Path, slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path
+) -> None:
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False, seed=5)
+    other = train(slices, None, small_model, config, tmp_path / "other", "cpu", progress=False)
+    alone = [
+        sample_set(d, 5, 3, tmp_path / d.name / "s", device="cpu", progress=False) for d in (model_dir, other)
+    ]
+    both = sample_set([model_dir, other], 9, 3, tmp_path / "both", batch=4, device="cpu", progress=False)
+    for i in range(9):
+        for mixed, single in zip(both.read([i]), alone[i % 2].read([i // 2]), strict=True):
+            np.testing.assert_array_equal(mixed, single)
+    assert both.index["id"].is_unique
+    assert both.index["generator"].nunique() == 2
+    with pytest.raises(UnderstudyError, match="stands twice"):
+        sample_set([other, other], 9, 3, tmp_path / "twice", device="cpu", progress=False)
+    onehot = config.model_copy(update={"annotation": "one_hot"})
+    third = train(
+        slices,
+        None,
+        small_model.model_copy(update={"channels": 4}),
+        onehot,
+        tmp_path / "third",
+        "cpu",
+        progress=False,
+    )
+    with pytest.raises(UnderstudyError, match="differ in annotation"):
+        sample_set([other, third], 9, 3, tmp_path / "mixed", device="cpu", progress=False)
+
+
+def test_the_sampler_of_a_diffusion_model_is_a_choice(
+    model_dir: Path, slices: SliceSet, tmp_path: Path
+) -> None:
+    few = SamplerConfig(kind="ddim", steps=5)
+    with pytest.raises(UnderstudyError, match="takes no sampler"):
+        sample_set(model_dir, 2, 0, tmp_path / "s", sampler=few, progress=False)
+    model, config = small("diffusion", kimg=0.008)
+    folder = train(slices, None, model, config, tmp_path / "diffusion", "cpu", progress=False)
+    a, b = (
+        sample_set(folder, 3, 0, tmp_path / name, device="cpu", progress=False, sampler=sampler)
+        for name, sampler in (("a", few), ("b", SamplerConfig(kind="ddim", steps=10)))
+    )
+    assert a.attrs["sampler"]["steps"] == 5
+    assert a.content_hash != b.content_hash
+    with pytest.raises(UnderstudyError, match="other samples"):
+        sample_set(folder, 3, 0, tmp_path / "a", device="cpu", progress=False)

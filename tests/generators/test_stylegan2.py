@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
-from understudy.generators.layers import MinibatchDeviation, ModulatedConv, blur, downsample, upsample
+from understudy.generators.layers import MinibatchDeviation, ModulatedConv
+from understudy.generators.resampling import blur, downsample, upsample
 from understudy.generators.stylegan2 import StyleGan2Config, build
 from understudy.generators.trainer import path_lengths, squared_gradient
 
@@ -151,3 +152,44 @@ def test_build_is_reproducible_and_leaves_the_global_generator_alone(small_model
     assert torch.equal(torch.rand(3), expected)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_shares_of_what_was_drawn_are_shares_of_the_batch(small_model: StyleGan2Config) -> None:
+    generator = build(small_model).generator
+    drawn = generator.draw(4, torch.Generator().manual_seed(0), mixing=1.0)
+    assert 1 <= int(drawn["cutoff"]) < small_model.num_ws
+    whole = generator.synthesise(drawn)
+    share = {name: x[1::2] if x.ndim else x for name, x in drawn.items()}
+    torch.testing.assert_close(generator.synthesise(share), whole[1::2], atol=1e-4, rtol=1e-4)
+    again = generator.draw(4, torch.Generator().manual_seed(0), mixing=1.0)
+    assert all(torch.equal(again[name], x) for name, x in drawn.items())
+
+
+def test_mixing_takes_the_later_styles_of_the_other_latent(small_model: StyleGan2Config) -> None:
+    generator = build(small_model).generator
+    drawn = generator.draw(2, torch.Generator().manual_seed(0), mixing=1.0)
+    cutoff, ws = int(drawn["cutoff"]), generator.ws(drawn)
+    torch.testing.assert_close(ws[:, :cutoff], generator.broadcast(generator.mapping(drawn["z"]))[:, :cutoff])
+    later = generator.broadcast(generator.mapping(drawn["other"]))[:, cutoff:]
+    torch.testing.assert_close(ws[:, cutoff:], later)
+    unmixed = generator.draw(2, torch.Generator().manual_seed(0), mixing=0.0)
+    assert int(unmixed["cutoff"]) == small_model.num_ws
+    assert torch.equal(unmixed["noise0"], drawn["noise0"])
+
+
+def test_only_tracked_passes_move_the_mean_of_w(small_model: StyleGan2Config) -> None:
+    generator = build(small_model).generator
+    drawn = generator.draw(2, torch.Generator().manual_seed(0), mixing=0.5)
+    before = generator.mapping.w_avg.clone()
+    generator.ws(drawn)
+    assert torch.equal(generator.mapping.w_avg, before)
+    generator.ws(drawn, track=True)
+    mean = generator.mapping(drawn["z"]).mean(dim=0)
+    torch.testing.assert_close(generator.mapping.w_avg, mean.lerp(before, small_model.w_avg_beta))
+
+
+def test_deviation_of_two_batches_at_once_is_that_of_each() -> None:
+    x = torch.randn(8, 6, 2, 2).contiguous(memory_format=torch.channels_last)
+    layer = MinibatchDeviation(group=2, maps=3)
+    expected = torch.cat([layer(part) for part in x.chunk(2)])
+    torch.testing.assert_close(layer(x, batches=2), expected)

@@ -28,7 +28,7 @@ from understudy.slices import LabelClass, SliceWriter
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
 
 SPLITS = ("train", "val", "test")
-_BLOCK = 8  # slices that are scaled at a time: their doubles stay in the processor's cache
+_BLOCK = 4  # slices that are scaled at a time: their doubles stay in the processor's cache
 _COUNTED = {"patients": 0, "slices": 0, "annotated": 0, "without_slices": 0}
 
 
@@ -162,17 +162,19 @@ def slice_patient(
     def read(name: str) -> NDArray[Any]:
         return slices_of(read_voxels(_file(patient, name), headers[name], digest), headers[name])
 
+    def read_image(name: str) -> _Bright:
+        return _Bright.of(read(name), _file(patient, name), config)
+
     # The rule first: of a training patient only the kept slices are worth scaling.
-    rule = read(config.rule_channel)
-    ceiling = _ceiling(rule, _file(patient, config.rule_channel), config)
-    kept = np.ones(depth, bool) if config.keep == "all" else passes_rule(rule, ceiling, geometry, config)
+    rule = read_image(config.rule_channel)
+    everything = config.keep == "all"
+    kept = np.ones(depth, bool) if everything else passes_rule(rule.slices, rule.ceiling, geometry, config)
     wanted = np.flatnonzero(kept) if part == "train" else np.arange(depth)
 
-    images = np.empty((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
+    images = np.zeros((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
     for c, channel in enumerate(cohort.channels):
-        volume = rule if channel == config.rule_channel else read(channel)
-        padded = _scale_and_pad(volume, _ceiling(volume, _file(patient, channel), config), wanted, geometry)
-        images[:, c] = geometry.shrink_images(padded)
+        volume = rule if channel == config.rule_channel else read_image(channel)
+        _scale_and_shrink(volume, wanted, geometry, images[:, c])
     truth = class_indices(read(LABELS)[wanted], cohort.classes, _file(patient, LABELS))
     labels = geometry.shrink_labels(geometry.pad(truth), len(cohort.classes))
 
@@ -216,40 +218,75 @@ def passes_rule(
 
     As in the authors' script the comparison is made in double precision, before rounding to 8 bits.
     """
-    if np.issubdtype(slices.dtype, np.integer):
-        # The smallest integer that passes: one comparison a pixel then does what a division would.
-        start = int(config.rule_intensity * ceiling / 255) - 1
-        lowest = next(v for v in range(start, start + 4) if v / ceiling * 255 > config.rule_intensity)
-        bright = [int(np.count_nonzero(plane >= lowest)) for plane in slices]
-    else:
-        bright = [int(np.count_nonzero(_scaled(plane, ceiling) > config.rule_intensity)) for plane in slices]
+    # The smallest value that passes: one comparison a pixel then does what a conversion and a division would.
+    lowest = _lowest_above(config.rule_intensity, ceiling, slices.dtype)
+    bright = [int(np.count_nonzero(plane >= lowest)) for plane in slices]
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
 
 
-def _scale_and_pad(
-    slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], geometry: SliceGeometry
-) -> NDArray[np.uint8]:
-    """[Z, H, W] -> uint8 [len(wanted), P, P], scaled to 8 bits straight into the middle of the padded squares."""
-    padded = np.zeros((len(wanted), geometry.padded, geometry.padded), np.uint8)
-    top, left = geometry.offset
-    to_8_bit(slices, ceiling, wanted, padded[:, top : top + geometry.height, left : left + geometry.width])
-    return padded
+@dataclass(frozen=True)
+class _Bright:
+    """The part of a volume that can become brighter than 0.
+
+    Attributes:
+        slices: [Z, h, w], a view of the box around every voxel above zero.
+        corner: row and column at which the box starts.
+        ceiling: the intensity that becomes 255.
+    """
+
+    slices: NDArray[Any]
+    corner: tuple[int, int]
+    ceiling: float
+
+    @classmethod
+    def of(cls, slices: NDArray[Any], path: Path, config: SliceConfig) -> _Bright:
+        """Looks at a volume [Z, H, W]; raises an UnderstudyError if it has no usable ceiling."""
+        brightest = slices.max(axis=0)  # a NaN stays one
+        ceiling = _ceiling(slices, float(brightest.max()), path, config)
+        rows, columns = np.flatnonzero((brightest > 0).any(1)), np.flatnonzero((brightest > 0).any(0))
+        box = slices[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return cls(box, (int(rows[0]), int(columns[0])), ceiling)
+
+
+def _scale_and_shrink(
+    volume: _Bright, wanted: NDArray[np.int64], geometry: SliceGeometry, out: NDArray[np.uint8]
+) -> None:
+    """Scales slices to 8 bits and shrinks their padded squares into `out` [len(wanted), R, R], which holds zeros."""
+    as_stored = geometry.padded == geometry.resolution
+    padded = out if as_stored else np.zeros((len(wanted), geometry.padded, geometry.padded), np.uint8)
+    (top, left), (_, height, width) = np.add(geometry.offset, volume.corner), volume.slices.shape
+    to_8_bit(volume.slices, volume.ceiling, wanted, padded[:, top : top + height, left : left + width])
+    if not as_stored:
+        out[:] = geometry.shrink_images(padded)
 
 
 def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     """[Z, H, W] -> `out` uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves up, clipped."""
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(wanted), _BLOCK)]
-    if slices.dtype.itemsize > 2 or not np.issubdtype(slices.dtype, np.integer):
+    native = slices.dtype.newbyteorder("=")
+    if native.itemsize > 2 or not np.issubdtype(native, np.integer):
         for block in blocks:
             out[block] = _round_8_bit(slices[wanted[block]], ceiling)
         return
     # At most 65,536 different values: round each of them once and look the voxels up.
-    native = slices.dtype.newbyteorder("=")
     unsigned = np.dtype(f"u{native.itemsize}")
     table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
     for block in blocks:
         values = slices[wanted[block]].astype(native, copy=False).view(unsigned)
         out[block] = np.take(table, values, mode="clip")
+
+
+def _lowest_above(intensity: float, ceiling: float, dtype: np.dtype[Any]) -> Any:
+    """The smallest value of a type that is above `intensity` on the scale 0-255; scaling never changes an order."""
+    native = dtype.newbyteorder("=")
+    if np.issubdtype(native, np.integer):
+        start = int(intensity * ceiling / 255) - 1
+        return next(v for v in range(start, start + 4) if v / ceiling * 255 > intensity)
+    below, above = native.type(0), np.nextafter(native.type(ceiling), native.type(np.inf))
+    while below < (middle := below + (above - below) / native.type(2)) < above:
+        passes = _scaled(middle, ceiling) > intensity
+        below, above = (below, middle) if passes else (middle, above)
+    return above
 
 
 def _scaled(values: NDArray[Any], ceiling: float) -> NDArray[np.float64]:
@@ -295,11 +332,9 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
     return indices
 
 
-def _ceiling(slices: NDArray[Any], path: Path, config: SliceConfig) -> float:
-    """The intensity that becomes 255."""
-    if config.scaling == "max":
-        value = float(slices.max())
-    else:
+def _ceiling(slices: NDArray[Any], value: float, path: Path, config: SliceConfig) -> float:
+    """The intensity that becomes 255; `value` is the volume's maximum."""
+    if config.scaling == "robust":
         nonzero = slices[slices != 0]
         value = float(np.percentile(nonzero, config.percentile)) if nonzero.size else 0.0
     if not (np.isfinite(value) and value > 0):

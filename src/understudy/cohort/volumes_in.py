@@ -1,7 +1,8 @@
 """Reading NIfTI volumes: header first, voxels in their own type, every slice with the patient's nose up.
 
 A plain `get_fdata` loop makes every voxel a float64 and reads gzip in small pieces. Here a file is inflated in
-one call (which leaves the interpreter free for another thread) and its integers stay integers.
+one call of ISA-L, which is two to three times as fast as zlib and leaves the interpreter free for another thread, and
+its integers stay integers.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
@@ -37,6 +40,7 @@ Result = TypeVar("Result")
 AXES = ("P", "L")  # rows run to posterior, columns to the patient's left: the radiologist's view
 _SAME_PLACE = 1e-3  # mm, and mm per voxel: what single-precision headers leave of rounding
 _GZIP_MAGIC = b"\x1f\x8b"
+_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, EOFError, OSError, ValueError)  # type: ignore[assignment]
 _REPLACE = "replace the file by an intact copy (download or export it again)"
 
 
@@ -64,7 +68,7 @@ class VolumeHeader:
         """Their number."""
         return int(np.prod(self.shape))
 
-    @property
+    @cached_property
     def reorientation(self) -> NDArray[np.float64]:
         """nibabel's description of the flips and swaps that turn the stored axes into (L, P, S)."""
         stored = nib.orientations.io_orientation(self.affine)
@@ -81,14 +85,14 @@ class VolumeHeader:
             self.slice_affine, other.slice_affine, rtol=0, atol=_SAME_PLACE
         )
 
-    @property
+    @cached_property
     def slice_affine(self) -> NDArray[np.float64]:
         """float64 [4, 4]: (row, column, slice) of the volume as `slices_of` returns it, to world."""
         undo = nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
         lps = self.affine @ undo
         return np.asarray(lps[:, [1, 0, 2, 3]])
 
-    @property
+    @cached_property
     def slice_shape(self) -> tuple[int, int, int]:
         """(Z, H, W) of the volume as `slices_of` returns it."""
         target = np.empty(3, int)
@@ -157,7 +161,7 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
         # A view of the inflated bytes: nibabel would copy them twice.
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
-    except (zlib.error, EOFError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise UnderstudyError(
             f"the file is truncated or damaged ({_short(error)})", where=path, fix=_REPLACE
         ) from error
@@ -172,8 +176,8 @@ def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
 
 def _inflate(raw: bytes, size: int) -> bytes:
     """Inflates a gzip file that should hold `size` bytes, checksums checked."""
-    # Naming the size at once spares zlib from growing its buffer step by step.
-    content = zlib.decompress(raw, wbits=31, bufsize=size)
+    # Naming the size at once spares it from growing its buffer step by step.
+    content = isal_zlib.decompress(raw, wbits=31, bufsize=size)
     return content if len(content) >= size else _inflate_members(raw)
 
 
@@ -181,7 +185,7 @@ def _inflate_members(raw: bytes) -> bytes:
     """Inflates a gzip file that was written in several pieces (bgzip, concatenation)."""
     members = []
     while raw.startswith(_GZIP_MAGIC):
-        member = zlib.decompressobj(wbits=31)
+        member = isal_zlib.decompressobj(wbits=31)
         members.append(member.decompress(raw))
         if not member.eof:
             raise EOFError("the compressed data ends too early")

@@ -8,12 +8,15 @@ break the relation between the sequences' intensities, which the generator has t
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+FEW = 5000  # real slices below which "auto" augments
 
 
 class AugmentConfig(BaseModel):
@@ -21,8 +24,10 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Literal["off", "adaptive", "fixed"] = Field(
-        default="off", description="off, p by overfitting, or constant p"
+    mode: Literal["off", "auto", "adaptive", "fixed"] = Field(
+        default="off",
+        description="off, adaptive (p by overfitting), fixed (constant p), or auto: adaptive below 5,000 slices, where"
+        " the discriminator would memorise them, else off",
     )
     p: float = Field(
         default=0.0, ge=0, le=1, description="probability of each operation: constant, or at the start"
@@ -54,6 +59,11 @@ class AugmentConfig(BaseModel):
         default=0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge"
     )
 
+    def resolved(self, slices: int) -> AugmentConfig:
+        """With "auto" decided for so many real slices."""
+        mode = self.mode if self.mode != "auto" else "adaptive" if slices < FEW else "off"
+        return self.model_copy(update={"mode": mode})
+
 
 class Augment:
     """Applies the augmentation and, if adaptive, controls its probability.
@@ -62,52 +72,69 @@ class Augment:
         p: current probability of each operation.
     """
 
-    def __init__(self, config: AugmentConfig, batch: int) -> None:
-        self.config, self.batch = config, batch
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
         self.p = 0.0 if config.mode == "off" else config.p
         self._signs: list[float] = []
+        self._images = 0  # real images since the last adjustment
 
-    def observe(self, sign: float) -> None:
-        """Takes the mean of sign(D(real)) of one step; adjusts p when the interval is over."""
+    def observe(self, sign: float, images: int) -> None:
+        """Takes the mean of sign(D(real)) of one step of so many images; adjusts p when the interval is over."""
         if self.config.mode != "adaptive":
             return
         self._signs.append(sign)
+        self._images += images
         if len(self._signs) < self.config.interval:
             return
         mean = sum(self._signs) / len(self._signs)
-        step = self.batch * self.config.interval / (self.config.kimg * 1000)
         direction = (mean > self.config.target) - (mean < self.config.target)
-        self.p = min(max(self.p + direction * step, 0.0), self.config.p_max)
+        self.p = min(
+            max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max
+        )
         self._signs.clear()
+        self._images = 0
 
-    def state(self) -> dict[str, float | list[float]]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"p": self.p, "signs": list(self._signs)}
+        return {"p": self.p, "signs": list(self._signs), "images": self._images}
 
-    def restore(self, state: dict[str, float | list[float]]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continues from `state()`."""
-        p, signs = state["p"], state["signs"]
-        assert isinstance(p, float)
-        assert isinstance(signs, list)
-        self.p, self._signs = p, list(signs)
+        self.p, self._signs, self._images = state["p"], list(state["signs"]), state["images"]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """`apply` of what `draw` gives."""
+        return self.apply(images, self.draw(len(images), images.shape[-1], generator))
+
+    def apply(self, images: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         """images [N, C, H, W] in [-1, 1], -1 being the background -> the same shape, differentiable in `images`.
 
-        Samples that no operation was drawn for are returned untouched. `generator` lives on the CPU.
+        Samples that no operation was drawn for are returned untouched.
         """
-        if self.p <= 0:
+        if not drawn:
             return images
-        edge = images.shape[-1]
-        matrix, active = self.draw(len(images), edge, generator)
-        matrix, active = matrix.to(images.device), active.to(images.device)
+        matrix, active = drawn["matrix"].to(images.device), drawn["active"].to(images.device)
         grid = F.affine_grid(matrix[:, :2], list(images.shape), align_corners=False)
         moved = F.grid_sample(images + 1, grid, padding_mode="zeros", align_corners=False) - 1
         images = torch.where(active[:, None, None, None], moved, images)
-        return self._cut(images, generator) if self.config.cutout > 0 else images
+        return images.masked_fill(drawn["hole"].to(images.device), -1.0) if "hole" in drawn else images
 
-    def draw(self, count: int, edge: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Maps from output to input coordinates [count, 3, 3] (the image is [-1, 1]^2) and whether they do anything."""
+    def draw(self, count: int, edge: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is done to each of `count` images of edge x edge pixels; {} at p = 0. `generator` lives on the CPU.
+
+        Returns:
+            matrix [count, 3, 3], maps from output to input coordinates (the image is [-1, 1]^2); active [count],
+            whether they do anything; hole [count, 1, edge, edge], where cutout is on.
+        """
+        if self.p <= 0:
+            return {}
+        matrix, active = self._draw_motion(count, edge, generator)
+        drawn = {"matrix": matrix, "active": active}
+        if self.config.cutout > 0:
+            drawn["hole"] = self._draw_hole(count, edge, generator)
+        return drawn
+
+    def _draw_motion(self, count: int, edge: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         c = self.config
 
         def uniform() -> Tensor:
@@ -143,16 +170,14 @@ class Augment:
                 active |= chosen
         return total, active
 
-    def _cut(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Sets a square around a random centre to the background, with probability p."""
-        n, _, h, w = images.shape
+    def _draw_hole(self, count: int, edge: int, generator: torch.Generator) -> Tensor:
+        """A square around a random centre, with probability p."""
         half = self.config.cutout / 2
-        centre = torch.rand(2, n, 1, generator=generator)
-        rows = ((torch.arange(h) + 0.5) / h - centre[0]).abs() < half  # [N, H]
-        columns = ((torch.arange(w) + 0.5) / w - centre[1]).abs() < half
-        chosen = torch.rand(n, 1, 1, generator=generator) < self.p
-        hole = (rows[:, :, None] & columns[:, None, :] & chosen)[:, None].to(images.device)
-        return images.masked_fill(hole, -1.0)
+        centre = torch.rand(2, count, 1, generator=generator)
+        distance = ((torch.arange(edge) + 0.5) / edge - centre).abs()  # [2, N, edge]: of rows, of columns
+        rows, columns = distance < half
+        chosen = torch.rand(count, 1, 1, generator=generator) < self.p
+        return (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
 
 
 def _whole(x: Tensor) -> Tensor:

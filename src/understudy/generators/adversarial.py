@@ -1,169 +1,314 @@
-"""Adversarial training of a generator on joint images: from a slice set to a folder, resumable.
+"""The adversarial trainings: what the four GANs share, and StyleGAN 2 and 3.
 
-Example:
-    >>> run = train(SliceSet.open("slices"), None, StyleGan2Config(resolution=32, channels=4),
-    ...             GanTrainingConfig(kimg=100), Path("run"))    # doctest: +SKIP
+The objective is the non-saturating logistic loss unless a model says otherwise (Goodfellow et al. 2014; facts 1).
 """
 
 from __future__ import annotations
 
 import math
-import time
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from understudy.checkpoints import Checkpoints, History, StopRequest
-from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import sha256_json
-from understudy.generators.joint import annotation_channels, decode
-from understudy.generators.runs import is_finished, save_grid, save_model
-from understudy.generators.stylegan2 import StyleGan2Config
-from understudy.generators.trainer import GanTrainer, GanTrainingConfig, resolve_device
-from understudy.progress import track
-from understudy.slices import SliceSet
+from understudy.generators import stylegan2, stylegan3
+from understudy.generators.ada import Augment
+from understudy.generators.alias_free import blur_images
+from understudy.generators.joint import annotation_channels
+from understudy.generators.losses import (
+    logistic_discriminator_loss,
+    logistic_generator_loss,
+    path_lengths,
+    r1_penalty,
+    squared_gradient,
+)
+from understudy.generators.trainer import Inputs, Trainer, annealed_beta, log, random_generator
+from understudy.generators.training import GanTraining, StyleGan2Training, StyleGan3Training
 
-__all__ = ["GanTrainingConfig", "train"]
+_PREVIEW_BATCH = 32  # samples of a preview computed together
+_BLUR_SIGMA = 10.0  # of configuration R at the start, pixels (Karras et al. 2021, appendix F.1)
 
 
-def train(
-    slices: SliceSet,
-    rows: NDArray[np.int64] | None,
-    model_config: StyleGan2Config,
-    config: GanTrainingConfig,
-    run_dir: str | Path,
-    device: str = "auto",
-    progress: bool = True,
-) -> Path:
-    """Trains a generator on rows of a slice set; the same call continues an interrupted training.
+class GanTrainer(Trainer):
+    """Two networks that take turns. A subclass gives losses, penalties, averaging and what the discriminator sees."""
 
-    Args:
-        slices: real slices. rows: which to use (all for None). model_config: `channels` must be the set's channels
-            plus those of the annotation. run_dir: gets generator.safetensors (the averaged generator), config.json,
-            history.jsonl, samples-<kimg>.png and checkpoints.
+    config: GanTraining
+    level = 0.0  # of a growing model: 0 is the full resolution
+    generator_first = True
 
-    Raises:
-        UnderstudyError: sizes that do not fit, no rows, another run in the folder, divergence, disk full.
-        Interrupted: SIGTERM or SIGINT; the state was saved.
+    def _prepare(self) -> None:
+        self.discriminator: Any = self.network.discriminator
+        self.g_optimiser, self.d_optimiser = self._make_optimisers()
+        self.augment = Augment(self.config.augment.resolved(len(self.rows)))
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Those of the generator and of the discriminator."""
+        raise NotImplementedError
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"generator": self.g_optimiser, "discriminator": self.d_optimiser}
+
+    @property
+    def group(self) -> int:
+        """Samples in a group of the minibatch standard deviation."""
+        return int(self.model.mbstd_group)
+
+    # --- what a step sees -------------------------------------------------------------------------------------------
+
+    def _draw_seen(self, count: int, edge: int, rng: torch.Generator) -> dict[str, Any]:
+        """What is done to `count` images before the discriminator sees them."""
+        drawn: dict[str, Any] = {"augment": self.augment.draw(count, edge, rng)}
+        if self.config.annotation_noise > 0:
+            channels = annotation_channels(self.slices.classes, self.config.annotation)
+            drawn["noise"] = torch.randn(count, channels, edge, edge, generator=rng)
+        return drawn
+
+    def _seen(self, images: Tensor, drawn: Inputs) -> Tensor:
+        """Images as the discriminator sees them: augmented, with noise on the annotation."""
+        images = self.augment.apply(images, drawn["augment"])
+        if "noise" in drawn:
+            noise = drawn["noise"].to(images.device)
+            count = noise.shape[1]
+            noisy = images[:, -count:] + noise * self.config.annotation_noise
+            images = torch.cat([images[:, :-count], noisy], dim=1)
+        return images
+
+    @property
+    def edge(self) -> int:
+        """Edge of the images that the networks now work on, pixels."""
+        return int(self.model.resolution) >> math.floor(self.level)
+
+    def _draw_latents(self, rng: torch.Generator) -> dict[str, Tensor]:
+        latents: dict[str, Tensor] = self.generator.draw(self.batch, rng, self.config.mixing)
+        return latents
+
+    def _draw_fakes(self, rng: torch.Generator) -> dict[str, Any]:
+        """This worker's inputs of synthetic images as the discriminator sees them."""
+        return self.local(
+            {"latents": self._draw_latents(rng), "seen": self._draw_seen(self.batch, self.edge, rng)}
+        )
+
+    def _fakes(self, drawn: Inputs, track: bool = False) -> Tensor:
+        """Synthetic images as the discriminator sees them; track: move the generator's running statistics."""
+        images = self.generator.synthesise(drawn["latents"], self.level, self.dtype, track=track)
+        return self._seen(images, drawn["seen"])
+
+    def _reals(self, rng: torch.Generator) -> Tensor:
+        """This worker's real images as the discriminator sees them."""
+        drawn = self.local(self._draw_seen(self.batch, self.edge, rng))
+        return self._seen(self.real_batch(self.steps), drawn)
+
+    def _scores(self, images: Tensor, batches: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+        """Logits [N, 1] of images as they are seen."""
+        scores: Tensor = self.discriminator(images, dtype=dtype or self.dtype, batches=batches)
+        return scores
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """The generator's turn, the discriminator's (or the other way round), and the average."""
+        rng = random_generator(self.config.seed, 2, self.steps)
+        for generator_learns in (self.generator_first, not self.generator_first):
+            self.generator.requires_grad_(generator_learns)
+            self.discriminator.requires_grad_(not generator_learns)
+            if generator_learns:
+                self._generator_turn(rng)
+            else:
+                self._discriminator_turn(rng)
+        self._finish_step(self._average_beta())
+
+    def _generator_turn(self, rng: torch.Generator) -> None:
+        def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            value = self._generator_loss(self._scores(self._fakes(part)))
+            return value, {"loss_g": value}
+
+        self.descend(self.g_optimiser, self._draw_fakes(rng), self.local_batch, loss)
+
+    def _discriminator_turn(self, rng: torch.Generator) -> None:
+        inputs = self._draw_fakes(rng) | self._draw_more(rng) | {"real": self._reals(rng)}
+        figures = self.descend(self.d_optimiser, inputs, self.local_batch, self._discriminator_loss)
+        self.note({"ada_p": self.augment.p})
+        if self.augment.config.mode == "adaptive":
+            self.augment.observe(float(figures["real_sign"]), self.batch)
+        self._follow_up(inputs, figures)
+
+    def _draw_more(self, rng: torch.Generator) -> dict[str, Any]:
+        """What else of the discriminator's turn is random."""
+        return {}
+
+    def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
+        """What comes behind the discriminator's loss, whose inputs and figures these are."""
+
+    def _generator_loss(self, scores: Tensor) -> Tensor:
+        return logistic_generator_loss(scores)
+
+    def _discriminator_loss(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        real, fake = self._scores_of_both(part, self._fixed_fakes(part))
+        value = logistic_discriminator_loss(real, fake)
+        return value, {"loss_d": value, "real_sign": real.detach().sign().mean()}
+
+    @torch.no_grad()
+    def _fixed_fakes(self, part: dict[str, Any]) -> Tensor:
+        return self._fakes(part, track=True)
+
+    def _scores_of_both(self, part: dict[str, Any], fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the real and of the synthetic images, from one pass over two minibatches: the deviation must not
+        mix real with synthetic samples."""
+        scores_fake, scores = self._scores(torch.cat([fake, part["real"]]), batches=2).chunk(2)
+        return scores, scores_fake
+
+    def _average_beta(self) -> float:
+        """Weight of the averaged generator so far, after this step."""
+        raise NotImplementedError
+
+    # --- bookkeeping ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def preview(self, count: int) -> Tensor:
+        """See `Trainer.preview`."""
+        latents = self.average.latents(self.config.seed, 0, count).to(self.device)
+        return torch.cat([self._preview(z).float().cpu() for z in latents.split(_PREVIEW_BATCH)])
+
+    def _preview(self, z: Tensor) -> Tensor:
+        images: Tensor = self.average(z, dtype=self.dtype)
+        return images
+
+    def record(self) -> dict[str, Any]:
+        """See `Trainer.record`."""
+        return super().record() | {"augmentation": self.augment.config.mode, "ada_p": self.augment.p}
+
+    def state(self) -> dict[str, Any]:
+        """See `Trainer.state`."""
+        return super().state() | {"augment": self.augment.state()}
+
+    def restore(self, steps: int, state: dict[str, Any]) -> None:
+        """See `Trainer.restore`."""
+        super().restore(steps, state)
+        self.augment.restore(state["augment"])
+
+
+class _LazyTrainer(GanTrainer):
+    """StyleGAN 2 and 3: R1 every few steps, scaled by the interval as it comes so much more rarely."""
+
+    config: StyleGan2Training | StyleGan3Training
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.gamma = self.config.gamma(self.model.resolution)
+        if advice := self.config.gamma_advice(self.model.resolution):
+            log.warning(advice)
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        config = self.config
+        return adam(self.generator, config.g_lr), adam(self.discriminator, config.d_lr, config.r1_interval)
+
+    def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
+        if self.gamma and self.steps % self.config.r1_interval == 0:
+            self.descend(self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
+
+    def _r1(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 at the images as the discriminator sees them."""
+        squared = squared_gradient(self._scores, part["real"], self.dtype)[1]
+        return r1_penalty(squared, self.gamma) * self.config.r1_interval, {"r1": squared.mean()}
+
+    def _average_beta(self) -> float:
+        config = self.config
+        half_life = (config.ema_kimg or config.batch * 10 / 32) * 1000
+        return annealed_beta(self.batch, self.images + self.batch, half_life, config.ema_rampup)
+
+    def record(self) -> dict[str, Any]:
+        """See `Trainer.record`."""
+        return super().record() | {"r1_gamma": self.gamma}
+
+
+class StyleGan2Trainer(_LazyTrainer):
+    """With path length regularisation (Karras et al. 2020, sec. 3.2).
+
+    Attributes:
+        path_mean: running mean of the path lengths.
     """
-    folder = Path(run_dir)
-    rows = np.arange(len(slices)) if rows is None else np.asarray(rows, np.int64)
-    _check_fit(slices, rows, model_config, config)
-    identity = _identity(slices, rows, model_config, config)
-    if is_finished(folder, identity):
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = GanTrainer(slices, rows, model_config, config, resolve_device(device))
-    checkpoints = Checkpoints(folder, identity)
-    history = History(folder / "history.jsonl", "kimg")
-    found = checkpoints.latest()
-    if found:
-        trainer.restore(*found)
-    history.resume(trainer.steps * config.batch / 1000)
-    with StopRequest() as stop:
-        _loop(trainer, checkpoints, history, stop, progress)
-    record = {
-        "kind": model_config.kind, "model": model_config.model_dump(), "training": config.model_dump(),
-        "identity": identity, "kimg": trainer.steps * config.batch / 1000, "seconds": trainer.seconds,
-        "precision": str(trainer.dtype).removeprefix("torch."), "r1_gamma": trainer.gamma,
-        "channels": list(slices.channels), "classes": [vars(c) for c in slices.classes],
-        "annotation": config.annotation, "spacing": slices.spacing, "axes": slices.axes,
-        "slices": slices.content_hash, "slice_count": len(rows), "torch": torch.__version__,
-    }  # fmt: skip
-    save_model(folder, trainer.average, record)
-    checkpoints.clear()
-    return folder
+
+    config: StyleGan2Training
+
+    def _build(self) -> nn.Module:
+        return stylegan2.build(self.model, self.config.seed)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.path_mean = torch.zeros([], device=self.device)
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        config = self.config
+        g_optimiser = adam(self.generator, config.g_lr, config.pl_interval if config.pl_weight > 0 else None)
+        return g_optimiser, super()._make_optimisers()[1]
+
+    def _generator_turn(self, rng: torch.Generator) -> None:
+        super()._generator_turn(rng)
+        if self.config.pl_weight > 0 and self.steps % self.config.pl_interval == 0:
+            self._path_length_phase(rng)
+
+    def _path_length_phase(self, rng: torch.Generator) -> None:
+        config, count, edge = self.config, self.batch // self.config.pl_shrink, self.model.resolution
+        direction = torch.randn(count, self.model.channels, edge, edge, generator=rng) / edge
+        latents = self.generator.draw(count, rng, config.mixing)
+        inputs, count = self.local({"latents": latents, "direction": direction}), count // self.workers.world
+        # The penalty needs the mean of the whole batch first. Only where that was measured in one share is there
+        # room for its graph; several are measured again.
+        measured = self.each_share(inputs, count, self._measure)
+        mean = torch.stack([lengths.detach().mean() * weight for weight, lengths in measured]).sum()
+        self.workers.mean([mean])
+        self.path_mean = self.path_mean.lerp(mean, config.pl_decay)
+        kept = measured if len(measured) == 1 else []
+
+        def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            lengths = kept.pop()[1] if kept else self._path_lengths(part)
+            penalty = (lengths - self.path_mean).square().mean()
+            return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
+
+        del measured
+        self.descend(self.g_optimiser, inputs, count, loss)
+
+    def _measure(self, weight: float, part: dict[str, Any]) -> tuple[float, Tensor]:
+        lengths = self._path_lengths(part)
+        return weight, lengths if weight == 1 else lengths.detach()
+
+    def _path_lengths(self, part: dict[str, Any]) -> Tensor:
+        latents, generator = part["latents"], self.generator
+        maps = [x.to(self.device) for name, x in latents.items() if name.startswith("noise")]
+        direction = part["direction"].to(self.device)
+        return path_lengths(generator.synthesis, generator.ws(latents), direction, maps, self.dtype)
+
+    def state(self) -> dict[str, Any]:
+        """See `Trainer.state`."""
+        return super().state() | {"path_mean": self.path_mean}
+
+    def restore(self, steps: int, state: dict[str, Any]) -> None:
+        """See `Trainer.restore`."""
+        super().restore(steps, state)
+        self.path_mean = state["path_mean"].to(self.device)
 
 
-def _check_fit(
-    slices: SliceSet, rows: NDArray[np.int64], model: StyleGan2Config, config: GanTrainingConfig
-) -> None:
-    channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
-    if (model.resolution, model.channels) != (slices.resolution, channels):
-        raise UnderstudyError(
-            f"a model for {model.channels} channels at {model.resolution} pixels, but the joint images have {channels}"
-            f" channels at {slices.resolution} pixels",
-            where=slices.path,
-            fix="set resolution and channels of the model to those of the slices",
-        )
-    if not len(rows):
-        raise UnderstudyError("no slices to train on", where=slices.path, fix="check the split")
-    for size in (config.batch, config.batch // config.pl_shrink):
-        if size % min(size, model.mbstd_group):
-            raise UnderstudyError(f"batch {size} is no multiple of mbstd_group {model.mbstd_group}")
+class StyleGan3Trainer(_LazyTrainer):
+    """Without path length and mixing; in configuration R the discriminator sees blurred images at first."""
+
+    config: StyleGan3Training
+
+    def _build(self) -> nn.Module:
+        return stylegan3.build(self.model, self.config.seed)
+
+    @property
+    def blur_sigma(self) -> float:
+        """Of the blur in this step, pixels."""
+        sigma, kimg = self.config.blur_sigma, self.config.blur_kimg or self.config.batch * 200 / 32
+        sigma = (_BLUR_SIGMA if self.model.use_radial_filters else 0.0) if sigma is None else sigma
+        return sigma * max(1 - self.images / (kimg * 1000), 0.0)
+
+    def _scores(self, images: Tensor, batches: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+        return super()._scores(blur_images(images, self.blur_sigma), batches, dtype)
 
 
-def _identity(
-    slices: SliceSet, rows: NDArray[np.int64], model: StyleGan2Config, config: GanTrainingConfig
-) -> str:
-    """Hash of all that decides the result; intervals of records and checkpoints do not."""
-    training = config.model_dump(exclude={"snapshot_kimg", "checkpoint_seconds"})
-    return sha256_json(
-        {
-            "model": model.model_dump(),
-            "training": training,
-            "slices": slices.content_hash,
-            "rows": rows.tolist(),
-        }
-    )
-
-
-def _loop(
-    trainer: GanTrainer, checkpoints: Checkpoints, history: History, stop: StopRequest, progress: bool
-) -> None:
-    """Steps until `kimg` or `max_minutes`; history, pictures and checkpoints on the way."""
-    config, batch = trainer.config, trainer.config.batch
-    last = math.ceil(config.kimg * 1000 / batch)
-    tick, snapshot = (max(1, round(k * 1000 / batch)) for k in (config.tick_kimg, config.snapshot_kimg))
-    saved = started = time.monotonic()
-    before = trainer.seconds
-    tick_start = (trainer.seconds, trainer.steps)
-    with track(last * batch, "training generator", "images", trainer.steps * batch, progress) as meter:
-        while trainer.steps < last and not (
-            config.max_minutes and trainer.seconds >= config.max_minutes * 60
-        ):
-            if stop.requested:
-                checkpoints.save(trainer.state(), trainer.steps)
-                raise Interrupted(
-                    f"training stopped after {trainer.steps * batch / 1000:.1f} kimg, state saved"
-                )
-            trainer.step()
-            trainer.seconds = before + time.monotonic() - started
-            figures: dict[str, float | None] = {}
-            if trainer.steps % tick == 0 or trainer.steps == last:
-                rate = (trainer.steps - tick_start[1]) * batch / max(1e-9, trainer.seconds - tick_start[0])
-                tick_start = (trainer.seconds, trainer.steps)
-                figures = trainer.take_figures() | trainer.annotated_share()
-                history.append(
-                    kimg=trainer.steps * batch / 1000, seconds=round(trainer.seconds, 2),
-                    images_per_second=round(rate, 2), **figures,
-                )  # fmt: skip
-                _check_health(trainer, figures, checkpoints.folder)
-            if trainer.steps % snapshot == 0 or trainer.steps == last:
-                _snapshot(trainer, checkpoints.folder)
-            if time.monotonic() - saved > config.checkpoint_seconds:
-                checkpoints.save(trainer.state(), trainer.steps)
-                saved = time.monotonic()
-            shown = {k: v for k, v in figures.items() if k in ("loss_g", "loss_d") and v is not None}
-            meter.advance(batch, **shown)
-
-
-def _check_health(trainer: GanTrainer, figures: dict[str, float | None], folder: Path) -> None:
-    """Stops a training whose weights are no numbers any more: it cannot recover."""
-    if figures.get("loss_g") is None or figures.get("loss_d") is None:
-        raise UnderstudyError(
-            f"the training diverged (loss is not a number) at {trainer.steps * trainer.config.batch / 1000:.1f} kimg",
-            where=folder,
-            fix="lower the learning rates or raise r1_gamma, and train in a new folder",
-        )
-
-
-def _snapshot(trainer: GanTrainer, folder: Path, count: int = 12) -> None:
-    """samples-<kimg>.png: the same latents each time."""
-    slices = trainer.slices
-    images = trainer.average.sample(count, trainer.config.seed)
-    grey, labels, _ = decode(images, slices.classes, trainer.config.annotation)
-    kimg = trainer.steps * trainer.config.batch / 1000
-    save_grid(folder / f"samples-{kimg:08.1f}.png", grey, labels, len(slices.classes))
+def adam(module: nn.Module, rate: float, interval: int | None = None) -> torch.optim.Adam:
+    """Adam(0, 0.99); with a lazy penalty every `interval` steps rate and betas are corrected by k / (k + 1)."""
+    ratio = interval / (interval + 1) if interval else 1.0
+    betas = (0.0, 0.99**ratio)
+    return torch.optim.Adam(module.parameters(), lr=rate * ratio, betas=betas, eps=1e-8, fused=True)

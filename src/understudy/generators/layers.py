@@ -1,105 +1,24 @@
-"""Layers that the GANs share: equalised-rate dense and convolutional layers, and resampling by [1, 3, 3, 1].
+"""Layers that the GANs share: equalised-rate dense and convolutional layers, modulation, minibatch deviation.
 
 All weights are stored near N(0, 1) and scaled at run time (Karras et al. 2018, sec. 4.1), so that Adam moves every
 layer at the same relative speed. Activations may be bfloat16: weights are kept in float32 and cast where they meet
-the activations. The gain sqrt(2) of the leaky ReLU is folded into what comes before it, which is exact because the
-leaky ReLU is positively homogeneous, and saves a pass over the activations.
+the activations. Each layer is one node of the autograd graph (see `fused`).
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 0.2  # of the leaky ReLU, everywhere
-GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU (He)
-_TAPS = (1.0, 3.0, 3.0, 1.0)  # the resampling filter of StyleGAN 2, along each axis, before normalisation
+from understudy.generators.fused import GAIN, SLOPE, Convolution, convolution, dense, modulated
 
-
-@cache
-def _kernel(gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[1, 3, 3, 1] x [1, 3, 3, 1] as [4, 4] that sums to `gain`."""
-    taps = torch.tensor(_TAPS, device=device) / sum(_TAPS)
-    return (torch.outer(taps, taps) * gain).to(dtype)
-
-
-@cache
-def _doubling(edge: int, device: torch.device) -> Tensor:
-    """Matrix [2 edge, edge] that doubles a line: 1/4 and 3/4 of the two nearest pixels, zeros outside."""
-    matrix = torch.zeros(2 * edge, edge + 2)
-    for i in range(edge + 1):  # between the pixels i - 1 and i of the line, which start at column 1
-        for row, near in ((2 * i - 1, 0.75), (2 * i, 0.25)):
-            if 0 <= row < 2 * edge:
-                matrix[row, i], matrix[row, i + 1] = near, 1 - near
-    return matrix[:, 1:-1].contiguous().to(device)
-
-
-class _Blur(torch.autograd.Function):
-    """Depthwise [1, 3, 3, 1] filter with zeros around. The filter is symmetric and linear, so its gradient is itself
-    with the complementary padding; torch's own second derivative of depthwise convolutions loops over channels."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: int, gain: float) -> Tensor:
-        ctx.padding, ctx.gain = padding, gain
-        kernel = _kernel(gain, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
-        return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Blur.apply(grads[0], 3 - ctx.padding, ctx.gain), None, None  # type: ignore[no-untyped-call]
-
-
-def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """x [N, C, H, W] filtered by [1, 3, 3, 1] along both axes; each axis changes by 2 * padding - 3 pixels."""
-    blurred: Tensor = _Blur.apply(x, padding, gain)  # type: ignore[no-untyped-call]
-    return blurred
-
-
-class _Decimate(torch.autograd.Function):
-    """Every second position of the depthwise [1, 3, 3, 1] filter; its gradient is `_Spread`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        kernel = _kernel(1.0, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
-        return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        spread: Tensor = _Spread.apply(grads[0])  # type: ignore[no-untyped-call]
-        return spread
-
-
-class _Spread(torch.autograd.Function):
-    """The transpose of `_Decimate`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        kernel = _kernel(1.0, x.dtype, x.device).expand(x.shape[1], 1, 4, 4)
-        return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return downsample(grads[0])
-
-
-def downsample(x: Tensor) -> Tensor:
-    """x [N, C, 2H, 2H] -> [N, C, H, H]: the [1, 3, 3, 1] filter, computed only where it is kept."""
-    halved: Tensor = _Decimate.apply(x)  # type: ignore[no-untyped-call]
-    return halved
-
-
-def upsample(x: Tensor) -> Tensor:
-    """x float32 [N, C, H, H] -> [N, C, 2H, 2H]: zeros between the pixels, then the [1, 3, 3, 1] filter.
-
-    As two products with a banded matrix: for the few channels of an image depthwise convolutions are slower.
-    """
-    matrix = _doubling(x.shape[-1], x.device).to(x.dtype)
-    return F.linear(F.linear(x, matrix).mT.contiguous(), matrix).mT
+__all__ = [
+    "GAIN", "SLOPE", "Conv", "Dense", "MinibatchDeviation", "ModulatedConv", "affine_styles", "at_least_float",
+    "demodulations", "held_as", "limit", "normalise_second_moment", "pointwise",
+]  # fmt: skip
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -115,6 +34,16 @@ def normalise_second_moment(x: Tensor) -> Tensor:
 def limit(x: Tensor, bound: float | None) -> Tensor:
     """x clamped to [-bound, bound]. Not by `clamp`, whose gradient takes 20 times as long on a CPU."""
     return x if bound is None else F.hardtanh(x, -bound, bound)
+
+
+def held_as(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Type in which activations are kept between the products in `dtype`: CPUs add and scale bfloat16 slowly."""
+    return torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """x, half precision turned into float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Dense(nn.Module):
@@ -137,9 +66,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gain = GAIN if self.activate else 1.0
-        # Scaling the few rows of x spares the gradient of the weights a pass, which scaling the product would cost.
-        y = F.linear(x * (self.scale * gain), self.weight, self.bias * (self.rate * gain))
-        return F.leaky_relu(y, SLOPE) if self.activate else y
+        return dense(x, self.weight, self.bias, self.scale * gain, self.rate * gain, self.activate)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activate={self.activate}, rate={self.rate}"
@@ -147,9 +74,6 @@ class Dense(nn.Module):
 
 class Conv(nn.Module):
     """Convolution with an equalised learning rate, [N, inputs, H, W] -> [N, outputs, H/s, W/s], s = 2 if `down`.
-
-    Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
-    so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
 
     Args:
         gain: of the output, e.g. sqrt(1/2) where two branches are added.
@@ -177,20 +101,8 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """dtype: of the factors of the products, that of x if None."""
-        held, dtype = x.dtype, dtype or x.dtype
-        weight = self.weight * self.scale
-        bias = None if self.bias is None else self.bias * self.gain
-        padding = self.weight.shape[-1] // 2
-        if padding == 0:  # few products, so in the type of x
-            bias = None if bias is None else bias.to(held)
-            y = pointwise(downsample(x) if self.down else x, weight.flatten(1).to(held), bias)
-        else:
-            x = blur(x, padding + 1) if self.down else x
-            bias = None if bias is None else bias.to(dtype)
-            stride, padding = (2, 0) if self.down else (1, padding)
-            y = F.conv2d(x.to(dtype), weight.to(dtype), bias, stride, padding).to(held)
-        y = F.leaky_relu(y, SLOPE, inplace=True) if self.activate else y
-        return limit(y, self.clamp)
+        options = Convolution(self.scale, self.gain, self.activate, self.clamp, self.down, dtype or x.dtype)
+        return convolution(x, self.weight, self.bias, options)
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
@@ -235,17 +147,45 @@ class ModulatedConv(nn.Module):
             # A view of channels-last activations, and so is its gradient; the product is contiguous.
             rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
             return torch.bmm(kernels, rows.mT).view(n, -1, height, width), scale
-        held, dtype = x.dtype, dtype or x.dtype
-        x = (x * style[:, :, None, None].to(held)).to(dtype)
-        weight = weight.to(dtype)
-        if self.up:
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2).to(held)
-            return blur(x, padding=1, gain=4.0), scale
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2).to(held), scale
+        return modulated(x, weight, style, self.up, dtype or x.dtype), scale
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
         return f"{inputs}, {outputs}, {kernel}, up={self.up}, demodulate={self.demodulate}"
+
+
+def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, ...]]:
+    """Styles [N, outputs] of the affine layers in group k by w number k of ws [N, number of groups, w_dim].
+
+    All layers are one batched product, over weights filled up with zeros to one width: in a small network the many
+    small products cost more than the zeros.
+    """
+    sizes = [[len(layer.weight) for layer in group] for group in groups]
+    width = max(map(sum, sizes))
+    weights, biases = [], []
+    for group, size in zip(groups, sizes, strict=True):
+        weights += [layer.weight for layer in group] + [ws.new_zeros(width - sum(size), ws.shape[2])]
+        biases += [layer.bias for layer in group] + [ws.new_zeros(width - sum(size))]
+    weight = torch.cat(weights).view(len(groups), width, -1)
+    bias = torch.cat(biases).view(len(groups), 1, width)
+    styles = torch.baddbmm(
+        bias, ws.transpose(0, 1), weight.mT, alpha=groups[0][0].scale
+    )  # [groups, N, width]
+    return [
+        style.split([*size, width - sum(size)], dim=1)[: len(size)]
+        for style, size in zip(styles.unbind(0), sizes, strict=True)
+    ]
+
+
+def demodulations(weights: list[Tensor], styles: list[Tensor]) -> list[Tensor]:
+    """sqrt(2) / ||w * s|| [N, O] (Karras et al. 2020, eq. 3) of every convolution's weight [O, I, k, k] and style
+    [N, I], for all of them at once."""
+    taps = torch.cat([w.flatten(0, 1).flatten(1) for w in weights])  # [sum of O I, k k]
+    energies = taps.square().sum(1).split([w.shape[0] * w.shape[1] for w in weights])
+    squares = torch.cat(styles, dim=1).square().split([w.shape[1] for w in weights], dim=1)
+    products = [F.linear(s, e.view(w.shape[:2])) for s, e, w in zip(squares, energies, weights, strict=True)]
+    scales = (torch.cat(products, dim=1) + 1e-8).rsqrt() * GAIN
+    return list(scales.split([len(w) for w in weights], dim=1))
 
 
 class MinibatchDeviation(nn.Module):
@@ -260,12 +200,10 @@ class MinibatchDeviation(nn.Module):
 
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
         """batches: independent batches of one size in x, e.g. 2 for real and synthetic ones at once."""
-        if batches > 1:
-            return torch.cat([self(part) for part in x.chunk(batches)])
         n, c, h, w = x.shape
-        size = min(self.group, n)
-        y = x.float().reshape(size, n // size, self.maps, c // self.maps, h, w)
-        y = y - y.mean(dim=0)
-        y = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [N / size, maps]
-        y = y.repeat(size, 1)[:, :, None, None].expand(n, self.maps, h, w)
+        size = min(self.group, n // batches)
+        y = at_least_float(x).view(batches, size, -1, self.maps, c // self.maps, h, w)
+        y = y - y.mean(dim=1, keepdim=True)
+        y = (y.square().mean(dim=1) + 1e-8).sqrt().mean(dim=(3, 4, 5))  # [batches, N / size, maps]
+        y = y[:, None].expand(-1, size, -1, -1).reshape(n, self.maps, 1, 1).expand(-1, -1, h, w)
         return torch.cat([x, y.to(x.dtype)], dim=1)

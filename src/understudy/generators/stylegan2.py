@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from understudy.generators.fused import LAYOUT, image_product, modulated, noisy_activation
 from understudy.generators.layers import (
-    GAIN,
-    SLOPE,
     Conv,
     Dense,
     MinibatchDeviation,
     ModulatedConv,
-    limit,
+    affine_styles,
+    demodulations,
+    held_as,
     normalise_second_moment,
-    upsample,
-)
+)  # fmt: skip
+from understudy.generators.resampling import upsample
 
-LAYOUT = torch.channels_last  # of the activations: up to twice as fast on a CPU as contiguous_format
 SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
 
 
@@ -47,24 +47,16 @@ class StyleGan2Config(BaseModel):
     )
     z_dim: int = Field(default=512, ge=1, description="size of the latent z")
     w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(
-        default=32768, ge=64, description="feature maps at resolution R: channel_base / R ..."
-    )
+    channel_base: int = Field(default=32768, ge=64, description="feature maps at resolution R: this / R ...")
     channel_max: int = Field(default=512, ge=1, description="... but at most this many")
     mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
     mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(
-        default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF code: 0.995)"
+        default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)"
     )
-    conv_clamp: float | None = Field(
-        default=256.0, description="limit of the activations, None for none (official: 256)"
-    )
-    mbstd_group: int = Field(
-        default=4, ge=1, description="samples per group of the minibatch standard deviation"
-    )
-    mbstd_maps: int = Field(
-        default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none"
-    )
+    conv_clamp: float | None = Field(default=256.0, description="limit of the activations, None for none")
+    mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
+    mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
 
     @model_validator(mode="after")
     def _power_of_two(self) -> StyleGan2Config:
@@ -87,12 +79,7 @@ class StyleGan2Config(BaseModel):
         return 2 * len(self.resolutions)
 
 
-def held_as(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Type in which activations are kept between the products in `dtype`: CPUs add and scale bfloat16 slowly."""
-    return torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype
-
-
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w."""
 
     w_avg: Tensor
@@ -130,15 +117,14 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.clamp = config.conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
-        x, scale = self.conv(x, w, dtype)
-        assert scale is not None
+    def forward(
+        self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and behind the convolution;
+        noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
+        x = modulated(x, self.conv.weight, style, self.conv.up, dtype)
         noise = self.noise_const if noise is None else noise
-        shift = noise * (self.noise_strength * GAIN)  # [R, R] or [N, 1, R, R]
-        x = torch.addcmul(shift.to(x.dtype), x, (scale * GAIN).to(x.dtype))
-        x = F.leaky_relu(x + (self.bias * GAIN).to(x.dtype)[:, None, None], SLOPE, inplace=True)
-        return limit(x, self.clamp)
+        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -150,9 +136,11 @@ class ToImage(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.channels))
         self.clamp = config.conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.conv(x, w)[0].float() + self.bias[:, None, None]
-        return limit(x, self.clamp)
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """style [N, I]: of the input channels."""
+        weight = self.conv.weight.flatten(1)  # [O, I]
+        kernels = (weight * (1 / math.sqrt(weight.shape[1]))) * style[:, None, :]  # [N, O, I]
+        return image_product(x, kernels, self.bias, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -181,21 +169,22 @@ class Synthesis(nn.Module):
         self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
-        noises = iter(noise) if noise is not None else None
-        w = ws.unbind(1)  # once: every single index would cost a gradient of the size of ws
-        x, image, index = torch.empty(0), torch.empty(0), 0
-        for block in self.blocks:
-            assert isinstance(block, SynthesisBlock)
-            if block.first:
-                x = block.const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
-                x = x.contiguous(memory_format=LAYOUT)
-            else:
-                x = block.conv0(x, w[index], next(noises) if noises else None, dtype)
-                index += 1
-            x = block.conv1(x, w[index], next(noises) if noises else None, dtype)
-            index += 1
-            # The image layer shares its w with the next block's first convolution (official numbering).
-            part = block.to_image(x, w[index])
+        blocks = [b for b in self.blocks if isinstance(b, SynthesisBlock)]
+        convs = [c for b in blocks for c in ([b.conv1] if b.first else [b.conv0, b.conv1])]
+        # Convolution k takes w number k; an image layer shares its w with the next block's first convolution.
+        groups = [[c.conv.affine] for c in convs] + [[]]
+        for i, block in enumerate(blocks):
+            groups[2 * i + 1].append(block.to_image.conv.affine)
+        styles = affine_styles(groups, ws)
+        scales = demodulations([c.conv.weight for c in convs], [s[0] for s in styles[:-1]])
+        maps: list[Tensor | None] = list(noise) if noise is not None else [None] * len(convs)
+        x = blocks[0].const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
+        x = x.contiguous(memory_format=LAYOUT)
+        image = torch.empty(0)
+        for i, block in enumerate(blocks):
+            for k in range(max(2 * i - 1, 0), 2 * i + 1):
+                x = convs[k](x, styles[k][0], scales[k], maps[k], dtype)
+            part = block.to_image(x, styles[2 * i + 1][-1])
             image = part if block.first else part + upsample(image)
         return image
 
@@ -206,7 +195,7 @@ class Generator(nn.Module):
     def __init__(self, config: StyleGan2Config) -> None:
         super().__init__()
         self.config = config
-        self.mapping = Mapping(config)
+        self.mapping = MappingNetwork(config)
         self.synthesis = Synthesis(config)
 
     def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -223,6 +212,49 @@ class Generator(nn.Module):
     def mixed(self, w: Tensor, other: Tensor, cutoff: int) -> Tensor:
         """Style mixing: ws [N, num_ws, w_dim] of `w` before `cutoff` and of `other` from it on."""
         return torch.cat([self.broadcast(w)[:, :cutoff], self.broadcast(other)[:, cutoff:]], dim=1)
+
+    def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
+        """Everything random for a batch, drawn in a fixed order from a generator on the CPU and left there.
+
+        Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
+
+        Args:
+            mixing: probability in [0, 1] that the styles of this batch are mixed.
+
+        Returns:
+            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R].
+        """
+        z, other = (torch.randn(count, self.config.z_dim, generator=rng) for _ in range(2))
+        cutoff = torch.randint(1, self.config.num_ws, (), generator=rng)
+        if float(torch.rand((), generator=rng)) >= mixing:
+            cutoff.fill_(self.config.num_ws)
+        noise = self.draw_noise(count, rng, rng.device)
+        return {"z": z, "other": other, "cutoff": cutoff} | {f"noise{i}": x for i, x in enumerate(noise)}
+
+    def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
+        """Inputs as from `draw` -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running mean of w."""
+        z, cutoff, device = inputs["z"], int(inputs["cutoff"]), self.mapping.w_avg.device
+        mix = cutoff < self.config.num_ws
+        both = self.mapping(
+            (torch.cat([z, inputs["other"]]) if mix else z).to(device)
+        )  # reads the weights once
+        w = both[: len(z)]
+        if track:
+            self.mapping.update_average(w)
+        return self.mixed(w, both[len(z) :], cutoff) if mix else self.broadcast(w)
+
+    def synthesise(
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32,
+        track: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Inputs as from `draw` -> joint image float32 [N, C, R, R].
+
+        Args:
+            level: 0, as this model does not grow. dtype: of the activations. track: see `ws`.
+        """
+        device = self.mapping.w_avg.device
+        noise = [inputs[f"noise{i}"].to(device) for i in range(self.config.num_ws - 1)]
+        return self.synthesis(self.ws(inputs, track), noise, dtype)
 
     def draw_noise(self, count: int, generator: torch.Generator, device: torch.device) -> list[Tensor]:
         """Noise ~ N(0, 1) for one pass of `count` samples, one [count, 1, R, R] per convolution."""

@@ -1,124 +1,48 @@
-"""One step of adversarial training: non-saturating logistic loss, lazy R1 and path length, EMA, augmentation.
+"""What the trainings of all generators share: data order, shares of a batch, updates, averaging, records, state.
 
-The objective is StyleGAN 2's (Karras et al. 2020; facts 1.3). Everything random in a step is drawn from (seed, step),
-so a run that was interrupted and continued equals an unbroken one bit by bit (on one CPU and thread count).
+Everything random in a step is drawn from (seed, step), so a run that was interrupted and continued equals an unbroken
+one bit by bit (on one CPU and thread count).
 """
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import logging
 import math
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.generators.ada import Augment, AugmentConfig
-from understudy.generators.joint import Annotation, annotation_channels, decode, encode
-from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, Synthesis, build
+from understudy.generators.joint import encode
+from understudy.generators.losses import path_lengths, squared_gradient
+from understudy.generators.shares import (
+    Inputs,
+    RunningMeans,
+    Workers,
+    is_out_of_memory,
+    release_memory,
+    rows_of,
+    shares_of,
+)
+from understudy.generators.training import TrainingConfig
 from understudy.slices import SliceSet
 
+__all__ = ["Trainer", "path_lengths", "squared_gradient"]
 
-class GanTrainingConfig(BaseModel):
-    """How a GAN is trained; the defaults are the paper's StyleGAN 2."""
+log = logging.getLogger(__name__)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kimg: float = Field(default=25000, gt=0, description="thousand real images shown to the discriminator")
-    max_minutes: float | None = Field(
-        default=None, gt=0, description="stop earlier after so much training time, minutes"
-    )
-    batch: int = Field(default=32, ge=2, description="images per step")
-    g_lr: float = Field(
-        default=0.002, gt=0, description="Adam learning rate of the generator (before the lazy correction)"
-    )
-    d_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the discriminator")
-    r1_gamma: float | None = Field(
-        default=None,
-        ge=0,
-        description="weight of R1; None: 0.0002 * resolution^2 / batch (the official heuristic)",
-    )
-    r1_interval: int = Field(default=16, ge=1, description="steps between R1 penalties")
-    pl_weight: float = Field(default=2.0, ge=0, description="weight of the path length penalty, 0 for none")
-    pl_interval: int = Field(default=4, ge=1, description="steps between path length penalties")
-    pl_decay: float = Field(default=0.01, gt=0, le=1, description="decay of the running mean path length")
-    pl_shrink: int = Field(
-        default=2, ge=1, description="the path length is computed on batch / pl_shrink images"
-    )
-    mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
-    ema_kimg: float | None = Field(
-        default=None, gt=0, description="half-life of the averaged generator; None: batch * 10 / 32"
-    )
-    ema_rampup: float | None = Field(
-        default=0.05, gt=0, description="half-life at most this part of the images so far"
-    )
-    annotation: Annotation = Field(
-        default="coded", description="one channel of codes, or one channel per class"
-    )
-    annotation_noise: float = Field(
-        default=0.0,
-        ge=0,
-        description="noise on real and synthetic annotations as D sees them, s.d. in units of [-1, 1]",
-    )
-    balance_classes: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="part of the real slices with an annotated class in a batch; None: as they come",
-    )
-    augment: AugmentConfig = Field(default=AugmentConfig(), description="discriminator augmentation")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the activations; auto: bf16 where the processor computes in it"
-    )
-    tick_kimg: float = Field(
-        default=1.0, gt=0, description="thousand images between two lines of the history"
-    )
-    snapshot_kimg: float = Field(
-        default=50.0, gt=0, description="thousand images between two pictures of samples"
-    )
-    checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
-    seed: int = Field(default=0, ge=0, description="of weights, data order and everything drawn")
-
-    @model_validator(mode="after")
-    def _path_length_batch(self) -> GanTrainingConfig:
-        if self.batch % self.pl_shrink:
-            raise ValueError(f"batch {self.batch} is not a multiple of pl_shrink {self.pl_shrink}")
-        return self
-
+Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+"""Inputs of a share -> its mean loss, and mean figures for the history."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the options of mallopt(3)
-
-
-def squared_gradient(
-    discriminator: nn.Module, images: Tensor, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """Scores [N, 1] of the images and the squared norm [N] of their gradient: R1 is gamma / 2 times its mean."""
-    images = images.detach().requires_grad_()
-    scores = discriminator(images, dtype=dtype)
-    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
-    return scores, gradient.square().sum(dim=(1, 2, 3))
-
-
-def path_lengths(
-    synthesis: Synthesis, ws: Tensor, noise: Tensor, maps: list[Tensor] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
-    """Length [N] of the image's gradient by w in the direction `noise` [N, C, R, R] (Karras et al. 2020, eq. 4).
-
-    Args:
-        noise: N(0, 1) divided by the resolution. maps: noise inputs of the synthesis.
-    """
-    if not ws.requires_grad:
-        ws = ws.detach().requires_grad_()
-    images = synthesis(ws, maps, dtype)
-    (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
-    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+_COUNTED = "repaired_gradients"  # the one figure that is a count, not a mean
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -137,16 +61,10 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
-def _generator(*key: int) -> torch.Generator:
+def random_generator(*key: int) -> torch.Generator:
     """A CPU generator of random numbers that depends on nothing but the key."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-
-
-def _spread(images: Tensor) -> Tensor:
-    """Mean over the pixels of the standard deviation between images (`std` along the batch is 10 times slower)."""
-    squares = (images - images.mean(dim=0)).square().sum(dim=0)
-    return (squares / (len(images) - 1)).sqrt().mean()
 
 
 def keep_freed_memory() -> None:
@@ -160,45 +78,83 @@ def keep_freed_memory() -> None:
         tune(option, size)
 
 
-class GanTrainer:
+class Trainer(ABC):
     """The state of one training and its step.
 
     Attributes:
-        steps: optimiser steps done; `steps * batch` real images were shown.
+        config: how it is trained, the kind's own class.
+        images: real images shown so far, by all workers. steps: optimiser steps done.
+        seconds: spent in training, also by earlier processes.
         average: exponential moving average of the generator: the result.
-        figures: sums and counts since the last line of the history.
     """
 
+    config: Any
+    quick_preview = True  # a preview costs little beside the steps between two lines of the history
+
     def __init__(
-        self, slices: SliceSet, rows: NDArray[np.int64], model: StyleGan2Config, config: GanTrainingConfig,
-        device: torch.device,
+        self, slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig, device: torch.device,
+        workers: Workers | None = None,
     ) -> None:  # fmt: skip
-        self.slices, self.rows, self.config, self.device = slices, rows, config, device
+        self.slices, self.rows, self.model, self.config, self.device = slices, rows, model, config, device
+        self.workers = workers or Workers()
         self.dtype = resolve_precision(config.precision, device)
         if device.type == "cpu":
             keep_freed_memory()
-        self.network: StyleGan2 = build(model, config.seed).to(device)
-        self.average = copy.deepcopy(self.network.generator).requires_grad_(False)
-        self.g_optimiser = self._optimiser(
-            self.network.generator, config.g_lr, config.pl_interval, config.pl_weight > 0
-        )
-        self.d_optimiser = self._optimiser(self.network.discriminator, config.d_lr, config.r1_interval, True)
-        self.augment = Augment(config.augment, config.batch)
-        self.gamma = config.r1_gamma
-        if self.gamma is None:
-            self.gamma = 0.0002 * model.resolution**2 / config.batch
-        self.path_mean = torch.zeros([], device=device)
-        self.steps, self.seconds = 0, 0.0
-        self.figures: dict[str, list[float]] = {}
-        self._annotated = self._find_annotated() if config.balance_classes else None
+        self.network: Any = self._build()
+        self.network.to(device)
+        self.generator: Any = self.network.generator
+        self.average: Any = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.images, self.steps, self.seconds = 0, 0, 0.0
+        self.figures: dict[str, tuple[float | Tensor, int]] = {}
+        self._running = RunningMeans(self.generator)
+        self._annotated = self._find_annotated(config) if config.balance_classes else None
+        self._least_shares = 1  # more where memory ran out
+        self._prepare()
 
-    def _optimiser(self, module: nn.Module, rate: float, interval: int, lazy: bool) -> torch.optim.Adam:
-        """Adam(0, 0.99); with a lazy penalty every k steps rate and betas are corrected by k / (k + 1)."""
-        ratio = interval / (interval + 1) if lazy else 1.0
-        betas = (0.0, 0.99**ratio)
-        return torch.optim.Adam(module.parameters(), lr=rate * ratio, betas=betas, eps=1e-8, fused=True)
+    # --- what a kind of generator defines ---------------------------------------------------------------------------
 
-    def _find_annotated(self) -> NDArray[np.bool_]:
+    @abstractmethod
+    def _build(self) -> Any:
+        """The network with fresh weights: a module that has `generator`."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Makes optimisers and whatever else the kind needs, once the network is there."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One training step; ends with `_finish_step`."""
+
+    @abstractmethod
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Name in the checkpoint -> optimiser."""
+
+    @abstractmethod
+    def preview(self, count: int) -> Tensor:
+        """Joint images float32 [count, C, R, R] on the CPU, of the averaged generator and always the same latents."""
+
+    def record(self) -> dict[str, Any]:
+        """What the run's config.json tells about the training beyond its configuration."""
+        return {"precision": str(self.dtype).removeprefix("torch.")}
+
+    @property
+    def batch(self) -> int:
+        """Images in the next step, of all workers."""
+        return int(self.config.batch)
+
+    @property
+    def local_batch(self) -> int:
+        """Images of this worker in the next step."""
+        return self.batch // self.workers.world
+
+    @property
+    def group(self) -> int:
+        """Samples that have to be computed together."""
+        return 1
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def _find_annotated(self, config: TrainingConfig) -> NDArray[np.bool_]:
         found = [labels.any(axis=(1, 2)) for _, _, labels in self.slices.blocks(self.rows)]
         annotated: NDArray[np.bool_] = np.concatenate(found)
         if not 0 < annotated.sum() < len(annotated):
@@ -209,189 +165,166 @@ class GanTrainer:
             )
         return annotated
 
-    # --- what a step sees -------------------------------------------------------------------------------------------
-
     def real_batch(self, step: int) -> Tensor:
-        """Real joint images [batch, C, R, R] of a step: drawn with (seed, step), so any step can be drawn again."""
+        """This worker's real joint images [batch / workers, C, R, R] of a step: drawn with (seed, step) alone."""
         rng = np.random.default_rng([self.config.seed, 1, step])
-        count = self.config.batch
         if self._annotated is None:
-            rows = rng.choice(self.rows, count)
+            rows = rng.choice(self.rows, self.batch)
         else:
-            assert self.config.balance_classes is not None
-            wanted = rng.random(count) < self.config.balance_classes
-            with_class = rng.choice(self.rows[self._annotated], count)
-            rows = np.where(wanted, with_class, rng.choice(self.rows[~self._annotated], count))
-        images, labels = self.slices.read(rows)
+            wanted = rng.random(self.batch) < self.config.balance_classes
+            with_class = rng.choice(self.rows[self._annotated], self.batch)
+            rows = np.where(wanted, with_class, rng.choice(self.rows[~self._annotated], self.batch))
+        images, labels = self.slices.read(rows[self.workers.rank :: self.workers.world])
         return encode(images, labels, self.slices.classes, self.config.annotation).to(self.device)
 
-    def _seen(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Images as the discriminator sees them: augmented, with noise on the annotation."""
-        images = self.augment(images, rng)
-        if self.config.annotation_noise > 0:
-            count = annotation_channels(self.slices.classes, self.config.annotation)
-            noise = torch.randn(images[:, -count:].shape, generator=rng).to(images.device)
-            drawn = images[:, -count:] + noise * self.config.annotation_noise
-            images = torch.cat([images[:, :-count], drawn], dim=1)
-        return images
+    # --- one phase of a step ----------------------------------------------------------------------------------------
 
-    def _ws(self, count: int, rng: torch.Generator, update_average: bool = False) -> Tensor:
-        """ws [count, num_ws, w_dim] of fresh latents; one style mixing cutoff for the batch."""
-        generator = self.network.generator
-        z, other = (
-            torch.randn(count, generator.config.z_dim, generator=rng).to(self.device) for _ in range(2)
-        )
-        cutoff = int(torch.randint(1, generator.config.num_ws, (), generator=rng))
-        mix = float(torch.rand((), generator=rng)) < self.config.mixing
-        both = generator.mapping(torch.cat([z, other]) if mix else z)  # one pass reads the weights once
-        w = both[:count]
-        if update_average:
-            generator.mapping.update_average(w)
-        return generator.mixed(w, both[count:], cutoff) if mix else generator.broadcast(w)
+    @property
+    def shares(self) -> int:
+        """Parts in which a worker computes its rows, by `micro_batch` and by where memory ran out."""
+        local = self.local_batch
+        wanted = max(self._least_shares, math.ceil(local / (self.config.micro_batch or local)))
+        return next((k for k in self._possible_shares() if k >= wanted), self._possible_shares()[-1])
 
-    def _fake(self, rng: torch.Generator, update_average: bool = False) -> Tensor:
-        generator, count = self.network.generator, self.config.batch
-        ws = self._ws(count, rng, update_average)
-        return generator.synthesis(ws, generator.draw_noise(count, rng, self.device), self.dtype)
+    def _possible_shares(self) -> list[int]:
+        local = self.local_batch
+        return [k for k in range(1, local + 1) if local % k == 0 and local // k % min(self.group, local) == 0]
 
-    # --- one step ---------------------------------------------------------------------------------------------------
+    def local(self, inputs: Inputs) -> dict[str, Any]:
+        """This worker's rows of what was drawn for the whole batch."""
+        return rows_of(inputs, self.workers.rank, self.workers.world)
 
-    def step(self) -> None:
-        """Generator, path length (lazily), discriminator, R1 (lazily), average."""
-        config, step = self.config, self.steps
-        rng = _generator(config.seed, 2, step)
-        generator, discriminator = self.network.generator, self.network.discriminator
-        generator.requires_grad_(True)
-        discriminator.requires_grad_(False)
-        self._generator_step(rng)
-        if config.pl_weight > 0 and step % config.pl_interval == 0:
-            self._path_length_step(rng)
-        generator.requires_grad_(False)
-        discriminator.requires_grad_(True)
-        real = self._seen(self.real_batch(step), rng)
-        self._discriminator_step(real, rng)
-        if self.gamma and step % config.r1_interval == 0:
-            self._r1_step(real)
-        self.steps += 1
-        self._average()
+    def each_share(
+        self, inputs: Inputs, count: int, work: Callable[[float, dict[str, Any]], Any]
+    ) -> list[Any]:
+        """`work(part of the batch, inputs)` of every share; once more in smaller shares if memory runs out.
 
-    def _generator_step(self, rng: torch.Generator) -> None:
-        fake = self._fake(rng)
-        loss = F.softplus(-self.network.discriminator(self._seen(fake, rng), dtype=self.dtype)).mean()
-        loss.backward()
-        self._update(self.g_optimiser)
-        self._record(loss_g=loss)
+        Args:
+            inputs: this worker's. count: their rows.
 
-    def _path_length_step(self, rng: torch.Generator) -> None:
-        config, generator = self.config, self.network.generator
-        count = config.batch // config.pl_shrink
-        shape = (count, generator.config.channels, generator.config.resolution, generator.config.resolution)
-        direction = torch.randn(shape, generator=rng).to(self.device) / generator.config.resolution
-        maps = generator.draw_noise(count, rng, self.device)
-        lengths = path_lengths(generator.synthesis, self._ws(count, rng), direction, maps, self.dtype)
-        self.path_mean = self.path_mean.lerp(lengths.detach().mean(), config.pl_decay)
-        penalty = (lengths - self.path_mean).square().mean()
-        (penalty * (config.pl_weight * config.pl_interval)).backward()
-        self._update(self.g_optimiser)
-        self._record(pl=lengths.mean())
+        Raises:
+            UnderstudyError: memory runs out with the smallest shares as well.
+        """
+        while True:
+            failed, found, shares = False, [], self.shares
+            self._running.start()
+            try:
+                for weight, part in shares_of(inputs, count, shares):
+                    found.append(work(weight, part))
+                    if shares * self.workers.world > 1:
+                        self._running.take(weight)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = True  # and not here: the exception keeps what fills the memory
+            if not self.workers.any(failed):
+                self._running.finish(self.workers)
+                return found
+            self._running.reset()
+            self._use_smaller_shares()
 
-    def _discriminator_step(self, real: Tensor, rng: torch.Generator) -> None:
-        discriminator = self.network.discriminator
-        with torch.no_grad():
-            fake = self._fake(rng, update_average=True)
-            spread = _spread(fake) / _spread(real)
-            fake = self._seen(fake, rng)
-        # One pass, two minibatches: the deviation must not mix real with synthetic samples.
-        scores_fake, scores = discriminator(torch.cat([fake, real]), dtype=self.dtype, batches=2).chunk(2)
-        loss_fake, loss_real = F.softplus(scores_fake).mean(), F.softplus(-scores).mean()
-        (loss_fake + loss_real).backward()
-        self._update(self.d_optimiser)
-        sign = float(scores.detach().sign().mean())
-        self.augment.observe(sign)
-        self._record(loss_d=loss_fake + loss_real, real_sign=sign, ada_p=self.augment.p, spread=spread)
+    def _use_smaller_shares(self) -> None:
+        self.network.zero_grad(set_to_none=True)
+        release_memory()
+        local, shares = self.local_batch, self.shares
+        more = next((k for k in self._possible_shares() if k >= 2 * shares), None)
+        if more is None:
+            raise UnderstudyError(
+                f"memory runs out with {local // shares} images at once, and they cannot be parted",
+                fix="use a smaller model or resolution, a smaller batch, or a device with more memory",
+            )
+        self._least_shares = more
+        log.warning("memory ran out: going on with %d images at once", local // more)
 
-    def _r1_step(self, real: Tensor) -> None:
-        """R1 at the images as the discriminator sees them; scaled by the interval, as it comes so much more rarely."""
-        gradient = squared_gradient(self.network.discriminator, real, self.dtype)[1].mean()
-        assert self.gamma is not None
-        (gradient * (self.gamma / 2 * self.config.r1_interval)).backward()
-        self._update(self.d_optimiser)
-        self._record(r1=gradient)
+    def descend(
+        self, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
+    ) -> dict[str, Tensor]:
+        """One update of the optimiser's parameters by the mean loss over the batch.
 
-    def _update(self, optimiser: torch.optim.Adam) -> None:
-        """One optimiser step with NaN gradients set to 0 and infinite ones limited, counted in the history."""
+        Args:
+            inputs: this worker's. count: their rows.
+
+        Returns:
+            The figures' means over the batch; they are recorded.
+        """
+
+        def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
+            value, figures = loss(part)
+            (value if weight == 1 else value * weight).backward()
+            return {name: figure.detach() * weight for name, figure in figures.items()}
+
+        found = self.each_share(inputs, count, backward)
+        figures = {name: sum((f[name] for f in found[1:]), found[0][name]) for name in found[0]}
         gradients = [p.grad for p in optimiser.param_groups[0]["params"] if p.grad is not None]
+        self.workers.mean([*gradients, *figures.values()])
         norms = torch.stack(torch._foreach_norm(gradients))
         if not torch.isfinite(norms).all():
             for gradient in gradients:
                 torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
-            self._record(repaired_gradients=1.0)
+            self.note({_COUNTED: 1.0})
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        self.note(figures)
+        return figures
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """EMA with half-life min(ema_kimg, ema_rampup * images so far); buffers are copied."""
-        config = self.config
-        images = (config.ema_kimg or config.batch * 10 / 32) * 1000
-        if config.ema_rampup is not None:
-            images = min(images, self.steps * config.batch * config.ema_rampup)
-        beta = 0.5 ** (config.batch / max(images, 1e-8))
-        torch._foreach_lerp_(
-            list(self.average.parameters()),
-            [p.detach() for p in self.network.generator.parameters()],
-            1 - beta,
-        )
-        for ours, theirs in zip(self.average.buffers(), self.network.generator.buffers(), strict=True):
-            ours.copy_(theirs)
+    def _finish_step(self, beta: float) -> None:
+        """Counts the step and averages the generator; beta: weight of the average so far."""
+        self.images += self.batch
+        self.steps += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()),
+                [p.detach() for p in self.generator.parameters()],
+                1 - beta,
+            )
+            for ours, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+                ours.copy_(theirs)
 
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
-    def _record(self, **values: float | Tensor) -> None:
+    def note(self, values: dict[str, Any]) -> None:
+        """Adds figures to those of the next line of the history."""
         for name, value in values.items():
-            total = self.figures.setdefault(name, [0.0, 0.0])
-            total[0] += float(value.detach()) if isinstance(value, Tensor) else value
-            total[1] += 1
+            total, count = self.figures.get(name, (0.0, 0))
+            self.figures[name] = (total + value, count + 1)
 
     def take_figures(self) -> dict[str, float | None]:
         """Means since the last call (a count for `repaired_gradients`), None where nothing finite was recorded."""
-        means: dict[str, float | None] = {
-            k: (s if k == "repaired_gradients" else s / n) for k, (s, n) in sorted(self.figures.items())
-        }
+        means = {k: float(t) / (1 if k == _COUNTED else n) for k, (t, n) in sorted(self.figures.items())}
         self.figures = {}
-        return {k: v if v is not None and math.isfinite(v) else None for k, v in means.items()}
-
-    @torch.no_grad()
-    def annotated_share(self, count: int = 64) -> dict[str, float | None]:
-        """Part of `count` samples of the averaged generator that have each class (1 pixel or more), by class name."""
-        latents = self.average.latents(self.config.seed, 0, count).to(self.device)
-        images = torch.cat([self.average(z, dtype=self.dtype) for z in latents.split(32)])
-        labels = decode(images, self.slices.classes, self.config.annotation)[1]
-        return {
-            f"share_{c.name}": float((labels == i).any(axis=(1, 2)).mean())
-            for i, c in enumerate(self.slices.classes)
-            if i
-        }
+        if self.shares > 1:
+            means["shares"] = float(self.shares)
+        return {k: v if math.isfinite(v) else None for k, v in means.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed training needs to be the same training."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "g_optimiser": self.g_optimiser.state_dict(),
-            "d_optimiser": self.d_optimiser.state_dict(),
-            "augment": self.augment.state(),
-            "path_mean": self.path_mean,
+            "optimisers": {name: o.state_dict() for name, o in self._optimisers().items()},
+            "images": self.images,
             "seconds": self.seconds,
-            "figures": self.figures,
+            "shares": self._least_shares,
+            "figures": {name: [float(total), count] for name, (total, count) in self.figures.items()},
         }
 
     def restore(self, steps: int, state: dict[str, Any]) -> None:
         """Continues from `state()` after `steps` steps."""
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.g_optimiser.load_state_dict(state["g_optimiser"])
-        self.d_optimiser.load_state_dict(state["d_optimiser"])
-        self.augment.restore(state["augment"])
-        self.path_mean = state["path_mean"].to(self.device)
-        self.steps, self.seconds, self.figures = steps, state["seconds"], state["figures"]
+        for name, optimiser in self._optimisers().items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.steps, self.images, self.seconds = steps, state["images"], state["seconds"]
+        self._least_shares = state["shares"]
+        self.figures = {name: (total, count) for name, (total, count) in state["figures"].items()}
+
+
+def annealed_beta(batch: int, images: int, half_life: float, rampup: float | None) -> float:
+    """Weight of the average so far after a step of `batch` images: it halves every `half_life` images.
+
+    Args:
+        images: shown so far, this step included. rampup: the half-life is at most this part of them.
+    """
+    if rampup is not None:
+        half_life = min(half_life, images * rampup)
+    return float(0.5 ** (batch / max(half_life, 1e-8)))

@@ -1,0 +1,55 @@
+"""Pictures and TensorBoard's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from small_models import small
+
+from understudy.generators.models import train
+from understudy.generators.watch import Board, grid, save_picture
+from understudy.slices import SliceSet
+
+
+def test_a_grid_has_a_row_each_channel_and_one_with_the_annotation_in_colour(tmp_path: Path) -> None:
+    images = np.full((3, 2, 4, 4), 100, np.uint8)
+    images[:, 1] = 50
+    labels = np.zeros((3, 4, 4), np.uint8)
+    labels[1, 0, 0], labels[2, 3, 3] = 1, 2
+    picture = grid(images, labels, 3)
+    assert picture.shape == (12, 12, 3)
+    assert (picture[:4] == 100).all()
+    assert (picture[4:8] == 50).all()
+    overlay = picture[8:]
+    coloured = (overlay != overlay[..., :1]).any(axis=2)
+    assert np.argwhere(coloured).tolist() == [[0, 4], [3, 11]]
+    assert (overlay[0, 4] != overlay[3, 11]).any()
+    save_picture(tmp_path / "p.png", picture)
+    read = matplotlib.image.imread(tmp_path / "p.png")
+    np.testing.assert_array_equal((read[..., :3] * 255).round(), picture)
+
+
+def test_tensorboard_gets_curves_and_pictures(slices: SliceSet, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    model, config = small("stylegan2", kimg=0.032, tick_kimg=0.016, tensorboard=True)
+    folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss_d")] == [16, 32]
+    assert {"diversity", "memory_mb", "seconds_per_kimg", "share_core"} <= set(events.Tags()["scalars"])
+    assert len(events.Images("samples")) == 1
+
+
+def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wanted, installed in ((False, True), (True, False)):
+        with monkeypatch.context() as patch:
+            if not installed:
+                patch.setattr("importlib.util.find_spec", lambda name: None)
+            board = Board(tmp_path, wanted, 0)
+        board.scalars({"loss": 1.0}, 8)
+        board.picture(np.zeros((4, 4, 3), np.uint8), 8)
+        board.close()
+    assert not list(tmp_path.iterdir())
