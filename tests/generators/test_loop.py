@@ -164,7 +164,10 @@ def test_a_collapsed_generator_is_marked_and_not_stopped(
 def test_max_minutes_ends_the_training(slices: SliceSet, tmp_path: Path) -> None:
     model, config = small("stylegan2", kimg=1e6, max_minutes=1e-4)
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
-    assert json.loads((folder / "config.json").read_text())["kimg"] < 10
+    reached = json.loads((folder / "config.json").read_text())["kimg"]
+    assert reached < 10
+    assert (folder / f"samples-{reached:08.1f}.png").is_file()  # the end is pictured and noted wherever it comes
+    assert History.read(folder / "history.jsonl")[-1]["kimg"] == reached
 
 
 @pytest.mark.parametrize("update", [{"channels": 4}, {"resolution": 32}])

@@ -39,6 +39,8 @@ class GanTrainer(Trainer):
     def _prepare(self) -> None:
         self.discriminator: Any = self.network.discriminator
         self.g_optimiser, self.d_optimiser = self._make_optimisers()
+        self._turns = [(p, True) for p in self.generator.parameters()]
+        self._turns += [(p, False) for p in self.discriminator.parameters()]
         self.augment = Augment(self.config.augment.resolved(len(self.rows)))
 
     def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -109,8 +111,8 @@ class GanTrainer(Trainer):
         """The generator's turn, the discriminator's (or the other way round), and the average."""
         rng = random_generator(self.config.seed, 2, self.steps)
         for generator_learns in (self.generator_first, not self.generator_first):
-            self.generator.requires_grad_(generator_learns)
-            self.discriminator.requires_grad_(not generator_learns)
+            for parameter, learns in self._turns:
+                parameter.requires_grad = learns == generator_learns
             if generator_learns:
                 self._generator_turn(rng)
             else:

@@ -213,16 +213,22 @@ def _loop(trainer: Trainer, run: _Run, stop: StopRequest, progress: bool) -> Non
     saved = started = time.monotonic()
     before_start = trainer.seconds
     with track(last, "training generator", "images", trainer.images, progress) as meter:
-        while trainer.images < last and not workers.any(trainer.seconds >= limit):
+
+        def ended() -> bool:
+            return trainer.images >= last or workers.any(trainer.seconds >= limit)
+
+        over = ended()
+        while not over:
             if workers.any(stop.requested):
                 run.save()
                 raise Interrupted(f"training stopped after {run.kimg:.1f} kimg, state saved")
             before = trainer.images
             trainer.step()
             trainer.seconds = before_start + time.monotonic() - started
-            pictured = _due(before, trainer.images, config.snapshot_kimg, last)
+            over = ended()
+            pictured = over or _due(before, trainer.images, config.snapshot_kimg)
             figures: dict[str, Any] = {}
-            if pictured or _due(before, trainer.images, config.tick_kimg, last):
+            if pictured or _due(before, trainer.images, config.tick_kimg):
                 figures = run.line(pictured or trainer.quick_preview)
             if pictured:
                 run.snapshot()
@@ -233,7 +239,7 @@ def _loop(trainer: Trainer, run: _Run, stop: StopRequest, progress: bool) -> Non
             meter.advance(trainer.images - before, **shown)
 
 
-def _due(before: int, images: int, every_kimg: float, last: int) -> bool:
-    """Whether a step went over a multiple of `every_kimg`, or was the last one."""
+def _due(before: int, images: int, every_kimg: float) -> bool:
+    """Whether a step went over a multiple of `every_kimg`."""
     every = max(1, round(every_kimg * 1000))
-    return images >= last or images // every > before // every
+    return images // every > before // every
