@@ -139,6 +139,11 @@ def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) ->
         options = [part.strip("' ") for part in entry["ctx"]["expected"].replace(" or ", ", ").split(",")]
         close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
         message = f"should be {', '.join(options)}" + (f"; did you mean {close[0]}?" if close else "")
+    if entry["type"] == "union_tag_invalid":
+        options = [part.strip("' ") for part in entry["ctx"]["expected_tags"].split(",")]
+        close = difflib.get_close_matches(entry["ctx"]["tag"], options, n=1, cutoff=0.5)
+        path, value = f"{path}.kind", entry["ctx"]["tag"]
+        message = f"should be {', '.join(options)}" + (f"; did you mean {close[0]}?" if close else "")
     message = message[:1].lower() + message[1:]
     if entry["type"] == "missing":
         return f"{prefix}`{path}` is missing"
