@@ -133,6 +133,14 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
             ["line 4", "`generators.g.model`", "`channels` cannot be set here"],
         ),
         (
+            "phantom: {}\ngenerators:\n  g: {model: {kind: stylegan9}}\n",
+            ["line 3", "`generators.g.model.kind`: should be progan", "did you mean stylegan"],
+        ),
+        (
+            "phantom: {}\ngenerators:\n  diffusion: {model: {learn_sgma: true}}\n",
+            ["line 3", "`generators.diffusion.model.learn_sgma`", "did you mean `learn_sigma`"],
+        ),
+        (
             "phantom: {}\ntrainings: [real]\nsegmenters:\n  u:\n    training: {seed: 5}\n",
             ["line 4", "`segmenters.u`", "`seed` cannot be set here"],
         ),
