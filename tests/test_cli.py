@@ -126,6 +126,39 @@ def test_presets_can_be_printed_and_used_as_a_file(tmp_path: Path) -> None:
     assert isinstance(load_study(tmp_path / "mine.yaml"), Study)
 
 
+def test_a_generator_on_two_devices(study_file: Path, tmp_path: Path) -> None:
+    """In processes that are started for real."""
+    out = tmp_path / "out"
+    study_file.write_text(STUDY.replace("samples: 10,", "samples: 10, training: {kimg: 0.032, batch: 8},"))
+    prepared = invoke("run", study_file, "--out", out, "--until", "prepare", "-q")
+    assert prepared.exit_code == 0, prepared.output
+    plan = make_plan(load_study(study_file))
+    (generator,) = [job for job in plan.jobs if job.stage == "generator"]
+    where = ("--study", study_file, "--out", out, "--device", "cpu", "--devices", 2, "-q")
+    trained = invoke("job", generator.id, *where)
+    assert trained.exit_code == 0, trained.output
+    assert json.loads((job_folder(out, generator) / "model" / "config.json").read_text())["steps"] == 4
+    assert invoke("run", study_file, "--out", out, "--until", "generator", "-q").output.startswith(
+        "0 jobs done, 3"
+    )
+    assert "one device" in str(invoke("job", plan.jobs[1].id, *where).exception)
+
+
+def test_devices_that_cannot_be_used_are_refused_at_once(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in (("run", study_file), ("job", "1", "--study", study_file)):
+        refused = invoke(*command, "--devices", 0)
+        assert refused.exit_code == 2
+        assert "Invalid value for '--devices'" in refused.output
+    asked = ("run", study_file, "--out", tmp_path / "out", "-q", "--devices", 99)
+    assert "99 GPUs wanted" in str(invoke(*asked, "--device", "cuda").exception)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "99")
+    assert "has started 99 processes of the whole study" in str(invoke(*asked).exception)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [

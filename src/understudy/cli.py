@@ -40,6 +40,21 @@ OutOption = Annotated[
     typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>]."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+DevicesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Devices of this machine (GPUs, or processes with --device cpu) that share every batch of a generator's"
+        " training. Segmenters are not data parallel and use one.",
+    ),
+]
+NodesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Machines with so many --devices each: start this command by torchrun or srun, one process a device.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 
 
@@ -169,6 +184,7 @@ def run(
     study: StudyArgument,
     out: OutOption = None,
     device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
     quiet: QuietOption = False,
     until: Annotated[
         str,
@@ -182,8 +198,10 @@ def run(
     from understudy.study.stages import STAGES
 
     loaded = _study_of(study)
+    if devices > 1:
+        _check_devices(device, devices)
     planned = estimated(make_plan(loaded), device)
-    result = run_plan(planned, _out_of(loaded, out), STAGES, device, progress=not quiet, until=until)
+    result = run_plan(planned, _out_of(loaded, out), STAGES, device, not quiet, until, devices)
     _print_result(result)
     if not result.complete:
         raise typer.Exit(1)
@@ -197,10 +215,12 @@ def job(
     study: Annotated[str, typer.Option(help="Study file or preset.")],
     out: OutOption = None,
     device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
     quiet: QuietOption = False,
 ) -> None:
     """Run one job of a study, or continue it: for queues of clusters, and for a job that failed."""
-    from understudy.study.jobs import run_job
+    from understudy.study.jobs import join_job, run_job
     from understudy.study.plan import make_plan
     from understudy.study.run import claimed, duration
     from understudy.study.stages import STAGES
@@ -208,8 +228,17 @@ def job(
     loaded = _study_of(study)
     planned = make_plan(loaded)
     found = planned.find(job_id)
+    if devices * nodes > 1:
+        if found.stage != "generator":
+            raise UnderstudyError(
+                f"`{found.name}` is not the training of a generator and uses one device",
+                fix="leave --devices and --nodes out",
+            )
+        if _check_devices(device, devices, nodes) > 0:
+            join_job(found, planned.by_id, _out_of(loaded, out), STAGES, device, devices, nodes)
+            return
     with claimed(_out_of(loaded, out), planned, exclusive=False) as folder:
-        done = run_job(found, planned.by_id, folder, STAGES, device, progress=not quiet)
+        done = run_job(found, planned.by_id, folder, STAGES, device, not quiet, devices, nodes)
     print(
         f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
     )
@@ -380,6 +409,24 @@ def _study_of(source: str | Path) -> Study:
 
 def _out_of(study: Study, out: Path | None) -> Path:
     return out if out is not None else Path(f"understudy-{study.name}")
+
+
+def _check_devices(device: str, devices: int, nodes: int | None = None) -> int:
+    """Refuses devices that are not there; gives this process's rank among those of a launcher, 0 without one.
+
+    Without `nodes` a launcher is refused: its processes would all run the whole study.
+    """
+    from understudy.generators.parallel import check_devices, started
+
+    rank, world = started()
+    if nodes is None and world > 1:
+        raise UnderstudyError(
+            f"torchrun or srun has started {world} processes of the whole study",
+            fix="start the study by itself (--devices starts processes of its own), or single generators by"
+            " `understudy job ID` with --devices and --nodes",
+        )
+    check_devices(device, devices, nodes or 1)
+    return rank
 
 
 def _print_result(result: RunResult) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from understudy.generators.gan_losses import path_lengths, squared_gradient
 from understudy.generators.stylegan3 import StyleGan3
-from understudy.generators.trainer import path_lengths, squared_gradient
 
 INPUTS = {"z", "real", "pl_noise"}
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from small_models import trainer_of
 
+from understudy.errors import UnderstudyError
+from understudy.generators.shares import Workers
 from understudy.slices import SliceSet
 
 
@@ -107,3 +109,12 @@ def test_blur_fades_for_configuration_r(
 def test_a_gamma_far_off_the_guide_is_told(slices: SliceSet, caplog: pytest.LogCaptureFixture) -> None:
     trainer_of(slices, r1_gamma=5.0)
     assert "far from" in caplog.text
+
+
+def test_the_images_of_the_path_length_must_be_parted_too(slices: SliceSet) -> None:
+    workers = Workers()
+    workers.world = 8
+    with pytest.raises(UnderstudyError, match="the 4 images of the path length"):
+        trainer_of(slices, workers=workers).check_parting()
+    trainer_of(slices, workers=workers, pl_shrink=1).check_parting()
+    trainer_of(slices, workers=workers, pl_weight=0).check_parting()

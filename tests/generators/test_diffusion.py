@@ -19,7 +19,6 @@ from understudy.generators.diffusion import (
     DiffusionConfig,
     UNet,
     build,
-    preferred_dtype,
     sinusoids,
 )
 from understudy.generators.gaussian import training_losses
@@ -223,11 +222,6 @@ def test_bfloat16_agrees_with_float32(learn_sigma: bool) -> None:
         for y in (exact, rounded)
     )
     assert torch.cosine_similarity(first, second, dim=0) > 0.998
-
-
-def test_preferred_dtype_is_one_the_network_runs_in() -> None:
-    assert preferred_dtype(torch.device("cpu")) in (torch.float32, torch.bfloat16)
-    assert preferred_dtype(torch.device("meta")) == torch.float32
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,14 +88,35 @@ def test_image_product() -> None:
     torch.testing.assert_close(fused.image_product(x, kernels, bias, 0.5), expected)
 
 
-def test_weight_gradients_can_be_left_out() -> None:
+def test_weight_gradients_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x, weight, bias = rand(3, 4), rand(2, 4), rand(2)
     y = fused.dense(x, weight, bias, 1.0, 1.0, True).square().sum()
-    with fused.without_weight_gradients():
-        (inside,) = torch.autograd.grad(y, x, create_graph=True)
+    wanted: list[bool] = []
+    asked = fused._weights_wanted
+    monkeypatch.setattr(fused, "_weights_wanted", lambda: wanted.append(asked()) or wanted[-1])
+    inside = fused.input_gradient(y, x)
+    assert not any(wanted)
     (outside,) = torch.autograd.grad(y, x, create_graph=True)
     torch.testing.assert_close(inside, outside)
     inside.square().sum().backward()  # derivatives of the gradient by the weights are not left out
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
+    assert not fused._inputs_only
+
+
+def test_leaving_out_weight_gradients_does_not_reach_other_threads() -> None:
+    weight, bias = rand(2, 4), rand(2)
+
+    def backward_elsewhere(gradient: Tensor) -> None:
+        """In the middle of a pass without gradients by weights, another thread does a whole one with them."""
+        with ThreadPoolExecutor(1) as pool:
+            other = fused.dense(rand(3, 4), weight, bias, 1.0, 1.0, True).sum()
+            pool.submit(other.backward).result()
+
+    x = rand(3, 4)
+    y = fused.dense(x, rand(2, 4), rand(2), 1.0, 1.0, True)
+    y.register_hook(backward_elsewhere)
+    fused.input_gradient(y.square().sum(), x)
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from small_models import trainer_of
 
+from understudy.errors import UnderstudyError
+from understudy.generators.shares import Workers
 from understudy.slices import SliceSet
 
 
@@ -88,3 +90,15 @@ def test_the_average_decays_as_the_code_does(kind: str, beta: float, slices: Sli
     after: Any = trainer.generator.state_dict()[name]
     torch.testing.assert_close(trainer.average.state_dict()[name], before * beta + after * (1 - beta))
     assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("kind", ["progan", "stylegan1"])
+def test_batches_of_later_levels_are_checked_before_the_first_step(kind: str, slices: SliceSet) -> None:
+    workers = Workers()
+    workers.world = 16
+    growing = trainer_of(slices, kind, workers=workers, kimg=1.0)
+    assert growing.batch == 16  # 8 at the end, which 16 workers cannot part
+    assert growing.batches == {16, 8}
+    with pytest.raises(UnderstudyError, match="batch 8 cannot be parted among 16 devices"):
+        growing.check_parting()
+    trainer_of(slices, kind, workers=workers, kimg=0.02).check_parting()  # ends before

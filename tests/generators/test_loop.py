@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,42 +73,6 @@ def test_resumed_training_is_bit_identical_to_an_unbroken_one(
     assert generator.sample(3, 1).shape == (3, 3, 16, 16)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from small_models import small
-from understudy.generators.models import train
-from understudy.slices import SliceSet
-model, config = small({kind!r}, kimg={kimg}, checkpoint_seconds=0.2, tick_kimg=0.08)
-train(SliceSet.open({slices!r}), None, model, config, {folder!r}, "cpu", progress=False)
-"""
-
-
-def test_a_killed_training_continues(slices: SliceSet, tmp_path: Path) -> None:
-    """kill -9 in the middle: the state of the last checkpoint counts, lines after it are written again."""
-    model, config = small("stylegan2", kimg=0.32, tick_kimg=0.08)
-    whole = train(slices, None, model, config, tmp_path / "whole", "cpu", progress=False)
-    folder = tmp_path / "killed"
-    script = KILLED.format(
-        path=[str(Path(__file__).parent)],
-        kind="stylegan2",
-        kimg=0.32,
-        slices=str(slices.path),
-        folder=str(folder),
-    )
-    process = subprocess.Popen([sys.executable, "-c", script])
-    while not list(folder.glob("checkpoint-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (folder / "config.json").exists()
-    train(slices, None, model, config, folder, "cpu", progress=False)
-    equal_weights(folder, whole)
-    assert history(folder) == history(whole)
-
-
 def test_finished_training_is_returned_and_another_one_refused(slices: SliceSet, tmp_path: Path) -> None:
     model, config = small("stylegan2", kimg=0.016, pl_weight=0)
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
@@ -166,7 +127,9 @@ def test_max_minutes_ends_the_training(slices: SliceSet, tmp_path: Path) -> None
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
     reached = json.loads((folder / "config.json").read_text())["kimg"]
     assert reached < 10
-    assert (folder / f"samples-{reached:08.1f}.png").is_file()  # the end is pictured and noted wherever it comes
+    assert (
+        folder / f"samples-{reached:08.1f}.png"
+    ).is_file()  # the end is pictured and noted wherever it comes
     assert History.read(folder / "history.jsonl")[-1]["kimg"] == reached
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,38 +13,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import get_context
 
 from understudy.checkpoints import History
-from understudy.errors import UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators import models, parallel
 from understudy.slices import SliceSet
 
 pytest.importorskip("lightning_fabric")
 
-SCRIPT = """
-import sys
-from understudy.errors import Interrupted
-from understudy.generators import parallel
-from understudy.slices import SliceSet
 
-if __name__ == "__main__":
-    sys.path.insert(0, {path!r})
-    from small_models import small
-    model, config = small("stylegan2", batch=16, kimg={kimg}, tick_kimg=1.0)
-    try:
-        parallel.train(SliceSet.open({slices!r}), None, model, config, {folder!r}, "cpu", False, devices=2)
-    except Interrupted as stop:
-        sys.exit(str(stop))
-"""
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked from a server, which pays for the imports once; tests/test_cli.py starts them for real."""
+    server = get_context("forkserver")
+    server.set_forkserver_preload(["lightning_fabric", "understudy.generators.loop"])
+    monkeypatch.setattr(parallel, "OWN_PROCESSES", "forkserver")
 
 
-def script(tmp_path: Path, slices: SliceSet, folder: Path, kimg: float) -> Path:
-    text = SCRIPT.format(
-        path=str(Path(__file__).parent), kimg=kimg, slices=str(slices.path), folder=str(folder)
-    )
-    path = tmp_path / "train_in_parallel.py"
-    path.write_text(text)
-    return path
+def train(slices: Path, folder: Path, kimg: float) -> None:
+    model, config = small("stylegan2", batch=16, kimg=kimg, tick_kimg=0.16)
+    parallel.train(SliceSet.open(slices), None, model, config, folder, "cpu", False, devices=2)
 
 
 def distance(a: Path, b: Path, start: dict[str, torch.Tensor]) -> float:
@@ -57,57 +47,86 @@ def distance(a: Path, b: Path, start: dict[str, torch.Tensor]) -> float:
     return apart / way
 
 
+def stop_when_there_is(history: Path) -> None:
+    """SIGTERM to this very process, at the first line of a training's history."""
+    while not History.read(history):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_processes_are_stopped_together_and_continue_bit_identically(
     slices: SliceSet, tmp_path: Path
 ) -> None:
-    """SIGTERM to the first process in the middle stops both at one step; the same command goes on as if unbroken.
+    """SIGTERM to the first process in the middle stops both at one step; the same call goes on as if unbroken.
 
-    Compared with an unbroken run of two processes, so without a tolerance: after a hundred steps of Adam even weights
-    that differed by 1e-7 at the start are 3 % of the way apart, and no bound would tell that from a fault.
+    Compared with an unbroken run of two processes, so without a tolerance: after many steps of Adam even weights
+    that differed by 1e-7 at the start are far apart, and no bound would tell that from a fault.
     """
     broken, whole = tmp_path / "broken", tmp_path / "whole"
-    command = [sys.executable, str(script(tmp_path, slices, broken, kimg=3.2))]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not History.read(broken / "history.jsonl"):  # the first line: 1 kimg, step 63 of 200
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=120)
-    assert "state saved" in message
-    assert process.returncode == 1
+    threading.Thread(target=stop_when_there_is, args=(broken / "history.jsonl",), daemon=True).start()
+    with pytest.raises(Interrupted, match="state saved"):  # the first line: 0.16 kimg, step 10 of 40
+        train(slices.path, broken, 0.64)
     (checkpoint,) = broken.glob("checkpoint-*.pt")
-    assert 63 <= int(checkpoint.stem.removeprefix("checkpoint-")) < 200
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    unbroken = [sys.executable, str(script(tmp_path, slices, whole, kimg=3.2))]
-    subprocess.run(unbroken, check=True, capture_output=True, timeout=300)
+    assert 10 <= int(checkpoint.stem.removeprefix("checkpoint-")) < 40
+    train(slices.path, broken, 0.64)
+    train(slices.path, whole, 0.64)
     ours, theirs = (load_file(folder / "generator.safetensors") for folder in (broken, whole))
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
-    assert json.loads((broken / "config.json").read_text())["kimg"] == 3.2
+    assert json.loads((broken / "config.json").read_text())["kimg"] == 0.64
 
 
 def test_two_processes_that_torchrun_has_started_are_one(slices: SliceSet, tmp_path: Path) -> None:
-    """For two steps, in which roundings cannot grow."""
+    """By the function that is the command `torchrun`; for two steps, in which roundings cannot grow."""
     folder = tmp_path / "two"
-    path = script(tmp_path, slices, folder, kimg=0.032)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    model, config = small("stylegan2", batch=16, kimg=0.032, tick_kimg=1.0)
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        max_restarts=0, start_method="forkserver", logs_specs=DefaultLogsSpecs(str(tmp_path / "logs")),
+    )  # fmt: skip
+    elastic_launch(launch, train)(slices.path, folder, 0.032)
+    model, config = small("stylegan2", batch=16, kimg=0.032)
     one = models.train(slices, None, model, config, tmp_path / "one", "cpu", progress=False)
     start = models.build(model, config.seed).generator.state_dict()  # type: ignore[union-attr]
     assert distance(one, folder, start) < 1e-4
 
 
-def test_several_machines_need_a_launcher(slices: SliceSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "devices", "nodes", "environment", "said"),
+    [
+        ("cpu", 1, 2, {}, "2 machines, but nothing has started processes"),
+        ("cpu", 0, 1, {}, "0 devices on 1 machines"),
+        ("cpu", 2, -1, {}, "2 devices on -1 machines"),
+        ("cuda", 3, 1, {}, "3 GPUs wanted, this machine has 2"),
+        ("auto", 3, 1, {}, "3 GPUs wanted, this machine has 2"),
+        ("cuda:1", 2, 1, {}, "cuda:1 is one device, 2 are wanted"),
+        (
+            "cpu",
+            2,
+            2,
+            {"RANK": "1", "WORLD_SIZE": "3"},
+            "3 processes were started for 2 devices on each of 2",
+        ),
+        ("cpu", 1, 1, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "2 processes were started for 1"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    device: str, devices: int, nodes: int, environment: dict[str, str], said: str, slices: SliceSet, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     model, config = small("stylegan2")
-    with pytest.raises(UnderstudyError, match="2 machines"):
-        parallel.train(slices, None, model, config, tmp_path / "run", nodes=2)
+    with pytest.raises(UnderstudyError, match=said):
+        parallel.train(slices, None, model, config, tmp_path / "run", device, devices=devices, nodes=nodes)
+
+
+def test_a_script_of_a_queue_is_not_taken_for_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a script of sbatch with --ntasks=4, srun has started nothing yet."""
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert parallel.started() == (0, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert parallel.started() == (3, 4)

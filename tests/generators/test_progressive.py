@@ -12,8 +12,6 @@ from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
 from understudy.generators.progressive import (
-    PROGAN_SCHEDULE,
-    STYLEGAN1_SCHEDULE,
     LevelSchedule,
     ProgressiveConfig,
     ProgressiveDiscriminator,
@@ -22,6 +20,9 @@ from understudy.generators.progressive import (
     split_level,
 )
 from understudy.generators.scaled_layers import ScaledConv, blur, pixel_norm
+from understudy.generators.training import ProGanTraining, StyleGan1Training
+
+PROGAN_SCHEDULE, STYLEGAN1_SCHEDULE = ProGanTraining().schedule(), StyleGan1Training().schedule()
 
 
 @pytest.mark.parametrize(
@@ -61,16 +62,9 @@ def test_level_only_falls_and_ends_at_zero(
     assert schedule.level(int(1000 * schedule.grown_kimg(resolution)) + 1000, resolution) == 0
 
 
-def test_batch_and_rate_follow_the_active_resolution() -> None:
+def test_batch_follows_the_active_resolution() -> None:
     assert PROGAN_SCHEDULE.batch_at(PROGAN_SCHEDULE.level(6_600_000, 256), 256) == 16
     assert PROGAN_SCHEDULE.batch_at(PROGAN_SCHEDULE.level(6_601_000, 256), 256) == 8
-    assert PROGAN_SCHEDULE.rate_at(0.0, 256) == 0.001
-    assert [STYLEGAN1_SCHEDULE.rate_at(level, 256) for level in (0, 0.9, 1, 2)] == [
-        0.002,
-        0.002,
-        0.0015,
-        0.001,
-    ]
 
 
 def test_optimisers_are_reset_when_layers_join_or_leave() -> None:

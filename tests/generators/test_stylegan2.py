@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
+from understudy.generators.gan_losses import path_lengths, squared_gradient
 from understudy.generators.layers import MinibatchDeviation, ModulatedConv
 from understudy.generators.resampling import blur, downsample, upsample
 from understudy.generators.stylegan2 import StyleGan2Config, build
-from understudy.generators.trainer import path_lengths, squared_gradient
 
 
 @pytest.mark.parametrize("demodulate", [True, False])

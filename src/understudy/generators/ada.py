@@ -35,10 +35,15 @@ class AugmentConfig(BaseModel):
     target: float = Field(default=0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
     interval: int = Field(default=4, ge=1, description="adaptive: steps between adjustments of p")
     kimg: float = Field(
-        default=100.0, gt=0, description="adaptive: thousand images in which p could go from 0 to 1"
+        default=100.0,
+        gt=0,
+        description="adaptive: thousand images in which p could go from 0 to 1 (official: 500)",
     )
     p_max: float = Field(
-        default=0.85, gt=0, le=1, description="adaptive: p stays below (augmentation leaks near 1)"
+        default=0.85,
+        gt=0,
+        le=1,
+        description="adaptive: p stays below (augmentation leaks near 1; official: no limit)",
     )
     flip: bool = Field(default=True, description="mirror left and right")
     quarter_turns: bool = Field(default=False, description="turn by 90, 180 or 270 degrees")

@@ -5,25 +5,30 @@ The objective is the non-saturating logistic loss unless a model says otherwise 
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from understudy.errors import UnderstudyError
 from understudy.generators import stylegan2, stylegan3
 from understudy.generators.ada import Augment
 from understudy.generators.alias_free import blur_images
-from understudy.generators.joint import annotation_channels
-from understudy.generators.losses import (
+from understudy.generators.gan_losses import (
     logistic_discriminator_loss,
     logistic_generator_loss,
     path_lengths,
     r1_penalty,
     squared_gradient,
 )
-from understudy.generators.trainer import Inputs, Trainer, annealed_beta, log, random_generator
+from understudy.generators.joint import annotation_channels
+from understudy.generators.shares import Inputs
+from understudy.generators.trainer import Trainer, annealed_beta, random_generator
 from understudy.generators.training import GanTraining, StyleGan2Training, StyleGan3Training
+
+log = logging.getLogger(__name__)
 
 _PREVIEW_BATCH = 32  # samples of a preview computed together
 _BLUR_SIGMA = 10.0  # of configuration R at the start, pixels (Karras et al. 2021, appendix F.1)
@@ -190,7 +195,11 @@ class GanTrainer(Trainer):
 
 
 class _LazyTrainer(GanTrainer):
-    """StyleGAN 2 and 3: R1 every few steps, scaled by the interval as it comes so much more rarely."""
+    """StyleGAN 2 and 3: R1 every few steps, scaled by the interval as it comes so much more rarely.
+
+    R1 takes the gradient by the images that the discriminator sees, in the loss just before; the official code augments
+    them anew and takes the gradient by the images before that. Without augmentation both are the same.
+    """
 
     config: StyleGan2Training | StyleGan3Training
 
@@ -226,6 +235,9 @@ class _LazyTrainer(GanTrainer):
 class StyleGan2Trainer(_LazyTrainer):
     """With path length regularisation (Karras et al. 2020, sec. 3.2).
 
+    The running mean is a constant to the penalty's gradient; in the official code the hundredth of it that comes from
+    this batch is not.
+
     Attributes:
         path_mean: running mean of the path lengths.
     """
@@ -248,6 +260,16 @@ class StyleGan2Trainer(_LazyTrainer):
         super()._generator_turn(rng)
         if self.config.pl_weight > 0 and self.steps % self.config.pl_interval == 0:
             self._path_length_phase(rng)
+
+    def check_parting(self) -> None:
+        """See `Trainer.check_parting`; the images of the path length are parted, too."""
+        super().check_parting()
+        world, count = self.workers.world, self.batch // self.config.pl_shrink
+        if self.config.pl_weight > 0 and count % world:
+            raise UnderstudyError(
+                f"the {count} images of the path length cannot be parted among {world} devices",
+                fix="choose a batch that is a multiple of devices * pl_shrink, or a smaller pl_shrink",
+            )
 
     def _path_length_phase(self, rng: torch.Generator) -> None:
         config, count, edge = self.config, self.batch // self.config.pl_shrink, self.model.resolution
@@ -291,7 +313,10 @@ class StyleGan2Trainer(_LazyTrainer):
 
 
 class StyleGan3Trainer(_LazyTrainer):
-    """Without path length and mixing; in configuration R the discriminator sees blurred images at first."""
+    """Without path length and mixing; in configuration R the discriminator sees blurred images at first.
+
+    The blur is behind the augmentation, in the official code before it.
+    """
 
     config: StyleGan3Training
 

@@ -13,12 +13,13 @@ from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
 from understudy.generators.gaussian import GaussianProcess, NoiseSchedule, noise_schedule
 from understudy.generators.group_norm import GroupNorm
+from understudy.generators.networks import NetworkConfig, fresh
 from understudy.generators.samplers import SamplerConfig, sample
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -33,14 +34,10 @@ _WIDTHS: dict[int, tuple[float, ...]] = {
 }
 
 
-class DiffusionConfig(BaseModel):
+class DiffusionConfig(NetworkConfig):
     """Architecture and noise of guided diffusion; the defaults are the paper's run (facts 0.6)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["diffusion"] = Field(default="diffusion", description="name of the model")
-    resolution: int = Field(default=256, ge=16, le=512, description="edge, pixels, a power of two")
-    channels: int = Field(default=5, ge=1, description="MR channels + annotation channels")
     model_channels: int = Field(default=64, ge=2, description="unit of the widths (ADM: 256)")
     num_res_blocks: int = Field(default=3, ge=1, description="residual blocks per resolution on the way down")
     channel_mult: tuple[float, ...] | None = Field(
@@ -67,8 +64,6 @@ class DiffusionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> DiffusionConfig:
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
         if not self.widths or self.resolution >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
             raise ValueError(f"channel_mult {self.channel_mult} does not suit resolution {self.resolution}")
         for level, width in enumerate(self.widths):
@@ -333,18 +328,4 @@ class Diffusion(nn.Module):
 
 def build(config: DiffusionConfig, seed: int = 0) -> Diffusion:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Diffusion(config)
-
-
-def preferred_dtype(device: torch.device) -> torch.dtype:
-    """Type of the activations that is fastest on a device: bfloat16 where it multiplies in it, else float32.
-
-    With bfloat16 the U-Net holds its activations channels-last, in float32 contiguous (see `_NormSilu`).
-    """
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return fresh(Diffusion, config, seed)

@@ -10,8 +10,6 @@ before it, which is exact because the leaky ReLU is positively homogeneous.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -22,25 +20,41 @@ from understudy.generators.resampling import blur, downsample, spread
 
 SLOPE = 0.2  # of the leaky ReLU, everywhere
 GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU (He)
-LAYOUT = torch.channels_last  # of gradients: elementwise operations on mixed layouts take 20 times as long
+# Of activations and gradients: faster convolutions on a CPU, and elementwise operations on mixed layouts take 20 times
+# as long.
+LAYOUT = torch.channels_last
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 _convolution_backward = torch.ops.aten.convolution_backward.default
-_weights_wanted = True
+_this_pass = torch._C._current_graph_task_id  # number of the backward pass that a node runs in
+_inputs_only: set[int] = (
+    set()
+)  # backward passes, by autograd's number, that leave out the gradients by weights
 
 
-@contextmanager
-def without_weight_gradients() -> Iterator[None]:
-    """Within it, backward passes leave out the gradients by weights: for penalties on gradients by the inputs.
+def input_gradient(total: Tensor, x: Tensor) -> Tensor:
+    """Gradient of a scalar by x, itself differentiable, leaving out the gradients by weights on the way to it.
 
-    Autograd does not tell a node which of its gradients will be used; without this they are computed for nothing.
+    Autograd does not tell a node which of its gradients will be used; without this they are computed for nothing. The
+    mark belongs to this one backward pass and not to a thread, because a GPU's nodes run in a thread of autograd's.
     """
-    global _weights_wanted
-    before, _weights_wanted = _weights_wanted, False
+    passes: list[int] = []
+
+    def mark(gradient: Tensor) -> None:  # the pass begins here, at its root
+        passes.append(_this_pass())
+        _inputs_only.add(passes[-1])
+
+    handle = total.register_hook(mark)
     try:
-        yield
+        (gradient,) = torch.autograd.grad(total, x, create_graph=True)
     finally:
-        _weights_wanted = before
+        handle.remove()
+        _inputs_only.difference_update(passes)
+    return gradient
+
+
+def _weights_wanted() -> bool:
+    return _this_pass() not in _inputs_only
 
 
 def _activate_(y: Tensor, activate: bool, clamp: float | None) -> Tensor:
@@ -89,11 +103,11 @@ class _Dense(torch.autograd.Function):
         scale, rate, activate = ctx.factors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
         gradient = _masked(grads[0], y, activate, None)
-        by_bias = gradient.sum(0) * rate if want_bias and _weights_wanted else None
+        by_bias = gradient.sum(0) * rate if want_bias and _weights_wanted() else None
         gradient = (
             gradient * scale
         )  # few rows: scaling the gradient of the weights would cost a pass over them
-        by_weight = gradient.t() @ x if want_weight and _weights_wanted else None
+        by_weight = gradient.t() @ x if want_weight and _weights_wanted() else None
         return gradient @ weight if want_x else None, by_weight, by_bias, None, None, None
 
 
@@ -137,7 +151,7 @@ class _Convolution(torch.autograd.Function):
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
             filtered, scaled = _filtered(x, size, o), (weight * o.scale).to(filtered.dtype)
         gradient = _masked(grads[0], y, o.activate, o.clamp)
-        want = [ctx.needs_input_grad[0], *(w and _weights_wanted for w in ctx.needs_input_grad[1:3])]
+        want = [ctx.needs_input_grad[0], *(w and _weights_wanted() for w in ctx.needs_input_grad[1:3])]
         if size == 1:
             by_x, by_weight, by_bias = _pointwise_gradients(gradient, filtered, scaled, want)
         else:
@@ -217,7 +231,7 @@ class _Modulated(torch.autograd.Function):
         if torch.is_grad_enabled():  # the saved one is not connected with the inputs
             styled = _styled(x, style, ctx.dtype)
         gradient = grads[0].contiguous(memory_format=LAYOUT)
-        factor, want = weight.to(ctx.dtype), ctx.needs_input_grad[1] and _weights_wanted
+        factor, want = weight.to(ctx.dtype), ctx.needs_input_grad[1] and _weights_wanted()
         stride, padding = [1, 1], [weight.shape[-1] // 2] * 2
         if ctx.up:
             gradient, factor = blur(gradient, padding=2, gain=4.0), factor.transpose(0, 1)
@@ -263,7 +277,7 @@ class _NoisyActivation(torch.autograd.Function):
         gradient = _masked(grads[0], y, True, ctx.clamp)
         by_scale = (gradient * x).sum((2, 3)).to(scale.dtype)
         by_strength = by_bias = None
-        if _weights_wanted and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
+        if _weights_wanted() and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
             rows = gradient.permute(0, 2, 3, 1).flatten(1, 2)  # [N, H W, C]
             by_strength = (noise.to(x.dtype).reshape(-1, 1, rows.shape[1]) @ rows).to(
                 scale.dtype
@@ -306,7 +320,7 @@ class _ImageProduct(torch.autograd.Function):
         narrow = gradient.to(x.dtype)
         by_x = (narrow.mT @ kernels.to(x.dtype)).view(n, height, width, channels).permute(0, 3, 1, 2)
         by_kernels = (narrow @ rows).to(kernels.dtype)
-        wanted = ctx.needs_input_grad[2] and _weights_wanted
+        wanted = ctx.needs_input_grad[2] and _weights_wanted()
         return by_x, by_kernels, gradient.sum((0, 2)) if wanted else None, None
 
 

@@ -1,11 +1,14 @@
 """The adversarial trainings whose networks grow: Progressive GAN and StyleGAN 1 (Karras et al. 2018, sec. 2).
 
 Level, batch and learning rate follow the real images shown so far; what the optimisers have learned about gradients
-is dropped whenever layers join or leave. The discriminator learns first in a step, as in the official code.
+is dropped whenever layers join or leave. The discriminator learns first in a step, as in the official code; unlike
+there, the average follows behind the generator's turn (not between the turns), and the mean of StyleGAN 1's w moves
+once a step (not in both turns).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from understudy.generators import progan, stylegan1
 from understudy.generators.adversarial import GanTrainer, adam
-from understudy.generators.losses import (
+from understudy.generators.gan_losses import (
     between,
     logistic_discriminator_loss,
     r1_penalty,
@@ -56,6 +59,13 @@ class _GrowingTrainer(GanTrainer):
     def batch(self) -> int:
         """See `Trainer.batch`."""
         return self.schedule.batch_at(self.level, self.model.resolution)
+
+    @property
+    def batches(self) -> set[int]:
+        """See `Trainer.batches`: those of the levels from the first to that reached after `kimg`."""
+        resolution, images = self.model.resolution, math.ceil(self.config.kimg * 1000)
+        first, last = (math.floor(self.schedule.level(n, resolution)) for n in (0, images))
+        return {self.schedule.batch_at(level, resolution) for level in range(last, first + 1)}
 
     def step(self) -> None:
         """See `GanTrainer.step`; before it the level is brought up to date, every few steps."""

@@ -5,6 +5,7 @@ The trainer knows how to do a step; the loop decides when to stop, and keeps his
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from numpy.typing import NDArray
 from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_json
+from understudy.generators.devices import resolve_device
 from understudy.generators.health import check_divergence, faults, reference, summary, vital_signs
 from understudy.generators.joint import annotation_channels, decode
 from understudy.generators.runs import is_finished, save_model
 from understudy.generators.shares import Workers
-from understudy.generators.trainer import Trainer, log, resolve_device
+from understudy.generators.trainer import Trainer
 from understudy.generators.training import UNTRACED, TrainingConfig
 from understudy.generators.watch import Board, grid, memory_mb, save_picture
 from understudy.progress import track
 from understudy.slices import SliceSet
+
+log = logging.getLogger(__name__)
 
 PREVIEW = 64  # samples that the figures of a line are taken from
 PICTURED = 12  # of them in a picture
@@ -69,11 +73,7 @@ def train(
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     trainer = trainer_class(slices, rows, model, config, resolve_device(device), workers)
-    if trainer.batch % workers.world or trainer.local_batch % min(trainer.group, trainer.local_batch):
-        raise UnderstudyError(
-            f"batch {trainer.batch} cannot be parted among {workers.world} devices in groups of {trainer.group}",
-            fix="choose a batch that is a multiple of devices * mbstd_group",
-        )
+    trainer.check_parting()
     run = _Run(trainer, folder, identity)
     with StopRequest() as stop:
         _loop(trainer, run, stop, progress and workers.rank == 0)

@@ -1,7 +1,7 @@
 """Data parallel training: processes on several devices and machines share every batch, through Lightning Fabric.
 
     train(..., devices=4)                                            # starts four processes on this machine
-    torchrun --nproc-per-node 4 --nnodes 2 ... script.py             # or SLURM: `train` joins what was started
+    torchrun --nproc-per-node 4 --nnodes 2 ... script.py             # or srun: `train` joins what was started
 
 The processes draw the same random numbers for the whole batch, each computes its share, and gradients are averaged: the
 result is that of one process, up to the order in which floats are added (see `shares`).
@@ -17,18 +17,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators import models
+from understudy.generators.devices import resolve_device
 from understudy.generators.shares import Workers
 from understudy.generators.training import TrainingConfig
 from understudy.slices import SliceSet
+
+OWN_PROCESSES: Literal["spawn", "forkserver"] = "spawn"  # Fabric refuses to fork where CUDA is in use already
 
 
 class FabricWorkers(Workers):
@@ -74,39 +78,91 @@ def train(
     called in each of them, joins them.
 
     Raises:
-        UnderstudyError: also if lightning-fabric is missing, or several machines are wanted without a launcher.
+        UnderstudyError: also if lightning-fabric is missing, or for what `check_devices` refuses.
         Interrupted: SIGTERM or SIGINT; the state was saved.
     """
-    launched = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
-    if devices * nodes == 1 and not launched:
+    if devices * nodes == 1 and started()[1] == 1:
         return models.train(slices, rows, model, config, run_dir, device, progress)
-    if nodes > 1 and not launched:
-        raise UnderstudyError(
-            f"{nodes} machines, but nothing has started processes on them", fix="start it by torchrun or srun"
-        )
+    check_devices(device, devices, nodes)
+    launched = started()[1] > 1
     fabric = _fabric(device, devices, nodes, launched)
     arguments = (str(slices.path), rows, model, config, str(run_dir), progress)
     if launched:
         fabric.launch()
-        return _work(fabric, *arguments)
-    with _passing_on_sigterm():
-        outcome = fabric.launch(_report, *arguments)
+        folder = _work(fabric, *arguments)
+        torch.distributed.destroy_process_group()
+        return folder
+    with _passing_on_signals() as passed:
+        try:
+            outcome = fabric.launch(_report, *arguments)
+        except ProcessException as error:
+            if (
+                passed
+            ):  # it ended processes that were still starting: nothing was done since the last checkpoint
+                raise Interrupted("training stopped before its first step") from error
+            raise
     if isinstance(outcome, Exception):
         raise outcome
     return Path(run_dir)
 
 
+def started() -> tuple[int, int]:
+    """(rank, number) of the processes that torchrun or srun has started, this one among them; (0, 1) without them.
+
+    A script of sbatch sees its job's SLURM_NTASKS but is one process: only a step of srun has SLURM_STEP_NUM_TASKS.
+    """
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank in os.environ and world in os.environ:
+            return int(os.environ[rank]), int(os.environ[world])
+    return 0, 1
+
+
+def check_devices(device: str, devices: int, nodes: int = 1) -> None:
+    """Refuses devices that are not there, before any work is done.
+
+    Raises:
+        UnderstudyError: numbers below 1, more GPUs than this machine has, one GPU of a number and yet several devices,
+            several machines without a launcher, another number of processes than the launcher has started.
+    """
+    if devices < 1 or nodes < 1:
+        raise UnderstudyError(f"{devices} devices on {nodes} machines", fix="use at least one of each")
+    kind = resolve_device(device)
+    if kind.index is not None and devices > 1:
+        raise UnderstudyError(
+            f"{device} is one device, {devices} are wanted", fix=f"name the kind only: {kind.type}"
+        )
+    present = torch.cuda.device_count()
+    if kind.type == "cuda" and devices > max(1, present):
+        raise UnderstudyError(
+            f"{devices} GPUs wanted, this machine has {present}", fix=f"ask for at most {present}"
+        )
+    world = started()[1]
+    if nodes > 1 and world == 1:
+        raise UnderstudyError(
+            f"{nodes} machines, but nothing has started processes on them", fix="start it by torchrun or srun"
+        )
+    if world not in (1, devices * nodes):
+        raise UnderstudyError(
+            f"{world} processes were started for {devices} devices on each of {nodes} machines",
+            fix=f"start {devices * nodes}: one for every device",
+        )
+
+
 def _fabric(device: str, devices: int, nodes: int, launched: bool) -> Any:
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
+        from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise UnderstudyError(
             "several devices need lightning-fabric", fix="pip install lightning-fabric"
         ) from error
-    kind = device.partition(":")[0]
-    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(kind, kind)
-    strategy = "ddp" if launched else "ddp_spawn"
-    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+    accelerator = resolve_device(device).type
+    if launched:
+        return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp")
+    own = LightningEnvironment()  # else Fabric would wait for processes of SLURM inside a script of sbatch
+    strategy = DDPStrategy(start_method=OWN_PROCESSES)
+    return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, plugins=[own])
 
 
 def _work(
@@ -127,23 +183,25 @@ def _report(fabric: Any, *arguments: Any) -> Exception | None:
 
 
 @contextlib.contextmanager
-def _passing_on_sigterm() -> Iterator[None]:
-    """SIGTERM goes to the processes started here, which save their state and end; SIGINT reaches them by itself."""
+def _passing_on_signals() -> Iterator[list[int]]:
+    """SIGTERM goes to the processes started here, which save their state and end; SIGINT reaches them by itself.
+
+    Gives a list of the signals that came.
+    """
+    passed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield passed
         return
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
         for process in multiprocessing.active_children():
-            if process.pid:
+            if process.pid and number == signal.SIGTERM:
                 os.kill(process.pid, number)
 
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
-    }
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -16,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
+from understudy.generators.fused import LAYOUT
 from understudy.generators.layers import GAIN, SLOPE, held_as
+from understudy.generators.networks import Gan, fresh
 from understudy.generators.progressive import (
-    LAYOUT,
     ProgressiveConfig,
     ProgressiveDiscriminator,
     ProgressiveGenerator,
@@ -109,7 +110,7 @@ class Generator(ProgressiveGenerator):
         self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0
     ) -> dict[str, Tensor]:
         """Everything random for a batch: z [count, Z]. `mixing` and `level` are for other models."""
-        return {"z": torch.randn(count, self.latent_size, generator=rng)}
+        return {"z": torch.randn(count, self.latent_size, generator=rng, device=rng.device)}
 
     def synthesise(
         self,
@@ -126,22 +127,13 @@ class Generator(ProgressiveGenerator):
         return self.grown(inputs["z"].to(self.level.device), level, dtype)
 
 
-class ProGan(nn.Module):
+class ProGan(Gan):
     """Generator and discriminator of one configuration."""
 
     def __init__(self, config: ProGanConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.generator = Generator(config)
-        self.discriminator = ProgressiveDiscriminator(config, blurred=False)
-
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """See `ProgressiveGenerator.sample`."""
-        return self.generator.sample(count, seed, start, psi)
+        super().__init__(config, Generator(config), ProgressiveDiscriminator(config, blurred=False))
 
 
 def build(config: ProGanConfig, seed: int = 0) -> ProGan:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ProGan(config)
+    return fresh(ProGan, config, seed)

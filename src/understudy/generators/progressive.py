@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from understudy.generators.fused import LAYOUT
 from understudy.generators.layers import MinibatchDeviation, at_least_float, held_as
+from understudy.generators.networks import LatentGenerator, NetworkConfig
 from understudy.generators.scaled_layers import ScaledConv, ScaledDense, blur
-
-LAYOUT = torch.channels_last  # of the activations: the faster one for convolutions on a CPU
-SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
-
 
 # --- the schedule ---------------------------------------------------------------------------------------------------
 
 
 class LevelSchedule(BaseModel):
-    """Level, batch and learning rate as functions of the real images shown so far; the defaults are Progressive GAN's.
+    """Level and batch as functions of the real images shown so far; the defaults are Progressive GAN's.
 
     Every doubling takes `stabilise_kimg` at the old resolution and then `fade_kimg` in which the new one fades in.
     """
@@ -46,11 +43,7 @@ class LevelSchedule(BaseModel):
         default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8},
         description="images per step by active resolution (the official sizes for one GPU)",
     )
-    rate: float = Field(default=0.001, gt=0, description="learning rate where `rates` says nothing")
-    rates: dict[int, float] = Field(default={}, description="learning rate by active resolution")
-    steps_per_update: int = Field(
-        default=4, ge=1, description="steps for which level, batch and rate are held"
-    )
+    steps_per_update: int = Field(default=4, ge=1, description="steps for which level and batch are held")
 
     @model_validator(mode="after")
     def _possible(self) -> LevelSchedule:
@@ -58,8 +51,8 @@ class LevelSchedule(BaseModel):
             raise ValueError(
                 f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ..."
             )
-        if any(v < 1 for v in self.batches.values()) or any(v <= 0 for v in self.rates.values()):
-            raise ValueError("batches and rates must be positive")
+        if any(v < 1 for v in self.batches.values()):
+            raise ValueError("batches must be positive")
         return self
 
     def level(self, images: int, resolution: int) -> float:
@@ -80,14 +73,6 @@ class LevelSchedule(BaseModel):
     def batch_at(self, level: float, resolution: int) -> int:
         """Images per step at a level."""
         return self.batches.get(active_resolution(resolution, level), self.batch)
-
-    def rate_at(self, level: float, resolution: int) -> float:
-        """Learning rate of both networks at a level."""
-        return self.rates.get(active_resolution(resolution, level), self.rate)
-
-
-PROGAN_SCHEDULE = LevelSchedule()
-STYLEGAN1_SCHEDULE = LevelSchedule(start_resolution=8, rates={128: 0.0015, 256: 0.002, 512: 0.003})
 
 
 def resets_optimiser(before: float, after: float) -> bool:
@@ -138,17 +123,9 @@ def fade_real(images: Tensor, level: float) -> Tensor:
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-class ProgressiveConfig(BaseModel):
+class ProgressiveConfig(NetworkConfig):
     """What the architectures of both models have in common; the defaults are the paper's at 256x256."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    resolution: int = Field(
-        default=256, ge=16, le=512, description="edge of the images, pixels, a power of two"
-    )
-    channels: int = Field(
-        default=5, ge=1, description="channels of the joint image: MR channels + annotation channels"
-    )
     fmap_base: int = Field(
         default=8192, ge=1, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ..."
     )
@@ -160,8 +137,6 @@ class ProgressiveConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> ProgressiveConfig:
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
         if self.width(self.resolution) < 1:
             raise ValueError(f"fmap_base {self.fmap_base} leaves no feature maps at {self.resolution} pixels")
         return self
@@ -170,11 +145,6 @@ class ProgressiveConfig(BaseModel):
         """Feature maps of the block at a resolution (4, 8, ...); 2 for those of the dense layers."""
         stage = int(math.log2(resolution)) - 1
         return min(int(self.fmap_base / 2.0 ** (stage * self.fmap_decay)), self.fmap_max)
-
-    @property
-    def resolutions(self) -> list[int]:
-        """4, 8, ..., resolution."""
-        return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
 
 class DiscriminatorBlock(nn.Module):
@@ -233,8 +203,8 @@ class ProgressiveDiscriminator(nn.Module):
         return self.out(self.dense(self.conv(x).flatten(1)))
 
 
-class ProgressiveGenerator(nn.Module):
-    """Fading, latents and samples of both generators.
+class ProgressiveGenerator(LatentGenerator):
+    """Fading and enlargement of both generators.
 
     Attributes:
         level: how far the network has grown; saved with the weights, so that samples of a network that was not
@@ -244,8 +214,8 @@ class ProgressiveGenerator(nn.Module):
     level: Tensor
 
     def __init__(self, config: ProgressiveConfig, latent_size: int) -> None:
-        super().__init__()
-        self.config, self.latent_size = config, latent_size
+        super().__init__(latent_size)
+        self.config = config
         self.to_image = nn.ModuleList(
             ScaledConv(config.width(r), config.channels, 1, activate=False) for r in config.resolutions
         )
@@ -261,25 +231,3 @@ class ProgressiveGenerator(nn.Module):
     def full_size(self, image: Tensor) -> Tensor:
         """Image at any active resolution -> [N, C, R, R], by nearest neighbours."""
         return enlarge(image, self.config.resolution // image.shape[-1])
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU.
-
-        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
-        and it is always computed with the same neighbours (matrix products round differently by batch size).
-        """
-        device, size = self.level.device, SAMPLING_BLOCK
-        images = []
-        for block in range(start // size, math.ceil((start + count) / size)):
-            images.append(self(self.latents(seed, block * size, size).to(device), psi).cpu())
-        offset = start % size
-        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
-
-    def latents(self, seed: int, start: int, count: int) -> Tensor:
-        """z [count, latent_size] of the samples start ... start + count - 1 of a seed."""
-        rows = [
-            np.random.default_rng([seed, i]).standard_normal(self.latent_size, dtype=np.float32)
-            for i in range(start, start + count)
-        ]
-        return torch.from_numpy(np.stack(rows))

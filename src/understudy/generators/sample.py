@@ -14,10 +14,10 @@ from torch import Tensor
 from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_file
+from understudy.generators.devices import resolve_device
 from understudy.generators.joint import decode
 from understudy.generators.runs import WEIGHTS, classes_of, load_generator
 from understudy.generators.samplers import SamplerConfig
-from understudy.generators.trainer import resolve_device
 from understudy.progress import track
 from understudy.slices import SliceSet, SliceWriter
 

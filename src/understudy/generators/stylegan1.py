@@ -6,7 +6,6 @@ official outputs. The discriminator and what grows are in `progressive`.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,15 +14,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from understudy.generators.fused import LAYOUT
 from understudy.generators.layers import SLOPE, at_least_float, held_as
+from understudy.generators.networks import Gan, fresh
 from understudy.generators.progressive import (
-    LAYOUT,
     ProgressiveConfig,
     ProgressiveDiscriminator,
     ProgressiveGenerator,
     split_level,
 )
 from understudy.generators.scaled_layers import ScaledConv, ScaledDense, blur, pixel_norm
+from understudy.generators.styles import MappingNetwork, Styled
 
 
 class StyleGan1Config(ProgressiveConfig):
@@ -46,29 +47,14 @@ class StyleGan1Config(ProgressiveConfig):
         return 2 * len(self.resolutions)
 
 
-class MappingNetwork(nn.Module):
-    """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w."""
+def mapping_network(config: StyleGan1Config) -> MappingNetwork:
+    """The mapping; unlike StyleGAN 2's with a width of its own and no gain on the biases."""
 
-    w_avg: Tensor
+    def layer(inputs: int, outputs: int) -> ScaledDense:
+        return ScaledDense(inputs, outputs, activate=True, rate=config.mapping_rate)
 
-    def __init__(self, config: StyleGan1Config) -> None:
-        super().__init__()
-        sizes = [config.z_dim, *[config.mapping_width] * (config.mapping_layers - 1), config.w_dim]
-        self.layers = nn.ModuleList(
-            ScaledDense(a, b, activate=True, rate=config.mapping_rate) for a, b in itertools.pairwise(sizes)
-        )
-        self.beta = config.w_avg_beta
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = pixel_norm(z)
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    def update_average(self, w: Tensor) -> None:
-        """Moves the running mean towards the mean of w [N, w_dim]."""
-        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.beta))
+    sizes = [config.z_dim, *[config.mapping_width] * (config.mapping_layers - 1), config.w_dim]
+    return MappingNetwork(sizes, layer, pixel_norm, config.w_avg_beta)
 
 
 class _Restyle(torch.autograd.Function):
@@ -149,14 +135,14 @@ class SynthesisBlock(nn.Module):
         return self.style1(self.conv1(x, dtype), ws[1], noise[1])
 
 
-class Generator(ProgressiveGenerator):
+class Generator(Styled, ProgressiveGenerator):
     """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
 
     config: StyleGan1Config
 
     def __init__(self, config: StyleGan1Config) -> None:
         super().__init__(config, config.z_dim)
-        self.mapping = MappingNetwork(config)
+        self.mapping = mapping_network(config)
         self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
 
     def forward(
@@ -175,10 +161,6 @@ class Generator(ProgressiveGenerator):
         """
         ws = self.truncated(self.broadcast(self.mapping(z)), psi, cutoff)
         return self.full_size(self.synthesis(ws, float(self.level) if level is None else level, None, dtype))
-
-    def broadcast(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
-        return w[:, None].expand(-1, self.config.num_ws, -1)
 
     def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """ws [N, num_ws, w_dim] with the first `cutoff` drawn towards the mean w (Karras et al. 2019, app. B)."""
@@ -207,7 +189,7 @@ class Generator(ProgressiveGenerator):
     def draw(
         self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0
     ) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn in a fixed order from a generator on the CPU and left there.
+        """Everything random for a batch, drawn in a fixed order, on the generator's device.
 
         Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
 
@@ -219,30 +201,12 @@ class Generator(ProgressiveGenerator):
             z and other [count, z_dim]; cutoff [], the first w of `other` (num_ws without mixing);
             noise0, noise1, ... [count, 1, R, R], one for each layer.
         """
-        z, other = (torch.randn(count, self.config.z_dim, generator=rng) for _ in range(2))
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
-        cutoff = torch.randint(1, layers, (), generator=rng)
-        if float(torch.rand((), generator=rng)) >= mixing:
-            cutoff.fill_(self.config.num_ws)
-        inputs = {"z": z, "other": other, "cutoff": cutoff}
+        inputs = self.draw_styles(count, rng, mixing, layers)
         for i in range(layers):
             edge = self.config.resolutions[i // 2]
-            inputs[f"noise{i}"] = torch.randn(count, 1, edge, edge, generator=rng)
+            inputs[f"noise{i}"] = torch.randn(count, 1, edge, edge, generator=rng, device=rng.device)
         return inputs
-
-    def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
-        """Inputs as from `draw` -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running mean of w."""
-        z, cutoff, device = inputs["z"], int(inputs["cutoff"]), self.level.device
-        mix = cutoff < self.config.num_ws
-        both = self.mapping(
-            (torch.cat([z, inputs["other"]]) if mix else z).to(device)
-        )  # reads the weights once
-        w, other = both[: len(z)], both[len(z) :]
-        if track:
-            self.mapping.update_average(w)
-        if not mix:
-            return self.broadcast(w)
-        return torch.cat([self.broadcast(w)[:, :cutoff], self.broadcast(other)[:, cutoff:]], dim=1)
 
     def synthesise(
         self,
@@ -254,29 +218,20 @@ class Generator(ProgressiveGenerator):
         """Inputs as from `draw` at this level -> joint image float32 [N, C, A, A] at its active resolution A.
 
         Args:
-            dtype: of the factors of the products. track: see `ws`.
+            dtype: of the factors of the products. track: move the running mean of w.
         """
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
         noise = [inputs[f"noise{i}"].to(self.level.device) for i in range(layers)]
         return self.synthesis(self.ws(inputs, track), level, noise, dtype)
 
 
-class StyleGan1(nn.Module):
+class StyleGan1(Gan):
     """Generator and discriminator of one configuration."""
 
     def __init__(self, config: StyleGan1Config) -> None:
-        super().__init__()
-        self.config = config
-        self.generator = Generator(config)
-        self.discriminator = ProgressiveDiscriminator(config, blurred=True)
-
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """See `ProgressiveGenerator.sample`; the noise is the stored one."""
-        return self.generator.sample(count, seed, start, psi)
+        super().__init__(config, Generator(config), ProgressiveDiscriminator(config, blurred=True))
 
 
 def build(config: StyleGan1Config, seed: int = 0) -> StyleGan1:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return StyleGan1(config)
+    return fresh(StyleGan1, config, seed)

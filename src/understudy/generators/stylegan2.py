@@ -7,14 +7,12 @@ modulation scales the activations instead of the weights, and the activations ma
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.generators.fused import LAYOUT, image_product, modulated, noisy_activation
@@ -28,23 +26,15 @@ from understudy.generators.layers import (
     held_as,
     normalise_second_moment,
 )  # fmt: skip
+from understudy.generators.networks import Gan, LatentGenerator, NetworkConfig, fresh
 from understudy.generators.resampling import upsample
+from understudy.generators.styles import MappingNetwork, Styled
 
-SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
 
-
-class StyleGan2Config(BaseModel):
+class StyleGan2Config(NetworkConfig):
     """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["stylegan2"] = Field(default="stylegan2", description="name of the model")
-    resolution: int = Field(
-        default=256, ge=16, le=512, description="edge of the images, pixels, a power of two"
-    )
-    channels: int = Field(
-        default=5, ge=1, description="channels of the joint image: MR channels + annotation channels"
-    )
     z_dim: int = Field(default=512, ge=1, description="size of the latent z")
     w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
     channel_base: int = Field(default=32768, ge=64, description="feature maps at resolution R: this / R ...")
@@ -58,20 +48,9 @@ class StyleGan2Config(BaseModel):
     mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
     mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
 
-    @model_validator(mode="after")
-    def _power_of_two(self) -> StyleGan2Config:
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
-        return self
-
     def width(self, resolution: int) -> int:
         """Feature maps at a resolution."""
         return min(self.channel_base // resolution, self.channel_max)
-
-    @property
-    def resolutions(self) -> list[int]:
-        """4, 8, ..., resolution."""
-        return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
     @property
     def num_ws(self) -> int:
@@ -79,29 +58,14 @@ class StyleGan2Config(BaseModel):
         return 2 * len(self.resolutions)
 
 
-class MappingNetwork(nn.Module):
-    """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w."""
+def mapping_network(config: StyleGan2Config) -> MappingNetwork:
+    """The mapping of StyleGAN 2 and 3."""
 
-    w_avg: Tensor
+    def layer(inputs: int, outputs: int) -> Dense:
+        return Dense(inputs, outputs, activate=True, rate=config.mapping_rate)
 
-    def __init__(self, config: StyleGan2Config) -> None:
-        super().__init__()
-        sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
-        self.layers = nn.ModuleList(
-            Dense(a, b, activate=True, rate=config.mapping_rate) for a, b in itertools.pairwise(sizes)
-        )
-        self.beta = config.w_avg_beta
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = normalise_second_moment(z)
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    def update_average(self, w: Tensor) -> None:
-        """Moves the running mean towards the mean of w [N, w_dim]."""
-        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.beta))
+    sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
+    return MappingNetwork(sizes, layer, normalise_second_moment, config.w_avg_beta)
 
 
 class StyledConv(nn.Module):
@@ -189,13 +153,13 @@ class Synthesis(nn.Module):
         return image
 
 
-class Generator(nn.Module):
+class Generator(Styled, LatentGenerator):
     """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
 
     def __init__(self, config: StyleGan2Config) -> None:
-        super().__init__()
+        super().__init__(config.z_dim)
         self.config = config
-        self.mapping = MappingNetwork(config)
+        self.mapping = mapping_network(config)
         self.synthesis = Synthesis(config)
 
     def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -205,16 +169,8 @@ class Generator(nn.Module):
             w = self.mapping.w_avg.lerp(w, psi)
         return self.synthesis(self.broadcast(w), dtype=dtype)
 
-    def broadcast(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
-        return w[:, None].expand(-1, self.config.num_ws, -1)
-
-    def mixed(self, w: Tensor, other: Tensor, cutoff: int) -> Tensor:
-        """Style mixing: ws [N, num_ws, w_dim] of `w` before `cutoff` and of `other` from it on."""
-        return torch.cat([self.broadcast(w)[:, :cutoff], self.broadcast(other)[:, cutoff:]], dim=1)
-
     def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn in a fixed order from a generator on the CPU and left there.
+        """Everything random for a batch, drawn in a fixed order, on the generator's device.
 
         Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
 
@@ -224,24 +180,8 @@ class Generator(nn.Module):
         Returns:
             z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R].
         """
-        z, other = (torch.randn(count, self.config.z_dim, generator=rng) for _ in range(2))
-        cutoff = torch.randint(1, self.config.num_ws, (), generator=rng)
-        if float(torch.rand((), generator=rng)) >= mixing:
-            cutoff.fill_(self.config.num_ws)
-        noise = self.draw_noise(count, rng, rng.device)
-        return {"z": z, "other": other, "cutoff": cutoff} | {f"noise{i}": x for i, x in enumerate(noise)}
-
-    def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
-        """Inputs as from `draw` -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running mean of w."""
-        z, cutoff, device = inputs["z"], int(inputs["cutoff"]), self.mapping.w_avg.device
-        mix = cutoff < self.config.num_ws
-        both = self.mapping(
-            (torch.cat([z, inputs["other"]]) if mix else z).to(device)
-        )  # reads the weights once
-        w = both[: len(z)]
-        if track:
-            self.mapping.update_average(w)
-        return self.mixed(w, both[len(z) :], cutoff) if mix else self.broadcast(w)
+        styles = self.draw_styles(count, rng, mixing, self.config.num_ws)
+        return styles | {f"noise{i}": x for i, x in enumerate(self.draw_noise(count, rng))}
 
     def synthesise(
         self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32,
@@ -250,38 +190,16 @@ class Generator(nn.Module):
         """Inputs as from `draw` -> joint image float32 [N, C, R, R].
 
         Args:
-            level: 0, as this model does not grow. dtype: of the activations. track: see `ws`.
+            level: 0, as this model does not grow. dtype: of the activations. track: move the running mean of w.
         """
         device = self.mapping.w_avg.device
         noise = [inputs[f"noise{i}"].to(device) for i in range(self.config.num_ws - 1)]
         return self.synthesis(self.ws(inputs, track), noise, dtype)
 
-    def draw_noise(self, count: int, generator: torch.Generator, device: torch.device) -> list[Tensor]:
+    def draw_noise(self, count: int, rng: torch.Generator) -> list[Tensor]:
         """Noise ~ N(0, 1) for one pass of `count` samples, one [count, 1, R, R] per convolution."""
         sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
-        return [torch.randn(count, 1, r, r, generator=generator).to(device) for r in sizes]
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, stored noise.
-
-        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
-        and it is always computed with the same neighbours (matrix products round differently by batch size).
-        """
-        device, size = self.mapping.w_avg.device, SAMPLING_BLOCK
-        images = []
-        for block in range(start // size, math.ceil((start + count) / size)):
-            images.append(self(self.latents(seed, block * size, size).to(device), psi).cpu())
-        offset = start % size
-        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
-
-    def latents(self, seed: int, start: int, count: int) -> Tensor:
-        """z [count, z_dim] of the samples start ... start + count - 1 of a seed."""
-        rows = [
-            np.random.default_rng([seed, i]).standard_normal(self.config.z_dim, dtype=np.float32)
-            for i in range(start, start + count)
-        ]
-        return torch.from_numpy(np.stack(rows))
+        return [torch.randn(count, 1, r, r, generator=rng, device=rng.device) for r in sizes]
 
 
 class DiscriminatorBlock(nn.Module):
@@ -329,22 +247,13 @@ class Discriminator(nn.Module):
         return self.out(self.dense(self.conv(x).flatten(1)))
 
 
-class StyleGan2(nn.Module):
+class StyleGan2(Gan):
     """Generator and discriminator of one configuration."""
 
     def __init__(self, config: StyleGan2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.generator = Generator(config)
-        self.discriminator = Discriminator(config)
-
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """See `Generator.sample`."""
-        return self.generator.sample(count, seed, start, psi)
+        super().__init__(config, Generator(config), Discriminator(config))
 
 
 def build(config: StyleGan2Config, seed: int = 0) -> StyleGan2:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return StyleGan2(config)
+    return fresh(StyleGan2, config, seed)

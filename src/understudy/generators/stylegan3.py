@@ -16,42 +16,29 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from understudy.generators.alias_free import Band, FourierInput, Resampling, filtered_lrelu, lowpass
-from understudy.generators.layers import GAIN, Dense, ModulatedConv, limit, pointwise
-from understudy.generators.stylegan2 import (
-    SAMPLING_BLOCK,
-    Discriminator,
-    MappingNetwork,
-    StyleGan2Config,
-    held_as,
-)
+from understudy.generators.layers import GAIN, Dense, ModulatedConv, at_least_float, held_as, limit, pointwise
+from understudy.generators.networks import Gan, LatentGenerator, NetworkConfig, fresh
+from understudy.generators.stylegan2 import Discriminator, StyleGan2Config, mapping_network
+from understudy.generators.styles import Styled
 
 TAPS = 6  # of each filter, per sample of the signal with the lower rate
 OVERSAMPLING = 2  # rate of the nonlinearity over the higher one of input and output
 
 
-class StyleGan3Config(BaseModel):
+class StyleGan3Config(NetworkConfig):
     """Architecture of StyleGAN 3; the defaults are T at 256x256 with four sequences and one annotation.
 
     R: conv_kernel=1, use_radial_filters=True, channel_base=65536, channel_max=1024, discriminator_base=32768,
     discriminator_max=512, and the training blurs what the discriminator sees at first (`alias_free.blur_images`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["stylegan3"] = Field(default="stylegan3", description="name of the model")
-    resolution: int = Field(
-        default=256, ge=16, le=512, description="edge of the images, pixels, a power of two"
-    )
-    channels: int = Field(
-        default=5, ge=1, description="channels of the joint image: MR channels + annotation channels"
-    )
     z_dim: int = Field(default=512, ge=1, description="size of the latent z")
     w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
     channel_base: int = Field(
@@ -99,8 +86,6 @@ class StyleGan3Config(BaseModel):
     @model_validator(mode="after")
     def _buildable(self) -> StyleGan3Config:
         last = self.resolution / 2
-        if self.resolution & (self.resolution - 1):
-            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
         if min(self.channel_base, self.discriminator_base or self.channel_base) < self.resolution:
             raise ValueError(f"channel_base must be at least the resolution, {self.resolution}")
         if self.num_critical >= self.num_layers:
@@ -198,7 +183,7 @@ class ToImage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.conv(x, w)[0]
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_float(x)
         x = torch.addcmul(self.bias[:, None, None], x, self.magnitude.rsqrt())
         return limit(x, self.clamp)
 
@@ -238,16 +223,16 @@ class Synthesis(nn.Module):
 
 
 def _mean_square(x: Tensor) -> Tensor:
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32)).square().mean()
+    return at_least_float(x.detach()).square().mean()
 
 
-class Generator(nn.Module):
+class Generator(Styled, LatentGenerator):
     """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
 
     def __init__(self, config: StyleGan3Config) -> None:
-        super().__init__()
+        super().__init__(config.z_dim)
         self.config = config
-        self.mapping = MappingNetwork(config.plain)
+        self.mapping = mapping_network(config.plain)
         self.synthesis = Synthesis(config)
 
     def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -257,24 +242,13 @@ class Generator(nn.Module):
             w = self.mapping.w_avg.lerp(w, psi)
         return self.synthesis(self.broadcast(w), dtype)
 
-    def broadcast(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
-        return w[:, None].expand(-1, self.config.num_ws, -1)
-
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn from a generator on the CPU and left there: z [count, z_dim].
+        """Everything random for a batch, drawn on the generator's device: z [count, z_dim].
 
         Args:
             mixing: 0, as this model does not mix styles.
         """
-        return {"z": torch.randn(count, self.config.z_dim, generator=rng)}
-
-    def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
-        """Inputs as from `draw` -> ws [N, num_ws, w_dim]; `track` moves the running mean of w."""
-        w = self.mapping(inputs["z"].to(self.mapping.w_avg.device))
-        if track:
-            self.mapping.update_average(w)
-        return self.broadcast(w)
+        return {"z": torch.randn(count, self.config.z_dim, generator=rng, device=rng.device)}
 
     def synthesise(
         self,
@@ -293,45 +267,14 @@ class Generator(nn.Module):
         """
         return self.synthesis(self.ws(inputs, track), dtype, track)
 
-    @torch.no_grad()
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU.
 
-        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
-        and it is always computed with the same neighbours (matrix products round differently by batch size).
-        """
-        device, size = self.mapping.w_avg.device, SAMPLING_BLOCK
-        images = []
-        for block in range(start // size, math.ceil((start + count) / size)):
-            images.append(self(self.latents(seed, block * size, size).to(device), psi).cpu())
-        offset = start % size
-        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
-
-    def latents(self, seed: int, start: int, count: int) -> Tensor:
-        """z [count, z_dim] of the samples start ... start + count - 1 of a seed."""
-        rows = [
-            np.random.default_rng([seed, i]).standard_normal(self.config.z_dim, dtype=np.float32)
-            for i in range(start, start + count)
-        ]
-        return torch.from_numpy(np.stack(rows))
-
-
-class StyleGan3(nn.Module):
+class StyleGan3(Gan):
     """Generator of one configuration, and StyleGAN 2's discriminator."""
 
     def __init__(self, config: StyleGan3Config) -> None:
-        super().__init__()
-        self.config = config
-        self.generator = Generator(config)
-        self.discriminator = Discriminator(config.plain)
-
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """See `Generator.sample`."""
-        return self.generator.sample(count, seed, start, psi)
+        super().__init__(config, Generator(config), Discriminator(config.plain))
 
 
 def build(config: StyleGan3Config, seed: int = 0) -> StyleGan3:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return StyleGan3(config)
+    return fresh(StyleGan3, config, seed)

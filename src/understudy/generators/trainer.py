@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.generators.devices import resolve_precision
 from understudy.generators.joint import encode
-from understudy.generators.losses import path_lengths, squared_gradient
 from understudy.generators.shares import (
     Inputs,
     RunningMeans,
@@ -34,8 +34,6 @@ from understudy.generators.shares import (
 from understudy.generators.training import TrainingConfig
 from understudy.slices import SliceSet
 
-__all__ = ["Trainer", "path_lengths", "squared_gradient"]
-
 log = logging.getLogger(__name__)
 
 Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
@@ -43,22 +41,6 @@ Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the options of mallopt(3)
 _COUNTED = "repaired_gradients"  # the one figure that is a count, not a mean
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Type of the activations: bfloat16 if asked for, or if "auto" and the processor multiplies in it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            return (
-                torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-            )
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def random_generator(*key: int) -> torch.Generator:
@@ -146,6 +128,25 @@ class Trainer(ABC):
         return int(self.config.batch)
 
     @property
+    def batches(self) -> set[int]:
+        """All sizes of a batch that this training has, `batch` is one of them."""
+        return {self.batch}
+
+    def check_parting(self) -> None:
+        """Refuses batches that the workers cannot part evenly and in whole groups, before any work is done.
+
+        Raises:
+            UnderstudyError: says which.
+        """
+        for batch in sorted(self.batches):
+            local, left = divmod(batch, self.workers.world)
+            if left or local % min(self.group, local):
+                raise UnderstudyError(
+                    f"batch {batch} cannot be parted among {self.workers.world} devices in groups of {self.group}",
+                    fix="choose a batch that is a multiple of devices * mbstd_group",
+                )
+
+    @property
     def local_batch(self) -> int:
         """Images of this worker in the next step."""
         return self.batch // self.workers.world
@@ -169,7 +170,11 @@ class Trainer(ABC):
         return annotated
 
     def real_batch(self, step: int) -> Tensor:
-        """This worker's real joint images [batch / workers, C, R, R] of a step: drawn with (seed, step) alone."""
+        """This worker's real joint images [batch / workers, C, R, R] of a step: drawn with (seed, step) alone.
+
+        With replacement, where the official codes go through all images before one comes again: so a step does not
+        depend on those before it.
+        """
         rng = np.random.default_rng([self.config.seed, 1, step])
         if self._annotated is None:
             rows = rng.choice(self.rows, self.batch)
@@ -275,7 +280,8 @@ class Trainer(ABC):
         self.images += self.batch
         self.steps += 1
         with torch.no_grad():
-            torch._foreach_lerp_(*self._averaged, 1 - beta)
+            average, current = self._averaged
+            torch._foreach_lerp_(average, current, 1 - beta)
             for ours, theirs in self._copied:
                 ours.copy_(theirs)
 

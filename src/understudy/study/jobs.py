@@ -85,6 +85,7 @@ class Context:
         inputs: role -> folders of the finished jobs in that role.
         device: "auto", "cpu", "cuda", ...
         progress: show progress bars.
+        devices, nodes: devices on each of so many machines, for stages that are data parallel.
     """
 
     folder: Path
@@ -93,6 +94,8 @@ class Context:
     inputs: dict[str, list[Path]]
     device: str = "auto"
     progress: bool = True
+    devices: int = 1
+    nodes: int = 1
 
     def input(self, role: str) -> Path:
         """The folder of the one job in a role."""
@@ -121,6 +124,8 @@ def run_job(
     stages: Mapping[str, StageFunction],
     device: str = "auto",
     progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
 ) -> dict[str, Any]:
     """Runs one job to its end, or continues it; a job that is done is left alone.
 
@@ -131,6 +136,7 @@ def run_job(
         stages: stage name -> function.
         device: "auto", "cpu", "cuda", ...
         progress: show progress bars.
+        devices, nodes: devices on each of so many machines, for stages that are data parallel.
 
     Returns:
         The content of `done.json`.
@@ -150,8 +156,7 @@ def run_job(
             return finished
         (folder / "failed.json").unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
-        context = Context(folder, job.spec, job.local, {r: [p for p, _ in e] for r, e in inputs.items()}, device,
-                          progress)  # fmt: skip
+        context = _context(job, folder, inputs, device, progress, devices, nodes)
         with Heartbeat(folder) as heart, _failures_recorded(folder, job), interruptible():
             results = stages[job.stage](context)
         done = _done(job, results, heart, inputs)
@@ -159,6 +164,23 @@ def run_job(
         (folder / "heartbeat.json").unlink(missing_ok=True)
     release_memory()
     return done
+
+
+def join_job(
+    job: Job, jobs: Mapping[str, Job], out: str | Path, stages: Mapping[str, StageFunction], device: str,
+    devices: int, nodes: int,
+) -> None:  # fmt: skip
+    """Takes part in a job that the first process of a launcher runs: no lock, no heartbeat, no record.
+
+    Raises:
+        UnderstudyError: an input is not done, or what the stage raises.
+        Interrupted: SIGTERM or SIGINT.
+    """
+    folder = job_folder(out, job)
+    if read_done(folder) is None:
+        inputs = _inputs(job, jobs, out)
+        with interruptible():
+            stages[job.stage](_context(job, folder, inputs, device, False, devices, nodes))
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
@@ -192,6 +214,14 @@ def _inputs(
             )
         found.setdefault(role, []).append((folder, done))
     return found
+
+
+def _context(
+    job: Job, folder: Path, inputs: dict[str, list[tuple[Path, dict[str, Any]]]], device: str, progress: bool,
+    devices: int, nodes: int,
+) -> Context:  # fmt: skip
+    folders = {role: [path for path, _ in entries] for role, entries in inputs.items()}
+    return Context(folder, job.spec, job.local, folders, device, progress, devices, nodes)
 
 
 def _done(

@@ -131,6 +131,7 @@ def run_plan(
     device: str = "auto",
     progress: bool = True,
     until: str = "report",
+    devices: int = 1,
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
 
@@ -141,6 +142,7 @@ def run_plan(
         device: "auto", "cpu", "cuda", ...
         progress: show what is going on, on stderr.
         until: the last stage to run.
+        devices: that a generator's training is spread over.
 
     Raises:
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage.
@@ -161,7 +163,7 @@ def run_plan(
                 continue
             clock.announce(number, job)
             try:
-                done = run_job(job, plan.by_id, folder, stages, device, progress)
+                done = run_job(job, plan.by_id, folder, stages, device, progress, devices)
             except Interrupted:
                 raise
             except Exception as error:  # reported, recorded in failed.json, and the run ends with an error

@@ -70,7 +70,8 @@ def prepare(context: Context) -> dict[str, Any]:
 def generator(context: Context) -> dict[str, Any]:
     """Trains a generator on the training slices; the result is the folder `model`."""
     from understudy.generators.joint import annotation_channels
-    from understudy.generators.models import model_config, train
+    from understudy.generators.models import model_config
+    from understudy.generators.parallel import train
     from understudy.generators.training import training_config_for
     from understudy.slices import SliceSet
 
@@ -86,6 +87,8 @@ def generator(context: Context) -> dict[str, Any]:
         context.folder / "model",
         device=context.device,
         progress=context.progress,
+        devices=context.devices,
+        nodes=context.nodes,
     )
     return {
         "weights_sha256": sha256_file(model / "generator.safetensors"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion import Diffusion, DiffusionConfig, build
-from understudy.generators.official.names import Arrays, Rules, fill
+from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
 
 # Arguments come in two forms: those of the network with the steps of the process, where attention is given as
 # down-rates, and those of the training script, where it is given in pixels, as "16,8". What they call alike:
@@ -86,17 +86,7 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
     """
     script = "num_channels" in arguments or isinstance(arguments.get("attention_resolutions"), str)
     ours: dict[str, Any] = dict(_SCRIPT_DEFAULTS if script else _NETWORK_DEFAULTS)
-    for name, value in arguments.items():
-        if name in _SHARED:
-            ours[_SHARED[name]] = value
-        elif name in _REQUIRED:
-            if value not in _REQUIRED[name]:
-                allowed = _REQUIRED[name][0]
-                raise UnderstudyError(
-                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
-                )
-        elif name not in _NO_EFFECT | _CONVERTED:
-            raise UnderstudyError("unknown argument of the official network", where=name)
+    ours |= our_arguments(arguments, _SHARED, _REQUIRED, _NO_EFFECT | _CONVERTED)
     if "image_size" not in arguments and not script:
         raise UnderstudyError("the size of the images is not given", where="image_size")
     ours |= _attention(arguments, int(ours.get("resolution", 0)), script)

@@ -28,6 +28,33 @@ def translate(official: str, rules: Rules) -> str | None:
     )
 
 
+def our_arguments(
+    arguments: Mapping[str, Any], known: Mapping[str, str], required: Mapping[str, tuple[Any, ...]], ignored: set[str]
+) -> dict[str, Any]:  # fmt: skip
+    """Arguments of the official network by our names.
+
+    Args:
+        known: official name -> ours. required: the values that this package implements. ignored: without effect.
+
+    Raises:
+        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
+    """
+    ours: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in known:
+            ours[known[name]] = value
+        elif name in required:
+            value = tuple(value) if isinstance(value, list) else value
+            if value not in required[name]:
+                allowed = " or ".join(str(v) for v in required[name])
+                raise UnderstudyError(
+                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
+                )
+        elif name not in ignored:
+            raise UnderstudyError("unknown argument of the official network", where=name)
+    return ours
+
+
 def fill(
     module: nn.Module,
     arrays: Arrays,

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.errors import UnderstudyError
-from understudy.generators.official.names import Arrays, Rules, fill
+from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
 from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
 
 # Official argument -> ours. Arguments of other models, or of how the official code computes, are in _NO_EFFECT.
@@ -33,7 +32,12 @@ _NO_EFFECT = {
     "kind", "conv_kernel", "use_radial_filters", "num_fp16_res", "fused_modconv_default", "force_fp32",
     "freeze_layers", "channels_last", "noise_mode",
 }  # fmt: skip
-_REQUIRED = {"c_dim": 0, "architecture": ("skip", "resnet"), "activation": "lrelu", "use_noise": True}
+_REQUIRED = {
+    "c_dim": (0,),
+    "architecture": ("skip", "resnet"),
+    "activation": ("lrelu",),
+    "use_noise": (True,),
+}
 
 _STYLEGAN2_GENERATOR: Rules = [
     (r".*resample_filter", None),
@@ -88,19 +92,7 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
-    ours: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name in _STYLEGAN2_ARGUMENTS:
-            ours[_STYLEGAN2_ARGUMENTS[name]] = value
-        elif name in _REQUIRED:
-            allowed = _REQUIRED[name]
-            if value not in (allowed if isinstance(allowed, tuple) else (allowed,)):
-                raise UnderstudyError(
-                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
-                )
-        elif name not in _NO_EFFECT:
-            raise UnderstudyError("unknown argument of the official network", where=name)
-    return StyleGan2Config(**ours)
+    return StyleGan2Config(**our_arguments(arguments, _STYLEGAN2_ARGUMENTS, _REQUIRED, _NO_EFFECT))
 
 
 def load(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:

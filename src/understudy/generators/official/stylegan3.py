@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.generators.official import stylegan2
-from understudy.generators.official.names import Arrays, Rules, fill
+from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
 from understudy.generators.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
 
 # Official argument -> ours. Arguments of how the official code computes are in _NO_EFFECT.
@@ -42,7 +42,7 @@ _ARGUMENTS = {
     "mbstd_num_channels": "mbstd_maps",
 }
 _NO_EFFECT = {"kind", "num_fp16_res", "force_fp32", "freeze_layers", "architecture"}
-_REQUIRED: dict[str, Any] = {"c_dim": 0, "filter_size": 6, "lrelu_upsampling": 2}
+_REQUIRED = {"c_dim": (0,), "filter_size": (6,), "lrelu_upsampling": (2,)}
 _LAYER = r"synthesis\.L(\d+)_(\d+)_(\d+)\."
 
 
@@ -52,18 +52,7 @@ def stylegan3_config(arguments: Mapping[str, Any]) -> StyleGan3Config:
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
-    ours: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name in _ARGUMENTS:
-            ours[_ARGUMENTS[name]] = value
-        elif name in _REQUIRED:
-            if value != _REQUIRED[name]:
-                raise UnderstudyError(
-                    f"{name} = {value!r} is not supported", where=name, fix=f"use {_REQUIRED[name]}"
-                )
-        elif name not in _NO_EFFECT:
-            raise UnderstudyError("unknown argument of the official network", where=name)
-    return StyleGan3Config(**ours)
+    return StyleGan3Config(**our_arguments(arguments, _ARGUMENTS, _REQUIRED, _NO_EFFECT))
 
 
 def _rules(config: StyleGan3Config) -> Rules:

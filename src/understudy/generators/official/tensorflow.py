@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError
+from understudy.generators.official import names
 from understudy.generators.official.names import Arrays, Rules
 
 # Official argument -> ours, where both models have it.
@@ -38,23 +38,8 @@ REQUIRED: dict[str, tuple[Any, ...]] = {
 def our_arguments(
     arguments: Mapping[str, Any], known: Mapping[str, str], required: Mapping[str, tuple[Any, ...]], ignored: set[str]
 ) -> dict[str, Any]:  # fmt: skip
-    """Arguments of the official network by our names.
-
-    Raises:
-        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
-    """
-    ours: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if name in known:
-            ours[known[name]] = value
-        elif name in required:
-            value = tuple(value) if isinstance(value, list) else value
-            if value not in required[name]:
-                raise UnderstudyError(
-                    f"{name} = {value!r} is not supported", where=name, fix=f"supported: {required[name]}"
-                )
-        elif name not in ignored:
-            raise UnderstudyError("unknown argument of the official network", where=name)
+    """See `names.our_arguments`."""
+    ours = names.our_arguments(arguments, known, required, ignored)
     if ours.get("mbstd_group") == 0:
         ours["mbstd_group"] = 1  # both mean none
     return ours

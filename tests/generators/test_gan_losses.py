@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.generators import losses
+from understudy.generators import gan_losses
 from understudy.generators.progressive import ProgressiveConfig, ProgressiveDiscriminator
 
 
@@ -27,15 +27,15 @@ class Linear(nn.Module):
 def test_logistic_losses() -> None:
     real, fake = torch.tensor([[1.5], [-0.5]]), torch.tensor([[0.3], [2.0]])
     log = -(torch.sigmoid(real).log().mean() + (1 - torch.sigmoid(fake)).log().mean())
-    torch.testing.assert_close(losses.logistic_discriminator_loss(real, fake), log)
-    torch.testing.assert_close(losses.logistic_generator_loss(fake), -torch.sigmoid(fake).log().mean())
+    torch.testing.assert_close(gan_losses.logistic_discriminator_loss(real, fake), log)
+    torch.testing.assert_close(gan_losses.logistic_generator_loss(fake), -torch.sigmoid(fake).log().mean())
 
 
 def test_wgan_gp_loss_of_a_linear_critic() -> None:
     critic, real, fake = Linear(), torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
-    mixed = losses.between(real, fake, torch.rand(4, 1, 1, 1))
-    squared = losses.squared_gradient(critic, mixed)[1]
-    found = losses.wgan_gp_discriminator_loss(critic(real), critic(fake), squared)
+    mixed = gan_losses.between(real, fake, torch.rand(4, 1, 1, 1))
+    squared = gan_losses.squared_gradient(critic, mixed)[1]
+    found = gan_losses.wgan_gp_discriminator_loss(critic(real), critic(fake), squared)
     norm = critic.a.norm()
     expected = critic(fake).mean() - critic(real).mean()
     expected = expected + 10 * (norm - 1) ** 2 + 0.001 * critic(real).square().mean()
@@ -43,28 +43,28 @@ def test_wgan_gp_loss_of_a_linear_critic() -> None:
     torch.testing.assert_close(
         torch.autograd.grad(found, critic.a, retain_graph=True)[0], torch.autograd.grad(expected, critic.a)[0]
     )
-    assert losses.wasserstein_generator_loss(critic(fake)) == -critic(fake).mean()
+    assert gan_losses.wasserstein_generator_loss(critic(fake)) == -critic(fake).mean()
 
 
 def test_r1_of_a_linear_critic_and_its_derivative() -> None:
     critic = Linear()
-    scores, squared = losses.squared_gradient(critic, torch.randn(5, 3, 2, 2))
+    scores, squared = gan_losses.squared_gradient(critic, torch.randn(5, 3, 2, 2))
     assert scores.shape == (5, 1)
-    penalty = losses.r1_penalty(squared, gamma=10)
+    penalty = gan_losses.r1_penalty(squared, gamma=10)
     torch.testing.assert_close(penalty, 5 * critic.a.square().sum())
     torch.testing.assert_close(torch.autograd.grad(penalty, critic.a)[0], 10 * critic.a.detach())
 
 
 def test_a_vanishing_gradient_makes_no_nan() -> None:
     squared = torch.zeros(3, requires_grad=True)
-    losses.gradient_penalty(squared).backward()
+    gan_losses.gradient_penalty(squared).backward()
     assert squared.grad is not None
     assert torch.isfinite(squared.grad).all()
 
 
 def test_between_keeps_the_ends() -> None:
     real, fake = torch.randn(2, 1, 3, 3), torch.randn(2, 1, 3, 3)
-    mixed = losses.between(real, fake, torch.tensor([0.0, 1.0])[:, None, None, None])
+    mixed = gan_losses.between(real, fake, torch.tensor([0.0, 1.0])[:, None, None, None])
     torch.testing.assert_close(mixed, torch.stack([real[0], fake[1]]))
 
 
@@ -76,7 +76,7 @@ def test_gradient_is_that_by_the_enlarged_images(level: float, blurred: bool) ->
     config = ProgressiveConfig(resolution=16, channels=2, fmap_base=64, fmap_max=8)
     model = ProgressiveDiscriminator(config, blurred).double()
     images = torch.randn(4, 2, 16 >> math.floor(level), 16 >> math.floor(level), dtype=torch.float64)
-    _, found = losses.squared_gradient(model, images, torch.float64, level)
+    _, found = gan_losses.squared_gradient(model, images, torch.float64, level)
     large = F.interpolate(images, scale_factor=1 << math.floor(level)).requires_grad_()
     (gradient,) = torch.autograd.grad(model(large, torch.float64, level=level).sum(), large)
     torch.testing.assert_close(found, gradient.square().sum(dim=(1, 2, 3)), atol=1e-12, rtol=1e-6)
@@ -90,7 +90,7 @@ def test_penalty_has_the_right_derivative_by_every_weight() -> None:
     images = torch.randn(4, 2, 16, 16, dtype=torch.float64)
 
     def penalty() -> Tensor:
-        return losses.gradient_penalty(losses.squared_gradient(model, images, torch.float64, 0.0)[1])
+        return gan_losses.gradient_penalty(gan_losses.squared_gradient(model, images, torch.float64, 0.0)[1])
 
     weights = [p for n, p in model.named_parameters() if "from_image" not in n or "from_image.2" in n]
     gradients = torch.autograd.grad(penalty(), weights, allow_unused=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.generators.fused import without_weight_gradients
+from understudy.generators.fused import input_gradient
 
 
 def logistic_generator_loss(fake: Tensor) -> Tensor:
@@ -80,8 +80,7 @@ def squared_gradient(
     images = images.detach().requires_grad_()
     options = {"level": level} if level else {}  # only growing discriminators have levels
     scores = discriminator(images, dtype=dtype, **options)
-    with without_weight_gradients():
-        (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    gradient = input_gradient(scores.sum(), images)
     return scores, gradient.square().sum(dim=(1, 2, 3)) / 4 ** math.floor(level)
 
 
@@ -97,6 +96,5 @@ def path_lengths(
     if not ws.requires_grad:
         ws = ws.detach().requires_grad_()
     images = synthesis(ws, maps, dtype)
-    with without_weight_gradients():
-        (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)
+    gradient = input_gradient((images * noise).sum(), ws)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
