@@ -132,6 +132,28 @@ def test_noised_clean_and_noise_in_invert_each_other() -> None:
     )
 
 
+def test_velocity_gives_back_the_clean_image_and_the_same_weighted_loss() -> None:
+    """Errors of noise and velocity are errors of x_0, weighted by SNR and SNR + 1 (Salimans & Ho 2022, app. D)."""
+    rng = torch.Generator().manual_seed(0)
+    x0, noise, error = (torch.randn(3, 2, 4, 4, generator=rng, dtype=torch.float64) for _ in range(3))
+    t = torch.tensor([0, 40, 90])
+    weighted = {}
+    for kind in ("noise", "velocity"):
+        found = process(prediction=kind)
+        xt, snr = found.noised(x0, t, noise), found.at("snr", t, x0)
+        wrong = x0 + 0.1 * error  # a network whose x_0 is off by this
+        if kind == "noise":
+            output = noise - snr.sqrt() * (wrong - x0)
+        else:
+            output = found.velocity(x0, t, noise) - (snr + 1).sqrt() * (wrong - x0)
+        assert torch.allclose(found.predicted_clean(output, xt, t), wrong)
+        losses = training_losses(lambda x, time, output=output: output, found, x0, t, noise, min_snr=5)
+        weighted[kind] = losses["loss"]
+        expected = snr.flatten().clamp_max(5) * (0.1 * error).square().flatten(1).mean(dim=1)
+        assert torch.allclose(losses["loss"], expected)
+    assert torch.allclose(weighted["noise"], weighted["velocity"])
+
+
 def test_variance_is_beta_or_learned_between_its_bounds() -> None:
     x, t = torch.zeros(3, 2, 4, 4), torch.tensor([0, 1, 60])
     fixed = process()

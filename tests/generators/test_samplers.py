@@ -54,6 +54,24 @@ def no_noise() -> Tensor:
     raise AssertionError("a deterministic sampler asked for noise")
 
 
+@pytest.mark.parametrize("walk", [walk_ddim, walk_dpm_solver], ids=["ddim", "dpm++"])
+def test_a_velocity_network_takes_the_same_way_as_its_noise_network(walk: Callable) -> None:
+    by_noise = GaussianProcess(noise_schedule("cosine", 50))
+    by_velocity = GaussianProcess(noise_schedule("cosine", 50), prediction="velocity")
+    of_noise = exact(by_noise)
+
+    def of_velocity(x: Tensor, t: Tensor) -> Tensor:
+        noise = of_noise(x, t)
+        return by_noise.velocity(by_noise.clean(x, t.long(), noise), t.long(), noise)
+
+    x = torch.linspace(-2, 2, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    ends = [
+        list(walk(network, process, x, SamplerConfig(clip="none"), no_noise))[-1]
+        for network, process in ((of_noise, by_noise), (of_velocity, by_velocity))
+    ]
+    assert torch.allclose(*ends, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("walk", "order", "largest"), [(walk_ddim, 1, 0.1), (walk_dpm_solver, 2, 0.01)], ids=["ddim", "dpm++"]
 )

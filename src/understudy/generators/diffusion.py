@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
-from understudy.generators.gaussian import GaussianProcess, NoiseSchedule, noise_schedule
+from understudy.generators.gaussian import GaussianProcess, NoiseSchedule, Prediction, noise_schedule
 from understudy.generators.group_norm import GroupNorm
 from understudy.generators.networks import NetworkConfig, fresh
 from understudy.generators.samplers import SamplerConfig, sample
@@ -58,6 +58,10 @@ class DiffusionConfig(NetworkConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability of dropping an activation")
     steps: int = Field(default=4000, ge=1, description="diffusion steps T")
     noise_schedule: NoiseSchedule = Field(default="linear", description="how the noise grows over the steps")
+    prediction: Prediction = Field(
+        default="noise",
+        description="what is predicted: the noise, or the velocity (better in short trainings)",
+    )
     learn_sigma: bool = Field(default=False, description="predict the variance of a step, too")
     rescale_timesteps: bool = Field(default=False, description="show the network time as if T were 1000")
     rescale_vlb: bool = Field(default=True, description="weigh the variational bound by T / 1000")
@@ -92,6 +96,7 @@ class DiffusionConfig(NetworkConfig):
             learned_range=self.learn_sigma,
             time_scale=1000 / self.steps if self.rescale_timesteps else 1.0,
             vlb_weight=self.steps / 1000 if self.rescale_vlb else 1.0,
+            prediction=self.prediction,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 
+Prediction = Literal["noise", "velocity"]
 NoiseSchedule = Literal["linear", "cosine"]
 Network = Callable[[Tensor, Tensor], Tensor]
 """(noised image [N, C, ...], network time [N]) -> predicted noise [N, C, ...], or [N, 2 C, ...] with the variance"""
@@ -113,6 +114,9 @@ class GaussianProcess:
         learned_range: the network predicts the variance (IDDPM eq. 15); otherwise it is beta ("fixed large").
         time_scale: what a step is multiplied by before the network sees it.
         vlb_weight: weight of the variational bound in the hybrid loss (IDDPM eq. 16).
+        prediction: what the network predicts: the noise (DDPM), or the velocity v = sqrt(alpha_bar) noise
+            - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, arXiv 2202.00512). At high noise an error of the noise is
+            magnified without bound in x_0, that of v is not.
 
     Attributes:
         alpha_bar: [T], the part of the variance that is still signal (DDPM eq. 4).
@@ -126,7 +130,9 @@ class GaussianProcess:
         learned_range: bool = False,
         time_scale: float = 1.0,
         vlb_weight: float = 1.0,
+        prediction: Prediction = "noise",
     ) -> None:
+        self.prediction: Prediction = prediction
         self.betas = np.asarray(betas, np.float64)
         if self.betas.ndim != 1 or not ((self.betas > 0) & (self.betas < 1)).all():
             raise UnderstudyError("the noise schedule must be numbers between 0 and 1", where="betas")
@@ -154,7 +160,9 @@ class GaussianProcess:
         level = self.alpha_bar[list(steps)]
         betas = 1 - level / np.append(1.0, level[:-1])
         timesteps = [int(self.timesteps[i]) for i in steps]
-        return GaussianProcess(betas, timesteps, self.learned_range, self.time_scale, self.vlb_weight)
+        return GaussianProcess(
+            betas, timesteps, self.learned_range, self.time_scale, self.vlb_weight, self.prediction
+        )
 
     def respaced(self, spec: str) -> GaussianProcess:
         """`kept` in guided diffusion's notation, see `parse_respacing`."""
@@ -181,6 +189,17 @@ class GaussianProcess:
     def clean(self, xt: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_0 from x_t and the noise in it (DDPM eq. 4 solved for x_0)."""
         return self.at("1/signal", t, xt) * xt - self.at("noise/signal", t, xt) * noise
+
+    def velocity(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """v of x_0 and the noise (Salimans & Ho 2022, sec. 4)."""
+        return self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
+
+    def predicted_clean(self, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """x_0 from what the network says of x_t, without limits."""
+        found = output[:, : xt.shape[1]]
+        if self.prediction == "velocity":
+            return self.at("signal", t, xt) * xt - self.at("noise", t, xt) * found
+        return self.clean(xt, t, found)
 
     def noise_in(self, xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The noise in x_t if x_0 is what is under it (the inverse of `clean`)."""
@@ -252,7 +271,7 @@ def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def variational_bound(process: GaussianProcess, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """One term of the variational bound in bits per dimension, [N] (DDPM eq. 5): L_(t-1), and at t = 0 L_0."""
-    mean = process.posterior_mean(process.clean(xt, t, output[:, : x0.shape[1]]), xt, t)
+    mean = process.posterior_mean(process.predicted_clean(output, xt, t), xt, t)
     log_variance = process.log_variance(output, xt, t).expand_as(mean)
     true_mean = process.posterior_mean(x0, xt, t)
     divergence = normal_kl(true_mean, process.at("smallest_log_variance", t, xt), mean, log_variance)
@@ -272,21 +291,24 @@ def training_losses(
 
     Args:
         noise: N(0, 1) like x0.
-        min_snr: weigh the squared error by min(SNR, min_snr) / SNR (Hang et al. 2023, arXiv 2303.09556, sec. 3.4, who
-            take 5); None for all steps alike.
+        min_snr: weigh the squared error of x_0 by min(SNR, min_snr), which is min(SNR, min_snr) / SNR for the noise and
+            min(SNR, min_snr) / (SNR + 1) for the velocity (Hang et al. 2023, arXiv 2303.09556, sec. 3.4, who take 5);
+            None for all steps alike.
 
     Returns:
-        mse: of the predicted noise (DDPM eq. 14). With learned variance also vb: the variational bound with the mean
+        mse: of what is predicted, the noise (DDPM eq. 14) or the velocity. With learned variance also vb: the variational bound with the mean
         held fixed, weighted by `process.vlb_weight` (IDDPM eq. 16). loss: their sum.
     """
     xt = process.noised(x0, t, noise)
     output = network(xt, process.network_time(t))
     predicted = output[:, : x0.shape[1]]
-    losses = {"mse": per_sample((noise - predicted).square())}
+    moving = process.prediction == "velocity"
+    target = process.velocity(x0, t, noise) if moving else noise
+    losses = {"mse": per_sample((target - predicted).square())}
     loss = losses["mse"]
     if min_snr is not None:
         snr = process.at("snr", t, loss)
-        loss = loss * (min_snr / snr).clamp_max(1)
+        loss = loss * (snr.clamp_max(min_snr) / (snr + 1) if moving else (min_snr / snr).clamp_max(1))
     if process.learned_range:
         frozen = torch.cat([predicted.detach(), output[:, x0.shape[1] :]], dim=1)
         losses["vb"] = variational_bound(process, frozen, x0, xt, t) * process.vlb_weight

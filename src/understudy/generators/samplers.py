@@ -120,7 +120,7 @@ class _Prediction:
     def __init__(self, network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str) -> None:
         self.t = torch.full((len(x),), step, device=x.device)
         self.output = network(x, process.network_time(self.t))
-        self.x0 = limit_clean(process.clean(x, self.t, self.output[:, : x.shape[1]]), clip)
+        self.x0 = limit_clean(process.predicted_clean(self.output, x, self.t), clip)
 
 
 def ancestral_step(
