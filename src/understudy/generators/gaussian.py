@@ -296,8 +296,8 @@ def training_losses(
             None for all steps alike.
 
     Returns:
-        mse: of what is predicted, the noise (DDPM eq. 14) or the velocity. With learned variance also vb: the variational bound with the mean
-        held fixed, weighted by `process.vlb_weight` (IDDPM eq. 16). loss: their sum.
+        mse: of what is predicted, the noise (DDPM eq. 14) or the velocity. With learned variance also vb: the
+        variational bound with the mean held fixed, weighted by `process.vlb_weight` (IDDPM eq. 16). loss: their sum.
     """
     xt = process.noised(x0, t, noise)
     output = network(xt, process.network_time(t))
