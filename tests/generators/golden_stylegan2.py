@@ -1,18 +1,26 @@
-"""What our StyleGAN 2 computes for the outputs of a golden file."""
+"""What our StyleGAN 2 (and, with its own synthesis, StyleGAN 3) computes for the outputs of a golden file."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from understudy.generators.gan_losses import path_lengths, squared_gradient
-from understudy.generators.stylegan2 import StyleGan2
 
 INPUTS = {"z", "real", "pl_noise"}
 
 
-def compute(model: StyleGan2, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Our value for every output of a StyleGAN 2 golden file."""
+def compute(
+    model: Any, given: dict[str, np.ndarray], synthesis: Callable[..., torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Our value for every output of a golden file.
+
+    Args:
+        synthesis: (ws, noise maps, dtype) -> images, where not that of the model's generator.
+    """
     inputs = {k: torch.from_numpy(v) for k, v in given.items()}
     generator, discriminator = model.generator, model.discriminator
     found: dict[str, torch.Tensor] = {}
@@ -28,5 +36,5 @@ def compute(model: StyleGan2, given: dict[str, np.ndarray]) -> dict[str, torch.T
         found["r1_grad_sq"] = squared_gradient(discriminator, inputs["real"])[1]
     if "pl_noise" in inputs:
         ws = generator.broadcast(found["w"]).detach()
-        found["pl_length"] = path_lengths(generator.synthesis, ws, inputs["pl_noise"])
+        found["pl_length"] = path_lengths(synthesis or generator.synthesis, ws, inputs["pl_noise"])
     return found

@@ -69,6 +69,7 @@ def _level(resolution: str) -> int:
 
 
 def discriminator_rules(resolution: int) -> Rules:
+    """Names of an official discriminator of this resolution -> ours."""
     top = _level(str(resolution))
     return [
         (r".*resample_filter", None),

@@ -74,6 +74,7 @@ def turned(kernel: NDArray[Any]) -> NDArray[Any]:
 
 
 def discriminator_rules(resolution: int) -> Rules:
+    """Names of an official discriminator of this resolution -> ours."""
     top = number(str(resolution))
 
     def block(m: re.Match[str]) -> str:
