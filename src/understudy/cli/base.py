@@ -1,0 +1,100 @@
+"""The application, the options that commands share, and how they print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from understudy import __version__
+
+# Heavy imports (torch, pandas, the study file's schema) are made inside the commands: `--help` answers at once.
+
+if TYPE_CHECKING:
+    from understudy.study.schema import Study
+
+app = typer.Typer(
+    name="understudy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Synthetic MR slices that stand in for patients' images: are they useful, and are they copies?\n\n"
+    "Start with `understudy run quickstart`.",
+)
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>]."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+DevicesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Devices of this machine (GPUs, or processes with --device cpu) that share every batch of a generator's"
+        " training. Segmenters are not data parallel and use one.",
+    ),
+]
+NodesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Machines with so many --devices each: start this command by torchrun or srun, one process a device.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"understudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def study_of(source: str | Path) -> Study:
+    from understudy.study.schema import load_study
+
+    return load_study(source)
+
+
+def out_of(study: Study, out: Path | None) -> Path:
+    return out if out is not None else Path(f"understudy-{study.name}")
+
+
+def print_table(header: list[str], rows: list[list[Any]], markup: tuple[int, ...] = ()) -> None:
+    """A table; cells are shown as they are but for the columns in `markup`."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) if i in markup else escape(str(cell)) for i, cell in enumerate(row)))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def complain(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")

@@ -1,0 +1,229 @@
+"""Commands on a study: plan, run, one job, status, report, presets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.base import (
+    DeviceOption,
+    DevicesOption,
+    NodesOption,
+    OutOption,
+    QuietOption,
+    StudyArgument,
+    app,
+    complain,
+    megabytes,
+    out_of,
+    print_table,
+    study_of,
+)
+from understudy.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from understudy.study.run import RunResult
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    out: OutOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the jobs of a study, and about how much time and disk they will take on this machine."""
+    from understudy.study.estimate import estimated
+    from understudy.study.plan import make_plan, settings
+    from understudy.study.run import duration
+    from understudy.study.status import state_in
+
+    loaded = study_of(study)
+    planned, folder = estimated(make_plan(loaded)), out_of(loaded, out)
+    states = [state_in(folder, job) for job in planned.jobs]
+    left = [job for job, state in zip(planned.jobs, states, strict=True) if state != "done"]
+    seconds, disk = sum(job.seconds for job in left), sum(job.disk_bytes for job in left)
+    if as_json:
+        counts: dict[str, int] = {}
+        for job in planned.jobs:
+            counts[job.stage] = counts.get(job.stage, 0) + 1
+        listed = [
+            {
+                "id": j.id,
+                "stage": j.stage,
+                "name": j.name,
+                "state": s,
+                "seconds": j.seconds,
+                "disk_bytes": j.disk_bytes,
+            }
+            for j, s in zip(planned.jobs, states, strict=True)
+        ]
+        summary = {"jobs": counts, "settings": len(settings(loaded)), "repeats": loaded.repeats, "seconds": seconds,
+                   "disk_bytes": disk, "study_hash": loaded.hash, "list": listed}  # fmt: skip
+        print(json.dumps(summary, indent=2))
+        return
+    print_table(
+        ["id", "job", "state", "about", "disk"],
+        [
+            [j.id[:12], j.name, s, duration(j.seconds), megabytes(j.disk_bytes)]
+            for j, s in zip(planned.jobs, states, strict=True)
+        ],
+    )
+    print(
+        f"{len(left)} of {len(planned.jobs)} jobs to do: about {duration(seconds)} and {megabytes(disk)} in {folder}"
+        " (estimated from a short calibration on this machine)"
+    )
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    quiet: QuietOption = False,
+    until: Annotated[
+        str,
+        typer.Option(help="Stop after this stage: phantom, prepare, generator, sample, segmenter, evaluate."),
+    ] = "report",
+) -> None:
+    """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
+    from understudy.study.estimate import estimated
+    from understudy.study.plan import make_plan
+    from understudy.study.run import run_plan
+    from understudy.study.stages import STAGES
+
+    loaded = study_of(study)
+    if devices > 1:
+        usable_devices(device, devices)
+    planned = estimated(make_plan(loaded), device)
+    result = run_plan(planned, out_of(loaded, out), STAGES, device, not quiet, until, devices)
+    print_result(result)
+    if not result.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def job(
+    job_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")
+    ],
+    study: Annotated[str, typer.Option(help="Study file or preset.")],
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Run one job of a study, or continue it: for queues of clusters, and for a job that failed."""
+    from understudy.study.jobs import join_job, run_job
+    from understudy.study.plan import make_plan
+    from understudy.study.run import claimed, duration
+    from understudy.study.stages import STAGES
+
+    loaded = study_of(study)
+    planned = make_plan(loaded)
+    found = planned.find(job_id)
+    if devices * nodes > 1:
+        if found.stage != "generator":
+            raise UnderstudyError(
+                f"`{found.name}` is not the training of a generator and uses one device",
+                fix="leave --devices and --nodes out",
+            )
+        if usable_devices(device, devices, nodes) > 0:
+            join_job(found, planned.by_id, out_of(loaded, out), STAGES, device, devices, nodes)
+            return
+    with claimed(out_of(loaded, out), planned, exclusive=False) as folder:
+        done = run_job(found, planned.by_id, folder, STAGES, device, not quiet, devices, nodes)
+    print(
+        f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
+    )
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Argument(help="Folder of a study's results.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show which jobs of a study are done, running, failed or waiting."""
+    from understudy.study.run import duration
+    from understudy.study.status import study_status
+
+    table = study_status(out)
+    if as_json:
+        print(table.to_json(orient="records", indent=2))
+        return
+    colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+    rows = [
+        [
+            row["id"][:12],
+            row["name"],
+            f"[{colours[row['state']]}]{row['state']}[/]",
+            duration(row["seconds"]),
+            row["detail"],
+        ]
+        for row in table.to_dict(orient="records")
+    ]
+    print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
+    counts = table["state"].value_counts()
+    print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Argument(help="Folder of a study's results.")]) -> None:
+    """Make a study's report anew from what is done so far."""
+    from understudy.study.stages import report_again
+
+    page, answer = report_again(out)
+    print(f"{answer}\n{page}" if answer else str(page))
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart",
+) -> None:
+    """Print a built-in study, to start a study file from."""
+    from understudy.study.schema import preset_text
+
+    print(preset_text(name), end="")
+
+
+def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
+    """Refuses devices that are not there; gives this process's rank among those of a launcher, 0 without one.
+
+    Without `nodes` a launcher is refused: its processes would all run the whole study.
+    """
+    from understudy.generators.parallel import check_devices, started
+
+    rank, world = started()
+    if nodes is None and world > 1:
+        raise UnderstudyError(
+            f"torchrun or srun has started {world} processes of the whole study",
+            fix="start the study by itself (--devices starts processes of its own), or single generators by"
+            " `understudy job ID` with --devices and --nodes",
+        )
+    check_devices(device, devices, nodes or 1)
+    return rank
+
+
+def print_result(result: RunResult) -> None:
+    """The report and its answer, or what failed."""
+    messages: dict[str, list[str]] = {}
+    for failed, message in result.failed:
+        messages.setdefault(message, []).append(failed.name)
+    for message, names in messages.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        complain(f"{message}\n  job: {names[0]}{others}")
+    if result.failed:
+        waiting = f"; {len(result.blocked)} jobs wait for them" if result.blocked else ""
+        sys.stderr.write(
+            f"{len(result.failed)} jobs failed{waiting}. What is done is kept in {result.out};"
+            f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"
+        )
+    elif result.page is not None:
+        print(f"{result.answer}\nreport: {result.page}")
+    else:
+        print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")

@@ -1,0 +1,1 @@
+"""Foreign formats: folders of images in, data sets for other programs out."""

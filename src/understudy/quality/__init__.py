@@ -1,0 +1,1 @@
+"""Image quality: feature extractors and distances between sets of slices, and the quality of annotations."""
