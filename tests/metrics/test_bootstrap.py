@@ -80,6 +80,19 @@ def test_hierarchical_spread_has_its_closed_form() -> None:
     assert e.high - e.low > 1.2 * (patients_only.high - patients_only.low)
 
 
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Simulation, 40 patients and 10 models; drawing single scores would cover half as often."""
+    rng, inside, narrow = np.random.default_rng(11), [], []
+    for _ in range(300):
+        patient, model = rng.normal(0, 0.06, (40, 1)), rng.normal(0, 0.03, 10)
+        data = 0.8 + patient + model + rng.normal(0, 0.02, (40, 10))
+        e = mean_interval(data, resamples=500)
+        inside.append(e.low <= 0.8 <= e.high)
+        narrow.append(abs(data.mean() - 0.8) <= 1.96 * data.std() / math.sqrt(data.size))
+    assert 0.89 <= np.mean(inside) <= 0.98
+    assert np.mean(narrow) < 0.6
+
+
 def test_equal_scores_have_no_interval_and_levels_nest() -> None:
     for method in ("percentile", "bca"):
         e = mean_interval(np.full((6, 2), 0.7), method=method)  # type: ignore[arg-type]

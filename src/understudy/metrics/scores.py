@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.overlap import confusion, counts, union_box
+from understudy.metrics.rows import FOREGROUND
 from understudy.metrics.surface import UNDEFINED, Spacing, surface_distances
 
-FOREGROUND = "foreground"  # the row that takes all classes as one
 WHOLE, KEPT = "whole", "kept_slices"
 MAX_CLASSES = 255
 

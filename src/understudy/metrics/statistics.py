@@ -3,8 +3,10 @@
 All functions take scored rows: `score_volume`'s, with the columns setting, repeat and subject added by the study and a
 policy applied (`empties.apply_policy`). Conventions:
 
-- A *mean over classes* is the paper's: per class the mean over patients, then the mean of these. The row "foreground"
-  is never part of it. NaN scores (some policies) leave the mean over patients.
+- A *mean over classes* is the paper's: per class the mean over patients, then the mean of these. Regions and the row
+  "foreground" are never part of it. NaN scores (some policies) leave the mean over patients.
+- Runs marked in the optional column `collapsed` count like others ("in") unless a caller says "out"; a summary gives
+  their number and both means.
 - The spread `sd` is over repeats of the mean over patients, with ddof 0, as the paper prints it.
 - Intervals come from a hierarchical bootstrap (`bootstrap`): patients are drawn with replacement, then repeats. With
   few repeats the latter part of the interval is too narrow.
@@ -19,8 +21,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy.stats import wilcoxon
+from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.bootstrap import (
@@ -34,7 +35,8 @@ from understudy.metrics.bootstrap import (
     quantiles,
     weighted_means,
 )
-from understudy.metrics.scores import FOREGROUND
+from understudy.metrics.rows import Collapsed, class_names, counted, flag, region_names
+from understudy.metrics.significance import holm, sign_flip, signed_rank
 
 __all__ = [
     "Cube",
@@ -55,7 +57,6 @@ Test = Literal["sign_flip", "wilcoxon"]
 
 MEAN = "mean"
 METRICS = ("dice", "hd", "hd95_pooled", "hd95_directed")
-EXACT_UP_TO = 13  # patients: 2^13 = 8192 sign patterns are fewer than the random ones
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ def cube(
     metric: str = "dice",
     scope: str = "whole",
     classes: Sequence[str] | None = None,
+    collapsed: Collapsed = "in",
 ) -> Cube:
-    """Arranges one metric of one setting; patients and repeats sorted, classes as given (default: all but foreground).
+    """Arranges one metric of one setting; patients and repeats sorted, classes as given (default: all single ones).
 
     Raises:
-        UnderstudyError: no such rows or columns, a row twice, or a patient, repeat or class missing from a part of
-            the rows - a failed run must not vanish from a table.
+        UnderstudyError: no such rows or columns, a row twice, a patient, repeat or class missing from a part of
+            the rows (a failed run must not vanish from a table), or every run collapsed and none to count.
     """
     needed = {"setting", "repeat", "subject", "class_name", "scope", metric}
     if absent := sorted(needed - set(rows)):
@@ -96,8 +98,12 @@ def cube(
         )
     part = rows[(rows["setting"] == setting) & (rows["scope"] == scope)]
     if classes is None:
-        classes = [c for c in part["class_name"].unique() if c != FOREGROUND]
+        classes = class_names(part)
     part = part[part["class_name"].isin(list(classes))]
+    if len(part) and (part := counted(part, collapsed)).empty:
+        raise UnderstudyError(
+            f"every run of the setting '{setting}' collapsed", fix="count collapsed runs, or train again"
+        )
     if part.empty:
         raise UnderstudyError(
             f"no results of the setting '{setting}' (scope '{scope}', classes {list(classes)})",
@@ -136,8 +142,10 @@ def summarise(
         One row per setting, scope, class (each class, "foreground", and "mean" over the classes) and metric, in the
         order of the rows: value (mean over patients, then repeats), sd (over repeats; NaN if
         one of them has no finite mean), low, high (interval), median
-        (over patients, of their mean over repeats), n_patients, n_repeats, and over all patients and repeats: present
-        (truth not empty), missed, false_alarms, undefined (scores that the policy made NaN).
+        (over patients, of their mean over repeats), n_patients, n_repeats, n_collapsed (of the repeats),
+        value_without_collapsed, sd_without_collapsed (NaN if all collapsed), and over all patients and repeats: present
+        (truth not empty), missed, false_alarms, undefined (scores that the policy made NaN); region: whether the class
+        is one, i.e. a union of others.
 
     Raises:
         UnderstudyError: as `cube`.
@@ -150,10 +158,11 @@ def summarise(
         )
     table = []
     for (setting, scope), part in rows.groupby(["setting", "scope"], sort=False):
-        names = list(part["class_name"].unique())
+        names, single, regions = list(part["class_name"].unique()), class_names(part), region_names(part)
+        healthy = _healthy(part)
         cubes = {metric: cube(part, str(setting), metric, str(scope), names).values for metric in metrics}
         for name in [*names, MEAN]:
-            members = [n for n in names if n != FOREGROUND] if name == MEAN else [name]
+            members = single if name == MEAN else [name]
             mine = part[part["class_name"].isin(members)]
             totals = {
                 "present": int((~mine["truth_empty"].astype(bool)).sum()),
@@ -164,8 +173,30 @@ def summarise(
                 data = cubes[metric][:, :, [names.index(n) for n in members]]
                 about = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
                 e = mean_interval(data, level=level, resamples=resamples, seed=seed)
-                table.append(about | _summary(data, e) | totals | {"undefined": int(np.isnan(data).sum())})
+                totals |= {"undefined": int(np.isnan(data).sum()), "region": name in regions}
+                table.append(about | _summary(data, e) | _without_collapsed(data, healthy) | totals)
     return pd.DataFrame(table)
+
+
+def _healthy(part: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which repeats of one setting, in their order, did not collapse."""
+    runs = part[["repeat"]].assign(collapsed=flag(part, "collapsed"))
+    return ~runs.groupby("repeat", sort=True)["collapsed"].any().to_numpy(bool)
+
+
+def _without_collapsed(data: Floats, healthy: NDArray[np.bool_]) -> dict[str, float | int]:
+    models = per_repeat(data)[healthy]
+    models = models[~np.isnan(models)]
+    return {
+        "n_collapsed": int((~healthy).sum()),
+        "value_without_collapsed": float(models.mean()) if len(models) else float("nan"),
+        "sd_without_collapsed": _sd(models),
+    }
+
+
+def _sd(models: Floats) -> float:
+    """Spread over repeats, ddof 0 as the paper has it."""
+    return float(np.std(models)) if len(models) and np.isfinite(models).all() else float("nan")
 
 
 def _summary(data: Floats, mean: Estimate) -> dict[str, float | int]:
@@ -173,7 +204,7 @@ def _summary(data: Floats, mean: Estimate) -> dict[str, float | int]:
     patients = patients[~np.isnan(patients)]
     return {
         "value": mean.value,
-        "sd": float(np.std(models)) if np.isfinite(models).all() else float("nan"),
+        "sd": _sd(models),
         "low": mean.low,
         "high": mean.high,
         "median": float(np.median(patients)) if len(patients) else float("nan"),
@@ -190,6 +221,7 @@ def relative_dice(
     metric: str = "dice",
     scope: str = "whole",
     classes: Sequence[str] | None = None,
+    collapsed: Collapsed = "in",
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -202,7 +234,7 @@ def relative_dice(
     Raises:
         UnderstudyError: as `cube`; patients or classes that differ between the two settings.
     """
-    a, b = _pair(rows, setting, baseline, metric, scope, classes)
+    a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
     (value,), (base,) = (
         weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b)
     )
@@ -221,6 +253,7 @@ def paired_difference(
     metric: str = "dice",
     scope: str = "whole",
     classes: Sequence[str] | None = None,
+    collapsed: Collapsed = "in",
     test: Test = "sign_flip",
     level: float = 0.95,
     resamples: int = RESAMPLES,
@@ -236,7 +269,7 @@ def paired_difference(
     Raises:
         UnderstudyError: as `relative_dice`.
     """
-    a, b = _pair(rows, setting, baseline, metric, scope, classes)
+    a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
     (value,), (base,) = (
         weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b)
     )
@@ -246,7 +279,7 @@ def paired_difference(
         by_patient = per_patient(a.values) - per_patient(b.values)
         difference = float(value - base)
     by_patient = by_patient[np.isfinite(by_patient)]
-    p = sign_flip(by_patient, resamples, seed) if test == "sign_flip" else _signed_rank(by_patient)
+    p = sign_flip(by_patient, resamples, seed) if test == "sign_flip" else signed_rank(by_patient)
     repeats = min(len(a.repeats), len(b.repeats))
     return Difference(difference, low, high, len(a.patients), repeats, level, p, test)
 
@@ -258,6 +291,8 @@ def compare(
     *,
     metric: str = "dice",
     scope: str = "whole",
+    classes: Sequence[str] | None = None,
+    collapsed: Collapsed = "in",
     test: Test = "sign_flip",
     level: float = 0.95,
     resamples: int = RESAMPLES,
@@ -276,6 +311,8 @@ def compare(
             baseline,
             metric=metric,
             scope=scope,
+            classes=classes,
+            collapsed=collapsed,
             test=test,
             level=level,
             resamples=resamples,
@@ -305,51 +342,33 @@ def compare(
     )
 
 
-def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment of p values (family-wise error); NaN stay NaN and do not count as tests."""
-    p = np.asarray(p_values, np.float64)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    adjusted = np.full(p.shape, np.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted
-
-
-def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p value of mean difference 0 when every sign was as likely: exact for up to 13 values, else random.
-
-    NaN for no values.
-    """
-    d = np.asarray(differences, np.float64)
-    n = len(d)
-    if n == 0:
-        return float("nan")
-    observed = abs(d.sum()) * (1 - 1e-12)  # ties must count, whatever the order of summation
-    if n <= EXACT_UP_TO:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return float(np.mean(np.abs(signs @ d) >= observed))
-    signs = np.random.default_rng([seed, 3]).integers(0, 2, (resamples, n)) * 2.0 - 1.0
-    return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (resamples + 1))
-
-
-def _signed_rank(differences: Floats) -> float:
-    if not len(differences):
-        return float("nan")
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
-
-
 def _pair(
-    rows: pd.DataFrame, setting: str, baseline: str, metric: str, scope: str, classes: Sequence[str] | None
+    rows: pd.DataFrame,
+    setting: str,
+    baseline: str,
+    metric: str,
+    scope: str,
+    classes: Sequence[str] | None,
+    collapsed: Collapsed,
 ) -> tuple[Cube, Cube]:
-    a = cube(rows, setting, metric, scope, classes)
-    b = cube(rows, baseline, metric, scope, a.classes)
+    a = cube(rows, setting, metric, scope, classes, collapsed)
+    b = cube(rows, baseline, metric, scope, a.classes, collapsed)
+    same_patients(setting, a, baseline, b)
+    return a, b
+
+
+def same_patients(setting: str, a: Cube, other: str, b: Cube) -> None:
+    """Refuses a comparison of two settings by different patients.
+
+    Raises:
+        UnderstudyError: the patients differ.
+    """
     if a.patients != b.patients:
         odd = sorted(set(a.patients) ^ set(b.patients))
         raise UnderstudyError(
-            f"'{setting}' and '{baseline}' were not tested on the same patients: {len(odd)} differ, e.g. {odd[0]}",
+            f"'{setting}' and '{other}' were not tested on the same patients: {len(odd)} differ, e.g. {odd[0]}",
             fix="evaluate both on the same test patients",
         )
-    return a, b
 
 
 def _paired_draws(a: Cube, b: Cube, resamples: int, seed: int) -> tuple[Floats, Floats]:
