@@ -51,10 +51,10 @@ def contradictions() -> list[str]:
         # A rounded mean and three rounded classes differ by at most a digit.
         differs = (wide[list(CLASSES)].mean(axis=1, skipna=False) - wide["mean"]).abs() > 1.05 * digit
         for segmenter, rows in wide[differs].groupby(level="segmenter"):
-            below = (rows["mean"] < rows[list(CLASSES)].mean(axis=1)).sum()
+            less = rows[list(CLASSES)].mean(axis=1) - rows["mean"]
             found.append(
                 f"Table {table}, {segmenter}: {len(rows)} of its printed means are not the mean of the three classes"
-                f" beside them; {below} are smaller, by up to {(rows[list(CLASSES)].mean(axis=1) - rows['mean']).max():.1f}"
+                f" beside them; {(less > 0).sum()} are smaller, by up to {less.max():.1f}"
             )
     found += _wrong_ratios()
     return found
