@@ -88,6 +88,8 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     assert (planned["settings"], planned["repeats"]) == (3, 2)
     assert planned["seconds"] > 0
     assert planned["disk_bytes"] > 0
+    assert 0 < planned["gpu_hours"] * 3600 < planned["seconds"] + 2
+    assert planned["setting_ids"] == ["real.unet.aug", "synthetic-g.unet.aug", "both-g.unet.aug"]
     assert {entry["state"] for entry in planned["list"]} == {"waiting"}
     assert not (tmp_path / "out").exists()
 

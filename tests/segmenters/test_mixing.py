@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -94,6 +95,72 @@ def test_patients_and_counts_can_be_limited(real: SliceSet, synthetic: SliceSet)
     mixture = Mixture(None, synthetic, MixtureConfig(synthetic_count=5), seed=0)
     assert set(mixture.draw(np.arange(50))[0][1]) == set(range(5))
     assert mixture.sources["synthetic"]["slices"] == 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10), st.integers(0, 99), st.sampled_from(["patients", "slices"]))
+def test_a_set_of_constant_size(tenths: int, seed: int, choose: str) -> None:
+    real, synthetic = sets()
+    config = MixtureConfig(real_share=tenths / 10, total=20, choose=choose, subset_seed=seed)
+    mixture = Mixture(real, synthetic, config, seed=3)
+    counts = [Counter(rows.tolist()) for _, rows in mixture.draw(np.arange(200))]
+    assert [len(c) for c in counts] == [n for n in (2 * tenths, 20 - 2 * tenths) if n]
+    assert {n for c in counts for n in c.values()} == {10}  # 200 / 20: every slice as often as any other
+    if tenths < 10:
+        more = config.model_copy(update={"real_share": (tenths + 1) / 10})
+        assert real_rows(mixture, real) < real_rows(Mixture(real, synthetic, more, seed=4), real)
+
+
+def real_rows(mixture: Mixture, real: SliceSet) -> set[int]:
+    return {
+        int(row)
+        for (_, rows), (source, _, _) in zip(mixture.draw(np.arange(400)), mixture._parts, strict=True)
+        for row in rows
+        if source.slices is real
+    }
+
+
+_SETS: list[SliceSet] = []
+
+
+def sets() -> list[SliceSet]:
+    """48 real slices of 6 patients and 30 synthetic ones, made once."""
+    if not _SETS:
+        root = Path(tempfile.mkdtemp())
+        _SETS.append(toys.slice_set(root / "real", n=48))
+        _SETS.append(toys.slice_set(root / "synthetic", n=30, generated=True))
+    return _SETS
+
+
+def test_a_constant_total_takes_whole_patients_or_any_slices() -> None:
+    real, synthetic = sets()
+
+    def chosen(**config: object) -> tuple[list[int], int]:
+        mixture = Mixture(real, synthetic, MixtureConfig(**config), seed=0)
+        subject = real.index["subject"].iloc[sorted(real_rows(mixture, real))]
+        return sorted(subject.value_counts().tolist()), mixture.sources["real"]["slices"]
+
+    each = 48 // 6
+    assert chosen(total=32, real_share=0.625) == ([4, each, each], 20)
+    spread, number = chosen(total=32, real_share=0.625, choose="slices")
+    assert (number, len(spread)) == (20, 6)
+    everything = Mixture(real, synthetic, MixtureConfig(total="real", real_share=1.0), seed=0)
+    assert everything.sources.keys() == {"real"}
+    assert everything.sources["real"]["slices"] == 48
+    with pytest.raises(UnderstudyError, match=r"48 synthetic slices wanted .* there are 30"):
+        Mixture(real, synthetic, MixtureConfig(total="real", real_share=0.0), 0)
+    with pytest.raises(UnderstudyError, match="less than one slice"):
+        Mixture(real, synthetic, MixtureConfig(total=10, real_share=0.04), 0)
+    with pytest.raises(ValueError, match="leaves one set out"):
+        MixtureConfig(real_share=0.0)
+
+
+def test_a_mixture_without_a_total_is_written_as_before() -> None:
+    assert set(MixtureConfig().model_dump()) == {
+        "real_share", "patients", "patient_fraction", "subset_seed", "synthetic_count", "foreground_fraction",
+    }  # fmt: skip
+    written = MixtureConfig(total="real", choose="slices").model_dump(mode="json")
+    assert MixtureConfig.model_validate(written) == MixtureConfig(total="real", choose="slices")
 
 
 def test_what_does_not_fit_is_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:

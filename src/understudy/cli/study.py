@@ -37,7 +37,7 @@ def plan(
 ) -> None:
     """Show the jobs of a study, and about how much time and disk they will take on this machine."""
     from understudy.study.estimate import estimated
-    from understudy.study.plan import make_plan, settings
+    from understudy.study.plan import ACCELERATED, make_plan, settings
     from understudy.study.run import duration
     from understudy.study.status import state_in
 
@@ -61,8 +61,10 @@ def plan(
             }
             for j, s in zip(planned.jobs, states, strict=True)
         ]
+        trained = sum(job.seconds for job in left if job.stage in ACCELERATED)
         summary = {"jobs": counts, "settings": len(settings(loaded)), "repeats": loaded.repeats, "seconds": seconds,
-                   "disk_bytes": disk, "study_hash": loaded.hash, "list": listed}  # fmt: skip
+                   "gpu_hours": round(trained / 3600, 3), "disk_bytes": disk, "study_hash": loaded.hash,
+                   "setting_ids": [setting.id for setting in settings(loaded)], "list": listed}  # fmt: skip
         print(json.dumps(summary, indent=2))
         return
     print_table(

@@ -2,6 +2,10 @@
 
 Every source is gone through in a new random order each round, so that a slice is seen as often as any other; two
 sources alternate in their exact proportion. Nothing is kept between steps: a resumed training continues anywhere.
+
+Two ways to mix: all slices of both sets, of which `real_share` says how often each set is drawn from (the paper's
+Tables 3 and 4); or a set of a constant number of slices (`total`), `real_share` of them real, each drawn as often as
+any other (the paper's Figure 2).
 """
 
 from __future__ import annotations
@@ -10,15 +14,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
+_LATER = ("total", "choose")
 _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
 
 
@@ -29,9 +41,18 @@ class MixtureConfig(BaseModel):
 
     real_share: float = Field(
         default=0.5,
-        gt=0,
-        lt=1,
-        description="share of real samples when both are given; 0.5: sampled equally often",
+        ge=0,
+        le=1,
+        description="share of real samples when both are given; 0.5: sampled equally often; 0 and 1 with `total` only",
+    )
+    total: int | Literal["real"] | None = Field(
+        default=None,
+        description="slices in the training set, `real_share` of them real; real: as many as there are real training"
+        " slices; None: all of both",
+    )
+    choose: Literal["patients", "slices"] = Field(
+        default="patients",
+        description="the real slices of a `total` are those of the first patients in a random order, or any",
     )
     patients: tuple[str, ...] | None = Field(
         default=None, description="train on these real patients only; None: all"
@@ -50,6 +71,22 @@ class MixtureConfig(BaseModel):
         le=1,
         description="share of slices with any class but background; None: as they come (paper)",
     )
+
+    @model_validator(mode="after")
+    def _both_or_a_total(self) -> MixtureConfig:
+        if self.total is None and self.real_share in (0, 1):
+            raise ValueError(
+                f"`real_share` {self.real_share:g} leaves one set out: give only the other, or a `total`"
+            )
+        if isinstance(self.total, int) and self.total < 1:
+            raise ValueError("`total` should be 1 or more")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`total` and `choose` came later: a training without them keeps the identity that it had."""
+        content: dict[str, Any] = handler(self)
+        return content if self.total is not None else {k: content[k] for k in content if k not in _LATER}
 
 
 def split_counts(
@@ -190,9 +227,11 @@ class Mixture:
         self.classes = tuple(c.name for c in reference.classes)
         self.sources: dict[str, Any] = {}
         self._parts: list[tuple[Source, float | None, list[Pool]]] = []
-        for number, (name, slices) in enumerate((("real", real), ("synthetic", synthetic))):
-            if slices is not None:
-                rows = _real_rows(slices, config) if name == "real" else _synthetic_rows(slices, config)
+        chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
+        for number, (name, slices, rows) in enumerate(
+            zip(("real", "synthetic"), (real, synthetic), chosen, strict=True)
+        ):
+            if slices is not None and rows is not None:
                 self._add(name, number, slices, rows, config.foreground_fraction, seed)
         self._share = config.real_share
 
@@ -273,6 +312,62 @@ def _two_kinds(source: Source, fraction: float) -> list[NDArray[np.bool_]]:
         kinds = [kinds[0] if fraction else kinds[1]]
     present = [kind for kind in kinds if kind.any()]
     return present if len(present) == len(kinds) else [np.ones(len(source.rows), bool)]
+
+
+_Rows = NDArray[np.int64] | None
+
+
+def _all_of_both(
+    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
+) -> tuple[_Rows, _Rows]:
+    """Rows of each set that is given."""
+    return (
+        None if real is None else _real_rows(real, config),
+        None if synthetic is None else _synthetic_rows(synthetic, config),
+    )
+
+
+def _constant_total(
+    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
+) -> tuple[_Rows, _Rows]:
+    """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted.
+
+    Raises:
+        UnderstudyError: more wanted than there is of either.
+    """
+    ordered = _in_order_of_choice(real, config) if real is not None else np.empty(0, np.int64)
+    total = len(ordered) if config.total == "real" else int(config.total or 0)
+    wanted = round(config.real_share * total)
+    if (wanted == 0) != (config.real_share == 0):
+        raise UnderstudyError(
+            f"{config.real_share:.2%} of {total} slices is less than one slice",
+            where=real.path if real else None,
+            fix="raise the total or the share",
+        )
+    for name, slices, number, there in (
+        ("real", real, wanted, len(ordered)),
+        ("synthetic", synthetic, total - wanted, 0 if synthetic is None else len(synthetic)),
+    ):
+        if number > there:
+            raise UnderstudyError(
+                f"{number} {name} slices wanted for a training set of {total}, there are {there}",
+                where=slices.path if slices is not None else None,
+                fix="lower `ratios.total`" + (", or sample more" if name == "synthetic" else ""),
+            )
+    return ordered[:wanted] if wanted else None, np.arange(total - wanted) if total > wanted else None
+
+
+def _in_order_of_choice(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
+    """The real rows so that the first n are chosen for a set that wants n: patient by patient, or any."""
+    rows = _real_rows(slices, config)
+    rng = np.random.default_rng([config.subset_seed, _STREAM, 1])
+    mixed = rng.permutation(rows)
+    if config.choose == "slices":
+        return mixed
+    subject = slices.index["subject"].to_numpy()[mixed].astype(str)
+    names, of = np.unique(subject, return_inverse=True)
+    place = rng.permutation(len(names))[of]
+    return mixed[np.argsort(place, kind="stable")]  # whole patients; the last one with any of its slices
 
 
 def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:

@@ -6,8 +6,7 @@ phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each sett
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,11 @@ from pydantic import BaseModel
 from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file, sha256_json
+from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
-from understudy.study.schema import Study, Training, preset, presets
+from understudy.study.schema import Study, preset, presets
+
+__all__ = ["ACCELERATED", "STAGE_VERSIONS", "Plan", "Setting", "baseline", "make_plan", "settings"]
 
 # Raise the number of a stage whenever the same spec would give another result. A number, not a hash of the source:
 # a corrected comment must not throw away three days of training.
@@ -32,28 +34,8 @@ STAGE_VERSIONS = {
     "report": 1,
 }
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One cell of the grid: what a segmenter is trained on, and how.
-
-    Attributes:
-        training: real, synthetic or both.
-        generator: name of the generator, "" for real slices only.
-        segmenter: name of the segmenter.
-        augmentation: trained with augmentation.
-    """
-
-    training: Training
-    generator: str
-    segmenter: str
-    augmentation: bool
-
-    @property
-    def id(self) -> str:
-        """E.g. "real.unet.aug", "both-stylegan2.unet.noaug"."""
-        source = f"{self.training}-{self.generator}" if self.generator else self.training
-        return f"{source}.{self.segmenter}.{'aug' if self.augmentation else 'noaug'}"
+ACCELERATED = ("generator", "sample", "segmenter", "evaluate")
+"""Stages whose jobs compute on a device; the hours of the others are not GPU hours."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +77,6 @@ class Plan:
             raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
         kept = stages[: stages.index(stage) + 1]
         return Plan(self.study, tuple(job for job in self.jobs if job.stage in kept))
-
-
-def settings(study: Study) -> list[Setting]:
-    """The cells of the grid, in the order in which they run: real first, because all else is compared with it."""
-    found = []
-    for segmenter in study.segmenters:
-        for augmentation in study.augmentation:
-            for training in ("real", "synthetic", "both"):
-                if training not in study.trainings:
-                    continue
-                names: Iterable[str] = [""] if training == "real" else study.generators
-                found += [Setting(training, name, segmenter, augmentation) for name in names]
-    return found
-
-
-def baseline(study: Study) -> str:
-    """Id of the setting that others are measured by: real slices, the first segmenter, augmented if any is."""
-    segmenter = next(iter(study.segmenters))
-    return Setting("real", "", segmenter, True in study.augmentation).id
 
 
 def make_plan(study: Study) -> Plan:
@@ -226,7 +189,8 @@ def _segmenter_jobs(
     segmenter = study.segmenters[setting.segmenter]
     training, local = _training_spec(segmenter.training, study.derived_seed("segmenter", setting.id, repeat))
     training["augment"]["enabled"] = setting.augmentation
-    cell = {"setting": setting.id, **asdict(setting), "repeat": repeat}
+    training["mixture"] |= mixture_of(study, setting, repeat)
+    cell = {**setting.as_cell, "repeat": repeat}
     spec = {"cell": cell, "model": segmenter.model.model_dump(mode="json"), "training": training}
     inputs = [("prepare", prepare)]
     if setting.generator:

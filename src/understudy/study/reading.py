@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
 
@@ -123,8 +124,15 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Lines, name: 
     )
 
 
+def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
+    """An error of a whole model that is about one of its fields; `explain` names the field and its line."""
+    return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
+
+
 def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str:
     keys = tuple(str(key) for key in entry["loc"])
+    if entry["type"] == "problem_at":
+        keys += entry["ctx"]["path"]
     path, line = _known_path(keys, lines), _line(keys, lines)
     prefix = f"line {line}: " if line else ""
     value = entry["input"]

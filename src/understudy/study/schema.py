@@ -20,7 +20,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.phantom import PhantomConfig
@@ -31,9 +39,9 @@ from understudy.files import sha256_json
 from understudy.segmenters.train import SegmenterTrainingConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.study.generator_spec import GeneratorSpec, refuse_set, with_kinds
-from understudy.study.reading import Lines, explain, merged, parse_yaml, read_yaml
-
-Training = Literal["real", "synthetic", "both"]
+from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
+from understudy.study.grid import problem as grid_problem
+from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -115,6 +123,34 @@ class Study(BaseModel):
     augmentation: list[bool] = Field(
         default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
     )
+    real_fractions: list[float] | None = Field(
+        None,
+        min_length=1,
+        description="shares of the real training patients for `real` and `both`, e.g. [0.2, 1.0]; smaller ones are"
+        " part of larger ones. Generators are trained on all of them all the same. null: all patients",
+    )
+    real_shares: list[float] | None = Field(
+        None,
+        min_length=1,
+        description="shares of real slices among the samples of `both`; null: one half, equally often",
+    )
+    ratios: RatioStudy | None = Field(
+        None,
+        description="real and synthetic slices in changing proportion in a set of constant size; a list of shares,"
+        " or these and more",
+    )
+    real_subsets: Literal["same", "each_repeat"] = Field(
+        "same",
+        description="patients of `real_fractions` and real slices of `ratios`: the same in every setting and repeat,"
+        " or others in each repeat",
+    )
+    include: list[Rule] = Field(
+        default_factory=list, description="only settings that fit one of these; empty: all"
+    )
+    exclude: list[Rule] = Field(
+        default_factory=list,
+        description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
+    )
     repeats: int = Field(1, ge=1, description="trainings of each segmenter, each with its own seed")
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="how results are scored"
@@ -134,6 +170,21 @@ class Study(BaseModel):
         if isinstance(value, dict):
             return {name: spec for name, spec in value.items() if spec is not None}
         return value
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _list_of_shares(cls, value: Any) -> Any:
+        return {"shares": value} if isinstance(value, list) else value
+
+    @field_validator("real_fractions", "real_shares")
+    @classmethod
+    def _are_shares(cls, value: list[float] | None, info: ValidationInfo) -> list[float] | None:
+        if value is None:
+            return None
+        for share in value:
+            if share == 0 or (share == 1 and info.field_name == "real_shares"):
+                raise ValueError(f"{share:g} leaves one of the two out; `trainings` has a word for that")
+        return checked_shares(value, least=0.0)
 
     @field_validator("name")
     @classmethod
@@ -165,6 +216,8 @@ class Study(BaseModel):
             raise ValueError(
                 "`trainings` asks for synthetic slices, but there are no `generators`; add one, or `trainings: [real]`"
             )
+        if found := grid_problem(self):
+            raise problem_at(*found)
         return self
 
     @property

@@ -124,7 +124,7 @@ def segmenter(context: Context) -> dict[str, Any]:
 
     prepared, training = context.input("prepare"), context.spec["cell"]["training"]
     real = SliceSet.open(prepared / "slices") if training != "synthetic" else None
-    synthetic = SliceSet.open(context.input("sample") / "slices") if training != "real" else None
+    synthetic = SliceSet.open(context.input("sample") / "slices") if "sample" in context.inputs else None
     model = train_segmenter(
         real,
         synthetic,
@@ -192,7 +192,7 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept))
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
-    for position, key in enumerate(SCORE_KEYS):
+    for position, key in enumerate([*SCORE_KEYS, *(k for k in cell if k not in SCORE_KEYS)]):
         rows.insert(position, key, cell[key])
     with atomic_path(part) as temporary:
         rows.to_parquet(temporary, index=False)

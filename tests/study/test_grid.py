@@ -1,0 +1,163 @@
+"""The grid of trainings: cells, ids that stay, rules, and errors that name the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from understudy.errors import UnderstudyError
+from understudy.study.grid import settings
+from understudy.study.plan import make_plan
+from understudy.study.schema import Study, load_study
+
+BASE: dict[str, Any] = {
+    "name": "test",
+    "phantom": {"patients": 5},
+    "generators": {"g": {"samples": 100}, "h": {"samples": 100}},
+}
+
+
+def study_of(**changes: Any) -> Study:
+    return Study.model_validate({**BASE, **changes})
+
+
+def ids(**changes: Any) -> list[str]:
+    return [setting.id for setting in settings(study_of(**changes))]
+
+
+def mixtures(**changes: Any) -> dict[tuple[str, int], dict[str, Any]]:
+    """(setting, repeat) -> the mixture of its training."""
+    jobs = [job for job in make_plan(study_of(**changes)).jobs if job.stage == "segmenter"]
+    return {
+        (j.spec["cell"]["setting"], j.spec["cell"]["repeat"]): j.spec["training"]["mixture"] for j in jobs
+    }
+
+
+def test_a_ratio_study_shares_the_real_end() -> None:
+    found = ids(trainings=["real", "both"], ratios=[0, 0.05, 0.025, 1], exclude=[{"training": "both"}])
+    assert found == [
+        "real.unet.aug", "ratio0-g.unet.aug", "ratio0-h.unet.aug", "ratio2p5-g.unet.aug", "ratio2p5-h.unet.aug",
+        "ratio5-g.unet.aug", "ratio5-h.unet.aug",
+    ]  # fmt: skip
+    assert ids(trainings=["real"], ratios={"shares": [1], "total": 50}) == [
+        "real.unet.aug",
+        "ratio100.unet.aug",
+    ]
+    chosen = mixtures(trainings=["real"], ratios={"shares": [0.5, 1], "total": 80, "choose": "slices"})
+    half = chosen["ratio50-g.unet.aug", 0]
+    assert (half["real_share"], half["total"], half["choose"]) == (0.5, 80, "slices")
+    assert "total" not in chosen["real.unet.aug", 0]
+    plan = make_plan(study_of(trainings=["real"], ratios={"shares": [0, 1], "total": 80}))
+    roles = {j.spec["cell"]["setting"]: [r for r, _ in j.inputs] for j in plan.jobs if j.stage == "segmenter"}
+    assert roles["ratio0-g.unet.aug"] == ["prepare", "sample"]
+    assert roles["ratio100.unet.aug"] == ["prepare"]
+
+
+def test_fractions_and_shares() -> None:
+    found = ids(generators={"g": {}}, real_fractions=[0.2, 1], real_shares=[0.5, 0.8])
+    assert found == [
+        "real.unet.aug", "real_patients20.unet.aug", "synthetic-g.unet.aug", "both-g.unet.aug",
+        "both_share80-g.unet.aug", "both_patients20-g.unet.aug", "both_share80_patients20-g.unet.aug",
+    ]  # fmt: skip
+
+
+def test_new_cells_leave_the_jobs_of_others_alone() -> None:
+    before = make_plan(study_of())
+    after = make_plan(study_of(ratios=[0, 0.5, 1], real_fractions=[0.2, 1], real_shares=[0.5, 0.8]))
+    assert {job.id for job in before.jobs if job.stage != "report"} < {job.id for job in after.jobs}
+
+
+def test_the_same_patients_in_every_setting_and_repeat_unless_asked_otherwise() -> None:
+    grid: dict[str, Any] = {"ratios": [0, 0.5], "real_fractions": [0.2, 1], "repeats": 3}
+    same = {
+        k: m["subset_seed"] for k, m in mixtures(**grid).items() if "patients20" in k[0] or "ratio" in k[0]
+    }
+    assert len(set(same.values())) == 1
+    other = mixtures(**grid, real_subsets="each_repeat")
+    for repeat in range(3):
+        assert len({other[k]["subset_seed"] for k in same if k[1] == repeat}) == 1
+    assert len({other[k]["subset_seed"] for k in same}) == 3
+    assert all(m["subset_seed"] == 0 for k, m in mixtures(**grid).items() if k not in same)
+
+
+def test_every_repeat_has_its_own_seed() -> None:
+    jobs = [j for j in make_plan(study_of(repeats=10, ratios=[0, 0.5])).jobs if j.stage == "segmenter"]
+    assert len({job.spec["training"]["seed"] for job in jobs}) == len(jobs)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 10_000), min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(1, 10_000), min_size=1, max_size=3, unique=True),
+    st.lists(st.integers(1, 9_999), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from(["g", "g-patients20", "share5", "both"]), min_size=1, unique=True),
+)
+def test_ids_are_unique(
+    shares: list[int], fractions: list[int], of_both: list[int], names: list[str]
+) -> None:
+    cells = settings(
+        study_of(
+            generators={name: {"model": {"kind": "stylegan2"}} for name in names},
+            ratios=[share / 10_000 for share in shares],
+            real_fractions=[share / 10_000 for share in fractions],
+            real_shares=[share / 10_000 for share in of_both],
+            augmentation=[True, False],
+        )
+    )
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_rules() -> None:
+    grid: dict[str, Any] = {"segmenters": {"a": {}, "b": {}}, "augmentation": [True, False]}
+    everything = ids(**grid)
+    without = ids(**grid, exclude=[{"segmenter": "b", "training": "synthetic"}, {"generator": ["h"]}])
+    assert without == [i for i in everything if not (".b." in i and "synthetic" in i) and "-h" not in i]
+    only = ids(**grid, include=[{"training": "real"}, {"generator": "g", "augmentation": False}])
+    assert only == [i for i in everything if i.startswith("real") or ("-g" in i and "noaug" in i)]
+    shares = ids(ratios=[0, 0.5], exclude=[{"training": ["synthetic", "both"]}, {"real_share": [0.0]}])
+    assert shares == ["real.unet.aug", "ratio50-g.unet.aug", "ratio50-h.unet.aug"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "exclude:\n- {segmenter: unet}\n- {segmenter: swim}",
+            "line 5: `exclude.1.segmenter`: there is no segmenter",
+        ),
+        ("exclude:\n- {training: ratio}", "line 4: `exclude.0`: fits no setting"),
+        (
+            "exclude:\n- {trainin: ratio}",
+            "line 4: `exclude.0.trainin` is not a known field; did you mean `training`",
+        ),
+        ("exclude:\n- {augmentation: true}", "line 3: `exclude`: leaves no setting over"),
+        (
+            "include:\n- {generator: q}",
+            "line 4: `include.0.generator`: there is no generator 'q' (there are: g)",
+        ),
+        ("ratios: [0, 1.5]", "line 3: `ratios.shares`: 1.5 is not a share"),
+        ("ratios: [0.5, 0.5]", "line 3: `ratios.shares`: something stands there twice"),
+        ("ratios: [0.00001]", "finer than a hundredth"),
+        ("ratios: {shares: [0], total: 101}", "line 3: `ratios.total`: needs 101 synthetic slices"),
+        ("real_fractions: [0, 1]", "line 3: `real_fractions`: 0 leaves one of the two out"),
+        ("real_shares: [1]", "line 3: `real_shares`: 1 leaves one of the two out"),
+        ("trainings: [real]\nreal_shares: [0.2]", "line 4: `real_shares`: is the proportion in `both`"),
+        (
+            "ratios: [0.5]\nsegmenters:\n  unet:\n    training: {mixture: {real_share: 0.3}}",
+            "line 6: `segmenters.unet.training.mixture.real_share`: is not set here: the study's `ratios` says it",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"phantom: {{patients: 5}}\ngenerators: {{g: {{samples: 100, model: {{kind: stylegan2}}}}}}\n{text}\n"
+    )
+    with pytest.raises(UnderstudyError) as caught:
+        load_study(path)
+    assert said in caught.value.message
