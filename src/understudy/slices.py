@@ -111,6 +111,11 @@ class SliceSet:
         return int(self._images.shape[-1])  # type: ignore[union-attr]
 
     @property
+    def cached(self) -> bool:
+        """Whether the pixels are held in memory after the first read."""
+        return bool(self._small)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes without the background."""
         return tuple(c.name for c in self.classes[1:])
