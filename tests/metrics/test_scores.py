@@ -14,8 +14,8 @@ from understudy.metrics.scores import score_volume
 NAMES = ["NCR", "ED", "ET"]
 SPACING = (2.0, 1.0, 0.5)
 COLUMNS = [
-    *("class_name", "scope", "tp", "fp", "fn", "truth_voxels", "predicted_voxels"),
-    *("truth_empty", "predicted_empty", "hd", "hd95_pooled", "hd95_directed", "diagonal_mm"),
+    *("class_name", "scope", "region", "tp", "fp", "fn", "truth_voxels", "predicted_voxels"),
+    *("truth_empty", "predicted_empty", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel", "diagonal_mm"),
 ]
 
 
@@ -81,6 +81,19 @@ def test_kept_slices_of_foreground_on_the_edge_of_the_stack() -> None:
     check_against_medpy(row, truth[stays] == 1, prediction[stays] == 1)
 
 
+def test_regions_are_scored_as_their_masks() -> None:
+    truth, prediction = volumes(4)
+    plain = score_volume(truth, prediction, NAMES, SPACING)
+    rows = score_volume(truth, prediction, NAMES, SPACING, regions="auto")
+    assert [r["class_name"] for r in rows] == [*NAMES, "WT", "TC", "foreground"]
+    assert [r for r in rows if not r["region"]] == plain
+    check_against_medpy(rows[3], truth > 0, prediction > 0)
+    check_against_medpy(rows[4], *(np.isin(v, [1, 3]) for v in (truth, prediction)))
+    (own,) = score_volume(truth, prediction, NAMES, SPACING, np.arange(14) > 6, {"rim": ["ED", "NCR"]})[8:9]
+    assert (own["class_name"], own["scope"], own["region"]) == ("rim", "kept_slices", True)
+    check_against_medpy(own, *(np.isin(v[7:], [1, 2]) for v in (truth, prediction)))
+
+
 def test_memory_layout_and_integer_type_do_not_matter() -> None:
     truth, prediction = volumes(2)
     expected = score_volume(truth, prediction, NAMES, SPACING)
@@ -116,6 +129,8 @@ TRUTH = np.zeros((3, 4, 5), np.uint8)
         ({"prediction": TRUTH.astype(np.float32)}, "float32"),
         ({"prediction": TRUTH + np.uint8(4)}, "the label 4"),
         ({"truth": TRUTH.astype(np.int16) - 1}, "the label -1"),
+        ({"regions": {"core": ["NCR", "NET"]}}, "union of classes"),
+        ({"regions": {"ED": ["NCR"]}}, "cannot be called 'ED'"),
         ({"spacing": (1.0, 1.0)}, "spacing"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing"),
         ({"spacing": (1.0, float("nan"), 1.0)}, "spacing"),

@@ -133,4 +133,4 @@ def test_empty_masks_are_undefined() -> None:
     empty, full = np.zeros((3, 4, 5), bool), np.ones((3, 4, 5), bool)
     for pair in ((empty, empty), (full, empty), (empty, full)):
         assert np.isnan(surface_distances(*pair, (1.0, 1.0, 1.0))).all()
-    assert surface_distances(full, full, (1.0, 1.0, 1.0)) == (0, 0, 0)
+    assert surface_distances(full, full, (1.0, 1.0, 1.0)) == (0, 0, 0, 0)

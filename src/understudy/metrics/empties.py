@@ -15,6 +15,7 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.overlap import dice, precision, recall
 
 DISTANCES = ("hd", "hd95_pooled", "hd95_directed")
+LATER = ("hd95_surfel",)  # distances that rows of the evaluation's version 1 do not have
 
 
 class EmptyPolicy(StrEnum):
@@ -46,7 +47,8 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
     """Raw rows (`scores.score_volume`) with their scores under a policy.
 
     Returns:
-        A copy with `hd`, `hd95_pooled`, `hd95_directed` [mm] decided, and the new columns
+        A copy with `hd`, `hd95_pooled`, `hd95_directed` and, where it was measured, `hd95_surfel` [mm] decided, and
+        the new columns
 
         - `dice`, `precision` = tp / (tp + fp), `recall` = tp / (tp + fn), all 0 to 1. (The authors' code has the last
           two exchanged.) Where a mask is empty they follow the Dice of the policy, except that `paper` leaves NaN
@@ -90,7 +92,7 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
         out[name] = score
     filled = policy in (EmptyPolicy.BRATS, EmptyPolicy.INF)
     worst = rows["diagonal_mm"].to_numpy(np.float64) if policy is EmptyPolicy.BRATS else np.inf
-    for name in DISTANCES:
+    for name in (*DISTANCES, *(n for n in LATER if n in rows)):
         distance = rows[name].to_numpy(np.float64)
         out[name] = (
             np.select([both, one], [0.0, worst], distance)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.overlap import confusion, counts, union_box
+from understudy.metrics.regions import RESERVED, resolve_regions
 from understudy.metrics.rows import FOREGROUND
-from understudy.metrics.surface import UNDEFINED, Spacing, surface_distances
+from understudy.metrics.surface import UNDEFINED, Spacing, SurfaceDistances, surface_distances
 
 WHOLE, KEPT = "whole", "kept_slices"
 MAX_CLASSES = 255
@@ -25,6 +26,7 @@ def score_volume(
     class_names: Sequence[str],
     spacing: Sequence[float],
     kept: NDArray[np.bool_] | None = None,
+    regions: Mapping[str, Sequence[str]] | str = "none",
 ) -> list[dict[str, Any]]:
     """Scores a predicted label volume against the truth.
 
@@ -36,18 +38,22 @@ def score_volume(
         kept: bool [Z], slices that pass the slice rule. If given, rows of scope "kept_slices" follow: the protocol
             of the paper's code, which stacks only these slices. A gap between kept slices collapses (neighbours in
             the stack count as one slice apart) and what lies in other slices is not scored.
+        regions: unions of classes to be scored beside them: {name: [class, ...]}, "auto" (`regions.auto_regions`) or
+            "none".
 
     Returns:
-        For each scope one row per class and one, "foreground", for the union of all classes: class_name, scope, tp,
-        fp, fn, truth_voxels, predicted_voxels, truth_empty, predicted_empty, hd, hd95_pooled, hd95_directed (mm, see
-        `surface`; NaN if truth or prediction is empty), diagonal_mm (of the scored stack, edge to edge).
+        For each scope one row per class, per region and one, "foreground", for the union of all classes: class_name,
+        scope, region (bool), tp, fp, fn, truth_voxels, predicted_voxels, truth_empty, predicted_empty, hd,
+        hd95_pooled, hd95_directed, hd95_surfel (mm, see `surface`; NaN if truth or prediction is empty), diagonal_mm
+        (of the scored stack, edge to edge).
 
     Raises:
         UnderstudyError: shapes that differ, not three axes, float labels, labels without a name, a bad spacing,
-            `kept` of another length.
+            `kept` of another length, a region of unknown classes.
     """
-    names = _checked_names(class_names)
-    voxel = _checked_spacing(spacing)
+    names = checked_names(class_names)
+    unions = _unions(names, resolve_regions(regions, names))
+    voxel = checked_spacing(spacing)
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape:
         raise UnderstudyError(
@@ -63,53 +69,97 @@ def score_volume(
     box = union_box(a, b)
     if box is not None:  # outside the box everything is background in both, which no score counts
         a, b = np.ascontiguousarray(a[box]), np.ascontiguousarray(b[box])
-    rows = _score(a, b, names, voxel, WHOLE, _diagonal(truth.shape, voxel))
+    rows = _score(a, b, unions, len(names), voxel, WHOLE, _diagonal(truth.shape, voxel))
     if stays is None:
         return rows
     diagonal = _diagonal((int(stays.sum()), *truth.shape[1:]), voxel)
     if box is None or stays[box[0]].all():  # nothing scored is dropped and no gap collapses: the same numbers
         return rows + [row | {"scope": KEPT, "diagonal_mm": diagonal} for row in rows]
     inside = stays[box[0]]
-    return rows + _score(a[inside], b[inside], names, voxel, KEPT, diagonal)
+    return rows + _score(a[inside], b[inside], unions, len(names), voxel, KEPT, diagonal)
+
+
+class _Union(NamedTuple):
+    """What a row is about: its name, the labels that belong to it, and whether it is a region."""
+
+    name: str
+    labels: frozenset[int]
+    region: bool
+
+
+def _unions(names: tuple[str, ...], regions: Mapping[str, Sequence[str]]) -> list[_Union]:
+    label = {name: i for i, name in enumerate(names, start=1)}
+    return [
+        *(_Union(name, frozenset([i]), False) for name, i in label.items()),
+        *(_Union(name, frozenset(label[m] for m in members), True) for name, members in regions.items()),
+        _Union(FOREGROUND, frozenset(label.values()), False),
+    ]
 
 
 def _score(
-    truth: Labels, prediction: Labels, names: tuple[str, ...], spacing: Spacing, scope: str, diagonal: float
+    truth: Labels,
+    prediction: Labels,
+    unions: list[_Union],
+    classes: int,
+    spacing: Spacing,
+    scope: str,
+    diagonal: float,
 ) -> list[dict[str, Any]]:
     """Rows of one scope for volumes that may be cropped; `diagonal` is that of the uncropped stack."""
-    table = confusion(truth, prediction, len(names) + 1)
+    table = confusion(truth, prediction, classes + 1)
+    measured: dict[frozenset[int], SurfaceDistances] = {}  # WT is often all classes: the same distances
     rows = []
-    for index, name in enumerate((*names, FOREGROUND), start=1):
-        union = index > len(names)
-        tp, fp, fn = counts(table, range(1, len(table)) if union else (index,))
-        distances = UNDEFINED
-        if tp + fn and tp + fp:
-            a, b = (volume > 0 if union else volume == index for volume in (truth, prediction))
-            distances = surface_distances(a, b, spacing)
-        rows.append(
-            {
-                "class_name": name,
-                "scope": scope,
-                "tp": tp,
-                "fp": fp,
-                "fn": fn,
-                "truth_voxels": tp + fn,
-                "predicted_voxels": tp + fp,
-                "truth_empty": tp + fn == 0,
-                "predicted_empty": tp + fp == 0,
-                **distances._asdict(),
-                "diagonal_mm": diagonal,
-            }
-        )
+    for name, labels, region in unions:
+        tp, fp, fn = counts(table, labels)
+        if labels not in measured:
+            a, b = (_mask(volume, labels, classes) for volume in (truth, prediction))
+            measured[labels] = surface_distances(a, b, spacing) if tp + fn and tp + fp else UNDEFINED
+        rows.append(raw_row(name, scope, region, (tp, fp, fn), measured[labels], diagonal))
     return rows
+
+
+def raw_row(
+    name: str,
+    scope: str,
+    region: bool,
+    found: tuple[int, int, int],
+    distances: SurfaceDistances,
+    diagonal: float,
+) -> dict[str, Any]:
+    """A row of raw results from (tp, fp, fn) and distances, see `score_volume`."""
+    tp, fp, fn = found
+    return {
+        "class_name": name,
+        "scope": scope,
+        "region": region,
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "truth_voxels": tp + fn,
+        "predicted_voxels": tp + fp,
+        "truth_empty": tp + fn == 0,
+        "predicted_empty": tp + fp == 0,
+        **distances._asdict(),
+        "diagonal_mm": diagonal,
+    }
+
+
+def _mask(volume: Labels, labels: frozenset[int], classes: int) -> NDArray[np.bool_]:
+    if len(labels) == 1:
+        return volume == next(iter(labels))
+    if len(labels) == classes:
+        return volume > 0
+    inside = np.zeros(classes + 1, bool)
+    inside[list(labels)] = True
+    return inside[volume]
 
 
 def _diagonal(shape: tuple[int, ...], spacing: Spacing) -> float:
     return float(np.linalg.norm(np.asarray(shape) * np.asarray(spacing)))
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    reserved = [n for n in names if n in (FOREGROUND, "background", "mean")]
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    reserved = [n for n in names if n in RESERVED]
     if (
         isinstance(names, str)
         or not 0 < len(names) <= MAX_CLASSES
@@ -124,7 +174,7 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_spacing(spacing: Sequence[float]) -> Spacing:
+def checked_spacing(spacing: Sequence[float]) -> Spacing:
     edges = tuple(float(s) for s in spacing)
     if len(edges) != 3 or not all(np.isfinite(s) and s > 0 for s in edges):
         raise UnderstudyError(

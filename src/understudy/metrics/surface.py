@@ -1,4 +1,4 @@
-"""Distances between the borders of two masks: maximum Hausdorff distance and two definitions of HD95.
+"""Distances between the borders of two masks: maximum Hausdorff distance and three definitions of HD95.
 
 A *border voxel* belongs to the mask and has a face neighbour outside it (mask minus its 6-connected erosion; beyond
 the volume's edge counts as outside), as in the authors' code, MedPy (`connectivity=1`) and MONAI. Each border voxel
@@ -9,7 +9,8 @@ two sets of *directed* distances, from which
 - `hd95_pooled` is the 95th percentile of both sets thrown together (MedPy, panoptica);
 - `hd95_directed` is the larger of the two sets' own 95th percentiles (MONAI).
 
-DeepMind's and the BraTS script's HD95 weights border elements by area and is a third number.
+The third number is that of DeepMind's surface-distance and of the BraTS scripts, `hd95_surfel`: border elements sit at
+the corners between voxels and count by their area (`surfels`); the larger of the two directed, weighted percentiles.
 
 Most border voxels of a usable prediction have a partner within a few voxels. These are found by looking the offsets
 up in the order of their length, which is exact and needs no search structure; what is left goes to a k-d tree, or to
@@ -27,9 +28,11 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from understudy.metrics.overlap import union_box
+from understudy.metrics.surfels import Spacing, corner_codes, is_surfel, surfel_areas, weighted_percentile
 
 Method = Literal["auto", "tree", "transform"]
-Spacing = tuple[float, float, float]
+Grids = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+Distances = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 NEAR = 4.0  # how far offsets are looked up, in units of the smallest voxel edge (257 offsets if isotropic)
 MANY = 200_000  # border voxels from which the distance transform of the box beats the tree (facts 2.1)
@@ -41,9 +44,10 @@ class SurfaceDistances(NamedTuple):
     hd: float
     hd95_pooled: float
     hd95_directed: float
+    hd95_surfel: float
 
 
-UNDEFINED = SurfaceDistances(float("nan"), float("nan"), float("nan"))
+UNDEFINED = SurfaceDistances(*[float("nan")] * 4)
 
 
 def surface_distances(
@@ -59,13 +63,26 @@ def surface_distances(
     Returns:
         All NaN if either mask is empty.
     """
-    there, back = border_distances(truth, prediction, spacing, method)
-    if not len(there) or not len(back):
+    masks = _cropped(truth, prediction)
+    if masks is None:
         return UNDEFINED
+    there, back = _both_ways(border(masks[0]), border(masks[1]), spacing, method)
     return SurfaceDistances(
         hd=float(max(there.max(), back.max())),
         hd95_pooled=float(np.percentile(np.concatenate([there, back]), 95)),
         hd95_directed=float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        hd95_surfel=_hd95_surfel(masks, spacing, method),
+    )
+
+
+def _hd95_surfel(masks: Grids, spacing: Spacing, method: Method) -> float:
+    codes = [corner_codes(mask) for mask in masks]
+    surfels = [is_surfel(c) for c in codes]
+    distances = _both_ways(surfels[0], surfels[1], spacing, method)
+    areas = surfel_areas(spacing)
+    return max(
+        weighted_percentile(d, areas[c[where]], 95)
+        for d, c, where in zip(distances, codes, surfels, strict=True)
     )
 
 
@@ -82,16 +99,29 @@ def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def border_distances(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Spacing, method: Method = "auto"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Distances:
     """Directed distances in mm: of the truth's border voxels to the prediction's border, and the other way round.
 
-    Arguments as in `surface_distances`. Both arrays are empty if either mask is; their order has no meaning.
+    Arguments as in `surface_distances`. Both arrays are empty if either mask is.
     """
+    masks = _cropped(truth, prediction)
+    if masks is None:
+        return np.empty(0), np.empty(0)
+    return _both_ways(border(masks[0]), border(masks[1]), spacing, method)
+
+
+def _cropped(truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Grids | None:
+    """Both masks in the smallest box that holds them; None if either is empty."""
     box = union_box(truth, prediction)
     if box is None or not truth[box].any() or not prediction[box].any():
-        return np.empty(0), np.empty(0)
+        return None
+    return truth[box], prediction[box]
+
+
+def _both_ways(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Spacing, method: Method) -> Distances:
+    """Distances of each True in `a` to the nearest in `b`, and the other way round, both in the order of the array."""
     pad = max(int(NEAR * min(spacing) // s) for s in spacing)
-    a, b = (np.pad(border(mask[box]), pad) for mask in (truth, prediction))
+    a, b = np.pad(a, pad), np.pad(b, pad)
     at_a, at_b = np.flatnonzero(a), np.flatnonzero(b)
     return _to_nearest(at_a, at_b, b, spacing, method), _to_nearest(at_b, at_a, a, spacing, method)
 
@@ -112,7 +142,7 @@ def _to_nearest(
         return distance
     far = start[left]
     if method == "transform" or (method == "auto" and len(far) + len(goal) > MANY):
-        distance[left] = distance_transform_edt(~grid, sampling=spacing).ravel()[far]
+        distance[left] = _by_transform(far, grid, spacing)
     else:
         # coordinates come sorted from a grid: median splits and tight cells cost more than they save in the query
         tree = cKDTree(
@@ -120,6 +150,14 @@ def _to_nearest(
         )
         distance[left] = tree.query(_points(far, grid.shape, spacing))[0]
     return distance
+
+
+def _by_transform(start: NDArray[np.intp], grid: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
+    """As `_to_nearest`, by a distance transform of the box; the last step, costly for a volume, at `start` only."""
+    nearest = distance_transform_edt(~grid, sampling=spacing, return_distances=False, return_indices=True)
+    flat = nearest.reshape(3, -1)[:, start]
+    apart = flat - np.stack(np.unravel_index(start, grid.shape))
+    return np.sqrt(((apart * np.asarray(spacing)[:, None]) ** 2).sum(axis=0))
 
 
 def _look_near(
