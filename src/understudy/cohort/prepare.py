@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.cohort.layouts import LABELS, Cohort, Patient
-from understudy.cohort.volumes_in import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
+from understudy.nifti import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.errors import UnderstudyError
 from understudy.progress import track
 from understudy.slices import LabelClass, SliceWriter

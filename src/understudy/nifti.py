@@ -106,8 +106,12 @@ class VolumeHeader:
         return float(slices), float(rows), float(columns)
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path, flat: bool = False) -> VolumeHeader:
     """Reads a header.
+
+    Args:
+        path: of the file.
+        flat: take a two-dimensional image as a volume of one slice.
 
     Raises:
         UnderstudyError: not a readable NIfTI file, not three-dimensional, or a singular affine.
@@ -123,6 +127,8 @@ def read_header(path: Path) -> VolumeHeader:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if flat and len(shape) == 2:
+        shape = (*shape, 1)
     if len(shape) != 3:
         raise UnderstudyError(
             f"the image has {len(shape)} dimensions {shape}, not 3",
@@ -172,6 +178,13 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
 def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
     """[as stored] -> view [Z, H, W]: slices from inferior to superior, rows to posterior, columns to left."""
     return nib.orientations.apply_orientation(voxels, header.reorientation).T
+
+
+def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
+    """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
+    stored = nib.orientations.io_orientation(header.affine)
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("LPS"), stored)
+    return nib.orientations.apply_orientation(slices.T, back)
 
 
 def _inflate(raw: bytes, size: int) -> bytes:

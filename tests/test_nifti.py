@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.cohort.volumes_in import read_header, read_voxels
+from understudy.nifti import read_header, read_voxels
 from understudy.errors import UnderstudyError
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
