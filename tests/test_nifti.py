@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.nifti import read_header, read_voxels
 from understudy.errors import UnderstudyError
+from understudy.nifti import VolumeHeader, as_stored, read_header, read_voxels, slices_of
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
 
@@ -78,3 +78,15 @@ def test_members_one_after_the_other_and_a_cut_last_one(volume):
     path.write_bytes(b"".join(members)[:-9])
     with pytest.raises(UnderstudyError, match="truncated or damaged"):
         read_voxels(path, header)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL", "ILA"])
+def test_slices_go_back_to_the_order_in_which_they_were_stored(axes):
+    affine = np.eye(4)
+    for column, letter in enumerate(axes):
+        row, sign = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}[letter]
+        affine[:3, column] = 0
+        affine[row, column] = sign
+    header = VolumeHeader(VOXELS.shape, VOXELS.dtype, 0, 1.0, 0.0, affine)
+    assert header.axes == axes
+    np.testing.assert_array_equal(as_stored(slices_of(VOXELS, header), header), VOXELS)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.cohort.layouts import LABELS, Cohort, Patient
-from understudy.nifti import VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.errors import UnderstudyError
+from understudy.nifti import VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.progress import track
 from understudy.slices import LabelClass
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.cohort.layouts import LABELS, Cohort, Patient
-from understudy.nifti import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.errors import UnderstudyError
+from understudy.nifti import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.progress import track
 from understudy.slices import LabelClass, SliceWriter
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.codes import nearest_codes, strongest_class
 from understudy.slices import LabelClass
 
 Annotation = Literal["coded", "one_hot"]
@@ -66,13 +67,7 @@ def decode(
     images = np.clip(np.rint(values[:, :-count]), 0, 255).astype(np.uint8)
     drawn = np.clip(values[:, -count:], 0, 255)
     if annotation == "coded":
-        codes = np.array([c.code for c in classes], np.float32)
-        distances = np.abs(drawn - codes[None, :, None, None])  # [n, K + 1, H, W]
-        labels = distances.argmin(axis=1)
-        nearest = distances.min(axis=1)
+        labels, distance = nearest_codes(drawn[:, 0], [c.code for c in classes])
     else:
-        background = np.full_like(drawn[:, :1], _HALF)
-        labels = np.concatenate([background, drawn], axis=1).argmax(axis=1)
-        ideal = (labels[:, None] == np.arange(1, len(classes))[:, None, None]) * np.float32(255)
-        nearest = np.abs(drawn - ideal).mean(axis=1)
-    return images, labels.astype(np.uint8), nearest.mean(axis=(1, 2)).astype(np.float32)
+        labels, distance = strongest_class(drawn)
+    return images, labels.astype(np.uint8), distance.mean(axis=(1, 2)).astype(np.float32)

@@ -1,0 +1,185 @@
+"""A folder of images that someone else made becomes a SliceSet: streamed, resumable, with every doubt said.
+
+from understudy.exchange.read import read_folder
+read_folder("synthetic", FolderSpec(), "slices")   # T1/seed0007_T1.png, ... and SEG/seed0007_Seg.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.checkpoints import StopRequest
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.exchange.arrays import ArraySource
+from understudy.exchange.fingerprint import folder_mark
+from understudy.exchange.recognise import files_below, recognise
+from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
+from understudy.exchange.spec import FolderSpec
+from understudy.exchange.target import Annotation, Sizes, Target
+from understudy.files import sha256_json
+from understudy.progress import track
+from understudy.slices import SHARD, SliceSet, SliceWriter
+
+ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz")}
+
+
+def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
+    """The layout of a folder and its files.
+
+    Raises:
+        UnderstudyError: no such folder, none or several kinds of files, an unfinished slice set.
+    """
+    if spec.layout in ("auto", "slices") and (
+        (root / "index.parquet").is_file() or (root / "zarr.json").is_file() or spec.layout == "slices"
+    ):
+        return "slices", []
+    if spec.layout != "auto":
+        return spec.layout, files_below(root, ENDINGS[spec.layout])
+    found = {layout: files_below(root, endings) for layout, endings in ENDINGS.items()}
+    present = [layout for layout, files in found.items() if files]
+    if len(present) == 1:
+        return present[0], found[present[0]]
+    if present:
+        raise UnderstudyError(
+            "the folder holds " + " and ".join(f"{len(found[k])} files of layout {k}" for k in present),
+            where=root,
+            fix=f"say which are meant: --layout {present[0]} (or `layout: {present[0]}`)",
+        )
+    raise UnderstudyError(
+        "there is no image in the folder: no PNG, NumPy or NIfTI file, and no slice set",
+        where=root,
+        fix="check the path, and unpack archives",
+    )
+
+
+def open_source(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> Source:
+    """The slices of a folder.
+
+    Args:
+        root: the folder.
+        spec: what the user says of it.
+        known: channels that it must have, in their order; None: what it has.
+
+    Raises:
+        UnderstudyError: see `layout_of` and `recognise`.
+    """
+    _refuse_other_channels(spec, known, root)
+    layout, files = layout_of(root, spec)
+    if layout == "slices":
+        return SetSource(root, spec, known)
+    if not files:
+        raise UnderstudyError(
+            f"there is no file of layout {layout} in the folder", where=root, fix="check the path"
+        )
+    if layout == "array":
+        return ArraySource(root, files, spec, known)
+    return FileSource(root, recognise(root, files, spec, known), spec, layout == "nifti")
+
+
+def _refuse_other_channels(spec: FolderSpec, known: Sequence[str] | None, root: Path) -> None:
+    named = list(spec.named)
+    if known and named and set(named) != set(known):
+        raise UnderstudyError(
+            f"the channels {', '.join(named)} are not those of the real slices, {', '.join(known)}",
+            where=f"channels, for {root}",
+            fix="name exactly these, e.g. " + ", ".join(f"{name}=..." for name in known),
+        )
+
+
+def read_folder(
+    root: str | Path,
+    spec: FolderSpec,
+    out: str | Path,
+    target: Target | None = None,
+    name: str = "",
+    progress: bool = True,
+) -> SliceSet:
+    """Writes the slices of a folder as a SliceSet, or continues, or returns at once what is there.
+
+    Args:
+        root: the folder.
+        spec: what the user says of it.
+        out: folder of the set.
+        target: names, classes and size that the set must have; None: the folder's own.
+        name: for the index' column `generator`; "": the folder's name.
+        progress: show it.
+
+    Returns:
+        The set; its index has id, generator, code_distance (mean distance of the annotation to the codes it was
+        given, grey values) and, where known, subject and z.
+
+    Raises:
+        UnderstudyError: whatever is wrong in the folder, with the file and what to do; disk full; another set at `out`.
+        Interrupted: SIGTERM or SIGINT; whole shards are kept.
+    """
+    root, out = Path(root), Path(out)
+    source = open_source(root, spec, target.channels if target else None)
+    annotation = Annotation.of(source, spec, target, root)
+    identity = {
+        "folder": folder_mark(root, layout_of(root, spec)[1]),
+        "spec": spec.model_dump(mode="json"),
+        "target": [list(target.channels), target.resolution] if target else None,
+    }
+    if (out / "index.parquet").is_file():
+        return _finished(out, identity)
+    first = next(source.slices(0), None)
+    if first is None:
+        raise UnderstudyError(
+            "the folder holds no slice that is not empty", where=root, fix="check the images"
+        )
+    sizes = Sizes.of(first, spec, target)
+    writer = SliceWriter(
+        out, source.channels, annotation.classes, sizes.geometry.resolution, identity=identity
+    )
+    start = annotation.resume(writer)
+    name = name or root.name
+    with StopRequest() as stop, track(source.count or 0, "reading", "slices", start, progress) as meter:
+        for block in _blocks(source.slices(start)):
+            images, labels, distances = _convert(block, annotation, sizes)
+            rows = [
+                {**raw.row, "generator": name, "code_distance": d}
+                for raw, d in zip(block, distances, strict=True)
+            ]
+            # Where the counts were lost, slices that are on disk are read again but not written again.
+            new = max(0, min(len(block), writer.done - start))
+            start += len(block)
+            if new < len(block):
+                writer.append(images[new:], labels[new:], rows[new:])
+            annotation.save(writer)
+            meter.advance(len(block))
+            if stop.requested:
+                raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
+    annotation.finish(root)
+    annotation.forget(writer)
+    return writer.close(source="folder", notes=source.notes, annotation=annotation.summary(), **identity)
+
+
+def _blocks(slices: Iterator[RawSlice]) -> Iterator[list[RawSlice]]:
+    while block := list(islice(slices, SHARD)):
+        yield block
+
+
+def _convert(
+    block: list[RawSlice], annotation: Annotation, sizes: Sizes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
+    """Images, labels and code distances of a block, at the size of the set."""
+    for raw in block:
+        sizes.check(raw)
+    labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
+    images = np.stack([raw.images for raw in block])
+    return sizes.images(images), sizes.labels(labels, len(annotation.classes)), distances
+
+
+def _finished(out: Path, identity: dict[str, Any]) -> SliceSet:
+    found = SliceSet.open(out)
+    if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
+        raise UnderstudyError(
+            "the folder holds other slices", where=out, fix="use another folder, or delete this one"
+        )
+    return found

@@ -1,0 +1,165 @@
+"""Slices of a foreign folder one after the other: files of one channel each (PNG, NIfTI), or a set of slices."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.pixels import read_nifti, read_png, to_8_bit, to_grey
+from understudy.exchange.recognise import Recognised, SliceFiles
+from understudy.exchange.spec import FolderSpec
+from understudy.nifti import in_order
+from understudy.slices import SliceSet
+
+_WORKERS = 2  # threads that decode files
+
+
+@dataclass(frozen=True)
+class RawSlice:
+    """A slice as the folder has it.
+
+    Attributes:
+        row: what goes into the index: id, and subject and z where they are known.
+        images: uint8 [C, H, W].
+        drawn: grey values [A, H, W] of the annotation: one channel of codes, or one a class.
+        where, annotated_in: the file of the first channel, and that of the annotation.
+    """
+
+    row: dict[str, Any]
+    images: NDArray[np.uint8]
+    drawn: NDArray[Any]
+    where: Path
+    annotated_in: Path
+
+
+class Source(Protocol):
+    """A folder of slices.
+
+    Attributes:
+        channels: names of the channels of `RawSlice.images`.
+        classes: names of the classes with a channel of their own in `RawSlice.drawn`; () for codes.
+        count: slices, None where only reading tells.
+        notes: what a user should know about how the folder was understood.
+    """
+
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
+    count: int | None
+    notes: list[str]
+
+    def slices(self, start: int) -> Iterator[RawSlice]:
+        """The slices from number `start` on, always in the same order."""
+
+
+class FileSource:
+    """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it."""
+
+    def __init__(self, root: Path, found: Recognised, spec: FolderSpec, nifti: bool) -> None:
+        self._root, self._found, self._spec, self._nifti = root, found, spec, nifti
+        self.channels = found.channels
+        self.classes = tuple(n.partition(":")[2] for n in found.annotation if ":" in n)
+        self.count: int | None = None if nifti else len(found.slices)
+        self.notes: list[str] = []
+        if found.surplus:
+            self.notes.append(
+                f"{len(found.surplus)} files are no channel of these and were left out, e.g. {found.surplus[0]}"
+            )
+
+    def slices(self, start: int) -> Iterator[RawSlice]:
+        """See `Source`."""
+        if not self._nifti:
+            yield from in_order(self._png, self._found.slices[start:], _WORKERS)
+            return
+        read = in_order(self._volume, self._found.slices, _WORKERS)
+        yield from itertools.islice(itertools.chain.from_iterable(read), start, None)
+
+    def _png(self, entry: SliceFiles) -> RawSlice:
+        images, drawn = self._read(entry, lambda path: read_png(path)[None])
+        return RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))
+
+    def _volume(self, entry: SliceFiles) -> list[RawSlice]:
+        """All slices of a volume but empty ones; the one slice of a flat file whatever it holds."""
+        images, drawn = self._read(entry, read_nifti)
+        if images.shape[1] == 1:
+            return [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
+        subject = entry.subject or entry.id
+        return [
+            RawSlice(
+                {**_row(entry), "id": f"{entry.id}_{z:03d}", "subject": subject, "z": z},
+                images[:, z],
+                drawn[:, z],
+                *self._places(entry),
+            )
+            for z in np.flatnonzero(images.any(axis=(0, 2, 3))).tolist()
+        ]
+
+    def _places(self, entry: SliceFiles) -> tuple[Path, Path]:
+        return self._root / entry.files[self.channels[0]], self._root / entry.files[self._found.annotation[0]]
+
+    def _read(
+        self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Images uint8 [C, Z, H, W] and annotation [A, Z, H, W], all of one size."""
+        paths = {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
+        images = [to_8_bit(to_grey(read(paths[n]), self._spec, paths[n])) for n in self.channels]
+        drawn = [to_grey(read(paths[n]), self._spec, paths[n], "as_is") for n in self._found.annotation]
+        first = paths[self.channels[0]]
+        for path, part in zip(paths.values(), (*images, *drawn), strict=True):
+            if part.shape != images[0].shape:
+                raise UnderstudyError(
+                    f"slice {entry.id}: {path.name} has {_size(part)}, {first.name} has {_size(images[0])}",
+                    where=path,
+                    fix="all channels of a slice need the same size; make the files again or remove the slice",
+                )
+        return np.stack(images), np.stack(drawn)
+
+
+def _size(part: NDArray[Any]) -> str:
+    depth, height, width = part.shape
+    return f"{height} x {width} pixels" + (f" and {depth} slices" if depth > 1 else "")
+
+
+def _row(entry: SliceFiles) -> dict[str, Any]:
+    return {"id": entry.id, **({"subject": entry.subject} if entry.subject else {})}
+
+
+class SetSource:
+    """A slice set of Understudy, with its channels put in order by name and its classes as codes."""
+
+    def __init__(self, root: Path, spec: FolderSpec, known: Sequence[str] | None) -> None:
+        self._set = SliceSet.open(root)
+        self.channels = tuple(known or self._set.channels)
+        missing = [name for name in self.channels if name not in self._set.channels]
+        if missing:
+            raise UnderstudyError(
+                f"the slice set has no channel {', '.join(missing)}",
+                where=f"{root}: its channels are {', '.join(self._set.channels)}",
+                fix="write it with all channels",
+            )
+        if spec.named or spec.labels or spec.pattern:
+            raise UnderstudyError(
+                "a slice set says itself what its channels are called",
+                where=root,
+                fix="leave channels, labels and pattern out",
+            )
+        self.classes = self._set.class_names
+        self.count: int | None = len(self._set)
+        self.notes: list[str] = []
+
+    def slices(self, start: int) -> Iterator[RawSlice]:
+        """See `Source`; classes come as channels of 0 and 255."""
+        order = [self._set.channels.index(name) for name in self.channels]
+        columns = [name for name in ("id", "subject", "z") if name in self._set.index]
+        index = self._set.index[columns].to_dict(orient="records")
+        values = np.arange(1, len(self.classes) + 1)[:, None, None]
+        for rows, images, labels in self._set.blocks(np.arange(start, len(self._set))):
+            for row, image, label in zip(rows.tolist(), images, labels, strict=True):
+                drawn = (label[None] == values).astype(np.uint8) * np.uint8(255)
+                yield RawSlice(index[row], image[order], drawn, self._set.path, self._set.path)

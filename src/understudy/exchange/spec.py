@@ -1,0 +1,157 @@
+"""What a user says about a folder of images that someone else made: names of channels, codes of classes, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from understudy.errors import UnderstudyError
+from understudy.slices import BACKGROUND, LabelClass
+
+LABELS = "labels"  # the annotation's name among the channels of a slice
+
+# How sequences are called in file names, in small letters: BraTS of all years, the paper's authors, BIDS.
+ALIASES = {
+    "T1w": ("t1", "t1w", "t1n"),
+    "T1wGd": ("t1ce", "t1c", "t1gd", "t1wgd", "t1post"),
+    "T2w": ("t2", "t2w"),
+    "FLAIR": ("flair", "t2f"),
+    LABELS: ("seg", "label", "labels", "annotation", "annotations", "mask", "masks", "target"),
+}
+BRATS_CODES = {"NCR/NET": 51, "ED": 102, "ET": 204}  # the paper's: label / 5 * 255
+Values = Literal["as_is", "max"] | tuple[float, float]
+
+
+class FolderSpec(BaseModel):
+    """How the images of a folder are to be read; the defaults recognise the layouts of the paper's authors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: Literal["auto", "png", "array", "nifti", "slices"] = Field(
+        default="auto",
+        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, or a slice set of Understudy"
+        " (auto: find out)",
+    )
+    pattern: str = Field(
+        default="",
+        description="file of a channel, with {id}, {channel}, * and **, e.g. '{channel}/{id}_{channel}.png';"
+        " {subject} groups slices by patient; empty: find out",
+    )
+    channels: dict[str, str | int] | list[str] = Field(
+        default_factory=dict,
+        description="name of each channel -> what stands for {channel}, or a pattern of its own, or the position in an"
+        " array (from 0); or the names alone, in the order of the array",
+    )
+    labels: str | int | dict[str, str] = Field(
+        default="",
+        description="the annotation: what stands for {channel}, its position or key in an array, or for each class a"
+        " file of its own; empty: found by its name, or the last channel of an array",
+    )
+    codes: dict[str, float] = Field(
+        default_factory=dict,
+        description="class name -> its grey value in the annotation; empty: those of the study, or the paper's",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="grey values by which an annotation may miss a code before it counts as far off; none: a quarter"
+        " of the distance between codes",
+    )
+    values: Values = Field(
+        default="as_is",
+        description="grey values: as_is (0 to 255), max (each file's maximum becomes 255), or the two numbers that"
+        " become 0 and 255, e.g. [-1, 1]",
+    )
+    clip: bool = Field(
+        default=False, description="cut values outside of the two numbers off instead of stopping"
+    )
+    sizes: Literal["refuse", "fit"] = Field(
+        default="refuse",
+        description="images that are not square with a power of two: refuse, or pad with zeros and shrink by averaging",
+    )
+    resolution: int | None = Field(
+        default=None, description="with `sizes: fit`: edge to shrink to, pixels; none: the padded square's"
+    )
+
+    @field_validator("codes")
+    @classmethod
+    def _different_codes(cls, codes: dict[str, float]) -> dict[str, float]:
+        if any(not 0 < code <= 255 for code in codes.values()) or len(set(codes.values())) < len(codes):
+            raise ValueError("codes must differ and lie above 0 (the background) and not above 255")
+        return codes
+
+    @field_validator("channels")
+    @classmethod
+    def _different_channels(cls, channels: dict[str, str | int] | list[str]) -> Any:
+        values = list(channels.values()) if isinstance(channels, dict) else channels
+        if len(set(values)) < len(values):
+            raise ValueError("something stands there twice")
+        if LABELS in channels:
+            raise ValueError(
+                f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation"
+            )
+        return channels
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> FolderSpec:
+        if isinstance(self.values, tuple) and self.values[0] >= self.values[1]:
+            raise ValueError("`values` should be the lower number, then the higher one")
+        if self.pattern and not {"{id}", "{channel}"} <= set(_placeholders(self.pattern)):
+            raise ValueError("`pattern` needs {id} and {channel}, e.g. '{channel}/{id}_{channel}.png'")
+        return self
+
+    @property
+    def named(self) -> dict[str, str | int | None]:
+        """Channel name -> what stands for it, None where only the name was given."""
+        return dict(self.channels) if isinstance(self.channels, dict) else dict.fromkeys(self.channels)
+
+
+def _placeholders(pattern: str) -> list[str]:
+    return [name for name in ("{id}", "{channel}", "{subject}") if name in pattern]
+
+
+def classes_of(
+    codes: dict[str, float], known: Sequence[LabelClass] | None, where: Any
+) -> tuple[LabelClass, ...]:
+    """The classes of the set that is written: the study's by name, or those that the codes name.
+
+    Args:
+        codes: of the spec; a name may be a part of a study's name ("NCR" of "NCR/NET").
+        known: the study's classes, background first; None without a study.
+        where: for messages.
+
+    Raises:
+        UnderstudyError: a name that the study does not have, or that could be two of its classes.
+    """
+    if known is None:
+        given = codes or BRATS_CODES
+        return BACKGROUND, *(
+            LabelClass(n, round(c), round(c)) for n, c in sorted(given.items(), key=lambda e: e[1])
+        )
+    names = [entry.name for entry in known[1:]]
+    for code in codes:
+        fitting = [name for name in names if code == name or code in name.split("/")]
+        if len(fitting) != 1:
+            close = get_close_matches(code, names, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UnderstudyError(
+                f"the real slices have no class {code!r}",
+                where=f"codes, for {where}",
+                fix=f"{hint}their classes are {', '.join(names)}",
+            )
+    return tuple(known)
+
+
+def codes_of(codes: dict[str, float], classes: Sequence[LabelClass]) -> tuple[list[int], list[float]]:
+    """(class index, code) of each code that the annotation may hold, background first."""
+    if not codes:
+        return list(range(len(classes))), [float(entry.code) for entry in classes]
+    indices = [0]
+    for name in codes:
+        indices.append(
+            next(i for i, c in enumerate(classes) if i and (name == c.name or name in c.name.split("/")))
+        )
+    return indices, [0.0, *map(float, codes.values())]
