@@ -11,9 +11,11 @@ CODES = np.array([0, 51, 102, 204], np.uint8)
 # file names as the samplers in the paper's repository write them
 AUTHORS = {
     "stylegan3": {"T1w": "T1/seed{i:04d}_T1.png", "T2w": "T2/seed{i:04d}_T2.png",
-                  "FLAIR": "FLAIR/seed{i:04d}_flair.png", "T1wGd": "T1ce/seed{i:04d}_T1ce.png", "labels": "SEG/seed{i:04d}_Seg.png"},
+                  "FLAIR": "FLAIR/seed{i:04d}_flair.png",
+                  "T1wGd": "T1ce/seed{i:04d}_T1ce.png", "labels": "SEG/seed{i:04d}_Seg.png"},
     "stylegan1": {"T1w": "T1/image_{i}_T1.png", "T1wGd": "T1ce/image_{i}_T1ce.png",
-                  "FLAIR": "flair/image_{i}_flair.png", "T2w": "T2/image_{i}_T2.png", "labels": "seg/image_{i}_seg.png"},
+                  "FLAIR": "flair/image_{i}_flair.png",
+                  "T2w": "T2/image_{i}_T2.png", "labels": "seg/image_{i}_seg.png"},
     "progan": {"T1w": "{i}_T1.png", "T1wGd": "{i}_T1CE.png", "T2w": "{i}_T2.png", "FLAIR": "{i}_FLAIR.png",
                "labels": "{i}_Seg.png"},
     "folders": {"T1w": "T1w/{i}.png", "T1wGd": "T1wGd/{i}.png", "T2w": "T2w/{i}.png", "FLAIR": "FLAIR/{i}.png",

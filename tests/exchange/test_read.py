@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from foreign import AUTHORS, CHANNELS, CODES, png_folder, save_png, slices
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange import read
@@ -297,13 +298,19 @@ def test_a_wrong_description_is_said(tmp_path: Path, spec: dict[str, Any], messa
 
 def test_soft_borders_of_a_generator_are_no_unknown_codes(tmp_path: Path) -> None:
     """Smooth transitions between codes, as GANs draw them, are snapped and measured, not refused."""
-    images, _ = slices(3)
-    y, x = np.mgrid[:16, :16]
+    images, _ = slices(3, 64)
+    y, x = np.mgrid[:64, :64]
     for i in range(3):
-        soft = 204 * np.clip(1.3 - np.hypot(y - 8, x - 7 - i) / 5, 0, 1)
+        radius = np.hypot(y - 32, x - 28 - 2.3 * i)
+        crisp = np.select([radius < 7, radius < 13, radius < 25], [51, 204, 102], 0)
+        soft = gaussian_filter(crisp.astype(float), 0.8)
         for c, name in enumerate(CHANNELS):
             save_png(tmp_path / "in" / AUTHORS["stylegan3"][name].format(i=i), images[i, c])
         save_png(tmp_path / "in" / SEG.format(i=i), soft.astype(np.uint8))
-    found = take(tmp_path / "in", tmp_path / "out")
-    assert found.index["code_distance"].between(0.5, 20).all()
+    found = take(tmp_path / "in", tmp_path / "out", Target(CHANNELS, CLASSES, 64))
+    assert found.index["code_distance"].between(0.5, 10).all()
     assert set(np.unique(found.read(slice(None))[1])) == {0, 1, 2, 3}
+    with pytest.raises(UnderstudyError, match="more than half of the annotated pixels"):
+        take(
+            tmp_path / "in", tmp_path / "out2", Target(CHANNELS, CLASSES, 64), labels="T1"
+        )  # an image as annotation
