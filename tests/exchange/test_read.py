@@ -310,7 +310,7 @@ def test_soft_borders_of_a_generator_are_no_unknown_codes(tmp_path: Path) -> Non
     found = take(tmp_path / "in", tmp_path / "out", Target(CHANNELS, CLASSES, 64))
     assert found.index["code_distance"].between(0.5, 10).all()
     assert set(np.unique(found.read(slice(None))[1])) == {0, 1, 2, 3}
+    for i in range(3):  # an image in place of the annotation
+        save_png(tmp_path / "in" / SEG.format(i=i), images[i, 0])
     with pytest.raises(UnderstudyError, match="more than half of the annotated pixels"):
-        take(
-            tmp_path / "in", tmp_path / "out2", Target(CHANNELS, CLASSES, 64), labels="T1"
-        )  # an image as annotation
+        take(tmp_path / "in", tmp_path / "out2", Target(CHANNELS, CLASSES, 64))
