@@ -1,10 +1,12 @@
-"""Cross-entropy plus soft Dice, equally weighted, over the levels of deep supervision (paper 4.3)."""
+"""Cross-entropy plus soft Dice, equally weighted, over the outputs of a network (paper 4.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from monai.losses import DiceCELoss
 from torch.nn import functional as F
 
 SMOOTH = 1e-5  # of the authors' code and nnU-Net
@@ -36,7 +38,11 @@ def shrink_target(target: torch.Tensor, edge: int) -> torch.Tensor:
 
 
 def segmentation_loss(
-    outputs: Sequence[torch.Tensor], target: torch.Tensor, weights: Sequence[float], background: bool = True
+    outputs: Sequence[torch.Tensor],
+    target: torch.Tensor,
+    weights: Sequence[float],
+    background: bool = True,
+    kind: Literal["ce_dice", "dice_ce"] = "ce_dice",
 ) -> torch.Tensor:
     """Sum over levels of weight x (cross-entropy + soft Dice loss).
 
@@ -45,6 +51,7 @@ def segmentation_loss(
         target: integer [N, H, W] class indices at the highest resolution.
         weights: of the levels.
         background: see `soft_dice_loss`.
+        kind: "ce_dice" for the U-Net's soft Dice over the whole batch, "dice_ce" for MONAI's of each slice.
 
     Example:
         >>> right = torch.tensor([[[[9.0, -9.0], [9.0, 9.0]], [[-9.0, 9.0], [-9.0, -9.0]]]])
@@ -52,10 +59,26 @@ def segmentation_loss(
         True
     """
     target = target.long()
+    one = _ce_dice if kind == "ce_dice" else _dice_ce
     total = outputs[0].new_zeros((), dtype=torch.float32)
     for scores, weight in zip(outputs, weights, strict=True):
-        small = shrink_target(target, scores.shape[-1])
-        total = total + weight * (
-            F.cross_entropy(scores.float(), small) + soft_dice_loss(scores, small, background)
-        )
+        total = total + weight * one(scores.float(), shrink_target(target, scores.shape[-1]), background)
     return total
+
+
+def _ce_dice(scores: torch.Tensor, target: torch.Tensor, background: bool) -> torch.Tensor:
+    return F.cross_entropy(scores, target) + soft_dice_loss(scores, target, background)
+
+
+def _dice_ce(scores: torch.Tensor, target: torch.Tensor, background: bool) -> torch.Tensor:
+    """MONAI's DiceCELoss with the authors' options for their Swin transformer (facts/segmenters 2.3)."""
+    loss: torch.Tensor = DiceCELoss(
+        include_background=background,
+        to_onehot_y=True,
+        softmax=True,
+        squared_pred=True,
+        smooth_nr=SMOOTH,
+        smooth_dr=SMOOTH,
+        batch=False,
+    )(scores, target[:, None])
+    return loss

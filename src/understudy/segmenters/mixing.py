@@ -120,7 +120,7 @@ class Pool:
     """
 
     def __init__(self, rows: NDArray[np.int64], key: Sequence[int]) -> None:
-        self.rows, self._key = rows, list(key)
+        self.rows, self.key = rows, list(key)
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def draw(self, j: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -130,7 +130,7 @@ class Pool:
 
     def _order(self, number: int) -> NDArray[np.int64]:
         if number not in self._orders:
-            rng = np.random.default_rng([*self._key, number])
+            rng = np.random.default_rng([*self.key, number])
             kept = {
                 n: order for n, order in self._orders.items() if n >= number - 1
             }  # a batch spans two rounds
@@ -266,6 +266,39 @@ class Mixture:
         self.sources[name] = {"slices": len(rows), "content_hash": slices.content_hash}
         if name == "real" and "subject" in slices.index:
             self.sources[name]["patients"] = int(slices.index["subject"].iloc[rows].nunique())
+
+    @property
+    def only_synthetic(self) -> bool:
+        """No real slice is trained on."""
+        return set(self.sources) == {"synthetic"}
+
+    @property
+    def slices(self) -> int:
+        """Slices in the training set."""
+        return sum(source["slices"] for source in self.sources.values())
+
+    def hold_out(self, share: float, most: int) -> tuple[Source, NDArray[np.int64]]:
+        """Takes the last `share` of the only source's slices, at most so many, out of the training.
+
+        Returns:
+            The source and the rows that are no longer drawn.
+
+        Raises:
+            UnderstudyError: too few slices for both.
+        """
+        ((source, fraction, pools),) = self._parts
+        ((name, record),) = self.sources.items()
+        held = source.rows[len(source.rows) - min(most, round(share * len(source.rows))) :]
+        left = [Pool(pool.rows[~np.isin(pool.rows, held)], pool.key) for pool in pools]
+        if not len(held) or not all(len(pool.rows) for pool in left):
+            raise UnderstudyError(
+                f"{len(source.rows)} {name} slices are too few to hold some out for validation",
+                where=source.slices.path,
+                fix="sample more, or use `validation: real`",
+            )
+        self._parts = [(source, fraction, left)]
+        self.sources[name] = {**record, "slices": len(source.rows) - len(held), "held_out": len(held)}
+        return source, held
 
     def draw(self, samples: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """For each source: positions in `samples` that it provides, and the rows."""

@@ -18,7 +18,7 @@ from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.segmenters.augment import normalise
 from understudy.segmenters.mixing import channel_order, class_table
-from understudy.segmenters.unet import UNetConfig, build
+from understudy.segmenters.models import build_model, model_config
 from understudy.volumes import TestVolume, VolumeSet
 
 FORMAT = "understudy-segmenter-1"
@@ -48,7 +48,7 @@ class Segmenter:
     """A network with what is needed to use it.
 
     Attributes:
-        network: maps z-scored slices [N, C, R, R] to a list of class scores, the first [N, K, R, R].
+        network: see `models`; maps z-scored slices [N, C, R, R] to a list, the first the class scores [N, K, R, R].
         channels, classes: names in the network's order; `classes[0]` is the background.
         resolution: edge of the slices, pixels.
         device, precision: where and how it computes ("fp32" or "bf16").
@@ -91,16 +91,20 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
     where = choose_device(device)
-    network = build(
-        UNetConfig(**record["model"]), len(record["channels"]), len(record["classes"]), record["resolution"]
-    )
     try:
+        network = build_model(
+            model_config(record["model"]),
+            len(record["channels"]),
+            len(record["classes"]),
+            record["resolution"],
+        )
         network.load_state_dict(load_file(weights))
     except (
         SafetensorError,
         RuntimeError,
         OSError,
-    ) as error:  # damaged file; other names or shapes of weights
+        ValueError,
+    ) as error:  # damaged file; other names or shapes of weights; unknown fields of the network
         raise UnderstudyError(
             f"the weights cannot be read ({str(error).splitlines()[0]})", where=weights, fix="train it again"
         ) from error

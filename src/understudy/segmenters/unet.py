@@ -166,6 +166,10 @@ class UNet(nn.Module):
             heads[level] = x.new_empty(0)
         return outputs
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay leaves alone: none, as in nnU-Net."""
+        return []
+
 
 def build(config: UNetConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> UNet:
     """A new network with He-initialised weights drawn from `seed` (the global random state is left alone).

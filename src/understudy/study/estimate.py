@@ -16,17 +16,18 @@ import torch
 
 from understudy.cohort.layouts import find_patients
 from understudy.generators.joint import annotation_channels
-from understudy.generators.models import model_config
+from understudy.generators.models import model_config as generator_config
 from understudy.generators.samplers import SamplerConfig
 from understudy.generators.training import training_config_for
+from understudy.segmenters.models import model_config
 from understudy.segmenters.predict import choose_device, choose_precision
-from understudy.segmenters.train import SegmenterTrainingConfig
-from understudy.segmenters.unet import UNetConfig
+from understudy.segmenters.training import SegmenterTrainingConfig
 from understudy.slices import BACKGROUND, LabelClass
 from understudy.study.generator_cost import generator_cost, sampling_work, training_work
 from understudy.study.jobs import Job
 from understudy.study.plan import Plan
 from understudy.study.schema import Study
+from understudy.study.segmenter_cost import segmenter_cost
 
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
 # in processor time (StyleGAN 2 0.95, U-Net 1.25 without and about 0.9 with augmentation, its prediction 1.3).
@@ -80,33 +81,6 @@ def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
         rounds += 1
     # forward and the weight's gradient: two convolutions of 2 * 9 * 64 * 64 operations a pixel
     return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
-
-
-def segmenter_flops(config: UNetConfig, channels: int, classes: int, resolution: int) -> tuple[int, int]:
-    """Operations of a U-Net for one slice, forward, and its number of weights, from its stages' filters."""
-    filters = config.stages(resolution)
-    operations = weights = 0
-
-    def convolve(inputs: int, outputs: int, taps: int, edge: int) -> None:
-        nonlocal operations, weights
-        weights += inputs * outputs * taps
-        operations += 2 * inputs * outputs * taps * edge * edge
-
-    before = channels
-    for stage, width in enumerate(filters):
-        edge = resolution >> stage
-        convolve(before, width, 9, edge)
-        convolve(width, width, 9, edge)
-        if (
-            stage
-        ):  # on the way back up: a transposed 2x2 convolution, then two convolutions on twice the filters
-            above = filters[stage - 1]
-            convolve(width, above, 4, edge)
-            convolve(2 * above, above, 9, 2 * edge)
-            convolve(above, above, 9, 2 * edge)
-        before = width
-    convolve(filters[0], classes, 1, resolution)
-    return operations, weights
 
 
 def _size(study: Study) -> _Size:
@@ -176,25 +150,32 @@ def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, flo
 def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
     """The configuration of a generator job's network."""
     channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
-    return model_config({**spec["model"], "channels": channels})
+    return generator_config({**spec["model"], "channels": channels})
 
 
 def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
-    config = UNetConfig.model_validate(job.spec["model"])
-    resolution = plan.study.slices.resolution
-    flops, weights = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    flops, weights = _network_cost(job, plan, size)
+    trained = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
+    slices = round(trained * size.depth * 0.5) if job.spec["cell"]["training"] != "synthetic" else 0
+    slices += sum(plan.by_id[job_id].spec["count"] for role, job_id in job.inputs if role == "sample")
     validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
     validated = size.depth * training.validations * validation_patients
-    work = training.samples * 3 + validated
+    work = training.steps(slices) * training.batch * 3 + validated
     seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
+    if training.max_minutes:
+        seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
 
 
+def _network_cost(job: Job, plan: Plan, size: _Size) -> tuple[int, int]:
+    """`segmenter_cost` of a segmenter's job."""
+    config, resolution = model_config(job.spec["model"]), plan.study.slices.resolution
+    return segmenter_cost(config, size.channels, len(size.classes), resolution)
+
+
 def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    spec = plan.by_id[dict(job.inputs)["segmenter"]].spec
-    config, resolution = UNetConfig.model_validate(spec["model"]), plan.study.slices.resolution
-    flops, _ = segmenter_flops(config, size.channels, len(size.classes), resolution)
+    flops, _ = _network_cost(plan.by_id[dict(job.inputs)["segmenter"]], plan, size)
     predicting = size.test_patients * size.depth * flops / (speed * _reached("evaluate", 3 * 32 * flops))
     scoring = size.test_patients * size.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
     return predicting + scoring, size.test_patients * size.voxels * 0.01

@@ -36,31 +36,13 @@ from understudy.cohort.prepare import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
-from understudy.segmenters.train import SegmenterTrainingConfig
-from understudy.segmenters.unet import UNetConfig
-from understudy.study.generator_spec import GeneratorSpec, refuse_set, with_kinds
+from understudy.study.generator_spec import GeneratorSpec, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
 from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
+from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-class SegmenterSpec(BaseModel):
-    """A segmentation network and its training."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: UNetConfig = Field(default_factory=UNetConfig, description="network")
-    training: SegmenterTrainingConfig = Field(
-        default_factory=SegmenterTrainingConfig, description="how it is trained"
-    )
-
-    @model_validator(mode="after")
-    def _left_to_the_study(self) -> SegmenterSpec:
-        refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
-        refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
-        return self
 
 
 class EvaluationConfig(BaseModel):
@@ -113,7 +95,8 @@ class Study(BaseModel):
     segmenters: dict[str, SegmenterSpec] = Field(
         default_factory=lambda: {"unet": SegmenterSpec()},
         min_length=1,
-        description="segmenters by name; null drops one of the preset's",
+        description="segmenters by name; one named like a kind (unet, swin) is of this kind unless `model.kind` says"
+        " another; null drops one of the preset's",
     )
     trainings: list[Training] = Field(
         default=["real", "synthetic", "both"],
@@ -166,10 +149,8 @@ class Study(BaseModel):
 
     @field_validator("segmenters", mode="before")
     @classmethod
-    def _drop_null(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: spec for name, spec in value.items() if spec is not None}
-        return value
+    def _named_segmenters(cls, value: Any) -> Any:
+        return with_segmenter_kinds(value)
 
     @field_validator("ratios", mode="before")
     @classmethod

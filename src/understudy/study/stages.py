@@ -117,8 +117,8 @@ def sample(context: Context) -> dict[str, Any]:
 
 def segmenter(context: Context) -> dict[str, Any]:
     """Trains a segmenter on real slices, synthetic ones or both; the result is the folder `model`."""
+    from understudy.segmenters.models import model_config
     from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
-    from understudy.segmenters.unet import UNetConfig
     from understudy.slices import SliceSet
     from understudy.volumes import VolumeSet
 
@@ -128,15 +128,16 @@ def segmenter(context: Context) -> dict[str, Any]:
     model = train_segmenter(
         real,
         synthetic,
-        UNetConfig.model_validate(context.spec["model"]),
+        model_config(context.spec["model"]),
         SegmenterTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]}),
         context.folder / "model",
         validation=VolumeSet.open(prepared / "volumes"),
         device=context.device,
         progress=context.progress,
     )
-    outcome = read_json(model / "config.json")["outcome"]
-    return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), "outcome": outcome}
+    record = read_json(model / "config.json")
+    told = {key: record[key] for key in ("outcome", "collapse", "ended", "validated_on")}
+    return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), **told}
 
 
 def evaluate(context: Context) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""What a training selects its best weights on: real patients, synthetic slices, or nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.segmenters.mixing import Mixture, Source, channel_order, class_table
+from understudy.segmenters.predict import Segmenter
+from understudy.segmenters.training import SegmenterTrainingConfig
+from understudy.volumes import VolumeSet
+
+CACHE_BYTES = 1 << 29  # validation volumes stay in memory up to this size
+HELD_OUT = 0.2  # share of the synthetic slices that validate, as the paper's share of images
+BLOCK = 64  # synthetic slices predicted at a time
+
+
+class Validation(Protocol):
+    """Data to select weights on.
+
+    Attributes:
+        record: what they are, for the result: "kind" (real, synthetic, none) and how many.
+    """
+
+    record: dict[str, Any]
+
+    def __bool__(self) -> bool:
+        """There is something to validate on."""
+
+    def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
+        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted).
+
+        A class that neither truth nor prediction contains scores 1, one that only one of them contains 0 (design 4).
+        """
+
+
+def validation_for(
+    config: SegmenterTrainingConfig, mixture: Mixture, volumes: VolumeSet | None
+) -> PatientValidation | SliceValidation:
+    """The validation data of a training; takes what it needs of the synthetic slices out of the mixture.
+
+    Real patients for every training, so that all settings are selected on the same; with `same_as_training`, synthetic
+    slices for a training on such alone.
+    """
+    if config.validation == "same_as_training" and mixture.only_synthetic:
+        return SliceValidation(*mixture.hold_out(HELD_OUT, config.validation_slices), mixture.classes)
+    return PatientValidation(volumes, mixture)
+
+
+class PatientValidation:
+    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty."""
+
+    def __init__(self, volumes: VolumeSet | None, mixture: Mixture) -> None:
+        self._volumes, self._classes = volumes, mixture.classes
+        self.subjects = volumes.subjects("val") if volumes else []
+        self.record = {"kind": "real" if self.subjects else "none", "patients": len(self.subjects)}
+        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]] = {}
+        self._cached = 0
+        if volumes and self.subjects:
+            self._order = channel_order(volumes.channels, mixture.channels, volumes.path)
+            self._table = class_table([c.name for c in volumes.classes], mixture.classes, volumes.path)
+
+    def __bool__(self) -> bool:
+        return bool(self.subjects)
+
+    def _read(self, subject: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+        if subject in self._cache:
+            return self._cache[subject]
+        assert self._volumes is not None
+        volume = self._volumes.read(subject)
+        truth = self._table[volume.labels_at_network(len(self._volumes.classes))]
+        found = np.ascontiguousarray(volume.images[volume.kept][:, self._order]), truth, volume.kept
+        if self._cached + found[0].nbytes <= CACHE_BYTES:
+            self._cache[subject], self._cached = found, self._cached + found[0].nbytes
+        return found
+
+    def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
+        """See `Validation`."""
+        scores, found = [], 0
+        for subject in self.subjects:
+            images, truth, kept = self._read(subject)
+            predicted = np.zeros_like(truth)
+            if kept.any():
+                predicted[kept] = model.probabilities(images).argmax(1).numpy()
+            found += int((predicted > 0).sum())
+            scores.append([dice(truth == k, predicted == k) for k in range(1, len(self._classes))])
+        return _named(np.array(scores), self._classes), found
+
+
+class SliceValidation:
+    """Mean Dice over held-out synthetic slices.
+
+    Args:
+        source: where they are.
+        rows: which of its slices.
+        classes: of the network.
+    """
+
+    def __init__(self, source: Source, rows: NDArray[np.int64], classes: tuple[str, ...]) -> None:
+        self._source, self._rows, self._classes = source, rows, classes
+        self.record = {"kind": "synthetic", "slices": len(rows)}
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
+        """See `Validation`."""
+        scores, found = [], 0
+        for start in range(0, len(self._rows), BLOCK):
+            images, truth = self._source.read(self._rows[start : start + BLOCK])
+            predicted = model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy()
+            found += int((predicted > 0).sum())
+            classes = range(1, len(self._classes))
+            scores += [[dice(t == k, p == k) for k in classes] for t, p in zip(truth, predicted, strict=True)]
+        return _named(np.array(scores), self._classes), found
+
+
+def dice(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+    """2 |A and B| / (|A| + |B|), 1 where both are empty."""
+    size = int(truth.sum()) + int(predicted.sum())
+    return 2 * int((truth & predicted).sum()) / size if size else 1.0
+
+
+def _named(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:
+    """Means of scores [cases, classes]."""
+    each = scores.mean(axis=0)
+    named = {f"val_dice_{name}": float(v) for name, v in zip(classes[1:], each, strict=True)}
+    return {"val_dice": float(each.mean()), **named}
