@@ -75,12 +75,13 @@ def test_it_learns(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
 def test_the_schedule_is_the_papers() -> None:
     config = SegmenterTrainingConfig(samples=3200, batch=32)
     assert (config.lr, config.momentum, config.weight_decay, config.clip) == (0.05, 0.99, 3e-5, 12)
-    assert config.rate(0) == 0.05
-    assert config.rate(50) == pytest.approx(0.05 * 0.5**0.9)
-    assert 0 < config.rate(99) < 0.001
-    assert SegmenterTrainingConfig(samples=3200, batch=32, warmup_samples=320).rate(4) == pytest.approx(
-        0.025 * 0.96**0.9
-    )
+    steps = config.steps(7)
+    assert steps == 100
+    assert config.rate(0, steps) == 0.05
+    assert config.rate(50, steps) == pytest.approx(0.05 * 0.5**0.9)
+    assert 0 < config.rate(99, steps) < 0.001
+    warm = SegmenterTrainingConfig(samples=3200, batch=32, warmup_samples=320)
+    assert warm.rate(4, 100) == pytest.approx(0.025 * 0.96**0.9)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -159,6 +159,8 @@ def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
     trained = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
     slices = round(trained * size.depth * 0.5) if job.spec["cell"]["training"] != "synthetic" else 0
     slices += sum(plan.by_id[job_id].spec["count"] for role, job_id in job.inputs if role == "sample")
+    if isinstance(training.mixture.total, int):
+        slices = training.mixture.total
     validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
     validated = size.depth * training.validations * validation_patients
     work = training.steps(slices) * training.batch * 3 + validated

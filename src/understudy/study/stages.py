@@ -136,7 +136,7 @@ def segmenter(context: Context) -> dict[str, Any]:
         progress=context.progress,
     )
     record = read_json(model / "config.json")
-    told = {key: record[key] for key in ("outcome", "collapse", "ended", "validated_on")}
+    told = {key: record.get(key) for key in ("outcome", "collapse", "ended", "validated_on")}
     return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), **told}
 
 
@@ -193,6 +193,8 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept))
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
+    cell["collapsed"] = model.record["outcome"] == "collapsed"
+    cell["validated_on"] = model.record.get("validated_on", {"kind": "real"})["kind"]
     for position, key in enumerate([*SCORE_KEYS, *(k for k in cell if k not in SCORE_KEYS)]):
         rows.insert(position, key, cell[key])
     with atomic_path(part) as temporary:
