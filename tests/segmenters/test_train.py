@@ -16,14 +16,21 @@ from safetensors.torch import load_file
 from understudy.checkpoints import Checkpoints, History
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.segmenters import train as module
-from understudy.segmenters.augment import AugmentConfig
-from understudy.segmenters.mixing import MixtureConfig
+from understudy.segmenters.augment import AugmentConfig, draw
+from understudy.segmenters.mixing import Mixture, MixtureConfig
+from understudy.segmenters.models import build_model
+from understudy.segmenters.predict import load
+from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
+from understudy.segmenters.training import paper_training
 from understudy.segmenters.unet import UNetConfig
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 
 TINY = UNetConfig(width=4, max_width=8)
+TINY_SWIN = SwinConfig(
+    size="mini", embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), head_channels=8, auxiliary_channels=4
+)
 
 
 def short(**changes: object) -> SegmenterTrainingConfig:
@@ -84,14 +91,21 @@ def test_the_schedule_is_the_papers() -> None:
     assert warm.rate(4, 100) == pytest.approx(0.025 * 0.96**0.9)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "precision"), [("unet", "fp32"), ("unet", "bf16"), ("swin", "fp32")])
 def test_an_interrupted_run_ends_in_the_same_weights(
-    real: SliceSet, synthetic: SliceSet, volumes: VolumeSet, tmp_path: Path, precision: str
+    real: SliceSet, synthetic: SliceSet, volumes: VolumeSet, tmp_path: Path, kind: str, precision: str
 ) -> None:
-    config = short(samples=100, precision=precision, checkpoint_seconds=1e-6)  # a checkpoint at every step
+    given = {"samples": 100, "batch": 4, "precision": precision, "validations": 4}
+    given |= {"checkpoint_seconds": 1e-6}  # a checkpoint at every step
+    if kind == "swin":  # with its dropout and skipped blocks
+        model, config = TINY_SWIN, paper_training("swin", warmup_samples=20, **given)
+    else:
+        model, config = TINY, short(**given)
 
     def run(name: str) -> Path:
-        return train_segmenter(real, synthetic, TINY, config, tmp_path / name, volumes, "cpu", progress=False)
+        return train_segmenter(
+            real, synthetic, model, config, tmp_path / name, volumes, "cpu", progress=False
+        )
 
     whole = run("whole")
     real_step, calls = module._Training.train_step, []
@@ -175,7 +189,8 @@ def test_a_loss_that_is_not_finite_is_recorded_as_a_collapse(
             real, None, TINY, short(samples=800), tmp_path / "run", volumes, "cpu", False
         )
     result, history = record(folder), History.read(folder / "history.jsonl")
-    assert result["outcome"] == "collapsed"
+    assert (result["outcome"], result["ended"]) == ("collapsed", "collapse")
+    assert str(result["collapse"]).startswith("the loss was not finite (nan) within")
     assert result["samples"] < 800
     assert history[-1]["collapsed"] is True
     assert all(torch.isfinite(t).all() for t in weights(folder).values())
@@ -191,6 +206,100 @@ def test_a_run_that_finds_nothing_is_recorded_as_a_collapse(
                 len(images), 2, 16, 16) + blind)  # fmt: skip
         folder = train_segmenter(real, None, TINY, short(samples=8), tmp_path / "run", volumes, "cpu", False)
     assert record(folder)["outcome"] == "collapsed"
+    assert "find nothing" in str(record(folder)["collapse"])
+    assert record(folder)["ended"] == "budget"
+
+
+def test_a_last_step_that_breaks_the_weights_is_a_collapse_too(real: SliceSet, tmp_path: Path) -> None:
+    step = module._Training.train_step
+
+    def break_last(self: module._Training, *arguments: object) -> torch.Tensor:
+        loss = step(self, *arguments)  # type: ignore[arg-type]
+        if self.step == self.steps - 1:
+            torch.nn.utils.vector_to_parameters(torch.full((sum(p.numel() for p in self.network.parameters()),),
+                                                           math.nan), self.network.parameters())  # fmt: skip
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Training, "train_step", break_last)
+        folder = train_segmenter(real, None, TINY, short(samples=12), tmp_path / "run", None, "cpu", False)
+    assert "not finite" in str(record(folder)["collapse"])
+    assert all(torch.isfinite(t).all() for t in weights(folder).values())
+
+
+def test_a_time_limit_ends_a_training_and_is_recorded(
+    real: SliceSet, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    config = short(samples=400_000, max_minutes=1e-9)
+    folder = train_segmenter(real, None, TINY, config, tmp_path / "run", volumes, "cpu", False)
+    result = record(folder)
+    assert (result["ended"], result["samples"], result["budget_samples"]) == ("time", 4, 400_000)
+    assert result["best_val_dice"] is not None  # validated at its end all the same
+
+
+def test_epochs_count_the_training_set(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    config = short(epochs=0.5, batch=4, samples=None)
+    folder = train_segmenter(real, synthetic, TINY, config, tmp_path / "run", None, "cpu", False)
+    assert record(folder)["samples"] == round((48 + 30) // 4 * 0.5) * 4
+
+
+def test_synthetic_trainings_may_be_selected_on_synthetic_slices(
+    real: SliceSet, synthetic: SliceSet, volumes: VolumeSet, tmp_path: Path
+) -> None:
+    def run(name: str, real_set: SliceSet | None, validation: str) -> dict[str, object]:
+        config = short(samples=8, validation=validation)
+        return record(
+            train_segmenter(real_set, synthetic, TINY, config, tmp_path / name, volumes, "cpu", False)
+        )
+
+    own = run("own", None, "same_as_training")
+    assert own["validated_on"] == {"kind": "synthetic", "slices": 6}  # a fifth of 30
+    assert own["sources"]["synthetic"]["slices"] == 24  # type: ignore[index]
+    assert run("real", None, "real")["validated_on"] == {"kind": "real", "patients": 2}
+    assert run("both", real, "same_as_training")["validated_on"] == {"kind": "real", "patients": 2}
+
+
+def test_held_out_slices_are_never_drawn(synthetic: SliceSet) -> None:
+    mixture = Mixture(None, synthetic, MixtureConfig(foreground_fraction=0.5), 0)
+    _, held = mixture.hold_out(0.2, 1000)
+    ((_, drawn),) = mixture.draw(np.arange(500))
+    assert set(held) | set(drawn) == set(range(30))
+    assert not set(held) & set(drawn)
+    with pytest.raises(UnderstudyError, match="too few"):
+        Mixture(None, synthetic, MixtureConfig(synthetic_count=2), 0).hold_out(0.2, 1000)
+
+
+def test_a_swin_trains_and_is_loaded_again(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
+    given = {"samples": 800, "batch": 8, "lr": 6e-3, "warmup_samples": 80, "validations": 4}
+    config = paper_training(
+        "swin", precision="fp32", mixture=MixtureConfig(foreground_fraction=0.75), **given
+    )
+    folder = train_segmenter(real, None, TINY_SWIN, config, tmp_path / "run", volumes, "cpu", False)
+    losses = [line["loss"] for line in History.read(folder / "history.jsonl")]
+    assert losses[-1] < 0.7 * losses[0]
+    assert record(folder)["best_val_dice"] > 0.3  # type: ignore[operator]
+    model = load(folder, "cpu")
+    assert model.record["model"]["kind"] == "swin"
+    images, _ = real.read(np.arange(3))
+    assert model.probabilities(images).sum(1).allclose(torch.ones(3, 16, 16))
+    with pytest.raises(UnderstudyError, match="normalises over the batch"):
+        train_segmenter(real, None, TINY_SWIN, paper_training("swin", batch=1), tmp_path / "one", None)
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_SWIN], ids=["unet", "swin"])
+def test_a_repeats_seed_changes_weights_order_and_augmentation(
+    real: SliceSet, config: UNetConfig | SwinConfig
+) -> None:
+    numbers = np.arange(16)
+    weights = [
+        torch.cat([p.flatten() for p in build_model(config, 2, 2, 16, seed).parameters()]) for seed in (0, 1)
+    ]
+    orders = [Mixture(real, None, MixtureConfig(), seed).draw(numbers)[0][1] for seed in (0, 1)]
+    plans = [draw(AugmentConfig(), seed, numbers) for seed in (0, 1)]
+    assert not torch.equal(*weights)
+    assert not np.array_equal(*orders)
+    assert not np.array_equal(plans[0].angle, plans[1].angle)
+    assert not np.array_equal(plans[0].noise_seed, plans[1].noise_seed)
 
 
 def test_seeds_change_everything_and_the_global_state_nothing(real: SliceSet, tmp_path: Path) -> None:
