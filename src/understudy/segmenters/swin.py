@@ -43,7 +43,7 @@ SIZES = {
     "base": _Size(128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "small": _Size(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "tiny": _Size(96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "mini": _Size(32, (2, 2, 2, 2), (1, 2, 4, 8), 0.1, 96, 48),  # ours, for CPUs: 3.8 M parameters
+    "mini": _Size(32, (2, 2, 2, 2), (1, 2, 4, 8), 0.1, 96, 48),  # ours, for CPUs: 3.6 M parameters
 }
 
 
