@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from understudy.segmenters import augment
+from understudy.segmenters import augment, augment_apply
 
 
 def measure(run: Callable[[int], object], slices: int, rounds: int) -> tuple[float, float, float]:
@@ -68,7 +68,9 @@ def main() -> None:
     config = augment.AugmentConfig()
 
     def ours(number: int) -> object:
-        result = augment.apply(augment.draw(config, 0, range(number * n, (number + 1) * n)), images, labels)
+        result = augment_apply.apply(
+            augment.draw(config, 0, range(number * n, (number + 1) * n)), images, labels
+        )
         if images.is_cuda:
             torch.cuda.synchronize()
         return result
@@ -76,7 +78,10 @@ def main() -> None:
     rows = [("understudy, paper's transforms", *measure(ours, n, arguments.rounds))]
     plain = augment.draw(augment.AugmentConfig(enabled=False), 0, range(n))
     rows.append(
-        ("of this z-score", *measure(lambda _: augment.apply(plain, images, labels), n, arguments.rounds))
+        (
+            "of this z-score",
+            *measure(lambda _: augment_apply.apply(plain, images, labels), n, arguments.rounds),
+        )
     )
     if importlib.util.find_spec("kornia"):
         chain = kornia_chain()

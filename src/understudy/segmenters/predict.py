@@ -16,7 +16,8 @@ from torch import nn
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.segmenters.augment import normalise
+from understudy.segmenters.augment import Input
+from understudy.segmenters.augment_apply import fed
 from understudy.segmenters.mixing import channel_order, class_table
 from understudy.segmenters.models import build_model, model_config
 from understudy.volumes import TestVolume, VolumeSet
@@ -48,11 +49,13 @@ class Segmenter:
     """A network with what is needed to use it.
 
     Attributes:
-        network: see `models`; maps z-scored slices [N, C, R, R] to a list, the first the class scores [N, K, R, R].
+        network: see `models`; maps slices [N, C, R, R], fed as `input` says, to a list, the first the class scores
+            [N, K, R, R].
         channels, classes: names in the network's order; `classes[0]` is the background.
         resolution: edge of the slices, pixels.
         device, precision: where and how it computes ("fp32" or "bf16").
         record: the content of `config.json`.
+        input: what the network is fed, see `AugmentConfig.input`.
     """
 
     network: nn.Module
@@ -62,6 +65,7 @@ class Segmenter:
     device: torch.device
     precision: str
     record: dict[str, Any]
+    input: Input = "z_score"
 
     @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8], batch: int = 32) -> torch.Tensor:
@@ -70,7 +74,7 @@ class Segmenter:
         out = torch.empty(len(images), len(self.classes), *images.shape[-2:])
         for start in range(0, len(images), batch):
             x = torch.from_numpy(images[start : start + batch]).to(self.device)
-            x = normalise(x.float() / 255).contiguous(memory_format=torch.channels_last)
+            x = fed(x.float() / 255, self.input).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 scores = self.network(x)[0]
             out[start : start + batch] = scores.float().softmax(1).cpu()
@@ -116,6 +120,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
         device=where,
         precision=choose_precision(record["training"]["precision"], where),
         record=record,
+        input=record["training"]["augment"].get("input", "z_score"),
     )
 
 

@@ -29,7 +29,8 @@ from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 from understudy.progress import Meter, track
-from understudy.segmenters.augment import apply, draw
+from understudy.segmenters.augment import draw
+from understudy.segmenters.augment_apply import apply
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.models import build_model
@@ -154,7 +155,14 @@ class _Training:
         self.validate = validation_for(config, mixture, validation)
         self.steps = config.steps(mixture.slices)
         self.model = Segmenter(
-            self.network, mixture.channels, mixture.classes, mixture.resolution, device, self.precision, {}
+            self.network,
+            mixture.channels,
+            mixture.classes,
+            mixture.resolution,
+            device,
+            self.precision,
+            {},
+            config.augment.input,
         )
         self.checkpoints = Checkpoints(folder, identity)
         self.history = History(folder / "history.jsonl", "samples")
@@ -233,7 +241,6 @@ class _Training:
         x, target = apply(
             plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device)
         )
-        x = x.contiguous(memory_format=torch.channels_last)
         with (
             self._own_random(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
