@@ -8,6 +8,7 @@ from monai.losses import DiceCELoss
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
+from understudy.segmenters.augment import AugmentConfig
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.models import build_model, model_config
 from understudy.segmenters.training import LATER, SegmenterTrainingConfig, optimiser_for, paper_training
@@ -94,3 +95,10 @@ def test_the_swin_loss_is_monais_on_both_heads() -> None:
     assert (
         DiceCELoss(softmax=True, to_onehot_y=True)(outputs[0], target[:, None]) != got
     )  # the options matter
+
+
+def test_each_network_has_its_own_augmentation_and_single_fields_change_it() -> None:
+    assert paper_training("unet").augment == AugmentConfig()
+    assert paper_training("swin").augment == AugmentConfig(set="swin")
+    assert paper_training("swin", augment={"p_elastic": 0}).augment == AugmentConfig(set="swin", p_elastic=0)
+    assert paper_training("swin", augment={"set": "unet"}).augment == AugmentConfig()

@@ -36,6 +36,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "clip": None,
         "loss": "dice_ce",
         "dice_background": False,
+        "augment": {"set": "swin"},
         "validations": 25,
     },
 }
@@ -177,6 +178,8 @@ def with_paper(kind: str, training: Mapping[str, Any]) -> dict[str, Any]:
     below = dict(PAPER[kind])
     if training.get("samples") is not None:
         below.pop("epochs", None)
+    if isinstance(training.get("augment"), Mapping):  # some of its fields, upon those of the network's set
+        training = {**training, "augment": {**below.get("augment", {}), **training["augment"]}}
     return {**below, **training}
 
 
