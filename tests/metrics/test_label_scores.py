@@ -1,4 +1,4 @@
-"""Scores of label files: against the libraries whose definitions they name, and what headers and files can get wrong."""
+"""Scores of label files: against the libraries whose definitions they name, and what headers can get wrong."""
 
 from __future__ import annotations
 
