@@ -133,8 +133,10 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
     misses = pd.read_csv(folder / "tables" / "misses.csv")
     assert misses.query("setting == 'synthetic.unet.aug' and class_name == 'core'")["missed"].item() == 2
     assert {p.stem for p in (folder / "tables").iterdir()} == {
-        "conventions", "dice", "differences", "hd", "hd95_pooled", "jobs", "misses", "patients", "sites",
+        "conventions", "dice", "dice_paper", "differences", "hd", "hd95_pooled", "hd_paper", "jobs", "misses",
+        "patients", "sites",
     }  # fmt: skip
+    assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex"}
 
 
 def test_memorization_is_said_to_be_unexamined(whole: Whole) -> None:
@@ -320,6 +322,16 @@ def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData],
     )
     elements, _ = built(data, tmp_path)
     assert "The training of “Synthetic”, repeat 1, collapsed" in elements.text
+    for table in ("dice", "hd", "dice_paper", "misses", "conventions"):
+        frame = pd.read_csv(tmp_path / "tables" / f"{table}.csv").set_index("setting")
+        assert set(frame.loc[["synthetic.unet.aug"], "n_collapsed"]) == {1}, table
+        assert set(frame.loc[["real.unet.aug"], "n_collapsed"]) == {0}
+    dice = pd.read_csv(tmp_path / "tables" / "dice.csv").set_index("setting").loc["synthetic.unet.aug"]
+    first = data.scores.query("repeat == 0")
+    assert dice["mean_value"] == pytest.approx(plain_mean_dice(data.scores, "synthetic.unet.aug"))
+    assert dice["mean_value_without_collapsed"] == pytest.approx(plain_mean_dice(first, "synthetic.unet.aug"))
+    assert f"1 of 2 {dice['mean_value_without_collapsed']:.3f}" in elements.text
+    assert "Synthetic [1 of 2 collapsed]" in elements.text
 
 
 @pytest.mark.usefixtures("no_plots")

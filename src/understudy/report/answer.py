@@ -25,7 +25,8 @@ class Comparison:
         relative: Dice relative to `base`, with the interval by patient.
         missed, present: volumes with a tumour where nothing was found, of how many with one.
         false_alarms, absent: volumes without a tumour where something was found, of how many without one.
-        primary: same network and augmentation as the study's baseline, so only the slices differ.
+        primary: same network and augmentation as the study's baseline and no part of a ratio or subset study, so that
+            only the kind of slices differs.
     """
 
     setting: Setting
@@ -84,7 +85,7 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
             comparisons.append(_compared(scored, setting, relative, own, base))
     one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
     mine = scored[scored["setting"] == base.id]
-    classes = mine[mine["class_name"] != FOREGROUND]
+    classes = mine[mine["class_name"].isin(data.class_names)]
     dice = float(classes.groupby("class_name")["dice"].mean().mean())
     baseline = _compared(scored, base, one, base, base)
     repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
@@ -130,13 +131,13 @@ def _compared(
         int((~empty).sum()),
         int(rows["false_alarm"].sum()),
         int(empty.sum()),
-        same,
+        same and setting.plain,
     )
 
 
 def primary(comparisons: list[Comparison], training: str) -> list[Comparison]:
-    """Comparisons of one kind of training in which only the slices differ; all of the kind if there is none."""
-    mine = [c for c in comparisons if c.setting.training == training]
+    """Comparisons of one kind of training in which only the slices differ; else of any network and augmentation."""
+    mine = [c for c in comparisons if c.setting.training == training and c.setting.plain]
     return [c for c in mine if c.primary] or mine
 
 

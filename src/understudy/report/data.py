@@ -13,13 +13,20 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.files import read_json
+from understudy.metrics.rows import class_names, flag, region_names
+from understudy.metrics.scores import KEPT, WHOLE
 from understudy.slices import SliceSet
 
 # Black, purple and blue keep their distance in lightness and hue for colour-blind readers; markers differ as well.
-TRAINING = {"real": ("#222222", "o"), "both": ("#3569A8", "s"), "synthetic": ("#AA3377", "D")}
-ORDER = {"real": 0, "both": 1, "synthetic": 2}
-LIGHTER = {"#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8"}
+TRAINING = {
+    "real": ("#222222", "o"),
+    "both": ("#3569A8", "s"),
+    "synthetic": ("#AA3377", "D"),
+    "ratio": ("#1B7A6B", "^"),
+}
+ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3}
+LIGHTER = {"#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8", "#1B7A6B": "#86BFB5"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,12 @@ class Setting:
     Attributes:
         id: as in the rows.
         label: for people, e.g. "Synthetic (StyleGAN 2)".
-        training: "real", "synthetic" or "both".
+        training: "real", "synthetic", "both" or "ratio" (a set of constant size).
         generator: name, "" for real slices only.
         segmenter, augmentation: the network, and whether its training slices were augmented.
         colour, marker: in every figure.
+        real_share: share of real slices in a ratio's set, or of real samples in "both" where it is not one half.
+        real_fraction: share of the real training patients.
     """
 
     id: str
@@ -43,6 +52,24 @@ class Setting:
     augmentation: bool
     colour: str
     marker: str
+    real_share: float | None = None
+    real_fraction: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        """All real patients, all synthetic slices, or both equally often: no part of a ratio or subset study."""
+        return self.training != "ratio" and self.real_share is None and self.real_fraction == 1
+
+    @property
+    def original(self) -> str:
+        """What of the original slices is used, as the paper's column "Orig": a tick for all of them."""
+        if self.training == "ratio":
+            return f"{percent_of(self.real_share or 0)} of slices" if self.real_share else ""
+        if self.training == "synthetic":
+            return ""
+        parts = [f"{percent_of(self.real_fraction)} of patients"] if self.real_fraction < 1 else []
+        parts += [f"{percent_of(self.real_share)} of samples"] if self.real_share is not None else []
+        return ", ".join(parts) or "✓"
 
 
 @dataclass
@@ -56,7 +83,8 @@ class ReportData:
             generator, segmenter, augmentation, repeat, subject, site.
         slices, volumes: the prepared slice set and the test volumes.
         synthetic: generator -> its slice set.
-        generator_histories: generator -> history.jsonl.
+        generator_histories: generator, or "generator, member 2", -> history.jsonl.
+        generator_health: the same names -> `health.summary` of the training.
         segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
             `prediction` is uint8 [Z, H, W].
         baseline: the setting of real slices with augmentation; "" picks it from the rows.
@@ -75,6 +103,7 @@ class ReportData:
     volumes: Path | None = None
     synthetic: dict[str, Path] = field(default_factory=dict)
     generator_histories: dict[str, Path] = field(default_factory=dict)
+    generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)
     predictions: dict[tuple[str, int], Path] = field(default_factory=dict)
     baseline: str = ""
@@ -95,15 +124,19 @@ class ReportData:
         """The real + augmentation setting, None if it has no rows."""
         if self.baseline:
             return next((s for s in self.settings if s.id == self.baseline), None)
-        return next((s for s in self.settings if s.training == "real" and s.augmentation), None)
+        return next((s for s in self._real if s.augmentation), None)
+
+    @property
+    def _real(self) -> list[Setting]:
+        return [s for s in self.settings if s.training == "real" and s.plain]
 
     def baseline_of(self, setting: Setting) -> Setting | None:
         """What a setting is measured against: real slices with augmentation and the same network (as in the paper)."""
         base = self.baseline_setting
         if base is None or base.segmenter == setting.segmenter:
             return base
-        same = (s for s in self.settings if s.segmenter == setting.segmenter)
-        return next((s for s in same if s.training == "real" and s.augmentation == base.augmentation), base)
+        same = (s for s in self._real if s.segmenter == setting.segmenter)
+        return next((s for s in same if s.augmentation == base.augmentation), base)
 
     def closest(self, most: int) -> list[Setting]:
         """All settings, or if there are more than `most` those that differ from the baseline in their slices only."""
@@ -111,7 +144,7 @@ class ReportData:
         if len(self.settings) <= most or base is None:
             return self.settings
         like = (base.segmenter, base.augmentation)
-        return [s for s in self.settings if (s.segmenter, s.augmentation) == like]
+        return [s for s in self.settings if (s.segmenter, s.augmentation) == like and s.plain]
 
     @cached_property
     def scope(self) -> str:
@@ -120,10 +153,28 @@ class ReportData:
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Classes scored, without "foreground"."""
-        if self.scores.empty:
-            return []
-        return [str(c) for c in self.scores["class_name"].unique() if c != FOREGROUND]
+        """Classes scored, without regions and "foreground"."""
+        return class_names(self.scores) if len(self.scores) else []
+
+    @cached_property
+    def regions(self) -> list[str]:
+        """Regions scored, unions of classes such as WT."""
+        return region_names(self.scores) if len(self.scores) else []
+
+    @cached_property
+    def runs(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """(setting, repeat) -> the record of its network's training, where there is one."""
+        files = {key: path.with_name("config.json") for key, path in sorted(self.segmenter_histories.items())}
+        return {key: read_json(path) for key, path in files.items() if path.is_file()}
+
+    @cached_property
+    def collapsed(self) -> set[tuple[str, int]]:
+        """(setting, repeat) of the networks whose training collapsed, by their records or the rows."""
+        found = {key for key, run in self.runs.items() if run.get("outcome") == "collapsed"}
+        marked = self.scores[flag(self.scores, "collapsed")] if len(self.scores) else self.scores
+        if len(marked):
+            found |= {(str(s), int(r)) for s, r in zip(marked["setting"], marked["repeat"], strict=True)}
+        return found
 
     @cached_property
     def patient_names(self) -> dict[str, str]:
@@ -164,23 +215,34 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
     if scores.empty:
         return []
     columns = ["setting", "training", "generator", "segmenter", "augmentation"]
+    columns += [c for c in ("real_share", "real_fraction") if c in scores]
     unique = scores[columns].drop_duplicates("setting")
     several_networks = unique["segmenter"].nunique() > 1
     augmentations = unique["augmentation"].astype(bool).nunique() > 1
     generators = {g for g in unique["generator"] if isinstance(g, str) and g}
     found = []
-    for row in unique.itertuples(index=False):
-        generator = row.generator if isinstance(row.generator, str) else ""
-        augmentation, training = bool(row.augmentation), str(row.training)
-        label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
+    for row in unique.to_dict(orient="records"):
+        generator = row["generator"] if isinstance(row["generator"], str) else ""
+        augmentation, training = bool(row["augmentation"]), str(row["training"])
+        share, fraction = _optional(row.get("real_share")), _optional(row.get("real_fraction"))
+        label = _trained_on(training, share, 1.0 if fraction is None else fraction)
         label += f" ({generator})" if generator and len(generators) > 1 else ""
-        label += f", {row.segmenter}" if several_networks else ""
+        label += f", {row['segmenter']}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
         colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
         found.append(
             Setting(
-                str(row.setting), label, training, generator, str(row.segmenter), augmentation, colour, marker
+                str(row["setting"]),
+                label,
+                training,
+                generator,
+                str(row["segmenter"]),
+                augmentation,
+                colour,
+                marker,
+                share,
+                1.0 if fraction is None else fraction,
             )
         )
     first = next((s.segmenter for s in found if s.id == baseline), "")
@@ -191,10 +253,32 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
             s.segmenter != first,
             s.segmenter,
             ORDER.get(s.training, 9),
+            -s.real_fraction,
+            s.real_share if s.real_share is not None else -1.0,
             not s.augmentation,
             s.generator,
         ),
     )
+
+
+def _trained_on(training: str, share: float | None, fraction: float) -> str:
+    """E.g. "Real + synthetic (20 % of patients)", "5 % real, 95 % synthetic"."""
+    if training == "ratio":
+        return f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
+    label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
+    parts = [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
+    parts += [f"{percent_of(share)} of samples real"] if share is not None else []
+    return f"{label} ({', '.join(parts)})" if parts else label
+
+
+def _optional(value: Any) -> float | None:
+    """None where a column that came later has no entry."""
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def percent_of(share: float) -> str:
+    """E.g. "5 %", "2.5 %": as fine as the share itself."""
+    return f"{round(100 * share, 2):g}\N{NO-BREAK SPACE}%"
 
 
 def number(value: float | None, digits: int = 3) -> str:

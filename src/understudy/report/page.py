@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, write_text, writing
+from understudy.files import write_text, writing
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.statistics import MEAN
 from understudy.report import figures
@@ -30,8 +30,11 @@ from understudy.report.answer import (
     primary,
     value,
 )
+from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
 from understudy.report.data import ReportData, Setting, count, duration, number, percent, plain
 from understudy.report.gallery import Gallery, make_gallery, segmentations
+from understudy.report.health import faults, health_lines
+from understudy.report.latex import latex
 from understudy.report.pictures import colours
 from understudy.report.tables import (
     Table,
@@ -49,7 +52,7 @@ FORMAT = "understudy-report-1"
 
 
 def build_report(data: ReportData, out: Path) -> Path:
-    """Writes `report.html`, `report.json` and `tables/*.csv`.
+    """Writes `report.html`, `report.json`, `tables/*.csv` and the same as LaTeX, `tables/*.tex`.
 
     Args:
         data: what to report; parts that are missing are named on the page.
@@ -75,6 +78,7 @@ def build_report(data: ReportData, out: Path) -> Path:
         (out / "tables").mkdir(parents=True, exist_ok=True)
     for table in [*tables, *([jobs] if jobs else [])]:
         write_text(out / "tables" / f"{table.key}.csv", table.frame.to_csv(index=False))
+        write_text(out / "tables" / f"{table.key}.tex", latex(table))
     write_text(out / "report.json", json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     write_text(out / "report.html", page)
     return out / "report.html"
@@ -125,7 +129,11 @@ def _page(
                 name: figures.generator_curves(name, path, real_shares)
                 for name, path in data.generator_histories.items()
             },
-            collapsed=_collapsed(data),
+            collapsed=_collapsed(data) + faults(data),
+            health=health_lines(data),
+            ratio_panels=ratio_panels(data, rows, summary),
+            ratio_sentences=ratio_sentences(data, answer),
+            fraction_panels=fraction_panels(data, rows, summary),
             segmenter_panels=figures.segmenter_curves(data),
             cases=cases,
             case_heads=heads,
@@ -146,15 +154,11 @@ def _page(
 def _collapsed(data: ReportData) -> list[str]:
     """Trainings that broke down: they stay in every mean, and the reader must know."""
     labels = {s.id: s.label for s in data.settings}
-    found = []
-    for (setting, repeat), history in sorted(data.segmenter_histories.items()):
-        config = history.with_name("config.json")
-        if config.is_file() and read_json(config).get("outcome") == "collapsed":
-            found.append(
-                f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds"
-                " nothing. It counts in every mean."
-            )
-    return found
+    return [
+        f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds"
+        " nothing. It counts in every mean."
+        for setting, repeat in sorted(data.collapsed)
+    ]
 
 
 def _patient_panels(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[figures.Panel]:
@@ -199,7 +203,12 @@ def _key_figures(answer: Answer) -> list[dict[str, str]]:
 
 def _forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     """Relative Dice with intervals as positions in percent of the axis; None without comparisons."""
-    shown: list[Comparison] = [c for c in answer.comparisons if not math.isnan(c.relative.value)]
+    shown: list[Comparison] = [
+        c
+        for c in answer.comparisons
+        if not math.isnan(c.relative.value)
+        and c.setting.training != "ratio"  # these have curves of their own
+    ]
     if not shown:
         return None
     ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
@@ -306,6 +315,8 @@ def _numbers(
             "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
         "settings": [vars(s) for s in data.settings],
+        "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
+        "generator_health": data.generator_health,
         "mean_name": MEAN,
         "summary": summary,
         "tables": {t.key: t.frame for t in tables},

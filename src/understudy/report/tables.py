@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.empties import EmptyPolicy, apply_policy
-from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.metrics.scores import FOREGROUND
 from understudy.metrics.statistics import MEAN, METRICS, compare, cube, holm, summarise
 from understudy.report.answer import Answer, interval, value
-from understudy.report.data import ReportData, Setting, number, percent
+from understudy.report.data import ReportData, Setting, count, number, percent
+from understudy.report.grid_tables import as_the_paper, ranking, ratio_table, regions, training_sets
+from understudy.report.table import (
+    IDENTITY,
+    POLICIES,
+    RESAMPLES,
+    SCOPES,
+    Table,
+    about,
+    class_columns,
+    collapsed_of,
+    identity,
+    main_entry,
+    marked,
+    numbers_of,
+    pick,
+    spread,
+    without_collapsed,
+)
 
-POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
-SCOPES = {WHOLE: "all slices", KEPT: "kept slices"}
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people (strings) and for machines (frame).
-
-    Attributes:
-        key: name of its CSV file.
-        caption, note: what it shows; how to read it.
-        header, body: strings; the first `row_headers` columns name the row.
-        frame: the numbers.
-    """
-
-    key: str
-    caption: str
-    note: str
-    header: list[str]
-    body: list[list[str]]
-    frame: pd.DataFrame
-    row_headers: int = 1
+__all__ = ["Table", "patient_means", "reading_note", "result_tables", "summaries", "usable_rows"]
 
 
 def usable_rows(data: ReportData) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the settings that are complete, and a sentence for each that is not: nothing vanishes unsaid."""
+    """Rows of the settings that are complete, with the column `collapsed`, and a sentence for each that is not.
+
+    Nothing vanishes unsaid.
+    """
     rows, left_out = data.scores, []
+    if len(rows):
+        runs = zip(rows["setting"], rows["repeat"], strict=True)
+        rows = rows.assign(collapsed=[(str(s), int(r)) in data.collapsed for s, r in runs])
     for setting in data.settings:
         mine = rows[rows["setting"] == setting.id]
         scored = apply_policy(mine)
@@ -79,42 +80,17 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
         _distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")
     ]
     made += [_misses(data, settings, rows), _conventions(data, settings, summary)]
-    made += [_differences(data, settings, rows, answer)] if answer.comparisons else []
+    made += (
+        [ratio_table(data, settings, summary, answer)] if any(s.training == "ratio" for s in settings) else []
+    )
+    made += [regions(data, settings, summary)] if data.regions else []
+    made += as_the_paper(data, settings, summary)
+    made += ranking(data, settings, rows)
+    made += [training_sets(data, settings)] if data.runs else []
+    made += [_differences(data, rows, answer)] if answer.comparisons else []
     made += [_by_site(data, settings, rows)] if data.scores["site"].nunique() > 1 else []
     made.append(_by_patient(data, settings, rows))
     return made
-
-
-def _pick(
-    summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"
-) -> pd.Series:
-    found = summary[
-        (summary["setting"] == setting)
-        & (summary["metric"] == metric)
-        & (summary["class_name"] == name)
-        & (summary["scope"] == scope)
-        & (summary["policy"] == policy)
-    ]
-    return found.iloc[0] if len(found) else pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
-
-
-def _spread(entry: pd.Series, digits: int) -> str:
-    """ "0.713 ± 0.009" over several trainings, "0.713" of one."""
-    mean = number(float(entry["value"]), digits)
-    return mean if entry["n_repeats"] < 2 or mean == "–" else f"{mean} ± {number(float(entry['sd']), digits)}"
-
-
-def _identity(setting: Setting) -> list[str]:
-    """The paper's first columns: network, generator, original slices used, augmentation."""
-    return [
-        setting.segmenter,
-        setting.generator or "none",
-        "✓" if setting.training != "synthetic" else "",
-        "✓" if setting.augmentation else "",
-    ]
-
-
-IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
 
 
 def reading_note(data: ReportData, summary: pd.DataFrame) -> str:
@@ -122,24 +98,22 @@ def reading_note(data: ReportData, summary: pd.DataFrame) -> str:
     if summary.empty:
         return ""
     most = int(summary["n_repeats"].max())
-    spread = (
+    broken = sum(collapsed_of(data, s)[0] for s in data.settings)
+    words = (
         f"Numbers are means over test patients ± the standard deviation over {most} trainings."
         if most > 1
         else "Numbers are means over test patients; each network was trained once, so there is no standard deviation."
     )
     return (
-        f"{spread} Unless said otherwise {SCOPES[data.scope]} count, on the original grid. BraTS rule: a class empty"
+        f"{words} Unless said otherwise {SCOPES[data.scope]} count, on the original grid. BraTS rule: a class empty"
         " in truth and prediction scores Dice 1 and distance 0; in one of them only, Dice 0 and the volume's diagonal."
         " Paper's rule: the former leaves the mean, the latter has no distance."
+        + (
+            f" {count(broken, 'training')} collapsed and counts in every mean; means without are beside."
+            * (broken == 1)
+        )
+        + (f" {broken} trainings collapsed and count in every mean; means without are beside." * (broken > 1))
     )
-
-
-def _columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Class columns: keys of the summary and their headings."""
-    keys = [*data.class_names, MEAN] if len(data.class_names) > 1 else list(data.class_names)
-    keys = [*keys, *extra] if len(data.class_names) > 1 else keys
-    names = {MEAN: "Mean", FOREGROUND: "All as one"}
-    return keys, [names.get(k, k) for k in keys]
 
 
 def _missed(data: ReportData, summary: pd.DataFrame) -> dict[str, tuple[int, int]]:
@@ -153,33 +127,24 @@ def _missed(data: ReportData, summary: pd.DataFrame) -> dict[str, tuple[int, int
 
 
 def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answer: Answer) -> Table:
-    keys, names = _columns(data, [FOREGROUND])
+    keys, names = class_columns(data, [FOREGROUND])
     relative, misses = {c.setting.id: c for c in answer.comparisons}, _missed(data, summary)
+    rows = [[pick(summary, s.id, "dice", k, data.scope) for k in keys] for s in settings]
+    extra, cells = without_collapsed(data, settings, [main_entry(keys, row) for row in rows], 3)
     body, numbers = [], []
-    for s in settings:
-        entries = [_pick(summary, s.id, "dice", k, data.scope) for k in keys]
+    for s, entries, more in zip(settings, rows, cells, strict=True):
         other, missed = relative.get(s.id), misses[s.id]
         own = data.baseline_of(s) == s
         ratio = (
             [value(other.relative), interval(other.relative)] if other else ["100\u00a0%" if own else "–", ""]
         )
         body.append(
-            [
-                *_identity(s),
-                *(_spread(e, 3) for e in entries),
-                *ratio,
-                f"{missed[0]} of {missed[1]}",
-            ]
+            [*identity(s), *(spread(e, 3) for e in entries), *more, *ratio, f"{missed[0]} of {missed[1]}"]
         )
         numbers.append(
-            {
-                "setting": s.id,
-                "label": s.label,
-                **{
-                    f"{k}_{part}": e[part]
-                    for k, e in zip(keys, entries, strict=True)
-                    for part in ("value", "sd")
-                },
+            about(data, s)
+            | numbers_of(keys, entries)
+            | {
                 "relative_dice": other.relative.value if other else np.nan,
                 "relative_low": other.relative.low if other else np.nan,
                 "relative_high": other.relative.high if other else np.nan,
@@ -191,23 +156,25 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
         "Relative: mean Dice divided by that of the same network trained on real slices with augmentation, with its"
         " interval by patient. Missed: volumes with a tumour in which nothing was found."
     )
-    header = [*IDENTITY, *names, "Relative", "95\u00a0% interval", "Missed"]
+    header = [*IDENTITY, *names, *extra, "Relative", "95\u00a0% interval", "Missed"]
     return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
 def _distances(
     data: ReportData, settings: list[Setting], summary: pd.DataFrame, metric: str, caption: str
 ) -> Table:
-    keys, names = _columns(data, [FOREGROUND])
+    keys, names = class_columns(data, [FOREGROUND])
+    rows = [[pick(summary, s.id, metric, k, data.scope) for k in keys] for s in settings]
+    extra, cells = without_collapsed(data, settings, [main_entry(keys, row) for row in rows], 1)
     body, numbers = [], []
-    for s in settings:
-        entries = [_pick(summary, s.id, metric, k, data.scope) for k in keys]
-        kept = [_pick(summary, s.id, metric, k, data.scope, "paper") for k in keys]
-        mean = MEAN if MEAN in keys else keys[0]
-        body.append([*_identity(s), *(_spread(e, 1) for e in entries), _spread(kept[keys.index(mean)], 1)])
+    for s, entries, more in zip(settings, rows, cells, strict=True):
+        kept = [pick(summary, s.id, metric, k, data.scope, "paper") for k in keys]
+        body.append(
+            [*identity(s), *(spread(e, 1) for e in entries), *more, spread(main_entry(keys, kept), 1)]
+        )
         numbers.append(
-            {"setting": s.id, "label": s.label}
-            | {f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")}
+            about(data, s)
+            | numbers_of(keys, entries)
             | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, kept, strict=True)}
         )
     defined = (
@@ -217,7 +184,7 @@ def _distances(
         " MONAI, DeepMind and the BraTS script differ by a millimetre and more)."
     )
     note = f"{defined} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
-    header = [*IDENTITY, *names, "Paper's rule"]
+    header = [*IDENTITY, *names, *extra, "Paper's rule"]
     return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
@@ -236,7 +203,7 @@ def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Ta
             missed, alarms = int(mine["missed"].sum()), int(mine["false_alarm"].sum())
             body.append(
                 [
-                    s.label,
+                    marked(data, s),
                     "All as one" if name == FOREGROUND else name,
                     f"{missed} of {int((~empty).sum())}",
                     f"{alarms} of {int(empty.sum())}" if empty.any() else "–",
@@ -245,8 +212,8 @@ def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Ta
                 ]
             )
             numbers.append(
-                {
-                    "setting": s.id,
+                about(data, s)
+                | {
                     "class_name": name,
                     "missed": missed,
                     "present": int((~empty).sum()),
@@ -274,13 +241,13 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
     numbers: list[dict[str, object]] = []
     for s in settings:
         base = data.baseline_of(s)
-        entries = [_pick(summary, s.id, "dice", name, scope, policy) for scope, policy in ways]
-        body.append([s.label])
-        numbers.append({"setting": s.id, "label": s.label})
+        entries = [pick(summary, s.id, "dice", name, scope, policy) for scope, policy in ways]
+        body.append([marked(data, s)])
+        numbers.append(about(data, s))
         for (scope, policy), entry in zip(ways, entries, strict=True):
-            reference = _pick(summary, base.id, "dice", name, scope, policy)["value"] if base else np.nan
+            reference = pick(summary, base.id, "dice", name, scope, policy)["value"] if base else np.nan
             share = float(entry["value"] / reference) if reference else np.nan
-            body[-1].append(f"{_spread(entry, 3)} ({percent(share)})")
+            body[-1].append(f"{spread(entry, 3)} ({percent(share)})")
             numbers[-1] |= {f"dice_{scope}_{policy}": entry["value"], f"relative_{scope}_{policy}": share}
     note = (
         "Mean Dice and, in brackets, relative Dice. Kept slices: only those that pass the slice rule are stacked and"
@@ -296,12 +263,14 @@ def _conventions(data: ReportData, settings: list[Setting], summary: pd.DataFram
     )
 
 
-def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, answer: Answer) -> Table:
-    labels = {s.id: s.label for s in settings}
+def _differences(data: ReportData, rows: pd.DataFrame, answer: Answer) -> Table:
+    by_id = {s.id: s for s in data.settings}
     scored = apply_policy(rows)
     groups: dict[str, list[str]] = {}
     for c in answer.comparisons:
         groups.setdefault(c.base.id, []).append(c.setting.id)
+        if (same := _same_patients(data, c.setting)) and same.id in set(rows["setting"]):
+            groups.setdefault(same.id, []).append(c.setting.id)
     parts = [
         compare(scored, base, ids, scope=data.scope, seed=data.seed, resamples=RESAMPLES)
         for base, ids in groups.items()
@@ -310,7 +279,8 @@ def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, 
     frame["p_holm"] = holm(frame["p"])  # over all comparisons of the page
     body = [
         [
-            labels[str(r["setting"])],
+            marked(data, by_id[str(r["setting"])]),
+            marked(data, by_id[str(r["baseline"])]),
             _signed(r["difference"]),
             f"{_signed(r['low'])} to {_signed(r['high'])}",
             number(float(r["p"])),
@@ -321,11 +291,21 @@ def _differences(data: ReportData, settings: list[Setting], rows: pd.DataFrame, 
     note = (
         "Mean Dice minus that of the same network trained on real slices, on the same patients, with its"
         " 95\u00a0% interval; p of the sign-flip permutation test over patients, and adjusted for their number (Holm)."
+        + (" All trainings count, also those that collapsed." if data.collapsed else "")
     )
-    header = ["Trained on", "Difference", "95\u00a0% interval", "p", "p (Holm)"]
+    header = ["Trained on", "Minus", "Difference", "95\u00a0% interval", "p", "p (Holm)"]
     return Table(
-        "differences", "Differences from the real slices, patient by patient", note, header, body, frame
+        "differences", "Differences from the real slices, patient by patient", note, header, body, frame, 2
     )
+
+
+def _same_patients(data: ReportData, setting: Setting) -> Setting | None:
+    """The same network trained on real slices of the same part of the patients, if it is a part."""
+    if setting.training != "both" or setting.real_fraction == 1:
+        return None
+    alike = (setting.segmenter, setting.augmentation, setting.real_fraction)
+    same = (s for s in data.settings if (s.segmenter, s.augmentation, s.real_fraction) == alike)
+    return next((s for s in same if s.training == "real"), None)
 
 
 def _signed(value: float) -> str:
@@ -338,7 +318,7 @@ def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
     scored = apply_policy(rows[rows["scope"] == data.scope])
     keys = ["setting", "class_name", "subject", "site"]
     by_class = scored.groupby(keys, sort=False)["dice"].mean().reset_index()
-    singles = by_class[by_class["class_name"] != FOREGROUND]
+    singles = by_class[by_class["class_name"].isin(data.class_names)]
     mean = singles.groupby(["setting", "subject", "site"], sort=False)["dice"].mean().reset_index()
     return pd.concat([mean.assign(class_name=MEAN), by_class], ignore_index=True)
 
@@ -356,7 +336,7 @@ def _matrix(
         cells = [name(str(row)), *(number(float(v)) for v in values)]
         body.append([cells[0], str(counts.get(row, 0)), *cells[1:]] if key == "site" else cells)
     table.index = pd.Index([name(str(i)) for i in table.index], name=key)
-    return [s.label for s in settings], body, table.reset_index()
+    return [marked(data, s) for s in settings], body, table.reset_index()
 
 
 def _by_site(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Table:

@@ -244,6 +244,10 @@ def write_report(
             for spec, folder in done.get(stage, [])
         }
 
+    trained = {
+        str(read_json(folder / "spec.json")["name"]).removeprefix("generator "): folder
+        for _, folder in done.get("generator", [])
+    }
     data = ReportData(
         title=spec["title"],
         study=spec["study"],
@@ -251,7 +255,12 @@ def write_report(
         slices=prepared / "slices",
         volumes=prepared / "volumes",
         synthetic={s["name"]: folder / "slices" for s, folder in done.get("sample", [])},
-        generator_histories={s["name"]: f / "model" / "history.jsonl" for s, f in done.get("generator", [])},
+        generator_histories={name: f / "model" / "history.jsonl" for name, f in trained.items()},
+        generator_health={
+            name: results["health"]
+            for name, f in trained.items()
+            if "health" in (results := (read_done(f) or {})["results"])
+        },
         segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
         predictions=by_cell("evaluate", "predictions"),
         baseline=spec["baseline"],

@@ -1,0 +1,127 @@
+"""What all tables of results are made of: the table itself, its first columns, its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from understudy.metrics.empties import EmptyPolicy
+from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.metrics.statistics import MEAN
+from understudy.report.data import ReportData, Setting, number
+
+POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
+SCOPES = {WHOLE: "all slices", KEPT: "kept slices"}
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people (strings) and for machines (frame).
+
+    Attributes:
+        key: name of its CSV file.
+        caption, note: what it shows; how to read it.
+        header, body: strings; the first `row_headers` columns name the row.
+        frame: the numbers.
+    """
+
+    key: str
+    caption: str
+    note: str
+    header: list[str]
+    body: list[list[str]]
+    frame: pd.DataFrame
+    row_headers: int = 1
+
+
+def pick(
+    summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"
+) -> pd.Series:
+    found = summary[
+        (summary["setting"] == setting)
+        & (summary["metric"] == metric)
+        & (summary["class_name"] == name)
+        & (summary["scope"] == scope)
+        & (summary["policy"] == policy)
+    ]
+    return found.iloc[0] if len(found) else pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
+
+
+def spread(entry: pd.Series, digits: int) -> str:
+    """ "0.713 ± 0.009" over several trainings, "0.713" of one."""
+    mean = number(float(entry["value"]), digits)
+    return mean if entry["n_repeats"] < 2 or mean == "–" else f"{mean} ± {number(float(entry['sd']), digits)}"
+
+
+def identity(setting: Setting) -> list[str]:
+    """The paper's first columns: network, generator, original slices used, augmentation."""
+    return [
+        setting.segmenter,
+        setting.generator or "none",
+        setting.original,
+        "✓" if setting.augmentation else "",
+    ]
+
+
+def collapsed_of(data: ReportData, setting: Setting) -> tuple[int, int]:
+    """How many of a setting's trainings collapsed, of how many with scores."""
+    repeats = set(data.scores.loc[data.scores["setting"] == setting.id, "repeat"])
+    return sum((setting.id, int(repeat)) in data.collapsed for repeat in repeats), len(repeats)
+
+
+def marked(data: ReportData, setting: Setting) -> str:
+    """The setting's label, and how many of its trainings collapsed if any did."""
+    broken, of = collapsed_of(data, setting)
+    return f"{setting.label} [{broken} of {of} collapsed]" if broken else setting.label
+
+
+def about(data: ReportData, setting: Setting) -> dict[str, object]:
+    """The first columns of a table's frame."""
+    broken, of = collapsed_of(data, setting)
+    return {"setting": setting.id, "label": setting.label, "n_repeats": of, "n_collapsed": broken}
+
+
+def without_collapsed(
+    data: ReportData, settings: list[Setting], entries: Sequence[pd.Series], digits: int
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells that say how many collapsed and give the mean without them; none if none did."""
+    if not any(collapsed_of(data, s)[0] for s in settings):
+        return [], [[] for _ in settings]
+    cells = []
+    for s, entry in zip(settings, entries, strict=True):
+        broken, of = collapsed_of(data, s)
+        rest = {"value": entry.get("value_without_collapsed", np.nan), "n_repeats": of - broken}
+        rest["sd"] = entry.get("sd_without_collapsed", np.nan)
+        cells.append([f"{broken} of {of}", spread(pd.Series(rest), digits) if broken else ""])
+    return ["Collapsed", "Mean of the others"], cells
+
+
+IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
+
+
+def class_columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Class columns: keys of the summary and their headings."""
+    keys = [*data.class_names, MEAN] if len(data.class_names) > 1 else list(data.class_names)
+    keys = [*keys, *extra] if len(data.class_names) > 1 else keys
+    names = {MEAN: "Mean", FOREGROUND: "All as one"}
+    return keys, [names.get(k, k) for k in keys]
+
+
+def numbers_of(keys: Sequence[str], entries: Sequence[pd.Series]) -> dict[str, object]:
+    """Columns of a frame: mean and spread of each class, with all trainings and without the collapsed ones."""
+    found: dict[str, object] = {
+        f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")
+    }
+    for k, e in zip(keys, entries, strict=True):
+        if e.get("n_collapsed", 0):
+            found[f"{k}_value_without_collapsed"] = e["value_without_collapsed"]
+    return found
+
+
+def main_entry(keys: Sequence[str], entries: Sequence[pd.Series]) -> pd.Series:
+    """The entry of the mean over the classes, or of the only class."""
+    return entries[keys.index(MEAN)] if MEAN in keys else entries[0]

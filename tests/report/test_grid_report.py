@@ -1,0 +1,207 @@
+"""A grid on the page: ratio curves, parts of the patients, ranks, regions, health of generators, LaTeX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from understudy.metrics.statistics import paired_difference
+from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
+from understudy.report.data import ReportData
+from understudy.report.grid_tables import ratio_settings
+from understudy.report.latex import latex
+from understudy.report.page import build_report
+from understudy.report.table import Table
+from understudy.report.tables import result_tables, summaries, usable_rows
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples() -> Iterator[None]:
+    """The bootstrap is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("tables", "grid_tables"):
+            patch.setattr(f"understudy.report.{module}.RESAMPLES", 200)
+        yield
+
+
+def copied(scores: pd.DataFrame, of: str, setting: str, **changes: Any) -> pd.DataFrame:
+    """Rows of one setting under another name; `shrink` takes that part of the true positives away."""
+    rows = scores[scores["setting"] == of].copy()
+    lost = (rows["tp"] * changes.pop("shrink", 0.0)).astype(int)
+    return rows.assign(setting=setting, tp=rows["tp"] - lost, fn=rows["fn"] + lost, **changes)
+
+
+def with_records(data: ReportData, root: Path) -> dict[tuple[str, int], Path]:
+    """Records of trainings as `train_segmenter` writes them, for every setting and repeat."""
+    histories = {}
+    for s in data.settings:
+        for repeat in (0, 1):
+            folder = root / f"{s.id}-{repeat}"
+            folder.mkdir()
+            real = {} if s.training == "synthetic" else {"real": {"slices": 20, "patients": 4 + repeat}}
+            record = {
+                "outcome": "trained",
+                "sources": real | {"synthetic": {"slices": 40}},
+                "samples": 6400,
+                "best_samples": 3200,
+                "training": {"validation": "real"},
+            }
+            (folder / "config.json").write_text(json.dumps(record))
+            histories[s.id, repeat] = folder / "history.jsonl"
+    return histories
+
+
+@pytest.fixture(scope="module")
+def grid(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """Two generators, a ratio study of one, a part of the patients."""
+    s = study.scores
+    parts = [
+        s,
+        copied(s, "synthetic.unet.aug", "synthetic-vae.unet.aug", generator="vae", shrink=0.4),
+        copied(s, "synthetic.unet.aug", "ratio0-gan.unet.aug", training="ratio", real_share=0.0),
+        copied(s, "both.unet.aug", "ratio25-gan.unet.aug", training="ratio", real_share=0.25, shrink=0.2),
+        copied(s, "real.unet.aug", "real_patients20.unet.aug", real_fraction=0.2, shrink=0.5),
+        copied(s, "both.unet.aug", "both_patients20-gan.unet.aug", real_fraction=0.2, shrink=0.3),
+    ]
+    scores = pd.concat(parts, ignore_index=True)
+    whole = dataclasses.replace(
+        study,
+        scores=scores,
+        study={"name": "blobs", "ratios": {"shares": [0, 0.25, 1], "total": None}},
+        segmenter_histories={},
+        generator_histories=dict.fromkeys(("gan", "gan, member 2"), study.generator_histories["gan"]),
+        generator_health={
+            "gan": {"ok": True, "faults": {}, "diversity": 0.9, "annotated": 0.4, "repaired_gradients": 0},
+            "gan, member 2": {"faults": {"collapsed": 12.0}, "diversity": 0.01, "repaired_gradients": 3},
+        },
+    )
+    return dataclasses.replace(
+        whole, segmenter_histories=with_records(whole, tmp_path_factory.mktemp("records"))
+    )
+
+
+@pytest.fixture(scope="module")
+def made(grid: ReportData) -> dict[str, Any]:
+    from understudy.metrics.empties import apply_policy
+    from understudy.report.answer import make_answer
+
+    rows, left_out = usable_rows(grid)
+    assert left_out == []
+    answer, summary = make_answer(grid, apply_policy(rows), []), summaries(grid, rows)
+    tables = {t.key: t for t in result_tables(grid, rows, summary, answer)}
+    return {"rows": rows, "summary": summary, "answer": answer, "tables": tables}
+
+
+def test_settings_have_labels_and_the_headline_is_that_of_the_plain_ones(
+    grid: ReportData, made: dict[str, Any]
+) -> None:
+    labels = {s.id: s.label for s in grid.settings}
+    assert (
+        labels["ratio25-gan.unet.aug"] == "25\N{NO-BREAK SPACE}% real, 75\N{NO-BREAK SPACE}% synthetic (gan)"
+    )
+    assert labels["real_patients20.unet.aug"] == "Real (20\N{NO-BREAK SPACE}% of patients)"
+    assert len(set(labels.values())) == len(labels)
+    assert grid.settings[0].id == "real.unet.aug"
+    assert {c.base.id for c in made["answer"].comparisons} == {"real.unet.aug"}
+    assert {c.setting.id for c in made["answer"].comparisons if c.primary} == {
+        "both.unet.aug", "synthetic.unet.aug", "synthetic-vae.unet.aug",
+    }  # fmt: skip
+
+
+def test_a_ratio_curve_ends_in_the_real_slices(grid: ReportData, made: dict[str, Any]) -> None:
+    (curve,) = ratio_settings(grid)
+    assert [s.id for s in curve] == ["ratio0-gan.unet.aug", "ratio25-gan.unet.aug", "real.unet.aug"]
+    (panel,) = ratio_panels(grid, made["rows"], made["summary"])
+    means = made["tables"]["ratio"].frame.set_index("real_share")["value"]
+    assert "gan: " + ", ".join(f"{100 * x:.0f} % {v:.3f}" for x, v in means.items()) in panel.alt
+    assert list(means.index) == [0.0, 0.25, 1.0]
+    (said,) = ratio_sentences(grid, made["answer"])
+    assert re.match(r"gan: with 0.% real slices .* with 25.%\.$", said)
+    other = dataclasses.replace(grid, study={"ratios": {"shares": [0, 0.25], "total": None}})
+    assert [s.id for s in ratio_settings(other)[0]] == ["ratio0-gan.unet.aug", "ratio25-gan.unet.aug"]
+
+
+def test_parts_of_the_patients_are_drawn_and_compared_with_the_same_patients(
+    grid: ReportData, made: dict[str, Any]
+) -> None:
+    from understudy.metrics.empties import apply_policy
+
+    (panel,) = fraction_panels(grid, made["rows"], made["summary"])
+    assert "real only: 20 %" in panel.alt
+    assert "real + gan: 20 %" in panel.alt
+    frame = made["tables"]["differences"].frame.set_index(["setting", "baseline"])
+    found = frame.loc[("both_patients20-gan.unet.aug", "real_patients20.unet.aug")]
+    expected = paired_difference(
+        apply_policy(made["rows"]), "both_patients20-gan.unet.aug", "real_patients20.unet.aug"
+    )
+    assert found["difference"] == pytest.approx(expected.value)
+    assert len(frame) == len(made["answer"].comparisons) + 1
+    assert (frame["p_holm"] >= frame["p"]).all()
+
+
+def test_ranks_of_the_generators(made: dict[str, Any]) -> None:
+    frame = made["tables"]["ranks"].frame.query("metric == 'dice'")
+    assert frame["setting"].tolist() == ["synthetic.unet.aug", "synthetic-vae.unet.aug"]
+    assert frame["rank"].tolist() == [1, 2]
+    np.testing.assert_allclose(frame[["p_rank_1", "p_rank_2"]].sum(axis=1), 1)
+
+
+def test_training_sets_are_listed_from_the_records(made: dict[str, Any]) -> None:
+    table = made["tables"]["trainings"]
+    first = dict(zip(table.header, table.body[0], strict=True))
+    assert (first["Real slices"], first["Patients"], first["Slices shown"]) == ("20", "4 to 5", "6,400")
+    assert (first["Chosen by"], first["Collapsed"]) == ("real patients", "0 of 2")
+
+
+def test_regions_have_a_table_and_no_part_in_the_mean(grid: ReportData, made: dict[str, Any]) -> None:
+    whole_tumour = grid.scores[grid.scores["class_name"] == "foreground"].assign(class_name="WT", region=True)
+    with_regions = dataclasses.replace(grid, scores=pd.concat([grid.scores, whole_tumour], ignore_index=True))
+    rows, _ = usable_rows(with_regions)
+    summary = summaries(with_regions, rows)
+    tables = {t.key: t for t in result_tables(with_regions, rows, summary, made["answer"])}
+    assert with_regions.class_names == grid.class_names
+    means = tables["dice"].frame.set_index("setting")
+    assert means["mean_value"].equals(made["tables"]["dice"].frame.set_index("setting")["mean_value"])
+    np.testing.assert_allclose(
+        tables["regions"].frame.set_index("setting")["dice_WT_value"], means["foreground_value"]
+    )
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_page_of_a_grid(grid: ReportData, tmp_path: Path) -> None:
+    page = build_report(grid, tmp_path).read_text(encoding="utf-8")
+    assert "How many real slices does it take?" in page
+    assert (
+        "The generator gan, member 2 is broken: its samples are all alike (since 12.0 thousand images)."
+        in page
+    )
+    assert "At the end: no fault found; diversity 0.90 of that of real slices" in page
+    assert "repaired in 3 updates" in page
+    assert "<h3>Generator gan, member 2</h3>" in page
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["generator_health"]["gan, member 2"]["faults"] == {"collapsed": 12.0}
+    tex = (tmp_path / "tables" / "dice.tex").read_text()
+    assert tex.count(r"\\") == 1 + len(grid.settings)
+    assert r"$\pm$" in tex
+    assert r"$\checkmark$" in tex
+
+
+def test_latex_is_escaped() -> None:
+    table = Table(
+        "a_b", "50 % & more", "", ["A_1", "B"], [["{x}\\y", "0.713 ± 0.009"], ["[1", "−1~2"]], pd.DataFrame()
+    )
+    text = latex(table)
+    assert r"\caption{50 \% \& more.}" in text
+    assert r"\label{tab:a-b}" in text
+    assert r"A\_1 & B \\" in text
+    assert r"\{x\}\textbackslash{}y & 0.713 $\pm$ 0.009 \\" in text
+    assert r"{[}1 & $-$1\textasciitilde{}2 \\" in text
+    assert r"\begin{tabular}{lr}" in text
