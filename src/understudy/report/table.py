@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,14 +43,26 @@ class Table:
 def pick(
     summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"
 ) -> pd.Series:
-    found = summary[
-        (summary["setting"] == setting)
-        & (summary["metric"] == metric)
-        & (summary["class_name"] == name)
-        & (summary["scope"] == scope)
-        & (summary["policy"] == policy)
-    ]
-    return found.iloc[0] if len(found) else pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
+    """The row of a summary about one thing; NaN and no repeats where there is none."""
+    place = _places(summary).get((setting, metric, name, scope, policy))
+    if place is None:
+        return pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
+    return summary.iloc[place]
+
+
+_PLACES: dict[
+    str, Any
+] = {}  # of the summary that was asked last: the tables of a study ask one thousands of times
+
+
+def _places(summary: pd.DataFrame) -> dict[tuple[str, ...], int]:
+    """(setting, metric, class, scope, policy) -> row."""
+    if "of" not in _PLACES or _PLACES["of"]() is not summary:
+        columns = [summary[c].astype(str) for c in ("setting", "metric", "class_name", "scope", "policy")]
+        _PLACES["places"] = {key: i for i, key in enumerate(zip(*columns, strict=True))}
+        _PLACES["of"] = weakref.ref(summary)
+    places: dict[tuple[str, ...], int] = _PLACES["places"]
+    return places
 
 
 def spread(entry: pd.Series, digits: int) -> str:
