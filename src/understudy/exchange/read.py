@@ -99,6 +99,7 @@ def read_folder(
     target: Target | None = None,
     name: str = "",
     progress: bool = True,
+    count: int | None = None,
 ) -> SliceSet:
     """Writes the slices of a folder as a SliceSet, or continues, or returns at once what is there.
 
@@ -109,6 +110,7 @@ def read_folder(
         target: names, classes and size that the set must have; None: the folder's own.
         name: for the index' column `generator`; "": the folder's name.
         progress: show it.
+        count: take the first so many slices; None: all.
 
     Returns:
         The set; its index has id, generator, code_distance (mean distance of the annotation to the codes it was
@@ -124,6 +126,7 @@ def read_folder(
     identity = {
         "folder": folder_mark(root, layout_of(root, spec)[1]),
         "spec": spec.model_dump(mode="json"),
+        "count": count,
         "target": [list(target.channels), target.resolution] if target else None,
     }
     if (out / "index.parquet").is_file():
@@ -139,8 +142,10 @@ def read_folder(
     )
     start = annotation.resume(writer)
     name = name or root.name
-    with StopRequest() as stop, track(source.count or 0, "reading", "slices", start, progress) as meter:
-        for block in _blocks(source.slices(start)):
+    total = count or source.count or 0
+    left = None if count is None else max(0, count - start)
+    with StopRequest() as stop, track(total, "reading", "slices", start, progress) as meter:
+        for block in _blocks(islice(source.slices(start), left)):
             images, labels, distances = _convert(block, annotation, sizes)
             rows = [
                 {**raw.row, "generator": name, "code_distance": d}
@@ -155,6 +160,10 @@ def read_folder(
             meter.advance(len(block))
             if stop.requested:
                 raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
+    if count is not None and start < count:
+        raise UnderstudyError(
+            f"{count:,} slices wanted, the folder has {start:,}", where=root, fix="ask for fewer"
+        )
     annotation.finish(root)
     annotation.forget(writer)
     return writer.close(source="folder", notes=source.notes, annotation=annotation.summary(), **identity)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.slices import BACKGROUND, LabelClass
@@ -155,3 +155,65 @@ def codes_of(codes: dict[str, float], classes: Sequence[LabelClass]) -> tuple[li
             next(i for i, c in enumerate(classes) if i and (name == c.name or name in c.name.split("/")))
         )
     return indices, [0.0, *map(float, codes.values())]
+
+
+def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
+    """The spec that command line options describe, those left out (None) apart.
+
+    Args:
+        words: field -> text: channels "T1w=T1,FLAIR=flair" (or "T1w,FLAIR", the order in an array), labels "Seg" or
+            "NCR=Seg1,ED=Seg2", codes "NCR=51,ED=102", values "max" or "-1,1"; the others as they are.
+
+    Raises:
+        UnderstudyError: an option that cannot be understood.
+    """
+    fields: dict[str, Any] = {}
+    for name, text in words.items():
+        if text is None:
+            continue
+        if name == "values" and isinstance(text, str) and "," in text:
+            fields[name] = text.split(",")
+        elif name == "channels" and isinstance(text, str):
+            fields[name] = _list_or_names(text)
+        elif name == "codes" and isinstance(text, str):
+            fields[name] = _names(text, name)
+        elif name == "labels" and isinstance(text, str):
+            fields[name] = _names(text, name) if "=" in text else _number_or_text(text)
+        else:
+            fields[name] = text
+    try:
+        return FolderSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]) if first["loc"] else ""
+        field = FolderSpec.model_fields.get(option)
+        raise UnderstudyError(
+            first["msg"].removeprefix("Value error, "),
+            where=f"--{option} {words.get(option, '')}" if option else None,
+            fix=f"{option} is: {field.description}" if field else None,
+        ) from error
+
+
+def _list_or_names(text: str) -> dict[str, str | int] | list[str]:
+    if "=" not in text:
+        return [part.strip() for part in text.split(",")]
+    return {name: _number_or_text(value) for name, value in _names(text, "channels").items()}
+
+
+def _number_or_text(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
+
+
+def _names(text: str, option: str) -> dict[str, str]:
+    """ "A=x,B=y" -> {"A": "x", "B": "y"}."""
+    found = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UnderstudyError(
+                f"{part!r} should be NAME=VALUE",
+                where=f"--{option} {text}",
+                fix="write NAME=VALUE,NAME=VALUE",
+            )
+        found[name.strip()] = value.strip()
+    return found

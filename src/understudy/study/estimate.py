@@ -36,6 +36,7 @@ HALF_SATURATION = (
     1.5e10  # operations of a step that reaches half of that: small steps wait between operations
 )
 VOXELS_A_SECOND = {"phantom": 3e5, "prepare": 1.2e7}  # voxels of a patient's grid
+FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
@@ -139,6 +140,10 @@ def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
 
 
 def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    if "folder" in job.spec:
+        pixels = plan.study.slices.resolution**2 * (size.channels + 1)
+        slices = job.spec["count"] or job.local["files"] / (size.channels + 1)
+        return job.local["files"] / FILES_A_SECOND, slices * pixels * COMPRESSED
     config = _joint_model(plan.by_id[job.inputs[0][1]].spec, size)
     sampler = job.spec["sampler"]
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))

@@ -1,12 +1,17 @@
-"""A generator in a study file: which network, how it is trained, how and how often it is sampled."""
+"""A generator in a study file: which network, how it is trained, how and how often it is sampled.
+
+Or a folder of images that somebody else made, in place of all that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from understudy.exchange.spec import FolderSpec
 from understudy.generators.diffusion import DiffusionConfig
 from understudy.generators.models import DEFAULT_KIND, KINDS
 from understudy.generators.progan import ProGanConfig
@@ -41,6 +46,7 @@ class GeneratorSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
+    union_tag: ClassVar[str] = "<network>"
 
     recipe: Literal["quick", "workstation", "paper"] | None = Field(
         None, description="fields to start from: quick, workstation or paper"
@@ -95,6 +101,32 @@ class GeneratorSpec(BaseModel):
         return self
 
 
+class FolderGenerator(FolderSpec):
+    """A folder of synthetic images that somebody else made: nothing is trained, the images are read."""
+
+    union_tag: ClassVar[str] = "<folder>"
+
+    folder: Path = Field(description="PNG, NumPy or NIfTI files, or a slice set")
+    samples: int | None = Field(None, ge=1, description="the first so many slices; none: all")
+
+    @model_validator(mode="after")
+    def _size_of_the_study(self) -> FolderGenerator:
+        if self.resolution is not None:
+            raise ValueError("`resolution` cannot be set here: it follows from `slices.resolution`")
+        return self
+
+
+def _kind_of_generator(value: Any) -> str:
+    folder = isinstance(value, FolderGenerator) or (isinstance(value, Mapping) and "folder" in value)
+    return "<folder>" if folder else "<network>"
+
+
+AnyGenerator = Annotated[
+    Annotated[GeneratorSpec, Tag("<network>")] | Annotated[FolderGenerator, Tag("<folder>")],
+    Discriminator(_kind_of_generator),
+]
+
+
 def with_kinds(generators: Any) -> Any:
     """Generators of a study file, each named like a kind being of this kind unless it says another."""
     if not isinstance(generators, Mapping):
@@ -103,7 +135,12 @@ def with_kinds(generators: Any) -> Any:
     for name, spec in generators.items():
         if spec is None:
             continue
-        if name in KINDS and isinstance(spec, Mapping) and isinstance(spec.get("model", {}), Mapping):
+        if (
+            name in KINDS
+            and isinstance(spec, Mapping)
+            and "folder" not in spec
+            and isinstance(spec.get("model", {}), Mapping)
+        ):
             spec = merged({"model": {"kind": name}}, spec)
         found[name] = spec
     return found

@@ -197,7 +197,7 @@ def problem(study: Study) -> tuple[tuple[str, ...], str] | None:
     if study.ratios is not None and study.ratios.total is not None:
         for name, generator in study.generators.items():
             wanted = round(study.ratios.total * (1 - min(study.ratios.shares)))
-            if wanted > generator.samples:
+            if generator.samples is not None and wanted > generator.samples:
                 what = f"needs {wanted:,} synthetic slices, but `generators.{name}.samples` is {generator.samples:,}"
                 return ("ratios", "total"), what
     return _taken_twice(study) or _idle_rule(study)

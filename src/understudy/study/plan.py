@@ -15,7 +15,10 @@ from pydantic import BaseModel
 
 from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.errors import UnderstudyError
+from understudy.exchange.fingerprint import folder_mark
+from understudy.exchange.read import layout_of
 from understudy.files import sha256_file, sha256_json
+from understudy.study.generator_spec import FolderGenerator
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
 from understudy.study.schema import Study, preset, presets
@@ -87,7 +90,9 @@ def make_plan(study: Study) -> Plan:
     """
     jobs: list[Job] = []
     prepare = _prepare_jobs(study, jobs)
-    samples = {name: _generator_jobs(study, name, prepare, jobs) for name in study.generators}
+    # Folders first: what is wrong in them is said before a network has been trained for days.
+    names = sorted(study.generators, key=lambda name: not isinstance(study.generators[name], FolderGenerator))
+    samples = {name: _generator_jobs(study, name, prepare, jobs) for name in names}
     for setting in settings(study):
         for repeat in range(study.repeats):
             _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
@@ -158,6 +163,8 @@ def _training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict
 def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> str:
     """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter."""
     generator = study.generators[name]
+    if isinstance(generator, FolderGenerator):
+        return _folder_job(name, generator, prepare, jobs)
     model = generator.model.model_dump(mode="json", exclude={"channels"})
     trained = []
     for member in range(generator.ensemble):
@@ -180,6 +187,22 @@ def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> s
     sampled = _job("sample", f"sample {name}", wanted, [("generator", job.id) for job in trained])
     jobs += [*trained, sampled]
     return sampled.id
+
+
+def _folder_job(name: str, generator: FolderGenerator, prepare: str, jobs: list[Job]) -> str:
+    """Adds the reading of a folder of images; its id follows from what is in the folder."""
+    spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
+    _, files = layout_of(generator.folder, generator)
+    wanted = {
+        "name": name,
+        "folder": spec,
+        "count": generator.samples,
+        "content": folder_mark(generator.folder, files),
+    }
+    local = {"path": str(generator.folder), "files": len(files)}
+    job = _job("sample", f"read {name}", wanted, [("prepare", prepare)], **local)
+    jobs.append(job)
+    return job.id
 
 
 def _segmenter_jobs(
@@ -211,7 +234,7 @@ def _segmenter_jobs(
 def _report_job(study: Study, jobs: list[Job]) -> Job:
     spec = {
         "title": study.report.title or f"Understudy: {study.name}",
-        "study": study.model_dump(mode="json", exclude={"cohort": {"path"}, "slices": {"workers"}}),
+        "study": study.as_data(),
         "study_hash": study.hash,
         "baseline": baseline(study),
         "command": _command(study),

@@ -201,7 +201,9 @@ def _is_model(value: Any) -> bool:
 
 
 def _tag(model: Any) -> str | None:
-    """The `kind` by which a model is chosen from a union, if it has one."""
+    """The `kind` or tag by which a model is chosen from a union, if it has one."""
+    if hasattr(model, "union_tag"):
+        return str(model.union_tag)
     field = model.model_fields.get("kind")
     return field.default if field is not None and isinstance(field.default, str) else None
 

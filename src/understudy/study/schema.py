@@ -36,7 +36,7 @@ from understudy.cohort.prepare import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
-from understudy.study.generator_spec import GeneratorSpec, with_kinds
+from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
 from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
@@ -87,10 +87,11 @@ class Study(BaseModel):
     split: SplitConfig = Field(
         default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
     )
-    generators: dict[str, GeneratorSpec] = Field(
+    generators: dict[str, AnyGenerator] = Field(
         default_factory=dict,
         description="generators by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3,"
-        " diffusion) is of this kind unless `model.kind` says another; null drops one of the preset's",
+        " diffusion) is of this kind unless `model.kind` says another; `folder` in place of a network reads images"
+        " that somebody else made; null drops one of the preset's",
     )
     segmenters: dict[str, SegmenterSpec] = Field(
         default_factory=lambda: {"unet": SegmenterSpec()},
@@ -203,8 +204,13 @@ class Study(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the study as data, without the place of the cohort."""
-        return sha256_json(self.model_dump(mode="json", exclude={"cohort": {"path"}, "slices": {"workers"}}))
+        """SHA-256 (hex) of the study as data, without the places of the cohort and of folders of images."""
+        return sha256_json(self.as_data())
+
+    def as_data(self) -> dict[str, Any]:
+        """The study as plain JSON values, without what is this machine's alone."""
+        places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
+        return self.model_dump(mode="json", exclude=places)
 
     def derived_seed(self, *keys: str | int) -> int:
         """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
@@ -289,7 +295,14 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
         for field in ("train", "validation", "test", "permutation")
         if isinstance(value := getattr(study.split, field), str) and value
     }
-    return study.model_copy(update={"split": study.split.model_copy(update=files)})
+    generators = {
+        name: spec.model_copy(update={"folder": (folder / spec.folder.expanduser()).absolute()})
+        if isinstance(spec, FolderGenerator)
+        else spec
+        for name, spec in study.generators.items()
+    }
+    split = study.split.model_copy(update=files)
+    return study.model_copy(update={"split": split, "generators": generators})
 
 
 def _checked_name(value: str) -> str:

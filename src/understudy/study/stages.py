@@ -97,10 +97,13 @@ def generator(context: Context) -> dict[str, Any]:
 
 
 def sample(context: Context) -> dict[str, Any]:
-    """Makes the synthetic slice set `slices`."""
+    """Makes the synthetic slice set `slices`, or reads it from a folder of images that somebody else made."""
     from understudy.generators.sample import sample_set
     from understudy.generators.samplers import SamplerConfig
+    from understudy.study.foreign import read_samples
 
+    if "folder" in context.spec:
+        return read_samples(context)
     sampler = context.spec["sampler"]
     made = sample_set(
         [folder / "model" for folder in context.inputs["generator"]],

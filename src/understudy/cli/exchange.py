@@ -1,0 +1,155 @@
+"""Commands on images and models that come from elsewhere or go elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from understudy.cli.base import DeviceOption, OutOption, QuietOption, app, study_of
+from understudy.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from understudy.exchange.spec import FolderSpec
+
+LayoutOption = Annotated[
+    str, typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, slices (a slice set).")
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A channel's file, with {id}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
+    ),
+]
+ChannelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in its"
+        " order [default: found by their names].",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."
+    ),
+]
+CodesOption = Annotated[
+    str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
+]
+ValuesOption = Annotated[
+    str,
+    typer.Option(
+        help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."
+    ),
+]
+ClipOption = Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap]."),
+]
+
+
+def _spec(**words: Any) -> FolderSpec:
+    from understudy.exchange.spec import spec_of_words
+
+    return spec_of_words(words)
+
+
+@app.command()
+def read(
+    folder: Annotated[Path, typer.Argument(help="Folder of images: PNG, NumPy or NIfTI files.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
+    sizes: Annotated[
+        str,
+        typer.Option(
+            help="Of images that are not square with a power of two: refuse, or fit (pad, average)."
+        ),
+    ] = "refuse",
+    resolution: Annotated[
+        int | None, typer.Option(help="With --sizes fit: edge to shrink to, pixels.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Read a folder of images that someone else made into a slice set."""
+    from understudy.exchange.read import read_folder
+
+    spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                 clip=clip, tolerance=tolerance, sizes=sizes, resolution=resolution)  # fmt: skip
+    made = read_folder(folder, spec, out, progress=not quiet)
+    distance = made.attrs["annotation"]["mean_code_distance"]
+    print(
+        f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
+        f" written to {out}; the annotation is {distance:.2f} grey values from its codes on average"
+    )
+    for note in made.attrs["notes"]:
+        print(f"note: {note}")
+
+
+@app.command()
+def evaluate(
+    synthetic: Annotated[
+        Path, typer.Option(help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set.")
+    ],
+    study: Annotated[
+        str | None, typer.Option(help="Study (file or preset) with the real patients and the U-Net.")
+    ] = None,
+    cohort: Annotated[
+        Path | None,
+        typer.Option(help="Folder of real patients, instead of --study; the rest as in --preset."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")
+    ] = "quickstart",
+    resolution: Annotated[int | None, typer.Option(help="With --cohort: edge of the slices, pixels.")] = None,
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
+    sizes: Annotated[
+        str,
+        typer.Option(help="Of images of another size: fit (pad and average, as real slices are), or refuse."),
+    ] = "fit",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")
+    ] = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
+    from understudy.cli.study import print_result
+    from understudy.study.estimate import estimated
+    from understudy.study.evaluate import evaluation_study, study_of_cohort
+    from understudy.study.plan import make_plan
+    from understudy.study.run import run_plan
+    from understudy.study.stages import STAGES
+
+    if (study is None) == (cohort is None):
+        raise UnderstudyError(
+            "give the real patients once",
+            where="--study or --cohort",
+            fix="--study STUDY, or --cohort FOLDER",
+        )
+    spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                 clip=clip, tolerance=tolerance, sizes=sizes)  # fmt: skip
+    base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
+    made = evaluation_study(synthetic, spec, base, out, samples)
+    folder = out if out is not None else Path(f"understudy-{made.name}")
+    result = run_plan(estimated(make_plan(made), device), folder, STAGES, device, not quiet)
+    print_result(result)
+    if not result.complete:
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+"""The study of one folder of synthetic images: real, synthetic and both, with the U-Net of a study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.read import layout_of
+from understudy.exchange.spec import FolderSpec
+from understudy.files import read_json
+from understudy.study.generator_spec import FolderGenerator
+from understudy.study.schema import Study
+
+
+def evaluation_study(
+    synthetic: Path, spec: FolderSpec, study: Study, out: Path | None = None, count: int | None = None
+) -> Study:
+    """The study that compares a folder of synthetic images with the real patients of another study.
+
+    Args:
+        synthetic: the folder.
+        spec: what the user says of it.
+        study: whose patients, split, slices, first segmenter, repeats and scoring are taken over.
+        out: folder of the results; if it holds `study`, what is done there (the real slices, the segmenters trained
+            on them) is used again.
+        count: of its slices; None: all.
+
+    Raises:
+        UnderstudyError: no such folder, nothing in it.
+    """
+    layout_of(synthetic, spec)  # says what is wrong with the folder before anything else
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", synthetic.absolute().name).strip("-_") or "synthetic"
+    first = next(iter(study.segmenters))
+    fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
+    changed = study.model_copy(
+        update={
+            "name": study.name if _holds(out, study) else f"{study.name}-{name}",
+            "generators": {name: FolderGenerator(**fields, folder=synthetic.absolute(), samples=count)},
+            "segmenters": {first: study.segmenters[first]},
+            "trainings": ["real", "synthetic", "both"],
+            "ratios": None,
+            "real_fractions": None,
+            "real_shares": None,
+            "include": [],
+            "exclude": [],
+        }
+    )
+    return Study.model_validate(changed)
+
+
+def _holds(out: Path | None, study: Study) -> bool:
+    stamp = None if out is None else out / "study.json"
+    return stamp is not None and stamp.is_file() and read_json(stamp).get("name") == study.name
+
+
+def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
+    """A study with the patients of a folder in place of those of `base`.
+
+    Raises:
+        UnderstudyError: no such folder.
+    """
+    from understudy.cohort.layouts import CohortConfig
+
+    if not cohort.is_dir():
+        raise UnderstudyError(
+            "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
+        )
+    update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None}
+    update["name"] = re.sub(r"[^A-Za-z0-9_-]+", "-", cohort.absolute().name).strip("-_") or "cohort"
+    if resolution is not None:
+        update["slices"] = base.slices.model_copy(update={"resolution": resolution})
+    return base.model_copy(update=update)

@@ -1,0 +1,152 @@
+"""A generator that is a folder: planned by its content, read in its turn, refused where it would leak."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.spec import FolderSpec, spec_of_words
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+from understudy.study.evaluate import evaluation_study
+from understudy.study.foreign import refuse_held_out
+from understudy.study.generator_spec import FolderGenerator
+from understudy.study.plan import make_plan
+from understudy.study.run import run_plan
+from understudy.study.schema import Study, load_study
+from understudy.study.stages import STAGES
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
+from foreign import png_folder, save_png
+
+STUDY = """
+name: mine
+phantom: {patients: 4, shape: [16, 16, 12]}
+slices: {resolution: 16}
+split: {test_patients: 1}
+generators: {mine: {folder: ./synthetic}}
+segmenters: {unet: {model: {width: 4}, training: {samples: 64}}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    png_folder(tmp_path / "synthetic")
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path / "study.yaml"
+
+
+def ids(path: Path) -> dict[str, str]:
+    return {job.name: job.id for job in make_plan(load_study(path)).jobs}
+
+
+def test_the_id_follows_the_folders_content_and_not_its_place(study: Path, tmp_path: Path) -> None:
+    before = ids(study)
+    assert "read mine" in before
+    assert "generator mine" not in before
+    shutil.copytree(tmp_path / "synthetic", tmp_path / "moved")
+    study.write_text(STUDY.replace("./synthetic", "moved"))
+    assert ids(study) == before
+    save_png(next((tmp_path / "moved" / "T2").iterdir()), np.zeros((16, 16), np.uint8))
+    after = ids(study)
+    assert {name for name in before if before[name] != after[name]} == {
+        "read mine", "report",
+        *(f"{stage} {kind}-mine.unet.aug, repeat 1" for stage in ("segmenter", "evaluate")
+          for kind in ("both", "synthetic")),
+    }  # fmt: skip
+
+
+def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) -> None:
+    plan = make_plan(load_study(study))
+    result = run_plan(plan, tmp_path / "out", STAGES, "cpu", progress=False, until="sample")
+    assert result.complete
+    assert [job.stage for job in result.done] == ["phantom", "prepare", "sample"]
+    made = SliceSet.open(next((tmp_path / "out" / "jobs").glob("sample-*")) / "slices")
+    real = SliceSet.open(next((tmp_path / "out" / "jobs").glob("prepare-*")) / "slices")
+    assert (made.channels, made.classes, len(made)) == (real.channels, real.classes, 3)
+    assert set(made.index["generator"]) == {"mine"}
+
+
+def test_a_bad_folder_fails_its_job_and_what_needs_it_only(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "synthetic" / "FLAIR" / "seed0001_flair.png").unlink()
+    result = run_plan(
+        make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False, until="sample"
+    )
+    ((job, message),) = result.failed
+    assert job.name == "read mine"
+    assert "slice seed0001 has no FLAIR" in message
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("{folder: ./synthetic, chanels: {T1w: T1}}", r"line 6: .*did you mean `channels`\?"),
+        ("{folder: ./synthetic, psi: 0.7}", "`generators.mine.psi` is not a known field"),
+        ("{folder: ./synthetic, codes: {ED: 300}}", "codes must differ and lie above 0"),
+        ("{folder: ./synthetic, resolution: 32}", "it follows from `slices.resolution`"),
+        ("{folder: ./absent}", "the folder does not exist"),
+        ("{samples: 0}", "`generators.mine.samples`"),
+    ],
+)
+def test_what_is_wrong_in_the_study_file_is_said(study: Path, spec: str, complaint: str) -> None:
+    study.write_text(STUDY.replace("{folder: ./synthetic}", spec))
+    with pytest.raises(UnderstudyError, match=complaint):
+        make_plan(load_study(study))
+
+
+def test_slices_of_patients_kept_for_the_test_are_refused(tmp_path: Path) -> None:
+    def written(name: str, rows: list[dict[str, Any]]) -> SliceSet:
+        writer = SliceWriter(tmp_path / name, ["T1w"], evenly_coded({1: "x"}), 4)
+        writer.append(np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8), rows)
+        return writer.close()
+
+    real = written(
+        "real", [{"id": "a", "subject": "A", "split": "train"}, {"id": "b", "subject": "B", "split": "test"}]
+    )
+    refuse_held_out(
+        written("fine", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "C"}]), real, tmp_path
+    )
+    with pytest.raises(UnderstudyError, match=r"1 patients who are kept .* e\.g\. B"):
+        refuse_held_out(
+            written("bad", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "B"}]), real, tmp_path
+        )
+
+
+def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
+    base = Study.model_validate(
+        {"name": "base", "phantom": {"patients": 4}, "generators": {"g": {}}, "repeats": 2,
+         "exclude": [{"generator": "g", "training": "both"}], "segmenters": {"unet": {}, "other": {}}}
+    )  # fmt: skip
+    made = evaluation_study(tmp_path / "synthetic", FolderSpec(sizes="fit"), base)
+    assert (made.name, made.repeats, list(made.segmenters)) == ("base-synthetic", 2, ["unet"])
+    assert made.trainings == ["real", "synthetic", "both"]
+    (generator,) = made.generators.values()
+    assert isinstance(generator, FolderGenerator)
+    jobs = {job.name: job.id for job in make_plan(made).jobs}
+    reused = {job.name: job.id for job in make_plan(base).jobs}
+    assert jobs["segmenter real.unet.aug, repeat 1"] == reused["segmenter real.unet.aug, repeat 1"]
+
+
+def test_words_of_the_command_line() -> None:
+    spec = spec_of_words(
+        {
+            "channels": "T1w=0,FLAIR=2",
+            "codes": "ED=102",
+            "values": "-1,1",
+            "labels": "A=x,B=y",
+            "pattern": None,
+        }
+    )
+    assert spec.channels == {"T1w": 0, "FLAIR": 2}
+    assert spec.codes == {"ED": 102}
+    assert spec.values == (-1, 1)
+    assert spec.labels == {"A": "x", "B": "y"}
+    assert spec_of_words({"channels": "T1w,FLAIR", "labels": "3"}).labels == 3
+    for wrong in ({"codes": "ED"}, {"values": "1,1"}, {"layout": "tiff"}, {"pattern": "{id}.png"}):
+        with pytest.raises(UnderstudyError):
+            spec_of_words(wrong)  # type: ignore[arg-type]
