@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.shards import crc32c, create_sharded, encode_chunk, write_shard
+from understudy.shards import ShardReader, crc32c, create_sharded, encode_chunk, write_shard
 
 CAPACITY = 4
 
@@ -54,6 +54,11 @@ def test_zarr_reads_what_it_would_have_written(count: int, shape: tuple[int, ...
             write_shard(Path(folder) / "ours", start // CAPACITY, chunks, CAPACITY, len(shape))
         read = zarr.open_group(folder, mode="r")
         np.testing.assert_array_equal(read["ours"][:], read["theirs"][:])
+        rows = np.random.default_rng(0).integers(0, count, 9)
+        for name in ("ours", "theirs"):
+            np.testing.assert_array_equal(
+                ShardReader(read[name], Path(folder) / name).read(rows), stack[rows]
+            )
         for row in range(count):
             np.testing.assert_array_equal(read["ours"][row], stack[row])
 
@@ -81,3 +86,24 @@ def test_a_damaged_table_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"(?i)checksum"):
         array[:]
+
+
+@pytest.mark.parametrize("byte", [3, -1, -30])
+def test_a_damaged_shard_is_noticed_by_the_reader(tmp_path: Path, byte: int) -> None:
+    group = zarr.open_group(tmp_path, mode="w")
+    array = create_sharded(group, "a", (4, 4), CAPACITY)
+    array.resize((3, 4, 4))
+    write_shard(tmp_path / "a", 0, [encode_chunk(item) for item in items(3, (4, 4), [False])], CAPACITY, 2)
+    path = tmp_path / "a" / "c" / "0" / "0" / "0"
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        ShardReader(array, tmp_path / "a").read(np.array([0, 2]))
+
+
+def test_arrays_of_another_layout_are_refused(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path, mode="w")
+    array = group.create_array("a", shape=(8, 4), chunks=(2, 4), shards=(4, 4), dtype="uint8")
+    with pytest.raises(ValueError, match="one Zstandard chunk an item"):
+        ShardReader(array, tmp_path / "a")

@@ -201,3 +201,18 @@ def test_absent_set_says_what_to_do(tmp_path: Path) -> None:
 def test_codes_are_evenly_spaced() -> None:
     assert [c.code for c in evenly_coded({1: "lesion"})] == [0, 255]
     assert [c.code for c in evenly_coded({1: "a", 2: "b", 4: "c"})] == [0, 85, 170, 255]
+
+
+def test_a_set_that_is_not_held_in_memory_reads_the_same(tmp_path: Path) -> None:
+    held = write(tmp_path / "set", 10)
+    streamed = SliceSet.open(held.path, cache_bytes=0)
+    for rows in ([3, 1, 1, 9], [-1, 0], [2], [], list(range(10))):
+        for a, b in zip(held.read(rows), streamed.read(rows), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(IndexError):
+        streamed.read([10])
+    for path in (held.path / "images" / "c").rglob("0"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UnderstudyError, match="cannot be read"):
+        SliceSet.open(held.path, cache_bytes=0).read([0])

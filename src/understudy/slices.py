@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, sha256_json, writing
-from understudy.shards import create_sharded, encode_chunk, write_shard
+from understudy.shards import ShardReader, create_sharded, encode_chunk, write_shard
 
 SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed writer loses at most this many
 FORMAT = "understudy-slices-1"
@@ -85,6 +85,12 @@ class SliceSet:
                 "unknown slice set format", where=self.path, fix="write it again with this version"
             )
         self._images, self._labels = group["images"], group["labels"]
+        try:
+            self._readers = [ShardReader(group[name], self.path / name) for name in ("images", "labels")]
+        except ValueError as error:
+            raise UnderstudyError(
+                f"unknown layout of a slice set: {error}", where=self.path, fix="write it again"
+            ) from error
         self.channels: tuple[str, ...] = tuple(meta["channels"])  # type: ignore[arg-type]
         self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])  # type: ignore[union-attr,arg-type]
         self.spacing: tuple[float, float, float] | None = tuple(meta["spacing"]) if meta["spacing"] else None  # type: ignore
@@ -147,9 +153,17 @@ class SliceSet:
         if self._small:
             images, labels = self._cache
             return images[rows], labels[rows]
-        unique, inverse = np.unique(rows, return_inverse=True)
-        images = np.asarray(self._images.oindex[unique])  # type: ignore[union-attr]
-        labels = np.asarray(self._labels.oindex[unique])  # type: ignore[union-attr]
+        if ((rows < -len(self)) | (rows >= len(self))).any():
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} slices in {self.path}")
+        unique, inverse = np.unique(rows % len(self), return_inverse=True)
+        try:
+            images, labels = (reader.read(unique) for reader in self._readers)
+        except (ValueError, OSError) as error:
+            raise UnderstudyError(
+                f"the slices cannot be read ({error})", where=self.path, fix="write the set again"
+            ) from error
+        if len(unique) == len(rows) and (inverse[:-1] < inverse[1:]).all():
+            return images, labels
         return images[inverse], labels[inverse]
 
     def blocks(

@@ -53,7 +53,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def without_time(folder: Path) -> list[dict[str, object]]:
-    timed = ("seconds", "samples_per_second")
+    timed = ("seconds", "samples_per_second", "waiting_share")
     return [
         {k: v for k, v in line.items() if k not in timed} for line in History.read(folder / "history.jsonl")
     ]

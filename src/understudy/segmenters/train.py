@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from understudy.files import atomic_path, read_json, sha256_file, sha256_json, w
 from understudy.progress import Meter, track
 from understudy.segmenters.augment import draw
 from understudy.segmenters.augment_apply import apply
+from understudy.segmenters.loader import Ahead
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.models import build_model
@@ -168,6 +168,7 @@ class _Training:
         self.history = History(folder / "history.jsonl", "samples")
         self.step, self.seconds, self.losses = 0, 0.0, torch.zeros((), device=device)
         self.best: dict[str, Any] = {"samples": 0, "val_dice": None, "found": 0, "weights": self._weights()}
+        self.waited = 0.0  # seconds, for data
         self.ended, self.collapse = "budget", ""
         self._restore()
 
@@ -175,6 +176,11 @@ class _Training:
     def samples(self) -> int:
         """Slices shown so far."""
         return self.step * self.config.batch
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time that the training waited for the next batch."""
+        return round(self.waited / max(1e-9, self.seconds), 4)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: t.detach().cpu().clone().contiguous() for name, t in self.network.state_dict().items()}
@@ -185,7 +191,7 @@ class _Training:
             state = found[1]
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step, self.seconds, self.waited = state["step"], state["seconds"], state.get("waited", 0.0)
             self.losses, self.best = state["losses"].to(self.device), state["best"]
         self.history.resume(self.samples)
 
@@ -196,6 +202,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "waited": self.waited,
             "losses": self.losses,
             "best": self.best,
         }
@@ -205,14 +212,12 @@ class _Training:
         """Trains to the end of the budget or of the time, or until the loss is no longer finite."""
         saved = started = time.monotonic()
         before = self.seconds
-        with ThreadPoolExecutor(1) as reader:  # reads the next batch from disk while this one is trained on
-            batch = self._ahead(reader)
+        waited = self.waited
+        with Ahead(self.mixture.read, self.config.batch, self.step, self.steps) as batches:
             while self.step < self.steps and self.ended == "budget":
-                images, labels = batch.result()
-                numbers = self._numbers()
-                self.losses += self.train_step(numbers, images, labels)
+                self.losses += self.train_step(*batches.next())
                 self.step += 1
-                batch = self._ahead(reader)
+                self.waited = waited + batches.waited
                 self.seconds = before + time.monotonic() - started
                 if self.seconds >= 60 * (self.config.max_minutes or math.inf) and self.step < self.steps:
                     self.ended = "time"
@@ -222,12 +227,6 @@ class _Training:
                     saved = time.monotonic()
                 if stop.requested:
                     raise Interrupted(f"{self.folder}: stopped after {self.samples} samples")
-
-    def _numbers(self) -> NDArray[np.int64]:
-        return np.arange(self.samples, self.samples + self.config.batch)
-
-    def _ahead(self, reader: ThreadPoolExecutor) -> Future[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        return reader.submit(self.mixture.read, self._numbers())
 
     def train_step(
         self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.uint8]
@@ -289,6 +288,7 @@ class _Training:
             samples=self.samples,
             seconds=round(self.seconds, 3),
             samples_per_second=round(self.samples / max(1e-9, self.seconds), 1),
+            waiting_share=self.waiting_share,
             **line,
         )
         return line
@@ -345,6 +345,7 @@ class _Training:
                 "device": str(self.device),
                 "torch": torch.__version__,
                 "seconds": round(self.seconds, 3),
+                "waiting_share": self.waiting_share,
             },
         )
         self.checkpoints.clear()
