@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from understudy.audit import products, search, views
+from understudy.audit import prefilter, products, search, views
 from understudy.audit.similarity import SearchConfig, nearest
 from understudy.audit.transforms import ALL, FLIPS, inverse, transform
 from understudy.errors import UnderstudyError
@@ -47,6 +47,13 @@ def slices(rng: np.random.Generator, count: int, size: int, kind: str = "random"
         if draw in (3, 4):
             labels[i] = 0
     return images, labels
+
+
+def smooth_slices(rng: np.random.Generator, count: int) -> tuple[Pixels, Pixels]:
+    """Slices of 64 x 64 with little in the high frequencies, and noise."""
+    coarse = np.kron(rng.integers(0, 200, (count, 2, 16, 16)), np.ones((4, 4), int))
+    images = np.clip(coarse + rng.integers(0, 30, coarse.shape), 0, 255).astype(np.uint8)
+    return images, (images[:, 0] // 100).astype(np.uint8)
 
 
 def covariance(x: NDArray, y: NDArray) -> int:
@@ -109,7 +116,7 @@ def assert_equal(table, queries, training, transforms=(0,), barred=None) -> None
             assert row == min(j for j, k in same if k == turn), (view, i)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     size=st.sampled_from([1, 4, 5]),
@@ -198,6 +205,45 @@ def test_one_channel_and_no_annotation(pair) -> None:
     table = nearest(a, b, config=SearchConfig(views=("channel:FLAIR",)))
     assert list(table) == ["row", "channel:FLAIR.score", "channel:FLAIR.row", "channel:FLAIR.transform"]
     pd.testing.assert_frame_equal(table, nearest(a, b)[list(table)], check_exact=True)
+
+
+@pytest.mark.parametrize("transforms", [(0,), (0, 3, 6)])
+@pytest.mark.parametrize("apart", [None, (np.arange(50) % 7, np.arange(90) % 5)])
+def test_the_prefilter_spares_pairs_and_changes_nothing(tmp_path, transforms, apart) -> None:
+    rng = np.random.default_rng(0)
+    training, queries = smooth_slices(rng, 90), smooth_slices(rng, 50)
+    queries[0][:9] = training[0][7::9][:9]  # copies
+    training[0][33], queries[0][3], queries[0][4, 1] = training[0][80], 0, 77
+    a, b = write(tmp_path / "a", *queries), write(tmp_path / "b", *training)
+    for names in (("stacked", "centred", "channels"), ("channel:FLAIR", "annotation")):
+        config = SearchConfig(tile=(32, 30), transforms=transforms, views=names, prefilter="off")
+        plain = nearest(a, b, config=config, apart=apart)
+        filtered = nearest(a, b, config=config.model_copy(update={"prefilter": "on"}), apart=apart)
+        pd.testing.assert_frame_equal(filtered, plain, check_exact=True)
+        assert filtered.attrs["compared"] < 0.8 * plain.attrs["compared"]
+        assert plain.attrs["compared"] == 50 * 90 * len(transforms)
+
+
+def test_bounds_are_never_below_the_correlation() -> None:
+    rng = np.random.default_rng(3)
+    images = np.concatenate([smooth_slices(rng, 12)[0], rng.integers(0, 256, (4, 2, 64, 64), dtype=np.uint8)])
+    images[0] = images[15]
+    pixels = products.signed(torch.from_numpy(images))
+    linear = views.sums_of(images, images[:, 0]).linear
+    low = prefilter.vectors(prefilter.grids(pixels, torch.from_numpy(linear)))
+    centred = images.reshape(16, 2, -1) - images.reshape(16, 2, -1).mean(2, keepdims=True)
+    for c in range(2):
+        exact = centred[:, c] @ centred[:, c].T
+        bound = (low[c] @ low[c].T).double().numpy()
+        length = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+        assert (bound >= exact).all()
+        assert (bound <= length * 1.001).all()  # no worse than Cauchy-Schwarz on the whole
+        assert bound.diagonal() == pytest.approx(exact.diagonal(), rel=1e-3)
+
+
+def test_refuses_a_prefilter_that_cannot_be(pair) -> None:
+    with pytest.raises(UnderstudyError, match="no prefilter for slices of 16 pixels"):
+        nearest(*pair[:2], config=SearchConfig(prefilter="on"))
 
 
 @pytest.mark.parametrize("kill_after", [1, 4, 7])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,6 @@ from understudy.audit.views import MAX_PIXELS
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
-Which = Literal["queries", "training"]
 Block = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 READ = 64  # slices that are read at a time where they go into an array of their own
 TILE_BYTES = 48 << 20  # pixels of the training slices of a tile
@@ -76,16 +75,17 @@ class Pairing(NamedTuple):
         arrays = [self.query_rows, self.training_rows, *(self.apart or ())]
         return [self.queries.content_hash, self.training.content_hash, *(a.tolist() for a in arrays)]
 
-    def blocks(self, which: Which, start: int, stop: int, size: int) -> Iterator[tuple[int, int, Block]]:
-        """Streams (start, stop, (images [n, C, H, W], labels [n, H, W])) of positions among the rows."""
-        rows = self.query_rows if which == "queries" else self.training_rows
-        for first in range(start, stop, size):
-            last = min(stop, first + size)
-            if which == "training":
-                yield first, last, self.training.read(rows[first:last])
-            else:
-                images, labels = self.queries.read(rows[first:last])
-                yield first, last, (images[:, self.channel_order], self.class_values[labels])
+    def query_blocks(self, start: int, stop: int) -> Iterator[tuple[int, int, Block]]:
+        """Streams (start, stop, (images [n, C, H, W], labels [n, H, W])) of positions among the queries' rows."""
+        for first in range(start, stop, READ):
+            last = min(stop, first + READ)
+            images, labels = self.queries.read(self.query_rows[first:last])
+            yield first, last, (images[:, self.channel_order], self.class_values[labels])
+
+    def training_blocks(self) -> Iterator[Block]:
+        """Streams (images, labels) of the training rows."""
+        for first in range(0, len(self.training_rows), READ):
+            yield self.training.read(self.training_rows[first : first + READ])
 
 
 def _check(queries: SliceSet, training: SliceSet, annotation: bool) -> None:
@@ -153,15 +153,16 @@ def plan_tiles(pair: Pairing, memory_bytes: int, tile: Sequence[int] | None, ann
     """As many queries a tile as fit: the training set is read once a tile of queries.
 
     A query takes its int8 pixels and the layers of its annotation; a training slice is held raw, decoded, as int8 and
-    transformed (6 times its pixels); a pair takes an int32 product a channel and 16 bytes of the annotation's.
+    transformed (6 times its pixels); a pair takes an int32 product and a float32 bound a view, and 16 bytes
+    of the annotation's.
 
     Raises:
         UnderstudyError: not even the smallest tile fits.
     """
     image, classes = pair.pixels * len(pair.channels), len(pair.classes) if annotation else 0
-    query = image + pair.pixels * (1 + classes)
+    query = image + pair.pixels * (1 + classes) + image // 8  # the last for the prefilter
     training = 6 * (image + pair.pixels)
-    product = 4 * len(pair.channels) + (16 if annotation else 0)
+    product = 8 * len(pair.channels) + 8 + (16 if annotation else 0)  # and the prefilter's bounds
     if tile is not None:
         return Tiles(max(1, tile[0]), max(1, tile[1]))
     cached = sum(

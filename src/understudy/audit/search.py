@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from understudy.audit import prefilter
 from understudy.audit import views as formulas
-from understudy.audit.pairing import READ, Pairing, Tiles
+from understudy.audit.pairing import Pairing, Tiles
 from understudy.audit.products import signed
 from understudy.audit.transforms import inverse, transform
 from understudy.audit.views import ANNOTATION, Annotated, Ints, Side, Sums
@@ -18,6 +20,26 @@ from understudy.audit.winners import Floats, Store, Winners, overall
 from understudy.progress import Meter
 
 SAVE_EVERY = 60.0  # seconds between two times that an unfinished tile is stored
+SPREAD = 16  # with the prefilter every 16th training slice, at most a tile of them, comes first
+
+
+class Tile(NamedTuple):
+    """Queries under one transform beside some training slices.
+
+    Attributes:
+        turn: position of the transform.
+        queries, training: the sides; the training is turned back instead of the queries.
+        sizes: int64 [V, n] cov(y, y) of every image view.
+        rows: int64 [n] of the training slices.
+        barred: bool [q, n] pairs that are not compared, or None.
+    """
+
+    turn: int
+    queries: Side
+    training: Side
+    sizes: Ints
+    rows: Ints
+    barred: torch.Tensor | None
 
 
 class Queries:
@@ -28,6 +50,9 @@ class Queries:
         labels: uint8 [q, P].
         sums: of the queries.
         annotated: what the annotation view needs, None without it.
+        shift, variances: int64 [T, q] cov(x, m) and [V, T, q] cov(x, x), of every transform and image view.
+        scales: float64 [V, T, q] 1 / sqrt(cov(x, x)), 0 for constant ones.
+        low: float32 [C, q, K] vectors of the prefilter, empty without it.
     """
 
     def __init__(self, search: Search, start: int, stop: int) -> None:
@@ -35,23 +60,26 @@ class Queries:
         self.start, self.stop = start, stop
         pixels = torch.empty((len(pair.channels), count, pair.pixels), dtype=torch.int8)
         labels = torch.empty((count, pair.pixels), dtype=torch.uint8)
-        parts = []
-        for first, last, (images, annotation) in pair.blocks("queries", start, stop, READ):
+        parts, low = [], []
+        for first, last, (images, annotation) in pair.query_blocks(start, stop):
             parts.append(formulas.sums_of(images, annotation))
             place = slice(first - start, last - start)
             pixels[:, place] = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1)
             labels[place] = torch.from_numpy(annotation).flatten(1)
+            if search.filtered:
+                whole = signed(torch.from_numpy(images))
+                low.append(prefilter.vectors(prefilter.grids(whole, torch.from_numpy(parts[-1].linear))))
         self.sums = formulas.join(parts)
         self.pixels = pixels.to(search.device)
+        self.low = torch.cat(low, 1).to(search.device) if low else torch.empty(0)
         self.annotated: Annotated | None = None
         if search.annotation is not None:
             self.annotated = formulas.annotated(labels.to(search.device), len(pair.classes))
         self.shift = np.stack(
             [formulas.covariance_with(m, self.pixels, self.sums.linear) for m in search.means]
         )
-        self.variances = np.stack(
-            [search.variances(self.sums, shift) for shift in self.shift], 1
-        )  # [V, T, q]
+        self.variances = np.stack([search.variances(self.sums, shift) for shift in self.shift], 1)
+        self.scales = formulas.scales_of(self.variances)
 
     def side(self, turn: int) -> Side:
         """As the formulas need it under a transform."""
@@ -67,11 +95,16 @@ class Search:
         tiles: how many at a time.
         store: where parts are kept.
         device: where products are computed.
+        filtered: use the prefilter.
+
+    Attributes:
+        compared: pairs (and transforms of them) that were compared exactly by this process.
     """
 
     def __init__(self, pair: Pairing, views: Sequence[str], transforms: Sequence[int], tiles: Tiles, store: Store,
-                 device: torch.device) -> None:  # fmt: skip
+                 device: torch.device, filtered: bool) -> None:  # fmt: skip
         self.pair, self.views, self.tiles, self.store, self.device = pair, views, tiles, store, device
+        self.filtered, self.compared = filtered, 0
         self.image_views = [v for v in views if v != ANNOTATION]
         self.image_places = [i for i, v in enumerate(views) if v != ANNOTATION]
         self.annotation = views.index(ANNOTATION) if ANNOTATION in views else None
@@ -87,8 +120,7 @@ class Search:
         stored = self.store.load("training")
         if stored is not None:
             return Sums(**stored)
-        blocks = self.pair.blocks("training", 0, len(self.pair.training_rows), READ)
-        sums = formulas.join([formulas.sums_of(images, labels) for _, _, (images, labels) in blocks])
+        sums = formulas.join([formulas.sums_of(*block) for block in self.pair.training_blocks()])
         self.store.save("training", **sums._asdict())
         return sums
 
@@ -121,8 +153,16 @@ class Search:
         else:
             done, best = int(part["done"]), Winners(*(part[field] for field in Winners._fields))
         queries, saved = Queries(self, start, stop), time.monotonic()
-        for first, last, (images, labels) in self.pair.blocks("training", done, count, self.tiles.training):
-            self._compare(queries, images, labels, first, last, best)
+        if (
+            self.filtered and done == 0
+        ):  # from everywhere in the set, so that bounds soon have something to beat
+            spread = np.unique(
+                np.linspace(0, count - 1, min(self.tiles.training, -(-count // SPREAD))).astype(int)
+            )
+            self._compare(queries, spread, best, filtered=False)
+        for first in range(done, count, self.tiles.training):
+            last = min(count, first + self.tiles.training)
+            self._compare(queries, np.arange(first, last), best, self.filtered)
             meter.advance((stop - start) * (last - first) * len(self.transforms))
             if last < count and time.monotonic() - saved > SAVE_EVERY:
                 self.store.save(_name(start), done=np.int64(last), **best._asdict())
@@ -131,47 +171,82 @@ class Search:
         self.store.save(_name(start), done=np.int64(count), table=table)
         return self._frame(start, stop, table)
 
-    def _compare(self, queries: Queries, images: np.ndarray, labels: np.ndarray, first: int, last: int,
-                 best: Winners) -> None:  # fmt: skip
-        """Compares a tile: all queries, under every transform, with the training slices first..last."""
+    def _compare(self, queries: Queries, positions: Ints, best: Winners, filtered: bool) -> None:
+        """Compares a tile: all queries, under every transform, with the training slices at `positions`."""
+        images, labels = self.pair.training.read(self.pair.training_rows[positions])
         pixels = signed(torch.from_numpy(images).to(self.device))
         annotation = torch.from_numpy(labels).to(self.device)
         linear, square, area, total = self.training
-        sums = Sums(linear[first:last], square[first:last], area[first:last], total)
+        sums = Sums(linear[positions], square[positions], area[positions], total)
         flat = pixels.transpose(0, 1).flatten(2).contiguous()
         shift = formulas.covariance_with(self.mean, flat, sums.linear)
-        variances = self.variances(sums, shift)
-        rows, barred = self.pair.training_rows[first:last], self._barred(queries, first, last)
-        everyone = np.arange(queries.stop - queries.start)
+        sizes = self.variances(sums, shift)
+        rows, barred = self.pair.training_rows[positions], self._barred(queries, positions)
+        grid = prefilter.grids(pixels, torch.from_numpy(sums.linear).to(self.device)) if filtered else None
         for turn, k in enumerate(self.transforms):
             if self.image_views:
                 turned = (
                     flat if k == 0 else transform(pixels, inverse(k)).transpose(0, 1).flatten(2).contiguous()
                 )
-                training = formulas.side(turned, sums.linear, shift - self.of_mean, variances)
-                found = formulas.best_images(
-                    queries.side(turn), training, self.image_views, self.pair.channels, barred
-                )
-                for v, (place, of_view) in enumerate(zip(self.image_places, found, strict=True)):
-                    best.improve(place, turn, everyone, of_view, variances[v], rows)
+                training = formulas.side(turned, sums.linear, shift - self.of_mean, sizes)
+                tile = Tile(turn, queries.side(turn), training, sizes, rows, barred)
+                if grid is None:
+                    self._exactly(tile, np.arange(queries.stop - queries.start), slice(0, len(rows)), best)
+                else:
+                    self._where_it_may_win(tile, queries, transform(grid, inverse(k)), best)
             if (
                 self.annotation is not None
                 and queries.annotated is not None
                 and len(queries.annotated.members)
             ):
                 members = queries.annotated.members
-                turned = transform(annotation, inverse(k)).flatten(1)
-                of_labels = formulas.best_annotations(
-                    queries.annotated, turned, None if barred is None else barred[members]
+                found = formulas.best_annotations(
+                    queries.annotated,
+                    transform(annotation, inverse(k)).flatten(1),
+                    None if barred is None else barred[members],
                 )
-                best.improve(self.annotation, turn, members.cpu().numpy(), of_labels, sums.area, rows)
+                best.improve(self.annotation, turn, members.cpu().numpy(), found, sums.area, rows)
 
-    def _barred(self, queries: Queries, first: int, last: int) -> torch.Tensor | None:
+    def _exactly(self, tile: Tile, members: Ints, columns: slice, best: Winners) -> None:
+        """Compares some queries of a tile with some of its training slices, in every image view."""
+        queries = tile.queries
+        if len(members) < len(queries.linear):
+            queries = queries.take(torch.from_numpy(members).to(self.device))
+        barred = None if tile.barred is None else tile.barred[members][:, columns]
+        found = formulas.best_images(
+            queries, tile.training.span(columns), self.image_views, self.pair.channels, barred
+        )
+        self.compared += len(members) * (columns.stop - columns.start)
+        for v, (place, of_view) in enumerate(zip(self.image_places, found, strict=True)):
+            best.improve(place, tile.turn, members, of_view, tile.sizes[v, columns], tile.rows[columns])
+
+    def _where_it_may_win(self, tile: Tile, queries: Queries, grid: torch.Tensor, best: Winners) -> None:
+        """Compares, block after block of training slices, the queries whose bound is not below what they reached."""
+        low = queries.low, prefilter.vectors(grid)
+        bounds = prefilter.bounds(low, tile.queries, tile.training, self.image_views, self.pair.channels)
+        if tile.barred is not None:
+            bounds.masked_fill_(tile.barred, -torch.inf)
+        for start in range(0, len(tile.rows), prefilter.BLOCK):
+            columns = slice(start, min(len(tile.rows), start + prefilter.BLOCK))
+            reached = torch.from_numpy(self._reached(queries, best, tile.turn)).to(self.device, torch.float32)
+            may = bounds[:, :, columns].amax(2) >= reached - prefilter.MARGIN
+            members = may.any(0).nonzero()[:, 0].cpu().numpy()
+            if len(members):
+                self._exactly(tile, members, columns, best)
+
+    def _reached(self, queries: Queries, best: Winners, turn: int) -> Floats:
+        """The best correlation so far under any transform [V, q]; infinite where the query is constant."""
+        scale, key = queries.scales, best.key[self.image_places]
+        score = np.full(key.shape, -np.inf)
+        np.multiply(key, scale, out=score, where=scale > 0)
+        return np.where(scale[:, turn] > 0, score.max(1), np.inf)
+
+    def _barred(self, queries: Queries, positions: Ints) -> torch.Tensor | None:
         """bool [q, n] pairs that are not compared; None where there are none."""
         if self.pair.apart is None:
             return None
         of_queries, of_training = self.pair.apart
-        equal = of_queries[queries.start : queries.stop, None] == of_training[None, first:last]
+        equal = of_queries[queries.start : queries.stop, None] == of_training[None, positions]
         return torch.from_numpy(equal).to(self.device) if equal.any() else None
 
     def _table(self, queries: Queries, best: Winners) -> Floats:

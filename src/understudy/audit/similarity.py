@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from understudy.audit import prefilter
 from understudy.audit.pairing import Pairing, plan_tiles
 from understudy.audit.search import Search
 from understudy.audit.views import ANNOTATION, CENTRED, CHANNEL, STACKED
@@ -103,7 +104,8 @@ def nearest(
     Returns:
         One row a query, in order: `row`, and for every view V `V.score` (float64: Pearson correlation in -1..1, or Dice
         in 0..1; NaN where undefined: constant image, empty annotation, no partner), `V.row` (of the best training
-        slice, -1 where undefined) and `V.transform` (of the query, 0 to 7; 0 where undefined).
+        slice, -1 where undefined) and `V.transform` (of the query, 0 to 7; 0 where undefined). `attrs["compared"]` is
+        the number of pairs whose image views were computed exactly by this call: the prefilter spared the others.
 
     Raises:
         UnderstudyError: the sets do not fit together, no rows, unknown view, memory too small.
@@ -114,7 +116,26 @@ def nearest(
     pair = Pairing.of(queries, training, query_rows, training_rows, apart, annotation, config.memory_bytes)
     tiles = plan_tiles(pair, config.memory_bytes, config.tile, annotation)
     store = Store(work_dir, sha256_json([VERSION, pair.identity(), views, config.transforms, tiles.queries]))
-    search = Search(pair, views, config.transforms, tiles, store, torch.device(device))
+    filtered = _filtered(config, training, torch.device(device))
+    search = Search(pair, views, config.transforms, tiles, store, torch.device(device), filtered)
     work = len(pair.query_rows) * len(pair.training_rows) * len(config.transforms)
     with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
-        return search.run(meter)
+        table = search.run(meter)
+    table.attrs["compared"] = search.compared
+    return table
+
+
+def _filtered(config: SearchConfig, training: SliceSet, device: torch.device) -> bool:
+    """Whether the prefilter is used.
+
+    Raises:
+        UnderstudyError: it is wanted, but the resolution does not allow it.
+    """
+    if config.prefilter == "on" and not prefilter.cells_of(training.resolution):
+        raise UnderstudyError(
+            f"no prefilter for slices of {training.resolution} pixels", where="prefilter",
+            fix=f"set it to auto, or use multiples of {prefilter.CELLS} from {2 * prefilter.CELLS} to"
+            f" {prefilter.CELLS * 32} pixels")  # fmt: skip
+    return config.prefilter == "on" or (
+        config.prefilter == "auto" and prefilter.pays(training.resolution, device)
+    )

@@ -109,6 +109,18 @@ class Side(NamedTuple):
     shift: torch.Tensor
     scale: torch.Tensor
 
+    def take(self, members: torch.Tensor) -> Side:
+        """Some of the slices, copied."""
+        return Side(
+            self.pixels[:, members], self.linear[members], self.shift[members], self.scale[:, members]
+        )
+
+    def span(self, columns: slice) -> Side:
+        """Neighbouring slices, as a view."""
+        return Side(
+            self.pixels[:, columns], self.linear[columns], self.shift[columns], self.scale[:, columns]
+        )
+
 
 def variances(sums: Sums, pixels: int, shift: Ints, of_mean: int, views: Sequence[str],
               channels: Sequence[str]) -> Ints:  # fmt: skip
@@ -127,12 +139,15 @@ def variances(sums: Sums, pixels: int, shift: Ints, of_mean: int, views: Sequenc
     return np.stack(found) if found else np.empty((0, len(sums.area)), np.int64)
 
 
+def scales_of(variance: Ints) -> NDArray[np.float64]:
+    """1 / sqrt(variance), 0 where it is 0."""
+    return np.where(variance > 0, 1 / np.sqrt(np.maximum(variance, 1).astype(np.float64)), 0.0)
+
+
 def side(pixels: torch.Tensor, linear: Ints, shift: Ints, variance: Ints) -> Side:
     """A side of a tile from its int8 pixels [C, n, P]; `variance` as of `variances`."""
     dtype = torch.float64 if pixels.shape[0] * pixels.shape[2] <= FLOAT_PIXELS else torch.int64
-    with np.errstate(divide="ignore"):
-        scale = np.where(variance > 0, 1 / np.sqrt(variance.astype(np.float64)), 0.0)
-    device = pixels.device
+    scale, device = scales_of(variance), pixels.device
     return Side(pixels, torch.from_numpy(linear).to(device, dtype), torch.from_numpy(shift).to(device, dtype),
                 torch.from_numpy(scale).to(device))  # fmt: skip
 
@@ -161,7 +176,7 @@ def best_images(queries: Side, training: Side, views: Sequence[str], channels: S
         channels: names.
         barred: bool [m, n] pairs that must not be matched.
     """
-    needed = _needed(views, channels)
+    needed = needed_channels(views, channels)
     sums = {c: product(queries.pixels[c], training.pixels[c]) for c in needed}
     m, n = len(queries.linear), len(training.linear)
     step = max(1, CHUNK // n)
@@ -169,20 +184,20 @@ def best_images(queries: Side, training: Side, views: Sequence[str], channels: S
     for start in range(0, m, step):
         rows = slice(start, min(m, start + step))
         part = {c: s[rows].to(queries.linear.dtype) for c, s in sums.items()}
-        covered = _covariances(part, queries, training, rows, views, channels)
+        covered = covariances(part, queries, training, rows, views, channels)
         for v, covariance in enumerate(covered):
             pieces[v].append(_best(covariance, training.scale[v], barred if barred is None else barred[rows]))
     return [Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in pieces]
 
 
-def _needed(views: Sequence[str], channels: Sequence[str]) -> list[int]:
+def needed_channels(views: Sequence[str], channels: Sequence[str]) -> list[int]:
     """Channels whose products the views are made of."""
     if STACKED in views or CENTRED in views:
         return list(range(len(channels)))
     return [c for c, name in enumerate(channels) if CHANNEL + name in views]
 
 
-def _covariances(sums: dict[int, torch.Tensor], queries: Side, training: Side, rows: slice,
+def covariances(sums: dict[int, torch.Tensor], queries: Side, training: Side, rows: slice,
                  views: Sequence[str], channels: Sequence[str]) -> list[torch.Tensor]:  # fmt: skip
     """cov of every image view [rows, n], exact, from the products of each channel."""
     pixels, whole = training.pixels.shape[2], None

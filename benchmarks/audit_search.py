@@ -1,0 +1,169 @@
+"""The audit's exact nearest neighbours: against a float32 matrix product, with and without prefilter, and memory.
+
+    python benchmarks/audit_search.py                             # 1,000 x 5,000 slices of 64 x 64 x 4
+    python benchmarks/audit_search.py --slices DIR --queries 200  # the prefilter on a SliceSet (test against training)
+    python benchmarks/audit_search.py --memory                    # peak memory on a set larger than what is allowed
+
+The float32 product is what a user would write: both sets normalised, one `torch` matrix product, one argmax. Ours gives
+exact scores of the same winners; "all image views" adds the centred and the per-channel views. "From uint8" includes
+the preparation of pixels in memory (normalisation there, sums here). Rounds alternate; medians. Synthetic slices are
+random blobs and noise. Times hold for one machine and its number of threads, the ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from understudy.audit import views as formulas
+from understudy.audit.products import signed
+from understudy.audit.similarity import SearchConfig, nearest
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+
+CHANNELS = ("T1w", "T1wGd", "T2w", "FLAIR")
+PAPER = (100_000, 91_271, 256 * 256 * 4)  # synthetic slices, training slices, pixels
+
+
+def blobs(count: int, size: int, seed: int) -> np.ndarray:
+    """uint8 [count, 4, size, size]: smooth random patches under noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 160, (count, 4, 8, 8), dtype=np.uint8)
+    images = np.repeat(np.repeat(coarse, size // 8, 2), size // 8, 3)
+    return images + rng.integers(0, 60, images.shape, dtype=np.uint8)
+
+
+def median_seconds(run: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of every function; rounds alternate between them."""
+    times: dict[str, list[float]] = {name: [] for name in run}
+    for _ in range(rounds):
+        for name, function in run.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    x = torch.from_numpy(images).flatten(1).float()
+    x -= x.mean(1, keepdim=True)
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def sides(queries: np.ndarray, training: np.ndarray, views: tuple[str, ...]) -> list[formulas.Side]:
+    """Both sides of one tile, from uint8."""
+    sums = [formulas.sums_of(images, images[:, 0, :1, :1]) for images in (queries, training)]
+    mean = formulas.mean_image(sums[1])
+    of_mean, found = formulas.variance_of(mean), []
+    for images, s in zip((queries, training), sums, strict=True):
+        pixels = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1).contiguous()
+        shift = formulas.covariance_with(mean, pixels, s.linear)
+        variance = formulas.variances(s, pixels.shape[2], shift, of_mean, views, CHANNELS)
+        found.append(formulas.side(pixels, s.linear, shift - of_mean * (images is training), variance))
+    return found
+
+
+def against_float(rounds: int) -> None:
+    """The table of the 64 x 64 x 4 case."""
+    queries, training = blobs(1000, 64, 1), blobs(5000, 64, 2)
+    x, y = normalised(queries), normalised(training)
+    stacked, every = ("stacked",), ("stacked", "centred", *("channel:" + c for c in CHANNELS))
+    one, all_views = sides(queries, training, stacked), sides(queries, training, every)
+    runs: dict[str, Callable[[], torch.Tensor]] = {
+        "float32 product and argmax": lambda: (x @ y.t()).argmax(1),
+        "exact, stacked": lambda: formulas.best_images(one[0], one[1], stacked, CHANNELS)[0].column,
+        "exact, all image views": lambda: formulas.best_images(*all_views, every, CHANNELS)[0].column,
+        "float32, from uint8": lambda: (normalised(queries) @ normalised(training).t()).argmax(1),
+        "exact, all image views, from uint8": lambda: (
+            formulas.best_images(*sides(queries, training, every), every, CHANNELS)[0].column
+        ),
+    }
+    agree = (runs["float32 product and argmax"]() == runs["exact, stacked"]()).float().mean()
+    times = median_seconds(runs, rounds)
+    base = times["float32 product and argmax"]
+    print(
+        f"1,000 x 5,000 slices of 64 x 64 x 4, {torch.get_num_threads()} threads, same winner {agree:.1%}\n"
+    )
+    print("| program | s | times as fast as the float32 product |\n| --- | --- | --- |")
+    for name, seconds in times.items():
+        print(f"| {name} | {seconds:.3f} | {base / seconds:.2f} |")
+
+
+def prefiltered(path: Path, queries: int, memory: int) -> None:
+    """Share of pairs that the prefilter leaves, and time with and without, on a SliceSet."""
+    slices = SliceSet.open(path)
+    training = slices.rows(split="train")
+    rest = slices.rows(split=["val", "validation", "test"])
+    rest = rest[:: max(1, len(rest) // queries)][:queries]
+    pixels = len(slices.channels) * slices.resolution**2
+    print(
+        f"{len(rest)} x {len(training)} slices of {slices.resolution} px, {len(slices.channels)} channels\n"
+    )
+    print("| views | prefilter | s | pairs compared exactly | 100,000 x 91,271 at 256 x 256 x 4, h |")
+    print("| --- | --- | --- | --- | --- |")
+    slices.read(slice(0, 1))  # the cache of small sets
+    for views in (("stacked",), ("stacked", "centred"), ("stacked", "centred", "channels")):
+        results = []
+        for choice in ("off", "on"):
+            config = SearchConfig(views=views, prefilter=choice, memory_bytes=memory)
+            start = time.perf_counter()
+            table = nearest(slices, slices, query_rows=rest, training_rows=training, config=config)
+            seconds = time.perf_counter() - start
+            share = table.attrs["compared"] / (len(rest) * len(training))
+            hours = seconds / (len(rest) * len(training) * pixels) * np.prod(np.array(PAPER, float)) / 3600
+            print(
+                f"| {', '.join(views)} | {choice} | {seconds:.2f} | {share:.1%} | {hours:.1f} |", flush=True
+            )
+            results.append(table)
+        assert results[0].equals(results[1]), "the prefilter changed the result"
+
+
+def memory_peak() -> None:
+    """Peak memory of a search whose sets are larger than what is allowed."""
+    allowed, count = 256 << 20, 4096
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SliceWriter(Path(folder) / "set", CHANNELS, evenly_coded({1: "lesion"}), 128)
+        for start in range(0, count, 256):
+            images = blobs(256, 128, start) & 0xF0
+            writer.append(images, images[:, 0] // 128, [{"id": str(start + i)} for i in range(256)])
+        writer.close()
+        slices = SliceSet.open(Path(folder) / "set", cache_bytes=0)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        rows = np.arange(0, count, 4)
+        codes = (rows, np.arange(count))
+        start_time = time.perf_counter()
+        nearest(slices, slices, query_rows=rows, apart=codes, config=SearchConfig(memory_bytes=allowed))
+        seconds = time.perf_counter() - start_time
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = count * 128 * 128 * 5 / 2**20
+    print(f"set {size:,.0f} MiB, allowed {allowed >> 20} MiB: peak {after / 1024:,.0f} MiB, of which"
+          f" {before / 1024:,.0f} MiB before the search ({len(rows)} x {count} pairs in {seconds:.0f} s)")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slices", type=Path, help="a SliceSet with training and test slices")
+    parser.add_argument("--queries", type=int, default=200, help="of the SliceSet (default 200)")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
+    parser.add_argument("--memory-bytes", type=int, default=2 << 30, help="allowed to the search of --slices")
+    parser.add_argument("--rounds", type=int, default=5, help="of the float32 comparison (default 5)")
+    arguments = parser.parse_args()
+    if arguments.memory:
+        memory_peak()
+    elif arguments.slices:
+        prefiltered(arguments.slices, arguments.queries, arguments.memory_bytes)
+    else:
+        against_float(arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
