@@ -153,3 +153,42 @@ def evaluate(
     print_result(result)
     if not result.complete:
         raise typer.Exit(1)
+
+
+@app.command()
+def segment(
+    model: Annotated[
+        Path, typer.Option(help="Folder of a trained segmenter (jobs/segmenter-...) or its `model`.")
+    ],
+    patient: Annotated[Path, typer.Option(help="Folder with the patient's NIfTI volumes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label volume to write, .nii.gz.")] = Path(
+        "seg.nii.gz"
+    ),
+    channel: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE where file names do not tell; may be repeated.")
+    ] = None,
+    dropped_slices: Annotated[
+        str | None,
+        typer.Option(
+            help="Slices that the slice rule drops: background, or predict [default: as in the study]."
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Label a new patient's volumes with a trained segmenter: same grid and affine as the input."""
+    from understudy.study.segment import segment_patient
+
+    if dropped_slices not in (None, "background", "predict"):
+        raise UnderstudyError(
+            f"{dropped_slices!r} is not known", where="--dropped-slices", fix="background or predict"
+        )
+    files = {}
+    for text in channel or []:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise UnderstudyError(
+                f"{text!r} should be NAME=FILE", where="--channel", fix="--channel T1w=t1.nii.gz"
+            )
+        files[name] = Path(path)
+    found = segment_patient(model, patient, out, files, dropped_slices, device)
+    print(f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,19 +162,9 @@ def slice_patient(
     def read(name: str) -> NDArray[Any]:
         return slices_of(read_voxels(_file(patient, name), headers[name], digest), headers[name])
 
-    def read_image(name: str) -> _Bright:
-        return _Bright.of(read(name), _file(patient, name), config)
-
-    # The rule first: of a training patient only the kept slices are worth scaling.
-    rule = read_image(config.rule_channel)
-    everything = config.keep == "all"
-    kept = np.ones(depth, bool) if everything else passes_rule(rule.slices, rule.ceiling, geometry, config)
+    files = {channel: _file(patient, channel) for channel in cohort.channels}
+    images, kept = slice_images(read, files, geometry, config, only_kept=part == "train")
     wanted = np.flatnonzero(kept) if part == "train" else np.arange(depth)
-
-    images = np.zeros((len(wanted), len(cohort.channels), config.resolution, config.resolution), np.uint8)
-    for c, channel in enumerate(cohort.channels):
-        volume = rule if channel == config.rule_channel else read_image(channel)
-        _scale_and_shrink(volume, wanted, geometry, images[:, c])
     truth = class_indices(read(LABELS)[wanted], cohort.classes, _file(patient, LABELS))
     labels = geometry.shrink_labels(geometry.pad(truth), len(cohort.classes))
 
@@ -187,6 +177,45 @@ def slice_patient(
     if part != "train":
         images, labels = images[kept], labels[kept]
     return SlicedPatient(patient, images, labels, rows, digest.hexdigest())
+
+
+def slice_images(
+    read: Callable[[str], NDArray[Any]],
+    files: Mapping[str, Path],
+    geometry: SliceGeometry,
+    config: SliceConfig,
+    only_kept: bool = False,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A patient's images as networks see them.
+
+    Args:
+        read: channel -> its volume [Z, H, W].
+        files: channel -> file, for messages; their order is that of the result's channels.
+        geometry: of the slices.
+        config: how slices are made.
+        only_kept: leave out slices that do not pass the rule.
+
+    Returns:
+        uint8 [n, C, R, R], and bool [Z]: the slices that pass the rule.
+
+    Raises:
+        UnderstudyError: a volume that cannot be scaled.
+    """
+
+    def bright(channel: str) -> _Bright:
+        return _Bright.of(read(channel), files[channel], config)
+
+    # The rule first: of a training patient only the kept slices are worth scaling.
+    rule = bright(config.rule_channel)
+    kept = passes_rule(rule.slices, rule.ceiling, geometry, config)
+    if config.keep == "all":
+        kept = np.ones_like(kept)
+    wanted = np.flatnonzero(kept) if only_kept else np.arange(len(kept))
+    images = np.zeros((len(wanted), len(files), config.resolution, config.resolution), np.uint8)
+    for c, channel in enumerate(files):
+        volume = rule if channel == config.rule_channel else bright(channel)
+        _scale_and_shrink(volume, wanted, geometry, images[:, c])
+    return images, kept
 
 
 def _index_rows(patient: Patient, part: str, z: NDArray[np.int64]) -> pd.DataFrame:

@@ -233,7 +233,8 @@ def _segmenter_jobs(
     if setting.generator:
         inputs.append(("sample", samples[setting.generator]))
     title = f"{setting.id}, repeat {repeat + 1}"
-    trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local)
+    dropped = study.evaluation.dropped_slices  # recorded with the model, for patients that it labels later
+    trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local, dropped_slices=dropped)
     scored = {
         "cell": cell,
         "scopes": sorted(study.evaluation.scopes),

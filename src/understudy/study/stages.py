@@ -123,6 +123,7 @@ def segmenter(context: Context) -> dict[str, Any]:
     from understudy.segmenters.models import model_config
     from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
     from understudy.slices import SliceSet
+    from understudy.study.segment import record_preparation
     from understudy.volumes import VolumeSet
 
     prepared, training = context.input("prepare"), context.spec["cell"]["training"]
@@ -138,6 +139,7 @@ def segmenter(context: Context) -> dict[str, Any]:
         device=context.device,
         progress=context.progress,
     )
+    record_preparation(model, prepared, context.local.get("dropped_slices", "background"))
     record = read_json(model / "config.json")
     told = {key: record.get(key) for key in ("outcome", "collapse", "ended", "validated_on")}
     return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), **told}

@@ -1,0 +1,207 @@
+"""A trained segmenter labels a new patient: slices as in its training, labels on the patient's own grid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.recognise import files_below
+from understudy.exchange.spec import ALIASES
+from understudy.files import atomic_path, read_json, write_json
+from understudy.nifti import VolumeHeader, as_stored
+from understudy.study.jobs import folder_name
+
+PREPARATION = (
+    "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
+)
+
+
+def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None:
+    """Adds to a segmenter's `config.json` what is needed to use it on a new patient.
+
+    Args:
+        model: folder of the segmenter.
+        prepared: folder of the prepare job whose patients it was trained or selected on.
+        dropped_slices: what the study makes of slices that the rule drops.
+    """
+    record = read_json(model / "config.json")
+    write_json(model / "config.json", {**record, PREPARATION: _preparation(prepared, dropped_slices)})
+
+
+def _preparation(prepared: Path, dropped_slices: str) -> dict[str, Any]:
+    spec = read_json(prepared / "spec.json")["spec"]
+    return {
+        "slices": spec["slices"],
+        "classes": read_json(prepared / "volumes" / "volumes.json")["classes"],
+        "file_patterns": spec["cohort"]["channels"],
+        "trust_array_order": spec["cohort"]["trust_array_order"],
+        "dropped_slices": dropped_slices,
+    }
+
+
+def model_folder(folder: Path) -> Path:
+    """The model of a job's folder, or the folder itself.
+
+    Raises:
+        UnderstudyError: there is no finished segmenter.
+    """
+    for found in (folder / "model", folder):
+        if (found / "segmenter.safetensors").is_file() and (found / "config.json").is_file():
+            return found
+    raise UnderstudyError(
+        "no finished segmenter in the folder",
+        where=folder,
+        fix="give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs",
+    )
+
+
+def preparation_of(model: Path) -> dict[str, Any]:
+    """How the slices of a segmenter were made: from its record, else from the job that it stands in.
+
+    Raises:
+        UnderstudyError: neither says it.
+    """
+    record = read_json(model / "config.json")
+    if PREPARATION in record:
+        return dict(record[PREPARATION])
+    job = model.parent / "spec.json"
+    if job.is_file():
+        for role, job_id in read_json(job).get("inputs", []):
+            prepared = model.parent.parent / folder_name("prepare", job_id)
+            if role == "prepare" and (prepared / "done.json").is_file():
+                return _preparation(prepared, "background")
+    raise UnderstudyError(
+        "the segmenter does not say how its slices were made",
+        where=model / "config.json",
+        fix="use it in the folder of its study (OUT/jobs/segmenter-...), or train it again with this version",
+    )
+
+
+def find_channels(
+    patient: Path, channels: tuple[str, ...], patterns: Mapping[str, str], given: Mapping[str, Path]
+) -> dict[str, Path]:
+    """The file of each channel of a patient.
+
+    Args:
+        patient: folder with NIfTI files.
+        channels: that the segmenter needs.
+        patterns: file patterns of the cohort that it was trained on; {} for BraTS.
+        given: files that the user names.
+
+    Raises:
+        UnderstudyError: a channel without a file or with several, a name that is no channel of the segmenter.
+    """
+    unknown = [name for name in given if name not in channels]
+    if unknown:
+        raise UnderstudyError(
+            f"the segmenter has no channel {', '.join(unknown)}",
+            where=f"--channel {unknown[0]}={given[unknown[0]]}",
+            fix=f"its channels are {', '.join(channels)}",
+        )
+    files = files_below(patient, (".nii", ".nii.gz"))
+    found = {
+        name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels
+    }
+    missing = [name for name in channels if not found[name] and name not in given]
+    if missing:
+        listed = ", ".join(files[:8]) or "no NIfTI file"
+        raise UnderstudyError(
+            f"the patient has no {' and no '.join(missing)}; the segmenter needs {', '.join(channels)}",
+            where=f"{patient}: there is {listed}",
+            fix=f"name the file: --channel {missing[0]}=FILE (a channel that was not acquired cannot be replaced)",
+        )
+    several = [name for name in channels if len(found[name]) > 1 and name not in given]
+    if several:
+        raise UnderstudyError(
+            f"several files could be {several[0]}",
+            where=f"{patient}: {', '.join(found[several[0]])}",
+            fix=f"name the one that is meant: --channel {several[0]}=FILE",
+        )
+    return {name: given.get(name) or patient / found[name][0] for name in channels}
+
+
+def _is_channel(file: str, name: str, pattern: str | None) -> bool:
+    """Whether a file is called as in the training, or ends as people call the channel ("_t1ce.nii.gz")."""
+    last = file.rsplit("/", 1)[-1]
+    if pattern:
+        pieces = re.split(r"(\{patient\}|\*)", pattern.rsplit("/", 1)[-1])
+        expression = "".join(
+            ".+?" if p == "{patient}" else "[^/]*" if p == "*" else re.escape(p) for p in pieces
+        )
+        return re.fullmatch(expression, last) is not None
+    tokens = "|".join(map(re.escape, {name.lower(), *ALIASES.get(name, ())}))
+    return re.fullmatch(rf"(?:.*[-_. ])?(?:{tokens})\.nii(?:\.gz)?", last, re.IGNORECASE) is not None
+
+
+def segment_patient(
+    model: Path,
+    patient: Path,
+    out: Path,
+    given: Mapping[str, Path] | None = None,
+    dropped: str | None = None,
+    device: str = "auto",
+) -> dict[str, int]:
+    """Labels a patient and writes the label volume.
+
+    Args:
+        model: folder of a segmenter, or of its job.
+        patient: folder with the patient's NIfTI volumes.
+        out: .nii or .nii.gz, on the grid and with the affine of the first channel; values as in the label volumes of
+            the training (BraTS: 1, 2, 4).
+        given: channel -> file, where names do not tell.
+        dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        Voxels of each class.
+
+    Raises:
+        UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
+    """
+    from understudy.cohort.new_patient import slice_new_patient
+    from understudy.cohort.prepare import SliceConfig
+    from understudy.segmenters.predict import load, predict_volume
+
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise UnderstudyError("the result is a NIfTI volume", where=out, fix="call it something.nii.gz")
+    folder = model_folder(model)
+    preparation = preparation_of(folder)
+    segmenter = load(folder, device)
+    files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
+    config = SliceConfig.model_validate(preparation["slices"])
+    volume, header = slice_new_patient(files, config, preparation["trust_array_order"])
+    labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
+    values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
+    table = np.array([values[name] for name in segmenter.classes], np.uint8)
+    save_labels(table[labels], header, next(iter(files.values())), out)
+    return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
+
+
+def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out: Path) -> None:
+    """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine and units.
+
+    Raises:
+        UnderstudyError: disk full, no permission.
+    """
+    image = nib.Nifti1Image(np.ascontiguousarray(as_stored(labels, header)), header.affine)
+    source = nib.load(like).header
+    image.header.set_xyzt_units(*source.get_xyzt_units())
+    for kind in ("sform", "qform"):
+        code = int(source[f"{kind}_code"])
+        getattr(image, f"set_{kind}")(header.affine, code or 1)
+    # the compression follows the name, so the temporary file has the ending of the final one
+    with atomic_path(out) as temporary:
+        ending = ".nii.gz" if out.name.endswith(".gz") else ".nii"
+        beside = temporary.with_name(temporary.name + ending)
+        try:
+            nib.save(image, beside)
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
