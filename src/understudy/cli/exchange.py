@@ -13,6 +13,9 @@ from understudy.errors import UnderstudyError
 if TYPE_CHECKING:
     from understudy.exchange.spec import FolderSpec
 
+export = typer.Typer(help="Write slice sets for other programs.", no_args_is_help=True)
+app.add_typer(export, name="export")
+
 LayoutOption = Annotated[
     str, typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, slices (a slice set).")
 ]
@@ -192,3 +195,48 @@ def segment(
         files[name] = Path(path)
     found = segment_patient(model, patient, out, files, dropped_slices, device)
     print(f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items()))
+
+
+@export.command("images")
+def export_to_images(
+    slices: Annotated[
+        Path, typer.Argument(help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices).")
+    ],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
+    from understudy.exchange.export import export_images
+    from understudy.slices import SliceSet
+
+    source = SliceSet.open(slices)
+    count = export_images(source, out, progress=not quiet)
+    codes = ",".join(f"{entry.name}={entry.code}" for entry in source.classes[1:])
+    print(f"{count} slices written to {out}; the annotation's codes are {codes}")
+
+
+@export.command("nnunet")
+def export_to_nnunet(
+    slices: Annotated[
+        Path, typer.Argument(help="Slice set (jobs/prepare-.../slices, jobs/sample-.../slices).")
+    ],
+    out: Annotated[Path, typer.Argument(help="New folder, for nnUNet_raw and nnUNet_preprocessed.")],
+    dataset_id: Annotated[int, typer.Option(min=1, max=999, help="Number of the data set.")] = 501,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "Understudy",
+    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation, over patients.")] = 5,
+    synthetic: Annotated[
+        Path | None, typer.Option(help="Further slice set: in training in every fold, never in validation.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a 2D data set that nnU-Net v2 trains on unchanged; its folds keep each patient's slices together."""
+    from understudy.exchange.export import export_nnunet
+    from understudy.slices import SliceSet
+
+    added = SliceSet.open(synthetic) if synthetic else None
+    raw = export_nnunet(SliceSet.open(slices), out, dataset_id, name, folds, added, progress=not quiet)
+    print(f"data set written to {raw}; train on it with")
+    for part in ("raw", "preprocessed", "results"):
+        print(f"  export nnUNet_{part}={(out / f'nnUNet_{part}').absolute()}")
+    print(f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 2d --verify_dataset_integrity")
+    print(f"  nnUNetv2_train {dataset_id} 2d 0")

@@ -1,0 +1,218 @@
+"""A SliceSet for other people's programs: PNG files as the paper's authors write them, and nnU-Net v2's data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from understudy.errors import UnderstudyError
+from understudy.files import write_json, writing
+from understudy.progress import track
+from understudy.slices import SliceSet
+
+# folder and end of the file's name, as in the paper's repository; other channels are called by their own names
+AUTHORS_NAMES = {"T1w": "T1", "T1wGd": "T1ce", "T2w": "T2", "FLAIR": "FLAIR", "labels": "Seg"}
+_WORKERS = 2  # threads that compress PNG files
+_COMPRESSION = 3  # of PNG: a few per cent larger than the highest level, in a third of the time
+
+
+def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> int:
+    """Writes `out/<CHANNEL>/<id>_<CHANNEL>.png` for each channel and the annotation as codes; returns the slices.
+
+    Example of a slice: T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204.
+
+    Raises:
+        UnderstudyError: the folder is not empty, disk full, no permission.
+    """
+    out = _new_folder(Path(out))
+    names = [AUTHORS_NAMES.get(channel, channel) for channel in (*slices.channels, "labels")]
+    codes = np.array([entry.code for entry in slices.classes], np.uint8)
+
+    def files(case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterable[tuple[Path, Any]]:
+        for name, pixels in zip(names, (*image, codes[labels]), strict=True):
+            yield out / name / f"{case}_{name}.png", pixels
+
+    _write(slices, np.arange(len(slices)), file_names(slices), files, progress)
+    return len(slices)
+
+
+def export_nnunet(
+    slices: SliceSet,
+    out: str | Path,
+    number: int = 501,
+    name: str = "Understudy",
+    folds: int = 5,
+    synthetic: SliceSet | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Writes a 2D data set that nnU-Net v2 trains on unchanged.
+
+    `out/nnUNet_raw/Dataset501_Understudy` holds `imagesTr`, `labelsTr` and `dataset.json`; test patients go to
+    `imagesTs` and `labelsTs`, which nnU-Net never trains on. `splits_final.json` in
+    `out/nnUNet_preprocessed/Dataset501_Understudy`, where nnU-Net looks for it, keeps the slices of a patient in one
+    fold: nnU-Net's own folds are over files, and would put neighbouring slices into training and validation.
+
+    Args:
+        slices: real or synthetic; slices without a subject are patients of their own.
+        out: new folder.
+        number, name: of the data set.
+        folds: of the cross-validation.
+        synthetic: further slices, in the training part of every fold and in no validation part.
+        seed: of the folds.
+        progress: show it.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        UnderstudyError: the folder is not empty, too few patients, sets that do not fit together, disk full.
+    """
+    if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UnderstudyError(
+            f"nnU-Net cannot call a data set Dataset{number:03d}_{name}",
+            fix="use a number from 1 to 999 and letters, digits, - and _",
+        )
+    title = f"Dataset{number:03d}_{name}"
+    index = slices.index
+    is_test = (index["split"] == "test").to_numpy() if "split" in index else np.zeros(len(index), bool)
+    training = np.flatnonzero(~is_test)
+    cases = file_names(slices)
+    subjects = index["subject"].astype(str).to_numpy() if "subject" in index else np.array(cases, object)
+    splits = patient_folds([cases[i] for i in training], subjects[training].tolist(), folds, seed)
+    added = _added(slices, synthetic)
+    for split in splits:
+        split["train"] += added
+    out = _new_folder(Path(out))
+    raw = out / "nnUNet_raw" / title
+
+    def write(part: SliceSet, rows: NDArray[np.int64], names: Sequence[str], kind: str) -> None:
+        order = [part.channels.index(channel) for channel in slices.channels]
+        own = [c.name for c in slices.classes]
+        table = np.array([own.index(c.name) for c in part.classes], np.uint8)
+
+        def files(
+            case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]
+        ) -> Iterable[tuple[Path, Any]]:
+            for position, pixels in enumerate(image[order]):
+                yield raw / f"images{kind}" / f"{case}_{position:04d}.png", pixels
+            yield raw / f"labels{kind}" / f"{case}.png", table[labels]
+
+        _write(part, rows, names, files, progress)
+
+    write(slices, training, cases, "Tr")
+    if synthetic is not None:
+        write(synthetic, np.arange(len(synthetic)), added, "Tr")
+    if is_test.any():
+        write(slices, np.flatnonzero(is_test), cases, "Ts")
+    write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
+    write_json(raw / "dataset.json", _dataset(slices, len(training) + len(added), name))
+    return raw
+
+
+def _dataset(slices: SliceSet, count: int, name: str) -> dict[str, Any]:
+    """nnU-Net's description of a data set."""
+    return {
+        "name": name,
+        "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
+        "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
+        "numTraining": count,
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+        "source": {"content_hash": slices.content_hash},
+    }
+
+
+def patient_folds(
+    cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int
+) -> list[dict[str, list[str]]]:
+    """Cross-validation over patients: each patient's cases are in one validation part, and in it only.
+
+    Raises:
+        UnderstudyError: fewer patients than folds, or less than two folds.
+    """
+    patients = np.unique(np.asarray(subjects, str))
+    if folds < 2 or len(patients) < folds:
+        raise UnderstudyError(
+            f"{folds} folds of {len(patients)} patients", fix=f"use from 2 to {max(2, len(patients))} folds"
+        )
+    fold_of = {p: i % folds for i, p in enumerate(np.random.default_rng(seed).permutation(patients).tolist())}
+    of_case = [fold_of[subject] for subject in map(str, subjects)]
+    return [
+        {
+            "train": [case for case, own in zip(cases, of_case, strict=True) if own != fold],
+            "val": [case for case, own in zip(cases, of_case, strict=True) if own == fold],
+        }
+        for fold in range(folds)
+    ]
+
+
+def _added(slices: SliceSet, synthetic: SliceSet | None) -> list[str]:
+    """Names of the further slices, after a check that they fit."""
+    if synthetic is None:
+        return []
+    missing = sorted(set(slices.channels) - set(synthetic.channels))
+    unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
+    if missing or unknown or synthetic.resolution != slices.resolution:
+        what = f"channel {missing[0]} is missing" if missing else f"class {unknown[0]} is unknown" if unknown else (
+            f"{synthetic.resolution} pixels, not {slices.resolution}"
+        )  # fmt: skip
+        raise UnderstudyError(
+            f"the sets do not fit together: {what}", where=synthetic.path, fix="use sets of one study"
+        )
+    return [f"synthetic_{case}" for case in file_names(synthetic)]
+
+
+def file_names(slices: SliceSet) -> list[str]:
+    """The ids as names of files, made different where only characters that files cannot have set them apart."""
+    names = [
+        re.sub(r"[^A-Za-z0-9_.-]+", "_", str(entry)).strip("._") or "slice" for entry in slices.index["id"]
+    ]
+    if len({n.lower() for n in names}) == len(names):
+        return names
+    width = len(str(len(names)))
+    return [f"{name}_{i:0{width}d}" for i, name in enumerate(names)]
+
+
+def _write(
+    slices: SliceSet,
+    rows: NDArray[np.int64],
+    cases: Sequence[str],
+    files: Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], Iterable[tuple[Path, Any]]],
+    progress: bool,
+) -> None:
+    """Writes the files of slices; `cases` are names of the set's rows."""
+
+    def save(job: tuple[Path, Any]) -> None:
+        Image.fromarray(np.ascontiguousarray(job[1])).save(job[0], compress_level=_COMPRESSION)
+
+    made: set[Path] = set()
+    with track(len(rows), "writing", "slices", show=progress) as meter, ThreadPoolExecutor(_WORKERS) as pool:
+        for block, images, labels in slices.blocks(rows):
+            jobs = [
+                job for row, image, label in zip(block.tolist(), images, labels, strict=True)
+                for job in files(cases[row], image, label)
+            ]  # fmt: skip
+            with writing(jobs[0][0].parent):
+                for folder in {path.parent for path, _ in jobs} - made:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    made.add(folder)
+                list(pool.map(save, jobs))
+            meter.advance(len(block))
+
+
+def _new_folder(out: Path) -> Path:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UnderstudyError(
+            "the folder is not empty", where=out, fix="use a new folder, or delete this one"
+        )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return out
