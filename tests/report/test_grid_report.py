@@ -52,7 +52,8 @@ def with_records(data: ReportData, root: Path) -> dict[tuple[str, int], Path]:
                 "sources": real | {"synthetic": {"slices": 40}},
                 "samples": 6400,
                 "best_samples": 3200,
-                "training": {"validation": "real"},
+                "validated_on": {"kind": "real", "patients": 3},
+                "ended": "budget",
             }
             (folder / "config.json").write_text(json.dumps(record))
             histories[s.id, repeat] = folder / "history.jsonl"

@@ -318,10 +318,10 @@ def test_undefined_scores_become_null(study: ReportData, tmp_path: Path) -> None
 def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData], tmp_path: Path) -> None:
     data = study_factory(patients=2)
     data.segmenter_histories["synthetic.unet.aug", 1].with_name("config.json").write_text(
-        '{"outcome": "collapsed"}'
+        '{"outcome": "collapsed", "collapse": "the loss was not finite"}'
     )
     elements, _ = built(data, tmp_path)
-    assert "The training of “Synthetic”, repeat 1, collapsed" in elements.text
+    assert "1 of 2 trainings of “Synthetic” collapsed (repeat 2: the loss was not finite)" in elements.text
     for table in ("dice", "hd", "dice_paper", "misses", "conventions"):
         frame = pd.read_csv(tmp_path / "tables" / f"{table}.csv").set_index("setting")
         assert set(frame.loc[["synthetic.unet.aug"], "n_collapsed"]) == {1}, table

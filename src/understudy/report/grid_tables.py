@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import product
 from typing import Any
 
@@ -31,7 +30,7 @@ from understudy.report.table import (
     without_collapsed,
 )
 
-VALIDATION = {"real": "real patients", "same_as_training": "as trained on"}
+VALIDATION = {"real": "real patients", "synthetic": "synthetic slices", "none": "nothing"}
 
 
 def training_sets(data: ReportData, settings: list[Setting]) -> Table:
@@ -41,7 +40,7 @@ def training_sets(data: ReportData, settings: list[Setting]) -> Table:
         runs = [run for (setting, _), run in data.runs.items() if setting == s.id]
         real, synthetic = (_each(runs, "sources", kind, "slices") for kind in ("real", "synthetic"))
         patients, seen = _each(runs, "sources", "real", "patients"), _each(runs, "samples")
-        kinds = Counter(str(_inside(run, "training", "validation") or "unknown") for run in runs)
+        kinds = {str(_inside(run, "validated_on", "kind") or "unknown") for run in runs}
         validation = ", ".join(VALIDATION.get(kind, kind) for kind in sorted(kinds)) or "unknown"
         broken, of = collapsed_of(data, s)
         body.append(
@@ -68,7 +67,7 @@ def training_sets(data: ReportData, settings: list[Setting]) -> Table:
     note = (
         "Different slices in the training set, patients that the real ones come from, and slices shown in training,"
         " some of them many times. Chosen by: what the validation Dice that picks the weights is measured on; chosen"
-        " at: after how many slices. A collapsed training found nothing, or its loss was no number any more."
+        " at: after how many slices. A collapsed training finds nothing, or its loss was no number any more."
     )
     header = [
         "Trained on", "Real slices", "Patients", "Synthetic slices", "Slices shown", "Chosen by", "Chosen at",

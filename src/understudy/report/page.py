@@ -36,6 +36,7 @@ from understudy.report.gallery import Gallery, make_gallery, segmentations
 from understudy.report.health import faults, health_lines
 from understudy.report.latex import latex
 from understudy.report.pictures import colours
+from understudy.report.table import collapsed_of
 from understudy.report.tables import (
     Table,
     patient_means,
@@ -153,12 +154,21 @@ def _page(
 
 def _collapsed(data: ReportData) -> list[str]:
     """Trainings that broke down: they stay in every mean, and the reader must know."""
-    labels = {s.id: s.label for s in data.settings}
-    return [
-        f"The training of “{labels.get(setting, setting)}”, repeat {repeat}, collapsed: its network finds"
-        " nothing. It counts in every mean."
-        for setting, repeat in sorted(data.collapsed)
-    ]
+    said = []
+    for setting in data.settings:
+        broken = sorted(repeat for name, repeat in data.collapsed if name == setting.id)
+        if not broken:
+            continue
+        of = collapsed_of(data, setting)[1]
+        reasons = {
+            str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken
+        }
+        which = count(len(broken), "repeat").split()[1] + " " + ", ".join(str(r + 1) for r in broken)
+        said.append(
+            f"{len(broken)} of {count(of, 'training')} of “{setting.label}” collapsed"
+            f" ({which}: {'; '.join(sorted(reasons))}). All count in every mean; the tables say what it is without."
+        )
+    return said
 
 
 def _patient_panels(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[figures.Panel]:
