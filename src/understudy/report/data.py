@@ -225,8 +225,8 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
         generator = row["generator"] if isinstance(row["generator"], str) else ""
         augmentation, training = bool(row["augmentation"]), str(row["training"])
         share, fraction = _optional(row.get("real_share")), _optional(row.get("real_fraction"))
-        label = _trained_on(training, share, 1.0 if fraction is None else fraction)
-        label += f" ({generator})" if generator and len(generators) > 1 else ""
+        named = generator if len(generators) > 1 else ""
+        label = _trained_on(training, share, 1.0 if fraction is None else fraction, named)
         label += f", {row['segmenter']}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
@@ -261,13 +261,15 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
     )
 
 
-def _trained_on(training: str, share: float | None, fraction: float) -> str:
-    """E.g. "Real + synthetic (20 % of patients)", "5 % real, 95 % synthetic"."""
+def _trained_on(training: str, share: float | None, fraction: float, generator: str) -> str:
+    """E.g. "Real + synthetic (stylegan2, 20 % of patients)", "5 % real, 95 % synthetic"."""
+    parts = [generator] if generator else []
     if training == "ratio":
-        return f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
-    label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
-    parts = [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
-    parts += [f"{percent_of(share)} of samples real"] if share is not None else []
+        label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
+    else:
+        label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
+        parts += [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
+        parts += [f"{percent_of(share)} of samples real"] if share is not None else []
     return f"{label} ({', '.join(parts)})" if parts else label
 
 

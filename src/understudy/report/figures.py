@@ -254,7 +254,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
     with _axes(
         (
             min(max(9.0, 1.5 + 0.28 * len(sites) * len(settings)), 12) if wide else width,
-            3.2 + 0.2 * (len(settings) // 4),
+            3.2 + 0.2 * (len(settings) // (4 if wide else 2)),
         )
     ) as (figure, axes):
         step = 0.72 / max(len(settings), 1)
@@ -274,7 +274,9 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
         )
         axes.set(title="By hospital", ylabel="Dice, mean over the classes", ylim=(-0.03, 1.03))
         axes.grid(axis="x", visible=False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, handletextpad=0.1,
+        longest = max(len(s.label) for s in settings)
+        columns = 3 if wide or longest < 20 else 2 if longest < 28 else 1
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, handletextpad=0.1,
                       columnspacing=1.0)  # fmt: skip
         return [
             _panel(figure, f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.", wide)

@@ -50,6 +50,7 @@ from understudy.slices import SliceSet
 __all__ = ["ReportData", "Setting", "build_report"]
 
 FORMAT = "understudy-report-1"
+MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the yardstick in their slices
 
 
 def build_report(data: ReportData, out: Path) -> Path:
@@ -228,7 +229,8 @@ def _forest(answer: Answer, margin: float) -> dict[str, Any] | None:
         return round(100 * min(max(share, 0.0), top) / top, 2)
 
     rows = []
-    for c in shown:
+    first = [c for c in shown if c.primary] if len(shown) > MOST_ROWS else shown
+    for c in [*first, *(c for c in shown if c not in first)]:
         low, high = (v if math.isfinite(v) else c.relative.value for v in (c.relative.low, c.relative.high))
         rows.append(
             {
@@ -245,7 +247,8 @@ def _forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     step = 0.25 if top <= 1.5 else 0.5
     ticks = [step * i for i in range(int(top / step) + 1)]
     return {
-        "rows": rows,
+        "rows": rows[: len(first)],
+        "more": rows[len(first) :],
         "ticks": [{"at": place(t), "text": percent(t)} for t in ticks],
         "one": place(1.0),
         "zone": place(1 - margin),

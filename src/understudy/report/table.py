@@ -111,7 +111,7 @@ def without_collapsed(
         rest = {"value": entry.get("value_without_collapsed", np.nan), "n_repeats": of - broken}
         rest["sd"] = entry.get("sd_without_collapsed", np.nan)
         cells.append([f"{broken} of {of}", spread(pd.Series(rest), digits) if broken else ""])
-    return ["Collapsed", "Mean of the others"], cells
+    return ["Collapsed", "Without"], cells
 
 
 IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
