@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from understudy.cli import cohort, exchange, generators, score, study  # noqa: F401
+from understudy.cli import cohort, exchange, generators, quality, score, study  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import explain_os_error

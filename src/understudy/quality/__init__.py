@@ -1,1 +1,1 @@
-"""Image quality: feature extractors and distances between sets of slices, and the quality of annotations."""
+"""How near synthetic slices are to real ones: feature extractors, distances between sets, and their floors."""

@@ -1,0 +1,154 @@
+"""The command that measures how near synthetic slices are to real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.base import DeviceOption, QuietOption, app, print_table
+from understudy.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from understudy.quality.measure import Row
+    from understudy.quality.rules import Resize
+    from understudy.slices import SliceSet
+
+
+@app.command()
+def quality(
+    real: Annotated[
+        Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
+    ],
+    synthetic: Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")],
+    heldout: Annotated[
+        Path | None,
+        typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
+    ] = None,
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random (default), unet, inception2015, radimagenet_inception, radimagenet_resnet50, dinov2; may be"
+            " repeated."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of weights for each extractor that needs one, in their order; nothing is downloaded."
+        ),
+    ] = None,
+    weights_sha256: Annotated[
+        list[str] | None,
+        typer.Option(help="SHA-256 that each of these files must have [default: the published one]."),
+    ] = None,
+    segmenter: Annotated[
+        Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Channels to compare, e.g. T1wGd (the paper's) [default: all].")
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(help="antialiased_bicubic, or tf1 to compare with numbers of the first FID code.")
+    ] = "antialiased_bicubic",
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Also the distance at infinitely many slices.")
+    ] = False,
+    neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall, density, coverage.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of random subsets.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for quality.json, quality.parquet and kept features.")
+    ] = Path("understudy-quality"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print quality.json.")] = False,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
+    from understudy.quality.features import FeatureCache
+    from understudy.quality.measure import QualityConfig, measure
+    from understudy.quality.results import write_results
+    from understudy.quality.sets import make_parts
+
+    names = extractor or ["random"]
+    first, second = (_open(p, out / "read") for p in (real, synthetic))
+    others = _open(heldout, out / "read") if heldout is not None else None
+    parts = make_parts(first, second, others, channels.split(",") if channels else None)
+    config = QualityConfig.model_validate(
+        {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
+    )
+    rows: list[Row] = []
+    for name, file, digest in _files(names, weights or [], weights_sha256 or []):
+        from understudy.study.quality_extractors import make_extractor
+
+        made = make_extractor(name, file, digest, segmenter, _resize(resize), device)
+        rows += measure(parts, made, FeatureCache(out / "features"), config, progress=not quiet)
+    write_results(out, rows, parts, config)
+    if as_json:
+        print((out / "quality.json").read_text(encoding="utf-8"), end="")
+        return
+    _print(rows)
+    print(f"all numbers: {out / 'quality.json'}")
+
+
+def _resize(word: str) -> Resize:
+    if word not in ("antialiased_bicubic", "tf1"):
+        raise UnderstudyError(
+            f"there is no way of resizing called {word!r}", fix="use antialiased_bicubic or tf1"
+        )
+    return word  # type: ignore[return-value]  # checked above
+
+
+def _open(path: Path, read_into: Path) -> SliceSet:
+    """A slice set, or a folder of images as one."""
+    from understudy.exchange.read import read_folder
+    from understudy.exchange.spec import FolderSpec
+    from understudy.files import sha256_json
+    from understudy.slices import SliceSet
+
+    if (path / "index.parquet").is_file() or not path.is_dir():
+        return SliceSet.open(path)
+    return read_folder(path, FolderSpec(), read_into / sha256_json(str(path.absolute()))[:12])
+
+
+def _files(
+    names: list[str], weights: list[Path], digests: list[str]
+) -> list[tuple[str, Path | None, str | None]]:
+    """(extractor, its file, its stated hash); files belong to those that need one, in their order."""
+    from understudy.quality.extractors import needs_a_file
+
+    needing = [n for n in names if needs_a_file(n)]
+    if len(weights) > len(needing) or (digests and len(digests) != len(weights)):
+        raise UnderstudyError(
+            f"{len(weights)} files of weights and {len(digests)} hashes for {len(needing)} extractors that need a file",
+            fix="give --weights (and --weights-sha256) once for each of them, in their order",
+        )
+    stated: list[str | None] = [*digests] if digests else [None] * len(weights)
+    given = dict(zip(needing, zip(weights, stated, strict=True), strict=False))
+    return [(name, *given.get(name, (None, None))) for name in names]
+
+
+def _print(rows: list[Row]) -> None:
+    from understudy.quality.words import LABELS
+
+    header = [
+        "Extractor",
+        "Channel",
+        "Metric",
+        "Synthetic",
+        "At the floor's n",
+        "Floor: held-out",
+        "±",
+        "Note",
+    ]
+    body = [
+        [r.extractor, r.channel, LABELS.get(r.metric, r.metric), f"{r.value:.4g}", f"{r.matched:.4g}",
+         f"{r.floor:.4g}", f"{r.floor_sd:.2g}", r.note]
+        for r in rows
+    ]  # fmt: skip
+    print_table(header, [[cell.replace("nan", "–") for cell in row] for row in body])
+    first = rows[0]
+    print(
+        f"{first.n_synthetic:,} synthetic slices, {first.n_real:,} real ones of {first.patients_real} patients; floor:"
+        f" {first.n_heldout:,} slices of {first.patients_heldout} other patients"
+    )

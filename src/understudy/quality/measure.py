@@ -1,0 +1,352 @@
+"""Every metric of synthetic against real slices, and beside it the same of held-out patients against real slices.
+
+A distance says little by itself: real slices of other patients have one too. Each number therefore comes with
+
+- `floor`: held-out against training patients, everything else the same;
+- `matched`: synthetic slices at the held-out number, since most metrics depend on how many slices they see;
+- `floor_mean`, `floor_sd`: over random divisions of the same patients into as many training and held-out ones. Whole
+  patients are drawn, without replacement: patients drawn twice would look like copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.errors import UnderstudyError
+from understudy.quality.extractor import Classifier, Extractor, Features
+from understudy.quality.features import FeatureCache
+from understudy.quality.frechet import between_features, extrapolated
+from understudy.quality.inception_score import inception_score
+from understudy.quality.kernel import kernel_distance
+from understudy.quality.neighbours import neighbourhoods
+from understudy.quality.sets import Part, Parts
+
+FRECHET = "frechet_distance"
+KERNEL = "kernel_distance"
+SCORE = "inception_score"
+NEIGHBOURS = ("precision", "recall", "density", "coverage")
+MEAN = "mean"
+"""Name in results of the average over channels."""
+
+_Value = tuple[float, float]  # and its standard deviation or standard error, NaN if there is none
+_Metric = Callable[[Features, Features, np.random.Generator], dict[str, _Value]]
+
+
+class QualityConfig(BaseModel):
+    """How sets are compared.
+
+    Example:
+        >>> QualityConfig().neighbours
+        5
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    neighbours: int = Field(5, ge=1, description="k of precision, recall, density and coverage")
+    neighbours_slices: int = Field(
+        5000, ge=10, description="most slices of a side in these four; a random choice of more"
+    )
+    kernel_subsets: int = Field(100, ge=1, description="random subsets of the kernel distance")
+    kernel_floor_subsets: int = Field(10, ge=1, description="the same for floors and matched numbers")
+    kernel_size: int = Field(1000, ge=2, description="slices of a side in each")
+    score_splits: int = Field(10, ge=1, description="parts of the inception score")
+    matched: int = Field(5, ge=1, description="random choices of synthetic slices at the held-out number")
+    divisions: int = Field(10, ge=0, description="random divisions of patients for the floor's spread")
+    extrapolate: bool = Field(
+        False, description="also the Frechet distance at infinitely many slices, with its standard error"
+    )
+    too_few: Literal["refuse", "leave_out"] = Field(
+        "refuse",
+        description="a Frechet distance of fewer slices than dimensions: refuse, or leave it out and say so",
+    )
+    seed: int = Field(0, ge=0, description="of all random choices")
+
+
+@dataclass
+class Row:
+    """One number with all that is needed to read it. NaN where something is not defined.
+
+    Attributes:
+        metric, channel, extractor, extractor_sha256, rule, dimension: what was measured how.
+        n_real, n_synthetic, n_heldout: slices.
+        patients_real, patients_heldout: patients.
+        value, sd: synthetic against real slices, all of them; spread over subsets, or the standard error.
+        matched, matched_sd: the same with n_heldout synthetic slices: mean and spread over random choices.
+        floor: held-out against real slices.
+        floor_mean, floor_sd: the same over random divisions of the patients.
+        note: what the number's reader must know.
+    """
+
+    metric: str
+    channel: str
+    extractor: str
+    extractor_sha256: str
+    rule: dict[str, Any]
+    dimension: int
+    n_real: int
+    n_synthetic: int
+    n_heldout: int = 0
+    patients_real: int = 0
+    patients_heldout: int = 0
+    value: float = float("nan")
+    sd: float = float("nan")
+    matched: float = float("nan")
+    matched_sd: float = float("nan")
+    floor: float = float("nan")
+    floor_mean: float = float("nan")
+    floor_sd: float = float("nan")
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Features of a part's rows, and the patient of each as a number; None for synthetic slices."""
+
+    features: Features
+    patients: NDArray[np.int64] | None = field(default=None)
+
+
+def measure(
+    parts: Parts, extractor: Extractor, cache: FeatureCache, config: QualityConfig, progress: bool = False
+) -> list[Row]:
+    """All metrics of one extractor, per channel and averaged over channels.
+
+    Raises:
+        UnderstudyError: fewer slices than the extractor has dimensions (unless `extrapolate` or `too_few` says
+            otherwise) or than a metric needs, real slices that all look the same.
+    """
+    _refuse_too_few(parts, extractor, config)
+    sets = {part.name: part for part in (parts.real, parts.synthetic, parts.heldout) if part is not None}
+    features = {
+        name: cache.features(part.slices, parts.channels, extractor, progress=progress)
+        for name, part in sets.items()
+    }
+    rows = []
+    for channel in features["real"]:
+        own = {name: features[name][channel] for name in sets}
+        if np.ptp(own["real"][parts.real.rows], axis=0).max() == 0:
+            raise UnderstudyError(
+                f"the real slices all look the same to the extractor {extractor.name}",
+                where=f"{parts.real.slices.path}, channel {channel}",
+                fix="check the set: are its slices empty?",
+            )
+        rows += _of_channel(parts, own, channel, extractor, config)
+    return rows + _averages(rows)
+
+
+def _refuse_too_few(parts: Parts, extractor: Extractor, config: QualityConfig) -> None:
+    if config.extrapolate or config.too_few == "leave_out":
+        return
+    for part in (parts.real, parts.synthetic):
+        if len(part.rows) < extractor.dimension:
+            raise UnderstudyError(
+                f"{len(part.rows)} {part.name} slices for features of {extractor.dimension} dimensions"
+                f" ({extractor.name}): their Frechet distance would be mostly bias",
+                where=part.slices.path,
+                fix="give more slices, an extractor of fewer dimensions, or extrapolate (--extrapolate)",
+            )
+
+
+def _of_channel(
+    parts: Parts, features: dict[str, Features], channel: str, extractor: Extractor, config: QualityConfig
+) -> list[Row]:
+    coded = _patient_codes(parts)
+    real = _Side(features["real"][parts.real.rows], coded["real"])
+    synthetic = features["synthetic"]
+    if len(parts.synthetic.rows) < len(synthetic):
+        synthetic = synthetic[parts.synthetic.rows]
+    held = parts.heldout
+    heldout = None if held is None else _Side(features["held-out"][held.rows], coded["held-out"])
+    rows: list[Row] = []
+    quick = _metrics(extractor, config, config.kernel_floor_subsets)
+    for name, (keys, metric) in _metrics(extractor, config, config.kernel_subsets).items():
+        rng = np.random.default_rng([config.seed, len(rows)])
+        found, note = _valued(metric, keys, real.features, synthetic, rng, config)
+        floors, trouble = _floors(quick[name][1], real, synthetic, heldout, config)
+        for key, (value, sd) in found.items():
+            row = _row(parts, channel, extractor, coded, key, value, sd)
+            for column, numbers in floors.items():
+                setattr(row, column, numbers.get(key, float("nan")))
+            row.note = _note(row, note, trouble)
+            rows.append(row)
+    return rows
+
+
+def _patient_codes(parts: Parts) -> dict[str, NDArray[np.int64] | None]:
+    """Part -> number of the patient of each row; held-out patients count on from the real ones."""
+    if parts.heldout is None:
+        return {"real": None}
+    real = np.unique(parts.real.patients, return_inverse=True)[1].astype(np.int64)
+    heldout = np.unique(parts.heldout.patients, return_inverse=True)[1].astype(np.int64)
+    return {"real": real, "held-out": heldout + real.max() + 1}
+
+
+def _row(
+    parts: Parts, channel: str, extractor: Extractor, coded: dict[str, NDArray[np.int64] | None],
+    key: str, value: float, sd: float,
+) -> Row:  # fmt: skip
+    held = coded.get("held-out")
+    return Row(
+        metric=key,
+        channel=channel,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        rule=extractor.rule,
+        dimension=extractor.dimension,
+        n_real=len(parts.real.rows),
+        n_synthetic=len(parts.synthetic.rows),
+        n_heldout=0 if parts.heldout is None else len(parts.heldout.rows),
+        patients_real=_patients(parts.real),
+        patients_heldout=0 if held is None else len(np.unique(held)),
+        value=value,
+        sd=sd,
+    )
+
+
+def _patients(part: Part) -> int:
+    return len(set(part.patients)) if "subject" in part.slices.index else 0
+
+
+def _metrics(
+    extractor: Extractor, config: QualityConfig, subsets: int
+) -> dict[str, tuple[tuple[str, ...], _Metric]]:
+    """Group -> its metrics' names, and the function of real and other features that gives them."""
+
+    def frechet(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
+        enough = min(len(real), len(other)) >= extractor.dimension
+        return {FRECHET: (between_features(real, other) if enough else float("nan"), float("nan"))}
+
+    def infinite(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
+        found = extrapolated(real, other, rng)
+        return {f"{FRECHET}_infinity": (found.value, found.error)}
+
+    def kernel(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
+        return {KERNEL: kernel_distance(real, other, rng, subsets, config.kernel_size)}
+
+    def neighbours(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
+        real, other = (_choice(x, config.neighbours_slices, rng) for x in (real, other))
+        found = neighbourhoods(real, other, config.neighbours)
+        return {k: (v, float("nan")) for k, v in asdict(found).items()}
+
+    def score(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
+        assert isinstance(extractor, Classifier)
+        return {SCORE: inception_score(extractor.logits(other), rng, config.score_splits)}
+
+    found: dict[str, tuple[tuple[str, ...], _Metric]] = {"frechet": ((FRECHET,), frechet)}
+    if config.extrapolate:
+        found["infinite"] = ((f"{FRECHET}_infinity",), infinite)
+    found |= {"kernel": ((KERNEL,), kernel), "neighbours": (NEIGHBOURS, neighbours)}
+    if isinstance(extractor, Classifier):
+        found["score"] = ((SCORE,), score)
+    return found
+
+
+def _choice(features: Features, most: int, rng: np.random.Generator) -> Features:
+    """At most so many rows, without replacement."""
+    if len(features) <= most:
+        return features
+    return features[np.sort(rng.choice(len(features), most, replace=False))]
+
+
+def _valued(
+    metric: _Metric,
+    keys: tuple[str, ...],
+    real: Features,
+    other: Features,
+    rng: np.random.Generator,
+    config: QualityConfig,
+) -> tuple[dict[str, _Value], str]:
+    """The numbers and "", or NaN and why, if sets that are too small are to be left out and not refused."""
+    try:
+        return metric(real, other, rng), ""
+    except UnderstudyError as error:
+        if config.too_few == "refuse":
+            raise
+        return dict.fromkeys(keys, (float("nan"), float("nan"))), f"not computed: {error.what}"
+
+
+def _floors(
+    metric: _Metric, real: _Side, synthetic: Features, heldout: _Side | None, config: QualityConfig
+) -> tuple[dict[str, dict[str, float]], str]:
+    """Column of `Row` -> metric -> number, at the held-out number of slices; why there is none, else ""."""
+    if heldout is None:
+        return {}, "no held-out patients, so there is no floor"
+    n = len(heldout.features)
+    rng = np.random.default_rng([config.seed, 1000])
+    try:
+        floor = metric(real.features, heldout.features, rng)
+        matched = [
+            metric(real.features, _choice(synthetic, n, rng), rng)
+            for _ in range(config.matched if len(synthetic) > n else 1)
+        ]
+        divided = [metric(a, b, rng) for a, b in _divisions(real, heldout, config.divisions, rng)]
+    except UnderstudyError as error:
+        return {}, f"no floor: {error.what}"
+    out: dict[str, dict[str, float]] = {"floor": {k: v for k, (v, _) in floor.items()}}
+    out["matched"], out["matched_sd"] = _mean_sd(matched)
+    out["floor_mean"], out["floor_sd"] = _mean_sd(divided)
+    return out, ""
+
+
+def _mean_sd(found: list[dict[str, _Value]]) -> tuple[dict[str, float], dict[str, float]]:
+    keys = found[0] if found else {}
+    values = {k: np.array([f[k][0] for f in found]) for k in keys}
+    return (
+        {k: float(v.mean()) for k, v in values.items()},
+        {k: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for k, v in values.items()},
+    )
+
+
+def _divisions(
+    real: _Side, heldout: _Side, count: int, rng: np.random.Generator
+) -> Iterator[tuple[Features, Features]]:
+    """Random divisions of all real patients into as many real and held-out ones as there are."""
+    if real.patients is None or heldout.patients is None:
+        return
+    features = np.concatenate([real.features, heldout.features])
+    patients = np.concatenate([real.patients, heldout.patients])
+    held = len(np.unique(heldout.patients))
+    for _ in range(count):
+        out = np.isin(patients, rng.choice(patients.max() + 1, held, replace=False))
+        yield features[~out], features[out]
+
+
+def _note(row: Row, note: str, trouble: str) -> str:
+    if not note and np.isnan(row.value):
+        return f"not computed: fewer slices than the {row.dimension} dimensions"
+    if not trouble and np.isnan(row.floor):
+        trouble = f"no floor: {row.n_heldout} held-out slices are fewer than the {row.dimension} dimensions"
+    return note or trouble
+
+
+def _averages(rows: list[Row]) -> list[Row]:
+    """Rows called "mean": every number averaged over the channels; nothing if there is only one."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.metric, []).append(row)
+    out = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        first = asdict(group[0])
+        for column in ("value", "matched", "floor", "floor_mean"):
+            first[column] = float(np.mean([getattr(r, column) for r in group]))
+        spreads = dict.fromkeys(
+            ("sd", "matched_sd", "floor_sd"), float("nan")
+        )  # channels are not independent
+        out.append(Row(**{**first, **spreads, "channel": MEAN}))
+    return out
+
+
+def as_frame(rows: list[Row]) -> pd.DataFrame:
+    """The raw numbers, one row each, the rule as JSON text."""
+    from understudy.files import canonical_json
+
+    return pd.DataFrame([{**asdict(r), "rule": canonical_json(r.rule)} for r in rows])

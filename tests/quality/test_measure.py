@@ -1,0 +1,224 @@
+"""Whole measurements: features kept and continued, floors by patient, averages, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import Pooled, slice_set
+
+from understudy.errors import UnderstudyError
+from understudy.quality.features import FeatureCache
+from understudy.quality.frechet import between_features
+from understudy.quality.measure import QualityConfig, Row, measure
+from understudy.quality.results import write_results
+from understudy.quality.sets import make_parts
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+
+PEOPLE = ("a", "b", "c", "d", "e", "f")
+SPLITS = ("train", "train", "train", "train", "val", "val")
+
+
+def config(**changes: Any) -> QualityConfig:
+    return QualityConfig.model_validate({"divisions": 3, "kernel_subsets": 3, "kernel_size": 40, **changes})
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> SliceSet:
+    """Four training patients of 30 slices, two held-out ones."""
+    return slice_set(tmp_path_factory.mktemp("real") / "set", 180, 0, patients=PEOPLE, splits=SPLITS)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SliceSet:
+    """Channels in another order than the real set's, and brighter."""
+    return slice_set(
+        tmp_path_factory.mktemp("synthetic") / "set", 150, 1, shift=30, channels=("FLAIR", "T1w")
+    )
+
+
+def by_metric(rows: list[Row], channel: str) -> dict[str, Row]:
+    return {r.metric: r for r in rows if r.channel == channel}
+
+
+def test_every_number_has_its_floor(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path), config())
+    assert {r.channel for r in rows} == {"T1w", "FLAIR", "mean"}
+    found = by_metric(rows, "T1w")
+    assert list(found) == [
+        "frechet_distance",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    ]
+    for row in found.values():
+        assert (row.n_real, row.n_synthetic, row.n_heldout) == (120, 150, 60)
+        assert (row.patients_real, row.patients_heldout) == (4, 2)
+        assert all(
+            math.isfinite(v) for v in (row.value, row.matched, row.floor, row.floor_mean, row.floor_sd)
+        )
+    # by hand, from the pixels: brighter slices are far off, other patients are not
+    train, val = real.rows(split="train"), real.rows(split="val")
+    one, two = (Pooled().features(real.read(r)[0][:, 0]) for r in (train, val))
+    other = Pooled().features(synthetic.read(slice(None))[0][:, 1])
+    assert found["frechet_distance"].value == pytest.approx(between_features(one, other))
+    assert found["frechet_distance"].floor == pytest.approx(between_features(one, two))
+    assert found["frechet_distance"].value > 5 * found["frechet_distance"].floor
+    assert found["coverage"].matched < found["coverage"].floor
+
+
+def test_averages_are_over_channels(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path), config())
+    mean = by_metric(rows, "mean")["recall"]
+    parts = [by_metric(rows, c)["recall"] for c in ("T1w", "FLAIR")]
+    assert mean.value == pytest.approx(sum(p.value for p in parts) / 2)
+    assert mean.floor == pytest.approx(sum(p.floor for p in parts) / 2)
+    one = measure(make_parts(real, synthetic, channels=["FLAIR"]), Pooled(), FeatureCache(tmp_path), config())
+    assert {r.channel for r in one} == {"FLAIR"}
+    assert [r.value for r in one] == [r.value for r in rows if r.channel == "FLAIR"]
+
+
+def test_an_extractor_of_all_channels_gets_them_by_name(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path
+) -> None:
+    joint = Pooled(channels=("FLAIR", "T1w"))
+    rows = measure(make_parts(real, synthetic), joint, FeatureCache(tmp_path), config())
+    assert {r.channel for r in rows} == {"all"}
+    kept = FeatureCache(tmp_path).features(synthetic, (), joint)["all"]
+    np.testing.assert_allclose(kept, joint.features(synthetic.read(slice(None))[0]))
+
+
+def test_features_are_computed_once_and_continued_by_block(real: SliceSet, tmp_path: Path) -> None:
+    class Stops(Pooled):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            if self.seen >= 100:
+                raise KeyboardInterrupt
+            return super().features(images)
+
+    cache, stops = FeatureCache(tmp_path), Stops()
+    with pytest.raises(KeyboardInterrupt):
+        cache.features(real, ["T1w"], stops, block=50)
+    goes_on = Pooled()
+    found = cache.features(real, ["T1w"], goes_on, block=50)["T1w"]
+    assert (stops.seen, goes_on.seen) == (100, 80)
+    np.testing.assert_array_equal(found, Pooled().features(real.read(slice(None))[0][:, 0]))
+    again = Pooled()
+    cache.features(real, ["T1w"], again, block=64)
+    assert again.seen == 0
+    other = Pooled()
+    other.sha256 = "1" * 64  # other weights are another extractor
+    cache.features(real, ["T1w"], other)
+    assert other.seen == 180
+
+
+def test_the_floors_spread_is_by_patient(tmp_path: Path) -> None:
+    """Patients far from each other: dividing patients moves the floor a lot, dividing slices would not."""
+    writer = SliceWriter(tmp_path / "s", ["T1w"], evenly_coded({1: "lesion"}), 8)
+    rng, patients = np.random.default_rng(0), 8
+    level = np.repeat(np.linspace(20, 230, patients), 20)
+    images = np.clip(level[:, None, None, None] + rng.normal(0, 8, (160, 1, 8, 8)), 0, 255).astype(np.uint8)
+    rows = [{"subject": f"p{i // 20}", "split": "val" if i >= 120 else "train"} for i in range(160)]
+    writer.append(images, np.zeros((160, 8, 8), np.uint8), rows)
+    real = writer.close()
+    copies = slice_set(tmp_path / "c", 80, 3, channels=("T1w",))
+    rows_ = measure(make_parts(real, copies), Pooled(), FeatureCache(tmp_path / "f"), config(divisions=8))
+    frechet = by_metric(rows_, "T1w")["frechet_distance"]
+    assert frechet.floor_sd > 0.2 * frechet.floor_mean
+    assert frechet.floor > 0
+
+
+def test_results_are_written(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    parts, settings = make_parts(real, synthetic), config()
+    rows = measure(parts, Pooled(), FeatureCache(tmp_path / "f"), settings)
+    write_results(tmp_path, rows, parts, settings)
+    content = json.loads((tmp_path / "quality.json").read_text())
+    assert content["sets"]["real"] == real.content_hash
+    assert len(content["rows"]) == len(rows)
+    assert content["rows"][0]["rule"] == Pooled().rule
+    frame = pd.read_parquet(tmp_path / "quality.parquet")
+    assert frame["value"].tolist() == [r.value for r in rows]
+    again = measure(parts, Pooled(), FeatureCache(tmp_path / "f"), settings)
+    assert write_results(tmp_path / "again", again, parts, settings).equals(frame)
+
+
+def test_too_few_slices_are_refused_left_out_or_extrapolated(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path
+) -> None:
+    class Long(Pooled):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            return images.reshape(len(images), -1)[:, :64].astype(np.float32)
+
+    wide = Long()
+    wide.dimension = 64
+    short = slice_set(tmp_path / "short", 30, 5)
+    cache = FeatureCache(tmp_path / "f")
+    with pytest.raises(UnderstudyError, match="30 synthetic slices for features of 64 dimensions"):
+        measure(make_parts(real, short), wide, cache, config())
+    left = by_metric(measure(make_parts(real, short), wide, cache, config(too_few="leave_out")), "T1w")
+    assert math.isnan(left["frechet_distance"].value)
+    assert "fewer slices than the 64 dimensions" in left["frechet_distance"].note
+    assert math.isfinite(left["kernel_distance"].value)
+    more = by_metric(measure(make_parts(real, short), wide, cache, config(extrapolate=True)), "T1w")
+    infinite = more["frechet_distance_infinity"]
+    assert all(math.isfinite(v) for v in (infinite.value, infinite.sd, infinite.floor))
+    # enough synthetic slices, but not enough held-out ones for a floor of this distance
+    floorless = by_metric(measure(make_parts(real, synthetic), wide, cache, config()), "T1w")
+    assert math.isfinite(floorless["frechet_distance"].value)
+    assert "60 held-out slices are fewer than the 64" in floorless["frechet_distance"].note
+
+
+def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_path: Path) -> None:
+    real = slice_set(tmp_path / "r", 60, 0, patients=PEOPLE)
+    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path / "f"), config())
+    assert all("no held-out patients" in r.note for r in rows)
+    assert all(math.isnan(r.floor) for r in rows)
+
+
+def test_sets_that_do_not_fit_are_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    one = slice_set(tmp_path / "one", 20, 0, channels=("T1w",))
+    with pytest.raises(UnderstudyError, match="synthetic slices have the channels T1w, not FLAIR, T1w"):
+        make_parts(real, one)
+    assert make_parts(real, one, channels=["T1w"]).channels == ("T1w",)
+    with pytest.raises(UnderstudyError, match="have the channels"):
+        make_parts(real, synthetic, channels=["T2w"])
+    with pytest.raises(UnderstudyError, match="16 pixels on an edge, the real ones 8"):
+        make_parts(real, slice_set(tmp_path / "large", 20, 0, edge=16))
+    shared = slice_set(tmp_path / "shared", 20, 0, patients=("a", "z"))
+    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also among the real ones"):
+        make_parts(real, synthetic, shared)
+    nobody = slice_set(tmp_path / "nobody", 20, 0)
+    with pytest.raises(UnderstudyError, match="do not say which patient"):
+        make_parts(real, synthetic, nobody)
+    tests = slice_set(tmp_path / "tests", 20, 0, patients=("y", "z"), splits=("train", "train"))
+    with pytest.raises(UnderstudyError, match="no held-out slices"):
+        make_parts(real, synthetic, tests)
+
+
+def test_constant_slices(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    blank = SliceWriter(tmp_path / "blank", ["T1w", "FLAIR"], evenly_coded({1: "lesion"}), 8)
+    index = [{"id": str(i)} for i in range(40)]
+    blank.append(np.full((40, 2, 8, 8), 7, np.uint8), np.zeros((40, 8, 8), np.uint8), index)
+    flat, cache = blank.close(), FeatureCache(tmp_path / "f")
+    with pytest.raises(UnderstudyError, match="real slices all look the same"):
+        measure(make_parts(flat, synthetic), Pooled(), cache, config())
+    # a generator that makes one image only is a finding, not an error
+    rows = by_metric(measure(make_parts(real, flat), Pooled(), cache, config()), "T1w")
+    assert rows["coverage"].value < 0.1
+    assert rows["recall"].value == 0
+    assert rows["frechet_distance"].value > rows["frechet_distance"].floor
+
+
+def test_features_that_are_not_finite_are_refused(real: SliceSet, tmp_path: Path) -> None:
+    class Broken(Pooled):
+        def features(self, images: np.ndarray) -> np.ndarray:
+            return super().features(images) * np.nan
+
+    with pytest.raises(UnderstudyError, match="not finite"):
+        FeatureCache(tmp_path).features(real, ["T1w"], Broken())
