@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state, folder / "segmenter.safetensors")
     write_json(folder / "config.json", {
         "format": FORMAT, "model": config.model_dump(mode="json"), "channels": ["T1w", "FLAIR"],
-        "classes": ["background", "lesion"], "resolution": 16, "training": {"precision": "fp32"},
+        "classes": ["background", "lesion"], "resolution": 16, "training": {"precision": "fp32", "augment": {}},
     })  # fmt: skip
     return folder
 
