@@ -18,14 +18,13 @@ from collections.abc import Sequence
 
 import torch
 
-from understudy.audit.views import CHUNK, Side, covariances, needed_channels
+from understudy.audit.products import kernel_is_exact
+from understudy.audit.views import CHUNK, Side, covariances, in_threads, needed_channels
 
 CELLS = 32  # along each side: of 8 x 8 pixels at 256 x 256
 BLOCK = 16  # training slices that are compared exactly with the same queries
 MARGIN = 2e-6  # of a correlation: bounds and what is reached are compared in float32
-FROM_PIXELS = (
-    192 * 192
-)  # a channel; below, exact products cost less than their bounds (benchmarks/audit_search.py)
+FROM_PIXELS = 192 * 192  # a channel; in smaller slices the bounds cost as much as they spare
 
 
 def cells_of(resolution: int) -> int:
@@ -34,8 +33,13 @@ def cells_of(resolution: int) -> int:
 
 
 def pays(resolution: int, device: torch.device) -> bool:
-    """Whether bounds save time: on processors, with large slices."""
-    return device.type == "cpu" and resolution**2 >= FROM_PIXELS and cells_of(resolution) > 0
+    """Whether bounds save time: with large slices, on processors without a fast integer kernel.
+
+    What is left after the bounds is compared in small products, which are held up by memory. Measured (see
+    benchmarks/audit_search.py): the integer kernel compares all pairs in less time than that.
+    """
+    large = resolution**2 >= FROM_PIXELS and cells_of(resolution) > 0
+    return large and device.type == "cpu" and not kernel_is_exact(device)
 
 
 def grids(pixels: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:
@@ -81,13 +85,15 @@ def bounds(low: tuple[torch.Tensor, torch.Tensor], queries: Side, training: Side
         training._replace(linear=training.linear.double(), shift=training.shift.double()),
     )
     step = max(1, CHUNK // n)
-    for start in range(0, m, step):
+
+    def bound(start: int) -> None:
         rows = slice(start, min(m, start + step))
         part = {
-            c: h[rows].double().addr_(x.linear[rows, c], y.linear[:, c], alpha=1 / pixels)
-            for c, h in high.items()
+            c: h[rows].double() + x.linear[rows, c, None] * (y.linear[:, c] / pixels) for c, h in high.items()
         }
         for v, covariance in enumerate(covariances(part, x, y, rows, views, channels)):
             found[v, rows] = covariance.mul_(y.scale[v]).mul_(x.scale[v, rows, None]).float()
+
+    in_threads(bound, range(0, m, step), found.device)
     found[(training.scale == 0)[:, None].expand_as(found)] = -torch.inf
     return found

@@ -99,12 +99,13 @@ class Search:
 
     Attributes:
         compared: pairs (and transforms of them) that were compared exactly by this process.
+        candidates: pairs that the bounds could not rule out; more are compared, in blocks.
     """
 
     def __init__(self, pair: Pairing, views: Sequence[str], transforms: Sequence[int], tiles: Tiles, store: Store,
                  device: torch.device, filtered: bool) -> None:  # fmt: skip
         self.pair, self.views, self.tiles, self.store, self.device = pair, views, tiles, store, device
-        self.filtered, self.compared = filtered, 0
+        self.filtered, self.compared, self.candidates = filtered, 0, 0
         self.image_views = [v for v in views if v != ANNOTATION]
         self.image_places = [i for i, v in enumerate(views) if v != ANNOTATION]
         self.annotation = views.index(ANNOTATION) if ANNOTATION in views else None
@@ -229,8 +230,9 @@ class Search:
         for start in range(0, len(tile.rows), prefilter.BLOCK):
             columns = slice(start, min(len(tile.rows), start + prefilter.BLOCK))
             reached = torch.from_numpy(self._reached(queries, best, tile.turn)).to(self.device, torch.float32)
-            may = bounds[:, :, columns].amax(2) >= reached - prefilter.MARGIN
-            members = may.any(0).nonzero()[:, 0].cpu().numpy()
+            may = (bounds[:, :, columns] >= reached[:, :, None] - prefilter.MARGIN).any(0)
+            self.candidates += int(may.sum())
+            members = may.any(1).nonzero()[:, 0].cpu().numpy()
             if len(members):
                 self._exactly(tile, members, columns, best)
 

@@ -104,8 +104,9 @@ def nearest(
     Returns:
         One row a query, in order: `row`, and for every view V `V.score` (float64: Pearson correlation in -1..1, or Dice
         in 0..1; NaN where undefined: constant image, empty annotation, no partner), `V.row` (of the best training
-        slice, -1 where undefined) and `V.transform` (of the query, 0 to 7; 0 where undefined). `attrs["compared"]` is
-        the number of pairs whose image views were computed exactly by this call: the prefilter spared the others.
+        slice, -1 where undefined) and `V.transform` (of the query, 0 to 7; 0 where undefined).
+        `attrs["compared"]` is the number of pairs whose image views were computed exactly by this call (the
+        prefilter spares the others), `attrs["candidates"]` the number that its bounds alone left.
 
     Raises:
         UnderstudyError: the sets do not fit together, no rows, unknown view, memory too small.
@@ -121,7 +122,7 @@ def nearest(
     work = len(pair.query_rows) * len(pair.training_rows) * len(config.transforms)
     with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
         table = search.run(meter)
-    table.attrs["compared"] = search.compared
+    table.attrs.update(compared=search.compared, candidates=search.candidates)
     return table
 
 

@@ -16,8 +16,9 @@ machine finds the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +29,12 @@ from understudy.audit.products import product, signed
 FLOAT_PIXELS = 370_727  # floor(2^18.5): n^2 2^16 <= 2^53
 MAX_PIXELS = 11_863_283  # floor(2^23.5): n^2 2^16 <= 2^63
 STACKED, CENTRED, ANNOTATION, CHANNEL = "stacked", "centred", "annotation", "channel:"
-CHUNK = 1 << 17  # pairs that are scored at a time: 1 MiB of float64, which stays in the processor's cache
+CHUNK = (
+    1 << 15
+)  # pairs that a thread scores at a time: 256 KiB of float64, and torch opens no threads of its own
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Sums(NamedTuple):
@@ -180,14 +184,27 @@ def best_images(queries: Side, training: Side, views: Sequence[str], channels: S
     sums = {c: product(queries.pixels[c], training.pixels[c]) for c in needed}
     m, n = len(queries.linear), len(training.linear)
     step = max(1, CHUNK // n)
-    pieces: list[list[Best]] = [[] for _ in views]
-    for start in range(0, m, step):
+
+    def score(start: int) -> list[Best]:
         rows = slice(start, min(m, start + step))
         part = {c: s[rows].to(queries.linear.dtype) for c, s in sums.items()}
         covered = covariances(part, queries, training, rows, views, channels)
-        for v, covariance in enumerate(covered):
-            pieces[v].append(_best(covariance, training.scale[v], barred if barred is None else barred[rows]))
-    return [Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in pieces]
+        of_rows = None if barred is None else barred[rows]
+        return [_best(cov, scale, of_rows) for cov, scale in zip(covered, training.scale, strict=True)]
+
+    pieces = in_threads(score, range(0, m, step), queries.pixels.device)
+    return [
+        Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in zip(*pieces, strict=True)
+    ]
+
+
+def in_threads(work: Callable[[int], T], starts: Sequence[int], device: torch.device) -> list[T]:
+    """`work` on every start, in order; on a processor by as many threads as torch may use."""
+    threads = min(torch.get_num_threads(), len(starts)) if device.type == "cpu" else 1
+    if threads == 1:
+        return [work(start) for start in starts]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, starts))
 
 
 def needed_channels(views: Sequence[str], channels: Sequence[str]) -> list[int]:
@@ -206,7 +223,7 @@ def covariances(sums: dict[int, torch.Tensor], queries: Side, training: Side, ro
         for c in range(1, len(channels)):
             total += sums[c]
         x, y = queries.linear[rows].sum(1), training.linear.sum(1)
-        whole = torch.addr(total, x, y, beta=pixels * len(channels), alpha=-1)
+        whole = total.mul_(pixels * len(channels)).sub_(x[:, None] * y)
     found = []
     for view in views:
         if view == STACKED:
@@ -218,7 +235,7 @@ def covariances(sums: dict[int, torch.Tensor], queries: Side, training: Side, ro
         else:
             c = channels.index(view.removeprefix(CHANNEL))
             x, y = queries.linear[rows, c], training.linear[:, c]
-            found.append(torch.addr(sums[c], x, y, beta=pixels, alpha=-1))
+            found.append((sums[c] * pixels).sub_(x[:, None] * y))
     return found
 
 
