@@ -13,6 +13,7 @@ import pytest
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec, spec_of_words
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
+from understudy.study.estimate import estimated
 from understudy.study.evaluate import evaluation_study
 from understudy.study.foreign import refuse_held_out
 from understudy.study.generator_spec import FolderGenerator
@@ -59,6 +60,12 @@ def test_the_id_follows_the_folders_content_and_not_its_place(study: Path, tmp_p
         *(f"{stage} {kind}-mine.unet.aug, repeat 1" for stage in ("segmenter", "evaluate")
           for kind in ("both", "synthetic")),
     }  # fmt: skip
+
+
+def test_a_study_with_a_folder_can_be_estimated(study: Path) -> None:
+    plan = estimated(make_plan(load_study(study)), "cpu")
+    assert all(job.seconds > 0 for job in plan.jobs if job.stage != "sample")
+    assert {job.stage for job in plan.jobs} >= {"sample", "segmenter"}
 
 
 def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) -> None:

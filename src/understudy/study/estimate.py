@@ -142,8 +142,7 @@ def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
 def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     if "folder" in job.spec:
         pixels = plan.study.slices.resolution**2 * (size.channels + 1)
-        slices = job.spec["count"] or job.local["files"] / (size.channels + 1)
-        return job.local["files"] / FILES_A_SECOND, slices * pixels * COMPRESSED
+        return job.local["files"] / FILES_A_SECOND, _samples(job, size) * pixels * COMPRESSED
     config = _joint_model(plan.by_id[job.inputs[0][1]].spec, size)
     sampler = job.spec["sampler"]
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
@@ -158,12 +157,17 @@ def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
     return generator_config({**spec["model"], "channels": channels})
 
 
+def _samples(job: Job, size: _Size) -> int:
+    """Slices of a sample job; of a folder as many as it would have with a file for each channel."""
+    return int(job.spec["count"] or max(1, job.local["files"] // (size.channels + 1)))
+
+
 def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
     flops, weights = _network_cost(job, plan, size)
     trained = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
     slices = round(trained * size.depth * 0.5) if job.spec["cell"]["training"] != "synthetic" else 0
-    slices += sum(plan.by_id[job_id].spec["count"] for role, job_id in job.inputs if role == "sample")
+    slices += sum(_samples(plan.by_id[job_id], size) for role, job_id in job.inputs if role == "sample")
     if isinstance(training.mixture.total, int):
         slices = training.mixture.total
     validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
