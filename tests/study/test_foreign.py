@@ -129,6 +129,8 @@ def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
         {"name": "base", "phantom": {"patients": 4}, "generators": {"g": {}}, "repeats": 2,
          "exclude": [{"generator": "g", "training": "both"}], "segmenters": {"unet": {}, "other": {}}}
     )  # fmt: skip
+    with pytest.raises(UnderstudyError, match="the folder does not exist"):
+        evaluation_study(tmp_path / "absent", FolderSpec(), base)
     made = evaluation_study(tmp_path / "synthetic", FolderSpec(sizes="fit"), base)
     assert (made.name, made.repeats, list(made.segmenters)) == ("base-synthetic", 2, ["unet"])
     assert made.trainings == ["real", "synthetic", "both"]

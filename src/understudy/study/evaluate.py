@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from understudy.cohort.layouts import CohortConfig, find_patients
 from understudy.errors import UnderstudyError
-from understudy.exchange.read import layout_of
+from understudy.exchange.read import open_source
 from understudy.exchange.spec import FolderSpec
 from understudy.files import read_json
 from understudy.study.generator_spec import FolderGenerator
@@ -30,7 +31,9 @@ def evaluation_study(
     Raises:
         UnderstudyError: no such folder, nothing in it.
     """
-    layout_of(synthetic, spec)  # says what is wrong with the folder before anything else
+    # What the names of its files tell to be wrong is said before anything runs.
+    known = find_patients(study.cohort).channels if study.cohort else None
+    open_source(synthetic, spec, known)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", synthetic.absolute().name).strip("-_") or "synthetic"
     first = next(iter(study.segmenters))
     fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
@@ -61,8 +64,6 @@ def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
     Raises:
         UnderstudyError: no such folder.
     """
-    from understudy.cohort.layouts import CohortConfig
-
     if not cohort.is_dir():
         raise UnderstudyError(
             "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
