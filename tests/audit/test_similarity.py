@@ -310,6 +310,14 @@ def test_refuses_what_does_not_fit(pair, tmp_path) -> None:
             nearest(a, b, **arguments)
 
 
+def test_the_memory_asked_for_suffices(pair) -> None:
+    with pytest.raises(UnderstudyError) as error:
+        nearest(*pair[:2], config=SearchConfig(memory_bytes=1 << 17))
+    asked = int(str(error.value.fix).split()[-2])
+    pd.testing.assert_frame_equal(nearest(*pair[:2], config=SearchConfig(memory_bytes=asked << 20)),
+                                  nearest(*pair[:2]), check_exact=True)  # fmt: skip
+
+
 @pytest.mark.parametrize("k", ALL)
 def test_transforms_and_their_inverse(k) -> None:
     x = np.arange(9, dtype=np.uint8).reshape(3, 3)

@@ -153,15 +153,15 @@ def plan_tiles(pair: Pairing, memory_bytes: int, tile: Sequence[int] | None, ann
     """As many queries a tile as fit: the training set is read once a tile of queries.
 
     A query takes its int8 pixels and the layers of its annotation; a training slice is held raw, decoded, as int8 and
-    transformed (6 times its pixels); a pair takes an int32 product and a float32 bound a view, and 16 bytes
-    of the annotation's.
+    transformed, and as float32 for the prefilter (10 times its pixels); a pair takes an int32 product and a float32
+    bound a view, and 16 bytes of the annotation's.
 
     Raises:
         UnderstudyError: not even the smallest tile fits.
     """
     image, classes = pair.pixels * len(pair.channels), len(pair.classes) if annotation else 0
     query = image + pair.pixels * (1 + classes) + image // 8  # the last for the prefilter
-    training = 6 * (image + pair.pixels)
+    training = 10 * (image + pair.pixels)
     product = 8 * len(pair.channels) + 8 + (16 if annotation else 0)  # and the prefilter's bounds
     if tile is not None:
         return Tiles(max(1, tile[0]), max(1, tile[1]))
@@ -174,7 +174,9 @@ def plan_tiles(pair: Pairing, memory_bytes: int, tile: Sequence[int] | None, ann
     wide = int(np.clip(min(TILE_BYTES // image, free // 3 // training), LEAST, 2048))
     tall = (free - wide * training) // (query + wide * product)
     if tall < LEAST:
+        # Small sets are held in memory: up to two thirds of what is allowed.
+        least = 3 * (2 * READ * query + LEAST * (training + query + LEAST * product))
         raise UnderstudyError(
             f"{memory_bytes / 2**20:,.0f} MiB of memory do not hold the smallest tile", where="memory_bytes",
-            fix=f"allow at least {(cached + 2 * READ * query + 6 * LEAST * training) / 2**20:,.0f} MiB")  # fmt: skip
+            fix=f"allow at least {-(-least // 2**20):,.0f} MiB")  # fmt: skip
     return Tiles(int(min(tall, len(pair.query_rows))), min(wide, len(pair.training_rows)))
