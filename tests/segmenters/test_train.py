@@ -193,6 +193,8 @@ def test_a_loss_that_is_not_finite_is_recorded_as_a_collapse(
     assert str(result["collapse"]).startswith("the loss was not finite (nan) within")
     assert result["samples"] < 800
     assert history[-1]["collapsed"] is True
+    images, _ = real.read(np.arange(2))  # and the evaluation can score it
+    assert torch.isfinite(load(folder, "cpu").probabilities(images)).all()
     assert all(torch.isfinite(t).all() for t in weights(folder).values())
 
 

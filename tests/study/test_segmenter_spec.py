@@ -35,10 +35,12 @@ def test_given_fields_stand_above_the_papers() -> None:
 
 def test_a_study_is_read_again_as_it_was_written() -> None:
     like_unet = {"optimiser": "sgd", "schedule": "poly", "loss": "ce_dice", "samples": 9, "warmup_samples": 0}
+    like_unet["augment"] = {"set": "unet"}
     one = study(swin={"training": like_unet}, unet={})
     again = Study.model_validate(one.model_dump(mode="json"))
     assert again == one
     assert again.segmenters["swin"].training.optimiser == "sgd"
+    assert again.segmenters["swin"].training.augment.set == "unet"
 
 
 def test_the_papers_preset_has_both_segmenters_as_the_paper_sets_them() -> None:

@@ -67,6 +67,7 @@ class SegmenterSpec(BaseModel):
             for name in LATER:
                 value = getattr(self.training, name)
                 content["training"].setdefault(name, list(value) if isinstance(value, tuple) else value)
+            content["training"]["augment"].setdefault("set", self.training.augment.set)
         return content
 
 
