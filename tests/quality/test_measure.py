@@ -13,9 +13,10 @@ import pytest
 from made import Pooled, slice_set
 
 from understudy.errors import UnderstudyError
+from understudy.quality.config import QualityConfig
 from understudy.quality.features import FeatureCache
 from understudy.quality.frechet import between_features
-from understudy.quality.measure import QualityConfig, Row, measure
+from understudy.quality.measure import Row, measure
 from understudy.quality.results import write_results
 from understudy.quality.sets import make_parts
 from understudy.slices import SliceSet, SliceWriter, evenly_coded

@@ -42,7 +42,8 @@ def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def costs(**changes: Any) -> dict[str, tuple[float, float]]:
-    base = {"name": "x", "phantom": {"patients": 10}, "slices": {"resolution": 32}, "generators": {"g": {}}}
+    base = {"name": "x", "phantom": {"patients": 10}, "slices": {"resolution": 32}, "generators": {"g": {}},
+            "quality": {}}  # fmt: skip
     plan = estimated(make_plan(Study.model_validate({**base, **changes})))
     return {job.stage: (job.seconds, job.disk_bytes) for job in plan.jobs}
 

@@ -65,8 +65,9 @@ def quality(
     quiet: QuietOption = False,
 ) -> None:
     """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
+    from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import QualityConfig, measure
+    from understudy.quality.measure import measure
     from understudy.quality.results import write_results
     from understudy.quality.sets import make_parts
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from understudy import __version__
 from understudy.files import atomic_path, write_text
-from understudy.quality.measure import QualityConfig, Row, as_frame
+from understudy.quality.config import QualityConfig
+from understudy.quality.measure import Row, as_frame
 from understudy.quality.sets import Parts
 
 FORMAT = "understudy-quality-1"

@@ -83,6 +83,7 @@ class ReportData:
             generator, segmenter, augmentation, repeat, subject, site.
         slices, volumes: the prepared slice set and the test volumes.
         synthetic: generator -> its slice set.
+        quality: generator -> its quality.json.
         generator_histories: generator, or "generator, member 2", -> history.jsonl.
         generator_health: the same names -> `health.summary` of the training.
         segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
@@ -102,6 +103,7 @@ class ReportData:
     slices: Path | None = None
     volumes: Path | None = None
     synthetic: dict[str, Path] = field(default_factory=dict)
+    quality: dict[str, Path] = field(default_factory=dict)
     generator_histories: dict[str, Path] = field(default_factory=dict)
     generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)

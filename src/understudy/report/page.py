@@ -36,6 +36,7 @@ from understudy.report.gallery import Gallery, make_gallery, segmentations
 from understudy.report.health import faults, health_lines
 from understudy.report.latex import latex
 from understudy.report.pictures import colours
+from understudy.report.quality_section import QualitySection, make_quality_section
 from understudy.report.table import collapsed_of
 from understudy.report.tables import (
     Table,
@@ -73,7 +74,9 @@ def build_report(data: ReportData, out: Path) -> Path:
     tables = result_tables(data, rows, summary, answer)
     jobs = _job_table(data)
     gallery = make_gallery(data)
-    page = _page(data, rows, summary, answer, tables, jobs, gallery)
+    quality = make_quality_section(data)
+    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality)
+    tables = [*tables, *quality.tables]
     numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery)
     out = Path(out)
     with writing(out):
@@ -106,6 +109,7 @@ def _page(
     tables: list[Table],
     jobs: Table | None,
     gallery: Gallery,
+    quality: QualitySection,
 ) -> str:
     means = patient_means(data, rows) if len(rows) else pd.DataFrame(columns=["setting", "class_name"])
     cases, heads, missing = segmentations(data, means, answer.comparisons)
@@ -126,6 +130,7 @@ def _page(
             rule={"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},
             facts=_facts(data, gallery),
             gallery=gallery,
+            quality=quality,
             legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
             generator_panels={
                 name: figures.generator_curves(name, path, real_shares)

@@ -192,6 +192,16 @@ def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, f
     return predicting + scoring, size.test_patients * size.voxels * 0.01
 
 
+def _quality(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    slices = size.patients * size.depth * 0.5 + plan.by_id[dict(job.inputs)["sample"]].spec["count"]
+    channels = len(job.spec["channels"] or ()) or size.channels
+    files = [e for e in job.spec["extractors"] if e["file"]]
+    # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
+    work = slices * channels * 1.2e10 * len(files) / speed + 40 * channels * len(files)
+    own = (len(job.spec["extractors"]) - len(files)) * (5 + 5 * channels + slices * channels / 2000)
+    return 5 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
+
+
 def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     return 15.0 + math.sqrt(len(plan.jobs)), 5e6
 
@@ -203,5 +213,6 @@ _ESTIMATES = {
     "sample": _sample,
     "segmenter": _segmenter,
     "evaluate": _evaluate,
+    "quality": _quality,
     "report": _report,
 }

@@ -24,6 +24,7 @@ from understudy.slices import LabelClass
 from understudy.study.generator_spec import FolderGenerator
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
+from understudy.study.quality_stage import quality_parts
 from understudy.study.schema import Study, preset, presets
 
 __all__ = ["ACCELERATED", "STAGE_VERSIONS", "Plan", "Setting", "baseline", "make_plan", "settings"]
@@ -37,10 +38,11 @@ STAGE_VERSIONS = {
     "sample": 1,
     "segmenter": 1,
     "evaluate": 2,  # 2: hd95_surfel, regions
+    "quality": 1,
     "report": 1,
 }
 
-ACCELERATED = ("generator", "sample", "segmenter", "evaluate")
+ACCELERATED = ("generator", "sample", "segmenter", "evaluate", "quality")
 """Stages whose jobs compute on a device; the hours of the others are not GPU hours."""
 
 
@@ -99,6 +101,11 @@ def make_plan(study: Study) -> Plan:
     for setting in settings(study):
         for repeat in range(study.repeats):
             _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
+    if study.quality is not None:
+        base = baseline(study)
+        for sampled in [job for job in jobs if job.stage == "sample"]:
+            title, spec, inputs, local = quality_parts(study.quality, sampled, prepare, jobs, base)
+            jobs.append(_job("quality", title, spec, inputs, **local))
     jobs.append(_report_job(study, jobs))
     return Plan(study, tuple(jobs))
 

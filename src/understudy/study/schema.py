@@ -39,6 +39,7 @@ from understudy.files import sha256_json
 from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
+from understudy.study.quality_stage import QualitySpec, with_absolute_weights
 from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
 from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
 
@@ -153,6 +154,9 @@ class Study(BaseModel):
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="how results are scored"
     )
+    quality: QualitySpec | None = Field(
+        None, description="distances of synthetic from real slices, beside held-out patients'; null: none"
+    )
     report: ReportConfig = Field(
         default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
     )
@@ -224,6 +228,7 @@ class Study(BaseModel):
     def as_data(self) -> dict[str, Any]:
         """The study as plain JSON values, without what is this machine's alone."""
         places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
+        places["quality"] = {"extractors": {"__all__": {"weights"}}}
         return self.model_dump(mode="json", exclude=places)
 
     def derived_seed(self, *keys: str | int) -> int:
@@ -316,7 +321,8 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
         for name, spec in study.generators.items()
     }
     split = study.split.model_copy(update=files)
-    return study.model_copy(update={"split": split, "generators": generators})
+    quality = with_absolute_weights(study.quality, folder)
+    return study.model_copy(update={"split": split, "generators": generators, "quality": quality})
 
 
 def _checked_name(value: str) -> str:

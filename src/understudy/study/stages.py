@@ -16,6 +16,7 @@ from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.account import software
 from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
+from understudy.study.quality_stage import quality
 
 SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
 
@@ -263,6 +264,7 @@ def write_report(
         slices=prepared / "slices",
         volumes=prepared / "volumes",
         synthetic={s["name"]: folder / "slices" for s, folder in done.get("sample", [])},
+        quality={s["name"]: folder / "quality.json" for s, folder in done.get("quality", [])},
         generator_histories={name: f / "model" / "history.jsonl" for name, f in trained.items()},
         generator_health={
             name: results["health"]
@@ -371,5 +373,6 @@ STAGES: dict[str, StageFunction] = {
     "sample": sample,
     "segmenter": segmenter,
     "evaluate": evaluate,
+    "quality": quality,
     "report": report,
 }
