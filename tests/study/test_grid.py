@@ -58,6 +58,18 @@ def test_a_ratio_study_shares_the_real_end() -> None:
     assert roles["ratio100.unet.aug"] == ["prepare"]
 
 
+def test_a_folder_of_images_has_a_number_only_when_it_is_read(tmp_path: Path) -> None:
+    folder = {"folder": str(tmp_path), "channels": {"T1w": "t1"}}
+    study = Study.model_validate(
+        {
+            "phantom": {"patients": 5},
+            "generators": {"theirs": folder},
+            "ratios": {"shares": [0, 0.5], "total": 200},
+        }
+    )
+    assert [s.id for s in settings(study)][-1] == "ratio50-theirs.unet.aug"
+
+
 def test_fractions_and_shares() -> None:
     found = ids(generators={"g": {}}, real_fractions=[0.2, 1], real_shares=[0.5, 0.8])
     assert found == [
