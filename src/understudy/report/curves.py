@@ -18,7 +18,7 @@ from understudy.report.table import pick
 
 COLOURS = ["#AA3377", "#2A7FB8", "#D55E00", "#009E73", "#7A6A00", "#5B4FBF"]
 MARKERS = ["D", "s", "^", "o", "v", "P"]
-SIZE = (5.4, 3.3)
+SIZE = (4.7, 3.1)
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,10 @@ def _draw_baseline(
     axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, zorder=1)  # type: ignore[attr-defined]
     axes.annotate(  # type: ignore[attr-defined]
         f"all real slices {height:.2f}",
-        (0, height),
+        (74, height),
         (0, 4),
         textcoords="offset points",
+        horizontalalignment="center",
         fontsize=8.5,
         color=QUIET,
     )

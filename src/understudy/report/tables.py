@@ -283,8 +283,8 @@ def _differences(data: ReportData, rows: pd.DataFrame, answer: Answer) -> Table:
             marked(data, by_id[str(r["baseline"])]),
             _signed(r["difference"]),
             f"{_signed(r['low'])} to {_signed(r['high'])}",
-            number(float(r["p"])),
-            number(float(r["p_holm"])),
+            _probability(float(r["p"])),
+            _probability(float(r["p_holm"])),
         ]
         for r in frame.to_dict(orient="records")
     ]
@@ -306,6 +306,11 @@ def _same_patients(data: ReportData, setting: Setting) -> Setting | None:
     alike = (setting.segmenter, setting.augmentation, setting.real_fraction)
     same = (s for s in data.settings if (s.segmenter, s.augmentation, s.real_fraction) == alike)
     return next((s for s in same if s.training == "real"), None)
+
+
+def _probability(p: float) -> str:
+    """ "0.012", or "< 0.001" for what would be printed as zero."""
+    return "< 0.001" if p < 0.0005 else number(p)
 
 
 def _signed(value: float) -> str:
