@@ -10,6 +10,10 @@ lengths are those of x and y, so that a float32 product of K terms errs by at mo
 sqrt(2 (K + 8) 2^-24) times the length, adds just that to every bound. From the bounds of the channels' products follow
 those of all image views, by the same formulas as the exact values. A pair whose bound stays below what its query has
 already reached, in every view, cannot win and needs no exact product.
+
+Measured on MR slices of 256 x 256 (benchmarks/audit_search.py): 10 to 22 % of the pairs are left, scattered, and 34 to
+60 % with their blocks; comparing these in small products, held up by memory, took longer than comparing all pairs in
+large ones (4 times with the integer kernel, 2 to 5 times with the float32 kernel). So a search uses it only on demand.
 """
 
 from __future__ import annotations
@@ -18,28 +22,16 @@ from collections.abc import Sequence
 
 import torch
 
-from understudy.audit.products import kernel_is_exact
 from understudy.audit.views import CHUNK, Side, covariances, in_threads, needed_channels
 
 CELLS = 32  # along each side: of 8 x 8 pixels at 256 x 256
 BLOCK = 16  # training slices that are compared exactly with the same queries
 MARGIN = 2e-6  # of a correlation: bounds and what is reached are compared in float32
-FROM_PIXELS = 192 * 192  # a channel; in smaller slices the bounds cost as much as they spare
 
 
 def cells_of(resolution: int) -> int:
     """Cells along each side; 0 where the resolution cannot be divided into 32 of them, at most 32 pixels wide."""
     return CELLS if resolution % CELLS == 0 and 2 * CELLS <= resolution <= CELLS * 32 else 0
-
-
-def pays(resolution: int, device: torch.device) -> bool:
-    """Whether bounds save time: with large slices, on processors without a fast integer kernel.
-
-    What is left after the bounds is compared in small products, which are held up by memory. Measured (see
-    benchmarks/audit_search.py): the integer kernel compares all pairs in less time than that.
-    """
-    large = resolution**2 >= FROM_PIXELS and cells_of(resolution) > 0
-    return large and device.type == "cpu" and not kernel_is_exact(device)
 
 
 def grids(pixels: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:

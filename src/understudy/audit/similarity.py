@@ -42,7 +42,8 @@ class SearchConfig(BaseModel):
             training with flips, or flips and quarter turns.
         memory_bytes: for pixels and products, beside the 0.5 GB of a process with torch.
         tile: (queries, training slices) a tile; None chooses them from `memory_bytes`.
-        prefilter: "auto" uses it where it saves time; "on" and "off" force it. The result is the same.
+        prefilter: "on" and "off" force it; "auto" is "off", which was faster wherever it was measured (see
+            `prefilter`). The result is the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,7 +118,7 @@ def nearest(
     pair = Pairing.of(queries, training, query_rows, training_rows, apart, annotation, config.memory_bytes)
     tiles = plan_tiles(pair, config.memory_bytes, config.tile, annotation)
     store = Store(work_dir, sha256_json([VERSION, pair.identity(), views, config.transforms, tiles.queries]))
-    filtered = _filtered(config, training, torch.device(device))
+    filtered = _filtered(config, training)
     search = Search(pair, views, config.transforms, tiles, store, torch.device(device), filtered)
     work = len(pair.query_rows) * len(pair.training_rows) * len(config.transforms)
     with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
@@ -126,17 +127,17 @@ def nearest(
     return table
 
 
-def _filtered(config: SearchConfig, training: SliceSet, device: torch.device) -> bool:
+def _filtered(config: SearchConfig, training: SliceSet) -> bool:
     """Whether the prefilter is used.
 
     Raises:
         UnderstudyError: it is wanted, but the resolution does not allow it.
     """
-    if config.prefilter == "on" and not prefilter.cells_of(training.resolution):
+    if config.prefilter != "on":
+        return False
+    if not prefilter.cells_of(training.resolution):
         raise UnderstudyError(
             f"no prefilter for slices of {training.resolution} pixels", where="prefilter",
             fix=f"set it to auto, or use multiples of {prefilter.CELLS} from {2 * prefilter.CELLS} to"
             f" {prefilter.CELLS * 32} pixels")  # fmt: skip
-    return config.prefilter == "on" or (
-        config.prefilter == "auto" and prefilter.pays(training.resolution, device)
-    )
+    return True
