@@ -208,11 +208,13 @@ def curves(options: argparse.Namespace) -> None:
 
     config = SegmenterTrainingConfig(lr=0.01, dice_background=False)
     filters = UNetConfig().stages(options.resolution)
-    network = build(UNetConfig(), CHANNELS, CLASSES, options.resolution)
+    # nnU-Net's loss leaves the lowest output out: five levels of six at 256 pixels, three of four at 64
+    model = UNetConfig(deep_supervision=len(filters) - 2)
+    network = build(model, CHANNELS, CLASSES, options.resolution)
     with tempfile.TemporaryDirectory() as folder:
         trainer = nnunet_trainer(filters, options.resolution, options.batch, folder)
         copy_weights(network, trainer.network)
-        exact = build(UNetConfig(), CHANNELS, CLASSES, options.resolution)
+        exact = build(model, CHANNELS, CLASSES, options.resolution)
         runs = {
             "nnU-Net, fp32": nnunet_step(trainer),
             "ours, fp32": our_step(exact, config),
