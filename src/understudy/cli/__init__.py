@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+import understudy.cli.annotations  # noqa: F401
 from understudy.cli import cohort, exchange, generators, quality, score, study  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError

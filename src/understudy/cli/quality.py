@@ -72,8 +72,8 @@ def quality(
     from understudy.quality.sets import make_parts
 
     names = extractor or ["random"]
-    first, second = (_open(p, out / "read") for p in (real, synthetic))
-    others = _open(heldout, out / "read") if heldout is not None else None
+    first, second = (open_slices(p, out / "read") for p in (real, synthetic))
+    others = open_slices(heldout, out / "read") if heldout is not None else None
     parts = make_parts(first, second, others, channels.split(",") if channels else None)
     config = QualityConfig.model_validate(
         {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
@@ -100,7 +100,7 @@ def _resize(word: str) -> Resize:
     return word  # type: ignore[return-value]  # checked above
 
 
-def _open(path: Path, read_into: Path) -> SliceSet:
+def open_slices(path: Path, read_into: Path) -> SliceSet:
     """A slice set, or a folder of images as one."""
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec

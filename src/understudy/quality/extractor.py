@@ -40,6 +40,15 @@ class Extractor(Protocol):
 
 
 @runtime_checkable
+class LabelledExtractor(Protocol):
+    """An extractor that looks at the annotation too."""
+
+    def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
+        """As `Extractor.features`, with labels uint8 [n, H, W]: class indices."""
+        ...
+
+
+@runtime_checkable
 class Classifier(Protocol):
     """An extractor whose features a last layer turns into class scores, for the inception score."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, sha256_json, write_json
 from understudy.progress import track
-from understudy.quality.extractor import Extractor, Features
+from understudy.quality.extractor import Extractor, Features, LabelledExtractor
 from understudy.slices import SHARD, SliceSet
 
 ALL = "all"
@@ -57,9 +57,9 @@ class FeatureCache:
         title = f"features ({extractor.name})"
         with track(len(slices) * len(entries), title, "slices", done, progress) as meter:
             for start in sorted({s for s, _ in missing}):
-                images, _ = slices.read(np.arange(start, min(start + block, len(slices))))
+                images, labels = slices.read(np.arange(start, min(start + block, len(slices))))
                 for name in (n for s, n in missing if s == start):
-                    found = _extracted(images, slices, wanted[name], extractor)
+                    found = _extracted(images, labels, slices, wanted[name], extractor)
                     _write_block(entries[name], start, block, found)
                     meter.advance(len(images))
         return {
@@ -98,12 +98,18 @@ def _inputs(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> 
 
 
 def _extracted(
-    images: NDArray[np.uint8], slices: SliceSet, names: tuple[str, ...], extractor: Extractor
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    slices: SliceSet,
+    names: tuple[str, ...],
+    extractor: Extractor,
 ) -> Features:
     order = [slices.channels.index(n) for n in names]
-    found = extractor.features(
-        np.ascontiguousarray(images[:, order[0]] if extractor.channels is None else images[:, order])
-    )
+    shown = np.ascontiguousarray(images[:, order[0]] if extractor.channels is None else images[:, order])
+    if isinstance(extractor, LabelledExtractor):
+        found = extractor.labelled_features(shown, labels)
+    else:
+        found = extractor.features(shown)
     if found.shape != (len(images), extractor.dimension) or not np.isfinite(found).all():
         raise UnderstudyError(
             f"the extractor {extractor.name} gives features of shape {found.shape} that are"

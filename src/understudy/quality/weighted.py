@@ -1,0 +1,109 @@
+"""Statistics of slices that come in units (patients, or blocks of synthetic slices), as functions of units' weights.
+
+A bootstrap over patients, or a division of them into two groups, is then nothing but other weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Units = NDArray[np.int64]
+
+
+def drawn(units: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """How often each unit is drawn in each resample, [resamples, units]."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+
+
+def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled numbers; undefined ones leave. NaN if nothing is left."""
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def ratio(numerator: Floats, denominator: Floats, weights: Floats) -> Floats:
+    """Ratios of weighted sums [b] of units' sums [u] under weights [b, u]; NaN where the denominator is 0."""
+    below = weights @ denominator
+    above = weights @ numerator
+    return np.divide(above, below, out=np.full(len(weights), np.nan), where=below > 0)
+
+
+class Sorted:
+    """Values of slices in order, for quantiles under any weights of their units.
+
+    Args:
+        values: [n], NaN left out.
+        units: unit of each, [n].
+    """
+
+    def __init__(self, values: Floats, units: Units) -> None:
+        some = ~np.isnan(values)
+        order = np.argsort(values[some], kind="stable")
+        self.values, self.units = values[some][order], units[some][order]
+
+    def quantiles(self, weights: Floats, shares: Floats) -> Floats:
+        """The smallest values that reach the shares under weights [u]; NaN without any weight."""
+        reached = np.cumsum(weights[self.units])
+        if not len(reached) or reached[-1] <= 0:
+            return np.full(len(shares), np.nan)
+        places = np.searchsorted(reached, shares * reached[-1] - 1e-9 * reached[-1])
+        return np.asarray(self.values[np.minimum(places, len(reached) - 1)], np.float64)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Distances of two distributions on a line: area between the cumulative shares, and their largest difference."""
+
+    wasserstein: float
+    kolmogorov_smirnov: float
+
+
+class Pair:
+    """Two groups' values put in one order, for their distance under any weights of their units.
+
+    Example:
+        >>> one = np.zeros(1, np.int64)
+        >>> Pair(np.array([0.0]), one, np.array([2.0]), one).gap(np.ones(1), np.ones(1))
+        Gap(wasserstein=2.0, kolmogorov_smirnov=1.0)
+    """
+
+    def __init__(self, first: Floats, first_units: Units, second: Floats, second_units: Units) -> None:
+        a, b = ~np.isnan(first), ~np.isnan(second)
+        values = np.concatenate([first[a], second[b]])
+        order = np.argsort(values, kind="stable")
+        self._values = values[order]
+        self._steps = np.diff(self._values)
+        # Where each group's slices stand in the common order, and whose they are.
+        count = int(a.sum())
+        self._places = [np.flatnonzero(order < count), np.flatnonzero(order >= count)]
+        units = np.concatenate([first_units[a], second_units[b]])[order]
+        self._units = [units[p] for p in self._places]
+
+    def gap(self, first: Floats, second: Floats) -> Gap:
+        """The distances under weights of the units of either group; NaN if one has no weight."""
+        cumulative = []
+        for weights, places, units in zip((first, second), self._places, self._units, strict=True):
+            steps = np.zeros(len(self._values))
+            steps[places] = weights[units]
+            total = steps.sum()
+            if total <= 0:
+                return Gap(float("nan"), float("nan"))
+            cumulative.append(np.cumsum(steps) / total)
+        apart = np.abs(cumulative[0] - cumulative[1])[:-1]
+        largest = apart[self._steps > 0].max(initial=0.0)  # within ties the order means nothing
+        return Gap(float(apart @ self._steps), float(largest))
+
+
+def variation(first: Floats, second: Floats) -> float:
+    """Total variation of two distributions given as counts: 0 the same, 1 nothing in common; NaN if one is empty."""
+    a, b = first.sum(), second.sum()
+    if a <= 0 or b <= 0:
+        return float("nan")
+    return float(np.abs(first / a - second / b).sum() / 2)
