@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import images, slice_set
+from made import Pooled, images, slice_set
 from scipy import stats
 
 from understudy.errors import UnderstudyError
 from understudy.quality.extractor import Extractor
 from understudy.quality.features import FeatureCache
-from understudy.quality.measure import QualityConfig, measure
+from understudy.quality.measure import QualityConfig, measure, unmeasured
 from understudy.quality.radiomics import (
     DIRECTIONS,
     LEVELS,
@@ -25,6 +25,7 @@ from understudy.quality.radiomics import (
     fitted,
     otsu,
     radiomics,
+    suited,
     with_tumour,
 )
 from understudy.quality.sets import make_parts
@@ -207,6 +208,20 @@ def test_standardised_features_have_mean_0_and_variance_1(tmp_path: Path) -> Non
     assert again.features(pictures[:5, 0].copy()) == pytest.approx(
         made.features(pictures[:5, 0].copy()), abs=1e-3
     )
+
+
+def test_what_is_suited(tmp_path: Path) -> None:
+    parts = make_parts(
+        set_with_lesions(tmp_path / "real", 60, 0, split=True), slice_set(tmp_path / "f", 20, 1, edge=16)
+    )
+    brain, own = suited(RadiomicExtractor(), parts)
+    assert brain.rule["scale"] == "standardised by real slices"
+    assert own is parts
+    pooled = Pooled()
+    assert suited(pooled, parts) == (pooled, parts)
+    tumour, nothing = suited(TumourRadiomics(), parts)
+    assert nothing is None
+    assert np.isnan(unmeasured(parts, tumour, "why").value)
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_encoders_features_are_its_lowest_convolution(model: Path) -> None:
 
 
 def test_what_an_extractor_needs_is_asked_for(model: Path, tmp_path: Path) -> None:
-    for name in NAMES[1:]:
+    for name in set(NAMES) - {"random", "radiomics", "radiomics_tumour"}:
         with pytest.raises(UnderstudyError, match=f"the extractor {name} needs"):
             make_extractor(name)
     with pytest.raises(UnderstudyError, match="no extractor 'vgg'"):

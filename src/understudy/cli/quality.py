@@ -29,8 +29,8 @@ def quality(
     extractor: Annotated[
         list[str] | None,
         typer.Option(
-            help="random (default), unet, inception2015, radimagenet_inception, radimagenet_resnet50, dinov2; may be"
-            " repeated."
+            help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
+            " radimagenet_resnet50, dinov2; may be repeated."
         ),
     ] = None,
     weights: Annotated[
@@ -67,7 +67,8 @@ def quality(
     """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import measure
+    from understudy.quality.measure import measure, unmeasured
+    from understudy.quality.radiomics import suited
     from understudy.quality.results import write_results
     from understudy.quality.sets import make_parts
 
@@ -83,7 +84,11 @@ def quality(
         from understudy.study.quality_extractors import make_extractor
 
         made = make_extractor(name, file, digest, segmenter, _resize(resize), device)
-        rows += measure(parts, made, FeatureCache(out / "features"), config, progress=not quiet)
+        made, own = suited(made, parts)
+        if own is None:
+            rows.append(unmeasured(parts, made, "not computed: no slice of a set has a tumour"))
+        else:
+            rows += measure(own, made, FeatureCache(out / "features"), config, progress=not quiet)
     write_results(out, rows, parts, config)
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")

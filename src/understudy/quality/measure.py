@@ -315,6 +315,14 @@ def _averages(rows: list[Row]) -> list[Row]:
     return out
 
 
+def unmeasured(parts: Parts, extractor: Extractor, note: str) -> Row:
+    """The row of an extractor that cannot judge these parts, and why."""
+    return Row(
+        FRECHET, MEAN, extractor.name, extractor.sha256, extractor.rule, extractor.dimension,
+        len(parts.real.rows), len(parts.synthetic.rows), note=note,
+    )  # fmt: skip
+
+
 def as_frame(rows: list[Row]) -> pd.DataFrame:
     """The raw numbers, one row each, the rule as JSON text."""
     from understudy.files import canonical_json

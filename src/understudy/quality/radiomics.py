@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
-from understudy.quality.extractor import Features, LabelledExtractor
+from understudy.quality.extractor import Extractor, Features, LabelledExtractor
 from understudy.quality.sets import Part, Parts
 
 Mask = NDArray[np.bool_]
@@ -266,6 +266,20 @@ def fitted(extractor: R, parts: Parts, rows: int = STANDARDISED_BY) -> R:
             else:
                 found.append(extractor.features(shown))
     return extractor.standardised(np.concatenate(found))
+
+
+def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]:
+    """An extractor ready for these parts, and the slices of them that it can judge.
+
+    Radiomic features are standardised by the real slices, and those of the tumour look at slices that have one: None
+    where a part has no such slice. Other extractors and their parts are returned as they are.
+    """
+    if isinstance(extractor, TumourRadiomics):
+        try:
+            parts = with_tumour(parts)
+        except UnderstudyError:
+            return extractor, None
+    return (fitted(extractor, parts) if isinstance(extractor, RadiomicExtractor) else extractor), parts
 
 
 def with_tumour(parts: Parts, fewest: int = FEWEST_PIXELS) -> Parts:

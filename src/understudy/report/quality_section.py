@@ -29,6 +29,8 @@ METRICS: dict[str, tuple[str, int, bool | None]] = {
 EXTRACTORS = {
     "random": "random network",
     "unet": "U-Net trained on the real slices",
+    "radiomics": "radiomic features of the brain",
+    "radiomics_tumour": "radiomic features of the tumour",
     "inception2015": "Inception (FID)",
     "radimagenet_inception": "RadImageNet Inception",
     "radimagenet_resnet50": "RadImageNet ResNet-50",

@@ -13,9 +13,10 @@ from understudy.errors import UnderstudyError
 from understudy.files import sha256_file
 from understudy.quality.extractor import Extractor, Features
 from understudy.quality.extractors import FROM_A_FILE, from_file, random_network
+from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
 from understudy.quality.rules import Resize
 
-NAMES = ("random", "unet", *FROM_A_FILE)
+NAMES = ("random", "unet", "radiomics", "radiomics_tumour", *FROM_A_FILE)
 
 
 class EncoderExtractor:
@@ -95,6 +96,8 @@ def make_extractor(
         raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
     if name == "random":
         return random_network(resize, str(choose_device(device)))
+    if name.startswith("radiomics"):
+        return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
     if name == "unet":
         if segmenter is None:
             raise UnderstudyError(

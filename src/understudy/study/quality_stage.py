@@ -29,8 +29,9 @@ class ExtractorSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal[
-        "random", "unet", "inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2"
-    ] = Field(description="random and unet need no file")
+        "random", "unet", "radiomics", "radiomics_tumour",
+        "inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2",
+    ] = Field(description="random, unet, radiomics and radiomics_tumour need no file")  # fmt: skip
     weights: Path | None = Field(None, description="file of weights; relative to the study file")
     sha256: str | None = Field(None, description="that the file must have; null: the published one, if any")
     resize: Literal["antialiased_bicubic", "tf1"] = Field(
@@ -138,7 +139,8 @@ def _trained_on_real(jobs: Iterable[Job], baseline: str) -> Job:
 def quality(context: Context) -> dict[str, Any]:
     """Writes `quality.json` and `quality.parquet`; features are kept beside all jobs, in `features/`."""
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import Row, measure
+    from understudy.quality.measure import Row, measure, unmeasured
+    from understudy.quality.radiomics import suited
     from understudy.quality.results import write_results
     from understudy.quality.sets import make_parts
     from understudy.study.quality_extractors import make_extractor
@@ -161,7 +163,11 @@ def quality(context: Context) -> dict[str, Any]:
             spec["resize"],
             context.device,
         )
-        rows += measure(parts, extractor, cache, config, context.progress)
+        extractor, own = suited(extractor, parts)
+        if own is None:
+            rows.append(unmeasured(parts, extractor, "not computed: no slice of a set has a tumour"))
+        else:
+            rows += measure(own, extractor, cache, config, context.progress)
     write_results(context.folder, rows, parts, config)
     shutil.rmtree(context.folder / "heldout")
     return {"numbers": len(rows), "quality_sha256": sha256_file(context.folder / "quality.json")}
