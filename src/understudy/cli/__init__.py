@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import understudy.cli.annotations  # noqa: F401
-from understudy.cli import cohort, exchange, generators, quality, score, study  # noqa: F401
+from understudy.cli import audit, cohort, exchange, generators, quality, score, study  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import explain_os_error

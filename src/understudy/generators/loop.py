@@ -78,7 +78,7 @@ def train(
     with StopRequest() as stop:
         _loop(trainer, run, stop, progress and workers.rank == 0)
     if workers.rank == 0:
-        save_model(folder, trainer.average, run.record())
+        save_model(folder, trainer.average, run.record(), getattr(trainer, "discriminator", None))
         run.checkpoints.clear()
     run.board.close()
     workers.wait()

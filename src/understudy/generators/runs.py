@@ -1,4 +1,5 @@
-"""The folder of a generator: `generator.safetensors`, `config.json`, `history.jsonl` and pictures of samples."""
+"""The folder of a generator: `generator.safetensors`, `config.json`, `history.jsonl` and pictures of samples; of a GAN
+also `discriminator.safetensors`."""
 
 from __future__ import annotations
 
@@ -15,13 +16,21 @@ from understudy.generators.models import build, model_config
 from understudy.slices import LabelClass
 
 WEIGHTS, CONFIG = "generator.safetensors", "config.json"
+DISCRIMINATOR = (
+    "discriminator.safetensors"  # of a GAN: for audits, never for release (it knows the training slices)
+)
 
 
-def save_model(folder: Path, generator: nn.Module, config: dict[str, Any]) -> None:
+def save_model(
+    folder: Path, generator: nn.Module, config: dict[str, Any], discriminator: nn.Module | None = None
+) -> None:
     """Writes the weights, then `config.json`: the folder is finished when the latter is there."""
-    with atomic_path(folder / WEIGHTS) as temporary:
-        weights = {k: v.detach().cpu().contiguous() for k, v in generator.state_dict().items()}
-        safetensors.torch.save_file(weights, temporary)
+    for name, network in ((WEIGHTS, generator), (DISCRIMINATOR, discriminator)):
+        if network is None:
+            continue
+        with atomic_path(folder / name) as temporary:
+            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+            safetensors.torch.save_file(weights, temporary)
     write_json(folder / CONFIG, config)
 
 

@@ -84,6 +84,7 @@ class ReportData:
         slices, volumes: the prepared slice set and the test volumes.
         synthetic: generator -> its slice set.
         quality: generator -> its quality.json.
+        audits: generator -> folder of its audit.
         generator_histories: generator, or "generator, member 2", -> history.jsonl.
         generator_health: the same names -> `health.summary` of the training.
         segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
@@ -104,6 +105,7 @@ class ReportData:
     volumes: Path | None = None
     synthetic: dict[str, Path] = field(default_factory=dict)
     quality: dict[str, Path] = field(default_factory=dict)
+    audits: dict[str, Path] = field(default_factory=dict)
     generator_histories: dict[str, Path] = field(default_factory=dict)
     generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)

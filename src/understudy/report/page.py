@@ -30,6 +30,7 @@ from understudy.report.answer import (
     primary,
     value,
 )
+from understudy.report.audit_section import AuditSection, make_audit_section
 from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
 from understudy.report.data import ReportData, Setting, count, duration, number, percent, plain
 from understudy.report.gallery import Gallery, make_gallery, segmentations
@@ -74,10 +75,10 @@ def build_report(data: ReportData, out: Path) -> Path:
     tables = result_tables(data, rows, summary, answer)
     jobs = _job_table(data)
     gallery = make_gallery(data)
-    quality = make_quality_section(data)
-    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality)
-    tables = [*tables, *quality.tables]
-    numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery)
+    quality, audit = make_quality_section(data), make_audit_section(data)
+    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality, audit)
+    tables = [*tables, *quality.tables, *audit.tables]
+    numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery, audit)
     out = Path(out)
     with writing(out):
         (out / "tables").mkdir(parents=True, exist_ok=True)
@@ -110,6 +111,7 @@ def _page(
     jobs: Table | None,
     gallery: Gallery,
     quality: QualitySection,
+    audit: AuditSection,
 ) -> str:
     means = patient_means(data, rows) if len(rows) else pd.DataFrame(columns=["setting", "class_name"])
     cases, heads, missing = segmentations(data, means, answer.comparisons)
@@ -131,6 +133,7 @@ def _page(
             facts=_facts(data, gallery),
             gallery=gallery,
             quality=quality,
+            audit=audit,
             legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
             generator_panels={
                 name: figures.generator_curves(name, path, real_shares)
@@ -309,7 +312,12 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _numbers(
-    data: ReportData, summary: pd.DataFrame, answer: Answer, tables: list[Table], gallery: Gallery
+    data: ReportData,
+    summary: pd.DataFrame,
+    answer: Answer,
+    tables: list[Table],
+    gallery: Gallery,
+    audit: AuditSection,
 ) -> dict[str, Any]:
     """The page for machines."""
     content = {
@@ -317,7 +325,8 @@ def _numbers(
         "software_version": __version__,
         "title": data.hide(data.title),
         "internal": True,
-        "memorization_audited": False,
+        "memorization_audited": bool(audit.entries),
+        "memorization": audit.numbers,
         "answer": {
             "verdict": answer.verdict,
             "headline": answer.headline,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from understudy.audit.config import TRANSFORMS, AuditConfig
 from understudy.cohort.layouts import find_patients
 from understudy.generators.joint import annotation_channels
 from understudy.generators.models import model_config as generator_config
@@ -37,6 +38,7 @@ HALF_SATURATION = (
 )
 VOXELS_A_SECOND = {"phantom": 3e5, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
+SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
@@ -151,6 +153,26 @@ def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, flo
     return count * work / (speed * _reached("sample", 48 * work)), count * pixels * COMPRESSED
 
 
+def _audit(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    config = AuditConfig.model_validate(job.spec["config"])
+    training, heldout, made = _slice_counts(job, plan, size)
+    queries = made + heldout + 15 * config.copies
+    transforms = len(TRANSFORMS[config.transforms])
+    # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
+    views = (2 + 1 + 1 + size.channels / 2) if config.more_views else 2
+    products = 2.0 * training * queries * transforms * plan.study.slices.resolution**2 * size.channels * views
+    return 3 + products / (speed * SEARCHED), made * 60.0 + 2e6
+
+
+def _slice_counts(job: Job, plan: Plan, size: _Size) -> tuple[float, float, float]:
+    """About how many training, held-out and synthetic slices there are."""
+    slices = size.patients * size.depth * 0.5
+    held = (
+        size.test_patients + (size.patients - size.test_patients) * plan.study.split.validation_fraction
+    ) / max(1, size.patients)
+    return slices * (1 - held), slices * held, plan.by_id[dict(job.inputs)["sample"]].spec["count"]
+
+
 def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
     """The configuration of a generator job's network."""
     channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
@@ -211,6 +233,7 @@ _ESTIMATES = {
     "prepare": _prepare,
     "generator": _generator,
     "sample": _sample,
+    "audit": _audit,
     "segmenter": _segmenter,
     "evaluate": _evaluate,
     "quality": _quality,

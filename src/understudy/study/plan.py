@@ -1,12 +1,12 @@
 """From a study to its jobs: what depends on what, under ids that change only where a result would.
 
-phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each setting and repeat) -> evaluate -> report
+phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each setting and repeat) -> evaluate
+-> report; and sample -> audit -> report
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes, find_patients
+from understudy.audit.config import AuditConfig
+from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.read import layout_of
 from understudy.files import sha256_file, sha256_json
-from understudy.metrics.regions import resolve_regions
-from understudy.slices import LabelClass
 from understudy.study.generator_spec import FolderGenerator
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
@@ -37,12 +36,13 @@ STAGE_VERSIONS = {
     "generator": 2,
     "sample": 1,
     "segmenter": 2,  # noise from a pool
+    "audit": 1,
     "evaluate": 2,  # 2: hd95_surfel, regions
     "quality": 1,
     "report": 1,
 }
 
-ACCELERATED = ("generator", "sample", "segmenter", "evaluate", "quality")
+ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
 """Stages whose jobs compute on a device; the hours of the others are not GPU hours."""
 
 
@@ -94,10 +94,12 @@ def make_plan(study: Study) -> Plan:
         UnderstudyError: the cohort or a file that the study names is not there.
     """
     jobs: list[Job] = []
-    prepare = _prepare_jobs(study, jobs)
+    prepare = prepare_jobs(study, jobs)
     # Folders first: what is wrong in them is said before a network has been trained for days.
     names = sorted(study.generators, key=lambda name: not isinstance(study.generators[name], FolderGenerator))
-    samples = {name: _generator_jobs(study, name, prepare, jobs) for name in names}
+    samples = {name: generator_jobs(study, name, prepare, jobs) for name in names}
+    if study.audit is not None:
+        jobs += [audit_job(study, job, prepare) for job in jobs if job.stage == "sample"]
     for setting in settings(study):
         for repeat in range(study.repeats):
             _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
@@ -118,7 +120,7 @@ def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, st
     return Job(stage, name, spec, tuple(inputs), STAGE_VERSIONS[stage], local)
 
 
-def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
+def prepare_jobs(study: Study, jobs: list[Job]) -> str:
     """Adds the phantom job, if any, and the prepare job; returns the id of the latter."""
     spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
     inputs: list[tuple[str, str]] = []
@@ -131,13 +133,10 @@ def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
         jobs.append(job)
         inputs.append(("phantom", job.id))
         spec["cohort"] = CohortConfig.model_validate({}).model_dump(mode="json", exclude={"path"})
-        _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
     else:
         assert study.cohort is not None
-        cohort = find_patients(study.cohort)
         spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
-        spec["content"] = fingerprint(cohort)
-        _check_regions(study, cohort.classes)
+        spec["content"] = fingerprint(find_patients(study.cohort))
         local["path"] = str(study.cohort.path)
     split = study.split
     if "seed" not in split.model_fields_set:
@@ -146,14 +145,6 @@ def _prepare_jobs(study: Study, jobs: list[Job]) -> str:
     job = _job("prepare", "prepare", spec, inputs, **local)
     jobs.append(job)
     return job.id
-
-
-def _check_regions(study: Study, classes: Sequence[LabelClass]) -> None:
-    """Refuses regions of classes that the cohort does not have: before days of training, not after them."""
-    try:
-        resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
-    except UnderstudyError as error:
-        raise UnderstudyError(error.what, where="evaluation.regions of the study", fix=error.fix) from error
 
 
 def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -181,12 +172,25 @@ def _training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict
     return spec, {name: spec.pop(name) for name in sorted(_INTERVALS & spec.keys())}
 
 
-def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> str:
-    """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter."""
+def generator_jobs(
+    study: Study,
+    name: str,
+    prepare: str,
+    jobs: list[Job],
+    subset: dict[str, Any] | None = None,
+    samples: int | None = None,
+) -> str:
+    """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter.
+
+    Args:
+        subset: train on some of the training patients only, see `subsets.training_rows`.
+        samples: slices to make, in place of the study's number.
+    """
     generator = study.generators[name]
     if isinstance(generator, FolderGenerator):
         return _folder_job(name, generator, prepare, jobs)
     model = generator.model.model_dump(mode="json", exclude={"channels"})
+    of = f" of {subset['patients']} patients" if subset else ""
     trained = []
     for member in range(generator.ensemble):
         own = (name,) if member == 0 else (name, member)  # the first is the same whatever the ensemble's size
@@ -195,17 +199,18 @@ def _generator_jobs(study: Study, name: str, prepare: str, jobs: list[Job]) -> s
             "name": name,
             "model": {**model, "resolution": study.slices.resolution},
             "training": training,
+            **({"subset": subset} if subset else {}),
         }
-        title = f"generator {name}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
+        title = f"generator {name}{of}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
         trained.append(_job("generator", title, spec, [("prepare", prepare)], training=local))
     wanted: dict[str, Any] = {
         "name": name,
-        "count": generator.samples,
+        "count": samples or generator.samples,
         "seed": study.derived_seed("sample", name),
         "psi": generator.psi,
         "sampler": generator.sampler.model_dump(mode="json") if generator.sampler else None,
     }
-    sampled = _job("sample", f"sample {name}", wanted, [("generator", job.id) for job in trained])
+    sampled = _job("sample", f"sample {name}{of}", wanted, [("generator", job.id) for job in trained])
     jobs += [*trained, sampled]
     return sampled.id
 
@@ -224,6 +229,17 @@ def _folder_job(name: str, generator: FolderGenerator, prepare: str, jobs: list[
     job = _job("sample", f"read {name}", wanted, [("prepare", prepare)], **local)
     jobs.append(job)
     return job.id
+
+
+def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] | None = None) -> Job:
+    """The audit of a generator's samples; `subset` as in `generator_jobs`."""
+    config = (study.audit or AuditConfig()).model_dump(mode="json")
+    local = {name: config.pop(name) for name in ("memory_bytes",)}
+    spec = {"name": sampled.spec["name"], "config": config, **({"subset": subset} if subset else {})}
+    models = [entry for entry in sampled.inputs if entry[0] == "generator"]
+    of = f" of {subset['patients']} patients" if subset else ""
+    inputs = [("prepare", prepare), ("sample", sampled.id), *models]
+    return _job("audit", f"audit {sampled.spec['name']}{of}", spec, inputs, config=local)
 
 
 def _segmenter_jobs(
@@ -246,7 +262,6 @@ def _segmenter_jobs(
         "cell": cell,
         "scopes": sorted(study.evaluation.scopes),
         "dropped_slices": study.evaluation.dropped_slices,
-        "regions": study.evaluation.regions,
     }
     evaluated = _job(
         "evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)]

@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from understudy.audit.config import AuditConfig
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.phantom import PhantomConfig
 from understudy.cohort.prepare import SliceConfig
@@ -61,20 +62,6 @@ class EvaluationConfig(BaseModel):
         description="slices that the rule drops: left empty, as the networks never saw such slices in training (what"
         " they hide of a tumour counts as missed), or segmented like the others",
     )
-    regions: Literal["auto", "none"] | dict[str, list[str]] = Field(
-        default="auto",
-        description="unions of classes scored beside them, in no mean: {WT: [NCR/NET, ED, ET]}; none; or auto: WT and"
-        " TC where there are classes called NCR, ED and ET",
-    )
-
-    @field_validator("regions", mode="before")
-    @classmethod
-    def _known_word(cls, value: Any) -> Any:
-        if not isinstance(value, dict) and value not in ("auto", "none"):
-            raise ValueError(
-                "should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}"
-            )
-        return value
 
 
 class ReportConfig(BaseModel):
@@ -151,6 +138,10 @@ class Study(BaseModel):
         description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
     )
     repeats: int = Field(1, ge=1, description="trainings of each segmenter, each with its own seed")
+    audit: AuditConfig | None = Field(
+        default_factory=AuditConfig,
+        description="of the synthetic slices for copies of training patients; null: none",
+    )
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="how results are scored"
     )

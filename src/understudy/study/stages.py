@@ -15,6 +15,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.account import software
+from understudy.study.audit_stage import audit
 from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
 from understudy.study.quality_stage import quality
 
@@ -75,6 +76,7 @@ def generator(context: Context) -> dict[str, Any]:
     from understudy.generators.parallel import train
     from understudy.generators.training import training_config_for
     from understudy.slices import SliceSet
+    from understudy.study.subsets import training_rows
 
     slices = SliceSet.open(context.input("prepare") / "slices")
     kind = training_config_for(context.spec["model"]["kind"])
@@ -82,7 +84,7 @@ def generator(context: Context) -> dict[str, Any]:
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
     model = train(
         slices,
-        slices.rows(split="train"),
+        training_rows(slices, context.spec.get("subset")),
         model_config({**context.spec["model"], "channels": channels}),
         training,
         context.folder / "model",
@@ -196,10 +198,7 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     ):
         np.savez_compressed(handle, prediction=prediction)
     names = [entry.name for entry in volumes.classes[1:]]
-    regions = context.spec["regions"]
-    rows = pd.DataFrame(
-        score_volume(volume.truth, prediction, names, volume.spacing, volume.kept, regions=regions)
-    )
+    rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept))
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"
@@ -265,6 +264,7 @@ def write_report(
         volumes=prepared / "volumes",
         synthetic={s["name"]: folder / "slices" for s, folder in done.get("sample", [])},
         quality={s["name"]: folder / "quality.json" for s, folder in done.get("quality", [])},
+        audits={s["name"]: folder for s, folder in done.get("audit", [])},
         generator_histories={name: f / "model" / "history.jsonl" for name, f in trained.items()},
         generator_health={
             name: results["health"]
@@ -371,6 +371,7 @@ STAGES: dict[str, StageFunction] = {
     "prepare": prepare,
     "generator": generator,
     "sample": sample,
+    "audit": audit,
     "segmenter": segmenter,
     "evaluate": evaluate,
     "quality": quality,

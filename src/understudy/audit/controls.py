@@ -1,0 +1,205 @@
+"""The two controls without which no audit is shown: does it find planted copies, and does it leave new patients alone?
+
+Positive: training slices are changed (see `plant`) and searched for like synthetic ones. Negative: held-out patients
+are audited against other held-out patients, left out one at a time and halved many times.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from understudy.audit.config import TESTED, AuditConfig
+from understudy.audit.conformal import Null, p_values, slices_needed
+from understudy.audit.intervals import clustered_wilson, percentiles
+from understudy.audit.plant import Severity, severities
+from understudy.audit.sides import Side
+from understudy.progress import track
+from understudy.slices import SliceSet, SliceWriter
+
+Floats = NDArray[np.float64]
+Search = Callable[[SliceSet], pd.DataFrame]
+"""Nearest training slices of all slices of a set: what `similarity.nearest` returns."""
+
+DETECTED = 0.9  # of the copies that must be found; below, an audit that finds nothing says nothing
+COPY = "noise 5 %"  # planted copies that the histograms show
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How many planted copies of one kind are flagged.
+
+    Attributes:
+        name, must: of the severity.
+        copies: planted.
+        rate, low, high: share flagged by the rule, with its interval by patient.
+        views: share that each view alone would flag.
+        median: of each view's scores.
+    """
+
+    name: str
+    must: bool
+    copies: int
+    rate: float
+    low: float
+    high: float
+    views: dict[str, float]
+    median: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """How many slices of new patients are flagged; NaN where there are too few held-out slices to flag anything.
+
+    Attributes:
+        rate, low, high: each held-out patient against all others; interval by bootstrap over patients.
+        half_rate, half_low, half_high: held-out patients split in two, one half against the other: mean, and the range
+            of 95 % of the splits.
+        splits: so many.
+        nominal: what the rule promises, 1 - q.
+    """
+
+    rate: float
+    low: float
+    high: float
+    half_rate: float
+    half_low: float
+    half_high: float
+    splits: int
+    nominal: float
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Both controls, and what the pictures need.
+
+    Attributes:
+        detections: by severity.
+        false_alarms: on new patients.
+        scores: severity -> scores [n, V] of planted copies.
+    """
+
+    detections: tuple[Detection, ...]
+    false_alarms: FalseAlarms
+    scores: dict[str, Floats] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> list[Detection]:
+        """Copies that must be found and are not."""
+        return [d for d in self.detections if d.must and d.rate < DETECTED]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the audit's JSON."""
+        return {
+            "detection": [asdict(d) for d in self.detections],
+            "false_alarms": asdict(self.false_alarms),
+        }
+
+
+def run_controls(
+    training: Side, null: Null, search: Search, config: AuditConfig, progress: bool = False
+) -> Controls:
+    """Plants copies and looks for them; halves the held-out patients.
+
+    Args:
+        training: judged rows (not nearly empty).
+        null: scores of held-out slices in the `TESTED` views.
+        search: finds the nearest training slices.
+    """
+    kinds = severities(config.transforms)
+    rows = _spread(training, config.copies, config.seed)
+    images, labels = training.slices.read(training.rows[rows])
+    clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
+    detections, scores = [], {}
+    with track(len(kinds), "planted copies", unit="kinds", show=progress) as meter:
+        for number, kind in enumerate(kinds):
+            rng = np.random.default_rng([config.seed, 21, number])
+            planted = kind.change(images, labels, rng)
+            scores[kind.name] = _searched(planted, training.slices, search)
+            detections.append(_detection(kind, scores[kind.name], null, clusters, config.quantile))
+            meter.advance()
+    return Controls(tuple(detections), false_alarms(null, config), scores)
+
+
+def scores_of(found: pd.DataFrame) -> Floats:
+    """Scores [n, V] of the tested views."""
+    return found[[f"{view}.score" for view in TESTED]].to_numpy(np.float64)
+
+
+def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
+    """What the rule does to patients who were never trained on."""
+    rng = np.random.default_rng([config.seed, 22])
+    rates, sizes = _left_out(null, config.quantile)
+    if np.isnan(rates).any():
+        rate = low = high = float("nan")
+    else:
+        drawn = rng.multinomial(null.count, np.full(null.count, 1 / null.count), size=config.resamples)
+        rate = float((rates * sizes).sum() / sizes.sum())
+        low, high = percentiles(drawn @ (rates * sizes) / (drawn @ sizes))
+    halves = _halves(null, config, rng)
+    half_low, half_high = percentiles(halves) if len(halves) else (float("nan"), float("nan"))
+    half = float(halves.mean()) if len(halves) else float("nan")
+    nominal = round(1 - config.quantile, 12)
+    return FalseAlarms(rate, low, high, half, half_low, half_high, len(halves), nominal)
+
+
+def _left_out(null: Null, quantile: float) -> tuple[Floats, Floats]:
+    """Share of each patient's slices [P] that the others would flag (NaN: too few others), and how many they are."""
+    rates, sizes = np.full(null.count, np.nan), np.bincount(null.patients, minlength=null.count).astype(float)
+    for patient in range(null.count):
+        own = null.patients == patient
+        if (~own).sum() >= slices_needed(quantile):
+            others = null.without(np.arange(null.count) == patient)
+            rates[patient] = p_values(null.scores[own], others).flagged(quantile).mean()
+    return rates, sizes
+
+
+def _halves(null: Null, config: AuditConfig, rng: np.random.Generator) -> Floats:
+    """Share flagged in each split; splits whose reference half is too small to flag anything are left out."""
+    rates: list[float] = []
+    if null.count < 4:
+        return np.array(rates)
+    for _ in range(config.splits):
+        first = np.isin(np.arange(null.count), rng.permutation(null.count)[: null.count // 2])
+        tested = null.scores[first[null.patients]]
+        others = null.without(first)
+        if others.slices >= slices_needed(config.quantile):
+            rates.append(float(p_values(tested, others).flagged(config.quantile).mean()))
+    return np.array(rates)
+
+
+def _spread(training: Side, count: int, seed: int) -> NDArray[np.int64]:
+    """Positions of at most `count` rows, as evenly over the patients as there are slices."""
+    rng = np.random.default_rng([seed, 23])
+    order = rng.permutation(len(training.rows))
+    turn = pd.Series(training.codes[order]).groupby(training.codes[order]).cumcount().to_numpy()
+    return np.asarray(order[np.argsort(turn, kind="stable")][:count], np.int64)
+
+
+def _searched(planted: tuple[Any, Any], like: SliceSet, search: Search) -> Floats:
+    """Scores of planted copies; they are written to a temporary folder that is deleted at once."""
+    images, labels = planted
+    with tempfile.TemporaryDirectory(prefix="understudy-controls-") as folder:
+        writer = SliceWriter(Path(folder) / "slices", like.channels, like.classes, like.resolution)
+        writer.append(images, labels, [{"id": str(i)} for i in range(len(images))])
+        return scores_of(search(writer.close()))
+
+
+def _detection(
+    kind: Severity, scores: Floats, null: Null, clusters: NDArray[np.int64], quantile: float
+) -> Detection:
+    flagged = p_values(scores, null).flagged(quantile)
+    low, high = clustered_wilson(flagged, clusters)
+    alone = {
+        view: float(p_values(scores[:, [v]], null.view(v)).flagged(quantile).mean())
+        for v, view in enumerate(TESTED)
+    }
+    median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
+    return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), low, high, alone, median)

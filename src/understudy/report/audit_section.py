@@ -1,0 +1,208 @@
+"""The section on copies: verdicts, controls and histograms of each generator's audit. No training pixel, no patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json
+from understudy.report.data import ReportData, percent
+from understudy.report.figures import INK, NARROW, SYNTHETIC_COLOUR, Panel, _axes, _panel
+from understudy.report.tables import Table
+
+GROUPS = {"held-out": ("#8A8A8A", "held-out patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
+PLANTED = "#D55E00"
+VIEWS = {"stacked": "All channels together", "centred": "Mean training image removed"}
+CARD = {
+    "copies_found": ("no", "Are they copies of patients? Copies were found."),
+    "cannot_tell": ("open", "Are they copies of patients? Cannot tell."),
+    "no_sign": ("yes", "Are they copies of patients? No sign of it."),
+}
+NOT_AUDITED = (
+    "A generator can memorize. No search for copies of training images has been made here, so this page says nothing"
+    " about privacy. Do not release slices or weights on this page alone."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The audit of one generator: its name, verdict and pictures, and what its weights give away."""
+
+    name: str
+    kind: str
+    headline: str
+    sentences: list[str]
+    limits: list[str]
+    panels: list[Panel]
+    membership: str
+    within: str
+
+
+@dataclass(frozen=True)
+class AuditSection:
+    """What the page says on copies.
+
+    Attributes:
+        kind: the worst verdict of all generators, "" without audits.
+        title, text, css: of the card beside the answer.
+        entries: by generator. tables: all audits, and the planted copies. numbers: for report.json.
+    """
+
+    kind: str
+    title: str
+    text: str
+    css: str
+    entries: list[Entry]
+    tables: list[Table]
+    numbers: dict[str, Any]
+
+
+def make_audit_section(data: ReportData) -> AuditSection:
+    """The section from the audits' folders.
+
+    Raises:
+        UnderstudyError: an audit without its controls.
+    """
+    found = {name: read_json(Path(folder) / "audit.json") for name, folder in data.audits.items()}
+    for name, numbers in found.items():
+        if not numbers.get("controls") and not numbers.get("refusal"):
+            raise UnderstudyError(
+                "an audit without its controls is not shown",
+                where=data.audits[name],
+                fix="run the audit again",
+            )
+    if not found:
+        return AuditSection("", "Are they copies of patients? Not examined.", NOT_AUDITED, "warn", [], [], {})
+    entries = [_entry(name, numbers) for name, numbers in found.items()]
+    kinds = [entry.kind for entry in entries]
+    worst = next(kind for kind in CARD if kind in kinds)
+    css, title = CARD[worst]
+    text = " ".join(
+        f"{entry.name}: {entry.headline}" if len(entries) > 1 else entry.headline
+        for entry in entries
+        if entry.kind == worst
+    )
+    full = {name: numbers for name, numbers in found.items() if numbers.get("controls")}
+    tables = [_summary(full), _controls(full)] if full else []
+    kept = {name: {k: v for k, v in n.items() if k != "histograms"} for name, n in found.items()}
+    return AuditSection(worst, title, text, css, entries, tables, kept)
+
+
+def _entry(name: str, numbers: dict[str, Any]) -> Entry:
+    said, within = numbers["verdict"], numbers.get("within")
+    repeated = ""
+    if within:
+        repeated = (
+            f"Of {within['compared']:,} synthetic slices {percent(within['rate'], 1)} are nearer to another synthetic"
+            f" slice than 99\u00a0% of held-out slices are to another patient's ({percent(within['expected'])} by"
+            " chance): near-duplicates within the set, a sign of mode collapse if there are many."
+        )
+    panels = [_histogram(view, numbers) for view in numbers.get("histograms", {})]
+    weights = (numbers.get("membership") or {}).get("words", "")
+    return Entry(
+        name, said["kind"], said["headline"], said["sentences"], said["limits"], panels, weights, repeated
+    )
+
+
+def _histogram(view: str, numbers: dict[str, Any]) -> Panel:
+    shown, limit = numbers["histograms"][view], numbers["null"]["thresholds"][view]
+    edges = np.array(shown["edges"])
+    with _axes((4.6, NARROW[1])) as (figure, axes):
+        for name, counts in shown["counts"].items():
+            colour, label = GROUPS.get(name, (PLANTED, f"planted copies ({name})"))
+            share = 100 * np.array(counts) / max(1, sum(counts))
+            axes.stairs(
+                share,
+                edges,
+                color=colour,
+                label=label,
+                fill=name in GROUPS,
+                alpha=0.55 if name in GROUPS else 1,
+            )
+        if limit is not None:
+            axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.set_title(VIEWS.get(view, view))
+        axes.set_xlabel("highest correlation with a training slice")
+        axes.set_ylabel("slices, %")
+        axes.legend(loc="upper left")
+        medians = ", ".join(
+            f"{GROUPS.get(n, ('', n))[1]} {_median(c, edges):.2f}" for n, c in shown["counts"].items()
+        )
+        where = (
+            ""
+            if limit is None
+            else f" The dashed line, {limit:.3f}, is the 99 % quantile of held-out slices."
+        )
+        return _panel(figure, f"Highest correlation with a training slice, median: {medians}.{where}")
+
+
+def _median(counts: list[int], edges: np.ndarray) -> float:
+    middles = (edges[1:] + edges[:-1]) / 2
+    total = np.cumsum(counts)
+    return float(middles[int(np.searchsorted(total, total[-1] / 2))])
+
+
+def _summary(found: dict[str, dict[str, Any]]) -> Table:
+    rows, body = [], []
+    for name, numbers in found.items():
+        flags, patients, asked = numbers["flags"], numbers["patients"], numbers.get("membership") or {}
+        alarms = numbers["controls"]["false_alarms"]
+        worst = patients["worst"]
+        rows.append(
+            {"generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"],
+             "flagged": flags["count"], "rate": flags["rate"], "low": flags["low"], "high": flags["high"],
+             "residual": flags["residual"], "certain": flags["certain"],
+             "patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": worst[1] if worst else 0,
+             "false_alarms": alarms["rate"], "membership_auc": asked.get("auc")}
+        )  # fmt: skip
+        body.append(
+            [name, f"{flags['count']:,} of {flags['judged']:,}",
+             f"{percent(flags['rate'], 1)} ({100 * flags['low']:.1f} to {percent(flags['high'], 1)})",
+             percent(alarms["rate"], 1), f"{flags['certain']:,}", f"{patients['hit']} of {patients['of']}",
+             f"{worst[1]:,}" if worst else "0", "–" if asked.get("auc") is None else f"{asked['auc']:.2f}"]
+        )  # fmt: skip
+    header = [
+        "Generator", "Slices too near", "Rate (95\u00a0%)", "New patients", "Beyond chance",
+        "Training patients hit", "Worst hit", "Weights, AUC",
+    ]  # fmt: skip
+    note = (
+        "Too near: nearer to a training slice than 99\u00a0% of the slices of patients who were never trained on;"
+        " chance gives 1\u00a0%. New patients: the same rule on each held-out patient against the others. Beyond"
+        " chance: too near for a set of this size. Worst hit: slices next to the training patient with the most."
+        " Weights: 0.5 is chance."
+    )
+    return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))
+
+
+def _controls(found: dict[str, dict[str, Any]]) -> Table:
+    """Planted copies; generators of a study share patients and seeds, so that mostly one column tells all."""
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for name, numbers in found.items():
+        detections = numbers["controls"]["detection"]
+        if detections not in columns.values():
+            columns[name] = detections
+    single = len(columns) == 1
+    body, rows = [], []
+    for i, first in enumerate(next(iter(columns.values()))):
+        cells = [first["name"]]
+        for name, detections in columns.items():
+            d = detections[i]
+            cells.append(f"{percent(d['rate'])} ({100 * d['low']:.0f} to {percent(d['high'])})")
+            rows.append(
+                {
+                    "generator": "" if single else name,
+                    **{k: d[k] for k in ("name", "must", "copies", "rate", "low", "high")},
+                }
+            )
+        body.append(cells)
+    header = ["Planted copy", *(["Found (95\u00a0%)"] if single else columns)]
+    note = (
+        "Training slices, changed as named and searched for like synthetic ones: what this audit finds, and what it"
+        " misses. Noise in percent of a channel's bright tissue."
+    )
+    return Table("audit_controls", "What the audit would find", note, header, body, pd.DataFrame(rows))
