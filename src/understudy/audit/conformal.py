@@ -21,6 +21,7 @@ from understudy.errors import UnderstudyError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _BLOCK = 1 << 24  # elements of a temporary array
+_LEAST = -0.999  # of correlations whose logarithm is taken
 _TAIL = 0.9  # quantile of held-out scores from which on their tail is extrapolated
 
 
@@ -154,10 +155,10 @@ def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floa
     """
     best = np.ones(len(scores))
     for v in range(scores.shape[1]):
-        held = np.arctanh(np.clip(_numbers(null.scores[:, v]), -1, 1 - 1e-15))
+        held = np.arctanh(np.clip(_numbers(null.scores[:, v]), _LEAST, 1 - 1e-15))
         start = float(np.quantile(held, _TAIL))
         scale = _slowest(held - start, null, resamples, seed)
-        excess = np.arctanh(np.clip(_numbers(scores[:, v]), -1, 1 - 1e-15)) - start
+        excess = np.arctanh(np.clip(_numbers(scores[:, v]), _LEAST, 1 - 1e-15)) - start
         with np.errstate(over="ignore"):
             p = np.where(excess > 0, (1 - _TAIL) * np.exp(-excess / scale), 1.0)
         best = np.minimum(best, p)

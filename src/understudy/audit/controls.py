@@ -7,7 +7,7 @@ are audited against other held-out patients, left out one at a time and halved m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from understudy.audit.conformal import Null, p_values, slices_needed
 from understudy.audit.intervals import clustered_wilson, percentiles
 from understudy.audit.plant import Severity, severities
 from understudy.audit.sides import Side
-from understudy.progress import track
 from understudy.slices import SliceSet, SliceWriter
 
 Floats = NDArray[np.float64]
@@ -103,9 +102,7 @@ class Controls:
         }
 
 
-def run_controls(
-    training: Side, null: Null, search: Search, config: AuditConfig, progress: bool = False
-) -> Controls:
+def run_controls(training: Side, null: Null, search: Search, config: AuditConfig) -> Controls:
     """Plants copies and looks for them; halves the held-out patients.
 
     Args:
@@ -117,14 +114,11 @@ def run_controls(
     rows = _spread(training, config.copies, config.seed)
     images, labels = training.slices.read(training.rows[rows])
     clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
-    detections, scores = [], {}
-    with track(len(kinds), "planted copies", unit="kinds", show=progress) as meter:
-        for number, kind in enumerate(kinds):
-            rng = np.random.default_rng([config.seed, 21, number])
-            planted = kind.change(images, labels, rng)
-            scores[kind.name] = _searched(planted, training.slices, search)
-            detections.append(_detection(kind, scores[kind.name], null, clusters, config.quantile))
-            meter.advance()
+    with tempfile.TemporaryDirectory(prefix="understudy-controls-") as folder:
+        planted = _plant(kinds, images, labels, training.slices, Path(folder), config.seed)
+        found = scores_of(search(planted)).reshape(len(kinds), len(rows), len(TESTED))
+    scores = {kind.name: found[k] for k, kind in enumerate(kinds)}
+    detections = [_detection(kind, scores[kind.name], null, clusters, config.quantile) for kind in kinds]
     return Controls(tuple(detections), false_alarms(null, config), scores)
 
 
@@ -183,13 +177,20 @@ def _spread(training: Side, count: int, seed: int) -> NDArray[np.int64]:
     return np.asarray(order[np.argsort(turn, kind="stable")][:count], np.int64)
 
 
-def _searched(planted: tuple[Any, Any], like: SliceSet, search: Search) -> Floats:
-    """Scores of planted copies; they are written to a temporary folder that is deleted at once."""
-    images, labels = planted
-    with tempfile.TemporaryDirectory(prefix="understudy-controls-") as folder:
-        writer = SliceWriter(Path(folder) / "slices", like.channels, like.classes, like.resolution)
-        writer.append(images, labels, [{"id": str(i)} for i in range(len(images))])
-        return scores_of(search(writer.close()))
+def _plant(
+    kinds: Sequence[Severity],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    like: SliceSet,
+    folder: Path,
+    seed: int,
+) -> SliceSet:
+    """All copies as one set, kind after kind; the folder is deleted once they have been searched for."""
+    writer = SliceWriter(folder / "slices", like.channels, like.classes, like.resolution)
+    for number, kind in enumerate(kinds):
+        changed = kind.change(images, labels, np.random.default_rng([seed, 21, number]))
+        writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(images))])
+    return writer.close()
 
 
 def _detection(

@@ -105,7 +105,7 @@ def audit(
     of_heldout = search(heldout, judged[1].rows, True, progress)
     of_synthetic = search(synthetic, judged[2].rows, True, progress)
     null = Null(scores_of(of_heldout), judged[1].codes)
-    controls = run_controls(judged[0], null, lambda made: search(made, None, False, False), config, progress)
+    controls = run_controls(judged[0], null, lambda made: search(made, None, False, False), config)
     compared = p_values(scores_of(of_synthetic), null)
     done = _assembled(parts, judged, of_heldout, of_synthetic, compared, controls, config, device)
     if witness is not None and config.membership:

@@ -134,12 +134,6 @@ def _judged(
 ) -> tuple[Kind, str]:
     of = f"{flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)})"
     alarm = controls.false_alarms
-    if flags.certain:
-        several = "slices lie" if flags.certain > 1 else "slice lies"
-        return "copies_found", (
-            f"Copies found: {flags.certain:,} synthetic {several} nearer to a training slice than chance explains;"
-            f" {of} are nearer than {quantile:.0%} of new patients' slices."
-        )
     if slices < needed:
         return "cannot_tell", (
             f"Cannot tell: {slices} held-out slices are too few; to flag the nearest {percent(1 - quantile)} takes"
@@ -149,6 +143,12 @@ def _judged(
         return (
             "cannot_tell",
             f"Cannot tell: {patients} held-out patients are too few; it takes {FEWEST_PATIENTS}.",
+        )
+    if flags.certain:
+        several = "slices lie" if flags.certain > 1 else "slice lies"
+        return "copies_found", (
+            f"Copies found: {flags.certain:,} synthetic {several} nearer to a training slice than chance explains;"
+            f" {of} are nearer than {quantile:.0%} of new patients' slices."
         )
     if flags.low > max(flags.expected, _or_zero(alarm.high)):
         return "copies_found", (

@@ -57,7 +57,10 @@ def _witness(context: Context, device: str) -> Any:
     """The score of slices by the (first) generator's network; None where its folder cannot give one."""
     from understudy.generators.witness import can_testify, scores
 
-    model = context.inputs["generator"][0] / "model"
+    models = context.inputs.get("generator")
+    if not models:
+        return None  # a folder of images, whose generator is not here
+    model = models[0] / "model"
     if not can_testify(model):
         return None
     return lambda slices, rows: scores(model, slices, rows, device)

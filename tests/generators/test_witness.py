@@ -1,0 +1,92 @@
+"""What networks say of slices: against the losses computed by hand, one slice at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import small
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json, write_json
+from understudy.generators import models
+from understudy.generators.joint import encode
+from understudy.generators.runs import save_model
+from understudy.generators.witness import LEVELS, can_testify, scores
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+
+CLASSES = evenly_coded({1: "lesion"})
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> SliceSet:
+    rng = np.random.default_rng(0)
+    writer = SliceWriter(tmp_path / "s", ("T1w", "FLAIR"), CLASSES, 16)
+    images = rng.integers(0, 255, (5, 2, 16, 16), dtype=np.uint8)
+    writer.append(
+        images, rng.integers(0, 2, (5, 16, 16)).astype(np.uint8), [{"id": str(i)} for i in range(5)]
+    )
+    return writer.close()
+
+
+def saved(kind: str, folder: Path, discriminator: bool = True) -> object:
+    config = small(kind)[0]
+    network = models.build(config, seed=1)
+    record = {
+        "kind": kind, "model": config.model_dump(mode="json"), "channels": ["FLAIR", "T1w"], "annotation": "coded",
+    }  # fmt: skip
+    kept = network.discriminator if discriminator and kind != "diffusion" else None
+    save_model(folder, network.generator, record, kept)
+    return network
+
+
+def joint(slices: SliceSet) -> torch.Tensor:
+    images, labels = slices.read(slice(0, len(slices)))
+    return encode(images[:, [1, 0]], labels, CLASSES, "coded")
+
+
+@pytest.mark.parametrize("kind", ["progan", "stylegan1", "stylegan2", "stylegan3"])
+def test_a_discriminator_judges_each_slice_for_itself(kind: str, slices: SliceSet, tmp_path: Path) -> None:
+    network = saved(kind, tmp_path / "m")
+    found, name = scores(tmp_path / "m", slices, np.arange(5))
+    with torch.no_grad():
+        alone = [float(network.discriminator(x[None])) for x in joint(slices)]  # type: ignore[attr-defined]
+    assert found == pytest.approx(alone, rel=1e-3, abs=1e-4)
+    assert name == "discriminator score"
+    some, _ = scores(tmp_path / "m", slices, np.array([3, 1]))
+    assert some == pytest.approx(found[[3, 1]], rel=1e-4, abs=1e-5)
+
+
+def test_a_denoiser_is_judged_by_its_error(slices: SliceSet, tmp_path: Path) -> None:
+    network = saved("diffusion", tmp_path / "m")
+    found, name = scores(tmp_path / "m", slices, np.arange(5), seed=2)
+    process = small("diffusion")[0].process()
+    steps = np.linspace(0, len(process) - 1, LEVELS + 2)[1:-1].astype(int)
+    noises = torch.randn((LEVELS, 3, 16, 16), generator=torch.Generator().manual_seed(2))
+    clean, expected = joint(slices), np.zeros(5)
+    network.generator.eval()  # type: ignore[attr-defined]
+    for step, noise in zip(steps, noises, strict=True):
+        signal = float(process.alpha_bar[step]) ** 0.5
+        noised = signal * clean + (1 - signal**2) ** 0.5 * noise
+        time = torch.full((5,), float(process.timesteps[step]) * process.time_scale)
+        with torch.no_grad():
+            said = network.generator(noised, time)[:, :3]  # type: ignore[attr-defined]
+        target = noise if process.prediction == "noise" else signal * noise - (1 - signal**2) ** 0.5 * clean
+        expected -= (said - target).square().mean(dim=(1, 2, 3)).numpy() / LEVELS
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert name == "denoising error"
+
+
+def test_who_cannot_testify(slices: SliceSet, tmp_path: Path) -> None:
+    saved("stylegan2", tmp_path / "m", discriminator=False)
+    assert not can_testify(tmp_path / "m")
+    with pytest.raises(UnderstudyError, match="through its discriminator"):
+        scores(tmp_path / "m", slices, np.arange(2))
+    saved("diffusion", tmp_path / "d")
+    assert can_testify(tmp_path / "d")
+    config = read_json(tmp_path / "d" / "config.json")
+    write_json(tmp_path / "d" / "config.json", {**config, "channels": ["T2w", "T1w"]})
+    with pytest.raises(UnderstudyError, match="the slices have"):
+        scores(tmp_path / "d", slices, np.arange(2))

@@ -1,0 +1,83 @@
+"""Sweeps over nested groups of training patients: their jobs, and who is in a group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from understudy.audit.pictures import save_sweep
+from understudy.errors import UnderstudyError
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+from understudy.study.plan import make_plan
+from understudy.study.schema import Study
+from understudy.study.subsets import training_rows
+from understudy.study.sweep import sweep_plan
+
+BASE: dict[str, Any] = {
+    "name": "s", "phantom": {"patients": 9}, "slices": {"resolution": 32}, "generators": {"g": {"samples": 9}},
+}  # fmt: skip
+
+
+def test_the_jobs_of_a_sweep() -> None:
+    study = Study.model_validate(BASE)
+    plan = sweep_plan(study, "g", [4, 2], samples=300)
+    names = [job.name for job in plan.jobs]
+    assert names[2:] == [
+        f"{stage} g of {n} patients" for n in (2, 4) for stage in ("generator", "sample", "audit")
+    ]
+    assert plan.study.name == "s-sweep"
+    assert {job.spec["count"] for job in plan.jobs if job.stage == "sample"} == {300}
+    whole = {job.id for job in make_plan(study).jobs}
+    assert {job.stage for job in plan.jobs if job.id in whole} == {"phantom", "prepare"}
+    more = {job.id for job in sweep_plan(study, "g", [2, 3, 4], samples=300).jobs}
+    assert {job.id for job in plan.jobs} < more  # another size redoes nothing
+
+
+def test_wrong_sweeps_are_refused() -> None:
+    study = Study.model_validate(BASE)
+    with pytest.raises(UnderstudyError, match="no generator 'h'"):
+        sweep_plan(study, "h", [2])
+    for sizes in ([], [0], [2, 2]):
+        with pytest.raises(UnderstudyError, match="different numbers"):
+            sweep_plan(study, "g", sizes)
+
+
+def test_every_generator_is_audited_unless_the_study_says_no() -> None:
+    jobs = make_plan(Study.model_validate(BASE)).jobs
+    (audit,) = [job for job in jobs if job.stage == "audit"]
+    assert [role for role, _ in audit.inputs] == ["prepare", "sample", "generator"]
+    assert ("audit", audit.id) in jobs[-1].inputs
+    without = make_plan(Study.model_validate({**BASE, "audit": None})).jobs
+    assert not [job for job in without if job.stage == "audit"]
+    assert {job.id for job in jobs} - {job.id for job in without} == {audit.id, jobs[-1].id}
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> SliceSet:
+    writer = SliceWriter(tmp_path / "s", ("T1w",), evenly_coded({1: "l"}), 8)
+    for i in range(8):
+        rows = [
+            {"id": f"{i}{z}", "subject": f"P{i}", "split": "train" if i < 6 else "test"} for z in range(3)
+        ]
+        writer.append(np.zeros((3, 1, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8), rows)
+    return writer.close()
+
+
+def test_groups_are_nested_whole_training_patients(slices: SliceSet) -> None:
+    groups = [set(training_rows(slices, {"patients": n, "seed": 3})) for n in (1, 2, 4, 6)]
+    assert [len(group) for group in groups] == [3, 6, 12, 18]
+    assert groups[0] < groups[1] < groups[2] < groups[3]
+    assert groups[3] == set(training_rows(slices))
+    assert set(training_rows(slices, {"patients": 2, "seed": 4})) != groups[1]
+    with pytest.raises(UnderstudyError, match="there are 6"):
+        training_rows(slices, {"patients": 7, "seed": 3})
+
+
+def test_the_curve_is_a_picture(tmp_path: Path) -> None:
+    table = pd.DataFrame({"patients": [2, 10], "rate": [0.9, 0.0], "low": [0.8, 0.0], "high": [0.95, 0.02]})
+    save_sweep(table, tmp_path / "sweep.png", 0.01)
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
