@@ -35,8 +35,8 @@ STAGE_VERSIONS = {
     "prepare": 1,
     "generator": 2,
     "sample": 1,
-    "segmenter": 2,  # noise from a pool
     "audit": 1,
+    "segmenter": 2,  # noise from a pool
     "evaluate": 2,  # 2: hd95_surfel, regions
     "quality": 1,
     "report": 1,
