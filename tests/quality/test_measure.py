@@ -81,6 +81,8 @@ def test_averages_are_over_channels(real: SliceSet, synthetic: SliceSet, tmp_pat
     parts = [by_metric(rows, c)["recall"] for c in ("T1w", "FLAIR")]
     assert mean.value == pytest.approx(sum(p.value for p in parts) / 2)
     assert mean.floor == pytest.approx(sum(p.floor for p in parts) / 2)
+    together = [(a + b) / 2 for a, b in zip(parts[0].floors, parts[1].floors, strict=True)]
+    assert mean.floor_sd == pytest.approx(np.std(together, ddof=1))
     one = measure(make_parts(real, synthetic, channels=["FLAIR"]), Pooled(), FeatureCache(tmp_path), config())
     assert {r.channel for r in one} == {"FLAIR"}
     assert [r.value for r in one] == [r.value for r in rows if r.channel == "FLAIR"]

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.files import canonical_json
 from understudy.quality.config import QualityConfig
 from understudy.quality.extractor import Classifier, Extractor, Features
 from understudy.quality.features import FeatureCache
@@ -52,6 +53,7 @@ class Row:
         floor: held-out against real slices.
         floor_mean, floor_sd: the same over random divisions of the patients.
         note: what the number's reader must know.
+        floors: of each random division; the divisions are the same for every channel, metric and extractor.
     """
 
     metric: str
@@ -73,6 +75,7 @@ class Row:
     floor_mean: float = float("nan")
     floor_sd: float = float("nan")
     note: str = ""
+    floors: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _of_channel(
         for key, (value, sd) in found.items():
             row = _row(parts, channel, extractor, coded, key, value, sd)
             for column, numbers in floors.items():
-                setattr(row, column, numbers.get(key, float("nan")))
+                setattr(row, column, numbers[key])
             row.note = _note(row, note, trouble)
             rows.append(row)
     return rows
@@ -244,7 +247,7 @@ def _valued(
 
 def _floors(
     metric: _Metric, real: _Side, synthetic: Features, heldout: _Side | None, config: QualityConfig
-) -> tuple[dict[str, dict[str, float]], str]:
+) -> tuple[dict[str, dict[str, Any]], str]:
     """Column of `Row` -> metric -> number, at the held-out number of slices; why there is none, else ""."""
     if heldout is None:
         return {}, "no held-out patients, so there is no floor"
@@ -256,34 +259,36 @@ def _floors(
             metric(real.features, _choice(synthetic, n, rng), rng)
             for _ in range(config.matched if len(synthetic) > n else 1)
         ]
-        divided = [metric(a, b, rng) for a, b in _divisions(real, heldout, config.divisions, rng)]
+        divided = [metric(a, b, rng) for a, b in _divisions(real, heldout, config)]
     except UnderstudyError as error:
         return {}, f"no floor: {error.what}"
-    out: dict[str, dict[str, float]] = {"floor": {k: v for k, (v, _) in floor.items()}}
-    out["matched"], out["matched_sd"] = _mean_sd(matched)
-    out["floor_mean"], out["floor_sd"] = _mean_sd(divided)
+    out: dict[str, dict[str, Any]] = {"floor": {k: v for k, (v, _) in floor.items()}}
+    spread = {k: _spread([m[k][0] for m in matched]) for k in floor}
+    out["matched"], out["matched_sd"] = ({k: v[i] for k, v in spread.items()} for i in (0, 1))
+    out["floors"] = {k: [d[k][0] for d in divided] for k in floor}
+    spread = {k: _spread(v) for k, v in out["floors"].items()}
+    out["floor_mean"], out["floor_sd"] = ({k: v[i] for k, v in spread.items()} for i in (0, 1))
     return out, ""
 
 
-def _mean_sd(found: list[dict[str, _Value]]) -> tuple[dict[str, float], dict[str, float]]:
-    keys = found[0] if found else {}
-    values = {k: np.array([f[k][0] for f in found]) for k in keys}
-    return (
-        {k: float(v.mean()) for k, v in values.items()},
-        {k: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for k, v in values.items()},
-    )
+def _spread(found: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation of those that are defined: a division may leave fewer slices than dimensions."""
+    values = np.array(found)[np.isfinite(found)]
+    mean = float(values.mean()) if len(values) else float("nan")
+    return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _divisions(
-    real: _Side, heldout: _Side, count: int, rng: np.random.Generator
-) -> Iterator[tuple[Features, Features]]:
+def _divisions(real: _Side, heldout: _Side, config: QualityConfig) -> Iterator[tuple[Features, Features]]:
     """Random divisions of all real patients into as many real and held-out ones as there are."""
     if real.patients is None or heldout.patients is None:
         return
+    rng = np.random.default_rng(
+        [config.seed, 2000]
+    )  # of its own: the same patients for every metric and channel
     features = np.concatenate([real.features, heldout.features])
     patients = np.concatenate([real.patients, heldout.patients])
     held = len(np.unique(heldout.patients))
-    for _ in range(count):
+    for _ in range(config.divisions):
         out = np.isin(patients, rng.choice(patients.max() + 1, held, replace=False))
         yield features[~out], features[out]
 
@@ -308,9 +313,9 @@ def _averages(rows: list[Row]) -> list[Row]:
         first = asdict(group[0])
         for column in ("value", "matched", "floor", "floor_mean"):
             first[column] = float(np.mean([getattr(r, column) for r in group]))
-        spreads = dict.fromkeys(
-            ("sd", "matched_sd", "floor_sd"), float("nan")
-        )  # channels are not independent
+        # Channels of a slice are not independent: only the divisions, the same in all, can be averaged one by one.
+        first["floors"] = np.mean([r.floors for r in group], axis=0).tolist()
+        spreads = {"sd": float("nan"), "matched_sd": float("nan"), "floor_sd": _spread(first["floors"])[1]}
         out.append(Row(**{**first, **spreads, "channel": MEAN}))
     return out
 
@@ -324,7 +329,9 @@ def unmeasured(parts: Parts, extractor: Extractor, note: str) -> Row:
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:
-    """The raw numbers, one row each, the rule as JSON text."""
-    from understudy.files import canonical_json
-
-    return pd.DataFrame([{**asdict(r), "rule": canonical_json(r.rule)} for r in rows])
+    """The raw numbers, one row each; the rule and the divisions' floors (null: undefined) as JSON text."""
+    found = []
+    for row in rows:
+        floors = [v if np.isfinite(v) else None for v in row.floors]
+        found.append({**asdict(row), "rule": canonical_json(row.rule), "floors": canonical_json(floors)})
+    return pd.DataFrame(found)

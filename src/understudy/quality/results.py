@@ -34,6 +34,8 @@ def as_json(rows: list[Row], parts: Parts, config: QualityConfig) -> dict[str, A
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

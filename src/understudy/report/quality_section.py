@@ -109,7 +109,7 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
                 _times(row["matched"], row["floor"]) if better is False else "",
             ]
         )
-    plain = frame.assign(rule=frame["rule"].map(json.dumps))
+    plain = frame.drop(columns="floors", errors="ignore").assign(rule=frame["rule"].map(json.dumps))
     return Table(key, caption, note, header, body, plain, 4 if channels else 3)
 
 
