@@ -137,6 +137,24 @@ def test_the_floors_spread_is_by_patient(tmp_path: Path) -> None:
     assert frechet.floor > 0
 
 
+def test_a_small_synthetic_set_is_compared_with_as_many_held_out_slices(
+    real: SliceSet, tmp_path: Path
+) -> None:
+    """Other slices of the same kind: equal to the floor within chance only if both are seen as often."""
+    few = slice_set(tmp_path / "few", 12, 9)
+    (row,) = (
+        r
+        for r in measure(make_parts(real, few), Pooled(), FeatureCache(tmp_path / "f"), config(matched=9))
+        if (r.metric, r.channel) == ("coverage", "mean")
+    )
+    assert (row.n_synthetic, row.n_heldout, row.n_matched) == (12, 60, 12)
+    assert row.value == pytest.approx(row.matched)
+    assert abs(row.matched - row.floor) < 0.15
+    whole = make_parts(real, slice_set(tmp_path / "many", 60, 9))
+    rows = measure(whole, Pooled(), FeatureCache(tmp_path / "f"), config())
+    assert by_metric(rows, "mean")["coverage"].floor > row.floor + 0.15
+
+
 def test_results_are_written(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     parts, settings = make_parts(real, synthetic), config()
     rows = measure(parts, Pooled(), FeatureCache(tmp_path / "f"), settings)
@@ -174,7 +192,7 @@ def test_too_few_slices_are_refused_left_out_or_extrapolated(
     # enough synthetic slices, but not enough held-out ones for a floor of this distance
     floorless = by_metric(measure(make_parts(real, synthetic), wide, cache, config()), "T1w")
     assert math.isfinite(floorless["frechet_distance"].value)
-    assert "60 held-out slices are fewer than the 64" in floorless["frechet_distance"].note
+    assert "60 slices are fewer than the 64" in floorless["frechet_distance"].note
 
 
 def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A distance says little by itself: real slices of other patients have one too. Each number therefore comes with
 
 - `floor`: held-out against training patients, everything else the same;
-- `matched`: synthetic slices at the held-out number, since most metrics depend on how many slices they see;
+- `matched`: both at the smaller of their numbers of slices, which most metrics depend on;
 - `floor_mean`, `floor_sd`: over random divisions of the same patients into as many training and held-out ones. Whole
   patients are drawn, without replacement: patients drawn twice would look like copies.
 """
@@ -49,8 +49,9 @@ class Row:
         n_real, n_synthetic, n_heldout: slices.
         patients_real, patients_heldout: patients.
         value, sd: synthetic against real slices, all of them; spread over subsets, or the standard error.
-        matched, matched_sd: the same with n_heldout synthetic slices: mean and spread over random choices.
-        floor: held-out against real slices.
+        n_matched: the smaller of n_synthetic and n_heldout.
+        matched, matched_sd: the same with n_matched synthetic slices: mean and spread over random choices.
+        floor: n_matched held-out slices against real ones; the mean over random choices if there are more.
         floor_mean, floor_sd: the same over random divisions of the patients.
         note: what the number's reader must know.
         floors: of each random division; the divisions are the same for every channel, metric and extractor.
@@ -67,6 +68,7 @@ class Row:
     n_heldout: int = 0
     patients_real: int = 0
     patients_heldout: int = 0
+    n_matched: int = 0
     value: float = float("nan")
     sd: float = float("nan")
     matched: float = float("nan")
@@ -176,6 +178,7 @@ def _row(
         n_real=len(parts.real.rows),
         n_synthetic=len(parts.synthetic.rows),
         n_heldout=0 if parts.heldout is None else len(parts.heldout.rows),
+        n_matched=0 if parts.heldout is None else min(len(parts.heldout.rows), len(parts.synthetic.rows)),
         patients_real=_patients(parts.real),
         patients_heldout=0 if held is None else len(np.unique(held)),
         value=value,
@@ -248,26 +251,33 @@ def _valued(
 def _floors(
     metric: _Metric, real: _Side, synthetic: Features, heldout: _Side | None, config: QualityConfig
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """Column of `Row` -> metric -> number, at the held-out number of slices; why there is none, else ""."""
+    """Column of `Row` -> metric -> number, at the smaller of both sides' numbers of slices; why not, or ""."""
     if heldout is None:
         return {}, "no held-out patients, so there is no floor"
-    n = len(heldout.features)
+    n = min(len(heldout.features), len(synthetic))
     rng = np.random.default_rng([config.seed, 1000])
     try:
-        floor = metric(real.features, heldout.features, rng)
-        matched = [
-            metric(real.features, _choice(synthetic, n, rng), rng)
-            for _ in range(config.matched if len(synthetic) > n else 1)
-        ]
-        divided = [metric(a, b, rng) for a, b in _divisions(real, heldout, config)]
+        floor, matched = (
+            [
+                metric(real.features, _choice(other, n, rng), rng)
+                for _ in range(config.matched if len(other) > n else 1)
+            ]
+            for other in (heldout.features, synthetic)
+        )
+        divided = [metric(a, _choice(b, n, rng), rng) for a, b in _divisions(real, heldout, config)]
     except UnderstudyError as error:
         return {}, f"no floor: {error.what}"
-    out: dict[str, dict[str, Any]] = {"floor": {k: v for k, (v, _) in floor.items()}}
-    spread = {k: _spread([m[k][0] for m in matched]) for k in floor}
-    out["matched"], out["matched_sd"] = ({k: v[i] for k, v in spread.items()} for i in (0, 1))
-    out["floors"] = {k: [d[k][0] for d in divided] for k in floor}
-    spread = {k: _spread(v) for k, v in out["floors"].items()}
-    out["floor_mean"], out["floor_sd"] = ({k: v[i] for k, v in spread.items()} for i in (0, 1))
+    keys = list(floor[0])
+    out: dict[str, dict[str, Any]] = {"floors": {k: [d[k][0] for d in divided] for k in keys}}
+    drawn = {
+        "floor": {k: [f[k][0] for f in floor] for k in keys},
+        "matched": {k: [m[k][0] for m in matched] for k in keys},
+    }
+    spread = {name: {k: _spread(v) for k, v in values.items()} for name, values in drawn.items()}
+    divisions = {k: _spread(v) for k, v in out["floors"].items()}
+    out["floor"] = {k: v[0] for k, v in spread["floor"].items()}
+    out["matched"], out["matched_sd"] = ({k: v[i] for k, v in spread["matched"].items()} for i in (0, 1))
+    out["floor_mean"], out["floor_sd"] = ({k: v[i] for k, v in divisions.items()} for i in (0, 1))
     return out, ""
 
 
@@ -297,7 +307,7 @@ def _note(row: Row, note: str, trouble: str) -> str:
     if not note and np.isnan(row.value):
         return f"not computed: fewer slices than the {row.dimension} dimensions"
     if not trouble and np.isnan(row.floor):
-        trouble = f"no floor: {row.n_heldout} held-out slices are fewer than the {row.dimension} dimensions"
+        trouble = f"no floor: {row.n_matched} slices are fewer than the {row.dimension} dimensions"
     return note or trouble
 
 

@@ -147,8 +147,8 @@ def _note(frame: pd.DataFrame) -> str:
     held = (
         f" Floor: {first['n_heldout']:,} slices of {count(int(first['patients_heldout']), 'patient')} who were not"
         " trained on, measured against the same real slices; ± is the standard deviation over random divisions of all"
-        " patients. At the floor's n: as many synthetic slices as there are held-out ones, since these numbers depend"
-        " on how many slices they see."
+        " patients. At the floor's n: as many synthetic as held-out slices, since these numbers depend on how many"
+        " slices they see."
         if first["n_heldout"]
         else ""
     )
