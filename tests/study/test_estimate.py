@@ -36,6 +36,16 @@ def test_a_budget_in_epochs_follows_the_slices_and_a_time_limit_ends_it() -> Non
     assert seconds(epochs=20, max_minutes=0.001) == pytest.approx(0.06, abs=0.05)
 
 
+@pytest.mark.usefixtures("fixed_speed")
+def test_a_set_of_the_size_of_the_real_one_costs_what_the_real_one_costs() -> None:
+    segmenter = {"model": {"kind": "unet"}, "training": {"batch": 2, "epochs": 3}}
+    fields = {"name": "x", "phantom": {"patients": 10}, "slices": {"resolution": 32}, "generators": {"g": {}}}
+    study = {**fields, "trainings": ["real"], "ratios": [0.5], "segmenters": {"u": segmenter}}
+    plan = estimated(make_plan(Study.model_validate(study)))
+    real, mixed = (job.seconds for job in plan.jobs if job.stage == "segmenter")
+    assert real == mixed > 0
+
+
 @pytest.fixture
 def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "calibrate", lambda device="auto": 1e11)

@@ -63,10 +63,11 @@ def test_the_id_follows_the_folders_content_and_not_its_place(study: Path, tmp_p
 
 
 def test_a_study_with_a_folder_can_be_estimated(study: Path) -> None:
+    study.write_text(STUDY + "quality: {}\naudit: {}\n")
     plan = estimated(make_plan(load_study(study)), "cpu")
     (read,) = [job for job in plan.jobs if job.stage == "sample"]
     assert read.disk_bytes == 3 * 16 * 16 * 5 * 0.5
-    assert all(job.disk_bytes > 0 for job in plan.jobs if job.stage == "segmenter")
+    assert {"segmenter", "quality", "audit"} <= {job.stage for job in plan.jobs if job.disk_bytes > 0}
 
 
 def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.models import model_config as generator_config
 from understudy.generators.samplers import SamplerConfig
 from understudy.generators.training import training_config_for
+from understudy.segmenters.mixing import MixtureConfig
 from understudy.segmenters.models import model_config
 from understudy.segmenters.predict import choose_device, choose_precision
 from understudy.segmenters.training import SegmenterTrainingConfig
@@ -170,7 +171,7 @@ def _slice_counts(job: Job, plan: Plan, size: _Size) -> tuple[float, float, floa
     held = (
         size.test_patients + (size.patients - size.test_patients) * plan.study.split.validation_fraction
     ) / max(1, size.patients)
-    return slices * (1 - held), slices * held, plan.by_id[dict(job.inputs)["sample"]].spec["count"]
+    return slices * (1 - held), slices * held, _samples(plan.by_id[dict(job.inputs)["sample"]], size)
 
 
 def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
@@ -187,11 +188,7 @@ def _samples(job: Job, size: _Size) -> int:
 def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
     flops, weights = _network_cost(job, plan, size)
-    trained = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
-    slices = round(trained * size.depth * 0.5) if job.spec["cell"]["training"] != "synthetic" else 0
-    slices += sum(_samples(plan.by_id[job_id], size) for role, job_id in job.inputs if role == "sample")
-    if isinstance(training.mixture.total, int):
-        slices = training.mixture.total
+    slices = _training_slices(job, plan, size, training.mixture)
     validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
     validated = size.depth * training.validations * validation_patients
     work = training.steps(slices) * training.batch * 3 + validated
@@ -199,6 +196,16 @@ def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
+
+
+def _training_slices(job: Job, plan: Plan, size: _Size, mixture: MixtureConfig) -> int:
+    """About how many different slices a segmenter is trained on."""
+    patients = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
+    real = round(patients * mixture.patient_fraction * size.depth * 0.5)
+    if mixture.total is not None:
+        return real if mixture.total == "real" else mixture.total
+    made = sum(_samples(plan.by_id[job_id], size) for role, job_id in job.inputs if role == "sample")
+    return made + (real if job.spec["cell"]["training"] != "synthetic" else 0)
 
 
 def _network_cost(job: Job, plan: Plan, size: _Size) -> tuple[int, int]:
@@ -215,7 +222,7 @@ def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, f
 
 
 def _quality(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    slices = size.patients * size.depth * 0.5 + plan.by_id[dict(job.inputs)["sample"]].spec["count"]
+    slices = size.patients * size.depth * 0.5 + _samples(plan.by_id[dict(job.inputs)["sample"]], size)
     channels = len(job.spec["channels"] or ()) or size.channels
     files = [e for e in job.spec["extractors"] if e["file"]]
     # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
