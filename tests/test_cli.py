@@ -31,6 +31,14 @@ repeats: 2
 """
 
 
+COMMANDS = (
+    "phantom", "check", "plan", "run", "job", "status", "report", "preset",  # a study
+    "sample", "import", "recipe",  # generators
+    "read", "evaluate", "segment", "export", "score",  # from elsewhere, for elsewhere
+    "quality", "annotations", "audit", "screen",
+)  # fmt: skip
+
+
 def invoke(*arguments: str | Path) -> Any:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
@@ -45,8 +53,11 @@ def study_file(tmp_path: Path) -> Path:
 def test_version_and_help() -> None:
     assert invoke("--version").output == f"understudy {__version__}\n"
     shown = invoke("--help").output
-    for command in ("phantom", "check", "plan", "run", "status", "job", "report", "sample", "preset"):
+    for command in COMMANDS:
         assert command in shown
+        described = invoke(command, "--help")
+        assert described.exit_code == 0
+        assert command in described.output
 
 
 def test_help_does_not_load_torch() -> None:
@@ -54,6 +65,19 @@ def test_help_does_not_load_torch() -> None:
     script = f"import sys; from understudy import cli; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_study_file_is_read_without_what_only_networks_need() -> None:
+    heavy = "('monai', 'transformers', 'matplotlib', 'scipy.signal')"
+    script = f"import sys; import understudy.study.plan; print([m for m in {heavy} if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_folders_are_read_without_torch() -> None:
+    script = "import sys; import understudy.exchange.read; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_phantoms_are_written_and_pass_the_check(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch
-
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, write_text, writing
 
@@ -40,6 +38,8 @@ class Checkpoints:
         Raises:
             UnderstudyError: disk full, no permission; what was saved before is untouched.
         """
+        import torch  # seconds, which users of `StopRequest` alone need not wait
+
         with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:
             try:
                 torch.save({"identity": self.identity, "step": step, "state": state}, temporary)
@@ -58,6 +58,8 @@ class Checkpoints:
         Raises:
             UnderstudyError: the checkpoint belongs to another training, or none of those present can be read.
         """
+        import torch
+
         paths = self._paths()
         for path in reversed(paths):
             try:

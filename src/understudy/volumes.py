@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.slices import LabelClass
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class SliceGeometry:
         Scores are upsampled bilinearly and the arg max is taken afterwards, which places borders finer than the
         network's pixels.
         """
+        import torch  # seconds, which only predictions are worth
+
         top, left = self.offset
         out = np.empty((len(probabilities), self.height, self.width), np.uint8)
         for start in range(0, len(probabilities), block):

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.signal
-import scipy.special
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -50,18 +48,18 @@ def lowpass(taps: int, cutoff: float, half_width: float, rate: float, radial: bo
     Returns:
         [taps] to be applied along both axes, or [taps, taps] if radial.
     """
+    from scipy import signal, special  # half a second, which only a network that is built is worth
+
     if not radial:
-        separable: Taps = scipy.signal.firwin(taps, cutoff, width=2 * half_width, fs=rate)
+        separable: Taps = signal.firwin(taps, cutoff, width=2 * half_width, fs=rate)
         return separable
     position = (np.arange(taps) - (taps - 1) / 2) / rate
     radius = np.hypot.outer(position, position)
     # Transform of a disc: cutoff * J1(2 pi cutoff r) / r, whose limit at r = 0 (odd lengths) is pi cutoff^2.
     safe = np.where(radius == 0, 1.0, radius)
-    jinc = np.where(
-        radius == 0, np.pi * cutoff**2, cutoff * scipy.special.j1(2 * np.pi * cutoff * radius) / safe
-    )
-    attenuation = scipy.signal.kaiser_atten(taps, 2 * half_width / (rate / 2))
-    window = np.kaiser(taps, scipy.signal.kaiser_beta(attenuation))
+    jinc = np.where(radius == 0, np.pi * cutoff**2, cutoff * special.j1(2 * np.pi * cutoff * radius) / safe)
+    attenuation = signal.kaiser_atten(taps, 2 * half_width / (rate / 2))
+    window = np.kaiser(taps, signal.kaiser_beta(attenuation))
     filtered: Taps = jinc * np.outer(window, window)
     return filtered / filtered.sum()
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from monai.losses import DiceCELoss
 from torch.nn import functional as F
 
 SMOOTH = 1e-5  # of the authors' code and nnU-Net
@@ -72,6 +71,8 @@ def _ce_dice(scores: torch.Tensor, target: torch.Tensor, background: bool) -> to
 
 def _dice_ce(scores: torch.Tensor, target: torch.Tensor, background: bool) -> torch.Tensor:
     """MONAI's DiceCELoss with the authors' options for their Swin transformer (facts/segmenters 2.3)."""
+    from monai.losses import DiceCELoss  # takes seconds to import
+
     loss: torch.Tensor = DiceCELoss(
         include_background=background,
         to_onehot_y=True,

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from monai.networks.nets import DynUNet
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
@@ -132,6 +131,9 @@ class UNet(nn.Module):
     """
 
     def __init__(self, channels: int, classes: int, filters: tuple[int, ...], levels: int) -> None:
+        with torch.random.fork_rng(devices=[]):  # an import must not touch the weights that are drawn next
+            from monai.networks.nets import DynUNet  # takes seconds: only where a network is built
+
         super().__init__()
         stages = len(filters)
         levels = min(levels, stages - 1)
