@@ -45,6 +45,7 @@ class EncoderExtractor:
         self.channels: tuple[str, ...] | None = self._segmenter.channels
         self.rule: dict[str, Any] = {"size": self._segmenter.resolution, "resize": "none", "scale": "z-score"}
         self.dimension = int(convolution.conv.out_channels)
+        self._encoder = [body.input_block, *body.downsamples, body.bottleneck]  # type: ignore[union-attr,operator,misc]
         self._found: list[torch.Tensor] = []
         convolution.register_forward_hook(lambda module, inputs, output: self._found.append(output))
 
@@ -63,7 +64,9 @@ class EncoderExtractor:
         for start in range(0, len(images), batch):
             x = torch.from_numpy(images[start : start + batch]).to(model.device)
             self._found.clear()
-            model.network(fed(x.float() / 255, model.input).contiguous(memory_format=torch.channels_last))
+            y = fed(x.float() / 255, model.input).contiguous(memory_format=torch.channels_last)
+            for stage in self._encoder:
+                y = stage(y)
             out[start : start + batch] = self._found[0].float().mean((2, 3)).cpu().numpy()
         self._found.clear()
         return out
