@@ -86,7 +86,10 @@ def _histograms(done: Audit) -> Figure:
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
         axes[0, v].set_title(NAMES[view].capitalize(), loc="left", fontsize=10, weight="bold")
-        axes[-1, v].set_xlabel("highest correlation with a training slice (dashed: 99 % of held-out slices)")
+        part = f"{100 * done.numbers['rule']['quantile']:g} %"
+        axes[-1, v].set_xlabel(
+            f"highest correlation with a training slice (dashed: {part} of held-out slices)"
+        )
     return figure
 
 

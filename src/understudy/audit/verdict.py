@@ -148,11 +148,11 @@ def _judged(
         several = "slices lie" if flags.certain > 1 else "slice lies"
         return "copies_found", (
             f"Copies found: {flags.certain:,} synthetic {several} nearer to a training slice than chance explains;"
-            f" {of} are nearer than {quantile:.0%} of new patients' slices."
+            f" {of} are nearer than {percent(quantile)} of new patients' slices."
         )
     if flags.low > max(flags.expected, _or_zero(alarm.high)):
         return "copies_found", (
-            f"Copies found: {of} are nearer to a training slice than {quantile:.0%} of new patients' slices;"
+            f"Copies found: {of} are nearer to a training slice than {percent(quantile)} of new patients' slices;"
             f" chance alone would give {percent(flags.expected)}."
         )
     if controls.missed:
@@ -162,12 +162,12 @@ def _judged(
         )
     if flags.low > flags.expected:
         return "cannot_tell", (
-            f"Cannot tell: {of} are nearer than {quantile:.0%} of new patients' slices, more than chance gives, but"
+            f"Cannot tell: {of} are nearer than {percent(quantile)} of new patients' slices, more than chance gives, but"
             f" {patients} held-out patients vary too much among themselves to call it copying."
         )
     return "no_sign", (
         f"No sign of copying beyond what new patients show: {of} are nearer to a training slice than"
-        f" {quantile:.0%} of new patients' slices; chance alone would give {percent(flags.expected)}."
+        f" {percent(quantile)} of new patients' slices; chance alone would give {percent(flags.expected)}."
     )
 
 
@@ -228,7 +228,7 @@ def flag_bound(count: int, judged: int) -> float:
 
 
 def percent(share: float, digits: int | None = None) -> str:
-    """E.g. "1.5 %", "0.04 %", "35 %"; a dash for what is not there."""
+    """E.g. "1.5 %", "0.04 %", "99 %"; a dash for what is not there."""
     if math.isnan(share):
         return "–"
     value = 100 * share

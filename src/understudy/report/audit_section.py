@@ -102,7 +102,8 @@ def _entry(name: str, numbers: dict[str, Any]) -> Entry:
             f" slice than 99\u00a0% of held-out slices are to another patient's ({percent(within['expected'])} by"
             " chance): near-duplicates within the set, a sign of mode collapse if there are many."
         )
-    panels = [_histogram(view, numbers) for view in numbers.get("histograms", {})]
+    shown = numbers.get("histograms", {})
+    panels = [_histogram(view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
     weights = (numbers.get("membership") or {}).get("words", "")
     return Entry(
         name, said["kind"], said["headline"], said["sentences"], said["limits"], panels, weights, repeated
