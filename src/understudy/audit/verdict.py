@@ -162,8 +162,8 @@ def _judged(
         )
     if flags.low > flags.expected:
         return "cannot_tell", (
-            f"Cannot tell: {of} are nearer than {percent(quantile)} of new patients' slices, more than chance gives, but"
-            f" {patients} held-out patients vary too much among themselves to call it copying."
+            f"Cannot tell: {of} are nearer than {percent(quantile)} of new patients' slices, more than chance gives,"
+            f" but {patients} held-out patients vary too much among themselves to call it copying."
         )
     return "no_sign", (
         f"No sign of copying beyond what new patients show: {of} are nearer to a training slice than"
