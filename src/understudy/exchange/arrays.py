@@ -174,7 +174,10 @@ class ArraySource:
     def _shaped(self, images: ArrayFile, labels_apart: bool) -> tuple[ArrayFile, int]:
         """The images as a stack, and the axis of the channels in one of its items (0 or 2)."""
         shape = images.shape
-        wanted = max(len(self._positions), *(p + 1 for p in self._positions.values())) + (not labels_apart)
+        places = list(self._positions.values())
+        if not labels_apart:
+            places.append(self._spec.labels if isinstance(self._spec.labels, int) else max(places) + 1)
+        wanted = max(places) + 1
         if len(shape) == 3:
             images = _Single(images)
         if len(images.shape) == 4:
@@ -253,6 +256,12 @@ def _positions(spec: FolderSpec) -> dict[str, int]:
                 fix="give a number, counted from 0",
             )
         positions[name] = said if isinstance(said, int) else next(free)
+    if taken in positions.values():
+        raise UnderstudyError(
+            f"position {taken} is said to be both the annotation and a channel",
+            where="labels",
+            fix="give each its own position, counted from 0",
+        )
     return positions
 
 

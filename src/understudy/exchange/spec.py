@@ -95,6 +95,14 @@ class FolderSpec(BaseModel):
             )
         return channels
 
+    @field_validator("channels", "labels")
+    @classmethod
+    def _counted_from_0(cls, value: Any) -> Any:
+        places = value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(place, int) and place < 0 for place in places):
+            raise ValueError("positions are counted from 0")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> FolderSpec:
         if isinstance(self.values, tuple) and self.values[0] >= self.values[1]:
