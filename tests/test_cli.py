@@ -17,7 +17,7 @@ from understudy import __version__, cli
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_json
 from understudy.study.jobs import job_folder
-from understudy.study.plan import make_plan
+from understudy.study.plan import STAGE_VERSIONS, make_plan
 from understudy.study.run import claimed
 from understudy.study.schema import Study, load_study
 
@@ -58,6 +58,16 @@ def test_version_and_help() -> None:
         described = invoke(command, "--help")
         assert described.exit_code == 0
         assert command in described.output
+
+
+def test_the_help_of_run_names_every_stage() -> None:
+    shown = invoke("run", "--help").output
+    assert {stage for stage in STAGE_VERSIONS if stage not in shown} == set()
+
+
+def test_a_resolution_beside_a_study_is_refused(tmp_path: Path) -> None:
+    refused = invoke("evaluate", "--synthetic", tmp_path, "--study", "quickstart", "--resolution", 64)
+    assert "the study says the resolution" in str(refused.exception)
 
 
 def test_help_does_not_load_torch() -> None:

@@ -147,6 +147,12 @@ def evaluate(
             where="--study or --cohort",
             fix="--study STUDY, or --cohort FOLDER",
         )
+    if study is not None and resolution is not None:
+        raise UnderstudyError(
+            "the study says the resolution of its slices",
+            where="--resolution",
+            fix="leave it out, or set `slices: {resolution: ...}` in the study file",
+        )
     spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
                  clip=clip, tolerance=tolerance, sizes=sizes)  # fmt: skip
     base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)

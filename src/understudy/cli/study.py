@@ -89,7 +89,9 @@ def run(
     quiet: QuietOption = False,
     until: Annotated[
         str,
-        typer.Option(help="Stop after this stage: phantom, prepare, generator, sample, segmenter, evaluate."),
+        typer.Option(
+            help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality."
+        ),
     ] = "report",
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
