@@ -151,6 +151,8 @@ def test_a_constant_total_takes_whole_patients_or_any_slices() -> None:
         Mixture(real, synthetic, MixtureConfig(total="real", real_share=0.0), 0)
     with pytest.raises(UnderstudyError, match="less than one slice"):
         Mixture(real, synthetic, MixtureConfig(total=10, real_share=0.04), 0)
+    with pytest.raises(UnderstudyError, match="less than one slice"):
+        Mixture(real, synthetic, MixtureConfig(total=10, real_share=0.96), 0)
     with pytest.raises(ValueError, match="leaves one set out"):
         MixtureConfig(real_share=0.0)
 

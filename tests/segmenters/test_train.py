@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 from safetensors.torch import load_file
 
 from understudy.checkpoints import Checkpoints, History
@@ -269,6 +270,18 @@ def test_held_out_slices_are_never_drawn(synthetic: SliceSet) -> None:
     assert not set(held) & set(drawn)
     with pytest.raises(UnderstudyError, match="too few"):
         Mixture(None, synthetic, MixtureConfig(synthetic_count=2), 0).hold_out(0.2, 1000)
+
+
+def test_no_patient_of_a_held_out_slice_is_drawn(tmp_path: Path) -> None:
+    """A folder of images may say whose they are: 48 slices of 6 patients, in turn."""
+    whole = toys.slice_set(tmp_path / "made", n=48)
+    mixture = Mixture(None, whole, MixtureConfig(), 0)
+    source, held = mixture.hold_out(0.04, 1000)
+    assert (len(held), mixture.slices) == (2, 32)
+    ((_, drawn),) = mixture.draw(np.arange(100))
+    of = whole.index["subject"].to_numpy()
+    assert set(of[drawn]) == set(of) - set(of[held])
+    assert source.slices is whole
 
 
 def test_a_swin_trains_and_is_loaded_again(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:

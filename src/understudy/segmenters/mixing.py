@@ -280,6 +280,8 @@ class Mixture:
     def hold_out(self, share: float, most: int) -> tuple[Source, NDArray[np.int64]]:
         """Takes the last `share` of the only source's slices, at most so many, out of the training.
 
+        Where the slices have patients, no other slice of a patient who is held out is trained on either.
+
         Returns:
             The source and the rows that are no longer drawn.
 
@@ -289,7 +291,8 @@ class Mixture:
         ((source, fraction, pools),) = self._parts
         ((name, record),) = self.sources.items()
         held = source.rows[len(source.rows) - min(most, round(share * len(source.rows))) :]
-        left = [Pool(pool.rows[~np.isin(pool.rows, held)], pool.key) for pool in pools]
+        trained = source.rows[~np.isin(source.rows, _with_their_patients(held, source.slices))]
+        left = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in pools]
         if not len(held) or not all(len(pool.rows) for pool in left):
             raise UnderstudyError(
                 f"{len(source.rows)} {name} slices are too few to hold some out for validation",
@@ -297,7 +300,7 @@ class Mixture:
                 fix="sample more, or use `validation: real`",
             )
         self._parts = [(source, fraction, left)]
-        self.sources[name] = {**record, "slices": len(source.rows) - len(held), "held_out": len(held)}
+        self.sources[name] = {**record, "slices": len(trained), "held_out": len(held)}
         return source, held
 
     def draw(self, samples: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -324,6 +327,15 @@ class Mixture:
             if len(at):
                 images[at], labels[at] = source.read(rows)
         return images, labels
+
+
+def _with_their_patients(rows: NDArray[np.int64], slices: SliceSet) -> NDArray[np.int64]:
+    """The rows and all others of the same patients, where the set names them."""
+    if "subject" not in slices.index:
+        return rows
+    subject = slices.index["subject"].fillna("").astype(str).to_numpy()
+    named = np.isin(subject, subject[rows]) & (subject != "")
+    return np.union1d(rows, np.flatnonzero(named))
 
 
 def _draw_kind(pools: list[Pool], fraction: float | None, j: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -371,9 +383,9 @@ def _constant_total(
     ordered = _in_order_of_choice(real, config) if real is not None else np.empty(0, np.int64)
     total = len(ordered) if config.total == "real" else int(config.total or 0)
     wanted = round(config.real_share * total)
-    if (wanted == 0) != (config.real_share == 0):
+    if (wanted == 0) != (config.real_share == 0) or (wanted == total) != (config.real_share == 1):
         raise UnderstudyError(
-            f"{config.real_share:.2%} of {total} slices is less than one slice",
+            f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind",
             where=real.path if real else None,
             fix="raise the total or the share",
         )
