@@ -38,7 +38,13 @@ def raw() -> pd.DataFrame:
 @pytest.mark.parametrize("policy", list(TABLE))
 def test_empty_masks_follow_the_table(raw: pd.DataFrame, policy: str) -> None:
     scored = apply_policy(raw, policy)
-    for name, column in (("dice", 0), ("hd", 1), ("hd95_pooled", 1), ("hd95_directed", 1)):
+    for name, column in (
+        ("dice", 0),
+        ("hd", 1),
+        ("hd95_pooled", 1),
+        ("hd95_directed", 1),
+        ("hd95_surfel", 1),
+    ):
         expected = [case[column] for case in TABLE[policy]]
         np.testing.assert_allclose(scored[name][:3], expected, rtol=1e-12)
     assert math.ceil(DIAGONAL) == 374  # what the BraTS 2023 script writes
@@ -94,3 +100,14 @@ def test_unknown_policy_and_foreign_rows_are_refused(raw: pd.DataFrame) -> None:
         apply_policy(raw, "nan")
     with pytest.raises(UnderstudyError, match="diagonal_mm"):
         apply_policy(raw.drop(columns="diagonal_mm"))
+
+
+def test_rows_of_before_the_surfel_distance_have_none(raw: pd.DataFrame) -> None:
+    """Alone and beside newer rows; a mean over nothing but their empty masks would look like a result."""
+    new, old = raw.assign(setting="new", repeat=0), raw.assign(setting="old", repeat=0)
+    old = old.drop(columns="hd95_surfel")
+    assert "hd95_surfel" not in apply_policy(old)
+    mixed = apply_policy(pd.concat([old, new], ignore_index=True))
+    assert mixed.loc[mixed["setting"] == "old", "hd95_surfel"].isna().all()
+    np.testing.assert_allclose(mixed["hd95_surfel"][4:], [0, DIAGONAL, DIAGONAL, raw["hd95_surfel"][3]])
+    np.testing.assert_allclose(mixed["hd"][:4], mixed["hd"][4:])

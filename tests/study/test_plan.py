@@ -67,6 +67,18 @@ def test_a_changed_field_redoes_only_what_depends_on_it() -> None:
     }
 
 
+def test_regions_change_the_scores_only() -> None:
+    changed = redone(plan_of(), plan_of(evaluation={"regions": {"core": ["NCR/NET", "ET"]}}))
+    assert changed
+    assert all(name == "report" or name.startswith("evaluate") for name in changed)
+
+
+def test_regions_of_unknown_classes_are_refused_before_anything_runs() -> None:
+    for regions in ({"core": ["NCR", "ET"]}, {"ED": ["ET"]}):
+        with pytest.raises(UnderstudyError, match=r"evaluation.regions[\s\S]*NCR/NET, ED, ET"):
+            plan_of(evaluation={"regions": regions})
+
+
 def test_more_repeats_and_another_generator_add_jobs_and_redo_none() -> None:
     before = plan_of()
     more = redone(before, plan_of(repeats=3))

@@ -217,3 +217,10 @@ def test_an_unknown_preset_has_no_text() -> None:
     assert "phantom:" in preset_text("quickstart")
     with pytest.raises(UnderstudyError, match="no preset"):
         preset_text("nothing")
+
+
+def test_regions_are_words_or_names_with_classes(tmp_path: Path) -> None:
+    said = message(write(tmp_path, "preset: quickstart\nevaluation:\n  regions: all\n"))
+    assert "1 problem" in said
+    assert "line 3" in said
+    assert "should be auto, none" in said

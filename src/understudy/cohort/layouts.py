@@ -125,7 +125,7 @@ def find_patients(config: CohortConfig) -> Cohort:
         layout = _recognise(root, files) if config.layout == "auto" else config.layout
         found = _match_brats(layout, files)
         channels = tuple(_BRATS_SUFFIXES[layout])
-        classes = (BACKGROUND, *(LabelClass(*entry) for entry in _BRATS_CLASSES[layout]))
+        classes = brats_classes(layout)
     _refuse_absent_from_all(root, layout, found, channels, files)
     sites = _read_sites(config)
     patients = tuple(
@@ -241,6 +241,11 @@ def _pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
         else:
             translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
     return re.compile("".join(translated))
+
+
+def brats_classes(layout: str) -> tuple[LabelClass, ...]:
+    """Classes of a BraTS layout by its name, background first."""
+    return BACKGROUND, *(LabelClass(*entry) for entry in _BRATS_CLASSES[layout])
 
 
 def _described_classes(config: CohortConfig) -> tuple[LabelClass, ...]:

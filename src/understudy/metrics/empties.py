@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.overlap import dice, precision, recall
@@ -90,16 +91,29 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
         if one_score is not None:
             score[one] = one_score
         out[name] = score
+    unmeasured = {name: _unmeasured(rows, name, both | one) for name in LATER if name in rows}
     filled = policy in (EmptyPolicy.BRATS, EmptyPolicy.INF)
     worst = rows["diagonal_mm"].to_numpy(np.float64) if policy is EmptyPolicy.BRATS else np.inf
-    for name in (*DISTANCES, *(n for n in LATER if n in rows)):
+    for name in (*DISTANCES, *unmeasured):
         distance = rows[name].to_numpy(np.float64)
         out[name] = (
             np.select([both, one], [0.0, worst], distance)
             if filled
             else np.where(both | one, np.nan, distance)
         )
+    for name, where in unmeasured.items():
+        out.loc[where, name] = np.nan
     out["volume_error"] = np.divide(fp - fn, tp + fn, out=np.full(len(rows), np.nan), where=~no_truth)
     out["missed"] = no_prediction & ~no_truth
     out["false_alarm"] = no_truth & ~no_prediction
     return out
+
+
+def _unmeasured(rows: pd.DataFrame, name: str, empty: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Rows of runs without a distance that came later than others: it must not be a mean over their empty masks."""
+    lacks = rows[name].isna().to_numpy() & ~empty
+    keys = [key for key in ("setting", "repeat") if key in rows]
+    if not keys or not lacks.any():
+        return np.full(len(rows), lacks.any())
+    runs = rows[keys].assign(lacks=lacks)
+    return runs.groupby(keys, sort=False)["lacks"].transform("any").to_numpy(bool)

@@ -56,7 +56,7 @@ __all__ = [
 Test = Literal["sign_flip", "wilcoxon"]
 
 MEAN = "mean"
-METRICS = ("dice", "hd", "hd95_pooled", "hd95_directed")
+METRICS = ("dice", "hd", "hd95_pooled", "hd95_directed")  # every version of raw rows has these
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each sett
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from understudy.audit.config import AuditConfig
-from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
+from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes, find_patients
 from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.read import layout_of
 from understudy.files import sha256_file, sha256_json
+from understudy.metrics.regions import resolve_regions
+from understudy.slices import LabelClass
 from understudy.study.generator_spec import FolderGenerator
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
@@ -133,10 +136,13 @@ def prepare_jobs(study: Study, jobs: list[Job]) -> str:
         jobs.append(job)
         inputs.append(("phantom", job.id))
         spec["cohort"] = CohortConfig.model_validate({}).model_dump(mode="json", exclude={"path"})
+        _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
     else:
         assert study.cohort is not None
+        cohort = find_patients(study.cohort)
         spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
-        spec["content"] = fingerprint(find_patients(study.cohort))
+        spec["content"] = fingerprint(cohort)
+        _check_regions(study, cohort.classes)
         local["path"] = str(study.cohort.path)
     split = study.split
     if "seed" not in split.model_fields_set:
@@ -145,6 +151,14 @@ def prepare_jobs(study: Study, jobs: list[Job]) -> str:
     job = _job("prepare", "prepare", spec, inputs, **local)
     jobs.append(job)
     return job.id
+
+
+def _check_regions(study: Study, classes: Sequence[LabelClass]) -> None:
+    """Refuses regions of classes that the cohort does not have: before days of training, not after them."""
+    try:
+        resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
+    except UnderstudyError as error:
+        raise UnderstudyError(error.what, where="evaluation.regions of the study", fix=error.fix) from error
 
 
 def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -262,6 +276,7 @@ def _segmenter_jobs(
         "cell": cell,
         "scopes": sorted(study.evaluation.scopes),
         "dropped_slices": study.evaluation.dropped_slices,
+        "regions": study.evaluation.regions,
     }
     evaluated = _job(
         "evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)]

@@ -62,6 +62,20 @@ class EvaluationConfig(BaseModel):
         description="slices that the rule drops: left empty, as the networks never saw such slices in training (what"
         " they hide of a tumour counts as missed), or segmented like the others",
     )
+    regions: Literal["auto", "none"] | dict[str, list[str]] = Field(
+        default="auto",
+        description="unions of classes scored beside them, in no mean: {WT: [NCR/NET, ED, ET]}; none; or auto: WT and"
+        " TC where there are classes called NCR, ED and ET",
+    )
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _known_word(cls, value: Any) -> Any:
+        if not isinstance(value, dict) and value not in ("auto", "none"):
+            raise ValueError(
+                "should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}"
+            )
+        return value
 
 
 class ReportConfig(BaseModel):

@@ -198,7 +198,10 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
     ):
         np.savez_compressed(handle, prediction=prediction)
     names = [entry.name for entry in volumes.classes[1:]]
-    rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept))
+    regions = context.spec["regions"]
+    rows = pd.DataFrame(
+        score_volume(volume.truth, prediction, names, volume.spacing, volume.kept, regions=regions)
+    )
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"
