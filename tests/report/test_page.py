@@ -19,6 +19,7 @@ from understudy.report.answer import make_answer
 from understudy.report.gallery import segmentations
 from understudy.report.page import ReportData, build_report
 from understudy.report.tables import patient_means
+from understudy.slices import SliceSet, SliceWriter
 
 
 class Elements(HTMLParser):
@@ -130,11 +131,13 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
     rows = study.scores.query("scope == 'whole' and class_name == 'core' and setting == 'real.unet.aug'")
     per_repeat = rows.assign(d=2 * rows.tp / (2 * rows.tp + rows.fp + rows.fn)).groupby("repeat")["d"].mean()
     assert dice.loc["real.unet.aug", "core_sd"] == pytest.approx(np.std(per_repeat.to_numpy()))
+    surfel = pd.read_csv(folder / "tables" / "hd95_surfel.csv").set_index("setting")
+    assert surfel.loc["real.unet.aug", "core_value"] == pytest.approx(rows["hd95_surfel"].mean())
     misses = pd.read_csv(folder / "tables" / "misses.csv")
     assert misses.query("setting == 'synthetic.unet.aug' and class_name == 'core'")["missed"].item() == 2
     assert {p.stem for p in (folder / "tables").iterdir()} == {
-        "conventions", "dice", "dice_paper", "differences", "hd", "hd95_pooled", "hd_paper", "jobs", "misses",
-        "patients", "sites",
+        "conventions", "dice", "dice_paper", "differences", "hd", "hd95_pooled", "hd95_surfel", "hd_paper", "jobs",
+        "misses", "patients", "sites",
     }  # fmt: skip
     assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex"}
 
@@ -157,6 +160,26 @@ def test_another_seed_shows_other_slices(study: ReportData, whole: Whole, tmp_pa
     other, _ = built(fresh(study, seed=1), tmp_path)
     first, second = ({a["src"] for tag, a in e.found if tag == "img"} for e in (whole[0], other))
     assert len(second - first) > 20
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_how_a_folder_was_read_is_said(study: ReportData, tmp_path: Path) -> None:
+    elements, numbers = built(fresh(study), tmp_path / "generated")
+    assert "were read from a folder" not in elements.text
+    made = SliceSet.open(study.synthetic["gan"])
+    images, labels = made.read(slice(None))
+    writer = SliceWriter(tmp_path / "set", made.channels, made.classes, 16, (1.0, 1.0, 1.0), ("P", "L"))
+    writer.append(images, labels, [{"id": str(i), "generator": "gan"} for i in range(len(images))])
+    fit = {"codes": {"core": 128.0, "edema": 255.0}, "mean_code_distance": 0.5, "largest_code_distance": 3.25,
+           "tolerance": 31.75, "far_fraction": 0.0125}  # fmt: skip
+    writer.close(source="folder", annotation=fit, notes=["2 files were left out, e.g. T0.png"])
+    data = fresh(study, synthetic={"gan": tmp_path / "set"}, show_patient_ids=False)
+    elements, numbers = built(data, tmp_path / "read")
+    assert "0.50 grey levels from the nearest code on average, 3.25 in the worst slice" in elements.text
+    assert "1.2 % of the annotated pixels are farther than 31.75" in elements.text
+    assert "Note: 2 files were left out, e.g. patient 1.png." in elements.text
+    (entry,) = [n for n in numbers["annotations"] if n["kind"] == "synthetic"]
+    assert entry["reading"]["annotation"] == fit
 
 
 @pytest.mark.usefixtures("no_plots")

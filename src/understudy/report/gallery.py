@@ -28,6 +28,7 @@ from understudy.report.pictures import (
     upright,
     windowed,
 )
+from understudy.report.readings import how_it_was_read, reading_of
 from understudy.slices import SliceSet
 from understudy.volumes import TestVolume, VolumeSet
 
@@ -67,6 +68,7 @@ class Gallery:
     sheets: list[Tile] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     numbers: list[dict[str, Any]] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     missing: list[str] = field(default_factory=list)
@@ -96,6 +98,8 @@ def make_gallery(data: ReportData) -> Gallery:
         rng = np.random.default_rng([data.seed, number])
         areas = _areas(source, looked := _some(source.rows, SAMPLED, rng))
         gallery.numbers.append(_annotation_numbers(source, looked, areas))
+        if reading := gallery.numbers[-1].get("reading"):
+            gallery.readings.append(data.hide(how_it_was_read(source.name, **reading)))
         chosen = _some(source.rows, ROWS, rng)
         gallery.random.append(_block(source, chosen, windows, view))
         with_tumour = looked[areas.sum(1) > 0]
@@ -232,6 +236,7 @@ def _annotation_numbers(source: _Source, rows: NDArray[np.int64], areas: NDArray
         "areas": areas,
         "code_distance": distance[np.isfinite(distance)],
         "pixels": source.slices.resolution**2,
+        **reading_of(source.slices),
     }
 
 

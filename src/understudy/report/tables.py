@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.empties import EmptyPolicy, apply_policy
+from understudy.metrics.empties import LATER, EmptyPolicy, apply_policy
 from understudy.metrics.scores import FOREGROUND
 from understudy.metrics.statistics import MEAN, METRICS, compare, cube, holm, summarise
 from understudy.report.answer import Answer, interval, value
@@ -31,6 +31,14 @@ from understudy.report.table import (
     spread,
     without_collapsed,
 )
+
+DEFINED = {
+    "hd": "Largest distance between the two borders.",
+    "hd95_pooled": "95th percentile of both borders' distances thrown together (MedPy's definition; those of MONAI,"
+    " DeepMind and the BraTS script differ by a millimetre and more).",
+    "hd95_surfel": "The larger of the two directions' 95th percentiles, border elements counted by their area"
+    " (DeepMind's definition and the BraTS script's).",
+}
 
 __all__ = ["Table", "patient_means", "reading_note", "result_tables", "summaries", "usable_rows"]
 
@@ -60,8 +68,9 @@ def summaries(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
     """`metrics.statistics.summarise` for both policies, with the column `policy`."""
     if rows.empty:
         return pd.DataFrame()
+    metrics = [*METRICS, *(name for name in LATER if name in rows)]
     parts = [
-        summarise(apply_policy(rows, policy), METRICS, seed=data.seed, resamples=RESAMPLES).assign(
+        summarise(apply_policy(rows, policy), metrics, seed=data.seed, resamples=RESAMPLES).assign(
             policy=str(policy)
         )
         for policy in POLICIES
@@ -79,6 +88,8 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
     made += [
         _distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")
     ]
+    if "hd95_surfel" in rows:
+        made += [_distances(data, settings, summary, "hd95_surfel", "HD95 by area of the border, mm")]
     made += [_misses(data, settings, rows), _conventions(data, settings, summary)]
     made += (
         [ratio_table(data, settings, summary, answer)] if any(s.training == "ratio" for s in settings) else []
@@ -177,13 +188,9 @@ def _distances(
             | numbers_of(keys, entries)
             | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, kept, strict=True)}
         )
-    defined = (
-        "Largest distance between the two borders."
-        if metric == "hd"
-        else "95th percentile of both borders' distances thrown together (MedPy's definition; those of"
-        " MONAI, DeepMind and the BraTS script differ by a millimetre and more)."
+    note = (
+        f"{DEFINED[metric]} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
     )
-    note = f"{defined} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
     header = [*IDENTITY, *names, *extra, "Paper's rule"]
     return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
