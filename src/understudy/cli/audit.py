@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,17 +25,28 @@ TransformsOption = Annotated[
     typer.Option(help="Also look for mirrored (flips) or turned (dihedral) copies: none, flips, dihedral."),
 ]
 
+PatientsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
+        " '^(.+)_z[0-9]+$' [default: names without the number at their end]."
+    ),
+]
+
 
 @app.command("audit")
 def audit_command(
     training: Annotated[
-        Path | None, typer.Option(help="Slice set that the generator was trained on (its train rows).")
+        Path | None,
+        typer.Option(help="Slice set or image folder that the generator was trained on (its train rows)."),
     ] = None,
     heldout: Annotated[
         Path | None,
         typer.Option(help="Slices of patients never trained on [default: val and test rows of --training]."),
     ] = None,
-    synthetic: Annotated[Path | None, typer.Option(help="Synthetic slice set to be judged.")] = None,
+    synthetic: Annotated[
+        Path | None, typer.Option(help="Synthetic slice set or image folder to be judged.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for audit.json, audit.md, p-values, private/.")
     ] = None,
@@ -45,6 +60,7 @@ def audit_command(
         float,
         typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than."),
     ] = 0.99,
+    patients: PatientsOption = None,
     transforms: TransformsOption = "none",
     seed: Annotated[int, typer.Option(min=0, help="Of planted copies, halves and resamples.")] = 0,
     memory: Annotated[float, typer.Option(min=0.1, help="Of the search, GB.")] = 1.0,
@@ -81,7 +97,7 @@ def audit_command(
         )
     from understudy.audit.perform import as_text
 
-    done = _audited(training, heldout, synthetic, config, out, model, device, quiet)
+    done = _audited(training, heldout, synthetic, config, out, model, device, quiet, patients)
     print(json.dumps(done.numbers, indent=2) if as_json else as_text(done))
     if out is not None and not as_json:
         print(f"written to {out}; {out / 'private'} shows training images and is not for release")
@@ -98,6 +114,7 @@ def screen(
     heldout: Annotated[
         Path | None, typer.Option(help="Held-out slices [default: val and test rows of --training].")
     ] = None,
+    patients: PatientsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -107,11 +124,13 @@ def screen(
     from understudy.audit.screen import screen as screened_set
     from understudy.files import read_json, write_json
 
-    left, counts = screened_set(_opened(synthetic), audit, out, _device(device), not quiet)
+    left, counts = screened_set(
+        _opened_synthetic(synthetic, audit / "private" / "read"), audit, out, _device(device), not quiet
+    )
     before = read_json(audit / "audit.json")
     config = AuditConfig.model_validate(before["config"])
     folder = out.with_name(out.name + "-audit")
-    done = _audited(training, heldout, out, config, folder, None, device, quiet)
+    done = _audited(training, heldout, out, config, folder, None, device, quiet, patients)
     record = {
         "screened": counts.as_dict(), "content_hash": left.content_hash, "before": before["verdict"],
         "after": done.verdict.as_dict(), "audit_before": str(audit), "audit_after": str(folder),
@@ -142,30 +161,53 @@ def _device(device: str) -> str:
     return str(resolve_device(device))
 
 
-def _opened(path: Path) -> SliceSet:
-    from understudy.slices import SliceSet
+def _opened(path: Path, read_into: Path, patients: str | None) -> SliceSet:
+    """A slice set, or a folder of images as one; how patients were told apart is said on stderr."""
+    from understudy.exchange.images import open_images
 
-    return SliceSet.open(path)
+    found, note = open_images(path, read_into, patients)
+    if note:
+        sys.stderr.write(f"note: {note}\n")
+    return found
 
 
 def _audited(
     training: Path, heldout: Path | None, synthetic: Path, config: AuditConfig, out: Path | None, model: Path | None,
-    device: str, quiet: bool,
+    device: str, quiet: bool, patients: str | None = None,
 ) -> Audit:  # fmt: skip
     """Audits sets on disk, and writes the result where it is wanted."""
     from understudy.audit.perform import audit, write_audit
     from understudy.audit.pictures import save_pictures
 
     where = _device(device)
-    real, made = _opened(training), _opened(synthetic)
-    held = real if heldout is None else _opened(heldout)
-    witness = _witness(model, where) if model is not None else None
-    work = out / "private" / "search" if out is not None else None
-    done = audit(real, held, made, config, None, witness, work, where, not quiet)
-    if out is not None:
-        write_audit(done, out)
-        save_pictures(done, real, made, out)
+    with _private(out) as private:
+        real = _opened(training, private / "read", patients)
+        held = real if heldout is None else _opened(heldout, private / "read", patients)
+        made = _opened_synthetic(synthetic, private / "read")
+        witness = _witness(model, where) if model is not None else None
+        done = audit(
+            real, held, made, config, None, witness, private / "search" if out else None, where, not quiet
+        )
+        if out is not None:
+            write_audit(done, out)
+            save_pictures(done, real, made, out)
     return done
+
+
+@contextlib.contextmanager
+def _private(out: Path | None) -> Iterator[Path]:
+    """Where training images may lie: `out/private`, or a folder that is gone afterwards."""
+    if out is not None:
+        yield out / "private"
+        return
+    with tempfile.TemporaryDirectory(prefix="understudy-audit-") as folder:
+        yield Path(folder)
+
+
+def _opened_synthetic(path: Path, read_into: Path) -> SliceSet:
+    from understudy.exchange.images import open_images
+
+    return open_images(path, read_into)[0]  # whose slices they are says nothing: nobody's
 
 
 def _witness(model: Path, device: str) -> Any:

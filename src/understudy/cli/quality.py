@@ -107,14 +107,9 @@ def _resize(word: str) -> Resize:
 
 def open_slices(path: Path, read_into: Path) -> SliceSet:
     """A slice set, or a folder of images as one."""
-    from understudy.exchange.read import read_folder
-    from understudy.exchange.spec import FolderSpec
-    from understudy.files import sha256_json
-    from understudy.slices import SliceSet
+    from understudy.exchange.images import open_images
 
-    if (path / "index.parquet").is_file() or not path.is_dir():
-        return SliceSet.open(path)
-    return read_folder(path, FolderSpec(), read_into / sha256_json(str(path.absolute()))[:12])
+    return open_images(path, read_into)[0]
 
 
 def _files(
