@@ -65,7 +65,8 @@ def export_nnunet(
         out: new folder.
         number, name: of the data set.
         folds: of the cross-validation.
-        synthetic: further slices, in the training part of every fold and in no validation part.
+        synthetic: further slices, in the training part of every fold and in no validation part. Their generator has
+            seen the patients of all folds: a fold's validation score says less than the test patients' (`imagesTs`).
         seed: of the folds.
         progress: show it.
 

@@ -34,8 +34,8 @@ from understudy.report.table import (
 
 DEFINED = {
     "hd": "Largest distance between the two borders.",
-    "hd95_pooled": "95th percentile of both borders' distances thrown together (MedPy's definition; those of MONAI,"
-    " DeepMind and the BraTS script differ by a millimetre and more).",
+    "hd95_pooled": "95th percentile of both borders' distances thrown together (MedPy's definition; MONAI, DeepMind and"
+    " the BraTS script define it otherwise and get other numbers).",
     "hd95_surfel": "The larger of the two directions' 95th percentiles, border elements counted by their area"
     " (DeepMind's definition and the BraTS script's).",
 }
