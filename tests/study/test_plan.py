@@ -38,7 +38,7 @@ def test_every_job_comes_after_its_inputs() -> None:
     for job in plan_of().jobs:
         assert {job_id for _, job_id in job.inputs} <= seen
         seen.add(job.id)
-    assert len(seen) == 1 + 1 + 2 * 3 + 2 * 5 * 2 + 1
+    assert len(seen) == 1 + 1 + 2 * 4 + 2 * 5 * 2 + 1
 
 
 def test_the_grid_of_settings() -> None:

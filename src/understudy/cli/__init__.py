@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-import understudy.cli.annotations  # noqa: F401
+import understudy.cli.annotations
+import understudy.cli.correlate  # noqa: F401
 from understudy.cli import audit, cohort, exchange, generators, quality, score, study  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError

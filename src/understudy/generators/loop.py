@@ -22,7 +22,7 @@ from understudy.files import sha256_json
 from understudy.generators.devices import resolve_device
 from understudy.generators.health import check_divergence, faults, reference, summary, vital_signs
 from understudy.generators.joint import annotation_channels, decode
-from understudy.generators.runs import is_finished, save_model
+from understudy.generators.runs import CONFIG, is_finished, save_model, snapshot_folder
 from understudy.generators.shares import Workers
 from understudy.generators.trainer import Trainer
 from understudy.generators.training import UNTRACED, TrainingConfig
@@ -70,6 +70,7 @@ def train(
     check_fit(slices, rows, model, config)
     identity = _identity(slices, rows, model, config)
     if is_finished(folder, identity):
+        _check_kept(folder, config)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     trainer = trainer_class(slices, rows, model, config, resolve_device(device), workers)
@@ -105,6 +106,17 @@ def check_fit(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: Tra
     for size in (config.batch, *getattr(config, "batches", {}).values()):
         if size % min(size, group):
             raise UnderstudyError(f"batch {size} is no multiple of mbstd_group {group}")
+
+
+def _check_kept(folder: Path, config: TrainingConfig) -> None:
+    """Says so if a finished training did not keep the weights that are wanted now."""
+    missing = [k for k in config.keep_weights_kimg if not (snapshot_folder(folder, k) / CONFIG).is_file()]
+    if missing:
+        raise UnderstudyError(
+            f"the training is finished and has kept no weights at {missing[0]:g} kimg",
+            where=folder,
+            fix="train into another folder, or leave this point out of `keep_weights_kimg`",
+        )
 
 
 def _identity(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig) -> str:
@@ -191,6 +203,12 @@ class _Run:
         save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
         self.board.picture(picture, self.trainer.images)
 
+    def keep_weights(self, before: int) -> None:
+        """snapshots/<kimg>kimg: the averaged generator as a finished one, if the step went over a point to keep."""
+        for kimg in self.trainer.config.keep_weights_kimg:
+            if self.writes and before < kimg * 1000 <= self.trainer.images:
+                save_model(snapshot_folder(self.folder, kimg), self.trainer.average, self.record())
+
     def record(self) -> dict[str, Any]:
         """The run's config.json."""
         trainer, slices = self.trainer, self.trainer.slices
@@ -225,6 +243,7 @@ def _loop(trainer: Trainer, run: _Run, stop: StopRequest, progress: bool) -> Non
             before = trainer.images
             trainer.step()
             trainer.seconds = before_start + time.monotonic() - started
+            run.keep_weights(before)
             over = ended()
             pictured = over or _due(before, trainer.images, config.snapshot_kimg)
             figures: dict[str, Any] = {}

@@ -34,6 +34,11 @@ def save_model(
     write_json(folder / CONFIG, config)
 
 
+def snapshot_folder(folder: str | Path, kimg: float) -> Path:
+    """Where a training keeps its weights after so many thousand images; a folder like that of a finished one."""
+    return Path(folder) / "snapshots" / f"{kimg:g}kimg"
+
+
 def is_finished(folder: Path, identity: str) -> bool:
     """Whether `folder` holds the finished run of this identity.
 

@@ -15,8 +15,10 @@ from understudy.generators.ada import AugmentConfig
 from understudy.generators.joint import Annotation
 from understudy.generators.progressive import LevelSchedule
 
-UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard"})
-"""Fields that say how often something is written: the result does not depend on them."""
+UNTRACED = frozenset(
+    {"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"}
+)
+"""Fields that say what else is written, and how often: the result does not depend on them."""
 
 
 class TrainingConfig(BaseModel):
@@ -55,6 +57,10 @@ class TrainingConfig(BaseModel):
     )
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
     checkpoints_kept: int = Field(default=2, ge=1, description="the last so many checkpoints are kept")
+    keep_weights_kimg: list[float] = Field(
+        default=[],
+        description="thousand images after which the averaged generator is kept as well, for sampling",
+    )
     tensorboard: bool = Field(
         default=True, description="also write curves and pictures for TensorBoard, if it is installed"
     )

@@ -83,7 +83,7 @@ class ReportData:
             generator, segmenter, augmentation, repeat, subject, site.
         slices, volumes: the prepared slice set and the test volumes.
         synthetic: generator -> its slice set.
-        quality: generator -> its quality.json.
+        quality, annotations: generator -> its quality.json, its annotations.json.
         audits: generator -> folder of its audit.
         generator_histories: generator, or "generator, member 2", -> history.jsonl.
         generator_health: the same names -> `health.summary` of the training.
@@ -106,6 +106,7 @@ class ReportData:
     synthetic: dict[str, Path] = field(default_factory=dict)
     quality: dict[str, Path] = field(default_factory=dict)
     audits: dict[str, Path] = field(default_factory=dict)
+    annotations: dict[str, Path] = field(default_factory=dict)
     generator_histories: dict[str, Path] = field(default_factory=dict)
     generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)

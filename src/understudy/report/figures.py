@@ -68,6 +68,13 @@ class Panel:
 
 
 @contextmanager
+def styled() -> Iterator[None]:
+    """The look of all figures, for one with several axes."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+@contextmanager
 def _axes(size: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Axes]]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")

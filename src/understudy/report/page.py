@@ -19,6 +19,7 @@ from understudy.files import write_text, writing
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.statistics import MEAN
 from understudy.report import figures
+from understudy.report.annotation_section import AnnotationSection, make_annotation_section
 from understudy.report.answer import (
     FEWEST_PATIENTS,
     POOREST_BASELINE,
@@ -76,8 +77,9 @@ def build_report(data: ReportData, out: Path) -> Path:
     jobs = _job_table(data)
     gallery = make_gallery(data)
     quality, audit = make_quality_section(data), make_audit_section(data)
-    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality, audit)
-    tables = [*tables, *quality.tables, *audit.tables]
+    annotation = make_annotation_section(data)
+    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality, audit, annotation)
+    tables = [*tables, *quality.tables, *audit.tables, *annotation.tables]
     numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery, audit)
     out = Path(out)
     with writing(out):
@@ -112,6 +114,7 @@ def _page(
     gallery: Gallery,
     quality: QualitySection,
     audit: AuditSection,
+    annotation: AnnotationSection,
 ) -> str:
     means = patient_means(data, rows) if len(rows) else pd.DataFrame(columns=["setting", "class_name"])
     cases, heads, missing = segmentations(data, means, answer.comparisons)
@@ -134,6 +137,10 @@ def _page(
             gallery=gallery,
             quality=quality,
             audit=audit,
+            annotation=annotation,
+            annotation_panels=[
+                p for p in gallery.panels if not (annotation.areas and p.alt.startswith("Area of"))
+            ],
             legend=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
             generator_panels={
                 name: figures.generator_curves(name, path, real_shares)

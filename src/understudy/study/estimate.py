@@ -231,6 +231,14 @@ def _quality(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, fl
     return 5 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
 
 
+def _annotations(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    synthetic = _samples(plan.by_id[dict(job.inputs)["sample"]], size)
+    pixels = plan.study.slices.resolution**2
+    slices = size.patients * size.depth * 0.5 + synthetic
+    # 1 s for 1,000 slices of 64 x 64 pixels, and the draws
+    return 5 + slices * pixels / 4e6 + slices * 1e-3, 3e5
+
+
 def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
     return 15.0 + math.sqrt(len(plan.jobs)), 5e6
 
@@ -244,5 +252,6 @@ _ESTIMATES = {
     "segmenter": _segmenter,
     "evaluate": _evaluate,
     "quality": _quality,
+    "annotations": _annotations,
     "report": _report,
 }

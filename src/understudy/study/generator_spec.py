@@ -28,6 +28,7 @@ from understudy.generators.training import (
     StyleGan3Training,
 )
 from understudy.study.reading import merged
+from understudy.study.snapshots import SnapshotOf
 
 ModelConfig = Annotated[
     ProGanConfig | StyleGan1Config | StyleGan2Config | StyleGan3Config | DiffusionConfig,
@@ -64,6 +65,20 @@ class GeneratorSpec(BaseModel):
     ensemble: int = Field(
         1, ge=1, description="trainings with different seeds, sampled in turn (Larsson et al.: 10)"
     )
+
+    snapshots: int | list[float] | None = Field(
+        None,
+        description="states of the training that become generators of their own: so many evenly spaced ones, the last"
+        " being the finished generator, or those at so many kimg",
+    )
+    snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
+
+    @field_validator("snapshots")
+    @classmethod
+    def _at_least_two(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 2:
+            raise ValueError("`snapshots` counts the finished generator too: 2 or more")
+        return value
 
     @model_validator(mode="before")
     @classmethod

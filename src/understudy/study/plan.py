@@ -23,7 +23,8 @@ from understudy.exchange.read import layout_of
 from understudy.files import sha256_file, sha256_json
 from understudy.metrics.regions import resolve_regions
 from understudy.slices import LabelClass
-from understudy.study.generator_spec import FolderGenerator
+from understudy.study.annotation_stage import annotation_parts
+from understudy.study.generator_spec import FolderGenerator, GeneratorSpec
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
 from understudy.study.quality_stage import quality_parts
@@ -42,6 +43,7 @@ STAGE_VERSIONS = {
     "segmenter": 2,  # noise from a pool
     "evaluate": 2,  # 2: hd95_surfel, regions
     "quality": 1,
+    "annotations": 1,
     "report": 1,
 }
 
@@ -102,7 +104,9 @@ def make_plan(study: Study) -> Plan:
     names = sorted(study.generators, key=lambda name: not isinstance(study.generators[name], FolderGenerator))
     samples = {name: generator_jobs(study, name, prepare, jobs) for name in names}
     if study.audit is not None:
-        jobs += [audit_job(study, job, prepare) for job in jobs if job.stage == "sample"]
+        # Snapshots are there to be compared, not to be shared; the finished generator of their training is audited.
+        audited = [job for job in jobs if job.stage == "sample" and "snapshot_kimg" not in job.spec]
+        jobs += [audit_job(study, job, prepare) for job in audited]
     for setting in settings(study):
         for repeat in range(study.repeats):
             _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
@@ -111,6 +115,10 @@ def make_plan(study: Study) -> Plan:
         for sampled in [job for job in jobs if job.stage == "sample"]:
             title, spec, inputs, local = quality_parts(study.quality, sampled, prepare, jobs, base)
             jobs.append(_job("quality", title, spec, inputs, **local))
+    if study.annotations is not None:
+        for sampled in [job for job in jobs if job.stage == "sample"]:
+            title, spec, inputs = annotation_parts(study.annotations, sampled, prepare)
+            jobs.append(_job("annotations", title, spec, inputs))
     jobs.append(_report_job(study, jobs))
     return Plan(study, tuple(jobs))
 
@@ -203,12 +211,16 @@ def generator_jobs(
     generator = study.generators[name]
     if isinstance(generator, FolderGenerator):
         return _folder_job(name, generator, prepare, jobs)
+    if generator.snapshot is not None:
+        return _snapshot_job(study, name, generator, jobs)
     model = generator.model.model_dump(mode="json", exclude={"channels"})
     of = f" of {subset['patients']} patients" if subset else ""
     trained = []
     for member in range(generator.ensemble):
         own = (name,) if member == 0 else (name, member)  # the first is the same whatever the ensemble's size
         training, local = _training_spec(generator.training, study.derived_seed("generator", *own))
+        if not training["keep_weights_kimg"]:
+            del training["keep_weights_kimg"]  # which came later: the ids of trainings without it stay
         spec = {
             "name": name,
             "model": {**model, "resolution": study.slices.resolution},
@@ -217,16 +229,31 @@ def generator_jobs(
         }
         title = f"generator {name}{of}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
         trained.append(_job("generator", title, spec, [("prepare", prepare)], training=local))
-    wanted: dict[str, Any] = {
+    wanted = _sampling(study, name, generator, samples)
+    sampled = _job("sample", f"sample {name}{of}", wanted, [("generator", job.id) for job in trained])
+    jobs += [*trained, sampled]
+    return sampled.id
+
+
+def _sampling(
+    study: Study, name: str, generator: GeneratorSpec, samples: int | None = None
+) -> dict[str, Any]:
+    return {
         "name": name,
         "count": samples or generator.samples,
         "seed": study.derived_seed("sample", name),
         "psi": generator.psi,
         "sampler": generator.sampler.model_dump(mode="json") if generator.sampler else None,
     }
-    sampled = _job("sample", f"sample {name}{of}", wanted, [("generator", job.id) for job in trained])
-    jobs += [*trained, sampled]
-    return sampled.id
+
+
+def _snapshot_job(study: Study, name: str, generator: GeneratorSpec, jobs: list[Job]) -> str:
+    """Adds the sampling of weights that another generator's training keeps on its way."""
+    assert generator.snapshot is not None
+    (trained,) = (j for j in jobs if j.stage == "generator" and j.spec["name"] == generator.snapshot.of)
+    wanted = _sampling(study, name, generator) | {"snapshot_kimg": generator.snapshot.kimg}
+    jobs.append(_job("sample", f"sample {name}", wanted, [("generator", trained.id)]))
+    return jobs[-1].id
 
 
 def _folder_job(name: str, generator: FolderGenerator, prepare: str, jobs: list[Job]) -> str:

@@ -37,12 +37,14 @@ from understudy.cohort.prepare import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
+from understudy.study.annotation_stage import AnnotationConfig
 from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
 from understudy.study.quality_stage import QualitySpec, with_absolute_weights
 from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
 from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
+from understudy.study.snapshots import with_snapshots
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -162,6 +164,10 @@ class Study(BaseModel):
     quality: QualitySpec | None = Field(
         None, description="distances of synthetic from real slices, beside held-out patients'; null: none"
     )
+    annotations: AnnotationConfig | None = Field(
+        default_factory=lambda: AnnotationConfig.model_validate({}),
+        description="areas, shapes, borders and positions of synthetic annotations beside real ones; null: none",
+    )
     report: ReportConfig = Field(
         default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
     )
@@ -170,6 +176,11 @@ class Study(BaseModel):
     @classmethod
     def _named_kinds(cls, value: Any) -> Any:
         return with_kinds(value)
+
+    @field_validator("generators")
+    @classmethod
+    def _and_their_snapshots(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return with_snapshots(value)
 
     @field_validator("segmenters", mode="before")
     @classmethod

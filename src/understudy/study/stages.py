@@ -15,6 +15,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.account import software
+from understudy.study.annotation_stage import compare
 from understudy.study.audit_stage import audit
 from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
 from understudy.study.quality_stage import quality
@@ -109,7 +110,7 @@ def sample(context: Context) -> dict[str, Any]:
         return read_samples(context)
     sampler = context.spec["sampler"]
     made = sample_set(
-        [folder / "model" for folder in context.inputs["generator"]],
+        [_weights(folder / "model", context.spec) for folder in context.inputs["generator"]],
         context.spec["count"],
         context.spec["seed"],
         context.folder / "slices",
@@ -119,6 +120,13 @@ def sample(context: Context) -> dict[str, Any]:
         sampler=None if sampler is None else SamplerConfig.model_validate(sampler),
     )
     return {"slices": len(made), "content_hash": made.content_hash}
+
+
+def _weights(model: Path, spec: dict[str, Any]) -> Path:
+    """The folder of the finished generator, or of the state that is wanted."""
+    from understudy.generators.runs import snapshot_folder
+
+    return snapshot_folder(model, spec["snapshot_kimg"]) if "snapshot_kimg" in spec else model
 
 
 def segmenter(context: Context) -> dict[str, Any]:
@@ -268,6 +276,7 @@ def write_report(
         synthetic={s["name"]: folder / "slices" for s, folder in done.get("sample", [])},
         quality={s["name"]: folder / "quality.json" for s, folder in done.get("quality", [])},
         audits={s["name"]: folder for s, folder in done.get("audit", [])},
+        annotations={s["name"]: folder / "annotations.json" for s, folder in done.get("annotations", [])},
         generator_histories={name: f / "model" / "history.jsonl" for name, f in trained.items()},
         generator_health={
             name: results["health"]
@@ -378,5 +387,6 @@ STAGES: dict[str, StageFunction] = {
     "segmenter": segmenter,
     "evaluate": evaluate,
     "quality": quality,
+    "annotations": compare,
     "report": report,
 }

@@ -1,0 +1,192 @@
+"""Does one number predict another? Rank correlations over snapshots, with intervals that know what they rest on.
+
+Snapshots of one training resemble each other and tend to improve together, so that runs, not snapshots, are what is
+drawn where there are enough of them; and the Dice that is to be predicted is itself an estimate over few patients, who
+are drawn too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+FEWEST_RUNS = 5  # that are drawn as wholes; fewer say nothing of other runs
+FEWEST = 4  # snapshots with both numbers
+PAIRS_AT_ONCE = 4_000_000  # of snapshots, over resamples: what bounds the memory
+EXACT_UP_TO = 7  # snapshots whose orders are all tried: 5,040
+
+
+@dataclass(frozen=True)
+class Association:
+    """Of one metric with the Dice.
+
+    Attributes:
+        n, runs: snapshots with both numbers, and the trainings that they are of.
+        spearman, low, high: rank correlation with a bootstrap interval.
+        kendall, kendall_low, kendall_high: tau-b likewise.
+        within: Spearman within each training, averaged by its number of snapshots: what is left when trainings are not
+            compared with each other; NaN if no training has three.
+        p: two-sided, exact or of random orders, of |Spearman| if all orders of the snapshots were as likely.
+    """
+
+    n: int
+    runs: int
+    spearman: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    kendall: float = math.nan
+    kendall_low: float = math.nan
+    kendall_high: float = math.nan
+    within: float = math.nan
+    p: float = math.nan
+
+
+def spearman(x: Floats, y: Floats) -> float:
+    """Correlation of ranks, ties sharing theirs; NaN if either is constant."""
+    return _correlation(rankdata(x), rankdata(y))
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 0 else math.nan
+
+
+def kendall(x: Floats, y: Floats) -> float:
+    """Kendall's tau-b: pairs in the same order less pairs in opposite order, corrected for ties."""
+    a, b = (np.sign(v[:, None] - v[None, :]) for v in (x, y))
+    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Resamples that all metrics share: rows of snapshots [b, n], -1 beyond a resample's end, and their Dice [b, n]."""
+
+    rows: NDArray[np.int64]
+    dice: Floats
+
+
+def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: int = 0) -> Draws:
+    """Draws trainings (if there are enough), snapshots within each, and patients; see `associate` for the arguments."""
+    rng = np.random.default_rng([seed, 7])
+    order = np.argsort(runs, kind="stable")
+    _, starts, sizes = np.unique(runs[order], return_index=True, return_counts=True)
+    drawn = []
+    for _ in range(resamples):
+        of = np.arange(len(sizes))
+        if len(sizes) >= FEWEST_RUNS:
+            of = rng.integers(0, len(sizes), len(sizes))
+        first, span = (np.repeat(v[of], sizes[of]) for v in (starts, sizes))
+        drawn.append(order[first + (rng.random(len(first)) * span).astype(np.int64)])
+    padded = np.full((resamples, max(map(len, drawn))), -1)
+    for i, own in enumerate(drawn):
+        padded[i, : len(own)] = own
+    patients = scores.shape[1]
+    weights = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
+    dice = np.take_along_axis(_means(scores, weights), np.maximum(padded, 0), axis=1)
+    return Draws(padded, np.where(padded >= 0, dice, np.nan))
+
+
+def associate(
+    metric: Floats, scores: Floats, runs: NDArray[np.int64], draws: Draws, orders: int = 2000, seed: int = 0
+) -> Association:
+    """Rank correlations of a metric with the mean score.
+
+    Args:
+        metric: [snapshots], NaN where undefined.
+        scores: [snapshots, patients], the same patients everywhere, or [snapshots, 1] where there are only means; NaN
+            for a patient that a snapshot was not tested on.
+        runs: number of the training of each snapshot.
+        draws: from `draw`, of the same scores and runs.
+        orders: random orders of the p value. seed: of these.
+    """
+    dice = _means(scores, np.ones((1, scores.shape[1])))[0]
+    some = np.isfinite(metric) & np.isfinite(dice)
+    n, count = int(some.sum()), len(np.unique(runs[some]))
+    if n < FEWEST or np.ptp(metric[some]) == 0 or np.ptp(dice[some]) == 0:
+        return Association(n, count)
+    drawn = np.where(draws.rows >= 0, metric[np.maximum(draws.rows, 0)], np.nan)
+    low, high, kendall_low, kendall_high = (e for v in _both(drawn, draws.dice) for e in _interval(v))
+    x, y, of = metric[some], dice[some], runs[some]
+    p = permutation_p(x, y, orders, np.random.default_rng([seed, 8]))
+    return Association(
+        n, count, spearman(x, y), low, high, kendall(x, y), kendall_low, kendall_high, _within(x, y, of), p
+    )
+
+
+def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Spearman and Kendall [b] of the rows of x and y [b, n], pairs without both numbers left out.
+
+    The sums of the signs of differences are, up to a factor, ranks about their mean, with ties sharing theirs.
+    """
+    found = []
+    step = max(1, PAIRS_AT_ONCE // x.shape[1] ** 2)
+    for start in range(0, len(x), step):
+        a, b = x[start : start + step], y[start : start + step]
+        missing = np.isnan(a) | np.isnan(b)
+        signs = []
+        for v in (np.where(missing, np.nan, a), np.where(missing, np.nan, b)):
+            with np.errstate(invalid="ignore"):
+                signs.append(np.nan_to_num(np.sign(v[:, :, None] - v[:, None, :])))
+        ranks = [s.sum(2) for s in signs]
+        found.append([_cosine(*ranks), _cosine(*(s.reshape(len(s), -1) for s in signs))])
+    return tuple(np.concatenate([f[i] for f in found]) for i in (0, 1))  # type: ignore[return-value]
+
+
+def _cosine(a: Floats, b: Floats) -> Floats:
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
+
+
+def _means(scores: Floats, weights: Floats) -> Floats:
+    """Weighted means over patients, [b, snapshots], of scores [snapshots, patients]; weights [b, patients]."""
+    some = ~np.isnan(scores)
+    below = weights @ some.T
+    total = weights @ np.where(some, scores, 0.0).T
+    return np.divide(total, below, out=np.full(total.shape, np.nan), where=below > 0)
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _within(metric: Floats, dice: Floats, runs: NDArray[np.int64]) -> float:
+    rows = [np.flatnonzero(runs == r) for r in np.unique(runs)]
+    found = [(len(r), spearman(metric[r], dice[r])) for r in rows if len(r) >= 3]
+    found = [(n, value) for n, value in found if math.isfinite(value)]
+    total = sum(n for n, _ in found)
+    return sum(n * value for n, value in found) / total if total else math.nan
+
+
+def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -> float:
+    """Two-sided p of |Spearman|: exact up to 7 values, else of so many random orders."""
+    a, b = rankdata(x), rankdata(y)
+    a, b = a - a.mean(), b - b.mean()
+    reached = abs(float(a @ b)) * (1 - 1e-12)
+    if len(a) <= EXACT_UP_TO:
+        every = np.array(list(permutations(range(len(a)))))
+        return float(np.mean(np.abs(b[every] @ a) >= reached))
+    random = rng.permuted(np.tile(b, (orders, 1)), axis=1)
+    return float((1 + np.count_nonzero(np.abs(random @ a) >= reached)) / (orders + 1))
+
+
+def smallest_p(n: int) -> float:
+    """The smallest two-sided p that n snapshots without ties can reach: two orders of n! are perfect.
+
+    Example:
+        >>> smallest_p(5) == 2 / 120
+        True
+    """
+    return min(1.0, 2 / math.factorial(n)) if n > 1 else 1.0

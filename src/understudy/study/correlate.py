@@ -1,0 +1,269 @@
+"""Does a metric predict Dice? A row a snapshot from the folders of studies, and each metric's correlation with Dice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json
+from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
+from understudy.metrics.empties import apply_policy
+from understudy.metrics.rows import class_names
+from understudy.metrics.scores import WHOLE
+from understudy.metrics.significance import holm
+from understudy.study.jobs import Job, job_folder, read_done
+from understudy.study.status import jobs_of
+
+KEYS = ("snapshot", "run", "kimg", "dice")
+PREFIXES = ("quality:", "annotations:")
+OF_QUALITY = ("mean", "all")  # channels: the average, or all together
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """What was found.
+
+    Attributes:
+        snapshots: a row each: snapshot, run, kimg, dice, and a column a metric.
+        table: a row a metric: the fields of `Association`, and p adjusted for the number of metrics (Holm).
+        words: what these snapshots can show at all.
+    """
+
+    snapshots: pd.DataFrame
+    table: pd.DataFrame
+    words: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values, null where undefined."""
+        return {
+            "format": "understudy-correlate-1",
+            "words": self.words,
+            "metrics": _records(self.table),
+            "snapshots": _records(self.snapshots),
+        }
+
+
+def correlate(
+    sources: Sequence[str | Path],
+    training: str = "synthetic",
+    segmenter: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Correlations:
+    """Correlates every metric with Dice.
+
+    Args:
+        sources: folders of studies, or one CSV of one's own with the columns snapshot, dice, perhaps run and kimg, and
+            a column a metric.
+        training: "synthetic" or "both": what the segmenters whose Dice counts were trained on.
+        segmenter: its name; None: the study's first.
+        resamples: of the bootstrap.
+        seed: of it.
+
+    Raises:
+        UnderstudyError: no study, or too few snapshots with a Dice and a metric.
+    """
+    paths = [Path(s) for s in sources]
+    tables = [path for path in paths if path.suffix == ".csv"]
+    if tables and len(paths) > 1:
+        raise UnderstudyError(
+            "a CSV stands alone", where=tables[0], fix="give one CSV, or folders of studies"
+        )
+    if tables:
+        snapshots, scores = _from_csv(tables[0])
+    else:
+        found = [_of_study(path, training, segmenter) for path in paths]
+        snapshots = pd.concat([f[0] for f in found], ignore_index=True)
+        scores = _side_by_side([f[1] for f in found])
+    if len(snapshots) < FEWEST:
+        raise UnderstudyError(
+            f"{len(snapshots)} snapshots with a Dice: at least {FEWEST} are needed",
+            where=", ".join(map(str, paths)),
+            fix="keep more snapshots of a training (`generators: {NAME: {snapshots: 8}}`), or give more studies",
+        )
+    metrics = [c for c in snapshots if c not in KEYS] + (["kimg"] if snapshots["kimg"].notna().any() else [])
+    runs = pd.factorize(snapshots["run"])[0].astype(np.int64)
+    draws = draw(scores, runs, resamples, seed)
+    rows = []
+    for metric in metrics:
+        values = snapshots[metric].to_numpy(np.float64)
+        rows.append({"metric": metric, **asdict(associate(values, scores, runs, draws, resamples, seed))})
+    table = pd.DataFrame(rows, columns=["metric", *Association.__dataclass_fields__])
+    table["p_holm"] = holm(table["p"].where(table["metric"] != "kimg").to_numpy(np.float64))
+    order = table["spearman"].abs().sort_values(ascending=False, kind="stable").index
+    table = table.loc[order].reset_index(drop=True)
+    return Correlations(snapshots, table, _words(snapshots, table, scores))
+
+
+# --- where the numbers come from --------------------------------------------------------------------------------------
+
+
+def _from_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UnderstudyError(
+            f"the table cannot be read ({error})", where=path, fix="give a CSV file"
+        ) from error
+    if "dice" not in frame or "snapshot" not in frame:
+        raise UnderstudyError(
+            "the table has no column `snapshot` or no column `dice`",
+            where=path,
+            fix="name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics",
+        )
+    frame["run"] = frame["run"].astype(str) if "run" in frame else "all"
+    if "kimg" not in frame:
+        frame["kimg"] = np.nan
+    numbers = [c for c in frame if c not in KEYS and pd.api.types.is_numeric_dtype(frame[c])]
+    return frame[[*KEYS, *numbers]], frame["dice"].to_numpy(np.float64)[:, None]
+
+
+def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a generator that was tested, and its Dice by patient (rows the same, columns patients)."""
+    if not (out / "plan.json").is_file():
+        raise UnderstudyError(
+            "no study was run in this folder",
+            where=out.absolute(),
+            fix="give the folder that `understudy run` made",
+        )
+    jobs = {job.id: job for job in jobs_of(out)}
+    done = {i: job for i, job in jobs.items() if read_done(job_folder(out, job)) is not None}
+    dice = _dice_by_generator(out, list(done.values()), training, segmenter)
+    rows, scores = [], []
+    for sampled in (job for job in done.values() if job.stage == "sample"):
+        name = str(sampled.spec["name"])
+        if name not in dice:
+            continue
+        run, kimg = _training_of(sampled, jobs)
+        rows.append(
+            {"snapshot": name, "run": f"{out.name}:{run}", "kimg": kimg, "dice": float(dice[name].mean()),
+             **_metrics_of(out, list(done.values()), name)}
+        )  # fmt: skip
+        scores.append(dice[name])
+    by_patient = pd.DataFrame(scores).reset_index(drop=True)
+    by_patient.columns = pd.Index([f"{out.absolute()}:{c}" for c in by_patient.columns])
+    return pd.DataFrame(rows, columns=None if rows else list(KEYS)), by_patient
+
+
+def _training_of(sampled: Job, jobs: dict[str, Job]) -> tuple[str, float]:
+    """What a set of samples comes from, and after how many thousand images."""
+    trained = [jobs[i] for role, i in sampled.inputs if role == "generator"]
+    if not trained:
+        return str(sampled.spec["name"]), math.nan
+    kimg = sampled.spec.get("snapshot_kimg", trained[0].spec["training"]["kimg"])
+    return str(trained[0].spec["name"]), float(kimg)
+
+
+def _dice_by_generator(
+    out: Path, done: list[Job], training: str, segmenter: str | None
+) -> dict[str, pd.Series]:
+    """Generator -> Dice of each test patient: whole volumes, BraTS rule, mean over classes and repeats."""
+    cells = [(job, job.spec["cell"]) for job in done if job.stage == "evaluate"]
+    cells = [
+        (job, c)
+        for job, c in cells
+        if c["training"] == training and c.get("real_share") is None and c.get("real_fraction", 1) == 1
+    ]
+    networks = list(dict.fromkeys(c["segmenter"] for _, c in cells))
+    network = segmenter or (networks[0] if networks else "")
+    if segmenter is not None and segmenter not in networks:
+        raise UnderstudyError(
+            f"no segmenter {segmenter!r} trained on {training} slices was tested",
+            where=out,
+            fix=f"use one of {', '.join(networks) or '(none)'}",
+        )
+    augmented = any(c["augmentation"] for _, c in cells if c["segmenter"] == network)
+    rows: dict[str, list[pd.DataFrame]] = {}
+    for job, c in cells:
+        if c["segmenter"] == network and c["augmentation"] == augmented:
+            rows.setdefault(c["generator"], []).append(
+                pd.read_parquet(job_folder(out, job) / "scores.parquet")
+            )
+    return {name: _patients(pd.concat(frames)) for name, frames in rows.items()}
+
+
+def _patients(rows: pd.DataFrame) -> pd.Series:
+    scope = WHOLE if (rows["scope"] == WHOLE).any() else rows["scope"].iloc[0]
+    scored = apply_policy(rows[rows["scope"] == scope])
+    scored = scored[scored["class_name"].isin(class_names(scored))]
+    mean: pd.Series = scored.groupby("subject")["dice"].mean()
+    return mean
+
+
+def _metrics_of(out: Path, done: list[Job], name: str) -> dict[str, float]:
+    """Every quality and annotation metric of a generator, by a name that says which."""
+    found: dict[str, float] = {}
+    for job in (j for j in done if j.spec.get("name") == name):
+        if job.stage == "quality":
+            for row in read_json(job_folder(out, job) / "quality.json")["rows"]:
+                if row["channel"] in OF_QUALITY:
+                    found[f"quality:{row['extractor']}:{row['metric']}"] = _number(row["value"])
+        if job.stage == "annotations":
+            content = read_json(job_folder(out, job) / "annotations.json")
+            for d in content["distances"]:
+                found[f"annotations:{d['measure']}:{d['class_name']}"] = _number(d["value"])
+            for v in content["values"]:
+                if v["measure"] == "code_distance":
+                    found["annotations:code_distance"] = _number(v["synthetic"])
+    return found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _side_by_side(tables: list[pd.DataFrame]) -> np.ndarray:
+    """Scores of all studies, [snapshots, patients of all]; NaN for those of other studies."""
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.to_numpy(np.float64)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> list[str]:
+    n, runs = len(snapshots), snapshots["run"].nunique()
+    words = [f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics."]
+    least = smallest_p(n)
+    if n <= 7:
+        words.append(
+            f"With {n} snapshots only the perfect order and its reverse reach the smallest p there is, 2/{n}! ="
+            f" {least:.2g}" + (": one swap of neighbours more, and p is above 0.05." if n == 5 else ".")
+        )
+    if runs < FEWEST_RUNS:
+        words.append(
+            f"{runs} trainings are too few to be drawn: the intervals hold for snapshots of these trainings and say"
+            " nothing about other generators."
+        )
+    words.append(
+        "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
+        " better than `kimg`, the mere length of the training, and also within trainings (`within`). The p values take"
+        " snapshots as exchangeable, which those of one training are not: read them as the most that can be said."
+    )
+    if scores.shape[1] > 1:
+        words.append(
+            f"The Dice is a mean over {scores.shape[1]} test patients, who are drawn in the intervals as well."
+        )
+    kimg = table[table["metric"] == "kimg"]
+    if len(kimg) and math.isfinite(kimg["spearman"].iloc[0]):
+        length = abs(float(kimg["spearman"].iloc[0]))
+        better = int((table.loc[table["metric"] != "kimg", "spearman"].abs() > length).sum())
+        words.append(
+            f"The length of the training alone has Spearman {kimg['spearman'].iloc[0]:+.2f}; {better} of"
+            f" {len(table) - 1} metrics are above that in size."
+        )
+    return words
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in frame.to_dict(orient="records")
+    ]
