@@ -103,6 +103,17 @@ def test_within_trainings() -> None:
     assert found.within == -1
 
 
+def test_two_trainings_that_differ_are_no_evidence_within() -> None:
+    """A step between two trainings, noise within: p is tiny, p_within uniform."""
+    rng = np.random.default_rng(5)
+    runs = np.repeat([0, 1], 8)
+    found = [found_of(20 * runs + rng.normal(size=16), (20 * runs + rng.normal(size=16))[:, None], runs, 100, i)
+             for i in range(60)]  # fmt: skip
+    assert np.mean([f.p < 0.05 for f in found]) > 0.9
+    assert np.mean([f.p_within < 0.05 for f in found]) < 0.15
+    assert found_of(np.arange(16.0), np.arange(16.0)[:, None], runs, 400).p_within < 0.01
+
+
 def test_resampled_correlations_are_those_of_the_rows() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.integers(0, 5, 14).astype(float), rng.random((14, 3))

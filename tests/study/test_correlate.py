@@ -101,7 +101,9 @@ def test_a_study(tmp_path: Path) -> None:
     assert np.isnan(table.loc["quality:random:recall", "spearman"])
     assert np.isnan(table.loc["kimg", "p_holm"])
     assert "too few to be drawn" in " ".join(found.words)
+    assert "NOTHING TO PREDICT" not in " ".join(found.words)
     both = correlate([tmp_path / "out"], training="both", resamples=200)
+    assert "NOTHING TO PREDICT" in both.words[0]
     assert abs(both.table.set_index("metric").loc["quality:random:frechet_distance", "spearman"]) < 0.9
 
 

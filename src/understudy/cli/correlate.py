@@ -50,11 +50,11 @@ def correlate(
     if as_json:
         print(text, end="")
         return
-    header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p", "p (Holm)"]
+    header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p", "p (Holm)", "p within"]
     body = [
         [r["metric"], r["n"], f"{r['spearman']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})", f"{r['within']:+.2f}",
          f"{r['kendall']:+.2f} ({r['kendall_low']:+.2f} to {r['kendall_high']:+.2f})", f"{r['p']:.2g}",
-         f"{r['p_holm']:.2g}"]
+         f"{r['p_holm']:.2g}", f"{r['p_within']:.2g}"]
         for r in found.table.to_dict(orient="records")
     ]  # fmt: skip
     body = [[_dash(str(cell)) for cell in row] for row in body]

@@ -34,6 +34,8 @@ class Association:
         within: Spearman within each training, averaged by its number of snapshots: what is left when trainings are not
             compared with each other; NaN if no training has three.
         p: two-sided, exact or of random orders, of |Spearman| if all orders of the snapshots were as likely.
+        p_within: likewise of the agreement within trainings, if all orders of each training's snapshots were as likely:
+            two trainings that differ in both numbers make p small, not this; NaN where `within` is.
     """
 
     n: int
@@ -46,6 +48,7 @@ class Association:
     kendall_high: float = math.nan
     within: float = math.nan
     p: float = math.nan
+    p_within: float = math.nan
 
 
 def spearman(x: Floats, y: Floats) -> float:
@@ -116,9 +119,20 @@ def associate(
     drawn = np.where(draws.rows >= 0, metric[np.maximum(draws.rows, 0)], np.nan)
     low, high, kendall_low, kendall_high = (e for v in _both(drawn, draws.dice) for e in _interval(v))
     x, y, of = metric[some], dice[some], runs[some]
-    p = permutation_p(x, y, orders, np.random.default_rng([seed, 8]))
+    rng = np.random.default_rng([seed, 8])
+    p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
     return Association(
-        n, count, spearman(x, y), low, high, kendall(x, y), kendall_low, kendall_high, _within(x, y, of), p
+        n,
+        count,
+        spearman(x, y),
+        low,
+        high,
+        kendall(x, y),
+        kendall_low,
+        kendall_high,
+        _within(x, y, of),
+        p,
+        p_within,
     )
 
 
@@ -180,6 +194,23 @@ def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -
         return float(np.mean(np.abs(b[every] @ a) >= reached))
     random = rng.permuted(np.tile(b, (orders, 1)), axis=1)
     return float((1 + np.count_nonzero(np.abs(random @ a) >= reached)) / (orders + 1))
+
+
+def within_p(x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np.random.Generator) -> float:
+    """Two-sided p of the sum over trainings of n times Spearman, snapshots reordered within each; NaN without any."""
+    reached, drawn, some = 0.0, np.zeros(orders), False
+    for run in np.unique(runs):
+        a, b = (rankdata(v[runs == run]) for v in (x, y))
+        a, b = a - a.mean(), b - b.mean()
+        scale = math.sqrt(float(a @ a) * float(b @ b))
+        if len(a) < 3 or not scale > 0:
+            continue
+        some = True
+        reached += len(a) * float(a @ b) / scale
+        drawn += len(a) * (rng.permuted(np.tile(b, (orders, 1)), axis=1) @ a) / scale
+    if not some:
+        return math.nan
+    return float((1 + np.count_nonzero(np.abs(drawn) >= abs(reached) - 1e-9)) / (orders + 1))
 
 
 def smallest_p(n: int) -> float:

@@ -23,6 +23,7 @@ from understudy.study.status import jobs_of
 
 KEYS = ("snapshot", "run", "kimg", "dice")
 PREFIXES = ("quality:", "annotations:")
+LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
 OF_QUALITY = ("mean", "all")  # channels: the average, or all together
 
 
@@ -230,7 +231,8 @@ def _side_by_side(tables: list[pd.DataFrame]) -> np.ndarray:
 
 def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> list[str]:
     n, runs = len(snapshots), snapshots["run"].nunique()
-    words = [f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics."]
+    words = [*_too_low(snapshots["dice"].to_numpy(np.float64))]
+    words += [f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics."]
     least = smallest_p(n)
     if n <= 7:
         words.append(
@@ -244,8 +246,9 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
         )
     words.append(
         "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
-        " better than `kimg`, the mere length of the training, and also within trainings (`within`). The p values take"
-        " snapshots as exchangeable, which those of one training are not: read them as the most that can be said."
+        " better than `kimg`, the mere length of the training, and also within trainings (`within`, `p_within`). The"
+        " p values take snapshots as exchangeable, which those of one training are not: read them as the most that can"
+        " be said. A distance that grows with Dice predicts nothing that one would want."
     )
     if scores.shape[1] > 1:
         words.append(
@@ -260,6 +263,18 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
             f" {len(table) - 1} metrics are above that in size."
         )
     return words
+
+
+def _too_low(dice: np.ndarray) -> list[str]:
+    """Says so where there is nothing to predict."""
+    best, spread = float(np.nanmax(dice)), float(np.nanmax(dice) - np.nanmin(dice))
+    if best >= LOWEST_DICE and spread >= LEAST_SPREAD:
+        return []
+    return [
+        f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {best - spread:.3f} and {best:.3f}. Whatever correlates"
+        " with such numbers does so by accident or because the trainings differ; train the segmenters, and the generators,"
+        " for longer."
+    ]
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
