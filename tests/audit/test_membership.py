@@ -58,3 +58,10 @@ def test_an_interval_is_by_patient(parts: tuple[Side, Side]) -> None:
 
     wide, narrow = membership(*parts, by_patient), membership(*parts, witness(0, parts))  # type: ignore[arg-type]
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_few_patients_on_a_side_cannot_be_told_apart(parts: tuple[Side, Side]) -> None:
+    """A bootstrap over one patient has no spread: an interval that excludes 0.5 would mean nothing."""
+    held = parts[1]
+    one = held.kept(held.codes == 0)
+    assert "cannot be told" in membership(parts[0], one, witness(3, parts)).words  # type: ignore[arg-type]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from made import EDGE, heads, new_slices, real_set, split_of, synthetic_set
 
+from understudy.audit import perform
 from understudy.audit.config import AuditConfig
 from understudy.audit.perform import Audit, as_text, audit, write_audit
 from understudy.audit.pictures import save_pictures
-from understudy.audit.screen import screen
-from understudy.audit.sides import Side, sides
+from understudy.audit.screen import check_training, screen
+from understudy.audit.sides import NotAuditable, Side, sides
+from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Verdict, verdict
 from understudy.errors import UnderstudyError
-from understudy.slices import SliceSet
+from understudy.slices import SliceSet, SliceWriter
 
 FAST = AuditConfig(copies=24, splits=10, resamples=200, within=80)
 
@@ -172,6 +175,64 @@ def test_a_verdict_without_controls_is_refused(found: Audit) -> None:
         verdict(None, None, None, 10, 200, 99, 0.99)  # type: ignore[arg-type]
 
 
+def test_a_killed_audit_continues_with_every_search(
+    real: SliceSet, mixed: SliceSet, found: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The searches of one audit leave each other's parts alone; the second time nothing is compared again."""
+    compared: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> pd.DataFrame:
+        table = nearest(*args, **options)
+        compared.append(table.attrs["compared"])
+        return table
+
+    monkeypatch.setattr(perform, "nearest", counted)
+    first = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
+    assert len(compared) == 3
+    assert min(compared) > 0
+    again = audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
+    assert compared[3:] == [0, 0, 0]
+    assert json.dumps(first.numbers) == json.dumps(again.numbers) == json.dumps(found.numbers)
+    assert not list((tmp_path / "w").glob("planted-*"))
+
+
+def test_planted_copies_are_kept_beside_the_audit_not_in_a_folder_of_everyone(
+    real: SliceSet, mixed: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def watched(queries: SliceSet, *args: Any, **options: Any) -> pd.DataFrame:
+        seen.append(queries.path)
+        return nearest(queries, *args, **options)
+
+    monkeypatch.setattr(perform, "nearest", watched)
+    audit(real, real, mixed, FAST, work_dir=tmp_path / "w")
+    assert seen[-1].is_relative_to(tmp_path / "w")
+
+
+def test_a_held_out_slice_that_is_a_training_slice_is_refused(
+    real: SliceSet, mixed: SliceSet, tmp_path: Path
+) -> None:
+    """The same patient under two names, which no comparison of names can find."""
+    images, labels = real.read(real.rows(split=["val", "test"]))
+    twice, marks = real.read(real.rows(subject="T3")[:1])
+    writer = SliceWriter(tmp_path / "h", real.channels, real.classes, EDGE)
+    names = [{"subject": f"N{i // 12}"} for i in range(len(images))]
+    writer.append(images, labels, names)
+    writer.append(twice, marks, [{"subject": "N99"}])
+    with pytest.raises(NotAuditable, match="1 of the held-out slices are training slices under another name"):
+        audit(real, writer.close(), mixed, FAST)
+
+
+def test_a_set_without_a_split_has_no_held_out_slices_of_its_own(mixed: SliceSet, tmp_path: Path) -> None:
+    writer = SliceWriter(tmp_path / "s", mixed.channels, mixed.classes, EDGE)
+    images, labels = heads(1, 5)
+    writer.append(images, labels, [{"subject": "A"}] * 5)
+    plain = writer.close()
+    with pytest.raises(NotAuditable, match="no column `split`"):
+        audit(plain, plain, mixed, FAST)
+
+
 def test_screening_takes_out_what_is_flagged_and_what_is_like_it(
     real: SliceSet, mixed: SliceSet, found: Audit, tmp_path: Path
 ) -> None:
@@ -185,6 +246,12 @@ def test_screening_takes_out_what_is_flagged_and_what_is_like_it(
     assert (left.read(slice(0, len(left)))[0] == images).all()
     again = audit(real, real, left, FAST)
     assert again.verdict.kind == "no_sign"
+    assert "says nothing on the generator" in again.verdict.headline
+    assert "taken out by the same rule" in as_text(again)
+    assert "not zero risk" not in as_text(again)  # that bound is one of slices drawn, not of slices chosen
+    check_training(real, tmp_path / "a")
+    with pytest.raises(UnderstudyError, match="other training slices"):
+        check_training(mixed, tmp_path / "a")
     with pytest.raises(UnderstudyError, match="another synthetic set"):
         screen(left, tmp_path / "a", tmp_path / "no")
 

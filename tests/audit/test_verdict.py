@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from understudy.audit.controls import Controls, Detection, FalseAlarms
-from understudy.audit.verdict import Flags, Hits, percent, verdict
+from understudy.audit.verdict import Flags, Hits, percent, points, verdict
 
+NAN = float("nan")
 FLAGS = Flags(
     1000, 10, 0.01, 0.001, 0.02, 0.006, 0.018, 0.01, 0.0, -0.009, 0.01, 0.0, -0.01, 0.01, 0.017,
     {"stacked": 0.01, "centred": 0.01}, 0, 0.05, 0, 0,
@@ -48,6 +49,39 @@ def test_no_sign() -> None:
 def test_each_verdict(changes: dict[str, Any], kind: str, words: str) -> None:
     said = judged(**changes)
     assert (said.kind, words in said.headline) == (kind, True)
+
+
+def test_without_a_measured_rate_of_false_alarms_nothing_is_said() -> None:
+    unmeasured = Controls((FOUND, MISSED), replace(ALARMS, rate=NAN, low=NAN, high=NAN))
+    for low in (0.001, 0.5):
+        said = verdict(replace(FLAGS, low=low), HITS, unmeasured, 6, 110, 99, 0.99)
+        assert (said.kind, "check for false alarms" in said.headline) == ("cannot_tell", True)
+    assert verdict(replace(FLAGS, certain=1), HITS, unmeasured, 6, 110, 99, 0.99).kind == "copies_found"
+
+
+def test_nearer_than_chance_explains_counts_only_where_new_patients_are_not() -> None:
+    alarmed = Controls((FOUND, MISSED), replace(ALARMS, certain=2))
+    said = verdict(replace(FLAGS, certain=3), HITS, alarmed, 12, 400, 99, 0.99)
+    assert said.kind == "cannot_tell"
+    assert "but so do 2 slices of new patients" in said.headline
+
+
+def test_a_screened_set_is_not_called_free_of_copies() -> None:
+    controls = Controls((FOUND, MISSED), ALARMS)
+    none = replace(FLAGS, count=0, rate=0.0, wilson_high=0.004)
+    said = verdict(none, HITS, controls, 12, 400, 99, 0.99, screened=True)
+    assert said.kind == "no_sign"
+    assert "says nothing on the generator" in said.headline
+    assert not any("fewer than chance" in s or "not zero risk" in s for s in said.sentences)
+
+
+def test_points_have_no_negative_zero() -> None:
+    assert [points(x) for x in (-0.0001, 0.0, 0.032, NAN)] == [
+        "+0.0 points",
+        "+0.0 points",
+        "+3.2 points",
+        "–",
+    ]
 
 
 def test_no_flag_is_not_no_risk_and_fewer_than_chance_is_said() -> None:

@@ -19,6 +19,7 @@ NUMBERS: dict[str, Any] = {
     "format": "understudy-audit-1",
     "verdict": {"kind": "no_sign", "headline": "No sign of copying.", "sentences": ["So."], "limits": ["Not all."]},
     "refusal": None,
+    "rule": {"quantile": 0.99},
     "null": {"thresholds": {"stacked": 0.9}},
     "flags": {"count": 3, "judged": 300, "rate": 0.01, "low": 0.0, "high": 0.03, "residual": 0.0, "certain": 0},
     "patients": {"hit": 2, "of": 9, "worst": ["patient 1", 2]},
@@ -72,3 +73,12 @@ def test_a_refusal_is_shown_and_an_audit_without_controls_is_not(tmp_path: Path)
     assert (found.css, found.text, found.tables) == ("open", "Cannot tell: nobody is held out.", [])
     with pytest.raises(UnderstudyError, match="without its controls"):
         section(tmp_path, a={**NUMBERS, "controls": None})
+
+
+def test_the_words_tell_the_quantile_of_the_audit(tmp_path: Path) -> None:
+    strict = copy.deepcopy(NUMBERS)
+    strict["rule"]["quantile"], strict["within"]["expected"] = 0.995, 0.005
+    found = section(tmp_path, a=strict)
+    told = [found.entries[0].within, found.entries[0].panels[0].alt, found.tables[0].note]
+    assert all("99.5\u00a0%" in text and "99\u00a0%" not in text for text in told)
+    assert "50 training slices of each kind" in found.tables[1].note

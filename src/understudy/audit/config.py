@@ -11,6 +11,8 @@ from understudy.audit.transforms import ALL, FLIPS, NONE
 
 TESTED = ("stacked", "centred")  # the views that decide; see `conformal` on why two cost no false alarms
 SHOWN = ("channels", "annotation")  # views for information
+CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
+FEWEST_PATIENTS = 5  # below, a bootstrap over patients says nothing
 TRANSFORMS = {"none": NONE, "flips": FLIPS, "dihedral": ALL}
 
 

@@ -2,7 +2,10 @@
 
 A score is a slice's highest similarity to any training slice, one column a view; larger is nearer. Held-out slices
 face the same training set as synthetic ones, so that under "a synthetic slice behaves like a slice of a new patient"
-all of them are exchangeable, whatever the similarity is and however alike neighbouring slices are.
+they are drawn alike, whatever the similarity is. p-values by slice would be exact if held-out slices were independent.
+Those of one patient are not, so that with few held-out patients new slices are flagged more often than promised (all
+slices of one new patient in P + 1, where a patient's slices score the same). Hence the p-values by patient, the
+bootstrap over patients and the false alarms that each audit measures on patients left out (`controls`).
 
 Several views are one test, not several: among the held-out slices and one synthetic slice, each slice's rank is taken
 in every view and its best rank counts. The p-value is the share of slices whose best rank is as good (Westfall &
@@ -163,6 +166,21 @@ def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floa
             p = np.where(excess > 0, (1 - _TAIL) * np.exp(-excess / scale), 1.0)
         best = np.minimum(best, p)
     return np.minimum(1.0, best * scores.shape[1])
+
+
+def beyond_chance(
+    scores: Floats, compared: PValues, tests: int, level: float, resamples: int, seed: int
+) -> NDArray[np.bool_]:
+    """Slices [m] beyond every held-out one whose extrapolated p-value times `tests` is below `level`.
+
+    Args:
+        scores: [m, V], of which `compared` are the p-values.
+        tests: slices that are judged together.
+    """
+    beyond = compared.slice <= compared.null.smallest_p + 1e-12
+    if not beyond.any():
+        return np.asarray(beyond)
+    return np.asarray(beyond & (tail_p_values(scores, compared.null, resamples, seed) * tests < level))
 
 
 def _slowest(excess: Floats, null: Null, resamples: int, seed: int) -> float:

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from understudy.audit.config import TESTED, AuditConfig
-from understudy.audit.conformal import Null, p_values, slices_needed
+from understudy.audit.config import CERTAIN, TESTED, AuditConfig
+from understudy.audit.conformal import Null, beyond_chance, p_values, slices_needed
 from understudy.audit.intervals import clustered_wilson, percentiles
 from understudy.audit.plant import Severity, severities
 from understudy.audit.sides import Side
@@ -63,6 +63,7 @@ class FalseAlarms:
             of 95 % of the splits.
         splits: so many.
         nominal: what the rule promises, 1 - q.
+        certain: slices of held-out patients that are "nearer than chance explains", each patient against all others.
     """
 
     rate: float
@@ -73,6 +74,7 @@ class FalseAlarms:
     half_high: float
     splits: int
     nominal: float
+    certain: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,24 @@ class Controls:
         }
 
 
-def run_controls(training: Side, null: Null, search: Search, config: AuditConfig) -> Controls:
+def run_controls(
+    training: Side, null: Null, search: Search, config: AuditConfig, work_dir: Path | None = None
+) -> Controls:
     """Plants copies and looks for them; halves the held-out patients.
 
     Args:
         training: judged rows (not nearly empty).
         null: scores of held-out slices in the `TESTED` views.
         search: finds the nearest training slices.
+        work_dir: where planted copies, which are training slices, are kept meanwhile; None: the system's folder.
     """
     kinds = severities(config.transforms)
     rows = _spread(training, config.copies, config.seed)
     images, labels = training.slices.read(training.rows[rows])
     clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
-    with tempfile.TemporaryDirectory(prefix="understudy-controls-") as folder:
+    if work_dir is not None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="planted-", dir=work_dir) as folder:
         planted = _plant(kinds, images, labels, training.slices, Path(folder), config.seed)
         found = scores_of(search(planted)).reshape(len(kinds), len(rows), len(TESTED))
     scores = {kind.name: found[k] for k, kind in enumerate(kinds)}
@@ -130,7 +137,7 @@ def scores_of(found: pd.DataFrame) -> Floats:
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
     """What the rule does to patients who were never trained on."""
     rng = np.random.default_rng([config.seed, 22])
-    rates, sizes = _left_out(null, config.quantile)
+    rates, sizes, certain = _left_out(null, config)
     if np.isnan(rates).any():
         rate = low = high = float("nan")
     else:
@@ -141,18 +148,26 @@ def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
     half_low, half_high = percentiles(halves) if len(halves) else (float("nan"), float("nan"))
     half = float(halves.mean()) if len(halves) else float("nan")
     nominal = round(1 - config.quantile, 12)
-    return FalseAlarms(rate, low, high, half, half_low, half_high, len(halves), nominal)
+    return FalseAlarms(rate, low, high, half, half_low, half_high, len(halves), nominal, certain)
 
 
-def _left_out(null: Null, quantile: float) -> tuple[Floats, Floats]:
-    """Share of each patient's slices [P] that the others would flag (NaN: too few others), and how many they are."""
+def _left_out(null: Null, config: AuditConfig) -> tuple[Floats, Floats, int]:
+    """Share of each patient's slices [P] that the others would flag (NaN: too few others), how many they are, and how
+    many of all slices would be called nearer than chance explains (in a set of as many as are held out)."""
+    quantile, certain = config.quantile, 0
     rates, sizes = np.full(null.count, np.nan), np.bincount(null.patients, minlength=null.count).astype(float)
     for patient in range(null.count):
         own = null.patients == patient
         if (~own).sum() >= slices_needed(quantile):
             others = null.without(np.arange(null.count) == patient)
-            rates[patient] = p_values(null.scores[own], others).flagged(quantile).mean()
-    return rates, sizes
+            compared = p_values(null.scores[own], others)
+            rates[patient] = compared.flagged(quantile).mean()
+            certain += int(
+                beyond_chance(
+                    null.scores[own], compared, null.slices, CERTAIN, min(500, config.resamples), config.seed
+                ).sum()
+            )
+    return rates, sizes, certain
 
 
 def _halves(null: Null, config: AuditConfig, rng: np.random.Generator) -> Floats:

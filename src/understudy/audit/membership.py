@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from understudy.audit.config import FEWEST_PATIENTS
 from understudy.audit.intervals import percentiles
 from understudy.audit.sides import Side
 from understudy.slices import SliceSet
@@ -47,6 +48,13 @@ class Membership:
     def words(self) -> str:
         """One sentence."""
         seen = f"AUC {self.auc:.2f}, 95 % interval by patient {self.low:.2f} to {self.high:.2f}"
+        fewest = min(self.training_patients, self.heldout_patients)
+        if fewest < FEWEST_PATIENTS:
+            return (
+                f"Whether the weights give training patients away cannot be told: {self.training_patients} training and"
+                f" {self.heldout_patients} held-out patients, and it takes {FEWEST_PATIENTS} of each (AUC"
+                f" {self.auc:.2f}; 0.5 is chance)."
+            )
         if self.low > 0.5:
             return (
                 f"The weights give training patients away: by the {self.score} a training slice is told from one of a"

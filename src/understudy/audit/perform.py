@@ -15,21 +15,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy import __version__
-from understudy.audit.config import TESTED, AuditConfig
-from understudy.audit.conformal import Null, PValues, p_values, slices_needed, tail_p_values, threshold
+from understudy.audit.config import CERTAIN, TESTED, AuditConfig
+from understudy.audit.conformal import Null, PValues, beyond_chance, p_values, slices_needed, threshold
 from understudy.audit.controls import COPY, Controls, run_controls, scores_of
 from understudy.audit.duplicates import repeats
 from understudy.audit.intervals import percentiles, wilson
 from understudy.audit.membership import Witness, membership
-from understudy.audit.sides import Side, sides
+from understudy.audit.sides import NotAuditable, Side, sides
 from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Flags, Hits, Verdict, flag_bound, verdict
-from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, sha256_json, write_json, write_text
 from understudy.slices import SliceSet
 
 FORMAT = "understudy-audit-1"
-CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
 _BINS = 48  # of the histograms
 
 README = """PRIVATE: not for release.
@@ -90,22 +88,25 @@ def audit(
         work_dir: keeps the search's progress, so that a killed audit continues.
 
     Raises:
-        UnderstudyError: empty sets, other channels or sizes, a patient on both sides, constant slices only.
+        NotAuditable: empty sets, other channels or sizes, a patient on both sides, constant slices only.
+        UnderstudyError: disk full, too little memory allowed.
     """
     config = config or AuditConfig()
     parts = sides(training, heldout, synthetic, training_rows)
     judged = _judged(parts, config)
 
-    def search(queries: SliceSet, rows: NDArray[np.int64] | None, more: bool, shown: bool) -> pd.DataFrame:
+    def search(name: str, queries: SliceSet, rows: NDArray[np.int64] | None) -> pd.DataFrame:
+        planted = name == "planted"
         return nearest(
-            queries, training, query_rows=rows, training_rows=parts[0].rows, config=config.search(more),
-            work_dir=work_dir, device=device, progress=shown,
-        )  # fmt: skip
+            queries, training, query_rows=rows, training_rows=parts[0].rows, config=config.search(not planted),
+            work_dir=work_dir / name if work_dir else None, device=device, progress=progress and not planted,
+        )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
 
-    of_heldout = search(heldout, judged[1].rows, True, progress)
-    of_synthetic = search(synthetic, judged[2].rows, True, progress)
+    of_heldout = search("heldout", heldout, judged[1].rows)
+    _refuse_training_slices(of_heldout, heldout)
+    of_synthetic = search("synthetic", synthetic, judged[2].rows)
     null = Null(scores_of(of_heldout), judged[1].codes)
-    controls = run_controls(judged[0], null, lambda made: search(made, None, False, False), config)
+    controls = run_controls(judged[0], null, lambda made: search("planted", made, None), config, work_dir)
     compared = p_values(scores_of(of_synthetic), null)
     done = _assembled(parts, judged, of_heldout, of_synthetic, compared, controls, config, device)
     if witness is not None and config.membership:
@@ -116,7 +117,7 @@ def audit(
     return done
 
 
-def refused(error: UnderstudyError) -> dict[str, Any]:
+def refused(error: NotAuditable) -> dict[str, Any]:
     """What audit.json says where nothing could be audited."""
     said = Verdict("cannot_tell", f"Cannot tell: {error.what}.", [], [])
     return {
@@ -159,6 +160,8 @@ def as_text(done: Audit) -> str:
             *([f"{numbers['membership']['words']}\n"] if numbers["membership"] else []),
             "## Planted copies that this audit finds",
             "",
+            f"{numbers['controls']['detection'][0]['copies']:,} training slices of each kind, changed as named.",
+            "",
             "| copy | found | 95 % interval by patient |",
             "| --- | --- | --- |",
             *rows,
@@ -179,19 +182,30 @@ def as_text(done: Audit) -> str:
 def _judged(parts: tuple[Side, Side, Side], config: AuditConfig) -> tuple[Side, Side, Side]:
     """The rows that show somebody: neither constant nor nearly empty."""
     if not parts[0].contrast.any():
-        raise UnderstudyError(
+        raise NotAuditable(
             "all training slices are constant", where=parts[0].slices.path, fix="check how they were prepared"
         )
     least = _least(parts[0], config)
     kept = [part.kept(part.contrast >= least) for part in parts]
     for part, before in zip(kept, parts, strict=True):
         if not len(part.rows):
-            raise UnderstudyError(
+            raise NotAuditable(
                 f"all {before.name} slices are constant or nearly empty",
                 where=before.slices.path,
                 fix="check how they were made, or lower `least_content`",
             )
     return kept[0], kept[1], kept[2]
+
+
+def _refuse_training_slices(of_heldout: pd.DataFrame, heldout: SliceSet) -> None:
+    """A held-out slice that is a training slice, pixel by pixel, means a patient under two names."""
+    same = int((of_heldout["stacked.score"] >= 1).sum())
+    if same:
+        raise NotAuditable(
+            f"{same} of the held-out slices are training slices under another name of their patient",
+            where=heldout.path,
+            fix="hold out whole patients who were never trained on",
+        )
 
 
 def _least(training: Side, config: AuditConfig) -> float:
@@ -216,7 +230,8 @@ def _assembled(
     hits = _hits(neighbours, parts[0].count)
     flags = _flags(scores, compared, controls, config)
     needed = slices_needed(config.quantile)
-    said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile)
+    screened = "screened" in parts[2].slices.attrs
+    said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened)
     repeated = repeats(judged[2], null, len(parts[0].rows), config, device)
     drawn = {"synthetic": scores, "held-out": null.scores, COPY: controls.scores[COPY]}
     numbers = {
@@ -264,7 +279,7 @@ def _flags(scores: NDArray[np.float64], compared: PValues, controls: Controls, c
     bases = np.clip(np.random.default_rng([seed, 12]).normal(base, spread, len(drawn)), 0, 0.999)
     residual_low, residual_high = percentiles((drawn - bases) / (1 - bases))
     beyond = compared.slice <= null.smallest_p + 1e-12
-    certain = beyond & (tail_p_values(scores, null, config.resamples, seed) * m < CERTAIN)
+    certain = beyond_chance(scores, compared, m, CERTAIN, config.resamples, seed)
     smallest = 1 / (null.count + 1)
     alone = {v: float(p_values(scores[:, [i]], null.view(i)).flagged(q).mean()) for i, v in enumerate(TESTED)}
     return Flags(

@@ -71,6 +71,21 @@ def screen(
     return _written(synthetic, kept, Path(out), done), done
 
 
+def check_training(training: SliceSet, audit_dir: str | Path) -> None:
+    """Refuses an audit against other training slices than those at hand.
+
+    Raises:
+        UnderstudyError: it was made with others; no audit in the folder.
+    """
+    sets = read_json(Path(audit_dir) / "audit.json").get("sets") or {}
+    if sets and sets["training"]["content_hash"] != training.content_hash:
+        raise UnderstudyError(
+            "the audit was made with other training slices",
+            where=audit_dir,
+            fix="give the training slices of that audit, or audit the set again with these",
+        )
+
+
 def _audit_of(synthetic: SliceSet, folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     numbers = read_json(folder / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):

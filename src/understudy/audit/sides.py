@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
+
+class NotAuditable(UnderstudyError):
+    """The sets themselves do not allow an audit: a finding about them, not a failure of this run."""
+
+
 HELD_OUT = ("val", "validation", "test")
 _BLOCK = 256
 
@@ -34,13 +39,14 @@ class Side:
         """Patient of each row.
 
         Raises:
-            UnderstudyError: the set does not say whose slices they are.
+            NotAuditable: the set does not say whose slices they are.
         """
         if "subject" not in self.slices.index:
-            raise UnderstudyError(
+            raise NotAuditable(
                 f"the {self.name} slices do not say which patient they are of (no column `subject`)",
                 where=self.slices.path,
-                fix="an audit needs patients: neighbouring slices of one patient are nearly copies of each other",
+                fix="an audit needs patients, since slices of one patient are alike; of image folders"
+                " `understudy read --pattern` takes {subject}",
             )
         return self.slices.index["subject"].to_numpy()[self.rows].astype(str)
 
@@ -80,8 +86,14 @@ def sides(
         training_rows: train on these rows only (a generator that saw fewer patients).
 
     Raises:
-        UnderstudyError: an empty part, other sizes or channels, a patient on both sides.
+        NotAuditable: an empty part, other sizes or channels, a patient on both sides.
     """
+    if heldout is training and "split" not in training.index:
+        raise NotAuditable(
+            "there are no held-out slices: the set has no column `split`",
+            where=training.path,
+            fix="give slices of patients never trained on (--heldout)",
+        )
     rows = _rows(training, ("train",)) if training_rows is None else np.asarray(training_rows, np.int64)
     parts = (
         Side("training", training, rows),
@@ -90,7 +102,7 @@ def sides(
     )
     for part in parts:
         if not len(part.rows):
-            raise UnderstudyError(
+            raise NotAuditable(
                 f"there are no {part.name} slices",
                 where=part.slices.path,
                 fix="check the set and its column `split` (train, val, test)",
@@ -98,7 +110,7 @@ def sides(
         _check_alike(parts[0], part)
     shared = sorted(set(parts[0].patients) & set(parts[1].patients))
     if shared:
-        raise UnderstudyError(
+        raise NotAuditable(
             f"{len(shared)} of the held-out patients are also training patients, so nothing can be learned from them",
             where=heldout.path,
             fix="hold out whole patients who were never trained on",
@@ -116,14 +128,14 @@ def _rows(slices: SliceSet, wanted: tuple[str, ...]) -> NDArray[np.int64]:
 def _check_alike(first: Side, other: Side) -> None:
     a, b = first.slices, other.slices
     if set(a.channels) != set(b.channels):
-        raise UnderstudyError(
+        raise NotAuditable(
             f"the {other.name} slices have the channels {', '.join(b.channels)}, the training slices"
             f" {', '.join(a.channels)}",
             where=b.path,
             fix="compare sets of the same channels, by name",
         )
     if a.resolution != b.resolution:
-        raise UnderstudyError(
+        raise NotAuditable(
             f"the {other.name} slices are {b.resolution} pixels wide, the training slices {a.resolution}",
             where=b.path,
             fix="prepare the real slices at the resolution of the synthetic ones",

@@ -9,12 +9,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from understudy.audit.config import FEWEST_PATIENTS
 from understudy.audit.controls import DETECTED, Controls
 from understudy.audit.intervals import upper_bound
 from understudy.errors import UnderstudyError
 
 Kind = Literal["copies_found", "no_sign", "cannot_tell"]
-FEWEST_PATIENTS = 5  # held out; below, a bootstrap over patients says nothing
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,14 @@ def verdict(
     slices: int,
     needed: int,
     quantile: float,
+    screened: bool = False,
 ) -> Verdict:
     """The verdict.
 
     Args:
         patients, slices: held out and judged.
         needed: held-out slices without which nothing can be flagged.
+        screened: flagged slices were taken out of the synthetic set, so that their absence says nothing new.
 
     Raises:
         UnderstudyError: no controls.
@@ -124,8 +126,16 @@ def verdict(
             fix="run the audit again with planted copies and held-out halves",
         )
     kind, headline = _judged(flags, controls, patients, slices, needed, quantile)
+    if screened and kind == "no_sign":
+        headline = (
+            f"No copy that this audit can find is left among {flags.judged:,} screened slices. This says nothing on the"
+            " generator: see the audit before screening."
+        )
     return Verdict(
-        kind, headline, _evidence(flags, hits, controls, patients, slices, quantile), _limits(controls)
+        kind,
+        headline,
+        _evidence(flags, hits, controls, patients, slices, quantile, screened),
+        _limits(controls),
     )
 
 
@@ -144,13 +154,23 @@ def _judged(
             "cannot_tell",
             f"Cannot tell: {patients} held-out patients are too few; it takes {FEWEST_PATIENTS}.",
         )
+    if flags.certain and alarm.certain:
+        return "cannot_tell", (
+            f"Cannot tell: {flags.certain:,} synthetic slices lie nearer to a training slice than chance explains, but"
+            f" so do {alarm.certain:,} slices of new patients, compared with the other new patients."
+        )
     if flags.certain:
         several = "slices lie" if flags.certain > 1 else "slice lies"
         return "copies_found", (
             f"Copies found: {flags.certain:,} synthetic {several} nearer to a training slice than chance explains;"
             f" {of} are nearer than {percent(quantile)} of new patients' slices."
         )
-    if flags.low > max(flags.expected, _or_zero(alarm.high)):
+    if math.isnan(alarm.rate):
+        return "cannot_tell", (
+            f"Cannot tell: {slices} held-out slices are too few to check for false alarms; without each patient in turn"
+            f" {needed} must be left."
+        )
+    if flags.low > max(flags.expected, alarm.high):
         return "copies_found", (
             f"Copies found: {of} are nearer to a training slice than {percent(quantile)} of new patients' slices;"
             f" chance alone would give {percent(flags.expected)}."
@@ -172,7 +192,13 @@ def _judged(
 
 
 def _evidence(
-    flags: Flags, hits: Hits, controls: Controls, patients: int, slices: int, quantile: float
+    flags: Flags,
+    hits: Hits,
+    controls: Controls,
+    patients: int,
+    slices: int,
+    quantile: float,
+    screened: bool,
 ) -> list[str]:
     alarm = controls.false_alarms
     said = [
@@ -189,12 +215,17 @@ def _evidence(
             f"The flagged slices lie next to {hits.patients} of {hits.of} training patients; {name}, the worst hit,"
             f" has {most:,} of them."
         )
+    elif screened:
+        said.append(
+            "No slice is flagged, since those that were have been taken out by the same rule. More samples of the same"
+            " generator would hold such slices again."
+        )
     else:
         said.append(
             f"No slice is flagged. That is not zero risk: with {flags.judged:,} slices up to"
             f" {percent(flags.bound)} of such slices could still be too near (95 % bound)."
         )
-    if flags.wilson_high < flags.expected:
+    if flags.wilson_high < flags.expected and not screened:
         said.append(
             "That is fewer than chance gives: these slices lie farther from the training slices than new patients' do,"
             " as the slices of an unfinished generator would. A better one has to be audited again."
@@ -241,8 +272,4 @@ def percent(share: float, digits: int | None = None) -> str:
 
 def points(share: float) -> str:
     """E.g. "+3.2 percentage points"."""
-    return "–" if math.isnan(share) else f"{100 * share:+.1f} points"
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
+    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} points"  # + 0.0: no "-0.0"

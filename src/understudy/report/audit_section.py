@@ -11,7 +11,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.report.data import ReportData, percent
+from understudy.report.data import ReportData, percent, percent_of
 from understudy.report.figures import INK, NARROW, SYNTHETIC_COLOUR, Panel, _axes, _panel
 from understudy.report.tables import Table
 
@@ -99,8 +99,9 @@ def _entry(name: str, numbers: dict[str, Any]) -> Entry:
     if within:
         repeated = (
             f"Of {within['compared']:,} synthetic slices {percent(within['rate'], 1)} are nearer to another synthetic"
-            f" slice than 99\u00a0% of held-out slices are to another patient's ({percent(within['expected'])} by"
-            " chance): near-duplicates within the set, a sign of mode collapse if there are many."
+            f" slice than {percent_of(1 - within['expected'])} of held-out slices are to another patient's"
+            f" ({percent_of(within['expected'])} by chance): near-duplicates within the set, a sign of mode collapse if"
+            " there are many."
         )
     shown = numbers.get("histograms", {})
     panels = [_histogram(view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
@@ -137,7 +138,8 @@ def _histogram(view: str, numbers: dict[str, Any]) -> Panel:
         where = (
             ""
             if limit is None
-            else f" The dashed line, {limit:.3f}, is the 99 % quantile of held-out slices."
+            else f" The dashed line, {limit:.3f}, is the {percent_of(numbers['rule']['quantile'])} quantile of held-out"
+            " slices."
         )
         return _panel(figure, f"Highest correlation with a training slice, median: {medians}.{where}")
 
@@ -171,11 +173,12 @@ def _summary(found: dict[str, dict[str, Any]]) -> Table:
         "Generator", "Slices too near", "Rate (95\u00a0%)", "New patients", "Beyond chance",
         "Training patients hit", "Worst hit", "Weights, AUC",
     ]  # fmt: skip
+    parts = sorted({numbers["rule"]["quantile"] for numbers in found.values()})
     note = (
-        "Too near: nearer to a training slice than 99\u00a0% of the slices of patients who were never trained on;"
-        " chance gives 1\u00a0%. New patients: the same rule on each held-out patient against the others. Beyond"
-        " chance: too near for a set of this size. Worst hit: slices next to the training patient with the most."
-        " Weights: 0.5 is chance."
+        f"Too near: nearer to a training slice than {' or '.join(percent_of(q) for q in parts)} of the slices of"
+        f" patients who were never trained on; chance gives {' or '.join(percent_of(1 - q) for q in parts)}. New"
+        " patients: the same rule on each held-out patient against the others. Beyond chance: too near for a set of"
+        " this size. Worst hit: slices next to the training patient with the most. Weights: 0.5 is chance."
     )
     return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))
 
@@ -202,8 +205,10 @@ def _controls(found: dict[str, dict[str, Any]]) -> Table:
             )
         body.append(cells)
     header = ["Planted copy", *(["Found (95\u00a0%)"] if single else columns)]
+    planted = sorted({d["copies"] for detections in columns.values() for d in detections})
     note = (
-        "Training slices, changed as named and searched for like synthetic ones: what this audit finds, and what it"
-        " misses. Noise in percent of a channel's bright tissue."
+        f"{' or '.join(f'{n:,}' for n in planted)} training slices of each kind, changed as named"
+        " and searched for like synthetic ones: what this audit finds, and what it misses. Noise in percent of a"
+        " channel's bright tissue."
     )
     return Table("audit_controls", "What the audit would find", note, header, body, pd.DataFrame(rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
 from understudy.study.jobs import Context
 
@@ -14,12 +13,13 @@ def audit(context: Context) -> dict[str, Any]:
     """Writes `audit.json`, `audit.md`, `p_values.parquet` and `private/`.
 
     Where nothing can be audited (no held-out patients, say) the reason is the result: a study goes on without, and its
-    report says so.
+    report says so. Anything else that goes wrong (a full disk, say) fails the job, which can then be run again.
     """
     from understudy.audit.config import AuditConfig
     from understudy.audit.perform import audit as performed
     from understudy.audit.perform import refused, write_audit
     from understudy.audit.pictures import save_pictures
+    from understudy.audit.sides import NotAuditable
     from understudy.generators.devices import resolve_device
     from understudy.slices import SliceSet
     from understudy.study.subsets import training_rows
@@ -33,7 +33,7 @@ def audit(context: Context) -> dict[str, Any]:
         done = performed(
             real, real, made, config, rows, _witness(context, device), work, device, context.progress
         )
-    except UnderstudyError as error:
+    except NotAuditable as error:
         write_json(context.folder / "audit.json", refused(error))
     else:
         write_audit(done, context.folder)
