@@ -119,11 +119,16 @@ def screen(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Take flagged slices and their near-duplicates out of a set, and audit what is left (to OUT-audit)."""
+    """Take flagged slices and their near-duplicates out of a set, and audit what is left (to OUT-audit).
+
+    Ends with 1 if copies are found in what is left, or nothing can be said.
+    """
     from understudy.audit.config import AuditConfig
+    from understudy.audit.screen import check_training
     from understudy.audit.screen import screen as screened_set
     from understudy.files import read_json, write_json
 
+    check_training(_opened(training, audit / "private" / "read", patients), audit)
     left, counts = screened_set(
         _opened_synthetic(synthetic, audit / "private" / "read"), audit, out, _device(device), not quiet
     )
@@ -133,16 +138,16 @@ def screen(
     done = _audited(training, heldout, out, config, folder, None, device, quiet, patients)
     record = {
         "screened": counts.as_dict(), "content_hash": left.content_hash, "before": before["verdict"],
-        "after": done.verdict.as_dict(), "audit_before": str(audit), "audit_after": str(folder),
-    }  # fmt: skip
+        "after": done.verdict.as_dict(), "audit_before": audit.absolute().name, "audit_after": folder.name,
+    }  # fmt: skip  # names only: the file may be shared, and paths tell of a hospital's disks
     write_json(folder / "screen.json", record)
-    if as_json:
-        print(json.dumps(record, indent=2))
-        return
     print(
+        json.dumps(record, indent=2) if as_json else
         f"{counts.before:,} slices: {counts.flagged:,} flagged and {counts.alike:,} near-duplicates of them taken out,"
         f" {counts.kept:,} written to {out}\nbefore: {before['verdict']['headline']}\nafter: {done.verdict.headline}"
-    )
+    )  # fmt: skip
+    if done.verdict.kind != "no_sign":
+        raise typer.Exit(1)
 
 
 def _config(quantile: float, transforms: str, seed: int, memory: float) -> AuditConfig:
@@ -211,8 +216,12 @@ def _opened_synthetic(path: Path, read_into: Path) -> SliceSet:
 
 
 def _witness(model: Path, device: str) -> Any:
-    from understudy.generators.witness import scores
+    from understudy.generators.witness import can_testify, scores
 
+    if not can_testify(model):  # before the search, which takes its time
+        raise UnderstudyError(
+            "the folder holds no discriminator, by which a GAN is asked", where=model, fix="train it again"
+        )
     return lambda slices, rows: scores(model, slices, rows, device)
 
 

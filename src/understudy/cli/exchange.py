@@ -22,7 +22,7 @@ LayoutOption = Annotated[
 PatternOption = Annotated[
     str | None,
     typer.Option(
-        help="A channel's file, with {id}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
+        help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
     ),
 ]
 ChannelsOption = Annotated[
