@@ -272,8 +272,8 @@ def _too_low(dice: np.ndarray) -> list[str]:
         return []
     return [
         f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {best - spread:.3f} and {best:.3f}. Whatever correlates"
-        " with such numbers does so by accident or because the trainings differ; train the segmenters, and the generators,"
-        " for longer."
+        " with such numbers does so by accident or because the trainings differ; train the segmenters, and the"
+        " generators, for longer."
     ]
 
 
