@@ -114,10 +114,11 @@ def test_the_cohort_of_a_study_is_checked(tmp_path: Path, study_file: Path) -> N
 def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     table = invoke("plan", study_file, "--out", tmp_path / "out")
     assert table.exit_code == 0, table.output
-    assert "18 of 18 jobs to do" in table.output
+    assert "19 of 19 jobs to do" in table.output
     planned = json.loads(invoke("plan", study_file, "--out", tmp_path / "out", "--json").output)
     assert planned["jobs"] == {
-        "phantom": 1, "prepare": 1, "generator": 1, "sample": 1, "audit": 1, "segmenter": 6, "evaluate": 6, "report": 1,
+        "phantom": 1, "prepare": 1, "generator": 1, "sample": 1, "audit": 1, "segmenter": 6, "evaluate": 6,
+        "annotations": 1, "report": 1,
     }  # fmt: skip
     assert (planned["settings"], planned["repeats"]) == (3, 2)
     assert planned["seconds"] > 0

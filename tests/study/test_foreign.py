@@ -56,7 +56,7 @@ def test_the_id_follows_the_folders_content_and_not_its_place(study: Path, tmp_p
     save_png(next((tmp_path / "moved" / "T2").iterdir()), np.zeros((16, 16), np.uint8))
     after = ids(study)
     assert {name for name in before if before[name] != after[name]} == {
-        "read mine", "report",
+        "read mine", "audit mine", "annotations mine", "report",
         *(f"{stage} {kind}-mine.unet.aug, repeat 1" for stage in ("segmenter", "evaluate")
           for kind in ("both", "synthetic")),
     }  # fmt: skip

@@ -90,7 +90,8 @@ def run(
     until: Annotated[
         str,
         typer.Option(
-            help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality."
+            help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
+            " annotations."
         ),
     ] = "report",
 ) -> None:
