@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import Pooled, slice_set
+from made_slices import Pooled, slice_set
 
 from understudy.errors import UnderstudyError
 from understudy.quality.config import QualityConfig

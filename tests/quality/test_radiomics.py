@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import Pooled, images, slice_set
+from made_slices import Pooled, images, slice_set
 from scipy import stats
 
 from understudy.errors import UnderstudyError

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made import slice_set
+from made_slices import slice_set
 from typer.testing import CliRunner
 
 from understudy import cli
