@@ -1,4 +1,4 @@
-"""`understudy screen` from the command line."""
+"""`understudy audit` and `screen` from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ def test_a_screened_set_and_what_is_written_beside_it_name_no_path(tmp_path: Pat
     images[:3], labels[:3] = real.read(real.rows(subject="T1")[:3])
     made = synthetic_set(tmp_path / "made", images, labels).path
     given = ["--training", real.path]
-    assert run("audit", *given, "--synthetic", made, "--out", tmp_path / "a")[0] == 1
+    code, text = run("audit", *given, "--synthetic", made, "--out", tmp_path / "a", "--json")
+    slices = json.loads(text)["slices"]
+    assert (code, len(slices)) == (1, 60)
+    assert [s["correlation.stacked"] for s in slices[:3]] == [1.0, 1.0, 1.0]  # copies, to the last digit
+    assert all(s["flagged"] for s in slices[:3])
+    assert max(s["correlation.stacked"] or -1 for s in slices[3:]) < 1
+    assert '"T1"' not in text  # whose slices they are
     code, text = run("screen", made, "--audit", tmp_path / "a", *given, "--out", tmp_path / "kept", "--json")
     record = json.loads(text)
     assert (code, record["before"]["kind"], record["after"]["kind"]) == (0, "copies_found", "no_sign")

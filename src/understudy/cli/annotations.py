@@ -37,8 +37,8 @@ def compare_annotated(
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.groups import AnnotationConfig
 
-    first, second = (open_slices(p, out / "read") for p in (real, synthetic))
-    others = open_slices(heldout, out / "read") if heldout is not None else None
+    first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
+    others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
     config = AnnotationConfig.model_validate({"seed": seed})
     found = compare_annotations(first, second, others, config, progress=not quiet)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"

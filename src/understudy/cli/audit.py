@@ -98,7 +98,7 @@ def audit_command(
     from understudy.audit.perform import as_text
 
     done = _audited(training, heldout, synthetic, config, out, model, device, quiet, patients)
-    print(json.dumps(done.numbers, indent=2) if as_json else as_text(done))
+    print(json.dumps(_with_slices(done), indent=2) if as_json else as_text(done))
     if out is not None and not as_json:
         print(f"written to {out}; {out / 'private'} shows training images and is not for release")
     if done.verdict.kind != "no_sign":
@@ -197,6 +197,15 @@ def _audited(
             write_audit(done, out)
             save_pictures(done, real, made, out)
     return done
+
+
+def _with_slices(done: Audit) -> dict[str, Any]:
+    """The audit's numbers and a row for each synthetic slice: p-values and highest correlations, never with whom."""
+    scores = done.neighbours.set_index("row").filter(regex=r"\.score$")
+    rows = done.slices.join(
+        scores.rename(columns=lambda name: f"correlation.{name.removesuffix('.score')}"), on="row"
+    )
+    return {**done.numbers, "slices": json.loads(rows.to_json(orient="records", double_precision=15))}
 
 
 @contextlib.contextmanager

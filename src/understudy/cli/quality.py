@@ -73,8 +73,8 @@ def quality(
     from understudy.quality.sets import make_parts
 
     names = extractor or ["random"]
-    first, second = (open_slices(p, out / "read") for p in (real, synthetic))
-    others = open_slices(heldout, out / "read") if heldout is not None else None
+    first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
+    others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
     parts = make_parts(first, second, others, channels.split(",") if channels else None)
     config = QualityConfig.model_validate(
         {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
@@ -88,7 +88,7 @@ def quality(
         if own is None:
             rows.append(unmeasured(parts, made, "not computed: no slice of a set has a tumour"))
         else:
-            rows += measure(own, made, FeatureCache(out / "features"), config, progress=not quiet)
+            rows += measure(own, made, FeatureCache(out / "private" / "features"), config, progress=not quiet)
     write_results(out, rows, parts, config)
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")
