@@ -159,6 +159,11 @@ def _diagonal(shape: tuple[int, ...], spacing: Spacing) -> float:
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes that can be scored.
+
+    Raises:
+        UnderstudyError: none or too many, a name twice, a reserved name, a text in place of a list.
+    """
     reserved = [n for n in names if n in RESERVED]
     if (
         isinstance(names, str)

@@ -48,6 +48,7 @@ _Measured = dict[tuple[str, str], float]
 def distances(
     groups: dict[str, Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
 ) -> Iterator[Distance]:
+    """Distances of the synthetic annotations to the training patients', beside those of held-out patients."""
     real, synthetic, held = groups["real"], groups["synthetic"], groups.get("held-out")
     between = _between(real, synthetic, classes)
     value = between(np.ones(real.units), np.ones(synthetic.units))
