@@ -60,10 +60,14 @@ def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """The averaged generator of any kind (float32, CPU, evaluation only) and `config.json` of a finished run.
 
     Raises:
-        UnderstudyError: the run is not finished, or its files are damaged.
+        UnderstudyError: the run is not finished, or its files are damaged; a plug-in that is not there.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
+    if "plugin" in config:
+        from understudy.generators.plugin_run import PluginGenerator  # which nobody else needs
+
+        return PluginGenerator(folder, config), config
     try:
         generator: Any = build(model_config({"kind": config["kind"], **config["model"]})).generator
         generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))

@@ -111,7 +111,7 @@ class _Member:
                 where=folder,
                 fix="leave the sampler out",
             )
-        weights = sha256_file(Path(folder) / WEIGHTS)
+        weights = str(config.get("content") or sha256_file(Path(folder) / WEIGHTS))  # a plug-in's own files
         return cls(Path(folder), generator, config, weights, {"sampler": sampler} if sampler else {})
 
     @property

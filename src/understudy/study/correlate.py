@@ -158,7 +158,7 @@ def _training_of(sampled: Job, jobs: dict[str, Job]) -> tuple[str, float]:
     trained = [jobs[i] for role, i in sampled.inputs if role == "generator"]
     if not trained:
         return str(sampled.spec["name"]), math.nan
-    kimg = sampled.spec.get("snapshot_kimg", trained[0].spec["training"]["kimg"])
+    kimg = sampled.spec.get("snapshot_kimg", trained[0].spec.get("training", {}).get("kimg", math.nan))
     return str(trained[0].spec["name"]), float(kimg)
 
 

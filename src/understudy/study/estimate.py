@@ -132,6 +132,8 @@ def _prepare(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, fl
 
 
 def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+    if "plugin" in job.spec:
+        return 0.0, 0.0  # nobody knows but the plug-in
     training = training_config_for(job.spec["model"]["kind"]).model_validate(job.spec["training"])
     config = _joint_model(job.spec, size)
     work = training_work(config, training)
@@ -146,7 +148,10 @@ def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, flo
     if "folder" in job.spec:
         pixels = plan.study.slices.resolution**2 * (size.channels + 1)
         return job.local["files"] / FILES_A_SECOND, _samples(job, size) * pixels * COMPRESSED
-    config = _joint_model(plan.by_id[job.inputs[0][1]].spec, size)
+    trained = plan.by_id[job.inputs[0][1]].spec
+    if "plugin" in trained:
+        return 0.0, job.spec["count"] * plan.study.slices.resolution**2 * (size.channels + 1) * COMPRESSED
+    config = _joint_model(trained, size)
     sampler = job.spec["sampler"]
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     count = job.spec["count"]

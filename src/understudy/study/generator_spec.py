@@ -1,6 +1,6 @@
 """A generator in a study file: which network, how it is trained, how and how often it is sampled.
 
-Or a folder of images that somebody else made, in place of all that.
+Or a folder of images that somebody else made, or a plug-in of another package, in place of all that.
 """
 
 from __future__ import annotations
@@ -9,11 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.generators.diffusion import DiffusionConfig
+from understudy.generators.joint import Annotation
 from understudy.generators.models import DEFAULT_KIND, KINDS
+from understudy.generators.plugins import plugin_called
 from understudy.generators.progan import ProGanConfig
 from understudy.generators.recipes import RECIPES, recipe
 from understudy.generators.samplers import SamplerConfig
@@ -27,7 +39,7 @@ from understudy.generators.training import (
     StyleGan2Training,
     StyleGan3Training,
 )
-from understudy.study.reading import merged
+from understudy.study.reading import merged, problem_at
 from understudy.study.snapshots import SnapshotOf
 
 ModelConfig = Annotated[
@@ -131,13 +143,44 @@ class FolderGenerator(FolderSpec):
         return self
 
 
+class PluginSpec(BaseModel):
+    """A generator that another installed package brings (entry points of the group `understudy.generators`)."""
+
+    model_config = ConfigDict(extra="forbid")
+    union_tag: ClassVar[str] = "<plugin>"
+
+    plugin: str = Field(description="name of its entry point; it is imported only where a study names it")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="its settings, which it checks itself; paths in it: absolute ones"
+    )
+    annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
+    samples: int = Field(100_000, ge=1, description="synthetic slices to make")
+
+    @model_validator(mode="after")
+    def _settings_of_the_plugin(self) -> PluginSpec:
+        try:
+            plugin = plugin_called(self.plugin)
+        except UnderstudyError as error:
+            raise problem_at(("plugin",), f"{error.what}; {error.fix}") from error
+        try:
+            self.config = plugin.configured(self.config).model_dump(mode="json")
+        except ValidationError as error:
+            path, what = plugin.settings_problem(error)
+            raise problem_at(("config", *path), what) from error
+        return self
+
+
 def _kind_of_generator(value: Any) -> str:
-    folder = isinstance(value, FolderGenerator) or (isinstance(value, Mapping) and "folder" in value)
-    return "<folder>" if folder else "<network>"
+    for kind, field in ((FolderGenerator, "folder"), (PluginSpec, "plugin")):
+        if isinstance(value, kind) or (isinstance(value, Mapping) and field in value):
+            return str(kind.union_tag)
+    return "<network>"
 
 
 AnyGenerator = Annotated[
-    Annotated[GeneratorSpec, Tag("<network>")] | Annotated[FolderGenerator, Tag("<folder>")],
+    Annotated[GeneratorSpec, Tag("<network>")]
+    | Annotated[FolderGenerator, Tag("<folder>")]
+    | Annotated[PluginSpec, Tag("<plugin>")],
     Discriminator(_kind_of_generator),
 ]
 
@@ -153,7 +196,7 @@ def with_kinds(generators: Any) -> Any:
         if (
             name in KINDS
             and isinstance(spec, Mapping)
-            and "folder" not in spec
+            and not {"folder", "plugin"} & set(spec)
             and isinstance(spec.get("model", {}), Mapping)
         ):
             spec = merged({"model": {"kind": name}}, spec)

@@ -24,9 +24,10 @@ from understudy.files import sha256_file, sha256_json
 from understudy.metrics.regions import resolve_regions
 from understudy.slices import LabelClass
 from understudy.study.annotation_stage import annotation_parts
-from understudy.study.generator_spec import FolderGenerator, GeneratorSpec
+from understudy.study.generator_spec import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
+from understudy.study.plugin_stage import plugin_content
 from understudy.study.quality_stage import quality_parts
 from understudy.study.schema import Study, preset, presets
 
@@ -211,8 +212,10 @@ def generator_jobs(
     generator = study.generators[name]
     if isinstance(generator, FolderGenerator):
         return _folder_job(name, generator, prepare, jobs)
-    if generator.snapshot is not None:
+    if isinstance(generator, GeneratorSpec) and generator.snapshot is not None:
         return _snapshot_job(study, name, generator, jobs)
+    if isinstance(generator, PluginSpec):
+        return _plugin_jobs(study, name, generator, prepare, jobs, subset, samples)
     model = generator.model.model_dump(mode="json", exclude={"channels"})
     of = f" of {subset['patients']} patients" if subset else ""
     trained = []
@@ -233,6 +236,21 @@ def generator_jobs(
     sampled = _job("sample", f"sample {name}{of}", wanted, [("generator", job.id) for job in trained])
     jobs += [*trained, sampled]
     return sampled.id
+
+
+def _plugin_jobs(
+    study: Study, name: str, generator: PluginSpec, prepare: str, jobs: list[Job],
+    subset: dict[str, Any] | None, samples: int | None,
+) -> str:  # fmt: skip
+    """Adds the training of a plug-in and its sampling; the ids follow from the plug-in's version and settings."""
+    of = f" of {subset['patients']} patients" if subset else ""
+    spec = {"name": name, **plugin_content(generator), "resolution": study.slices.resolution,
+            "seed": study.derived_seed("generator", name), **({"subset": subset} if subset else {})}  # fmt: skip
+    trained = _job("generator", f"generator {name}{of}", spec, [("prepare", prepare)])
+    wanted = {"name": name, "count": samples or generator.samples, "seed": study.derived_seed("sample", name),
+              "psi": 1.0, "sampler": None}  # fmt: skip
+    jobs += [trained, _job("sample", f"sample {name}{of}", wanted, [("generator", trained.id)])]
+    return jobs[-1].id
 
 
 def _sampling(

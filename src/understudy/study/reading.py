@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
+from understudy.generators.plugins import told_installed
 
 Lines = dict[tuple[str, ...], int]
 """Path of a field, e.g. ("generators", "stylegan2", "samples"), -> line of the file, from 1."""
@@ -152,6 +153,8 @@ def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) ->
         close = difflib.get_close_matches(entry["ctx"]["tag"], options, n=1, cutoff=0.5)
         path, value = f"{path}.kind", entry["ctx"]["tag"]
         message = f"should be {', '.join(options)}" + (f"; did you mean {close[0]}?" if close else "")
+        if keys[0] == "generators":  # a package's own is named by another field
+            message += f"; a plug-in is named by `plugin: NAME` in place of `model` ({told_installed()})"
     message = message[:1].lower() + message[1:]
     if entry["type"] == "missing":
         return f"{prefix}`{path}` is missing"

@@ -18,6 +18,7 @@ from understudy.study.account import software
 from understudy.study.annotation_stage import compare
 from understudy.study.audit_stage import audit
 from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
+from understudy.study.plugin_stage import train_plugged
 from understudy.study.quality_stage import quality
 
 SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
@@ -72,6 +73,8 @@ def prepare(context: Context) -> dict[str, Any]:
 
 def generator(context: Context) -> dict[str, Any]:
     """Trains a generator on the training slices; the result is the folder `model`."""
+    if "plugin" in context.spec:
+        return train_plugged(context)
     from understudy.generators.joint import annotation_channels
     from understudy.generators.models import model_config
     from understudy.generators.parallel import train

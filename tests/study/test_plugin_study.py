@@ -1,0 +1,116 @@
+"""A plug-in in a study file: checked before anything runs, planned under its version, trained, audited and tested."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json
+from understudy.generators.plugins import plugin_called
+from understudy.study.estimate import estimated
+from understudy.study.jobs import job_folder
+from understudy.study.plan import make_plan
+from understudy.study.run import run_plan
+from understudy.study.schema import Study, load_study
+from understudy.study.stages import STAGES
+
+STUDY = """
+name: plugged
+phantom: {{patients: 12, shape: [32, 32, 20], sites: 1}}
+slices: {{resolution: 32, scaling: robust, rule_intensity: 20}}
+split: {{test_patients: 3, validation_fraction: 0.25}}
+generators:
+  mine:
+    {mine}
+segmenters:
+  unet:
+    model: {{width: 4}}
+    training: {{samples: 160, batch: 8, validations: 1}}
+trainings: [synthetic]
+annotations: null
+"""
+MINE = "plugin: principal\n    config: {components: 8}\n    samples: 130"
+
+
+def written(tmp_path: Path, mine: str = MINE) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(mine=mine))
+    return path
+
+
+def ids(study: Study) -> dict[str, str]:
+    return {job.name: job.id for job in make_plan(study).jobs}
+
+
+def test_it_is_planned_run_audited_and_tested(tmp_path: Path, example_plugin: Path) -> None:
+    study = load_study(written(tmp_path))
+    plan = estimated(make_plan(study), "cpu")
+    result = run_plan(plan, tmp_path / "out", STAGES, "cpu", progress=False)
+    assert result.complete, result.failed
+    done = {job.stage: job_folder(tmp_path / "out", job) for job in plan.jobs}
+    assert set(done) == {"phantom", "prepare", "generator", "sample", "audit", "segmenter", "evaluate",
+                         "report"}  # fmt: skip
+    record = read_json(done["generator"] / "done.json")["results"]
+    assert record["plugin"] == {"name": "principal", "distribution": "understudy-principal", "version": "1"}
+    assert read_json(done["sample"] / "done.json")["results"]["slices"] == 130
+    assert read_json(done["audit"] / "audit.json")["sets"]["synthetic"]["slices"] == 130
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert set(scores["generator"]) == {"mine"}
+    assert result.page is not None
+    assert "mine" in result.page.read_text()
+
+
+def test_ids_follow_version_and_settings_and_nothing_else(
+    tmp_path: Path, example_plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ids(load_study(written(tmp_path)))
+    told = ids(
+        load_study(written(tmp_path, "plugin: principal\n    config: {components: 8}\n    samples: 131"))
+    )
+    assert first["generator mine"] == told["generator mine"]
+    other = ids(load_study(written(tmp_path, "plugin: principal\n    samples: 130")))
+    default = ids(load_study(written(tmp_path, MINE.replace("8", "32"))))
+    assert other == default  # a default that is written out is the same setting
+    assert other["generator mine"] != first["generator mine"]
+    monkeypatch.setattr(plugin_called("principal").made_by, "version", "2")
+    newer = ids(load_study(written(tmp_path)))
+    assert newer["prepare"] == first["prepare"]
+    assert newer["generator mine"] != first["generator mine"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        ("plugin: principle", r"line 8: `generators.mine.plugin`: there is no plug-in generator 'principle' "
+         r"\(installed plug-ins: principal\); did you mean principal\?"),
+        ("plugin: principal\n    config: {component: 8}", r"line 9: `generators.mine.config.component`: is no"
+         r" setting of the plug-in principal \(its settings: components\)"),
+        ("plugin: principal\n    config: {components: 0}", r"line 9: .*\(a setting of the plug-in principal\)"),
+        ("plugin: principal\n    sample: 5", r"`generators.mine.sample` is not a known field; did you mean"),
+        ("model: {kind: principal}", r"(?s)should be progan.*a plug-in is named by `plugin: NAME` in place of `model`"
+         r" \(installed plug-ins: principal\)"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_with_line_and_plugin(
+    mine: str, said: str, tmp_path: Path, example_plugin: Path
+) -> None:
+    with pytest.raises(UnderstudyError, match=said):
+        load_study(written(tmp_path, mine))
+
+
+def test_no_plugin_is_imported_unless_a_study_names_it(tmp_path: Path, example_plugin: Path) -> None:
+    load_study(written(tmp_path, "recipe: quick"))
+    load_study("quickstart")
+    assert "principal" not in sys.modules
+    load_study(written(tmp_path))
+    assert "principal" in sys.modules
+
+
+def test_the_content_of_a_report_is_read_again(tmp_path: Path, example_plugin: Path) -> None:
+    study: Any = load_study(written(tmp_path))
+    assert Study.model_validate(study.as_data()).hash == study.hash
