@@ -150,3 +150,58 @@ def test_a_permutation_of_another_cohort_is_refused(tmp_path):
     config = SplitConfig(method="permutation", permutation=str(tmp_path / "p.mat"))
     with pytest.raises(UnderstudyError, match=r"100 patients .*permutation of 369"):
         split_patients({f"p{i}": "" for i in range(100)}, config)
+
+
+@given(COHORTS, st.integers(0, 99), st.sampled_from([0, 0.2, 0.4]), st.data())
+def test_sites_that_test_are_seen_by_nobody_else(sites, seed, validation, data):
+    there = sorted(set(sites.values()))
+    chosen = data.draw(st.lists(st.sampled_from(there), min_size=1, max_size=len(there), unique=True))
+    config = SplitConfig(seed=seed, test_sites=chosen, validation_fraction=validation)
+    if len(chosen) == len(there):
+        with pytest.raises(UnderstudyError, match="nobody is left"):
+            split_patients(sites, config)
+        return
+    if sum(site not in chosen for site in sites.values()) == 1 and validation:
+        return  # one patient cannot both train and validate
+    split = split_patients(sites, config)
+    assert set(split) == set(sites)
+    assert {p for p, part in split.items() if part == "test"} == {p for p, s in sites.items() if s in chosen}
+    assert not {sites[p] for p, part in split.items() if part != "test"} & set(chosen)
+
+
+@given(COHORTS, CONFIGS, st.data())
+def test_fewer_training_patients_are_part_of_more_and_leave_the_others_alone(sites, config, data):
+    whole = split_patients(sites, config)
+    training = {p for p, part in whole.items() if part == "train"}
+    small, large = sorted(data.draw(st.tuples(*[st.integers(1, len(training))] * 2)))
+    found = [split_patients(sites, config.model_copy(update={"train_patients": n})) for n in (small, large)]
+    for n, split in zip((small, large), found, strict=True):
+        assert {p: part for p, part in split.items() if part != "train"} == {
+            p: part for p, part in whole.items() if part != "train"
+        }
+        assert sum(part == "train" for part in split.values()) == n
+    few, more = ({p for p, part in split.items() if part == "train"} for split in found)
+    assert few <= more <= training
+    with pytest.raises(UnderstudyError, match="training patients wanted"):
+        split_patients(sites, config.model_copy(update={"train_patients": len(training) + 1}))
+
+
+def test_few_training_patients_come_from_every_site_in_proportion():
+    sites = {f"{site}{i}": site for site, n in (("a", 40), ("b", 20), ("c", 10)) for i in range(n)}
+    config = SplitConfig(test_patients=0, validation_fraction=0, train_patients=7)
+    kept = Counter(sites[p] for p in split_patients(sites, config))
+    assert kept == {"a": 4, "b": 2, "c": 1}
+
+
+def test_sites_that_cannot_test_are_refused():
+    with pytest.raises(UnderstudyError, match=r"from the site nort[\s\S]*north, south"):
+        split_patients({"a": "north", "b": "south"}, SplitConfig(test_sites=["nort"]))
+    with pytest.raises(UnderstudyError, match="does not say who is from where"):
+        split_patients({"a": "", "b": ""}, SplitConfig(test_sites=["north"]))
+    with pytest.raises(UnderstudyError, match="the method list"):
+        split_patients({"a": "n", "b": "s"}, SplitConfig(method="list", test=["a"], test_sites=["n"]))
+
+
+def test_a_split_without_the_new_fields_is_written_as_before():
+    assert not {"test_sites", "train_patients"} & SplitConfig().model_dump().keys()
+    assert SplitConfig(test_sites=["a"]).model_dump()["test_sites"] == ["a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def costs(**changes: Any) -> dict[str, tuple[float, float]]:
 @pytest.mark.usefixtures("fixed_speed")
 def test_every_stage_has_an_estimate_that_follows_its_work() -> None:
     once, twice = costs(), costs(generators={"g": {"samples": 200_000, "training": {"kimg": 50_000}}})
-    assert set(once) == set(STAGE_VERSIONS)
+    assert set(once) == set(STAGE_VERSIONS) - {"overview"}  # which several cohorts have
     assert all(seconds > 0 and disk > 0 for seconds, disk in once.values())
     for stage in ("generator", "sample"):
         assert twice[stage][0] == pytest.approx(2 * once[stage][0], rel=0.01)
@@ -76,8 +77,8 @@ def test_a_time_limit_limits_the_estimate() -> None:
 
 @pytest.mark.usefixtures("fixed_speed")
 def test_a_cohort_whose_first_file_cannot_be_read_is_estimated_all_the_same(tmp_path: Path) -> None:
-    for name in ("t1", "t1ce", "t2", "flair", "seg"):
-        path = tmp_path / "A" / f"A_{name}.nii.gz"
+    for patient, name in product("ABC", ("t1", "t1ce", "t2", "flair", "seg")):
+        path = tmp_path / patient / f"{patient}_{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"nothing")
     assert costs(phantom=None, cohort={"path": str(tmp_path)})["prepare"][0] > 0

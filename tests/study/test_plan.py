@@ -173,13 +173,14 @@ def test_the_fingerprint_follows_sites_and_missing_files(cohort: Path) -> None:
 
 
 def test_a_cohort_enters_by_its_content(cohort: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"phantom": None, "cohort": {"path": str(cohort)}}
+    split = {"test_patients": 1, "validation_fraction": 0}
+    changes: dict[str, Any] = {"phantom": None, "cohort": {"path": str(cohort)}, "split": split}
     before = plan_of(**changes)
     assert "phantom" not in {job.stage for job in before.jobs}
     moved = cohort.rename(tmp_path / "elsewhere")
-    assert redone(before, plan_of(phantom=None, cohort={"path": str(moved)})) == set()
+    assert redone(before, plan_of(phantom=None, cohort={"path": str(moved)}, split=split)) == set()
     (moved / "A" / "A_t2.nii.gz").write_bytes(gzip.compress(b"something else", mtime=0))
-    after = plan_of(phantom=None, cohort={"path": str(moved)})
+    after = plan_of(phantom=None, cohort={"path": str(moved)}, split=split)
     assert redone(before, after) == {job.name for job in after.jobs}
 
 

@@ -42,7 +42,7 @@ def check(
     from understudy.cohort.layouts import CohortConfig, find_patients
 
     config = (
-        study_of(source).cohort
+        study_of(source).with_one_cohort("checking").cohort
         if source.suffix in (".yaml", ".yml")
         else CohortConfig.model_validate({"path": source})
     )

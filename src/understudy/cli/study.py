@@ -91,7 +91,7 @@ def run(
         str,
         typer.Option(
             help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
-            " annotations."
+            " annotations, report (with the overview of several cohorts)."
         ),
     ] = "report",
 ) -> None:

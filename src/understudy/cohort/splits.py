@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.io
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from understudy.cohort.layouts import Cohort
 from understudy.errors import UnderstudyError
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
-_TEST_STREAM, _VALIDATION_STREAM = (
-    0,
-    1,
-)  # of the seed, so that the test patients do not depend on the validation
+# Of the seed, so that the test patients do not depend on the validation, nor these on how many patients train.
+_TEST_STREAM, _VALIDATION_STREAM, _TRAIN_STREAM = 0, 1, 2
+_LATER = ("test_sites", "train_patients")
 
 
 class SplitConfig(BaseModel):
@@ -41,6 +39,17 @@ class SplitConfig(BaseModel):
     stratify_by_site: bool = Field(
         default=True, description="draw from every site in proportion to its patients"
     )
+    test_sites: list[str] = Field(
+        default_factory=list,
+        description="method seed: all patients of these sites test and nobody else does (`test_patients` then says"
+        " nothing): generators and segmenters learn from other sites than they are tested on",
+    )
+    train_patients: int | None = Field(
+        default=None,
+        ge=1,
+        description="train on so many of the training patients only, the others are left out; fewer are part of more,"
+        " and who validates and tests stays the same. null: all",
+    )
     train: list[str] | str = Field(
         default_factory=list,
         description="method list: ids, or a text file with one per line; empty: all the others",
@@ -58,6 +67,12 @@ class SplitConfig(BaseModel):
         description="which end of the permuted patients is the test part (the paper: the last 56)",
     )
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out at their default: older studies keep the ids of their jobs."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in _LATER or value}
+
 
 def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) -> dict[str, str]:
     """Assigns each patient to one part.
@@ -72,15 +87,20 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
         config: how.
 
     Returns:
-        Patient id -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order.
+        Patient id -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order. With
+        `train_patients` those that are left out are not among them.
 
     Raises:
-        UnderstudyError: unknown or repeated ids, a permutation of another cohort, nothing left to train on.
+        UnderstudyError: unknown or repeated ids or sites, a permutation of another cohort, nothing left to train on.
     """
     sites = _sites(patients)
+    _refuse_sites_of_a_list(config)
     if config.method == "seed":
         _refuse_lists(config)
-        test = _draw(sites, _count(config.test_patients, len(sites)), config, _TEST_STREAM)
+        if config.test_sites:
+            test = _at_test_sites(sites, config.test_sites)
+        else:
+            test = _draw(sites, _count(config.test_patients, len(sites)), config, _TEST_STREAM)
         train, val = None, None
     elif config.method == "list":
         test, val, train = _read_lists(config, sites)
@@ -102,7 +122,58 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
             where="split",
             fix="lower `test_patients` or `validation_fraction`",
         )
-    return parts
+    return parts if config.train_patients is None else _fewer(parts, sites, config)
+
+
+def _refuse_sites_of_a_list(config: SplitConfig) -> None:
+    if config.test_sites and config.method != "seed":
+        raise UnderstudyError(
+            f"`test_sites` names who tests, and so does the method {config.method}",
+            where="split.test_sites",
+            fix="remove `test_sites`, or set `method: seed`",
+        )
+
+
+def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
+    """The patients of the sites that test."""
+    known = sorted(set(sites.values()))
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
+        raise UnderstudyError(
+            f"no patient is from the site {', '.join(unknown)}",
+            where="split.test_sites",
+            fix=f"use sites of the cohort ({there}), which come from its participants table",
+        )
+    test = {patient for patient, site in sites.items() if site in wanted}
+    if len(test) == len(sites):
+        raise UnderstudyError(
+            f"all {len(sites)} patients are from the sites that test, nobody is left for training",
+            where="split.test_sites",
+            fix="leave a site out",
+        )
+    return test
+
+
+def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig) -> dict[str, str]:
+    """The split with `train_patients` of its training patients: a start of one order, in which the sites take turns."""
+    training = [patient for patient, part in parts.items() if part == "train"]
+    wanted = config.train_patients or 0
+    if wanted > len(training):
+        raise UnderstudyError(
+            f"{wanted} training patients wanted, but only {len(training)} are left for training",
+            where="split.train_patients",
+            fix=f"ask for 1 to {len(training)}",
+        )
+    order = np.random.default_rng([config.seed, _TRAIN_STREAM]).permutation(len(training))
+    members: dict[str, list[str]] = {}
+    for i in order:
+        patient = training[int(i)]
+        members.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    # the k-th of n patients of a site stands at (k + 1/2) / n: any start of the order has the sites in proportion
+    place = {p: ((k + 0.5) / len(own), site) for site, own in members.items() for k, p in enumerate(own)}
+    kept = set(sorted(training, key=place.__getitem__)[:wanted])
+    return {patient: part for patient, part in parts.items() if part != "train" or patient in kept}
 
 
 def _sites(patients: Cohort | Mapping[str, str]) -> dict[str, str]:
@@ -238,6 +309,8 @@ def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
         raise UnderstudyError(
             "no permutation given", where="permutation", fix="give the path of the .mat file"
         )
+    import scipy.io
+
     try:
         content = scipy.io.loadmat(config.permutation, squeeze_me=True, struct_as_record=True)
     except (OSError, ValueError, NotImplementedError, TypeError) as error:

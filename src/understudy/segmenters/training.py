@@ -131,6 +131,13 @@ class SegmenterTrainingConfig(BaseModel):
         usual = {name for name in LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in content.items() if name not in usual}
 
+    def planned_steps(self, slices: int) -> int:
+        """`steps` for a number of slices that is guessed: nothing is refused for a guess."""
+        if self.epochs is not None:
+            return max(1, round(self.epochs * max(1, slices // self.batch)))
+        assert self.samples is not None
+        return math.ceil(self.samples / self.batch)
+
     def steps(self, slices: int) -> int:
         """Batches in the budget, given the number of slices in the training set.
 
@@ -139,11 +146,7 @@ class SegmenterTrainingConfig(BaseModel):
         Raises:
             UnderstudyError: the warm-up is longer than the budget.
         """
-        if self.epochs is not None:
-            found = max(1, round(self.epochs * max(1, slices // self.batch)))
-        else:
-            assert self.samples is not None
-            found = math.ceil(self.samples / self.batch)
+        found = self.planned_steps(slices)
         if self.schedule == "linear" and self.warmup_samples >= found * self.batch:
             raise UnderstudyError(
                 f"a warm-up of {self.warmup_samples} samples in a training of {found * self.batch}",

@@ -135,6 +135,12 @@ def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataF
             fix="give the folder that `understudy run` made",
         )
     jobs = {job.id: job for job in jobs_of(out)}
+    if any(job.stage == "overview" for job in jobs.values()):
+        raise UnderstudyError(
+            "the study has several cohorts, whose generators are not states of the same training",
+            where=out,
+            fix="give the folder of a study with one cohort",
+        )
     done = {i: job for i, job in jobs.items() if read_done(job_folder(out, job)) is not None}
     dice = _dice_by_generator(out, list(done.values()), training, segmenter)
     rows, scores = [], []

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from understudy.audit.config import TRANSFORMS, AuditConfig
-from understudy.cohort.layouts import find_patients
 from understudy.generators.joint import annotation_channels
 from understudy.generators.models import model_config as generator_config
 from understudy.generators.samplers import SamplerConfig
@@ -24,11 +23,10 @@ from understudy.segmenters.mixing import MixtureConfig
 from understudy.segmenters.models import model_config
 from understudy.segmenters.predict import choose_device, choose_precision
 from understudy.segmenters.training import SegmenterTrainingConfig
-from understudy.slices import BACKGROUND, LabelClass
+from understudy.study.facts import Facts
 from understudy.study.generator_cost import generator_cost, sampling_work, training_work
 from understudy.study.jobs import Job
 from understudy.study.plan import Plan
-from understudy.study.schema import Study
 from understudy.study.segmenter_cost import segmenter_cost
 
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
@@ -43,26 +41,17 @@ SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the ca
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
-@dataclass(frozen=True)
-class _Size:
-    """What the amount of work depends on, as far as it is known before anything has run."""
-
-    patients: int
-    test_patients: int
-    channels: int
-    classes: tuple[LabelClass, ...]
-    voxels: int
-    depth: int
-
-
 def estimated(plan: Plan, device: str = "auto") -> Plan:
     """The plan with estimates of seconds and bytes for this machine as it is loaded now."""
-    size, speed = _size(plan.study), calibrate(device)
+    speed = calibrate(device)
+    views = {name: replace(plan, study=part) for name, part in plan.study.parts().items()}
+    first = next(iter(views))
     jobs = []
     for job in plan.jobs:
-        seconds, disk = _ESTIMATES[job.stage](job, plan, size, speed)
+        name = plan.cohort_of.get(job.id, first)
+        seconds, disk = _ESTIMATES[job.stage](job, views[name], plan.facts[name], speed)
         jobs.append(replace(job, seconds=round(seconds, 1), disk_bytes=round(disk)))
-    return Plan(plan.study, tuple(jobs))
+    return replace(plan, jobs=tuple(jobs))
 
 
 def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
@@ -87,55 +76,27 @@ def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
     return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
 
 
-def _size(study: Study) -> _Size:
-    if study.phantom is not None:
-        x, y, z = study.phantom.shape
-        patients, channels = study.phantom.patients, 4
-        classes = tuple(LabelClass(str(i), i, 51 * i) for i in range(4))
-    else:
-        assert study.cohort is not None
-        cohort = find_patients(study.cohort)
-        patients, channels, classes = len(cohort.patients), len(cohort.channels), cohort.classes
-        x, y, z = _grid(cohort.patients[0].images)
-    test = study.split.test_patients
-    test_patients = round(test * patients) if test < 1 else int(test)
-    return _Size(patients, test_patients, channels, classes or (BACKGROUND,), x * y * z, z)
-
-
-def _grid(images: dict[str, Any]) -> tuple[int, int, int]:
-    """Grid of a patient, from the header of a file; BraTS's if there is none to be read (the check will say so)."""
-    import nibabel
-
-    for path in images.values():
-        try:
-            x, y, z = nibabel.load(path).shape[:3]
-        except (OSError, ValueError, nibabel.filebasedimages.ImageFileError):
-            continue
-        return int(x), int(y), int(z)
-    return 240, 240, 155
-
-
 def _reached(stage: str, flops_a_step: float) -> float:
     return REACHED[stage] * flops_a_step / (flops_a_step + HALF_SATURATION)
 
 
-def _phantom(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    return size.patients * size.voxels / VOXELS_A_SECOND["phantom"], size.patients * size.voxels * 6.0
+def _phantom(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+    return facts.patients * facts.voxels / VOXELS_A_SECOND["phantom"], facts.patients * facts.voxels * 6.0
 
 
-def _prepare(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    slices = size.patients * size.depth * 0.5
-    pixels = plan.study.slices.resolution**2 * (size.channels + 1)
-    volumes = size.test_patients * (size.voxels * 0.05 + size.depth * pixels * COMPRESSED)
-    seconds = size.patients * (0.1 + size.voxels / VOXELS_A_SECOND["prepare"])
+def _prepare(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+    slices = facts.patients * facts.slices_each
+    pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
+    volumes = facts.counts["test"] * (facts.voxels * 0.05 + facts.shape[2] * pixels * COMPRESSED)
+    seconds = facts.patients * (0.1 + facts.voxels / VOXELS_A_SECOND["prepare"])
     return seconds, slices * pixels * COMPRESSED + volumes
 
 
-def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+def _generator(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
     if "plugin" in job.spec:
         return 0.0, 0.0  # nobody knows but the plug-in
     training = training_config_for(job.spec["model"]["kind"]).model_validate(job.spec["training"])
-    config = _joint_model(job.spec, size)
+    config = _joint_model(job.spec, facts)
     work = training_work(config, training)
     seconds = work / (speed * _reached("generator", work / (training.kimg * 1000) * training.batch))
     if training.max_minutes:
@@ -144,91 +105,91 @@ def _generator(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, 
     return seconds, generator_cost(config).weights * 4 * 2.5
 
 
-def _sample(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+def _sample(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
     if "folder" in job.spec:
-        pixels = plan.study.slices.resolution**2 * (size.channels + 1)
-        return job.local["files"] / FILES_A_SECOND, _samples(job, size) * pixels * COMPRESSED
+        pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
+        return job.local["files"] / FILES_A_SECOND, _samples(job, facts) * pixels * COMPRESSED
     trained = plan.by_id[job.inputs[0][1]].spec
     if "plugin" in trained:
-        return 0.0, job.spec["count"] * plan.study.slices.resolution**2 * (size.channels + 1) * COMPRESSED
-    config = _joint_model(trained, size)
+        return 0.0, job.spec["count"] * plan.study.slices.resolution**2 * (facts.channels + 1) * COMPRESSED
+    config = _joint_model(trained, facts)
     sampler = job.spec["sampler"]
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     count = job.spec["count"]
-    pixels = plan.study.slices.resolution**2 * (size.channels + 1)
+    pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
     return count * work / (speed * _reached("sample", 48 * work)), count * pixels * COMPRESSED
 
 
-def _audit(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+def _audit(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
     config = AuditConfig.model_validate(job.spec["config"])
-    training, heldout, made = _slice_counts(job, plan, size)
+    training, heldout, made = _slice_counts(job, plan, facts)
     queries = made + heldout + 15 * config.copies
     transforms = len(TRANSFORMS[config.transforms])
     # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
-    views = (2 + 1 + 1 + size.channels / 2) if config.more_views else 2
-    products = 2.0 * training * queries * transforms * plan.study.slices.resolution**2 * size.channels * views
+    views = (2 + 1 + 1 + facts.channels / 2) if config.more_views else 2
+    products = (
+        2.0 * training * queries * transforms * plan.study.slices.resolution**2 * facts.channels * views
+    )
     return 3 + products / (speed * SEARCHED), made * 60.0 + 2e6
 
 
-def _slice_counts(job: Job, plan: Plan, size: _Size) -> tuple[float, float, float]:
+def _slice_counts(job: Job, plan: Plan, facts: Facts) -> tuple[float, float, float]:
     """About how many training, held-out and synthetic slices there are."""
-    slices = size.patients * size.depth * 0.5
-    held = (
-        size.test_patients + (size.patients - size.test_patients) * plan.study.split.validation_fraction
-    ) / max(1, size.patients)
-    return slices * (1 - held), slices * held, _samples(plan.by_id[dict(job.inputs)["sample"]], size)
+    training = facts.counts["train"] * facts.slices_each
+    made = _samples(plan.by_id[dict(job.inputs)["sample"]], facts)
+    return training, facts.patients * facts.slices_each - training, made
 
 
-def _joint_model(spec: dict[str, Any], size: _Size) -> Any:
+def _joint_model(spec: dict[str, Any], facts: Facts) -> Any:
     """The configuration of a generator job's network."""
-    channels = size.channels + annotation_channels(size.classes, spec["training"]["annotation"])
+    channels = facts.channels + annotation_channels(facts.classes, spec["training"]["annotation"])
     return generator_config({**spec["model"], "channels": channels})
 
 
-def _samples(job: Job, size: _Size) -> int:
+def _samples(job: Job, facts: Facts) -> int:
     """Slices of a sample job; of a folder as many as it would have with a file for each channel."""
-    return int(job.spec["count"] or max(1, job.local["files"] // (size.channels + 1)))
+    return int(job.spec["count"] or max(1, job.local["files"] // (facts.channels + 1)))
 
 
-def _segmenter(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+def _segmenter(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
-    flops, weights = _network_cost(job, plan, size)
-    slices = _training_slices(job, plan, size, training.mixture)
-    validation_patients = (size.patients - size.test_patients) * plan.study.split.validation_fraction
-    validated = size.depth * training.validations * validation_patients
-    work = training.steps(slices) * training.batch * 3 + validated
+    flops, weights = _network_cost(job, plan, facts)
+    slices = _training_slices(job, plan, facts, training.mixture)
+    validated = facts.shape[2] * training.validations * facts.counts["val"]
+    work = training.planned_steps(slices) * training.batch * 3 + validated
     seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
 
 
-def _training_slices(job: Job, plan: Plan, size: _Size, mixture: MixtureConfig) -> int:
+def _training_slices(job: Job, plan: Plan, facts: Facts, mixture: MixtureConfig) -> int:
     """About how many different slices a segmenter is trained on."""
-    patients = (size.patients - size.test_patients) * (1 - plan.study.split.validation_fraction)
-    real = round(patients * mixture.patient_fraction * size.depth * 0.5)
+    real = round(facts.counts["train"] * mixture.patient_fraction * facts.slices_each)
     if mixture.total is not None:
         return real if mixture.total == "real" else mixture.total
-    made = sum(_samples(plan.by_id[job_id], size) for role, job_id in job.inputs if role == "sample")
+    made = sum(_samples(plan.by_id[job_id], facts) for role, job_id in job.inputs if role == "sample")
     return made + (real if job.spec["cell"]["training"] != "synthetic" else 0)
 
 
-def _network_cost(job: Job, plan: Plan, size: _Size) -> tuple[int, int]:
+def _network_cost(job: Job, plan: Plan, facts: Facts) -> tuple[int, int]:
     """`segmenter_cost` of a segmenter's job."""
     config, resolution = model_config(job.spec["model"]), plan.study.slices.resolution
-    return segmenter_cost(config, size.channels, len(size.classes), resolution)
+    return segmenter_cost(config, facts.channels, len(facts.classes), resolution)
 
 
-def _evaluate(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    flops, _ = _network_cost(plan.by_id[dict(job.inputs)["segmenter"]], plan, size)
-    predicting = size.test_patients * size.depth * flops / (speed * _reached("evaluate", 3 * 32 * flops))
-    scoring = size.test_patients * size.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
-    return predicting + scoring, size.test_patients * size.voxels * 0.01
+def _evaluate(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+    flops, _ = _network_cost(plan.by_id[dict(job.inputs)["segmenter"]], plan, facts)
+    predicting = (
+        facts.counts["test"] * facts.shape[2] * flops / (speed * _reached("evaluate", 3 * 32 * flops))
+    )
+    scoring = facts.counts["test"] * facts.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
+    return predicting + scoring, facts.counts["test"] * facts.voxels * 0.01
 
 
-def _quality(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    slices = size.patients * size.depth * 0.5 + _samples(plan.by_id[dict(job.inputs)["sample"]], size)
-    channels = len(job.spec["channels"] or ()) or size.channels
+def _quality(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+    slices = facts.patients * facts.slices_each + _samples(plan.by_id[dict(job.inputs)["sample"]], facts)
+    channels = len(job.spec["channels"] or ()) or facts.channels
     files = [e for e in job.spec["extractors"] if e["file"]]
     # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
     work = slices * channels * 1.2e10 * len(files) / speed + 40 * channels * len(files)
@@ -236,15 +197,15 @@ def _quality(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, fl
     return 5 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
 
 
-def _annotations(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
-    synthetic = _samples(plan.by_id[dict(job.inputs)["sample"]], size)
+def _annotations(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+    synthetic = _samples(plan.by_id[dict(job.inputs)["sample"]], facts)
     pixels = plan.study.slices.resolution**2
-    slices = size.patients * size.depth * 0.5 + synthetic
+    slices = facts.patients * facts.slices_each + synthetic
     # 1 s for 1,000 slices of 64 x 64 pixels, and the draws
     return 5 + slices * pixels / 4e6 + slices * 1e-3, 3e5
 
 
-def _report(job: Job, plan: Plan, size: _Size, speed: float) -> tuple[float, float]:
+def _report(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
     return 15.0 + math.sqrt(len(plan.jobs)), 5e6
 
 
@@ -259,4 +220,5 @@ _ESTIMATES = {
     "quality": _quality,
     "annotations": _annotations,
     "report": _report,
+    "overview": _report,
 }

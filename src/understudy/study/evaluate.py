@@ -31,6 +31,7 @@ def evaluation_study(
     Raises:
         UnderstudyError: no such folder, nothing in it.
     """
+    study = study.with_one_cohort("comparing images with its patients")
     # What the names of its files tell to be wrong is said before anything runs.
     known = find_patients(study.cohort).channels if study.cohort else None
     open_source(synthetic, spec, known)
@@ -68,7 +69,11 @@ def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
         raise UnderstudyError(
             "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
         )
-    update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None}
+    update: dict[str, Any] = {
+        "cohort": CohortConfig(path=cohort.absolute()),
+        "phantom": None,
+        "cohorts": None,
+    }
     update["name"] = re.sub(r"[^A-Za-z0-9_-]+", "-", cohort.absolute().name).strip("-_") or "cohort"
     if resolution is not None:
         update["slices"] = base.slices.model_copy(update={"resolution": resolution})

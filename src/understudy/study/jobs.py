@@ -107,6 +107,16 @@ StageFunction = Callable[[Context], dict[str, Any]]
 """Does the work in `context.folder` and returns plain JSON results: the job's summary, free of paths and hosts."""
 
 
+def plain_name(name: str) -> str:
+    """A job's name without that of its cohort, which stands before it in a study with several.
+
+    Example:
+        >>> plain_name("brats2020: generator stylegan2")
+        'generator stylegan2'
+    """
+    return name.split(": ", 1)[-1]
+
+
 def folder_name(stage: str, job_id: str) -> str:
     """Name of a job's folder below `OUT/jobs`."""
     return f"{stage}-{job_id[:12]}"

@@ -1,14 +1,13 @@
 """From a study to its jobs: what depends on what, under ids that change only where a result would.
 
 phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each setting and repeat) -> evaluate
--> report; and sample -> audit -> report
+-> report; and sample -> audit -> report. With several cohorts all this for each, and an overview of the reports.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from understudy.audit.config import AuditConfig
-from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes, find_patients
+from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
 from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.read import layout_of
-from understudy.files import sha256_file, sha256_json
+from understudy.files import sha256_file
 from understudy.metrics.regions import resolve_regions
 from understudy.slices import LabelClass
 from understudy.study.annotation_stage import annotation_parts
+from understudy.study.facts import Facts, facts_of, find_cohort, fingerprint
 from understudy.study.generator_spec import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
@@ -31,7 +31,16 @@ from understudy.study.plugin_stage import plugin_content
 from understudy.study.quality_stage import quality_parts
 from understudy.study.schema import Study, preset, presets
 
-__all__ = ["ACCELERATED", "STAGE_VERSIONS", "Plan", "Setting", "baseline", "make_plan", "settings"]
+__all__ = [
+    "ACCELERATED",
+    "STAGE_VERSIONS",
+    "Plan",
+    "Setting",
+    "baseline",
+    "fingerprint",
+    "make_plan",
+    "settings",
+]
 
 # Raise the number of a stage whenever the same spec would give another result. A number, not a hash of the source:
 # a corrected comment must not throw away three days of training.
@@ -46,6 +55,7 @@ STAGE_VERSIONS = {
     "quality": 1,
     "annotations": 1,
     "report": 1,
+    "overview": 1,
 }
 
 ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
@@ -54,10 +64,17 @@ ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality
 
 @dataclass(frozen=True)
 class Plan:
-    """A study and its jobs, each after the ones that it needs."""
+    """A study and its jobs, each after the ones that it needs.
+
+    Attributes:
+        facts: cohort's name ("" where it has none) -> what is known of it; {} for plans that are not a whole study's.
+        cohort_of: job id -> name of its cohort, in a study with several; the overview is of none.
+    """
 
     study: Study
     jobs: tuple[Job, ...]
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    cohort_of: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Job]:
@@ -81,7 +98,7 @@ class Plan:
         return found[0]
 
     def until(self, stage: str) -> Plan:
-        """The plan without the jobs of stages after `stage`.
+        """The plan without the jobs of stages after `stage`; `report` is all, an overview of several cohorts too.
 
         Raises:
             UnderstudyError: no such stage.
@@ -89,18 +106,56 @@ class Plan:
         stages = list(STAGE_VERSIONS)
         if stage not in stages:
             raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
-        kept = stages[: stages.index(stage) + 1]
-        return Plan(self.study, tuple(job for job in self.jobs if job.stage in kept))
+        kept = stages if stage == "report" else stages[: stages.index(stage) + 1]
+        return replace(self, jobs=tuple(job for job in self.jobs if job.stage in kept))
 
 
 def make_plan(study: Study) -> Plan:
     """The jobs of a study.
 
     Raises:
-        UnderstudyError: the cohort or a file that the study names is not there.
+        UnderstudyError: a cohort or a file that the study names is not there, a split that cannot be, two cohorts that
+            are the same.
     """
+    jobs: dict[str, Job] = {}
+    facts: dict[str, Facts] = {}
+    cohort_of: dict[str, str] = {}
+    reports: list[tuple[str, str]] = []
+    for name, part in study.parts().items():
+        own, facts[name] = _jobs_of(part, name, study)
+        _refuse_twins(name, own, cohort_of)
+        for job in own:
+            named = replace(job, name=f"{name}: {job.name}") if name else job
+            jobs.setdefault(job.id, named)  # phantoms of one seed are drawn once for all
+            if name:
+                cohort_of.setdefault(job.id, name)
+        reports.append((name, own[-1].id))
+    if study.cohorts is not None:
+        overview = _overview_job(study, reports)
+        jobs[overview.id] = overview
+    return Plan(study, tuple(jobs.values()), facts, cohort_of)
+
+
+def _refuse_twins(name: str, own: Sequence[Job], cohort_of: Mapping[str, str]) -> None:
+    twin = next((cohort_of[job.id] for job in own if job.stage == "prepare" and job.id in cohort_of), None)
+    if twin is not None:
+        raise UnderstudyError(
+            f"the cohorts {twin} and {name} are the same patients in the same split",
+            where=f"cohorts.{name}",
+            fix="leave one out, or give it another `path`, `split` or `slices`",
+        )
+
+
+def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
+    """The jobs of a study with one cohort and what is known of this.
+
+    Args:
+        name: of the cohort in the `whole` study, "" if that is `study`.
+    """
+    cohort = find_cohort(study, name)
     jobs: list[Job] = []
-    prepare = prepare_jobs(study, jobs)
+    prepare = prepare_jobs(study, jobs, cohort)
+    facts = facts_of(study, cohort, study.derived_seed("split"))
     # Folders first: what is wrong in them is said before a network has been trained for days.
     names = sorted(study.generators, key=lambda name: not isinstance(study.generators[name], FolderGenerator))
     samples = {name: generator_jobs(study, name, prepare, jobs) for name in names}
@@ -120,8 +175,8 @@ def make_plan(study: Study) -> Plan:
         for sampled in [job for job in jobs if job.stage == "sample"]:
             title, spec, inputs = annotation_parts(study.annotations, sampled, prepare)
             jobs.append(_job("annotations", title, spec, inputs))
-    jobs.append(_report_job(study, jobs))
-    return Plan(study, tuple(jobs))
+    jobs.append(_report_job(study, jobs, name, whole))
+    return jobs, facts
 
 
 # How often something is written: not part of what is computed, so that changing it redoes nothing.
@@ -132,8 +187,12 @@ def _job(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, st
     return Job(stage, name, spec, tuple(inputs), STAGE_VERSIONS[stage], local)
 
 
-def prepare_jobs(study: Study, jobs: list[Job]) -> str:
-    """Adds the phantom job, if any, and the prepare job; returns the id of the latter."""
+def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) -> str:
+    """Adds the phantom job, if any, and the prepare job; returns the id of the latter.
+
+    Args:
+        cohort: of the study, if it has been looked for already.
+    """
     spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
     inputs: list[tuple[str, str]] = []
     local: dict[str, Any] = {"workers": study.slices.workers}
@@ -148,7 +207,8 @@ def prepare_jobs(study: Study, jobs: list[Job]) -> str:
         _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
     else:
         assert study.cohort is not None
-        cohort = find_patients(study.cohort)
+        cohort = cohort or find_cohort(study)
+        assert cohort is not None
         spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
         spec["content"] = fingerprint(cohort)
         _check_regions(study, cohort.classes)
@@ -178,14 +238,14 @@ def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         if isinstance(split[field], str) and split[field]
     }
     hashes = {}
-    for field, path in paths.items():
+    for name, path in paths.items():
         if not Path(path).is_file():
             raise UnderstudyError(
                 "a file that the study names does not exist",
-                where=f"split.{field}: {path}",
+                where=f"split.{name}: {path}",
                 fix="correct the path",
             )
-        hashes[field] = f"sha256:{sha256_file(path)}"
+        hashes[name] = f"sha256:{sha256_file(path)}"
     return {**split, **hashes}, paths
 
 
@@ -329,15 +389,28 @@ def _segmenter_jobs(
     jobs += [trained, evaluated]
 
 
-def _report_job(study: Study, jobs: list[Job]) -> Job:
+def _report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:
+    """The report on one cohort; `name` is that of its folder below the study's, "" for the study's own."""
     spec = {
         "title": study.report.title or f"Understudy: {study.name}",
         "study": study.as_data(),
         "study_hash": study.hash,
         "baseline": baseline(study),
+        "command": _command(whole),
+    }
+    local = {"publish": name} if name else {}
+    return _job("report", "report", spec, [(job.stage, job.id) for job in jobs], **local)
+
+
+def _overview_job(study: Study, reports: list[tuple[str, str]]) -> Job:
+    """The page above the reports of several cohorts."""
+    spec = {
+        "title": study.report.title or f"Understudy: {study.name}",
+        "study": study.as_data(),
+        "study_hash": study.hash,
         "command": _command(study),
     }
-    return _job("report", "report", spec, [(job.stage, job.id) for job in jobs])
+    return _job("overview", "overview", spec, reports)
 
 
 def _command(study: Study) -> str:
@@ -345,35 +418,3 @@ def _command(study: Study) -> str:
     if study.name in presets() and Study.model_validate(preset(study.name)).hash == study.hash:
         return f"understudy run {study.name}"
     return f"understudy run {study.name}.yaml"
-
-
-def fingerprint(cohort: Cohort) -> str:
-    """SHA-256 (hex) that changes with the cohort's content, found without reading the volumes.
-
-    From each file's name, size and end: gzip ends with the CRC-32 of what it holds. An uncompressed file has no
-    such end and counts with its time of modification.
-    """
-    entries = []
-    for patient in cohort.patients:
-        files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
-        for channel, path in sorted(files.items()):
-            relative = path.relative_to(cohort.path).as_posix()
-            entries.append([patient.id, patient.site, channel, relative, *_file_mark(path)])
-        entries += [[patient.id, name, "missing"] for name in sorted(patient.missing)]
-    return sha256_json({"layout": cohort.layout, "files": entries})
-
-
-def _file_mark(path: Path) -> tuple[int, str]:
-    """Size in bytes, and the last 8 bytes or the time of modification."""
-    with open(path, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if path.suffix != ".gz" or status.st_size < 18:
-            return status.st_size, str(status.st_mtime_ns)
-        handle.seek(-8, os.SEEK_END)
-        return status.st_size, handle.read().hex()
-
-
-def with_estimates(plan: Plan, estimates: dict[str, tuple[float, float]]) -> Plan:
-    """The plan with (seconds, bytes) for each job id."""
-    jobs = [replace(job, seconds=estimates[job.id][0], disk_bytes=estimates[job.id][1]) for job in plan.jobs]
-    return Plan(plan.study, tuple(jobs))

@@ -172,14 +172,20 @@ def run_plan(
             else:
                 result.done.append(job)
                 clock.finished(job, done)
-        if result.complete and wanted.jobs[-1].stage == "report":
-            result.page, result.answer = publish(wanted.jobs[-1], folder)
+        for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
+            if job.stage in ("report", "overview") and read_done(job_folder(folder, job)) is not None:
+                page, answer = publish(job, folder)
+                if result.complete and job is wanted.jobs[-1]:
+                    result.page, result.answer = page, answer
         return result
 
 
 def publish(report: Job, out: Path) -> tuple[Path, str]:
-    """Puts a copy of the finished report where the user looks for it; returns its path and one-line answer."""
-    folder = job_folder(out, report)
+    """Puts a copy of the finished report where the user looks for it; returns its path and one-line answer.
+
+    That of one of several cohorts stands in a folder of this name below the study's.
+    """
+    folder, out = job_folder(out, report), out / report.local.get("publish", "")
     for source in (path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))):
         with atomic_path(out / source.relative_to(folder)) as temporary:
             shutil.copyfile(source, temporary)

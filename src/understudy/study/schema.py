@@ -24,9 +24,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -38,6 +40,14 @@ from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
 from understudy.study.annotation_stage import AnnotationConfig
+from understudy.study.cohorts import (
+    CohortEntry,
+    checked_names,
+    part_of,
+    with_absolute_files,
+    with_absolute_path,
+    without_dropped,
+)
 from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
@@ -46,6 +56,8 @@ from understudy.study.reading import Lines, explain, merged, parse_yaml, problem
 from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
 from understudy.study.snapshots import with_snapshots
 
+SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
+LATER = ("cohorts",)  # fields that came after the first studies
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -86,6 +98,17 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str = Field("", description="heading of the report; empty: made from the study's name")
+    published: Literal["auto", "brats2020", "brats2021", "none"] = Field(
+        "auto",
+        description="which of the paper's cohorts stands beside the results; auto: the one that the cohort is called"
+        " after, none for other names",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`published` came later: a study without it keeps its hash."""
+        content: dict[str, Any] = handler(self)
+        return {k: v for k, v in content.items() if k != "published" or v != "auto"}
 
 
 class Study(BaseModel):
@@ -95,9 +118,16 @@ class Study(BaseModel):
 
     name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
     seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
-    cohort: CohortConfig | None = Field(None, description="patients on disk; give this or `phantom`")
+    cohort: CohortConfig | None = Field(
+        None, description="patients on disk; give this, `phantom` or `cohorts`"
+    )
     phantom: PhantomConfig | None = Field(
-        None, description="artificial patients made first; give this or `cohort`"
+        None, description="artificial patients made first; give this, `cohort` or `cohorts`"
+    )
+    cohorts: dict[str, CohortEntry] | None = Field(
+        None,
+        description="several cohorts by name, each with the fields of `cohort` or a `phantom`, and what of `split` and"
+        " `slices` is other for it; the whole grid is done with each. null drops one of the preset's",
     )
     slices: SliceConfig = Field(
         default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices"
@@ -172,6 +202,11 @@ class Study(BaseModel):
         default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
     )
 
+    @field_validator("cohorts", mode="before")
+    @classmethod
+    def _without_dropped(cls, value: Any) -> Any:
+        return without_dropped(value)
+
     @field_validator("generators", mode="before")
     @classmethod
     def _named_kinds(cls, value: Any) -> Any:
@@ -207,11 +242,13 @@ class Study(BaseModel):
     def _plain_name(cls, value: str) -> str:
         return _checked_name(value)
 
-    @field_validator("generators", "segmenters")
+    @field_validator("generators", "segmenters", "cohorts")
     @classmethod
-    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
+    def _plain_names(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        for name in value or {}:
             _checked_name(name)
+        if info.field_name == "cohorts":
+            checked_names(value)
         return value
 
     @field_validator("trainings", "augmentation")
@@ -223,10 +260,12 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        if (self.cohort is None) == (self.phantom is None):
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError(
-                "give either `cohort: {path: ...}` (patients on disk) or `phantom: {...}` (artificial ones), not "
-                + ("both" if self.cohort else "neither")
+                "give either `cohort: {path: ...}` (patients on disk), `phantom: {...}` (artificial ones) or `cohorts:"
+                " {name: {path: ...}, ...}` (several), not "
+                + ("neither" if not given else "both " + " and ".join(given))
             )
         if not self.generators and set(self.trainings) != {"real"}:
             raise ValueError(
@@ -244,8 +283,28 @@ class Study(BaseModel):
     def as_data(self) -> dict[str, Any]:
         """The study as plain JSON values, without what is this machine's alone."""
         places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
-        places["quality"] = {"extractors": {"__all__": {"weights"}}}
-        return self.model_dump(mode="json", exclude=places)
+        places |= {"quality": {"extractors": {"__all__": {"weights"}}}, "cohorts": {"__all__": {"path"}}}
+        content = self.model_dump(mode="json", exclude=places)
+        # what came later is left out where it is not used: older studies keep their hash
+        return {name: value for name, value in content.items() if name not in LATER or value is not None}
+
+    def parts(self) -> dict[str, Study]:
+        """Cohort's name -> the study of this cohort alone; {"": itself} where there is one cohort without a name."""
+        return {"": self} if self.cohorts is None else {name: part_of(self, name) for name in self.cohorts}
+
+    def with_one_cohort(self, purpose: str) -> Study:
+        """The study, for what is done with one cohort only.
+
+        Raises:
+            UnderstudyError: it has several.
+        """
+        if self.cohorts is not None:
+            raise UnderstudyError(
+                f"the study has several cohorts ({', '.join(self.cohorts)}), and {purpose} takes one",
+                where=f"study {self.name}, cohorts",
+                fix="give a study file with `cohort: {path: ...}` or `phantom: {...}` in place of `cohorts`",
+            )
+        return self
 
     def derived_seed(self, *keys: str | int) -> int:
         """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
@@ -281,9 +340,9 @@ def load_study(source: str | Path) -> Study:
             fix=f"use one of {', '.join(presets())}",
         )
     under = preset(base)
-    for one, other in (("cohort", "phantom"), ("phantom", "cohort")):
-        if content.get(one) is not None and other not in content:
-            under.pop(other, None)
+    if any(content.get(name) is not None for name in SOURCES):
+        # patients of another kind take the place of the preset's
+        under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
     return _validated(merged(under, content), lines, str(path), path.parent)
 
 
@@ -325,18 +384,16 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
             update={"path": (folder / study.cohort.path.expanduser()).absolute()}
         )
         study = study.model_copy(update={"cohort": cohort})
-    files = {
-        field: str((folder / Path(value).expanduser()).absolute())
-        for field in ("train", "validation", "test", "permutation")
-        if isinstance(value := getattr(study.split, field), str) and value
-    }
+    if study.cohorts is not None:
+        entries = {name: with_absolute_path(entry, folder) for name, entry in study.cohorts.items()}
+        study = study.model_copy(update={"cohorts": entries})
     generators = {
         name: spec.model_copy(update={"folder": (folder / spec.folder.expanduser()).absolute()})
         if isinstance(spec, FolderGenerator)
         else spec
         for name, spec in study.generators.items()
     }
-    split = study.split.model_copy(update=files)
+    split = with_absolute_files(study.split, folder)
     quality = with_absolute_weights(study.quality, folder)
     return study.model_copy(update={"split": split, "generators": generators, "quality": quality})
 

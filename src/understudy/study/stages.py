@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.account import software
 from understudy.study.annotation_stage import compare
 from understudy.study.audit_stage import audit
-from understudy.study.jobs import Context, StageFunction, job_folder, read_done, state_of
+from understudy.study.jobs import Context, Job, StageFunction, job_folder, plain_name, read_done, state_of
 from understudy.study.plugin_stage import train_plugged
 from understudy.study.quality_stage import quality
 
@@ -59,6 +59,8 @@ def prepare(context: Context) -> dict[str, Any]:
         cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]})
     )
     write_json(context.folder / "split.json", split)
+    # who is left out of the training (`train_patients`) is not sliced either
+    cohort = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
     slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
     counts = write_slices(cohort, split, slicing, context.folder, context.progress)
     slices = SliceSet.open(context.folder / "slices")
@@ -248,11 +250,7 @@ def write_report(
 
     done = _done_by_stage(folders)
     if "evaluate" not in done:
-        raise UnderstudyError(
-            "no test patient has been evaluated yet",
-            where=out,
-            fix="finish at least one evaluation: understudy run",
-        )
+        raise _nothing_evaluated(out)
     scores = pd.concat(
         [pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True
     )
@@ -267,7 +265,7 @@ def write_report(
         }
 
     trained = {
-        str(read_json(folder / "spec.json")["name"]).removeprefix("generator "): folder
+        plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator "): folder
         for _, folder in done.get("generator", [])
     }
     data = ReportData(
@@ -305,19 +303,55 @@ def _done_by_stage(folders: list[Path]) -> _Done:
     return done
 
 
+def overview(context: Context) -> dict[str, Any]:
+    """Writes the page, `report.json` and the tables above the reports of several cohorts."""
+    from understudy.report.overview import write_overview
+
+    page = write_overview({name: f for name, (f,) in context.inputs.items()}, context.spec, context.folder)
+    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+
+
 def report_again(out: str | Path) -> tuple[Path, str]:
     """Makes the report of the study in a folder from what is done so far; returns its path and its answer.
+
+    In a study with several cohorts these are all made anew, but for those of which nothing was evaluated yet.
 
     Raises:
         UnderstudyError: the folder holds no study, or nothing was evaluated yet.
     """
+    from understudy.report.overview import write_overview
     from understudy.study.status import jobs_of, study_status
 
-    out, jobs = Path(out), jobs_of(out)
-    (planned,) = [job for job in jobs if job.stage == "report"]
-    folders = [job_folder(out, job) for job in jobs if job.stage != "report"]
-    page = write_report(planned.spec, folders, out, study_status(out))
-    return page, answer_of(out / "report.json")
+    out, jobs = Path(out), {job.id: job for job in jobs_of(out)}
+    planned, table = [job for job in jobs.values() if job.stage == "report"], study_status(out)
+    above = next((job for job in jobs.values() if job.stage == "overview"), None)
+    if above is None:
+        (only,) = planned
+        page = write_report(only.spec, _folders_of(only, jobs, out), out, table)
+        return page, answer_of(out / "report.json")
+    made = {}
+    for job in planned:
+        folders = _folders_of(job, jobs, out)
+        if "evaluate" in _done_by_stage(folders):
+            name = str(job.local["publish"])
+            own = table[table["id"].isin([job_id for _, job_id in job.inputs])]
+            made[name] = write_report(job.spec, folders, out / name, own).parent
+    if not made:
+        raise _nothing_evaluated(out)
+    return write_overview(made, above.spec, out), answer_of(out / "report.json")
+
+
+def _folders_of(report: Job, jobs: dict[str, Job], out: Path) -> list[Path]:
+    """Folders of the jobs that a report is about."""
+    return [job_folder(out, jobs[job_id]) for _, job_id in report.inputs]
+
+
+def _nothing_evaluated(out: Path) -> UnderstudyError:
+    return UnderstudyError(
+        "no test patient has been evaluated yet",
+        where=out,
+        fix="finish at least one evaluation: understudy run",
+    )
 
 
 def answer_of(path: Path) -> str:
@@ -392,4 +426,5 @@ STAGES: dict[str, StageFunction] = {
     "quality": quality,
     "annotations": compare,
     "report": report,
+    "overview": overview,
 }

@@ -46,7 +46,7 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
         raise UnderstudyError(
             "the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40"
         )
-    study = study.model_copy(update={"name": f"{study.name}-sweep"})
+    study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})
     jobs: list[Job] = []
     prepare = planning.prepare_jobs(study, jobs)
     for size in sorted(sizes):

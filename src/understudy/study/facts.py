@@ -1,0 +1,171 @@
+"""What is known of a cohort before anything has run: who its patients are, from where, and in which part of the split.
+
+A plan is refused here rather than after days: no such folder, an empty part, a list that names strangers.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from understudy.cohort.layouts import Cohort, brats_classes, find_patients
+from understudy.cohort.phantom import PhantomConfig, patient_id
+from understudy.cohort.splits import split_patients
+from understudy.errors import UnderstudyError
+from understudy.files import sha256_json
+from understudy.nifti import read_header
+from understudy.slices import BACKGROUND, LabelClass
+
+if TYPE_CHECKING:
+    from understudy.study.schema import Study
+
+PARTS = ("train", "val", "test")
+KEPT_SLICES = 0.5  # share of a volume's slices that the rule keeps, about
+BRATS_GRID = (240, 240, 155)  # where no header can be read; the check will say so
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A cohort as the study will use it.
+
+    Attributes:
+        sites: patient -> site, of all patients.
+        split: patient -> train, val or test; without those whom the study leaves out.
+        channels: their number.
+        classes: with the background.
+        shape: of a patient's grid, voxels (x, y, z).
+    """
+
+    sites: dict[str, str]
+    split: dict[str, str]
+    channels: int
+    classes: tuple[LabelClass, ...]
+    shape: tuple[int, int, int]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Part -> its patients."""
+        return {part: sum(own == part for own in self.split.values()) for part in PARTS}
+
+    @property
+    def patients(self) -> int:
+        """Patients in any part."""
+        return len(self.split)
+
+    @property
+    def voxels(self) -> int:
+        """Of one patient's grid."""
+        x, y, z = self.shape
+        return x * y * z
+
+    @property
+    def slices_each(self) -> float:
+        """About how many slices of a patient are kept."""
+        return max(1.0, self.shape[2] * KEPT_SLICES)
+
+    def by_site(self) -> dict[str, dict[str, int]]:
+        """Site -> patients in each part; "" is an unknown site."""
+        found = {site: dict.fromkeys(PARTS, 0) for site in sorted(set(self.sites.values()))}
+        for patient, part in self.split.items():
+            found[self.sites[patient]][part] += 1
+        return found
+
+
+def find_cohort(study: Study, name: str = "") -> Cohort | None:
+    """The patients on disk of a study with one cohort, no volume opened; None for phantoms.
+
+    Args:
+        name: of the cohort in a study with several, for the message.
+
+    Raises:
+        UnderstudyError: see `find_patients`.
+    """
+    if study.cohort is None:
+        return None
+    try:
+        return find_patients(study.cohort)
+    except UnderstudyError as error:
+        if not name:
+            raise
+        raise UnderstudyError(
+            f"cohort {name}: {error.what}",
+            where=error.where,
+            fix=f"{error.fix}; or leave the cohort out: `cohorts: {{{name}: null}}`",
+        ) from error
+
+
+def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
+    """The facts of a study with one cohort.
+
+    Args:
+        cohort: as found by `find_cohort`.
+        split_seed: of the split, where the study file gives none.
+
+    Raises:
+        UnderstudyError: a split that cannot be, or with nobody to test on.
+    """
+    if cohort is None:
+        assert study.phantom is not None
+        sites, channels, shape = phantom_sites(study.phantom), 4, study.phantom.shape
+        classes = brats_classes("brats2018")  # the layout in which phantoms are written
+    else:
+        sites = {patient.id: patient.site for patient in cohort.patients}
+        channels, classes = len(cohort.channels), cohort.classes
+        shape = grid_of(list(cohort.patients[0].images.values()))
+    config = study.split
+    if "seed" not in config.model_fields_set:
+        config = config.model_copy(update={"seed": split_seed})
+    split = split_patients(cohort if cohort is not None else sites, config)
+    if "test" not in split.values():
+        raise UnderstudyError(
+            f"nobody of {len(sites)} patients tests, so that nothing could be said about any training",
+            where="split of the study",
+            fix="raise `test_patients`, or name `test_sites`",
+        )
+    return Facts(sites, split, channels, tuple(classes) or (BACKGROUND,), shape)
+
+
+def phantom_sites(config: PhantomConfig) -> dict[str, str]:
+    """Id -> site of the patients that will be drawn."""
+    names = config.site_names()
+    return {patient_id(config, n): names[n % len(names)] for n in range(config.patients)}
+
+
+def grid_of(files: list[Path]) -> tuple[int, int, int]:
+    """Grid of a patient from the first header that can be read, BraTS's if there is none."""
+    for path in files:
+        try:
+            x, y, z = read_header(path).shape
+        except (OSError, ValueError, UnderstudyError):
+            continue
+        return int(x), int(y), int(z)
+    return BRATS_GRID
+
+
+def fingerprint(cohort: Cohort) -> str:
+    """SHA-256 (hex) that changes with the cohort's content, found without reading the volumes.
+
+    From each file's name, size and end: gzip ends with the CRC-32 of what it holds. An uncompressed file has no
+    such end and counts with its time of modification.
+    """
+    entries = []
+    for patient in cohort.patients:
+        files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
+        for channel, path in sorted(files.items()):
+            relative = path.relative_to(cohort.path).as_posix()
+            entries.append([patient.id, patient.site, channel, relative, *_file_mark(path)])
+        entries += [[patient.id, name, "missing"] for name in sorted(patient.missing)]
+    return sha256_json({"layout": cohort.layout, "files": entries})
+
+
+def _file_mark(path: Path) -> tuple[int, str]:
+    """Size in bytes, and the last 8 bytes or the time of modification."""
+    with open(path, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if path.suffix != ".gz" or status.st_size < 18:
+            return status.st_size, str(status.st_mtime_ns)
+        handle.seek(-8, os.SEEK_END)
+        return status.st_size, handle.read().hex()
