@@ -57,7 +57,7 @@ class _Scratch:
 
     Attributes:
         image, work: float32 of the shape of the images.
-        grid: float32 [N, H, H, 2].
+        grid: float32 [N, H, H, 2], a view of all columns before all rows: so `grid_sample` reads them fastest.
     """
 
     def __init__(self, images: torch.Tensor) -> None:
@@ -65,7 +65,7 @@ class _Scratch:
         self.image, self.work = (
             torch.empty(images.shape, device=images.device, dtype=torch.float32) for _ in range(2)
         )
-        self.grid = torch.empty(n, height, width, 2, device=images.device)
+        self.grid = torch.empty(n, 2, height, width, device=images.device).permute(0, 2, 3, 1)
 
 
 def _render(
@@ -135,9 +135,7 @@ def move(
         x, labels = x.clone(), labels.clone()
         x[which], labels[which] = move(plan.take(which), x[which], labels[which])
         return x, labels
-    grid = sampling_grid(
-        plan, torch.empty(len(plan), *x.shape[2:], 2, device=x.device) if grid is None else grid
-    )
+    grid = sampling_grid(plan, _Scratch(x).grid if grid is None else grid)
     codes = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", align_corners=False), codes[:, 0].to(labels.dtype)
 
@@ -145,33 +143,36 @@ def move(
 def sampling_grid(plan: AugmentPlan, grid: torch.Tensor) -> torch.Tensor:
     """Fills float32 [N, H, H, 2] with where each pixel of the result comes from, (column, row) in -1..1.
 
-    Per axis a linear function of row and column and, where the plan is elastic, splines of both: each the product of
-    (functions of the row) x (coefficients) x (functions of the column), so the grid is one small matrix product.
+    Per axis a function of the row plus one of the column and, where the plan is elastic, splines of both: the product
+    (functions of the row) x (coefficients) x (functions of the column), so they are one small matrix product.
     """
-    edge = grid.shape[1]
-    rows, columns = (torch.from_numpy(f).to(grid.device) for f in _factors(plan, edge))
-    for n in range(len(plan)):  # one by one: the same product whatever the batch
-        torch.mm(rows, columns[n], out=grid[n].view(edge, 2 * edge))
+    rows, columns = _lines(plan, grid.shape[1], grid.device)
+    for n in range(len(plan)):  # one by one: the same sums whatever the batch
+        bent = _bends(plan, n, grid.shape[1]) if plan.elastic[n].any() else None
+        for axis in range(2):
+            where = torch.add(rows[n, axis], columns[n, axis], out=grid[n, ..., axis])
+            if bent is not None:
+                left, right = (torch.from_numpy(f).to(grid.device) for f in bent)
+                where.addmm_(left, right[axis])
     return grid
 
 
-def _factors(plan: AugmentPlan, edge: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Functions of the row [H, K] and, coefficients times functions of the column, [N, K, 2 H]."""
-    matrices = plan.matrices()
+def _lines(plan: AugmentPlan, edge: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the row [N, 2, H, 1] and the column [N, 2, 1, H] of a result's pixel say of where it comes from."""
     at = (np.arange(edge) * 2 + 1) / edge - 1
-    rows = np.stack([np.ones(edge), at], 1)
-    columns = np.zeros((len(plan), 2, edge, 2))
-    columns[:, 0] = matrices[:, None, :, 0] * at[:, None]
-    columns[:, 1] = matrices[:, None, :, 1]
-    if plan.elastic.any():
-        spline = spline_functions(edge, plan.elastic.shape[-1])
-        shift = plan.elastic[:, ::-1] * (2 / edge)  # columns first, in the grid's units
-        shift = np.einsum(
-            "nab,nbkl->nakl", matrices, shift
-        )  # the deformation comes last, so it is moved back first
-        rows = np.concatenate([rows, spline], 1)
-        columns = np.concatenate([columns, np.einsum("nakl,wl->nkwa", shift, spline)], 1)
-    return rows.astype(np.float32), columns.astype(np.float32).reshape(len(plan), -1, 2 * edge)
+    matrices = plan.matrices()[..., None]  # [N, axis, (by column, by row), 1]
+    by_row, by_column = matrices[:, :, 1] * at, matrices[:, :, 0] * at
+    rows, columns = (torch.from_numpy(f.astype(np.float32)).to(device) for f in (by_row, by_column))
+    return rows[..., None], columns[..., None, :]
+
+
+def _bends(plan: AugmentPlan, n: int, edge: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Splines of the row [H, P] and, coefficients times splines of the column, [2, P, H] of sample n."""
+    spline = spline_functions(edge, plan.elastic.shape[-1])
+    shift = plan.elastic[n, ::-1] * (2 / edge)  # columns first, in the grid's units
+    # the deformation comes last, so it is moved back first
+    shift = np.einsum("ab,bkl->akl", plan.part(slice(n, n + 1)).matrices()[0], shift)
+    return spline.astype(np.float32), (shift @ spline.T).astype(np.float32)
 
 
 @lru_cache(8)
@@ -253,5 +254,5 @@ def change_gamma(plan: AugmentPlan, x: torch.Tensor) -> torch.Tensor:
     for n in np.flatnonzero(plan.gamma != 1):
         gamma = float(plan.gamma[n])
         logs = x[n].clamp_(min=2.0**-100).log2_().mul_(gamma)
-        F.threshold_(logs, -99.99 * gamma, -math.inf).exp2_()
+        F.threshold(logs, -99.99 * gamma, -math.inf, inplace=True).exp2_()
     return x
