@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
+# What is measured once for a machine is kept between tests, and away from the user's own.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"understudy-tests-{os.getuid()}")
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 

@@ -11,6 +11,7 @@ import pytest
 from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.unet import UNetConfig
 from understudy.study import estimate
+from understudy.study.calibration import Calibration, calibrate
 from understudy.study.estimate import estimated
 from understudy.study.plan import STAGE_VERSIONS, make_plan
 from understudy.study.schema import Study
@@ -49,7 +50,7 @@ def test_a_set_of_the_size_of_the_real_one_costs_what_the_real_one_costs() -> No
 
 @pytest.fixture
 def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "calibrate", lambda device="auto": 1e11)
+    monkeypatch.setattr(estimate, "calibrated", lambda device: Calibration(1e11, "a device", "", False))
 
 
 def costs(**changes: Any) -> dict[str, tuple[float, float]]:
@@ -85,4 +86,4 @@ def test_a_cohort_whose_first_file_cannot_be_read_is_estimated_all_the_same(tmp_
 
 
 def test_the_calibration_is_a_speed() -> None:
-    assert estimate.calibrate("cpu", seconds=0.01) > 1e8
+    assert calibrate("cpu", seconds=0.01) > 1e8

@@ -1,8 +1,7 @@
-"""Commands on a study: plan, run, one job, status, report, presets."""
+"""Commands on a study: run, one job, status, report, presets."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,6 @@ from understudy.cli.base import (
     StudyArgument,
     app,
     complain,
-    megabytes,
     out_of,
     print_table,
     study_of,
@@ -27,57 +25,6 @@ from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.study.run import RunResult
-
-
-@app.command()
-def plan(
-    study: StudyArgument,
-    out: OutOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Show the jobs of a study, and about how much time and disk they will take on this machine."""
-    from understudy.study.estimate import estimated
-    from understudy.study.plan import ACCELERATED, make_plan, settings
-    from understudy.study.run import duration
-    from understudy.study.status import state_in
-
-    loaded = study_of(study)
-    planned, folder = estimated(make_plan(loaded)), out_of(loaded, out)
-    states = [state_in(folder, job) for job in planned.jobs]
-    left = [job for job, state in zip(planned.jobs, states, strict=True) if state != "done"]
-    seconds, disk = sum(job.seconds for job in left), sum(job.disk_bytes for job in left)
-    if as_json:
-        counts: dict[str, int] = {}
-        for job in planned.jobs:
-            counts[job.stage] = counts.get(job.stage, 0) + 1
-        listed = [
-            {
-                "id": j.id,
-                "stage": j.stage,
-                "name": j.name,
-                "state": s,
-                "seconds": j.seconds,
-                "disk_bytes": j.disk_bytes,
-            }
-            for j, s in zip(planned.jobs, states, strict=True)
-        ]
-        trained = sum(job.seconds for job in left if job.stage in ACCELERATED)
-        summary = {"jobs": counts, "settings": len(settings(loaded)), "repeats": loaded.repeats, "seconds": seconds,
-                   "gpu_hours": round(trained / 3600, 3), "disk_bytes": disk, "study_hash": loaded.hash,
-                   "setting_ids": [setting.id for setting in settings(loaded)], "list": listed}  # fmt: skip
-        print(json.dumps(summary, indent=2))
-        return
-    print_table(
-        ["id", "job", "state", "about", "disk"],
-        [
-            [j.id[:12], j.name, s, duration(j.seconds), megabytes(j.disk_bytes)]
-            for j, s in zip(planned.jobs, states, strict=True)
-        ],
-    )
-    print(
-        f"{len(left)} of {len(planned.jobs)} jobs to do: about {duration(seconds)} and {megabytes(disk)} in {folder}"
-        " (estimated from a short calibration on this machine)"
-    )
 
 
 @app.command()

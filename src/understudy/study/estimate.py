@@ -1,18 +1,16 @@
 """What a study will cost: seconds and bytes for each job, from counted operations and a short calibration.
 
 A training's floating-point operations are counted on its real network (on torch's `meta` device, which computes
-nothing) and divided by the speed of a convolution measured here and now. How much of that speed each kind of work
-reaches was measured once (`REACHED`); expect a factor of two either way.
+nothing; counts are kept, `measured`) and divided by the speed of a convolution on this machine (`calibration`). How
+much of that speed each kind of work reaches was measured once on CPUs (`REACHED`); expect a factor of two either way,
+and more for a GPU whose speed is stated. An estimate refuses nothing: what is wrong with a study the plan says.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from understudy.audit.config import TRANSFORMS, AuditConfig
 from understudy.generators.joint import annotation_channels
@@ -21,12 +19,14 @@ from understudy.generators.samplers import SamplerConfig
 from understudy.generators.training import training_config_for
 from understudy.segmenters.mixing import MixtureConfig
 from understudy.segmenters.models import model_config
-from understudy.segmenters.predict import choose_device, choose_precision
 from understudy.segmenters.training import SegmenterTrainingConfig
+from understudy.study.calibration import Calibration, calibrated
 from understudy.study.facts import Facts
 from understudy.study.generator_cost import generator_cost, sampling_work, training_work
+from understudy.study.generator_spec import GeneratorSpec
 from understudy.study.jobs import Job
 from understudy.study.plan import Plan
+from understudy.study.schema import Study
 from understudy.study.segmenter_cost import segmenter_cost
 
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
@@ -35,15 +35,41 @@ REACHED = {"generator": 0.95, "sample": 0.4, "segmenter": 0.9, "evaluate": 1.0}
 HALF_SATURATION = (
     1.5e10  # operations of a step that reaches half of that: small steps wait between operations
 )
+GPU_STEP_SECONDS = (
+    0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
+)
 VOXELS_A_SECOND = {"phantom": 3e5, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
-def estimated(plan: Plan, device: str = "auto") -> Plan:
-    """The plan with estimates of seconds and bytes for this machine as it is loaded now."""
-    speed = calibrate(device)
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second, and those of a step that reaches half of it."""
+
+    peak: float
+    half: float
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Speed:
+        """Of a device."""
+        half = GPU_STEP_SECONDS * calibration.speed if calibration.gpu else HALF_SATURATION
+        return cls(calibration.speed, half)
+
+    def reached(self, stage: str, flops_a_step: float) -> float:
+        """Operations a second of a stage whose steps are of this size."""
+        return self.peak * REACHED[stage] * flops_a_step / (flops_a_step + self.half)
+
+
+def estimated(plan: Plan, device: str = "auto", calibration: Calibration | None = None) -> Plan:
+    """The plan with estimates of seconds and bytes for this machine, or for one of another speed.
+
+    Args:
+        device: that is calibrated, if it was not before.
+        calibration: the speed to reckon with.
+    """
+    speed = Speed.of(calibration or calibrated(device))
     views = {name: replace(plan, study=part) for name, part in plan.study.parts().items()}
     first = next(iter(views))
     jobs = []
@@ -54,37 +80,22 @@ def estimated(plan: Plan, device: str = "auto") -> Plan:
     return replace(plan, jobs=tuple(jobs))
 
 
-def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
-    """Floating-point operations a second of a 3x3 convolution, forward and backward, bfloat16 where it is used."""
-    where = choose_device(device)
-    kind = torch.bfloat16 if choose_precision("auto", where) == "bf16" else torch.float32
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(16, 64, 32, 32, generator=rng).to(where, kind, memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3, generator=rng).to(where, kind).requires_grad_()
-
-    def once() -> None:
-        torch.nn.functional.conv2d(x, weight, padding=1).sum().backward()
-        if where.type == "cuda":
-            torch.cuda.synchronize()
-
-    once()
-    rounds, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds or rounds < 3:
-        once()
-        rounds += 1
-    # forward and the weight's gradient: two convolutions of 2 * 9 * 64 * 64 operations a pixel
-    return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
+def network_costs(study: Study, channels: int, classes: int) -> None:
+    """Counts every network of a study for so many channels and classes, so that its plan need not."""
+    resolution = study.slices.resolution
+    for generator in study.generators.values():
+        if isinstance(generator, GeneratorSpec):
+            fields = {**generator.model.model_dump(), "resolution": resolution, "channels": channels + 1}
+            training_work(generator_config(fields), generator.training)
+    for segmenter in study.segmenters.values():
+        segmenter_cost(segmenter.model, channels, classes, resolution)
 
 
-def _reached(stage: str, flops_a_step: float) -> float:
-    return REACHED[stage] * flops_a_step / (flops_a_step + HALF_SATURATION)
-
-
-def _phantom(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _phantom(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     return facts.patients * facts.voxels / VOXELS_A_SECOND["phantom"], facts.patients * facts.voxels * 6.0
 
 
-def _prepare(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _prepare(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     slices = facts.patients * facts.slices_each
     pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
     volumes = facts.counts["test"] * (facts.voxels * 0.05 + facts.shape[2] * pixels * COMPRESSED)
@@ -92,20 +103,20 @@ def _prepare(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, f
     return seconds, slices * pixels * COMPRESSED + volumes
 
 
-def _generator(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _generator(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     if "plugin" in job.spec:
         return 0.0, 0.0  # nobody knows but the plug-in
     training = training_config_for(job.spec["model"]["kind"]).model_validate(job.spec["training"])
     config = _joint_model(job.spec, facts)
     work = training_work(config, training)
-    seconds = work / (speed * _reached("generator", work / (training.kimg * 1000) * training.batch))
+    seconds = work / speed.reached("generator", work / (training.kimg * 1000) * training.batch)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     # the averaged generator, and two checkpoints with both networks and their optimisers while it trains
     return seconds, generator_cost(config).weights * 4 * 2.5
 
 
-def _sample(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _sample(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     if "folder" in job.spec:
         pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
         return job.local["files"] / FILES_A_SECOND, _samples(job, facts) * pixels * COMPRESSED
@@ -117,10 +128,10 @@ def _sample(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, fl
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     count = job.spec["count"]
     pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
-    return count * work / (speed * _reached("sample", 48 * work)), count * pixels * COMPRESSED
+    return count * work / speed.reached("sample", 48 * work), count * pixels * COMPRESSED
 
 
-def _audit(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _audit(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     config = AuditConfig.model_validate(job.spec["config"])
     training, heldout, made = _slice_counts(job, plan, facts)
     queries = made + heldout + 15 * config.copies
@@ -130,7 +141,7 @@ def _audit(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, flo
     products = (
         2.0 * training * queries * transforms * plan.study.slices.resolution**2 * facts.channels * views
     )
-    return 3 + products / (speed * SEARCHED), made * 60.0 + 2e6
+    return 3 + products / (speed.peak * SEARCHED), made * 60.0 + 2e6
 
 
 def _slice_counts(job: Job, plan: Plan, facts: Facts) -> tuple[float, float, float]:
@@ -151,13 +162,13 @@ def _samples(job: Job, facts: Facts) -> int:
     return int(job.spec["count"] or max(1, job.local["files"] // (facts.channels + 1)))
 
 
-def _segmenter(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _segmenter(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     training = SegmenterTrainingConfig.model_validate(job.spec["training"])
     flops, weights = _network_cost(job, plan, facts)
     slices = _training_slices(job, plan, facts, training.mixture)
     validated = facts.shape[2] * training.validations * facts.counts["val"]
     work = training.planned_steps(slices) * training.batch * 3 + validated
-    seconds = work * flops / (speed * _reached("segmenter", 3 * flops * training.batch))
+    seconds = work * flops / speed.reached("segmenter", 3 * flops * training.batch)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
@@ -178,26 +189,24 @@ def _network_cost(job: Job, plan: Plan, facts: Facts) -> tuple[int, int]:
     return segmenter_cost(config, facts.channels, len(facts.classes), resolution)
 
 
-def _evaluate(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _evaluate(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     flops, _ = _network_cost(plan.by_id[dict(job.inputs)["segmenter"]], plan, facts)
-    predicting = (
-        facts.counts["test"] * facts.shape[2] * flops / (speed * _reached("evaluate", 3 * 32 * flops))
-    )
+    predicting = facts.counts["test"] * facts.shape[2] * flops / speed.reached("evaluate", 3 * 32 * flops)
     scoring = facts.counts["test"] * facts.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
     return predicting + scoring, facts.counts["test"] * facts.voxels * 0.01
 
 
-def _quality(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _quality(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     slices = facts.patients * facts.slices_each + _samples(plan.by_id[dict(job.inputs)["sample"]], facts)
     channels = len(job.spec["channels"] or ()) or facts.channels
     files = [e for e in job.spec["extractors"] if e["file"]]
     # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
-    work = slices * channels * 1.2e10 * len(files) / speed + 40 * channels * len(files)
+    work = slices * channels * 1.2e10 * len(files) / speed.peak + 40 * channels * len(files)
     own = (len(job.spec["extractors"]) - len(files)) * (5 + 5 * channels + slices * channels / 2000)
     return 5 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
 
 
-def _annotations(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _annotations(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     synthetic = _samples(plan.by_id[dict(job.inputs)["sample"]], facts)
     pixels = plan.study.slices.resolution**2
     slices = facts.patients * facts.slices_each + synthetic
@@ -205,7 +214,7 @@ def _annotations(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[floa
     return 5 + slices * pixels / 4e6 + slices * 1e-3, 3e5
 
 
-def _report(job: Job, plan: Plan, facts: Facts, speed: float) -> tuple[float, float]:
+def _report(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     return 15.0 + math.sqrt(len(plan.jobs)), 5e6
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.generators import models
 from understudy.generators.samplers import SamplerConfig
+from understudy.study.measured import cost_key, counted
 
 _COUNTED = 4  # images in a counted pass: one group of the minibatch deviation
 
@@ -30,7 +30,13 @@ class GeneratorCost:
 
 
 def generator_cost(config: Any) -> GeneratorCost:
-    """Counts the network of a configuration."""
+    """What the network of a configuration costs, counted once."""
+    key = cost_key("generator", config=config.model_dump(mode="json"))
+    return GeneratorCost(*counted(key, lambda: count_generator(config)))
+
+
+def count_generator(config: Any) -> tuple[int, int, int]:
+    """Counts the network of a configuration: the fields of `GeneratorCost`."""
     with torch.device("meta"):
         network: Any = models.build(config)
         images = torch.empty(_COUNTED, config.channels, config.resolution, config.resolution)
@@ -45,7 +51,7 @@ def generator_cost(config: Any) -> GeneratorCost:
             forward = _count(network.generator, latents, **full)
             scores = _count(network.discriminator, images)
         weights = sum(parameter.numel() for parameter in network.parameters())
-    return GeneratorCost(forward // _COUNTED, scores // _COUNTED, weights)
+    return forward // _COUNTED, scores // _COUNTED, weights
 
 
 def training_work(config: Any, training: Any) -> float:
@@ -89,6 +95,8 @@ def _at(config: Any, edge: int) -> GeneratorCost:
 
 
 def _count(module: torch.nn.Module, *inputs: torch.Tensor, **options: float) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs, **options)
     return int(counter.get_total_flops())

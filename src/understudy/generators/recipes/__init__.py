@@ -6,6 +6,8 @@ each kind of generator the fields that differ from the defaults of its configura
 
 from __future__ import annotations
 
+import copy
+import functools
 from importlib import resources
 from typing import Any
 
@@ -33,10 +35,16 @@ def recipe(name: str, kind: str) -> dict[str, Any]:
     Raises:
         UnderstudyError: no such recipe, or it does not know the kind.
     """
-    found = yaml.safe_load(recipe_text(name))
+    found = _read(name)
     if kind not in found:
         raise UnderstudyError(
             f"the recipe {name} knows no generator of kind {kind!r}", fix=f"use one of {', '.join(found)}"
         )
-    content: dict[str, Any] = found[kind]
+    content: dict[str, Any] = copy.deepcopy(found[kind])
     return content
+
+
+@functools.cache
+def _read(name: str) -> dict[str, Any]:
+    """A recipe, read once."""
+    return dict(yaml.safe_load(recipe_text(name)))

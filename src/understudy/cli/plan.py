@@ -1,0 +1,132 @@
+"""`understudy plan`: what a study will do and cost, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.base import (
+    DeviceOption,
+    OutOption,
+    StudyArgument,
+    app,
+    megabytes,
+    out_of,
+    print_table,
+    study_of,
+)
+
+LISTED = 60  # jobs that are listed one by one without being asked for
+SITES = 12  # sites that are named in a line
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    speed: Annotated[
+        str,
+        typer.Option(
+            help="Estimate for another machine: operations a second of large convolutions, e.g. 2.5e14, or a100, h100,"
+            " rtx4090, rtx3090."
+        ),
+    ] = "",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine's speed anew; else it is measured once.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--list", help="Every job, however many; else stages if they are many.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
+    from understudy.study.calibration import calibrated, stated
+    from understudy.study.estimate import estimated
+    from understudy.study.plan import make_plan
+    from understudy.study.preview import preview
+    from understudy.study.run import duration
+
+    loaded = study_of(study)
+    planned = make_plan(loaded)
+    calibration = stated(speed) if speed else calibrated(device, again=calibrate)
+    folder = out_of(loaded, out)
+    found = preview(estimated(planned, calibration=calibration), folder, calibration)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    jobs = found["list"]
+    if every or len(jobs) <= LISTED:
+        print_table(
+            ["id", "job", "state", "about", "disk"],
+            [
+                [j["id"][:12], j["name"], j["state"], duration(j["seconds"]), megabytes(j["disk_bytes"])]
+                for j in jobs
+            ],
+        )
+    else:
+        _print_stages(found)
+    for name, cohort in found["cohorts"].items():
+        print(_who(name, cohort))
+    print(f"{found['settings']} settings x {loaded.repeats} repeats")
+    _print_difference(found["diff"])
+    for warning in found["warnings"]:
+        print(f"warning: {warning}")
+    left = sum(j["state"] != "done" for j in jobs)
+    print(
+        f"{left} of {len(jobs)} jobs to do: about {duration(found['seconds'])}"
+        f" ({found['gpu_hours']:,.1f} hours of a device) and {megabytes(found['disk_bytes'])} in {folder}"
+        f"\nestimated {calibration.words}"
+    )
+
+
+def _print_stages(found: dict[str, Any]) -> None:
+    from understudy.study.run import duration
+
+    rows: dict[str, list[float]] = {}
+    for job in found["list"]:
+        row = rows.setdefault(job["stage"], [0, 0, 0.0, 0.0])
+        row[0] += 1
+        if job["state"] == "done":
+            row[1] += 1
+        else:
+            row[2] += job["seconds"]
+            row[3] += job["disk_bytes"]
+    header = ["stage", "jobs", "done", "about", "disk"]
+    print_table(
+        header, [[stage, n, done, duration(s), megabytes(b)] for stage, (n, done, s, b) in rows.items()]
+    )
+
+
+def _who(name: str, cohort: dict[str, Any]) -> str:
+    """E.g. "brats2020: 250 patients train, 63 validate, 56 test; site1 13/3/2, ..."."""
+    parts = ("train", "val", "test")
+    counts = [
+        f"{cohort[part]} {word}" for part, word in zip(parts, ("train", "validate", "test"), strict=True)
+    ]
+    text = f"{name + ': ' if name else ''}of {cohort['patients'] + cohort['left_out']} patients {', '.join(counts)}"
+    if cohort["left_out"]:
+        text += f", {cohort['left_out']} are left out"
+    sites = cohort["sites"]
+    if any(sites):
+        named = [f"{site or 'unknown'} {'/'.join(str(n[p]) for p in parts)}" for site, n in sites.items()]
+        more = f" and {len(named) - SITES} more" if len(named) > SITES else ""
+        text += f"; by site {', '.join(named[:SITES])}{more}"
+    return text
+
+
+def _print_difference(diff: dict[str, Any] | None) -> None:
+    if diff is None:
+        return
+    for entry in diff["changed"]:
+        print(f"changed: {entry['field']}: {_short(entry['before'])} -> {_short(entry['after'])}")
+    more = f", {diff['new']} new" if diff["new"] else ""
+    more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
+    print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,179 @@
+"""What a plan says before anything runs: jobs, cost, who is in which part, what a change redoes, what may go wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json
+from understudy.study.calibration import Calibration
+from understudy.study.facts import Facts
+from understudy.study.jobs import Job, State
+from understudy.study.plan import ACCELERATED, STAGE_VERSIONS, Plan, settings
+from understudy.study.schema import Study
+from understudy.study.status import jobs_of, state_in
+
+SPARE = 1.1  # of the disk space that a study needs should be free
+
+
+def preview(plan: Plan, out: Path, calibration: Calibration) -> dict[str, Any]:
+    """All of it as plain JSON values, from a plan with estimates and the folder that it is or will be run in."""
+    states = {job.id: state_in(out, job) for job in plan.jobs}
+    left = [job for job in plan.jobs if states[job.id] != "done"]
+    accelerated = sum(job.seconds for job in left if job.stage in ACCELERATED)
+    cells = setting_ids(plan.study)
+    found: dict[str, Any] = {
+        "jobs": {stage: row["jobs"] for stage, row in by_stage(plan.jobs, states).items()},
+        "settings": len(cells),
+        "repeats": plan.study.repeats,
+        "seconds": sum(job.seconds for job in left),
+        "gpu_hours": round(accelerated / 3600, 3),
+        "disk_bytes": sum(job.disk_bytes for job in left),
+        "calibration": {
+            "speed": calibration.speed,
+            "device": calibration.device,
+            "measured": calibration.measured or None,
+            "words": calibration.words,
+        },
+        "cohorts": {name: _cohort(facts) for name, facts in plan.facts.items()},
+        "diff": difference(plan, out, states),
+        "study_hash": plan.study.hash,
+        "setting_ids": cells,
+    }
+    found["warnings"] = warnings(plan, out, found["disk_bytes"])
+    found["list"] = [
+        {"id": j.id, "stage": j.stage, "name": j.name, "state": states[j.id], "seconds": j.seconds,
+         "disk_bytes": j.disk_bytes}
+        for j in plan.jobs
+    ]  # fmt: skip
+    return found
+
+
+def setting_ids(study: Study) -> list[str]:
+    """Ids of the settings, with the cohort's name in front where there are several."""
+    return [
+        f"{name}: {setting.id}" if name else setting.id
+        for name, part in study.parts().items()
+        for setting in settings(part)
+    ]
+
+
+def by_stage(jobs: Sequence[Job], states: Mapping[str, State]) -> dict[str, dict[str, float]]:
+    """Stage -> jobs, done, and seconds and disk_bytes of those that are not."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in STAGE_VERSIONS:
+        mine = [job for job in jobs if job.stage == stage]
+        left = [job for job in mine if states[job.id] != "done"]
+        if mine:
+            found[stage] = {
+                "jobs": len(mine),
+                "done": len(mine) - len(left),
+                "seconds": sum(job.seconds for job in left),
+                "disk_bytes": sum(job.disk_bytes for job in left),
+            }
+    return found
+
+
+def _cohort(facts: Facts) -> dict[str, Any]:
+    return {
+        "patients": facts.patients,
+        **facts.counts,
+        "left_out": len(facts.sites) - facts.patients,
+        "sites": facts.by_site(),
+        "channels": facts.channels,
+        "classes": [entry.name for entry in facts.classes[1:]],
+        "grid": list(facts.shape),
+    }
+
+
+def difference(plan: Plan, out: Path, states: Mapping[str, State]) -> dict[str, Any] | None:
+    """How the study differs from the one that was last run in the folder; None where none was.
+
+    `redo` are jobs that were done and whose result no longer counts, `kept` those that are done and still count, `new`
+    those that the old study did not have, `dropped` done ones that nothing needs any more.
+    """
+    if not ((out / "study.json").is_file() and (out / "plan.json").is_file()):
+        return None
+    before = {job.name: job for job in jobs_of(out)}
+    old = {name for name, job in before.items() if job.id not in plan.by_id and state_in(out, job) == "done"}
+    names = {job.name for job in plan.jobs}
+    redo = [job.name for job in plan.jobs if states[job.id] != "done" and job.name in old]
+    return {
+        "changed": changed_fields(read_json(out / "study.json")["study"], plan.study.model_dump(mode="json")),
+        "redo": len(redo),
+        "redo_names": redo,
+        "kept": sum(state == "done" for state in states.values()),
+        "new": len(names - before.keys()),
+        "dropped": len(old - names),
+    }
+
+
+def changed_fields(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Fields of the study file whose value differs, with both values; a field that is not there is None.
+
+    Example:
+        >>> changed_fields({"a": {"b": 1}}, {"a": {"b": 2}})
+        [{'field': 'a.b', 'before': 1, 'after': 2}]
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = dict.fromkeys([*before, *after])
+        return [
+            entry
+            for key in keys
+            for entry in changed_fields(before.get(key), after.get(key), (*path, str(key)))
+        ]
+    return [] if before == after else [{"field": ".".join(path), "before": before, "after": after}]
+
+
+def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
+    """What is allowed and will most likely disappoint."""
+    found = []
+    for name, facts in plan.facts.items():
+        where = f"cohort {name}: " if name else ""
+        if not facts.counts["val"]:
+            found.append(
+                f"{where}no patient validates: the last weights of a segmenter are kept, not the best"
+            )
+        if facts.counts["test"] < 5:
+            tested = f"{facts.counts['test']} patient{'s' if facts.counts['test'] > 1 else ''}"
+            found.append(f"{where}only {tested} for testing: intervals will be wide or missing")
+        found += _short_of_slices(where, plan, facts)
+    free = _free_bytes(out)
+    if free is not None and free < SPARE * disk_bytes:
+        found.append(
+            f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free in {out.absolute()}"
+        )
+    return found
+
+
+def _short_of_slices(where: str, plan: Plan, facts: Facts) -> list[str]:
+    """A ratio study of more real slices than there will be."""
+    ratios = plan.study.ratios
+    if ratios is None or ratios.total is None:
+        return []
+    wanted = round(ratios.total * max(ratios.shares))
+    most, about = facts.counts["train"] * facts.shape[2], round(facts.counts["train"] * facts.slices_each)
+    if wanted > most:
+        raise UnderstudyError(
+            f"{where}`ratios` want {wanted:,} real slices, but {facts.counts['train']} training patients have at most"
+            f" {most:,}",
+            where="ratios.total of the study",
+            fix="lower `ratios.total`, or its largest share",
+        )
+    if wanted > about:
+        return [f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule"]
+    return []
+
+
+def _free_bytes(out: Path) -> int | None:
+    """Free on the disk of a folder that may not be there yet."""
+    for folder in (out.absolute(), *out.absolute().parents):
+        if folder.is_dir():
+            try:
+                return shutil.disk_usage(folder).free
+            except OSError:  # a file system that does not say
+                return None
+    return None

@@ -1,0 +1,214 @@
+"""What a plan says: the paper in numbers, who is in which part, what a change redoes, warnings, speeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brats_like import brats_like
+from typer.testing import CliRunner
+
+from understudy import cli
+from understudy.errors import UnderstudyError
+from understudy.files import write_json
+from understudy.generators.models import model_config
+from understudy.study import calibration, measured
+from understudy.study.calibration import Calibration, calibrated, stated
+from understudy.study.estimate import estimated
+from understudy.study.generator_cost import count_generator, generator_cost
+from understudy.study.jobs import job_folder
+from understudy.study.plan import Plan, make_plan
+from understudy.study.preview import changed_fields, preview
+from understudy.study.run import claimed
+from understudy.study.schema import Study, load_study
+
+SPEED = Calibration(1e11, "a device", "", False)
+BASE: dict[str, Any] = {
+    "name": "test", "phantom": {"patients": 12}, "slices": {"resolution": 32}, "repeats": 2,
+    "generators": {"g": {"samples": 10}, "h": {"samples": 10}},
+}  # fmt: skip
+
+
+def plan_of(**changes: Any) -> Plan:
+    return make_plan(Study.model_validate({**BASE, **changes}))
+
+
+def seen(plan: Plan, out: Path) -> dict[str, Any]:
+    return preview(estimated(plan, calibration=SPEED), out, SPEED)
+
+
+def done(plan: Plan, out: Path) -> None:
+    """As if all jobs of a plan had been run."""
+    with claimed(out, plan):
+        for job in plan.jobs:
+            write_json(job_folder(out, job) / "done.json", {})
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    """A study file as a user writes it, with two small folders that look like BraTS."""
+    brats_like(tmp_path / "b20", 72, sites=4)
+    brats_like(tmp_path / "b21", 80)
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: paper\ncohorts: {brats2020: {path: b20}, brats2021: {path: b21}}\n")
+    return path
+
+
+def test_the_paper_is_88_settings_and_880_trainings_of_segmenters(paper: Path, tmp_path: Path) -> None:
+    found = seen(make_plan(load_study(paper)), tmp_path / "out")
+    assert (found["settings"], found["repeats"]) == (88, 10)
+    assert len(set(found["setting_ids"])) == 88
+    counts = dict.fromkeys(("generator", "sample", "audit", "quality", "annotations"), 10)
+    counts |= {"prepare": 2, "segmenter": 880, "evaluate": 880, "report": 2, "overview": 1}
+    assert found["jobs"] == counts
+    assert found["gpu_hours"] > 0
+    first = found["cohorts"]["brats2020"]
+    assert (first["train"], first["val"], first["test"]) == (13, 3, 56)
+    assert sum(n["test"] for n in first["sites"].values()) == 56
+
+
+def test_the_paper_with_one_cohort_is_half_of_it(paper: Path, tmp_path: Path) -> None:
+    path = paper.with_name("one.yaml")
+    for text in ("cohort: {path: b20}", "cohorts: {brats2020: {path: b20}, brats2021: null}"):
+        path.write_text(f"preset: paper\n{text}\n")
+        found = seen(make_plan(load_study(path)), tmp_path / "out")
+        assert (found["settings"], found["jobs"]["segmenter"], found["jobs"]["generator"]) == (44, 440, 5)
+
+
+def test_networks_of_the_paper_are_counted_in_the_package(
+    paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(key: str, count: Any) -> tuple[int, ...]:
+        assert key in measured.shipped(), "run python -m understudy.study.count_presets"
+        return tuple(measured.shipped()[key])
+
+    monkeypatch.setattr("understudy.study.generator_cost.counted", refuse)
+    monkeypatch.setattr("understudy.study.segmenter_cost.counted", refuse)
+    seen(make_plan(load_study(paper)), tmp_path / "out")
+
+
+def test_counts_in_the_package_are_those_of_the_networks() -> None:
+    config = model_config({"kind": "progan", "resolution": 256, "channels": 5})
+    cost = generator_cost(config)
+    assert (cost.forward, cost.scores, cost.weights) == count_generator(config)
+
+
+def test_a_changed_line_names_its_field_and_what_is_redone(tmp_path: Path) -> None:
+    before = plan_of()
+    assert seen(before, tmp_path)["diff"] is None
+    done(before, tmp_path)
+    same = seen(before, tmp_path)["diff"]
+    assert (same["changed"], same["redo"], same["kept"], same["new"]) == ([], 0, len(before.jobs), 0)
+    after = plan_of(generators={"g": {"samples": 11}, "h": {"samples": 10}})
+    diff = seen(after, tmp_path)["diff"]
+    assert diff["changed"] == [{"field": "generators.g.samples", "before": 10, "after": 11}]
+    # its samples, their audit and annotations, 2 settings x 2 repeats trained and evaluated, the report
+    assert diff["redo"] == 1 + 2 + 8 + 1
+    assert diff["kept"] == len(before.jobs) - diff["redo"]
+    assert (diff["new"], diff["dropped"]) == (0, 0)
+    more = seen(plan_of(repeats=3, generators={"g": {"samples": 10}}), tmp_path)["diff"]
+    assert (more["redo"], more["new"]) == (1, 6)
+    assert more["dropped"] == 2 + 2 + 8  # generator h, its samples, their checks, its trainings
+
+
+def test_the_difference_is_printed(tmp_path: Path) -> None:
+    file, out = tmp_path / "study.yaml", tmp_path / "out"
+    text = "name: test\nphantom: {patients: 12}\ntrainings: [real]\nrepeats: REPEATS\n"
+    file.write_text(text.replace("REPEATS", "2"))
+    done(make_plan(load_study(file)), out)
+    file.write_text(text.replace("REPEATS", "3"))
+    shown = CliRunner().invoke(cli.app, ["plan", str(file), "--out", str(out), "--speed", "1e12"])
+    assert shown.exit_code == 0, shown.output
+    assert "changed: repeats: 2 -> 3" in shown.output
+    assert "1 jobs to redo, 6 kept, 2 new" in shown.output
+    assert "of 12 patients 8 train, 2 validate, 2 test; by site site1" in shown.output
+    assert "1e+12 operations a second: stated, not measured" in shown.output.replace("\n", " ")
+
+
+def test_fields_that_come_go_or_change() -> None:
+    assert changed_fields({"a": 1, "b": [1]}, {"b": [2], "c": None}) == [
+        {"field": "a", "before": 1, "after": None},
+        {"field": "b", "before": [1], "after": [2]},
+    ]
+
+
+def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
+    said = " ".join(seen(plan_of(split={"test_patients": 2, "validation_fraction": 0}), tmp_path)["warnings"])
+    assert "no patient validates" in said
+    assert "only 2 patients for testing" in said
+    grid: dict[str, Any] = {"phantom": {"patients": 12, "shape": [64, 64, 20]}, "trainings": ["real"]}
+    grid["generators"] = {"g": {"samples": 10_000}}
+    # 8 training patients x 20 slices, of which about half pass the rule
+    assert "want 100 real slices; about 80" in " ".join(
+        seen(plan_of(**grid, ratios={"shares": [0.5], "total": 200}), tmp_path)["warnings"]
+    )
+    with pytest.raises(
+        UnderstudyError, match="want 500 real slices, but 8 training patients have at most 160"
+    ):
+        seen(plan_of(**grid, ratios={"shares": [0.5], "total": 1000}), tmp_path)
+    huge = seen(plan_of(generators={"g": {"samples": 10**12}}), tmp_path)
+    assert any("GB are free" in warning for warning in huge["warnings"])
+
+
+def test_a_split_without_anybody_to_test_is_refused_by_the_plan() -> None:
+    with pytest.raises(UnderstudyError, match="nobody of 12 patients tests"):
+        plan_of(split={"test_patients": 0})
+
+
+def test_an_estimate_refuses_no_valid_study(tmp_path: Path) -> None:
+    training = {
+        "epochs": 1,
+        "batch": 8,
+        "warmup_samples": 100_000,
+    }  # 5 patients of 10 slices are fewer by far
+    swin = {"model": {"kind": "swin", "size": "mini"}, "training": training}
+    phantom = {"patients": 5, "shape": [16, 16, 10]}
+    plan = plan_of(phantom=phantom, trainings=["real"], generators={}, segmenters={"s": swin})
+    assert seen(plan, tmp_path)["seconds"] > 0
+
+
+def test_a_machine_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    speeds = iter([1e9, 2e9])
+    monkeypatch.setattr(calibration, "calibrate", lambda device: next(speeds))
+    first = calibrated("cpu")
+    assert first.speed == calibrated("cpu").speed == 1e9
+    assert calibrated("cpu", again=True).speed == calibrated("cpu").speed == 2e9
+    assert first.measured[:10] in first.words
+    (tmp_path / "understudy" / calibration.FILE).write_text("{cut off")
+    monkeypatch.setattr(calibration, "calibrate", lambda device: 3e9)
+    assert calibrated("cpu").speed == 3e9
+
+
+def test_a_stated_speed_is_a_number_or_a_device() -> None:
+    assert stated("2.5e14").speed == 2.5e14
+    assert stated("RTX-4090").speed < calibration.RATED["rtx4090"]
+    for wrong in ("fast", "-1", "nan", "1"):
+        with pytest.raises(UnderstudyError, match="is no speed"):
+            stated(wrong)
+
+
+def test_a_plan_imports_no_network_library() -> None:
+    code = (
+        "import sys; from understudy.study.plan import make_plan; from understudy.study.estimate import estimated;"
+        "print([m for m in ('monai', 'transformers', 'torchvision', 'matplotlib', 'tensorboard', 'scipy.io')"
+        " if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_json_of_the_command(paper: Path, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(
+        cli.app, ["plan", str(paper), "--out", str(tmp_path / "out"), "--speed", "h100", "--json"]
+    )
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert {"jobs", "settings", "repeats", "gpu_hours", "disk_bytes", "diff", "cohorts", "warnings"} <= set(
+        found
+    )
+    assert found["calibration"]["measured"] is None
