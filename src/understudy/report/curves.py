@@ -59,7 +59,8 @@ def ratio_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) ->
 
 def fraction_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
     """One panel a network: mean Dice against the share of real patients, alone and with synthetic ones; or []."""
-    mine = [s for s in data.settings if s.training in ("real", "both") and s.real_share is None]
+    mine = [s for s in data.settings if s.training in ("real", "both")]
+    mine = [s for s in mine if s.real_share is None and s.real_patients is None]
     parts = {(s.segmenter, s.augmentation) for s in mine if s.real_fraction < 1}
     generators = list(dict.fromkeys(s.generator for s in mine if s.generator))
     made = []

@@ -24,9 +24,16 @@ TRAINING = {
     "both": ("#3569A8", "s"),
     "synthetic": ("#AA3377", "D"),
     "ratio": ("#1B7A6B", "^"),
+    "finetune": ("#A65E00", "v"),
 }
-ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3}
-LIGHTER = {"#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8", "#1B7A6B": "#86BFB5"}
+ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3, "finetune": 4}
+LIGHTER = {
+    "#A65E00": "#D9AC70",
+    "#222222": "#8A8A8A",
+    "#3569A8": "#8DB4DC",
+    "#AA3377": "#D98DB8",
+    "#1B7A6B": "#86BFB5",
+}
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,13 @@ class Setting:
     Attributes:
         id: as in the rows.
         label: for people, e.g. "Synthetic (StyleGAN 2)".
-        training: "real", "synthetic", "both" or "ratio" (a set of constant size).
+        training: "real", "synthetic", "both", "ratio" (a set of constant size) or "finetune" (synthetic, then real).
         generator: name, "" for real slices only.
         segmenter, augmentation: the network, and whether its training slices were augmented.
         colour, marker: in every figure.
         real_share: share of real slices in a ratio's set, or of real samples in "both" where it is not one half.
         real_fraction: share of the real training patients.
+        real_patients: their number where the study asked for so many (fine-tuning, and new networks beside it).
     """
 
     id: str
@@ -54,11 +62,13 @@ class Setting:
     marker: str
     real_share: float | None = None
     real_fraction: float = 1.0
+    real_patients: int | None = None
 
     @property
     def plain(self) -> bool:
         """All real patients, all synthetic slices, or both equally often: no part of a ratio or subset study."""
-        return self.training != "ratio" and self.real_share is None and self.real_fraction == 1
+        parts = self.real_share is not None or self.real_fraction < 1 or self.real_patients is not None
+        return self.training not in ("ratio", "finetune") and not parts
 
     @property
     def original(self) -> str:
@@ -67,6 +77,8 @@ class Setting:
             return f"{percent_of(self.real_share or 0)} of slices" if self.real_share else ""
         if self.training == "synthetic":
             return ""
+        if self.real_patients is not None:
+            return count(self.real_patients, "patient")
         parts = [f"{percent_of(self.real_fraction)} of patients"] if self.real_fraction < 1 else []
         parts += [f"{percent_of(self.real_share)} of samples"] if self.real_share is not None else []
         return ", ".join(parts) or "✓"
@@ -220,7 +232,7 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
     if scores.empty:
         return []
     columns = ["setting", "training", "generator", "segmenter", "augmentation"]
-    columns += [c for c in ("real_share", "real_fraction") if c in scores]
+    columns += [c for c in ("real_share", "real_fraction", "real_patients") if c in scores]
     unique = scores[columns].drop_duplicates("setting")
     several_networks = unique["segmenter"].nunique() > 1
     augmentations = unique["augmentation"].astype(bool).nunique() > 1
@@ -230,8 +242,10 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
         generator = row["generator"] if isinstance(row["generator"], str) else ""
         augmentation, training = bool(row["augmentation"]), str(row["training"])
         share, fraction = _optional(row.get("real_share")), _optional(row.get("real_fraction"))
+        number_of = _optional(row.get("real_patients"))
+        patients = None if number_of is None else int(number_of)
         named = generator if len(generators) > 1 else ""
-        label = _trained_on(training, share, 1.0 if fraction is None else fraction, named)
+        label = _trained_on(training, share, 1.0 if fraction is None else fraction, named, patients)
         label += f", {row['segmenter']}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
@@ -248,6 +262,7 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
                 marker,
                 share,
                 1.0 if fraction is None else fraction,
+                patients,
             )
         )
     first = next((s.segmenter for s in found if s.id == baseline), "")
@@ -259,6 +274,7 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
             s.segmenter,
             ORDER.get(s.training, 9),
             -s.real_fraction,
+            s.real_patients or 0,
             s.real_share if s.real_share is not None else -1.0,
             not s.augmentation,
             s.generator,
@@ -266,13 +282,20 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
     )
 
 
-def _trained_on(training: str, share: float | None, fraction: float, generator: str) -> str:
-    """E.g. "Real + synthetic (stylegan2, 20 % of patients)", "5 % real, 95 % synthetic"."""
+def _trained_on(
+    training: str, share: float | None, fraction: float, generator: str, patients: int | None = None
+) -> str:
+    """E.g. "Real + synthetic (stylegan2, 20 % of patients)", "Synthetic (stylegan2), then 5 real patients"."""
     parts = [generator] if generator else []
+    if training == "finetune":
+        return (
+            f"{_trained_on('synthetic', None, 1.0, generator)}, then {count(patients or 0, 'real patient')}"
+        )
     if training == "ratio":
         label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
     else:
         label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
+        parts += [count(patients, "patient")] if patients is not None else []
         parts += [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
         parts += [f"{percent_of(share)} of samples real"] if share is not None else []
     return f"{label} ({', '.join(parts)})" if parts else label

@@ -30,7 +30,7 @@ from pydantic import (
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
-_LATER = ("total", "choose")
+_WITH_TOTAL = ("total", "choose")
 _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
 
 
@@ -63,6 +63,11 @@ class MixtureConfig(BaseModel):
         le=1,
         description="share of the real training patients; smaller shares are subsets of larger",
     )
+    patient_count: int | None = Field(
+        default=None,
+        ge=1,
+        description="so many of the real training patients, the first in the order of `patient_fraction`; None: all",
+    )
     subset_seed: int = Field(default=0, ge=0, description="which patients a smaller share consists of")
     synthetic_count: int | None = Field(default=None, ge=1, description="first n synthetic slices; None: all")
     foreground_fraction: float | None = Field(
@@ -78,15 +83,19 @@ class MixtureConfig(BaseModel):
             raise ValueError(
                 f"`real_share` {self.real_share:g} leaves one set out: give only the other, or a `total`"
             )
+        if self.patient_count is not None and self.patient_fraction < 1:
+            raise ValueError("give either `patient_count` or `patient_fraction`")
         if isinstance(self.total, int) and self.total < 1:
             raise ValueError("`total` should be 1 or more")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`total` and `choose` came later: a training without them keeps the identity that it had."""
+        """Fields that came later: a training without them keeps the identity that it had."""
         content: dict[str, Any] = handler(self)
-        return content if self.total is not None else {k: content[k] for k in content if k not in _LATER}
+        unused = set(_WITH_TOTAL) if self.total is None else set()
+        unused |= {"patient_count"} if self.patient_count is None else set()
+        return {k: content[k] for k in content if k not in unused}
 
 
 def split_counts(
@@ -207,6 +216,7 @@ class Mixture:
         synthetic: generated slices (all are used), or None.
         config: what of them.
         seed: of the order.
+        names: channels and classes in the order that a network has already; None: of the slices.
 
     Attributes:
         channels, classes: names, of the real set if there is one; `classes[0]` is the background.
@@ -218,13 +228,20 @@ class Mixture:
     """
 
     def __init__(
-        self, real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig, seed: int
+        self,
+        real: SliceSet | None,
+        synthetic: SliceSet | None,
+        config: MixtureConfig,
+        seed: int,
+        names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
     ) -> None:
         reference = real if real is not None else synthetic
         if reference is None:
             raise UnderstudyError("no slices to train on", fix="give real slices, synthetic slices, or both")
         self.channels, self.resolution = reference.channels, reference.resolution
         self.classes = tuple(c.name for c in reference.classes)
+        if names is not None:
+            self.channels, self.classes = names
         self.sources: dict[str, Any] = {}
         self._parts: list[tuple[Source, float | None, list[Pool]]] = []
         chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
@@ -417,7 +434,7 @@ def _in_order_of_choice(slices: SliceSet, config: MixtureConfig) -> NDArray[np.i
 
 def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
     rows = slices.rows(split="train") if "split" in slices.index else np.arange(len(slices))
-    if config.patients is None and config.patient_fraction == 1:
+    if config.patients is None and config.patient_fraction == 1 and config.patient_count is None:
         return rows
     subject = slices.index["subject"].to_numpy()
     chosen = np.unique(subject[rows].astype(str))
@@ -431,7 +448,14 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
             )
         chosen = np.array(sorted(config.patients))
     order = np.random.default_rng([config.subset_seed, _STREAM]).permutation(chosen)
-    kept = order[: max(1, math.ceil(config.patient_fraction * len(order)))]
+    count = config.patient_count or max(1, math.ceil(config.patient_fraction * len(order)))
+    if count > len(order):
+        raise UnderstudyError(
+            f"{count} training patients wanted, but there are {len(order)}",
+            where=slices.path,
+            fix=f"ask for 1 to {len(order)}",
+        )
+    kept = order[:count]
     return rows[np.isin(subject[rows].astype(str), kept)]
 
 

@@ -30,6 +30,7 @@ from understudy.files import atomic_path, read_json, sha256_file, sha256_json, w
 from understudy.progress import Meter, track
 from understudy.segmenters.augment import draw
 from understudy.segmenters.augment_apply import apply
+from understudy.segmenters.initial import Initial, initial_from, same_size
 from understudy.segmenters.loader import Ahead
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.mixing import Mixture
@@ -59,6 +60,7 @@ def train_segmenter(
     validation: VolumeSet | None = None,
     device: str = "auto",
     progress: bool = True,
+    initial: str | Path | None = None,
 ) -> Path:
     """Trains, or continues, or returns at once what was finished before.
 
@@ -71,6 +73,8 @@ def train_segmenter(
         validation: volumes whose patients of the split "val" select the best weights; None: the last are kept.
         device: "auto", "cpu", "cuda", ...
         progress: show a bar.
+        initial: folder of a finished segmenter of the same network, whose weights this training goes on from; None:
+            new weights from the seed. Channels and classes keep its order.
 
     Returns:
         `run_dir`. `config.json` records `outcome`: "trained", or "collapsed" and in `collapse` what happened (the loss
@@ -85,11 +89,16 @@ def train_segmenter(
     model_config, folder = model_config or UNetConfig(), Path(run_dir)
     config = config or paper_training(model_config.kind)
     check_batch(model_config, config)
-    mixture = Mixture(real, synthetic, config.mixture, config.seed)
-    identity = _identity(mixture, model_config, config, validation)
+    start = None if initial is None else initial_from(initial, model_config.model_dump(mode="json"))
+    names = None if start is None else (start.channels, start.classes)
+    mixture = Mixture(real, synthetic, config.mixture, config.seed, names)
+    if start is not None:
+        same_size(start, mixture.resolution)
+    identity = _identity(mixture, model_config, config, validation, start)
     if _finished(folder, identity):
         return folder
-    training = _Training(mixture, model_config, config, folder, identity, validation, choose_device(device))
+    where = choose_device(device)
+    training = _Training(mixture, model_config, config, folder, identity, validation, where, start)
     with (
         StopRequest() as stop,
         track(
@@ -102,9 +111,14 @@ def train_segmenter(
 
 
 def _identity(
-    mixture: Mixture, model_config: Model, config: SegmenterTrainingConfig, validation: VolumeSet | None
+    mixture: Mixture,
+    model_config: Model,
+    config: SegmenterTrainingConfig,
+    validation: VolumeSet | None,
+    start: Initial | None,
 ) -> str:
     """Hash of all that decides the result."""
+    given = {} if start is None else {"initial": start.record}
     return sha256_json(
         {
             "format": FORMAT,
@@ -112,6 +126,7 @@ def _identity(
             "training": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
             "sources": mixture.sources,
             "validation": sha256_file(validation.path / "volumes.json") if validation else None,
+            **given,
         }
     )
 
@@ -143,13 +158,17 @@ class _Training:
         identity: str,
         validation: VolumeSet | None,
         device: torch.device,
+        start: Initial | None = None,
     ) -> None:
+        self.start = start
         self.mixture, self.model_config, self.config, self.folder = mixture, model_config, config, folder
         self.identity, self.device = identity, device
         self.precision = choose_precision(config.precision, device)
         network = build_model(
             model_config, len(mixture.channels), len(mixture.classes), mixture.resolution, config.seed
         )
+        if start is not None:
+            start.load_into(network)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimiser_for(self.network, config)
         self.validate = validation_for(config, mixture, validation)
@@ -346,6 +365,7 @@ class _Training:
                 "torch": torch.__version__,
                 "seconds": round(self.seconds, 3),
                 "waiting_share": self.waiting_share,
+                **({} if self.start is None else {"initial": self.start.record}),
             },
         )
         self.checkpoints.clear()

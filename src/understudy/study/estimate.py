@@ -176,7 +176,8 @@ def _segmenter(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float,
 
 def _training_slices(job: Job, plan: Plan, facts: Facts, mixture: MixtureConfig) -> int:
     """About how many different slices a segmenter is trained on."""
-    real = round(facts.counts["train"] * mixture.patient_fraction * facts.slices_each)
+    patients = mixture.patient_count or facts.counts["train"] * mixture.patient_fraction
+    real = round(patients * facts.slices_each)
     if mixture.total is not None:
         return real if mixture.total == "real" else mixture.total
     made = sum(_samples(plan.by_id[job_id], facts) for role, job_id in job.inputs if role == "sample")

@@ -47,6 +47,7 @@ def evaluation_study(
             "ratios": None,
             "real_fractions": None,
             "real_shares": None,
+            "fine_tune": None,
             "include": [],
             "exclude": [],
         }

@@ -5,6 +5,7 @@ trainings: [real, synthetic, both]
 real_fractions: [0.2, 1.0]                 # of the real training patients, for `real` and `both`
 real_shares: [0.5, 0.8]                    # of the samples in `both`
 ratios: [0, 0.05, 0.25, 0.5, 1]            # of real slices in a set of constant size (the paper's Figure 2)
+fine_tune: {patients: [1, 5, 10]}          # after training on synthetic slices
 exclude: [{segmenter: swin, training: ratio}]
 ```
 
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from understudy.study.finetune import fine_tune_problem
+
 if TYPE_CHECKING:
     from understudy.study.schema import Study
 
 Training = Literal["real", "synthetic", "both"]
-Kind = Literal["real", "synthetic", "both", "ratio"]
+Kind = Literal["real", "synthetic", "both", "ratio", "finetune"]
 
 
 class RatioStudy(BaseModel):
@@ -62,12 +65,13 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    training: Kind | list[Kind] | None = Field(None, description="real, synthetic, both, ratio")
+    training: Kind | list[Kind] | None = Field(None, description="real, synthetic, both, ratio, finetune")
     generator: str | list[str] | None = Field(None, description="name of a generator")
     segmenter: str | list[str] | None = Field(None, description="name of a segmenter")
     augmentation: bool | None = Field(None, description="trained with augmentation, or without")
     real_share: float | list[float] | None = Field(None, description="as in `ratios` and `real_shares`")
     real_fraction: float | list[float] | None = Field(None, description="as in `real_fractions`")
+    real_patients: int | list[int] | None = Field(None, description="as in `fine_tune`")
 
     def holds(self, setting: Setting) -> bool:
         """The cell is one of those meant."""
@@ -80,12 +84,14 @@ class Setting:
     """One cell of the grid: what a segmenter is trained on, and how.
 
     Attributes:
-        training: real, synthetic, both (all slices of either, drawn in a proportion) or ratio (a set of constant size).
+        training: real, synthetic, both (all slices of either, drawn in a proportion), ratio (a set of constant size),
+            or finetune (synthetic, then a few real patients).
         generator: name of the generator, "" for real slices only.
         segmenter: name of the segmenter.
         augmentation: trained with augmentation.
         real_share: share of real slices in a ratio's set, or of real samples in `both` where it is not one half.
         real_fraction: share of the real training patients.
+        real_patients: their number, where the study says it (`fine_tune`).
     """
 
     training: Kind
@@ -94,15 +100,20 @@ class Setting:
     augmentation: bool
     real_share: float | None = None
     real_fraction: float = 1.0
+    real_patients: int | None = None
 
     @property
     def id(self) -> str:
-        """E.g. "real.unet.aug", "both_patients20-stylegan2.unet.noaug", "ratio5-stylegan2.unet.aug"."""
+        """E.g. "real.unet.aug", "both_patients20-stylegan2.unet.noaug", "ratio5-stylegan2.unet.aug",
+        "finetune5-stylegan2.unet.aug", "real_5patients.unet.aug".
+        """
         source: str = self.training
         if self.real_share is not None:
             source += _percent(self.real_share) if source == "ratio" else f"_share{_percent(self.real_share)}"
         if self.real_fraction < 1:
             source += f"_patients{_percent(self.real_fraction)}"
+        if self.real_patients is not None:
+            source += f"{self.real_patients}" if source == "finetune" else f"_{self.real_patients}patients"
         source = f"{source}-{self.generator}" if self.generator else source
         return f"{source}.{self.segmenter}.{'aug' if self.augmentation else 'noaug'}"
 
@@ -114,7 +125,16 @@ class Setting:
             del cell["real_share"]
         if self.real_fraction == 1:
             del cell["real_fraction"]
+        if self.real_patients is None:
+            del cell["real_patients"]
         return cell
+
+    @property
+    def start(self) -> Setting | None:
+        """The setting whose network a fine-tuning goes on from."""
+        if self.training != "finetune":
+            return None
+        return Setting("synthetic", self.generator, self.segmenter, self.augmentation)
 
 
 def settings(study: Study) -> list[Setting]:
@@ -131,12 +151,17 @@ def baseline(study: Study) -> str:
 
 def _all(study: Study) -> list[Setting]:
     """Every cell of the grid, before rules."""
-    found = [
-        Setting(training, name, segmenter, augmentation, share, fraction)
-        for segmenter in study.segmenters
-        for augmentation in study.augmentation
-        for training, name, share, fraction in _sources(study)
-    ]
+    found: list[Setting] = []
+    for segmenter in study.segmenters:
+        for augmentation in study.augmentation:
+            found += [
+                Setting(training, name, segmenter, augmentation, share, fraction)
+                for training, name, share, fraction in _sources(study)
+            ]
+            for patients in study.fine_tune.patients if study.fine_tune is not None else ():
+                few = {"real_patients": patients}
+                found.append(Setting("real", "", segmenter, augmentation, **few))
+                found += [Setting("finetune", g, segmenter, augmentation, **few) for g in study.generators]
     return list(dict.fromkeys(found))  # a ratio's share of 1 may be the training `real`
 
 
@@ -175,11 +200,13 @@ def mixture_of(study: Study, setting: Setting, repeat: int) -> dict[str, Any]:
         changed["real_share"] = setting.real_share
     if setting.real_fraction < 1:
         changed["patient_fraction"] = setting.real_fraction
+    if setting.real_patients is not None:
+        changed["patient_count"] = setting.real_patients
     if setting.training == "ratio":
         assert study.ratios is not None
         total: int | str = "real" if study.ratios.total is None else study.ratios.total
         changed |= {"total": total, "choose": study.ratios.choose}
-    if changed and (setting.training == "ratio" or setting.real_fraction < 1):
+    if setting.training == "ratio" or setting.real_fraction < 1 or setting.real_patients is not None:
         of = (repeat,) if study.real_subsets == "each_repeat" else ()
         changed["subset_seed"] = study.derived_seed("subset", *of)
     return changed
@@ -200,7 +227,17 @@ def problem(study: Study) -> tuple[tuple[str, ...], str] | None:
             if generator.samples is not None and wanted > generator.samples:
                 what = f"needs {wanted:,} synthetic slices, but `generators.{name}.samples` is {generator.samples:,}"
                 return ("ratios", "total"), what
-    return _taken_twice(study) or _idle_rule(study)
+    return fine_tune_problem(study) or _taken_twice(study) or _idle_rule(study) or _without_start(study)
+
+
+def _without_start(study: Study) -> tuple[tuple[str, ...], str] | None:
+    """A fine-tuning whose pre-training the rules leave out."""
+    cells = settings(study)
+    for cell in cells:
+        if cell.start is not None and cell.start not in cells:
+            what = f"leaves out {cell.start.id}, from which {cell.id} goes on"
+            return ("exclude",) if study.exclude else ("include",), what
+    return None
 
 
 def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
@@ -212,6 +249,7 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
         if study.ratios
         else "",
         "patient_fraction": "`real_fractions`" if study.real_fractions is not None else "",
+        "patient_count": "`fine_tune`" if study.fine_tune is not None else "",
         "total": "`ratios`",
         "choose": "`ratios`",
     }

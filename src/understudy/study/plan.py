@@ -24,6 +24,7 @@ from understudy.metrics.regions import resolve_regions
 from understudy.slices import LabelClass
 from understudy.study.annotation_stage import annotation_parts
 from understudy.study.facts import Facts, facts_of, find_cohort, fingerprint
+from understudy.study.finetune import changed_training, refuse_too_many
 from understudy.study.generator_spec import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.grid import Setting, baseline, mixture_of, settings
 from understudy.study.jobs import Job
@@ -163,9 +164,11 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
         # Snapshots are there to be compared, not to be shared; the finished generator of their training is audited.
         audited = [job for job in jobs if job.stage == "sample" and "snapshot_kimg" not in job.spec]
         jobs += [audit_job(study, job, prepare) for job in audited]
+    refuse_too_many(study, facts.counts["train"])
+    trained: dict[tuple[str, int], str] = {}
     for setting in settings(study):
         for repeat in range(study.repeats):
-            _segmenter_jobs(study, setting, repeat, prepare, samples, jobs)
+            _segmenter_jobs(study, setting, repeat, prepare, samples, trained, jobs)
     if study.quality is not None:
         base = baseline(study)
         for sampled in [job for job in jobs if job.stage == "sample"]:
@@ -362,21 +365,32 @@ def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] |
 
 
 def _segmenter_jobs(
-    study: Study, setting: Setting, repeat: int, prepare: str, samples: dict[str, str], jobs: list[Job]
+    study: Study,
+    setting: Setting,
+    repeat: int,
+    prepare: str,
+    samples: dict[str, str],
+    trained: dict[tuple[str, int], str],
+    jobs: list[Job],
 ) -> None:
-    """Adds the training of a segmenter and its evaluation."""
+    """Adds the training of a segmenter, also to those `trained` by (setting, repeat), and its evaluation."""
     segmenter = study.segmenters[setting.segmenter]
     training, local = _training_spec(segmenter.training, study.derived_seed("segmenter", setting.id, repeat))
+    if setting.real_patients is not None:
+        training = changed_training(study, setting.training, training)
     training["augment"]["enabled"] = setting.augmentation
     training["mixture"] |= mixture_of(study, setting, repeat)
     cell = {**setting.as_cell, "repeat": repeat}
     spec = {"cell": cell, "model": segmenter.model.model_dump(mode="json"), "training": training}
     inputs = [("prepare", prepare)]
-    if setting.generator:
+    if setting.start is not None:
+        inputs.append(("pretrained", trained[setting.start.id, repeat]))
+    elif setting.generator:
         inputs.append(("sample", samples[setting.generator]))
     title = f"{setting.id}, repeat {repeat + 1}"
     dropped = study.evaluation.dropped_slices  # recorded with the model, for patients that it labels later
-    trained = _job("segmenter", f"segmenter {title}", spec, inputs, training=local, dropped_slices=dropped)
+    network = _job("segmenter", f"segmenter {title}", spec, inputs, training=local, dropped_slices=dropped)
+    trained[setting.id, repeat] = network.id
     scored = {
         "cell": cell,
         "scopes": sorted(study.evaluation.scopes),
@@ -384,9 +398,9 @@ def _segmenter_jobs(
         "regions": study.evaluation.regions,
     }
     evaluated = _job(
-        "evaluate", f"evaluate {title}", scored, [("segmenter", trained.id), ("prepare", prepare)]
+        "evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)]
     )
-    jobs += [trained, evaluated]
+    jobs += [network, evaluated]
 
 
 def _report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:

@@ -48,6 +48,7 @@ from understudy.study.cohorts import (
     with_absolute_path,
     without_dropped,
 )
+from understudy.study.finetune import FineTune
 from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
@@ -57,7 +58,7 @@ from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
 from understudy.study.snapshots import with_snapshots
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
-LATER = ("cohorts",)  # fields that came after the first studies
+LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -171,10 +172,15 @@ class Study(BaseModel):
         description="real and synthetic slices in changing proportion in a set of constant size; a list of shares,"
         " or these and more",
     )
+    fine_tune: FineTune | None = Field(
+        None,
+        description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
+        " network on the same patients; e.g. {patients: [1, 5, 10]}",
+    )
     real_subsets: Literal["same", "each_repeat"] = Field(
         "same",
-        description="patients of `real_fractions` and real slices of `ratios`: the same in every setting and repeat,"
-        " or others in each repeat",
+        description="patients of `real_fractions` and `fine_tune`, real slices of `ratios`: the same in every setting"
+        " and repeat, or others in each repeat",
     )
     include: list[Rule] = Field(
         default_factory=list, description="only settings that fit one of these; empty: all"

@@ -154,6 +154,7 @@ def segmenter(context: Context) -> dict[str, Any]:
         validation=VolumeSet.open(prepared / "volumes"),
         device=context.device,
         progress=context.progress,
+        initial=context.input("pretrained") / "model" if "pretrained" in context.inputs else None,
     )
     record_preparation(model, prepared, context.local.get("dropped_slices", "background"))
     record = read_json(model / "config.json")
