@@ -16,10 +16,11 @@ from understudy import cli
 from understudy.errors import UnderstudyError
 from understudy.files import write_json
 from understudy.generators.models import model_config
+from understudy.generators.training import training_config_for
 from understudy.study import calibration, measured
 from understudy.study.calibration import Calibration, calibrated, stated
-from understudy.study.estimate import estimated
-from understudy.study.generator_cost import count_generator, generator_cost
+from understudy.study.estimate import Speed, estimated
+from understudy.study.generator_cost import count_generator, generator_cost, training_work
 from understudy.study.jobs import job_folder
 from understudy.study.plan import Plan, make_plan
 from understudy.study.preview import changed_fields, preview
@@ -190,6 +191,23 @@ def test_a_stated_speed_is_a_number_or_a_device() -> None:
     for wrong in ("fast", "-1", "nan", "1"):
         with pytest.raises(UnderstudyError, match="is no speed"):
             stated(wrong)
+
+
+def test_a_named_device_agrees_with_what_its_maker_published() -> None:
+    # stylegan3/docs/configs.md: StyleGAN 2, 256 x 256, channel_base 16384, batch 16 on one A100: 12.5 s/kimg
+    config = model_config({"kind": "stylegan2", "resolution": 256, "channels": 5, "channel_base": 16384})
+    training = training_config_for("stylegan2").model_validate({"kimg": 1, "batch": 16})
+    work = training_work(config, training)
+    seconds = work / Speed.of(stated("a100")).reached("generator", work / 1000 * 16)
+    assert seconds == pytest.approx(12.5, rel=0.3)
+
+
+def test_the_workstation_is_a_day_of_one_gpu(tmp_path: Path) -> None:
+    brats_like(tmp_path / "b20", 369)
+    (tmp_path / "mine.yaml").write_text("preset: workstation\ncohort: {path: b20}\n")
+    plan = estimated(make_plan(load_study(tmp_path / "mine.yaml")), calibration=stated("rtx4090"))
+    assert sum(job.stage == "generator" for job in plan.jobs) == 5
+    assert 16 < sum(job.seconds for job in plan.jobs) / 3600 < 26
 
 
 def test_a_plan_imports_no_network_library() -> None:
