@@ -136,8 +136,8 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
     misses = pd.read_csv(folder / "tables" / "misses.csv")
     assert misses.query("setting == 'synthetic.unet.aug' and class_name == 'core'")["missed"].item() == 2
     assert {p.stem for p in (folder / "tables").iterdir()} == {
-        "conventions", "dice", "dice_paper", "differences", "hd", "hd95_pooled", "hd95_surfel", "hd_paper", "jobs",
-        "misses", "patients", "sites",
+        "conventions", "dice", "differences", "hd", "hd95_pooled", "hd95_surfel", "jobs",
+        "misses", "patients", "sites", "cost", "table3_dice", "table5_relative_dice", "table8_hausdorff",
     }  # fmt: skip
     assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex"}
 
@@ -345,7 +345,7 @@ def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData],
     )
     elements, _ = built(data, tmp_path)
     assert "1 of 2 trainings of “Synthetic” collapsed (repeat 2: the loss was not finite)" in elements.text
-    for table in ("dice", "hd", "dice_paper", "misses", "conventions"):
+    for table in ("dice", "hd", "misses", "conventions"):
         frame = pd.read_csv(tmp_path / "tables" / f"{table}.csv").set_index("setting")
         assert set(frame.loc[["synthetic.unet.aug"], "n_collapsed"]) == {1}, table
         assert set(frame.loc[["real.unet.aug"], "n_collapsed"]) == {0}

@@ -102,7 +102,11 @@ class ReportData:
         segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
             `prediction` is uint8 [Z, H, W].
         baseline: the setting of real slices with augmentation; "" picks it from the rows.
-        jobs: stage, id, name, seconds, peak_rss_mb, state.
+        planned: what the study asks for: a row each training, with the columns of `scores` that say which; empty if
+            not known. What has no scores is shown as missing.
+        jobs: stage, id, name, seconds, peak_rss_mb, state; of failed ones also failure (class) and message.
+        reading: folder with the analysis of a reading study, `table6.json`.
+        correlation: folder with what `understudy correlate` wrote.
         provenance: anything worth recording: versions, hashes, machine, `command` that makes it again.
         problems: what the cohort check found: patient, file, problem, fix, severity.
         show_patient_ids: False writes "patient 1", "patient 2", ... instead, in all files of the report.
@@ -124,7 +128,10 @@ class ReportData:
     segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)
     predictions: dict[tuple[str, int], Path] = field(default_factory=dict)
     baseline: str = ""
+    planned: pd.DataFrame = field(default_factory=pd.DataFrame)
     jobs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reading: Path | None = None
+    correlation: Path | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
     show_patient_ids: bool = True
@@ -134,7 +141,14 @@ class ReportData:
     @cached_property
     def settings(self) -> list[Setting]:
         """The settings with rows, the baseline first, then by training; every one with a label of its own."""
-        return _settings(self.scores, self.baseline)
+        scored = set(self.scores["setting"]) if len(self.scores) else set()
+        return [s for s in self.every_setting if s.id in scored]
+
+    @cached_property
+    def every_setting(self) -> list[Setting]:
+        """The settings with rows and those that are planned but have none, in one order, labelled alike."""
+        known = [frame for frame in (self.scores, self.planned) if len(frame)]
+        return _settings(pd.concat(known, ignore_index=True), self.baseline) if known else []
 
     @property
     def baseline_setting(self) -> Setting | None:

@@ -10,7 +10,6 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.ranks import ranks
-from understudy.metrics.scores import KEPT
 from understudy.metrics.statistics import MEAN
 from understudy.report.answer import Answer, interval, value
 from understudy.report.data import ReportData, Setting, number, percent
@@ -19,15 +18,12 @@ from understudy.report.table import (
     RESAMPLES,
     Table,
     about,
-    class_columns,
     collapsed_of,
     identity,
-    main_entry,
     marked,
     numbers_of,
     pick,
     spread,
-    without_collapsed,
 )
 
 VALIDATION = {"real": "real patients", "synthetic": "synthetic slices", "none": "nothing"}
@@ -183,30 +179,6 @@ def regions(data: ReportData, settings: list[Setting], summary: pd.DataFrame) ->
         " enhances. They are beside the classes and in none of the means. HD95 in mm, pooled."
     )
     return Table("regions", "Regions", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
-
-
-def as_the_paper(data: ReportData, settings: list[Setting], summary: pd.DataFrame) -> list[Table]:
-    """Dice and maximum Hausdorff distance counted as the paper's Tables 3, 4, 8 and 9; [] without kept slices."""
-    if KEPT not in set(summary["scope"]):
-        return []
-    made = []
-    for metric, digits, caption in (("dice", 3, "Dice score"), ("hd", 1, "Maximum Hausdorff distance, mm")):
-        keys, names = class_columns(data, [])
-        rows = [[pick(summary, s.id, metric, k, KEPT, "paper") for k in keys] for s in settings]
-        extra, cells = without_collapsed(data, settings, [main_entry(keys, row) for row in rows], digits)
-        body, numbers = [], []
-        for s, row, more in zip(settings, rows, cells, strict=True):
-            body.append([*identity(s), *(spread(e, digits) for e in row), *more])
-            numbers.append(about(data, s) | numbers_of(keys, row))
-        note = (
-            "Kept slices only are stacked and scored, a class empty in the truth and the prediction leaves the mean"
-            + (", and one empty in either has no distance." if metric == "hd" else ".")
-            + " For comparison with published numbers; it hides misses."
-        )
-        header = [*IDENTITY, *names, *extra]
-        title = f"{caption}, as the paper counts"
-        made.append(Table(f"{metric}_paper", title, note, header, body, pd.DataFrame(numbers), len(IDENTITY)))
-    return made
 
 
 def ranking(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> list[Table]:

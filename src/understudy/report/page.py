@@ -17,7 +17,6 @@ from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import write_text, writing
 from understudy.metrics.empties import apply_policy
-from understudy.metrics.statistics import MEAN
 from understudy.report import figures
 from understudy.report.annotation_section import AnnotationSection, make_annotation_section
 from understudy.report.answer import (
@@ -32,13 +31,18 @@ from understudy.report.answer import (
     value,
 )
 from understudy.report.audit_section import AuditSection, make_audit_section
+from understudy.report.beside import COHORTS, dataset_of
 from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
 from understudy.report.data import ReportData, Setting, count, duration, number, percent, plain
 from understudy.report.gallery import Gallery, make_gallery, segmentations
 from understudy.report.health import faults, health_lines
 from understudy.report.latex import latex
+from understudy.report.machine import report_numbers
 from understudy.report.pictures import colours
+from understudy.report.published import contradictions
 from understudy.report.quality_section import QualitySection, make_quality_section
+from understudy.report.quality_tables import quality_table, reading_table, recipe_table
+from understudy.report.quarantine import Quarantine, cost_panels, cost_table, job_table, make_quarantine
 from understudy.report.table import collapsed_of
 from understudy.report.tables import (
     Table,
@@ -48,11 +52,11 @@ from understudy.report.tables import (
     summaries,
     usable_rows,
 )
+from understudy.report.verdicts import Verdict, make_verdicts
 from understudy.slices import SliceSet
 
 __all__ = ["ReportData", "Setting", "build_report"]
 
-FORMAT = "understudy-report-1"
 MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the yardstick in their slices
 
 
@@ -74,17 +78,27 @@ def build_report(data: ReportData, out: Path) -> Path:
     answer = make_answer(data, scored, left_out)
     summary = summaries(data, rows)
     tables = result_tables(data, rows, summary, answer)
-    jobs = _job_table(data)
-    gallery = make_gallery(data)
+    gallery, quarantine = make_gallery(data), make_quarantine(data)
     quality, audit = make_quality_section(data), make_audit_section(data)
     annotation = make_annotation_section(data)
-    page = _page(data, rows, summary, answer, tables, jobs, gallery, quality, audit, annotation)
+    verdicts = make_verdicts(data, scored, answer, audit.numbers)
+    others = (
+        quality_table(data),
+        reading_table(data),
+        recipe_table(data),
+        cost_table(data),
+        quarantine.table,
+    )
+    tables += [table for table in (*others, job_table(data)) if table is not None]
+    page = _page(
+        data, rows, summary, answer, tables, gallery, quality, audit, annotation, verdicts, quarantine
+    )
     tables = [*tables, *quality.tables, *audit.tables, *annotation.tables]
-    numbers = _numbers(data, summary, answer, [*tables, *([jobs] if jobs else [])], gallery, audit)
+    numbers = report_numbers(data, summary, answer, tables, gallery, audit, quality, verdicts, quarantine)
     out = Path(out)
     with writing(out):
         (out / "tables").mkdir(parents=True, exist_ok=True)
-    for table in [*tables, *([jobs] if jobs else [])]:
+    for table in tables:
         write_text(out / "tables" / f"{table.key}.csv", table.frame.to_csv(index=False))
         write_text(out / "tables" / f"{table.key}.tex", latex(table))
     write_text(out / "report.json", json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
@@ -101,6 +115,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, duration=duration)
+    environment.tests["paper_table"] = lambda key: re.match(r"table\d_", key) is not None
     return environment
 
 
@@ -110,11 +125,12 @@ def _page(
     summary: pd.DataFrame,
     answer: Answer,
     tables: list[Table],
-    jobs: Table | None,
     gallery: Gallery,
     quality: QualitySection,
     audit: AuditSection,
     annotation: AnnotationSection,
+    verdicts: list[Verdict],
+    quarantine: Quarantine,
 ) -> str:
     means = patient_means(data, rows) if len(rows) else pd.DataFrame(columns=["setting", "class_name"])
     cases, heads, missing = segmentations(data, means, answer.comparisons)
@@ -146,7 +162,13 @@ def _page(
                 name: figures.generator_curves(name, path, real_shares)
                 for name, path in data.generator_histories.items()
             },
-            collapsed=_collapsed(data) + faults(data),
+            verdicts=verdicts,
+            alarm=_alarm(verdicts),
+            quarantine=quarantine,
+            cohort_of_paper=COHORTS.get(dataset_of(data), ""),
+            contradictions=contradictions() if dataset_of(data) else [],
+            cost_panels=cost_panels(next((t for t in tables if t.key == "cost"), None)),
+            collapsed=quarantine.sentences + _collapsed(data) + faults(data),
             health=health_lines(data),
             ratio_panels=ratio_panels(data, rows, summary),
             ratio_sentences=ratio_sentences(data, answer),
@@ -158,7 +180,7 @@ def _page(
             patient_panels=_patient_panels(data, means, summary) if len(means) else [],
             tables={t.key: t for t in tables},
             reading_note=reading_note(data, summary),
-            jobs=jobs,
+            jobs=next((t for t in tables if t.key == "jobs"), None),
             study=yaml.safe_dump(data.hide(plain(data.study)), sort_keys=False, allow_unicode=True),
             provenance=_flat(data.hide(data.provenance)),
             problems=data.hide(data.problems),
@@ -166,6 +188,17 @@ def _page(
             version=__version__,
         )
     )
+
+
+def _alarm(verdicts: list[Verdict]) -> str:
+    """What must be read together with the headline: copies that were found, or that nobody looked for them."""
+    copies = [v.generator for v in verdicts if v.copy.kind == "copies_found"]
+    if copies:
+        return f"Copies of patients were found among the slices of {', '.join(copies)}: do not release them."
+    unseen = [v.generator for v in verdicts if v.copy.kind == "not_audited"]
+    if unseen:
+        return f"Nobody has searched the slices of {', '.join(unseen)} for copies of patients: do not release them yet."
+    return ""
 
 
 def _collapsed(data: ReportData) -> list[str]:
@@ -316,96 +349,3 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1…", text)  # hashes in full are in report.json
     return [(name, text)]
-
-
-def _numbers(
-    data: ReportData,
-    summary: pd.DataFrame,
-    answer: Answer,
-    tables: list[Table],
-    gallery: Gallery,
-    audit: AuditSection,
-) -> dict[str, Any]:
-    """The page for machines."""
-    content = {
-        "format": FORMAT,
-        "software_version": __version__,
-        "title": data.hide(data.title),
-        "internal": True,
-        "memorization_audited": bool(audit.entries),
-        "memorization": audit.numbers,
-        "answer": {
-            "verdict": answer.verdict,
-            "headline": answer.headline,
-            "sentences": answer.sentences,
-            "evidence": answer.evidence,
-            "reasons": answer.reasons,
-            "baseline": answer.baseline.setting.id if answer.baseline else None,
-            "baseline_dice": answer.baseline_dice,
-            "patients": answer.patients,
-            "repeats": answer.repeats,
-            "margin": data.margin,
-            "left_out": answer.left_out,
-            "comparisons": [_as_numbers(c) for c in answer.comparisons],
-        },
-        "settings": [vars(s) for s in data.settings],
-        "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
-        "generator_health": data.generator_health,
-        "mean_name": MEAN,
-        "summary": summary,
-        "tables": {t.key: t.frame for t in tables},
-        "annotations": [
-            {k: v for k, v in n.items() if k not in ("areas", "code_distance")} for n in gallery.numbers
-        ],
-        "study": data.hide(plain(data.study)),
-        "provenance": data.hide(plain(data.provenance)),
-        "problems": data.hide(plain(data.problems)),
-        "missing": gallery.missing,
-    }
-    numbers: dict[str, Any] = plain(content)
-    return numbers
-
-
-def _as_numbers(comparison: Comparison) -> dict[str, Any]:
-    r = comparison.relative
-    return {
-        "setting": comparison.setting.id,
-        "label": comparison.setting.label,
-        "base": comparison.base.id,
-        "relative_dice": r.value,
-        "low": r.low,
-        "high": r.high,
-        "missed": comparison.missed,
-        "present": comparison.present,
-        "false_alarms": comparison.false_alarms,
-        "absent": comparison.absent,
-        "primary": comparison.primary,
-    }
-
-
-def _job_table(data: ReportData) -> Table | None:
-    """Time and memory of every job; None if none is known."""
-    if data.jobs.empty:
-        return None
-    body = [
-        [
-            data.hide(str(j.get("name", ""))),
-            str(j.get("stage", "")),
-            duration(_float(j.get("seconds"))),
-            f"{_float(j.get('peak_rss_mb')) / 1024:.2f} GB" if _float(j.get("peak_rss_mb")) > 0 else "–",
-            str(j.get("state", "")),
-            str(j.get("id", ""))[:12],
-        ]
-        for j in data.jobs.to_dict(orient="records")
-    ]
-    frame = data.jobs.assign(name=[row[0] for row in body])
-    header = ["Job", "Stage", "Time", "Peak memory", "State", "Id"]
-    total = duration(float(pd.to_numeric(data.jobs["seconds"], errors="coerce").sum()))
-    return Table("jobs", f"Jobs, {total} together", "", header, body, frame)
-
-
-def _float(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")

@@ -13,7 +13,8 @@ from understudy.metrics.scores import FOREGROUND
 from understudy.metrics.statistics import MEAN, METRICS, compare, cube, holm, summarise
 from understudy.report.answer import Answer, interval, value
 from understudy.report.data import ReportData, Setting, count, number, percent
-from understudy.report.grid_tables import as_the_paper, ranking, ratio_table, regions, training_sets
+from understudy.report.grid_tables import ranking, ratio_table, regions, training_sets
+from understudy.report.paper_tables import score_tables
 from understudy.report.table import (
     IDENTITY,
     POLICIES,
@@ -95,7 +96,7 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
         [ratio_table(data, settings, summary, answer)] if any(s.training == "ratio" for s in settings) else []
     )
     made += [regions(data, settings, summary)] if data.regions else []
-    made += as_the_paper(data, settings, summary)
+    made += score_tables(data, rows, summary)
     made += ranking(data, settings, rows)
     made += [training_sets(data, settings)] if data.runs else []
     made += [_differences(data, rows, answer)] if answer.comparisons else []

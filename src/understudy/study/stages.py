@@ -288,7 +288,8 @@ def write_report(
         segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
         predictions=by_cell("evaluate", "predictions"),
         baseline=spec["baseline"],
-        jobs=_job_table(folders) if jobs is None else jobs,
+        planned=_planned(spec["study"]),
+        jobs=_with_failures(_job_table(folders) if jobs is None else jobs, folders),
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
     )
@@ -375,6 +376,31 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _planned(study: dict[str, Any]) -> pd.DataFrame:
+    """A row for each training that the study asks for, so that the report can say which have no scores."""
+    from understudy.study.grid import settings
+    from understudy.study.schema import Study
+
+    asked = Study.model_validate(study)
+    cells = [s.as_cell | {"repeat": repeat} for s in settings(asked) for repeat in range(asked.repeats)]
+    return pd.DataFrame(cells)
+
+
+def _with_failures(table: pd.DataFrame, folders: list[Path]) -> pd.DataFrame:
+    """The job table with `failure` (its class) and `message` of what failed for good."""
+    found = {}
+    for folder in folders:
+        if (folder / "failed.json").is_file() and (folder / "spec.json").is_file():
+            found[read_json(folder / "spec.json")["id"]] = read_json(folder / "failed.json")
+    if not found:
+        return table
+    told = [found.get(job_id, {}) for job_id in table["id"]]
+    return table.assign(
+        failure=[str(t.get("class", "")) for t in told],
+        message=[str(t.get("message", "")).split("\n")[0] for t in told],
+    )
 
 
 def _provenance(

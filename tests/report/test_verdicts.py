@@ -1,0 +1,183 @@
+"""The three answers on each generator: rules, words and numbers, and what is missing because of failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from understudy.metrics.empties import apply_policy
+from understudy.report.answer import make_answer
+from understudy.report.data import ReportData
+from understudy.report.page import build_report
+from understudy.report.quarantine import cost_table, make_quarantine
+from understudy.report.verdicts import Verdict, make_verdicts
+
+CLASSES = ("ET", "ED", "NCR/NET")
+
+
+def made_rows(dice: dict[str, float], patients: int = 12, repeats: int = 2) -> pd.DataFrame:
+    """Rows of settings "training-generator.segmenter.aug" with about the Dice asked for."""
+    rows: list[dict[str, Any]] = []
+    for setting, wanted in dice.items():
+        source, segmenter, augmented = setting.split(".")
+        training, _, generator = source.partition("-")
+        rng = np.random.default_rng(3)
+        for repeat in range(repeats):
+            for n in range(patients):
+                for name in (*CLASSES, "foreground"):
+                    tp = round(1000 * min(max(wanted + rng.normal(0, 0.01), 0.0), 1.0))
+                    wrong = 1000 - tp
+                    rows.append(
+                        {"setting": setting, "training": training, "generator": generator, "segmenter": segmenter,
+                         "augmentation": augmented == "aug", "repeat": repeat, "subject": f"P{n}", "site": "A",
+                         "class_name": name, "scope": "whole", "region": False, "collapsed": False, "tp": tp,
+                         "fp": wrong, "fn": wrong, "truth_voxels": 1000, "predicted_voxels": 1000,
+                         "truth_empty": False, "predicted_empty": False, "hd": 20.0 - 10 * wanted,
+                         "hd95_pooled": 5.0, "hd95_directed": 5.0, "diagonal_mm": 300.0}
+                    )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+GOOD = {
+    "real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8, "both-a.unet.aug": 0.85, "synthetic-b.unet.aug": 0.6,
+    "both-b.unet.aug": 0.84, "synthetic-c.unet.aug": 0.3, "both-c.unet.aug": 0.7,
+}  # fmt: skip
+
+
+def verdicts_of(scores: pd.DataFrame, audits: dict[str, Any] | None = None, **more: Any) -> list[Verdict]:
+    data = ReportData("Made", {}, scores, baseline="real.unet.aug", **more)
+    scored = apply_policy(scores)
+    return make_verdicts(data, scored, make_answer(data, scored, []), audits or {})
+
+
+def audit(kind: str, count: int) -> dict[str, Any]:
+    found = [{"must": True, "rate": 1.0}, {"must": True, "rate": 0.5}, {"must": False, "rate": 0.0}]
+    return {
+        "verdict": {"kind": kind, "headline": "Said."},
+        "flags": {"count": count, "judged": 200, "rate": count / 200, "low": 0.0, "high": 0.3},
+        "controls": {"detection": found, "false_alarms": {"rate": 0.01, "nominal": 0.01}},
+    }
+
+
+def test_each_generator_gets_its_three_answers() -> None:
+    found = verdicts_of(made_rows(GOOD), {"a": audit("copies_found", 40)})
+    assert [(v.generator, v.useful.kind) for v in found] == [
+        ("a", "can_replace"),
+        ("b", "helps"),
+        ("c", "no"),
+    ]
+    a, b, c = found
+    assert a.copy.kind == "copies_found"
+    assert a.copy.numbers["flagged"] == 40
+    assert (a.copy.numbers["controls_passed"], a.copy.numbers["controls"]) == (1, 2)
+    assert "copies" in a.useful.lines[-1]
+    assert b.copy.kind == c.copy.kind == "not_audited"
+    assert [v.better_than.numbers["rank"] for v in found] == [1, 2, 3]
+    assert a.better_than.numbers["probability_best"] == pytest.approx(1)
+    assert c.better_than.numbers["against_real"]["alone"]["kind"] == "worse"
+    assert a.better_than.numbers["against_real"]["added"]["kind"] == "better"
+    assert c.useful.title == "No: cannot replace, harms when added"
+
+
+def test_relative_dice_is_the_ratio_of_means() -> None:
+    scores = made_rows(GOOD)
+    (b,) = [v for v in verdicts_of(scores) if v.generator == "b"]
+    scores = scores[scores["class_name"].isin(CLASSES)]
+    dice = (
+        scores.assign(d=2 * scores.tp / (2 * scores.tp + scores.fp + scores.fn))
+        .groupby("setting")["d"]
+        .mean()
+    )
+    shown = b.useful.numbers["alone"]
+    assert shown["relative_dice"] == pytest.approx(dice["synthetic-b.unet.aug"] / dice["real.unet.aug"])
+    assert shown["low"] < shown["relative_dice"] < shown["high"]
+
+
+def test_one_generator_has_no_rank_and_few_patients_no_judgement() -> None:
+    rows = made_rows({"real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8})
+    (only,) = verdicts_of(rows)
+    assert "rank" not in only.better_than.numbers
+    assert only.better_than.lines[-1] == "No other generator to compare with."
+    (few,) = verdicts_of(rows[rows["subject"].isin(["P0", "P1"])])
+    assert few.useful.kind == "undecided"
+    (weak,) = verdicts_of(made_rows({"real.unet.aug": 0.1, "synthetic-a.unet.aug": 0.1}))
+    assert weak.useful.kind == "unanswered"
+
+
+def test_a_generator_without_scores_is_not_forgotten() -> None:
+    scores = made_rows({"real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8})
+    planned = made_rows({**GOOD, "synthetic-d.unet.aug": 0.5})[
+        ["setting", "training", "generator", "segmenter", "augmentation", "repeat"]
+    ].drop_duplicates()
+    found = {v.generator: v.useful.kind for v in verdicts_of(scores, planned=planned)}
+    assert found == {"a": "can_replace", "b": "unanswered", "c": "unanswered", "d": "unanswered"}
+
+
+JOBS = pd.DataFrame(
+    [
+        {"stage": "generator", "id": "g", "name": "generator a", "seconds": 3600, "state": "done"},
+        {"stage": "generator", "id": "h", "name": "generator ab", "seconds": 7200, "state": "done"},
+        {"stage": "segmenter", "id": "s", "name": "segmenter both-a.unet.aug, repeat 1", "seconds": 1800,
+         "state": "done"},
+        {"stage": "segmenter", "id": "f", "name": "segmenter real.unet.aug, repeat 2", "seconds": 900,
+         "state": "failed", "failure": "out_of_memory", "message": "no room"},
+    ]
+)  # fmt: skip
+
+
+def test_failures_and_what_is_missing_are_said(tmp_path: Path) -> None:
+    whole = made_rows({"real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8, "both-a.unet.aug": 0.8})
+    planned = whole[
+        ["setting", "training", "generator", "segmenter", "augmentation", "repeat"]
+    ].drop_duplicates()
+    lost = (whole["setting"] == "both-a.unet.aug") | (
+        (whole["setting"] == "synthetic-a.unet.aug") & (whole["repeat"] == 1)
+    )
+    data = ReportData("Made", {}, whole[~lost], planned=planned, jobs=JOBS, baseline="real.unet.aug")
+    found = make_quarantine(data)
+    assert [job["failure"] for job in found.failed] == ["out_of_memory"]
+    assert [(m["setting"], m["scored"], m["planned"]) for m in found.missing] == [
+        ("both-a.unet.aug", 0, 2),
+        ("synthetic-a.unet.aug", 1, 2),
+    ]
+    page = build_report(data, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "1 job failed" in text
+    assert "3 trainings of those asked for have no scores" in text
+    table = pd.read_csv(tmp_path / "tables" / "table3_dice.csv").set_index("setting")
+    assert np.isnan(table.loc["both-a.unet.aug", "mean_value"])
+    assert table.loc["both-a.unet.aug", "planned"] == 2
+    assert (tmp_path / "tables" / "failed.csv").is_file()
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["failed"][0]["message"] == "no room"
+    assert len(content["missing_trainings"]) == 2
+    (verdict,) = content["verdicts"]
+    assert set(verdict) == {"generator", "useful", "copy", "better_than"}
+    assert verdict["copy"]["kind"] == "not_audited"
+
+
+def test_cost_is_shared_among_generators() -> None:
+    rows = made_rows({"real.unet.aug": 0.8, "both-a.unet.aug": 0.8, "both-ab.unet.aug": 0.8})
+    table = cost_table(ReportData("Made", {}, rows, jobs=JOBS, baseline="real.unet.aug"))
+    assert table is not None
+    hours = table.frame.set_index("generator")["total_hours"]
+    assert hours["a"] == pytest.approx(1.5)
+    assert hours["ab"] == pytest.approx(2)
+    assert hours["all generators"] == pytest.approx(0.25)
+    assert hours["together"] == pytest.approx(3.75)
+
+
+def test_ids_of_patients_do_not_stand_in_messages(tmp_path: Path) -> None:
+    rows = made_rows({"real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8})
+    jobs = JOBS.assign(message="patient P3 cannot be read")
+    data = ReportData("Made", {}, rows, jobs=jobs, baseline="real.unet.aug", show_patient_ids=False)
+    build_report(data, tmp_path)
+    for path in [*tmp_path.rglob("*.csv"), *tmp_path.rglob("*.tex"), *tmp_path.glob("report.*")]:
+        assert "P3 " not in path.read_text(encoding="utf-8"), path
+    assert dataclasses.is_dataclass(data)
