@@ -75,17 +75,18 @@ def models_in(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
 
 def field_table(model: type[BaseModel]) -> str:
     """The fields of a model as a Markdown table."""
-    lines = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = ["| field | meaning |", "| --- | --- |"]
     for name, field in model.model_fields.items():
-        meaning = escaped(field.description or "")
-        limits = ", ".join(limit for m in field.metadata for limit in limits_of(m))
-        cells = [
-            f"`{name}`",
-            type_in_words(field.annotation),
-            default_of(field),
-            meaning + (f" ({limits})" if limits else ""),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        default = default_of(field)
+        limits = [limit for m in field.metadata for limit in limits_of(m)]
+        facts = ", ".join(
+            [
+                type_in_words(field.annotation),
+                f"default {default}" if default.startswith("`") else default,
+                *limits,
+            ]
+        )
+        lines.append(f"| `{name}` | {escaped(field.description or '')}<br><small>{facts}</small> |")
     return "\n".join(lines)
 
 
@@ -176,7 +177,7 @@ def commands_page() -> str:
         )
         rows = [option_row(p) for p in [*arguments, *options]]
         if rows:
-            parts.append("\n".join(["| option | default | meaning |", "| --- | --- | --- |", *rows]) + "\n")
+            parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]) + "\n")
     return "\n".join(parts)
 
 
@@ -207,8 +208,9 @@ def option_row(parameter: Any) -> str:
     elif default is None or default is False or default in ("", ()):
         shown = ""
     else:
-        shown = f"`{' '.join(map(str, default)) if isinstance(default, tuple | list) else default}`"
-    return f"| {names} | {shown} | {escaped(parameter.help or '')} |"
+        shown = f"default `{' '.join(map(str, default)) if isinstance(default, tuple | list) else default}`"
+    after = f"<br><small>{shown}</small>" if shown else ""
+    return f"| {names} | {escaped(parameter.help or '')}{after} |"
 
 
 def escaped(text: str) -> str:

@@ -186,7 +186,7 @@ def test_trained_sampled_continued_and_refused_like_a_network(
     assert not (generator.sample(10, 6) == whole[:10]).all()
     with pytest.raises(UnderstudyError, match="principal knows no truncation"):
         generator.sample(1, 0, psi=0.5)
-    (model / "plugin" / "model.npz").write_bytes(b"x")
+    (model / "plugin" / "m.npz").write_bytes(b"x")
     with pytest.raises(UnderstudyError, match="files of the plug-in principal are not those"):
         sample_set(model, 70, 6, tmp_path / "damaged", progress=False)
 

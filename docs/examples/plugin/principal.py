@@ -1,4 +1,4 @@
-"""A generator as a plug-in: draws slices from a normal distribution over principal components."""
+"""Slices from a normal distribution over principal components."""
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,17 +13,18 @@ class Principal:
 
     @staticmethod
     def train(slices, config, folder, seed, device):
-        joint = np.asarray(slices).reshape(len(slices), -1)  # [N, (C + annotation) * H * W] in [-1, 1]
+        joint = np.asarray(slices).reshape(len(slices), -1)  # in [-1, 1]
         mean = joint.mean(axis=0)
         _, values, axes = np.linalg.svd(joint - mean, full_matrices=False)
         kept = min(config.components, len(values))
-        spread = values[:kept] / np.sqrt(len(joint))
-        np.savez(folder / "model.npz", mean=mean, axes=axes[:kept], spread=spread, shape=slices.shape[1:])
+        learned = {"mean": mean, "axes": axes[:kept], "shape": slices.shape[1:]}
+        np.savez(folder / "m.npz", spread=values[:kept] / len(joint) ** 0.5, **learned)
 
     def __init__(self, folder, device):
-        self.model = np.load(folder / "model.npz")
+        self.m = np.load(folder / "m.npz")
 
     def sample(self, count, seed):
-        mean, axes, spread, shape = (self.model[k] for k in ("mean", "axes", "spread", "shape"))
-        drawn = np.random.default_rng(seed).standard_normal((count, len(spread))) * spread
-        return np.clip(mean + drawn @ axes, -1, 1).reshape(count, *shape)
+        rng, spread = np.random.default_rng(seed), self.m["spread"]
+        drawn = rng.standard_normal((count, len(spread))) * spread
+        made = np.clip(self.m["mean"] + drawn @ self.m["axes"], -1, 1)
+        return made.reshape(count, *self.m["shape"])  # [count, C + annotation, H, W]
