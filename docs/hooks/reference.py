@@ -10,10 +10,22 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+
+
+def on_config(config: Any) -> Any:
+    """Puts pages that the navigation does not name at the end of its How to; called by mkdocs."""
+    named = json.dumps(config["nav"])
+    pages = sorted(
+        path.name for path in Path(config["docs_dir"]).glob("*.md") if f'"{path.name}"' not in named
+    )
+    (section,) = (entry["How to"] for entry in config["nav"] if "How to" in entry)
+    section += pages
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
