@@ -150,7 +150,7 @@ def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(
         UnderstudyError, match="want 500 real slices, but 8 training patients have at most 160"
     ):
-        seen(plan_of(**grid, ratios={"shares": [0.5], "total": 1000}), tmp_path)
+        plan_of(**grid, ratios={"shares": [0.5], "total": 1000})
     huge = seen(plan_of(generators={"g": {"samples": 10**12}}), tmp_path)
     assert any("GB are free" in warning for warning in huge["warnings"])
 

@@ -20,6 +20,7 @@ from understudy.errors import UnderstudyError
 from understudy.segmenters.training import SegmenterTrainingConfig
 
 if TYPE_CHECKING:
+    from understudy.study.facts import Facts
     from understudy.study.schema import Study
 
 LR_SHARE = 0.1  # of the learning rate of the pre-training
@@ -123,12 +124,25 @@ def fine_tune_problem(study: Study) -> tuple[tuple[str, ...], str] | None:
     return None
 
 
-def refuse_too_many(study: Study, training_patients: int) -> None:
-    """Raises UnderstudyError where `fine_tune` wants more patients than train."""
+def refuse_too_many(study: Study, facts: Facts) -> None:
+    """Refuses a study that wants more real patients or slices than there can be.
+
+    Raises:
+        UnderstudyError: `fine_tune` wants more patients than train, `ratios` more slices than these have.
+    """
+    training_patients = facts.counts["train"]
     wanted = max(study.fine_tune.patients) if study.fine_tune is not None else 0
     if wanted > training_patients:
         raise UnderstudyError(
             f"`fine_tune` wants {wanted} real patients, but only {training_patients} train",
             where="fine_tune.patients of the study",
             fix=f"ask for 1 to {training_patients}",
+        )
+    ratios = study.ratios
+    slices, most = ratios.real_slices if ratios is not None else 0, training_patients * facts.shape[2]
+    if slices > most:
+        raise UnderstudyError(
+            f"`ratios` want {slices:,} real slices, but {training_patients} training patients have at most {most:,}",
+            where="ratios.total of the study",
+            fix="lower `ratios.total`, or its largest share",
         )

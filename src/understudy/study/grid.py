@@ -59,6 +59,11 @@ class RatioStudy(BaseModel):
     def _are_shares(cls, value: list[float]) -> list[float]:
         return checked_shares(value, least=0.0)
 
+    @property
+    def real_slices(self) -> int:
+        """Real slices that the largest share needs; 0 where the total is that of the real slices."""
+        return round((self.total or 0) * max(self.shares))
+
 
 class Rule(BaseModel):
     """Cells of the grid, by what they are; a field that is not given allows any value, a list each of its values."""

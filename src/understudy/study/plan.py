@@ -164,7 +164,7 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
         # Snapshots are there to be compared, not to be shared; the finished generator of their training is audited.
         audited = [job for job in jobs if job.stage == "sample" and "snapshot_kimg" not in job.spec]
         jobs += [audit_job(study, job, prepare) for job in audited]
-    refuse_too_many(study, facts.counts["train"])
+    refuse_too_many(study, facts)
     trained: dict[tuple[str, int], str] = {}
     for setting in settings(study):
         for repeat in range(study.repeats):
