@@ -176,3 +176,33 @@ def test_what_takes_one_cohort_says_so() -> None:
         study_of().with_one_cohort("a sweep")
     assert isinstance(make_plan(study_of()), Plan)
     assert job_folder("out", make_plan(study_of()).jobs[0]).name.startswith("phantom-")
+
+
+def test_the_overview_shows_each_cohorts_verdicts_and_ranks_over_all(tmp_path: Path) -> None:
+    part = {"kind": "no", "title": "No: cannot replace", "lines": ["Alone 60 %."]}
+    copy = {"kind": "copies_found", "title": "Yes: copies found", "lines": []}
+    for name, ranks in (("a", (1, 2)), ("b", (1, 1))):
+        verdicts = [
+            {"generator": g, "useful": part, "copy": copy, "better_than": part} for g in ("gan", "other")
+        ]
+        content = {
+            "answer": {"headline": "No.", "verdict": "no"},
+            "verdicts": verdicts,
+            "failed": [{"name": "x"}],
+        }
+        write_json(tmp_path / name / "report.json", content)
+        (tmp_path / name / "tables").mkdir()
+        frame = pd.DataFrame(
+            {"generator": ["gan", "other"], "dice_unet_aug": ranks, "dice_unet_aug_published": 9}
+        )
+        frame.to_csv(tmp_path / name / "tables" / "table1_ranks.csv", index=False)
+        pd.DataFrame({"tp": [1]}).to_parquet(tmp_path / name / "scores.parquet")
+    spec = {"title": "Both", "study": {}, "study_hash": "x", "command": "understudy run both.yaml"}
+    text = write_overview({name: tmp_path / name for name in ("a", "b")}, spec, tmp_path).read_text()
+    assert text.count("No: cannot replace") == 8
+    assert "gan (a), other (a), gan (b), other (b): do not release them" in text
+    assert "1 of its jobs failed" in text
+    ranked = pd.read_csv(tmp_path / "tables" / "table1_all_cohorts.csv").set_index("generator")
+    assert ranked.loc["other", "mean_rank"] == 1.5
+    assert ranked.loc["gan", "cohorts"] == 2
+    assert [v["cohort"] for v in read_json(tmp_path / "report.json")["verdicts"]] == ["a", "a", "b", "b"]

@@ -1,9 +1,10 @@
-"""The page above the reports of several cohorts: each one's answer, and their tables in one with a column `cohort`."""
+"""The page above the reports of several cohorts: verdicts and ranks over all, their tables in one, links to each."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,26 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, write_text
+from understudy.report.data import percent, plain
+from understudy.report.latex import latex
+from understudy.report.table import Table
+from understudy.report.verdicts import COLOURS
+
+SHOWN = ("table1_ranks", "table5_relative_dice", "table7_recipes", "cost")
+RANKS = "table1_all_cohorts"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the page: cohort, generator, and the three answers as in the cohort's report.json."""
+
+    cohort: str
+    generator: str
+    parts: tuple[dict[str, Any], ...]
 
 
 def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Path) -> Path:
-    """Writes `report.html`, `report.json`, `scores.parquet` and `tables/*.csv` of several cohorts together.
+    """Writes `report.html`, `report.json`, `scores.parquet` and `tables/` (CSV, LaTeX) of several cohorts together.
 
     Args:
         folders: cohort -> folder of its report; beside the page stands a folder of each cohort's name with a copy.
@@ -32,14 +49,13 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     reports = {name: _report_of(folder) for name, folder in folders.items()}
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
     tables = _tables(folders)
-    for key, frame in tables.items():
+    ranked = _ranks_over_all(tables.get("table1_ranks"), len(folders))
+    for key, frame in [*tables.items(), *([(RANKS, ranked.frame)] if ranked else [])]:
         write_text(out / "tables" / f"{key}.csv", frame.to_csv(index=False))
-    scores = pd.concat(
-        [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()],
-        ignore_index=True,
-    )
-    with atomic_path(out / "scores.parquet") as temporary:
-        scores.to_parquet(temporary, index=False)
+    shown = [*([ranked] if ranked else []), *(_shown(key, tables[key]) for key in SHOWN if key in tables)]
+    for table in shown:
+        write_text(out / "tables" / f"{table.key}.tex", latex(table))
+    _write_scores(folders, out)
     headline = " ".join(f"{name}: {answer}" for name, answer in answers.items())
     content = {
         "title": spec["title"],
@@ -47,10 +63,27 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         "study": spec["study"],
         "study_hash": spec["study_hash"],
         "answer": {"headline": headline, "cohorts": {name: r["answer"] for name, r in reports.items()}},
+        "verdicts": [
+            {"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])
+        ],
+        "failed": [
+            {"cohort": name, **f} for name, report in reports.items() for f in report.get("failed", [])
+        ],
+        "ranks": plain(ranked.frame) if ranked else [],
+        "reports": {name: f"{name}/report.html" for name in folders},
     }
     write_text(out / "report.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    write_text(out / "report.html", _page(spec, answers, tables))
+    write_text(out / "report.html", _page(spec, reports, tables, shown))
     return out / "report.html"
+
+
+def _write_scores(folders: Mapping[str, Path], out: Path) -> None:
+    scores = pd.concat(
+        [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()],
+        ignore_index=True,
+    )
+    with atomic_path(out / "scores.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
 
 
 def _report_of(folder: Path) -> dict[str, Any]:
@@ -73,12 +106,100 @@ def _tables(folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
     return {key: pd.concat(frames, ignore_index=True).fillna("") for key, frames in sorted(found.items())}
 
 
-def _page(spec: Mapping[str, Any], answers: Mapping[str, str], tables: Mapping[str, pd.DataFrame]) -> str:
+def _ranks_over_all(frame: pd.DataFrame | None, cohorts: int) -> Table | None:
+    """Mean rank of each generator over all cohorts, by every column of Table 1; None without ranks."""
+    if frame is None:
+        return None
+    columns = [
+        c for c in map(str, frame) if c not in ("cohort", "generator") and not c.endswith("_published")
+    ]
+    ranks = frame[["cohort", "generator"]].join(frame[columns].apply(pd.to_numeric, errors="coerce"))
+    means = ranks.groupby("generator", sort=False)[columns].mean()
+    means = means.assign(mean_rank=means.mean(axis=1), cohorts=ranks.groupby("generator")["cohort"].nunique())
+    means = means.sort_values("mean_rank", kind="stable")
+    body = [
+        [str(g), *("–" if pd.isna(v) else f"{v:.3g}" for v in row[:-1]), f"{int(row[-1])} of {cohorts}"]
+        for g, row in zip(means.index, means.to_numpy(), strict=True)
+    ]
+    note = "Mean over the cohorts of the ranks in each one's Table 1; 1 is the best. Synthetic slices only."
+    header = ["Generator", *map(_words, columns), "Mean", "Cohorts"]
+    return Table(RANKS, "Table 1 over all cohorts: mean ranks", note, header, body, means.reset_index())
+
+
+def _words(column: str) -> str:
+    """ "dice_unet_aug" -> "Dice, unet"; "fid" -> "FID"."""
+    if column in ("fid", "is"):
+        return column.upper()
+    metric, _, rest = column.partition("_")
+    network, _, augmented = rest.rpartition("_")
+    name = {"dice": "Dice", "hd": "Hausdorff"}.get(metric, metric)
+    return f"{name}, {network}" + (", no aug." if augmented == "noaug" else "")
+
+
+CAPTIONS = {
+    "table1_ranks": "Table 1: ranks of the generators, each cohort",
+    "table5_relative_dice": "Table 5: relative Dice",
+    "table7_recipes": "Table 7: recipes, hardware, training times",
+    "cost": "Cost, hours",
+}
+PERCENT = ("relative_dice", "low", "high", "published", "difference")
+LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
+
+
+def _shown(key: str, frame: pd.DataFrame) -> Table:
+    """A table of all cohorts for the page; its numbers shortened, the CSV has all digits."""
+    ranks = key == "table1_ranks"
+    kept = frame.drop(columns=[c for c in frame if c in LEFT_OUT or (ranks and c.endswith("_published"))])
+    body = [
+        [_cell(key, str(column), str(value)) for column, value in row.items()]
+        for row in kept.to_dict(orient="records")
+    ]
+    header = [_words(c) if key == "table1_ranks" and "_" in c else _heading(c) for c in map(str, kept)]
+    note = "One line a cohort and row; the same as CSV in tables/."
+    return Table(key, CAPTIONS[key], note, header, body, frame, 2)
+
+
+def _heading(column: str) -> str:
+    words = column.removesuffix("_hours").replace("_", " ")
+    return {"fid": "FID", "is": "IS", "seconds": "hours"}.get(words, words[:1].upper() + words[1:])
+
+
+def _cell(key: str, column: str, value: str) -> str:
+    try:
+        found = float(value)
+    except ValueError:
+        return value or "–"
+    if key == "table5_relative_dice" and column in PERCENT:
+        return percent(found, 1).replace("-", "−")
+    if column == "seconds":
+        return f"{found / 3600:.2f}"
+    return f"{found:,.4g}"
+
+
+def _page(
+    spec: Mapping[str, Any],
+    reports: Mapping[str, dict[str, Any]],
+    tables: Mapping[str, pd.DataFrame],
+    shown: list[Table],
+) -> str:
     environment = Environment(
         loader=PackageLoader("understudy.report", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style = files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8")
+    rows = [row for name, report in reports.items() for row in _rows(name, report)]
+    copies = [f"{r.generator} ({r.cohort})" for r in rows if r.parts[1]["kind"] == "copies_found"]
+    failed = {name: len(report.get("failed", [])) for name, report in reports.items()}
     return environment.get_template("overview.html.j2").render(
-        title=spec["title"], command=spec["command"], style=style, answers=answers, tables=list(tables)
-    )
+        title=spec["title"], command=spec["command"], style=style,
+        answers={name: report["answer"]["headline"] for name, report in reports.items()},
+        rows=rows, colours=COLOURS, copies=copies, failed={n: k for n, k in failed.items() if k},
+        shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
+    )  # fmt: skip
+
+
+def _rows(cohort: str, report: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(cohort, str(v["generator"]), (v["useful"], v["copy"], v["better_than"]))
+        for v in report.get("verdicts", [])
+    ]

@@ -252,11 +252,11 @@ def _better(
     if row := placed.get(name):
         numbers |= {k: row[k] for k in ("rank", "rank_low", "rank_high")} | {"of": len(placed)}
         numbers["probability_best"] = row["p_rank_1"]
-        sure = (
-            f"{row['rank_low']:g} to {row['rank_high']:g}; best with {percent(row['p_rank_1'])} probability"
-        )
+        sure = f"Rank {row['rank_low']:g} to {row['rank_high']:g}"
+        said = f"{sure}; the best with {percent(row['p_rank_1'])} probability."
+        kind = "best" if row["rank"] == 1 else "ranked"
         title = f"Rank {row['rank']:g} of {len(placed)} generators"
-        return Part("best" if row["rank"] == 1 else "ranked", title, [f"Interval {sure}.", *lines], numbers)
+        return Part(kind, title, [said, *lines], numbers, f"{row['rank']:g} of {len(placed)}")
     if generators < 2:
         kinds = {key: v["kind"] for key, v in versus.items()}
         return Part("alone", _single(kinds), [*lines, "No other generator to compare with."], numbers)
