@@ -149,7 +149,9 @@ LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
 def _shown(key: str, frame: pd.DataFrame) -> Table:
     """A table of all cohorts for the page; its numbers shortened, the CSV has all digits."""
     ranks = key == "table1_ranks"
-    kept = frame.drop(columns=[c for c in frame if c in LEFT_OUT or (ranks and c.endswith("_published"))])
+    kept = frame.drop(
+        columns=[c for c in map(str, frame) if c in LEFT_OUT or (ranks and c.endswith("_published"))]
+    )
     body = [
         [_cell(key, str(column), str(value)) for column, value in row.items()]
         for row in kept.to_dict(orient="records")
