@@ -1,0 +1,259 @@
+"""From the answers and the key to Table 6 and what may be concluded from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from understudy import __version__
+from understudy.errors import UnderstudyError
+from understudy.files import read_json, sha256_file
+from understudy.reading.statistics import (
+    Equivalence,
+    Rate,
+    auc,
+    bootstrap_difference,
+    cohen_kappa,
+    difference,
+    fleiss_kappa,
+    rate,
+    signal_detection,
+)
+
+UNSURE = 1  # confidence of an answer that was given without one
+
+
+def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    """Study, key, and the answers that count: one row a reader and item, the last that was given.
+
+    Raises:
+        UnderstudyError: no study, another study's key or one that was changed, no answers.
+    """
+    about, truth = read_json(study / "study.json"), read_json(key)
+    if sha256_file(key) != about["key_sha256"]:
+        raise UnderstudyError(
+            "the answer key is not the one that was fixed before reading",
+            where=key,
+            fix="find the key whose SHA-256 is in study.json; one that was changed cannot be used",
+        )
+    database = study / "answers.sqlite"
+    if not database.is_file():
+        raise UnderstudyError(
+            "nobody has answered yet", where=database, fix="let readers answer: understudy reading serve"
+        )
+    with sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True) as connection:
+        rows = pd.read_sql_query(
+            "select reader, item, value, seconds, comment, at from answers order by id", connection
+        )
+    if rows.empty:
+        raise UnderstudyError("nobody has answered yet", where=database, fix="let readers answer first")
+    last = rows.drop_duplicates(["reader", "item"], keep="last").reset_index(drop=True)
+    values = pd.DataFrame([json.loads(v) for v in last["value"]])
+    answers = pd.concat([last.drop(columns="value"), values], axis=1)
+    unknown = set(answers["item"]) - set(truth["items"])
+    if unknown:
+        raise UnderstudyError(
+            f"{len(unknown)} answers are about items that are not in the key", where=database,
+            fix="use the key of this study",
+        )  # fmt: skip
+    return about, truth, answers
+
+
+def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
+    """Everything that `understudy reading analyse` prints, as plain JSON values.
+
+    Raises:
+        UnderstudyError: as `read_answers`.
+    """
+    about, truth, answers = read_answers(study, key)
+    if about["kind"] == "segmentations":
+        return _of_segmentations(about, truth, answers, level)
+    entries = pd.DataFrame.from_dict(truth["items"], orient="index").rename_axis("item").reset_index()
+    data = answers.merge(entries, on="item")
+    data["case"] = data["repeat_of"].where(data["repeat_of"] != "", data["item"])
+    first = data[data["repeat_of"] == ""]
+    counts = {
+        str(source): (int((part["call"] == "real").sum()), len(part))
+        for source, part in first.groupby("source", sort=False)
+    }
+    if "real" not in counts or len(counts) < 2:
+        raise UnderstudyError(
+            "there are answers about one kind of slice only, so nothing can be compared",
+            where=study, fix="let readers go on, then analyse again",
+        )  # fmt: skip
+    result = of_counts(counts, about["margin"], level)
+    result |= {"readers": _readers(data, level), "agreement": _agreement(data), "design": about["design"],
+               "answers": len(answers), "items": len(entries), "key_sha256": about["key_sha256"]}  # fmt: skip
+    result["auc"] = _auc(first, level)
+    if first["reader"].nunique() > 1 or first.loc[first["source"] == "real", "subject"].duplicated().any():
+        result |= _resampled(first, about["margin"], about["seed"], level)
+    return result
+
+
+def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float = 0.95) -> dict[str, Any]:
+    """The analysis of a table of counts alone, e.g. the paper's Table 6.
+
+    Args:
+        counts: source -> (called real, read); one source is "real".
+        margin: of the equivalence test.
+    """
+    real = rate(*counts["real"], level)
+    others = {name: entry for name, entry in counts.items() if name != "real"}
+    called, read = (sum(entry[i] for entry in others.values()) for i in (0, 1))
+    made = rate(called, read, level)
+    value, low, high = difference(real, made)
+    narrow = difference(rate(*counts["real"], 0.9), rate(called, read, 0.9))
+    d_prime, criterion = signal_detection(read - called, read, real.n - real.count, real.n)
+    right = real.count + read - called
+    test = Equivalence(narrow[1], narrow[2], margin)
+    return {
+        "software": f"understudy {__version__}",
+        "level": level,
+        "rows": [_row(name, counts[name], level) for name in ["real", *others]],
+        "called_real": {"real": asdict(real), "synthetic": asdict(made)},
+        "accuracy": asdict(rate(right, real.n + read, level)),
+        "balanced_accuracy": (real.value + 1 - made.value) / 2,
+        "sensitivity": asdict(rate(read - called, read, level)),
+        "specificity": asdict(real),
+        "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
+        "difference": {"value": value, "low": low, "high": high, "method": "Newcombe"},
+        "d_prime": d_prime,
+        "criterion": criterion,
+        "equivalence": {**asdict(test), "holds": test.holds, "method": "two one-sided tests at 5 %"},
+    }
+
+
+def _row(source: str, entry: tuple[int, int], level: float) -> dict[str, Any]:
+    found: Rate = rate(*entry, level)
+    return {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
+            "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
+
+
+def _scores(part: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """How surely synthetic: confidence with the sign of the call."""
+    sure = pd.to_numeric(part["confidence"], errors="coerce").fillna(UNSURE).to_numpy(float)
+    return np.where(part["call"] == "synthetic", sure, -sure)
+
+
+def _auc(first: pd.DataFrame, level: float) -> dict[str, Any]:
+    """Of each reader with DeLong's interval, and the mean over readers."""
+    found = {}
+    for reader, part in first.groupby("reader"):
+        real = part["source"] == "real"
+        value, low, high = auc(_scores(part[real]), _scores(part[~real]), level)
+        found[str(reader)] = {"value": value, "low": low, "high": high, "method": "DeLong"}
+    return {"readers": found, "mean": float(np.nanmean([entry["value"] for entry in found.values()]))}
+
+
+def _readers(data: pd.DataFrame, level: float) -> dict[str, Any]:
+    found = {}
+    for reader, part in data.groupby("reader"):
+        first = part[part["repeat_of"] == ""]
+        synthetic, said = first["source"] != "real", first["call"] == "synthetic"
+        d_prime, criterion = signal_detection(
+            int((said & synthetic).sum()), int(synthetic.sum()),
+            int((said & ~synthetic).sum()), int((~synthetic).sum()),
+        )  # fmt: skip
+        found[str(reader)] = {
+            "read": len(first),
+            "accuracy": asdict(rate(int((said == synthetic).sum()), len(first), level)),
+            "d_prime": d_prime,
+            "criterion": criterion,
+            "intra_kappa": _intra(part),
+            "seconds_median": float(part["seconds"].median()),
+            "hours": float(part["seconds"].sum() / 3600),
+            "comments": int((part["comment"].fillna("") != "").sum()),
+        }
+    return found
+
+
+def _intra(part: pd.DataFrame) -> float:
+    """Agreement of a reader with the answers that the same reader gave to the same cases."""
+    calls = part.set_index("item")["call"]
+    twice = part[(part["repeat_of"] != "") & part["repeat_of"].isin(calls.index)]
+    return cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"]))
+
+
+def _agreement(data: pd.DataFrame) -> dict[str, Any]:
+    """Between readers, on the cases that all of them have read."""
+    first = data[data["repeat_of"] == ""]
+    calls = first.pivot(index="case", columns="reader", values="call").dropna()
+    if calls.shape[1] < 2 or calls.empty:
+        return {}
+    pairs = {
+        f"{a}, {b}": cohen_kappa(list(calls[a]), list(calls[b])) for a, b in combinations(calls.columns, 2)
+    }
+    counts = np.stack([(calls == word).sum(axis=1) for word in ("real", "synthetic")], axis=1)
+    return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": fleiss_kappa(counts)}
+
+
+def _resampled(first: pd.DataFrame, margin: float, seed: int, level: float) -> dict[str, Any]:
+    """Difference and equivalence over readers and cases, real ones by patient."""
+    said = first.assign(real=(first["call"] == "real").astype(float))
+    table = said.pivot(index="reader", columns="case", values="real")
+    cases = first.drop_duplicates("case").set_index("case").loc[table.columns]
+    is_real = (cases["source"] == "real").to_numpy()
+    group = [
+        str(s) if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)
+    ]
+    drawn = bootstrap_difference(table.to_numpy(float), is_real, group, seed)
+    tail = (1 - level) / 2
+    low, high, inner_low, inner_high = np.quantile(drawn, [tail, 1 - tail, 0.05, 0.95])
+    values = table.to_numpy(float)
+    value = float(np.nanmean(values[:, is_real]) - np.nanmean(values[:, ~is_real]))
+    test = Equivalence(float(inner_low), float(inner_high), margin)
+    how = "bootstrap over readers and cases, real ones by patient"
+    return {
+        "difference": {"value": value, "low": float(low), "high": float(high), "method": how},
+        "equivalence": {**asdict(test), "holds": test.holds, "method": f"90 % interval, {how}"},
+    }
+
+
+def _of_segmentations(
+    about: dict[str, Any], truth: dict[str, Any], answers: pd.DataFrame, level: float
+) -> dict[str, Any]:
+    """Which of two models' segmentations is preferred, and the marks, by patient."""
+    one, two = truth["pair"]
+    rows = []
+    for entry in answers.to_dict("records"):
+        key = truth["items"][entry["item"]]
+        preferred = entry["prefer"] if entry["prefer"] == "same" else key[entry["prefer"]]
+        marks = {key[side]: entry[f"rating_{side.lower()}"] for side in "AB"}
+        rows.append({"reader": entry["reader"], "subject": key["subject"], "preferred": preferred,
+                     "better": {one: 1.0, two: 0.0}.get(preferred, 0.5), "one": marks[one],
+                     "two": marks[two]})  # fmt: skip
+    data = pd.DataFrame(rows)
+    decided = int((data["preferred"] == one).sum()), int((data["preferred"] != "same").sum())
+    by_patient = data.groupby("subject")["better"].mean().to_numpy()
+    return {
+        "software": f"understudy {__version__}", "kind": "segmentations", "pair": [one, two], "level": level,
+        "answers": len(data), "readers": int(data["reader"].nunique()), "patients": len(by_patient),
+        "preferred": {str(k): int(v) for k, v in data["preferred"].value_counts().items()},
+        "first_of_decided": asdict(rate(*decided, level)),
+        "first_by_patient": _mean_interval(by_patient, level, about["seed"]),
+        "marks": {one: float(data["one"].mean()), two: float(data["two"].mean()),
+                  "difference": _mean_interval(
+                      (data["one"] - data["two"]).groupby(data["subject"]).mean().to_numpy(), level, about["seed"])},
+        "key_sha256": about["key_sha256"],
+    }  # fmt: skip
+
+
+def _mean_interval(values: Any, level: float, seed: int) -> dict[str, float]:
+    """Mean over patients and its percentile bootstrap interval."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {"value": math.nan, "low": math.nan, "high": math.nan}
+    rng = np.random.default_rng(seed)
+    drawn = values[rng.integers(len(values), size=(4000, len(values)))].mean(1)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}

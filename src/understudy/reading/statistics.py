@@ -1,0 +1,166 @@
+"""What a reading study may conclude: rates, signal detection, equivalence, agreement; for one reader and for several.
+
+Rates have Wilson's intervals, their difference Newcombe's (1998, method 10, from Wilson's). With several readers, or
+several slices a patient, the interval is a bootstrap over readers and cases (real cases by patient).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`count` of `n`, with a Wilson interval; all NaN if n is 0."""
+
+    count: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+def rate(count: int, n: int, level: float = 0.95) -> Rate:
+    """A rate with Wilson's score interval.
+
+    Raises:
+        ValueError: count outside 0 ... n.
+    """
+    if not 0 <= count <= n:
+        raise ValueError(f"{count} of {n} is no rate")
+    if n == 0:
+        return Rate(0, 0, math.nan, math.nan, math.nan)
+    found = stats.binomtest(count, n).proportion_ci(confidence_level=level, method="wilson")
+    return Rate(count, n, count / n, float(found.low), float(found.high))
+
+
+def difference(first: Rate, second: Rate) -> tuple[float, float, float]:
+    """(first - second, low, high) of independent rates, at the level of the two rates (Newcombe 1998, method 10)."""
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return value, low, high
+
+
+def signal_detection(hits: int, positives: int, alarms: int, negatives: int) -> tuple[float, float]:
+    """(d', criterion) with the log-linear correction (Hautus 1995), so that rates of 0 and 1 stay finite.
+
+    A hit is a synthetic case called synthetic, an alarm a real one called synthetic: a negative criterion is a reader
+    who prefers to say "synthetic".
+    """
+    if not positives or not negatives:
+        return math.nan, math.nan
+    hit = stats.norm.ppf((hits + 0.5) / (positives + 1))
+    alarm = stats.norm.ppf((alarms + 0.5) / (negatives + 1))
+    return float(hit - alarm), float(-(hit + alarm) / 2)
+
+
+def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Chance that a synthetic case is scored above a real one (ties one half), with DeLong's interval (1988).
+
+    Args:
+        real, synthetic: scores, higher for "more surely synthetic"; NaN intervals with fewer than two of either.
+    """
+    x, y = np.asarray(synthetic, float), np.asarray(real, float)
+    if not len(x) or not len(y):
+        return math.nan, math.nan, math.nan
+    above = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
+    value = float(above.mean())
+    if min(len(x), len(y)) < 2:
+        return value, math.nan, math.nan
+    variance = above.mean(1).var(ddof=1) / len(x) + above.mean(0).var(ddof=1) / len(y)
+    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    return value, max(0.0, value - half), min(1.0, value + half)
+
+
+def cohen_kappa(first: Sequence[object], second: Sequence[object], weighted: bool = False) -> float:
+    """Agreement of two readings beyond chance (Cohen 1960), or weighted by squared distance of ranks (1968).
+
+    NaN where chance alone agrees everywhere (one word only).
+    """
+    words = sorted({*first, *second}, key=lambda w: (str(type(w)), w))  # type: ignore[type-var]
+    place = {w: i for i, w in enumerate(words)}
+    table = np.zeros((len(words), len(words)))
+    for a, b in zip(first, second, strict=True):
+        table[place[a], place[b]] += 1
+    if table.sum() == 0:
+        return math.nan
+    rows, columns = np.indices(table.shape)
+    cost = (rows - columns) ** 2 if weighted else (rows != columns).astype(float)
+    expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
+    by_chance = float((cost * expected).sum())
+    return math.nan if by_chance == 0 else 1 - float((cost * table).sum()) / by_chance
+
+
+def fleiss_kappa(counts: ArrayLike) -> float:
+    """Agreement of several readers beyond chance (Fleiss 1971).
+
+    Args:
+        counts: [cases, words], how many readers said which; the same number of readers for every case.
+    """
+    table = np.asarray(counts, float)
+    readers = table.sum(1)
+    if not len(table) or not (readers == readers[0]).all() or readers[0] < 2:
+        return math.nan
+    n = readers[0]
+    observed = float(((table**2).sum(1) - n).mean() / (n * (n - 1)))
+    chance = float((table.mean(0) / n) @ (table.mean(0) / n))
+    return math.nan if chance == 1 else (observed - chance) / (1 - chance)
+
+
+def bootstrap_difference(
+    called_real: NDArray[np.float64], is_real: NDArray[np.bool_], group: Sequence[object], seed: int = 0,
+    resamples: int = 4000,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Draws of P("real" | real) - P("real" | synthetic), over readers and over cases.
+
+    Args:
+        called_real: [readers, cases] of 1, 0 or NaN (not read).
+        is_real: [cases].
+        group: [cases], what is drawn together: the patient of a real case, the case itself of a synthetic one.
+
+    Returns:
+        `resamples` differences; draws that leave one side unread are left out.
+    """
+    rng = np.random.default_rng(seed)
+    readers = len(called_real)
+    names = np.array([str(g) for g in group])
+    members = {g: np.flatnonzero(names == g) for g in dict.fromkeys(names)}
+    sides = [[rows for rows in members.values() if is_real[rows[0]] == truth] for truth in (True, False)]
+    drawn = []
+    for _ in range(resamples):
+        who = rng.integers(readers, size=readers)
+        means = []
+        for groups in sides:
+            cases = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+            values = called_real[np.ix_(who, cases)]
+            known = ~np.isnan(values)
+            means.append(values[known].mean() if known.any() else math.nan)
+        drawn.append(means[0] - means[1])
+    found = np.array(drawn)
+    return found[~np.isnan(found)]
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests at 5 % each: the 90 % interval of a difference against a margin set before.
+
+    Attributes:
+        low, high: the 90 % interval.
+        margin: largest difference that still counts as none.
+        holds: the interval lies inside -margin ... margin.
+    """
+
+    low: float
+    high: float
+    margin: float
+
+    @property
+    def holds(self) -> bool:
+        return -self.margin < self.low and self.high < self.margin

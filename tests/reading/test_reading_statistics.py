@@ -1,0 +1,96 @@
+"""Closed forms, SciPy, and the paper's own counts."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from understudy.reading.analyse import of_counts
+from understudy.reading.statistics import (
+    auc,
+    bootstrap_difference,
+    cohen_kappa,
+    difference,
+    fleiss_kappa,
+    rate,
+    signal_detection,
+)
+from understudy.report.published import published
+
+
+def test_the_papers_counts_give_the_known_difference_and_interval():
+    frame = published(6)
+    result = of_counts({r.image: (r.real, r.real + r.synthetic) for r in frame.itertuples()}, margin=0.1)
+    d = result["difference"]
+    assert [round(100 * d[k], 1) for k in ("value", "low", "high")] == [-0.8, -7.7, 8.1]
+    assert (result["called_real"]["real"]["count"], result["called_real"]["synthetic"]["count"]) == (16, 84)
+    assert result["called_real"]["real"]["low"] == pytest.approx(0.101, abs=5e-4)
+    assert result["called_real"]["synthetic"]["high"] == pytest.approx(0.203, abs=5e-4)
+    assert result["criterion"] < -0.9  # "synthetic" is said to five of six, whatever is shown
+    assert result["equivalence"]["holds"]
+    assert not of_counts({"real": (16, 100), "x": (84, 500)}, margin=0.05)["equivalence"]["holds"]
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_in_closed_form(counts):
+    k, n = counts
+    z = stats.norm.ppf(0.975)
+    p = k / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = rate(k, n)
+    assert found.low == pytest.approx((middle - half) / (1 + z * z / n), abs=1e-9)
+    assert found.high == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-9)
+
+
+def test_newcombes_own_example():
+    """Newcombe 1998, table II, (a): 56/70 against 48/80 has 0.0524 to 0.3339 by method 10."""
+    value, low, high = difference(rate(56, 70), rate(48, 80))
+    assert (value, low, high) == (
+        pytest.approx(0.2),
+        pytest.approx(0.0524, abs=5e-5),
+        pytest.approx(0.3339, abs=5e-5),
+    )
+
+
+def test_auc_is_mann_whitney_and_its_interval_covers():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-5, 6, 40), rng.integers(-4, 7, 30)
+    assert auc(x, y)[0] == pytest.approx(stats.mannwhitneyu(y, x).statistic / 1200)
+    truth = stats.norm.cdf(1 / math.sqrt(2))
+    inside = 0
+    for _ in range(400):
+        _, low, high = auc(rng.normal(0, 1, 60), rng.normal(1, 1, 60))
+        inside += low <= truth <= high
+    assert 0.91 <= inside / 400 <= 0.98
+
+
+def test_signal_detection_of_a_reader_without_bias_and_of_a_guesser():
+    d, c = signal_detection(84, 100, 16, 100)
+    assert d == pytest.approx(2 * stats.norm.ppf(84.5 / 101))
+    assert c == pytest.approx(0, abs=1e-12)
+    assert signal_detection(80, 100, 80, 100)[0] == pytest.approx(0)
+    assert math.isfinite(signal_detection(100, 100, 0, 100)[0])
+
+
+def test_kappas_by_hand():
+    a, b = list("rrrrssssrs"), list("rrrsssssrr")
+    agreed, by_chance = 0.8, 0.5 * 0.5 + 0.5 * 0.5
+    assert cohen_kappa(a, b) == pytest.approx((agreed - by_chance) / (1 - by_chance))
+    assert cohen_kappa([1, 2, 3], [1, 2, 3], weighted=True) == 1
+    assert math.isnan(cohen_kappa(list("ss"), list("ss")))
+    # Fleiss 1971: with two readers close to Cohen's; here the worked example of Fleiss' kappa in closed form
+    table = np.array([[0, 14], [7, 7], [14, 0]])
+    observed = np.mean([1, (7 * 6 * 2) / (14 * 13), 1])
+    assert fleiss_kappa(table) == pytest.approx((observed - 0.5) / 0.5)
+
+
+def test_the_bootstrap_is_wider_where_slices_of_a_patient_agree():
+    called = np.concatenate([np.repeat([1.0, 0.0], 20), np.tile([1.0, 0.0], 20)])[None]
+    is_real = np.arange(80) < 40
+    alone = bootstrap_difference(called, is_real, list(range(80)))
+    by_patient = bootstrap_difference(called, is_real, [*np.repeat(range(4), 10), *range(10, 50)])
+    assert by_patient.std() > 1.5 * alone.std()
+    assert alone.std() == pytest.approx(math.sqrt(2 * 0.25 / 40), rel=0.1)
