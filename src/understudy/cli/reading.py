@@ -131,9 +131,8 @@ def analyse_command(
         from understudy.report.published import published
 
         frame = published(6)
-        result = of_counts(
-            {r.image: (int(r.real), int(r.real + r.synthetic)) for r in frame.itertuples()}, margin
-        )
+        called = zip(frame["image"], frame["real"], frame["synthetic"], strict=True)
+        result = of_counts({str(name): (int(a), int(a + b)) for name, a, b in called}, margin)
     else:
         result = analyse(study, key or study.with_name(f"{study.name}-key.json"))
         out = out or study.with_name(f"{study.name}-results")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.reading.prepare import _check_places, finish, save_panels
+from understudy.reading.prepare import check_places, finish, save_panels
 from understudy.report.pictures import channel_window, overlay, upright, windowed
 from understudy.volumes import VolumeSet
 
@@ -40,7 +40,7 @@ def prepare_overlays(
     Raises:
         UnderstudyError: places taken, no patient that both have predicted, no such channel.
     """
-    _check_places(out, key)
+    check_places(out, key)
     opened = VolumeSet.open(volumes)
     under = _channel(opened, channel)
     rng = np.random.default_rng(seed)
@@ -55,7 +55,8 @@ def prepare_overlays(
     building = out.with_name(out.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
-    items, entries = [], {}
+    items: list[dict[str, Any]] = []
+    entries: dict[str, Any] = {}
     each = -(-count // len(subjects))
     for subject in rng.permutation(subjects):
         volume = opened.read(str(subject))

@@ -34,7 +34,6 @@ from understudy.slices import SliceSet
 
 FORMAT = "understudy-reading-1"
 KEY_FORMAT = "understudy-reading-key-1"
-_BLOCK = 64
 
 
 class Design(BaseModel):
@@ -80,7 +79,7 @@ def prepare(
     Raises:
         UnderstudyError: too few slices, other channels or sizes, `out` or `key` exist, the key below `out`.
     """
-    _check_places(out, key)
+    check_places(out, key)
     if not synthetic:
         raise UnderstudyError("a reading study needs synthetic slices", fix="give --synthetic NAME=SET")
     if "real" in synthetic:
@@ -148,7 +147,12 @@ def finish(
     return study
 
 
-def _check_places(out: Path, key: Path) -> None:
+def check_places(out: Path, key: Path) -> None:
+    """Refuses places that are taken, and a key that readers could find.
+
+    Raises:
+        UnderstudyError: see above.
+    """
     for place in (out, key):
         if place.exists():
             raise UnderstudyError(
