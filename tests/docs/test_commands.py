@@ -214,3 +214,8 @@ def test_keys_of_the_report_are_documented(world: Path) -> None:
     page = (ROOT / "docs" / "reference" / "report-json.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
     assert documented == set(read_json(world / "understudy-first" / "report.json"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").rglob("*.yaml")), ids=lambda p: p.name)
+def test_example_studies_are_valid(path: Path, world: Path) -> None:
+    load_study(path)

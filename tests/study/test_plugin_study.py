@@ -15,6 +15,7 @@ from understudy.generators.plugins import plugin_called
 from understudy.study.estimate import estimated
 from understudy.study.jobs import job_folder
 from understudy.study.plan import make_plan
+from understudy.study.preview import warnings
 from understudy.study.run import run_plan
 from understudy.study.schema import Study, load_study
 from understudy.study.stages import STAGES
@@ -52,6 +53,7 @@ def test_it_is_planned_run_audited_and_tested(tmp_path: Path, example_plugin: Pa
     plan = estimated(make_plan(study), "cpu")
     result = run_plan(plan, tmp_path / "out", STAGES, "cpu", progress=False)
     assert result.complete, result.failed
+    assert any("plug-in mine takes is not known" in said for said in warnings(plan, tmp_path, 0.0))
     done = {job.stage: job_folder(tmp_path / "out", job) for job in plan.jobs}
     assert set(done) == {"phantom", "prepare", "generator", "sample", "audit", "segmenter", "evaluate",
                          "report"}  # fmt: skip

@@ -140,6 +140,11 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
             tested = f"{facts.counts['test']} patient{'s' if facts.counts['test'] > 1 else ''}"
             found.append(f"{where}only {tested} for testing: intervals will be wide or missing")
         found += _short_of_slices(where, plan, facts)
+    plugged = sorted({job.spec["name"] for job in plan.jobs if "plugin" in job.spec})
+    if plugged:
+        found.append(
+            f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all"
+        )
     free = _free_bytes(out)
     if free is not None and free < SPARE * disk_bytes:
         found.append(
