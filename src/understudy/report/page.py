@@ -34,6 +34,7 @@ from understudy.report.audit_section import AuditSection, make_audit_section
 from understudy.report.beside import COHORTS, dataset_of
 from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
 from understudy.report.data import ReportData, Setting, count, duration, number, percent, plain
+from understudy.report.finetune_curve import finetune_panels, finetune_table
 from understudy.report.gallery import Gallery, make_gallery, segmentations
 from understudy.report.health import faults, health_lines
 from understudy.report.latex import latex
@@ -43,6 +44,7 @@ from understudy.report.published import contradictions
 from understudy.report.quality_section import QualitySection, make_quality_section
 from understudy.report.quality_tables import quality_table, reading_table, recipe_table
 from understudy.report.quarantine import Quarantine, cost_panels, cost_table, job_table, make_quarantine
+from understudy.report.setting_pictures import sample_rows, setting_sheets
 from understudy.report.table import collapsed_of
 from understudy.report.tables import (
     Table,
@@ -88,6 +90,7 @@ def build_report(data: ReportData, out: Path) -> Path:
         recipe_table(data),
         cost_table(data),
         quarantine.table,
+        finetune_table(data, summary),
     )
     tables += [table for table in (*others, job_table(data)) if table is not None]
     page = _page(
@@ -173,6 +176,9 @@ def _page(
             ratio_panels=ratio_panels(data, rows, summary),
             ratio_sentences=ratio_sentences(data, answer),
             fraction_panels=fraction_panels(data, rows, summary),
+            finetune_panels=finetune_panels(data, summary),
+            sample_rows=sample_rows(gallery),
+            setting_sheets=setting_sheets(data, means),
             segmenter_panels=figures.segmenter_curves(data),
             cases=cases,
             case_heads=heads,

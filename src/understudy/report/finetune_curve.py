@@ -1,0 +1,91 @@
+"""Dice against the number of real patients: from scratch, and after training on synthetic slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from understudy.metrics.statistics import MEAN
+from understudy.report import figures
+from understudy.report.curves import COLOURS, MARKERS, SIZE
+from understudy.report.data import TRAINING, ReportData, Setting, number
+from understudy.report.figures import INK, Panel
+from understudy.report.table import Table, about, pick, spread
+
+
+def finetune_lines(data: ReportData) -> dict[tuple[str, bool], dict[str, list[Setting]]]:
+    """(network, augmentation) -> name of a line -> its settings by rising number of patients; {} without any."""
+    found: dict[tuple[str, bool], dict[str, list[Setting]]] = {}
+    if not any(s.training == "finetune" for s in data.settings):
+        return {}
+    few = [s for s in data.settings if s.real_patients is not None and s.training in ("real", "finetune")]
+    for s in sorted(few, key=lambda s: (s.training != "real", s.real_patients or 0)):
+        name = "from scratch" if s.training == "real" else f"after {s.generator}"
+        found.setdefault((s.segmenter, s.augmentation), {}).setdefault(name, []).append(s)
+    return found
+
+
+def finetune_table(data: ReportData, summary: pd.DataFrame) -> Table | None:
+    """The numbers behind the curves; None without fine-tuning."""
+    name = _class(data)
+    body, numbers = [], []
+    for (segmenter, augmented), lines in finetune_lines(data).items():
+        for line, settings in lines.items():
+            for s in settings:
+                e = pick(summary, s.id, "dice", name, data.scope)
+                between = f"{number(float(e['low']))} to {number(float(e['high']))}" if "low" in e else "–"
+                network = segmenter + ("" if augmented else ", no augmentation")
+                body.append([network, line, str(s.real_patients), spread(e, 3), between])
+                numbers.append(
+                    about(data, s)
+                    | {"generator": s.generator, "real_patients": s.real_patients}
+                    | {k: e.get(k) for k in ("value", "sd", "low", "high")}
+                )
+    if not body:
+        return None
+    note = "The same real patients with and without training on synthetic slices before."
+    header = ["Network", "Trained", "Real patients", "Mean Dice", "95\u00a0% interval"]
+    return Table("finetune", "Fine-tuning on few real patients", note, header, body, pd.DataFrame(numbers), 2)
+
+
+def _class(data: ReportData) -> str:
+    return MEAN if len(data.class_names) != 1 else data.class_names[0]
+
+
+def finetune_panels(data: ReportData, summary: pd.DataFrame) -> list[Panel]:
+    """A panel for each network and augmentation; [] without fine-tuning."""
+    name, made = _class(data), []
+    for (segmenter, augmented), lines in finetune_lines(data).items():
+        counts = sorted({s.real_patients or 0 for settings in lines.values() for s in settings})
+        said, tops = [], [0.0]
+        with figures._axes(SIZE) as (figure, axes):
+            for i, (line, settings) in enumerate(lines.items()):
+                entries = [pick(summary, s.id, "dice", name, data.scope) for s in settings]
+                places = [counts.index(s.real_patients or 0) for s in settings]
+                x = np.array(places) + 0.06 * (i - (len(lines) - 1) / 2)
+                mid, low, high = (np.array([e[k] for e in entries], float) for k in ("value", "low", "high"))
+                scratch = line == "from scratch"
+                colour = TRAINING["real"][0] if scratch else COLOURS[(i - 1) % len(COLOURS)]
+                axes.errorbar(
+                    x, mid, [np.maximum(mid - low, 0), np.maximum(high - mid, 0)], color=colour, label=line,
+                    marker="o" if scratch else MARKERS[(i - 1) % len(MARKERS)], markersize=6, capsize=2.5,
+                    markeredgecolor="white", elinewidth=1.4,
+                )  # fmt: skip
+                tops += list(high[np.isfinite(high)])
+                points = zip(settings, mid, strict=True)
+                said.append(f"{line}: " + ", ".join(f"{s.real_patients} patients {m:.3f}" for s, m in points))
+            base = data.baseline_of(next(iter(lines.values()))[0])
+            height = float(pick(summary, base.id, "dice", name, data.scope)["value"]) if base else np.nan
+            if np.isfinite(height):
+                axes.axhline(
+                    height, color=INK, linestyle="--", linewidth=1.1, label="all real patients", zorder=1
+                )
+                tops.append(height)
+            axes.set_xticks(range(len(counts)), [str(k) for k in counts])
+            axes.set(title=segmenter + ("" if augmented else ", no augmentation"), xlabel="real patients")
+            axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, max(tops) + 0.1)))
+            axes.legend(loc="lower right")
+            made.append(
+                figures._panel(figure, f"Dice against the number of real patients: {'; '.join(said)}.")
+            )
+    return made
