@@ -66,7 +66,8 @@ def _activate_(y: Tensor, activate: bool, clamp: float | None) -> Tensor:
 
 def _masked(gradient: Tensor, y: Tensor, activate: bool, clamp: float | None) -> Tensor:
     """The gradient before leaky ReLU and clamp from the one behind them, whose output was y."""
-    y = y.detach()  # piecewise linear: y does not contribute to second derivatives
+    if torch.is_grad_enabled():
+        y = y.detach()  # piecewise linear: y does not contribute to second derivatives
     if gradient.ndim == 4:
         gradient = gradient.contiguous(memory_format=LAYOUT)
     masked = gradient if clamp is None else _hardtanh_backward(gradient, y, -clamp, clamp)
@@ -83,6 +84,19 @@ def _scaled(gradient: Tensor, scale: float, like: Tensor) -> Tensor:
 
 def _empty_like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+class _NoGraph:
+    """Stands for the context of a node where no gradient will be asked for: a node costs as much as an operation."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Forgets them."""
+
+
+def _node(kind: Any, *inputs: Any) -> Tensor:
+    """The output of a node of this kind."""
+    y: Tensor = kind.apply(*inputs) if torch.is_grad_enabled() else kind.forward(_NoGraph(), *inputs)
+    return y
 
 
 class _Dense(torch.autograd.Function):
@@ -113,8 +127,7 @@ class _Dense(torch.autograd.Function):
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
     """scale * x W^T + rate * b, then a leaky ReLU (without a gain of its own) if `activate`: [N, I] -> [N, O]."""
-    y: Tensor = _Dense.apply(x, weight, bias, scale, rate, activate)  # type: ignore[no-untyped-call]
-    return y
+    return _node(_Dense, x, weight, bias, scale, rate, activate)
 
 
 class Convolution(NamedTuple):
@@ -132,7 +145,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, o: Convolution) -> Tensor:
         filtered = _filtered(x, weight.shape[-1], o)
-        scaled = (weight * o.scale).to(filtered.dtype)
+        scaled = _laid_out(weight * o.scale, filtered.dtype)
         shift = None if bias is None else (bias * o.gain).to(filtered.dtype)
         if weight.shape[-1] == 1:
             y = _unrow(F.linear(_rows(filtered), scaled.flatten(1), shift), filtered)
@@ -149,7 +162,7 @@ class _Convolution(torch.autograd.Function):
         x, weight, filtered, scaled, y = ctx.saved_tensors
         o, size = ctx.options, weight.shape[-1]
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
-            filtered, scaled = _filtered(x, size, o), (weight * o.scale).to(filtered.dtype)
+            filtered, scaled = _filtered(x, size, o), _laid_out(weight * o.scale, filtered.dtype)
         gradient = _masked(grads[0], y, o.activate, o.clamp)
         want = [ctx.needs_input_grad[0], *(w and _weights_wanted() for w in ctx.needs_input_grad[1:3])]
         if size == 1:
@@ -167,6 +180,11 @@ class _Convolution(torch.autograd.Function):
         by_weight = None if by_weight is None else _scaled(by_weight, o.scale, weight)
         by_bias = None if by_bias is None else _scaled(by_bias, o.gain, weight)
         return by_x, by_weight, by_bias, None
+
+
+def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A convolution's weight in the type and layout of its products: else each of them would lay it out anew."""
+    return weight.to(dtype, memory_format=LAYOUT)
 
 
 def _geometry(size: int, down: bool) -> tuple[int, int]:
@@ -208,33 +226,32 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Convolu
     Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
     so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
     """
-    y: Tensor = _Convolution.apply(x, weight, bias, options)  # type: ignore[no-untyped-call]
-    return y
+    return _node(_Convolution, x, weight, bias, options)
 
 
 class _Modulated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
         styled = _styled(x, style, dtype)
+        factor = _factor(weight, up, dtype)
         if up:
-            y = F.conv_transpose2d(styled, weight.to(dtype).transpose(0, 1), stride=2).to(x.dtype)
-            y = blur(y, padding=1, gain=4.0)
+            y = blur(F.conv_transpose2d(styled, factor, stride=2).to(x.dtype), padding=1, gain=4.0)
         else:
-            y = F.conv2d(styled, weight.to(dtype), padding=weight.shape[-1] // 2).to(x.dtype)
-        ctx.save_for_backward(x, weight, style, styled)
+            y = F.conv2d(styled, factor, padding=weight.shape[-1] // 2).to(x.dtype)
+        ctx.save_for_backward(x, weight, style, styled, factor)
         ctx.up, ctx.dtype = up, dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, style, styled = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the saved one is not connected with the inputs
-            styled = _styled(x, style, ctx.dtype)
+        x, weight, style, styled, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
+            styled, factor = _styled(x, style, ctx.dtype), _factor(weight, ctx.up, ctx.dtype)
         gradient = grads[0].contiguous(memory_format=LAYOUT)
-        factor, want = weight.to(ctx.dtype), ctx.needs_input_grad[1] and _weights_wanted()
+        want = ctx.needs_input_grad[1] and _weights_wanted()
         stride, padding = [1, 1], [weight.shape[-1] // 2] * 2
         if ctx.up:
-            gradient, factor = blur(gradient, padding=2, gain=4.0), factor.transpose(0, 1)
+            gradient = blur(gradient, padding=2, gain=4.0)
             stride, padding = [2, 2], [0, 0]
         by_styled, by_weight, _ = _convolution_backward(
             gradient.to(ctx.dtype), styled, factor, None, stride, padding, [1, 1], ctx.up, [0, 0], 1,
@@ -248,6 +265,10 @@ class _Modulated(torch.autograd.Function):
         return by_x, by_weight if want else None, by_style, None, None
 
 
+def _factor(weight: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
+    return _laid_out(weight.transpose(0, 1) if up else weight, dtype)
+
+
 def _styled(x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
     return (x * style.to(x.dtype)[:, :, None, None]).to(dtype)
 
@@ -255,8 +276,7 @@ def _styled(x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
 def modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
     """Convolution of x [N, I, H, W] times style [N, I] by weight [O, I, k, k], after the doubling of the resolution
     if `up` (transposed convolution, then the [1, 3, 3, 1] filter). dtype: of the factors of the products."""
-    y: Tensor = _Modulated.apply(x, weight, style, up, dtype)  # type: ignore[no-untyped-call]
-    return y
+    return _node(_Modulated, x, weight, style, up, dtype)
 
 
 class _NoisyActivation(torch.autograd.Function):
@@ -296,8 +316,7 @@ def noisy_activation(
     Args:
         x: [N, C, R, R]. scale: [N, C], with the gain sqrt(2). noise: [N, 1, R, R] or [R, R]. strength: []. bias: [C].
     """
-    y: Tensor = _NoisyActivation.apply(x, scale, noise, strength, bias, clamp)  # type: ignore[no-untyped-call]
-    return y
+    return _node(_NoisyActivation, x, scale, noise, strength, bias, clamp)
 
 
 class _ImageProduct(torch.autograd.Function):
@@ -327,5 +346,4 @@ class _ImageProduct(torch.autograd.Function):
 def image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None) -> Tensor:
     """1x1 convolution of x [N, I, R, R] (channels-last) by a kernel for each sample [N, O, I], plus bias [O], clamped:
     a contiguous image, float32 [N, O, R, R]."""
-    image: Tensor = _ImageProduct.apply(x, kernels, bias, clamp)  # type: ignore[no-untyped-call]
-    return image
+    return _node(_ImageProduct, x, kernels, bias, clamp)
