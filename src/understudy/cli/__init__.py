@@ -9,7 +9,18 @@ import sys
 
 import understudy.cli.annotations
 import understudy.cli.correlate  # noqa: F401
-from understudy.cli import audit, cohort, exchange, generators, plan, quality, reading, score, study  # noqa: F401
+from understudy.cli import (  # noqa: F401
+    audit,
+    cohort,
+    exchange,
+    generators,
+    plan,
+    quality,
+    reading,
+    release,
+    score,
+    study,
+)
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import explain_os_error

@@ -17,7 +17,10 @@ export = typer.Typer(help="Write slice sets for other programs.", no_args_is_hel
 app.add_typer(export, name="export")
 
 LayoutOption = Annotated[
-    str, typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, slices (a slice set).")
+    str,
+    typer.Option(
+        help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."
+    ),
 ]
 PatternOption = Annotated[
     str | None,
@@ -83,12 +86,13 @@ def read(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Read a folder of images that someone else made into a slice set."""
+    """Read a folder of images that someone else made, or a released package, into a slice set."""
+    from understudy.exchange.packaged import unpacked
     from understudy.exchange.read import read_folder
 
     spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
                  clip=clip, tolerance=tolerance, sizes=sizes, resolution=resolution)  # fmt: skip
-    made = read_folder(folder, spec, out, progress=not quiet)
+    made = read_folder(*unpacked(folder, spec), out, progress=not quiet)
     distance = made.attrs["annotation"]["mean_code_distance"]
     print(
         f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
@@ -101,7 +105,7 @@ def read(
 @app.command()
 def evaluate(
     synthetic: Annotated[
-        Path, typer.Option(help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set.")
+        Path, typer.Option(help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set, released package.")
     ],
     study: Annotated[
         str | None, typer.Option(help="Study (file or preset) with the real patients and the U-Net.")

@@ -22,11 +22,12 @@ from understudy.exchange.recognise import files_below, recognise
 from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.target import Annotation, Sizes, Target
+from understudy.exchange.webdataset import TarSource
 from understudy.files import sha256_json
 from understudy.progress import track
 from understudy.slices import SHARD, SliceSet, SliceWriter
 
-ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz")}
+ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
 
 
 def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
@@ -79,6 +80,8 @@ def open_source(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
         )
     if layout == "array":
         return ArraySource(root, files, spec, known)
+    if layout == "webdataset":
+        return TarSource(root, files, spec, known)
     return FileSource(root, recognise(root, files, spec, known), spec, layout == "nifti")
 
 

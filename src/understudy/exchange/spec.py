@@ -30,9 +30,10 @@ class FolderSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    layout: Literal["auto", "png", "array", "nifti", "slices"] = Field(
+    layout: Literal["auto", "png", "array", "nifti", "webdataset", "slices"] = Field(
         default="auto",
-        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, or a slice set of Understudy"
+        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, WebDataset shards"
+        " (.tar), or a slice set of Understudy"
         " (auto: find out)",
     )
     pattern: str = Field(

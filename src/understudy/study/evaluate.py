@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.cohort.layouts import CohortConfig, find_patients
 from understudy.errors import UnderstudyError
+from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_source
 from understudy.exchange.spec import FolderSpec
 from understudy.files import read_json
@@ -34,14 +35,15 @@ def evaluation_study(
     study = study.with_one_cohort("comparing images with its patients")
     # What the names of its files tell to be wrong is said before anything runs.
     known = find_patients(study.cohort).channels if study.cohort else None
-    open_source(synthetic, spec, known)
+    folder, spec = unpacked(synthetic, spec, known)
+    open_source(folder, spec, known)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", synthetic.absolute().name).strip("-_") or "synthetic"
     first = next(iter(study.segmenters))
     fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
     changed = study.model_copy(
         update={
             "name": study.name if _holds(out, study) else f"{study.name}-{name}",
-            "generators": {name: FolderGenerator(**fields, folder=synthetic.absolute(), samples=count)},
+            "generators": {name: FolderGenerator(**fields, folder=folder.absolute(), samples=count)},
             "segmenters": {first: study.segmenters[first]},
             "trainings": ["real", "synthetic", "both"],
             "ratios": None,

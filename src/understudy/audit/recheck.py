@@ -1,0 +1,180 @@
+"""An audit done again from the slices, but for its planted copies: are its p-values those of exactly these files?
+
+A release rests on an audit's p-values. They are not taken on trust: sets are hashed again, nearest neighbours are
+searched again (the search is exact, so that the numbers have to agree), and the rest that is to be released is judged
+by the same rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from understudy.audit.config import TESTED, AuditConfig
+from understudy.audit.conformal import Null, PValues, p_values, slices_needed
+from understudy.audit.controls import Controls, Detection, FalseAlarms, scores_of
+from understudy.audit.perform import FORMAT, _flags, _judged, _refuse_training_slices, _slice_table
+from understudy.audit.sides import Side, sides
+from understudy.audit.similarity import nearest
+from understudy.audit.verdict import Hits, Verdict, verdict
+from understudy.errors import UnderstudyError
+from understudy.files import read_json, sha256_json
+from understudy.slices import SliceSet
+
+_ALIKE = 1e-9  # by which p-values that were written and read may differ
+_AGAIN = "audit these files again: understudy audit --out FOLDER"
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """An audit's p-values, found again.
+
+    Attributes:
+        numbers: of audit.json.
+        table: as p_values.parquet, computed now: row, judged, flagged, p, ...
+        correlation: [n] each synthetic slice's highest correlation with a training slice, all channels; NaN where it
+            was not judged.
+        training, heldout: the rows that were compared with.
+        controls: of the audit.
+    """
+
+    numbers: dict[str, Any]
+    table: pd.DataFrame
+    correlation: NDArray[np.float64]
+    training: Side
+    heldout: Side
+    controls: Controls
+    _judged: NDArray[np.int64]
+    _scores: NDArray[np.float64]
+    _compared: PValues
+
+    def rest(self, kept: NDArray[np.int64]) -> Verdict:
+        """The verdict on these rows of the synthetic set, which were screened by the audit.
+
+        Raises:
+            UnderstudyError: none of them can be judged.
+        """
+        mask = np.isin(self._judged, kept)
+        if not mask.any():
+            raise UnderstudyError(
+                "no slice that is left can be judged", where="audit", fix="sample and audit more slices"
+            )
+        config = AuditConfig.model_validate(self.numbers["config"])
+        null = self._compared.null
+        part = PValues(self._compared.pattern[mask], self._compared.above, null)
+        flags = _flags(self._scores[mask], part, self.controls, config)
+        hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
+        return verdict(
+            flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened=True
+        )
+
+
+def recheck(
+    training: SliceSet,
+    heldout: SliceSet,
+    synthetic: SliceSet,
+    audit_dir: str | Path,
+    training_rows: NDArray[np.int64] | None = None,
+    memory_bytes: int = 1 << 28,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Recheck:
+    """Hashes the three sets again, searches again, and compares with what the audit's folder says.
+
+    Args:
+        training, heldout, synthetic, training_rows: as in `perform.audit`.
+        audit_dir: its folder.
+        memory_bytes: of the search; the result does not depend on it.
+
+    Raises:
+        NotAuditable: see `sides`.
+        UnderstudyError: no audit with its controls, other sets or rows, changed files, other p-values.
+    """
+    folder = Path(audit_dir)
+    numbers = _read(folder)
+    parts = sides(training, heldout, synthetic, training_rows)
+    for part in parts:
+        _bound(part, numbers["sets"].get(part.name) or {}, folder)
+    for slices in {id(part.slices): part.slices for part in parts}.values():
+        slices.verify()
+    config = AuditConfig.model_validate(numbers["config"])
+    judged = _judged(parts, config)
+    search = config.search(more=False).model_copy(update={"memory_bytes": memory_bytes})
+
+    def found(side: Side) -> pd.DataFrame:
+        return nearest(
+            side.slices, training, query_rows=side.rows, training_rows=parts[0].rows, config=search, device=device,
+            progress=progress,
+        )  # fmt: skip
+
+    of_heldout, of_synthetic = found(judged[1]), found(judged[2])
+    _refuse_training_slices(of_heldout, heldout)
+    compared = p_values(scores_of(of_synthetic), Null(scores_of(of_heldout), judged[1].codes))
+    scores = scores_of(of_synthetic)
+    table = _slice_table(synthetic, judged[2], compared, scores, compared.flagged(config.quantile))
+    _agree(table, folder)
+    correlation = np.full(len(synthetic), np.nan)
+    correlation[judged[2].rows] = scores[:, TESTED.index("stacked")]
+    return Recheck(
+        numbers,
+        table,
+        correlation,
+        parts[0],
+        parts[1],
+        controls_of(numbers),
+        judged[2].rows,
+        scores,
+        compared,
+    )
+
+
+def controls_of(numbers: dict[str, Any]) -> Controls:
+    """The controls that audit.json records."""
+    found = numbers["controls"]
+    alarms: dict[str, Any] = {k: float("nan") if v is None else v for k, v in found["false_alarms"].items()}
+    return Controls(tuple(Detection(**d) for d in found["detection"]), FalseAlarms(**alarms))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    numbers: dict[str, Any] = read_json(folder / "audit.json")
+    if numbers.get("format") != FORMAT or not numbers.get("controls"):
+        said = numbers.get("refusal")
+        raise UnderstudyError(
+            f"this is no audit with its controls{f': {said}' if said else ''}", where=folder, fix=_AGAIN
+        )
+    return numbers
+
+
+def _bound(part: Side, said: dict[str, Any], folder: Path) -> None:
+    """The audit is of this set and these rows."""
+    if said.get("content_hash") != part.slices.content_hash:
+        raise UnderstudyError(
+            f"the audit is of other {part.name} slices, or they were changed since", where=folder, fix=_AGAIN
+        )
+    if said.get("rows_hash") != sha256_json(part.rows.tolist()):
+        raise UnderstudyError(
+            f"the audit is of other rows of the {part.name} slices", where=folder, fix=_AGAIN
+        )
+
+
+def _agree(table: pd.DataFrame, folder: Path) -> None:
+    """The p-values that lie in the folder are those that were found."""
+    path = folder / "p_values.parquet"
+    if not path.is_file():
+        raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)
+    stored = pd.read_parquet(path)
+    same = len(stored) == len(table) and all(
+        name in stored and stored[name].astype(bool).equals(table[name].astype(bool))
+        for name in ("judged", "flagged")
+    )
+    if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=_ALIKE, equal_nan=True):
+        raise UnderstudyError(
+            "the audit's p-values are not those of these slices: they were changed, or are of another audit",
+            where=path,
+            fix=_AGAIN,
+        )

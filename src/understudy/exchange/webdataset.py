@@ -1,0 +1,170 @@
+"""WebDataset: tar files whose members share a key up to the first dot, `ID.t1w.png`, `ID.seg.png`, `ID.json`.
+
+https://github.com/webdataset/webdataset: members of one sample stand next to each other. The writer's tar headers hold
+no name, number or time of whoever wrote them, so that equal slices give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.sources import RawSlice
+from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+
+SEGMENTATION = "seg"
+_LARGEST = 1 << 28  # bytes of a member that is read
+
+
+def token(name: str) -> str:
+    """What stands for a channel in a member's name: "T1wGd" -> "t1wgd"."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+class ShardFiles:
+    """Writes samples into `folder/shard-000000.tar`, ..., none larger than `limit` bytes.
+
+    Args:
+        folder: made if absent.
+        limit: bytes; a new shard is begun before it is exceeded.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder, self._limit = folder, limit
+        self._handle: BinaryIO | None = None
+        self._tar: tarfile.TarFile | None = None
+        self.count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, key: str, members: Iterable[tuple[str, bytes]]) -> None:
+        """A sample: (ending, content) pairs, kept together in one shard."""
+        listed = list(members)
+        size = sum(512 + -(-len(content) // 512) * 512 for _, content in listed)
+        if self._handle is None or self._handle.tell() + size + 10240 > self._limit:
+            self.close()
+            self._handle = open(self._folder / f"shard-{self.count:06d}.tar", "wb")  # noqa: SIM115
+            self._tar = tarfile.open(fileobj=self._handle, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self.count += 1
+        assert self._tar is not None
+        for ending, content in listed:
+            entry = tarfile.TarInfo(f"{key}.{ending}")  # its defaults: no owner, time 0
+            entry.size, entry.mode = len(content), 0o644
+            self._tar.addfile(entry, io.BytesIO(content))
+        self._tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header; a writer needs none
+
+    def close(self) -> None:
+        """Ends the shard."""
+        if self._tar is not None and self._handle is not None:
+            self._tar.close()
+            self._handle.close()
+        self._tar = self._handle = None
+
+
+class TarSource:
+    """Shards of PNG files, one a channel and one for the annotation."""
+
+    def __init__(
+        self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None
+    ) -> None:
+        if spec.pattern or isinstance(spec.labels, int | dict):
+            raise UnderstudyError(
+                "members of a tar file are found by their endings",
+                where="pattern, labels",
+                fix="leave `pattern` out, and say what stands for channels and annotation: --channels T1w=t1w",
+            )
+        self._root, self._files = root, list(files)
+        wanted = list(spec.named) or list(known or [])
+        self._tokens = {str(v or token(k)): k for k, v in spec.named.items()} or {
+            word: name for name in (wanted or ALIASES) if name != LABELS
+            for word in {token(name), *ALIASES.get(name, ())}
+        }  # fmt: skip
+        self._seg = {spec.labels} if spec.labels else set(ALIASES[LABELS])
+        first = next(self._samples(), None)
+        if first is None:
+            raise UnderstudyError("the shards hold no sample", where=root, fix="check the files")
+        self.channels = tuple(wanted) or tuple(n for n in ALIASES if n in first[1])
+        self.classes: tuple[str, ...] = ()
+        self.count: int | None = None
+        self.notes: list[str] = []
+
+    def slices(self, start: int) -> Iterator[RawSlice]:
+        """See `Source`."""
+        for number, (key, parts, place) in enumerate(self._samples()):
+            if number < start:
+                continue
+            missing = [name for name in (*self.channels, LABELS) if name not in parts]
+            if missing:
+                raise UnderstudyError(
+                    f"sample {key} has no {missing[0]}", where=place, fix="get an intact copy of the shard"
+                )
+            images = np.stack([_png(parts[name], place, key) for name in self.channels])
+            yield RawSlice({"id": key}, images, _png(parts[LABELS], place, key)[None], place, place)
+
+    def _samples(self) -> Iterator[tuple[str, dict[str, bytes], Path]]:
+        """Key, channel -> PNG, and the shard of each sample."""
+        for file in self._files:
+            place = self._root / file
+            key = ""
+            parts: dict[str, bytes] = {}
+            for name, content in members_of(place):
+                own, _, ending = name.partition(".")
+                if own != key and parts:
+                    yield key, parts, place
+                    parts = {}
+                key, word = own, ending.removesuffix(".png")
+                if ending.endswith(".png"):
+                    channel = LABELS if word in self._seg else self._tokens.get(word)
+                    if channel in parts:
+                        raise UnderstudyError(
+                            f"two files for {channel} of sample {key}", where=place, fix="use an intact copy"
+                        )
+                    if channel:
+                        parts[channel] = content
+            if parts:
+                yield key, parts, place
+
+
+def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in a tar file, one after the other.
+
+    Raises:
+        UnderstudyError: not a tar file, damaged, or something else than plain files in it.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (entry := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]
+                if not entry.isreg() or entry.size > _LARGEST:
+                    raise UnderstudyError(
+                        f"{entry.name} is no plain file of a slice", where=path, fix="use an intact copy"
+                    )
+                held = tar.extractfile(entry)
+                content = held.read() if held else b""
+                if len(content) < entry.size:
+                    raise tarfile.ReadError("it ends too early")
+                yield entry.name, content
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise UnderstudyError(
+            f"the tar file cannot be read ({error})", where=path, fix="replace it by an intact copy"
+        ) from error
+
+
+def _png(content: bytes, place: Path, key: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.mode != "L":
+                raise ValueError(f"its mode is {image.mode}, not 8-bit grey")
+            return np.array(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UnderstudyError(
+            f"an image of sample {key} cannot be read ({error})", where=place, fix="use an intact copy"
+        ) from error

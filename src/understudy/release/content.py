@@ -1,0 +1,179 @@
+"""The slices of a package: written in a layout, read back from it, and hashed whatever the layout."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.export import AUTHORS_NAMES, export_images, export_nnunet, file_names
+from understudy.exchange.packaged import unpacked
+from understudy.exchange.read import open_source
+from understudy.exchange.spec import FolderSpec
+from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token
+from understudy.files import canonical_json
+from understudy.slices import SliceSet, SliceWriter
+
+LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")
+COLUMNS = ("id", "generator", "seed", "p", "sha256")  # of the manifest, beside area.<class>
+SHARD_BYTES = 2_000_000_000
+Pixels = NDArray[np.uint8]
+
+
+def slice_hash(image: Pixels, labels: Pixels) -> str:
+    """SHA-256 (hex) of a slice: image [C, H, W] then labels [H, W]."""
+    return hashlib.sha256(
+        np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()
+    ).hexdigest()
+
+
+def content_root(head: dict[str, Any], manifest: pd.DataFrame) -> str:
+    """SHA-256 (hex) over channels, classes and size, and each slice's id and hash."""
+    digest = hashlib.sha256(canonical_json(head).encode())
+    for name, value in zip(manifest["id"], manifest["sha256"], strict=True):
+        digest.update(f"\n{name}\t{value}".encode())
+    return digest.hexdigest()
+
+
+def head_of(slices: SliceSet) -> dict[str, Any]:
+    """What names the axes of the pixels."""
+    return {
+        "channels": list(slices.channels),
+        "classes": [{"name": c.name, "source": c.source, "code": c.code} for c in slices.classes],
+        "resolution": slices.resolution,
+    }
+
+
+def clean_set(
+    synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path
+) -> tuple[SliceSet, pd.DataFrame]:
+    """The slices that may go, with nothing in their index but id, generator and seed; and the manifest."""
+    index = synthetic.index
+    ids = np.array([n.replace(".", "_") for n in file_names(synthetic)])
+    if len(set(map(str.lower, ids))) < len(ids):
+        raise UnderstudyError("ids are not unique", where=synthetic.path, fix="give slices other ids")
+    writer = SliceWriter(
+        out, synthetic.channels, synthetic.classes, synthetic.resolution, synthetic.spacing, synthetic.axes
+    )
+    parts = []
+    for rows, images, labels in synthetic.blocks(kept[writer.done :]):
+        frame = pd.DataFrame({"id": ids[rows]})
+        for name in ("generator", "seed"):
+            frame[name] = index[name].to_numpy()[rows] if name in index else None
+        writer.append(images, labels, frame)
+        for k, entry in enumerate(synthetic.classes[1:], start=1):
+            frame[f"area.{entry.name}"] = (labels == k).sum(axis=(1, 2))
+        frame["p"] = p[rows]
+        frame["sha256"] = [slice_hash(i, n) for i, n in zip(images, labels, strict=True)]
+        parts.append(frame)
+    writer.close()
+    return SliceSet.open(out, cache_bytes=0), pd.concat(parts, ignore_index=True)
+
+
+def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BYTES) -> dict[str, Any]:
+    """Writes the set into `out`; returns the fields of a `FolderSpec` that reads it.
+
+    Raises:
+        UnderstudyError: unknown layout, slices that NIfTI cannot place, disk full.
+    """
+    codes = {c.name: c.code for c in slices.classes[1:]}
+    if layout == "png":
+        export_images(slices, out, progress=False)
+        names = {c: AUTHORS_NAMES.get(c, c) for c in slices.channels}
+        return {
+            "layout": "png",
+            "pattern": "{channel}/{id}_{channel}.png",
+            "channels": names,
+            "labels": "Seg",
+            "codes": codes,
+        }
+    if layout == "nnunet":
+        raw = export_nnunet(slices, out, folds=min(5, max(2, len(slices))), progress=False).relative_to(out)
+        names = {c: f"{raw}/imagesTr/{{id}}_{i:04d}.png" for i, c in enumerate(slices.channels)}
+        numbers = {c.name: i for i, c in enumerate(slices.classes) if i}
+        return {"layout": "png", "channels": names, "labels": f"{raw}/labelsTr/{{id}}.png", "codes": numbers}
+    table = np.array([c.code for c in slices.classes], np.uint8)
+    names = {c: token(c) for c in slices.channels}
+    if layout == "nifti":
+        if slices.axes not in (None, ("P", "L")):
+            raise UnderstudyError(f"NIfTI of slices with axes {slices.axes}", fix="use another format")
+        for name in (*names.values(), "seg"):
+            (out / name).mkdir(parents=True)
+        for key, image, drawn, _ in _each(slices, table):
+            for name, pixels in zip((*names.values(), "seg"), (*image, drawn), strict=True):
+                (out / name / f"{key}_{name}.nii.gz").write_bytes(_nifti(pixels, slices.spacing))
+        return {
+            "layout": "nifti",
+            "pattern": "{channel}/{id}_{channel}.nii.gz",
+            "channels": names,
+            "labels": "seg",
+            "codes": codes,
+        }
+    if layout == "webdataset":
+        shards = ShardFiles(out, limit)
+        for key, image, drawn, row in _each(slices, table):
+            members = [
+                (f"{n}.png", _png(x))
+                for n, x in zip((*names.values(), SEGMENTATION), (*image, drawn), strict=True)
+            ]
+            shards.add(
+                key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())]
+            )
+        shards.close()
+        return {"layout": "webdataset", "channels": names, "labels": SEGMENTATION, "codes": codes}
+    raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
+
+
+def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels, Pixels]]:
+    """Id, image uint8 [C, H, W] and labels uint8 [H, W] of each slice in a package's own files.
+
+    Raises:
+        UnderstudyError: a file that cannot be read, a grey value that is no class.
+    """
+    root, spec = unpacked(package, FolderSpec())
+    if spec.layout == "slices":
+        slices = SliceSet.open(root, cache_bytes=0)
+        for rows, images, labels in slices.blocks():
+            yield from zip(slices.index["id"].to_numpy()[rows], images, labels, strict=True)
+        return
+    table = np.full(256, 255, np.uint8)
+    table[0] = 0
+    for i, entry in enumerate(head["classes"][1:], start=1):
+        table[int(spec.codes[entry["name"]])] = i
+    for raw in open_source(root, spec, head["channels"]).slices(0):
+        labels = table[np.asarray(raw.drawn[0]).astype(np.uint8)]
+        if (labels == 255).any():
+            raise UnderstudyError(
+                "a grey value that is no class", where=raw.annotated_in, fix="use an intact copy"
+            )
+        yield str(raw.row["id"]), raw.images, labels
+
+
+def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, Pixels, Pixels, dict[str, Any]]]:
+    rows_of = slices.index.to_dict(orient="records")
+    for rows, images, labels in slices.blocks():
+        for row, image, label in zip(rows.tolist(), images, labels, strict=True):
+            yield str(rows_of[row]["id"]), image, table[label], rows_of[row]
+
+
+def _png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _nifti(pixels: Pixels, spacing: tuple[float, float, float] | None) -> bytes:
+    row, column, depth = spacing or (1.0, 1.0, 1.0)
+    image = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], np.diag([-column, -row, depth, 1.0]))
+    return gzip.compress(image.to_bytes(), 6, mtime=0)

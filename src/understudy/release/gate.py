@@ -1,0 +1,96 @@
+"""May this set be released? Everything that speaks against it, at once; flagged slices are out in any case."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.audit.recheck import Recheck, recheck
+from understudy.audit.screen import _alike
+from understudy.errors import UnderstudyError
+from understudy.release.forms import Decision
+from understudy.slices import SliceSet
+
+
+@dataclass(frozen=True)
+class Clearance:
+    """What passed: rows that may go, the audit found again, and what an override had to overrule."""
+
+    kept: NDArray[np.int64]
+    found: Recheck
+    flagged: int
+    alike: int
+    verdict: dict[str, Any]
+    override: dict[str, Any] | None
+
+
+def clear(
+    synthetic: SliceSet,
+    training: SliceSet,
+    heldout: SliceSet,
+    audit: Path,
+    decision: Decision,
+    override: str | None = None,
+    training_rows: NDArray[np.int64] | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Clearance:
+    """Rechecks the audit and weighs the decision.
+
+    Raises:
+        UnderstudyError: something speaks against the release and no reason to override it is given; a refusal and an
+            audit of other files cannot be overridden.
+    """
+    if decision.decision == "refuse":
+        raise UnderstudyError(
+            "the decision is to refuse", where=decision.by.name, fix="do not release this set"
+        )
+    if override is not None and len(override.split()) < 3:
+        raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
+    found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
+    flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
+    alike = _alike(synthetic, flagged, found.numbers, device, progress)
+    kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
+    if not len(kept):
+        raise UnderstudyError(
+            "every slice is flagged: nothing is left", where=synthetic.path, fix="train anew"
+        )
+    rest = found.rest(kept)
+    rate = len(flagged) / max(1, int(found.table["judged"].sum()))
+    against = _against(found, decision, rate, audit)
+    if rest.kind != "no_sign":
+        against.append(f"the audit's verdict on what is left: {rest.headline}")
+    if against and override is None:
+        raise UnderstudyError(
+            "the gate stays shut:\n" + "\n".join(f"  {a}" for a in against),
+            where=audit,
+            fix="mend this, or release against it with --override REASON, which is stamped on everything",
+        )
+    stamp = {"reason": override, "against": against} if override is not None else None
+    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
+
+
+def _against(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
+    limits, config = decision.thresholds, found.numbers["config"]
+    audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
+    said = []
+    if found.controls.missed:
+        said.append(f"the audit misses planted copies: {', '.join(d.name for d in found.controls.missed)}")
+    if np.isnan(found.controls.false_alarms.rate):
+        said.append("the audit could not check for false alarms")
+    if limits.quantile != config["quantile"]:
+        said.append(f"the audit's quantile is {config['quantile']}, the one agreed on {limits.quantile}")
+    if rate > limits.most_flagged:
+        said.append(f"{rate:.2%} of the slices are flagged, agreed were at most {limits.most_flagged:.2%}")
+    if limits.set_on > audited:
+        said.append(f"the thresholds are of {limits.set_on}, after the audit of {audited}")
+    if decision.date < limits.set_on or decision.date > dt.date.today():
+        said.append(f"the decision's date {decision.date} lies before its thresholds' or in the future")
+    if decision.decision == "approve" and rate:
+        said.append("slices are flagged and go out, but the decision is not `approve_with_removal`")
+    return said

@@ -1,0 +1,204 @@
+"""Is anything of a patient in a package? Every file is opened and searched, every slice compared with all real ones.
+
+Searched are text and bytes of every file as they are, tables value by value, members of tar files, headers of NIfTI
+files and everything in a PNG file that is not pixels.
+"""
+
+from __future__ import annotations
+
+import getpass
+import gzip
+import hashlib
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.packaged import CERTIFICATE
+from understudy.exchange.webdataset import members_of
+from understudy.release.content import COLUMNS, read_back
+from understudy.slices import SliceSet
+
+_SHORT = 4  # characters; shorter ids and names are compared with whole values only
+_COMMON = {"root", "user", "admin", "ubuntu", "localhost", "debian", "home", "data"}
+_FORBIDDEN = re.compile(rb"(?<![\w.:/])(/(?:home|Users|root|mnt|scratch|tmp|work)/[\w.-]+|[A-Z]:\\\\?Users)")
+_NEIGHBOUR = re.compile(r"neighbo|training_row|patient|subject", re.IGNORECASE)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was looked for and where."""
+
+    files: int
+    slices: int
+    training_slices: int
+    words: int
+    findings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[str]:
+    """What no file may hold: ids of patients and of their slices, paths, this machine and its user."""
+    words = {str(v) for s in real for c in ("subject", "id") if c in s.index for v in s.index[c].unique()}
+    words |= {str(p.absolute()) for p in paths} | {str(Path.home())}
+    return {
+        w for w in words | {socket.gethostname(), getpass.getuser()} if w and w.lower() not in _COMMON | {"/"}
+    }
+
+
+def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: set[str]) -> Scan:
+    """Searches a package.
+
+    Args:
+        package: its folder.
+        head: channels and classes, of its certificate.
+        real: sets whose slices must not be in it, with the same channels by name.
+        words: of `secret_words`.
+
+    Raises:
+        UnderstudyError: a file that cannot be opened.
+    """
+    findings: list[str] = []
+    files = sorted(p for p in package.rglob("*") if not p.is_dir())
+    long = re.compile(
+        "|".join(map(re.escape, sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)))
+        or "(?!)"
+    )
+    names = "\n".join(p.relative_to(package).as_posix() for p in files)
+    findings += [f"a file's name holds {_masked(m)}" for m in _hits(long, names)]
+    for path in files:
+        for place, text in _texts(path):
+            where = f"{path.relative_to(package)}{place}"
+            findings += [f"{where} holds {_masked(m)}" for m in _hits(long, text)]
+            findings += [
+                f"{where} holds the path {m.decode()}" for m in set(_FORBIDDEN.findall(text.encode()))
+            ]
+        if path.suffix == ".parquet":
+            findings += _columns(path, package, {w for w in words if len(w) < _SHORT})
+    known, single = _hashes(real, head["channels"])
+    count = 0
+    for name, image, _ in read_back(package, head) if (package / CERTIFICATE).is_file() and head else []:
+        count += 1
+        if _digest(image) in known:
+            findings.append(f"slice {name} is a real slice, pixel by pixel")
+        elif any(c.any() and c.min() != c.max() and _digest(c) in single for c in image):
+            findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
+    return Scan(len(files), count, sum(map(len, real)), len(words), findings)
+
+
+def refuse(found: Scan, where: Path) -> None:
+    """Raises what was found; nothing overrides it.
+
+    Raises:
+        UnderstudyError: something was found.
+    """
+    if found.findings:
+        listed = "\n".join(f"  {f}" for f in found.findings[:_SHOWN])
+        raise UnderstudyError(
+            f"the scan found {len(found.findings)} things that must not leave:\n{listed}",
+            where=where,
+            fix="take them out; a release cannot be forced past the scan",
+        )
+
+
+def _hits(words: re.Pattern[str], text: str) -> set[str]:
+    """Words that stand for themselves: not inside a longer run of letters or digits."""
+    found = set()
+    for match in words.finditer(text):
+        before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+        if not (before.isalnum() or after.isalnum()):
+            found.add(match.group())
+    return found
+
+
+def _masked(word: str) -> str:
+    """Enough to find it, too little to leak it into a log."""
+    return f"{word[:2]}… ({len(word)} characters; an id, path, host or user name)"
+
+
+def _texts(path: Path) -> Iterator[tuple[str, str]]:
+    """(place within the file, text) of all that is not pixels."""
+    if path.suffix == ".tar":
+        for name, content in members_of(path):
+            yield f": {name}", name + "\n" + _text(content, name)
+    elif path.suffix == ".parquet":
+        table = pq.read_table(path)
+        yield " (metadata)", repr(table.schema.metadata)
+        for column in table.column_names:
+            values = table[column].unique().to_pylist()
+            yield (
+                f" ({column})",
+                column + "\n" + "\n".join(map(str, values) if isinstance(values[0], str) else []),
+            )
+    else:
+        yield "", _text(path.read_bytes(), path.name) if path.stat().st_size else ""
+
+
+def _text(content: bytes, name: str) -> str:
+    if name.endswith(".png"):
+        content = b"\n".join(_chunks(content))
+    elif name.endswith(".nii.gz"):
+        raw = gzip.decompress(content)
+        content = raw[: int(np.frombuffer(raw[108:112], "<f4")[0])]  # vox_offset: header and extensions
+    elif re.fullmatch(r"\d+", name) or name.endswith(
+        ".safetensors"
+    ):  # a shard of Zarr, or weights: compressed pixels
+        content = b"" if name.isdigit() else content[: 8 + int.from_bytes(content[:8], "little")]
+    return content.decode("utf-8", "replace")
+
+
+def _chunks(content: bytes) -> Iterator[bytes]:
+    """What a PNG file holds beside pixels, and what was hung behind its end."""
+    place = 8
+    while place + 8 <= len(content):
+        size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if kind not in (b"IDAT", b"IHDR", b"IEND"):
+            yield kind + b" " + content[place + 8 : place + 8 + size]
+        place += 12 + size
+        if kind == b"IEND":
+            break
+    yield content[place:]
+
+
+def _columns(path: Path, package: Path, short: set[str]) -> list[str]:
+    frame = pd.read_parquet(path)
+    where = path.relative_to(package)
+    found = [
+        f"{where} has the column {c!r}"
+        for c in frame.columns
+        if c not in COLUMNS and not c.startswith("area.")
+    ]
+    found += [f"{where} has the column {c!r}" for c in frame.columns if _NEIGHBOUR.search(c)]
+    texts = frame.select_dtypes(include=["object", "string"])
+    return found + [
+        f"{where} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())
+    ]
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+
+
+def _hashes(real: Sequence[SliceSet], channels: Sequence[str]) -> tuple[set[bytes], set[bytes]]:
+    """Of real slices that show something, and of their channels."""
+    whole, single = set(), set()
+    for slices in real:
+        order = [slices.channels.index(c) for c in channels]
+        for _, images, _ in slices.blocks():
+            for image in images[:, order]:
+                if image.min() != image.max():
+                    whole.add(_digest(image))
+                single |= {_digest(c) for c in image if c.min() != c.max()}
+    return whole, single

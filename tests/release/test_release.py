@@ -1,0 +1,246 @@
+"""A release from made-up patients: made, verified, tampered with, refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.util
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from understudy.audit.config import AuditConfig
+from understudy.audit.perform import audit, write_audit
+from understudy.errors import UnderstudyError
+from understudy.exchange.packaged import unpacked
+from understudy.exchange.read import read_folder
+from understudy.exchange.spec import FolderSpec
+from understudy.release.forms import About, Decision, read_form, write_templates
+from understudy.release.package import Released, release_slices
+from understudy.release.scan import scan, secret_words
+from understudy.release.sums import write_sums
+from understudy.release.verify import verify
+from understudy.slices import SliceSet
+
+_spec = importlib.util.spec_from_file_location("made_heads", Path(__file__).parents[1] / "audit" / "made.py")
+assert _spec is not None
+assert _spec.loader is not None
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+ABOUT = About(
+    title="Heads", short_name="HEADS", version="1.0", description="Made-up heads.", creators=["A. Author"],
+    publisher="Hospital", contact="a@example.org", licence="CC BY 4.0", sources=["made up"],
+    source_terms_allow_release=True, approval="none needed", purpose="tests", forbidden_uses="diagnosis",
+    known_defects="small", maintenance="none",
+)  # fmt: skip
+
+
+def decision(**changed: object) -> Decision:
+    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": True}
+    fields = {
+        "decision": "approve_with_removal",
+        "by": {"name": "S. Teward", "role": "steward"},
+        "date": dt.date.today(),
+    }
+    return Decision.model_validate({**fields, "thresholds": limits, **changed})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("inputs")
+    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    images, labels = made.new_slices(60)
+    images[7], labels[7] = real.read([3])[0][0], 0  # a copy of a training slice: has to go
+    synthetic = made.synthetic_set(root / "synthetic", images, labels)
+    config = AuditConfig(quantile=0.95, copies=40, splits=10, resamples=200, within=0, more_views=False)
+    write_audit(audit(real, real, synthetic, config), root / "audit")
+    return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
+
+
+def released(inputs: dict[str, Path], out: Path, layout: str = "sliceset", **options: object) -> Released:
+    real = SliceSet.open(inputs["real"])
+    signed = options.pop("decision", decision())
+    return release_slices(
+        SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"], ABOUT, signed, out, layout, **options
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def package(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Released:
+    return released(inputs, tmp_path_factory.mktemp("package") / "heads")
+
+
+@pytest.mark.parametrize("layout", ["sliceset", "png", "nifti", "nnunet", "webdataset"])
+def test_every_layout_is_read_back_pixel_by_pixel(
+    inputs: dict[str, Path], tmp_path: Path, layout: str
+) -> None:
+    done = released(inputs, tmp_path / "out", layout)
+    found = verify(tmp_path / "out", done.root, tmp_path / "sheet.png")
+    assert found.problems == []
+    assert (tmp_path / "sheet.png").stat().st_size > 0
+    read = read_folder(*unpacked(tmp_path / "out", FolderSpec()), tmp_path / "read", progress=False)
+    source = SliceSet.open(inputs["synthetic"])
+    rows = [source.index["id"].tolist().index(i) for i in read.index["id"]]
+    assert 7 not in rows
+    assert len(rows) == done.certificate["audit"]["released"] < 60
+    order = [read.channels.index(c) for c in source.channels]
+    np.testing.assert_array_equal(read.read(slice(None))[0][:, order], source.read(rows)[0])
+    np.testing.assert_array_equal(read.read(slice(None))[1], source.read(rows)[1])
+
+
+def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        released(inputs, tmp_path / name, "webdataset", shard_bytes=60_000)
+    shards = sorted((tmp_path / "a" / "data").glob("*.tar"))
+    assert len(shards) > 1
+    for path in shards:
+        assert path.stat().st_size <= 60_000
+        assert path.read_bytes() == (tmp_path / "b" / "data" / path.name).read_bytes()
+        with tarfile.open(path) as tar:
+            assert {(m.uname, m.gname, m.uid, m.mtime) for m in tar} == {("", "", 0, 0)}
+
+
+def test_manifest_and_documents(package: Released) -> None:
+    manifest = pd.read_parquet(package.path / "manifest.parquet")
+    assert set(manifest) == {"id", "generator", "seed", "p", "sha256", "area.lesion"}
+    assert (manifest["p"] > 0.05).all()
+    croissant = json.loads((package.path / "croissant.json").read_text())
+    assert croissant["rai:hasSyntheticData"] is True
+    for heading in ("Motivation", "Composition", "Collection process", "Uses", "Distribution", "Maintenance"):
+        assert f"## {heading}" in (package.path / "DATASHEET.md").read_text()
+    assert "Patient_" not in (package.path / "evidence.html").read_text()
+
+
+def test_croissant_is_valid(package: Released) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant", reason="needs the extra `metadata`")
+    assert not mlcroissant.Dataset(str(package.path / "croissant.json")).metadata.issues.errors
+
+
+def _copy(package: Released, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(package.path, tmp_path / "copy"))
+
+
+def test_one_byte(package: Released, tmp_path: Path) -> None:
+    folder = _copy(package, tmp_path)
+    path = next(
+        p for p in sorted((folder / "data" / "images").rglob("*")) if p.is_file() and p.stat().st_size > 2000
+    )
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    assert any("was changed" in p for p in verify(folder).problems)
+
+
+def test_extra_missing_and_linked_files(package: Released, tmp_path: Path) -> None:
+    folder = _copy(package, tmp_path)
+    (folder / "more.txt").write_text("more")
+    (folder / "aida.md").unlink()
+    (folder / "link").symlink_to("/etc/hostname")
+    said = " ".join(verify(folder).problems)
+    assert "more.txt does not belong" in said
+    assert "aida.md is missing" in said
+    assert "link is a link" in said
+
+
+@pytest.mark.parametrize("line", ["../outside", "/etc/passwd", "a//b"])
+def test_hash_lists_cannot_point_outside(package: Released, tmp_path: Path, line: str) -> None:
+    folder = _copy(package, tmp_path)
+    with open(folder / "SHA256SUMS", "a") as handle:
+        handle.write(f"{hashlib.sha256(b'').hexdigest()}  {line}\n")
+    with pytest.raises(UnderstudyError, match="cannot be read"):
+        verify(folder)
+
+
+def _smuggled(inputs: dict[str, Path], folder: Path) -> None:
+    """The first slice of a PNG package becomes a training slice."""
+    from PIL import Image
+
+    real = SliceSet.open(inputs["real"]).read([5])[0][0]
+    for name, pixels in zip(("T1", "FLAIR"), real, strict=True):
+        Image.fromarray(pixels).save(min((folder / "data" / name).glob("*.png")))
+
+
+def test_a_smuggled_training_slice(inputs: dict[str, Path], tmp_path: Path) -> None:
+    done = released(inputs, tmp_path / "out", "png")
+    _smuggled(inputs, tmp_path / "out")
+    assert any("was changed" in p for p in verify(tmp_path / "out").problems)
+    write_sums(tmp_path / "out")  # hashes made anew: the manifest still tells
+    problems = verify(tmp_path / "out").problems
+    assert any(p.startswith("slice g") and "was changed" in p for p in problems)
+    assert any("published" in p for p in verify(tmp_path / "out", done.root).problems)
+    real = [SliceSet.open(inputs["real"])]
+    found = scan(tmp_path / "out", done.certificate["data"], real, secret_words(real))
+    assert any("is a real slice" in f for f in found.findings)
+
+
+def test_a_wholly_forged_package_differs_in_its_root(package: Released, tmp_path: Path) -> None:
+    folder = _copy(package, tmp_path)
+    (folder / "LICENSE").write_text("do as you like")
+    write_sums(folder)
+    assert verify(folder).problems == []
+    assert verify(folder, package.root).problems
+
+
+@pytest.mark.parametrize("place", ["DATASHEET.md", "data/zarr.json", "manifest.parquet"])
+def test_scan_finds_a_patient_id(
+    inputs: dict[str, Path], package: Released, tmp_path: Path, place: str
+) -> None:
+    folder, real = _copy(package, tmp_path), [SliceSet.open(inputs["real"])]
+    if place.endswith("parquet"):
+        frame = pd.read_parquet(folder / place)
+        frame.assign(neighbour="Patient_T1").to_parquet(folder / place, index=False)
+    elif place.endswith("json"):
+        said = json.loads((folder / place).read_text())
+        said["attributes"]["attrs"]["from"] = "Patient_T1"
+        (folder / place).write_text(json.dumps(said))
+    else:
+        with open(folder / place, "a") as handle:
+            handle.write("Patient_T1")
+    findings = scan(folder, package.certificate["data"], real, secret_words(real)).findings
+    assert any("an id" in f for f in findings)
+    assert not any("Patient_T1" in f for f in findings)
+
+
+def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="refuse"):
+        released(inputs, tmp_path / "a", decision=decision(decision="refuse"), override="we need it now")
+    with pytest.raises(UnderstudyError, match="approve_with_removal"):
+        released(inputs, tmp_path / "a", decision=decision(decision="approve"))
+    with pytest.raises(UnderstudyError, match="reason"):
+        released(inputs, tmp_path / "a", override="yes")
+    done = released(
+        inputs, tmp_path / "b", decision=decision(decision="approve"), override="the board said so"
+    )
+    for name in ("DATASHEET.md", "croissant.json", "evidence.html", "aida.md", "ro-crate-metadata.json"):
+        assert "the board said so" in (done.path / name).read_text(), name
+    assert "the board said so" in verify(done.path).override
+    assert not (tmp_path / "a").exists()
+
+
+def test_p_values_are_found_again_not_trusted(inputs: dict[str, Path], tmp_path: Path) -> None:
+    changed = {**inputs, "audit": Path(shutil.copytree(inputs["audit"], tmp_path / "audit"))}
+    path = changed["audit"] / "p_values.parquet"
+    pd.read_parquet(path).assign(flagged=False, p=0.5).to_parquet(path)
+    with pytest.raises(UnderstudyError, match="p-values are not those"):
+        released(changed, tmp_path / "out")
+
+
+def test_an_audit_of_another_set(inputs: dict[str, Path], tmp_path: Path) -> None:
+    images, labels = made.new_slices(60, seed=5)
+    other = made.synthetic_set(tmp_path / "other", images, labels)
+    with pytest.raises(UnderstudyError, match="other synthetic slices"):
+        released({**inputs, "synthetic": other.path}, tmp_path / "out")
+
+
+def test_forms_name_all_that_is_left(tmp_path: Path) -> None:
+    write_templates(tmp_path)
+    with pytest.raises(UnderstudyError, match=r"(?s)title.*approval"):
+        read_form(tmp_path / "about.yaml", About)
