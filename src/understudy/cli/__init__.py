@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 import understudy.cli.annotations
-import understudy.cli.correlate  # noqa: F401
+import understudy.cli.correlate
+import understudy.cli.reading_serve  # noqa: F401
 from understudy.cli import (  # noqa: F401
     audit,
     cohort,

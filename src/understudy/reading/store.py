@@ -1,0 +1,181 @@
+"""Answers and readers of a study in SQLite: append-only, on the disk before anybody is told so."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from understudy.errors import UnderstudyError
+from understudy.reading.answers import Answer
+from understudy.reading.folder import is_reader_name
+
+FILE = "answers.sqlite"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 random bytes in URL-safe base 64
+BUSY_SECONDS = 10.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS readers(name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers(
+  id INTEGER PRIMARY KEY, reader TEXT NOT NULL, item TEXT NOT NULL, value TEXT NOT NULL,
+  seconds REAL NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL, nonce TEXT NOT NULL UNIQUE);
+CREATE INDEX IF NOT EXISTS answers_by_reader ON answers(reader, item, id);
+CREATE TRIGGER IF NOT EXISTS answers_stay BEFORE UPDATE ON answers
+  BEGIN SELECT RAISE(ABORT, 'answers are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS answers_remain BEFORE DELETE ON answers
+  BEGIN SELECT RAISE(ABORT, 'answers are never deleted'); END;
+"""
+
+Stored = Literal["new", "known", "conflict"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a reader is; `seconds` is the median time of an item, None before the first."""
+
+    reader: str
+    done: int
+    changed: int
+    seconds: float | None
+    last: str | None
+
+
+class Store:
+    """The file `answers.sqlite` of a study's folder. Safe to use from several threads and processes.
+
+    Raises:
+        UnderstudyError: the file is not a database, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / FILE
+        self._lock = threading.Lock()
+        try:
+            self._base = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            # WAL with FULL: every commit is flushed to the disk before it returns.
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise UnderstudyError(
+                f"the answers cannot be opened ({error})", where=self.path,
+                fix="check that the folder can be written and that the file is the one made by `reading serve`",
+            ) from error  # fmt: skip
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._base.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+            except BaseException:
+                self._base.execute("ROLLBACK")
+                raise
+            self._base.execute("COMMIT")
+
+    def _rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._base.execute(question, values).fetchall()
+
+    def readers(self) -> list[str]:
+        return [row[0] for row in self._rows("SELECT name FROM readers ORDER BY name")]
+
+    def new_token(self, name: str) -> str:
+        """Makes a reader, or gives one a new link (the old one ends); only the token's hash is kept.
+
+        Raises:
+            UnderstudyError: the name is not 1 to 40 of A-Z a-z 0-9 . _ -
+        """
+        if not is_reader_name(name):
+            raise UnderstudyError(
+                f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -"
+            )
+        token = secrets.token_urlsafe(16)
+        with self._writing() as base:
+            base.execute(
+                "INSERT INTO readers VALUES(?, ?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET token_sha256 = excluded.token_sha256",
+                (name, _hash(token), _now()),
+            )
+        return token
+
+    def reader_of(self, token: str) -> str | None:
+        """The reader whose link has this token; every stored hash is compared, each in constant time."""
+        if TOKEN.fullmatch(token) is None:
+            return None
+        asked, found = _hash(token), None
+        for name, known in self._rows("SELECT name, token_sha256 FROM readers"):
+            if hmac.compare_digest(asked, known):
+                found = name
+        return found
+
+    def add(self, reader: str, answer: Answer) -> Stored:
+        """Appends an answer; it is on the disk when this returns.
+
+        Returns:
+            "new"; "known" if this very answer had arrived before; "conflict" if its nonce came with
+            another answer (nothing is stored).
+        """
+        value = json.dumps(answer.stored_value(), sort_keys=True)
+        row = (reader, answer.item, value, answer.seconds, answer.comment)
+        with self._writing() as base:
+            known = base.execute(
+                "SELECT reader, item, value, seconds, comment FROM answers WHERE nonce = ?", (answer.nonce,)
+            ).fetchone()
+            if known is not None:
+                return "known" if known == row else "conflict"
+            base.execute(
+                "INSERT INTO answers(reader, item, value, seconds, comment, at, nonce) VALUES(?,?,?,?,?,?,?)",
+                (*row, _now(), answer.nonce),
+            )
+        return "new"
+
+    def last(self, reader: str) -> dict[str, tuple[dict[str, Any], str]]:
+        """The answers that count, item -> (value, comment): the last row of every item of this reader."""
+        rows = self._rows("SELECT item, value, comment FROM answers WHERE reader = ? ORDER BY id", reader)
+        return {item: (json.loads(value), comment) for item, value, comment in rows}
+
+    def progress(self) -> list[Progress]:
+        """One row a reader, by name; `changed` counts answers that replaced an earlier one."""
+        rows = self._rows("SELECT reader, item, seconds, at FROM answers ORDER BY id")
+        found = []
+        for name in self.readers():
+            own = [row[1:] for row in rows if row[0] == name]
+            last = {item: seconds for item, seconds, _ in own}
+            times = sorted(last.values())
+            middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2 if times else None
+            found.append(Progress(name, len(last), len(own) - len(last), middle, own[-1][2] if own else None))
+        return found
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
