@@ -202,7 +202,7 @@ PATHS = [
     "/r/", "/r", "/r/%00", "/r/{t}/", "/r/{t}/images", "/r/{t}/items/", "/r/{t}/items/{i}", "/r/{t}/items/{i}/-1",
     "/r/{t}/items/{i}/4", "/r/{t}/items/{i}/%d9%a1", "/r/{t}/items/{i}/0%00", "/r/{t}/items/{i}/1e0", "/r/{t}/items/{i}/00",
     "/r/{t}/items/..%2f..%2fstudy-key.json/0", "/r/{t}/items/%2e%2e/0", "/r/{t}/items/images%2fa.png/0", "/r/{t}/answers",
-    "/r/{t}/items/{i}%00/0", "//evil.example/r/{t}", "/r/{w}%2fstate", "/r/{t};/state", "/r/{w}", "/r/{w}/state",
+    "/r/{t}/items/{i}%00/0", "//evil.example/r/{w}", "/r/{w}%2fstate", "/r/{t};/state", "/r/{w}", "/r/{w}/state",
     "/r/{w}/items/{i}/0", "/r/{t}/../../etc/passwd", "/docs", "/openapi.json", "/r/{t}/key", "/%ff%fe", "/r/{t}/state/",
 ]  # fmt: skip
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "LOCK"]
