@@ -16,6 +16,12 @@ from understudy.files import atomic_path, write_text, writing
 
 log = logging.getLogger(__name__)
 
+STOPPING = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+)  # the last: queues send it ahead of a job's time limit
+
 
 class Checkpoints:
     """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
@@ -96,7 +102,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
                 self._before[number] = signal.signal(number, self._request)
         return self
 

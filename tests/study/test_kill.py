@@ -54,7 +54,18 @@ HEAVY = [
 def command(folder: str, out: str, until: str) -> None:
     """`understudy run`, in a process of its own that has imported everything already."""
     os.chdir(folder)
-    sys.argv = ["understudy", "run", "study.yaml", "--quiet", "--until", until, "--out", out]
+    sys.argv = [
+        "understudy",
+        "run",
+        "study.yaml",
+        "--quiet",
+        "--workers",
+        "1",
+        "--until",
+        until,
+        "--out",
+        out,
+    ]
     with open("stderr", "w") as sys.stderr:
         cli.main()
 

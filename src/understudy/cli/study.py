@@ -33,11 +33,19 @@ def run(
     out: OutOption = None,
     device: DeviceOption = "auto",
     devices: DevicesOption = 1,
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Jobs at once, each in a process of its own: a number, or auto: one a GPU, or one a core where"
+            " there is work for it. 1: in this process."
+        ),
+    ] = "auto",
     quiet: QuietOption = False,
     until: Annotated[
         str,
         typer.Option(
-            help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
+            help="Stop after this stage, without side branches it does not need:"
+            " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
             " annotations, report (with the overview of several cohorts)."
         ),
     ] = "report",
@@ -46,13 +54,15 @@ def run(
     from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
     from understudy.study.run import run_plan
-    from understudy.study.stages import STAGES
+    from understudy.study.stages import STAGES, report_again
 
-    loaded = study_of(study)
+    loaded, count = study_of(study), workers_of(workers)
     if devices > 1:
         usable_devices(device, devices)
     planned = estimated(make_plan(loaded), device)
-    result = run_plan(planned, out_of(loaded, out), STAGES, device, not quiet, until, devices)
+    result = run_plan(
+        planned, out_of(loaded, out), STAGES, device, not quiet, until, devices, count, report_again
+    )
     print_result(result)
     if not result.complete:
         raise typer.Exit(1)
@@ -115,7 +125,7 @@ def status(
             row["name"],
             f"[{colours[row['state']]}]{row['state']}[/]",
             duration(row["seconds"]),
-            row["detail"],
+            f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"],
         ]
         for row in table.to_dict(orient="records")
     ]
@@ -141,6 +151,15 @@ def preset(
     from understudy.study.schema import preset_text
 
     print(preset_text(name), end="")
+
+
+def workers_of(text: str) -> int | None:
+    """The number of workers asked for; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
+    return int(text)
 
 
 def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
@@ -171,6 +190,8 @@ def print_result(result: RunResult) -> None:
         complain(f"{message}\n  job: {names[0]}{others}")
     if result.failed:
         waiting = f"; {len(result.blocked)} jobs wait for them" if result.blocked else ""
+        if result.page is not None:
+            print(f"{result.answer}\nreport of what is there, with what is missing: {result.page}")
         sys.stderr.write(
             f"{len(result.failed)} jobs failed{waiting}. What is done is kept in {result.out};"
             f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"

@@ -23,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from understudy.checkpoints import STOPPING
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
 from understudy.study.account import Heartbeat, release_memory, software, torch_threads
+from understudy.study.failures import failure_class
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -164,10 +166,11 @@ def run_job(
         finished = read_done(folder)  # another process may have finished it while this one waited
         if finished is not None:
             return finished
+        attempts = int(read_failed(folder).get("attempts", 0)) + 1
         (folder / "failed.json").unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         context = _context(job, folder, inputs, device, progress, devices, nodes)
-        with Heartbeat(folder) as heart, _failures_recorded(folder, job), interruptible():
+        with Heartbeat(folder) as heart, _failures_recorded(folder, job, attempts), interruptible():
             results = stages[job.stage](context)
         done = _done(job, results, heart, inputs)
         write_json(folder / "done.json", done)
@@ -197,6 +200,14 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """The content of `done.json`; None if the job is not done."""
     path = folder / "done.json"
     return read_json(path) if path.is_file() else None
+
+
+def read_failed(folder: Path) -> dict[str, Any]:
+    """The content of `failed.json`; {} if the job has not failed, or the file is not whole."""
+    try:
+        return dict(read_json(folder / "failed.json"))
+    except UnderstudyError:
+        return {}
 
 
 def state_of(folder: Path) -> State:
@@ -257,13 +268,13 @@ def _done(
 
 
 @contextlib.contextmanager
-def _failures_recorded(folder: Path, job: Job) -> Iterator[None]:
+def _failures_recorded(folder: Path, job: Job, attempts: int) -> Iterator[None]:
     """Leaves `failed.json` if the block fails, and turns trouble with the disk into a message."""
     try:
         yield
     except Exception as error:
         known = _disk_error(error, folder)
-        _record_failure(folder, job, known or error)
+        record_failure(folder, job, known or error, attempts)
         if known is not None:
             raise known from error
         raise
@@ -284,7 +295,7 @@ def _disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
     return None
 
 
-def _record_failure(folder: Path, job: Job, error: Exception) -> None:
+def record_failure(folder: Path, job: Job, error: Exception, attempts: int = 1) -> None:
     """Writes `failed.json`; where even that cannot be written, the error itself is what the user must see."""
     if isinstance(error, Interrupted):
         return
@@ -295,6 +306,8 @@ def _record_failure(folder: Path, job: Job, error: Exception) -> None:
                 "id": job.id,
                 "name": job.name,
                 "type": type(error).__name__,
+                "class": failure_class(error, job.stage),
+                "attempts": attempts,
                 "message": str(error),
                 "traceback": "" if isinstance(error, UnderstudyError) else traceback.format_exc(),
             },
@@ -350,7 +363,7 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, interrupt) for number in STOPPING}
     try:
         yield
     finally:

@@ -62,6 +62,9 @@ STAGE_VERSIONS = {
 ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
 """Stages whose jobs compute on a device; the hours of the others are not GPU hours."""
 
+SIDE_STAGES = {"audit", "quality", "annotations"}
+"""Stages on whose results only the report depends."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,7 +102,9 @@ class Plan:
         return found[0]
 
     def until(self, stage: str) -> Plan:
-        """The plan without the jobs of stages after `stage`; `report` is all, an overview of several cohorts too.
+        """The plan up to `stage`, without side branches (audit, quality, annotations) unless the stage is one of them.
+
+        `report` is all, an overview of several cohorts too.
 
         Raises:
             UnderstudyError: no such stage.
@@ -107,8 +112,14 @@ class Plan:
         stages = list(STAGE_VERSIONS)
         if stage not in stages:
             raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
-        kept = stages if stage == "report" else stages[: stages.index(stage) + 1]
-        return replace(self, jobs=tuple(job for job in self.jobs if job.stage in kept))
+        if stage in ("report", "overview"):
+            return self
+        kept = {stage} if stage in SIDE_STAGES else set(stages[: stages.index(stage) + 1]) - SIDE_STAGES
+        needed: set[str] = set()
+        for job in reversed(self.jobs):  # each stands after the ones that it needs
+            if job.stage in kept or job.id in needed:
+                needed |= {job.id, *(job_id for _, job_id in job.inputs)}
+        return replace(self, jobs=tuple(job for job in self.jobs if job.id in needed))
 
 
 def make_plan(study: Study) -> Plan:

@@ -1,13 +1,14 @@
-"""Runs a study on this machine: its jobs one after the other, in an order in which all inputs are there."""
+"""Runs a study on this machine: its jobs one after the other, or several at once (`pool`), each after its inputs."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from rich.markup import escape
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, write_json, writing
-from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, run_job
+from understudy.study.account import release_memory
+from understudy.study.failures import RETRIES, failure_class
+from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job
 from understudy.study.plan import Plan
+from understudy.study.pool import PartialReport, Pool, worker_count
 from understudy.study.schema import Study
 
 FORMAT = "understudy-study-1"
@@ -132,8 +136,14 @@ def run_plan(
     progress: bool = True,
     until: str = "report",
     devices: int = 1,
+    workers: int | None = 1,
+    partial_report: PartialReport | None = None,
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
+
+    A failure is answered by its class (`failures`): a job that ran out of memory is tried once more with nothing
+    beside it, one whose process was lost once more from its checkpoint; a full disk ends the run; a training that
+    has diverged is not tried again, in this run or the next, as its seed would lead it there again.
 
     Args:
         plan: what to run.
@@ -143,6 +153,8 @@ def run_plan(
         progress: show what is going on, on stderr.
         until: the last stage to run.
         devices: that a generator's training is spread over.
+        workers: jobs at once, each in a process of its own; 1: in this process; None: by GPUs, cores and jobs.
+        partial_report: makes the report of what is there in a folder of results when a job has failed for good.
 
     Raises:
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage.
@@ -151,33 +163,88 @@ def run_plan(
     wanted = plan.until(until)
     with claimed(out, plan) as folder:
         result = RunResult(folder)
-        clock = _Clock(wanted, folder, Console(stderr=True, quiet=not progress))
-        lost: set[str] = set()  # ids of jobs that failed or need one that did
-        for number, job in enumerate(wanted.jobs, start=1):
-            if any(job_id in lost for _, job_id in job.inputs):
-                lost.add(job.id)
-                result.blocked.append(job)
-                continue
-            if read_done(job_folder(folder, job)) is not None:
-                result.reused.append(job)
-                continue
-            clock.announce(number, job)
-            try:
-                done = run_job(job, plan.by_id, folder, stages, device, progress, devices)
-            except Interrupted:
-                raise
-            except Exception as error:  # reported, recorded in failed.json, and the run ends with an error
-                lost.add(job.id)
-                result.failed.append((job, _report_failure(job, error)))
-            else:
-                result.done.append(job)
-                clock.finished(job, done)
+        clock = Clock(wanted, folder, Console(stderr=True, quiet=not progress))
+        jobs = _without_diverged(wanted.jobs, result)
+        left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
+        count, leases = worker_count(workers, left, device, devices)
+        if count == 1 and not leases:
+            _run_here(jobs, plan, stages, result, clock, device, progress, devices)
+        else:
+            Pool(jobs, plan.by_id, stages, result, clock, device, count, leases).run()
         for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
             if job.stage in ("report", "overview") and read_done(job_folder(folder, job)) is not None:
                 page, answer = publish(job, folder)
                 if result.complete and job is wanted.jobs[-1]:
                     result.page, result.answer = page, answer
+        if result.failed and until == "report" and partial_report and _any_evaluated(result):
+            result.page, result.answer = partial_report(folder)
         return result
+
+
+def _without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
+    """The jobs without those that failed as numbers ran away, which are listed as failed, and what needs them."""
+    lost: set[str] = set()
+    for job in jobs:
+        folder = job_folder(result.out, job)
+        if any(job_id in lost for _, job_id in job.inputs) and read_done(folder) is None:
+            lost.add(job.id)
+            result.blocked.append(job)
+        elif (failed := read_failed(folder)).get("class") == "nan" and read_done(folder) is None:
+            lost.add(job.id)
+            again = (
+                f"understudy job {job.id[:12]} trains it again as it is; better change its settings or seed"
+            )
+            result.failed.append((job, f"{failed.get('message', '')}\n  {again}"))
+    return [job for job in jobs if job.id not in lost]
+
+
+def _any_evaluated(result: RunResult) -> bool:
+    return any(job.stage == "evaluate" for job in (*result.done, *result.reused))
+
+
+def _run_here(
+    jobs: Sequence[Job], plan: Plan, stages: Mapping[str, StageFunction], result: RunResult, clock: Clock,
+    device: str, progress: bool, devices: int,
+) -> None:  # fmt: skip
+    """Runs jobs one after the other in this process."""
+    lost: set[str] = set()  # ids of jobs that failed or need one that did
+    full = False
+    for number, job in enumerate(jobs, start=1):
+        if read_done(job_folder(result.out, job)) is not None:
+            result.reused.append(job)
+            continue
+        if full or any(job_id in lost for _, job_id in job.inputs):
+            lost.add(job.id)
+            result.blocked.append(job)
+            continue
+        clock.announce(number, job)
+        try:
+            done = _with_retries(job, plan, stages, result.out, clock, device, progress, devices)
+        except Interrupted:
+            raise
+        except Exception as error:  # reported, recorded in failed.json, and the run ends with an error
+            lost.add(job.id)
+            result.failed.append((job, _report_failure(job, error)))
+            full = failure_class(error, job.stage) == "disk"
+        else:
+            result.done.append(job)
+            clock.finished(job, done)
+
+
+def _with_retries(
+    job: Job, plan: Plan, stages: Mapping[str, StageFunction], out: Path, clock: Clock, device: str,
+    progress: bool, devices: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs a job, once more where that may help."""
+    for attempt in itertools.count():
+        try:
+            return run_job(job, plan.by_id, out, stages, device, progress, devices)
+        except Exception as error:
+            if isinstance(error, Interrupted) or attempt >= RETRIES.get(failure_class(error, job.stage), 0):
+                raise
+            release_memory()
+            clock.say(f"{job.name}: {type(error).__name__}; it is tried again")
+    raise AssertionError("counted without end")
 
 
 def publish(report: Job, out: Path) -> tuple[Path, str]:
@@ -201,14 +268,15 @@ def _report_failure(job: Job, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class _Clock:
+class Clock:
     """Announces jobs with what they and the rest of the study will take, corrected by what earlier jobs took."""
 
     def __init__(self, plan: Plan, out: Path, console: Console) -> None:
-        self._console, self._total = console, len(plan.jobs)
+        self.console, self._total = console, len(plan.jobs)
         self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
         self._estimated: dict[str, float] = {}
         self._taken: dict[str, float] = {}
+        self._beside = False  # other jobs run at the same time
         kept = self._total - len(self._left)
         if kept:
             console.print(f"{kept} of {self._total} jobs are done already")
@@ -219,11 +287,16 @@ class _Clock:
             return job.seconds * self._taken[job.stage] / self._estimated[job.stage]
         return job.seconds
 
-    def announce(self, number: int, job: Job) -> None:
-        """Prints the line above a job's own progress."""
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self.console.print(f"[yellow]{escape(text)}[/yellow]")
+
+    def announce(self, number: int, job: Job, worker: str = "") -> None:
+        """Prints the line above a job's own progress, or that a worker has begun it."""
+        self._beside = bool(worker)
         left = sum(self._seconds(other) for other in self._left)
         times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
-        self._console.print(f"[bold]\\[{number}/{self._total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
+        self.console.print(f"[bold]\\[{number}/{self._total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
     def finished(self, job: Job, done: Mapping[str, Any]) -> None:
         """Learns how long a job took."""
@@ -231,7 +304,8 @@ class _Clock:
         if not done["restarts"]:
             self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
             self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
-        self._console.print(f"      [dim]done in {duration(done['seconds'])}[/dim]")
+        name = f"{escape(job.name)}: " if self._beside else ""
+        self.console.print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
 
 
 def duration(seconds: float | None) -> str:

@@ -17,7 +17,16 @@ from understudy.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.account import software
 from understudy.study.annotation_stage import compare
 from understudy.study.audit_stage import audit
-from understudy.study.jobs import Context, Job, StageFunction, job_folder, plain_name, read_done, state_of
+from understudy.study.jobs import (
+    Context,
+    Job,
+    StageFunction,
+    job_folder,
+    plain_name,
+    read_done,
+    read_failed,
+    state_of,
+)
 from understudy.study.plugin_stage import train_plugged
 from understudy.study.quality_stage import quality
 
@@ -373,6 +382,8 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
                 "seconds": account.get("seconds"),
                 "peak_rss_mb": account.get("peak_rss_mb"),
                 "state": state_of(folder),
+                "failure": read_failed(folder).get("class", ""),
+                "message": read_failed(folder).get("message", ""),
             }
         )
     return pd.DataFrame(rows)

@@ -11,16 +11,17 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.study.jobs import Job, State, folder_name, job_folder, read_done, state_of
+from understudy.study.jobs import Job, State, folder_name, job_folder, read_done, read_failed, state_of
 
 STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
+STATUS_COLUMNS += ["failure", "message"]
 
 
 def study_status(out: str | Path) -> pd.DataFrame:
     """The jobs of the study in a folder, in their order, with the columns `STATUS_COLUMNS`.
 
     `seconds` so far, restarts included; `estimate` in seconds; `detail` is a training's last figures or an error's
-    first line.
+    first line; `failure` and `message` are class and text of a failed job's error.
 
     Raises:
         UnderstudyError: the folder holds no study.
@@ -57,6 +58,7 @@ def state_in(out: str | Path, job: Job) -> State:
 
 def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     state = state_of(folder)
+    failed = read_failed(folder) if state == "failed" else {}
     account = read_done(folder) or _quietly(folder / "heartbeat.json")
     return {
         "stage": entry["stage"],
@@ -67,11 +69,14 @@ def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
         "estimate": entry["seconds"],
         "peak_rss_mb": account.get("peak_rss_mb"),
         "restarts": account.get("restarts"),
-        "detail": _detail(folder, state),
+        "detail": detail(folder, state),
+        "failure": failed.get("class", "error") if failed else "",
+        "message": failed.get("message", ""),
     }
 
 
-def _detail(folder: Path, state: str) -> str:
+def detail(folder: Path, state: str) -> str:
+    """A training's last figures, or the first line of an error."""
     if state == "failed":
         return str(_quietly(folder / "failed.json").get("message", "")).split("\n")[0]
     if state == "done":

@@ -1,0 +1,243 @@
+"""Several jobs at once: which is next, what to do when one fails, and how it is shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from understudy.checkpoints import StopRequest
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.study.failures import LOST_RETRIES, RETRIES
+from understudy.study.jobs import Job, StageFunction, job_folder, read_done
+from understudy.study.leases import free_devices, gpus
+from understudy.study.status import detail
+from understudy.study.workers import Outcome, Task, Worker, next_outcomes
+
+if TYPE_CHECKING:
+    from understudy.study.run import Clock, RunResult
+
+WORTH = 30.0  # seconds of work left below which starting processes costs more than it saves
+MEMORY = 3 << 30  # bytes that a worker on a CPU may need
+
+
+def longest_after(jobs: Sequence[Job]) -> dict[str, float]:
+    """Job id -> estimated seconds of the longest chain of jobs that begins with it; jobs stand after their inputs."""
+    after: dict[str, float] = {}
+    for job in reversed(jobs):
+        after[job.id] = job.seconds + after.get(job.id, 0.0)
+        for _, before in job.inputs:
+            after[before] = max(after.get(before, 0.0), after[job.id])
+    return after
+
+
+def width(jobs: Sequence[Job]) -> int:
+    """The most jobs that may run side by side, if all took equally long."""
+    level: dict[str, int] = {}
+    for job in jobs:
+        level[job.id] = 1 + max((level.get(before, 0) for _, before in job.inputs), default=0)
+    counts = [list(level.values()).count(n) for n in set(level.values())]
+    return max(counts, default=1)
+
+
+def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: int) -> tuple[int, list[str]]:
+    """How many workers, and the GPUs that they lease; 1 is the run's own process.
+
+    Args:
+        asked: by the user; None: one a GPU, or one a core where there is work for it.
+        jobs: that are left.
+        device: "auto", "cpu", "cuda", ...
+        devices: that one training is spread over; more than 1 leaves nothing to share.
+
+    Raises:
+        UnderstudyError: more workers than free GPUs.
+    """
+    if devices > 1 or asked == 1 or not jobs:
+        return 1, []
+    all_gpus = gpus() if device in ("auto", "cuda") else []
+    if all_gpus:
+        free = free_devices(all_gpus)
+        if not free or (asked or 0) > len(free):
+            raise UnderstudyError(
+                f"{len(free)} of {len(all_gpus)} GPUs are free; other runs of Understudy have leased the rest",
+                where="this machine",
+                fix="wait for the other run, use --workers with a smaller number, or --device cpu",
+            )
+        return (asked or len(free)), free
+    if asked is not None:
+        return asked, []
+    if sum(job.seconds for job in jobs) < WORTH or device not in ("auto", "cpu"):
+        return 1, []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return max(1, min(cores(), width(jobs), memory // MEMORY)), []
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Pool:
+    """Runs jobs by several workers; `result` is filled in.
+
+    Args:
+        jobs: in an order in which each stands after its inputs.
+        count: of workers.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
+        result: RunResult, clock: Clock, device: str, count: int, gpus: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.result, self.clock, self.count = result, clock, count
+        self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
+        threads = max(1, cores() // count)
+        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus))
+        self.priority = longest_after(jobs)
+        self.done = {job.id for job in jobs if read_done(job_folder(result.out, job)) is not None}
+        result.reused += [job for job in jobs if job.id in self.done]
+        self.waiting = [job for job in jobs if job.id not in self.done]
+        self.tries: dict[str, int] = {}
+        self.alone: set[str] = set()  # ids of jobs that ran out of memory beside others
+        self.workers: list[Worker] = []
+        self.full = False  # the disk
+
+    def run(self) -> None:
+        """Until nothing is left that can be done.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT; the workers have written their checkpoints.
+        """
+        with StopRequest() as stop, _Display(self) as display:
+            try:
+                while not stop.requested:
+                    self._give_out()
+                    if not self._busy:
+                        break
+                    for worker, outcome in next_outcomes(self.workers, 0.5):
+                        self._take(worker, outcome)
+                    display.show()
+                if stop.requested:
+                    self._stop_all()
+                    raise Interrupted("stopped; the workers have saved their state")
+            finally:
+                self._stop_all()
+        self.result.blocked += self.waiting
+
+    @property
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _ready(self) -> list[Job]:
+        """Jobs whose inputs are done, the one with the longest chain behind it first."""
+        ready = [job for job in self.waiting if all(i in self.done for _, i in job.inputs)]
+        return sorted(ready, key=lambda job: (-self.priority[job.id], self.number[job.id]))
+
+    def _give_out(self) -> None:
+        if self.full:
+            return
+        for job in self._ready():
+            running = [worker.job.id for worker in self._busy if worker.job]
+            if len(running) >= self.count or (running and self.alone & {job.id, *running}):
+                return
+            worker = self._idle()
+            self.waiting.remove(job)
+            self.tries[job.id] = self.tries.get(job.id, 0) + 1
+            self.clock.announce(self.number[job.id], job, f"worker {worker.number}")
+            worker.start(job)
+
+    def _idle(self) -> Worker:
+        self.workers = [w for w in self.workers if w.job is not None or w.alive]
+        free = [worker for worker in self.workers if worker.job is None]
+        if free:
+            return free[0]
+        number = min(set(range(1, self.count + 1)) - {w.number for w in self.workers})
+        self.workers.append(Worker(self.task, number))
+        return self.workers[-1]
+
+    def _take(self, worker: Worker, outcome: Outcome) -> None:
+        job = outcome.job
+        if outcome.done is not None:
+            self.done.add(job.id)
+            self.result.done.append(job)
+            self.clock.finished(job, outcome.done)
+            return
+        if outcome.interrupted:  # by somebody else's signal
+            self.waiting.append(job)
+            if self.tries[job.id] <= LOST_RETRIES:
+                return
+            self.waiting.remove(job)
+            outcome = Outcome(job, None, "error", "the job was stopped by a signal twice")
+        allowed = LOST_RETRIES if outcome.failure == "lost" else RETRIES.get(outcome.failure, 0)
+        if self.tries[job.id] <= allowed:
+            self.clock.say(f"{job.name}: {outcome.message.splitlines()[0]}; it is tried again")
+            if outcome.failure == "out_of_memory":
+                self.alone.add(job.id)
+            self.waiting.append(job)
+            return
+        if outcome.trace:
+            sys.stderr.write(f"job {job.name} failed:\n{outcome.trace}")
+        self.result.failed.append((job, outcome.message))
+        if outcome.failure == "disk":
+            self.full = True
+            for other in self._busy:
+                other.stop()
+
+    def _stop_all(self) -> None:
+        """Checkpoints of all that are busy, and the end of all."""
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            if worker.job is not None:
+                outcome = worker.outcome()
+                if outcome.done is not None:  # it finished before the signal
+                    self.result.done.append(outcome.job)
+            worker.connection.close()
+            worker.process.join()
+        self.workers = []
+
+
+class _Display:
+    """One line a worker on a terminal; nothing more than the announcements elsewhere."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.last = pool, 0.0
+        console: Console = pool.clock.console
+        shown = console.is_terminal and not console.quiet
+        self.live = Live(console=console, transient=True, auto_refresh=False) if shown else None
+
+    def __enter__(self) -> _Display:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self) -> None:
+        """Time and last figures of what each worker does."""
+        if self.live is None or time.monotonic() - self.last < 1:
+            return
+        from understudy.study.run import duration
+
+        self.last = time.monotonic()
+        table = Table.grid(padding=(0, 2))
+        for worker in sorted(self.pool.workers, key=lambda w: w.number):
+            if worker.job is not None:
+                folder = job_folder(self.pool.result.out, worker.job)
+                told = detail(folder, "running")
+                table.add_row(
+                    f"worker {worker.number}", worker.job.name, duration(self.last - worker.since), told
+                )
+        self.live.update(table, refresh=True)
+
+
+PartialReport = Callable[[Path], tuple[Path, str]]

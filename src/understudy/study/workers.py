@@ -1,0 +1,180 @@
+"""Processes that do jobs: each lives for many, so that PyTorch is imported once, and ends with the run.
+
+A worker does what `run_job` does in the run's own process. It is in a process group of its own, so that Ctrl-C in a
+terminal reaches only the run, which then asks for checkpoints; and it watches the run, so that it also writes its
+checkpoint, leaves and frees its locks when the run was killed without a chance to say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.study.failures import LostWorker, OutOfMemory, failure_class, oom_kills
+from understudy.study.jobs import Job, StageFunction, job_folder, read_failed, record_failure, run_job
+from understudy.study.leases import leased
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know once.
+
+    Attributes:
+        jobs: of the plan, by id.
+        out: folder of the study's results.
+        stages: stage name -> function; functions of modules, which another process can import.
+        device: "auto", "cpu", "cuda", ...
+        threads: that a worker computes with.
+        gpus: of which each worker leases one; () on a CPU.
+    """
+
+    jobs: Mapping[str, Job]
+    out: Path
+    stages: Mapping[str, StageFunction]
+    device: str = "auto"
+    threads: int = 1
+    gpus: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job in a worker: its `done.json`, or the class and text of its failure."""
+
+    job: Job
+    done: dict[str, Any] | None = None
+    failure: str = ""
+    message: str = ""
+    trace: str = ""
+    interrupted: bool = False
+
+
+class Worker:
+    """A process that does one job at a time."""
+
+    def __init__(self, task: Task, number: int) -> None:
+        self.task, self.number = task, number
+        self.job: Job | None = None
+        self.since = 0.0
+        self._kills = oom_kills()
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(task, theirs), daemon=False)
+        with _few_threads(task.threads):
+            self.process.start()
+        theirs.close()
+
+    def start(self, job: Job) -> None:
+        """Gives it a job; a process that is gone is found out by `outcome`."""
+        self.job, self.since, self._kills = job, time.monotonic(), oom_kills()
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(job.id)
+
+    def outcome(self) -> Outcome:
+        """What it reports, or that it is lost."""
+        job, self.job = self.job, None
+        assert job is not None
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return self._lost(job)
+
+    def _lost(self, job: Job) -> Outcome:
+        """Records that the process ended in the middle of a job."""
+        memory = oom_kills() > self._kills
+        status = self.process.exitcode or 0
+        ended = signal.Signals(-status).name if status < 0 else f"status {status}"
+        text = f"the process that ran the job ended without a word ({ended})" + (
+            ": the system was out of memory" if memory else ""
+        )
+        error = (OutOfMemory if memory else LostWorker)(text)
+        folder = job_folder(self.task.out, job)
+        record_failure(folder, job, error, int(read_failed(folder).get("attempts", 0)) + 1)
+        return Outcome(job, failure="out_of_memory" if memory else "lost", message=text)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self.process.is_alive()
+
+    def stop(self) -> None:
+        """Asks for a checkpoint and the end; the second time it ends at once."""
+        if self.job is None:
+            self.connection.close()
+        elif self.process.pid is not None and self.process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
+
+
+def next_outcomes(workers: Sequence[Worker], seconds: float) -> list[tuple[Worker, Outcome]]:
+    """What busy workers have reported, or lost ones have not; waits for at most so long."""
+    busy = {worker.connection: worker for worker in workers if worker.job is not None}
+    ready = wait(list(busy), seconds)
+    return [(busy[c], busy[c].outcome()) for c in ready if isinstance(c, Connection)]
+
+
+@contextlib.contextmanager
+def _few_threads(count: int) -> Iterator[None]:
+    """Inside the block the environment limits the threads of processes that start."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(task: Task, connection: Connection) -> None:
+    """The life of a worker: jobs until the pipe is closed."""
+    os.setpgid(0, 0)
+    with leased(task.gpus) as gpu:
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        threading.Thread(target=_leave_with_the_run, daemon=True).start()
+        import torch
+
+        torch.set_num_threads(task.threads)
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            while True:
+                outcome = _do(task, task.jobs[connection.recv()])
+                connection.send(outcome)
+                if outcome.interrupted:
+                    return
+
+
+def _do(task: Task, job: Job) -> Outcome:
+    try:
+        return Outcome(job, run_job(job, task.jobs, task.out, task.stages, task.device, progress=False))
+    except Interrupted:
+        return Outcome(job, interrupted=True)
+    except Exception as error:  # told to the run, and recorded in failed.json
+        kind = failure_class(error, job.stage)
+        if isinstance(error, UnderstudyError):
+            return Outcome(job, None, kind, error.message)
+        return Outcome(job, None, kind, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _leave_with_the_run() -> None:
+    """Sends this process SIGTERM, which is a checkpoint and the end, once the run is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

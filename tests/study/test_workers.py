@@ -1,0 +1,107 @@
+"""Several workers: order, the same results, a killed worker, a full disk, a diverged training, leases."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.files import read_json
+from understudy.study.failures import failure_class
+from understudy.study.jobs import Context, Job, job_folder
+from understudy.study.leases import leased
+from understudy.study.plan import Plan
+from understudy.study.pool import longest_after, width
+from understudy.study.run import run_plan
+from understudy.study.schema import Study
+
+
+def work(context: Context) -> dict[str, Any]:
+    """Fails, or kills its process, in the way that the spec says; else counts from its inputs."""
+    how, mark = context.spec.get("how"), context.folder / "mark"
+    if how == "die once" and not mark.exists():
+        mark.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory once" and not mark.exists():
+        mark.write_text("")
+        raise MemoryError
+    if how == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if how == "nan":
+        raise FloatingPointError("the loss is nan")
+    before = [read_json(f / "done.json")["results"]["n"] for fs in context.inputs.values() for f in fs]
+    return {"n": 1 + sum(before)}
+
+
+STAGES = {"segmenter": work, "evaluate": work}
+
+
+def plan_of(*hows: str) -> Plan:
+    """A pair of jobs for each way, the second needing the first."""
+    study = Study.model_validate({"name": "w", "phantom": {"patients": 3}, "trainings": ["real"]})
+    jobs: list[Job] = []
+    for n, how in enumerate(hows):
+        first = Job("segmenter", f"first {n}", {"n": n, "how": how})
+        jobs += [first, Job("evaluate", f"second {n}", {"n": n}, (("segmenter", first.id),))]
+    return Plan(study, tuple(jobs))
+
+
+def test_killed_and_memory_are_tried_again_and_the_rest_goes_on(tmp_path: Path) -> None:
+    plan = plan_of("", "die once", "memory once", "nan")
+    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2)
+    assert [job.name for job, _ in result.failed] == ["first 3"]
+    assert [job.name for job in result.blocked] == ["second 3"]
+    alone = run_plan(plan_of("", "", ""), tmp_path.with_name("alone"), STAGES, "cpu", False)
+    assert alone.complete
+    for job in result.done:
+        done = read_json(job_folder(tmp_path, job) / "done.json")
+        assert done["results"] == {"n": 1 if job.stage == "segmenter" else 2}
+    failed = read_json(job_folder(tmp_path, plan.jobs[6]) / "failed.json")
+    assert (failed["class"], failed["attempts"]) == ("nan", 1)
+    again = run_plan(plan, tmp_path, STAGES, "cpu", False)  # the diverged one is not tried again
+    assert [job.name for job, _ in again.failed] == ["first 3"]
+    assert read_json(job_folder(tmp_path, plan.jobs[6]) / "failed.json")["attempts"] == 1
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    result = run_plan(plan_of("disk", "", ""), tmp_path, STAGES, "cpu", False)
+    assert [job.name for job, _ in result.failed] == ["first 0"]
+    assert not result.done
+    assert len(result.blocked) == 5
+
+
+def test_the_longest_chain_goes_first() -> None:
+    a, b = Job("x", "a", {"n": 1}, seconds=1), Job("x", "b", {"n": 2}, seconds=5)
+    c = Job("x", "c", {"n": 3}, (("x", a.id),), seconds=10)
+    assert longest_after([a, b, c]) == {a.id: 11, b.id: 5, c.id: 10}
+    assert width([a, b, c]) == 2
+
+
+def test_a_leased_gpu_is_not_leased_twice(tmp_path: Path) -> None:
+    three_times = [["0", "1"]] * 3
+    with contextlib.ExitStack() as stack:
+        one, two, three = (stack.enter_context(leased(d, tmp_path)) for d in three_times)
+        assert (one, two, three) == ("0", "1", None)
+    with leased(["0"], tmp_path) as again:
+        assert again == "0"
+
+
+@pytest.mark.parametrize(
+    ("error", "stage", "expected"),
+    [
+        (MemoryError(), "generator", "out_of_memory"),
+        (OSError(errno.ENOSPC, "full"), "sample", "disk"),
+        (UnderstudyError("the disk is full"), "prepare", "disk"),
+        (UnderstudyError("no T1"), "prepare", "bad_data"),
+        (UnderstudyError("no T1"), "generator", "error"),
+        (FloatingPointError("nan"), "generator", "nan"),
+    ],
+)
+def test_classes(error: Exception, stage: str, expected: str) -> None:
+    assert failure_class(error, stage) == expected
