@@ -19,7 +19,7 @@ from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
 from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.read import layout_of
-from understudy.files import sha256_file
+from understudy.files import read_json, sha256_file
 from understudy.metrics.regions import resolve_regions
 from understudy.slices import LabelClass
 from understudy.study.annotation_stage import annotation_parts
@@ -423,8 +423,27 @@ def _report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:
         "baseline": baseline(study),
         "command": _command(whole),
     }
+    if study.report.reading is not None:
+        spec["reading"] = _read_reading(study.report.reading)
     local = {"publish": name} if name else {}
     return _job("report", "report", spec, [(job.stage, job.id) for job in jobs], **local)
+
+
+def _read_reading(path: Path) -> dict[str, Any]:
+    """The readers' answers that the report shows: small, so the report's specification holds them.
+
+    Raises:
+        UnderstudyError: no such file, or not one of `understudy reading analyse`.
+    """
+    content: dict[str, Any] = read_json(path)
+    known = {"source", "n", "called_real", "called_synthetic"}
+    if not isinstance(content, dict) or not all(known <= row.keys() for row in content.get("rows") or [{}]):
+        raise UnderstudyError(
+            "not the result of a reading study",
+            where=path,
+            fix="give the table6.json of `understudy reading analyse`",
+        )
+    return content
 
 
 def _overview_job(study: Study, reports: list[tuple[str, str]]) -> Job:

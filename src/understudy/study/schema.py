@@ -104,12 +104,17 @@ class ReportConfig(BaseModel):
         description="which of the paper's cohorts stands beside the results; auto: the one that the cohort is called"
         " after, none for other names",
     )
+    reading: Path | None = Field(
+        None,
+        description="table6.json of `understudy reading analyse`: the readers' answers, shown as Table 6",
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`published` came later: a study without it keeps its hash."""
+        """`published` and `reading` came later: a study without them keeps its hash."""
         content: dict[str, Any] = handler(self)
-        return {k: v for k, v in content.items() if k != "published" or v != "auto"}
+        usual = {"published": "auto", "reading": None}
+        return {k: v for k, v in content.items() if k not in usual or v != usual[k]}
 
 
 class Study(BaseModel):
@@ -290,6 +295,7 @@ class Study(BaseModel):
         """The study as plain JSON values, without what is this machine's alone."""
         places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
         places |= {"quality": {"extractors": {"__all__": {"weights"}}}, "cohorts": {"__all__": {"path"}}}
+        places |= {"report": {"reading"}}
         content = self.model_dump(mode="json", exclude=places)
         # what came later is left out where it is not used: older studies keep their hash
         return {name: value for name, value in content.items() if name not in LATER or value is not None}
@@ -401,7 +407,11 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
     }
     split = with_absolute_files(study.split, folder)
     quality = with_absolute_weights(study.quality, folder)
-    return study.model_copy(update={"split": split, "generators": generators, "quality": quality})
+    changed: dict[str, Any] = {"split": split, "generators": generators, "quality": quality}
+    if study.report.reading is not None:
+        place = (folder / study.report.reading.expanduser()).absolute()
+        changed["report"] = study.report.model_copy(update={"reading": place})
+    return study.model_copy(update=changed)
 
 
 def _checked_name(value: str) -> str:

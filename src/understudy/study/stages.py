@@ -274,6 +274,10 @@ def write_report(
             for spec, folder in done.get(stage, [])
         }
 
+    reading = out / "reading" if "reading" in spec else None
+    if reading is not None:
+        reading.mkdir(parents=True, exist_ok=True)
+        write_json(reading / "table6.json", spec["reading"])
     trained = {
         plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator "): folder
         for _, folder in done.get("generator", [])
@@ -297,6 +301,7 @@ def write_report(
         segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
         predictions=by_cell("evaluate", "predictions"),
         baseline=spec["baseline"],
+        reading=reading,
         planned=_planned(spec["study"]),
         jobs=_with_failures(_job_table(folders) if jobs is None else jobs, folders),
         provenance=_provenance(spec, prepared_spec, prepared, done),
