@@ -6,6 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
+
+# No test asserts a time of the clock; a loaded machine would fail examples at random.
+hypothesis.settings.register_profile("understudy", deadline=None)
+hypothesis.settings.load_profile("understudy")
+
 # What is measured once for a machine is kept between tests, and away from the user's own.
 os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"understudy-tests-{os.getuid()}")
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

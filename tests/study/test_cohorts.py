@@ -50,7 +50,7 @@ def test_a_part_has_the_jobs_that_the_study_would_have_with_this_cohort_alone() 
     assert plan.jobs[-1] is overview
     assert plan.until("report").jobs == plan.jobs
     assert {j.stage for j in plan.until("evaluate").jobs} == set(STAGE_VERSIONS) - {
-        "quality", "annotations", "report", "overview"
+        "audit", "quality", "annotations", "report", "overview"
     }  # fmt: skip
 
 

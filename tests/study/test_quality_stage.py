@@ -60,7 +60,7 @@ def test_weights_enter_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "d.pth").write_bytes(b"one")
 
     def job() -> Any:
-        (found,) = (j for j in make_plan(load_study(tmp_path / "study.yaml")).jobs if j.stage == "quality")
+        found, *_ = (j for j in make_plan(load_study(tmp_path / "study.yaml")).jobs if j.stage == "quality")
         return found
 
     first = job()
