@@ -55,6 +55,7 @@ NOT_RUN = {
         "serves until it is stopped",
         "needs answers",
     ],
+    "docs/release.md": ["needs an audited study and filled forms", "needs a package"],
     "docs/tutorial.md": ["installs packages"],
     "docs/your-own-generator.md": ["installs a package", "a minute"],
     "docs/your-own-images.md": ["trains three segmenters for each"],

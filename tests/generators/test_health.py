@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.errors import UnderstudyError
 from understudy.generators.health import (
+    Diverged,
     Reference,
     check_divergence,
     faults,
@@ -84,5 +84,5 @@ def test_the_summary_says_since_when() -> None:
 
 def test_a_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
     check_divergence({"loss": 1.0, "pl": None}, 3.0, tmp_path)
-    with pytest.raises(UnderstudyError, match=r"at 3\.0 kimg"):
+    with pytest.raises(Diverged, match=r"at 3\.0 kimg"):
         check_divergence({"loss_d": None, "loss_g": 1.0}, 3.0, tmp_path)

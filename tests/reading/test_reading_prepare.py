@@ -129,11 +129,16 @@ def test_a_reader_who_can_tell_and_one_who_cannot(tmp_path, sets):
     assert found["difference"]["value"] == pytest.approx(0.5)  # 10 of 20 real, 0 of 20 synthetic called real
     assert found["difference"]["low"] <= 0.05  # two readers: how another would do is unknown
     assert not found["equivalence"]["holds"]
+    assert "by patient" in found["method"]
+    assert found["auc"]["readers"]["sharp"]["method"] == found["method"]  # 10 real slices are of 3 patients
+    assert found["called_real"]["real"]["low"] == 0  # another pair of readers may all be blunt
+    assert found["rows"][0]["high"] == 1
     assert {(r["source"], r["n"], r["called_real"]) for r in found["rows"]} == {
         ("real", 20, 10), ("gan", 10, 0), ("ddpm", 10, 0)
     }  # fmt: skip
     write_result(found, tmp_path / "results")
     told = json.loads((tmp_path / "results" / "table6.json").read_text())
+    assert "NaN" not in (tmp_path / "results" / "reading.json").read_text()
     assert told["readers"] == 2
     assert sum(r["n"] for r in told["rows"]) == 40
     assert any("called real in 50.0 %" in line for line in sentences(found))

@@ -11,7 +11,7 @@ from scipy import stats
 from understudy.reading.analyse import of_counts
 from understudy.reading.statistics import (
     auc,
-    bootstrap_difference,
+    bootstrap,
     cohen_kappa,
     difference,
     fleiss_kappa,
@@ -90,7 +90,19 @@ def test_kappas_by_hand():
 def test_the_bootstrap_is_wider_where_slices_of_a_patient_agree():
     called = np.concatenate([np.repeat([1.0, 0.0], 20), np.tile([1.0, 0.0], 20)])[None]
     is_real = np.arange(80) < 40
-    alone = bootstrap_difference(called, is_real, list(range(80)))
-    by_patient = bootstrap_difference(called, is_real, [*np.repeat(range(4), 10), *range(10, 50)])
-    assert by_patient.std() > 1.5 * alone.std()
-    assert alone.std() == pytest.approx(math.sqrt(2 * 0.25 / 40), rel=0.1)
+    alone = bootstrap(called, -called, is_real, list(range(80)))
+    by_patient = bootstrap(called, -called, is_real, [*np.repeat(range(4), 10), *range(10, 50)])
+    assert by_patient[:, 0].std() > 1.5 * alone[:, 0].std()
+    assert alone[:, 0].std() == pytest.approx(math.sqrt(0.25 / 40), rel=0.1)
+    assert by_patient[:, 0].std() == pytest.approx(math.sqrt(0.25 / 4), rel=0.1)
+    assert alone[:, 2].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_without_clusters_the_bootstrap_of_an_auc_is_as_wide_as_delongs():
+    rng = np.random.default_rng(1)
+    scores = np.concatenate([rng.normal(0, 1, 80), rng.normal(0.8, 1, 80)])[None]
+    is_real = np.arange(160) < 80
+    drawn = bootstrap((scores < 0).astype(float), scores, is_real, list(range(160)))[:, 2]
+    value, low, high = auc(scores[0, is_real], scores[0, ~is_real])
+    assert drawn.mean() == pytest.approx(value, abs=0.01)
+    assert np.quantile(drawn, 0.975) - np.quantile(drawn, 0.025) == pytest.approx(high - low, rel=0.12)

@@ -13,6 +13,7 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
+from understudy.generators.health import Diverged
 from understudy.study.failures import failure_class
 from understudy.study.jobs import Context, Job, job_folder
 from understudy.study.leases import leased
@@ -101,6 +102,7 @@ def test_a_leased_gpu_is_not_leased_twice(tmp_path: Path) -> None:
         (UnderstudyError("no T1"), "prepare", "bad_data"),
         (UnderstudyError("no T1"), "generator", "error"),
         (FloatingPointError("nan"), "generator", "nan"),
+        (Diverged("the training diverged"), "generator", "nan"),
     ],
 )
 def test_classes(error: Exception, stage: str, expected: str) -> None:

@@ -58,7 +58,7 @@ def screen(
     """
     numbers, table = _audit_of(synthetic, Path(audit_dir))
     flagged = np.flatnonzero(table["flagged"].to_numpy(bool))
-    alike = _alike(synthetic, flagged, numbers, device, progress)
+    alike = near_duplicates(synthetic, flagged, numbers, device, progress)
     gone = np.union1d(flagged, alike)
     kept = np.setdiff1d(np.arange(len(synthetic)), gone)
     done = Screened(len(synthetic), len(kept), len(flagged), len(alike))
@@ -103,7 +103,7 @@ def _audit_of(synthetic: SliceSet, folder: Path) -> tuple[dict[str, Any], pd.Dat
     return numbers, pd.read_parquet(folder / "p_values.parquet")
 
 
-def _alike(
+def near_duplicates(
     synthetic: SliceSet, flagged: NDArray[np.int64], numbers: dict[str, Any], device: str, progress: bool
 ) -> NDArray[np.int64]:
     """Rows of near-duplicates of flagged slices, without these."""

@@ -121,6 +121,7 @@ def analyse_command(
     """Table 6, d', AUC, equivalence and agreement, with intervals."""
     from understudy.reading.analyse import analyse, of_counts
     from understudy.reading.words import sentences, table6, write_result
+    from understudy.report.data import plain
 
     if paper == (study is not None):
         raise UnderstudyError(
@@ -137,7 +138,7 @@ def analyse_command(
         result = analyse(study, key or study.with_name(f"{study.name}-key.json"))
         out = out or study.with_name(f"{study.name}-results")
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(plain(result), indent=2))
     else:
         if "rows" in result:
             table = table6(result)

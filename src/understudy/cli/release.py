@@ -173,7 +173,7 @@ def verify(
 
 def _asked() -> Decision:
     """The decision, asked for at the terminal."""
-    from understudy.release.forms import Decision
+    from understudy.release.forms import Decision, checked_form
 
     if not sys.stdin.isatty():
         raise UnderstudyError(
@@ -186,7 +186,7 @@ def _asked() -> Decision:
         raise UnderstudyError(
             "thresholds have to be set before looking", fix="set them, then audit new samples"
         )
-    return Decision.model_validate(
+    return checked_form(
         {
             "by": {"name": ask("Your name"), "role": ask("Your role")},
             "thresholds": {
@@ -197,5 +197,7 @@ def _asked() -> Decision:
             },
             "date": ask("Today (YYYY-MM-DD)"),
             "decision": ask("Decision (approve, approve_with_removal, refuse)"),
-        }
+        },
+        Decision,
+        "the decision",
     )

@@ -109,14 +109,18 @@ def summary(lines: Sequence[Mapping[str, Any]], real: Reference) -> dict[str, An
     }
 
 
+class Diverged(UnderstudyError, FloatingPointError):
+    """A training whose loss is no number any more: the same seed would lead there again."""
+
+
 def check_divergence(figures: Mapping[str, float | None], kimg: float, where: Path) -> None:
     """Stops a training whose weights are no numbers any more.
 
     Raises:
-        UnderstudyError: a loss is not a number.
+        Diverged: a loss is not a number.
     """
     if any(value is None for name, value in figures.items() if name.startswith("loss")):
-        raise UnderstudyError(
+        raise Diverged(
             f"the training diverged (loss is not a number) at {kimg:.1f} kimg",
             where=where,
             fix="lower the learning rates or raise r1_gamma, and train in a new folder",

@@ -223,10 +223,6 @@ class _Run:
         }  # fmt: skip
 
 
-class Diverged(FloatingPointError):
-    """The loss is no longer a number: the same seed would lead there again."""
-
-
 def _loop(trainer: Trainer, run: _Run, stop: StopRequest, progress: bool) -> None:
     """Steps until `kimg` or `max_minutes`; history, pictures and checkpoints on the way."""
     config, workers = trainer.config, trainer.workers
@@ -259,8 +255,6 @@ def _loop(trainer: Trainer, run: _Run, stop: StopRequest, progress: bool) -> Non
                 run.save()
                 saved = time.monotonic()
             shown = {k: v for k, v in figures.items() if k.startswith("loss")}
-            if not all(math.isfinite(v) for v in shown.values() if isinstance(v, float)):
-                raise Diverged(f"the generator's training has diverged at {run.kimg:.1f} kimg: {shown}")
             meter.advance(trainer.images - before, **shown)
 
 

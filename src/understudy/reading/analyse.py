@@ -21,7 +21,7 @@ from understudy.reading.statistics import (
     Equivalence,
     Rate,
     auc,
-    bootstrap_difference,
+    bootstrap,
     cohen_kappa,
     difference,
     fleiss_kappa,
@@ -91,11 +91,12 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
             where=study, fix="let readers go on, then analyse again",
         )  # fmt: skip
     result = of_counts(counts, about["margin"], level)
-    result |= {"readers": _readers(data, level), "agreement": _agreement(data), "design": about["design"],
-               "answers": len(answers), "items": len(entries), "key_sha256": about["key_sha256"]}  # fmt: skip
-    result["auc"] = _auc(first, level)
-    if first["reader"].nunique() > 1 or first.loc[first["source"] == "real", "subject"].duplicated().any():
-        result |= _resampled(first, about["margin"], about["seed"], level)
+    result |= {"readers": _readers(data, level, about["seed"]), "agreement": _agreement(data),
+               "design": about["design"], "answers": len(answers), "items": len(entries),
+               "key_sha256": about["key_sha256"]}  # fmt: skip
+    result["auc"] = _auc(first, level, about["seed"])
+    if first["reader"].nunique() > 1 or clustered(first):
+        _resample(result, first, about["margin"], about["seed"], level)
     return result
 
 
@@ -118,6 +119,7 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
     return {
         "software": f"understudy {__version__}",
         "level": level,
+        "method": "independent cases: Wilson",
         "rows": [_row(name, counts[name], level) for name in ["real", *others]],
         "called_real": {"real": asdict(real), "synthetic": asdict(made)},
         "accuracy": asdict(rate(right, real.n + read, level)),
@@ -144,17 +146,20 @@ def _scores(part: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.where(part["call"] == "synthetic", sure, -sure)
 
 
-def _auc(first: pd.DataFrame, level: float) -> dict[str, Any]:
-    """Of each reader with DeLong's interval, and the mean over readers."""
+def _auc(first: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
+    """Of each reader with an interval, and the mean over readers."""
     found = {}
     for reader, part in first.groupby("reader"):
         real = part["source"] == "real"
         value, low, high = auc(_scores(part[real]), _scores(part[~real]), level)
-        found[str(reader)] = {"value": value, "low": low, "high": high, "method": "DeLong"}
-    return {"readers": found, "mean": float(np.nanmean([entry["value"] for entry in found.values()]))}
+        method = "DeLong"
+        if clustered(part):
+            (low, high), method = _tails(_draws(part, seed)[:, 2], level), BY_PATIENT
+        found[str(reader)] = {"value": value, "low": low, "high": high, "method": method}
+    return {"readers": found, "mean": {"value": float(np.nanmean([e["value"] for e in found.values()]))}}
 
 
-def _readers(data: pd.DataFrame, level: float) -> dict[str, Any]:
+def _readers(data: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     found = {}
     for reader, part in data.groupby("reader"):
         first = part[part["repeat_of"] == ""]
@@ -163,9 +168,12 @@ def _readers(data: pd.DataFrame, level: float) -> dict[str, Any]:
             int((said & synthetic).sum()), int(synthetic.sum()),
             int((said & ~synthetic).sum()), int((~synthetic).sum()),
         )  # fmt: skip
+        accuracy = asdict(rate(int((said == synthetic).sum()), len(first), level))
+        if clustered(first):
+            accuracy["low"], accuracy["high"] = _tails(_accuracy(_draws(first, seed), first), level)
         found[str(reader)] = {
             "read": len(first),
-            "accuracy": asdict(rate(int((said == synthetic).sum()), len(first), level)),
+            "accuracy": accuracy,
             "d_prime": d_prime,
             "criterion": criterion,
             "intra_kappa": _intra(part),
@@ -196,26 +204,59 @@ def _agreement(data: pd.DataFrame) -> dict[str, Any]:
     return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": fleiss_kappa(counts)}
 
 
-def _resampled(first: pd.DataFrame, margin: float, seed: int, level: float) -> dict[str, Any]:
-    """Difference and equivalence over readers and cases, real ones by patient."""
-    said = first.assign(real=(first["call"] == "real").astype(float))
-    table = said.pivot(index="reader", columns="case", values="real")
-    cases = first.drop_duplicates("case").set_index("case").loc[table.columns]
+BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
+
+
+def clustered(first: pd.DataFrame) -> bool:
+    """Whether some patient is there with several slices, which are alike."""
+    real = first[first["source"] == "real"].drop_duplicates("case")
+    return bool(real["subject"].duplicated().any())
+
+
+def _draws(first: pd.DataFrame, seed: int) -> Any:
+    """`statistics.bootstrap` of answers."""
+    said = first.assign(real=(first["call"] == "real").astype(float), score=_scores(first))
+    called = said.pivot(index="reader", columns="case", values="real")
+    scores = said.pivot(index="reader", columns="case", values="score")
+    cases = first.drop_duplicates("case").set_index("case").loc[called.columns]
     is_real = (cases["source"] == "real").to_numpy()
     group = [
-        str(s) if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)
+        f"of {s}" if r else f"case {c}"
+        for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)
     ]
-    drawn = bootstrap_difference(table.to_numpy(float), is_real, group, seed)
-    tail = (1 - level) / 2
-    low, high, inner_low, inner_high = np.quantile(drawn, [tail, 1 - tail, 0.05, 0.95])
-    values = table.to_numpy(float)
-    value = float(np.nanmean(values[:, is_real]) - np.nanmean(values[:, ~is_real]))
-    test = Equivalence(float(inner_low), float(inner_high), margin)
-    how = "bootstrap over readers and cases, real ones by patient"
-    return {
-        "difference": {"value": value, "low": float(low), "high": float(high), "method": how},
-        "equivalence": {**asdict(test), "holds": test.holds, "method": f"90 % interval, {how}"},
-    }
+    return bootstrap(called.to_numpy(float), scores.to_numpy(float), is_real, group, seed)
+
+
+def _accuracy(drawn: Any, first: pd.DataFrame) -> Any:
+    share = float((first["source"] == "real").mean())
+    return share * drawn[:, 0] + (1 - share) * (1 - drawn[:, 1])
+
+
+def _tails(drawn: Any, level: float) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: int, level: float) -> None:
+    """Puts intervals over readers and cases, real ones by patient, in the place of those of independent cases."""
+    drawn = _draws(first, seed)
+    real, made = drawn[:, 0], drawn[:, 1]
+    result["method"] = BY_PATIENT
+    for place, values in (
+        (result["called_real"]["real"], real), (result["called_real"]["synthetic"], made),
+        (result["specificity"], real), (result["sensitivity"], 1 - made),
+        (result["accuracy"], _accuracy(drawn, first)), (result["difference"], real - made),
+        (result["auc"]["mean"], drawn[:, 2]),
+    ):  # fmt: skip
+        place["low"], place["high"] = _tails(values, level)
+    for row in result["rows"]:
+        own = first[(first["source"] == row["source"]) | (first["source"] == "real")]
+        row["low"], row["high"] = (
+            _tails(real, level) if row["source"] == "real" else _tails(_draws(own, seed)[:, 1], level)
+        )
+    result["difference"]["method"] = BY_PATIENT
+    test = Equivalence(*_tails(real - made, 0.9), margin)
+    result["equivalence"] = {**asdict(test), "holds": test.holds, "method": f"90 % interval, {BY_PATIENT}"}
 
 
 def _of_segmentations(

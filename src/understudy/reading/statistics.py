@@ -1,7 +1,8 @@
 """What a reading study may conclude: rates, signal detection, equivalence, agreement; for one reader and for several.
 
-Rates have Wilson's intervals, their difference Newcombe's (1998, method 10, from Wilson's). With several readers, or
-several slices a patient, the interval is a bootstrap over readers and cases (real cases by patient).
+Rates have Wilson's intervals, their difference Newcombe's (1998, method 10, from Wilson's), an AUC has DeLong's: all of
+them for cases that are independent. With several readers, or several slices a patient, every interval is a bootstrap
+over readers and cases (real cases by patient).
 """
 
 from __future__ import annotations
@@ -114,37 +115,44 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     return math.nan if chance == 1 else (observed - chance) / (1 - chance)
 
 
-def bootstrap_difference(
-    called_real: NDArray[np.float64], is_real: NDArray[np.bool_], group: Sequence[object], seed: int = 0,
-    resamples: int = 4000,
+def bootstrap(
+    called_real: NDArray[np.float64], scores: NDArray[np.float64], is_real: NDArray[np.bool_],
+    group: Sequence[object], seed: int = 0, resamples: int = 2000,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Draws of P("real" | real) - P("real" | synthetic), over readers and over cases.
+    """Draws over readers and over cases: slices of a patient are alike, so they are drawn together.
 
     Args:
         called_real: [readers, cases] of 1, 0 or NaN (not read).
+        scores: [readers, cases], how surely synthetic; NaN where not read.
         is_real: [cases].
         group: [cases], what is drawn together: the patient of a real case, the case itself of a synthetic one.
 
     Returns:
-        `resamples` differences; draws that leave one side unread are left out.
+        [n, 3]: P("real" | real), P("real" | synthetic), mean AUC of the readers; draws that leave one side unread are
+        left out.
     """
     rng = np.random.default_rng(seed)
     readers = len(called_real)
     names = np.array([str(g) for g in group])
     members = {g: np.flatnonzero(names == g) for g in dict.fromkeys(names)}
     sides = [[rows for rows in members.values() if is_real[rows[0]] == truth] for truth in (True, False)]
-    drawn = []
-    for _ in range(resamples):
+    drawn = np.full((resamples, 3), math.nan)
+    for draw in drawn:
         who = rng.integers(readers, size=readers)
-        means = []
-        for groups in sides:
-            cases = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
-            values = called_real[np.ix_(who, cases)]
-            known = ~np.isnan(values)
-            means.append(values[known].mean() if known.any() else math.nan)
-        drawn.append(means[0] - means[1])
-    found = np.array(drawn)
-    return found[~np.isnan(found)]
+        cases = [
+            np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+            for groups in sides
+        ]
+        for k, chosen in enumerate(cases):
+            values = called_real[np.ix_(who, chosen)]
+            draw[k] = values[~np.isnan(values)].mean() if not np.isnan(values).all() else math.nan
+        areas = [_area(*(scores[reader, chosen] for chosen in cases)) for reader in who]
+        draw[2] = np.mean([a for a in areas if not math.isnan(a)] or [math.nan])
+    return drawn[~np.isnan(drawn).any(axis=1)]
+
+
+def _area(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> float:
+    return auc(real[~np.isnan(real)], synthetic[~np.isnan(synthetic)])[0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from understudy.files import write_json, write_text
+from understudy.report.data import plain
 from understudy.report.latex import latex
 from understudy.report.table import Table
 
@@ -31,8 +32,9 @@ def table6(result: dict[str, Any]) -> Table:
         for r in rows
     ]  # fmt: skip
     return Table(
-        "table6", "Slices called real and synthetic by readers", "95 % intervals are Wilson's.",
-        ["Source", "Called real", "Called synthetic", "Called real, %", "95 % interval"], body, pd.DataFrame(rows),
+        "table6", "Slices called real and synthetic by readers",
+        f"Intervals of {result['level']:.0%}: {result['method']}.",
+        ["Source", "Called real", "Called synthetic", "Called real, %", "Interval"], body, pd.DataFrame(rows),
     )  # fmt: skip
 
 
@@ -101,7 +103,7 @@ def write_result(result: dict[str, Any], out: Path) -> None:
         UnderstudyError: no permission, disk full.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "reading.json", result)
+    write_json(out / "reading.json", plain(result))
     said = sentences(result)
     write_text(out / "reading.md", "".join(f"- {line}\n" for line in said))
     rows = ""

@@ -67,7 +67,7 @@ def clean_set(
         out, synthetic.channels, synthetic.classes, synthetic.resolution, synthetic.spacing, synthetic.axes
     )
     parts = []
-    for rows, images, labels in synthetic.blocks(kept[writer.done :]):
+    for rows, images, labels in synthetic.blocks(kept):
         frame = pd.DataFrame({"id": ids[rows]})
         for name in ("generator", "seed"):
             frame[name] = index[name].to_numpy()[rows] if name in index else None

@@ -90,6 +90,15 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
             where=path,
             fix="write one: understudy release template FOLDER",
         ) from error
+    return checked_form(content, form, path)
+
+
+def checked_form(content: object, form: type[Form], where: str | Path) -> Form:
+    """Answers as a form.
+
+    Raises:
+        UnderstudyError: fields that are missing, wrong, or still TODO (all at once).
+    """
     left = _unfilled(content)
     problems = [f"{name}: still to be filled in" for name in left]
     try:
@@ -100,7 +109,7 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
     if problems:
         raise UnderstudyError(
             "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems),
-            where=path,
+            where=where,
             fix="fill it in",
         )
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.audit.recheck import Recheck, recheck
-from understudy.audit.screen import _alike
+from understudy.audit.screen import near_duplicates
 from understudy.errors import UnderstudyError
 from understudy.release.forms import Decision
 from understudy.slices import SliceSet
@@ -54,7 +54,7 @@ def clear(
         raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
     found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
-    alike = _alike(synthetic, flagged, found.numbers, device, progress)
+    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress)
     kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
     if not len(kept):
         raise UnderstudyError(

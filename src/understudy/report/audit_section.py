@@ -82,11 +82,10 @@ def make_audit_section(data: ReportData) -> AuditSection:
     kinds = [entry.kind for entry in entries]
     worst = next(kind for kind in CARD if kind in kinds)
     css, title = CARD[worst]
-    text = " ".join(
-        f"{entry.name}: {entry.headline}" if len(entries) > 1 else entry.headline
-        for entry in entries
-        if entry.kind == worst
-    )
+    mine = [entry for entry in entries if entry.kind == worst]
+    text = f"{mine[0].name}: {mine[0].headline}" if len(entries) > 1 else mine[0].headline
+    if len(mine) > 1:
+        text = f"This is said of {', '.join(entry.name for entry in mine)}; the numbers of each stand above and below."
     full = {name: numbers for name, numbers in found.items() if numbers.get("controls")}
     tables = [_summary(full), _controls(full)] if full else []
     kept = {name: {k: v for k, v in n.items() if k != "histograms"} for name, n in found.items()}

@@ -51,7 +51,7 @@ STAGE_VERSIONS = {
     "generator": 2,
     "sample": 1,
     "audit": 1,
-    "segmenter": 2,  # noise from a pool
+    "segmenter": 3,  # 2: noise from a pool; 3: the augmentation rounds in another order
     "evaluate": 2,  # 2: hd95_surfel, regions
     "quality": 1,
     "annotations": 1,

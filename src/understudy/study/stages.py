@@ -303,7 +303,7 @@ def write_report(
         baseline=spec["baseline"],
         reading=reading,
         planned=_planned(spec["study"]),
-        jobs=_with_failures(_job_table(folders) if jobs is None else jobs, folders),
+        jobs=_job_table(folders) if jobs is None else jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
     )
@@ -402,21 +402,6 @@ def _planned(study: dict[str, Any]) -> pd.DataFrame:
     asked = Study.model_validate(study)
     cells = [s.as_cell | {"repeat": repeat} for s in settings(asked) for repeat in range(asked.repeats)]
     return pd.DataFrame(cells)
-
-
-def _with_failures(table: pd.DataFrame, folders: list[Path]) -> pd.DataFrame:
-    """The job table with `failure` (its class) and `message` of what failed for good."""
-    found = {}
-    for folder in folders:
-        if (folder / "failed.json").is_file() and (folder / "spec.json").is_file():
-            found[read_json(folder / "spec.json")["id"]] = read_json(folder / "failed.json")
-    if not found:
-        return table
-    told = [found.get(job_id, {}) for job_id in table["id"]]
-    return table.assign(
-        failure=[str(t.get("class", "")) for t in told],
-        message=[str(t.get("message", "")).split("\n")[0] for t in told],
-    )
 
 
 def _provenance(

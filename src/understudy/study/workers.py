@@ -148,6 +148,8 @@ def _work(task: Task, connection: Connection) -> None:
     with leased(task.gpus) as gpu:
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        elif task.gpus:
+            return  # another run was faster; without a lease it would compute on that run's GPU
         threading.Thread(target=_leave_with_the_run, daemon=True).start()
         import torch
 
