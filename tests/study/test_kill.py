@@ -17,7 +17,8 @@ import pytest
 from understudy import cli
 from understudy.files import read_json
 from understudy.slices import SliceSet
-from understudy.study.stages import SCORE_KEYS, report_again
+from understudy.study.report_stage import report_again
+from understudy.study.stages import SCORE_KEYS
 
 STUDY = """
 name: kill

@@ -53,8 +53,9 @@ def run(
     """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
     from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
+    from understudy.study.report_stage import report_again
     from understudy.study.run import run_plan
-    from understudy.study.stages import STAGES, report_again
+    from understudy.study.stages import STAGES
 
     loaded, count = study_of(study), workers_of(workers)
     if devices > 1:
@@ -137,7 +138,7 @@ def status(
 @app.command()
 def report(out: Annotated[Path, typer.Argument(help="Folder of a study's results.")]) -> None:
     """Make a study's report anew from what is done so far."""
-    from understudy.study.stages import report_again
+    from understudy.study.report_stage import report_again
 
     page, answer = report_again(out)
     print(f"{answer}\n{page}" if answer else str(page))
