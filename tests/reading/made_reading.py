@@ -1,18 +1,16 @@
 """Slice sets, and answers as the server stores them."""
 
 import json
-import sqlite3
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from understudy.reading.answers import Answer, Call, Preference
+from understudy.reading.store import Store
 from understudy.slices import SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "lesion"})
-TABLE = (
-    "create table if not exists answers (id integer primary key, reader text, item text, value text, seconds real,"
-    " comment text, at text, nonce text unique)"
-)
 
 
 def made_set(path, subjects=(), count=0, channels=("T1w", "FLAIR"), size=32, seed=0):
@@ -30,16 +28,13 @@ def made_set(path, subjects=(), count=0, channels=("T1w", "FLAIR"), size=32, see
     return writer.close()
 
 
-def answer_all(study, key, says, readers=("ann", "bo")):
-    """Stores `says(reader, entry)` for every item of the key; returns the items."""
+def answer_all(study, key, says, readers=("ann", "bo"), begin=1):
+    """Stores `says(reader, entry)` for every item of the key as the server does; returns the items."""
     items = json.loads(key.read_text())["items"]
-    with sqlite3.connect(study / "answers.sqlite") as database:
-        database.execute(TABLE)
-        for reader in readers:
-            for item, entry in items.items():
-                value = json.dumps(says(reader, entry))
-                database.execute(
-                    "insert into answers (reader, item, value, seconds, comment, at, nonce) values (?,?,?,?,?,?,?)",
-                    (reader, item, value, 2.0, "", "", f"{reader} {item} {value}"),
-                )
+    with Store(study) as store:
+        for number, (reader, item) in enumerate(product(readers, items), begin):
+            value = says(reader, items[item])
+            kind = Preference if "prefer" in value else Call
+            answer = Answer(item=item, value=kind(**value), seconds=2.0, nonce=f"{number:032x}")
+            store.add(reader, answer)
     return items

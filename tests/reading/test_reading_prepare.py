@@ -147,7 +147,7 @@ def test_a_reader_who_can_tell_and_one_who_cannot(tmp_path, sets):
 def test_the_last_answer_counts(tmp_path, sets):
     _, out, key = prepared(tmp_path, sets)
     answer_all(out, key, lambda reader, entry: {"call": "real", "confidence": 1}, ("ann",))
-    answer_all(out, key, lambda reader, entry: {"call": "synthetic", "confidence": 2}, ("ann",))
+    answer_all(out, key, lambda reader, entry: {"call": "synthetic", "confidence": 2}, ("ann",), begin=1000)
     assert all(row["called_real"] == 0 for row in analyse(out, key)["rows"])
 
 

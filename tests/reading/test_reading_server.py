@@ -90,7 +90,7 @@ def test_a_reader_reads_pauses_and_goes_on(world: World) -> None:
         again.post(order[1], 9, {"call": "synthetic", "confidence": 5}).status_code == 200
     )  # back, and changed
     assert again.state()["items"][1]["value"]["call"] == "synthetic"
-    assert len([row for row in again.rows() if len(row) == 8]) == 4  # the first answer is kept as well
+    assert len([row for row in again.rows() if len(row) == 9]) == 4  # the first answer is kept as well
     again.store.close()
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from understudy.reading.analyse import of_counts
+from understudy.reading import statistics
 from understudy.reading.statistics import (
     auc,
     bootstrap,
@@ -106,3 +107,27 @@ def test_without_clusters_the_bootstrap_of_an_auc_is_as_wide_as_delongs():
     value, low, high = auc(scores[0, is_real], scores[0, ~is_real])
     assert drawn.mean() == pytest.approx(value, abs=0.01)
     assert np.quantile(drawn, 0.975) - np.quantile(drawn, 0.025) == pytest.approx(high - low, rel=0.12)
+
+
+def test_the_bootstrap_is_what_the_drawn_cases_themselves_give(monkeypatch):
+    """Brute force: every sample written out, with the same draws."""
+    rng = np.random.default_rng(3)
+    called, scores = rng.integers(0, 2, (3, 30)).astype(float), rng.integers(-5, 6, (3, 30)).astype(float)
+    unread = rng.random((3, 30)) < 0.2
+    called[unread] = scores[unread] = math.nan
+    is_real = np.arange(30) < 12
+    group = [*np.repeat(range(4), 3), *range(100, 118)]
+    kept, true = [], statistics._times_drawn
+    monkeypatch.setattr(statistics, "_times_drawn", lambda *a: kept.append(true(*a)) or kept[-1])
+    drawn = bootstrap(called, scores, is_real, group, seed=1, resamples=20)
+    who, of_patients, of_cases = (times.astype(int) for times in kept)
+    assert (who.sum(1) == 3).all()
+    assert (of_patients.sum(1) == 4).all()
+    for k in range(20):
+        readers = np.repeat(range(3), who[k])
+        real = np.repeat(range(12), np.repeat(of_patients[k], 3))
+        made = np.repeat(range(12, 30), of_cases[k])
+        assert drawn[k, 0] == pytest.approx(np.nanmean(called[np.ix_(readers, real)]))
+        assert drawn[k, 1] == pytest.approx(np.nanmean(called[np.ix_(readers, made)]))
+        areas = [auc(*(scores[r, c][~np.isnan(scores[r, c])] for c in (real, made)))[0] for r in readers]
+        assert drawn[k, 2] == pytest.approx(np.mean(areas))

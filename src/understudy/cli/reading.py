@@ -10,6 +10,7 @@ import typer
 
 from understudy.cli.base import app, print_table
 from understudy.errors import UnderstudyError
+from understudy.files import read_json
 
 reading_app = typer.Typer(
     no_args_is_help=True, help="Blinded reading study: can experts tell, and what would they correct?"
@@ -48,6 +49,10 @@ def prepare_command(
         float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none.")
     ] = 0.1,
     pixels: Annotated[int, typer.Option(min=32, max=2048, help="Edge of a panel.")] = 512,
+    floor: Annotated[
+        int,
+        typer.Option(min=0, max=64, help="Grey values below this are shown black, in all pictures alike."),
+    ] = 0,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Real or synthetic?",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -61,7 +66,7 @@ def prepare_command(
         asked = Design.model_validate(
             {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats,
              "channels": channels.split(",") if channels else None, "splits": splits.split(","), "scale": scale,
-             "margin": margin, "pixels": pixels, "title": title, "seed": seed}
+             "margin": margin, "pixels": pixels, "floor": floor, "title": title, "seed": seed}
         )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]
@@ -73,6 +78,7 @@ def prepare_command(
     where = key or out.with_name(f"{out.name}-key.json")
     study = prepare(SliceSet.open(real), sets, out, where, asked)
     _told(study, out, where)
+    _tell(read_json(where)["telltales"])
 
 
 @reading_app.command("segmentations")
@@ -159,7 +165,26 @@ def _named(value: str) -> tuple[str, Path]:
 
 def _told(study: dict[str, Any], out: Path, key: Path) -> None:
     print(f"study: {out}")
-    print(
-        f"answer key: {key} (keep it from readers; its SHA-256 {study['key_sha256'][:16]}... is in the study)"
-    )
+    print(f"answer key: {key} (keep it from readers)")
+    print(f"its SHA-256, to be noted before reading: {study['key_sha256']}")
+    if study["kind"] == "real_or_synthetic":
+        print(f"margin of the equivalence test, fixed with it: {100 * study['margin']:g} points")
     print(f"next: understudy reading serve {out}")
+
+
+def _tell(rows: list[dict[str, Any]]) -> None:
+    """Warns of what a trivial number would give away."""
+    from understudy.reading.telltales import TELLING
+
+    found = [row for row in rows if row["auc"] >= TELLING]
+    if found:
+        print(
+            "careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):"
+        )
+        print_table(
+            ["Measure", "Generator", "AUC"],
+            [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in found],
+        )
+        print(
+            "readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)"
+        )

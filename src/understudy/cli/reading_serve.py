@@ -34,6 +34,8 @@ def serve(
     Each new reader's personal link is printed once; it goes on where the reader stopped, on any day.
     """
     from understudy.reading.folder import open_folder
+    from understudy.reading.integrity import read_hashes
+    from understudy.reading.serving import address, listen, only_server, run
     from understudy.reading.store import Store
 
     if host in ("0.0.0.0", "::", ""):
@@ -43,21 +45,21 @@ def serve(
         )  # fmt: skip
     _need_server()
     folder = open_folder(study)
-    with Store(study) as store:
+    where = address(host, port)
+    with only_server(study, where), listen(host, port) as server, Store(study) as store:
+        store.begin(read_hashes(study))
         known = set(store.readers())
         for name in dict.fromkeys(part.strip() for part in readers.split(",") if part.strip()):
             if name in known:
                 print(f"{name}: has a link (a new one: understudy reading token {study} {name})")
             else:
-                print(f"{name}: {_link(host, port, store.new_token(name))}")
+                print(f"{name}: {where}/r/{store.new_token(name)}")
         if not store.readers():
             raise UnderstudyError("nobody may read yet", where=study, fix="name readers: --readers alice,bob")
         if host not in ("127.0.0.1", "localhost", "::1"):
             print("careful: not encrypted, and anybody on the network who has a link can read")
-        print(f"{len(folder.items)} items at http://{_address(host)}:{port}/ (stop with Ctrl-C)", flush=True)
-        from understudy.reading.server import serve as run
-
-        run(folder, store, host, port)
+        print(f"{len(folder.items)} items at {where}/ (stop with Ctrl-C)", flush=True)
+        run(folder, store, server, host)
 
 
 @reading_app.command()
@@ -69,11 +71,12 @@ def token(
 ) -> None:
     """A personal link for a reader; one that the reader had before ends, the answers stay."""
     from understudy.reading.folder import open_folder
+    from understudy.reading.serving import address
     from understudy.reading.store import Store
 
     open_folder(study)
     with Store(study) as store:
-        print(_link(host, port, store.new_token(name)))
+        print(f"{address(host, port)}/r/{store.new_token(name)}")
 
 
 @reading_app.command()
@@ -87,9 +90,9 @@ def status(
 
     total = len(open_folder(study).items)
     with Store(study) as store:
-        found = store.progress()
+        found, head = store.progress(), store.head()
     if as_json:
-        print(json.dumps({"items": total, "readers": [asdict(one) for one in found]}, indent=1))
+        print(json.dumps({"items": total, "readers": [asdict(one) for one in found], "head": head}, indent=1))
         return
     rows = [
         [
@@ -102,14 +105,7 @@ def status(
         for p in found
     ]
     print_table(["Reader", "Answered", "Changed", "Median time", "Last answer (UTC)"], rows)
-
-
-def _link(host: str, port: int, secret: str) -> str:
-    return f"http://{_address(host)}:{port}/r/{secret}"
-
-
-def _address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    print(f"head of the answers: {head[:16]} (note it when reading has ended: `analyse` names it again)")
 
 
 def _need_server() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
@@ -16,7 +15,7 @@ import pandas as pd
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file
+from understudy.reading.integrity import checked_answers, checked_study
 from understudy.reading.statistics import (
     Equivalence,
     Rate,
@@ -28,6 +27,7 @@ from understudy.reading.statistics import (
     rate,
     signal_detection,
 )
+from understudy.reading.store import FILE
 
 UNSURE = 1  # confidence of an answer that was given without one
 
@@ -35,37 +35,23 @@ UNSURE = 1  # confidence of an answer that was given without one
 def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
     """Study, key, and the answers that count: one row a reader and item, the last that was given.
 
+    `about["head"]` is the head of the answers' chain.
+
     Raises:
-        UnderstudyError: no study, another study's key or one that was changed, no answers.
+        UnderstudyError: no study, another study's key, anything that was changed, no answers.
     """
-    about, truth = read_json(study / "study.json"), read_json(key)
-    if sha256_file(key) != about["key_sha256"]:
-        raise UnderstudyError(
-            "the answer key is not the one that was fixed before reading",
-            where=key,
-            fix="find the key whose SHA-256 is in study.json; one that was changed cannot be used",
-        )
-    database = study / "answers.sqlite"
-    if not database.is_file():
-        raise UnderstudyError(
-            "nobody has answered yet", where=database, fix="let readers answer: understudy reading serve"
-        )
-    with sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True) as connection:
-        rows = pd.read_sql_query(
-            "select reader, item, value, seconds, comment, at from answers order by id", connection
-        )
-    if rows.empty:
-        raise UnderstudyError("nobody has answered yet", where=database, fix="let readers answer first")
-    last = rows.drop_duplicates(["reader", "item"], keep="last").reset_index(drop=True)
+    about, truth = checked_study(study, key)
+    rows, head = checked_answers(study)
+    last = pd.DataFrame(rows).drop_duplicates(["reader", "item"], keep="last").reset_index(drop=True)
     values = pd.DataFrame([json.loads(v) for v in last["value"]])
-    answers = pd.concat([last.drop(columns="value"), values], axis=1)
+    answers = pd.concat([last.drop(columns=["value", "nonce"]), values], axis=1)
     unknown = set(answers["item"]) - set(truth["items"])
     if unknown:
         raise UnderstudyError(
-            f"{len(unknown)} answers are about items that are not in the key", where=database,
+            f"{len(unknown)} answers are about items that are not in the key", where=study / FILE,
             fix="use the key of this study",
         )  # fmt: skip
-    return about, truth, answers
+    return {**about, "head": head}, truth, answers
 
 
 def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
@@ -93,7 +79,7 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
     result = of_counts(counts, about["margin"], level)
     result |= {"readers": _readers(data, level, about["seed"]), "agreement": _agreement(data),
                "design": about["design"], "answers": len(answers), "items": len(entries),
-               "key_sha256": about["key_sha256"]}  # fmt: skip
+               "key_sha256": about["key_sha256"], "answers_head": about["head"]}  # fmt: skip
     result["auc"] = _auc(first, level, about["seed"])
     if first["reader"].nunique() > 1 or clustered(first):
         _resample(result, first, about["margin"], about["seed"], level)
@@ -284,7 +270,7 @@ def _of_segmentations(
         "marks": {one: float(data["one"].mean()), two: float(data["two"].mean()),
                   "difference": _mean_interval(
                       (data["one"] - data["two"]).groupby(data["subject"]).mean().to_numpy(), level, about["seed"])},
-        "key_sha256": about["key_sha256"],
+        "key_sha256": about["key_sha256"], "answers_head": about["head"],
     }  # fmt: skip
 
 

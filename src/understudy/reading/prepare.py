@@ -5,6 +5,7 @@ The key holds a random salt, so that its SHA-256, which the study records before
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,12 @@ from understudy.reading.cases import (
     shared_out,
     windows,
 )
+from understudy.reading.integrity import KEY_FORMAT, seal
+from understudy.reading.telltales import measured, telltales
 from understudy.report.pictures import upright, windowed
 from understudy.slices import SliceSet
 
 FORMAT = "understudy-reading-1"
-KEY_FORMAT = "understudy-reading-key-1"
 
 
 class Design(BaseModel):
@@ -60,6 +62,10 @@ class Design(BaseModel):
     margin: float = Field(
         0.1, gt=0, lt=1, description="difference of rates that still counts as none, set before reading"
     )
+    floor: int = Field(
+        0, ge=0, le=64, description="grey values (of 255) below this are shown black, in all pictures alike: hides"
+        " what a generator leaves in the background",
+    )  # fmt: skip
     title: str = "Real or synthetic?"
     seed: int = Field(0, ge=0)
 
@@ -99,31 +105,37 @@ def prepare(
     sources = {"real": real, **synthetic}
     window = windows(real, np.array([c.row for c in cases if c.source == "real"]))
     identities = [secrets.token_hex(8) for _ in range(len(cases) + len(repeated))]
+    numbers = dict(zip(identities, [*range(len(cases)), *repeated], strict=True))
     building = out.with_name(out.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
-    items = []
-    for item, number in zip(identities, [*range(len(cases)), *repeated], strict=True):
-        case = cases[number]
-        pictures = panels(sources[case.source], case.row, shown, window, design.pixels)
+    items, trivial = [], {name: [] for name in sources}  # type: list[dict[str, Any]], dict[str, list[list[float]]]
+    for item in sorted(numbers):  # in random order, as files may tell when they were written
+        case = cases[numbers[item]]
+        pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
         items.append({"id": item, "panels": save_panels(building, pictures)})
+        trivial[case.source].append(measured([picture for _, picture in pictures]))
     entries = {
         item: {"source": cases[n].source, "row": cases[n].row, "subject": cases[n].subject,
                "repeat_of": identities[n] if i >= len(cases) else ""}
-        for i, (item, n) in enumerate(zip(identities, [*range(len(cases)), *repeated], strict=True))
+        for i, (item, n) in enumerate(numbers.items())
     }  # fmt: skip
-    hashes = {name: slices.content_hash for name, slices in sources.items()}
     about = {"kind": "real_or_synthetic", "title": design.title, "composition": _composition(cases, design),
              "scale": design.scale, "margin": design.margin, "seed": design.seed,
-             "design": design.design, "instructions": INSTRUCTIONS}  # fmt: skip
-    return finish(building, out, key, about, items, {"items": entries, "sets": hashes})
+             "design": design.design, "instructions": INSTRUCTIONS[design.scale]}  # fmt: skip
+    truth = {"items": entries, "sets": {name: slices.content_hash for name, slices in sources.items()},
+             "telltales": telltales(trivial)}  # fmt: skip
+    return finish(building, out, key, about, items, truth)
 
 
-INSTRUCTIONS = (
-    "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S), and how"
-    " sure you are from 1 (guessing) to 5 (certain). Space goes on, Backspace goes back. Take breaks: every answer is"
-    " kept at once."
+_ASKED = (
+    "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
 )
+_KEYS = "Space goes on, Backspace goes back. Take breaks: every answer is kept at once."
+INSTRUCTIONS = {
+    "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
+    "binary": f"{_ASKED}. {_KEYS}",
+}
 
 
 def finish(
@@ -135,13 +147,17 @@ def finish(
     truth: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the key, then the study that names its hash, and puts the folder in its place."""
-    key.parent.mkdir(parents=True, exist_ok=True)
-    write_json(key, {"format": KEY_FORMAT, "salt": secrets.token_hex(32), **truth})
-    key.chmod(0o600)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    study = {"format": FORMAT, **about, "key_sha256": sha256_file(key),
-             "software": f"understudy {__version__}", "created": now}  # fmt: skip
+    now = datetime.now(UTC)
+    about = {"format": FORMAT, **about, "software": f"understudy {__version__}",
+             "created": now.isoformat(timespec="seconds")}  # fmt: skip
     write_json(building / "items.json", sorted(items, key=lambda entry: entry["id"]))
+    for file in (building / "images").iterdir():  # in which order they were made is nobody's business
+        os.utime(file, (now.timestamp(), now.timestamp()))
+    key.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"format": KEY_FORMAT, "salt": secrets.token_hex(32), "sealed": seal(building, about), **truth}
+    write_json(key, whole)
+    key.chmod(0o600)
+    study = {**about, "key_sha256": sha256_file(key)}
     write_json(building / "study.json", study)
     building.rename(out)
     return study
@@ -201,8 +217,9 @@ def panels(
     channels: Sequence[str],
     window: Mapping[str, tuple[float, float]],
     pixels: int,
+    floor: int = 0,
 ) -> list[tuple[str, NDArray[np.uint8]]]:
-    """(channel, uint8 [pixels, pixels]) of a slice, by one rule for all sets: window, upright, bicubic."""
+    """(channel, uint8 [pixels, pixels]) of a slice, by one rule for all sets: window, upright, bicubic, floor."""
     images, _ = slices.read([row])
     found = []
     for name in channels:
@@ -210,7 +227,8 @@ def panels(
         picture = Image.fromarray(np.ascontiguousarray(grey)).resize(
             (pixels, pixels), Image.Resampling.BICUBIC
         )
-        found.append((name, np.asarray(picture)))
+        shown = np.asarray(picture)
+        found.append((name, np.where(shown < floor, np.uint8(0), shown)))
     return found
 
 

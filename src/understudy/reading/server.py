@@ -151,13 +151,3 @@ def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> 
     return Guard(
         app, hosts
     )  # outside of everything: what Starlette itself answers to a failure passes it too
-
-
-def serve(folder: ReadingFolder, store: Store, host: str, port: int) -> None:
-    """Runs the server until it is stopped (Ctrl-C). No access log: it would hold the readers' tokens."""
-    import uvicorn
-
-    uvicorn.run(
-        make_app(folder, store, [host]), host=host, port=port,
-        log_level="warning", access_log=False, server_header=False, ws="none",
-    )  # fmt: skip

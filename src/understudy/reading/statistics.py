@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,27 +133,41 @@ def bootstrap(
         left out.
     """
     rng = np.random.default_rng(seed)
-    readers = len(called_real)
     names = np.array([str(g) for g in group])
-    members = {g: np.flatnonzero(names == g) for g in dict.fromkeys(names)}
-    sides = [[rows for rows in members.values() if is_real[rows[0]] == truth] for truth in (True, False)]
-    drawn = np.full((resamples, 3), math.nan)
-    for draw in drawn:
-        who = rng.integers(readers, size=readers)
-        cases = [
-            np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
-            for groups in sides
-        ]
-        for k, chosen in enumerate(cases):
-            values = called_real[np.ix_(who, chosen)]
-            draw[k] = values[~np.isnan(values)].mean() if not np.isnan(values).all() else math.nan
-        areas = [_area(*(scores[reader, chosen] for chosen in cases)) for reader in who]
-        draw[2] = np.mean([a for a in areas if not math.isnan(a)] or [math.nan])
+    who = _times_drawn(rng, len(called_real), resamples)  # [n, readers]
+    drawn, sides = np.full((resamples, 3), math.nan), []
+    for column, truth in enumerate((True, False)):
+        rows = np.flatnonzero(is_real == truth)
+        known, place = np.unique(names[rows], return_inverse=True)
+        often = _times_drawn(rng, len(known), resamples)[:, place]  # [n, cases]
+        read = ~np.isnan(called_real[:, rows])
+        yes = np.where(read, called_real[:, rows], 0.0)
+        drawn[:, column] = _ratio((who * (often @ yes.T)).sum(1), (who * (often @ read.T)).sum(1))
+        sides.append((rows, often))
+    areas = np.stack([_areas(own, sides) for own in scores], axis=1)  # [n, readers]
+    found = ~np.isnan(areas)
+    drawn[:, 2] = _ratio((who * np.where(found, areas, 0.0)).sum(1), (who * found).sum(1))
     return drawn[~np.isnan(drawn).any(axis=1)]
 
 
-def _area(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> float:
-    return auc(real[~np.isnan(real)], synthetic[~np.isnan(synthetic)])[0]
+def _times_drawn(rng: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
+    """[n, count]: how often each of `count` is in a sample of `count` with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+
+
+def _areas(
+    scores: NDArray[np.float64], sides: Sequence[tuple[Any, NDArray[np.float64]]]
+) -> NDArray[np.float64]:
+    """[n], a reader's AUC in each sample, from one table of which case is scored above which."""
+    (real, often_real), (made, often_made) = sides
+    x, y = scores[made], scores[real]
+    above = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])  # NaN is neither above nor equal
+    pairs = (often_made @ ~np.isnan(x)) * (often_real @ ~np.isnan(y))
+    return _ratio(((often_made @ above) * often_real).sum(1), pairs)
+
+
+def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(top, bottom, out=np.full(len(top), math.nan), where=bottom > 0)
 
 
 @dataclass(frozen=True)

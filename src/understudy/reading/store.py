@@ -9,7 +9,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from understudy.errors import UnderstudyError
+from understudy.files import sha256_json
 from understudy.reading.answers import Answer
 from understudy.reading.folder import is_reader_name
 
@@ -29,7 +30,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS readers(name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers(
   id INTEGER PRIMARY KEY, reader TEXT NOT NULL, item TEXT NOT NULL, value TEXT NOT NULL,
-  seconds REAL NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL, nonce TEXT NOT NULL UNIQUE);
+  seconds REAL NOT NULL, comment TEXT NOT NULL, at TEXT NOT NULL, nonce TEXT NOT NULL UNIQUE, chain TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS begun(file TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS answers_by_reader ON answers(reader, item, id);
 CREATE TRIGGER IF NOT EXISTS answers_stay BEFORE UPDATE ON answers
   BEGIN SELECT RAISE(ABORT, 'answers are never changed'); END;
@@ -38,6 +40,14 @@ CREATE TRIGGER IF NOT EXISTS answers_remain BEFORE DELETE ON answers
 """
 
 Stored = Literal["new", "known", "conflict"]
+COLUMNS = ("reader", "item", "value", "seconds", "comment", "at", "nonce")
+START = "0" * 64  # stands before the first answer's chain
+
+
+def link(before: str, row: Sequence[Any]) -> str:
+    """SHA-256 of an answer (`COLUMNS`) and of the one before it: no earlier row can be changed, taken out or put in
+    without all later ones giving it away."""
+    return sha256_json([before, *row])
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Store:
     """The file `answers.sqlite` of a study's folder. Safe to use from several threads and processes.
 
     Raises:
-        UnderstudyError: the file is not a database, or the folder cannot be written.
+        UnderstudyError: the file is not a database or an older version's, or the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -69,11 +79,19 @@ class Store:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(SCHEMA)
+            found = {row[1] for row in self._base.execute("PRAGMA table_info(answers)")}
         except sqlite3.Error as error:
             raise UnderstudyError(
                 f"the answers cannot be opened ({error})", where=self.path,
-                fix="check that the folder can be written and that the file is the one made by `reading serve`",
+                fix="check that the folder can be written, that the disk is not full, and that the file is the one made"
+                " by `reading serve`",
             ) from error  # fmt: skip
+        if not found.issuperset({*COLUMNS, "chain"}):
+            self.close()
+            raise UnderstudyError(
+                "the answers were begun with an older version", where=self.path,
+                fix="end the study with the version that began it, or prepare a new one",
+            )  # fmt: skip
 
     def __enter__(self) -> Store:
         return self
@@ -93,10 +111,13 @@ class Store:
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 yield self._base
+                self._base.execute("COMMIT")
             except BaseException:
-                self._base.execute("ROLLBACK")
+                if (
+                    self._base.in_transaction
+                ):  # a full disk may have ended it; an open one would refuse all later ones
+                    self._base.execute("ROLLBACK")
                 raise
-            self._base.execute("COMMIT")
 
     def _rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -116,13 +137,39 @@ class Store:
                 f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -"
             )
         token = secrets.token_urlsafe(16)
-        with self._writing() as base:
+        with self._told(), self._writing() as base:
             base.execute(
                 "INSERT INTO readers VALUES(?, ?, ?)"
                 " ON CONFLICT(name) DO UPDATE SET token_sha256 = excluded.token_sha256",
                 (name, _hash(token), _now()),
             )
         return token
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UnderstudyError(
+                f"the file of answers cannot be written ({error})", where=self.path,
+                fix="free some space on this disk, or make the folder writable",
+            ) from error  # fmt: skip
+
+    def begin(self, hashes: Mapping[str, str]) -> None:
+        """Keeps the SHA-256 of the files that are read (name -> hash), once, before the first answer.
+
+        Raises:
+            UnderstudyError: they are not those with which reading began; the disk is full.
+        """
+        known = dict(self._rows("SELECT file, sha256 FROM begun"))
+        changed = sorted(name for name, found in hashes.items() if known.get(name, found) != found)
+        if changed:
+            raise UnderstudyError(
+                f"{', '.join(changed)} changed since reading began", where=self.path.parent,
+                fix="put the files back that were there: a study that is being read must not change",
+            )  # fmt: skip
+        with self._told(), self._writing() as base:
+            base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
     def reader_of(self, token: str) -> str | None:
         """The reader whose link has this token; every stored hash is compared, each in constant time."""
@@ -149,11 +196,18 @@ class Store:
             ).fetchone()
             if known is not None:
                 return "known" if known == row else "conflict"
+            last = base.execute("SELECT chain FROM answers ORDER BY id DESC LIMIT 1").fetchone()
+            whole = (*row, _now(), answer.nonce)
             base.execute(
-                "INSERT INTO answers(reader, item, value, seconds, comment, at, nonce) VALUES(?,?,?,?,?,?,?)",
-                (*row, _now(), answer.nonce),
+                f"INSERT INTO answers({', '.join(COLUMNS)}, chain) VALUES(?,?,?,?,?,?,?,?)",
+                (*whole, link(last[0] if last else START, whole)),
             )
         return "new"
+
+    def head(self) -> str:
+        """The chain of the last answer, which stands for all of them; START before the first."""
+        found = self._rows("SELECT chain FROM answers ORDER BY id DESC LIMIT 1")
+        return str(found[0][0]) if found else START
 
     def last(self, reader: str) -> dict[str, tuple[dict[str, Any], str]]:
         """The answers that count, item -> (value, comment): the last row of every item of this reader."""

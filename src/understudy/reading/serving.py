@@ -1,0 +1,96 @@
+"""Starting the server: the port is taken, and the folder locked, before anybody is told a link."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from understudy.errors import UnderstudyError
+from understudy.files import writing
+from understudy.reading.folder import ReadingFolder
+from understudy.reading.store import Store
+
+LOCK = "server.lock"
+
+
+def address(host: str, port: int) -> str:
+    """http://host:port of a server, with an IPv6 host in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def only_server(folder: Path, where: str) -> Iterator[None]:
+    """Holds the lock of a study's folder while it is served; the system lets go of it if the process is killed.
+
+    Args:
+        where: the address, for the message that another server gets.
+
+    Raises:
+        UnderstudyError: another process serves this folder; the folder cannot be written.
+    """
+    path = folder / LOCK
+    with writing(path):
+        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  open as long as the lock is held
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise UnderstudyError(
+                f"this study is being served already ({handle.read().strip() or 'by another process'})",
+                where=folder, fix="use that server, or stop it first",
+            ) from error  # fmt: skip
+        with writing(path):
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} at {where}\n")
+            handle.flush()
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, so that a port in use is known before links are printed.
+
+    Raises:
+        UnderstudyError: the port is in use or reserved, the address is not of this machine.
+    """
+    where = address(host, port)
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server = socket.socket(family, kind)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # at once after a crash
+        try:
+            server.bind(place)
+            server.listen(128)
+        except OSError:
+            server.close()
+            raise
+    except socket.gaierror as error:
+        raise UnderstudyError(
+            f"the address is not known ({error.strerror})", where=where, fix="give --host 127.0.0.1"
+        ) from error
+    except OSError as error:
+        known = {
+            errno.EADDRINUSE: (f"port {port} is in use", "give another --port, or stop what listens there"),
+            errno.EACCES: (f"port {port} is reserved for the system", "give one above 1023, e.g. --port 8321"),
+            errno.EADDRNOTAVAIL: ("this machine does not have that address", "give --host 127.0.0.1"),
+        }  # fmt: skip
+        what, fix = known.get(error.errno or 0, (f"cannot listen ({error.strerror})", "give another --port"))
+        raise UnderstudyError(what, where=where, fix=fix) from error
+    return server
+
+
+def run(folder: ReadingFolder, store: Store, server: socket.socket, host: str) -> None:
+    """Answers requests until it is stopped (Ctrl-C). No access log: it would hold the readers' tokens."""
+    import uvicorn
+
+    from understudy.reading.server import make_app
+
+    config = uvicorn.Config(
+        make_app(folder, store, [host]), log_level="warning", access_log=False, server_header=False, ws="none"
+    )
+    uvicorn.Server(config).run(sockets=[server])
