@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from understudy.reading.analyse import of_counts
 from understudy.reading import statistics
+from understudy.reading.analyse import of_counts
 from understudy.reading.statistics import (
     auc,
     bootstrap,
