@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from understudy.errors import UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, write_text, writing
 
 log = logging.getLogger(__name__)
@@ -94,10 +98,17 @@ class Checkpoints:
 
 
 class StopRequest:
-    """Inside the block SIGTERM and SIGINT set `requested` instead of ending the process; a second one ends it."""
+    """Inside the block SIGTERM and SIGINT set `requested` instead of ending the process; a second one ends it.
+
+    The second one must come later by `AGAIN` seconds: a queue signals all processes of a job, and one of them may pass
+    the same signal on to another.
+    """
+
+    AGAIN = 2.0
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -107,16 +118,51 @@ class StopRequest:
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and time.monotonic() - self._since > self.AGAIN:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.requested = True
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Asks this process to stop, as SIGUSR1 of a queue does, when so many minutes are over; None: never.
+
+    Raises:
+        Interrupted: the time is over; what ran inside has saved its state.
+    """
+    if minutes is None:
+        yield
+        return
+    over = threading.Event()
+
+    def ask() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped before its work began")
+
+    before = signal.signal(signal.SIGUSR1, interrupt)  # what trainings replace while they run
+    timer = threading.Timer(minutes * 60, ask)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Interrupted as stop:
+        if over.is_set():
+            raise Interrupted(f"met its limit of {minutes:g} minutes, to be continued: {stop}") from stop
+        raise
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, before)
 
 
 class History:

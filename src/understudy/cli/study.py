@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,22 +75,56 @@ def job(
     job_id: Annotated[
         str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")
     ],
-    study: Annotated[str, typer.Option(help="Study file or preset.")],
+    study: Annotated[
+        str, typer.Option(help="Study file or preset [default: the plan that was last run in --out].")
+    ] = "",
     out: OutOption = None,
     device: DeviceOption = "auto",
     devices: DevicesOption = 1,
     nodes: NodesOption = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after so many minutes with a checkpoint and status 75, which means: to be continued by the same"
+            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same.",
+        ),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Run one job of a study, or continue it: for queues of clusters, and for a job that failed."""
+    """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
+
+    Ends with 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
+    """
+    from understudy.checkpoints import time_limit
+
+    if minutes is not None and minutes <= 0:
+        raise UnderstudyError(f"--minutes is {minutes:g}", fix="give a number above 0")
+    with time_limit(minutes):
+        _run_job(job_id, study, out, device, devices, nodes, quiet)
+
+
+def _run_job(
+    job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool
+) -> None:
     from understudy.study.jobs import join_job, run_job
-    from understudy.study.plan import make_plan
+    from understudy.study.plan import find_job, make_plan
     from understudy.study.run import claimed, duration
     from understudy.study.stages import STAGES
+    from understudy.study.status import jobs_of
 
-    loaded = study_of(study)
-    planned = make_plan(loaded)
-    found = planned.find(job_id)
+    place: contextlib.AbstractContextManager[Path]
+    if study:
+        loaded = study_of(study)
+        planned, folder = make_plan(loaded), out_of(loaded, out)
+        jobs, place = planned.jobs, claimed(folder, planned, exclusive=False)
+    elif out is not None:
+        jobs, folder, place = tuple(jobs_of(out)), out, contextlib.nullcontext(out)
+    else:
+        raise UnderstudyError(
+            "neither a study nor a folder of results is given",
+            fix="give --study FILE, or --out FOLDER of a study that was run or planned there",
+        )
+    found, by_id = find_job(jobs, job_id, study or str(out)), {entry.id: entry for entry in jobs}
     if devices * nodes > 1:
         if found.stage != "generator":
             raise UnderstudyError(
@@ -97,10 +132,10 @@ def job(
                 fix="leave --devices and --nodes out",
             )
         if usable_devices(device, devices, nodes) > 0:
-            join_job(found, planned.by_id, out_of(loaded, out), STAGES, device, devices, nodes)
+            join_job(found, by_id, folder, STAGES, device, devices, nodes)
             return
-    with claimed(out_of(loaded, out), planned, exclusive=False) as folder:
-        done = run_job(found, planned.by_id, folder, STAGES, device, not quiet, devices, nodes)
+    with place:
+        done = run_job(found, by_id, folder, STAGES, device, not quiet, devices, nodes)
     print(
         f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
     )

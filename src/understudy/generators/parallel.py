@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 
+from understudy.checkpoints import STOPPING
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators import models
 from understudy.generators.devices import resolve_device
@@ -184,7 +185,8 @@ def _report(fabric: Any, *arguments: Any) -> Exception | None:
 
 @contextlib.contextmanager
 def _passing_on_signals() -> Iterator[list[int]]:
-    """SIGTERM goes to the processes started here, which save their state and end; SIGINT reaches them by itself.
+    """SIGTERM and a queue's SIGUSR1 go to the processes started here, which save their state and end; SIGINT reaches
+    them by itself.
 
     Gives a list of the signals that came.
     """
@@ -196,10 +198,10 @@ def _passing_on_signals() -> Iterator[list[int]]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         passed.append(number)
         for process in multiprocessing.active_children():
-            if process.pid and number == signal.SIGTERM:
-                os.kill(process.pid, number)
+            if process.pid and number != signal.SIGINT:
+                os.kill(process.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, pass_on) for number in STOPPING}
     try:
         yield passed
     finally:

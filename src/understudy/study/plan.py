@@ -91,15 +91,7 @@ class Plan:
         Raises:
             UnderstudyError: none, or more than one.
         """
-        found = [job for job in self.jobs if job.id.startswith(prefix) or job.folder_name == prefix]
-        if len(found) != 1 or not prefix:
-            known = ", ".join(f"{job.id[:12]} ({job.name})" for job in (found or self.jobs)[:20])
-            raise UnderstudyError(
-                f"{'no job' if not found else 'more than one job'} has an id that starts with {prefix!r}",
-                where=f"study {self.study.name}",
-                fix=f"use one of {known}",
-            )
-        return found[0]
+        return find_job(self.jobs, prefix, f"study {self.study.name}")
 
     def until(self, stage: str) -> Plan:
         """The plan up to `stage`, without side branches (audit, quality, annotations) unless the stage is one of them.
@@ -120,6 +112,23 @@ class Plan:
             if job.stage in kept or job.id in needed:
                 needed |= {job.id, *(job_id for _, job_id in job.inputs)}
         return replace(self, jobs=tuple(job for job in self.jobs if job.id in needed))
+
+
+def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
+    """The job whose id starts with `prefix`, or whose folder is called so; `where` is for the message.
+
+    Raises:
+        UnderstudyError: none, or more than one.
+    """
+    found = [job for job in jobs if job.id.startswith(prefix) or job.folder_name == prefix]
+    if len(found) != 1 or not prefix:
+        known = ", ".join(f"{job.id[:12]} ({job.name})" for job in (found or jobs)[:20])
+        raise UnderstudyError(
+            f"{'no job' if not found else 'more than one job'} has an id that starts with {prefix!r}",
+            where=where,
+            fix=f"use one of {known}",
+        )
+    return found[0]
 
 
 def make_plan(study: Study) -> Plan:

@@ -87,10 +87,16 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
             "hash": study.hash,
             "study": study.model_dump(mode="json"),
         }
-        write_json(out / "study.json", identity)
+        if exclusive or not _says(out / "study.json", identity):
+            write_json(out / "study.json", identity)
         if exclusive or not _is_planned(out / "plan.json", plan):
             write_json(out / "plan.json", {"jobs": [job.as_dict() for job in plan.jobs]})
         yield out
+
+
+def _says(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a file says this already: jobs on many machines must not all write it."""
+    return path.is_file() and bool(read_json(path) == content)
 
 
 def _is_planned(path: Path, plan: Plan) -> bool:
