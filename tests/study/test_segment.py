@@ -84,6 +84,29 @@ def test_a_test_patient_gets_exactly_the_labels_of_the_evaluation(
     assert as_lps(tmp_path / "all.nii").any((1, 2)).all()
 
 
+def test_a_swin_gives_the_labels_of_its_evaluation_too(tmp_path: Path) -> None:
+    training = {"samples": 64, "epochs": None, "batch": 16, "warmup_samples": 0, "lr": 1e-3}
+    study = Study.model_validate(
+        {
+            "name": "s",
+            "phantom": {"patients": 4, "shape": [24, 20, 12]},
+            "slices": {"resolution": 32, "scaling": "robust"},
+            "split": {"test_patients": 1},
+            "trainings": ["real"],
+            "segmenters": {"swin": {"model": {"size": "mini"}, "training": training}},
+        }
+    )
+    out = tmp_path / "out"
+    assert run_plan(make_plan(study), out, STAGES, "cpu", progress=False, until="evaluate").complete
+    (job,) = (out / "jobs").glob("segmenter-*")
+    (file,) = (out / "jobs").glob("evaluate-*/predictions/*.npz")
+    (patient,) = (out / "jobs").glob(f"phantom-*/phantoms/{file.stem}")
+    segment_patient(job, patient, tmp_path / "seg.nii.gz", device="cpu")
+    expected = VALUES[evaluated(out, file.stem)]
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(as_lps(tmp_path / "seg.nii.gz"), expected)
+
+
 def test_volumes_stored_in_another_order_get_the_same_labels(
     done: tuple[Path, Path, Path, str], tmp_path: Path
 ) -> None:
