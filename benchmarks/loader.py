@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from understudy.files import read_json
-from understudy.segmenters.mixing import Mixture, MixtureConfig
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
@@ -31,7 +32,8 @@ READING = """
 import sys
 from pathlib import Path
 from understudy.segmenters.loader import Ahead
-from understudy.segmenters.mixing import Mixture, MixtureConfig
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.slices import SliceSet
 mixture = Mixture(SliceSet.open(sys.argv[1], cache_bytes=0), None, MixtureConfig(), 0)
 with Ahead(mixture.read, int(sys.argv[2]), 0, 200) as batches:

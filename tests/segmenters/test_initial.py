@@ -14,7 +14,8 @@ from understudy.checkpoints import Checkpoints
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_file
 from understudy.segmenters import train as module
-from understudy.segmenters.mixing import Mixture, MixtureConfig
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
 from understudy.segmenters.unet import UNetConfig
 from understudy.slices import SliceSet

@@ -11,18 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.mixing import Mixture, MixtureConfig, channel_order, class_table, split_counts
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.slices import SliceSet
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.floats(0.001, 0.999), st.integers(0, 10**6), st.integers(1, 300))
-def test_two_streams_share_every_stretch_in_proportion(share: float, start: int, n: int) -> None:
-    k = np.arange(start, start + n)
-    first, in_first, in_second = split_counts(k, share)
-    assert abs(first.sum() - n * share) < 1.1  # shares are taken to the fourth digit
-    np.testing.assert_array_equal(np.diff(in_first), first[:-1].astype(int))
-    np.testing.assert_array_equal(in_first + in_second, k)
 
 
 def test_a_slice_is_seen_once_a_round(real: SliceSet) -> None:
@@ -175,11 +166,3 @@ def test_what_does_not_fit_is_refused(real: SliceSet, synthetic: SliceSet, tmp_p
     poor = toys.slice_set(tmp_path / "poor", n=4, channels=("FLAIR",), generated=True)
     with pytest.raises(UnderstudyError, match="no channel T1w"):
         Mixture(real, poor, MixtureConfig(), 0)
-
-
-def test_names_not_positions() -> None:
-    assert channel_order(("a", "b", "c"), ("c", "a"), "here") == [2, 0]
-    table = class_table(("background", "ET", "ED"), ("background", "NCR", "ED", "ET"), "here")
-    assert table[:3].tolist() == [0, 3, 2]
-    with pytest.raises(UnderstudyError, match="unknown class WM"):
-        class_table(("background", "WM"), ("background", "ET"), "here")

@@ -18,7 +18,8 @@ from understudy.checkpoints import Checkpoints, History
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.segmenters import train as module
 from understudy.segmenters.augment import AugmentConfig, draw
-from understudy.segmenters.mixing import Mixture, MixtureConfig
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.models import build_model
 from understudy.segmenters.predict import load
 from understudy.segmenters.swin import SwinConfig

@@ -18,8 +18,8 @@ from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.segmenters.augment import Input
 from understudy.segmenters.augment_apply import fed
-from understudy.segmenters.mixing import channel_order, class_table
 from understudy.segmenters.models import build_model, model_config
+from understudy.segmenters.pools import channel_order, class_table
 from understudy.volumes import TestVolume, VolumeSet
 
 FORMAT = "understudy-segmenter-1"

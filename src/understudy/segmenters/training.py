@@ -18,7 +18,7 @@ from pydantic import (
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.augment import AugmentConfig
-from understudy.segmenters.mixing import MixtureConfig
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.models import DEFAULT_KIND, ModelConfig, Network
 
 WARMUP_START = 1e-6  # share of the learning rate that a linear warm-up starts from, as MMSegmentation's

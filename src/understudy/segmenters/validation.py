@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.segmenters.mixing import Mixture, Source, channel_order, class_table
+from understudy.segmenters.mixing import Mixture
+from understudy.segmenters.pools import Source, channel_order, class_table
 from understudy.segmenters.predict import Segmenter
 from understudy.segmenters.training import SegmenterTrainingConfig
 from understudy.volumes import VolumeSet

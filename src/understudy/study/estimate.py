@@ -17,7 +17,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.models import model_config as generator_config
 from understudy.generators.samplers import SamplerConfig
 from understudy.generators.training import training_config_for
-from understudy.segmenters.mixing import MixtureConfig
+from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.models import model_config
 from understudy.segmenters.training import SegmenterTrainingConfig
 from understudy.study.calibration import Calibration, calibrated
