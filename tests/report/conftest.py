@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.scores import score_volume
-from understudy.report.figures import Panel
 from understudy.report.page import ReportData
 from understudy.slices import SliceWriter, evenly_coded
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
@@ -178,7 +177,4 @@ def study(study_factory: Callable[..., ReportData]) -> ReportData:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots cost half of a page's time; tests of other parts do without drawing them."""
-    monkeypatch.setattr(
-        "understudy.report.figures._panel",
-        lambda figure, alt, wide=False: Panel("data:image/svg+xml,", alt, wide),
-    )
+    monkeypatch.setattr("understudy.report.plots._rendered", lambda figure: (b"<svg/>", b"PNG"))

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from understudy.report import figures
-from understudy.report.figures import Panel
+from understudy.report.plots import MOST_POINTS, Panel, thinned
 
 
 def svg(panel: Panel) -> str:
@@ -66,6 +66,6 @@ def test_nothing_to_distribute() -> None:
 
 
 def test_long_curves_are_thinned_but_keep_their_ends() -> None:
-    x, y = figures._thinned(np.arange(5000.0), np.arange(5000.0) ** 2)
-    assert len(x) <= figures.MOST_POINTS + 1
+    x, y = thinned(np.arange(5000.0), np.arange(5000.0) ** 2)
+    assert len(x) <= MOST_POINTS + 1
     assert (x[0], x[-1], y[-1]) == (0, 4999, 4999.0**2)

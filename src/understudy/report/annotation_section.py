@@ -19,14 +19,15 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from understudy.report.data import ReportData, count, number, percent
-from understudy.report.figures import REAL_COLOUR, SYNTHETIC_COLOUR, Panel, _axes, _panel, styled
 from understudy.report.pictures import upright
+from understudy.report.plots import REAL_COLOUR, Look, Panel, legend_below, looks, one_plot, panel_of, styled
 from understudy.report.table import Table
 from understudy.slices import SliceSet
 
 SETS = {"real": "training patients", "held-out": "other patients", "synthetic": "synthetic"}
 HELD_OUT_COLOUR = "#8A8A8A"
 MOST_MAPS = 8  # columns of a picture
+MAP = 1.15  # inches: edge of a map
 SHARES = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#F3C9A5", "#D55E00", "#5A1E00"])
 DISTANCES = {
     "share_difference": "Share of slices with it",
@@ -77,10 +78,16 @@ def make_annotation_section(data: ReportData) -> AnnotationSection:
         return AnnotationSection()
     tables = [_values(found), _borders(found), _distances(found)]
     notes = sorted({note for content in found.values() for note in content["notes"]})
+    names = [data.hide(name) for name in data.generators]
+    look = looks(list(dict.fromkeys([*names, *found])))
     return AnnotationSection(
         [_sentence(name, content) for name, content in found.items()],
-        [t for t in tables if t.body], _area_panels(found), _map_panels(found, _axes_of(data)), notes, found,
-    )  # fmt: skip
+        [t for t in tables if t.body],
+        _area_panels(found, look),
+        _map_panels(found, _axes_of(data)),
+        notes,
+        found,
+    )
 
 
 def _sentence(name: str, content: dict[str, Any]) -> str:
@@ -203,18 +210,16 @@ def _ranged(row: dict[str, Any], column: str, digits: int, share: bool) -> str:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _area_panels(found: dict[str, dict[str, Any]]) -> list[Panel]:
+def _area_panels(found: dict[str, dict[str, Any]], look: dict[str, Look]) -> list[Panel]:
     """A panel a class: how the areas of each set are distributed."""
     first, made = next(iter(found.values())), []
-    curves = [
+    curves: list[tuple[str, str, str, Any, Any]] = [
         ("real", SETS["real"], REAL_COLOUR, "-", first),
         ("held-out", SETS["held-out"], HELD_OUT_COLOUR, "-", first),
     ]
-    styles = ["--", ":", "-."]
-    for i, (name, content) in enumerate(found.items()):
-        curves.append(("synthetic", name, SYNTHETIC_COLOUR, styles[i % 3], content))
+    curves += [("synthetic", name, look[name].colour, look[name].dashes, c) for name, c in found.items()]
     for class_name in first["classes"]:
-        with _axes() as (figure, axes):
+        with one_plot() as (figure, axes):
             said = []
             for part, label, colour, style, content in curves:
                 areas = content["areas"].get(part, {}).get(class_name)
@@ -231,8 +236,9 @@ def _area_panels(found: dict[str, dict[str, Any]]) -> list[Panel]:
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.legend(loc="best")
-            made.append(_panel(figure, f"Areas of {class_name}, cumulative; medians: {', '.join(said)}."))
+            legend_below(figure, axes, 3)
+            text = f"Areas of {class_name}, cumulative; medians: {', '.join(said)}."
+            made.append(panel_of(figure, text, key=f"areas_{class_name}"))
     return made
 
 
@@ -250,7 +256,7 @@ def _map_panels(found: dict[str, dict[str, Any]], axes: Any) -> list[Panel]:
     # As dark as it gets among real patients: what a generator draws beyond that is as dark.
     top = {c: max(float(np.max(maps[c])) for _, maps in patients or shown) or 1.0 for c in classes}
     with styled():
-        figure = Figure(figsize=(1.55 * len(shown) + 0.9, 1.6 * len(classes) + 0.3), layout="constrained")
+        figure = Figure(figsize=(MAP * len(shown) + 0.7, MAP * len(classes) + 0.4), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(classes), len(shown), squeeze=False)
         for i, name in enumerate(classes):
@@ -273,4 +279,5 @@ def _map_panels(found: dict[str, dict[str, Any]], axes: Any) -> list[Panel]:
             f"{label}: {', '.join(f'{c} up to {100 * float(np.max(m[c])):.0f} %' for c in classes)}"
             for label, m in shown
         )
-        return [_panel(figure, f"Where each class is, in share of slices. {most}.", len(shown) > 2)]
+        said = f"Where each class is, in share of slices. {most}."
+        return [panel_of(figure, said, len(shown) > 2, "positions")]

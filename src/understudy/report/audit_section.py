@@ -12,7 +12,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.report.data import ReportData, percent, percent_of
-from understudy.report.figures import INK, NARROW, SYNTHETIC_COLOUR, Panel, _axes, _panel
+from understudy.report.plots import INK, NARROW, SYNTHETIC_COLOUR, Panel, legend_below, one_plot, panel_of
 from understudy.report.tables import Table
 
 GROUPS = {"held-out": ("#8A8A8A", "held-out patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
@@ -103,34 +103,34 @@ def _entry(name: str, numbers: dict[str, Any]) -> Entry:
             " there are many."
         )
     shown = numbers.get("histograms", {})
-    panels = [_histogram(view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
+    panels = [_histogram(name, view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
     weights = (numbers.get("membership") or {}).get("words", "")
     return Entry(
         name, said["kind"], said["headline"], said["sentences"], said["limits"], panels, weights, repeated
     )
 
 
-def _histogram(view: str, numbers: dict[str, Any]) -> Panel:
+def _histogram(name: str, view: str, numbers: dict[str, Any]) -> Panel:
     shown, limit = numbers["histograms"][view], numbers["null"]["thresholds"][view]
     edges = np.array(shown["edges"])
-    with _axes((4.6, NARROW[1])) as (figure, axes):
-        for name, counts in shown["counts"].items():
-            colour, label = GROUPS.get(name, (PLANTED, f"planted copies ({name})"))
+    with one_plot((4.4, NARROW[1])) as (figure, axes):
+        for group, counts in shown["counts"].items():
+            colour, label = GROUPS.get(group, (PLANTED, f"planted copies ({group})"))
             share = 100 * np.array(counts) / max(1, sum(counts))
             axes.stairs(
                 share,
                 edges,
                 color=colour,
                 label=label,
-                fill=name in GROUPS,
-                alpha=0.55 if name in GROUPS else 1,
+                fill=group in GROUPS,
+                alpha=0.55 if group in GROUPS else 1,
             )
         if limit is not None:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set_title(VIEWS.get(view, view))
         axes.set_xlabel("highest correlation with a training slice")
         axes.set_ylabel("slices, %")
-        axes.legend(loc="upper left")
+        legend_below(figure, axes, 3)
         medians = ", ".join(
             f"{GROUPS.get(n, ('', n))[1]} {_median(c, edges):.2f}" for n, c in shown["counts"].items()
         )
@@ -140,7 +140,8 @@ def _histogram(view: str, numbers: dict[str, Any]) -> Panel:
             else f" The dashed line, {limit:.3f}, is the {percent_of(numbers['rule']['quantile'])} quantile of held-out"
             " slices."
         )
-        return _panel(figure, f"Highest correlation with a training slice, median: {medians}.{where}")
+        said = f"{name}: highest correlation with a training slice, median: {medians}.{where}"
+        return panel_of(figure, said, key=f"memorization_{name}_{view}")
 
 
 def _median(counts: list[int], edges: np.ndarray) -> float:

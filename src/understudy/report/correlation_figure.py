@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from understudy.report.figures import QUIET, styled
+from understudy.report.plots import QUIET, styled
 
 COLOURS = ("#3569A8", "#AA3377", "#1B7A6B", "#D55E00", "#222222", "#8A6D00")
 MARKERS = ("o", "s", "^", "D", "v", "P")

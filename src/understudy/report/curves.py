@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.statistics import MEAN, cube, per_repeat
-from understudy.report import figures
 from understudy.report.answer import Answer, interval, value
 from understudy.report.data import TRAINING, ReportData, Setting, number, percent_of
-from understudy.report.figures import INK, QUIET, Panel
+from understudy.report.figures import data_looks
 from understudy.report.grid_tables import ratio_settings, share_of
+from understudy.report.plots import INK, QUIET, Look, Panel, legend_below, one_plot, panel_of
 from understudy.report.table import pick
 
-COLOURS = ["#AA3377", "#2A7FB8", "#D55E00", "#009E73", "#7A6A00", "#5B4FBF"]
-MARKERS = ["D", "s", "^", "o", "v", "P"]
 SIZE = (4.7, 3.1)
 
 
@@ -35,26 +35,23 @@ class Line:
 def ratio_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
     """One panel a network: mean Dice against the share of real slices, a line for each generator; [] without any."""
     curves = ratio_settings(data)
-    generators = list(dict.fromkeys(curve[0].generator for curve in curves))
     made = []
     for segmenter in dict.fromkeys(curve[0].segmenter for curve in curves):
-        lines = []
-        for curve in (c for c in curves if c[0].segmenter == segmenter):
-            k = generators.index(curve[0].generator)
-            augmented = curve[0].augmentation
-            lines.append(
-                Line(
-                    curve[0].generator + ("" if augmented else ", no augmentation"),
-                    [(share_of(s), s) for s in curve],
-                    COLOURS[k % len(COLOURS)],
-                    MARKERS[k % len(MARKERS)],
-                    "-" if augmented else ":",
-                )
-            )
-        made += _panels(
-            data, rows, summary, lines, segmenter, "real slices in a training set of constant size, %"
-        )
+        lines = [
+            _line(data, curve[0].generator, curve[0].augmentation, [(share_of(s), s) for s in curve])
+            for curve in curves
+            if curve[0].segmenter == segmenter
+        ]
+        xlabel = "real slices in a training set of constant size, %"
+        made += _panels(data, rows, summary, lines, segmenter, xlabel, "figure2_ratio")
     return made
+
+
+def _line(data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]]) -> Line:
+    """A generator's curve, or that of real slices alone, with its name and look."""
+    look = data_looks(data).get(generator) or Look(TRAINING["real"][0], "-", "o")
+    label = (generator or "real only") + ("" if augmented else ", no augmentation")
+    return Line(label, points, look.colour, look.marker, "-" if augmented else ":")
 
 
 def fraction_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
@@ -62,31 +59,19 @@ def fraction_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame)
     mine = [s for s in data.settings if s.training in ("real", "both")]
     mine = [s for s in mine if s.real_share is None and s.real_patients is None]
     parts = {(s.segmenter, s.augmentation) for s in mine if s.real_fraction < 1}
-    generators = list(dict.fromkeys(s.generator for s in mine if s.generator))
     made = []
     for segmenter in dict.fromkeys(s.segmenter for s in mine):
         lines = []
-        for augmented in (True, False):
-            for name in ("", *generators):
-                points = sorted(
-                    ((s.real_fraction, s) for s in mine
-                     if (s.segmenter, s.augmentation, s.generator) == (segmenter, augmented, name)),
-                    key=lambda point: point[0],
-                )  # fmt: skip
-                if (segmenter, augmented) not in parts or len(points) < 2:
-                    continue
-                k = generators.index(name) if name else 0
-                lines.append(
-                    Line(
-                        (f"real + {name}" if name else "real only")
-                        + ("" if augmented else ", no augmentation"),
-                        points,
-                        COLOURS[k % len(COLOURS)] if name else TRAINING["real"][0],
-                        MARKERS[k % len(MARKERS)] if name else "o",
-                        "-" if augmented else ":",
-                    )
-                )
-        made += _panels(data, rows, summary, lines, segmenter, "real training patients, %")
+        for augmented, name in product((True, False), dict.fromkeys(s.generator for s in mine)):
+            points = [
+                (s.real_fraction, s)
+                for s in mine
+                if (s.segmenter, s.augmentation, s.generator) == (segmenter, augmented, name)
+            ]
+            if (segmenter, augmented) in parts and len(points) > 1:
+                line = _line(data, name, augmented, sorted(points, key=lambda point: point[0]))
+                lines.append(replace(line, label=f"real + {line.label}") if name else line)
+        made += _panels(data, rows, summary, lines, segmenter, "real training patients, %", "real_patients")
     return made
 
 
@@ -97,6 +82,7 @@ def _panels(
     lines: list[Line],
     segmenter: str,
     xlabel: str,
+    key: str,
 ) -> list[Panel]:
     """The panel of one network; [] without lines."""
     if not lines:
@@ -104,33 +90,15 @@ def _panels(
     name = MEAN if len(data.class_names) > 1 else data.class_names[0]
     scored, several = apply_policy(rows), data.scores["segmenter"].nunique() > 1
     said, ends = [], []
-    with figures._axes(SIZE) as (figure, axes):
+    with one_plot(SIZE) as (figure, axes):
         for i, line in enumerate(lines):
             found = [(100 * x, s, pick(summary, s.id, "dice", name, data.scope)) for x, s in line.points]
             found = [point for point in found if np.isfinite(point[2]["value"])]
             if not found:
                 continue
             aside = 1.1 * (i - (len(lines) - 1) / 2)  # points of several lines do not cover each other
-            x = [p[0] + aside for p in found]
-            mid, low, high = (np.array([p[2][k] for p in found], float) for k in ("value", "low", "high"))
-            axes.plot(x, mid, color=line.colour, linestyle=line.style, label=line.label, zorder=3)
-            axes.errorbar(
-                x, mid, [np.maximum(mid - low, 0), np.maximum(high - mid, 0)], color=line.colour, marker=line.marker,
-                markersize=6.5, markeredgecolor="white", linestyle="", elinewidth=1.4, capsize=2.5, zorder=4,
-            )  # fmt: skip
-            for at, s, entry in found:
-                if entry["n_repeats"] > 1:
-                    each = per_repeat(cube(scored, s.id, "dice", data.scope, data.class_names).values)
-                    axes.scatter(
-                        np.full(len(each), at + aside + 1.6),
-                        each,
-                        s=9,
-                        color=line.colour,
-                        alpha=0.45,
-                        linewidths=0,
-                        zorder=2,
-                    )
-            ends += list(high)
+            ends += _draw_line(axes, line, found, aside)
+            _draw_trainings(axes, data, scored, line, found, aside + 1.6)
             said.append(f"{line.label}: " + ", ".join(f"{p[0]:g} % {p[2]['value']:.3f}" for p in found))
         ends += _draw_baseline(data, summary, lines[0].points[0][1], name, axes)
         shares = sorted({round(100 * x, 2) for line in lines for x, _ in line.points})
@@ -141,12 +109,38 @@ def _panels(
             ylim=(0, min(1.03, max(ends) + 0.1)),
         )
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower right")
-        return [figures._panel(figure, f"Mean Dice against the {xlabel} ({segmenter}). {'; '.join(said)}.")]
+        legend_below(figure, axes, 3)
+        text = f"Mean Dice against the {xlabel} ({segmenter}). {'; '.join(said)}."
+        return [panel_of(figure, text, key=f"{key}_{segmenter}")]
+
+
+Found = list[tuple[float, Setting, pd.Series]]  # points of a curve: place in percent, setting, summary
+
+
+def _draw_line(axes: Axes, line: Line, found: Found, aside: float) -> list[float]:
+    """Means with their intervals, joined; the upper ends of these."""
+    x = [p[0] + aside for p in found]
+    mid, low, high = (np.array([p[2][k] for p in found], float) for k in ("value", "low", "high"))
+    axes.plot(x, mid, color=line.colour, linestyle=line.style, label=line.label, marker=line.marker,
+              markersize=6.5, markeredgecolor="white", zorder=4)  # fmt: skip
+    around = [np.maximum(mid - low, 0), np.maximum(high - mid, 0)]
+    axes.errorbar(x, mid, around, color=line.colour, linestyle="", elinewidth=1.4, capsize=2.5, zorder=3)
+    return [float(v) for v in high if np.isfinite(v)]
+
+
+def _draw_trainings(
+    axes: Axes, data: ReportData, scored: pd.DataFrame, line: Line, found: Found, aside: float
+) -> None:
+    """A small dot for each training, where there are several."""
+    for at, s, entry in found:
+        if entry["n_repeats"] > 1:
+            each = per_repeat(cube(scored, s.id, "dice", data.scope, data.class_names).values)
+            place = np.full(len(each), at + aside)
+            axes.scatter(place, each, s=9, color=line.colour, alpha=0.45, linewidths=0, zorder=2)
 
 
 def _draw_baseline(
-    data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: object
+    data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: Axes
 ) -> list[float]:
     """The yardstick as a dashed line; its height, [] without one."""
     base = data.baseline_of(like)
@@ -155,8 +149,8 @@ def _draw_baseline(
     height = float(pick(summary, base.id, "dice", name, data.scope)["value"])
     if not np.isfinite(height):
         return [0.5]
-    axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, zorder=1)  # type: ignore[attr-defined]
-    axes.annotate(  # type: ignore[attr-defined]
+    axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, zorder=1)
+    axes.annotate(
         f"all real slices {height:.2f}",
         (74, height),
         (0, 4),

@@ -150,6 +150,12 @@ class ReportData:
         known = [frame for frame in (self.scores, self.planned) if len(frame)]
         return _settings(pd.concat(known, ignore_index=True), self.baseline) if known else []
 
+    @cached_property
+    def generators(self) -> list[str]:
+        """Every generator of the study by name, in the study's order."""
+        named = [s.generator for s in self.every_setting if s.generator]
+        return list(dict.fromkeys([*self.synthetic, *named]))
+
     @property
     def baseline_setting(self) -> Setting | None:
         """The real + augmentation setting, None if it has no rows."""

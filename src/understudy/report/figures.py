@@ -2,96 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from understudy.checkpoints import History
 from understudy.metrics.statistics import MEAN
 from understudy.report.data import ReportData, Setting
+from understudy.report.plots import (
+    INK,
+    NARROW,
+    PANEL,
+    REAL_COLOUR,
+    SYNTHETIC_COLOUR,
+    Look,
+    Panel,
+    legend_below,
+    looks,
+    one_plot,
+    panel_of,
+    thinned,
+)
 
-INK, QUIET, RULE = "#222222", "#5F6670", "#D9DDE3"
 DARKER = ["#D55E00", "#2A7FB8", "#A8960C", "#009E73", "#B0528A"]  # of the class colours, for lines on white
-REAL_COLOUR, SYNTHETIC_COLOUR = "#222222", "#AA3377"
-STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same measures everywhere
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": QUIET,
-    "axes.edgecolor": "#9AA1AB",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E8EBEF",
-    "grid.linewidth": 0.7,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "text.color": INK,
-    "axes.titlecolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "svg.fonttype": "none",  # text stays text: sharp, small, and in the page's own font
-    "svg.hashsalt": "understudy",
-    "lines.linewidth": 1.6,
-}
-FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
 MOST_SETTINGS = 6  # in one plot; of a larger grid only those that differ from the baseline in their slices
-MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture for the page: `data:` address, what it shows in words, and whether it takes the whole width."""
-
-    src: str
-    alt: str
-    wide: bool = False
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The look of all figures, for one with several axes."""
-    with mpl.rc_context(STYLE):
-        yield
-
-
-@contextmanager
-def _axes(size: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Axes]]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, figure.add_subplot()
-
-
-def _panel(figure: Figure, alt: str, wide: bool = False) -> Panel:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?(?=[;\"])", FONTS, buffer.getvalue())
-    return Panel("data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii"), alt, wide)
-
-
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    step = max(1, -(-len(x) // MOST_POINTS))
-    return (x, y) if step == 1 else (np.append(x[:-1:step], x[-1]), np.append(y[:-1:step], y[-1]))
 
 
 def _finite(lines: list[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,43 +50,55 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float]) -> li
     `real_shares`: class -> share of real slices that have it, drawn as a dotted line.
     """
     lines = History.read(path)
-    made = []
-    shares = {
-        f"share_{c}": (c, colour) for c, colour in zip(real_shares, DARKER * len(real_shares), strict=False)
+    drawn = [
+        _training_curves(name, title, curves, lines, real_shares)
+        for title, curves in _curves_of_generator(real_shares).items()
+    ]
+    return [panel for panel in drawn if panel is not None]
+
+
+def _curves_of_generator(real_shares: dict[str, float]) -> dict[str, dict[str, tuple[str, str]]]:
+    """Title of a panel -> key in the history -> label and colour."""
+    colours = (DARKER[i % len(DARKER)] for i in range(len(real_shares)))
+    return {
+        "Losses": {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)},
+        "Discriminator overfitting": {
+            "ada_p": ("augmentation probability", SYNTHETIC_COLOUR),
+            "real_sign": ("sign of real scores", INK),
+        },
+        "Samples with each class": {f"share_{c}": (c, k) for c, k in zip(real_shares, colours, strict=True)},
+        "Speed": {"images_per_second": ("images/s", INK)},
     }
-    groups: tuple[tuple[str, dict[str, tuple[str, str]], str], ...] = (
-        ("Losses", {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}, ""),
-        (
-            "Discriminator overfitting",
-            {
-                "ada_p": ("augmentation probability", SYNTHETIC_COLOUR),
-                "real_sign": ("sign of real scores", INK),
-            },
-            "",
-        ),
-        ("Samples with each class", shares, ""),
-        ("Speed", {"images_per_second": ("images/s", INK)}, "images/s"),
-    )
-    for title, curves, unit in groups:
-        found = {key: _finite(lines, "kimg", key) for key in curves}
-        if not any(len(x) for x, _ in found.values()):
-            continue
-        with _axes(NARROW) as (figure, axes):
-            for key, (x, y) in found.items():
-                if len(x):
-                    label, colour = curves[key]
-                    marker = "o" if len(x) < 3 else ""
-                    axes.plot(*_thinned(x, y), color=colour, label=label, marker=marker, markersize=4)
-                    if key in shares:
-                        axes.axhline(real_shares[label], color=colour, linestyle=":", linewidth=1.2)
-            axes.set(title=title, xlabel="thousand real images shown", ylabel=unit)
-            if title == "Speed" or curves is shares:
-                axes.set_ylim(bottom=0)
-            if len(curves) > 1:
-                axes.legend()
-            ends = "; ".join(f"{curves[k][0]} ends at {y[-1]:.3g}" for k, (x, y) in found.items() if len(x))
-            made.append(_panel(figure, f"{title} of the generator {name} over its training: {ends}."))
-    return made
+
+
+def _training_curves(
+    name: str,
+    title: str,
+    curves: dict[str, tuple[str, str]],
+    lines: list[dict[str, Any]],
+    real_shares: dict[str, float],
+) -> Panel | None:
+    """A panel of a generator's training; None if its history has nothing of it."""
+    found = {key: _finite(lines, "kimg", key) for key in curves}
+    if not any(len(x) for x, _ in found.values()):
+        return None
+    with one_plot(NARROW) as (figure, axes):
+        for key, (x, y) in found.items():
+            if len(x):
+                label, colour = curves[key]
+                marker = "o" if len(x) < 3 else ""
+                axes.plot(*thinned(x, y), color=colour, label=label, marker=marker, markersize=4)
+                if key.startswith("share_"):
+                    axes.axhline(real_shares[label], color=colour, linestyle=":", linewidth=1.2)
+        axes.set(title=title, xlabel="thousand real images shown")
+        axes.set_ylabel("images/s" if title == "Speed" else "share of samples" if "class" in title else "")
+        if title == "Speed" or "class" in title:
+            axes.set_ylim(bottom=0)
+        if len(curves) > 1:
+            legend_below(figure, axes, 3)
+        ends = "; ".join(f"{curves[k][0]} ends at {y[-1]:.3g}" for k, (x, y) in found.items() if len(x))
+        said = f"{title} of the generator {name} over its training: {ends}."
+        return panel_of(figure, said, key=f"training_{name}_{title.split()[0].lower()}")
 
 
 def segmenter_curves(data: ReportData) -> list[Panel]:
@@ -158,33 +109,56 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
         ((k, path) for k, path in data.segmenter_histories.items() if k[0] in chosen),
         key=lambda entry: (order.index(entry[0][0]), entry[0][1]),
     )
-    made = []
-    for key, title in (("val_dice", "Validation Dice"), ("loss", "Training loss")):
-        with _axes((4.6, 3.0)) as (figure, axes):
-            said, ends = set(), []
-            for (setting_id, _), path in histories:
-                setting = chosen[setting_id]
-                x, y = _finite(History.read(path), "samples", key)
-                if not len(x):
-                    continue
-                marker = setting.marker if len(x) < 25 else ""
-                (line,) = axes.plot(
-                    *_thinned(x / 1000, y), color=setting.colour, marker=marker, markersize=3.5
-                )
-                if setting_id not in said:
-                    line.set_label(setting.label)
-                said.add(setting_id)
-                ends.append(f"{setting.label} ends at {y[-1]:.3f}")
-            if not ends:
+    wanted = (("val_dice", "Validation Dice"), ("loss", "Training loss"))
+    drawn = [
+        _segmenter_panel(data, key, title, [(chosen[k[0]], path) for k, path in histories])
+        for key, title in wanted
+    ]
+    return [panel for panel in drawn if panel is not None]
+
+
+def _segmenter_panel(
+    data: ReportData, key: str, title: str, histories: list[tuple[Setting, Path]]
+) -> Panel | None:
+    rows = -(-len({s.id for s, _ in histories}) // 2)
+    with one_plot((5.6, 2.8 + 0.2 * rows)) as (figure, axes):
+        ends: dict[str, list[str]] = {}
+        for setting, path in histories:
+            x, y = _finite(History.read(path), "samples", key)
+            if not len(x):
                 continue
-            axes.set(title=title, xlabel="thousand training slices seen")
-            if key == "val_dice":
-                axes.set_ylim(0, 1)
-            axes.legend()
-            made.append(
-                _panel(figure, f"{title} over the training of the segmentation networks: {'; '.join(ends)}.")
-            )
-    return made
+            (line,) = axes.plot(*thinned(x / 1000, y), **line_of(data, setting))
+            if len(x) < 25:
+                line.set(
+                    marker=line.get_marker() if line.get_marker() != "None" else setting.marker,
+                    markersize=3.5,
+                )
+            if setting.label not in ends:
+                line.set_label(setting.label)
+            ends.setdefault(setting.label, []).append(f"{y[-1]:.3f}")
+        if not ends:
+            return None
+        axes.set(title=title, xlabel="thousand training slices seen")
+        if key == "val_dice":
+            axes.set_ylim(0, 1)
+        legend_below(figure, axes, 2)
+        said = "; ".join(f"{label} ends at {', '.join(values)}" for label, values in ends.items())
+        text = f"{title} over the training of the segmentation networks: {said}."
+        return panel_of(figure, text, key=f"training_segmenters_{key}")
+
+
+def line_of(data: ReportData, setting: Setting) -> dict[str, Any]:
+    """Colour and dashes of a setting's curve: with several generators by these, synthetic slices alone are dashed."""
+    if len(data.generators) < 2 or not setting.generator:
+        return {"color": setting.colour}
+    look = data_looks(data)[setting.generator]
+    alone = setting.training == "synthetic"
+    return {"color": look.colour, "linestyle": (0, (2.2, 1.4)) if alone else "-", "marker": look.marker}
+
+
+def data_looks(data: ReportData) -> dict[str, Look]:
+    """A look for each generator of the study, the same in every figure."""
+    return looks(data.generators)
 
 
 def patient_dots(
@@ -197,12 +171,17 @@ def patient_dots(
     for name in names:
         wide = len(settings) > 4
         size = (min(max(9.0, 1.2 + 0.95 * len(settings)), 12) if wide else width, 3.2)
-        with _axes(size) as (figure, axes):
+        with one_plot(size) as (figure, axes):
             said = _draw_dots(axes, settings, means[means["class_name"] == name], summary, name, data.scope)
             title = "Mean over the classes" if name == MEAN else name
             axes.set(title=title, ylabel="Dice", ylim=(-0.03, 1.03))
             made.append(
-                _panel(figure, f"Dice of each test patient, {title}. Means: {'; '.join(said)}.", wide)
+                panel_of(
+                    figure,
+                    f"Dice of each test patient, {title}. Means: {'; '.join(said)}.",
+                    wide,
+                    f"patients_{'mean' if name == MEAN else name}",
+                )
             )
     return made
 
@@ -258,7 +237,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
     if len(sites) < 2:
         return []
     wide = len(sites) * len(settings) > 14
-    with _axes(
+    with one_plot(
         (
             min(max(9.0, 1.5 + 0.28 * len(sites) * len(settings)), 12) if wide else width,
             3.2 + 0.2 * (len(settings) // (4 if wide else 2)),
@@ -286,38 +265,51 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, handletextpad=0.1,
                       columnspacing=1.0)  # fmt: skip
         return [
-            _panel(figure, f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.", wide)
+            panel_of(
+                figure,
+                f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.",
+                wide,
+                "hospitals",
+            )
         ]
 
 
 def distribution(
-    title: str, xlabel: str, values_of: dict[str, np.ndarray], kinds: dict[str, str], narrow: bool = False
+    title: str,
+    xlabel: str,
+    values_of: dict[str, np.ndarray],
+    kinds: dict[str, str],
+    narrow: bool = False,
+    key: str = "",
 ) -> Panel | None:
     """Cumulative shares of slices, real against synthetic; None if there is nothing to draw.
 
     Args:
         title, xlabel: of the panel.
         values_of: name of the set -> one value a slice.
-        kinds: name of the set -> "real" or "synthetic".
+        kinds: name of the set -> "real" or "synthetic", in the order of the study.
         narrow: four panels stand beside each other instead of three.
+        key: name of its files.
     """
     curves = {name: np.sort(values) for name, values in values_of.items() if len(values)}
     if not curves:
         return None
-    styles = iter(["-", "--", ":", "-."] * len(curves))
+    look = looks([name for name, kind in kinds.items() if kind != "real"])
     low, high = (f([f(v) for v in curves.values()]) for f in (min, max))
-    with _axes(NARROW if narrow else PANEL) as (figure, axes):
+    with one_plot(NARROW if narrow else PANEL) as (figure, axes):
         for name, values in curves.items():
-            real = kinds[name] == "real"
             share = np.arange(1, len(values) + 1) / len(values)
-            (line,) = axes.plot(*_thinned(values, share), label=name, drawstyle="steps-post")
-            line.set(color=REAL_COLOUR if real else SYNTHETIC_COLOUR, linestyle="-" if real else next(styles))
+            (line,) = axes.plot(*thinned(values, share), label=name, drawstyle="steps-post")
+            if name in look:
+                line.set(color=look[name].colour, linestyle=look[name].dashes)
+            else:
+                line.set(color=REAL_COLOUR)
         if low > 0 and high > 20 * low:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         axes.set(title=title, xlabel=xlabel, ylabel="share of slices", ylim=(0, 1.02))
         if len(curves) > 1:
-            axes.legend(loc="best")
+            legend_below(figure, axes, 3)
         said = ", ".join(f"median {np.median(v):.3g} ({name})" for name, v in curves.items())
-        return _panel(figure, f"{title}, cumulative share of slices: {said}.")
+        return panel_of(figure, f"{title}, cumulative share of slices: {said}.", key=key)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from understudy.metrics.statistics import MEAN
-from understudy.report import figures
-from understudy.report.curves import COLOURS, MARKERS, SIZE
+from understudy.report.curves import SIZE
 from understudy.report.data import TRAINING, ReportData, Setting, number
-from understudy.report.figures import INK, Panel
+from understudy.report.figures import data_looks
+from understudy.report.plots import INK, Look, Panel, legend_below, one_plot, panel_of
 from understudy.report.table import Table, about, pick, spread
 
 
@@ -54,38 +54,44 @@ def _class(data: ReportData) -> str:
 
 def finetune_panels(data: ReportData, summary: pd.DataFrame) -> list[Panel]:
     """A panel for each network and augmentation; [] without fine-tuning."""
-    name, made = _class(data), []
-    for (segmenter, augmented), lines in finetune_lines(data).items():
-        counts = sorted({s.real_patients or 0 for settings in lines.values() for s in settings})
-        said, tops = [], [0.0]
-        with figures._axes(SIZE) as (figure, axes):
-            for i, (line, settings) in enumerate(lines.items()):
-                entries = [pick(summary, s.id, "dice", name, data.scope) for s in settings]
-                places = [counts.index(s.real_patients or 0) for s in settings]
-                x = np.array(places) + 0.06 * (i - (len(lines) - 1) / 2)
-                mid, low, high = (np.array([e[k] for e in entries], float) for k in ("value", "low", "high"))
-                scratch = line == "from scratch"
-                colour = TRAINING["real"][0] if scratch else COLOURS[(i - 1) % len(COLOURS)]
-                axes.errorbar(
-                    x, mid, [np.maximum(mid - low, 0), np.maximum(high - mid, 0)], color=colour, label=line,
-                    marker="o" if scratch else MARKERS[(i - 1) % len(MARKERS)], markersize=6, capsize=2.5,
-                    markeredgecolor="white", elinewidth=1.4,
-                )  # fmt: skip
-                tops += list(high[np.isfinite(high)])
-                points = zip(settings, mid, strict=True)
-                said.append(f"{line}: " + ", ".join(f"{s.real_patients} patients {m:.3f}" for s, m in points))
-            base = data.baseline_of(next(iter(lines.values()))[0])
-            height = float(pick(summary, base.id, "dice", name, data.scope)["value"]) if base else np.nan
-            if np.isfinite(height):
-                axes.axhline(
-                    height, color=INK, linestyle="--", linewidth=1.1, label="all real patients", zorder=1
-                )
-                tops.append(height)
-            axes.set_xticks(range(len(counts)), [str(k) for k in counts])
-            axes.set(title=segmenter + ("" if augmented else ", no augmentation"), xlabel="real patients")
-            axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, max(tops) + 0.1)))
-            axes.legend(loc="lower right")
-            made.append(
-                figures._panel(figure, f"Dice against the number of real patients: {'; '.join(said)}.")
+    return [
+        _panel(data, summary, segmenter, augmented, lines)
+        for (segmenter, augmented), lines in finetune_lines(data).items()
+    ]
+
+
+def _panel(
+    data: ReportData, summary: pd.DataFrame, segmenter: str, augmented: bool, lines: dict[str, list[Setting]]
+) -> Panel:
+    name = _class(data)
+    counts = sorted({s.real_patients or 0 for settings in lines.values() for s in settings})
+    said, tops = [], [0.0]
+    with one_plot(SIZE) as (figure, axes):
+        for i, (line, settings) in enumerate(lines.items()):
+            aside = 0.06 * (i - (len(lines) - 1) / 2)
+            x = np.array([counts.index(s.real_patients or 0) for s in settings]) + aside
+            entries = [pick(summary, s.id, "dice", name, data.scope) for s in settings]
+            mid, low, high = (np.array([e[k] for e in entries], float) for k in ("value", "low", "high"))
+            look = data_looks(data).get(settings[0].generator) or Look(TRAINING["real"][0], "-", "o")
+            axes.errorbar(
+                x, mid, [np.maximum(mid - low, 0), np.maximum(high - mid, 0)], color=look.colour, label=line,
+                marker=look.marker, markersize=6.5, capsize=2.5, markeredgecolor="white", elinewidth=1.4,
+            )  # fmt: skip
+            tops += list(high[np.isfinite(high)])
+            points = zip(settings, mid, strict=True)
+            said.append(f"{line}: " + ", ".join(f"{s.real_patients} patients {m:.3f}" for s, m in points))
+        base = data.baseline_of(next(iter(lines.values()))[0])
+        height = float(pick(summary, base.id, "dice", name, data.scope)["value"]) if base else np.nan
+        if np.isfinite(height):
+            axes.axhline(
+                height, color=INK, linestyle="--", linewidth=1.1, label="all real patients", zorder=1
             )
-    return made
+            tops.append(height)
+        axes.set_xticks(range(len(counts)), [str(k) for k in counts])
+        axes.set_xlim(-0.25, len(counts) - 0.75)
+        axes.set(title=segmenter + ("" if augmented else ", no augmentation"), xlabel="real patients")
+        axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, max(tops) + 0.1)))
+        axes.grid(axis="x", visible=False)
+        legend_below(figure, axes, 2)
+        key = f"finetune_{segmenter}" + ("" if augmented else "_noaug")
+        return panel_of(figure, f"Dice against the number of real patients: {'; '.join(said)}.", key=key)

@@ -15,7 +15,7 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN
 from understudy.report.answer import primary
 from understudy.report.data import ReportData, Setting
-from understudy.report.figures import Panel, distribution
+from understudy.report.figures import distribution
 from understudy.report.pictures import (
     Pixels,
     channel_window,
@@ -28,6 +28,7 @@ from understudy.report.pictures import (
     upright,
     windowed,
 )
+from understudy.report.plots import Panel
 from understudy.report.readings import how_it_was_read, reading_of
 from understudy.slices import SliceSet
 from understudy.volumes import TestVolume, VolumeSet
@@ -249,12 +250,24 @@ def _annotation_panels(gallery: Gallery, first: SliceSet) -> list[Panel]:
         shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
         present = {n: s[s > 0] for n, s in shares.items()}
         made.append(
-            distribution(f"Area of {name}", "% of the slice, where it is there", present, kinds, narrow)
+            distribution(
+                f"Area of {name}",
+                "% of the slice, where it is there",
+                present,
+                kinds,
+                narrow,
+                f"areas_{name}",
+            )
         )
     distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
     made.append(
         distribution(
-            "Doubt in generated codes", "grey levels from the nearest code", distances, kinds, narrow
+            "Doubt in generated codes",
+            "grey levels from the nearest code",
+            distances,
+            kinds,
+            narrow,
+            "code_distances",
         )
     )
     return [panel for panel in made if panel is not None]

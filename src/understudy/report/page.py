@@ -40,6 +40,7 @@ from understudy.report.health import faults, health_lines
 from understudy.report.latex import latex
 from understudy.report.machine import report_numbers
 from understudy.report.pictures import colours
+from understudy.report.plots import NARROW, PANEL, Panel
 from understudy.report.published import contradictions
 from understudy.report.quality_section import QualitySection, make_quality_section
 from understudy.report.quality_tables import quality_table, reading_table, recipe_table
@@ -226,9 +227,9 @@ def _collapsed(data: ReportData) -> list[str]:
     return said
 
 
-def _patient_panels(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[figures.Panel]:
+def _patient_panels(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
     count_of_panels = len(data.class_names) + (len(data.class_names) > 1) + (means["site"].nunique() > 1)
-    width = (figures.NARROW if count_of_panels == 4 else figures.PANEL)[0]
+    width = (NARROW if count_of_panels == 4 else PANEL)[0]
     return figures.patient_dots(data, means, summary, width) + figures.site_dots(data, means, width)
 
 

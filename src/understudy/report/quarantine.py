@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.report import figures
 from understudy.report.data import ReportData, Setting, count, duration
+from understudy.report.plots import Panel, legend_below, one_plot, panel_of
 from understudy.report.table import Table
 
 FAILURES = {
@@ -24,8 +24,11 @@ FAILURES = {
 STAGES = {
     "generator": "training generators", "sample": "sampling", "segmenter": "training segmenters",
     "evaluate": "evaluation", "audit": "audit", "quality": "image quality", "annotations": "annotations",
+    "phantom": "phantoms", "prepare": "preparing slices", "report": "report",
 }  # fmt: skip
-COLOURS = ("#3569A8", "#AA3377", "#1B7A6B", "#D55E00", "#8A6D00", "#5B4FBF", "#8A8A8A", "#222222")
+COLOURS = (
+    "#3569A8", "#AA3377", "#1B7A6B", "#D55E00", "#8A6D00", "#5B4FBF", "#8A8A8A", "#222222", "#7FB3DF", "#E3B0CC",
+)  # fmt: skip
 NOT_OF_ONE = "all generators"
 
 
@@ -199,7 +202,7 @@ def _generator_of(data: ReportData, name: str) -> str:
     return next(found, NOT_OF_ONE)
 
 
-def cost_panels(table: Table | None) -> list[figures.Panel]:
+def cost_panels(table: Table | None) -> list[Panel]:
     """Bars of hours, a bar a generator, coloured by stage; [] without times."""
     if table is None:
         return []
@@ -208,29 +211,31 @@ def cost_panels(table: Table | None) -> list[figures.Panel]:
         c.removesuffix("_hours") for c in map(str, frame) if c.endswith("_hours") and frame[c].sum() > 0
     ]
     stages.remove("total")
-    with figures._axes((7.2, 1.5 + 0.34 * len(frame))) as (figure, axes):
+    hours = frame[[f"{stage}_hours" for stage in stages]].to_numpy(float)
+    few = hours.sum(1).max() < 1  # an axis of hundredths of an hour says little
+    unit, scale = ("minutes", 60) if few else ("hours", 1)
+    with one_plot((7.2, 1.6 + 0.34 * len(frame))) as (figure, axes):
         left = np.zeros(len(frame))
         for i, stage in enumerate(stages):
-            width = frame[f"{stage}_hours"].to_numpy(float)
-            colour = COLOURS[i % len(COLOURS)]
+            width, label = scale * hours[:, i], STAGES.get(stage, stage)
             axes.barh(
                 frame["generator"],
                 width,
                 left=left,
-                color=colour,
-                label=STAGES.get(stage, stage),
+                color=COLOURS[i % len(COLOURS)],
+                label=label,
                 height=0.62,
             )
             left += width
         for at, total in enumerate(left):
             axes.annotate(
-                _hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
+                f"{total:.3g}", (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
             )
-        axes.set(xlabel="hours", xlim=(0, 1.12 * max(left)))
+        axes.set(xlabel=unit, xlim=(0, 1.12 * max(left)))
         axes.grid(axis="y", visible=False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=4, columnspacing=1.0)
-        said = "; ".join(f"{n} {_hours(t)} h" for n, t in zip(frame["generator"], left, strict=True))
-        return [figures._panel(figure, f"Hours by stage and generator: {said}.", wide=True)]
+        legend_below(figure, axes, 4)
+        said = "; ".join(f"{n} {t:.3g}" for n, t in zip(frame["generator"], left, strict=True))
+        return [panel_of(figure, f"{unit.capitalize()} by stage and generator: {said}.", True, "cost")]
 
 
 def settings_without_rows(data: ReportData) -> list[Setting]:

@@ -259,8 +259,10 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
         "choose": "`ratios`",
     }
     for name, segmenter in study.segmenters.items():
-        for field in sorted(segmenter.training.mixture.model_fields_set & says.keys()):
-            if says[field]:
+        mixture = segmenter.training.mixture
+        usual = type(mixture)()  # a study that is read again has every field, most of them as they are by default
+        for field in sorted(mixture.model_fields_set & says.keys()):
+            if says[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)
                 return path, f"is not set here: the study's {says[field]} says it"
     return None

@@ -1,0 +1,161 @@
+"""The look of all plots, and a plot as a panel: SVG for the page, SVG and PNG for the folder of figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, QUIET, RULE = "#222222", "#5F6670", "#D9DDE3"
+REAL_COLOUR, SYNTHETIC_COLOUR = "#222222", "#AA3377"
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same measures everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": QUIET,
+    "axes.edgecolor": "#9AA1AB",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E8EBEF",
+    "grid.linewidth": 0.7,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",  # text stays text: sharp, small, and in the page's own font
+    "svg.hashsalt": "understudy",
+    "lines.linewidth": 1.6,
+}
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
+PIXELS_PER_INCH = 96  # of a page
+DPI = 300  # of the PNG files
+MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
+
+# Told apart by lightness as well as by hue, and by dashes and markers: a generator has the same in every plot.
+GENERATOR_COLOURS = ("#AA3377", "#2A7FB8", "#D55E00", "#009E73", "#7A6A00", "#5B4FBF", "#3B3B3B", "#E07BB0")
+GENERATOR_MARKERS = ("D", "s", "^", "o", "v", "P", "X", "*")
+GENERATOR_DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture for the page and the folder of figures.
+
+    Attributes:
+        src: `data:` address of the SVG.
+        alt: what it shows in words.
+        wide: it takes the whole width.
+        key: name of its files, "" for a picture of the page only.
+        width: natural width in pixels of a page, 0 if not known.
+        png: the same as PNG.
+    """
+
+    src: str
+    alt: str
+    wide: bool = False
+    key: str = ""
+    width: int = 0
+    png: bytes = b""
+
+    @property
+    def svg(self) -> bytes:
+        """Content of the SVG file."""
+        return base64.b64decode(self.src.partition(",")[2])
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a generator is drawn in every plot."""
+
+    colour: str
+    dashes: Any
+    marker: str
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """A look for each generator, by its place in the study."""
+    return {
+        name: Look(
+            *(given[i % len(given)] for given in (GENERATOR_COLOURS, GENERATOR_DASHES, GENERATOR_MARKERS))
+        )
+        for i, name in enumerate(names)
+    }
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The look of all figures, for one with several axes."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+@contextmanager
+def one_plot(size: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Axes]]:
+    """A styled figure of `size` inches with one pair of axes."""
+    with styled():
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.add_subplot()
+
+
+def panel_of(figure: Figure, alt: str, wide: bool = False, key: str = "") -> Panel:
+    """The finished figure as a panel; to be called while its style is on."""
+    svg, png = _rendered(figure)
+    src = "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+    return Panel(src, alt, wide, file_name(key), round(figure.get_figwidth() * PIXELS_PER_INCH), png)
+
+
+def _rendered(figure: Figure) -> tuple[bytes, bytes]:
+    """The figure as SVG and as PNG."""
+    text, picture = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # it is laid out now
+    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?(?=[;\"])", FONTS, text.getvalue())
+    return svg.encode(), picture.getvalue()
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """The legend under the plot, where it covers no curve."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.0, handlelength=1.8
+        )
+
+
+def file_name(key: str) -> str:
+    """Letters, digits, "-" and "_" only, so that it is a name of a file everywhere.
+
+    Example:
+        >>> file_name("areas NCR/NET")
+        'areas_NCR-NET'
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", key.replace(" ", "_")).strip("-")
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve with no more points than a panel can show, its last one kept."""
+    step = max(1, -(-len(x) // MOST_POINTS))
+    return (x, y) if step == 1 else (np.append(x[:-1:step], x[-1]), np.append(y[:-1:step], y[-1]))
