@@ -179,4 +179,5 @@ def test_a_study_as_data_can_be_read_again() -> None:
     """The report reads the study from its job, with every field filled in."""
     asked = study_of(ratios=[0, 0.5], fine_tune={"patients": [1, 2]}, real_fractions=[0.5, 1.0])
     again = Study.model_validate(asked.as_data())
-    assert settings(again) == settings(asked) and again.hash == asked.hash
+    assert settings(again) == settings(asked)
+    assert again.hash == asked.hash
