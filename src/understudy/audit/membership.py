@@ -8,7 +8,7 @@ network that gives nothing away, 1 one that knows its patients by heart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from understudy.audit.sides import Side
 from understudy.slices import SliceSet
 
 Witness = Callable[[SliceSet, NDArray[np.int64]], tuple[NDArray[np.float64], str]]
-"""Slices and rows -> scores [n], higher for slices that the network knows, and what they are."""
+"""Slices and rows -> scores [n], higher for slices that the network knows, and what they are. Its attribute `weights`
+(file -> SHA-256), where it has one, is recorded: a release is bound to exactly these weights."""
 Floats = NDArray[np.float64]
 
 
@@ -33,6 +34,7 @@ class Membership:
         score: what was compared, in words.
         auc, low, high: area under the ROC curve with its interval by bootstrap over patients of both sides.
         training, heldout: slices asked about; patients likewise.
+        weights: SHA-256 (hex) of each file of weights that was asked, by its name; empty if the witness does not say.
     """
 
     score: str
@@ -43,6 +45,7 @@ class Membership:
     heldout: int
     training_patients: int
     heldout_patients: int
+    weights: dict[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -84,7 +87,8 @@ def membership(
         (draws[0] @ sizes[0]) * (draws[1] @ sizes[1])
     )
     auc = float(wins.sum() / (len(a.rows) * len(b.rows)))
-    return Membership(name, auc, *percentiles(drawn), len(a.rows), len(b.rows), a.count, b.count)
+    weights = dict(getattr(witness, "weights", {}))
+    return Membership(name, auc, *percentiles(drawn), len(a.rows), len(b.rows), a.count, b.count, weights)
 
 
 def _wins(first: Floats, second: Floats, of_first: NDArray[np.int64], of_second: NDArray[np.int64]) -> Floats:

@@ -40,6 +40,7 @@ class Recheck:
         correlation: [n] each synthetic slice's highest correlation with a training slice, all channels; NaN where it
             was not judged.
         training, heldout: the rows that were compared with.
+        asked: of them, those that show somebody: the rows that a white-box check asks about.
         controls: of the audit.
     """
 
@@ -48,13 +49,18 @@ class Recheck:
     correlation: NDArray[np.float64]
     training: Side
     heldout: Side
+    asked: tuple[Side, Side]
     controls: Controls
     _judged: NDArray[np.int64]
     _scores: NDArray[np.float64]
     _compared: PValues
 
-    def rest(self, kept: NDArray[np.int64]) -> Verdict:
-        """The verdict on these rows of the synthetic set, which were screened by the audit.
+    def rest(self, kept: NDArray[np.int64], screened: bool = True) -> Verdict:
+        """The verdict on these rows of the synthetic set.
+
+        Args:
+            kept: the rows.
+            screened: whether they were chosen by this audit. Its sentences name no patients that were hit.
 
         Raises:
             UnderstudyError: none of them can be judged.
@@ -69,9 +75,7 @@ class Recheck:
         part = PValues(self._compared.pattern[mask], self._compared.above, null)
         flags = _flags(self._scores[mask], part, self.controls, config)
         hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
-        return verdict(
-            flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened=True
-        )
+        return verdict(flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened)
 
 
 def recheck(
@@ -126,6 +130,7 @@ def recheck(
         correlation,
         parts[0],
         parts[1],
+        judged[:2],
         controls_of(numbers),
         judged[2].rows,
         scores,

@@ -9,7 +9,8 @@ import sys
 
 import understudy.cli.annotations
 import understudy.cli.correlate
-import understudy.cli.reading_serve  # noqa: F401
+import understudy.cli.reading_serve
+import understudy.cli.release_model  # noqa: F401
 from understudy.cli import (  # noqa: F401
     audit,
     cohort,

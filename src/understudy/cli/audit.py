@@ -225,13 +225,13 @@ def _opened_synthetic(path: Path, read_into: Path) -> SliceSet:
 
 
 def _witness(model: Path, device: str) -> Any:
-    from understudy.generators.witness import can_testify, scores
+    from understudy.generators.witness import NetworkWitness, can_testify
 
     if not can_testify(model):  # before the search, which takes its time
         raise UnderstudyError(
             "the folder holds no discriminator, by which a GAN is asked", where=model, fix="train it again"
         )
-    return lambda slices, rows: scores(model, slices, rows, device)
+    return NetworkWitness(model, device)
 
 
 def _sweep(

@@ -12,7 +12,10 @@ from understudy.cli.base import DeviceOption, QuietOption, app
 
 @app.command()
 def sample(
-    model: Annotated[Path, typer.Argument(help="Folder of a trained generator (jobs/generator-.../model).")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Trained generator (jobs/generator-.../model), or a released package of one."),
+    ],
     out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
     count: Annotated[int, typer.Option(min=1, help="Number of slices.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Slice i of a seed is always the same.")] = 0,
@@ -30,11 +33,12 @@ def sample(
     quiet: QuietOption = False,
 ) -> None:
     """Make synthetic slices with their annotations from a trained or imported generator."""
+    from understudy.exchange.packaged import generator_in
     from understudy.generators.sample import sample_set
     from understudy.generators.samplers import sampler_config
 
     made = sample_set(
-        [model, *(also or [])],
+        [generator_in(folder) for folder in (model, *(also or []))],
         count,
         seed,
         out,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,10 @@ from understudy.cli.base import DeviceOption, QuietOption, app
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
+    from understudy.release.assembly import Released
     from understudy.release.forms import Decision
+    from understudy.slices import SliceSet
+    from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate
 
@@ -36,77 +40,114 @@ def template(
     )
 
 
+AboutOption = Annotated[Path, typer.Option(help="Form about.yaml (release template).")]
+PackageOption = Annotated[Path, typer.Option("--out", "-o", help="New folder: the package.")]
+DecisionOption = Annotated[Path | None, typer.Option(help="Form decision.yaml [default: asked for].")]
+ResultsOption = Annotated[Path | None, typer.Option(help="Results of a study, with --generator.")]
+AuditOption = Annotated[Path | None, typer.Option(help="Folder of its audit.")]
+TrainingOption = Annotated[Path | None, typer.Option(help="Real slice set of that audit.")]
+HeldoutOption = Annotated[Path | None, typer.Option(help="Held-out slices [default: of --training].")]
+OverrideOption = Annotated[
+    str | None, typer.Option(help="Release against the gate for this REASON, stamped on everything.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+
+
 @release.command()
 def slices(
-    about: Annotated[Path, typer.Option(help="Form about.yaml (release template).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder: the package.")],
-    decision: Annotated[Path | None, typer.Option(help="Form decision.yaml [default: asked for].")] = None,
-    study: Annotated[Path | None, typer.Option(help="Results of a study, with --generator.")] = None,
+    about: AboutOption,
+    out: PackageOption,
+    decision: DecisionOption = None,
+    study: ResultsOption = None,
     generator: Annotated[str | None, typer.Option(help="With --study: which generator's slices.")] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Or: slice set to be released.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="Folder of its audit.")] = None,
-    training: Annotated[Path | None, typer.Option(help="Real slice set of that audit.")] = None,
-    heldout: Annotated[Path | None, typer.Option(help="Held-out slices [default: of --training].")] = None,
+    audit: AuditOption = None,
+    training: TrainingOption = None,
+    heldout: HeldoutOption = None,
     layout: Annotated[
         str, typer.Option("--format", help="sliceset, png, nifti, nnunet, webdataset.")
     ] = "sliceset",
-    override: Annotated[
-        str | None, typer.Option(help="Release against the gate for this REASON, stamped on everything.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
+    override: OverrideOption = None,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
     from understudy.generators.devices import resolve_device
-    from understudy.release.forms import About, Decision, read_form
+    from understudy.release.forms import About, read_form
     from understudy.release.package import release_slices
+
+    told = read_form(about, About)
+    signed = decision_of(decision)
+    found, _ = audited(study, generator, synthetic, audit, training, heldout)
+    done = release_slices(
+        found.synthetic, found.training, found.heldout, found.audit, told, signed, out, layout, override,
+        found.rows, device=str(resolve_device(device)), progress=not quiet,
+    )  # fmt: skip
+    of = done.certificate["audit"]
+    print_released(
+        done,
+        f"{of['released']:,} of {of['before']:,} slices released to {out}"
+        f" ({of['flagged']:,} flagged and {of['alike']:,} near-duplicates of them are out)\n"
+        f"{of['verdict']['headline']}",
+        as_json,
+    )
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What a release is made from, opened."""
+
+    synthetic: SliceSet
+    training: SliceSet
+    heldout: SliceSet
+    audit: Path
+    rows: Any
+
+
+def audited(
+    study: Path | None,
+    generator: str | None,
+    synthetic: Path | None,
+    audit: Path | None,
+    training: Path | None,
+    heldout: Path | None,
+) -> tuple[Audited, ReleaseInputs | None]:
+    """The sets and the audit, of a study's generator or as they are given."""
     from understudy.slices import SliceSet
     from understudy.study.released import release_inputs
     from understudy.study.subsets import training_rows
 
-    told = read_form(about, About)
-    signed = read_form(decision, Decision) if decision else _asked()
-    subset = None
-    if study is not None and generator is not None:
-        found = release_inputs(study, generator)
-        synthetic, audit, training, subset = found.synthetic, found.audit, found.real, found.subset
+    found = release_inputs(study, generator) if study is not None and generator is not None else None
+    if found is not None:
+        synthetic, audit, training = found.synthetic, found.audit, found.real
     if synthetic is None or audit is None or training is None:
         raise UnderstudyError(
             "a release needs the slices, their audit and the real slices of that audit",
             fix="give --study and --generator, or --synthetic, --audit and --training",
         )
-    real = SliceSet.open(training, cache_bytes=0)
+    made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)
     held = SliceSet.open(heldout, cache_bytes=0) if heldout else real
-    rows = training_rows(real, subset) if subset else None
-    done = release_slices(
-        SliceSet.open(synthetic, cache_bytes=0),
-        real,
-        held,
-        audit,
-        told,
-        signed,
-        out,
-        layout,
-        override,
-        rows,
-        device=str(resolve_device(device)),
-        progress=not quiet,
-    )
+    rows = training_rows(real, found.subset) if found is not None and found.subset else None
+    return Audited(made, real, held, audit, rows), found
+
+
+def decision_of(path: Path | None) -> Decision:
+    """The signed decision, from its form or asked for at the terminal."""
+    from understudy.release.forms import Decision, read_form
+
+    return read_form(path, Decision) if path else _asked()
+
+
+def print_released(done: Released, words: str, as_json: bool) -> None:
+    """What was written, found nowhere, and its root hash."""
     if as_json:
-        print(
-            json.dumps(
-                {"path": str(out), "root": done.root, **done.certificate, "scan": done.scan.as_dict()},
-                indent=2,
-            )
-        )
+        told = {"path": str(done.path), "root": done.root, **done.certificate, "scan": done.scan.as_dict()}
+        print(json.dumps(told, indent=2))
         return
-    of = done.certificate["audit"]
     print(
-        f"{of['released']:,} of {of['before']:,} slices released to {out}"
-        f" ({of['flagged']:,} flagged and {of['alike']:,}"
-        f" near-duplicates of them are out)\n{of['verdict']['headline']}\nscan: {done.scan.files:,} files,"
-        f" {done.scan.words:,} ids, paths and names, {done.scan.training_slices:,} real slices: nothing found\n"
+        f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"
+        f" {done.scan.training_slices:,} real slices: nothing found\n"
         f"root hash, to be published where recipients trust it:\n  {done.root}"
     )
 
@@ -123,7 +164,7 @@ def scan_command(
     from understudy.slices import SliceSet
 
     real = SliceSet.open(training, cache_bytes=0)
-    found = scan(package, certificate_of(package)["data"], [real], secret_words([real], [training]))
+    found = scan(package, certificate_of(package).get("data", {}), [real], secret_words([real], [training]))
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
         if found.findings:
@@ -148,9 +189,8 @@ def verify(
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
-        print(
-            f"{said.get('title')}, version {said.get('version')}: {found.slices:,} slices, {found.files:,} files"
-        )
+        held = f"{found.slices:,} slices" if said.get("kind") == "slices" else "weights of a generator"
+        print(f"{said.get('title')}, version {said.get('version')}: {held}, {found.files:,} files")
         if found.override:
             print(found.override)
         for problem in found.problems[:20]:
@@ -159,12 +199,14 @@ def verify(
             f"root hash: {found.root}"
             + ("" if found.compared else " (compare it with the published one: --root)")
         )
-        print(
-            "NOT INTACT: do not use it" if found.problems else "intact: every file and slice is as certified"
-        )
+        print("NOT INTACT: do not use it" if found.problems else "intact: everything in it is as certified")
         if not found.problems:
             print(f"audit: {said['audit']['verdict']['headline']}")
-            print(f"train on it: understudy evaluate --synthetic {package} --cohort YOUR_PATIENTS")
+            if said["kind"] == "slices":
+                print(f"train on it: understudy evaluate --synthetic {package} --cohort YOUR_PATIENTS")
+            else:
+                print(f"weights: {said['white_box']['words']}")
+                print(f"sample from it: understudy sample {package} SLICES --count 1000")
     if found.problems:
         raise typer.Exit(1)
     if found.override:
@@ -193,6 +235,7 @@ def _asked() -> Decision:
                 "quantile": ask("Quantile agreed on", type=float),
                 "before_looking": True,
                 "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
+                "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
                 "set_on": ask("Agreed on (YYYY-MM-DD)"),
             },
             "date": ask("Today (YYYY-MM-DD)"),

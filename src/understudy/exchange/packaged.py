@@ -1,4 +1,4 @@
-"""A released package as a folder of images: its certificate says the layout, the channels and the codes."""
+"""A released package as what it holds: a folder of images in a layout, channels and codes, or a generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.files import read_json
+from understudy.files import read_json, sha256_file
 
 CERTIFICATE = "release.json"
 FORMAT = "understudy-release-1"
@@ -63,3 +63,33 @@ def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -
             where=root / CERTIFICATE,
             fix="check the package: understudy verify PACKAGE",
         ) from error
+
+
+def generator_in(folder: Path) -> Path:
+    """The generator's folder in a package of weights; any other folder as it is.
+
+    Raises:
+        UnderstudyError: a package of slices, or weights that are not those of its certificate.
+    """
+    if not (folder / CERTIFICATE).is_file():
+        return folder
+    said = certificate_of(folder)
+    if said.get("kind") != "generator":
+        raise UnderstudyError(
+            "the package holds slices, not a generator",
+            where=folder,
+            fix="use its slices: understudy evaluate --synthetic PACKAGE",
+        )
+    try:
+        wanted = {said["model"]["weights"]["file"]: said["model"]["weights"]["sha256"]}
+        wanted["model/config.json"] = said["model"]["config_sha256"]
+        intact = all(sha256_file(folder / name) == value for name, value in wanted.items())
+    except (KeyError, TypeError, OSError):
+        intact = False
+    if not intact:
+        raise UnderstudyError(
+            "the weights are not those that its certificate describes",
+            where=folder,
+            fix="check the package: understudy verify PACKAGE",
+        )
+    return folder / "model"

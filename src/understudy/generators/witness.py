@@ -7,6 +7,7 @@ the discriminator's score, each slice for itself (its minibatch deviation is tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
+from understudy.files import read_json, sha256_file
 from understudy.generators.devices import resolve_device
 from understudy.generators.gaussian import training_losses
 from understudy.generators.joint import encode
@@ -55,6 +56,23 @@ def scores(
         for _, images, labels in slices.blocks(rows, _BATCH)
     ]
     return torch.cat(found).double().cpu().numpy(), name
+
+
+@dataclass(frozen=True)
+class NetworkWitness:
+    """A generator's folder as what an audit asks: a score of each slice, and which weights gave it."""
+
+    folder: Path
+    device: str = "cpu"
+
+    def __call__(self, slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
+        return scores(self.folder, slices, rows, self.device)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 (hex) of each file of weights, by its name."""
+        files = (self.folder / WEIGHTS, self.folder / DISCRIMINATOR)
+        return {path.name: sha256_file(path) for path in files if path.is_file()}
 
 
 def can_testify(folder: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""The words around the data: licence, citation, datasheet, AIDA's record."""
+"""The words around slices or weights: licence, citation, AIDA's record, the stamp of a forced release."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from understudy import __version__
 from understudy.release.forms import About, Decision
 
 
@@ -19,23 +18,37 @@ def stamp(certificate: dict[str, Any]) -> str:
     return f"RELEASED AGAINST THE GATE. Reason given: {forced['reason']}. What spoke against it: {against}."
 
 
-def licence(about: About) -> str:
-    """The LICENSE file."""
+def signed(decision: Decision) -> str:
+    """Who decided, and on which thresholds, in one paragraph."""
+    limits = decision.thresholds
+    agreed = f"quantile {limits.quantile}, at most {limits.most_flagged:.2%} flagged"
+    if limits.most_auc is not None:
+        agreed += f", AUC of the white-box check at most {limits.most_auc}"
+    by = ", ".join(x for x in (decision.by.name, decision.by.role, decision.by.organisation) if x)
+    said = (
+        f"Decision of {decision.date}: {decision.decision.replace('_', ' ')}, by {by}. Thresholds ({agreed}) were set"
+        f" on {limits.set_on}, as signed before the result was seen."
+    )
+    return f"{said} {decision.remarks}".strip()
+
+
+def licence(about: About, what: str = "These slices are synthetic. They were made by a generator") -> str:
+    """The LICENSE file; `what` begins the sentence on what was trained."""
     sources = "\n".join(f"  - {s}" for s in about.sources)
     return (
-        f"{about.title}, version {about.version}\n\nLicence: {about.licence}\n{about.licence_url}\n\nThese slices are"
-        " synthetic. They were made by a generator that was trained on\n"
-        f"{sources}\nwhose terms, as {about.publisher} has confirmed, allow this release and still hold.\n"
+        f"{about.title}, version {about.version}\n\nLicence: {about.licence}\n{about.licence_url}\n\n{what} that was"
+        f" trained on\n{sources}\nwhose terms, as {about.publisher} has confirmed, allow this release and still hold."
+        "\n\n"
         f"Forbidden: {about.forbidden_uses}\n"
     )
 
 
-def citation(about: About, date: str) -> str:
-    """CITATION.cff 1.2.0."""
+def citation(about: About, date: str, kind: str = "dataset") -> str:
+    """CITATION.cff 1.2.0; `kind`: dataset, or software (which weights are, since CFF knows no third)."""
     content: dict[str, Any] = {
         "cff-version": "1.2.0",
-        "message": "Please cite this data set if you use it.",
-        "type": "dataset",
+        "message": f"Please cite {'this data set' if kind == 'dataset' else 'these weights'} and their sources.",
+        "type": kind,
         "title": about.title,
         "version": about.version,
         "date-released": date,
@@ -88,78 +101,3 @@ def aida(about: About, certificate: dict[str, Any]) -> str:
     forced = stamp(certificate)
     body = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
     return f"---\n{body}---\n\n{forced}\n" if forced else f"---\n{body}---\n"
-
-
-def datasheet(about: About, decision: Decision, certificate: dict[str, Any]) -> str:
-    """The headings of Gebru et al., "Datasheets for Datasets" (2021), answered."""
-    data, audit, forced = certificate["data"], certificate["audit"], stamp(certificate)
-    areas = ", ".join(f"{name}: {n:,}" for name, n in data["slices_with_class"].items()) or "no class"
-    limits = decision.thresholds
-    lines = [
-        f"# Datasheet: {about.title}",
-        "",
-        *([f"> **{forced}**", ""] if forced else []),
-        f"Version {about.version}, released {certificate['released']} by {about.publisher}. Contact: {about.contact}.",
-        "",
-        "## Motivation",
-        "",
-        about.purpose,
-        f"Made by {', '.join(about.creators)}.",
-        "",
-        "## Composition",
-        "",
-        f"{data['slices']:,} synthetic 2D slices of {data['resolution']} x {data['resolution']} pixels, 8 bits, with"
-        f" the channels {', '.join(data['channels'])} and an annotation in the classes"
-        f" {', '.join(c['name'] for c in data['classes'][1:])}. Slices that hold a class: {areas}. No slice shows a"
-        " person; there are no patients, volumes or recommended splits. `manifest.parquet` has a row a slice: id,"
-        " generator, seed, pixels of each class, the audit's p-value, SHA-256.",
-        "",
-        f"Known defects: {about.known_defects}",
-        "",
-        "## Collection process",
-        "",
-        f"Sampled from the generators {', '.join(data['generators']) or 'not named'}, trained on"
-        f" {audit['training_slices']:,} slices of {audit['training_patients']} patients of:",
-        "",
-        *[f"- {s}" for s in about.sources],
-        "",
-        f"Ethical approval: {about.approval}",
-        "",
-        "## Preprocessing, cleaning, labelling",
-        "",
-        f"{audit['before']:,} slices were audited for copies of training patients; {audit['flagged']:,} flagged ones"
-        f" and {audit['alike']:,} near-duplicates of them were taken out. Annotations were generated together with the"
-        " images and checked by nobody unless said above.",
-        "",
-        "## Privacy",
-        "",
-        f"Rule: {audit['rule']}.",
-        "",
-        f"Before: {audit['verdict_before']}",
-        "",
-        f"What is left: {audit['verdict']['headline']}",
-        "",
-        *[f"- {s}" for s in audit["verdict"]["limits"]],
-        "",
-        f"Thresholds (quantile {limits.quantile}, at most {limits.most_flagged:.2%} flagged) were set on"
-        f" {limits.set_on}, before the result was seen. Decision of {decision.date}: {decision.decision}, by"
-        f" {decision.by.name} ({decision.by.role}). {decision.remarks}",
-        "",
-        "## Uses",
-        "",
-        f"Intended: {about.purpose}",
-        "",
-        f"Forbidden: {about.forbidden_uses}",
-        "",
-        "## Distribution",
-        "",
-        f"Licence: {about.licence} {about.licence_url}. The terms of the sources hold as well.",
-        "",
-        "## Maintenance",
-        "",
-        about.maintenance,
-        "",
-        f"Understudy {__version__}; check with `understudy verify`.",
-        "",
-    ]
-    return "\n".join(lines)

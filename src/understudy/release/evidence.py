@@ -6,72 +6,119 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import ChoiceLoader, DictLoader, Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
-from understudy.release.documents import stamp
+from understudy.release.documents import signed, stamp
 from understudy.release.forms import About, Decision
 from understudy.report.audit_section import make_audit_section
 from understudy.report.data import ReportData
 from understudy.report.gallery import make_gallery
-from understudy.report.pictures import colours
+from understudy.report.pictures import colours, png
 
 _PAGE = """{% from "macros.html.j2" import block, legend with context %}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ about.title }}: evidence</title><style>{{ style | safe }}</style></head><body>
 {% if forced %}<p class="banner" role="note"><strong>{{ forced }}</strong></p>{% endif %}
-<header><p class="eyebrow">Evidence of a release, version {{ about.version }}, {{ c.released }}</p><h1>{{
+<header><p class="eyebrow">Evidence of a release, version {{ about.version }}, {{ released }}</p><h1>{{
 about.title }}</h1>
 <dl class="facts">{% for name, value in facts %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
-<nav aria-label="Contents"><a href="#left">What is left</a> <a href="#pictures">Pictures</a> <a
+<nav aria-label="Contents"><a href="#left">{{ heading }}</a> <a href="#pictures">Pictures</a> <a
 href="#copies">The audit</a></nav></header>
-<main><section id="left"><h2>What is left after the audit</h2>
-<p>{{ c.audit.before }} slices were audited; {{ c.audit.flagged }} flagged ones and {{ c.audit.alike }}
-near-duplicates of them were taken out, {{ c.data.slices }} are here.</p>
-<p><strong>{{ c.audit.verdict.headline }}</strong></p>
-<p>Decision of {{ decision.date }}: {{ decision.decision | replace("_", " ") }}, by {{ decision.by.name }}, {{
-decision.by.role }}. Thresholds were set on {{ decision.thresholds.set_on }}, before looking: quantile {{
-decision.thresholds.quantile }}, at most {{ "%.2f" | format(100 * decision.thresholds.most_flagged) }} %
-flagged.</p>
-<p>This page shows synthetic slices only. {{ about.known_defects }}</p></section>
-<section id="pictures"><h2>Pictures</h2>{{ legend(classes) }}
+<main><section id="left"><h2>{{ heading }}</h2>
+{% for said in paragraphs %}<p>{% if loop.first %}<strong>{{ said }}</strong>{% else %}{{ said }}{% endif %}</p>
+{% endfor %}</section>
+<section id="pictures"><h2>Pictures</h2><p>Synthetic slices only, drawn at random{{ drawn }}. No picture on this page
+shows a patient.</p>{% if gallery %}{{ legend(classes) }}
 {% for b in gallery.random %}{{ block(b) }}{% endfor %}
-{% for s in gallery.sheets %}<figure><img src="{{ s.src }}" alt="{{ s.alt }}"></figure>{% endfor %}</section>
+{% for s in gallery.sheets %}<figure><img src="{{ s.src }}" alt="{{ s.alt }}"></figure>{% endfor %}
+{% else %}<figure><img src="{{ picture }}" alt="Synthetic slices with their annotations"></figure>{% endif %}</section>
+{% if before %}<section><h2>What was audited</h2><p>{{ before }}</p></section>{% endif %}
 {% include "audit.html.j2" %}
-</main><footer><p>Understudy {{ c.software_version }}. Check this package: understudy verify
+</main><footer><p>Understudy {{ version }}. Check this package: understudy verify
 PACKAGE.</p></footer></body></html>
 """
 
 
 def evidence(about: About, decision: Decision, certificate: dict[str, Any], slices: Path, audit: Path) -> str:
-    """The page; `slices` is what is released, `audit` the folder of the audit."""
-    name = ", ".join(certificate["data"]["generators"]) or "synthetic"
-    data = ReportData(
+    """The page of a package of slices; `slices` is what is released, `audit` the folder of the audit."""
+    c = certificate["audit"]
+    data = _data(about, audit, ", ".join(certificate["data"]["generators"]) or "synthetic", slices)
+    gallery = make_gallery(data)
+    return _render(
+        about,
+        certificate,
+        data,
+        heading="What is left after the audit",
+        paragraphs=[
+            c["verdict"]["headline"],
+            f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates of"
+            f" them were taken out, {c['released']:,} are here.",
+            signed(decision),
+            f"Known defects: {about.known_defects}",
+        ],
+        facts=[("Slices", f"{certificate['data']['slices']:,}"), *_facts(about, certificate["data"])],
+        drawn=" from those that are here",
+        before=f"All {c['before']:,} slices, the flagged ones among them, which are not in this package.",
+        gallery=gallery,
+        classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
+    )
+
+
+def model_evidence(
+    about: About, decision: Decision, certificate: dict[str, Any], picture: Image.Image, audit: Path
+) -> str:
+    """The page of a package of weights; `picture` shows samples that were not flagged."""
+    c, model = certificate["audit"], certificate["model"]
+    return _render(
+        about,
+        certificate,
+        _data(about, audit, model["kind"]),
+        heading="Samples and weights",
+        paragraphs=[
+            c["verdict"]["headline"],
+            certificate["white_box"]["words"],
+            signed(decision),
+            f"Known defects: {about.known_defects}",
+        ],
+        facts=[("Weights", f"{model['weights']['parameters']:,}"), *_facts(about, model)],
+        drawn=" from those that the audit did not flag",
+        before=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
+        picture=png(np.asarray(picture)),
+    )
+
+
+def _data(about: About, audit: Path, name: str, slices: Path | None = None) -> ReportData:
+    return ReportData(
         about.title,
         {},
         pd.DataFrame(),
-        synthetic={name: slices},
+        synthetic={name: slices} if slices else {},
         audits={name: audit},
         show_patient_ids=False,
     )
-    gallery = make_gallery(data)
-    loader = ChoiceLoader([DictLoader({"page": _PAGE}), PackageLoader("understudy.report", "templates")])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    facts = [
-        ("Slices", f"{certificate['data']['slices']:,}"),
-        ("Size", f"{certificate['data']['resolution']} pixels"),
-        ("Channels", ", ".join(certificate["data"]["channels"])),
+
+
+def _facts(about: About, data: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Size", f"{data['resolution']} pixels"),
+        ("Channels", ", ".join(data["channels"])),
         ("Licence", about.licence),
     ]
+
+
+def _render(about: About, certificate: dict[str, Any], data: ReportData, **fields: Any) -> str:
+    loader = ChoiceLoader([DictLoader({"page": _PAGE}), PackageLoader("understudy.report", "templates")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     style = files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     return environment.get_template("page").render(
         about=about,
-        decision=decision,
-        c=certificate,
-        facts=facts,
+        released=certificate["released"],
+        version=certificate["software_version"],
         style=style,
-        gallery=gallery,
         forced=stamp(certificate),
-        classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
         audit=make_audit_section(data),
+        **{"gallery": None, "picture": "", "classes": [], **fields},
     )

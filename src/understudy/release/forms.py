@@ -61,6 +61,12 @@ class Thresholds(_Form):
     )
     set_on: dt.date
     before_looking: Literal[True]
+    most_auc: float | None = Field(
+        default=None,
+        ge=0.5,
+        le=1,
+        description="of weights: AUC of the white-box check that the upper end of its interval may not exceed",
+    )
 
 
 class Decision(_Form):
@@ -138,7 +144,13 @@ def write_templates(folder: Path) -> None:
         "decision": f"{TODO} approve, approve_with_removal or refuse",
         "by": {"name": TODO, "role": TODO},
         "date": TODO,
-        "thresholds": {"quantile": 0.99, "most_flagged": TODO, "set_on": TODO, "before_looking": TODO},
+        "thresholds": {
+            "quantile": 0.99,
+            "most_flagged": TODO,
+            "set_on": TODO,
+            "before_looking": TODO,
+            "most_auc": None,
+        },
     }
     for name, content in (("about.yaml", about), ("decision.yaml", decision)):
         if (folder / name).exists():

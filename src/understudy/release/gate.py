@@ -46,12 +46,7 @@ def clear(
         UnderstudyError: something speaks against the release and no reason to override it is given; a refusal and an
             audit of other files cannot be overridden.
     """
-    if decision.decision == "refuse":
-        raise UnderstudyError(
-            "the decision is to refuse", where=decision.by.name, fix="do not release this set"
-        )
-    if override is not None and len(override.split()) < 3:
-        raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
+    check_will(decision, override)
     found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, found.numbers, device, progress)
@@ -62,20 +57,44 @@ def clear(
         )
     rest = found.rest(kept)
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
-    against = _against(found, decision, rate, audit)
+    against = objections(found, decision, rate, audit)
+    if decision.decision == "approve" and rate:
+        against.append("slices are flagged and go out, but the decision is not `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit's verdict on what is left: {rest.headline}")
+    stamp = weighed(against, override, audit)
+    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
+
+
+def check_will(decision: Decision, override: str | None) -> None:
+    """What no reason overrides: a decision to refuse, and an override without a reason.
+
+    Raises:
+        UnderstudyError: says which.
+    """
+    if decision.decision == "refuse":
+        raise UnderstudyError("the decision is to refuse", where=decision.by.name, fix="do not release this")
+    if override is not None and len(override.split()) < 3:
+        raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
+
+
+def weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:
+    """The override's stamp (reason, and what it overrules), None without one.
+
+    Raises:
+        UnderstudyError: something speaks against the release, and nobody overrides it.
+    """
     if against and override is None:
         raise UnderstudyError(
             "the gate stays shut:\n" + "\n".join(f"  {a}" for a in against),
             where=audit,
             fix="mend this, or release against it with --override REASON, which is stamped on everything",
         )
-    stamp = {"reason": override, "against": against} if override is not None else None
-    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
+    return {"reason": override, "against": against} if override is not None else None
 
 
-def _against(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
+def objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
+    """Where the audit's controls failed, or it is not what was agreed on; `rate`: share of judged slices flagged."""
     limits, config = decision.thresholds, found.numbers["config"]
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
     said = []
@@ -91,6 +110,4 @@ def _against(found: Recheck, decision: Decision, rate: float, audit: Path) -> li
         said.append(f"the thresholds are of {limits.set_on}, after the audit of {audited}")
     if decision.date < limits.set_on or decision.date > dt.date.today():
         said.append(f"the decision's date {decision.date} lies before its thresholds' or in the future")
-    if decision.decision == "approve" and rate:
-        said.append("slices are flagged and go out, but the decision is not `approve_with_removal`")
     return said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,20 @@ from numpy.typing import NDArray
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, FORMAT
-from understudy.files import sha256_file, write_json, write_text, writing
+from understudy.files import sha256_file, write_json, write_text
 from understudy.release import documents
+from understudy.release.assembly import Released, assembling, copy_audit, sealed
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout
+from understudy.release.crate import ro_crate
+from understudy.release.croissant import croissant
+from understudy.release.datasheet import datasheet, readme
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Clearance, clear
-from understudy.release.metadata import croissant, ro_crate
-from understudy.release.scan import Scan, refuse, scan, secret_words
-from understudy.release.sums import write_sums
 from understudy.slices import SliceSet
 
 DOCUMENTS = {
+    "README.md": "where to begin",
     "manifest.parquet": "one row a slice",
     "LICENSE": "licence",
     "CITATION.cff": "citation",
@@ -43,13 +43,15 @@ DOCUMENTS = {
 
 
 @dataclass(frozen=True)
-class Released:
-    """A finished package: its folder, root hash (to be published), certificate and scan."""
+class _Order:
+    """What was asked for, and what the gate said."""
 
-    path: Path
-    root: str
-    certificate: dict[str, Any]
-    scan: Scan
+    about: About
+    decision: Decision
+    cleared: Clearance
+    audit: Path
+    layout: str
+    shard_bytes: int
 
 
 def release_slices(
@@ -74,77 +76,35 @@ def release_slices(
     """
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
-    if out.exists():
-        raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
-    cleared = clear(synthetic, training, heldout, audit, decision, override, training_rows, device, progress)
-    partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
-    with writing(out):
-        for folder in (partial, work):
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            done = _build(
-                synthetic,
-                [training, heldout],
-                audit,
-                about,
-                decision,
-                cleared,
-                layout,
-                shard_bytes,
-                partial,
-                work,
-            )
-            os.replace(partial, out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
-    return Released(out, *done)
+    with assembling(out) as (folder, work):
+        cleared = clear(
+            synthetic, training, heldout, audit, decision, override, training_rows, device, progress
+        )
+        order = _Order(about, decision, cleared, audit, layout, shard_bytes)
+        certificate = _write(synthetic, order, folder, work)
+        return sealed(folder, out, certificate, [training, heldout], [synthetic.path, audit])
 
 
-def _build(
-    synthetic: SliceSet,
-    real: list[SliceSet],
-    audit: Path,
-    about: About,
-    decision: Decision,
-    cleared: Clearance,
-    layout: str,
-    shard_bytes: int,
-    folder: Path,
-    work: Path,
-) -> tuple[str, dict[str, Any], Scan]:
-    place = folder / "data" if layout == "sliceset" else work / "slices"
+def _write(synthetic: SliceSet, order: _Order, folder: Path, work: Path) -> dict[str, Any]:
+    """Everything but the hashes; returns the certificate."""
+    place = folder / "data" if order.layout == "sliceset" else work / "slices"
     place.parent.mkdir(parents=True, exist_ok=True)
-    p = cleared.found.table["p"].to_numpy(float)
-    slices, manifest = clean_set(synthetic, cleared.kept, p, place)
-    folder.mkdir(exist_ok=True)
+    p = order.cleared.found.table["p"].to_numpy(float)
+    slices, manifest = clean_set(synthetic, order.cleared.kept, p, place)
     reading: dict[str, Any] = {"layout": "slices"}
-    if layout != "sliceset":
-        reading = write_layout(slices, layout, folder / "data", shard_bytes)
+    if order.layout != "sliceset":
+        reading = write_layout(slices, order.layout, folder / "data", order.shard_bytes)
     manifest.to_parquet(folder / "manifest.parquet", index=False)
-    for name in ("audit.json", "audit.md"):
-        (folder / "audit").mkdir(exist_ok=True)
-        shutil.copyfile(audit / name, folder / "audit" / name)
-    certificate = _certificate(slices, manifest, cleared, about, decision, layout, reading, folder)
-    _documents(folder, about, decision, certificate, manifest, place, audit)
-    sets = list({id(s): s for s in real}.values())
-    words = secret_words(sets, [synthetic.path, audit, *(s.path for s in sets), folder])
-    searched = scan(folder, certificate["data"], sets, words)
-    refuse(searched, folder)
-    return write_sums(folder), certificate, searched
+    copy_audit(order.audit, folder)
+    certificate = _certificate(slices, manifest, order, reading, folder)
+    _documents(folder, order, certificate, manifest, place)
+    return certificate
 
 
 def _certificate(
-    slices: SliceSet,
-    manifest: pd.DataFrame,
-    cleared: Clearance,
-    about: About,
-    decision: Decision,
-    layout: str,
-    reading: dict[str, Any],
-    folder: Path,
+    slices: SliceSet, manifest: pd.DataFrame, order: _Order, reading: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
-    head, numbers = head_of(slices), cleared.found.numbers
+    head, about = head_of(slices), order.about
     generators = sorted(set(manifest["generator"].dropna().astype(str)))
     with_class = {c[5:]: int((manifest[c] > 0).sum()) for c in map(str, manifest) if c.startswith("area.")}
     return {
@@ -154,7 +114,7 @@ def _certificate(
         "title": about.title,
         "version": about.version,
         "released": dt.date.today().isoformat(),
-        "layout": layout,
+        "layout": order.layout,
         "data": {
             **head,
             "slices": len(slices),
@@ -168,48 +128,52 @@ def _certificate(
             "root": content_root(head, manifest),
             "manifest_sha256": sha256_file(folder / "manifest.parquet"),
         },
-        "audit": {
-            "sha256": sha256_file(folder / "audit" / "audit.json"),
-            "audited_set": numbers["sets"]["synthetic"]["content_hash"],
-            "before": int(numbers["sets"]["synthetic"]["slices"]),
-            "flagged": cleared.flagged,
-            "alike": cleared.alike,
-            "released": len(slices),
-            "quantile": numbers["config"]["quantile"],
-            "rule": numbers["rule"]["text"],
-            "training_slices": len(cleared.found.training.rows),
-            "training_patients": cleared.found.training.count,
-            "verdict_before": numbers["verdict"]["headline"],
-            "verdict": cleared.verdict,
-            "recomputed": True,
-        },
-        "decision": decision.model_dump(mode="json"),
-        "override": cleared.override,
+        "audit": _audit(order.cleared, len(slices), folder),
+        "decision": order.decision.model_dump(mode="json"),
+        "override": order.cleared.override,
+    }
+
+
+def _audit(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
+    numbers = cleared.found.numbers
+    return {
+        "sha256": sha256_file(folder / "audit" / "audit.json"),
+        "audited_set": numbers["sets"]["synthetic"]["content_hash"],
+        "before": int(numbers["sets"]["synthetic"]["slices"]),
+        "flagged": cleared.flagged,
+        "alike": cleared.alike,
+        "released": released,
+        "quantile": numbers["config"]["quantile"],
+        "rule": numbers["rule"]["text"],
+        "training_slices": len(cleared.found.training.rows),
+        "training_patients": cleared.found.training.count,
+        "verdict_before": numbers["verdict"]["headline"],
+        "verdict": cleared.verdict,
+        "recomputed": True,
     }
 
 
 def _documents(
-    folder: Path,
-    about: About,
-    decision: Decision,
-    certificate: dict[str, Any],
-    manifest: pd.DataFrame,
-    slices: Path,
-    audit: Path,
+    folder: Path, order: _Order, certificate: dict[str, Any], manifest: pd.DataFrame, slices: Path
 ) -> None:
+    about, decision = order.about, order.decision
     kinds = {"i": "sc:Integer", "f": "sc:Float"}
     columns = {str(c): kinds.get(manifest[c].dtype.kind, "sc:Text") for c in manifest}
-    write_text(folder / "LICENSE", documents.licence(about))
-    write_text(folder / "CITATION.cff", documents.citation(about, certificate["released"]))
-    write_text(folder / "DATASHEET.md", documents.datasheet(about, decision, certificate))
-    write_text(folder / "aida.md", documents.aida(about, certificate))
-    write_text(folder / "evidence.html", evidence(about, decision, certificate, slices, audit))
-    write_json(
-        folder / "decision.json", {**decision.model_dump(mode="json"), "override": certificate["override"]}
-    )
-    write_json(
-        folder / "croissant.json",
-        croissant(about, certificate, certificate["content"]["manifest_sha256"], columns),
-    )
-    write_json(folder / "ro-crate-metadata.json", ro_crate(about, certificate, DOCUMENTS))
+    texts = {
+        "README.md": readme(about, certificate),
+        "LICENSE": documents.licence(about),
+        "CITATION.cff": documents.citation(about, certificate["released"]),
+        "DATASHEET.md": datasheet(about, decision, certificate),
+        "aida.md": documents.aida(about, certificate),
+        "evidence.html": evidence(about, decision, certificate, slices, order.audit),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    signed = {**decision.model_dump(mode="json"), "override": certificate["override"]}
+    write_json(folder / "decision.json", signed)
+    described = croissant(about, certificate, certificate["content"]["manifest_sha256"], columns)
+    write_json(folder / "croissant.json", described)
+    part = f"{certificate['data']['slices']:,} slices, layout {order.layout}"
+    crate = ro_crate(about, certificate, DOCUMENTS, {"data/": part})
+    write_json(folder / "ro-crate-metadata.json", crate)
     write_json(folder / CERTIFICATE, certificate)

@@ -1,4 +1,4 @@
-"""What a recipient can know of a package: is it whole, does it hold what its audit judged, and what does it look like?
+"""What a recipient can know of a package: is it whole, does it hold what was audited, and what does it look like?
 
 Hashes inside a package show damage and careless changes. Whoever writes the whole package anew, hashes, manifest and
 certificate, can only be told by the root hash that its publisher has made known elsewhere.
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from understudy.audit.recheck import controls_of
 from understudy.errors import UnderstudyError
@@ -21,11 +20,11 @@ from understudy.exchange.packaged import CERTIFICATE, certificate_of
 from understudy.files import read_json, sha256_file
 from understudy.release.content import COLUMNS, content_root, read_back, slice_hash
 from understudy.release.documents import stamp
+from understudy.release.model_package import DOCUMENTS as MODEL_DOCUMENTS
 from understudy.release.package import DOCUMENTS
+from understudy.release.pictures import SHOWN, sheet
 from understudy.release.sums import SUMS, check_sums
-from understudy.report.pictures import channel_window, contact_sheet, enlarged, overlay, upright, windowed
-
-_SHEET, _TILE = 12, 96  # slices on a contact sheet; pixels of a small one
+from understudy.release.verify_model import drawn, model_problems
 
 
 @dataclass
@@ -62,27 +61,45 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    problems += [
-        f"{name} is missing"
-        for name in (*DOCUMENTS, "ro-crate-metadata.json")
-        if not (folder / name).is_file()
-    ]
     found = Verification(own, root is not None, certificate, files, 0, "", problems)
-    if certificate.get("kind") != "slices":
-        problems.append("its certificate describes no slices")
+    check = _CHECKS.get(str(certificate.get("kind")))
+    if check is None:
+        problems.append("its certificate describes neither slices nor a generator")
         return found
     try:
         found.override = stamp(certificate)
-        manifest = pd.read_parquet(folder / "manifest.parquet")
-        _manifest(found, manifest)
-        _audit(found, folder, manifest)
-        _metadata(found, folder)
-        chosen = _pixels(found, folder, manifest)
-        if pictures is not None and chosen:
-            _draw(chosen, certificate["data"], pictures)
+        check(found, folder, pictures)
     except (UnderstudyError, OSError, KeyError, TypeError, ValueError) as error:
         found.problems.append(f"it cannot be read: {error}")
     return found
+
+
+def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
+    found.problems += _missing(folder, [*DOCUMENTS, "croissant.json"])
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    _manifest(found, manifest)
+    _audit(found, folder, manifest)
+    _metadata(found, folder)
+    chosen = _pixels(found, folder, manifest)
+    if pictures is not None and chosen:
+        _save(chosen, found.certificate["data"], pictures)
+
+
+def _generator(found: Verification, folder: Path, pictures: Path | None) -> None:
+    found.problems += _missing(folder, list(MODEL_DOCUMENTS))
+    damaged = bool(found.problems)
+    found.problems += model_problems(folder, found.certificate, found.override)
+    if pictures is not None and not damaged and not found.problems:
+        _save(drawn(folder, SHOWN), found.certificate["model"], pictures)
+
+
+_CHECKS = {"slices": _slices, "generator": _generator}
+
+
+def _missing(folder: Path, names: list[str]) -> list[str]:
+    return [
+        f"{name} is missing" for name in [*names, "ro-crate-metadata.json"] if not (folder / name).is_file()
+    ]
 
 
 def _manifest(found: Verification, manifest: pd.DataFrame) -> None:
@@ -123,8 +140,11 @@ def _metadata(found: Verification, folder: Path) -> None:
     crate = {e["@id"] for e in read_json(folder / "ro-crate-metadata.json")["@graph"]}
     if not {"./", "data/", CERTIFICATE} <= crate:
         found.problems.append("ro-crate-metadata.json does not describe this package")
-    if found.override and "AGAINST THE GATE" not in (folder / "DATASHEET.md").read_text(encoding="utf-8"):
-        found.problems.append("the datasheet hides that the release was forced")
+    found.problems += [
+        f"{name} hides that the release was forced"
+        for name in ("README.md", "DATASHEET.md")
+        if found.override and found.override not in (folder / name).read_text(encoding="utf-8")
+    ]
 
 
 def _pixels(
@@ -132,7 +152,7 @@ def _pixels(
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Every slice read and hashed; some of them to look at."""
     wanted = dict(zip(manifest["id"], manifest["sha256"], strict=True))
-    shown = set(manifest["id"].sample(min(_SHEET, len(manifest)), random_state=0))
+    shown = set(manifest["id"].sample(min(SHOWN, len(manifest)), random_state=0))
     seen, chosen = set(), []
     for name, image, labels in read_back(folder, found.certificate["data"]):
         if wanted.get(name) != slice_hash(image, labels):
@@ -146,20 +166,8 @@ def _pixels(
     return chosen
 
 
-def _draw(
+def _save(
     chosen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], data: dict[str, Any], path: Path
 ) -> None:
-    """A row a slice: its channels, then the first one with the annotation."""
-    axes = data["axes"]
-    factor = max(1, _TILE // data["resolution"])
-    windows = [
-        channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))
-    ]
-    tiles = []
-    for image, labels in chosen:
-        grey = [enlarged(upright(windowed(x, w), axes), factor) for x, w in zip(image, windows, strict=True)]
-        drawn = enlarged(upright(labels, axes), factor)
-        tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
-        tiles.append(overlay(grey[-1], drawn, len(data["classes"]) - 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet(tiles, len(data["channels"]) + 1)).save(path)
+    sheet(chosen, data).save(path)

@@ -55,7 +55,7 @@ def summary(numbers: dict[str, Any]) -> dict[str, Any]:
 
 def _witness(context: Context, device: str) -> Any:
     """The score of slices by the (first) generator's network; None where its folder cannot give one."""
-    from understudy.generators.witness import can_testify, scores
+    from understudy.generators.witness import NetworkWitness, can_testify
 
     models = context.inputs.get("generator")
     if not models:
@@ -63,4 +63,4 @@ def _witness(context: Context, device: str) -> Any:
     model = models[0] / "model"
     if not can_testify(model):
         return None
-    return lambda slices, rows: scores(model, slices, rows, device)
+    return NetworkWitness(model, device)

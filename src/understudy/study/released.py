@@ -12,12 +12,13 @@ from understudy.files import read_json
 
 @dataclass(frozen=True)
 class ReleaseInputs:
-    """Folders of finished jobs, and which training patients the generator saw."""
+    """Folders of finished jobs, and which training patients the generator saw; `models`: none for foreign images."""
 
     synthetic: Path
     audit: Path
     real: Path
     subset: Any
+    models: tuple[Path, ...] = ()
 
 
 def release_inputs(out: Path, generator: str) -> ReleaseInputs:
@@ -36,7 +37,49 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
         said = f"{len(found)} finished audits of {generator}" + (f": {', '.join(found)}" if found else "")
         raise UnderstudyError(said, where=out, fix="run the study to its end, or name one of its jobs")
     folder, spec = next(iter(found.values()))
-    inputs = {role: out / "jobs" / f"{role}-{job[:12]}" for role, job in spec["inputs"]}
+    inputs = [(role, out / "jobs" / f"{role}-{job[:12]}") for role, job in spec["inputs"]]
+    of = dict(inputs)
     return ReleaseInputs(
-        inputs["sample"] / "slices", folder, inputs["prepare"] / "slices", spec["spec"].get("subset")
+        of["sample"] / "slices",
+        folder,
+        of["prepare"] / "slices",
+        spec["spec"].get("subset"),
+        tuple(path / "model" for role, path in inputs if role == "generator"),
     )
+
+
+def model_of(found: ReleaseInputs, generator: str) -> Path:
+    """The folder of the one generator that the audited slices are of.
+
+    Raises:
+        UnderstudyError: none, or an ensemble.
+    """
+    if len(found.models) != 1:
+        said = "an ensemble" if found.models else "a folder of images, not a trained generator"
+        raise UnderstudyError(
+            f"{generator} is {said}",
+            where=found.synthetic,
+            fix="audit the members one by one, each with its own samples"
+            if found.models
+            else "release its slices",
+        )
+    return found.models[0]
+
+
+def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
+    """What a study's report says of segmenters trained with a generator's slices; None: nothing was evaluated.
+
+    Returns:
+        baseline_dice (mean Dice of real slices), patients, repeats, evidence, and comparisons: label, relative_dice,
+        low, high, missed, present of each setting.
+    """
+    path = out / "report.json"
+    if not path.is_file():
+        return None
+    report = read_json(path)
+    answer = report.get("answer") or {}
+    mine = {s["id"] for s in report["settings"] if s["generator"] == generator}
+    told = ("label", "relative_dice", "low", "high", "missed", "present")
+    rows = [{k: c[k] for k in told} for c in answer.get("comparisons", []) if c["setting"] in mine]
+    kept = ("baseline_dice", "patients", "repeats", "evidence")
+    return {**{k: answer.get(k) for k in kept}, "comparisons": rows} if rows else None
