@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import importlib.util
 import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_release import decision, made, make_inputs, released
 
-from understudy.audit.config import AuditConfig
-from understudy.audit.perform import audit, write_audit
+import understudy.release.package as package_module
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.release.forms import About, Decision, read_form, write_templates
-from understudy.release.package import Released, release_slices
+from understudy.release.assembly import Released
+from understudy.release.forms import About, read_form, write_templates
 from understudy.release.scan import scan, secret_words
 from understudy.release.sums import write_sums
 from understudy.release.verify import verify
 from understudy.slices import SliceSet
 
-_spec = importlib.util.spec_from_file_location("made_heads", Path(__file__).parents[1] / "audit" / "made.py")
-assert _spec is not None
-assert _spec.loader is not None
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
-
-ABOUT = About(
-    title="Heads", short_name="HEADS", version="1.0", description="Made-up heads.", creators=["A. Author"],
-    publisher="Hospital", contact="a@example.org", licence="CC BY 4.0", sources=["made up"],
-    source_terms_allow_release=True, approval="none needed", purpose="tests", forbidden_uses="diagnosis",
-    known_defects="small", maintenance="none",
-)  # fmt: skip
-
-
-def decision(**changed: object) -> Decision:
-    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": True}
-    fields = {
-        "decision": "approve_with_removal",
-        "by": {"name": "S. Teward", "role": "steward"},
-        "date": dt.date.today(),
-    }
-    return Decision.model_validate({**fields, "thresholds": limits, **changed})
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("inputs")
-    real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
-    images, labels = made.new_slices(60)
-    images[7], labels[7] = real.read([3])[0][0], 0  # a copy of a training slice: has to go
-    synthetic = made.synthetic_set(root / "synthetic", images, labels)
-    config = AuditConfig(quantile=0.95, copies=40, splits=10, resamples=200, within=0, more_views=False)
-    write_audit(audit(real, real, synthetic, config), root / "audit")
-    return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
-
-
-def released(inputs: dict[str, Path], out: Path, layout: str = "sliceset", **options: object) -> Released:
-    real = SliceSet.open(inputs["real"])
-    signed = options.pop("decision", decision())
-    return release_slices(
-        SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"], ABOUT, signed, out, layout, **options
-    )  # fmt: skip
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +37,30 @@ def package(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return released(inputs, tmp_path_factory.mktemp("package") / "heads")
 
 
+@pytest.fixture(scope="module")
+def worked_out() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def once(worked_out: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gate says, and the evidence page: the same for every layout of the same slices, worked out once."""
+
+    def share(name: str) -> None:
+        real = getattr(package_module, name)
+
+        def shared(*args: Any) -> Any:
+            if name not in worked_out:
+                worked_out[name] = real(*args)
+            return worked_out[name]
+
+        monkeypatch.setattr(package_module, name, shared)
+
+    share("clear")
+    share("evidence")
+
+
+@pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("layout", ["sliceset", "png", "nifti", "nnunet", "webdataset"])
 def test_every_layout_is_read_back_pixel_by_pixel(
     inputs: dict[str, Path], tmp_path: Path, layout: str
@@ -94,6 +79,7 @@ def test_every_layout_is_read_back_pixel_by_pixel(
     np.testing.assert_array_equal(read.read(slice(None))[1], source.read(rows)[1])
 
 
+@pytest.mark.usefixtures("once")
 def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -168,6 +154,7 @@ def _smuggled(inputs: dict[str, Path], folder: Path) -> None:
         Image.fromarray(pixels).save(min((folder / "data" / name).glob("*.png")))
 
 
+@pytest.mark.usefixtures("once")
 def test_a_smuggled_training_slice(inputs: dict[str, Path], tmp_path: Path) -> None:
     done = released(inputs, tmp_path / "out", "png")
     _smuggled(inputs, tmp_path / "out")

@@ -63,19 +63,26 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
 
     Args:
         package: its folder.
-        head: channels and classes, of its certificate.
+        head: channels and classes, of its certificate; empty for a package of weights.
         real: sets whose slices must not be in it, with the same channels by name.
         words: of `secret_words`.
 
     Raises:
         UnderstudyError: a file that cannot be opened.
     """
-    findings: list[str] = []
     files = sorted(p for p in package.rglob("*") if not p.is_dir())
-    long = re.compile(
-        "|".join(map(re.escape, sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)))
-        or "(?!)"
-    )
+    findings = _words_in(files, package, words)
+    count = 0
+    if head and (package / CERTIFICATE).is_file():
+        count, same = _same_slices(package, head, real)
+        findings += same
+    return Scan(len(files), count, sum(map(len, real)), len(words), findings)
+
+
+def _words_in(files: Sequence[Path], package: Path, words: set[str]) -> list[str]:
+    findings: list[str] = []
+    ordered = sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)
+    long = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
     names = "\n".join(p.relative_to(package).as_posix() for p in files)
     findings += [f"a file's name holds {_masked(m)}" for m in _hits(long, names)]
     for path in files:
@@ -87,15 +94,21 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
             ]
         if path.suffix == ".parquet":
             findings += _columns(path, package, {w for w in words if len(w) < _SHORT})
+    return findings
+
+
+def _same_slices(package: Path, head: dict[str, Any], real: Sequence[SliceSet]) -> tuple[int, list[str]]:
+    """Slices in the package, and those that are real ones, whole or in a channel."""
+    findings: list[str] = []
     known, single = _hashes(real, head["channels"])
     count = 0
-    for name, image, _ in read_back(package, head) if (package / CERTIFICATE).is_file() and head else []:
+    for name, image, _ in read_back(package, head):
         count += 1
         if _digest(image) in known:
             findings.append(f"slice {name} is a real slice, pixel by pixel")
         elif any(c.any() and c.min() != c.max() and _digest(c) in single for c in image):
             findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
-    return Scan(len(files), count, sum(map(len, real)), len(words), findings)
+    return count, findings
 
 
 def refuse(found: Scan, where: Path) -> None:
