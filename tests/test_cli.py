@@ -124,6 +124,17 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     assert planned["seconds"] > 0
     assert planned["disk_bytes"] > 0
     assert 0 < planned["gpu_hours"] * 3600 < planned["seconds"] + 2
+    two = json.loads(
+        invoke(
+            "plan", study_file, "--out", tmp_path / "out", "--json", "--workers", 2, "--speed", "1e11"
+        ).output
+    )
+    one = json.loads(
+        invoke("plan", study_file, "--out", tmp_path / "out", "--json", "--speed", "1e11").output
+    )
+    assert (one["workers"], two["workers"]) == (1, 2)
+    assert one["elapsed_seconds"] == pytest.approx(one["seconds"], abs=0.1)
+    assert one["seconds"] / 2 < two["elapsed_seconds"] < one["elapsed_seconds"]
     assert planned["setting_ids"] == ["real.unet.aug", "synthetic-g.unet.aug", "both-g.unet.aug"]
     assert {entry["state"] for entry in planned["list"]} == {"waiting"}
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,6 @@ from understudy.study.failures import failure_class
 from understudy.study.jobs import Context, Job, job_folder
 from understudy.study.leases import leased
 from understudy.study.plan import Plan
-from understudy.study.pool import longest_after, width
 from understudy.study.run import run_plan
 from understudy.study.schema import Study
 
@@ -75,13 +74,6 @@ def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
     assert [job.name for job, _ in result.failed] == ["first 0"]
     assert not result.done
     assert len(result.blocked) == 5
-
-
-def test_the_longest_chain_goes_first() -> None:
-    a, b = Job("x", "a", {"n": 1}, seconds=1), Job("x", "b", {"n": 2}, seconds=5)
-    c = Job("x", "c", {"n": 3}, (("x", a.id),), seconds=10)
-    assert longest_after([a, b, c]) == {a.id: 11, b.id: 5, c.id: 10}
-    assert width([a, b, c]) == 2
 
 
 def test_a_leased_gpu_is_not_leased_twice(tmp_path: Path) -> None:

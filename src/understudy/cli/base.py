@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy import __version__
+from understudy.errors import UnderstudyError
 
 # Heavy imports (torch, pandas, the study file's schema) are made inside the commands: `--help` answers at once.
 
@@ -98,3 +99,12 @@ def megabytes(count: float) -> str:
 
 def complain(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
+
+
+def workers_of(text: str) -> int | None:
+    """The number of workers asked for; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
+    return int(text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,12 @@ from understudy.cli.base import (
     out_of,
     print_table,
     study_of,
+    workers_of,
 )
+
+if TYPE_CHECKING:
+    from understudy.study.calibration import Calibration
+    from understudy.study.plan import Plan
 
 LISTED = 60  # jobs that are listed one by one without being asked for
 SITES = 12  # sites that are named in a line
@@ -34,6 +40,13 @@ def plan(
             " rtx4090, rtx3090."
         ),
     ] = "",
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Jobs at once, for the time that it takes: a number, or auto: as `understudy run` on this machine, and"
+            " 1 with --speed."
+        ),
+    ] = "auto",
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure this machine's speed anew; else it is measured once.")
     ] = False,
@@ -43,17 +56,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
-    from understudy.study.calibration import calibrated, stated
-    from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
     from understudy.study.preview import preview
     from understudy.study.run import duration
 
-    loaded = study_of(study)
-    planned = make_plan(loaded)
-    calibration = stated(speed) if speed else calibrated(device, again=calibrate)
+    loaded, asked = study_of(study), workers_of(workers)
     folder = out_of(loaded, out)
-    found = preview(estimated(planned, calibration=calibration), folder, calibration)
+    planned, calibration, count = _estimated(make_plan(loaded), folder, device, speed, asked, calibrate)
+    found = preview(planned, folder, calibration, count)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -76,10 +86,33 @@ def plan(
         print(f"warning: {warning}")
     left = sum(j["state"] != "done" for j in jobs)
     print(
-        f"{left} of {len(jobs)} jobs to do: about {duration(found['seconds'])}"
-        f" ({found['gpu_hours']:,.1f} hours of a device) and {megabytes(found['disk_bytes'])} in {folder}"
+        f"{left} of {len(jobs)} jobs to do: about {duration(found['elapsed_seconds'])}"
+        f" ({count} at once; {found['gpu_hours']:,.1f} hours of a device) and {megabytes(found['disk_bytes'])} in"
+        f" {folder}"
         f"\nestimated {calibration.words}"
     )
+
+
+def _estimated(
+    plan: Plan, out: Path, device: str, speed: str, workers: int | None, calibrate: bool
+) -> tuple[Plan, Calibration, int]:
+    """The plan with its estimates, the speed they are reckoned with, and the jobs that run at once."""
+    from understudy.study.calibration import calibrated, stated
+    from understudy.study.estimate import estimated
+    from understudy.study.pool import cores, likely_workers
+    from understudy.study.status import state_in
+
+    if speed:
+        calibration = stated(speed)
+        return estimated(plan, calibration=calibration), calibration, workers or 1
+    calibration = calibrated(device, again=calibrate)
+    plan = estimated(plan, calibration=calibration)
+    left = [job for job in plan.jobs if state_in(out, job) != "done"]
+    count = workers or likely_workers(left, device)
+    if count > 1 and not calibration.gpu:  # which divide the cores between them
+        calibration = calibrated(device, calibrate, max(1, cores() // count))
+        plan = estimated(plan, calibration=calibration)
+    return plan, calibration, count
 
 
 def _print_stages(found: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from understudy.cli.base import (
     out_of,
     print_table,
     study_of,
+    workers_of,
 )
 from understudy.errors import UnderstudyError
 
@@ -187,15 +188,6 @@ def preset(
     from understudy.study.schema import preset_text
 
     print(preset_text(name), end="")
-
-
-def workers_of(text: str) -> int | None:
-    """The number of workers asked for; None for auto."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
-    return int(text)
 
 
 def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:

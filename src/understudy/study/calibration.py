@@ -53,13 +53,21 @@ class Calibration:
         return f"from a calibration of {self.device} at {self.measured}: {self.speed:.2g} operations a second"
 
 
-def calibrated(device: str = "auto", again: bool = False) -> Calibration:
+def calibrated(device: str = "auto", again: bool = False, threads: int | None = None) -> Calibration:
     """The speed of this machine: measured now, or when it was first asked for with as many threads.
 
     Args:
         device: "auto", "cpu", "cuda", ...
         again: measure even if it is known.
+        threads: of a processor that compute; None: as many as this process uses.
     """
+    if threads is not None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return calibrated(device, again)
+        finally:
+            torch.set_num_threads(before)
     where = _device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{_processor()}, {_threads()}"
     key = f"{platform.node()} | {name} | {where} | torch {torch.__version__}"

@@ -18,6 +18,7 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.study.failures import LOST_RETRIES, RETRIES
 from understudy.study.jobs import Job, StageFunction, job_folder, read_done
 from understudy.study.leases import free_devices, gpus
+from understudy.study.schedule import longest_after, width
 from understudy.study.status import detail
 from understudy.study.workers import Outcome, Task, Worker, next_outcomes
 
@@ -26,25 +27,6 @@ if TYPE_CHECKING:
 
 WORTH = 30.0  # seconds of work left below which starting processes costs more than it saves
 MEMORY = 3 << 30  # bytes that a worker on a CPU may need
-
-
-def longest_after(jobs: Sequence[Job]) -> dict[str, float]:
-    """Job id -> estimated seconds of the longest chain of jobs that begins with it; jobs stand after their inputs."""
-    after: dict[str, float] = {}
-    for job in reversed(jobs):
-        after[job.id] = job.seconds + after.get(job.id, 0.0)
-        for _, before in job.inputs:
-            after[before] = max(after.get(before, 0.0), after[job.id])
-    return after
-
-
-def width(jobs: Sequence[Job]) -> int:
-    """The most jobs that may run side by side, if all took equally long."""
-    level: dict[str, int] = {}
-    for job in jobs:
-        level[job.id] = 1 + max((level.get(before, 0) for _, before in job.inputs), default=0)
-    counts = [list(level.values()).count(n) for n in set(level.values())]
-    return max(counts, default=1)
 
 
 def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: int) -> tuple[int, list[str]]:
@@ -77,6 +59,12 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
         return 1, []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     return max(1, min(cores(), width(jobs), memory // MEMORY)), []
+
+
+def likely_workers(jobs: Sequence[Job], device: str) -> int:
+    """How many workers a run that is not told would take, were all GPUs free."""
+    all_gpus = gpus() if device in ("auto", "cuda") else []
+    return len(all_gpus) or worker_count(None, jobs, "cpu" if device == "auto" else device, 1)[0]
 
 
 def cores() -> int:

@@ -12,14 +12,19 @@ from understudy.study.calibration import Calibration
 from understudy.study.facts import Facts
 from understudy.study.jobs import Job, State
 from understudy.study.plan import ACCELERATED, STAGE_VERSIONS, Plan, settings
+from understudy.study.schedule import elapsed
 from understudy.study.schema import Study
 from understudy.study.status import jobs_of, state_in
 
 SPARE = 1.1  # of the disk space that a study needs should be free
 
 
-def preview(plan: Plan, out: Path, calibration: Calibration) -> dict[str, Any]:
-    """All of it as plain JSON values, from a plan with estimates and the folder that it is or will be run in."""
+def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -> dict[str, Any]:
+    """All of it as plain JSON values, from a plan with estimates and the folder that it is or will be run in.
+
+    Args:
+        workers: jobs at once, of which `elapsed_seconds` is told.
+    """
     states = {job.id: state_in(out, job) for job in plan.jobs}
     left = [job for job in plan.jobs if states[job.id] != "done"]
     accelerated = sum(job.seconds for job in left if job.stage in ACCELERATED)
@@ -29,6 +34,8 @@ def preview(plan: Plan, out: Path, calibration: Calibration) -> dict[str, Any]:
         "settings": len(cells),
         "repeats": plan.study.repeats,
         "seconds": sum(job.seconds for job in left),
+        "workers": workers,
+        "elapsed_seconds": round(elapsed(left, workers), 1),
         "gpu_hours": round(accelerated / 3600, 3),
         "disk_bytes": sum(job.disk_bytes for job in left),
         "calibration": {
