@@ -34,8 +34,8 @@ def elapsed(jobs: Sequence[Job], workers: int) -> float:
         jobs: that are left, each after its inputs; inputs that are not among them are done.
         workers: jobs at once; each takes its estimated seconds, whatever runs beside it.
     """
-    priority = longest_after(jobs)
-    waits_for = {job.id: {before for _, before in job.inputs} & priority.keys() for job in jobs}
+    priority, left = longest_after(jobs), {job.id for job in jobs}
+    waits_for = {job.id: {before for _, before in job.inputs} & left for job in jobs}
     ready = [(-priority[job.id], n) for n, job in enumerate(jobs) if not waits_for[job.id]]
     heapq.heapify(ready)
     needed_by: dict[str, list[int]] = {job.id: [] for job in jobs}
