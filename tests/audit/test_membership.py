@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from understudy.audit.membership import membership
-from understudy.audit.sides import Side
+from understudy.roles import Part
 from understudy.slices import SliceSet
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Side, Side]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Part, Part]:
     real = real_set(tmp_path_factory.mktemp("m") / "s", split_of(6, 5), count=10)
     train = real.rows(split="train")
-    return Side("training", real, train), Side("held-out", real, real.rows(split=["val", "test"]))
+    return Part("training", real, train), Part("held-out", real, real.rows(split=["val", "test"]))
 
 
-def witness(shift: float, parts: tuple[Side, Side], ties: bool = False) -> object:
+def witness(shift: float, parts: tuple[Part, Part], ties: bool = False) -> object:
     known = set(parts[0].rows.tolist())
 
     def score(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
@@ -33,7 +33,7 @@ def witness(shift: float, parts: tuple[Side, Side], ties: bool = False) -> objec
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_area_is_that_of_the_rank_sum(parts: tuple[Side, Side], ties: bool) -> None:
+def test_the_area_is_that_of_the_rank_sum(parts: tuple[Part, Part], ties: bool) -> None:
     judge = witness(0.7, parts, ties)
     found = membership(*parts, judge, slices=1000)  # type: ignore[arg-type]
     a, b = (judge(side.slices, side.rows)[0] for side in parts)  # type: ignore[operator]
@@ -42,14 +42,14 @@ def test_the_area_is_that_of_the_rank_sum(parts: tuple[Side, Side], ties: bool) 
     assert (found.training_patients, found.heldout_patients) == (6, 5)
 
 
-def test_weights_that_know_and_weights_that_do_not(parts: tuple[Side, Side]) -> None:
+def test_weights_that_know_and_weights_that_do_not(parts: tuple[Part, Part]) -> None:
     assert "give training patients away" in membership(*parts, witness(3, parts)).words  # type: ignore[arg-type]
     told = membership(*parts, witness(0, parts), slices=40)  # type: ignore[arg-type]
     assert "do not tell" in told.words
     assert told.training == 40
 
 
-def test_an_interval_is_by_patient(parts: tuple[Side, Side]) -> None:
+def test_an_interval_is_by_patient(parts: tuple[Part, Part]) -> None:
     """Scores that are equal within patients: as few different values as there are patients, so a wide interval."""
 
     def by_patient(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
@@ -60,7 +60,7 @@ def test_an_interval_is_by_patient(parts: tuple[Side, Side]) -> None:
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
-def test_few_patients_on_a_side_cannot_be_told_apart(parts: tuple[Side, Side]) -> None:
+def test_few_patients_on_a_side_cannot_be_told_apart(parts: tuple[Part, Part]) -> None:
     """A bootstrap over one patient has no spread: an interval that excludes 0.5 would mean nothing."""
     held = parts[1]
     one = held.kept(held.codes == 0)

@@ -13,13 +13,15 @@ from made import EDGE, heads, new_slices, real_set, split_of, synthetic_set
 
 from understudy.audit import perform
 from understudy.audit.config import AuditConfig
-from understudy.audit.perform import Audit, as_text, audit, write_audit
+from understudy.audit.perform import audit
 from understudy.audit.pictures import save_pictures
+from understudy.audit.result import Audit, as_text, write_audit
 from understudy.audit.screen import check_training, screen
-from understudy.audit.sides import NotAuditable, Side, sides
+from understudy.audit.sides import sides
 from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Verdict, verdict
 from understudy.errors import UnderstudyError
+from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet, SliceWriter
 
 FAST = AuditConfig(copies=24, splits=10, resamples=200, within=80)
@@ -157,7 +159,9 @@ def test_too_few_held_out_slices_or_patients_cannot_tell(tmp_path: Path, mixed: 
 
 def test_bad_input_is_one_message(real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
     other = real_set(tmp_path / "other", {"T1": "test", "X": "test"})
-    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also training patients"):
+    with pytest.raises(
+        UnderstudyError, match="1 of the held-out patients are also among the training slices"
+    ):
         audit(real, other, mixed, FAST)
     nobody = real_set(tmp_path / "nobody", split_of(3, 0))
     with pytest.raises(UnderstudyError, match="no held-out slices"):
@@ -220,7 +224,7 @@ def test_a_held_out_slice_that_is_a_training_slice_is_refused(
     names = [{"subject": f"N{i // 12}"} for i in range(len(images))]
     writer.append(images, labels, names)
     writer.append(twice, marks, [{"subject": "N99"}])
-    with pytest.raises(NotAuditable, match="1 of the held-out slices are training slices under another name"):
+    with pytest.raises(UnfitSets, match="1 of the held-out slices are training slices under another name"):
         audit(real, writer.close(), mixed, FAST)
 
 
@@ -229,7 +233,7 @@ def test_a_set_without_a_split_has_no_held_out_slices_of_its_own(mixed: SliceSet
     images, labels = heads(1, 5)
     writer.append(images, labels, [{"subject": "A"}] * 5)
     plain = writer.close()
-    with pytest.raises(NotAuditable, match="no column `split`"):
+    with pytest.raises(UnfitSets, match="no column `split`"):
         audit(plain, plain, mixed, FAST)
 
 
@@ -278,4 +282,4 @@ def test_a_generator_of_fewer_patients_is_compared_with_these(real: SliceSet, mi
     assert done.numbers["patients"]["of"] == 2
     assert done.numbers["sets"]["training"]["slices"] == len(rows)
     assert set(done.neighbours["patient"]) <= {"T0", "T1"}
-    assert isinstance(sides(real, real, mixed, rows)[0], Side)
+    assert isinstance(sides(real, real, mixed, rows)[0], Part)

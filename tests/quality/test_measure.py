@@ -204,15 +204,15 @@ def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_pa
 
 def test_sets_that_do_not_fit_are_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     one = slice_set(tmp_path / "one", 20, 0, channels=("T1w",))
-    with pytest.raises(UnderstudyError, match="synthetic slices have the channels T1w, not FLAIR, T1w"):
+    with pytest.raises(UnderstudyError, match="synthetic slices have the channels T1w, not"):
         make_parts(real, one)
     assert make_parts(real, one, channels=["T1w"]).channels == ("T1w",)
     with pytest.raises(UnderstudyError, match="have the channels"):
         make_parts(real, synthetic, channels=["T2w"])
-    with pytest.raises(UnderstudyError, match="16 pixels on an edge, the real ones 8"):
+    with pytest.raises(UnderstudyError, match="16 pixels wide, the real slices 8"):
         make_parts(real, slice_set(tmp_path / "large", 20, 0, edge=16))
     shared = slice_set(tmp_path / "shared", 20, 0, patients=("a", "z"))
-    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also among the real ones"):
+    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also among the real slices"):
         make_parts(real, synthetic, shared)
     nobody = slice_set(tmp_path / "nobody", 20, 0)
     with pytest.raises(UnderstudyError, match="do not say which patient"):

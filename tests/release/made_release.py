@@ -7,7 +7,8 @@ import importlib.util
 from pathlib import Path
 
 from understudy.audit.config import AuditConfig
-from understudy.audit.perform import audit, write_audit
+from understudy.audit.perform import audit
+from understudy.audit.result import write_audit
 from understudy.release.assembly import Released
 from understudy.release.forms import About, Decision
 from understudy.release.package import release_slices

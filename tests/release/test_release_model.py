@@ -18,7 +18,8 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import understudy.release.model_gate as gate_module
-from understudy.audit.perform import audit, write_audit
+from understudy.audit.perform import audit
+from understudy.audit.result import write_audit
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import generator_in

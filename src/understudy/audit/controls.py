@@ -20,7 +20,7 @@ from understudy.audit.config import CERTAIN, TESTED, AuditConfig
 from understudy.audit.conformal import Null, beyond_chance, p_values, slices_needed
 from understudy.audit.intervals import clustered_wilson, percentiles
 from understudy.audit.plant import Severity, severities
-from understudy.audit.sides import Side
+from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
 Floats = NDArray[np.float64]
@@ -105,7 +105,7 @@ class Controls:
 
 
 def run_controls(
-    training: Side, null: Null, search: Search, config: AuditConfig, work_dir: Path | None = None
+    training: Part, null: Null, search: Search, config: AuditConfig, work_dir: Path | None = None
 ) -> Controls:
     """Plants copies and looks for them; halves the held-out patients.
 
@@ -184,7 +184,7 @@ def _halves(null: Null, config: AuditConfig, rng: np.random.Generator) -> Floats
     return np.array(rates)
 
 
-def _spread(training: Side, count: int, seed: int) -> NDArray[np.int64]:
+def _spread(training: Part, count: int, seed: int) -> NDArray[np.int64]:
     """Positions of at most `count` rows, as evenly over the patients as there are slices."""
     rng = np.random.default_rng([seed, 23])
     order = rng.permutation(len(training.rows))

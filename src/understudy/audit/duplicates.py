@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from understudy.audit.config import TESTED, AuditConfig
 from understudy.audit.conformal import Null, p_values
 from understudy.audit.controls import scores_of
-from understudy.audit.sides import Side
 from understudy.audit.similarity import nearest
+from understudy.roles import Part
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Repeats:
 
 
 def repeats(
-    synthetic: Side, null: Null, training: int, config: AuditConfig, device: str = "cpu"
+    synthetic: Part, null: Null, training: int, config: AuditConfig, device: str = "cpu"
 ) -> Repeats | None:
     """Compares synthetic slices with each other; None if that is not wanted or there is one slice only.
 

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from understudy.audit.config import FEWEST_PATIENTS
 from understudy.audit.intervals import percentiles
-from understudy.audit.sides import Side
+from understudy.roles import Part
 from understudy.slices import SliceSet
 
 Witness = Callable[[SliceSet, NDArray[np.int64]], tuple[NDArray[np.float64], str]]
@@ -71,7 +71,7 @@ class Membership:
 
 
 def membership(
-    training: Side, heldout: Side, witness: Witness, slices: int = 400, resamples: int = 2000, seed: int = 0
+    training: Part, heldout: Part, witness: Witness, slices: int = 400, resamples: int = 2000, seed: int = 0
 ) -> Membership:
     """Asks the network about at most `slices` slices of each side, drawn evenly over patients."""
     a, b = _drawn(training, slices, seed), _drawn(heldout, slices, seed + 1)
@@ -101,11 +101,11 @@ def _wins(first: Floats, second: Floats, of_first: NDArray[np.int64], of_second:
     return wins
 
 
-def _drawn(side: Side, count: int, seed: int) -> Side:
-    order = np.random.default_rng([seed, 42]).permutation(len(side.rows))
+def _drawn(part: Part, count: int, seed: int) -> Part:
+    order = np.random.default_rng([seed, 42]).permutation(len(part.rows))
     turn = np.zeros(len(order), np.int64)
     seen: dict[int, int] = {}
     for place, row in enumerate(order):
-        code = int(side.codes[row])
+        code = int(part.codes[row])
         turn[place] = seen[code] = seen.get(code, -1) + 1
-    return Side(side.name, side.slices, np.sort(side.rows[order[np.argsort(turn, kind="stable")][:count]]))
+    return Part(part.name, part.slices, np.sort(part.rows[order[np.argsort(turn, kind="stable")][:count]]))

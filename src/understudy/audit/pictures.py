@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from understudy.audit.config import TESTED
-from understudy.audit.perform import Audit
+from understudy.audit.result import Audit
 from understudy.audit.transforms import transform
 from understudy.files import atomic_path
 from understudy.slices import SliceSet

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from understudy.audit.config import TESTED, AuditConfig
 from understudy.audit.conformal import Null, PValues, p_values, slices_needed
 from understudy.audit.controls import Controls, Detection, FalseAlarms, scores_of
-from understudy.audit.perform import FORMAT, _flags, _judged, _refuse_training_slices, _slice_table
-from understudy.audit.sides import Side, sides
+from understudy.audit.findings import flags_of, slice_table
+from understudy.audit.result import FORMAT
+from understudy.audit.sides import judged_of, refuse_training_slices, sides
 from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Hits, Verdict, verdict
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, sha256_json
+from understudy.roles import Part
 from understudy.slices import SliceSet
 
 _ALIKE = 1e-9  # by which p-values that were written and read may differ
@@ -47,9 +49,9 @@ class Recheck:
     numbers: dict[str, Any]
     table: pd.DataFrame
     correlation: NDArray[np.float64]
-    training: Side
-    heldout: Side
-    asked: tuple[Side, Side]
+    training: Part
+    heldout: Part
+    asked: tuple[Part, Part]
     controls: Controls
     _judged: NDArray[np.int64]
     _scores: NDArray[np.float64]
@@ -73,7 +75,7 @@ class Recheck:
         config = AuditConfig.model_validate(self.numbers["config"])
         null = self._compared.null
         part = PValues(self._compared.pattern[mask], self._compared.above, null)
-        flags = _flags(self._scores[mask], part, self.controls, config)
+        flags = flags_of(self._scores[mask], part, self.controls, config)
         hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
         return verdict(flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened)
 
@@ -96,7 +98,7 @@ def recheck(
         memory_bytes: of the search; the result does not depend on it.
 
     Raises:
-        NotAuditable: see `sides`.
+        UnfitSets: see `sides`.
         UnderstudyError: no audit with its controls, other sets or rows, changed files, other p-values.
     """
     folder = Path(audit_dir)
@@ -107,20 +109,20 @@ def recheck(
     for slices in {id(part.slices): part.slices for part in parts}.values():
         slices.verify()
     config = AuditConfig.model_validate(numbers["config"])
-    judged = _judged(parts, config)
+    judged = judged_of(parts, config)
     search = config.search(more=False).model_copy(update={"memory_bytes": memory_bytes})
 
-    def found(side: Side) -> pd.DataFrame:
+    def found(part: Part) -> pd.DataFrame:
         return nearest(
-            side.slices, training, query_rows=side.rows, training_rows=parts[0].rows, config=search, device=device,
+            part.slices, training, query_rows=part.rows, training_rows=parts[0].rows, config=search, device=device,
             progress=progress,
         )  # fmt: skip
 
     of_heldout, of_synthetic = found(judged[1]), found(judged[2])
-    _refuse_training_slices(of_heldout, heldout)
+    refuse_training_slices(of_heldout, heldout)
     compared = p_values(scores_of(of_synthetic), Null(scores_of(of_heldout), judged[1].codes))
     scores = scores_of(of_synthetic)
-    table = _slice_table(synthetic, judged[2], compared, scores, compared.flagged(config.quantile))
+    table = slice_table(synthetic, judged[2], compared, scores, compared.flagged(config.quantile))
     _agree(table, folder)
     correlation = np.full(len(synthetic), np.nan)
     correlation[judged[2].rows] = scores[:, TESTED.index("stacked")]
@@ -155,7 +157,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return numbers
 
 
-def _bound(part: Side, said: dict[str, Any], folder: Path) -> None:
+def _bound(part: Part, said: dict[str, Any], folder: Path) -> None:
     """The audit is of this set and these rows."""
     if said.get("content_hash") != part.slices.content_hash:
         raise UnderstudyError(

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.audit.config import AuditConfig
-from understudy.audit.perform import FORMAT
+from understudy.audit.result import FORMAT
 from understudy.audit.similarity import nearest
 from understudy.errors import UnderstudyError
 from understudy.files import read_json

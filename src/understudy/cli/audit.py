@@ -17,7 +17,7 @@ from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.audit.config import AuditConfig
-    from understudy.audit.perform import Audit
+    from understudy.audit.result import Audit
     from understudy.slices import SliceSet
 
 TransformsOption = Annotated[
@@ -95,7 +95,7 @@ def audit_command(
             "an audit needs --training and --synthetic",
             fix="see `understudy audit --help`, or use --sweep-subjects",
         )
-    from understudy.audit.perform import as_text
+    from understudy.audit.result import as_text
 
     done = _audited(training, heldout, synthetic, config, out, model, device, quiet, patients)
     print(json.dumps(_with_slices(done), indent=2) if as_json else as_text(done))
@@ -181,8 +181,9 @@ def _audited(
     device: str, quiet: bool, patients: str | None = None,
 ) -> Audit:  # fmt: skip
     """Audits sets on disk, and writes the result where it is wanted."""
-    from understudy.audit.perform import audit, write_audit
+    from understudy.audit.perform import audit
     from understudy.audit.pictures import save_pictures
+    from understudy.audit.result import write_audit
 
     where = _device(device)
     with _private(out) as private:

@@ -5,43 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from understudy.errors import UnderstudyError
+from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
-HELD_OUT = ("val", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of a set that play one part.
-
-    Attributes:
-        name: "real", "held-out" or "synthetic".
-        slices: the set.
-        rows: of it.
-    """
-
-    name: str
-    slices: SliceSet
-    rows: NDArray[np.int64]
-
-    @property
-    def patients(self) -> NDArray[np.str_]:
-        """Patient of each row.
-
-        Raises:
-            UnderstudyError: the set does not say whose slices they are.
-        """
-        if "subject" not in self.slices.index:
-            raise UnderstudyError(
-                f"the {self.name} slices do not say which patient they are of (no column `subject`)",
-                where=self.slices.path,
-                fix="name the patients: a floor from neighbouring slices of the same people would be far too low",
-            )
-        return self.slices.index["subject"].to_numpy()[self.rows].astype(str)
+__all__ = ["Part", "Parts", "make_parts"]
 
 
 @dataclass(frozen=True)
@@ -70,55 +37,14 @@ def make_parts(
         channels: to compare, by name; None: all, which then must be the same in every set.
 
     Raises:
-        UnderstudyError: an empty part, other channels or another resolution, a patient on both sides, real slices that
-            are all alike.
+        UnfitSets: an empty part, other channels or another resolution, a patient on both sides.
     """
-    parts = [
-        Part("real", real, _rows(real, ("train",))),
-        Part("synthetic", synthetic, np.arange(len(synthetic))),
-    ]
+    first, made, held = part_of("real", real, TRAINING), part_of("synthetic", synthetic), None
     if heldout is not None:
-        parts.append(Part("held-out", heldout, _rows(heldout, HELD_OUT)))
-    elif "split" in real.index and len(rows := _rows(real, HELD_OUT)):
-        parts.append(Part("held-out", real, rows))
-    for part in parts:
-        _check(part, parts[0], channels)
-    if len(parts) > 2:
-        shared = set(parts[0].patients) & set(parts[2].patients)
-        if shared:
-            raise UnderstudyError(
-                f"{len(shared)} of the held-out patients are also among the real ones, so they are no floor",
-                where=parts[2].slices.path,
-                fix="hold out whole patients",
-            )
-    names = tuple(channels) if channels is not None else real.channels
-    return Parts(parts[0], parts[1], parts[2] if len(parts) > 2 else None, names)
-
-
-def _rows(slices: SliceSet, wanted: tuple[str, ...]) -> NDArray[np.int64]:
-    if "split" not in slices.index:
-        return np.arange(len(slices))
-    return np.flatnonzero(slices.index["split"].astype(str).isin(wanted).to_numpy())
-
-
-def _check(part: Part, first: Part, channels: Sequence[str] | None) -> None:
-    mine, real = part.slices, first.slices
-    if not len(part.rows):
-        raise UnderstudyError(
-            f"there are no {part.name} slices",
-            where=mine.path,
-            fix="check the set and its column `split` (train, val, test)",
-        )
-    wanted = set(channels) if channels is not None else set(real.channels)
-    if (channels is None and set(mine.channels) != wanted) or not wanted <= set(mine.channels):
-        raise UnderstudyError(
-            f"the {part.name} slices have the channels {', '.join(mine.channels)}, not {', '.join(sorted(wanted))}",
-            where=mine.path,
-            fix="compare sets with the same channels, or name those to compare (--channels)",
-        )
-    if mine.resolution != real.resolution:
-        raise UnderstudyError(
-            f"the {part.name} slices have {mine.resolution} pixels on an edge, the real ones {real.resolution}",
-            where=mine.path,
-            fix="prepare both at the same resolution: resizing changes every distance",
-        )
+        held = part_of("held-out", heldout, HELD_OUT)
+    elif "split" in real.index and len((others := part_of("held-out", real, HELD_OUT)).rows):
+        held = others
+    check_alike([first, made, *([] if held is None else [held])], channels)
+    if held is not None:
+        check_other_patients(first, held)
+    return Parts(first, made, held, tuple(channels) if channels is not None else real.channels)

@@ -17,10 +17,10 @@ def audit(context: Context) -> dict[str, Any]:
     """
     from understudy.audit.config import AuditConfig
     from understudy.audit.perform import audit as performed
-    from understudy.audit.perform import refused, write_audit
     from understudy.audit.pictures import save_pictures
-    from understudy.audit.sides import NotAuditable
+    from understudy.audit.result import refused, write_audit
     from understudy.generators.devices import resolve_device
+    from understudy.roles import UnfitSets
     from understudy.slices import SliceSet
     from understudy.study.subsets import training_rows
 
@@ -33,7 +33,7 @@ def audit(context: Context) -> dict[str, Any]:
         done = performed(
             real, real, made, config, rows, _witness(context, device), work, device, context.progress
         )
-    except NotAuditable as error:
+    except UnfitSets as error:
         write_json(context.folder / "audit.json", refused(error))
     else:
         write_audit(done, context.folder)

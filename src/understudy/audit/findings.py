@@ -1,0 +1,247 @@
+"""What an audit found: from scores to flags, patients hit, tables and the numbers of audit.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from understudy import __version__
+from understudy.audit.config import CERTAIN, TESTED, AuditConfig
+from understudy.audit.conformal import PValues, beyond_chance, p_values, slices_needed, threshold
+from understudy.audit.controls import COPY, Controls, scores_of
+from understudy.audit.duplicates import repeats
+from understudy.audit.intervals import percentiles, wilson
+from understudy.audit.result import FORMAT, Audit
+from understudy.audit.sides import Sides
+from understudy.audit.verdict import Flags, Hits, flag_bound, verdict
+from understudy.files import sha256_json
+from understudy.roles import Part
+from understudy.slices import SliceSet
+
+_BINS = 48  # of the histograms
+
+
+def assembled(
+    parts: Sides,
+    judged: Sides,
+    of_heldout: pd.DataFrame,
+    of_synthetic: pd.DataFrame,
+    compared: PValues,
+    controls: Controls,
+    config: AuditConfig,
+    device: str,
+) -> Audit:
+    """Everything that an audit says, the weights left out.
+
+    Args:
+        parts, judged: the three sets, and their rows that show somebody.
+        of_heldout, of_synthetic: nearest training slices of the judged rows (`similarity.nearest`).
+        compared: p-values of the synthetic slices.
+        controls: planted copies and new patients.
+        config, device: of the search for repeats within the synthetic set.
+    """
+    null, scores = compared.null, scores_of(of_synthetic)
+    flagged = compared.flagged(config.quantile)
+    neighbours = _neighbours(parts[0], of_synthetic, scores, compared, flagged)
+    hits = _hits(neighbours, parts[0].count)
+    flags = flags_of(scores, compared, controls, config)
+    needed = slices_needed(config.quantile)
+    screened = "screened" in parts[2].slices.attrs
+    said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened)
+    repeated = repeats(judged[2], null, len(parts[0].rows), config, device)
+    drawn = {"synthetic": scores, "held-out": null.scores, COPY: controls.scores[COPY]}
+    numbers = {
+        "format": FORMAT,
+        "software_version": __version__,
+        "verdict": said.as_dict(),
+        "refusal": said.headline if said.kind == "cannot_tell" else None,
+        "sets": {part.name: _set_numbers(part, kept) for part, kept in zip(parts, judged, strict=True)},
+        "rule": _rule(config),
+        "null": {
+            "slices": null.slices,
+            "patients": null.count,
+            "smallest_p": null.smallest_p,
+            "smallest_patient_p": 1 / (null.count + 1),
+            "slices_needed": needed,
+            "thresholds": {view: _none(threshold(null.scores[:, v], config.quantile)) for v, view in enumerate(TESTED)},
+        },
+        "flags": _plain(asdict(flags)),
+        "patients": {"hit": hits.patients, "of": hits.of, "worst": hits.worst, "counts": hits.counts},
+        "more_views": _more_views(of_heldout, of_synthetic, config.quantile),
+        "controls": _plain(controls.as_dict()),
+        "within": repeated.as_dict() if repeated else None,
+        "histograms": _histograms(drawn),
+        "membership": None,
+        "config": config.model_dump(mode="json"),
+    }  # fmt: skip
+    listed = slice_table(parts[2].slices, judged[2], compared, scores, flagged)
+    return Audit(numbers, said, neighbours, listed, {**drawn, **controls.scores})
+
+
+def flags_of(
+    scores: NDArray[np.float64], compared: PValues, controls: Controls, config: AuditConfig
+) -> Flags:
+    null, q, seed = compared.null, config.quantile, config.seed
+    flagged = compared.flagged(q)
+    m, count = len(flagged), int(flagged.sum())
+    rate, expected = count / m, round(1 - q, 12)
+    drawn = compared.resampled_rates(q, config.resamples, seed)
+    low, high = percentiles(drawn)
+    sample_low, sample_high = wilson(count, m)
+    low, high = min(low, sample_low), max(high, sample_high)  # also where no resample is flagged
+    alarm = controls.false_alarms
+    base = expected if np.isnan(alarm.rate) else alarm.rate
+    residual = (rate - base) / (1 - base)
+    # the false alarms' own spread, taken as a normal one, widens the residual's interval
+    spread = 0.0 if np.isnan(alarm.rate) else (alarm.high - alarm.low) / 3.92
+    bases = np.clip(np.random.default_rng([seed, 12]).normal(base, spread, len(drawn)), 0, 0.999)
+    residual_low, residual_high = percentiles((drawn - bases) / (1 - bases))
+    beyond = compared.slice <= null.smallest_p + 1e-12
+    certain = beyond_chance(scores, compared, m, CERTAIN, config.resamples, seed)
+    smallest = 1 / (null.count + 1)
+    alone = {v: float(p_values(scores[:, [i]], null.view(i)).flagged(q).mean()) for i, v in enumerate(TESTED)}
+    return Flags(
+        m, count, rate, low, high, sample_low, sample_high, expected, rate - expected, low - expected, high - expected,
+        residual, residual_low, residual_high, flag_bound(count, m), alone, int(beyond.sum()), smallest,
+        int((compared.patient <= smallest + 1e-12).sum()), int(certain.sum()),
+    )  # fmt: skip
+
+
+def _neighbours(
+    training: Part,
+    found: pd.DataFrame,
+    scores: NDArray[np.float64],
+    compared: PValues,
+    flagged: NDArray[np.bool_],
+) -> pd.DataFrame:
+    """The nearest training slice of each judged synthetic slice, in the view where it is the more unusual one."""
+    null = compared.null
+    alone = np.stack([p_values(scores[:, [v]], null.view(v)).slice for v in range(len(TESTED))], axis=1)
+    view = alone.argmin(axis=1)
+    take = np.arange(len(view))
+    rows = np.stack([found[f"{v}.row"].to_numpy() for v in TESTED], axis=1)[take, view]
+    turned = np.stack([found[f"{v}.transform"].to_numpy() for v in TESTED], axis=1)[take, view]
+    patient_of = dict(zip(training.rows.tolist(), training.patients.tolist(), strict=True))
+    frame = pd.DataFrame(
+        {
+            "row": found["row"].to_numpy(),
+            "p": compared.slice,
+            "flagged": flagged,
+            "view": np.array(TESTED)[view],
+            "training_row": rows,
+            "transform": turned,
+            "patient": [patient_of.get(int(r), "") for r in rows],
+            **{f"{v}.score": scores[:, i] for i, v in enumerate(TESTED)},
+        }
+    )
+    counts = frame.loc[frame["flagged"], "patient"].value_counts()
+    order = sorted(counts.index, key=lambda name: (-counts[name], name))
+    names = {name: f"patient {i}" for i, name in enumerate(order, start=1)}
+    return frame.assign(name=[names.get(p, "") for p in frame["patient"]])
+
+
+def _hits(neighbours: pd.DataFrame, patients: int) -> Hits:
+    counts = neighbours.loc[neighbours["flagged"], "name"].value_counts()
+    ordered = sorted(counts.index, key=lambda name: int(name.split()[1]))
+    return Hits(len(counts), patients, {name: int(counts[name]) for name in ordered})
+
+
+def slice_table(
+    synthetic: SliceSet,
+    judged: Part,
+    compared: PValues,
+    scores: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
+) -> pd.DataFrame:
+    """One row a synthetic slice: p-values and flags of the judged ones; never with whom.
+
+    Args:
+        synthetic: the whole set. judged: its rows that were compared.
+        compared, scores, flagged: of these, [m], [m, V], [m].
+    """
+    frame = pd.DataFrame({"row": np.arange(len(synthetic))})
+    if "id" in synthetic.index:
+        frame["id"] = synthetic.index["id"].astype(str).to_numpy()
+    frame["judged"], frame["flagged"] = False, False
+    frame.loc[judged.rows, "judged"], frame.loc[judged.rows, "flagged"] = True, flagged
+    columns = {"p": compared.slice, "patient_p": compared.patient}
+    for v, view in enumerate(TESTED):
+        columns[f"p.{view}"] = p_values(scores[:, [v]], compared.null.view(v)).slice
+    for name, values in columns.items():
+        frame[name] = np.nan
+        frame.loc[judged.rows, name] = values
+    return frame
+
+
+def _set_numbers(part: Part, judged: Part) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "slices": len(part.rows),
+        "judged": len(judged.rows),
+        "constant": int((part.contrast == 0).sum()),
+        "content_hash": part.slices.content_hash,
+        "rows_hash": sha256_json(part.rows.tolist()),
+    }
+    return numbers if part.name == "synthetic" else {**numbers, "patients": part.count}
+
+
+def _rule(config: AuditConfig) -> dict[str, Any]:
+    level = round(1 - config.quantile, 6)
+    text = (
+        f"a slice is flagged if its conformal p-value is at most {level:g}: its best rank over the"
+        f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
+        " (n + 1)); nearly empty slices are not judged"
+    )
+    return {
+        "quantile": config.quantile,
+        "views": list(TESTED),
+        "transforms": config.transforms,
+        "least_content": config.least_content,
+        "text": text,
+    }
+
+
+def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: float) -> dict[str, Any]:
+    """Flag rates of the views that are for information: single channels and annotations, where they are defined."""
+    found: dict[str, dict[str, float | None]] = {}
+    for column in of_synthetic.columns:
+        view = column.removesuffix(".score")
+        if view == column or view in TESTED:
+            continue
+        mine, theirs = of_synthetic[column].dropna().to_numpy(), of_heldout[column].dropna().to_numpy()
+        if not len(mine) or len(theirs) < slices_needed(quantile):
+            found[view] = {"slices": len(mine), "heldout": len(theirs), "threshold": None, "rate": None}
+            continue
+        limit = threshold(theirs, quantile)
+        found[view] = {
+            "slices": len(mine), "heldout": len(theirs), "threshold": limit, "rate": float((mine > limit).mean()),
+        }  # fmt: skip
+    return found
+
+
+def _histograms(drawn: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Counts of the nearest scores of each group, by view, in common bins."""
+    shown = {}
+    for v, view in enumerate(TESTED):
+        columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in drawn.items()}
+        low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
+        edges = np.linspace(low, 1.0, _BINS + 1)
+        counts = {name: np.histogram(np.clip(x, low, 1), edges)[0].tolist() for name, x in columns.items()}
+        shown[view] = {"edges": edges.round(6).tolist(), "counts": counts}
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    """NaN becomes None, tuples become lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return _none(value) if isinstance(value, float) else value
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else value

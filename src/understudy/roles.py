@@ -1,0 +1,136 @@
+"""Who plays which part where sets are compared: training slices, slices of patients held out, synthetic slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.slices import SliceSet
+
+TRAINING = ("train",)
+HELD_OUT = ("val", "validation", "test")
+"""Values of the column `split`."""
+_BLOCK = 256
+
+
+class UnfitSets(UnderstudyError):
+    """The sets themselves do not allow the comparison: a finding about them, not a failure of this run."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a set that play one part.
+
+    Attributes:
+        name: e.g. "training", "held-out", "synthetic"; stands in messages.
+        slices: the set.
+        rows: of it.
+    """
+
+    name: str
+    slices: SliceSet
+    rows: NDArray[np.int64]
+
+    @cached_property
+    def patients(self) -> NDArray[np.str_]:
+        """Patient of each row.
+
+        Raises:
+            UnfitSets: the set does not say whose slices they are.
+        """
+        if "subject" not in self.slices.index:
+            raise UnfitSets(
+                f"the {self.name} slices do not say which patient they are of (no column `subject`)",
+                where=self.slices.path,
+                fix="name the patients, since slices of one patient are alike; of image folders `understudy read"
+                " --pattern` takes {subject}",
+            )
+        return self.slices.index["subject"].to_numpy()[self.rows].astype(str)
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """Number of the patient of each row, 0 ... P - 1."""
+        return np.unique(self.patients, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def count(self) -> int:
+        """Patients."""
+        return len(set(self.patients))
+
+    @cached_property
+    def contrast(self) -> NDArray[np.float64]:
+        """Standard deviation of all pixels of each row's slice, grey values; 0 for a constant one."""
+        found = [
+            images.reshape(len(images), -1).std(axis=1, dtype=np.float64)
+            for _, images, _ in self.slices.blocks(self.rows, _BLOCK)
+        ]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def kept(self, mask: NDArray[np.bool_]) -> Part:
+        """The rows that are marked."""
+        return Part(self.name, self.slices, self.rows[mask])
+
+
+def part_of(name: str, slices: SliceSet, splits: Sequence[str] | None = None) -> Part:
+    """The rows of these splits; all, if the set has no column `split` or `splits` is None."""
+    if splits is None or "split" not in slices.index:
+        return Part(name, slices, np.arange(len(slices)))
+    return Part(name, slices, np.flatnonzero(slices.index["split"].astype(str).isin(splits).to_numpy()))
+
+
+def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) -> None:
+    """Refuses parts that cannot be compared with the first, before anything expensive.
+
+    Args:
+        parts: the first is what the others are compared with.
+        channels: that all must have; None: all of them, the same in every part.
+
+    Raises:
+        UnfitSets: an empty part, other channels, another resolution.
+    """
+    first = parts[0]
+    for part in parts:
+        mine = set(part.slices.channels)
+        if not len(part.rows):
+            raise UnfitSets(
+                f"there are no {part.name} slices",
+                where=part.slices.path,
+                fix="check the set and its column `split` (train, val, test)",
+            )
+        wanted = set(first.slices.channels if channels is None else channels)
+        if (mine != wanted) if channels is None else not wanted <= mine:
+            raise UnfitSets(
+                f"the {part.name} slices have the channels {', '.join(part.slices.channels)}, not"
+                f" {', '.join(first.slices.channels if channels is None else channels)}"
+                + (f" as the {first.name} slices" if channels is None else ""),
+                where=part.slices.path,
+                fix="compare sets of the same channels, by name",
+            )
+        if part.slices.resolution != first.slices.resolution:
+            raise UnfitSets(
+                f"the {part.name} slices are {part.slices.resolution} pixels wide, the {first.name} slices"
+                f" {first.slices.resolution}",
+                where=part.slices.path,
+                fix="prepare the real slices at the resolution of the synthetic ones: resizing changes every number",
+            )
+
+
+def check_other_patients(training: Part, heldout: Part) -> None:
+    """Refuses held-out slices of training patients.
+
+    Raises:
+        UnfitSets: a patient on both sides, a set that does not name its patients.
+    """
+    shared = set(training.patients) & set(heldout.patients)
+    if shared:
+        raise UnfitSets(
+            f"{len(shared)} of the held-out patients are also among the {training.name} slices, so nothing can be"
+            " learned from them",
+            where=heldout.slices.path,
+            fix="hold out whole patients who were never trained on",
+        )
