@@ -61,7 +61,8 @@ def study(out: Path, names: tuple[str, ...] = ("a", "b")) -> Path:
             row = {"channel": "mean", "extractor": "random", "metric": "frechet_distance", "value": 1 / dice}
             quality = finished(
                 out, Job("quality", own, {"name": own}, (("sample", sample.id),)),
-                quality={"rows": [row, {**row, "channel": "T1w", "value": 5}, {**row, **UNDEFINED}]},
+                quality={"rows": [row, {**row, "channel": "T1w", "value": 5}, {**row, **UNDEFINED},
+                                  {**row, "metric": "coverage", "value": 1 - dice}]},
             )  # fmt: skip
             distance = {"measure": "area_wasserstein", "class_name": "ET", "value": float(kimg % 20)}
             code = {"measure": "code_distance", "class_name": "any", "synthetic": 2.0}
@@ -97,6 +98,14 @@ def test_a_study(tmp_path: Path) -> None:
     assert frechet["spearman"] < -0.9
     assert frechet["low"] <= frechet["spearman"] <= frechet["high"]
     assert frechet["p_holm"] >= frechet["p"]
+    assert (
+        found.table["metric"].iloc[0] == "quality:random:frechet_distance"
+    )  # small where the Dice is high, as wanted
+    coverage = table.loc["quality:random:coverage"]
+    assert (coverage["wanted"], coverage["spearman"]) == (1, frechet["spearman"])
+    assert "1 metrics go the wrong way" in " ".join(found.words)
+    assert "quality:random:coverage" in found.words[-1]
+    assert coverage["p_within_holm"] >= coverage["p_within"]
     assert np.isnan(table.loc["annotations:code_distance", "spearman"])  # the same everywhere
     assert np.isnan(table.loc["quality:random:recall", "spearman"])
     assert np.isnan(table.loc["kimg", "p_holm"])

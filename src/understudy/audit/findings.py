@@ -85,6 +85,14 @@ def assembled(
 def flags_of(
     scores: NDArray[np.float64], compared: PValues, controls: Controls, config: AuditConfig
 ) -> Flags:
+    """How many slices are flagged, with intervals.
+
+    Args:
+        scores: [m, V] of the synthetic slices in the tested views.
+        compared: their p-values.
+        controls: whose false alarms are the base rate of the residual.
+        config: quantile, resamples, seed.
+    """
     null, q, seed = compared.null, config.quantile, config.seed
     flagged = compared.flagged(q)
     m, count = len(flagged), int(flagged.sum())

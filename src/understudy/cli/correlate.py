@@ -50,18 +50,18 @@ def correlate(
     if as_json:
         print(text, end="")
         return
-    header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p", "p (Holm)", "p within"]
+    header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p (Holm)", "p within (Holm)"]
     body = [
         [r["metric"], r["n"], f"{r['spearman']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})", f"{r['within']:+.2f}",
-         f"{r['kendall']:+.2f} ({r['kendall_low']:+.2f} to {r['kendall_high']:+.2f})", f"{r['p']:.2g}",
-         f"{r['p_holm']:.2g}", f"{r['p_within']:.2g}"]
+         f"{r['kendall']:+.2f} ({r['kendall_low']:+.2f} to {r['kendall_high']:+.2f})", f"{r['p_holm']:.2g}",
+         f"{r['p_within_holm']:.2g}"]
         for r in found.table.to_dict(orient="records")
     ]  # fmt: skip
     body = [[_dash(str(cell)) for cell in row] for row in body]
     at = next((i for i, b in enumerate(body) if b[0] == "kimg"), 0)
     print_table(header, body[:SHOWN] + ([body[at]] if at >= SHOWN else []))
     if len(body) > SHOWN:
-        print(f"the {SHOWN} largest of {len(body)}")
+        print(f"the {SHOWN} of {len(body)} that agree most with the Dice")
     for words in found.words:
         print(words)
     print(f"all numbers: {out / 'correlate.json'}; picture: {out / 'scatter.svg'}")

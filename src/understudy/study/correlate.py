@@ -18,12 +18,13 @@ from understudy.metrics.empties import apply_policy
 from understudy.metrics.rows import class_names
 from understudy.metrics.scores import WHOLE
 from understudy.metrics.significance import holm
+from understudy.report.quality_section import METRICS
 from understudy.study.jobs import Job, job_folder, read_done
 from understudy.study.status import jobs_of
 
 KEYS = ("snapshot", "run", "kimg", "dice")
-PREFIXES = ("quality:", "annotations:")
 LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
+WRONG = 0.3  # correlations of the wrong sign beyond this are named
 OF_QUALITY = ("mean", "all")  # channels: the average, or all together
 
 
@@ -33,7 +34,8 @@ class Correlations:
 
     Attributes:
         snapshots: a row each: snapshot, run, kimg, dice, and a column a metric.
-        table: a row a metric: the fields of `Association`, and p adjusted for the number of metrics (Holm).
+        table: a row a metric: `wanted` (see there), the fields of `Association`, and both p adjusted for the number of
+            metrics (Holm); those that agree most with the Dice first.
         words: what these snapshots can show at all.
     """
 
@@ -95,12 +97,36 @@ def correlate(
     rows = []
     for metric in metrics:
         values = snapshots[metric].to_numpy(np.float64)
-        rows.append({"metric": metric, **asdict(associate(values, scores, runs, draws, resamples, seed))})
-    table = pd.DataFrame(rows, columns=["metric", *Association.__dataclass_fields__])
-    table["p_holm"] = holm(table["p"].where(table["metric"] != "kimg").to_numpy(np.float64))
-    order = table["spearman"].abs().sort_values(ascending=False, kind="stable").index
+        found = asdict(associate(values, scores, runs, draws, resamples, seed))
+        rows.append({"metric": metric, "wanted": wanted(metric), **found})
+    table = pd.DataFrame(rows, columns=["metric", "wanted", *Association.__dataclass_fields__])
+    for p in ("p", "p_within"):
+        table[f"{p}_holm"] = holm(table[p].where(table["metric"] != "kimg").to_numpy(np.float64))
+    order = _agreement(table).sort_values(ascending=False, kind="stable").index
     table = table.loc[order].reset_index(drop=True)
     return Correlations(snapshots, table, _words(snapshots, table, scores))
+
+
+def wanted(metric: str) -> int:
+    """The sign that a useful metric's correlation with Dice has; 0 where either would do (a column of one's own).
+
+    Example:
+        >>> wanted("quality:unet:frechet_distance"), wanted("quality:unet:coverage"), wanted("mine")
+        (-1, 1, 0)
+    """
+    room, _, name = metric.partition(":")
+    if metric == "kimg":
+        return 1
+    if room == "annotations":  # all are distances from the real annotations
+        return -1
+    better = METRICS[name.rpartition(":")[2]][2] if name.rpartition(":")[2] in METRICS else None
+    return 0 if room != "quality" or better is None else 1 if better else -1
+
+
+def _agreement(table: pd.DataFrame) -> pd.Series:
+    """Spearman, positive where the metric speaks for the sets that train well."""
+    found: pd.Series = table["spearman"].where(table["wanted"] >= 0, -table["spearman"])
+    return found.where(table["wanted"] != 0, table["spearman"].abs())
 
 
 # --- where the numbers come from --------------------------------------------------------------------------------------
@@ -252,9 +278,10 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
         )
     words.append(
         "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
-        " better than `kimg`, the mere length of the training, and also within trainings (`within`, `p_within`). The"
-        " p values take snapshots as exchangeable, which those of one training are not: read them as the most that can"
-        " be said. A distance that grows with Dice predicts nothing that one would want."
+        " better than `kimg`, the mere length of the training, and also within trainings: `within` is Spearman's"
+        " correlation inside each training, averaged, and `p_within` how often reordering the snapshots of each training"
+        " gives as much. Both p take snapshots as exchangeable, which those of one training are not: read them as the"
+        " most that can be said."
     )
     if scores.shape[1] > 1:
         words.append(
@@ -263,10 +290,16 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
     kimg = table[table["metric"] == "kimg"]
     if len(kimg) and math.isfinite(kimg["spearman"].iloc[0]):
         length = abs(float(kimg["spearman"].iloc[0]))
-        better = int((table.loc[table["metric"] != "kimg", "spearman"].abs() > length).sum())
+        better = int((_agreement(table)[table["metric"] != "kimg"] > length).sum())
         words.append(
             f"The length of the training alone has Spearman {kimg['spearman'].iloc[0]:+.2f}; {better} of"
-            f" {len(table) - 1} metrics are above that in size."
+            f" {len(table) - 1} metrics agree better with the Dice."
+        )
+    wrong = table[_agreement(table) < -WRONG]
+    if len(wrong):
+        words.append(
+            f"{len(wrong)} metrics go the wrong way by more than {WRONG:g} (a distance that grows with the Dice, say) and"
+            f" stand last in the table: {', '.join(wrong['metric'].iloc[::-1][:3])}{', ...' if len(wrong) > 3 else ''}."
         )
     return words
 
