@@ -279,7 +279,7 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
     words.append(
         "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
         " better than `kimg`, the mere length of the training, and also within trainings: `within` is Spearman's"
-        " correlation inside each training, averaged, and `p_within` how often reordering the snapshots of each training"
+        " correlation inside each training, averaged, and `p_within` how often a random order of each training's snapshots"
         " gives as much. Both p take snapshots as exchangeable, which those of one training are not: read them as the"
         " most that can be said."
     )
@@ -298,8 +298,8 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
     wrong = table[_agreement(table) < -WRONG]
     if len(wrong):
         words.append(
-            f"{len(wrong)} metrics go the wrong way by more than {WRONG:g} (a distance that grows with the Dice, say) and"
-            f" stand last in the table: {', '.join(wrong['metric'].iloc[::-1][:3])}{', ...' if len(wrong) > 3 else ''}."
+            f"{len(wrong)} metrics go the wrong way by more than {WRONG:g} (a distance that grows with the Dice, say)"
+            f" and stand last in the table: {', '.join(wrong['metric'].iloc[::-1][:3])}{', ...' if len(wrong) > 3 else ''}."
         )
     return words
 
