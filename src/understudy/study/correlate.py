@@ -279,8 +279,8 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
     words.append(
         "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
         " better than `kimg`, the mere length of the training, and also within trainings: `within` is Spearman's"
-        " correlation inside each training, averaged, and `p_within` how often a random order of each training's snapshots"
-        " gives as much. Both p take snapshots as exchangeable, which those of one training are not: read them as the"
+        " correlation inside each training, averaged, and `p_within` how often random orders of each training's"
+        " snapshots give as much. Both p take snapshots as exchangeable, which those of one training are not: read them as the"
         " most that can be said."
     )
     if scores.shape[1] > 1:
@@ -295,11 +295,12 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
             f"The length of the training alone has Spearman {kimg['spearman'].iloc[0]:+.2f}; {better} of"
             f" {len(table) - 1} metrics agree better with the Dice."
         )
-    wrong = table[_agreement(table) < -WRONG]
-    if len(wrong):
+    wrong = table.loc[_agreement(table) < -WRONG, "metric"].iloc[::-1].tolist()
+    if wrong:
+        named = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
         words.append(
             f"{len(wrong)} metrics go the wrong way by more than {WRONG:g} (a distance that grows with the Dice, say)"
-            f" and stand last in the table: {', '.join(wrong['metric'].iloc[::-1][:3])}{', ...' if len(wrong) > 3 else ''}."
+            f" and stand last in the table: {named}."
         )
     return words
 
