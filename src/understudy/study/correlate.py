@@ -280,8 +280,8 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
         "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
         " better than `kimg`, the mere length of the training, and also within trainings: `within` is Spearman's"
         " correlation inside each training, averaged, and `p_within` how often random orders of each training's"
-        " snapshots give as much. Both p take snapshots as exchangeable, which those of one training are not: read them as the"
-        " most that can be said."
+        " snapshots give as much. Both p take snapshots as exchangeable, which those of one training are not: read"
+        " them as the most that can be said."
     )
     if scores.shape[1] > 1:
         words.append(
