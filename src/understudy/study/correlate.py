@@ -97,8 +97,8 @@ def correlate(
     rows = []
     for metric in metrics:
         values = snapshots[metric].to_numpy(np.float64)
-        found = asdict(associate(values, scores, runs, draws, resamples, seed))
-        rows.append({"metric": metric, "wanted": wanted(metric), **found})
+        numbers = asdict(associate(values, scores, runs, draws, resamples, seed))
+        rows.append({"metric": metric, "wanted": wanted(str(metric)), **numbers})
     table = pd.DataFrame(rows, columns=["metric", "wanted", *Association.__dataclass_fields__])
     for p in ("p", "p_within"):
         table[f"{p}_holm"] = holm(table[p].where(table["metric"] != "kimg").to_numpy(np.float64))
