@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.files import atomic_path, write_text, writing
 
 log = logging.getLogger(__name__)
@@ -135,10 +135,12 @@ class StopRequest:
 def time_limit(minutes: float | None) -> Iterator[None]:
     """Asks this process to stop, as SIGUSR1 of a queue does, when so many minutes are over; None: never.
 
+    Signals reach a process's main thread alone; in others there is no limit.
+
     Raises:
-        Interrupted: the time is over; what ran inside has saved its state.
+        TimeOver: the time is over; what ran inside has saved its state.
     """
-    if minutes is None:
+    if minutes is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     over = threading.Event()
@@ -158,7 +160,7 @@ def time_limit(minutes: float | None) -> Iterator[None]:
         yield
     except Interrupted as stop:
         if over.is_set():
-            raise Interrupted(f"met its limit of {minutes:g} minutes, to be continued: {stop}") from stop
+            raise TimeOver(f"met its limit of {minutes:g} minutes, to be continued: {stop}") from stop
         raise
     finally:
         timer.cancel()

@@ -31,3 +31,7 @@ class UnderstudyError(Exception):
 
 class Interrupted(Exception):
     """A job was asked to stop (SIGTERM, SIGINT) and has saved its state; running it again continues."""
+
+
+class TimeOver(Interrupted):
+    """A job was stopped because its time was up; running it again continues."""

@@ -11,14 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+_open: list[Meter] = []  # those of this process, shown or not, the outermost first
 
 
 class Meter:
@@ -27,6 +29,7 @@ class Meter:
     def __init__(self, total: float, done: float, description: str, unit: str) -> None:
         self.total, self.done, self.description, self.unit = total, done, description, unit
         self._first, self._start = done, time.monotonic()
+        self.figures: dict[str, Any] = {}
 
     @property
     def rate(self) -> float:
@@ -36,10 +39,26 @@ class Meter:
     def advance(self, amount: float = 1, **figures: Any) -> None:
         """Moves on by `amount` units; `figures` are shown beside the bar."""
         self.done += amount
+        self.figures = figures or self.figures
         self._show(_format(figures))
+
+    @property
+    def left(self) -> float:
+        """Seconds to the end at this rate; infinite as long as it is not known."""
+        return max(0.0, self.total - self.done) / self.rate if self.rate > 0 else float("inf")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What another process may want to show, as plain JSON values."""
+        return {"what": self.description, "done": self.done, "total": self.total, "unit": self.unit,
+                "rate": self.rate, "figures": _format(self.figures)}  # fmt: skip
 
     def _show(self, text: str) -> None:
         """Shows nothing: the silent meter."""
+
+
+def latest() -> dict[str, Any] | None:
+    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
+    return _open[0].as_dict() if _open else None
 
 
 class _LineMeter(Meter):
@@ -50,10 +69,9 @@ class _LineMeter(Meter):
         if now - self._last < LINE_EVERY and self.done < self.total:
             return
         self._last = now
-        left = (self.total - self.done) / self.rate if self.rate > 0 else float("inf")
         sys.stderr.write(
             f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit}"
-            f" ({self.rate:,.1f} {self.unit}/s, {_clock(left)} left) {text}\n"
+            f" ({self.rate:,.1f} {self.unit}/s, {clock(self.left)} left) {text}\n"
         )
         sys.stderr.flush()
 
@@ -76,29 +94,48 @@ def track(
     total: float, description: str, unit: str = "it", done: float = 0, show: bool = True
 ) -> Iterator[Meter]:
     """A progress meter for `total` units of work, `done` of them by an earlier, interrupted run."""
+    with _meter(total, done, description, unit, show) as meter:
+        _open.append(meter)
+        try:
+            yield meter
+        finally:
+            _open.remove(meter)
+
+
+@contextmanager
+def _meter(total: float, done: float, description: str, unit: str, show: bool) -> Iterator[Meter]:
     if not show:
         yield Meter(total, done, description, unit)
     elif not sys.stderr.isatty():
         yield _LineMeter(total, done, description, unit)
     else:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}", style="dim"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*_columns(), console=Console(stderr=True), expand=True) as progress:
             yield _BarMeter(total, done, description, unit, progress)
+
+
+def _columns() -> list[ProgressColumn]:
+    """One line, also where it is short: what is told last is cut first."""
+    tight = Column(no_wrap=True)
+    return [
+        TextColumn("{task.description}", table_column=tight),
+        BarColumn(bar_width=16, table_column=tight),
+        TextColumn("{task.percentage:>3.0f} %", table_column=tight),
+        TextColumn("{task.fields[rate]}", table_column=tight),
+        TimeRemainingColumn(compact=True, table_column=tight),
+        TextColumn(
+            "{task.fields[figures]}",
+            style="dim",
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+    ]
 
 
 def _format(figures: dict[str, Any]) -> str:
     return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """E.g. "12:05", "1:02:05"."""
     if seconds == float("inf"):
         return "unknown time"
     minutes, rest = divmod(int(seconds), 60)

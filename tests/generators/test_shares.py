@@ -12,7 +12,7 @@ import torch
 from small_models import SMALL, trainer_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.shares import Workers, is_out_of_memory, rows_of, shares_of
+from understudy.generators.shares import Workers, rows_of, shares_of
 from understudy.slices import SliceSet
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."
@@ -169,7 +169,7 @@ def test_memory_that_runs_out_makes_the_shares_smaller(
         trainer.step()
     assert (trainer.steps, trainer.images, trainer.shares) == (4, 64, 2)
     assert calls.count(16) == 3
-    assert "8 images at once" in caplog.text
+    assert "8 of 16 at once" in caplog.text
     assert trainer.take_figures()["shares"] == 2
 
 
@@ -212,10 +212,6 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     monkeypatch.setattr(trainer.discriminator, "forward", lambda *a, **k: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         trainer.step()
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))
-    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_rows_are_strided_and_shares_add_up() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.generators.health import Diverged
-from understudy.study.failures import failure_class
+from understudy.memory import OutOfMemory, current, in_parts
+from understudy.study.failures import TimeLimit, failure_class
 from understudy.study.jobs import Context, Job, job_folder
 from understudy.study.leases import leased
 from understudy.study.plan import Plan
@@ -31,12 +33,30 @@ def work(context: Context) -> dict[str, Any]:
     if how == "memory once" and not mark.exists():
         mark.write_text("")
         raise MemoryError
+    if how == "memory for a quarter":
+        in_parts(_holds_a_quarter, 8, "work")
+        if current().halvings < 2:
+            raise MemoryError
+    if how == "slow once" and not mark.exists():
+        mark.write_text("")
+        time.sleep(60)  # which a signal ends
+    if how == "slow":
+        time.sleep(60)
+    if how == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        time.sleep(60)
     if how == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
     if how == "nan":
         raise FloatingPointError("the loss is nan")
     before = [read_json(f / "done.json")["results"]["n"] for fs in context.inputs.values() for f in fs]
     return {"n": 1 + sum(before)}
+
+
+def _holds_a_quarter(rows: slice) -> int:
+    if rows.stop - rows.start > 2:
+        raise MemoryError
+    return rows.start
 
 
 STAGES = {"segmenter": work, "evaluate": work}
@@ -69,6 +89,38 @@ def test_killed_and_memory_are_tried_again_and_the_rest_goes_on(tmp_path: Path) 
     assert read_json(job_folder(tmp_path, plan.jobs[6]) / "failed.json")["attempts"] == 1
 
 
+def test_each_try_after_a_lack_of_memory_takes_less_and_the_record_says_so(tmp_path: Path) -> None:
+    plan = plan_of("memory for a quarter", "")
+    assert run_plan(plan, tmp_path, STAGES, "cpu", False).complete
+    folder = job_folder(tmp_path, plan.jobs[0])
+    done = read_json(folder / "done.json")
+    assert done["memory"] == {"work": "2 of 8 at once: the same up to rounding"}
+    assert done["results"] == {"n": 1}
+    assert not (folder / "memory.json").exists()
+    assert "memory" not in read_json(job_folder(tmp_path, plan.jobs[2]) / "done.json")
+
+
+def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path: Path) -> None:
+    plan = plan_of("slow once", "slow", "")
+    result = run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.005)
+    assert [job.name for job, _ in result.failed] == ["first 1"]
+    assert [job.name for job in result.blocked] == ["second 1"]
+    failed = read_json(job_folder(tmp_path, plan.jobs[2]) / "failed.json")
+    assert (failed["class"], failed["attempts"]) == ("time_limit", 2)
+    assert "longer than the 0.005 minutes" in failed["message"]
+
+
+def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.study.workers.STUCK", 2)
+    plan = plan_of("hang", "slow once")
+    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2, minutes=0.02)
+    assert "first 0" in [job.name for job, _ in result.failed]
+    failed = read_json(job_folder(tmp_path, plan.jobs[0]) / "failed.json")
+    assert (failed["class"], failed["attempts"]) == ("time_limit", 2)
+
+
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
     result = run_plan(plan_of("disk", "", ""), tmp_path, STAGES, "cpu", False)
     assert [job.name for job, _ in result.failed] == ["first 0"]
@@ -89,6 +141,8 @@ def test_a_leased_gpu_is_not_leased_twice(tmp_path: Path) -> None:
     ("error", "stage", "expected"),
     [
         (MemoryError(), "generator", "out_of_memory"),
+        (OutOfMemory("memory runs out"), "segmenter", "out_of_memory"),
+        (TimeLimit(5), "generator", "time_limit"),
         (OSError(errno.ENOSPC, "full"), "sample", "disk"),
         (UnderstudyError("the disk is full"), "prepare", "disk"),
         (UnderstudyError("no T1"), "prepare", "bad_data"),

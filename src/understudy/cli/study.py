@@ -51,6 +51,13 @@ def run(
             " annotations, report (with the overview of several cohorts)."
         ),
     ] = "report",
+    job_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Stop a job that takes longer, with its checkpoint; it continues once, then it counts as failed.",
+        ),
+    ] = None,
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
     from understudy.study.estimate import estimated
@@ -64,7 +71,16 @@ def run(
         usable_devices(device, devices)
     planned = estimated(make_plan(loaded), device)
     result = run_plan(
-        planned, out_of(loaded, out), STAGES, device, not quiet, until, devices, count, report_again
+        planned,
+        out_of(loaded, out),
+        STAGES,
+        device,
+        not quiet,
+        until,
+        devices,
+        count,
+        report_again,
+        job_minutes,
     )
     print_result(result)
     if not result.complete:

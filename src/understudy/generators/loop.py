@@ -220,6 +220,7 @@ class _Run:
             "channels": list(slices.channels), "classes": [vars(c) for c in slices.classes],
             "annotation": trainer.config.annotation, "spacing": slices.spacing, "axes": slices.axes,
             "slices": slices.content_hash, "slice_count": len(trainer.rows), "torch": torch.__version__,
+            **({} if trainer.shares == 1 else {"shares": trainer.shares}),
         }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from understudy.memory import in_parts
+
 SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,7 +61,8 @@ class LatentGenerator(nn.Module):
         device, size = next(self.parameters()).device, SAMPLING_BLOCK
         images = []
         for block in range(start // size, math.ceil((start + count) / size)):
-            images.append(self(self.latents(seed, block * size, size).to(device), psi).cpu())
+            z = self.latents(seed, block * size, size)
+            images += in_parts(lambda rows, z=z: self(z[rows].to(device), psi).cpu(), size, "sampling")  # type: ignore[misc]
         offset = start % size
         return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
 

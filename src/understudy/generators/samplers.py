@@ -18,6 +18,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.gaussian import GaussianProcess, Network, evenly_spaced, strided
+from understudy.memory import in_parts
 
 SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
 _BLOCK_PIXELS, _LARGEST_BLOCK = 2**20, 64  # of a block on a GPU
@@ -249,10 +250,14 @@ def sample(
     """
     device = torch.device(device)
     spaced, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
-    images = []
-    for block in range(start // size, math.ceil((start + count) / size)):
-        streams = NoiseStreams(shape, seed, block * size, size, device)
+    images: list[Tensor] = []
+
+    def walked(rows: slice) -> Tensor:
+        streams = NoiseStreams(shape, seed, first + rows.start, rows.stop - rows.start, device)
         *_, final = _WALKS[config.kind](network, spaced, streams.first(), config, streams.next)
-        images.append(final.float().cpu())
+        return final.float().cpu()
+
+    for first in range(start // size * size, start + count, size):  # noqa: B007 - `walked` uses it
+        images += in_parts(walked, size, "sampling")
     offset = start % size
     return torch.cat(images)[offset : offset + count] if images else torch.empty(0, *shape)

@@ -8,17 +8,13 @@ up to the order in which floats are added.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 Inputs = Mapping[str, Any]
 """What a step was given: tensors whose first dimension is the batch (or without dimensions), or such mappings."""
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 class Workers:
@@ -49,20 +45,6 @@ def rows_of(inputs: Inputs, start: int, stride: int) -> dict[str, Any]:
         else value
         for name, value in inputs.items()
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def release_memory() -> None:
-    """Gives back what a failed attempt has left behind."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class RunningMeans:

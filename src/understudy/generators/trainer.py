@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,20 +25,18 @@ from understudy.generators.shares import (
     Inputs,
     RunningMeans,
     Workers,
-    is_out_of_memory,
-    release_memory,
     rows_of,
     shares_of,
 )
 from understudy.generators.training import TrainingConfig
+from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.slices import SliceSet
-
-log = logging.getLogger(__name__)
 
 Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 """Inputs of a share -> its mean loss, and mean figures for the history."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the options of mallopt(3)
+TRAINING = "training of a generator"  # in the record of what memory was too small for
 _COUNTED = "repaired_gradients"  # the one figure that is a count, not a mean
 
 
@@ -93,8 +90,9 @@ class Trainer(ABC):
         self.figures: dict[str, tuple[float | Tensor, int]] = {}
         self._running = RunningMeans(self.generator)
         self._annotated = self._find_annotated(config) if config.balance_classes else None
-        self._least_shares = 1  # more where memory ran out
+        self._least_shares = current().least  # more where memory ran out
         self._prepare()
+        self._note_shares()
 
     # --- what a kind of generator defines ---------------------------------------------------------------------------
 
@@ -237,12 +235,16 @@ class Trainer(ABC):
         local, shares = self.local_batch, self.shares
         more = next((k for k in self._possible_shares() if k >= 2 * shares), None)
         if more is None:
-            raise UnderstudyError(
-                f"memory runs out with {local // shares} images at once, and they cannot be parted",
-                fix="use a smaller model or resolution, a smaller batch, or a device with more memory",
+            raise OutOfMemory(
+                f"memory runs out with {local // shares} images at once, and they cannot be parted", fix=FIX
             )
         self._least_shares = more
-        log.warning("memory ran out: going on with %d images at once", local // more)
+        self._note_shares()
+
+    def _note_shares(self) -> None:
+        if self._least_shares > 1:
+            local = self.local_batch
+            current().cut(TRAINING, local // self.shares, local, "gradients are the same up to rounding")
 
     def descend(
         self, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
@@ -320,7 +322,8 @@ class Trainer(ABC):
         for name, optimiser in self._optimisers().items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.steps, self.images, self.seconds = steps, state["images"], state["seconds"]
-        self._least_shares = state["shares"]
+        self._least_shares = max(state["shares"], self._least_shares)
+        self._note_shares()
         self.figures = {name: (total, count) for name, (total, count) in state["figures"].items()}
 
 

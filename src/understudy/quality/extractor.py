@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from understudy.memory import in_parts
 from understudy.quality.rules import InputRule, apply_rule
 
 Features = NDArray[np.float32]
@@ -82,9 +83,15 @@ class NetworkExtractor:
         """As `Extractor.features`, in batches."""
         out = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), self.batch):
-            x = apply_rule(images[start : start + self.batch], self.input_rule, self.device)
-            out[start : start + self.batch] = self.network(x).float().cpu().numpy()
+            block = images[start : start + self.batch]
+            out[start : start + self.batch] = np.concatenate(
+                in_parts(lambda rows, block=block: self._of(block[rows]), len(block), "features")  # type: ignore[misc]
+            )
         return out
+
+    def _of(self, images: NDArray[np.uint8]) -> Features:
+        x = apply_rule(images, self.input_rule, self.device)
+        return np.asarray(self.network(x).float().cpu().numpy())
 
 
 class ClassifyingExtractor(NetworkExtractor):

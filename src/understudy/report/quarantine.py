@@ -138,7 +138,16 @@ def job_table(data: ReportData) -> Table | None:
         frame["message"] = [data.hide(_text(m)) for m in frame["message"]]
     header = ["Job", "Stage", "Time", "Peak memory", "State", "Id"]
     total = duration(float(pd.to_numeric(data.jobs["seconds"], errors="coerce").sum()))
-    return Table("jobs", f"Jobs, {total} together", "", header, body, frame)
+    return Table("jobs", f"Jobs, {total} together", _thrift(data), header, body, frame)
+
+
+def _thrift(data: ReportData) -> str:
+    """Which jobs ran out of memory and how they went on; "" without any."""
+    if "memory" not in data.jobs:
+        return ""
+    told = [(data.hide(str(j["name"])), _text(j["memory"])) for j in data.jobs.to_dict(orient="records")]
+    words = "; ".join(f"{name} ({how})" for name, how in told if how)
+    return f"Memory ran out, and these jobs went on with less at once: {words}." if words else ""
 
 
 def _float(value: object) -> float:

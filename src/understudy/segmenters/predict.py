@@ -16,6 +16,7 @@ from torch import nn
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
+from understudy.memory import in_parts
 from understudy.segmenters.augment import Input
 from understudy.segmenters.augment_apply import fed
 from understudy.segmenters.models import build_model, model_config
@@ -73,12 +74,18 @@ class Segmenter:
         self.network.eval()
         out = torch.empty(len(images), len(self.classes), *images.shape[-2:])
         for start in range(0, len(images), batch):
-            x = torch.from_numpy(images[start : start + batch]).to(self.device)
-            x = fed(x.float() / 255, self.input).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                scores = self.network(x)[0]
-            out[start : start + batch] = scores.float().softmax(1).cpu()
+            block = images[start : start + batch]
+            out[start : start + batch] = torch.cat(
+                in_parts(lambda rows, block=block: self._of(block[rows]), len(block), "prediction")  # type: ignore[misc]
+            )
         return out
+
+    def _of(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        x = torch.from_numpy(images).to(self.device)
+        x = fed(x.float() / 255, self.input).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            scores = self.network(x)[0]
+        return scores.float().softmax(1).cpu()
 
 
 def load(model_dir: str | Path, device: str = "auto") -> Segmenter:

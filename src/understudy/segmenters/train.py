@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from understudy import __version__
 from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.progress import Meter, track
 from understudy.segmenters.augment import draw
 from understudy.segmenters.augment_apply import apply
@@ -35,6 +36,7 @@ from understudy.segmenters.loader import Ahead
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.models import build_model
+from understudy.segmenters.parts import backward, normalises_over_the_batch
 from understudy.segmenters.predict import FORMAT, Segmenter, choose_device, choose_precision
 from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.training import SegmenterTrainingConfig, check_batch, optimiser_for, paper_training
@@ -43,6 +45,7 @@ from understudy.segmenters.validation import validation_for
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 
+TRAINING = "training of a segmenter"  # in the record of what memory was too small for
 LOG_STEPS = 20  # steps between lines of the history
 _STREAM = 0x5E6  # keeps these draws apart from other uses of the same seed
 
@@ -189,7 +192,9 @@ class _Training:
         self.best: dict[str, Any] = {"samples": 0, "val_dice": None, "found": 0, "weights": self._weights()}
         self.waited = 0.0  # seconds, for data
         self.ended, self.collapse = "budget", ""
+        self.parts = min(current().least, self._most_parts)  # of a batch; more where memory ran out
         self._restore()
+        self._note_parts()
 
     @property
     def samples(self) -> int:
@@ -212,6 +217,7 @@ class _Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.waited = state["step"], state["seconds"], state.get("waited", 0.0)
             self.losses, self.best = state["losses"].to(self.device), state["best"]
+            self.parts = max(self.parts, state.get("parts", 1))
         self.history.resume(self.samples)
 
     def save(self) -> None:
@@ -224,6 +230,7 @@ class _Training:
             "waited": self.waited,
             "losses": self.losses,
             "best": self.best,
+            "parts": self.parts,
         }
         self.checkpoints.save(state, self.samples)
 
@@ -259,27 +266,58 @@ class _Training:
         x, target = apply(
             plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device)
         )
-        with (
-            self._own_random(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            outputs = self.network(x)
-        loss = segmentation_loss(
-            outputs, target, self.network.level_weights, config.dice_background, config.loss
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._gradient(x, target)
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
         self.optimizer.step()
-        return loss.detach()
+        return loss
+
+    def _gradient(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, and its gradient in the parameters' `grad`; in smaller parts where memory runs out."""
+        config, levels = self.config, self.network.level_weights
+
+        def forward(piece: torch.Tensor, part: int) -> Sequence[torch.Tensor]:
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            with self._own_random(part), autocast:
+                found: Sequence[torch.Tensor] = self.network(piece)
+            return found
+
+        def loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            return segmentation_loss(outputs, target, levels, config.dice_background, config.loss)
+
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return backward(self.network, forward, loss, x, self.parts)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if 2 * self.parts > self._most_parts:
+                    raise OutOfMemory(f"memory runs out in {TRAINING}", where=self.folder, fix=FIX) from error
+            self.parts *= 2
+            release_memory()
+            self._note_parts()
+
+    @property
+    def _most_parts(self) -> int:
+        """Parts of at least one slice, or of two that can be normalised together."""
+        least = 2 if normalises_over_the_batch(self.network) else 1
+        return max(1, self.config.batch // least)
+
+    def _note_parts(self) -> None:
+        if self.parts > 1:
+            same = not normalises_over_the_batch(self.network)
+            effect = (
+                "the same up to rounding" if same else "other results, slices are normalised within a part"
+            )
+            current().cut(TRAINING, -(-self.config.batch // self.parts), self.config.batch, effect)
 
     @contextmanager
-    def _own_random(self) -> Iterator[None]:
+    def _own_random(self, part: int = 0) -> Iterator[None]:
         """What the network draws itself (dropout, skipped blocks) follows from (seed, step), and leaves no trace."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            own = np.random.SeedSequence([self.config.seed, _STREAM, self.step])
+            own = np.random.SeedSequence([self.config.seed, _STREAM, self.step, *([part] if part else [])])
             torch.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
             yield
 
@@ -366,6 +404,7 @@ class _Training:
                 "seconds": round(self.seconds, 3),
                 "waiting_share": self.waiting_share,
                 **({} if self.start is None else {"initial": self.start.record}),
+                **({} if self.parts == 1 else {"parts": self.parts}),
             },
         )
         self.checkpoints.clear()

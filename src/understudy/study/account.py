@@ -17,6 +17,7 @@ from typing import Any
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
+from understudy.progress import latest
 
 HEARTBEAT_EVERY = (
     5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
@@ -25,7 +26,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "mo
 
 
 class Heartbeat:
-    """Keeps account of a running job: `heartbeat.json` with process id, seconds so far, and peak memory.
+    """Keeps account of a running job: `heartbeat.json` with process id, seconds so far, peak memory and progress.
 
     Seconds, restarts and peak memory go on from what an interrupted process left.
     """
@@ -63,8 +64,10 @@ class Heartbeat:
         return max(self._earlier_peak, peak_rss_mb())
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_EVERY):
+        wait = 1.0  # so that there is something to see soon
+        while not self._stop.wait(wait):
             self._write()
+            wait = HEARTBEAT_EVERY
 
     def _write(self) -> None:
         # A full disk must not end the training that may still be able to finish; the stage itself reports it.
@@ -77,6 +80,7 @@ class Heartbeat:
                     "seconds": round(self.seconds, 3),
                     "peak_rss_mb": round(self.peak_rss_mb, 1),
                     "restarts": self.restarts,
+                    "progress": latest(),
                 },
             )
 

@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from understudy.files import read_json, write_json
+from understudy.memory import current
 from understudy.study.jobs import Context
 
 
@@ -27,6 +28,9 @@ def audit(context: Context) -> dict[str, Any]:
     real = SliceSet.open(context.input("prepare") / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
     config = AuditConfig.model_validate({**context.spec["config"], **context.local["config"]})
+    if (parts := current().least) > 1:  # an earlier try ran out of memory
+        config = config.model_copy(update={"memory_bytes": config.memory_bytes // parts})
+        current().note("audit", f"{config.memory_bytes >> 20:,} MiB for the search: the same results")
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     try:

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from understudy.errors import UnderstudyError
+from understudy.memory import is_out_of_memory
 
 FailureClass = Literal["out_of_memory", "time_limit", "nan", "bad_data", "disk", "error"]
 
-RETRIES: dict[str, int] = {"out_of_memory": 1, "time_limit": 100}
-"""How often a job is tried again in one run. Memory: alone on the machine. Time: it continues from its checkpoint.
-What is not here would fail in the same way again."""
+RETRIES: dict[str, int] = {"out_of_memory": 2, "time_limit": 1}
+"""How often a job is tried again in one run. Memory: alone on the machine, with half as much computed at once. Time: it
+continues from its checkpoint. What is not here would fail in the same way again."""
 
+AGAIN = {
+    "out_of_memory": "it is tried again with half as much at once",
+    "time_limit": "it continues from its checkpoint",
+}
 LOST_RETRIES = 1  # of a job whose process was killed: it continues from its checkpoint
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -28,11 +33,21 @@ _DISK_WORDS = (
 _READING = ("phantom", "prepare")  # stages that fail, if at all, on what they are given
 
 
+class TimeLimit(UnderstudyError, TimeoutError):
+    """A job took longer than it may."""
+
+    def __init__(self, minutes: float) -> None:
+        super().__init__(
+            f"the job took longer than the {minutes:g} minutes that one may take",
+            fix="run the same command again: it continues from the checkpoint; or raise --job-minutes",
+        )
+
+
 class LostWorker(Exception):
     """The process that ran a job ended without a word: killed, or crashed inside a library."""
 
 
-class OutOfMemory(LostWorker):
+class Killed(LostWorker):
     """The process that ran a job was killed while the system was short of memory."""
 
 
@@ -44,7 +59,7 @@ def failure_class(error: BaseException, stage: str = "") -> FailureClass:
             return "disk"
         if isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
             return "out_of_memory"
-        if isinstance(seen, MemoryError | OutOfMemory) or _is_cuda_memory(seen):
+        if isinstance(seen, Killed) or is_out_of_memory(seen):
             return "out_of_memory"
         if isinstance(seen, FloatingPointError):
             return "nan"
@@ -54,14 +69,6 @@ def failure_class(error: BaseException, stage: str = "") -> FailureClass:
             return "disk"
         seen = seen.__cause__
     return "bad_data" if isinstance(error, UnderstudyError) and stage in _READING else "error"
-
-
-def _is_cuda_memory(error: BaseException) -> bool:
-    """Whether it is PyTorch's error, by name: PyTorch need not be imported to know."""
-    name = type(error).__name__
-    return name == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def oom_kills() -> int:

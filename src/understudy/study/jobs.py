@@ -23,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from understudy.checkpoints import STOPPING
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.checkpoints import STOPPING, time_limit
+from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
+from understudy.memory import thrift
 from understudy.study.account import Heartbeat, release_memory, software, torch_threads
-from understudy.study.failures import failure_class
+from understudy.study.failures import TimeLimit, failure_class
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -138,6 +139,7 @@ def run_job(
     progress: bool = True,
     devices: int = 1,
     nodes: int = 1,
+    minutes: float | None = None,
 ) -> dict[str, Any]:
     """Runs one job to its end, or continues it; a job that is done is left alone.
 
@@ -149,12 +151,14 @@ def run_job(
         device: "auto", "cpu", "cuda", ...
         progress: show progress bars.
         devices, nodes: devices on each of so many machines, for stages that are data parallel.
+        minutes: after which it is stopped, with a checkpoint; None for no limit.
 
     Returns:
         The content of `done.json`.
 
     Raises:
         UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
+        TimeLimit: it took longer than `minutes`; the job continues when it is run again.
         Interrupted: SIGTERM or SIGINT; the job continues when it is run again.
     """
     folder = job_folder(out, job)
@@ -166,15 +170,23 @@ def run_job(
         finished = read_done(folder)  # another process may have finished it while this one waited
         if finished is not None:
             return finished
-        attempts = int(read_failed(folder).get("attempts", 0)) + 1
+        failed = read_failed(folder)
+        attempts, less = int(failed.get("attempts", 0)) + 1, failed.get("class") == "out_of_memory"
         (folder / "failed.json").unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         context = _context(job, folder, inputs, device, progress, devices, nodes)
-        with Heartbeat(folder) as heart, _failures_recorded(folder, job, attempts), interruptible():
+        with (
+            Heartbeat(folder) as heart,
+            _failures_recorded(folder, job, attempts),
+            thrift(folder / "memory.json", less) as thrifty,
+            interruptible(),
+            _limited(minutes),
+        ):
             results = stages[job.stage](context)
-        done = _done(job, results, heart, inputs)
+        done = _done(job, results, heart, inputs) | ({"memory": thrifty.record} if thrifty.record else {})
         write_json(folder / "done.json", done)
-        (folder / "heartbeat.json").unlink(missing_ok=True)
+        for name in ("heartbeat.json", "memory.json"):
+            (folder / name).unlink(missing_ok=True)
     release_memory()
     return done
 
@@ -351,6 +363,18 @@ def is_locked(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@contextlib.contextmanager
+def _limited(minutes: float | None) -> Iterator[None]:
+    """Makes the end of a job's time a failure, which has a class of its own, rather than an interruption."""
+    try:
+        with time_limit(minutes):
+            yield
+    except TimeOver as over:
+        if minutes is None:  # somebody else's limit
+            raise
+        raise TimeLimit(minutes) from over
 
 
 @contextlib.contextmanager

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
 from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.study.failures import LOST_RETRIES, RETRIES
+from understudy.study.display import Display, Line, Overall, remaining
+from understudy.study.failures import AGAIN, LOST_RETRIES, RETRIES
 from understudy.study.jobs import Job, StageFunction, job_folder, read_done
 from understudy.study.leases import free_devices, gpus
 from understudy.study.schedule import longest_after, width
-from understudy.study.status import detail
+from understudy.study.status import heartbeat
 from understudy.study.workers import Outcome, Task, Worker, next_outcomes
 
 if TYPE_CHECKING:
@@ -78,16 +74,18 @@ class Pool:
     Args:
         jobs: in an order in which each stands after its inputs.
         count: of workers.
+        minutes: that a job may take; None for no limit.
     """
 
     def __init__(
         self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
         result: RunResult, clock: Clock, device: str, count: int, gpus: Sequence[str],
+        minutes: float | None = None,
     ) -> None:  # fmt: skip
         self.result, self.clock, self.count = result, clock, count
         self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
         threads = max(1, cores() // count)
-        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus))
+        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes)
         self.priority = longest_after(jobs)
         self.done = {job.id for job in jobs if read_done(job_folder(result.out, job)) is not None}
         result.reused += [job for job in jobs if job.id in self.done]
@@ -103,7 +101,7 @@ class Pool:
         Raises:
             Interrupted: SIGTERM or SIGINT; the workers have written their checkpoints.
         """
-        with StopRequest() as stop, _Display(self) as display:
+        with StopRequest() as stop, Display(self.clock.console) as display:
             try:
                 while not stop.requested:
                     self._give_out()
@@ -111,13 +109,26 @@ class Pool:
                         break
                     for worker, outcome in next_outcomes(self.workers, 0.5):
                         self._take(worker, outcome)
-                    display.show()
+                    for worker in self._busy:
+                        worker.end_if_stuck()
+                    if display.due:
+                        self._show(display)
                 if stop.requested:
                     self._stop_all()
                     raise Interrupted("stopped; the workers have saved their state")
             finally:
                 self._stop_all()
         self.result.blocked += self.waiting
+
+    def _show(self, display: Display) -> None:
+        now, lines = time.monotonic(), []
+        for worker in sorted(self._busy, key=lambda w: w.number):
+            if worker.job is not None:
+                told = heartbeat(job_folder(self.result.out, worker.job)).get("progress") or {}
+                lines.append(Line(worker.number, worker.job.name, now - worker.since, told))
+        left = remaining(self.clock.left(), lines, min(self.count, max(1, len(lines))))
+        done = len(self.result.done) + len(self.result.reused)
+        display.show(lines, Overall(done, self.clock.total, len(self.result.failed), left))
 
     @property
     def _busy(self) -> list[Worker]:
@@ -147,7 +158,7 @@ class Pool:
         if free:
             return free[0]
         number = min(set(range(1, self.count + 1)) - {w.number for w in self.workers})
-        self.workers.append(Worker(self.task, number))
+        self.workers.append(Worker(self.task, number, self.clock.tell))
         return self.workers[-1]
 
     def _take(self, worker: Worker, outcome: Outcome) -> None:
@@ -165,13 +176,13 @@ class Pool:
             outcome = Outcome(job, None, "error", "the job was stopped by a signal twice")
         allowed = LOST_RETRIES if outcome.failure == "lost" else RETRIES.get(outcome.failure, 0)
         if self.tries[job.id] <= allowed:
-            self.clock.say(f"{job.name}: {outcome.message.splitlines()[0]}; it is tried again")
+            then = AGAIN.get(outcome.failure, "it is tried again")
+            self.clock.say(f"{job.name}: {outcome.message.splitlines()[0]}; {then}")
             if outcome.failure == "out_of_memory":
                 self.alone.add(job.id)
             self.waiting.append(job)
             return
-        if outcome.trace:
-            sys.stderr.write(f"job {job.name} failed:\n{outcome.trace}")
+        self.clock.failed(job, outcome.failure, outcome.message, outcome.trace)
         self.result.failed.append((job, outcome.message))
         if outcome.failure == "disk":
             self.full = True
@@ -190,42 +201,6 @@ class Pool:
             worker.connection.close()
             worker.process.join()
         self.workers = []
-
-
-class _Display:
-    """One line a worker on a terminal; nothing more than the announcements elsewhere."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.last = pool, 0.0
-        console: Console = pool.clock.console
-        shown = console.is_terminal and not console.quiet
-        self.live = Live(console=console, transient=True, auto_refresh=False) if shown else None
-
-    def __enter__(self) -> _Display:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
-
-    def show(self) -> None:
-        """Time and last figures of what each worker does."""
-        if self.live is None or time.monotonic() - self.last < 1:
-            return
-        from understudy.study.run import duration
-
-        self.last = time.monotonic()
-        table = Table.grid(padding=(0, 2))
-        for worker in sorted(self.pool.workers, key=lambda w: w.number):
-            if worker.job is not None:
-                folder = job_folder(self.pool.result.out, worker.job)
-                told = detail(folder, "running")
-                table.add_row(
-                    f"worker {worker.number}", worker.job.name, duration(self.last - worker.since), told
-                )
-        self.live.update(table, refresh=True)
 
 
 PartialReport = Callable[[Path], tuple[Path, str]]

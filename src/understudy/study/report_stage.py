@@ -22,6 +22,7 @@ from understudy.study.jobs import (
     read_failed,
     state_of,
 )
+from understudy.study.status import memory_words
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]
 """stage -> (spec, folder) of the jobs that are done"""
@@ -201,6 +202,7 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
                 "state": state_of(folder),
                 "failure": read_failed(folder).get("class", ""),
                 "message": read_failed(folder).get("message", ""),
+                "memory": memory_words(account),
             }
         )
     return pd.DataFrame(rows)

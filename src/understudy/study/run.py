@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from rich.markup import escape
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, write_json, writing
 from understudy.study.account import release_memory
-from understudy.study.failures import RETRIES, failure_class
+from understudy.study.failures import AGAIN, RETRIES, failure_class
 from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job
 from understudy.study.plan import Plan
 from understudy.study.pool import PartialReport, Pool, worker_count
 from understudy.study.schema import Study
 
+RunJob = Callable[[Job], dict[str, Any]]
 FORMAT = "understudy-study-1"
 PUBLISHED = ("report.html", "report.json", "scores.parquet", "tables/*.csv")  # copied to the study's folder
 
@@ -144,12 +146,14 @@ def run_plan(
     devices: int = 1,
     workers: int | None = 1,
     partial_report: PartialReport | None = None,
+    minutes: float | None = None,
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
 
-    A failure is answered by its class (`failures`): a job that ran out of memory is tried once more with nothing
-    beside it, one whose process was lost once more from its checkpoint; a full disk ends the run; a training that
-    has diverged is not tried again, in this run or the next, as its seed would lead it there again.
+    A failure is answered by its class (`failures`): a job that ran out of memory is tried again with nothing beside it
+    and less at once, one whose process was lost or whose time was up once more from its checkpoint; a full disk ends
+    the run; a training that has diverged is not tried again, in this run or the next, as its seed would lead it there
+    again.
 
     Args:
         plan: what to run.
@@ -161,6 +165,7 @@ def run_plan(
         devices: that a generator's training is spread over.
         workers: jobs at once, each in a process of its own; 1: in this process; None: by GPUs, cores and jobs.
         partial_report: makes the report of what is there in a folder of results when a job has failed for good.
+        minutes: that a job may take; then it is stopped, and continued from its checkpoint once.
 
     Raises:
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage.
@@ -174,9 +179,11 @@ def run_plan(
         left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
         count, leases = worker_count(workers, left, device, devices)
         if count == 1 and not leases:
-            _run_here(jobs, plan, stages, result, clock, device, progress, devices)
+            run = functools.partial(run_job, jobs=plan.by_id, out=folder, stages=stages, device=device,
+                                    progress=progress, devices=devices, minutes=minutes)  # fmt: skip
+            _run_here(jobs, run, result, clock)
         else:
-            Pool(jobs, plan.by_id, stages, result, clock, device, count, leases).run()
+            Pool(jobs, plan.by_id, stages, result, clock, device, count, leases, minutes).run()
         for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
             if job.stage in ("report", "overview") and read_done(job_folder(folder, job)) is not None:
                 page, answer = publish(job, folder)
@@ -208,10 +215,7 @@ def _any_evaluated(result: RunResult) -> bool:
     return any(job.stage == "evaluate" for job in (*result.done, *result.reused))
 
 
-def _run_here(
-    jobs: Sequence[Job], plan: Plan, stages: Mapping[str, StageFunction], result: RunResult, clock: Clock,
-    device: str, progress: bool, devices: int,
-) -> None:  # fmt: skip
+def _run_here(jobs: Sequence[Job], run: RunJob, result: RunResult, clock: Clock) -> None:
     """Runs jobs one after the other in this process."""
     lost: set[str] = set()  # ids of jobs that failed or need one that did
     full = False
@@ -225,31 +229,33 @@ def _run_here(
             continue
         clock.announce(number, job)
         try:
-            done = _with_retries(job, plan, stages, result.out, clock, device, progress, devices)
+            done = _with_retries(job, run, clock)
         except Interrupted:
             raise
         except Exception as error:  # reported, recorded in failed.json, and the run ends with an error
             lost.add(job.id)
-            result.failed.append((job, _report_failure(job, error)))
-            full = failure_class(error, job.stage) == "disk"
+            kind, known = failure_class(error, job.stage), isinstance(error, UnderstudyError)
+            message = str(error) if known else f"{type(error).__name__}: {error}"
+            clock.failed(job, kind, message, "" if known else "".join(traceback.format_exception(error)))
+            result.failed.append((job, message))
+            full = kind == "disk"
         else:
             result.done.append(job)
             clock.finished(job, done)
 
 
-def _with_retries(
-    job: Job, plan: Plan, stages: Mapping[str, StageFunction], out: Path, clock: Clock, device: str,
-    progress: bool, devices: int,
-) -> dict[str, Any]:  # fmt: skip
+def _with_retries(job: Job, run: RunJob, clock: Clock) -> dict[str, Any]:
     """Runs a job, once more where that may help."""
     for attempt in itertools.count():
         try:
-            return run_job(job, plan.by_id, out, stages, device, progress, devices)
+            return run(job)
         except Exception as error:
-            if isinstance(error, Interrupted) or attempt >= RETRIES.get(failure_class(error, job.stage), 0):
+            kind = failure_class(error, job.stage)
+            if isinstance(error, Interrupted) or attempt >= RETRIES.get(kind, 0):
                 raise
-            release_memory()
-            clock.say(f"{job.name}: {type(error).__name__}; it is tried again")
+            first = (str(error) or type(error).__name__).splitlines()[0]
+        release_memory()  # not while the exception is handled: it keeps what fills the memory
+        clock.say(f"{job.name}: {first}; {AGAIN.get(kind, 'it is tried again')}")
     raise AssertionError("counted without end")
 
 
@@ -265,27 +271,18 @@ def publish(report: Job, out: Path) -> tuple[Path, str]:
     return out / "report.html", str((read_done(folder) or {})["results"].get("answer", ""))
 
 
-def _report_failure(job: Job, error: Exception) -> str:
-    """Says at once what went wrong; errors that the user cannot mend come with their traceback."""
-    if isinstance(error, UnderstudyError):
-        return error.message
-    sys.stderr.write(f"job {job.name} failed:\n")
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
-
-
 class Clock:
     """Announces jobs with what they and the rest of the study will take, corrected by what earlier jobs took."""
 
     def __init__(self, plan: Plan, out: Path, console: Console) -> None:
-        self.console, self._total = console, len(plan.jobs)
+        self.console, self.total = console, len(plan.jobs)
         self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
         self._estimated: dict[str, float] = {}
         self._taken: dict[str, float] = {}
         self._beside = False  # other jobs run at the same time
-        kept = self._total - len(self._left)
+        kept = self.total - len(self._left)
         if kept:
-            console.print(f"{kept} of {self._total} jobs are done already")
+            console.print(f"{kept} of {self.total} jobs are done already")
 
     def _seconds(self, job: Job) -> float:
         """The estimate, scaled by what earlier jobs of the stage took."""
@@ -293,16 +290,36 @@ class Clock:
             return job.seconds * self._taken[job.stage] / self._estimated[job.stage]
         return job.seconds
 
+    def left(self) -> list[tuple[Job, float]]:
+        """Jobs that are not done and their estimated seconds."""
+        return [(job, self._seconds(job)) for job in self._left]
+
     def say(self, text: str) -> None:
         """Prints a line."""
         self.console.print(f"[yellow]{escape(text)}[/yellow]")
+
+    def tell(self, text: str) -> None:
+        """Prints what must be seen also where no progress is wanted."""
+        if self.console.quiet:
+            sys.stderr.write(f"{text}\n")
+        else:
+            self.console.print(escape(text), style="dim", highlight=False, soft_wrap=True)
+
+    def failed(self, job: Job, kind: str, message: str, trace: str) -> None:
+        """Says at once that a job failed for good; errors that the user cannot mend come with their traceback."""
+        self._left = [other for other in self._left if other.id != job.id]
+        if trace:
+            self.tell(f"{job.name} failed:\n{trace.rstrip()}")
+        first = message.splitlines()[0] if message else kind
+        words = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
+        self.console.print(f"[bold red]{escape(words)}[/bold red]")
 
     def announce(self, number: int, job: Job, worker: str = "") -> None:
         """Prints the line above a job's own progress, or that a worker has begun it."""
         self._beside = bool(worker)
         left = sum(self._seconds(other) for other in self._left)
         times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
-        self.console.print(f"[bold]\\[{number}/{self._total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
+        self.console.print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
     def finished(self, job: Job, done: Mapping[str, Any]) -> None:
         """Learns how long a job took."""

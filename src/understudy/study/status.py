@@ -14,14 +14,15 @@ from understudy.files import read_json
 from understudy.study.jobs import Job, State, folder_name, job_folder, read_done, read_failed, state_of
 
 STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
-STATUS_COLUMNS += ["failure", "message"]
+STATUS_COLUMNS += ["failure", "message", "memory"]
 
 
 def study_status(out: str | Path) -> pd.DataFrame:
     """The jobs of the study in a folder, in their order, with the columns `STATUS_COLUMNS`.
 
     `seconds` so far, restarts included; `estimate` in seconds; `detail` is a training's last figures or an error's
-    first line; `failure` and `message` are class and text of a failed job's error.
+    first line; `failure` and `message` are class and text of a failed job's error; `memory` is what was computed in
+    smaller parts because memory ran out.
 
     Raises:
         UnderstudyError: the folder holds no study.
@@ -59,7 +60,7 @@ def state_in(out: str | Path, job: Job) -> State:
 def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     state = state_of(folder)
     failed = read_failed(folder) if state == "failed" else {}
-    account = read_done(folder) or _quietly(folder / "heartbeat.json")
+    account = read_done(folder) or heartbeat(folder)
     return {
         "stage": entry["stage"],
         "id": entry["id"],
@@ -72,7 +73,13 @@ def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
         "detail": detail(folder, state),
         "failure": failed.get("class", "error") if failed else "",
         "message": failed.get("message", ""),
+        "memory": memory_words(account),
     }
+
+
+def memory_words(done: dict[str, Any]) -> str:
+    """What a job computed in smaller parts because memory ran out, from its `done.json`; "" for nothing."""
+    return "; ".join(f"{what}: {how}" for what, how in done.get("memory", {}).items())
 
 
 def detail(folder: Path, state: str) -> str:
@@ -95,6 +102,11 @@ def _last_line(path: Path) -> str:
         return ""
     shown = list(json.loads(lines[-1]).items())[:4]
     return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
+
+
+def heartbeat(folder: Path) -> dict[str, Any]:
+    """The last `heartbeat.json` of a job that is not done; {} if there is none."""
+    return _quietly(folder / "heartbeat.json")
 
 
 def _quietly(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.study.failures import LostWorker, OutOfMemory, failure_class, oom_kills
+from understudy.study.failures import Killed, LostWorker, TimeLimit, failure_class, oom_kills
 from understudy.study.jobs import Job, StageFunction, job_folder, read_failed, record_failure, run_job
 from understudy.study.leases import leased
 
+STUCK = 240.0  # seconds past its limit, with the checkpoint, after which a job's process is killed
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -40,6 +41,7 @@ class Task:
         device: "auto", "cpu", "cuda", ...
         threads: that a worker computes with.
         gpus: of which each worker leases one; () on a CPU.
+        minutes: that a job may take; None for no limit.
     """
 
     jobs: Mapping[str, Job]
@@ -48,6 +50,7 @@ class Task:
     device: str = "auto"
     threads: int = 1
     gpus: Sequence[str] = ()
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,28 @@ class Outcome:
 
 
 class Worker:
-    """A process that does one job at a time."""
+    """A process that does one job at a time.
 
-    def __init__(self, task: Task, number: int) -> None:
+    Args:
+        tell: is given each line that it writes to its standard error: a warning, or the last words of a library.
+    """
+
+    def __init__(self, task: Task, number: int, tell: Callable[[str], None]) -> None:
         self.task, self.number = task, number
         self.job: Job | None = None
         self.since = 0.0
         self._kills = oom_kills()
+        self._asked = False  # to leave
+        self._stuck: float | None = None  # minutes that its last job was allowed
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(task, theirs), daemon=False)
+        words, said = context.Pipe(duplex=False)
+        self.process: BaseProcess = context.Process(target=_work, args=(task, theirs, said), daemon=False)
         with _few_threads(task.threads):
             self.process.start()
         theirs.close()
+        said.close()
+        threading.Thread(target=_pass_on, args=(words, f"worker {number}", tell), daemon=True).start()
 
     def start(self, job: Job) -> None:
         """Gives it a job; a process that is gone is found out by `outcome`."""
@@ -93,18 +105,35 @@ class Worker:
             self.process.join()
             return self._lost(job)
 
+    def end_if_stuck(self) -> None:
+        """Kills the process of a job that is past its time limit and did not leave when it was asked to."""
+        minutes = self.task.minutes
+        if self.job is None or minutes is None or self._stuck is not None:
+            return
+        if time.monotonic() - self.since > 60 * minutes + STUCK:
+            self._stuck = minutes
+            self.process.kill()
+
     def _lost(self, job: Job) -> Outcome:
         """Records that the process ended in the middle of a job."""
+        if self._stuck is not None:
+            return self._failed(job, TimeLimit(self._stuck))
         memory = oom_kills() > self._kills
         status = self.process.exitcode or 0
+        if self._asked and status == -signal.SIGTERM:  # it had not begun when it was asked to leave
+            return Outcome(job, interrupted=True)
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         text = f"the process that ran the job ended without a word ({ended})" + (
             ": the system was out of memory" if memory else ""
         )
-        error = (OutOfMemory if memory else LostWorker)(text)
+        return self._failed(job, (Killed if memory else LostWorker)(text))
+
+    def _failed(self, job: Job, error: Exception) -> Outcome:
+        """Records on the process's behalf what ended it."""
         folder = job_folder(self.task.out, job)
         record_failure(folder, job, error, int(read_failed(folder).get("attempts", 0)) + 1)
-        return Outcome(job, failure="out_of_memory" if memory else "lost", message=text)
+        kind = "lost" if type(error) is LostWorker else failure_class(error, job.stage)
+        return Outcome(job, failure=kind, message=str(error))
 
     @property
     def alive(self) -> bool:
@@ -116,6 +145,7 @@ class Worker:
         if self.job is None:
             self.connection.close()
         elif self.process.pid is not None and self.process.is_alive():
+            self._asked = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGTERM)
 
@@ -142,9 +172,19 @@ def _few_threads(count: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(task: Task, connection: Connection) -> None:
+def _pass_on(words: Connection, who: str, tell: Callable[[str], None]) -> None:
+    """Tells whole lines as they come, so that several workers and a display do not write into each other."""
+    with words, open(words.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+        for line in lines:
+            tell(f"{who}: {line.rstrip()}")
+
+
+def _work(task: Task, connection: Connection, said: Connection) -> None:
     """The life of a worker: jobs until the pipe is closed."""
     os.setpgid(0, 0)
+    for stream in (1, 2):
+        os.dup2(said.fileno(), stream)
+    said.close()
     with leased(task.gpus) as gpu:
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -164,7 +204,7 @@ def _work(task: Task, connection: Connection) -> None:
 
 def _do(task: Task, job: Job) -> Outcome:
     try:
-        return Outcome(job, run_job(job, task.jobs, task.out, task.stages, task.device, progress=False))
+        return Outcome(job, _run(task, job))
     except Interrupted:
         return Outcome(job, interrupted=True)
     except Exception as error:  # told to the run, and recorded in failed.json
@@ -172,6 +212,10 @@ def _do(task: Task, job: Job) -> Outcome:
         if isinstance(error, UnderstudyError):
             return Outcome(job, None, kind, error.message)
         return Outcome(job, None, kind, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _run(task: Task, job: Job) -> dict[str, Any]:
+    return run_job(job, task.jobs, task.out, task.stages, task.device, progress=False, minutes=task.minutes)
 
 
 def _leave_with_the_run() -> None:
