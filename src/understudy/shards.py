@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 _LEVEL = 1  # as small as the default level on MR slices, in two thirds of the time
 _ENCODER = Zstd(level=_LEVEL)
@@ -30,6 +29,8 @@ _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 
 def create_sharded(group: Any, name: str, item: tuple[int, ...], capacity: int) -> Any:
     """A new, empty uint8 array [0, *item] in a Zarr group: one chunk an item, `capacity` items a shard."""
+    from zarr.codecs import ZstdCodec
+
     return group.create_array(
         name,
         shape=(0, *item),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 from understudy.audit import prefilter
@@ -17,6 +16,7 @@ from understudy.audit.products import signed
 from understudy.audit.transforms import inverse, transform
 from understudy.audit.views import ANNOTATION, Annotated, Ints, Side, Sums
 from understudy.audit.winners import Floats, Store, Winners, overall
+from understudy.lazy import pandas as pd
 from understudy.progress import Meter
 
 SAVE_EVERY = 60.0  # seconds between two times that an unfinished tile is stored

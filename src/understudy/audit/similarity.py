@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -26,6 +25,7 @@ from understudy.audit.views import ANNOTATION, CENTRED, CHANNEL, STACKED
 from understudy.audit.winners import Store
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
+from understudy.lazy import pandas as pd
 from understudy.progress import track
 from understudy.slices import SliceSet
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import UnderstudyError
+from understudy.lazy import pandas as pd
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
 UNKNOWN_SITE = ""

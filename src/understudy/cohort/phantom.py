@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy import __version__
@@ -35,6 +34,7 @@ from understudy.cohort.phantom_tumour import (
 )
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json, write_text, writing
+from understudy.lazy import pandas as pd
 from understudy.progress import track
 
 DRAWING = 1  # raised whenever the same seed no longer gives the same volumes

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from understudy.cohort.phantom_anatomy import Anatomy
 from understudy.cohort.phantom_fields import Array, Grid, Streams, smooth_noise
+from understudy.lazy import ndimage
 
 CHANNELS = ("t1", "t1gd", "t2", "flair")
 

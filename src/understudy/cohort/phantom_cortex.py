@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from understudy.cohort.phantom_fields import (
     Array,
@@ -24,6 +23,7 @@ from understudy.cohort.phantom_fields import (
     spline_field,
     tube,
 )
+from understudy.lazy import ndimage
 
 _GYRAL_LATTICE = 5.8  # mm: sulci some 12 mm apart
 _INSULA: list[tuple[Point, float]] = [

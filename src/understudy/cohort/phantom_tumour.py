@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from understudy.cohort.phantom_anatomy import Anatomy, Push, cerebrum_depth
 from understudy.cohort.phantom_fields import Array, Grid, Point, Streams, ramp, smooth_noise
+from understudy.lazy import ndimage
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
 

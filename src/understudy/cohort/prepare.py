@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.errors import UnderstudyError
+from understudy.lazy import pandas as pd
 from understudy.nifti import AXES, VolumeHeader, in_order, read_header, read_voxels, slices_of
 from understudy.progress import track
 from understudy.slices import LabelClass, SliceWriter

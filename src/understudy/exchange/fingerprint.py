@@ -7,10 +7,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import zarr
-
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
+from understudy.lazy import zarr
 
 _TAIL = {
     ".gz": 8,

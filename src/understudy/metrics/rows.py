@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.lazy import pandas as pd
 
 FOREGROUND = "foreground"  # the row that takes all classes as one
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from understudy.lazy import ndimage
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -24,7 +25,7 @@ MEASURES = ("area", "components", "stray", "holes", "compactness", "eccentricity
 _EIGHT = np.zeros((3, 3, 3), bool)
 _EIGHT[1] = True
 _FOUR = np.zeros((3, 3, 3), bool)
-_FOUR[1] = ndimage.generate_binary_structure(2, 1)
+_FOUR[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
 
 @dataclass(frozen=True)

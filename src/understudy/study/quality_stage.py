@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file
+from understudy.lazy import pandas as pd
 from understudy.quality.config import QualityConfig
 from understudy.slices import SliceSet, SliceWriter
 from understudy.study.jobs import Context, Job

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
+from understudy.lazy import pandas as pd
 from understudy.study.jobs import Job, State, folder_name, job_folder, read_done, read_failed, state_of
 
 STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
