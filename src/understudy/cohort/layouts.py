@@ -151,8 +151,9 @@ def _nifti_files(root: Path) -> list[str]:
     files = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(folder).relative_to(root).as_posix()
         files += [
-            Path(folder, name).relative_to(root).as_posix()
+            name if below == "." else f"{below}/{name}"
             for name in names
             if name.endswith((".nii", ".nii.gz")) and not name.startswith(".")
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
     Args:
         workers: jobs at once, of which `elapsed_seconds` is told.
     """
-    states = {job.id: state_in(out, job) for job in plan.jobs}
+    begun = set(os.listdir(out / "jobs")) if (out / "jobs").is_dir() else set()
+    states: dict[str, State] = {
+        job.id: state_in(out, job) if job.folder_name in begun else "waiting" for job in plan.jobs
+    }
     left = [job for job in plan.jobs if states[job.id] != "done"]
     accelerated = sum(job.seconds for job in left if job.stage in ACCELERATED)
     cells = setting_ids(plan.study)
