@@ -15,6 +15,7 @@ from understudy.audit import perform
 from understudy.audit.config import AuditConfig
 from understudy.audit.perform import audit
 from understudy.audit.pictures import save_pictures
+from understudy.audit.recheck import recheck
 from understudy.audit.result import Audit, as_text, write_audit
 from understudy.audit.screen import check_training, screen
 from understudy.audit.sides import sides
@@ -283,3 +284,27 @@ def test_a_generator_of_fewer_patients_is_compared_with_these(real: SliceSet, mi
     assert done.numbers["sets"]["training"]["slices"] == len(rows)
     assert set(done.neighbours["patient"]) <= {"T0", "T1"}
     assert isinstance(sides(real, real, mixed, rows)[0], Part)
+
+
+def test_a_dimmed_copy_is_found_though_it_has_little_contrast(real: SliceSet, tmp_path: Path) -> None:
+    images, labels = new_slices(60)
+    images[:3] = np.rint(0.3 * real.read(real.rows(subject="T1")[:3])[0])
+    images[3] = 7
+    made = synthetic_set(tmp_path / "made", images, labels)
+    done = audit(real, real, made, FAST)
+    flags = done.numbers["flags"]
+    assert flags["faint_count"] == 3
+    assert flags["skipped"] - flags["faint"] == 1  # the constant one
+    assert flags["certain"] >= 3
+    assert done.verdict.kind == "copies_found"
+    assert "have too little contrast" in " ".join(done.verdict.sentences)
+    assert not done.slices["judged"].iloc[:4].any()
+    assert done.slices["flagged"].iloc[:4].tolist() == [True, True, True, False]
+    assert set(done.neighbours.set_index("row").loc[[0, 1, 2], "patient"]) == {"T1"}
+    assert done.neighbours["row"].is_monotonic_increasing
+    write_audit(done, tmp_path / "a")
+    again = recheck(real, real, made, tmp_path / "a")
+    assert again.table["flagged"].equals(done.slices["flagged"])
+    assert again.rest(np.arange(3, 60)).kind == "no_sign"
+    left, _ = screen(made, tmp_path / "a", tmp_path / "left")
+    assert not {0, 1, 2} & set(left.index["row_before"])

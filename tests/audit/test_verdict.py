@@ -21,13 +21,13 @@ FOUND = Detection("exact", True, 100, 1.0, 0.9, 1.0, {}, {})
 MISSED = Detection("shift 1 pixel", False, 100, 0.2, 0.1, 0.3, {}, {})
 
 
-def judged(slices: int = 400, patients: int = 12, detection: float = 1.0, **changes: Any) -> Any:
+def said_of(slices: int = 400, patients: int = 12, detection: float = 1.0, **changes: Any) -> Any:
     controls = Controls((replace(FOUND, rate=detection), MISSED), ALARMS)
     return verdict(replace(FLAGS, **changes), HITS, controls, patients, slices, 99, 0.99)
 
 
 def test_no_sign() -> None:
-    said = judged()
+    said = said_of()
     assert said.kind == "no_sign"
     assert "10 of 1,000 synthetic slices (1 %)" in said.headline
     assert "shift 1 pixel 20 %" in said.limits[0]
@@ -44,10 +44,16 @@ def test_no_sign() -> None:
         ({"patients": 4, "certain": 5}, "cannot_tell", "4 held-out patients"),
         ({"detection": 0.5}, "cannot_tell", "misses copies that it has to find (exact)"),
         ({"detection": 0.5, "low": 0.5}, "copies_found", "Copies found"),
+        (
+            {"judged": 10, "skipped": 140},
+            "cannot_tell",
+            "140 of 150 synthetic slices are constant or nearly empty",
+        ),
+        ({"judged": 10, "skipped": 140, "certain": 1}, "copies_found", "1 synthetic slice lies nearer"),
     ],
 )
 def test_each_verdict(changes: dict[str, Any], kind: str, words: str) -> None:
-    said = judged(**changes)
+    said = said_of(**changes)
     assert (said.kind, words in said.headline) == (kind, True)
 
 
@@ -85,7 +91,7 @@ def test_points_have_no_negative_zero() -> None:
 
 
 def test_no_flag_is_not_no_risk_and_fewer_than_chance_is_said() -> None:
-    said = judged(count=0, rate=0.0, bound=0.003, wilson_high=0.004)
+    said = said_of(count=0, rate=0.0, bound=0.003, wilson_high=0.004)
     assert any("up to 0.30 % of such slices" in s for s in said.sentences)
     assert any("fewer than chance gives" in s for s in said.sentences)
 

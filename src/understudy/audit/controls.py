@@ -129,9 +129,9 @@ def run_controls(
     return Controls(tuple(detections), false_alarms(null, config), scores)
 
 
-def scores_of(found: pd.DataFrame) -> Floats:
-    """Scores [n, V] of the tested views."""
-    return found[[f"{view}.score" for view in TESTED]].to_numpy(np.float64)
+def scores_of(found: pd.DataFrame, views: Sequence[str] = TESTED) -> Floats:
+    """Scores [n, V] of the views."""
+    return found[[f"{view}.score" for view in views]].to_numpy(np.float64)
 
 
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
@@ -211,7 +211,10 @@ def _plant(
 def _detection(
     kind: Severity, scores: Floats, null: Null, clusters: NDArray[np.int64], quantile: float
 ) -> Detection:
-    flagged = p_values(scores, null).flagged(quantile)
+    if kind.faint:
+        flagged = p_values(scores[:, :1], null.view(0)).flagged(quantile)
+    else:
+        flagged = p_values(scores, null).flagged(quantile)
     low, high = clustered_wilson(flagged, clusters)
     alone = {
         view: float(p_values(scores[:, [v]], null.view(v)).flagged(quantile).mean())

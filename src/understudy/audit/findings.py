@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.audit.config import CERTAIN, TESTED, AuditConfig
-from understudy.audit.conformal import PValues, beyond_chance, p_values, slices_needed, threshold
+from understudy.audit.conformal import Null, PValues, beyond_chance, p_values, slices_needed, threshold
 from understudy.audit.controls import COPY, Controls, scores_of
 from understudy.audit.duplicates import repeats
 from understudy.audit.intervals import percentiles, wilson
@@ -25,12 +26,38 @@ from understudy.slices import SliceSet
 _BINS = 48  # of the histograms
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Synthetic slices and what was found for them.
+
+    Attributes:
+        part: them.
+        found: their nearest training slices (`similarity.nearest`).
+        null: what they are judged by, a column a view.
+        views: these.
+    """
+
+    part: Part
+    found: pd.DataFrame
+    null: Null
+    views: tuple[str, ...] = TESTED
+
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """[m, V] in the views."""
+        return scores_of(self.found, self.views)
+
+    @cached_property
+    def p(self) -> PValues:
+        """p-values."""
+        return p_values(self.scores, self.null)
+
+
 def assembled(
     parts: Sides,
     judged: Sides,
     of_heldout: pd.DataFrame,
-    of_synthetic: pd.DataFrame,
-    compared: PValues,
+    groups: tuple[Compared, Compared],
     controls: Controls,
     config: AuditConfig,
     device: str,
@@ -39,16 +66,17 @@ def assembled(
 
     Args:
         parts, judged: the three sets, and their rows that show somebody.
-        of_heldout, of_synthetic: nearest training slices of the judged rows (`similarity.nearest`).
-        compared: p-values of the synthetic slices.
+        of_heldout: nearest training slices of the judged held-out rows (`similarity.nearest`).
+        groups: the judged synthetic slices, and the faint ones.
         controls: planted copies and new patients.
         config, device: of the search for repeats within the synthetic set.
     """
-    null, scores = compared.null, scores_of(of_synthetic)
-    flagged = compared.flagged(config.quantile)
-    neighbours = _neighbours(parts[0], of_synthetic, scores, compared, flagged)
+    null, scores, of_synthetic = groups[0].null, groups[0].scores, groups[0].found
+    neighbours = _named(
+        pd.concat([_neighbours(parts[0], group, config) for group in groups if len(group.found)])
+    )
     hits = _hits(neighbours, parts[0].count)
-    flags = flags_of(scores, compared, controls, config)
+    flags = flags_of(groups, len(parts[2].rows), controls, config)
     needed = slices_needed(config.quantile)
     screened = "screened" in parts[2].slices.attrs
     said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened)
@@ -78,21 +106,22 @@ def assembled(
         "membership": None,
         "config": config.model_dump(mode="json"),
     }  # fmt: skip
-    listed = slice_table(parts[2].slices, judged[2], compared, scores, flagged)
+    listed = slice_table(parts[2].slices, groups, config.quantile)
     return Audit(numbers, said, neighbours, listed, {**drawn, **controls.scores})
 
 
 def flags_of(
-    scores: NDArray[np.float64], compared: PValues, controls: Controls, config: AuditConfig
+    groups: tuple[Compared, Compared], slices: int, controls: Controls, config: AuditConfig
 ) -> Flags:
     """How many slices are flagged, with intervals.
 
     Args:
-        scores: [m, V] of the synthetic slices in the tested views.
-        compared: their p-values.
+        groups: the judged synthetic slices, and the faint ones.
+        slices: of the set, constant ones too.
         controls: whose false alarms are the base rate of the residual.
         config: quantile, resamples, seed.
     """
+    scores, compared, faint = groups[0].scores, groups[0].p, groups[1]
     null, q, seed = compared.null, config.quantile, config.seed
     flagged = compared.flagged(q)
     m, count = len(flagged), int(flagged.sum())
@@ -115,37 +144,57 @@ def flags_of(
     return Flags(
         m, count, rate, low, high, sample_low, sample_high, expected, rate - expected, low - expected, high - expected,
         residual, residual_low, residual_high, flag_bound(count, m), alone, int(beyond.sum()), smallest,
-        int((compared.patient <= smallest + 1e-12).sum()), int(certain.sum()),
+        int((compared.patient <= smallest + 1e-12).sum()), int(certain.sum()) + _certain_of_faint(faint, m, config),
+        slices - m, len(faint.part.rows), int(faint.p.flagged(q).sum()) if len(faint.found) else 0,
     )  # fmt: skip
 
 
-def _neighbours(
-    training: Part,
-    found: pd.DataFrame,
-    scores: NDArray[np.float64],
-    compared: PValues,
-    flagged: NDArray[np.bool_],
-) -> pd.DataFrame:
-    """The nearest training slice of each judged synthetic slice, in the view where it is the more unusual one."""
-    null = compared.null
-    alone = np.stack([p_values(scores[:, [v]], null.view(v)).slice for v in range(len(TESTED))], axis=1)
+def compared_all(
+    judged: Sides, faint: Part, of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, of_faint: pd.DataFrame
+) -> tuple[Compared, Compared]:
+    """The judged synthetic slices and the faint ones, beside the held-out slices.
+
+    Faint ones by the first view alone: a dimmed copy's correlation is that of the copy, but less the mean training
+    image it is mostly the negative of that.
+    """
+    null = Null(scores_of(of_heldout), judged[1].codes)
+    return Compared(judged[2], of_synthetic, null), Compared(faint, of_faint, null.view(0), TESTED[:1])
+
+
+def _certain_of_faint(faint: Compared, judged: int, config: AuditConfig) -> int:
+    """Faint slices too near for chance in a set of this size."""
+    if not len(faint.found):
+        return 0
+    tests = judged + len(faint.found)
+    return int(beyond_chance(faint.scores, faint.p, tests, CERTAIN, config.resamples, config.seed).sum())
+
+
+def _neighbours(training: Part, group: Compared, config: AuditConfig) -> pd.DataFrame:
+    """The nearest training slice of each synthetic slice, in the view where it is the more unusual one."""
+    null, found, scores = group.null, group.found, group.scores
+    alone = np.stack([p_values(scores[:, [v]], null.view(v)).slice for v in range(len(group.views))], axis=1)
     view = alone.argmin(axis=1)
     take = np.arange(len(view))
-    rows = np.stack([found[f"{v}.row"].to_numpy() for v in TESTED], axis=1)[take, view]
-    turned = np.stack([found[f"{v}.transform"].to_numpy() for v in TESTED], axis=1)[take, view]
+    rows = np.stack([found[f"{v}.row"].to_numpy() for v in group.views], axis=1)[take, view]
+    turned = np.stack([found[f"{v}.transform"].to_numpy() for v in group.views], axis=1)[take, view]
     patient_of = dict(zip(training.rows.tolist(), training.patients.tolist(), strict=True))
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "row": found["row"].to_numpy(),
-            "p": compared.slice,
-            "flagged": flagged,
-            "view": np.array(TESTED)[view],
+            "p": group.p.slice,
+            "flagged": group.p.flagged(config.quantile),
+            "view": np.array(group.views)[view],
             "training_row": rows,
             "transform": turned,
             "patient": [patient_of.get(int(r), "") for r in rows],
-            **{f"{v}.score": scores[:, i] for i, v in enumerate(TESTED)},
+            **{f"{v}.score": scores[:, i] for i, v in enumerate(group.views)},
         }
     )
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """In the order of the synthetic rows, with pseudonyms of the patients who are hit."""
+    frame = frame.sort_values("row", kind="stable").reset_index(drop=True)
     counts = frame.loc[frame["flagged"], "patient"].value_counts()
     order = sorted(counts.index, key=lambda name: (-counts[name], name))
     names = {name: f"patient {i}" for i, name in enumerate(order, start=1)}
@@ -158,30 +207,27 @@ def _hits(neighbours: pd.DataFrame, patients: int) -> Hits:
     return Hits(len(counts), patients, {name: int(counts[name]) for name in ordered})
 
 
-def slice_table(
-    synthetic: SliceSet,
-    judged: Part,
-    compared: PValues,
-    scores: NDArray[np.float64],
-    flagged: NDArray[np.bool_],
-) -> pd.DataFrame:
-    """One row a synthetic slice: p-values and flags of the judged ones; never with whom.
+def slice_table(synthetic: SliceSet, groups: tuple[Compared, Compared], quantile: float) -> pd.DataFrame:
+    """One row a synthetic slice: p-values and flags; never with whom.
 
     Args:
-        synthetic: the whole set. judged: its rows that were compared.
-        compared, scores, flagged: of these, [m], [m, V], [m].
+        synthetic: the whole set.
+        groups: its judged slices, and the faint ones, which may be flagged but are not called judged.
     """
     frame = pd.DataFrame({"row": np.arange(len(synthetic))})
     if "id" in synthetic.index:
         frame["id"] = synthetic.index["id"].astype(str).to_numpy()
     frame["judged"], frame["flagged"] = False, False
-    frame.loc[judged.rows, "judged"], frame.loc[judged.rows, "flagged"] = True, flagged
-    columns = {"p": compared.slice, "patient_p": compared.patient}
-    for v, view in enumerate(TESTED):
-        columns[f"p.{view}"] = p_values(scores[:, [v]], compared.null.view(v)).slice
-    for name, values in columns.items():
-        frame[name] = np.nan
-        frame.loc[judged.rows, name] = values
+    frame.loc[groups[0].part.rows, "judged"] = True
+    for group in (g for g in groups if len(g.found)):
+        rows, columns = group.part.rows, {"p": group.p.slice, "patient_p": group.p.patient}
+        for v, view in enumerate(group.views):
+            columns[f"p.{view}"] = p_values(group.scores[:, [v]], group.null.view(v)).slice
+        frame.loc[rows, "flagged"] = group.p.flagged(quantile)
+        for name, values in columns.items():
+            if name not in frame:
+                frame[name] = np.nan
+            frame.loc[rows, name] = values
     return frame
 
 
@@ -201,7 +247,7 @@ def _rule(config: AuditConfig) -> dict[str, Any]:
     text = (
         f"a slice is flagged if its conformal p-value is at most {level:g}: its best rank over the"
         f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
-        " (n + 1)); nearly empty slices are not judged"
+        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
     )
     return {
         "quantile": config.quantile,

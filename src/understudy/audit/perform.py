@@ -9,13 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.audit.config import AuditConfig
-from understudy.audit.conformal import Null, p_values
-from understudy.audit.controls import run_controls, scores_of
-from understudy.audit.findings import assembled
+from understudy.audit.controls import run_controls
+from understudy.audit.findings import assembled, compared_all
 from understudy.audit.membership import Witness, membership
 from understudy.audit.result import Audit
-from understudy.audit.sides import judged_of, refuse_training_slices, sides
+from understudy.audit.sides import faint_of, judged_of, refuse_training_slices, sides
 from understudy.audit.similarity import nearest
+from understudy.roles import Part
 from understudy.slices import SliceSet
 
 
@@ -47,20 +47,24 @@ def audit(
     parts = sides(training, heldout, synthetic, training_rows)
     judged = judged_of(parts, config)
 
-    def search(name: str, queries: SliceSet, rows: NDArray[np.int64] | None) -> pd.DataFrame:
-        planted = name == "planted"
+    def search(
+        name: str, queries: SliceSet, rows: NDArray[np.int64] | None, among: Part = parts[0]
+    ) -> pd.DataFrame:
+        shown = name not in ("planted", "faint")
         return nearest(
-            queries, training, query_rows=rows, training_rows=parts[0].rows, config=config.search(not planted),
-            work_dir=work_dir / name if work_dir else None, device=device, progress=progress and not planted,
+            queries, training, query_rows=rows, training_rows=among.rows, config=config.search(shown),
+            work_dir=work_dir / name if work_dir else None, device=device, progress=progress and shown,
         )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
 
     of_heldout = search("heldout", heldout, judged[1].rows)
     refuse_training_slices(of_heldout, heldout)
     of_synthetic = search("synthetic", synthetic, judged[2].rows)
-    null = Null(scores_of(of_heldout), judged[1].codes)
+    faint = faint_of(parts[2], judged[2])
+    of_faint = search("faint", synthetic, faint.rows, judged[0]) if len(faint.rows) else of_synthetic[:0]
+    groups = compared_all(judged, faint, of_heldout, of_synthetic, of_faint)
+    null = groups[0].null
     controls = run_controls(judged[0], null, lambda made: search("planted", made, None), config, work_dir)
-    compared = p_values(scores_of(of_synthetic), null)
-    done = assembled(parts, judged, of_heldout, of_synthetic, compared, controls, config, device)
+    done = assembled(parts, judged, of_heldout, groups, controls, config, device)
     if witness is not None and config.membership:
         asked = membership(
             judged[0], judged[1], witness, config.membership_slices, config.resamples, config.seed

@@ -21,12 +21,14 @@ Change = Callable[[Bytes, Bytes, np.random.Generator], Pair]
 
 @dataclass(frozen=True)
 class Severity:
-    """One way to copy, e.g. kind "noise", amount "5 %"; `must` be found for an audit to be trusted."""
+    """One way to copy, e.g. kind "noise", amount "5 %"; `must` be found for an audit to be trusted; `faint`: judged as
+    slices of little contrast are, see `findings.compared_all`."""
 
     kind: str
     amount: str
     change: Change
     must: bool = False
+    faint: bool = False
 
     @property
     def name(self) -> str:
@@ -86,6 +88,15 @@ def gamma(exponent: float) -> Change:
     return change
 
 
+def dim(share: float) -> Change:
+    """Grey values times `share`: the contrast of a nearly empty slice, the picture of a patient."""
+
+    def change(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+        return _bytes(share * images.astype(np.float64)), labels
+
+    return change
+
+
 def blur(sigma: float) -> Change:
     """Smoothed by a Gaussian, s.d. in pixels."""
 
@@ -135,6 +146,7 @@ def severities(transforms: str = "none") -> list[Severity]:
         Severity("noise", "10 %", noise(0.10)),
         Severity("gamma", "0.7", gamma(0.7), True),
         Severity("gamma", "1.4", gamma(1.4), True),
+        Severity("dimmed", "to 30 %", dim(0.3), faint=True),
         Severity("blur", "1 pixel", blur(1.0)),
         Severity("shift", "1 pixel", shift(1)),
         Severity("shift", "2 pixels", shift(2)),

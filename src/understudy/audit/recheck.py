@@ -7,7 +7,7 @@ by the same rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.audit.config import TESTED, AuditConfig
-from understudy.audit.conformal import Null, PValues, p_values, slices_needed
-from understudy.audit.controls import Controls, Detection, FalseAlarms, scores_of
-from understudy.audit.findings import flags_of, slice_table
+from understudy.audit.conformal import slices_needed
+from understudy.audit.controls import Controls, Detection, FalseAlarms
+from understudy.audit.findings import Compared, compared_all, flags_of, slice_table
 from understudy.audit.result import FORMAT
-from understudy.audit.sides import judged_of, refuse_training_slices, sides
+from understudy.audit.sides import faint_of, judged_of, refuse_training_slices, sides
 from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Hits, Verdict, verdict
 from understudy.errors import UnderstudyError
@@ -40,7 +40,7 @@ class Recheck:
         numbers: of audit.json.
         table: as p_values.parquet, computed now: row, judged, flagged, p, ...
         correlation: [n] each synthetic slice's highest correlation with a training slice, all channels; NaN where it
-            was not judged.
+            is constant.
         training, heldout: the rows that were compared with.
         asked: of them, those that show somebody: the rows that a white-box check asks about.
         controls: of the audit.
@@ -53,9 +53,7 @@ class Recheck:
     heldout: Part
     asked: tuple[Part, Part]
     controls: Controls
-    _judged: NDArray[np.int64]
-    _scores: NDArray[np.float64]
-    _compared: PValues
+    _groups: tuple[Compared, Compared]
 
     def rest(self, kept: NDArray[np.int64], screened: bool = True) -> Verdict:
         """The verdict on these rows of the synthetic set.
@@ -67,15 +65,14 @@ class Recheck:
         Raises:
             UnderstudyError: none of them can be judged.
         """
-        mask = np.isin(self._judged, kept)
-        if not mask.any():
+        groups = tuple(_kept(group, kept) for group in self._groups)
+        if not len(groups[0].found):
             raise UnderstudyError(
                 "no slice that is left can be judged", where="audit", fix="sample and audit more slices"
             )
         config = AuditConfig.model_validate(self.numbers["config"])
-        null = self._compared.null
-        part = PValues(self._compared.pattern[mask], self._compared.above, null)
-        flags = flags_of(self._scores[mask], part, self.controls, config)
+        null = groups[0].null
+        flags = flags_of((groups[0], groups[1]), len(kept), self.controls, config)
         hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
         return verdict(flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened)
 
@@ -112,32 +109,28 @@ def recheck(
     judged = judged_of(parts, config)
     search = config.search(more=False).model_copy(update={"memory_bytes": memory_bytes})
 
-    def found(part: Part) -> pd.DataFrame:
+    def found(part: Part, among: Part = parts[0]) -> pd.DataFrame:
         return nearest(
-            part.slices, training, query_rows=part.rows, training_rows=parts[0].rows, config=search, device=device,
+            part.slices, training, query_rows=part.rows, training_rows=among.rows, config=search, device=device,
             progress=progress,
         )  # fmt: skip
 
     of_heldout, of_synthetic = found(judged[1]), found(judged[2])
     refuse_training_slices(of_heldout, heldout)
-    compared = p_values(scores_of(of_synthetic), Null(scores_of(of_heldout), judged[1].codes))
-    scores = scores_of(of_synthetic)
-    table = slice_table(synthetic, judged[2], compared, scores, compared.flagged(config.quantile))
+    faint = faint_of(parts[2], judged[2])
+    of_faint = found(faint, judged[0]) if len(faint.rows) else of_synthetic[:0]
+    groups = compared_all(judged, faint, of_heldout, of_synthetic, of_faint)
+    table = slice_table(synthetic, groups, config.quantile)
     _agree(table, folder)
     correlation = np.full(len(synthetic), np.nan)
-    correlation[judged[2].rows] = scores[:, TESTED.index("stacked")]
-    return Recheck(
-        numbers,
-        table,
-        correlation,
-        parts[0],
-        parts[1],
-        judged[:2],
-        controls_of(numbers),
-        judged[2].rows,
-        scores,
-        compared,
-    )
+    for group in groups:
+        correlation[group.part.rows] = group.scores[:, TESTED.index("stacked")]
+    return Recheck(numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), groups)
+
+
+def _kept(group: Compared, rows: NDArray[np.int64]) -> Compared:
+    mask = np.isin(group.part.rows, rows)
+    return replace(group, part=group.part.kept(mask), found=group.found[mask])
 
 
 def controls_of(numbers: dict[str, Any]) -> Controls:

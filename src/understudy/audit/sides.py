@@ -67,6 +67,14 @@ def judged_of(parts: Sides, config: AuditConfig) -> Sides:
     return kept[0], kept[1], kept[2]
 
 
+def faint_of(part: Part, judged: Part) -> Part:
+    """The rows that are neither judged nor constant: with so little contrast that they may be dimmed copies.
+
+    They are compared with the judged training slices only, since nearly empty slices are all alike.
+    """
+    return part.kept(~np.isin(part.rows, judged.rows) & (part.contrast > 0))
+
+
 def refuse_training_slices(of_heldout: pd.DataFrame, heldout: SliceSet) -> None:
     """A held-out slice that is a training slice, pixel by pixel, means a patient under two names.
 

@@ -35,7 +35,10 @@ class Flags:
         beyond: slices that are nearer than every slice of every held-out patient.
         strict_p, strict: smallest p by patient, 1 / (P + 1), and slices that reach it.
         certain: slices too near for chance in a set of this size: beyond every held-out slice, and their extrapolated
-            p-value times the slices judged is below 1 % (`conformal.tail_p_values`).
+            p-value times the slices judged is below 1 % (`conformal.tail_p_values`); faint ones too.
+        skipped: synthetic slices that are constant or faint, and not among those judged.
+        faint, faint_count: of them, those that are not constant (compared with the training slices of full contrast,
+            since a dimmed copy would be one of them), and of these the flagged ones.
     """
 
     judged: int
@@ -58,6 +61,9 @@ class Flags:
     strict_p: float
     strict: int
     certain: int
+    skipped: int = 0
+    faint: int = 0
+    faint_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,11 @@ def _judged(
             f"Cannot tell: {of} are nearer than {percent(quantile)} of new patients' slices, more than chance gives,"
             f" but {patients} held-out patients vary too much among themselves to call it copying."
         )
+    if flags.skipped > flags.judged:
+        return "cannot_tell", (
+            f"Cannot tell: {flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices are constant or"
+            " nearly empty, and few are left to judge."
+        )
     return "no_sign", (
         f"No sign of copying beyond what new patients show: {of} are nearer to a training slice than"
         f" {percent(quantile)} of new patients' slices; chance alone would give {percent(flags.expected)}."
@@ -209,6 +220,12 @@ def _evidence(
         f" {points(flags.excess_low)} to {points(flags.excess_high)}, held-out patients drawn again;"
         f" the synthetic sample alone: rate {percent(flags.wilson_low)} to {percent(flags.wilson_high)}).",
     ]
+    if flags.skipped:
+        said.append(
+            f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
+            f" judged like the others (constant: {flags.skipped - flags.faint:,}). The {flags.faint:,} others were"
+            f" compared with the training slices that do show somebody: {flags.faint_count:,} of them are too near."
+        )
     if flags.count:
         name, most = hits.worst or ("", 0)
         said.append(
