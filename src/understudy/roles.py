@@ -95,21 +95,24 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
     """
     first = parts[0]
     for part in parts:
-        mine = set(part.slices.channels)
+        mine = part.slices.channels
         if not len(part.rows):
             raise UnfitSets(
                 f"there are no {part.name} slices",
                 where=part.slices.path,
                 fix="check the set and its column `split` (train, val, test)",
             )
-        wanted = set(first.slices.channels if channels is None else channels)
-        if (mine != wanted) if channels is None else not wanted <= mine:
+        missing = [c for c in (first.slices.channels if channels is None else channels) if c not in mine]
+        if missing or (channels is None and len(mine) > len(first.slices.channels)):
             raise UnfitSets(
-                f"the {part.name} slices have the channels {', '.join(part.slices.channels)}, not"
-                f" {', '.join(first.slices.channels if channels is None else channels)}"
-                + (f" as the {first.name} slices" if channels is None else ""),
+                f"the {part.name} slices have the channels {', '.join(part.slices.channels)}, but"
+                + (
+                    f" the {first.name} slices {', '.join(first.slices.channels)}"
+                    if channels is None
+                    else f" {', '.join(missing)} is to be compared"
+                ),
                 where=part.slices.path,
-                fix="compare sets of the same channels, by name",
+                fix="prepare and sample sets of the same channels; `understudy quality --channels` compares some of them",
             )
         if part.slices.resolution != first.slices.resolution:
             raise UnfitSets(

@@ -62,7 +62,7 @@ def judged_of(parts: Sides, config: AuditConfig) -> Sides:
             raise UnfitSets(
                 f"all {part.name} slices are constant or nearly empty",
                 where=part.slices.path,
-                fix="check how they were made, or lower `least_content`",
+                fix="look at some of them, and check how they were made",
             )
     return kept[0], kept[1], kept[2]
 

@@ -46,6 +46,10 @@ def open_images(path: str | Path, read_into: str | Path, patients: str | None = 
         UnderstudyError: nothing there, images that cannot be read or differ in size, a name without a patient.
     """
     path, read_into = Path(path), Path(read_into)
+    if not path.exists():
+        raise UnderstudyError(
+            "there is no such slice set or folder of images", where=path.absolute(), fix="check the path"
+        )
     if (path / "index.parquet").is_file() or not path.is_dir():
         return SliceSet.open(path), ""
     own = read_into / sha256_json(str(path.absolute()))[:12]
