@@ -112,7 +112,7 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
                     else f" {', '.join(missing)} is to be compared"
                 ),
                 where=part.slices.path,
-                fix="prepare and sample sets of the same channels; `understudy quality --channels` compares some of them",
+                fix="compare sets of the same channels; `understudy quality --channels` compares some of them",
             )
         if part.slices.resolution != first.slices.resolution:
             raise UnfitSets(

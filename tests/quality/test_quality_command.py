@@ -39,6 +39,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     text = run(*given)
     assert "Frechet distance" in text
     assert "floor: 150 slices of 1 other patients" in text
+    assert "a floor of 1 patients is rough" in text
     content = json.loads(run(*given, "--json"))
     assert content == json.loads((tmp_path / "out" / "quality.json").read_text())
     assert {r["channel"] for r in content["rows"]} == {"T1w"}

@@ -10,6 +10,8 @@ import typer
 from understudy.cli.base import DeviceOption, QuietOption, app, print_table
 from understudy.errors import UnderstudyError
 
+FEWEST = 5  # held-out patients below which the floor is called rough
+
 if TYPE_CHECKING:
     from understudy.quality.measure import Row
     from understudy.quality.rules import Resize
@@ -153,3 +155,7 @@ def _print(rows: list[Row]) -> None:
         f"{first.n_synthetic:,} synthetic slices, {first.n_real:,} real ones of {first.patients_real} patients; floor:"
         f" {first.n_heldout:,} slices of {first.patients_heldout} other patients"
     )
+    if 0 < first.patients_heldout < FEWEST:
+        print(
+            f"a floor of {first.patients_heldout} patients is rough: those of {FEWEST} and more say what real slices have"
+        )
