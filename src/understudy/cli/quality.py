@@ -156,6 +156,4 @@ def _print(rows: list[Row]) -> None:
         f" {first.n_heldout:,} slices of {first.patients_heldout} other patients"
     )
     if 0 < first.patients_heldout < FEWEST:
-        print(
-            f"a floor of {first.patients_heldout} patients is rough: those of {FEWEST} and more say what real slices have"
-        )
+        print(f"a floor of {first.patients_heldout} patients is rough; take {FEWEST} or more to judge by it")
