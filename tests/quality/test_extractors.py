@@ -196,7 +196,7 @@ def test_a_script_with_other_weights_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_hashes_are_refused(state_dict: Path, archive: Path) -> None:
     for path in (state_dict, archive):
-        with pytest.raises(UnderstudyError, match="not 6726825d or f58cb9b6"):
+        with pytest.raises(UnderstudyError, match="not 6726825d… or f58cb9b6"):
             from_file("inception2015", path)
     with pytest.raises(UnderstudyError, match="have the SHA-256"):
         from_file("inception2015", state_dict, "0" * 64)

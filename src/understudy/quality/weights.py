@@ -86,7 +86,7 @@ def _check(path: Path, found: str, extractor: str, stated: str | None) -> bool:
     wanted = (stated.lower(),) if stated is not None else PUBLISHED.get(extractor, ())
     if wanted and not any(found.startswith(w) for w in wanted):
         raise UnderstudyError(
-            f"the weights have the SHA-256 {found}, not {' or '.join(wanted)}",
+            f"the weights have the SHA-256 {found}, not {' or '.join(w if len(w) == 64 else w + '…' for w in wanted)}",
             where=path,
             fix="download the file again; if you mean this one, state its SHA-256 (--weights-sha256)",
         )
