@@ -205,7 +205,7 @@ def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_pa
 def test_sets_that_do_not_fit_are_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     one = slice_set(tmp_path / "one", 20, 0, channels=("T1w",))
     with pytest.raises(
-        UnderstudyError, match="synthetic slices have the channels T1w, but the real slices FLAIR, T1w"
+        UnderstudyError, match="synthetic slices have the channels T1w, but the real slices T1w, FLAIR"
     ):
         make_parts(real, one)
     assert make_parts(real, one, channels=["T1w"]).channels == ("T1w",)
