@@ -48,6 +48,8 @@ def test_pairs_by_lot_and_the_key_knows_which(volumes):
     assert study["kind"] == "segmentations"
     entries = json.loads((volumes / "k.json").read_text())["items"]
     assert len(entries) == 12
+    assert all(2 <= e["z"] < 10 for e in entries.values())  # where the two differ
+    assert study["legend"] == [["lesion", "#D55E00"]]
     assert {e["subject"] for e in entries.values()} == {"p1", "p2", "p3"}
     assert 0 < sum(e["A"] == "good" for e in entries.values()) < 12  # not always on the left
     told = (volumes / "s" / "items.json").read_text() + (volumes / "s" / "study.json").read_text()
@@ -55,15 +57,20 @@ def test_pairs_by_lot_and_the_key_knows_which(volumes):
     assert "p1" not in told
     for item in json.loads((volumes / "s" / "items.json").read_text()):
         rows = {}
-        for panel in item["panels"]:
+        *overlays, plain = item["panels"]
+        with Image.open(volumes / "s" / plain["file"]) as picture:
+            assert (plain["label"], picture.mode, picture.size) == ("plain", "L", (120, 120))
+            grey = np.asarray(picture, int)[..., None]
+        for panel in overlays:
             with Image.open(volumes / "s" / panel["file"]) as picture:
-                assert (picture.mode, picture.size) == ("RGB", (90, 120))
+                assert (picture.mode, picture.size) == ("RGB", (120, 120))
                 pixels = np.asarray(picture, int)
+            untouched = np.ptp(pixels, axis=2) == 0
+            assert (pixels == grey)[untouched].all()  # the same picture lies under both
             rows[panel["label"]] = np.flatnonzero((np.ptp(pixels, axis=2) > 20).any(1)).mean()
-        entry = entries[item["id"]]
-        if 2 <= entry["z"] < 10:  # "bad" was shifted by eight rows more than "good"
-            better, worse = ("A", "B") if entry["A"] == "good" else ("B", "A")
-            assert rows[worse] - rows[better] == pytest.approx(8 * 3, abs=1)
+        # "bad" was shifted by eight rows more than "good"
+        better, worse = ("A", "B") if entries[item["id"]]["A"] == "good" else ("B", "A")
+        assert rows[worse] - rows[better] == pytest.approx(8 * 120 / 30, abs=1)
 
 
 def test_the_preferred_one_is_found_behind_the_blinding(volumes):
@@ -89,3 +96,15 @@ def test_no_common_patient_and_no_such_channel(volumes):
         file.unlink()
     with pytest.raises(UnderstudyError, match="predictions in both folders"):
         made(volumes)
+
+
+def test_two_models_that_agree_everywhere_are_no_study(volumes):
+    with pytest.raises(UnderstudyError, match="the same on every slice"):
+        prepare_overlays(
+            volumes / "volumes",
+            ("a", volumes / "good"),
+            ("b", volumes / "good"),
+            volumes / "s",
+            volumes / "k.json",
+        )
+    assert not (volumes / "s.partial").exists()

@@ -32,6 +32,9 @@ class StudyText(BaseModel):
     instructions: str = ""
     composition: str = ""
     scale: Literal["confidence", "binary"] = "confidence"
+    legend: list[
+        tuple[Annotated[str, Field(max_length=80)], Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]]
+    ] = []
     seed: int
 
 

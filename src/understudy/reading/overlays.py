@@ -16,12 +16,23 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.reading.prepare import check_places, finish, save_panels
-from understudy.report.pictures import channel_window, overlay, upright, windowed
-from understudy.volumes import VolumeSet
+from understudy.report.pictures import (
+    Pixels,
+    channel_window,
+    colours,
+    overlay,
+    square_around,
+    upright,
+    windowed,
+)
+from understudy.volumes import TestVolume, VolumeSet
 
+PLAIN = (
+    "plain"  # the panel without segmentation, which the page shows in the place of both while O hides them
+)
 INSTRUCTIONS = (
     "Two segmentations of the same slice. Which would you rather correct: A, B, or no difference (=)? Give each a mark"
-    " from 1 (useless) to 5 (nothing to correct). Space goes on, Backspace goes back."
+    " from 1 (useless) to 5 (nothing to correct). O hides them and shows them again."
 )
 
 
@@ -34,11 +45,12 @@ def prepare_overlays(
     Args:
         volumes: `volumes` of a study's prepare job.
         first, second: (name, folder of `<subject>.npz` whose `prediction` is uint8 [Z, H, W]).
-        count: cases: slices where either segmentation or the truth has something, one patient after the other.
+        count: cases: slices on which the two differ, as many of each patient as there are, up to an equal share.
         channel: shown under the segmentations; "" takes FLAIR, or the last one.
+        pixels: edge of a panel, which shows the square around the patient's head.
 
     Raises:
-        UnderstudyError: places taken, no patient that both have predicted, no such channel.
+        UnderstudyError: places taken, no patient that both have predicted, no such channel, no difference.
     """
     check_places(out, key)
     opened = VolumeSet.open(volumes)
@@ -61,16 +73,16 @@ def prepare_overlays(
     for subject in rng.permutation(subjects):
         volume = opened.read(str(subject))
         pair = [_prediction(folder, str(subject)) for _, folder in (first, second)]
-        worth = np.flatnonzero((np.stack([volume.truth, *pair]) > 0).any((0, 2, 3)))
-        for z in rng.permutation(worth)[:each]:
+        picture = _Picture(opened, volume, under, pixels)
+        for z in rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))[:each]:
             if len(items) == count:
                 break
-            grey = _grey(volume, opened, int(z), under)
             swapped = bool(rng.integers(2))
             order = pair[::-1] if swapped else pair
-            drawn = [_drawn(grey, upright(p[z], opened.axes), len(opened.classes) - 1, pixels) for p in order]
+            drawn = [*zip("AB", (picture.with_labels(int(z), p[z]) for p in order), strict=True),
+                     (PLAIN, picture.plain(int(z)))]  # fmt: skip
             item = secrets.token_hex(8)
-            items.append({"id": item, "panels": save_panels(building, list(zip("AB", drawn, strict=True)))})
+            items.append({"id": item, "panels": save_panels(building, drawn)})
             names = [first[0], second[0]]
             entries[item] = {
                 "A": names[swapped],
@@ -78,8 +90,16 @@ def prepare_overlays(
                 "subject": str(subject),
                 "z": int(z),
             }
+    if not items:
+        shutil.rmtree(building)
+        raise UnderstudyError(
+            "the two segmentations are the same on every slice", where=second[1], fix="give two other models"
+        )
+    named = [c.name for c in opened.classes[1:]]
+    legend = [list(pair) for pair in zip(named, colours(len(named)), strict=True)]
     about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
-             "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS}  # fmt: skip
+             "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS,
+             "legend": legend}  # fmt: skip
     return finish(building, out, key, about, items, {"items": entries, "pair": [first[0], second[0]]})
 
 
@@ -98,22 +118,33 @@ def _prediction(folder: Path, subject: str) -> NDArray[np.uint8]:
     return found
 
 
-def _grey(volume: Any, volumes: VolumeSet, z: int, under: int) -> NDArray[np.uint8]:
-    """The slice as the network saw it, on the grid of the truth."""
-    window = channel_window(volume.images[:, under])
-    grid = volume.geometry
-    image = windowed(volume.images[z, under], window)
-    big = np.asarray(Image.fromarray(image).resize((grid.padded, grid.padded), Image.Resampling.BICUBIC))
-    top, left = grid.offset
-    return upright(big[top : top + grid.height, left : left + grid.width], volumes.axes)
+class _Picture:
+    """Slices of one volume, cut to the square around the head in all of them; every panel has `pixels` x `pixels`."""
 
+    def __init__(self, volumes: VolumeSet, volume: TestVolume, under: int, pixels: int) -> None:
+        self.images, self.grid, self.axes = volume.images[:, under], volume.geometry, volumes.axes
+        self.window, self.pixels, self.classes = channel_window(self.images), pixels, len(volumes.classes) - 1
+        self.box = square_around(self._whole(self.images.max(0)) > 0, smallest=16, margin=0.04)
 
-def _drawn(
-    grey: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int, pixels: int
-) -> NDArray[np.uint8]:
-    """The overlay, enlarged to about `pixels`; both panels of all cases have the same size."""
-    factor = max(1, round(pixels / max(grey.shape)))
-    big = np.asarray(Image.fromarray(np.ascontiguousarray(grey)).resize(
-        (grey.shape[1] * factor, grey.shape[0] * factor), Image.Resampling.BICUBIC))  # fmt: skip
-    marks = np.repeat(np.repeat(labels, factor, 0), factor, 1)
-    return overlay(big, marks, classes, fill=0.25, width=max(1, factor // 2))
+    def _whole(self, image: Pixels) -> Pixels:
+        """A slice as the network saw it, on the grid of the truth, upright."""
+        grid = self.grid
+        big = np.asarray(Image.fromarray(image).resize((grid.padded, grid.padded), Image.Resampling.BICUBIC))
+        top, left = grid.offset
+        return upright(big[top : top + grid.height, left : left + grid.width], self.axes)
+
+    def _cut(self, image: Pixels, how: Image.Resampling) -> Pixels:
+        top, bottom, left, right = self.box
+        cut = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+        return np.asarray(cut.resize((self.pixels, self.pixels), how))
+
+    def plain(self, z: int) -> Pixels:
+        """uint8 [pixels, pixels]."""
+        return self._cut(self._whole(windowed(self.images[z], self.window)), Image.Resampling.BICUBIC)
+
+    def with_labels(self, z: int, labels: Pixels) -> Pixels:
+        """uint8 [pixels, pixels, 3] of the slice and class indices [H, W] on the grid of the truth."""
+        marks = self._cut(upright(labels, self.axes), Image.Resampling.NEAREST)
+        top, bottom, _, _ = self.box
+        width = max(1, round(self.pixels / (bottom - top) / 2))
+        return overlay(self.plain(z), marks, self.classes, fill=0.2, width=width)

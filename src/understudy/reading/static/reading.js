@@ -10,23 +10,26 @@ const clock = { spent: 0, since: null };
 const panels = []; // { canvas, source, pixels } of the item on the screen
 const fetched = new Map(); // item id -> promise of its pictures
 let study = null, at = 0, draft = null, shown = null, side = "a", flushing = false;
+let plain = null, hidden = false; // the picture under both segmentations, and whether it is shown in their place
 
 // ---- answers: kept here until acknowledged ----
 const prefix = () => `understudy-reading/${study.study}/${study.reader}/`;
 const keys = () => Object.keys(localStorage).filter((key) => key.startsWith(prefix()));
 const pending = () => keys().map((key) => ({ key, ...JSON.parse(localStorage.getItem(key)) })).sort((a, b) => a.t - b.t);
 
-function keep(answer) {
-  const stamp = Math.max(Date.now(), (keep.last || 0) + 1); // two answers in one millisecond stay in order
+function keep(answer) { // false if this browser has no room, or may not keep anything
+  const waiting = pending(), before = waiting.length ? waiting[waiting.length - 1].t : 0;
+  const stamp = Math.max(Date.now(), before + 1, (keep.last || 0) + 1); // in order, also where the clock was set back
   keep.last = stamp;
-  localStorage.setItem(prefix() + answer.nonce, JSON.stringify({ t: stamp, answer }));
+  try { localStorage.setItem(prefix() + answer.nonce, JSON.stringify({ t: stamp, answer })); } catch { return false; }
+  return true;
 }
 
 async function flush() {
   if (flushing) return;
   flushing = true;
   for (let wait = 500, queue = pending(); queue.length; queue = pending()) {
-    showSaved(queue.length, wait > 500);
+    showSaved(queue.length, wait > 500 ? showSaved.why : "");
     const { key, answer } = queue[0];
     let status = 0;
     try {
@@ -38,21 +41,22 @@ async function flush() {
     if (status === 200) { localStorage.removeItem(key); wait = 500; continue; }
     if (status === 404) { trouble("Answers that were not sent yet are kept in this browser; a new link in this browser sends them."); break; }
     if (status === 409 || status === 422) { trouble("The server does not take an answer that is kept in this browser. Please call the person who runs the study."); break; }
-    showSaved(queue.length, true);
+    showSaved(queue.length, status ? "server cannot store" : "server not reached");
     await sleep(wait);
     wait = Math.min(wait * 2, 8000);
   }
   flushing = false;
-  showSaved(pending().length, false);
+  showSaved(pending().length);
 }
 
-function showSaved(count, late) {
-  const words = count === 0 ? "saved" : late ? `server not reached; ${count} kept here` : "saving …";
-  el("saved").textContent = words;
-  el("saved").classList.toggle("late", count > 0 && late);
+function showSaved(count, late = "") {
+  showSaved.why = late;
+  const wait = count === 1 ? "1 answer waits" : `${count} answers wait`;
+  el("saved").textContent = count === 0 ? "saved" : late ? `${late} · ${count} kept here` : "saving …";
+  el("saved").classList.toggle("late", count > 0 && late !== "");
   document.body.dataset.pending = count;
-  el("pause-saved").textContent = count ? `${count} answers wait for the server; they are kept in this browser.` : "Every answer is stored.";
-  el("end-text").textContent = count ? `${count} answers wait for the server. Please leave this window open.`
+  el("pause-saved").textContent = count ? `${wait} for the server (${late || "saving …"}), kept in this browser.` : "Every answer is stored.";
+  el("end-text").textContent = count ? `${wait} for the server${late ? ` (${late})` : ""}. Please leave this window open.`
     : `All ${study.total} answers are stored. You may close this window.`;
 }
 
@@ -107,18 +111,20 @@ function lay() {
 function level() {
   const low = view.level - view.width / 2, table = new Uint8ClampedArray(256);
   for (let v = 0; v < 256; v++) table[v] = ((v - low) / view.width) * 255;
-  for (const { source, pixels } of panels) {
+  for (const { source, pixels } of plain ? [...panels, plain] : panels) {
     if (!pixels) continue;
     const out = new ImageData(pixels.width, pixels.height), from = pixels.data, to = out.data;
-    for (let i = 0; i < from.length; i += 4) {
-      to[i] = table[from[i]]; to[i + 1] = table[from[i + 1]]; to[i + 2] = table[from[i + 2]]; to[i + 3] = 255;
+    const under = plain && pixels !== plain.pixels ? plain.pixels.data : null;
+    for (let i = 0; i < from.length; i++) { // colours stay as they are: the window is for the picture under them
+      to[i] = i % 4 === 3 ? 255 : under ? table[under[i]] + from[i] - under[i] : table[from[i]];
     }
     source.getContext("2d").putImageData(out, 0, 0);
   }
 }
 
 function draw() {
-  for (const { canvas, source } of panels) {
+  for (const { canvas, source: own } of panels) {
+    const source = own && hidden && plain ? plain.source : own;
     const pen = canvas.getContext("2d"), w = canvas.width, h = canvas.height;
     pen.fillStyle = "#000";
     pen.fillRect(0, 0, w, h);
@@ -139,6 +145,8 @@ function draw() {
   }
   el("window").textContent = `W ${Math.round(view.width)} · L ${Math.round(view.level)} · Zoom ${view.zoom.toFixed(1)}×`;
 }
+
+function outlines() { if (plain) { hidden = !hidden; el("outlines").setAttribute("aria-pressed", String(hidden)); draw(); } }
 
 function reset() { Object.assign(view, { zoom: 1, x: 0, y: 0, level: 128, width: 256 }); level(); draw(); }
 
@@ -201,13 +209,17 @@ async function show(index) {
   Object.assign(clock, { spent: 0, since: null });
   Object.assign(view, { zoom: 1, x: 0, y: 0, level: 128, width: 256, cross: null });
   side = "a";
+  plain = null;
+  hidden = false;
+  el("outlines").setAttribute("aria-pressed", "false");
   el("hint").textContent = "";
   mark();
   frames(item);
   el("waiting").hidden = false;
   const found = await pictures(item);
   if (at !== index || study.items[at] !== item) return;
-  found.forEach((one, n) => Object.assign(panels[n], one));
+  panels.forEach((panel, n) => Object.assign(panel, found[n]));
+  plain = found[panels.length] || null;
   level(); lay();
   el("waiting").hidden = true;
   shown = item.id;
@@ -218,9 +230,10 @@ async function show(index) {
 }
 
 function frames(item) {
-  if (panels.length !== item.labels.length) {
+  const labels = calls() ? item.labels : item.labels.slice(0, 2); // of two segmentations, a third picture lies under both
+  if (panels.length !== labels.length) {
     panels.length = 0;
-    el("grid").replaceChildren(...item.labels.map(() => {
+    el("grid").replaceChildren(...labels.map(() => {
       const figure = document.createElement("figure"), canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
       mouse(canvas);
@@ -231,8 +244,8 @@ function frames(item) {
   }
   for (const panel of panels) panel.source = panel.pixels = null;
   draw();
-  item.labels.forEach((label, n) => {
-    panels[n].canvas.setAttribute("aria-label", `${label || "Picture"}, panel ${n + 1} of ${item.labels.length}`);
+  labels.forEach((label, n) => {
+    panels[n].canvas.setAttribute("aria-label", `${label || "Picture"}, panel ${n + 1} of ${labels.length}`);
     panels[n].canvas.nextSibling.textContent = label;
     panels[n].canvas.nextSibling.hidden = !label;
   });
@@ -318,7 +331,10 @@ function confirmItem() {
     tick();
     const nonce = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
     const seconds = Math.min(86400, Math.round(clock.spent) / 1000);
-    keep({ item: item.id, value, seconds, comment: draft.comment, nonce });
+    if (!keep({ item: item.id, value, seconds, comment: draft.comment, nonce })) {
+      el("hint").textContent = "This browser cannot keep the answer (private window, or its storage is full): nothing was stored.";
+      return;
+    }
     item.value = calls() ? { confidence: null, ...value } : value;
     item.comment = draft.comment;
     flush();
@@ -328,7 +344,7 @@ function confirmItem() {
 }
 
 function back() { if (at > 0) show(at - 1); }
-function finish() { shown = null; tick(); showSaved(pending().length, false); document.body.dataset.shown = "end"; open("end"); flush(); }
+function finish() { shown = null; tick(); showSaved(pending().length, showSaved.why); document.body.dataset.shown = "end"; open("end"); flush(); }
 
 // ---- boxes ----
 function open(id) { tick(); if (!el(id).open) el(id).showModal(); tick(); }
@@ -343,18 +359,30 @@ function comment() {
 function keepComment() { draft.comment = el("comment-text").value.replace(/[\u0000-\u0008\u000b-\u001f]/g, ""); close("comment-box"); mark(); }
 function full() { if (document.fullscreenElement) document.exitFullscreen(); else document.documentElement.requestFullscreen().catch(() => {}); }
 
-function help() {
+function fillKeys() {
   const answers = calls()
     ? [["R / S", "real / synthetic"], ...(study.scale === "binary" ? [] : [["1 – 5", "how sure you are: 1 a guess, 5 certain"]])]
-    : [["A / B / =", "the one you would rather correct, or the same"], ["1 – 5", "quality of A, then of B (the yellow one is next)"], ["← / →", "rate A / rate B"]];
+    : [["A / B / =", "the one you would rather correct, or the same"], ["1 – 5", "quality of A, then of B (the yellow one is next)"], ["O", "hide the segmentations, show them again"], ["← / →", "rate A / rate B"]];
   const rows = [...answers, ["Space or Enter", "confirm and go on"], ["Backspace", "go back; an answer may be changed"], ["C", "comment"],
-    ["Drag", "window (left and right) and level (up and down), all panels"], ["Wheel, + / −", "zoom"], ["Right drag, Shift drag", "move"],
+    ["Drag", "contrast (left and right) and brightness (up and down), all panels"], ["Wheel, + / −", "zoom"], ["Right drag, Shift drag", "move"],
     ["0, double click", "reset the view"], ["P", "pause"], ["F", "full screen"], ["?", "this help"]];
-  el("keys").replaceChildren(...rows.flatMap(([key, words]) => {
+  for (const id of ["keys", "start-keys"]) el(id).replaceChildren(...rows.flatMap(([key, words]) => {
     const dt = document.createElement("dt"), dd = document.createElement("dd"), cap = document.createElement("kbd");
     cap.textContent = key; dt.append(cap); dd.textContent = words; return [dt, dd];
   }));
-  open("help-box");
+}
+function help() { open("help-box"); }
+
+function legend() {
+  el("legend").hidden = !study.legend.length;
+  el("outlines").hidden = calls();
+  el("reset").classList.toggle("wide", calls());
+  el("legend").replaceChildren(...study.legend.map(([name, colour]) => {
+    const line = document.createElement("li"), patch = document.createElement("span");
+    patch.style.backgroundColor = colour;
+    line.append(patch, name);
+    return line;
+  }));
 }
 
 // ---- keys ----
@@ -372,7 +400,7 @@ function key(event) {
   }
   if (document.activeElement.tagName === "BUTTON" && (typed === " " || typed === "enter")) return; // reached by Tab: it acts itself
   const number = /^[1-5]$/.test(typed) ? Number(typed) : 0;
-  const table = { " ": confirmItem, enter: confirmItem, backspace: back, c: comment, 0: reset, p: () => open("pause-box"), f: full, "?": help,
+  const table = { " ": confirmItem, enter: confirmItem, backspace: back, c: comment, 0: reset, p: () => open("pause-box"), f: full, "?": help, o: outlines,
     "+": () => zoom(1.25), "-": () => zoom(0.8) };
   if (calls()) {
     Object.assign(table, { r: () => choose("call", "real"), s: () => choose("call", "synthetic") });
@@ -408,7 +436,7 @@ async function load() {
 }
 
 async function main() {
-  const clicks = { back, next: confirmItem, comment, pause: () => open("pause-box"), full, help, reset, begin, look,
+  const clicks = { back, next: confirmItem, comment, pause: () => open("pause-box"), full, help, reset, outlines, begin, look,
     "help-close": () => close("help-box"), "resume-button": () => close("pause-box"), "comment-keep": keepComment,
     "comment-drop": () => close("comment-box"), again: () => location.reload(), in: () => zoom(1.25), out: () => zoom(0.8),
     darker: () => adjust(0, 8), brighter: () => adjust(0, -8), softer: () => adjust(16, 0), harder: () => adjust(-16, 0) };
@@ -425,8 +453,10 @@ async function main() {
   el("instructions").textContent = study.instructions;
   el("composition").textContent = study.composition;
   el("resume").textContent = done ? `Welcome back, ${study.reader}: ${done} of ${study.total} are answered.`
-    : `Reader ${study.reader}, ${study.total} items. You may stop at any time and go on with the same link. Press ? for keys.`;
+    : `Reader ${study.reader}, ${study.total} items. You may stop at any time and go on with the same link.`;
   questions();
+  fillKeys();
+  legend();
   el("app").hidden = false;
   document.addEventListener("keydown", key);
   document.addEventListener("visibilitychange", tick);
