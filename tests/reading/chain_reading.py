@@ -41,7 +41,9 @@ class Chain:
     def __init__(self, place: Path) -> None:
         self.place, self.out = place, place / "understudy-reading"
         site = place / "site"
-        site.mkdir()
+        for old in (site, *place.glob("four*"), *place.glob("one*"), *place.glob("which*")):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        site.mkdir(parents=True)
         shutil.copy(EXAMPLE / "principal.py", site)
         declare_plugin(site, "principal", "principal:Principal")
         paths = [str(site), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

@@ -1,12 +1,14 @@
 """A whole reading study on phantoms: prepare, serve, two scripted readers in two browsers, analyse, report.
 
 One reader looks at the pictures (she calls blurred ones synthetic), the other one guesses. Takes five minutes; never
-part of CI. With UNDERSTUDY_SHOTS=folder it leaves screenshots there.
+part of CI. UNDERSTUDY_SHOTS=folder is where it leaves screenshots, UNDERSTUDY_CHAIN=folder where the study is kept
+for the next time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import zlib
 from collections.abc import Iterator
@@ -37,7 +39,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    return Chain(tmp_path_factory.mktemp("chain"))
+    kept = os.environ.get("UNDERSTUDY_CHAIN")
+    return Chain(Path(kept) if kept else tmp_path_factory.mktemp("chain"))
 
 
 class Reader:
@@ -159,7 +162,7 @@ def test_real_or_synthetic_with_two_readers_at_once(browser: Any, chain: Chain) 
     served = Served(chain.place / "four")
     alice, bob = (Reader(opened(browser, served.links[n], 1366, 768)) for n in ("alice", "bob"))
     responses: list[Any] = []
-    bob.page.on("response", responses.append)
+    bob.page.on("response", lambda response: responses.append(response))
     readable(alice.page)
     picture(alice.page, "start")
     begin(alice.page)

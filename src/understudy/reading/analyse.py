@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -22,6 +23,7 @@ from understudy.reading.statistics import (
     auc,
     bootstrap,
     cohen_kappa,
+    detection_errors,
     difference,
     fleiss_kappa,
     rate,
@@ -78,7 +80,8 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
         )  # fmt: skip
     result = of_counts(counts, about["margin"], level)
     result |= {"readers": _readers(data, level, about["seed"]), "agreement": _agreement(data),
-               "design": about["design"], "answers": len(answers), "items": len(entries),
+               "kind": about["kind"], "title": about["title"], "created": about["created"],
+               "comments": _comments(data), "design": about["design"], "answers": len(answers), "items": len(entries),
                "key_sha256": about["key_sha256"], "answers_head": about["head"]}  # fmt: skip
     result["auc"] = _auc(first, level, about["seed"])
     if first["reader"].nunique() > 1 or clustered(first):
@@ -99,14 +102,13 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
     made = rate(called, read, level)
     value, low, high = difference(real, made)
     narrow = difference(rate(*counts["real"], 0.9), rate(called, read, 0.9))
-    d_prime, criterion = signal_detection(read - called, read, real.n - real.count, real.n)
     right = real.count + read - called
     test = Equivalence(narrow[1], narrow[2], margin)
     return {
         "software": f"understudy {__version__}",
         "level": level,
         "method": "independent cases: Wilson",
-        "rows": [_row(name, counts[name], level) for name in ["real", *others]],
+        "rows": [_row(name, counts[name], real, level) for name in ["real", *others]],
         "called_real": {"real": asdict(real), "synthetic": asdict(made)},
         "accuracy": asdict(rate(right, real.n + read, level)),
         "balanced_accuracy": (real.value + 1 - made.value) / 2,
@@ -114,16 +116,29 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
         "specificity": asdict(real),
         "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
         "difference": {"value": value, "low": low, "high": high, "method": "Newcombe"},
-        "d_prime": d_prime,
-        "criterion": criterion,
+        **_detection((read - called, read, real.n - real.count, real.n), level),
         "equivalence": {**asdict(test), "holds": test.holds, "method": "two one-sided tests at 5 %"},
     }
 
 
-def _row(source: str, entry: tuple[int, int], level: float) -> dict[str, Any]:
+def _detection(table: tuple[int, int, int, int], level: float) -> dict[str, Any]:
+    """d' and criterion with intervals for independent cases; hits, positives, alarms, negatives."""
+    times = float(stats.norm.ppf((1 + level) / 2))
+    named = zip(("d_prime", "criterion"), signal_detection(*table), detection_errors(*table), strict=True)
+    return {
+        name: {"value": value, "low": value - times * error, "high": value + times * error}
+        for name, value, error in named
+    }
+
+
+def _row(source: str, entry: tuple[int, int], real: Rate, level: float) -> dict[str, Any]:
     found: Rate = rate(*entry, level)
-    return {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
-            "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
+    row = {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
+           "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
+    if source != "real":
+        value, low, high = difference(real, found)
+        row["difference"] = {"value": value, "low": low, "high": high}
+    return row
 
 
 def _scores(part: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -150,24 +165,36 @@ def _readers(data: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     for reader, part in data.groupby("reader"):
         first = part[part["repeat_of"] == ""]
         synthetic, said = first["source"] != "real", first["call"] == "synthetic"
-        d_prime, criterion = signal_detection(
-            int((said & synthetic).sum()), int(synthetic.sum()),
-            int((said & ~synthetic).sum()), int((~synthetic).sum()),
-        )  # fmt: skip
+        table = (
+            int((said & synthetic).sum()),
+            int(synthetic.sum()),
+            int((said & ~synthetic).sum()),
+            int((~synthetic).sum()),
+        )
+        detection = _detection(table, level)
         accuracy = asdict(rate(int((said == synthetic).sum()), len(first), level))
         if clustered(first):
-            accuracy["low"], accuracy["high"] = _tails(_accuracy(_draws(first, seed), first), level)
+            drawn = _draws(first, seed)
+            accuracy["low"], accuracy["high"] = _tails(_accuracy(drawn, first), level)
+            _redetect(detection, drawn, table, level)
         found[str(reader)] = {
             "read": len(first),
+            "answered": len(part),
             "accuracy": accuracy,
-            "d_prime": d_prime,
-            "criterion": criterion,
+            **detection,
             "intra_kappa": _intra(part),
             "seconds_median": float(part["seconds"].median()),
             "hours": float(part["seconds"].sum() / 3600),
             "comments": int((part["comment"].fillna("") != "").sum()),
         }
     return found
+
+
+def _comments(data: pd.DataFrame) -> list[dict[str, Any]]:
+    """What readers wrote, beside what they said and what was true."""
+    written = data[data["comment"].fillna("") != ""]
+    columns = ["reader", "item", "source", "call", "comment"]
+    return [{name: str(row[name]) for name in columns} for row in written.to_dict("records")]
 
 
 def _intra(part: pd.DataFrame) -> float:
@@ -218,6 +245,14 @@ def _accuracy(drawn: Any, first: pd.DataFrame) -> Any:
     return share * drawn[:, 0] + (1 - share) * (1 - drawn[:, 1])
 
 
+def _redetect(found: dict[str, Any], drawn: Any, table: tuple[int, int, int, int], level: float) -> None:
+    """Puts intervals of the draws in the place of those of independent cases."""
+    hits, alarms = ((1 - drawn[:, k]) * n for k, n in ((1, table[1]), (0, table[3])))
+    z = [stats.norm.ppf((count + 0.5) / (n + 1)) for count, n in ((hits, table[1]), (alarms, table[3]))]
+    for name, values in (("d_prime", z[0] - z[1]), ("criterion", -(z[0] + z[1]) / 2)):
+        found[name]["low"], found[name]["high"] = _tails(values, level)
+
+
 def _tails(drawn: Any, level: float) -> tuple[float, float]:
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -235,11 +270,15 @@ def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: 
         (result["auc"]["mean"], drawn[:, 2]),
     ):  # fmt: skip
         place["low"], place["high"] = _tails(values, level)
+    read = [int(result["called_real"][name]["n"]) for name in ("synthetic", "real")]
+    _redetect(result, drawn, (0, read[0], 0, read[1]), level)
     for row in result["rows"]:
-        own = first[(first["source"] == row["source"]) | (first["source"] == "real")]
-        row["low"], row["high"] = (
-            _tails(real, level) if row["source"] == "real" else _tails(_draws(own, seed)[:, 1], level)
-        )
+        if row["source"] == "real":
+            row["low"], row["high"] = _tails(real, level)
+            continue
+        own = _draws(first[(first["source"] == row["source"]) | (first["source"] == "real")], seed)
+        row["low"], row["high"] = _tails(own[:, 1], level)
+        row["difference"]["low"], row["difference"]["high"] = _tails(own[:, 0] - own[:, 1], level)
     result["difference"]["method"] = BY_PATIENT
     test = Equivalence(*_tails(real - made, 0.9), margin)
     result["equivalence"] = {**asdict(test), "holds": test.holds, "method": f"90 % interval, {BY_PATIENT}"}
@@ -262,7 +301,8 @@ def _of_segmentations(
     decided = int((data["preferred"] == one).sum()), int((data["preferred"] != "same").sum())
     by_patient = data.groupby("subject")["better"].mean().to_numpy()
     return {
-        "software": f"understudy {__version__}", "kind": "segmentations", "pair": [one, two], "level": level,
+        "software": f"understudy {__version__}", "kind": "segmentations", "title": about["title"],
+        "created": about["created"], "pair": [one, two], "level": level,
         "answers": len(data), "readers": int(data["reader"].nunique()), "patients": len(by_patient),
         "preferred": {str(k): int(v) for k, v in data["preferred"].value_counts().items()},
         "first_of_decided": asdict(rate(*decided, level)),

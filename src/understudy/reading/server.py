@@ -70,7 +70,8 @@ class ReadingServer:
         return JSONResponse({
             "study": self.folder.name, "reader": reader, "title": text.title, "kind": text.kind,
             "instructions": text.instructions, "composition": text.composition, "scale": text.scale,
-            "legend": text.legend, "total": len(items), "done": len(given.keys() & self.folder.items.keys()), "items": items,
+            "legend": text.legend, "total": len(items), "items": items,
+            "done": len(given.keys() & self.folder.items.keys()),
             "current": next((item["id"] for item in items if item["value"] is None), None),
         })  # fmt: skip
 

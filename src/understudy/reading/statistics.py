@@ -63,6 +63,17 @@ def signal_detection(hits: int, positives: int, alarms: int, negatives: int) -> 
     return float(hit - alarm), float(-(hit + alarm) / 2)
 
 
+def detection_errors(hits: int, positives: int, alarms: int, negatives: int) -> tuple[float, float]:
+    """Standard errors of (d', criterion) for independent cases (Gourevitch and Galanter 1967), with Hautus' rates."""
+    if not positives or not negatives:
+        return math.nan, math.nan
+    variance = 0.0
+    for count, n in ((hits, positives), (alarms, negatives)):
+        share = (count + 0.5) / (n + 1)
+        variance += share * (1 - share) / (n * float(stats.norm.pdf(stats.norm.ppf(share))) ** 2)
+    return math.sqrt(variance), math.sqrt(variance) / 2
+
+
 def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """Chance that a synthetic case is scored above a real one (ties one half), with DeLong's interval (1988).
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from understudy.files import write_json, write_text
+from understudy.reading.result_page import result_page
 from understudy.report.data import plain
 from understudy.report.latex import latex
 from understudy.report.table import Table
@@ -23,19 +24,60 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
+def _between(entry: dict[str, Any], how: Callable[[float], str]) -> str:
+    """ "value (low to high)"."""
+    return f"{how(entry['value'])} ({how(entry['low'])} to {how(entry['high'])})"
+
+
 def table6(result: dict[str, Any]) -> Table:
     """The paper's Table 6: how many of each were called real and synthetic."""
-    rows = result["rows"]
     body = [
         [r["source"], str(r["called_real"]), str(r["called_synthetic"]), percent(r["rate"]),
-         f"{percent(r['low'])} to {percent(r['high'])}"]
-        for r in rows
+         f"{percent(r['low'])} to {percent(r['high'])}",
+         _between(r["difference"], _points) if "difference" in r else ""]
+        for r in result["rows"]
     ]  # fmt: skip
-    return Table(
-        "table6", "Slices called real and synthetic by readers",
-        f"Intervals of {result['level']:.0%}: {result['method']}.",
-        ["Source", "Called real", "Called synthetic", "Called real, %", "Interval"], body, pd.DataFrame(rows),
-    )  # fmt: skip
+    frame = pd.json_normalize(result["rows"], sep="_")
+    note = (
+        f"Intervals of {100 * result['level']:g} %: {result['method']}. The difference: real slices less the"
+        " generator's, in points: 0 where readers cannot tell them."
+    )
+    header = [
+        "Source",
+        "Called real",
+        "Called synthetic",
+        "Called real, %",
+        "Interval",
+        "Real less this, points",
+    ]
+    return Table("table6", "Table 6: slices called real and synthetic", note, header, body, frame)
+
+
+def readers_table(result: dict[str, Any]) -> Table:
+    """One row a reader: how many were read, accuracy, d', criterion, AUC, own repeats, time."""
+    body = []
+    for name, r in result["readers"].items():
+        body.append([
+            name, f"{r['read']}", _between(r["accuracy"], percent), _between(r["d_prime"], _signed),
+            _between(r["criterion"], _signed), _between(result["auc"]["readers"][name], _number),
+            _number(r["intra_kappa"]), f"{r['seconds_median']:.1f} s", f"{r['hours']:.1f} h",
+        ])  # fmt: skip
+    header = [
+        "Reader",
+        "Cases",
+        "Accuracy",
+        "d'",
+        "Criterion",
+        "AUC of confidence",
+        "Own repeats, kappa",
+        "Median time",
+        "In all",
+    ]
+    note = (
+        'd\': 0 cannot tell; criterion: below 0 leans to "synthetic"; AUC: 0.5 cannot tell, 1 tells always.'
+    )
+    frame = pd.DataFrame(body, columns=header)
+    return Table("readers", "Readers", note, header, body, frame)
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
@@ -47,32 +89,40 @@ def sentences(result: dict[str, Any]) -> list[str]:
     found = [
         f"Real slices were called real in {percent(real['value'])} ({real['count']} of {real['n']}), synthetic ones in"
         f" {percent(made['value'])} ({made['count']} of {made['n']}): a difference of {_points(d['value'])} points,"
-        f" {result['level']:.0%} interval {_points(d['low'])} to {_points(d['high'])} ({d['method']}).",
-        f"With the margin of {100 * e['margin']:.0f} points set before reading, the two are"
-        f" {'equivalent' if e['holds'] else 'not shown to be equivalent'} (90 % interval {_points(e['low'])} to"
-        f" {_points(e['high'])}).",
-        f"Sensitivity to synthetic slices: d' {result['d_prime']:+.2f} (0: cannot tell), criterion"
-        f" {result['criterion']:+.2f}; {percent(result['called_synthetic'])} of all were called synthetic, accuracy"
-        f" {percent(result['accuracy']['value'])}, balanced {percent(result['balanced_accuracy'])}.",
+        f" {100 * result['level']:g} % interval {_points(d['low'])} to {_points(d['high'])} ({d['method']}).",
+        f"With a margin of {100 * e['margin']:g} points, {'set before' if 'key_sha256' in result else 'chosen after'}"
+        f" reading, the two are {'equivalent' if e['holds'] else 'not shown to be equivalent'} (90 %"
+        f" interval {_points(e['low'])} to {_points(e['high'])}).",
+        f"Sensitivity to synthetic slices: d' {_between(result['d_prime'], _signed)} (0: cannot tell), criterion"
+        f" {_between(result['criterion'], _signed)}; {percent(result['called_synthetic'])} of all were called"
+        f" synthetic, accuracy {percent(result['accuracy']['value'])}, balanced"
+        f" {percent(result['balanced_accuracy'])}.",
     ]
-    if abs(result["criterion"]) > 0.5:
-        word = "synthetic" if result["criterion"] < 0 else "real"
+    lean = result["criterion"]["value"]
+    if abs(lean) > 0.5:
+        word = "synthetic" if lean < 0 else "real"
         found.append(
             f'Readers leaned to "{word}" whatever they saw, so accuracy alone says little here: look at d\' and AUC.'
         )
     if "auc" in result:
         found += [
-            f"{reader}: AUC of confidence {a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f}), {r['read']} cases,"
-            f" median {r['seconds_median']:.1f} s a case, agreement with own repeats kappa"
-            f" {_number(r['intra_kappa'])}."
+            f"{reader}: AUC of confidence {_between(a, _number)}, {r['read']} cases, median {r['seconds_median']:.1f} s"
+            f" a case, agreement with own repeats kappa {_number(r['intra_kappa'])}."
             for (reader, a), r in zip(
                 result["auc"]["readers"].items(), result["readers"].values(), strict=True
             )
         ]
+        short = [name for name, r in result["readers"].items() if r["answered"] < result["items"]]
+        if short:
+            found.append(
+                f"Not read to the end: {', '.join(short)} (of {result['items']} items). What is missing is left out."
+            )
     if result.get("agreement"):
         a = result["agreement"]
+        pairs = ", ".join(f"{pair} {_number(kappa)}" for pair, kappa in a["cohen_kappa"].items())
         found.append(
-            f"Agreement of the readers: Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases."
+            f"Agreement of the readers: Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases"
+            f" (Cohen's: {pairs})."
         )
     return found
 
@@ -96,6 +146,10 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
 def write_result(result: dict[str, Any], out: Path) -> None:
     """Writes reading.json, reading.md, reading.html and, for real or synthetic, Table 6 as csv, tex and json.
 
@@ -106,29 +160,30 @@ def write_result(result: dict[str, Any], out: Path) -> None:
     write_json(out / "reading.json", plain(result))
     said = sentences(result)
     write_text(out / "reading.md", "".join(f"- {line}\n" for line in said))
-    rows = ""
+    tables = []
     if "rows" in result:
         table = table6(result)
-        table.frame.to_csv(out / "table6.csv", index=False)
+        readers = result.get("readers", {})
+        tables = [table, *([readers_table(result)] if readers else [])]
+        write_text(out / "table6.csv", table.frame.to_csv(index=False))
         write_text(out / "table6.tex", latex(table))
-        readers = result["readers"] if isinstance(result.get("readers"), dict) else {"": {}}
         keys = ("source", "n", "called_real", "called_synthetic")
         short = [{key: row[key] for key in keys} for row in result["rows"]]
         write_json(
-            out / "table6.json", {"rows": short, "readers": len(readers), "design": result.get("design", "")}
+            out / "table6.json",
+            {"rows": short, "readers": max(1, len(readers)), "design": result.get("design", "")},
         )
-        cells = [table.header, *table.body]
-        rows = "<table>" + "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells
-        ) + "</table>"  # fmt: skip
-    style = (
-        "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "td{padding:.2rem 1rem .2rem 0}"
-    )
-    head = f"<title>Reading study</title><style>{style}</style><h1>Reading study</h1>"
-    body = "".join(f"<p>{html.escape(line)}</p>" for line in said)
-    page = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    title = str(result.get("title") or "Reading study")
     write_text(
-        out / "reading.html",
-        f"{page}{head}{body}{rows}",
+        out / "reading.html", result_page(title, said, tables, result.get("comments", []), _bound(result))
+    )
+
+
+def _bound(result: dict[str, Any]) -> str:
+    """What the result rests on, for whoever wants to check it."""
+    if "key_sha256" not in result:
+        return f"Made by {result['software']}."
+    return (
+        f"Prepared {result['created']}; SHA-256 of the answer key, fixed before reading: {result['key_sha256']}; head"
+        f" of the {result['answers']} answers: {result['answers_head']}. Made by {result['software']}."
     )
