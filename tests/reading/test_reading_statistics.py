@@ -1,13 +1,16 @@
 """Closed forms, SciPy, and the paper's own counts."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from typer.testing import CliRunner
 
+from understudy.cli import app
 from understudy.reading import statistics
 from understudy.reading.analyse import of_counts
 from understudy.reading.statistics import (
@@ -142,3 +145,11 @@ def test_errors_of_d_prime_and_criterion_are_those_of_many_readings():
     told = statistics.detection_errors(160, n, 45, m)
     assert told == pytest.approx(tuple(drawn.std(0)), rel=0.08)
     assert drawn.mean(0)[0] == pytest.approx(stats.norm.ppf(0.8) - stats.norm.ppf(0.3), abs=0.02)
+
+
+def test_the_worked_example_of_the_documentation_is_what_the_command_prints():
+    page = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
+    told = page.split("understudy reading analyse --paper\n```\n\n```text\n")[1].split("```")[0]
+    printed = CliRunner().invoke(app, ["reading", "analyse", "--paper"], catch_exceptions=False).output
+    assert [line.rstrip() for line in printed.splitlines()] == told.splitlines()
+    assert "−0.8 points, 95 % interval −7.7 to +8.1" in told

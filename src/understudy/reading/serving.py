@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.files import writing
@@ -84,8 +85,8 @@ def listen(host: str, port: int) -> socket.socket:
     return server
 
 
-def run(folder: ReadingFolder, store: Store, server: socket.socket, host: str) -> None:
-    """Answers requests until it is stopped (Ctrl-C). No access log: it would hold the readers' tokens."""
+def make_server(folder: ReadingFolder, store: Store, host: str) -> Any:
+    """The uvicorn server of a study. No access log: it would hold the readers' tokens."""
     import uvicorn
 
     from understudy.reading.server import make_app
@@ -93,4 +94,9 @@ def run(folder: ReadingFolder, store: Store, server: socket.socket, host: str) -
     config = uvicorn.Config(
         make_app(folder, store, [host]), log_level="warning", access_log=False, server_header=False, ws="none"
     )
-    uvicorn.Server(config).run(sockets=[server])
+    return uvicorn.Server(config)
+
+
+def run(folder: ReadingFolder, store: Store, server: socket.socket, host: str) -> None:
+    """Answers requests until it is stopped (Ctrl-C)."""
+    make_server(folder, store, host).run(sockets=[server])
