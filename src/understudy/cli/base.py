@@ -50,6 +50,13 @@ NodesOption = Annotated[
         help="Machines with so many --devices each: start this command by torchrun or srun, one process a device.",
     ),
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster). What"
+        " they ask of the queue says the section `cluster` of the study file; --workers: jobs at once."
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 
 

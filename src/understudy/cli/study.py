@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.base import (
+    ClusterOption,
     DeviceOption,
     DevicesOption,
     NodesOption,
@@ -58,8 +59,17 @@ def run(
             help="Stop a job that takes longer, with its checkpoint; it continues once, then it counts as failed.",
         ),
     ] = None,
+    cluster: ClusterOption = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --cluster: only show what would be given to the queue.")
+    ] = False,
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
+    if cluster or dry_run:
+        from understudy.cli.cluster import run_cluster
+
+        run_cluster(study, out, cluster, device, devices, workers, quiet, until, dry_run)
+        return
     from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
     from understudy.study.report_stage import report_again

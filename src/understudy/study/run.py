@@ -175,7 +175,7 @@ def run_plan(
     with claimed(out, plan) as folder:
         result = RunResult(folder)
         clock = Clock(wanted, folder, Console(stderr=True, quiet=not progress))
-        jobs = _without_diverged(wanted.jobs, result)
+        jobs = without_diverged(wanted.jobs, result)
         left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
         count, leases = worker_count(workers, left, device, devices)
         if count == 1 and not leases:
@@ -184,17 +184,22 @@ def run_plan(
             _run_here(jobs, run, result, clock)
         else:
             Pool(jobs, plan.by_id, stages, result, clock, device, count, leases, minutes).run()
-        for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
-            if job.stage in ("report", "overview") and read_done(job_folder(folder, job)) is not None:
-                page, answer = publish(job, folder)
-                if result.complete and job is wanted.jobs[-1]:
-                    result.page, result.answer = page, answer
-        if result.failed and until == "report" and partial_report and _any_evaluated(result):
-            result.page, result.answer = partial_report(folder)
+        conclude(wanted, result, until, partial_report)
         return result
 
 
-def _without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
+def conclude(wanted: Plan, result: RunResult, until: str, partial_report: PartialReport | None) -> None:
+    """Publishes the reports that are done, and the report of what is there if jobs have failed for good."""
+    for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
+        if job.stage in ("report", "overview") and read_done(job_folder(result.out, job)) is not None:
+            page, answer = publish(job, result.out)
+            if result.complete and job is wanted.jobs[-1]:
+                result.page, result.answer = page, answer
+    if result.failed and until == "report" and partial_report and _any_evaluated(result):
+        result.page, result.answer = partial_report(result.out)
+
+
+def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
     """The jobs without those that failed as numbers ran away, which are listed as failed, and what needs them."""
     lost: set[str] = set()
     for job in jobs:
@@ -321,13 +326,13 @@ class Clock:
         times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
         self.console.print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
-    def finished(self, job: Job, done: Mapping[str, Any]) -> None:
-        """Learns how long a job took."""
+    def finished(self, job: Job, done: Mapping[str, Any], named: bool = False) -> None:
+        """Learns how long a job took; says its name too if others run beside it, or if `named`."""
         self._left.remove(job)
         if not done["restarts"]:
             self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
             self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
-        name = f"{escape(job.name)}: " if self._beside else ""
+        name = f"{escape(job.name)}: " if self._beside or named else ""
         self.console.print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
 
 

@@ -40,6 +40,7 @@ from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
 from understudy.study.annotation_stage import AnnotationConfig
+from understudy.study.cluster_config import ClusterConfig, with_absolute_places
 from understudy.study.cohorts import (
     CohortEntry,
     checked_names,
@@ -211,6 +212,11 @@ class Study(BaseModel):
     )
     report: ReportConfig = Field(
         default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
+    )
+    cluster: ClusterConfig = Field(
+        default_factory=lambda: ClusterConfig.model_validate({}),
+        description="what jobs ask of a queue with `understudy run --cluster`; no result depends on it",
+        exclude=True,  # from `model_dump`, and so from all hashes and records: changing it redoes nothing
     )
 
     @field_validator("cohorts", mode="before")
@@ -408,6 +414,7 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
     split = with_absolute_files(study.split, folder)
     quality = with_absolute_weights(study.quality, folder)
     changed: dict[str, Any] = {"split": split, "generators": generators, "quality": quality}
+    changed["cluster"] = with_absolute_places(study.cluster, folder)
     if study.report.reading is not None:
         place = (folder / study.report.reading.expanduser()).absolute()
         changed["report"] = study.report.model_copy(update={"reading": place})

@@ -1,0 +1,173 @@
+"""The section `cluster` of a study file: what its jobs ask of a queue. No result depends on it, and no job's id.
+
+```yaml
+cluster:
+  partition: gpu
+  minutes: 240                # of every stage
+  stages:
+    generator: {minutes: 1440, gpus: 4, cpus: 16, memory_mb: 64000}
+    prepare: {partition: cpu, cpus: 8}
+```
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+STAGES = ("phantom", "prepare", "generator", "sample", "audit", "segmenter", "evaluate", "quality", "annotations",
+          "report", "overview")  # fmt: skip
+ON_GPU = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
+TRAININGS = ("generator", "segmenter")  # which save their state and can be stopped at any time
+
+# What is asked for where the study file says nothing.
+_USUAL = {"partition": "", "cpus": 4, "memory_mb": 16_000, "minutes": 240, "gpus": 0, "sbatch": []}
+_FIELDS_OF = {  # options of sbatch that have a field here, by which Snakemake must know them
+    "account": "account", "partition": "partition", "qos": "qos", "constraint": "constraint", "time": "minutes",
+    "mem": "memory_mb", "cpus-per-task": "cpus", "gpus": "gpus", "gres": "gpus", "nodes": "", "ntasks": "",
+    "job-name": "", "output": "", "error": "", "export": "", "comment": "", "parsable": "", "requeue": "requeues",
+}  # fmt: skip
+
+
+class StageResources(BaseModel):
+    """What a job of one stage asks for; what is not given is as for all stages."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    partition: str | None = Field(None, description="of the queue; empty: the cluster's usual one")
+    cpus: int | None = Field(None, ge=1, description="processor cores [4]")
+    memory_mb: int | None = Field(None, ge=100, description="megabytes of memory [16000]")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="time limit of a job, for SLURM in whole ones [1440 for trainings, 240 else]; one that meets it has saved its state and is"
+        " queued again",
+    )
+    gpus: int | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one machine [1 for stages that compute on a device, 0 else]; several are shared by a"
+        " generator's training, other stages use one",
+    )
+    sbatch: list[str] | None = Field(
+        None,
+        description="further options of sbatch, e.g. [--exclude=node7]; those with a field here are refused",
+    )
+
+    @field_validator("sbatch")
+    @classmethod
+    def _no_fields(cls, value: list[str] | None) -> list[str] | None:
+        for option in value or []:
+            found = re.fullmatch(r"--([a-z-]+)(=.*)?", option, re.DOTALL)
+            if not found:
+                raise ValueError(f"{option!r} is not of the form --option=value")
+            if found[1] in _FIELDS_OF:
+                field = _FIELDS_OF[found[1]]
+                raise ValueError(f"--{found[1]} is set " + (f"by `{field}`" if field else "by Snakemake"))
+        return value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job asks for: the fields of `StageResources`, without gaps."""
+
+    partition: str
+    cpus: int
+    memory_mb: int
+    minutes: float
+    gpus: int
+    sbatch: list[str]
+
+
+class ClusterConfig(StageResources):
+    """How `understudy run --cluster` runs the jobs; its first fields are for all stages, `stages` for single ones."""
+
+    account: str = Field("", description="that is charged; empty: your usual one")
+    qos: str = Field("", description="quality of service")
+    constraint: str = Field("", description="features that a machine must have, e.g. a100")
+    stages: dict[str, StageResources] = Field(
+        default_factory=dict, description="by stage: what its jobs ask for in place of the fields above"
+    )
+    max_jobs: int = Field(100, ge=1, description="jobs in the queue at once")
+    requeues: int = Field(
+        20,
+        ge=0,
+        description="how often a job that met its time limit is queued again before it counts as failed",
+    )
+    retries: int = Field(
+        1,
+        ge=0,
+        description="how often a job that was lost (a machine failed, scancel, no memory) is tried again",
+    )
+    reserve_seconds: int = Field(
+        120,
+        ge=1,
+        description="before the time limit, in which a job saves its state; at most half of the limit",
+    )
+    status_seconds: int = Field(40, ge=1, description="between looks at the queue, at first")
+    latency_seconds: int = Field(
+        60, ge=0, description="within which a file written on one machine is seen on the others"
+    )
+    container: str = Field(
+        "", description="image in which jobs run: a file, or e.g. docker://...; empty: this environment"
+    )
+    container_command: str = Field(
+        "apptainer exec --nv", description="before the image's name; add --bind for folders of data"
+    )
+    profile: str = Field("", description="Snakemake profile, a folder or a name; this section has precedence")
+
+    @field_validator("stages")
+    @classmethod
+    def _known_stages(cls, value: dict[str, StageResources]) -> dict[str, StageResources]:
+        for name in value:
+            if name not in STAGES:
+                raise ValueError(f"there is no stage {name!r}, only {', '.join(STAGES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ClusterConfig:
+        for stage in STAGES:
+            gpus = self.of(stage).gpus
+            if gpus > 1 and stage != "generator":
+                raise ValueError(
+                    f"{gpus} GPUs for {stage}, which uses one; ask for several in stages.generator"
+                )
+        return self
+
+    def of(self, stage: str) -> Asked:
+        """What a job of a stage asks for, without gaps."""
+        own = self.stages.get(stage)
+        found: dict[str, Any] = {}
+        for name in StageResources.model_fields:
+            general = None if name == "gpus" and stage not in ON_GPU else getattr(self, name)
+            values = (getattr(own, name, None), general)
+            given = [value for value in values if value is not None]
+            found[name] = given[0] if given else _usual(name, stage)
+        return Asked(**found)
+
+    def stop_minutes(self, stage: str) -> float:
+        """Minutes after which a job of a stage saves its state, ahead of its limit."""
+        minutes = self.of(stage).minutes
+        return minutes - min(self.reserve_seconds / 60, minutes / 2)
+
+
+def _usual(name: str, stage: str) -> Any:
+    if name == "gpus" and stage in ON_GPU:
+        return 1
+    if name == "minutes" and stage in TRAININGS:
+        return 1440
+    return _USUAL[name]
+
+
+def with_absolute_places(cluster: ClusterConfig, folder: Path) -> ClusterConfig:
+    """An image's file and a profile's folder are relative to the folder of the study file."""
+    found = {}
+    for name in ("container", "profile"):
+        value = getattr(cluster, name)
+        place = (folder / Path(value).expanduser()).absolute()
+        found[name] = str(place) if value and place.exists() else value
+    return cluster.model_copy(update=found)
