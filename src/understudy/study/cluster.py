@@ -168,7 +168,6 @@ def queue_plan(
         "gpus": here,
         "container": container,
         "requeues": config.requeues,
-        "retries": config.retries,
     }
 
 
@@ -222,7 +221,7 @@ def arguments(
     place = out / "cluster"
     words = ["--snakefile", str(place / "Snakefile"), "--directory", str(place), "--nolock", "--keep-going"]
     words += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor"]
-    words += ["--executor", kind, "--workflow-profile", "none"]
+    words += ["--executor", kind, "--workflow-profile", "none", "--retries", str(config.retries)]
     if config.profile:
         words += ["--profile", config.profile]
     if kind == "local":
@@ -232,7 +231,7 @@ def arguments(
     words += ["--slurm-jobname-prefix", slurm.name_of(study, out), "--slurm-requeue"]
     words += ["--slurm-logdir", str(place / "logs"), "--slurm-keep-successful-logs"]
     words += ["--slurm-init-seconds-before-status-checks", str(config.status_seconds)]
-    return words if config.account else [*words, "--slurm-no-account"]
+    return [*words, "--slurm-status-command", "sacct" if slurm.keeps_accounts() else "squeue"]
 
 
 def _snakemake(words: Sequence[str], left: Sequence[Job], out: Path, kind: Kind, clock: Clock) -> int:

@@ -67,6 +67,15 @@ def requeue(number: str) -> bool:
     return subprocess.run(["scontrol", "requeue", number], check=False).returncode == 0
 
 
+def keeps_accounts() -> bool:
+    """Whether `sacct` knows what became of jobs; else only `squeue` does, for some minutes after their end."""
+    words = ["sacct", "--allocations", "--noheader", "--starttime", "now-1hours"]
+    try:
+        return subprocess.run(words, check=False, capture_output=True, timeout=120).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
 def own_number() -> str:
     """SLURM's number of the job that this process belongs to; "" outside the queue."""
     return os.environ.get("SLURM_JOB_ID", "")
