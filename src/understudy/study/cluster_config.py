@@ -44,8 +44,8 @@ class StageResources(BaseModel):
     minutes: float | None = Field(
         None,
         gt=0,
-        description="time limit of a job, for SLURM in whole ones [1440 for trainings, 240 else]; one that meets it has saved its state and is"
-        " queued again",
+        description="time limit of a job, for SLURM in whole ones [1440 for trainings, 240 else]; one that meets it has"
+        " saved its state and is queued again",
     )
     gpus: int | None = Field(
         None,

@@ -1,0 +1,173 @@
+"""A study through a real SLURM of one machine: cancelled, killed, out of time, and yet the results of an unbroken run.
+
+Needs root and Debian's slurm-wlm and munge, and some ten minutes; see docs/slurm.md:
+
+    UNDERSTUDY_SLURM=1 pytest tests/cluster/test_slurm.py -s
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.files import read_json
+from understudy.study.jobs import is_locked
+from understudy.study.plan import make_plan
+from understudy.study.run import run_plan
+from understudy.study.schema import load_study
+from understudy.study.slurm import Queued, name_of, queued
+from understudy.study.stages import STAGES
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine"
+)
+
+STARTED: list[subprocess.Popen[str]] = []
+NODE = Path(__file__).with_name("slurm_node.sh")
+STUDY = """
+name: queue
+phantom: {patients: 8, shape: [32, 32, 20], sites: 1}
+slices: {resolution: 32, scaling: robust, rule_intensity: 20}
+split: {test_patients: 4, validation_fraction: 0.25}
+generators:
+  one:
+    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
+    training: {kimg: 5, batch: 8, tick_kimg: 0.5, checkpoint_seconds: 0.2}
+    samples: 130
+segmenters:
+  unet:
+    model: {width: 4}
+    training: {samples: 160, batch: 8, validations: 1, checkpoint_seconds: 0.2}
+trainings: [synthetic]
+audit: null
+annotations: null
+cluster:
+  {cpus: 1, gpus: 0, memory_mb: 1500, minutes: 5, reserve_seconds: 20, status_seconds: 2,
+   latency_seconds: 5, stages: {generator: {minutes: 1}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the study and its unbroken run by one process in `whole`, beside a SLURM that runs."""
+    path = tmp_path_factory.mktemp("slurm")
+    (path / "study.yaml").write_text(STUDY)
+    study = load_study(path / "study.yaml")
+    run_plan(make_plan(study), path / "whole", STAGES, "cpu", progress=False, until="evaluate")
+    subprocess.run([NODE, "start", path / "node"], check=True)
+    yield path
+    for process in STARTED:
+        process.kill()
+    subprocess.run(["scancel", "--me"], check=True)
+    subprocess.run([NODE, "stop", path / "node"], check=True)
+
+
+def start(place: Path) -> subprocess.Popen[str]:
+    words = [
+        "run",
+        "study.yaml",
+        "--cluster",
+        "slurm",
+        "--until",
+        "evaluate",
+        "--out",
+        "broken",
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, "-m", "understudy.cli", *words]
+    STARTED.append(subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True))
+    return STARTED[-1]
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 300) -> Any:
+    """What `happened` gives once it is true; the wait is a safety net, nothing is measured by it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := happened():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+def in_training(place: Path, stage: str) -> Path | None:
+    """The folder of a stage's job that has a checkpoint and works."""
+    for path in (place / "broken").glob(f"jobs/{stage}-*"):
+        if list(path.glob("model/checkpoint-*.pt")) and is_locked(path):
+            return path
+    return None
+
+
+def mine(place: Path, stage: str = "") -> list[Queued]:
+    return [job for job in queued(name_of("queue", place / "broken")) if job.folder.startswith(stage)]
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    """The process of Snakemake."""
+    (found,) = subprocess.run(
+        ["pgrep", "--parent", str(process.pid), "-f", "snakemake_process"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return int(found)
+
+
+def results(out: Path) -> dict[str, Any]:
+    return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
+
+
+def logs(place: Path) -> str:
+    return "\n".join(path.read_text() for path in (place / "broken" / "cluster" / "logs").rglob("*.log"))
+
+
+def told(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def test_cancelled_killed_out_of_time_and_yet_the_same_results(place: Path) -> None:
+    process = start(place)
+    wait_for(lambda: in_training(place, "generator"))
+    (first,) = mine(place, "generator")
+    subprocess.run(["scancel", first.number], check=True)
+    told(f"job {first.number} (generator) was cancelled")
+    (second,) = wait_for(lambda: [job for job in mine(place, "generator") if job.number != first.number])
+    told(f"Snakemake has sent job {second.number} in its place")
+    wait_for(lambda: in_training(place, "generator"))
+    os.kill(child_of(process), signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == 75, errors
+    assert "Snakemake was ended by SIGKILL; run the same command again to continue" in errors
+    assert [job.number for job in mine(place, "generator")] == [second.number]
+    told(f"Snakemake was killed, the run left with 75; job {second.number} goes on")
+
+    process = start(place)
+    third = wait_for(lambda: [job for job in mine(place, "generator") if job.number != second.number])[0]
+    told(f"the same command again: job {third.number} waits for the end of {second.number}")
+    wait_for(lambda: in_training(place, "segmenter"), 600)
+    (done,) = (place / "broken").glob("jobs/generator-*/done.json")
+    requeued = logs(place).count(f"queued again as job {second.number}")
+    told(
+        f"job {second.number} met its limit {requeued} times and ended; restarts: {read_json(done)['restarts']}"
+    )
+    assert requeued >= 1
+    process.kill()  # the run itself: its Snakemake leaves with it, and takes its jobs out of the queue
+    process.communicate()
+    wait_for(lambda: not mine(place))
+    told("the run was killed; its queue is empty")
+
+    process = start(place)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    told("the same command again: it has finished")
+    assert results(place / "broken") == results(place / "whole")
+    assert len(results(place / "broken")) == 6
+    assert not list((place / "broken").glob("jobs/*/failed.json"))
