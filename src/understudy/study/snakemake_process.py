@@ -17,8 +17,6 @@ import time
 
 def main() -> None:
     """The command line above."""
-    from snakemake.cli import main as snakemake
-
     parent, number = int(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup and scripts' `&` had ignored
 
@@ -28,6 +26,8 @@ def main() -> None:
         os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, daemon=True).start()
+    from snakemake.cli import main as snakemake  # seconds, in which the other process may go
+
     snakemake(sys.argv[3:])
 
 
