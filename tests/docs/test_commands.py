@@ -56,6 +56,7 @@ NOT_RUN = {
         "needs answers",
     ],
     "docs/release.md": ["needs an audited study and filled forms", "needs a package"],
+    "docs/slurm.md": ["installs packages", "needs a cluster", "a minute", "a minute", "needs SLURM and root"],
     "docs/tutorial.md": ["installs packages"],
     "docs/your-own-generator.md": ["installs a package", "a minute"],
     "docs/your-own-images.md": ["trains three segmenters for each"],
