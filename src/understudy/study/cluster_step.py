@@ -25,13 +25,13 @@ from understudy.checkpoints import STOPPING
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.study import slurm
-from understudy.study.failures import LostWorker, OutOfMemory, oom_kills
+from understudy.study.failures import Killed, LostWorker, oom_kills
 from understudy.study.jobs import read_done, read_failed, record_failure
 from understudy.study.leases import leased
 
 TO_BE_CONTINUED = 75  # EX_TEMPFAIL
 LOOK = 0.5  # seconds between looks at the signals that came and at the parent
-_LOST = ("LostWorker", "OutOfMemory")
+_LOST = ("LostWorker", "Killed")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -143,7 +143,7 @@ class Step:
         """Says that the process ended without saying why."""
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         text = f"the process that ran the job ended without a word ({ended})"
-        self._record(OutOfMemory(f"{text}: the system was out of memory") if memory else LostWorker(text))
+        self._record(Killed(f"{text}: the system was out of memory") if memory else LostWorker(text))
 
     def _record(self, error: Exception, cause: Exception | None = None) -> None:
         from understudy.study.status import jobs_of  # pandas, for which a job that is well need not wait
