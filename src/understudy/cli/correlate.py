@@ -35,20 +35,15 @@ def correlate(
     as_json: Annotated[bool, typer.Option("--json", help="Print correlate.json.")] = False,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
-    from understudy.files import write_text
-    from understudy.report.correlation_figure import scatter
     from understudy.study.correlate import correlate as find
+    from understudy.study.correlate import write_correlations
 
     if training not in ("synthetic", "both"):
         raise UnderstudyError(f"no training is called {training!r} here", fix="use synthetic or both")
     found = find(list(sources), training, segmenter, resamples, seed)
-    text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text(out / "correlate.json", text)
-    write_text(out / "correlations.csv", found.table.to_csv(index=False))
-    write_text(out / "snapshots.csv", found.snapshots.to_csv(index=False))
-    write_text(out / "scatter.svg", scatter(found.snapshots, found.table))
+    write_correlations(found, out)
     if as_json:
-        print(text, end="")
+        print(json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False))
         return
     header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p (Holm)", "p within (Holm)"]
     body = [

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from understudy import __version__
 from understudy.metrics.statistics import MEAN
-from understudy.report.answer import Answer, Comparison
-from understudy.report.audit_section import AuditSection
-from understudy.report.data import ReportData, plain
-from understudy.report.gallery import Gallery
-from understudy.report.quality_section import QualitySection
-from understudy.report.quarantine import Quarantine
-from understudy.report.table import Table
-from understudy.report.verdicts import Verdict
+from understudy.report.answer import Comparison
+from understudy.report.content import Content
+from understudy.report.data import plain
+from understudy.report.folder import Written
 
 FORMAT = "understudy-report-1"
 
 
-def report_numbers(
-    data: ReportData,
-    summary: pd.DataFrame,
-    answer: Answer,
-    tables: list[Table],
-    gallery: Gallery,
-    audit: AuditSection,
-    quality: QualitySection,
-    verdicts: list[Verdict],
-    quarantine: Quarantine,
-) -> dict[str, Any]:
+def report_numbers(content: Content, written: list[Written]) -> dict[str, Any]:
     """The page for machines; `verdicts` is documented at `Verdict.as_numbers` and `Part`."""
-    content = {
+    data, answer, gallery, quarantine = content.data, content.answer, content.gallery, content.quarantine
+    audit, quality = content.audit, content.quality
+    found = {
         "format": FORMAT,
         "software_version": __version__,
         "title": data.hide(data.title),
         "internal": True,
-        "verdicts": [v.as_numbers() for v in verdicts],
+        "verdicts": [v.as_numbers() for v in content.verdicts],
         "memorization_audited": bool(audit.entries),
         "memorization": audit.numbers,
         "answer": {
@@ -55,14 +41,15 @@ def report_numbers(
             "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
         "quality": data.hide(quality.numbers),
+        "correlation": data.hide(content.correlation.numbers),
         "settings": [vars(s) for s in data.settings],
         "failed": data.hide(quarantine.failed),
         "missing_trainings": quarantine.missing,
         "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
         "generator_health": data.generator_health,
         "mean_name": MEAN,
-        "summary": summary,
-        "tables": {t.key: t.frame for t in tables},
+        "summary": content.summary,
+        "tables": {t.key: t.frame for t in content.every_table},
         "annotations": [
             {k: v for k, v in n.items() if k not in ("areas", "code_distance")} for n in gallery.numbers
         ],
@@ -70,8 +57,9 @@ def report_numbers(
         "provenance": data.hide(plain(data.provenance)),
         "problems": data.hide(plain(data.problems)),
         "missing": gallery.missing,
+        "files": [vars(w) for w in written],
     }
-    numbers: dict[str, Any] = plain(content)
+    numbers: dict[str, Any] = plain(found)
     return numbers
 
 

@@ -12,19 +12,37 @@ from understudy.metrics.statistics import MEAN
 from understudy.report.data import ReportData, Setting
 from understudy.report.gallery import Gallery, Tile, _folder, _on_original_grid, _prediction, overlay_channel
 from understudy.report.paper_tables import paper_settings
-from understudy.report.pictures import channel_window, enlarged, overlay, png, square_around, upright
+from understudy.report.pictures import (
+    Pixels,
+    channel_window,
+    enlarged,
+    framed,
+    overlay,
+    png,
+    square_around,
+    upright,
+)
 from understudy.volumes import TestVolume, VolumeSet
 
 PIXELS = 150  # edge of a panel
-WORDS = {"real": "real", "both": "real + synthetic", "synthetic": "synthetic"}
+WORDS = {"real": "Real", "both": "Real + synthetic", "synthetic": "Synthetic only"}
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """All settings of one network on one slice: a title, and tiles with their words below."""
+    """All settings of one network on one slice.
 
+    Attributes:
+        network, title: which network, and which patient and slice.
+        first: the slice, its truth and what networks trained on real slices find.
+        heads, rows: the generators, and for each way of training its name and a tile a generator (None: not trained).
+    """
+
+    network: str
     title: str
-    tiles: list[Tile]
+    first: list[Tile]
+    heads: list[str]
+    rows: list[tuple[str, list[Tile | None]]]
 
 
 def sample_rows(gallery: Gallery) -> list[tuple[str, list[Tile]]]:
@@ -64,36 +82,76 @@ def _sheet(
     settings: list[Setting],
     means: pd.DataFrame,
 ) -> Sheet:
-    z = int(np.argmax((volume.truth > 0).sum((1, 2))))
-    under = overlay_channel(volumes.channels)
-    window = channel_window(volume.images[:, under])
-    grey = upright(_on_original_grid(volume, z, under, window), volumes.axes)
-    truth = upright(volume.truth[z], volumes.axes)
-    top, bottom, left, right = square_around(truth > 0, round(0.42 * min(truth.shape)))
-    crop, factor = (slice(top, bottom), slice(left, right)), max(1, round(PIXELS / (bottom - top)))
-
-    def drawn(labels: np.ndarray, outline: np.ndarray | None) -> str:
-        parts = [enlarged(a[crop], factor) for a in (grey, labels)]
-        line = None if outline is None else enlarged(outline[crop], factor)
-        return png(overlay(parts[0], parts[1], len(volumes.classes) - 1, line, fill=0.35))
-
+    view = View.of_largest(volumes, volume)
     name = data.patient_names.get(volume.subject, volume.subject)
-    tiles = [Tile(drawn(truth, None), f"{name}, slice {z + 1}, truth", "truth")]
-    for s in settings:
+    words = f"{name}, slice {view.z + 1}"
+    scores = means[(means["subject"].astype(str) == volume.subject) & (means["class_name"] == MEAN)]
+    dice = dict(zip(scores["setting"], scores["dice"], strict=True))
+
+    def tile(s: Setting, caption: str) -> Tile | None:
         folder = _folder(data, s)
         if folder is None:
-            continue
-        predicted = upright(_prediction(folder, volume.subject, volume.truth.shape)[z], volumes.axes)
-        row = means[
-            (means["setting"] == s.id)
-            & (means["subject"].astype(str) == volume.subject)
-            & (means["class_name"] == MEAN)
-        ]
-        dice = f"{row['dice'].iloc[0]:.2f}" if len(row) else "not scored"
-        words = ", ".join(
-            part
-            for part in (s.generator, WORDS[s.training], "" if s.augmentation else "no augmentation")
-            if part
-        )
-        tiles.append(Tile(drawn(predicted, truth), f"{name}, {s.label}, Dice {dice}", f"{words}: {dice}"))
-    return Sheet(f"{network}: {name}, slice {z + 1}", tiles)
+            return None
+        predicted = upright(_prediction(folder, volume.subject, volume.truth.shape)[view.z], volumes.axes)
+        score = f"{dice[s.id]:.2f}" if s.id in dice else "not scored"
+        text = f"{caption}: {score}" if caption else f"Dice {score}"
+        return Tile(view.drawn(predicted, view.truth), f"{words}, {s.label}, Dice {score}", text)
+
+    real = [s for s in settings if s.training == "real"]
+    first = [
+        Tile(view.whole(), words, f"slice {view.z + 1} of {len(volume.truth)}"),
+        Tile(view.drawn(view.truth, None), f"{words}, truth", "truth"),
+        *(tile(s, _way(s)) for s in real),
+    ]
+    made = [s for s in settings if s.generator]
+    heads = list(dict.fromkeys(s.generator for s in made))
+    ways = dict.fromkeys((s.training, s.augmentation) for s in made)
+    by_place = {(s.training, s.augmentation, s.generator): s for s in made}
+    rows = []
+    for training, augmented in ways:
+        cells = [by_place.get((training, augmented, g)) for g in heads]
+        row = [None if s is None else tile(s, "") for s in cells]
+        rows.append((_way(next(s for s in cells if s is not None)), row))
+    return Sheet(network, f"{network}: {words}", [t for t in first if t is not None], heads, rows)
+
+
+def _way(setting: Setting) -> str:
+    """How a network was trained, its generator left out: "real + synthetic, no augmentation"."""
+    return WORDS[setting.training] + ("" if setting.augmentation else ", no augmentation")
+
+
+@dataclass(frozen=True)
+class View:
+    """The slice of a volume with the largest true tumour, and the square around it that is shown enlarged."""
+
+    z: int
+    grey: Pixels
+    truth: Pixels
+    box: tuple[int, int, int, int]
+    classes: int
+
+    @classmethod
+    def of_largest(cls, volumes: VolumeSet, volume: TestVolume) -> View:
+        """The view of a test volume."""
+        z = int(np.argmax((volume.truth > 0).sum((1, 2))))
+        under = overlay_channel(volumes.channels)
+        window = channel_window(volume.images[:, under])
+        grey = upright(_on_original_grid(volume, z, under, window), volumes.axes)
+        truth = upright(volume.truth[z], volumes.axes)
+        box = square_around(truth > 0, round(0.42 * min(truth.shape)))
+        return cls(z, grey, truth, box, len(volumes.classes) - 1)
+
+    def drawn(self, labels: Pixels, outline: Pixels | None) -> str:
+        """The square with classes in colour, as an address for the page."""
+        top, bottom, left, right = self.box
+        factor = max(1, round(PIXELS / (bottom - top)))
+        grey, filled = (enlarged(a[top:bottom, left:right], factor) for a in (self.grey, labels))
+        line = None if outline is None else enlarged(outline[top:bottom, left:right], factor)
+        return png(overlay(grey, filled, self.classes, line, fill=0.35))
+
+    def whole(self) -> str:
+        """The whole slice with a frame around the square."""
+        factor = max(1, -(-PIXELS // min(self.grey.shape)))
+        top, bottom, left, right = (factor * edge for edge in self.box)
+        picture = np.repeat(enlarged(self.grey, factor)[..., None], 3, -1)
+        return png(framed(picture, (top, bottom, left, right)))

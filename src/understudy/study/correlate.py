@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
+from understudy.files import read_json, write_text
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.rows import class_names
 from understudy.metrics.scores import WHOLE
 from understudy.metrics.significance import holm
+from understudy.report.correlation_figure import scatter
 from understudy.report.quality_section import METRICS
 from understudy.study.jobs import Job, job_folder, read_done
 from understudy.study.status import jobs_of
@@ -25,6 +27,7 @@ from understudy.study.status import jobs_of
 KEYS = ("snapshot", "run", "kimg", "dice")
 LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
 WRONG = 0.3  # correlations of the wrong sign beyond this are named
+Finished = list[tuple[Job, Path]]  # jobs that are done, with their folders
 OF_QUALITY = ("mean", "all")  # channels: the average, or all together
 
 
@@ -91,6 +94,41 @@ def correlate(
             where=", ".join(map(str, paths)),
             fix="keep more snapshots of a training (`generators: {NAME: {snapshots: 8}}`), or give more studies",
         )
+    return _correlated(snapshots, scores, resamples, seed)
+
+
+def correlate_jobs(
+    jobs: Mapping[str, Path],
+    label: str = "study",
+    segmenter: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Correlations | None:
+    """The same of the jobs of one study, however few generators it has, trained on synthetic slices alone.
+
+    Args:
+        jobs: id of a job that is done -> its folder.
+        label: before the names of trainings.
+        segmenter: the network whose Dice counts; None: the study's first.
+        resamples: of the bootstrap. seed: of it.
+
+    Returns:
+        None if no generator has both a Dice and a metric.
+    """
+    read = {i: _job_of(folder) for i, folder in jobs.items()}
+    snapshots, by_patient = _snapshots(label, read, jobs, "synthetic", segmenter)
+    if snapshots.empty or not set(snapshots) - set(KEYS):
+        return None
+    return _correlated(snapshots, by_patient.to_numpy(np.float64), resamples, seed)
+
+
+def _job_of(folder: Path) -> Job:
+    content = read_json(folder / "spec.json")
+    content["inputs"] = tuple((role, job_id) for role, job_id in content["inputs"])
+    return Job(**{k: v for k, v in content.items() if k != "id"})
+
+
+def _correlated(snapshots: pd.DataFrame, scores: np.ndarray, resamples: int, seed: int) -> Correlations:
     metrics = [c for c in snapshots if c not in KEYS] + (["kimg"] if snapshots["kimg"].notna().any() else [])
     runs = pd.factorize(snapshots["run"])[0].astype(np.int64)
     draws = draw(scores, runs, resamples, seed)
@@ -127,6 +165,15 @@ def _agreement(table: pd.DataFrame) -> pd.Series:
     """Spearman, positive where the metric speaks for the sets that train well."""
     found: pd.Series = table["spearman"].where(table["wanted"] >= 0, -table["spearman"])
     return found.where(table["wanted"] != 0, table["spearman"].abs())
+
+
+def write_correlations(found: Correlations, out: Path) -> None:
+    """Writes `correlate.json`, `correlations.csv`, `snapshots.csv` and `scatter.svg`."""
+    text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(out / "correlate.json", text)
+    write_text(out / "correlations.csv", found.table.to_csv(index=False))
+    write_text(out / "snapshots.csv", found.snapshots.to_csv(index=False))
+    write_text(out / "scatter.svg", scatter(found.snapshots, found.table).svg.decode())
 
 
 # --- where the numbers come from --------------------------------------------------------------------------------------
@@ -167,27 +214,37 @@ def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataF
             where=out,
             fix="give the folder of a study with one cohort",
         )
-    done = {i: job for i, job in jobs.items() if read_done(job_folder(out, job)) is not None}
-    dice = _dice_by_generator(out, list(done.values()), training, segmenter)
+    folders = {i: job_folder(out, job) for i, job in jobs.items()}
+    done = {i: folder for i, folder in folders.items() if read_done(folder) is not None}
+    snapshots, by_patient = _snapshots(out.name, jobs, done, training, segmenter)
+    by_patient.columns = pd.Index([f"{out.absolute()}:{c}" for c in by_patient.columns])
+    return snapshots, by_patient
+
+
+def _snapshots(
+    label: str, jobs: Mapping[str, Job], done: Mapping[str, Path], training: str, segmenter: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a generator that was tested, and its Dice by patient, from all jobs and the folders of those done."""
+    finished = [(jobs[i], folder) for i, folder in done.items()]
+    dice = _dice_by_generator(label, finished, training, segmenter)
     rows, scores = [], []
-    for sampled in (job for job in done.values() if job.stage == "sample"):
+    for sampled in (job for job, _ in finished if job.stage == "sample"):
         name = str(sampled.spec["name"])
         if name not in dice:
             continue
         run, kimg = _training_of(sampled, jobs)
         rows.append(
-            {"snapshot": name, "run": f"{out.name}:{run}", "kimg": kimg, "dice": float(dice[name].mean()),
-             **_metrics_of(out, list(done.values()), name)}
+            {"snapshot": name, "run": f"{label}:{run}", "kimg": kimg, "dice": float(dice[name].mean()),
+             **_metrics_of(finished, name)}
         )  # fmt: skip
         scores.append(dice[name])
     by_patient = pd.DataFrame(scores).reset_index(drop=True)
-    by_patient.columns = pd.Index([f"{out.absolute()}:{c}" for c in by_patient.columns])
     return pd.DataFrame(rows, columns=None if rows else list(KEYS)), by_patient
 
 
-def _training_of(sampled: Job, jobs: dict[str, Job]) -> tuple[str, float]:
+def _training_of(sampled: Job, jobs: Mapping[str, Job]) -> tuple[str, float]:
     """What a set of samples comes from, and after how many thousand images."""
-    trained = [jobs[i] for role, i in sampled.inputs if role == "generator"]
+    trained = [jobs[i] for role, i in sampled.inputs if role == "generator" and i in jobs]
     if not trained:
         return str(sampled.spec["name"]), math.nan
     kimg = sampled.spec.get("snapshot_kimg", trained[0].spec.get("training", {}).get("kimg", math.nan))
@@ -195,13 +252,13 @@ def _training_of(sampled: Job, jobs: dict[str, Job]) -> tuple[str, float]:
 
 
 def _dice_by_generator(
-    out: Path, done: list[Job], training: str, segmenter: str | None
+    label: str, done: Finished, training: str, segmenter: str | None
 ) -> dict[str, pd.Series]:
     """Generator -> Dice of each test patient: whole volumes, BraTS rule, mean over classes and repeats."""
-    cells = [(job, job.spec["cell"]) for job in done if job.stage == "evaluate"]
+    cells = [(folder, job.spec["cell"]) for job, folder in done if job.stage == "evaluate"]
     cells = [
-        (job, c)
-        for job, c in cells
+        (folder, c)
+        for folder, c in cells
         if c["training"] == training and c.get("real_share") is None and c.get("real_fraction", 1) == 1
     ]
     networks = list(dict.fromkeys(c["segmenter"] for _, c in cells))
@@ -209,16 +266,14 @@ def _dice_by_generator(
     if segmenter is not None and segmenter not in networks:
         raise UnderstudyError(
             f"no segmenter {segmenter!r} trained on {training} slices was tested",
-            where=out,
+            where=label,
             fix=f"use one of {', '.join(networks) or '(none)'}",
         )
     augmented = any(c["augmentation"] for _, c in cells if c["segmenter"] == network)
     rows: dict[str, list[pd.DataFrame]] = {}
-    for job, c in cells:
+    for folder, c in cells:
         if c["segmenter"] == network and c["augmentation"] == augmented:
-            rows.setdefault(c["generator"], []).append(
-                pd.read_parquet(job_folder(out, job) / "scores.parquet")
-            )
+            rows.setdefault(c["generator"], []).append(pd.read_parquet(folder / "scores.parquet"))
     return {name: _patients(pd.concat(frames)) for name, frames in rows.items()}
 
 
@@ -230,16 +285,16 @@ def _patients(rows: pd.DataFrame) -> pd.Series:
     return mean
 
 
-def _metrics_of(out: Path, done: list[Job], name: str) -> dict[str, float]:
+def _metrics_of(done: Finished, name: str) -> dict[str, float]:
     """Every quality and annotation metric of a generator, by a name that says which."""
     found: dict[str, float] = {}
-    for job in (j for j in done if j.spec.get("name") == name):
+    for job, folder in ((j, f) for j, f in done if j.spec.get("name") == name):
         if job.stage == "quality":
-            for row in read_json(job_folder(out, job) / "quality.json")["rows"]:
+            for row in read_json(folder / "quality.json")["rows"]:
                 if row["channel"] in OF_QUALITY:
                     found[f"quality:{row['extractor']}:{row['metric']}"] = _number(row["value"])
         if job.stage == "annotations":
-            content = read_json(job_folder(out, job) / "annotations.json")
+            content = read_json(folder / "annotations.json")
             for d in content["distances"]:
                 found[f"annotations:{d['measure']}:{d['class_name']}"] = _number(d["value"])
             for v in content["values"]:

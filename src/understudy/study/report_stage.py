@@ -68,6 +68,7 @@ def write_report(
         volumes=prepared / "volumes",
         baseline=spec["baseline"],
         reading=_reading(spec, out),
+        correlation=_correlation(folders, out),
         planned=_planned(spec["study"]),
         jobs=_job_table(folders) if jobs is None else jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
@@ -121,6 +122,18 @@ def _reading(spec: dict[str, Any], out: Path) -> Path | None:
     (out / "reading").mkdir(parents=True, exist_ok=True)
     write_json(out / "reading" / "table6.json", spec["reading"])
     return out / "reading"
+
+
+def _correlation(folders: list[Path], out: Path) -> Path | None:
+    """Folder with the correlation of metrics with Dice over generators, None if there is nothing of both."""
+    from understudy.study.correlate import correlate_jobs, write_correlations
+
+    done = {str(read_json(f / "spec.json")["id"]): f for f in folders if read_done(f) is not None}
+    found = correlate_jobs(done)
+    if found is None:
+        return None
+    write_correlations(found, out / "correlation")
+    return out / "correlation"
 
 
 def _done_by_stage(folders: list[Path]) -> _Done:

@@ -28,7 +28,10 @@ from understudy.study.schema import Study
 
 RunJob = Callable[[Job], dict[str, Any]]
 FORMAT = "understudy-study-1"
-PUBLISHED = ("report.html", "report.json", "scores.parquet", "tables/*.csv")  # copied to the study's folder
+PUBLISHED = (  # copied to the study's folder
+    "scores.parquet", "tables/*.csv", "tables/*.tex", "tables/*.html", "figures/*.*", "figures/private/*.*",
+    "report.json", "report.html",
+)  # fmt: skip
 
 
 @dataclass

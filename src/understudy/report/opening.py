@@ -1,0 +1,160 @@
+"""What the page says first, beside the verdicts: alarms, the numbers behind the answer, and what was studied."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from understudy.errors import UnderstudyError
+from understudy.report.answer import Answer, Comparison, best, interval, primary, value
+from understudy.report.data import ReportData, count, number, percent
+from understudy.report.gallery import Gallery
+from understudy.report.table import collapsed_of
+from understudy.report.verdicts import Verdict
+from understudy.slices import SliceSet
+
+MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the yardstick in their slices
+
+
+def alarm(verdicts: list[Verdict]) -> str:
+    """What must be read together with the headline: copies that were found, or that nobody looked for them."""
+    copies = [v.generator for v in verdicts if v.copy.kind == "copies_found"]
+    if copies:
+        return f"Copies of patients were found among the slices of {', '.join(copies)}: do not release them."
+    unseen = [v.generator for v in verdicts if v.copy.kind == "not_audited"]
+    if unseen:
+        return f"Nobody has searched the slices of {', '.join(unseen)} for copies of patients: do not release them yet."
+    return ""
+
+
+def collapsed(data: ReportData) -> list[str]:
+    """Trainings that broke down: they stay in every mean, and the reader must know."""
+    said = []
+    for setting in data.settings:
+        broken = sorted(repeat for name, repeat in data.collapsed if name == setting.id)
+        if not broken:
+            continue
+        of = collapsed_of(data, setting)[1]
+        reasons = {
+            str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken
+        }
+        which = count(len(broken), "repeat").split()[1] + " " + ", ".join(str(r + 1) for r in broken)
+        said.append(
+            f"{len(broken)} of {count(of, 'training')} of “{setting.label}” collapsed"
+            f" ({which}: {'; '.join(sorted(reasons))}). All count in every mean; the tables say what it is without."
+        )
+    return said
+
+
+def key_figures(answer: Answer) -> list[dict[str, str]]:
+    """The four numbers beside the verdict."""
+    top = best(primary(answer.comparisons, "synthetic"))
+    both = best(primary(answer.comparisons, "both"))
+    found = []
+    for comparison, words in ((top, "Synthetic only"), (both, "Real + synthetic")):
+        if comparison is not None:
+            found.append(
+                {
+                    "value": value(comparison.relative),
+                    "name": f"{words}: relative Dice",
+                    "more": f"95\u00a0% interval {interval(comparison.relative)}",
+                }
+            )
+    if top is not None and answer.baseline is not None:
+        base = answer.baseline
+        found.append(
+            {
+                "value": f"{top.missed} of {top.present}",
+                "name": "Tumours missed, synthetic only",
+                "more": f"real slices: {base.missed} of {base.present}",
+            }
+        )
+    if not math.isnan(answer.baseline_dice):
+        found.append(
+            {
+                "value": number(answer.baseline_dice, 2),
+                "name": "The yardstick: mean Dice with real slices",
+                "more": f"{count(answer.patients, 'test patient')}, {count(answer.repeats, 'training')} each",
+            }
+        )
+    return found
+
+
+def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
+    """Relative Dice with intervals as positions in percent of the axis; None without comparisons."""
+    shown: list[Comparison] = [
+        c
+        for c in answer.comparisons
+        if not math.isnan(c.relative.value)
+        and c.setting.training != "ratio"  # these have curves of their own
+    ]
+    if not shown:
+        return None
+    ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
+    top = min(max([1.1, *ends]) + 0.05, 2.5)
+
+    def place(share: float) -> float:
+        return round(100 * min(max(share, 0.0), top) / top, 2)
+
+    rows = []
+    first = [c for c in shown if c.primary] if len(shown) > MOST_ROWS else shown
+    for c in [*first, *(c for c in shown if c not in first)]:
+        low, high = (v if math.isfinite(v) else c.relative.value for v in (c.relative.low, c.relative.high))
+        rows.append(
+            {
+                "label": c.setting.label,
+                "kind": c.setting.training,
+                "colour": c.setting.colour,
+                "low": place(low),
+                "width": round(place(high) - place(low), 2),
+                "at": place(c.relative.value),
+                "text": value(c.relative),
+                "interval": interval(c.relative),
+            }
+        )
+    step = 0.25 if top <= 1.5 else 0.5
+    ticks = [step * i for i in range(int(top / step) + 1)]
+    return {
+        "rows": rows[: len(first)],
+        "more": rows[len(first) :],
+        "ticks": [{"at": place(t), "text": percent(t)} for t in ticks],
+        "one": place(1.0),
+        "zone": place(1 - margin),
+        "zone_text": percent(1 - margin),
+    }
+
+
+def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
+    """The study in a few words each: who, what, how often."""
+    facts = []
+    for path in [data.slices] if data.slices else []:
+        try:
+            slices = SliceSet.open(path, cache_bytes=0)
+        except UnderstudyError:
+            continue
+        index = slices.index
+        if "split" in index:
+            parts = index.groupby("split")["subject"].nunique()
+            shown = [
+                f"{parts[s]} {w}" for s, w in (("train", "training"), ("val", "validation")) if parts.get(s)
+            ]
+            if not data.scores.empty:
+                shown.append(f"{data.scores['subject'].nunique()} test")
+            facts.append(("Patients", ", ".join(shown)))
+            facts.append(("Real training slices", f"{int((index['split'] == 'train').sum()):,}"))
+        sites = index["site"].replace("", pd.NA).nunique() if "site" in index else 0
+        facts.append(("Hospitals", str(sites) if sites else "not known"))
+        facts.append(
+            ("Slices", f"{slices.resolution} × {slices.resolution} pixels; {', '.join(slices.channels)}")
+        )
+        facts.append(("Classes", ", ".join(slices.class_names)))
+    made = [n for n in gallery.numbers if n["kind"] == "synthetic"]
+    if made:
+        facts.append(("Synthetic slices", ", ".join(f"{n['slices']:,} ({n['short']})" for n in made)))
+    networks = sorted(set(map(str, data.scores["segmenter"]))) if len(data.scores) else []
+    if networks:
+        repeats = data.scores.groupby("setting")["repeat"].nunique().max()
+        facts.append(("Segmentation", f"{', '.join(networks)}; {count(int(repeats), 'training')} a setting"))
+    return facts
