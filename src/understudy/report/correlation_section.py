@@ -81,7 +81,6 @@ def make_correlation_section(data: ReportData) -> CorrelationSection:
             "generators": int(snapshots["run"].nunique()),
             "told": told,
         },
-        | {"points": len(snapshots), "generators": int(snapshots["run"].nunique()), "told": told},
     )
 
 

@@ -120,19 +120,17 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
 def _segmenter_panel(
     data: ReportData, key: str, title: str, histories: list[tuple[Setting, Path]]
 ) -> Panel | None:
-    rows = -(-len({s.id for s, _ in histories}) // 2)
-    with one_plot((5.6, 2.8 + 0.2 * rows)) as (figure, axes):
+    with one_plot((5.6, 2.9)) as (figure, axes):
         ends: dict[str, list[str]] = {}
         for setting, path in histories:
             x, y = _finite(History.read(path), "samples", key)
             if not len(x):
                 continue
             (line,) = axes.plot(*thinned(x / 1000, y), **line_of(data, setting))
-            if len(x) < 25:
-                line.set(
-                    marker=line.get_marker() if line.get_marker() != "None" else setting.marker,
-                    markersize=3.5,
-                )
+            crowded = len(x) > 8
+            line.set(
+                marker="" if crowded else line_of(data, setting).get("marker", setting.marker), markersize=4
+            )
             if setting.label not in ends:
                 line.set_label(setting.label)
             ends.setdefault(setting.label, []).append(f"{y[-1]:.3f}")

@@ -14,6 +14,7 @@ from understudy.report.beside import dataset_of
 from understudy.report.content import Content
 from understudy.report.gallery import Case, Gallery, Tile
 from understudy.report.latex import latex
+from understudy.report.pictures import colours
 from understudy.report.plots import Panel, file_name
 from understudy.report.setting_pictures import Sheet, sample_rows
 from understudy.report.sheets import Row, sheet
@@ -116,18 +117,19 @@ def _sheets(
 ) -> list[Panel]:
     """Figures 1, 4 or 5 of the paper, and the best, median and worst patient: those that show slices."""
     made = []
+    classes = list(zip(gallery.classes, colours(len(gallery.classes)), strict=True))
     rows: list[Row] = list(sample_rows(gallery))
     if rows:
         words = "A real slice and one of every generator, with annotation"
-        made.append(sheet("figure1_samples", words, [*gallery.channels, "Annotation"], rows))
+        made.append(sheet("figure1_samples", words, [*gallery.channels, "Annotation"], rows, classes))
     number = 5 if dataset == "brats2021" else 4
     for page in sheets:
         key = file_name(f"figure{number}_segmentations_{page.network}")
         rows = [("", page.first), *((name, _with_names(tiles, page.heads)) for name, tiles in page.rows)]
-        made.append(sheet(key, f"{page.title} under every setting", [], rows))
+        made.append(sheet(key, f"{page.title} under every setting", [], rows, classes))
     if cases:
         rows = [(case.title, case.tiles) for case in cases]
-        made.append(sheet("segmentations", "Best, median and worst test patient", heads, rows))
+        made.append(sheet("segmentations", "Best, median and worst test patient", heads, rows, classes))
     return made
 
 
@@ -141,19 +143,14 @@ def _with_names(tiles: list[Tile | None], generators: list[str]) -> list[Tile | 
 
 def _write_readme(written: list[Written], out: Path) -> None:
     patients = sorted({e.file for e in written if e.shows == PATIENTS and e.file.startswith("figures/")})
-    private = any(e.shows == SLICES for e in written)
     names = "\n".join(f"  {Path(name).name}" for name in patients) or "  (none)"
-    write_text(
-        out / "figures" / "README.txt",
-        README.format(
-            private=NOT_FOR_RELEASE.format(what="NOT FOR RELEASE: private/ shows") if private else "",
-            patients=names + "\n",
-        ),
-    )
-    if private:
-        write_text(
-            out / PRIVATE / "README.txt", NOT_FOR_RELEASE.format(what="NOT FOR RELEASE: this folder shows")
-        )
+    if not any(e.shows == SLICES for e in written):
+        write_text(out / "figures" / "README.txt", README.format(private="", patients=names + "\n"))
+        return
+    private = NOT_FOR_RELEASE.format(what="NOT FOR RELEASE: private/ shows")
+    write_text(out / "figures" / "README.txt", README.format(private=private, patients=names + "\n"))
+    private = NOT_FOR_RELEASE.format(what="NOT FOR RELEASE: this folder shows")
+    write_text(out / PRIVATE / "README.txt", private)
 
 
 def remove_former(out: Path, kept: set[str]) -> None:

@@ -136,13 +136,17 @@ def _rendered(figure: Figure) -> tuple[bytes, bytes]:
     return svg.encode(), picture.getvalue()
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """The legend under the plot, where it covers no curve."""
+def legend_below(figure: Figure, axes: Axes, most: int = 3) -> None:
+    """The legend under the plot, where it covers no curve, in as many columns as fit; the figure grows by it."""
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.0, handlelength=1.8
-        )
+    if not handles:
+        return
+    longest = 0.075 * max(map(len, labels)) + 0.45  # inches, with its line
+    columns = max(1, min(most, len(labels), int(figure.get_figwidth() / longest)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.0, handlelength=1.8
+    )
 
 
 def file_name(key: str) -> str:

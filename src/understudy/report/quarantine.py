@@ -238,12 +238,12 @@ def cost_panels(table: Table | None) -> list[Panel]:
             left += width
         for at, total in enumerate(left):
             axes.annotate(
-                f"{total:.3g}", (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
+                _hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
             )
         axes.set(xlabel=unit, xlim=(0, 1.12 * max(left)))
         axes.grid(axis="y", visible=False)
         legend_below(figure, axes, 4)
-        said = "; ".join(f"{n} {t:.3g}" for n, t in zip(frame["generator"], left, strict=True))
+        said = "; ".join(f"{n} {_hours(t)}" for n, t in zip(frame["generator"], left, strict=True))
         return [panel_of(figure, f"{unit.capitalize()} by stage and generator: {said}.", True, "cost")]
 
 
