@@ -29,6 +29,16 @@ def alarm(verdicts: list[Verdict]) -> str:
     return ""
 
 
+def strength(answer: Answer) -> str:
+    """How much the verdicts rest on, in one line below the headline; "" without a comparison."""
+    if answer.baseline is None or not answer.comparisons:
+        return ""
+    return (
+        f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')},"
+        f" {count(answer.repeats, 'training')} a setting; mean Dice with real slices {number(answer.baseline_dice, 2)}."
+    )
+
+
 def collapsed(data: ReportData) -> list[str]:
     """Trainings that broke down: they stay in every mean, and the reader must know."""
     said = []

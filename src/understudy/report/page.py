@@ -84,6 +84,7 @@ def _opening(content: Content) -> dict[str, Any]:
         "answer": answer,
         "verdicts": content.verdicts,
         "alarm": opening.alarm(content.verdicts),
+        "strength": opening.strength(answer),
         "figures_of": opening.key_figures(answer),
         "forest": opening.forest(answer, data.margin),
         "rule": {"fewest": FEWEST_PATIENTS, "poorest": POOREST_BASELINE, "margin": data.margin},

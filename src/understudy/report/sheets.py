@@ -16,11 +16,12 @@ from understudy.report.gallery import Tile
 from understudy.report.plots import QUIET, Panel, panel_of, styled
 
 CELL, GAP = 1.3, 0.06  # inches: edge of a tile, and between tiles
-LABEL, HEAD, WORDS = (
-    1.25,
+LABEL = 1.25  # inches: width of row labels
+HEAD, WORDS, LEGEND = (
     0.42,
     0.17,
-)  # inches: width of row labels, height of column heads, of captions below tiles
+    0.25,
+)  # inches: heights of column heads, of captions below tiles, of the legend
 
 Row = tuple[str, Sequence[Tile | None]]
 

@@ -39,6 +39,12 @@ class Table:
     frame: pd.DataFrame
     row_headers: int = 1
 
+    @property
+    def wide(self) -> bool:
+        """Too wide to stand beside its words on a page."""
+        longest = [max((len(cell) for cell in column), default=0) for column in zip(*self.body, strict=False)]
+        return len(self.header) > 9 or sum(longest) + 3 * len(longest) > 105
+
 
 def pick(
     summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"

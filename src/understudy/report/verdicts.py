@@ -63,12 +63,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The three answers about one generator."""
+    """The three answers about one generator; `added`: relative Dice of real and synthetic slices, in a few words."""
 
     generator: str
     useful: Part
     copy: Part
     better_than: Part
+    added: str = "–"
 
     @property
     def parts(self) -> list[tuple[str, Part]]:
@@ -114,6 +115,7 @@ def make_verdicts(
                 _useful(data, name, answer, alone, added, copy.kind),
                 copy,
                 _better(data, scored, name, alone, added, placed, len(names)),
+                "–" if added is None else f"{value(added.relative)} ({interval(added.relative)})",
             )
         )
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
