@@ -16,8 +16,8 @@ import pytest
 
 from understudy.metrics.empties import apply_policy
 from understudy.report.answer import make_answer
-from understudy.report.gallery import segmentations
 from understudy.report.page import ReportData, build_report
+from understudy.report.segmentations import segmentations
 from understudy.report.tables import patient_means
 from understudy.slices import SliceSet, SliceWriter
 
@@ -139,7 +139,7 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
         "conventions", "dice", "differences", "hd", "hd95_pooled", "hd95_surfel", "jobs",
         "misses", "patients", "sites", "cost", "table3_dice", "table5_relative_dice", "table8_hausdorff",
     }  # fmt: skip
-    assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex"}
+    assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex", ".html"}
 
 
 def test_memorization_is_said_to_be_unexamined(whole: Whole) -> None:

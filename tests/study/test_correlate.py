@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.files import write_json
-from understudy.study.correlate import correlate
+from understudy.study.correlate import correlate, correlate_jobs, write_correlations
 from understudy.study.jobs import Job, job_folder
 
 PATIENTS = 6
@@ -114,6 +114,29 @@ def test_a_study(tmp_path: Path) -> None:
     both = correlate([tmp_path / "out"], training="both", resamples=200)
     assert "NOTHING TO PREDICT" in both.words[0]
     assert abs(both.table.set_index("metric").loc["quality:random:frechet_distance", "spearman"]) < 0.9
+
+
+def test_the_report_finds_the_same_from_the_jobs(tmp_path: Path) -> None:
+    out = study(tmp_path / "out")
+    folders = {json.loads(p.read_text())["id"]: p.parent for p in out.glob("jobs/*/spec.json")}
+    found, by_command = correlate_jobs(folders, "out", resamples=100), correlate([out], resamples=100)
+    assert found is not None
+    columns = list(by_command.snapshots)
+    a, b = (f.snapshots.sort_values("snapshot")[columns].reset_index(drop=True) for f in (found, by_command))
+    pd.testing.assert_frame_equal(a, b)
+    keys = ["metric", "spearman", "kendall"]
+    a, b = (f.table.sort_values("metric")[keys].reset_index(drop=True) for f in (found, by_command))
+    pd.testing.assert_frame_equal(a, b)
+    few = correlate_jobs(
+        {i: f for i, f in folders.items() if "10kimg" not in (f / "spec.json").read_text()}, "out"
+    )
+    assert few is not None
+    write_correlations(few, tmp_path / "few")
+    assert len(json.loads((tmp_path / "few" / "correlate.json").read_text())["snapshots"]) == 6
+    none = {
+        i: f for i, f in folders.items() if json.loads((f / "spec.json").read_text())["stage"] == "quality"
+    }
+    assert correlate_jobs(none) is None
 
 
 def test_studies_together_have_patients_of_their_own(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from understudy.files import atomic_path, write_text
 from understudy.report.beside import dataset_of
 from understudy.report.content import Content
-from understudy.report.gallery import Case, Gallery, Tile
+from understudy.report.gallery import Gallery, Tile
 from understudy.report.latex import latex
 from understudy.report.pictures import colours
 from understudy.report.plots import Panel, file_name
+from understudy.report.segmentations import Case
 from understudy.report.setting_pictures import Sheet, sample_rows
 from understudy.report.sheets import Row, sheet
 from understudy.report.table import Table

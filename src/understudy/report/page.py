@@ -20,11 +20,11 @@ from understudy.report.content import Content, make_content
 from understudy.report.curves import ratio_sentences
 from understudy.report.data import ReportData, Setting, duration, number, percent, plain
 from understudy.report.folder import write_files
-from understudy.report.gallery import segmentations
 from understudy.report.health import faults, health_lines
 from understudy.report.machine import report_numbers
 from understudy.report.pictures import colours
 from understudy.report.published import contradictions
+from understudy.report.segmentations import segmentations
 from understudy.report.setting_pictures import sample_rows, setting_sheets
 from understudy.report.tables import reading_note
 

@@ -10,7 +10,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.statistics import MEAN
 from understudy.report.data import ReportData, Setting
-from understudy.report.gallery import Gallery, Tile, _folder, _on_original_grid, _prediction, overlay_channel
+from understudy.report.gallery import Gallery, Tile, overlay_channel
 from understudy.report.paper_tables import paper_settings
 from understudy.report.pictures import (
     Pixels,
@@ -22,6 +22,7 @@ from understudy.report.pictures import (
     square_around,
     upright,
 )
+from understudy.report.segmentations import folder_of, on_original_grid, prediction_of
 from understudy.volumes import TestVolume, VolumeSet
 
 PIXELS = 150  # edge of a panel
@@ -56,7 +57,7 @@ def setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
 
     [] without volumes, predictions, or more settings than the page shows anyway.
     """
-    shown = [s for s in paper_settings(data) if _folder(data, s) is not None]
+    shown = [s for s in paper_settings(data) if folder_of(data, s) is not None]
     base = data.baseline_setting
     if data.volumes is None or base is None or len(shown) < 3:
         return []
@@ -89,10 +90,10 @@ def _sheet(
     dice = dict(zip(scores["setting"], scores["dice"], strict=True))
 
     def tile(s: Setting, caption: str) -> Tile | None:
-        folder = _folder(data, s)
+        folder = folder_of(data, s)
         if folder is None:
             return None
-        predicted = upright(_prediction(folder, volume.subject, volume.truth.shape)[view.z], volumes.axes)
+        predicted = upright(prediction_of(folder, volume.subject, volume.truth.shape)[view.z], volumes.axes)
         score = f"{dice[s.id]:.2f}" if s.id in dice else "not scored"
         text = f"{caption}: {score}" if caption else f"Dice {score}"
         return Tile(view.drawn(predicted, view.truth), f"{words}, {s.label}, Dice {score}", text)
@@ -136,7 +137,7 @@ class View:
         z = int(np.argmax((volume.truth > 0).sum((1, 2))))
         under = overlay_channel(volumes.channels)
         window = channel_window(volume.images[:, under])
-        grey = upright(_on_original_grid(volume, z, under, window), volumes.axes)
+        grey = upright(on_original_grid(volume, z, under, window), volumes.axes)
         truth = upright(volume.truth[z], volumes.axes)
         box = square_around(truth > 0, round(0.42 * min(truth.shape)))
         return cls(z, grey, truth, box, len(volumes.classes) - 1)

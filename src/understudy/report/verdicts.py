@@ -21,7 +21,7 @@ from understudy.report.answer import (
     value,
 )
 from understudy.report.data import ReportData, count, number, percent
-from understudy.report.table import RESAMPLES
+from understudy.report.table import RESAMPLES, collapsed_of
 
 DETECTED = 0.9  # of planted copies that a passed control finds, as the audit's own rule has it
 COLOURS = {
@@ -63,12 +63,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The three answers about one generator; `added`: relative Dice of real and synthetic slices, in a few words."""
+    """The three answers about one generator.
+
+    Attributes:
+        alone, added: relative Dice of its slices alone, and with the real ones, in a cell.
+    """
 
     generator: str
     useful: Part
     copy: Part
     better_than: Part
+    alone: str = "–"
     added: str = "–"
 
     @property
@@ -115,7 +120,8 @@ def make_verdicts(
                 _useful(data, name, answer, alone, added, copy.kind),
                 copy,
                 _better(data, scored, name, alone, added, placed, len(names)),
-                "–" if added is None else f"{value(added.relative)} ({interval(added.relative)})",
+                _in_brief(data, alone),
+                _in_brief(data, added),
             )
         )
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
@@ -155,17 +161,32 @@ def _useful(
         lines.append(
             f"Alone {value(alone.relative)} of the real slices' Dice ({interval(alone.relative)})"
             + (f"; missed {alone.missed} of {alone.present} tumours." if alone.missed else ".")
+            + _broken(data, alone)
         )
     if added is not None:
-        lines.append(f"Added to real slices {value(added.relative)} ({interval(added.relative)}).")
+        lines.append(
+            f"Added to real slices {value(added.relative)} ({interval(added.relative)}).{_broken(data, added)}"
+        )
     if copy == "copies_found" and kind in ("can_replace", "helps", "partly"):
         lines.append("Part of this may come from copies of the training slices.")
     health = data.generator_health.get(name, {}).get("faults")
     if health:
         lines.append(f"Its training ended with a fault: {', '.join(health)}.")
-    shown = alone if alone is not None else added
-    share = f" {value(shown.relative)} ({interval(shown.relative)})" if shown is not None else ""
-    return Part(kind, title, lines, numbers, BRIEF[kind] + share)
+    return Part(kind, title, lines, numbers, BRIEF[kind])
+
+
+def _broken(data: ReportData, comparison: Comparison) -> str:
+    """Says so where a number rests on trainings that broke down: that is no effect of the slices alone."""
+    broken, of = collapsed_of(data, comparison.setting)
+    return f" {broken} of {count(of, 'training')} collapsed." if broken else ""
+
+
+def _in_brief(data: ReportData, comparison: Comparison | None) -> str:
+    """A relative Dice in a cell, a dash without any."""
+    if comparison is None:
+        return "–"
+    broken = ", collapsed" if collapsed_of(data, comparison.setting)[0] else ""
+    return f"{value(comparison.relative)} ({interval(comparison.relative)}){broken}"
 
 
 def _how_useful(

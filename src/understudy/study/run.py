@@ -272,8 +272,12 @@ def publish(report: Job, out: Path) -> tuple[Path, str]:
 
     That of one of several cohorts stands in a folder of this name below the study's.
     """
+    from understudy.report.folder import remove_former
+
     folder, out = job_folder(out, report), out / report.local.get("publish", "")
-    for source in (path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))):
+    sources = [path for pattern in PUBLISHED for path in sorted(folder.glob(pattern))]
+    remove_former(out, {source.relative_to(folder).as_posix() for source in sources})
+    for source in sources:
         with atomic_path(out / source.relative_to(folder)) as temporary:
             shutil.copyfile(source, temporary)
     return out / "report.html", str((read_done(folder) or {})["results"].get("answer", ""))
