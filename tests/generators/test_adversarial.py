@@ -67,7 +67,7 @@ def test_nan_gradients_are_repaired_and_counted(slices: SliceSet) -> None:
     def loss(part: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return trainer.discriminator(part["real"]).sum() * float("nan"), {}
 
-    trainer.descend(trainer.d_optimiser, {"real": trainer.real_batch(0)}, 8, loss)
+    trainer.descend("nothing", trainer.d_optimiser, {"real": trainer.real_batch(0)}, 8, loss)
     for name, value in trainer.discriminator.state_dict().items():
         assert torch.equal(value, before[name])
     assert trainer.take_figures() == {"repaired_gradients": 1.0}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -129,11 +130,13 @@ class GanTrainer(Trainer):
             value = self._generator_loss(self._scores(self._fakes(part)))
             return value, {"loss_g": value}
 
-        self.descend(self.g_optimiser, self._draw_fakes(rng), self.local_batch, loss)
+        self.descend("generator", self.g_optimiser, self._draw_fakes(rng), self.local_batch, loss)
 
     def _discriminator_turn(self, rng: torch.Generator) -> None:
         inputs = self._draw_fakes(rng) | self._draw_more(rng) | {"real": self._reals(rng)}
-        figures = self.descend(self.d_optimiser, inputs, self.local_batch, self._discriminator_loss)
+        figures = self.descend(
+            "discriminator", self.d_optimiser, inputs, self.local_batch, self._discriminator_loss
+        )
         self.note({"ada_p": self.augment.p})
         if self.augment.config.mode == "adaptive":
             self.augment.observe(float(figures["real_sign"]), self.batch)
@@ -215,7 +218,7 @@ class _LazyTrainer(GanTrainer):
 
     def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
         if self.gamma and self.steps % self.config.r1_interval == 0:
-            self.descend(self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
+            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
 
     def _r1(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 at the images as the discriminator sees them."""
@@ -243,6 +246,9 @@ class StyleGan2Trainer(_LazyTrainer):
     """
 
     config: StyleGan2Training
+
+    def _numbers(self) -> Hashable:
+        return ()
 
     def _build(self) -> nn.Module:
         return stylegan2.build(self.model, self.config.seed)
@@ -275,26 +281,36 @@ class StyleGan2Trainer(_LazyTrainer):
         config, count, edge = self.config, self.batch // self.config.pl_shrink, self.model.resolution
         direction = torch.randn(count, self.model.channels, edge, edge, generator=rng) / edge
         latents = self.generator.draw(count, rng, config.mixing)
-        inputs, count = self.local({"latents": latents, "direction": direction}), count // self.workers.world
-        # The penalty needs the mean of the whole batch first. Only where that was measured in one share is there
-        # room for its graph; several are measured again.
-        measured = self.each_share(inputs, count, self._measure)
-        mean = torch.stack([lengths.detach().mean() * weight for weight, lengths in measured]).sum()
-        self.workers.mean([mean])
-        self.path_mean = self.path_mean.lerp(mean, config.pl_decay)
-        kept = measured if len(measured) == 1 else []
+        inputs = self.local({"latents": latents, "direction": direction, "mean": self.path_mean})
+        local, kept = count // self.workers.world, list[Tensor]()
+        # The penalty needs the mean of the whole batch; where that comes in parts, it is measured first.
+        parted = self.workers.world * self.shares > 1
+        means = [self._mean_length(inputs, local, kept)] if parted else []
 
         def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-            lengths = kept.pop()[1] if kept else self._path_lengths(part)
-            penalty = (lengths - self.path_mean).square().mean()
+            whole = len(part["direction"]) == count
+            if not whole and not means:  # memory has just run out
+                means.append(self._mean_length(inputs, local, kept))
+            lengths = kept.pop() if kept else self._path_lengths(part)
+            mean = lengths.detach().mean() if whole else means[0]
+            penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
             return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
-        del measured
-        self.descend(self.g_optimiser, inputs, count, loss)
+        figures = self.descend("path length", self.g_optimiser, inputs, local, loss)
+        self.path_mean = self.path_mean.lerp(figures["pl"], config.pl_decay)
 
-    def _measure(self, weight: float, part: dict[str, Any]) -> tuple[float, Tensor]:
-        lengths = self._path_lengths(part)
-        return weight, lengths if weight == 1 else lengths.detach()
+    def _mean_length(self, inputs: dict[str, Any], count: int, kept: list[Tensor]) -> Tensor:
+        """Mean of the path lengths of all workers' inputs; count: rows of this worker, kept: gets its lengths if they
+        are one share. There is no room for the graphs of several, which are computed again."""
+
+        def measure(weight: float, part: dict[str, Any]) -> Tensor:
+            lengths = self._path_lengths(part)
+            kept.extend([lengths] if weight == 1 else [])
+            return lengths.detach().mean() * weight
+
+        mean = torch.stack(self.each_share(inputs, count, measure)).sum()
+        self.workers.mean([mean])
+        return mean
 
     def _path_lengths(self, part: dict[str, Any]) -> Tensor:
         latents, generator = part["latents"], self.generator

@@ -6,7 +6,7 @@ Each image of a batch is noised at a step of its own, drawn evenly from all of t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
@@ -39,6 +39,9 @@ class DiffusionTrainer(Trainer):
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"generator": self.optimiser}
 
+    def _numbers(self) -> Hashable:
+        return ()
+
     def step(self) -> None:
         """One update, and the average."""
         rng = random_generator(self.config.seed, 2, self.steps)
@@ -49,7 +52,7 @@ class DiffusionTrainer(Trainer):
         }
         inputs = self.local(drawn) | {"clean": self.real_batch(self.steps)}
         with self._own_randomness():
-            self.descend(self.optimiser, inputs, self.local_batch, self._loss)
+            self.descend("denoising", self.optimiser, inputs, self.local_batch, self._loss)
         self._finish_step(self._average_beta())
 
     @contextlib.contextmanager

@@ -70,14 +70,13 @@ class Styled:
     def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
         """Inputs as from `draw_styles` (or only z) -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running
         mean of w."""
-        z, device = inputs["z"], self.mapping.w_avg.device
-        cutoff = int(inputs["cutoff"]) if "cutoff" in inputs else self.config.num_ws
-        mix = cutoff < self.config.num_ws
-        # One pass for both reads the weights once.
+        z, device, mix = inputs["z"], self.mapping.w_avg.device, "other" in inputs
+        # Both, wherever the styles change: one pass reads the weights once, and every step does the same.
         both = self.mapping((torch.cat([z, inputs["other"]]) if mix else z).to(device))
         w, other = both[: len(z)], both[len(z) :]
         if track:
             self.mapping.update_average(w)
         if not mix:
             return self.broadcast(w)
-        return torch.cat([self.broadcast(w)[:, :cutoff], self.broadcast(other)[:, cutoff:]], dim=1)
+        own = torch.arange(self.config.num_ws, device=device) < inputs["cutoff"].to(device)
+        return torch.where(own[:, None], w[:, None], other[:, None])

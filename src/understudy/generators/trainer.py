@@ -10,7 +10,7 @@ import copy
 import ctypes
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from understudy.errors import UnderstudyError
 from understudy.generators.devices import resolve_precision
 from understudy.generators.joint import encode
+from understudy.generators.recording import Loss, Recordings
 from understudy.generators.shares import (
     Inputs,
     RunningMeans,
@@ -31,9 +32,6 @@ from understudy.generators.shares import (
 from understudy.generators.training import TrainingConfig
 from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.slices import SliceSet
-
-Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
-"""Inputs of a share -> its mean loss, and mean figures for the history."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the options of mallopt(3)
 TRAINING = "training of a generator"  # in the record of what memory was too small for
@@ -91,6 +89,7 @@ class Trainer(ABC):
         self._running = RunningMeans(self.generator)
         self._annotated = self._find_annotated(config) if config.balance_classes else None
         self._least_shares = current().least  # more where memory ran out
+        self._recordings = Recordings(active=device.type == "cpu" and self.workers.world == 1)
         self._prepare()
         self._note_shares()
 
@@ -246,26 +245,33 @@ class Trainer(ABC):
             local = self.local_batch
             current().cut(TRAINING, local // self.shares, local, "gradients are the same up to rounding")
 
+    def _numbers(self) -> Hashable:
+        """What the losses depend on besides their inputs and the networks; None: they cannot be recorded."""
+        return None
+
     def descend(
-        self, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
+        self, name: str, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
     ) -> dict[str, Tensor]:
         """One update of the optimiser's parameters by the mean loss over the batch.
 
         Args:
-            inputs: this worker's. count: their rows.
+            name: of the loss. inputs: this worker's. count: their rows.
+            loss: inputs of a share -> its mean loss, and mean figures for the history.
 
         Returns:
             The figures' means over the batch; they are recorded.
         """
 
+        numbers, parameters = self._numbers(), optimiser.param_groups[0]["params"]
+        key = None if numbers is None else (name, numbers)
+
         def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
-            value, figures = loss(part)
-            (value if weight == 1 else value * weight).backward()
-            return {name: figure.detach() * weight for name, figure in figures.items()}
+            figures = self._recordings.descend(key, loss, part, weight, parameters)
+            return {name: figure * weight for name, figure in figures.items()}
 
         found = self.each_share(inputs, count, backward)
         figures = {name: sum((f[name] for f in found[1:]), found[0][name]) for name in found[0]}
-        gradients = [p.grad for p in optimiser.param_groups[0]["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         self.workers.mean([*gradients, *figures.values()])
         norms = torch.stack(torch._foreach_norm(gradients))
         if not torch.isfinite(norms).all():
