@@ -5,8 +5,8 @@ table.
 
 The step is the whole of it: reading the batch, both networks, every penalty, Adam, the average; without augmentation.
 A round is 16 steps, so that each lazy penalty (R1 every 16 steps, path length every 4) has its right share; a round
-before them warms up; medians are over the rounds. One job at a time, each in a process of its own: the allocator's
-settings and the peak memory are the process's.
+before them warms up (more where operations are recorded, until that is done); medians are over the rounds. One job at
+a time, each in a process of its own: the allocator's settings and the peak memory are the process's.
 - default: 32x32, 5 channels, batch 8, tiny widths (channel_base 512 and channel_max 32, or fmap_base 512 and fmap_max
   64), Progressive GAN and StyleGAN 1 at level 0; diffusion at 64x64 with 32 model channels, batch 8.
 - --larger: StyleGAN 2 at 32x32 with 2048/128, batch 16 and 64, and at 64x64 with 4096/128, batch 16, in images/s.
@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.generators import recording
 from understudy.generators.ada import AugmentConfig
 from understudy.generators.models import kind_called
 from understudy.generators.watch import memory_mb
@@ -143,14 +144,19 @@ def work(case: Case, precision: str, threads: int, rounds: int, pipe: Connection
     with tempfile.TemporaryDirectory() as folder:
         training = make_trainer(case, precision, folder, torch.device("cpu"))
         times = []
-        for _ in range(rounds + 1):
+        recording.TRIES = 2  # and not 32: what is measured is a training that has been going on for a while
+        for _ in range(STEPS):
+            training.step()
+        while not training.recordings.settled:
+            training.step()
+        for _ in range(rounds):
             images, wall, processor = training.images, time.perf_counter(), time.process_time()
             for _ in range(STEPS):
                 training.step()
             spent = np.array([time.perf_counter() - wall, time.process_time() - processor])
             times.append(spent * 1000 / (training.images - images))
         dtype = str(training.dtype).removeprefix("torch.")
-        pipe.send(Result(np.array(times[1:]), process_mb(peak=True), imports, dtype))
+        pipe.send(Result(np.array(times), process_mb(peak=True), imports, dtype))
 
 
 def measure(case: Case, precision: str, threads: int, rounds: int) -> Result:

@@ -48,12 +48,12 @@ def test_recorded_steps_are_the_same_steps(
 ) -> None:
     """The path length is not recorded in shares, as the mean over them is a new constant in every step."""
     found, plain = (trainer_of(slices, kind, model, **training) for _ in range(2))
-    plain._recordings.active = False
+    plain.recordings.active = False
     for _ in range(8):
         found.step()
         plain.step()
-    assert kinds(found._recordings).count("_Recording") == recorded
-    assert not plain._recordings._found
+    assert kinds(found.recordings).count("_Recording") == recorded
+    assert not plain.recordings._found
     assert equal(found.state(), plain.state())
 
 
@@ -66,7 +66,7 @@ def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) ->
     second.restore(5, first.state())
     for _ in range(4):
         second.step()
-    assert "_Recording" in kinds(second._recordings)
+    assert "_Recording" in kinds(second.recordings)
     assert equal(unbroken.state(), second.state())
 
 

@@ -27,9 +27,7 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 _convolution_backward = torch.ops.aten.convolution_backward.default
 _this_pass = torch._C._current_graph_task_id  # number of the backward pass that a node runs in
-_inputs_only: set[int] = (
-    set()
-)  # backward passes, by autograd's number, that leave out the gradients by weights
+_inputs_only = set[int]()  # backward passes, by autograd's number, that leave out the gradients by weights
 
 
 def input_gradient(total: Tensor, x: Tensor) -> Tensor:
@@ -118,9 +116,7 @@ class _Dense(torch.autograd.Function):
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
         gradient = _masked(grads[0], y, activate, None)
         by_bias = gradient.sum(0) * rate if want_bias and _weights_wanted() else None
-        gradient = (
-            gradient * scale
-        )  # few rows: scaling the gradient of the weights would cost a pass over them
+        gradient = gradient * scale  # few rows: scaling that of the weights would cost a pass over them
         by_weight = gradient.t() @ x if want_weight and _weights_wanted() else None
         return gradient @ weight if want_x else None, by_weight, by_bias, None, None, None
 
@@ -214,9 +210,17 @@ def _pointwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, want: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of a 1x1 convolution as matrix products."""
-    rows = _rows(gradient)
-    by_x = _unrow(rows @ weight.flatten(1), gradient) if want[0] else None
-    by_weight = (rows.t() @ _rows(x)).view_as(weight) if want[1] else None
+    rows, kernel = _rows(gradient), weight.flatten(1)
+    by_x = by_weight = None
+    if (
+        want[0] and kernel.shape[1] < 8
+    ):  # an image: a product with few columns takes five times as long as its transpose
+        by_x = (kernel.t() @ rows.view(len(x), -1, len(kernel)).mT).view_as(x)
+    elif want[0]:
+        by_x = _unrow(rows @ kernel, gradient)
+    if want[1]:
+        product = (_rows(x).t() @ rows).t() if kernel.shape[1] < len(kernel) else rows.t() @ _rows(x)
+        by_weight = product[:, :, None, None]
     return by_x, by_weight, rows.sum(0) if want[2] else None
 
 

@@ -47,6 +47,11 @@ class Recordings:
         self.active = active
         self._found: OrderedDict[Hashable, int | _Script | _Recording | None] = OrderedDict()
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is decided for all losses that have come whether they are recorded."""
+        return all(found is None or isinstance(found, _Recording) for found in self._found.values())
+
     def descend(
         self, key: Hashable, loss: Loss, inputs: dict[str, Any], weight: float, parameters: Sequence[Tensor]
     ) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ class Trainer(ABC):
         self._running = RunningMeans(self.generator)
         self._annotated = self._find_annotated(config) if config.balance_classes else None
         self._least_shares = current().least  # more where memory ran out
-        self._recordings = Recordings(active=device.type == "cpu" and self.workers.world == 1)
+        self.recordings = Recordings(active=device.type == "cpu" and self.workers.world == 1)
         self._prepare()
         self._note_shares()
 
@@ -266,7 +266,7 @@ class Trainer(ABC):
         key = None if numbers is None else (name, numbers)
 
         def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
-            figures = self._recordings.descend(key, loss, part, weight, parameters)
+            figures = self.recordings.descend(key, loss, part, weight, parameters)
             return {name: figure * weight for name, figure in figures.items()}
 
         found = self.each_share(inputs, count, backward)
