@@ -212,9 +212,8 @@ def _pointwise_gradients(
     """Gradients of a 1x1 convolution as matrix products."""
     rows, kernel = _rows(gradient), weight.flatten(1)
     by_x = by_weight = None
-    if (
-        want[0] and kernel.shape[1] < 8
-    ):  # an image: a product with few columns takes five times as long as its transpose
+    # An image has few channels: a product with few columns takes five times as long as its transpose.
+    if want[0] and kernel.shape[1] < 8:
         by_x = (kernel.t() @ rows.view(len(x), -1, len(kernel)).mT).view_as(x)
     elif want[0]:
         by_x = _unrow(rows @ kernel, gradient)
