@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import importlib
 import io
@@ -46,6 +47,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_audit)
+codecs.lookup("raw_unicode_escape")  # Python imports this codec of its own when a pickle first holds such a text
 
 
 @contextmanager
