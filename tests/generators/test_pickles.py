@@ -47,7 +47,9 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_audit)
-codecs.lookup("raw_unicode_escape")  # Python imports this codec of its own when a pickle first holds such a text
+codecs.lookup(
+    "raw_unicode_escape"
+)  # Python imports this codec of its own when a pickle first holds such a text
 
 
 @contextmanager
