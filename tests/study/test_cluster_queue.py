@@ -149,6 +149,7 @@ def test_what_would_be_run_is_shown_and_nothing_is_written(
     [
         (["--cluster", "pbs"], "--cluster is 'pbs'"),
         (["--dry-run"], "--cluster is ''"),
+        (["--cluster", "local", "--job-minutes", "2"], "--job-minutes is of one machine's own run"),
         (["--cluster", "local", "--devices", "2"], "--devices is of one machine's own run"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from understudy.cli.base import out_of, print_table, study_of
+from understudy.cli.base import out_of, print_table, study_of, workers_of
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def run_cluster(
     source: str, out: Path | None, kind: str, device: str, devices: int, workers: str, quiet: bool, until: str,
-    dry_run: bool,
+    dry_run: bool, job_minutes: float | None,
 ) -> None:  # fmt: skip
     """Runs the study, or shows what would be run."""
-    from understudy.cli.study import print_result, workers_of
+    from understudy.cli.study import print_result
     from understudy.study.cluster import KINDS, run_on_cluster
     from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
@@ -33,6 +33,10 @@ def run_cluster(
         raise UnderstudyError(
             "--devices is of one machine's own run",
             fix="say `cluster: {stages: {generator: {gpus: ...}}}` in the study file",
+        )
+    if job_minutes is not None:
+        raise UnderstudyError(
+            "--job-minutes is of one machine's own run", fix="say `cluster: {minutes: ...}` in the study file"
         )
     study, at_once = study_of(source), workers_of(workers)
     folder, plan = out_of(study, out), make_plan(study)

@@ -68,7 +68,7 @@ def run(
     if cluster or dry_run:
         from understudy.cli.cluster import run_cluster
 
-        run_cluster(study, out, cluster, device, devices, workers, quiet, until, dry_run)
+        run_cluster(study, out, cluster, device, devices, workers, quiet, until, dry_run, job_minutes)
         return
     from understudy.study.estimate import estimated
     from understudy.study.plan import make_plan
