@@ -158,6 +158,7 @@ def test_a_table_of_ones_own_by_the_command(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["correlate", str(tmp_path / "mine.csv"), "-o", str(tmp_path / "out")])
     assert told.exit_code == 0, told.output
     assert "2/5!" in told.output
+    assert "are undefined" not in told.output
     content = json.loads((tmp_path / "out" / "correlate.json").read_text())
     (metric,) = content["metrics"]
     assert (metric["metric"], metric["spearman"], metric["kendall"]) == ("fid", -1, -1)

@@ -45,7 +45,11 @@ def scatter(
             place.set_title(textwrap.fill(words(metric), 30), fontsize=8.5)
             if told:
                 row = _of(table, metric)
-                place.set_xlabel(f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})")
+                defined = int(np.isfinite(snapshots[metric].to_numpy(float)).sum())
+                some_of = f", {defined} of {len(snapshots)}" if defined < len(snapshots) else ""
+                place.set_xlabel(
+                    f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}){some_of}"
+                )
         for place in grid[len(chosen) :]:
             place.set_visible(False)
         for i in range(0, len(chosen), columns):

@@ -342,6 +342,12 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
         words.append(
             f"The Dice is a mean over {scores.shape[1]} test patients, who are drawn in the intervals as well."
         )
+    part = int(((table["n"] < n) & table["spearman"].notna()).sum())
+    if part:
+        words.append(
+            f"{part} metrics are undefined for some snapshots (n below {n}: no slice with the class, say): theirs is the"
+            " order of the others alone."
+        )
     kimg = table[table["metric"] == "kimg"]
     if len(kimg) and math.isfinite(kimg["spearman"].iloc[0]):
         length = abs(float(kimg["spearman"].iloc[0]))
