@@ -345,8 +345,8 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
     part = int(((table["n"] < n) & table["spearman"].notna()).sum())
     if part:
         words.append(
-            f"{part} metrics are undefined for some snapshots (n below {n}: no slice with the class, say): theirs is the"
-            " order of the others alone."
+            f"{part} metrics are undefined for some snapshots (n below {n}: no slice with the class, say): theirs is"
+            " the order of the others alone."
         )
     kimg = table[table["metric"] == "kimg"]
     if len(kimg) and math.isfinite(kimg["spearman"].iloc[0]):
