@@ -1,0 +1,189 @@
+"""Packaging streams: the peak memory of releases of 1,000, 3,000 and 10,000 slices, and its slope.
+
+    python benchmarks/release_memory.py --folder /tmp/release-memory
+    python benchmarks/release_memory.py --slices 1000 3000 --formats png nnunet
+
+Slices of 256 x 256 pixels with four channels and an annotation (5 planes) are noise on a head, so that files are as
+large as those of real ones. They are audited once a size. Each release and each `understudy verify` then runs in a
+process of its own and does all that a release does: audit again, data, documents, scan, hashes. The table gives the
+highest resident memory (VmHWM) of each process; libraries alone (torch, zarr, matplotlib) are the row `imports`. The
+slope is the additional memory of the largest set over the smallest one, per 1,000 slices. Everything is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from understudy.audit.config import AuditConfig
+from understudy.audit.perform import audit, write_audit
+from understudy.release.content import LAYOUTS
+from understudy.release.forms import About, Decision
+from understudy.release.package import release_slices
+from understudy.release.verify import verify
+from understudy.slices import SliceSet, SliceWriter, evenly_coded
+
+CHANNELS, EDGE = ("T1w", "T2w", "FLAIR", "T1wGd"), 256
+CLASSES = evenly_coded({1: "NCR/NET", 2: "ED", 3: "ET"})
+BLOCK = 10  # slices of a made-up patient
+QUANTILE = 0.95
+CONFIG = AuditConfig(
+    quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False, memory_bytes=1 << 28
+)
+ABOUT = About(
+    title="Noise", short_name="NOISE", version="1", description="Noise on heads.", creators=["A"], publisher="B",
+    contact="a@example.org", licence="CC0", sources=["noise"], source_terms_allow_release=True, approval="none",
+    purpose="measuring", forbidden_uses="none", known_defects="noise", maintenance="none",
+)  # fmt: skip
+
+
+def heads(count: int, seed: int, own: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise on heads, uint8 [n, 4, 256, 256] with labels; `own`: the patient, whose slices are alike."""
+    rng = np.random.default_rng([seed, 1])
+    y, x = np.mgrid[:EDGE, :EDGE] / EDGE - 0.5
+    inside = (x / 0.36) ** 2 + (y / 0.44) ** 2 < 1
+    patient = np.random.default_rng([own, 2]).normal(0, 30, (4, 8, 8))
+    images = np.zeros((count, 4, EDGE, EDGE), np.uint8)
+    for image in images:
+        for c in range(4):
+            coarse = np.clip(110 + rng.normal(0, 30, (8, 8)) + patient[c], 1, 231).astype(np.uint8)
+            smooth = coarse.repeat(EDGE // 8, axis=0).repeat(EDGE // 8, axis=1)
+            image[c] = (smooth + rng.integers(0, 24, (EDGE, EDGE), dtype=np.uint8)) * inside
+    labels = np.zeros((count, EDGE, EDGE), np.uint8)
+    for k, label in enumerate(labels):
+        label[100 : 140 + k % 20, 100 : 130 + k % 10] = k % 4
+    return images, labels
+
+
+def make_real(folder: Path) -> SliceSet:
+    """12 training and 12 held-out patients, five slices each."""
+    writer = SliceWriter(folder, CHANNELS, CLASSES, EDGE)
+    for patient in range(24):
+        images, labels = heads(5, 1000 + patient, patient)
+        split = "train" if patient % 2 else "test"
+        rows = [{"id": f"P{patient:03d}-{z}", "subject": f"P{patient:03d}", "split": split} for z in range(5)]
+        writer.append(images, labels, rows)
+    return writer.close()
+
+
+def make_synthetic(folder: Path, count: int) -> SliceSet:
+    """Slices of nobody."""
+    writer = SliceWriter(folder, CHANNELS, CLASSES, EDGE)
+    for start in range(0, count, BLOCK):
+        images, labels = heads(min(BLOCK, count - start), 10**6 + start, 10**6 + start)
+        rows = [{"id": f"n{start + i:06d}", "generator": "noise", "seed": 1} for i in range(len(images))]
+        writer.append(images, labels, rows)
+    return writer.close()
+
+
+def release(folder: Path, layout: str) -> None:
+    """One release, as the command does it."""
+    today = dt.date.today()
+    decision = Decision.model_validate(
+        {
+            "decision": "approve_with_removal",
+            "by": {"name": "N", "role": "steward"},
+            "date": today,
+            "thresholds": {
+                "quantile": QUANTILE,
+                "most_flagged": 1.0,
+                "set_on": today,
+                "before_looking": True,
+            },
+        }
+    )
+    real = SliceSet.open(folder / "real", cache_bytes=0)
+    made = SliceSet.open(folder / "synthetic", cache_bytes=0)
+    reason = "measuring memory, not data"  # opens the gate whatever the audit says of noise
+    release_slices(
+        made, real, real, folder / "audit", ABOUT, decision, folder / "package", layout, override=reason
+    )
+
+
+def step(what: str, folder: Path, layout: str) -> None:
+    """What a process does; prints its peak memory (MB) and processor seconds."""
+    if what == "audit":
+        real, made = SliceSet.open(folder / "real", 0), SliceSet.open(folder / "synthetic", 0)
+        write_audit(audit(real, real, made, CONFIG), folder / "audit")
+    elif what == "release":
+        release(folder, layout)
+    elif what == "verify":
+        found = verify(folder / "package", pictures=folder / "sheet.png")
+        if found.problems:
+            raise SystemExit(f"not intact: {found.problems[:3]}")
+    status = Path("/proc/self/status").read_text()
+    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"mb": peak, "seconds": used.ru_utime + used.ru_stime}))
+
+
+def run(what: str, folder: Path, layout: str = "-") -> dict[str, float]:
+    """A step in a process of its own."""
+    command = [sys.executable, __file__, "--step", what, "--folder", str(folder), "--formats", layout]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{what} {layout}:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slices", type=int, nargs="+", default=[1000, 3000, 10000])
+    parser.add_argument("--formats", nargs="+", default=list(LAYOUTS))
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/release-memory"))
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        step(options.step, options.folder, options.formats[0])
+        return
+    folder, peaks = options.folder, {}
+    folder.mkdir(parents=True)
+    try:
+        make_real(folder / "real")
+        bare = run("imports", folder)
+        print(f"imports: {bare['mb']:,.0f} MB\n", flush=True)
+        print("| format | slices | data on disk | release, peak | processor | verify, peak | processor |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        for count in options.slices:
+            make_synthetic(folder / "synthetic", count)
+            told = run("audit", folder)
+            print(
+                f"| (its audit) | {count:,} | | {told['mb']:,.0f} MB | {told['seconds']:.0f} s | | |",
+                flush=True,
+            )
+            for layout in options.formats:
+                made = run("release", folder, layout)
+                size = sum(p.stat().st_size for p in (folder / "package").rglob("*") if p.is_file())
+                seen = run("verify", folder, layout)
+                peaks[layout, count] = max(made["mb"], seen["mb"])
+                print(
+                    f"| {layout} | {count:,} | {size / 1e9:.2f} GB | {made['mb']:,.0f} MB | {made['seconds']:.0f} s |"
+                    f" {seen['mb']:,.0f} MB | {seen['seconds']:.0f} s |",
+                    flush=True,
+                )
+                shutil.rmtree(folder / "package")
+            shutil.rmtree(folder / "synthetic")
+            shutil.rmtree(folder / "audit")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    first, last = min(options.slices), max(options.slices)
+    print()
+    for layout in options.formats:
+        slope = 1000 * (peaks[layout, last] - peaks[layout, first]) / max(1, last - first)
+        print(f"{layout}: {slope:+.1f} MB for each further 1,000 slices")
+
+
+if __name__ == "__main__":
+    main()
