@@ -176,6 +176,18 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     (job_folder(out, plan.jobs[2]) / "heartbeat.json").write_text('{"seconds": 12.5, "restarts": 1}')
     row = study_status(out).set_index("stage").loc["generator"]
     assert (row["state"], row["seconds"], row["detail"]) == ("waiting", 12.5, "kimg 2, loss_d 0.25")
+    told = {
+        "what": "training",
+        "done": 450,
+        "total": 1000,
+        "unit": "images",
+        "rate": 109.2,
+        "figures": "loss_d 0.2",
+    }
+    write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 1, "progress": told})
+    with locked(job_folder(out, plan.jobs[2])):
+        row = study_status(out).set_index("stage").loc["generator"]
+    assert (row["state"], row["detail"]) == ("running", "training 45 %, 109 images/s, loss_d 0.2")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -243,14 +244,18 @@ def print_result(result: RunResult) -> None:
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         complain(f"{message}\n  job: {names[0]}{others}")
     if result.failed:
-        waiting = f"; {len(result.blocked)} jobs wait for them" if result.blocked else ""
+        waiting = f"; {_jobs(result.blocked)} waiting for them" if result.blocked else ""
         if result.page is not None:
             print(f"{result.answer}\nreport of what is there, with what is missing: {result.page}")
         sys.stderr.write(
-            f"{len(result.failed)} jobs failed{waiting}. What is done is kept in {result.out};"
+            f"{_jobs(result.failed)} failed{waiting}. What is done is kept in {result.out};"
             f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"
         )
     elif result.page is not None:
         print(f"{result.answer}\nreport: {result.page}")
     else:
         print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
+
+
+def _jobs(found: Sequence[object]) -> str:
+    return f"{len(found)} job{'' if len(found) == 1 else 's'}"

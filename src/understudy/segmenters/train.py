@@ -105,7 +105,7 @@ def train_segmenter(
     with (
         StopRequest() as stop,
         track(
-            training.steps * config.batch, f"segmenter {folder.name}", "samples", training.samples, progress
+            training.steps * config.batch, "training segmenter", "samples", training.samples, progress
         ) as meter,
     ):
         training.run(stop, meter)

@@ -16,6 +16,7 @@ from rich.table import Table
 from understudy.study.jobs import Job
 
 REFRESH = 1.0  # seconds
+LONGEST = 1e9  # seconds; what would take longer has hardly begun and is not known
 WIDE = 100  # columns from which a training's figures are shown
 
 
@@ -45,7 +46,8 @@ class Line:
     def left(self) -> float | None:
         """Seconds to the end of what it counts; None if it is not known."""
         rate = float(self.progress.get("rate") or 0)
-        return max(0.0, self.progress["total"] - self.progress["done"]) / rate if rate > 0 else None
+        units = max(0.0, float(self.progress.get("total") or 0) - float(self.progress.get("done") or 0))
+        return units / rate if rate > 0 and units < LONGEST * rate else None
 
 
 @dataclass(frozen=True)

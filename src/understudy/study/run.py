@@ -308,7 +308,7 @@ class Clock:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(f"[yellow]{escape(text)}[/yellow]")
+        self._print(f"[yellow]{escape(text)}[/yellow]")
 
     def tell(self, text: str) -> None:
         """Prints what must be seen also where no progress is wanted."""
@@ -324,14 +324,20 @@ class Clock:
             self.tell(f"{job.name} failed:\n{trace.rstrip()}")
         first = message.splitlines()[0] if message else kind
         words = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
-        self.console.print(f"[bold red]{escape(words)}[/bold red]")
+        self._print(f"[bold red]{escape(words)}[/bold red]")
 
     def announce(self, number: int, job: Job, worker: str = "") -> None:
         """Prints the line above a job's own progress, or that a worker has begun it."""
         self._beside = bool(worker)
         left = sum(self._seconds(other) for other in self._left)
         times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
-        self.console.print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
+        if worker and self.console.is_terminal:  # the display below has them
+            times = ""
+        self._print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
+
+    def _print(self, text: str) -> None:
+        """A line, which no file or pipe cuts at 80 columns."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def finished(self, job: Job, done: Mapping[str, Any], named: bool = False) -> None:
         """Learns how long a job took; says its name too if others run beside it, or if `named`."""
@@ -340,7 +346,7 @@ class Clock:
             self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
             self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
         name = f"{escape(job.name)}: " if self._beside or named else ""
-        self.console.print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
+        self._print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
 
 
 def duration(seconds: float | None) -> str:

@@ -87,6 +87,8 @@ def detail(folder: Path, state: str) -> str:
         return str(_quietly(folder / "failed.json").get("message", "")).split("\n")[0]
     if state == "done":
         return ""
+    if state == "running" and (told := heartbeat(folder).get("progress")):
+        return progress_words(told)
     histories = sorted(folder.rglob("history.jsonl"))
     return _last_line(histories[0]) if histories else ""
 
@@ -101,6 +103,13 @@ def _last_line(path: Path) -> str:
         return ""
     shown = list(json.loads(lines[-1]).items())[:4]
     return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
+
+
+def progress_words(told: dict[str, Any]) -> str:
+    """E.g. "training generator 45 %, 109 images/s, loss_d 0.5", from a heartbeat."""
+    share = f" {100 * told['done'] / told['total']:.0f} %" if told.get("total") else ""
+    words = [f"{told['what']}{share}", f"{told['rate']:.3g} {told['unit']}/s", told.get("figures", "")]
+    return ", ".join(word for word in words if word)
 
 
 def heartbeat(folder: Path) -> dict[str, Any]:
