@@ -13,7 +13,10 @@ link=/etc/slurm/slurm.conf host=$(hostname -s) socket=$folder/munge.sock
 stop() {
   for name in slurmd slurmctld munged; do
     if [ -s "$folder/$name.pid" ]; then
-      kill "$(cat "$folder/$name.pid")" 2>/dev/null || true
+      pid=$(cat "$folder/$name.pid")
+      kill "$pid" 2>/dev/null || continue
+      for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || continue 2; sleep 0.2; done
+      kill -KILL "$pid" 2>/dev/null || true # slurmd waits for jobs, and a next one finds its port taken
     fi
   done
   if [ "$(readlink $link)" = "$folder/slurm.conf" ]; then rm $link; fi
