@@ -12,12 +12,14 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec, spec_of_words
+from understudy.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 from understudy.study.estimate import estimated
 from understudy.study.evaluate import evaluation_study
 from understudy.study.foreign import refuse_held_out
 from understudy.study.generator_spec import FolderGenerator
 from understudy.study.plan import make_plan
+from understudy.study.report_stage import report_again
 from understudy.study.run import run_plan
 from understudy.study.schema import Study, load_study
 from understudy.study.stages import STAGES
@@ -141,6 +143,19 @@ def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
     jobs = {job.name: job.id for job in make_plan(made).jobs}
     reused = {job.name: job.id for job in make_plan(base).jobs}
     assert jobs["segmenter real.unet.aug, repeat 1"] == reused["segmenter real.unet.aug, repeat 1"]
+
+
+def test_a_folder_is_evaluated_to_the_report_which_can_be_made_anew(study: Path, tmp_path: Path) -> None:
+    study.write_text(STUDY + "audit: null\nannotations: null\n")
+    result = run_plan(make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False)
+    assert result.complete, [(job.name, message) for job, message in result.failed]
+    first = read_json(tmp_path / "out" / "report.json")
+    assert {setting["id"] for setting in first["settings"]} >= {"real.unet.aug", "synthetic-mine.unet.aug"}
+    assert first["missing_trainings"] == []
+    min((tmp_path / "out" / "jobs").glob("evaluate-*/done.json")).unlink()
+    report_again(tmp_path / "out")
+    (missing,) = read_json(tmp_path / "out" / "report.json")["missing_trainings"]
+    assert (missing["planned"], missing["scored"]) == (1, 0)
 
 
 def test_words_of_the_command_line() -> None:

@@ -176,7 +176,7 @@ def test_what_cannot_be_meant_is_said_with_its_line(tmp_path: Path, text: str, s
 
 
 def test_a_study_as_data_can_be_read_again() -> None:
-    """The report reads the study from its job, with every field filled in."""
+    """`understudy evaluate` makes a study from another one, with every field filled in."""
     asked = study_of(ratios=[0, 0.5], fine_tune={"patients": [1, 2]}, real_fractions=[0.5, 1.0])
     again = Study.model_validate(asked.as_data())
     assert settings(again) == settings(asked)

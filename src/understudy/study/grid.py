@@ -260,9 +260,8 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
     }
     for name, segmenter in study.segmenters.items():
         mixture = segmenter.training.mixture
-        usual = type(
-            mixture
-        )()  # a study that is read again has every field, most of them as they are by default
+        # a study that is read again has every field, most of them as they are by default
+        usual = type(mixture)()
         for field in sorted(mixture.model_fields_set & says.keys()):
             if says[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)

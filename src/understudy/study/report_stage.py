@@ -31,18 +31,24 @@ _Done = dict[str, list[tuple[dict[str, Any], Path]]]
 def report(context: Context) -> dict[str, Any]:
     """Writes `report.html`, `report.json`, `tables/` and all raw rows as `scores.parquet`."""
     folders = [folder for entries in context.inputs.values() for folder in entries]
-    page = write_report(context.spec, folders, context.folder)
+    cells = [spec["cell"] for spec, _ in _done_by_stage(folders).get("evaluate", [])]
+    page = write_report(context.spec, folders, cells, context.folder)
     return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
 
 
 def write_report(
-    spec: dict[str, Any], folders: list[Path], out: Path, jobs: pd.DataFrame | None = None
+    spec: dict[str, Any],
+    folders: list[Path],
+    planned: list[dict[str, Any]],
+    out: Path,
+    jobs: pd.DataFrame | None = None,
 ) -> Path:
     """Builds the report of what is done.
 
     Args:
         spec: of the report job.
         folders: of the study's jobs; those that are not done are listed, not read.
+        planned: cells of all evaluations that the study asks for, so that the report can say which have no scores.
         out: folder for the pages and tables.
         jobs: the job table, if it knows more than the folders do.
 
@@ -69,7 +75,7 @@ def write_report(
         baseline=spec["baseline"],
         reading=_reading(spec, out),
         correlation=_correlation(folders, out),
-        planned=_planned(spec["study"]),
+        planned=pd.DataFrame(planned),
         jobs=_job_table(folders) if jobs is None else jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
@@ -169,7 +175,7 @@ def report_again(out: str | Path) -> tuple[Path, str]:
     above = next((job for job in jobs.values() if job.stage == "overview"), None)
     if above is None:
         (only,) = planned
-        page = write_report(only.spec, _folders_of(only, jobs, out), out, table)
+        page = write_report(only.spec, _folders_of(only, jobs, out), _cells_of(only, jobs), out, table)
         return page, answer_of(out / "report.json")
     made = {}
     for job in planned:
@@ -177,7 +183,7 @@ def report_again(out: str | Path) -> tuple[Path, str]:
         if "evaluate" in _done_by_stage(folders):
             name = str(job.local["publish"])
             own = table[table["id"].isin([job_id for _, job_id in job.inputs])]
-            made[name] = write_report(job.spec, folders, out / name, own).parent
+            made[name] = write_report(job.spec, folders, _cells_of(job, jobs), out / name, own).parent
     if not made:
         raise _nothing_evaluated(out)
     return write_overview(made, above.spec, out), answer_of(out / "report.json")
@@ -186,6 +192,11 @@ def report_again(out: str | Path) -> tuple[Path, str]:
 def _folders_of(report: Job, jobs: dict[str, Job], out: Path) -> list[Path]:
     """Folders of the jobs that a report is about."""
     return [job_folder(out, jobs[job_id]) for _, job_id in report.inputs]
+
+
+def _cells_of(report: Job, jobs: dict[str, Job]) -> list[dict[str, Any]]:
+    """Cells of the evaluations that a report is about, done or not."""
+    return [jobs[job_id].spec["cell"] for stage, job_id in report.inputs if stage == "evaluate"]
 
 
 def _nothing_evaluated(out: Path) -> UnderstudyError:
@@ -219,16 +230,6 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _planned(study: dict[str, Any]) -> pd.DataFrame:
-    """A row for each training that the study asks for, so that the report can say which have no scores."""
-    from understudy.study.grid import settings
-    from understudy.study.schema import Study
-
-    asked = Study.model_validate(study)
-    cells = [s.as_cell | {"repeat": repeat} for s in settings(asked) for repeat in range(asked.repeats)]
-    return pd.DataFrame(cells)
 
 
 def _provenance(
