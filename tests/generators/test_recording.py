@@ -95,6 +95,20 @@ def test_large_networks_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run(lambda layer, part: layer(part["x"]).sum()) == ["NoneType"]
 
 
+def test_autograd_goes_on_where_a_recording_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_script(source: str) -> Any:
+        raise RuntimeError("torch.jit is not supported")
+
+    monkeypatch.setattr(torch.jit, "CompilationUnit", no_script)
+    layer, recordings = nn.Linear(3, 1, bias=False), Recordings(active=True)
+    for i in range(1, 6):
+        layer.weight.grad = None
+        x = {"x": torch.full((1, 3), float(i))}
+        recordings.descend("loss", lambda part: (layer(part["x"]).sum(), {}), x, 1.0, [layer.weight])
+        assert torch.equal(layer.weight.grad, x["x"])
+    assert kinds(recordings) == ["NoneType"]
+
+
 def test_gradients_are_those_of_the_last_inputs_and_add_up() -> None:
     layer, recordings = nn.Linear(3, 1, bias=False), Recordings(active=True)
 

@@ -111,6 +111,7 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, y = ctx.saved_tensors
         scale, rate, activate = ctx.factors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
@@ -155,6 +156,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, filtered, scaled, y = ctx.saved_tensors
         o, size = ctx.options, weight.shape[-1]
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
@@ -247,6 +249,7 @@ class _Modulated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, style, styled, factor = ctx.saved_tensors
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
             styled, factor = _styled(x, style, ctx.dtype), _factor(weight, ctx.up, ctx.dtype)
@@ -296,6 +299,7 @@ class _NoisyActivation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, None for options; differentiable themselves."""
         x, scale, noise, y = ctx.saved_tensors
         gradient = _masked(grads[0], y, True, ctx.clamp)
         by_scale = (gradient * x).sum((2, 3)).to(scale.dtype)
@@ -335,6 +339,7 @@ class _ImageProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs, None for options; differentiable themselves."""
         x, kernels, y = ctx.saved_tensors
         n, channels, height, width = x.shape
         gradient = _masked(grads[0].reshape(y.shape), y, False, ctx.clamp)

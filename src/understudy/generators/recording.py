@@ -84,7 +84,7 @@ class Recordings:
         if isinstance(found, int):  # once more, to see whether anything but the inputs changes
             self._remember(key, script)
         else:
-            self._remember(key, _Recording(script) if script.same_as(found) else None)
+            self._remember(key, _compiled(script) if script.same_as(found) else None)
         return figures
 
     def _remember(self, key: Hashable, what: int | _Script | _Recording | None) -> None:
@@ -262,6 +262,15 @@ class _Script:
         ):
             return str(value)
         raise _CannotRecord(f"an argument {value!r}")
+
+
+def _compiled(script: _Script) -> _Recording | None:
+    """The function of a script; None, so that autograd goes on, where this torch cannot make one of it."""
+    try:
+        return _Recording(script)
+    except (RuntimeError, NotImplementedError, OSError) as error:  # how TorchScript says that it cannot
+        log.warning("steps are not recorded, which costs time and changes nothing else: %s", error)
+        return None
 
 
 class _Recording:

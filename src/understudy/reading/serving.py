@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.files import writing
+from understudy.locks import held_lock
 from understudy.reading.folder import ReadingFolder
 from understudy.reading.store import Store
 
@@ -34,22 +32,12 @@ def only_server(folder: Path, where: str) -> Iterator[None]:
     Raises:
         UnderstudyError: another process serves this folder; the folder cannot be written.
     """
-    path = folder / LOCK
-    with writing(path):
-        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  open as long as the lock is held
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            raise UnderstudyError(
-                f"this study is being served already ({handle.read().strip() or 'by another process'})",
-                where=folder, fix="use that server, or stop it first",
-            ) from error  # fmt: skip
-        with writing(path):
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} at {where}\n")
-            handle.flush()
+    with held_lock(
+        folder / LOCK,
+        f"at {where}",
+        "this study is being served already ({holder})",
+        "use that server, or stop it first",
+    ):
         yield
 
 

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from understudy.checkpoints import STOPPING, time_limit
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
+from understudy.locks import held_lock
 from understudy.memory import thrift
 from understudy.study.account import Heartbeat, release_memory, software, torch_threads
 from understudy.study.failures import TimeLimit, failure_class
@@ -335,21 +336,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the lock is given up
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            raise UnderstudyError(
-                f"another process is working here ({handle.read().strip() or 'unknown'})",
-                where=folder,
-                fix="wait until it has finished; `understudy status` shows its progress",
-            ) from error
-        with writing(folder):
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {platform.node()}\n")
-            handle.flush()
+    with held_lock(
+        folder / "lock",
+        f"on {platform.node()}",
+        "another process is working here ({holder})",
+        "wait until it has finished; `understudy status` shows its progress",
+    ):
         yield
 
 

@@ -1,0 +1,39 @@
+"""A lock is held by one process at a time, and ends with it, however it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.locks import held_lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from understudy.locks import held_lock
+with held_lock(Path(sys.argv[1]), "at home", "busy ({holder})", "wait"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        with (
+            pytest.raises(UnderstudyError, match=rf"busy \(process {process.pid} at home\)"),
+            held_lock(path, "here", "busy ({holder})", "wait"),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+    with held_lock(path, "here", "busy ({holder})", "wait"):
+        assert path.read_text().endswith(" here\n")
