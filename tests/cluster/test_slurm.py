@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
+from tiny_study import results, tiny_study
+
 from understudy.files import read_json
 from understudy.study.jobs import is_locked
 from understudy.study.plan import make_plan
@@ -32,27 +35,14 @@ pytestmark = pytest.mark.skipif(
 
 STARTED: list[subprocess.Popen[str]] = []
 NODE = Path(__file__).with_name("slurm_node.sh")
-STUDY = """
-name: queue
-phantom: {patients: 8, shape: [32, 32, 20], sites: 1}
-slices: {resolution: 32, scaling: robust, rule_intensity: 20}
-split: {test_patients: 4, validation_fraction: 0.25}
-generators:
-  one:
-    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
-    training: {kimg: 9, batch: 8, tick_kimg: 0.5, checkpoint_seconds: 0.2}
-    samples: 130
-segmenters:
-  unet:
-    model: {width: 4}
-    training: {samples: 160, batch: 8, validations: 1, checkpoint_seconds: 0.2}
-trainings: [synthetic]
-audit: null
-annotations: null
+STUDY = (
+    tiny_study("queue", kimg=9, tick=0.5, samples=160, seconds=0.2)
+    + """
 cluster:
   {cpus: 1, gpus: 0, memory_mb: 1500, minutes: 30, reserve_seconds: 3600, status_seconds: 2, latency_seconds: 5,
    stages: {generator: {minutes: MINUTES}}}
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +115,6 @@ def child_of(process: subprocess.Popen[str]) -> int:
         check=True,
     ).stdout.split()
     return int(found)
-
-
-def results(out: Path) -> dict[str, Any]:
-    return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
 
 
 def logs(place: Path) -> str:

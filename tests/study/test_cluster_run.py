@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_study import results, tiny_study
 
 from understudy.errors import Interrupted
 from understudy.files import read_json
@@ -24,19 +24,7 @@ from understudy.study.run import run_plan
 from understudy.study.schema import load_study
 from understudy.study.stages import STAGES
 
-STUDY = """
-name: tiny
-phantom: {patients: 8, shape: [32, 32, 20], sites: 1}
-slices: {resolution: 32, scaling: robust, rule_intensity: 20}
-split: {test_patients: 4, validation_fraction: 0.25}
-generators:
-  one:
-    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
-    training: {kimg: 0.4, batch: 8, tick_kimg: 0.1, checkpoint_seconds: 0.05}
-    samples: 130
-audit: null
-annotations: null
-"""
+STUDY = tiny_study("tiny", kimg=0.4, tick=0.1, samples=80, seconds=0.05)
 
 # Stands where a container's program would: does what the job's spec says, without any of our code.
 FAKE = """
@@ -107,10 +95,6 @@ def test_what_fails_is_left_out_what_is_lost_or_late_is_not(tmp_path: Path) -> N
         [], [job_folder(out, result.done[0]).name],
     ]  # fmt: skip
     assert [job.name for job in result.reused] == ["first", "limit", "killed", "evaluated"]
-
-
-def results(out: Path) -> dict[str, Any]:
-    return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
 
 
 def kill_snakemake(out: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_study import results, tiny_study
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
@@ -24,32 +25,11 @@ from understudy.study.run import RunResult, run_plan
 from understudy.study.schema import Study, load_study
 from understudy.study.stages import STAGES
 
-STUDY = """
-name: full
-phantom: {patients: 8, shape: [32, 32, 20], sites: 1}
-slices: {resolution: 32, scaling: robust, rule_intensity: 20}
-split: {test_patients: 4, validation_fraction: 0.25}
-generators:
-  one:
-    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
-    training: {kimg: 0.1, batch: 8, tick_kimg: 0.05, checkpoint_seconds: 0.05}
-    samples: 130
-segmenters:
-  unet:
-    model: {width: 4}
-    training: {samples: 80, batch: 8, validations: 1, checkpoint_seconds: 0.05}
-trainings: [synthetic]
-audit: null
-annotations: null
-"""
+STUDY = tiny_study("full", kimg=0.1, tick=0.05, samples=80, seconds=0.05)
 
 
 def run(folder: Path, out: Path) -> RunResult:
     return run_plan(make_plan(load_study(folder / "study.yaml")), out, STAGES, "cpu", False, "evaluate")
-
-
-def results(out: Path) -> dict[str, Any]:
-    return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
 
 
 @pytest.fixture(scope="module")

@@ -12,29 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_study import results, tiny_study
 
 from understudy.files import read_json
 from understudy.study.jobs import is_locked
 
-STUDY = """
-name: kill
-phantom: {patients: 8, shape: [32, 32, 20], sites: 1}
-slices: {resolution: 32, scaling: robust, rule_intensity: 20}
-split: {test_patients: 4, validation_fraction: 0.25}
-generators:
-  one: &g
-    model: {kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
-    training: {kimg: 0.6, batch: 8, tick_kimg: 0.3, checkpoint_seconds: 0.2}
-    samples: 130
-  two: *g
-segmenters:
-  unet:
-    model: {width: 4}
-    training: {samples: 160, batch: 8, validations: 1, checkpoint_seconds: 0.2}
-trainings: [synthetic]
-audit: null
-annotations: null
-"""
+STUDY = tiny_study("kill", kimg=0.6, tick=0.3, samples=160, seconds=0.2, generators=("one", "two"))
 
 
 def start(folder: Path, out: str, workers: int) -> subprocess.Popen[str]:
@@ -51,10 +34,6 @@ def wait_for(happened: Callable[[], Any], seconds: float = 120) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError("it did not happen")
-
-
-def results(out: Path) -> dict[str, Any]:
-    return {path.parent.name: read_json(path)["results"] for path in out.glob("jobs/*/done.json")}
 
 
 def in_training(out: Path, stage: str = "generator") -> list[Path]:
