@@ -59,7 +59,11 @@ NOT_RUN = {
         "serves until it is stopped",
         "needs answers",
     ],
-    "docs/release.md": ["needs an audited study and filled forms", "needs a package"],
+    "docs/release.md": [
+        "needs an audited study and filled forms",
+        "needs a package",
+        "needs a trained generator and filled forms",
+    ],
     "docs/slurm.md": ["installs packages", "needs a cluster", "a minute", "a minute", "needs SLURM and root"],
     "docs/tutorial.md": ["installs packages"],
     "docs/your-own-generator.md": ["installs a package", "a minute"],
