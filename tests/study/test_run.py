@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json, write_json
-from understudy.study.jobs import Context, StageFunction, job_folder, locked
+from understudy.study.jobs import Context, Job, StageFunction, job_folder, locked
 from understudy.study.plan import STAGE_VERSIONS, Plan, make_plan
-from understudy.study.run import claimed, duration, run_plan
+from understudy.study.run import Clock, claimed, duration, run_plan
 from understudy.study.schema import Study
 from understudy.study.status import jobs_of, study_status
 
@@ -203,3 +205,14 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -> None:
+    jobs = tuple(Job("segmenter", f"job {n}", {"n": n}, seconds=100) for n in range(4))
+    said = []
+    for workers in (1, 2):
+        text = io.StringIO()
+        Clock(Plan(study(), jobs), tmp_path, Console(file=text)).announce(1, jobs[0], workers)
+        said.append(text.getvalue())
+    assert "whole study 6 min 40 s" in said[0]
+    assert "whole study 3 min 20 s" in said[1]

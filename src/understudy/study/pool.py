@@ -149,7 +149,7 @@ class Pool:
             worker = self._idle()
             self.waiting.remove(job)
             self.tries[job.id] = self.tries.get(job.id, 0) + 1
-            self.clock.announce(self.number[job.id], job, f"worker {worker.number}")
+            self.clock.announce(self.number[job.id], job, self.count)
             worker.start(job)
 
     def _idle(self) -> Worker:

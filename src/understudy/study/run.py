@@ -10,7 +10,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from understudy.study.failures import AGAIN, RETRIES, failure_class
 from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job
 from understudy.study.plan import Plan
 from understudy.study.pool import PartialReport, Pool, worker_count
+from understudy.study.schedule import elapsed
 from understudy.study.schema import Study
 
 RunJob = Callable[[Job], dict[str, Any]]
@@ -326,12 +327,12 @@ class Clock:
         words = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
         self._print(f"[bold red]{escape(words)}[/bold red]")
 
-    def announce(self, number: int, job: Job, worker: str = "") -> None:
-        """Prints the line above a job's own progress, or that a worker has begun it."""
-        self._beside = bool(worker)
-        left = sum(self._seconds(other) for other in self._left)
+    def announce(self, number: int, job: Job, workers: int = 1) -> None:
+        """Prints the line above a job's own progress, or that one of several workers has begun it."""
+        self._beside = workers > 1
+        left = elapsed([replace(other, seconds=seconds) for other, seconds in self.left()], workers)
         times = f" - about {duration(self._seconds(job))}, whole study {duration(left)}" if left else ""
-        if worker and self.console.is_terminal:  # the display below has them
+        if self._beside and self.console.is_terminal:  # the display below has them
             times = ""
         self._print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
