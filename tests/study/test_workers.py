@@ -27,7 +27,7 @@ from understudy.study.schema import Study
 def work(context: Context) -> dict[str, Any]:
     """Fails, or kills its process, in the way that the spec says; else counts from its inputs."""
     how, mark = context.spec.get("how"), context.folder / "mark"
-    if how == "die once" and not mark.exists():
+    if how == "die" or (how == "die once" and not mark.exists()):
         mark.write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "memory once" and not mark.exists():
@@ -119,6 +119,15 @@ def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
     assert "first 0" in [job.name for job, _ in result.failed]
     failed = read_json(job_folder(tmp_path, plan.jobs[0]) / "failed.json")
     assert (failed["class"], failed["attempts"]) == ("time_limit", 2)
+
+
+def test_every_try_at_a_job_whose_process_is_killed_counts(tmp_path: Path) -> None:
+    plan = plan_of("die", "")
+    for tries in (2, 4):  # two in each run
+        result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2)
+        assert [job.name for job, _ in result.failed] == ["first 0"]
+        failed = read_json(job_folder(tmp_path, plan.jobs[0]) / "failed.json")
+        assert (failed["type"], failed["attempts"]) == ("LostWorker", tries)
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.study import slurm
 from understudy.study.failures import Killed, LostWorker, oom_kills
-from understudy.study.jobs import read_done, read_failed, record_failure
+from understudy.study.jobs import next_attempt, read_done, read_failed, record_failure
 from understudy.study.leases import leased
 
 TO_BE_CONTINUED = 75  # EX_TEMPFAIL
@@ -44,12 +44,14 @@ class Step:
         name: of the job's folder below `out/jobs`.
         plan: content of `out/cluster/jobs.json`.
         attempt: of Snakemake, from 1.
+        tries: which try at the job this is, whoever started the others.
     """
 
     out: Path
     name: str
     plan: dict[str, Any]
     attempt: int = 1
+    tries: int = 1
 
     @property
     def folder(self) -> Path:
@@ -77,7 +79,7 @@ class Step:
             return 1
         turns = 0
         while read_done(self.folder) is None:
-            kills = oom_kills()
+            kills, self.tries = oom_kills(), next_attempt(self.folder)
             status, told = self._once()
             if read_done(self.folder) is not None:
                 break
@@ -150,7 +152,7 @@ class Step:
 
         error.__cause__ = cause
         (job,) = (job for job in jobs_of(self.out) if job.folder_name == self.name)
-        record_failure(self.folder, job, error, int(read_failed(self.folder).get("attempts", 0)) + 1)
+        record_failure(self.folder, job, error, self.tries)
         _say(f"{job.name}: {error}")
 
 

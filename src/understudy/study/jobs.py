@@ -171,8 +171,7 @@ def run_job(
         finished = read_done(folder)  # another process may have finished it while this one waited
         if finished is not None:
             return finished
-        failed = read_failed(folder)
-        attempts, less = int(failed.get("attempts", 0)) + 1, failed.get("class") == "out_of_memory"
+        attempts, less = next_attempt(folder), read_failed(folder).get("class") == "out_of_memory"
         (folder / "failed.json").unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         context = _context(job, folder, inputs, device, progress, devices, nodes)
@@ -306,6 +305,11 @@ def _disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
         if os.strerror(number) in str(error):
             return explain_os_error(OSError(number, os.strerror(number)), folder)
     return None
+
+
+def next_attempt(folder: Path) -> int:
+    """Which try at a job comes next, from 1. Asked before it begins, as the last failure's record is gone then."""
+    return int(read_failed(folder).get("attempts", 0)) + 1
 
 
 def record_failure(folder: Path, job: Job, error: Exception, attempts: int = 1) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.study.failures import Killed, LostWorker, TimeLimit, failure_class, oom_kills
-from understudy.study.jobs import Job, StageFunction, job_folder, read_failed, record_failure, run_job
+from understudy.study.jobs import Job, StageFunction, job_folder, next_attempt, record_failure, run_job
 from understudy.study.leases import leased
 
 STUCK = 240.0  # seconds past its limit, with the checkpoint, after which a job's process is killed
@@ -77,6 +77,7 @@ class Worker:
         self.job: Job | None = None
         self.since = 0.0
         self._kills = oom_kills()
+        self._attempt = 1  # at its job
         self._asked = False  # to leave
         self._stuck: float | None = None  # minutes that its last job was allowed
         context = multiprocessing.get_context("spawn")
@@ -92,6 +93,7 @@ class Worker:
     def start(self, job: Job) -> None:
         """Gives it a job; a process that is gone is found out by `outcome`."""
         self.job, self.since, self._kills = job, time.monotonic(), oom_kills()
+        self._attempt = next_attempt(job_folder(self.task.out, job))
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job.id)
 
@@ -131,7 +133,7 @@ class Worker:
     def _failed(self, job: Job, error: Exception) -> Outcome:
         """Records on the process's behalf what ended it."""
         folder = job_folder(self.task.out, job)
-        record_failure(folder, job, error, int(read_failed(folder).get("attempts", 0)) + 1)
+        record_failure(folder, job, error, self._attempt)
         kind = "lost" if type(error) is LostWorker else failure_class(error, job.stage)
         return Outcome(job, failure=kind, message=str(error))
 
