@@ -1,6 +1,7 @@
 """Packaging streams: the peak memory of releases of 1,000, 3,000 and 10,000 slices, and its slope.
 
-    python benchmarks/release_memory.py --folder /tmp/release-memory
+    python benchmarks/release_memory.py
+    python benchmarks/release_memory.py --folder /scratch/new
     python benchmarks/release_memory.py --slices 1000 3000 --formats png nnunet
 
 Slices of 256 x 256 pixels with four channels and an annotation (5 planes) are noise on a head, so that files are as
@@ -20,12 +21,14 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from understudy.audit.config import AuditConfig
-from understudy.audit.perform import audit, write_audit
+from understudy.audit.perform import audit
+from understudy.audit.result import write_audit
 from understudy.release.content import LAYOUTS
 from understudy.release.forms import About, Decision
 from understudy.release.package import release_slices
@@ -142,7 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--slices", type=int, nargs="+", default=[1000, 3000, 10000])
     parser.add_argument("--formats", nargs="+", default=list(LAYOUTS))
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/release-memory"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "release-memory")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -180,8 +183,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     first, last = min(options.slices), max(options.slices)
     print()
-    for layout in options.formats:
-        slope = 1000 * (peaks[layout, last] - peaks[layout, first]) / max(1, last - first)
+    for layout in options.formats if last > first else ():
+        slope = 1000 * (peaks[layout, last] - peaks[layout, first]) / (last - first)
         print(f"{layout}: {slope:+.1f} MB for each further 1,000 slices")
 
 
