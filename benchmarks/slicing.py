@@ -26,7 +26,8 @@ from PIL import Image
 
 from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
 from understudy.cohort.phantom import PhantomConfig, write_phantoms
-from understudy.cohort.prepare import SliceConfig, prepare
+from understudy.cohort.prepare import prepare
+from understudy.cohort.scaling import SliceConfig
 from understudy.slices import SliceSet
 
 Write = Callable[[Path, np.ndarray, np.ndarray], None]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from understudy.cohort.layouts import CohortConfig, find_patients
-from understudy.cohort.prepare import SliceConfig, class_indices, passes_rule, prepare, to_8_bit
+from understudy.cohort.prepare import class_indices, prepare
+from understudy.cohort.scaling import SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet, evenly_coded
-from understudy.volumes import SliceGeometry, VolumeSet
+from understudy.volumes import VolumeSet
 
 REAL = Path(os.environ.get("UNDERSTUDY_REAL", Path(__file__).parents[3] / "shared" / "real"))
 
@@ -24,13 +25,6 @@ REAL = Path(os.environ.get("UNDERSTUDY_REAL", Path(__file__).parents[3] / "share
 def matlab_uint8(values):
     """uint8() of MATLAB: round halves away from zero, saturate."""
     return np.clip(np.trunc(values + np.copysign(0.5, values)), 0, 255).astype(np.uint8)
-
-
-def eight_bit(voxels, ceiling):
-    """All slices of `to_8_bit`."""
-    out = np.empty(voxels.shape, np.uint8)
-    to_8_bit(voxels, ceiling, np.arange(len(voxels)), out=out)
-    return out
 
 
 def reference(files, size, intensity=50, fraction=0.15):
@@ -236,45 +230,6 @@ def test_what_cannot_be_sliced_is_said(tmp_path, patient, write_patient):
         run(tmp_path / "cohort", tmp_path / "out")
 
 
-@given(
-    hnp.arrays(
-        st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64]),
-        (2, 5, 4),
-        elements=st.integers(0, 255),
-    ),
-    st.integers(1, 255),
-    st.floats(0, 254),
-)
-def test_scaling_and_rule_match_doubles(voxels, ceiling, intensity):
-    scaled = voxels.astype(np.float64) / ceiling * 255
-    np.testing.assert_array_equal(eight_bit(voxels, float(ceiling)), matlab_uint8(scaled))
-    config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
-    geometry = SliceGeometry.fit(5, 4, 8)
-    expected = (scaled > intensity).sum(axis=(1, 2)) / 64 > 0.1
-    np.testing.assert_array_equal(passes_rule(voxels, float(ceiling), geometry, config), expected)
-
-
-@given(
-    hnp.arrays(
-        st.sampled_from([np.float32, np.float64]),
-        (2, 4, 4),
-        elements=st.floats(-100, 1000, width=32),
-    ),
-    st.floats(0, 254.9),
-    st.booleans(),
-)
-def test_the_rules_lowest_value_decides_as_doubles_do(voxels, intensity, exact):
-    ceiling = float(voxels.max())
-    if not ceiling > 1e-3:
-        return
-    if exact:  # a voxel lies on the threshold, as far as its type can
-        voxels[0, 0, 0] = intensity / 255 * ceiling
-    config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
-    expected = (voxels.astype(np.float64) / ceiling * 255 > intensity).sum(axis=(1, 2)) / 16 > 0.1
-    found = passes_rule(voxels, ceiling, SliceGeometry.fit(4, 4, 4), config)
-    np.testing.assert_array_equal(found, expected)
-
-
 def test_a_head_in_a_corner_below_zero_elsewhere(tmp_path, patient):
     for name, path in patient.items():
         if name == "labels":
@@ -288,12 +243,6 @@ def test_a_head_in_a_corner_below_zero_elsewhere(tmp_path, patient):
     assert slices.index.z.tolist() == list(expected)
     assert expected
     np.testing.assert_array_equal(slices.read(slice(None))[0], np.stack([i for i, _ in expected.values()]))
-
-
-def test_negative_voxels_become_zero():
-    voxels = np.array([[[-5, 0, 100, 200]]], np.int16)
-    assert eight_bit(voxels, 200.0).tolist() == [[[0, 0, 128, 255]]]
-    assert eight_bit(voxels.astype(np.float32), 200.0).tolist() == [[[0, 0, 128, 255]]]
 
 
 @given(

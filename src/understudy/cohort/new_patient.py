@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.prepare import SliceConfig, slice_images
+from understudy.cohort.scaling import SliceConfig, slice_images
 from understudy.errors import UnderstudyError
 from understudy.nifti import VolumeHeader, read_header, read_voxels, slices_of
 from understudy.volumes import SliceGeometry, TestVolume

@@ -21,7 +21,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.phantom import PhantomConfig
-from understudy.cohort.prepare import SliceConfig
+from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig
 
 if TYPE_CHECKING:

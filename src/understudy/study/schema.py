@@ -35,7 +35,7 @@ from pydantic import (
 from understudy.audit.config import AuditConfig
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.phantom import PhantomConfig
-from understudy.cohort.prepare import SliceConfig
+from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json

@@ -166,7 +166,7 @@ def segment_patient(
         UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
     """
     from understudy.cohort.new_patient import slice_new_patient
-    from understudy.cohort.prepare import SliceConfig
+    from understudy.cohort.scaling import SliceConfig
     from understudy.segmenters.predict import load, predict_volume
 
     if not out.name.endswith((".nii", ".nii.gz")):

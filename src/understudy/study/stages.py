@@ -36,8 +36,8 @@ def prepare(context: Context) -> dict[str, Any]:
     """Checks the cohort, splits it and writes `slices`, `volumes`, `split.json` and `problems.json`."""
     from understudy.cohort.checks import accept, check_cohort
     from understudy.cohort.layouts import CohortConfig, find_patients
-    from understudy.cohort.prepare import SliceConfig
     from understudy.cohort.prepare import prepare as write_slices
+    from understudy.cohort.scaling import SliceConfig
     from understudy.cohort.splits import SplitConfig, split_patients
     from understudy.slices import SliceSet
 
