@@ -60,6 +60,37 @@ def test_planted_copies_among_new_slices_are_found_and_their_patient_is_named_by
     assert set(near["name"]) == {"patient 1"}
 
 
+def test_flags_beside_one_patient_are_called_concentrated_and_nobody_is_named(
+    found: Audit, real: SliceSet, mixed: SliceSet, tmp_path: Path
+) -> None:
+    heaped = found.numbers["concentration"]
+    assert (heaped["found"], heaped["patients"], heaped["votes"]) == (True, 1, 8)
+    assert heaped["hit"] == found.numbers["patients"]["worst"][1]
+    assert heaped["same"] <= 3
+    assert set(heaped) == {
+        "flagged", "patients", "hit", "votes", "same", "p", "smallest_p", "share_of_all", "found", "testable",
+    }  # fmt: skip
+    assert any("Concentrated on one training patient" in sentence for sentence in found.verdict.sentences)
+    write_audit(found, tmp_path / "a")
+    again = recheck(real, real, mixed, tmp_path / "a")
+    assert again.concentration is not None
+    assert again.concentration.as_dict() == heaped
+    assert again.rest(np.arange(100), screened=False).kind == "copies_found"
+
+
+def test_copies_of_all_patients_alike_are_found_and_are_not_concentrated(
+    real: SliceSet, tmp_path: Path
+) -> None:
+    images, labels = new_slices(90)
+    copies, marks = real.read(real.rows(split="train")[::5])
+    noisy = np.clip(copies + np.random.default_rng(1).normal(0, 3, copies.shape), 0, 255).astype(np.uint8)
+    made = synthetic_set(tmp_path / "s", np.concatenate([images, noisy]), np.concatenate([labels, marks]))
+    done = audit(real, real, made, FAST)
+    assert done.verdict.kind == "copies_found"
+    assert not done.numbers["concentration"]["found"]
+    assert any("Not more concentrated" in sentence for sentence in done.verdict.sentences)
+
+
 def test_controls_are_in_every_audit(found: Audit) -> None:
     detection = {d["name"]: d for d in found.numbers["controls"]["detection"]}
     for name in ("exact", "noise 2 %", "noise 5 %", "gamma 0.7", "gamma 1.4"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from understudy.audit.concentration import Concentration
 from understudy.audit.controls import Controls, Detection, FalseAlarms
 from understudy.audit.verdict import Flags, Hits, percent, points, verdict
 
@@ -70,6 +71,45 @@ def test_nearer_than_chance_explains_counts_only_where_new_patients_are_not() ->
     said = verdict(replace(FLAGS, certain=3), HITS, alarmed, 12, 400, 99, 0.99)
     assert said.kind == "cannot_tell"
     assert "but so do 2 slices of new patients" in said.headline
+
+
+HEAPED = Concentration(22, 1, 22, 8, 1, 4e-6, 3e-7, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("heaped", "changes", "kind", "words"),
+    [
+        (
+            HEAPED,
+            {},
+            "cannot_tell",
+            "Concentrated on one training patient: 22 of 22 flagged slices lie beside",
+        ),
+        (HEAPED, {"certain": 1}, "copies_found", "look at the gallery"),
+        (replace(HEAPED, patients=2, p=1e-9), {}, "cannot_tell", "2 training patients"),
+        (replace(HEAPED, p=0.3), {}, "no_sign", "Not more concentrated on few patients"),
+        (
+            replace(HEAPED, flagged=3, smallest_p=0.02, p=0.02),
+            {},
+            "no_sign",
+            "3 flags and 8 held-out patients",
+        ),
+    ],
+)
+def test_flags_beside_one_patient_keep_a_set_from_passing(
+    heaped: Concentration, changes: dict[str, Any], kind: str, words: str
+) -> None:
+    controls = Controls((FOUND, MISSED), ALARMS)
+    said = verdict(replace(FLAGS, **changes), HITS, controls, 12, 400, 99, 0.99, heaped=heaped)
+    assert said.kind == kind
+    assert any(words in sentence for sentence in said.sentences)
+    assert ("look at the gallery before release" in said.headline) == (kind == "cannot_tell")
+
+
+def test_a_p_value_too_small_to_read_is_a_bound() -> None:
+    controls = Controls((FOUND, MISSED), ALARMS)
+    said = verdict(FLAGS, HITS, controls, 12, 400, 99, 0.99, heaped=replace(HEAPED, p=0.0))
+    assert any("p below 0.0001 by patient" in sentence for sentence in said.sentences)
 
 
 def test_a_screened_set_is_not_called_free_of_copies() -> None:

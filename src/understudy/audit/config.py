@@ -12,6 +12,7 @@ from understudy.audit.transforms import ALL, FLIPS, NONE
 TESTED = ("stacked", "centred")  # the views that decide; see `conformal` on why two cost no false alarms
 SHOWN = ("channels", "annotation")  # views for information
 CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
+CONCENTRATED = 0.01  # p-value at which flags are said to be concentrated on few training patients
 FEWEST_PATIENTS = 5  # below, a bootstrap over patients says nothing
 TRANSFORMS = {"none": NONE, "flips": FLIPS, "dihedral": ALL}
 

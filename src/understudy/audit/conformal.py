@@ -135,7 +135,7 @@ def p_values(scores: Floats, null: Null) -> PValues:
     """
     if scores.ndim != 2 or scores.shape[1] != null.scores.shape[1]:
         raise UnderstudyError(f"scores of shape {scores.shape} for {null.scores.shape[1]} views")
-    ranks = np.stack([_at_or_above(null.scores[:, v], null.scores[:, v]) for v in range(scores.shape[1])], 1)
+    ranks = own_ranks(null)
     above = np.stack([_at_or_above(scores[:, v], null.scores[:, v]) for v in range(scores.shape[1])], 1)
     limit = np.minimum(above, 1 + above.min(axis=1, keepdims=True))
     limits, pattern = np.unique(limit, axis=0, return_inverse=True)
@@ -147,6 +147,11 @@ def p_values(scores: Floats, null: Null) -> PValues:
         extreme = (ranks[None] <= limits[start : start + step, None]).any(axis=2)
         counts[start : start + step] = extreme.astype(np.float32) @ own
     return PValues(pattern.reshape(-1).astype(np.int64), counts, null)
+
+
+def own_ranks(null: Null) -> Ints:
+    """How many held-out slices are at or above each one, itself included: [n, V]."""
+    return np.stack([_at_or_above(column, column) for column in null.scores.T], axis=1)
 
 
 def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floats:

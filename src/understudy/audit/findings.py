@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy import __version__
+from understudy.audit.concentration import Concentration, concentration, votes_of
 from understudy.audit.config import CERTAIN, TESTED, AuditConfig
 from understudy.audit.conformal import Null, PValues, beyond_chance, p_values, slices_needed, threshold
 from understudy.audit.controls import COPY, Controls, scores_of
@@ -77,9 +78,10 @@ def assembled(
     )
     hits = _hits(neighbours, parts[0].count)
     flags = flags_of(groups, len(parts[2].rows), controls, config)
+    heaped = concentration_of(parts[0], groups[0], of_heldout, config)
     needed = slices_needed(config.quantile)
     screened = "screened" in parts[2].slices.attrs
-    said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened)
+    said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened, heaped)
     repeated = repeats(judged[2], null, len(parts[0].rows), config, device)
     drawn = {"synthetic": scores, "held-out": null.scores, COPY: controls.scores[COPY]}
     numbers = {
@@ -99,6 +101,7 @@ def assembled(
         },
         "flags": _plain(asdict(flags)),
         "patients": {"hit": hits.patients, "of": hits.of, "worst": hits.worst, "counts": hits.counts},
+        "concentration": heaped.as_dict() if heaped else None,
         "more_views": _more_views(of_heldout, of_synthetic, config.quantile),
         "controls": _plain(controls.as_dict()),
         "within": repeated.as_dict() if repeated else None,
@@ -161,6 +164,27 @@ def compared_all(
     return Compared(judged[2], of_synthetic, null), Compared(faint, of_faint, null.view(0), TESTED[:1])
 
 
+def concentration_of(
+    training: Part, judged: Compared, of_heldout: pd.DataFrame, config: AuditConfig
+) -> Concentration | None:
+    """Whether the flagged slices heap up beside few training patients; None where none is flagged.
+
+    Args:
+        training: all rows that were compared with.
+        judged: the judged synthetic slices.
+        of_heldout: nearest training slices of the judged held-out rows (`similarity.nearest`).
+    """
+    found = _neighbours(training, judged, config)
+    patient_of = _patient_of(training)
+    beside = [
+        [patient_of.get(int(r), "") for r in row]
+        for row in of_heldout[[f"{v}.row" for v in judged.views]].to_numpy()
+    ]
+    votes = votes_of(judged.null, np.array(beside, dtype=np.str_), config.quantile)
+    near = found["patient"].to_numpy().astype(np.str_)
+    return concentration(near[found["flagged"].to_numpy()], near, votes)
+
+
 def _certain_of_faint(faint: Compared, judged: int, config: AuditConfig) -> int:
     """Faint slices too near for chance in a set of this size."""
     if not len(faint.found):
@@ -177,7 +201,7 @@ def _neighbours(training: Part, group: Compared, config: AuditConfig) -> pd.Data
     take = np.arange(len(view))
     rows = np.stack([found[f"{v}.row"].to_numpy() for v in group.views], axis=1)[take, view]
     turned = np.stack([found[f"{v}.transform"].to_numpy() for v in group.views], axis=1)[take, view]
-    patient_of = dict(zip(training.rows.tolist(), training.patients.tolist(), strict=True))
+    patient_of = _patient_of(training)
     return pd.DataFrame(
         {
             "row": found["row"].to_numpy(),
@@ -190,6 +214,10 @@ def _neighbours(training: Part, group: Compared, config: AuditConfig) -> pd.Data
             **{f"{v}.score": scores[:, i] for i, v in enumerate(group.views)},
         }
     )
+
+
+def _patient_of(training: Part) -> dict[int, str]:
+    return dict(zip(training.rows.tolist(), training.patients.tolist(), strict=True))
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

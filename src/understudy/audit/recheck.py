@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from understudy.audit.concentration import Concentration
 from understudy.audit.config import TESTED, AuditConfig
 from understudy.audit.conformal import slices_needed
 from understudy.audit.controls import Controls, Detection, FalseAlarms
-from understudy.audit.findings import Compared, compared_all, flags_of, slice_table
+from understudy.audit.findings import Compared, compared_all, concentration_of, flags_of, slice_table
 from understudy.audit.result import FORMAT
 from understudy.audit.sides import faint_of, judged_of, refuse_training_slices, sides
 from understudy.audit.similarity import nearest
@@ -44,6 +45,7 @@ class Recheck:
         training, heldout: the rows that were compared with.
         asked: of them, those that show somebody: the rows that a white-box check asks about.
         controls: of the audit.
+        concentration: whether its flags heap up beside few training patients; None without flags.
     """
 
     numbers: dict[str, Any]
@@ -53,6 +55,7 @@ class Recheck:
     heldout: Part
     asked: tuple[Part, Part]
     controls: Controls
+    concentration: Concentration | None
     _groups: tuple[Compared, Compared]
 
     def rest(self, kept: NDArray[np.int64], screened: bool = True) -> Verdict:
@@ -60,7 +63,8 @@ class Recheck:
 
         Args:
             kept: the rows.
-            screened: whether they were chosen by this audit. Its sentences name no patients that were hit.
+            screened: whether they were chosen by this audit; no flag is left then, so that none can heap up. Else they
+                are all rows. Its sentences name no patients that were hit.
 
         Raises:
             UnderstudyError: none of them can be judged.
@@ -74,7 +78,10 @@ class Recheck:
         null = groups[0].null
         flags = flags_of((groups[0], groups[1]), len(kept), self.controls, config)
         hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
-        return verdict(flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened)
+        heaped = None if screened else self.concentration
+        return verdict(
+            flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened, heaped
+        )
 
 
 def recheck(
@@ -125,7 +132,10 @@ def recheck(
     correlation = np.full(len(synthetic), np.nan)
     for group in groups:
         correlation[group.part.rows] = group.scores[:, TESTED.index("stacked")]
-    return Recheck(numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), groups)
+    heaped = concentration_of(parts[0], groups[0], of_heldout, config)
+    return Recheck(
+        numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), heaped, groups
+    )
 
 
 def _kept(group: Compared, rows: NDArray[np.int64]) -> Compared:

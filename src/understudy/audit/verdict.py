@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from understudy.audit.concentration import Concentration
 from understudy.audit.config import FEWEST_PATIENTS
 from understudy.audit.controls import DETECTED, Controls
 from understudy.audit.intervals import upper_bound
@@ -115,6 +116,7 @@ def verdict(
     needed: int,
     quantile: float,
     screened: bool = False,
+    heaped: Concentration | None = None,
 ) -> Verdict:
     """The verdict.
 
@@ -122,6 +124,7 @@ def verdict(
         patients, slices: held out and judged.
         needed: held-out slices without which nothing can be flagged.
         screened: flagged slices were taken out of the synthetic set, so that their absence says nothing new.
+        heaped: whether the flags are concentrated on few training patients; None where none is flagged.
 
     Raises:
         UnderstudyError: no controls.
@@ -132,6 +135,8 @@ def verdict(
             fix="run the audit again with planted copies and held-out halves",
         )
     kind, headline = _judged(flags, controls, patients, slices, needed, quantile)
+    if kind == "no_sign" and heaped is not None and heaped.found:
+        kind, headline = "cannot_tell", _look_first(flags, heaped, hits, quantile)
     if screened and kind == "no_sign":
         headline = (
             f"No copy that this audit can find is left among {flags.judged:,} screened slices. This says nothing on the"
@@ -140,7 +145,7 @@ def verdict(
     return Verdict(
         kind,
         headline,
-        _evidence(flags, hits, controls, patients, slices, quantile, screened),
+        _evidence(flags, hits, controls, patients, slices, quantile, screened, heaped),
         _limits(controls),
     )
 
@@ -210,6 +215,7 @@ def _evidence(
     slices: int,
     quantile: float,
     screened: bool,
+    heaped: Concentration | None,
 ) -> list[str]:
     alarm = controls.false_alarms
     said = [
@@ -232,6 +238,7 @@ def _evidence(
             f"The flagged slices lie next to {hits.patients} of {hits.of} training patients; {name}, the worst hit,"
             f" has {most:,} of them."
         )
+        said += [] if heaped is None else [_spread(heaped)]
     elif screened:
         said.append(
             "No slice is flagged, since those that were have been taken out by the same rule. More samples of the same"
@@ -255,6 +262,43 @@ def _evidence(
         f" ({percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is meant."
     )
     return said
+
+
+def _look_first(flags: Flags, heaped: Concentration, hits: Hits, quantile: float) -> str:
+    """The headline where no more slices are flagged than chance gives, but those that are lie beside few patients."""
+    return (
+        f"Cannot tell, look first: {flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)}) are"
+        f" nearer to a training slice than {percent(quantile)} of new patients' slices, no more than chance may give,"
+        f" but they are concentrated on {_people(heaped.patients)} of {hits.of}: look at the gallery before release."
+    )
+
+
+def _spread(heaped: Concentration) -> str:
+    """What the test of concentration found, and what it means."""
+    whom, every = _people(heaped.patients), f"{percent(heaped.share_of_all)} of all judged slices are"
+    counts = (
+        f"{heaped.hit:,} of {heaped.flagged:,} flagged slices lie beside {whom}, and of the {heaped.votes} held-out"
+        f" patients whose slices are the nearest {heaped.same} ({every})"
+    )
+    if heaped.found:
+        return (
+            f"Concentrated on {whom}: {counts}; p {_below(heaped.p)} by patient. Copies of {whom}, or a generator that"
+            " collapsed beside them: look at the gallery (private/gallery.png) before release."
+        )
+    if not heaped.testable:
+        return (
+            f"Whether they are concentrated on few patients cannot be told: with {heaped.flagged:,} flags and"
+            f" {heaped.votes} held-out patients p is at least {heaped.smallest_p:.2g}."
+        )
+    return f"Not more concentrated on few patients than new patients' slices: {counts}; p = {heaped.p:.2g}."
+
+
+def _below(p: float) -> str:
+    return "below 0.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def _people(count: int) -> str:
+    return "one training patient" if count == 1 else f"{count} training patients"
 
 
 def _limits(controls: Controls) -> list[str]:

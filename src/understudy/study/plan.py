@@ -50,7 +50,7 @@ STAGE_VERSIONS = {
     "prepare": 1,
     "generator": 2,
     "sample": 1,
-    "audit": 2,  # 2: slices of little contrast
+    "audit": 3,  # 2: slices of little contrast; 3: concentration on few patients
     "segmenter": 3,  # 2: noise from a pool; 3: the augmentation rounds in another order
     "evaluate": 2,  # 2: hd95_surfel, regions
     "quality": 1,
