@@ -85,6 +85,19 @@ def test_out_of_time_too_often_is_a_failure_that_says_so(tmp_path: Path) -> None
     assert failed_for_good(made.folder)
 
 
+def test_a_job_that_hangs_past_its_limit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.study.cluster_step.STUCK", 0.5)
+    made = step(tmp_path)
+    made.plan["stages"]["count"]["stop_minutes"] = 0.01
+    deaf = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\ntime.sleep(60)"
+    made.command = lambda: [sys.executable, "-c", deaf]  # type: ignore[method-assign]
+    assert made.run() == 1
+    failed = read_json(made.folder / "failed.json")
+    assert failed["class"] == "time_limit"
+    assert "hung past its limit of 0.01 minutes" in failed["message"]
+    assert failed_for_good(made.folder)
+
+
 @pytest.mark.parametrize(("restarts", "allowed", "status"), [(0, True, 75), (1, False, 75), (2, True, 1)])
 def test_in_the_queue_slurm_is_asked_to_queue_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, allowed: bool, status: int

@@ -59,7 +59,7 @@ def test_the_time_is_over(tmp_path: Path, stage: str) -> None:
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     job = Job("train", "a", {})
     for saved in ("1", "2"):
-        with pytest.raises(Interrupted), time_limit(0.001):
+        with pytest.raises(Interrupted), time_limit(0.02):  # time enough to begin, on a busy machine too
             run_job(job, {job.id: job}, tmp_path, STAGES)
         assert (job_folder(tmp_path, job) / "count").read_text() == saved
 

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +45,15 @@ def work(context: Context) -> dict[str, Any]:
         time.sleep(60)  # which a signal ends
     if how == "slow":
         time.sleep(60)
-    if how == "hang":
+    if how in ("hang", "hang with a child"):
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if how == "hang with a child":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            with open(context.folder / "children", "a", encoding="utf-8") as listed:
+                listed.write(f"{child.pid}\n")
         time.sleep(60)
+    if how == "threads":
+        import_module("torch")
     if how == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
     if how == "nan":
@@ -110,15 +119,42 @@ def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path:
     assert "longer than the 0.005 minutes" in failed["message"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr("understudy.study.workers.STUCK", 2)
     plan = plan_of("hang", "slow once")
-    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2, minutes=0.02)
-    assert "first 0" in [job.name for job, _ in result.failed]
+    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, workers, minutes=0.02)
+    assert [job.name for job, _ in result.failed] == ["first 0"]
+    assert [job.name for job in result.blocked] == ["second 0"]
+    assert [job.name for job in result.done] == ["first 1", "second 1"]
     failed = read_json(job_folder(tmp_path, plan.jobs[0]) / "failed.json")
     assert (failed["class"], failed["attempts"]) == ("time_limit", 2)
+    assert "longer than the 0.02 minutes" in failed["message"]
+
+
+def test_what_a_hanging_job_has_started_is_killed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.study.workers.STUCK", 2)
+    plan = plan_of("hang with a child")
+    assert run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.02).failed
+    children = (job_folder(tmp_path, plan.jobs[0]) / "children").read_text().split()
+    assert len(children) == 2  # one of each try
+    for child in children:  # a zombie is dead; who has adopted it may not have buried it yet
+        state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True, text=True).stdout
+        assert state.strip()[:1] in ("", "Z")
+
+
+def test_one_worker_computes_with_as_many_threads_as_the_run_itself(tmp_path: Path) -> None:
+    plan = plan_of("threads")
+    for name, minutes in (("here", None), ("there", 5.0)):
+        assert run_plan(plan, tmp_path / name, STAGES, "cpu", False, minutes=minutes).complete
+    here, there = (
+        read_json(job_folder(tmp_path / name, plan.jobs[0]) / "done.json") for name in ("here", "there")
+    )
+    assert here["torch_threads"] == there["torch_threads"]
 
 
 def test_every_try_at_a_job_whose_process_is_killed_counts(tmp_path: Path) -> None:

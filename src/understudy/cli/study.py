@@ -41,7 +41,7 @@ def run(
         str,
         typer.Option(
             help="Jobs at once, each in a process of its own: a number, or auto: one a GPU, or one a core where"
-            " there is work for it. 1: in this process."
+            " there is work for it. 1: in this process, unless --job-minutes are given."
         ),
     ] = "auto",
     quiet: QuietOption = False,
@@ -57,7 +57,8 @@ def run(
         float | None,
         typer.Option(
             min=0.01,
-            help="Stop a job that takes longer, with its checkpoint; it continues once, then it counts as failed.",
+            help="Stop a job that takes longer, with its checkpoint, and kill one that hangs; it continues once, then it"
+            " counts as failed.",
         ),
     ] = None,
     cluster: ClusterOption = "",

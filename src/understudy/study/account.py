@@ -26,15 +26,16 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "mo
 
 
 class Heartbeat:
-    """Keeps account of a running job: `heartbeat.json` with process id, seconds so far, peak memory and progress.
+    """Keeps account of a running job: `heartbeat.json` with process id, times so far, peak memory and progress.
 
-    Seconds, restarts and peak memory go on from what an interrupted process left.
+    Times, restarts and peak memory go on from what an interrupted process left.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "heartbeat.json"
         before = self._before()
         self._earlier = float(before.get("seconds", 0.0))
+        self._earlier_processor = float(before.get("processor_seconds", 0.0))
         self._earlier_peak = float(before.get("peak_rss_mb", 0.0))
         self.restarts = int(before.get("restarts", -1)) + 1
         self._stop = threading.Event()
@@ -47,7 +48,7 @@ class Heartbeat:
             return {}
 
     def __enter__(self) -> Heartbeat:
-        self._start = time.monotonic()
+        self._start, self._start_processor = time.monotonic(), time.process_time()
         reset_peak_rss()
         self._write()
         self._thread.start()
@@ -57,6 +58,11 @@ class Heartbeat:
     def seconds(self) -> float:
         """Running time of the job, that of earlier processes included."""
         return self._earlier + time.monotonic() - self._start
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of this process for the job, of all its threads; other work on the machine hardly changes it."""
+        return self._earlier_processor + time.process_time() - self._start_processor
 
     @property
     def peak_rss_mb(self) -> float:
@@ -78,6 +84,7 @@ class Heartbeat:
                     "pid": os.getpid(),
                     "host": platform.node(),
                     "seconds": round(self.seconds, 3),
+                    "processor_seconds": round(self.processor_seconds, 3),
                     "peak_rss_mb": round(self.peak_rss_mb, 1),
                     "restarts": self.restarts,
                     "progress": latest(),

@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from understudy.checkpoints import STOPPING
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.study import slurm
-from understudy.study.failures import Killed, LostWorker, oom_kills
+from understudy.study.failures import STUCK, Killed, LostWorker, oom_kills
 from understudy.study.jobs import next_attempt, read_done, read_failed, record_failure
 from understudy.study.leases import leased
 
@@ -45,6 +46,7 @@ class Step:
         plan: content of `out/cluster/jobs.json`.
         attempt: of Snakemake, from 1.
         tries: which try at the job this is, whoever started the others.
+        stuck: whether its process was killed, as it hung past its limit.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class Step:
     plan: dict[str, Any]
     attempt: int = 1
     tries: int = 1
+    stuck: bool = False
 
     @property
     def folder(self) -> Path:
@@ -92,7 +95,9 @@ class Step:
                     return self._queue_again()
                 turns += 1
                 continue
-            if status < 0 or not read_failed(self.folder):
+            if self.stuck:
+                self._record_stuck()
+            elif status < 0 or not read_failed(self.folder):
                 self._record_lost(status, oom_kills() > kills)
             return 1
         return 0
@@ -106,6 +111,7 @@ class Step:
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(g for g in gpus if g)} if any(gpus) else {}
             stack.enter_context(_noting(told))
             parent, environment = os.getppid(), {**os.environ, **threads, **visible}
+            end = time.monotonic() + 60 * self.asked["stop_minutes"] + STUCK
             child = subprocess.Popen(self.command(), env=environment, process_group=0)
             passed = False
             while True:
@@ -114,6 +120,9 @@ class Step:
                 if told and not passed:
                     child.send_signal(signal.SIGTERM)
                     passed = True
+                if time.monotonic() > end:  # its own limit did not reach it
+                    self.stuck = True
+                    os.killpg(child.pid, signal.SIGKILL)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return child.wait(LOOK), (told[0] if told else 0)
 
@@ -140,6 +149,16 @@ class Step:
         else:
             _say(f"{self.name}: the cluster does not queue job {number} again; Snakemake may send another")
         return TO_BE_CONTINUED
+
+    def _record_stuck(self) -> None:
+        self._record(
+            UnderstudyError(
+                f"the job hung past its limit of {self.asked['stop_minutes']:g} minutes and was killed",
+                where=self.folder,
+                fix="run the same command again: it continues from its checkpoint; or raise cluster.stages.*.minutes",
+            ),
+            TimeoutError(),
+        )
 
     def _record_lost(self, status: int, memory: bool) -> None:
         """Says that the process ended without saying why."""

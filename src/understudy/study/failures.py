@@ -20,6 +20,7 @@ AGAIN = {
     "out_of_memory": "it is tried again with half as much at once",
     "time_limit": "it continues from its checkpoint",
 }
+STUCK = 240.0  # seconds past its limit, for a checkpoint, after which a job's process is killed
 LOST_RETRIES = 1  # of a job whose process was killed: it continues from its checkpoint
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}

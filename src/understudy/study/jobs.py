@@ -266,6 +266,7 @@ def _done(
         "name": job.name,
         "results": results,
         "seconds": round(heart.seconds, 3),
+        "processor_seconds": round(heart.processor_seconds, 3),
         "peak_rss_mb": round(heart.peak_rss_mb, 1),
         "restarts": heart.restarts,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

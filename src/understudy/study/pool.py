@@ -75,17 +75,20 @@ class Pool:
         jobs: in an order in which each stands after its inputs.
         count: of workers.
         minutes: that a job may take; None for no limit.
+        devices: that a generator's training is spread over.
     """
 
     def __init__(
         self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
         result: RunResult, clock: Clock, device: str, count: int, gpus: Sequence[str],
-        minutes: float | None = None,
+        minutes: float | None = None, devices: int = 1,
     ) -> None:  # fmt: skip
         self.result, self.clock, self.count = result, clock, count
         self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
-        threads = max(1, cores() // count)
-        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes)
+        threads = max(1, cores() // count) if count > 1 else None  # alone: as in the run's own process
+        self.task = Task(
+            dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes, devices
+        )
         self.priority = longest_after(jobs)
         self.done = {job.id for job in jobs if read_done(job_folder(result.out, job)) is not None}
         result.reused += [job for job in jobs if job.id in self.done]

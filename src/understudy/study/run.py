@@ -167,9 +167,10 @@ def run_plan(
         progress: show what is going on, on stderr.
         until: the last stage to run.
         devices: that a generator's training is spread over.
-        workers: jobs at once, each in a process of its own; 1: in this process; None: by GPUs, cores and jobs.
+        workers: jobs at once, each in a process of its own; 1: in this process, or in one of its own if `minutes` are
+            given; None: by GPUs, cores and jobs.
         partial_report: makes the report of what is there in a folder of results when a job has failed for good.
-        minutes: that a job may take; then it is stopped, and continued from its checkpoint once.
+        minutes: that a job may take; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
 
     Raises:
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage.
@@ -182,12 +183,12 @@ def run_plan(
         jobs = without_diverged(wanted.jobs, result)
         left = [job for job in jobs if read_done(job_folder(folder, job)) is None]
         count, leases = worker_count(workers, left, device, devices)
-        if count == 1 and not leases:
+        if count == 1 and not leases and minutes is None:  # a limit needs a process that can be killed
             run = functools.partial(run_job, jobs=plan.by_id, out=folder, stages=stages, device=device,
-                                    progress=progress, devices=devices, minutes=minutes)  # fmt: skip
+                                    progress=progress, devices=devices)  # fmt: skip
             _run_here(jobs, run, result, clock)
         else:
-            Pool(jobs, plan.by_id, stages, result, clock, device, count, leases, minutes).run()
+            Pool(jobs, plan.by_id, stages, result, clock, device, count, leases, minutes, devices).run()
         conclude(wanted, result, until, partial_report)
         return result
 

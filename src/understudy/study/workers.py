@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.study.failures import Killed, LostWorker, TimeLimit, failure_class, oom_kills
+from understudy.study.failures import STUCK, Killed, LostWorker, TimeLimit, failure_class, oom_kills
 from understudy.study.jobs import Job, StageFunction, job_folder, next_attempt, record_failure, run_job
 from understudy.study.leases import leased
 
-STUCK = 240.0  # seconds past its limit, with the checkpoint, after which a job's process is killed
+START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -39,18 +39,20 @@ class Task:
         out: folder of the study's results.
         stages: stage name -> function; functions of modules, which another process can import.
         device: "auto", "cpu", "cuda", ...
-        threads: that a worker computes with.
+        threads: that a worker computes with; None: as the environment or PyTorch says.
         gpus: of which each worker leases one; () on a CPU.
         minutes: that a job may take; None for no limit.
+        devices: that a generator's training is spread over.
     """
 
     jobs: Mapping[str, Job]
     out: Path
     stages: Mapping[str, StageFunction]
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = 1
     gpus: Sequence[str] = ()
     minutes: float | None = None
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Worker:
         self.task, self.number = task, number
         self.job: Job | None = None
         self.since = 0.0
+        self._begun = False  # its job, rather than starting
         self._kills = oom_kills()
         self._attempt = 1  # at its job
         self._asked = False  # to leave
@@ -92,28 +95,47 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Gives it a job; a process that is gone is found out by `outcome`."""
-        self.job, self.since, self._kills = job, time.monotonic(), oom_kills()
+        self.job, self.since, self._kills, self._begun = job, time.monotonic(), oom_kills(), False
         self._attempt = next_attempt(job_folder(self.task.out, job))
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job.id)
 
     def outcome(self) -> Outcome:
-        """What it reports, or that it is lost."""
-        job, self.job = self.job, None
+        """Waits for what it reports, or gives that it is lost."""
+        while (told := self.listen()) is None:
+            pass
+        return told
+
+    def listen(self) -> Outcome | None:
+        """What it reports, or that it is lost; None if it only says that it has begun."""
+        job = self.job
         assert job is not None
         try:
-            return self.connection.recv()
+            told: Outcome | None = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return self._lost(job)
+            told = self._lost(job)
+        if told is None:
+            self._begun, self.since = True, time.monotonic()
+        else:
+            self.job = None
+        return told
 
     def end_if_stuck(self) -> None:
         """Kills the process of a job that is past its time limit and did not leave when it was asked to."""
         minutes = self.task.minutes
         if self.job is None or minutes is None or self._stuck is not None:
             return
-        if time.monotonic() - self.since > 60 * minutes + STUCK:
+        if time.monotonic() - self.since > (60 * minutes + STUCK if self._begun else START):
             self._stuck = minutes
+            self._kill()
+
+    def _kill(self) -> None:
+        """Ends the process and those that it has started for several devices."""
+        assert self.process.pid is not None
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not yet begun, and so is in the run's own group
             self.process.kill()
 
     def _lost(self, job: Job) -> Outcome:
@@ -156,12 +178,16 @@ def next_outcomes(workers: Sequence[Worker], seconds: float) -> list[tuple[Worke
     """What busy workers have reported, or lost ones have not; waits for at most so long."""
     busy = {worker.connection: worker for worker in workers if worker.job is not None}
     ready = wait(list(busy), seconds)
-    return [(busy[c], busy[c].outcome()) for c in ready if isinstance(c, Connection)]
+    told = [(busy[c], busy[c].listen()) for c in ready if isinstance(c, Connection)]
+    return [(worker, outcome) for worker, outcome in told if outcome is not None]
 
 
 @contextlib.contextmanager
-def _few_threads(count: int) -> Iterator[None]:
-    """Inside the block the environment limits the threads of processes that start."""
+def _few_threads(count: int | None) -> Iterator[None]:
+    """Inside the block the environment limits the threads of processes that start; None: as it is."""
+    if count is None:
+        yield
+        return
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(count)))
     try:
@@ -193,12 +219,15 @@ def _work(task: Task, connection: Connection, said: Connection) -> None:
         elif task.gpus:
             return  # another run was faster; without a lease it would compute on that run's GPU
         threading.Thread(target=_leave_with_the_run, daemon=True).start()
-        import torch
+        if task.threads is not None:
+            import torch
 
-        torch.set_num_threads(task.threads)
+            torch.set_num_threads(task.threads)
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
             while True:
-                outcome = _do(task, task.jobs[connection.recv()])
+                job = task.jobs[connection.recv()]
+                connection.send(None)  # it has begun
+                outcome = _do(task, job)
                 connection.send(outcome)
                 if outcome.interrupted:
                     return
@@ -217,7 +246,9 @@ def _do(task: Task, job: Job) -> Outcome:
 
 
 def _run(task: Task, job: Job) -> dict[str, Any]:
-    return run_job(job, task.jobs, task.out, task.stages, task.device, progress=False, minutes=task.minutes)
+    return run_job(
+        job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes
+    )
 
 
 def _leave_with_the_run() -> None:
