@@ -57,8 +57,8 @@ def run(
         float | None,
         typer.Option(
             min=0.01,
-            help="Stop a job that takes longer, with its checkpoint, and kill one that hangs; it continues once, then it"
-            " counts as failed.",
+            help="Stop a job that takes longer, with its checkpoint, and kill one that hangs; it continues once, then"
+            " it counts as failed.",
         ),
     ] = None,
     cluster: ClusterOption = "",

@@ -61,7 +61,7 @@ class Heartbeat:
 
     @property
     def processor_seconds(self) -> float:
-        """Processor time of this process for the job, of all its threads; other work on the machine hardly changes it."""
+        """Processor time of this process for the job, of all its threads; other work beside it hardly changes it."""
         return self._earlier_processor + time.process_time() - self._start_processor
 
     @property
