@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from understudy import __version__, cli
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_json
+from understudy.study.identity import STAGE_VERSIONS
 from understudy.study.jobs import job_folder
-from understudy.study.plan import STAGE_VERSIONS, make_plan
+from understudy.study.plan import make_plan
 from understudy.study.run import claimed
 from understudy.study.schema import Study, load_study
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
 from understudy.study.cluster_config import ON_GPU, STAGES, ClusterConfig
-from understudy.study.plan import ACCELERATED, STAGE_VERSIONS, make_plan
+from understudy.study.identity import STAGE_VERSIONS
+from understudy.study.plan import ACCELERATED, make_plan
 from understudy.study.schema import load_study
 
 STUDY = "name: a\npreset: quickstart\n"

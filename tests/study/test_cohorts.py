@@ -13,8 +13,9 @@ from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
 from understudy.report.overview import write_overview
 from understudy.study.cohorts import published_as
+from understudy.study.identity import STAGE_VERSIONS
 from understudy.study.jobs import Context, job_folder, plain_name
-from understudy.study.plan import STAGE_VERSIONS, Plan, make_plan
+from understudy.study.plan import Plan, make_plan
 from understudy.study.run import run_plan
 from understudy.study.schema import Study, load_study
 

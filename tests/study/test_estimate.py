@@ -13,7 +13,8 @@ from understudy.segmenters.unet import UNetConfig
 from understudy.study import estimate
 from understudy.study.calibration import Calibration, calibrate
 from understudy.study.estimate import estimated
-from understudy.study.plan import STAGE_VERSIONS, make_plan
+from understudy.study.identity import STAGE_VERSIONS
+from understudy.study.plan import make_plan
 from understudy.study.schema import Study
 from understudy.study.segmenter_cost import segmenter_cost
 

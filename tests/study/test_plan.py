@@ -11,8 +11,10 @@ import pytest
 
 from understudy.cohort.layouts import CohortConfig, find_patients
 from understudy.errors import UnderstudyError
+from understudy.study.facts import fingerprint
+from understudy.study.grid import baseline, settings
 from understudy.study.jobs import Job
-from understudy.study.plan import Plan, baseline, fingerprint, make_plan, settings
+from understudy.study.plan import Plan, make_plan
 from understudy.study.schema import Study
 
 BASE: dict[str, Any] = {

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json, write_json
+from understudy.study.identity import STAGE_VERSIONS
 from understudy.study.jobs import Context, Job, StageFunction, job_folder, locked
-from understudy.study.plan import STAGE_VERSIONS, Plan, make_plan
+from understudy.study.plan import Plan, make_plan
 from understudy.study.run import Clock, claimed, duration, run_plan
 from understudy.study.schema import Study
 from understudy.study.status import jobs_of, study_status

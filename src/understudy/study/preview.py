@@ -11,8 +11,10 @@ from typing import Any
 from understudy.files import read_json
 from understudy.study.calibration import Calibration
 from understudy.study.facts import Facts
+from understudy.study.grid import settings
+from understudy.study.identity import STAGE_VERSIONS
 from understudy.study.jobs import Job, State
-from understudy.study.plan import ACCELERATED, STAGE_VERSIONS, Plan, settings
+from understudy.study.plan import ACCELERATED, Plan
 from understudy.study.schedule import elapsed
 from understudy.study.schema import Study
 from understudy.study.status import jobs_of, state_in

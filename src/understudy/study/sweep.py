@@ -16,7 +16,8 @@ from understudy.audit.config import AuditConfig
 from understudy.audit.pictures import save_sweep
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_text
-from understudy.study import plan as planning
+from understudy.study.data_jobs import prepare_jobs
+from understudy.study.generator_jobs import audit_job, generator_jobs
 from understudy.study.jobs import Job, job_folder
 from understudy.study.plan import Plan
 from understudy.study.run import run_plan
@@ -48,11 +49,11 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
         )
     study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})
     jobs: list[Job] = []
-    prepare = planning.prepare_jobs(study, jobs)
+    prepare = prepare_jobs(study, jobs)
     for size in sorted(sizes):
         subset = {"patients": size, "seed": study.derived_seed("sweep")}
-        planning.generator_jobs(study, generator, prepare, jobs, subset=subset, samples=samples)
-        jobs.append(planning.audit_job(study, jobs[-1], prepare, subset))
+        generator_jobs(study, generator, prepare, jobs, subset=subset, samples=samples)
+        jobs.append(audit_job(study, jobs[-1], prepare, subset))
     return Plan(study, tuple(jobs))
 
 
