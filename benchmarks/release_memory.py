@@ -39,9 +39,7 @@ CHANNELS, EDGE = ("T1w", "T2w", "FLAIR", "T1wGd"), 256
 CLASSES = evenly_coded({1: "NCR/NET", 2: "ED", 3: "ET"})
 BLOCK = 10  # slices of a made-up patient
 QUANTILE = 0.95
-CONFIG = AuditConfig(
-    quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False, memory_bytes=1 << 28
-)
+CONFIG = AuditConfig(quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False)
 ABOUT = About(
     title="Noise", short_name="NOISE", version="1", description="Noise on heads.", creators=["A"], publisher="B",
     contact="a@example.org", licence="CC0", sources=["noise"], source_terms_allow_release=True, approval="none",

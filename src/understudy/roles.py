@@ -15,7 +15,6 @@ from understudy.slices import SliceSet
 TRAINING = ("train",)
 HELD_OUT = ("val", "validation", "test")
 """Values of the column `split`."""
-_BLOCK = 256
 _AT_ONCE = 8  # slices whose pixels stand in memory as float64
 
 
@@ -68,7 +67,7 @@ class Part:
         """Standard deviation of all pixels of each row's slice, grey values; 0 for a constant one."""
         found = [
             part.reshape(len(part), -1).std(axis=1, dtype=np.float64)
-            for _, images, _ in self.slices.blocks(self.rows, _BLOCK)
+            for _, images, _ in self.slices.blocks(self.rows)
             for part in (images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE))
         ]
         return np.concatenate(found) if found else np.zeros(0)

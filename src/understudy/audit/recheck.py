@@ -26,9 +26,11 @@ from understudy.audit.similarity import nearest
 from understudy.audit.verdict import Hits, Verdict, verdict
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, sha256_json
+from understudy.memory import release_memory
 from understudy.roles import Part
 from understudy.slices import SliceSet
 
+MEMORY = 1 << 28  # bytes of a search that is done again
 _ALIKE = 1e-9  # by which p-values that were written and read may differ
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
@@ -90,7 +92,7 @@ def recheck(
     synthetic: SliceSet,
     audit_dir: str | Path,
     training_rows: NDArray[np.int64] | None = None,
-    memory_bytes: int = 1 << 28,
+    memory_bytes: int = MEMORY,
     device: str = "cpu",
     progress: bool = False,
 ) -> Recheck:
@@ -117,10 +119,12 @@ def recheck(
     search = config.search(more=False).model_copy(update={"memory_bytes": memory_bytes})
 
     def found(part: Part, among: Part = parts[0]) -> pd.DataFrame:
-        return nearest(
+        table = nearest(
             part.slices, training, query_rows=part.rows, training_rows=among.rows, config=search, device=device,
             progress=progress,
         )  # fmt: skip
+        release_memory()
+        return table
 
     of_heldout, of_synthetic = found(judged[1]), found(judged[2])
     refuse_training_slices(of_heldout, heldout)

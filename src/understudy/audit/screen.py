@@ -17,8 +17,6 @@ from understudy.errors import UnderstudyError
 from understudy.files import read_json
 from understudy.slices import SliceSet, SliceWriter
 
-_BLOCK = 256
-
 
 @dataclass(frozen=True)
 class Screened:
@@ -104,15 +102,22 @@ def _audit_of(synthetic: SliceSet, folder: Path) -> tuple[dict[str, Any], pd.Dat
 
 
 def near_duplicates(
-    synthetic: SliceSet, flagged: NDArray[np.int64], numbers: dict[str, Any], device: str, progress: bool
+    synthetic: SliceSet,
+    flagged: NDArray[np.int64],
+    numbers: dict[str, Any],
+    device: str,
+    progress: bool,
+    memory_bytes: int | None = None,
 ) -> NDArray[np.int64]:
-    """Rows of near-duplicates of flagged slices, without these."""
+    """Rows of near-duplicates of flagged slices, without these; `memory_bytes`: of the search, else the audit's."""
     limit = numbers["null"]["thresholds"]["stacked"]
     others = np.setdiff1d(np.arange(len(synthetic)), flagged)
     if not len(flagged) or not len(others) or limit is None:
         return np.zeros(0, np.int64)
     config = AuditConfig.model_validate(numbers["config"]).search(more=False)
-    search = config.model_copy(update={"views": ("stacked",)})
+    search = config.model_copy(
+        update={"views": ("stacked",), "memory_bytes": memory_bytes or config.memory_bytes}
+    )
     found = nearest(
         synthetic,
         synthetic,
@@ -136,7 +141,7 @@ def _written(synthetic: SliceSet, kept: NDArray[np.int64], out: Path, done: Scre
         synthetic.axes,
         identity,
     )
-    for rows, images, labels in synthetic.blocks(kept[writer.done :], _BLOCK):
+    for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))
     attrs = {k: v for k, v in synthetic.attrs.items() if k != "software_version"}
     return writer.close(**attrs, screened={**done.as_dict(), "content_hash_before": synthetic.content_hash})

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.audit.recheck import Recheck, recheck
+from understudy.audit.recheck import MEMORY, Recheck, recheck
 from understudy.audit.screen import near_duplicates
 from understudy.errors import UnderstudyError
+from understudy.memory import release_memory
 from understudy.release.forms import Decision
 from understudy.slices import SliceSet
 
@@ -49,7 +50,8 @@ def clear(
     check_will(decision, override)
     found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
-    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress)
+    alike = near_duplicates(synthetic, flagged, found.numbers, device, progress, MEMORY)
+    release_memory()
     kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
     if not len(kept):
         raise UnderstudyError(

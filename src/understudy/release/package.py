@@ -15,6 +15,7 @@ from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, FORMAT
 from understudy.files import sha256_file, write_json, write_text
+from understudy.memory import release_memory
 from understudy.release import documents
 from understudy.release.assembly import Released, assembling, copy_audit, sealed
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout
@@ -91,9 +92,11 @@ def _write(synthetic: SliceSet, order: _Order, folder: Path, work: Path) -> dict
     place.parent.mkdir(parents=True, exist_ok=True)
     p = order.cleared.found.table["p"].to_numpy(float)
     slices, manifest = clean_set(synthetic, order.cleared.kept, p, place)
+    release_memory()
     reading: dict[str, Any] = {"layout": "slices"}
     if order.layout != "sliceset":
         reading = write_layout(slices, order.layout, folder / "data", order.shard_bytes)
+        release_memory()
     manifest.to_parquet(folder / "manifest.parquet", index=False)
     copy_audit(order.audit, folder)
     certificate = _certificate(slices, manifest, order, reading, folder)

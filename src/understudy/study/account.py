@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import platform
 import resource
@@ -126,16 +125,3 @@ def torch_threads() -> int | None:
     """Threads that torch computes with; None if it was not needed."""
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch else None
-
-
-def release_memory() -> None:
-    """Gives freed memory back to the system, so that the next job starts low."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # musl has no malloc_trim
-            ctypes.CDLL("libc.so.6").malloc_trim(0)

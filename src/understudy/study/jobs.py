@@ -27,8 +27,8 @@ from understudy.checkpoints import STOPPING, time_limit
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
 from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
 from understudy.locks import held_lock
-from understudy.memory import thrift
-from understudy.study.account import Heartbeat, release_memory, software, torch_threads
+from understudy.memory import release_memory, thrift
+from understudy.study.account import Heartbeat, software, torch_threads
 from understudy.study.failures import TimeLimit, failure_class
 
 State = Literal["done", "running", "failed", "waiting"]

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, write_json, writing
-from understudy.study.account import release_memory
+from understudy.memory import release_memory
 from understudy.study.failures import AGAIN, RETRIES, failure_class
 from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job
 from understudy.study.plan import Plan
