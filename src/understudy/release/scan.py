@@ -25,6 +25,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE
 from understudy.exchange.webdataset import members_of
 from understudy.release.content import COLUMNS, read_back
+from understudy.release.sums import names_below
 from understudy.slices import SliceSet
 
 _SHORT = 4  # characters; shorter ids and names are compared with whole values only
@@ -70,7 +71,7 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
     Raises:
         UnderstudyError: a file that cannot be opened.
     """
-    files = sorted(p for p in package.rglob("*") if not p.is_dir())
+    files = names_below(package)
     findings = _words_in(files, package, words)
     count = 0
     if head and (package / CERTIFICATE).is_file():
@@ -79,15 +80,15 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
     return Scan(len(files), count, sum(map(len, real)), len(words), findings)
 
 
-def _words_in(files: Sequence[Path], package: Path, words: set[str]) -> list[str]:
+def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]:
     findings: list[str] = []
     ordered = sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)
     long = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
-    names = "\n".join(p.relative_to(package).as_posix() for p in files)
-    findings += [f"a file's name holds {_masked(m)}" for m in _hits(long, names)]
-    for path in files:
+    findings += [f"a file's name holds {_masked(m)}" for m in _hits(long, "\n".join(files))]
+    for name in files:
+        path = package / name
         for place, text in _texts(path):
-            where = f"{path.relative_to(package)}{place}"
+            where = f"{name}{place}"
             findings += [f"{where} holds {_masked(m)}" for m in _hits(long, text)]
             findings += [
                 f"{where} holds the path {m.decode()}" for m in set(_FORBIDDEN.findall(text.encode()))
