@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_release import decision, made, make_inputs, released
+from made_release import CONFIG, decision, made, make_inputs, released
 
 import understudy.release.package as package_module
+from understudy.audit.perform import audit
+from understudy.audit.result import write_audit
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import read_folder
@@ -210,6 +212,33 @@ def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
         assert "the board said so" in (done.path / name).read_text(), name
     assert "the board said so" in verify(done.path).override
     assert not (tmp_path / "a").exists()
+
+
+def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(tmp_path: Path) -> None:
+    real = made.real_set(tmp_path / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
+    images, labels = made.new_slices(150)
+    copies, marks = real.read(np.repeat(real.rows(subject="Patient_T2"), 3))
+    noisy = copies + np.random.default_rng(0).normal(0, 4, copies.shape)
+    images[:36], labels[:36] = np.clip(noisy, 0, 255).astype(np.uint8), marks
+    synthetic = made.synthetic_set(tmp_path / "synthetic", images, labels)
+    write_audit(audit(real, real, synthetic, CONFIG), tmp_path / "audit")
+    inputs = {"real": real.path, "synthetic": synthetic.path, "audit": tmp_path / "audit"}
+    limits = {"quantile": 0.95, "most_flagged": 0.5, "set_on": "2020-01-01", "before_looking": True}
+    with pytest.raises(
+        UnderstudyError, match=r"concentrated on one training patient.*gallery\) what it shows"
+    ):
+        released(inputs, tmp_path / "out", decision=decision(gallery="seen", thresholds=limits))
+    looked = "Thirty pairs are the same brain under noise"
+    done = released(inputs, tmp_path / "out", decision=decision(gallery=looked, thresholds=limits))
+    record = done.certificate["audit"]["concentration"]
+    assert (record["found"], record["patients"], record["hit"] >= 36) == (True, 1, True)
+    assert "Patient_" not in str(record)
+    assert done.certificate["override"] is None
+    sheet = (done.path / "DATASHEET.md").read_text()
+    assert "Concentrated on one training patient" in sheet
+    assert f"What the closest pairs show: {looked}." in sheet
+    assert json.loads((done.path / "decision.json").read_text())["gallery"] == looked
+    assert verify(done.path).problems == []
 
 
 def test_p_values_are_found_again_not_trusted(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def test_the_worst_verdict_of_all_generators_is_the_card(tmp_path: Path) -> None
     assert "histograms" not in found.numbers["good"]
 
 
+def test_flags_beside_few_patients_are_said_in_the_table(tmp_path: Path) -> None:
+    heaped = copy.deepcopy(NUMBERS)
+    heaped["concentration"] = {"found": True, "patients": 1, "p": 1e-5}
+    two = copy.deepcopy(NUMBERS)
+    two["concentration"] = {"found": True, "patients": 2, "p": 1e-5}
+    spread = copy.deepcopy(NUMBERS)
+    spread["concentration"] = {"found": False, "patients": 1, "p": 0.4}
+    summary = section(tmp_path, one=heaped, two=two, spread=spread, older=NUMBERS).tables[0]
+    at = summary.header.index("Worst hit")
+    assert [row[at] for row in summary.body] == ["2, concentrated", "2, concentrated on 2", "2", "2"]
+    assert summary.frame["concentrated"].tolist() == [True, True, False, None]
+
+
 def test_controls_that_differ_are_shown_for_each(tmp_path: Path) -> None:
     other = copy.deepcopy(NUMBERS)
     other["controls"]["detection"][0]["rate"] = 0.5

@@ -65,6 +65,15 @@ def audit(kind: str, count: int) -> dict[str, Any]:
     }
 
 
+def test_flags_beside_one_patient_stand_among_the_first_lines() -> None:
+    heaped = {**audit("cannot_tell", 4), "concentration": {"found": True, "patients": 1}}
+    alike = {**audit("no_sign", 4), "concentration": {"found": False, "patients": 1}}
+    a, b, _ = (v.copy for v in verdicts_of(made_rows(GOOD), {"a": heaped, "b": alike}))
+    assert a.lines[1] == "Concentrated on one training patient: look at the gallery before release."
+    assert a.numbers["concentrated_on"] == 1
+    assert "concentrated_on" not in b.numbers
+
+
 def test_each_generator_gets_its_three_answers() -> None:
     found = verdicts_of(made_rows(GOOD), {"a": audit("copies_found", 40)})
     assert [(v.generator, v.useful.kind) for v in found] == [

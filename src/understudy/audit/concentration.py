@@ -41,7 +41,8 @@ class Concentration:
 
     Attributes:
         flagged: F, judged slices that are flagged.
-        patients: worst hit training patients that are looked at together: 1, 2 or 3, whichever is the most unusual.
+        patients: worst hit training patients that are looked at together, 1, 2 or 3: the fewest beside which the
+            flags are concentrated, or, where they are not, those that come nearest to it.
         hit: c, flagged slices beside these.
         votes: K, held-out patients that vote.
         same: x, of them, beside these patients too.
@@ -96,7 +97,9 @@ def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration 
         c, x = int(counts[among].sum()), int(votes_for[among].sum())
         p = min(1.0, len(sizes) * comb(d, size) * float(hypergeom.sf(c - 1, f + k, c + x, f)))
         tried.append((p, size, c, x))
-    p, size, c, x = min(tried)
+    p, size, c, x = next(
+        (t for t in tried if t[0] <= CONCENTRATED), min(tried)
+    )  # the fewest patients that show it
     share = float(np.isin(judged, named[worst[:size]]).mean())
     return Concentration(f, size, c, k, x, p, smallest_p(f, k), share)
 

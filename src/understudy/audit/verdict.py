@@ -238,7 +238,7 @@ def _evidence(
             f"The flagged slices lie next to {hits.patients} of {hits.of} training patients; {name}, the worst hit,"
             f" has {most:,} of them."
         )
-        said += [] if heaped is None else [_spread(heaped)]
+        said += [] if heaped is None else [spread(heaped)]
     elif screened:
         said.append(
             "No slice is flagged, since those that were have been taken out by the same rule. More samples of the same"
@@ -269,13 +269,13 @@ def _look_first(flags: Flags, heaped: Concentration, hits: Hits, quantile: float
     return (
         f"Cannot tell, look first: {flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)}) are"
         f" nearer to a training slice than {percent(quantile)} of new patients' slices, no more than chance may give,"
-        f" but they are concentrated on {_people(heaped.patients)} of {hits.of}: look at the gallery before release."
+        f" but they are concentrated on {people(heaped.patients)} of {hits.of}: look at the gallery before release."
     )
 
 
-def _spread(heaped: Concentration) -> str:
-    """What the test of concentration found, and what it means."""
-    whom, every = _people(heaped.patients), f"{percent(heaped.share_of_all)} of all judged slices are"
+def spread(heaped: Concentration) -> str:
+    """What the test of concentration found, and what it means; names nobody."""
+    whom, every = people(heaped.patients), f"{percent(heaped.share_of_all)} of all judged slices are"
     counts = (
         f"{heaped.hit:,} of {heaped.flagged:,} flagged slices lie beside {whom}, and of the {heaped.votes} held-out"
         f" patients whose slices are the nearest {heaped.same} ({every})"
@@ -297,7 +297,8 @@ def _below(p: float) -> str:
     return "below 0.0001" if p < 1e-4 else f"= {p:.2g}"
 
 
-def _people(count: int) -> str:
+def people(count: int) -> str:
+    """E.g. "2 training patients"."""
     return "one training patient" if count == 1 else f"{count} training patients"
 
 

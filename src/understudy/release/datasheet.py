@@ -123,7 +123,9 @@ def _privacy(decision: Decision, certificate: dict[str, Any]) -> list[str]:
     audit = certificate["audit"]
     return [
         f"Rule: {audit['rule']}.",
-        f"Before: {audit['verdict_before']}",
+        " ".join(
+            ["Before:", audit["verdict_before"], (audit.get("concentration") or {}).get("words", "")]
+        ).strip(),
         f"What is left: {audit['verdict']['headline']}",
         "\n".join(f"- {s}" for s in audit["verdict"]["sentences"]),
         "What the audit cannot say:",

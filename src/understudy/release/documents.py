@@ -29,7 +29,8 @@ def signed(decision: Decision) -> str:
         f"Decision of {decision.date}: {decision.decision.replace('_', ' ')}, by {by}. Thresholds ({agreed}) were set"
         f" on {limits.set_on}, as signed before the result was seen."
     )
-    return f"{said} {decision.remarks}".strip()
+    seen = f"What the closest pairs show: {decision.gallery.rstrip('.')}." if decision.gallery else ""
+    return " ".join(part for part in (said, seen, decision.remarks) if part)
 
 
 def licence(about: About, what: str = "These slices are synthetic. They were made by a generator") -> str:

@@ -76,6 +76,11 @@ class Decision(_Form):
     by: Signer
     date: dt.date
     thresholds: Thresholds
+    gallery: str = Field(
+        default="",
+        description="what the closest pairs (private/gallery.png of the audit) show; needed where flagged slices are"
+        " concentrated on few training patients",
+    )
     remarks: str = ""
 
 
@@ -151,6 +156,7 @@ def write_templates(folder: Path) -> None:
             "before_looking": TODO,
             "most_auc": None,
         },
+        "gallery": "",
     }
     for name, content in (("about.yaml", about), ("decision.yaml", decision)):
         if (folder / name).exists():

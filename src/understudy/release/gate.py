@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from understudy.audit.recheck import MEMORY, Recheck, recheck
 from understudy.audit.screen import near_duplicates
+from understudy.audit.verdict import people, spread
 from understudy.errors import UnderstudyError
 from understudy.memory import release_memory
 from understudy.release.forms import Decision
 from understudy.slices import SliceSet
+
+_FEWEST_WORDS = 3  # of a reason
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def check_will(decision: Decision, override: str | None) -> None:
     """
     if decision.decision == "refuse":
         raise UnderstudyError("the decision is to refuse", where=decision.by.name, fix="do not release this")
-    if override is not None and len(override.split()) < 3:
+    if override is not None and len(override.split()) < _FEWEST_WORDS:
         raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
 
 
@@ -95,15 +98,26 @@ def weighed(against: list[str], override: str | None, audit: Path) -> dict[str, 
     return {"reason": override, "against": against} if override is not None else None
 
 
+def concentration_record(found: Recheck) -> dict[str, Any] | None:
+    """For the certificate: how the flagged slices are spread over training patients, and in words; None without any."""
+    heaped = found.concentration
+    return None if heaped is None else {**heaped.as_dict(), "words": spread(heaped)}
+
+
 def objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
     """Where the audit's controls failed, or it is not what was agreed on; `rate`: share of judged slices flagged."""
-    limits, config = decision.thresholds, found.numbers["config"]
+    limits, config, heaped = decision.thresholds, found.numbers["config"], found.concentration
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
     said = []
     if found.controls.missed:
         said.append(f"the audit misses planted copies: {', '.join(d.name for d in found.controls.missed)}")
     if np.isnan(found.controls.false_alarms.rate):
         said.append("the audit could not check for false alarms")
+    if heaped is not None and heaped.found and len(decision.gallery.split()) < _FEWEST_WORDS:
+        said.append(
+            f"the flagged slices are concentrated on {people(heaped.patients)}: look at private/gallery.png of the"
+            " audit, and write into the decision (gallery) what it shows"
+        )
     if limits.quantile != config["quantile"]:
         said.append(f"the audit's quantile is {config['quantile']}, the one agreed on {limits.quantile}")
     if rate > limits.most_flagged:

@@ -21,6 +21,7 @@ from understudy.release.card import card
 from understudy.release.crate import ro_crate
 from understudy.release.evidence import model_evidence
 from understudy.release.forms import About, Decision
+from understudy.release.gate import concentration_record
 from understudy.release.model_gate import ModelClearance, clear_model
 from understudy.release.pictures import SHOWN, sheet
 from understudy.release.weights import MODEL, describe, write_weights
@@ -124,6 +125,7 @@ def _certificate(
             "rule": numbers["rule"]["text"],
             "training_slices": len(cleared.found.training.rows),
             "training_patients": cleared.found.training.count,
+            "concentration": concentration_record(cleared.found),
             "verdict": {k: numbers["verdict"][k] for k in ("kind", "headline", "sentences", "limits")},
             "recomputed": True,
         },

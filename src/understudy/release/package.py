@@ -24,7 +24,7 @@ from understudy.release.croissant import croissant
 from understudy.release.datasheet import datasheet, readme
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Clearance, clear
+from understudy.release.gate import Clearance, clear, concentration_record
 from understudy.slices import SliceSet
 
 DOCUMENTS = {
@@ -151,6 +151,7 @@ def _audit(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
         "training_slices": len(cleared.found.training.rows),
         "training_patients": cleared.found.training.count,
         "verdict_before": numbers["verdict"]["headline"],
+        "concentration": concentration_record(cleared.found),
         "verdict": cleared.verdict,
         "recomputed": True,
     }

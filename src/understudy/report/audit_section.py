@@ -155,19 +155,20 @@ def _summary(found: dict[str, dict[str, Any]]) -> Table:
     for name, numbers in found.items():
         flags, patients, asked = numbers["flags"], numbers["patients"], numbers.get("membership") or {}
         alarms = numbers["controls"]["false_alarms"]
-        worst = patients["worst"]
+        worst, heaped = patients["worst"], numbers.get("concentration") or {}
         rows.append(
             {"generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"],
              "flagged": flags["count"], "rate": flags["rate"], "low": flags["low"], "high": flags["high"],
              "residual": flags["residual"], "certain": flags["certain"],
              "patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": worst[1] if worst else 0,
+             "concentrated": heaped.get("found"), "concentration_p": heaped.get("p"),
              "false_alarms": alarms["rate"], "membership_auc": asked.get("auc")}
         )  # fmt: skip
         body.append(
             [name, f"{flags['count']:,} of {flags['judged']:,}",
              f"{percent(flags['rate'], 1)} ({100 * flags['low']:.1f} to {percent(flags['high'], 1)})",
              percent(alarms["rate"], 1), f"{flags['certain']:,}", f"{patients['hit']} of {patients['of']}",
-             f"{worst[1]:,}" if worst else "0", "–" if asked.get("auc") is None else f"{asked['auc']:.2f}"]
+             _worst(worst, heaped), "–" if asked.get("auc") is None else f"{asked['auc']:.2f}"]
         )  # fmt: skip
     header = [
         "Generator", "Slices too near", "Rate (95\u00a0%)", "New patients", "Beyond chance",
@@ -178,9 +179,19 @@ def _summary(found: dict[str, dict[str, Any]]) -> Table:
         f"Too near: nearer to a training slice than {' or '.join(percent_of(q) for q in parts)} of the slices of"
         f" patients who were never trained on; chance gives {' or '.join(percent_of(1 - q) for q in parts)}. New"
         " patients: the same rule on each held-out patient against the others. Beyond chance: too near for a set of"
-        " this size. Worst hit: slices next to the training patient with the most. Weights: 0.5 is chance."
+        " this size. Worst hit: slices next to the training patient with the most; “concentrated” where the flags heap"
+        " up beside so few patients more than new patients' slices do (p at most 1\u00a0%). Weights: 0.5 is chance."
     )
     return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))
+
+
+def _worst(worst: list[Any] | None, heaped: dict[str, Any]) -> str:
+    """Slices next to the worst hit patient, and whether the flags heap up."""
+    if not worst:
+        return "0"
+    few = heaped.get("patients", 1)
+    beside = "" if few == 1 else f" on {few}"
+    return f"{worst[1]:,}{f', concentrated{beside}' if heaped.get('found') else ''}"
 
 
 def _controls(found: dict[str, dict[str, Any]]) -> Table:

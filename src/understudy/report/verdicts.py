@@ -237,6 +237,11 @@ def _copy(audit: dict[str, Any] | None) -> Part:
         f"Controls: {len(passed)} of {len(must)} kinds of planted copies found; false alarms"
         f" {percent(alarms['rate'], 1)}.",
     ]
+    heaped = audit.get("concentration")
+    if heaped and heaped["found"]:
+        who = "one training patient" if heaped["patients"] == 1 else f"{heaped['patients']} training patients"
+        lines.insert(1, f"Concentrated on {who}: look at the gallery before release.")
+        numbers["concentrated_on"] = heaped["patients"]
     return Part(kind, title, lines, numbers, BRIEF.get(kind, title))
 
 
