@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ pytest.importorskip("lightning_fabric")
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked from a server, which pays for the imports once; tests/test_cli.py starts them for real."""
     server = get_context("forkserver")
-    server.set_forkserver_preload(["lightning_fabric", "understudy.generators.loop"])
+    server.set_forkserver_preload(["understudy.generators.meeting", "understudy.generators.loop"])
     monkeypatch.setattr(parallel, "OWN_PROCESSES", "forkserver")
 
 
@@ -74,6 +75,20 @@ def test_processes_are_stopped_together_and_continue_bit_identically(
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     assert json.loads((broken / "config.json").read_text())["kimg"] == 0.64
+
+
+def test_a_port_that_others_have_taken_meanwhile_does_no_harm(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier training in this process has left its port in the environment, and somebody else has it by now."""
+    with socket.create_server(("127.0.0.1", 0)) as others:
+        taken = str(others.getsockname()[1])
+        monkeypatch.setenv("MASTER_PORT", taken)
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        train(slices.path, tmp_path / "run", 0.016)
+        assert os.environ["MASTER_PORT"] == taken
+        assert "MASTER_ADDR" not in os.environ
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["kimg"] == 0.016
 
 
 def test_two_processes_that_torchrun_has_started_are_one(slices: SliceSet, tmp_path: Path) -> None:

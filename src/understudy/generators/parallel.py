@@ -85,17 +85,19 @@ def train(
     if devices * nodes == 1 and started()[1] == 1:
         return models.train(slices, rows, model, config, run_dir, device, progress)
     check_devices(device, devices, nodes)
-    launched = started()[1] > 1
-    fabric = _fabric(device, devices, nodes, launched)
+    _need_fabric()
     arguments = (str(slices.path), rows, model, config, str(run_dir), progress)
-    if launched:
+    if started()[1] > 1:
+        fabric = _joined_fabric(device, devices, nodes)
         fabric.launch()
         folder = _work(fabric, *arguments)
         torch.distributed.destroy_process_group()
         return folder
-    with _passing_on_signals() as passed:
+    from understudy.generators.meeting import meeting_place
+
+    with meeting_place() as port, _passing_on_signals() as passed:
         try:
-            outcome = fabric.launch(_report, *arguments)
+            outcome = _own_fabric(device, devices, port).launch(_report, *arguments)
         except ProcessException as error:
             if (
                 passed
@@ -149,20 +151,31 @@ def check_devices(device: str, devices: int, nodes: int = 1) -> None:
         )
 
 
-def _fabric(device: str, devices: int, nodes: int, launched: bool) -> Any:
+def _need_fabric() -> None:
     try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import LightningEnvironment
-        from lightning_fabric.strategies import DDPStrategy
+        import lightning_fabric  # noqa: F401
     except ImportError as error:
         raise UnderstudyError(
             "several devices need lightning-fabric", fix="pip install lightning-fabric"
         ) from error
+
+
+def _joined_fabric(device: str, devices: int, nodes: int) -> Any:
+    """Of the processes that torchrun or srun has started."""
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator=resolve_device(device).type, devices=devices, num_nodes=nodes, strategy="ddp")
+
+
+def _own_fabric(device: str, devices: int, port: int) -> Any:
+    """Of processes that it starts, which meet at a port of this one."""
+    from lightning_fabric import Fabric
+
+    from understudy.generators.meeting import Guests, StartedHere
+
+    own = StartedHere(port)  # else Fabric would wait for processes of SLURM inside a script of sbatch
+    strategy = Guests(start_method=OWN_PROCESSES)
     accelerator = resolve_device(device).type
-    if launched:
-        return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy="ddp")
-    own = LightningEnvironment()  # else Fabric would wait for processes of SLURM inside a script of sbatch
-    strategy = DDPStrategy(start_method=OWN_PROCESSES)
     return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, plugins=[own])
 
 

@@ -1,0 +1,63 @@
+"""Where processes that train together find each other: at a port that the process which starts them has bound already.
+
+Left to itself Fabric looks for a free port, lets go of it, and has the first process bind it anew once it has imported
+everything: seconds, on a busy machine half a minute, in which anything may take the port. It also leaves the port in
+the environment, where a later training in the same process finds it, whoever has it by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch.distributed import TCPStore
+
+HERE = "127.0.0.1"
+_LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT")  # by Fabric
+
+
+class StartedHere(LightningEnvironment):
+    """Processes of this machine, which meet at a port of the process that started them."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    @property
+    def main_address(self) -> str:
+        """This machine."""
+        return HERE
+
+    @property
+    def main_port(self) -> int:
+        """The port that is bound already."""
+        return self._port
+
+
+class Guests(DDPStrategy):
+    """Data parallel, no process of which hosts the meeting."""
+
+    def setup_environment(self) -> None:
+        """Joins the others; runs in each process that was started."""
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = (
+            "True"  # PyTorch's word for it: the first one hosts nothing
+        )
+        super().setup_environment()
+
+
+@contextlib.contextmanager
+def meeting_place() -> Iterator[int]:
+    """Gives the port of a store that lives as long as the block, and leaves the environment as it was."""
+    before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+    try:
+        yield store.port
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        del store
