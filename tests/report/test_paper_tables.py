@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from papers_numbers import CLASSES, STUDY, rows_of_the_paper
 
 from understudy.metrics.empties import EmptyPolicy, apply_policy
 from understudy.metrics.statistics import summarise
@@ -16,43 +16,8 @@ from understudy.report.beside import published_ranks
 from understudy.report.data import ReportData
 from understudy.report.finetune_curve import finetune_panels, finetune_table
 from understudy.report.paper_tables import score_tables
-from understudy.report.published import published
 from understudy.report.quality_tables import reading_table, recipe_table
 from understudy.report.table import Table
-
-CLASSES = ("ET", "ED", "NCR/NET")
-GENERATORS = ("progan", "stylegan1", "stylegan2", "stylegan3", "diffusion")
-STUDY = {
-    "report": {"published": "brats2020"},
-    "generators": {
-        f"my {g}": {"model": {"kind": g}, "training": {"batch": 8, "kimg": 100.0}} for g in GENERATORS
-    },
-    "segmenters": {"net": {"model": {"kind": "unet"}}, "swin": {"model": {}}},
-}  # fmt: skip
-
-
-def rows_of_the_paper() -> pd.DataFrame:
-    """Rows of 44 settings whose Dice per class is the paper's Table 3 (one training, two patients alike)."""
-    rows: list[dict[str, Any]] = []
-    for r in published(3).to_dict(orient="records"):
-        if r["class"] == "mean":
-            continue
-        generator = f"my {r['generator']}" if r["generator"] else ""
-        training = "both" if r["original"] and generator else "synthetic" if generator else "real"
-        network = "net" if r["segmenter"] == "unet" else "swin"
-        tp = round(1000 * r["value"])
-        for subject in ("P1", "P2"):
-            for scope in ("kept_slices",):
-                rows.append(
-                    {"setting": f"{training}-{generator}.{network}.{r['augmentation']}", "training": training,
-                     "generator": generator, "segmenter": network, "augmentation": r["augmentation"], "repeat": 0,
-                     "subject": subject, "site": "A", "class_name": r["class"], "scope": scope, "region": False,
-                     "collapsed": False, "tp": tp, "fp": 1000 - tp, "fn": 1000 - tp, "truth_voxels": 1000,
-                     "predicted_voxels": 1000, "truth_empty": False, "predicted_empty": False, "hd": 100 - tp / 20,
-                     "hd95_pooled": 5.0, "hd95_directed": 5.0, "diagonal_mm": 300.0}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
-
 
 BASE = "real-.net.True"
 

@@ -14,6 +14,7 @@ import pytest
 from understudy.metrics.empties import apply_policy
 from understudy.report.answer import make_answer
 from understudy.report.data import ReportData
+from understudy.report.opening import alarm
 from understudy.report.page import build_report
 from understudy.report.quarantine import cost_table, make_quarantine
 from understudy.report.verdicts import Verdict, make_verdicts
@@ -72,6 +73,14 @@ def test_flags_beside_one_patient_stand_among_the_first_lines() -> None:
     assert a.lines[1] == "Concentrated on one training patient: look at the gallery before release."
     assert a.numbers["concentrated_on"] == 1
     assert "concentrated_on" not in b.numbers
+
+
+def test_a_generator_that_made_nothing_has_nothing_to_search() -> None:
+    found = verdicts_of(made_rows(GOOD), generator_histories={"failed": Path("history.jsonl")})
+    assert {v.generator: v.copy.kind for v in found} == {
+        "a": "not_audited", "b": "not_audited", "c": "not_audited", "failed": "no_slices",
+    }  # fmt: skip
+    assert alarm(found).startswith("Nobody has searched the slices of a, b and c for copies")
 
 
 def test_each_generator_gets_its_three_answers() -> None:

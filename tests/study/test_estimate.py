@@ -15,7 +15,7 @@ from understudy.study.calibration import Calibration, calibrate
 from understudy.study.estimate import estimated
 from understudy.study.identity import STAGE_VERSIONS
 from understudy.study.plan import make_plan
-from understudy.study.schema import Study
+from understudy.study.schema import Study, load_study
 from understudy.study.segmenter_cost import segmenter_cost
 
 
@@ -84,6 +84,20 @@ def test_a_cohort_whose_first_file_cannot_be_read_is_estimated_all_the_same(tmp_
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"nothing")
     assert costs(phantom=None, cohort={"path": str(tmp_path)})["prepare"][0] > 0
+
+
+QUICKSTART = {  # processor seconds of its jobs by a thread of a server CPU whose convolutions reach 1.93e11 a second
+    "generator progan": 52.2, "generator stylegan2": 40.2, "generator diffusion": 87.8, "sample diffusion": 82.7,
+    "segmenter real.unet.aug, repeat 1": 23.0, "segmenter synthetic-stylegan2.unet.aug, repeat 1": 23.2,
+    "segmenter real.swin.aug, repeat 1": 45.6, "quality stylegan2": 11.8, "audit stylegan2": 7.3, "phantom": 5.5,
+}  # fmt: skip
+
+
+def test_the_estimates_of_quickstart_are_what_its_jobs_took() -> None:
+    plan = estimated(make_plan(load_study("quickstart")), calibration=Calibration(1.93e11, "it", "", False))
+    planned = {job.name: job.seconds for job in plan.jobs}
+    for name, seconds in QUICKSTART.items():
+        assert planned[name] == pytest.approx(seconds, rel=0.25), name
 
 
 def test_the_calibration_is_a_speed() -> None:

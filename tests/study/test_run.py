@@ -11,7 +11,7 @@ from rich.console import Console
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json, write_json
-from understudy.study.identity import STAGE_VERSIONS
+from understudy.study.identity import STAGE_VERSIONS, pages_version
 from understudy.study.jobs import Context, Job, StageFunction, job_folder, locked
 from understudy.study.plan import Plan, make_plan
 from understudy.study.run import Clock, claimed, duration, run_plan
@@ -115,6 +115,36 @@ def test_a_changed_study_keeps_what_it_does_not_touch(tmp_path: Path) -> None:
     assert run(make_plan(study(repeats=2)), tmp_path / "out", stages).complete
     assert stages.ran == ["segmenter", "evaluate"] * 3 + ["report"]
     assert read_json(tmp_path / "out" / "study.json")["study"]["repeats"] == 2
+
+
+def test_a_finished_study_gets_its_new_page_when_pages_are_made_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(make_plan(study()), tmp_path / "out", Stages()).complete
+    before = make_plan(study())
+    monkeypatch.setattr("understudy.study.identity.pages_version", lambda: 5)
+    after, stages = make_plan(study()), Stages()
+    changed = [a.stage for a, b in zip(after.jobs, before.jobs, strict=True) if a.id != b.id]
+    assert changed == ["report"]
+    assert run(after, tmp_path / "out", stages).complete
+    assert stages.ran == ["report"]
+
+
+def test_the_version_of_pages_follows_from_every_file_that_they_are_made_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["report/page.py", "report/templates/page.html.j2", "metrics/scores.py", "study/report_stage.py"]
+    others = ["report/__pycache__/page.pyc", "study/run.py"]
+    monkeypatch.setattr("understudy.__file__", str(tmp_path / "__init__.py"))
+    for name in (*files, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    found = [pages_version.__wrapped__()]
+    for name in (*files, *others):
+        (tmp_path / name).write_text("2")
+        found.append(pages_version.__wrapped__())
+    assert len(set(found)) == 1 + len(files)
+    assert found[-1] == found[len(files)]
 
 
 def test_a_run_of_the_first_stages_only(tmp_path: Path) -> None:

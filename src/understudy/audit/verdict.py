@@ -258,8 +258,13 @@ def _evidence(
     least = min(found, key=lambda d: d.rate)
     said.append(
         f"Controls: of planted copies (exact, noise up to 5 %, changed contrast) at least {percent(least.rate)} are"
-        f" found ({least.name}); slices of new patients are flagged in {percent(alarm.rate)}"
-        f" ({percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is meant."
+        f" found ({least.name}); "
+        + (
+            "how often slices of new patients are flagged cannot be told."
+            if math.isnan(alarm.rate)
+            else f"slices of new patients are flagged in {percent(alarm.rate)}"
+            f" ({percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is meant."
+        )
     )
     return said
 
@@ -306,7 +311,7 @@ def _limits(controls: Controls) -> list[str]:
     missed = [d for d in controls.detections if d.rate < DETECTED]
     listed = ", ".join(f"{d.name} {percent(d.rate)}" for d in missed)
     return [
-        *([f"Copies that are changed more are found only in part: {listed}."] if missed else []),
+        *([f"Planted copies are found only in part: {listed}."] if missed else []),
         "It compares pixels. A slice that shows a patient in another position, or only an unusual tumour of theirs,"
         " is not found by it.",
         "It judges these slices, not the generator: other samples, or the weights themselves, can give away more.",

@@ -34,6 +34,20 @@ PatientsOption = Annotated[
 ]
 
 
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the generator, if its weights are to be shared: do they give patients away?"
+    ),
+]
+
+
+SweepSubjectsOption = Annotated[
+    str | None,
+    typer.Option(help="Train --generator of --study on so many patients each, and audit each: 5,10,20,40."),
+]
+
+
 @app.command("audit")
 def audit_command(
     training: Annotated[
@@ -50,12 +64,7 @@ def audit_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for audit.json, audit.md, p-values, private/.")
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the generator, if its weights are to be shared: do they give patients away?"
-        ),
-    ] = None,
+    model: ModelOption = None,
     quantile: Annotated[
         float,
         typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than."),
@@ -65,12 +74,7 @@ def audit_command(
     seed: Annotated[int, typer.Option(min=0, help="Of planted copies, halves and resamples.")] = 0,
     memory: Annotated[float, typer.Option(min=0.1, help="Of the search, GB.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
-    sweep_subjects: Annotated[
-        str | None,
-        typer.Option(
-            help="Train --generator of --study on so many patients each, and audit each: 5,10,20,40."
-        ),
-    ] = None,
+    sweep_subjects: SweepSubjectsOption = None,
     study: Annotated[str | None, typer.Option(help="With --sweep-subjects: study file or preset.")] = None,
     generator: Annotated[
         str | None, typer.Option(help="With --sweep-subjects: generator of the study.")

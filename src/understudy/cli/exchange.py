@@ -102,6 +102,18 @@ def read(
         print(f"note: {note}")
 
 
+CohortOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of real patients, instead of --study; the rest as in --preset."),
+]
+
+
+SizesOption = Annotated[
+    str,
+    typer.Option(help="Of images of another size: fit (pad and average, as real slices are), or refuse."),
+]
+
+
 @app.command()
 def evaluate(
     synthetic: Annotated[
@@ -110,10 +122,7 @@ def evaluate(
     study: Annotated[
         str | None, typer.Option(help="Study (file or preset) with the real patients and the U-Net.")
     ] = None,
-    cohort: Annotated[
-        Path | None,
-        typer.Option(help="Folder of real patients, instead of --study; the rest as in --preset."),
-    ] = None,
+    cohort: CohortOption = None,
     preset: Annotated[
         str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")
     ] = "quickstart",
@@ -126,10 +135,7 @@ def evaluate(
     values: ValuesOption = "as_is",
     clip: ClipOption = False,
     tolerance: ToleranceOption = None,
-    sizes: Annotated[
-        str,
-        typer.Option(help="Of images of another size: fit (pad and average, as real slices are), or refuse."),
-    ] = "fit",
+    sizes: SizesOption = "fit",
     samples: Annotated[
         int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")
     ] = None,

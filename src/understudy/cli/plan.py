@@ -28,18 +28,21 @@ LISTED = 60  # jobs that are listed one by one without being asked for
 SITES = 12  # sites that are named in a line
 
 
+SpeedOption = Annotated[
+    str,
+    typer.Option(
+        help="Estimate for another machine: operations a second of large convolutions, e.g. 2.5e14, or a100, h100,"
+        " rtx4090, rtx3090."
+    ),
+]
+
+
 @app.command()
 def plan(
     study: StudyArgument,
     out: OutOption = None,
     device: DeviceOption = "auto",
-    speed: Annotated[
-        str,
-        typer.Option(
-            help="Estimate for another machine: operations a second of large convolutions, e.g. 2.5e14, or a100, h100,"
-            " rtx4090, rtx3090."
-        ),
-    ] = "",
+    speed: SpeedOption = "",
     workers: Annotated[
         str,
         typer.Option(

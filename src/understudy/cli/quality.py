@@ -18,36 +18,54 @@ if TYPE_CHECKING:
     from understudy.slices import SliceSet
 
 
+ExtractorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
+        " radimagenet_resnet50, dinov2; may be repeated."
+    ),
+]
+
+
+WeightsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="File of weights for each extractor that needs one, in their order; nothing is downloaded."
+    ),
+]
+
+
+HeldoutOption = Annotated[
+    Path | None,
+    typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
+]
+
+
+WeightsSha256Option = Annotated[
+    list[str] | None,
+    typer.Option(help="SHA-256 that each of these files must have [default: the published one]."),
+]
+
+
+RealOption = Annotated[
+    Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
+]
+
+
+SegmenterOption = Annotated[
+    Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
+]
+
+
 @app.command()
 def quality(
-    real: Annotated[
-        Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
-    ],
+    real: RealOption,
     synthetic: Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")],
-    heldout: Annotated[
-        Path | None,
-        typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
-    ] = None,
-    extractor: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
-            " radimagenet_resnet50, dinov2; may be repeated."
-        ),
-    ] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="File of weights for each extractor that needs one, in their order; nothing is downloaded."
-        ),
-    ] = None,
-    weights_sha256: Annotated[
-        list[str] | None,
-        typer.Option(help="SHA-256 that each of these files must have [default: the published one]."),
-    ] = None,
-    segmenter: Annotated[
-        Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
-    ] = None,
+    heldout: HeldoutOption = None,
+    extractor: ExtractorOption = None,
+    weights: WeightsOption = None,
+    weights_sha256: WeightsSha256Option = None,
+    segmenter: SegmenterOption = None,
     channels: Annotated[
         str | None, typer.Option(help="Channels to compare, e.g. T1wGd (the paper's) [default: all].")
     ] = None,

@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+RegionsOption = Annotated[
+    str,
+    typer.Option(
+        help="Unions of classes to score as well, NAME=CLASS+CLASS,...; none; or auto: WT and TC if the classes are"
+        " called NCR, ED and ET."
+    ),
+]
+
+
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(help="Classes to score, NAME=VALUE,... [default: every label above 0 that occurs]."),
+]
+
+
 @app.command()
 def score(
     truth: Annotated[
@@ -25,17 +40,8 @@ def score(
     policy: Annotated[
         str, typer.Option(help="Scores of empty masks: brats, paper, drop or inf (docs/metrics.md).")
     ] = "brats",
-    classes: Annotated[
-        str | None,
-        typer.Option(help="Classes to score, NAME=VALUE,... [default: every label above 0 that occurs]."),
-    ] = None,
-    regions: Annotated[
-        str,
-        typer.Option(
-            help="Unions of classes to score as well, NAME=CLASS+CLASS,...; none; or auto: WT and TC if the classes are"
-            " called NCR, ED and ET."
-        ),
-    ] = "auto",
+    classes: ClassesOption = None,
+    regions: RegionsOption = "auto",
     spacing: Annotated[
         tuple[float, float, float] | None,
         typer.Option(help="Voxel edges in mm in the order of the axes, for .npy and .npz [default: 1 1 1]."),

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from understudy.study.run import RunResult
 
 
+UntilOption = Annotated[
+    str,
+    typer.Option(
+        help="Stop after this stage, without side branches it does not need:"
+        " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
+        " annotations, report (with the overview of several cohorts)."
+    ),
+]
+
+
 @app.command()
 def run(
     study: StudyArgument,
@@ -45,14 +55,7 @@ def run(
         ),
     ] = "auto",
     quiet: QuietOption = False,
-    until: Annotated[
-        str,
-        typer.Option(
-            help="Stop after this stage, without side branches it does not need:"
-            " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
-            " annotations, report (with the overview of several cohorts)."
-        ),
-    ] = "report",
+    until: UntilOption = "report",
     job_minutes: Annotated[
         float | None,
         typer.Option(

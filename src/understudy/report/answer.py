@@ -10,7 +10,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.metrics.scores import FOREGROUND
 from understudy.metrics.statistics import Estimate, relative_dice
-from understudy.report.data import ReportData, Setting, count, number, percent
+from understudy.report.data import ReportData, Setting, bounded, count, number, percent
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
 POOREST_BASELINE = 0.3  # mean Dice below which a ratio to the baseline is no yardstick
@@ -231,7 +231,7 @@ def interval(estimate: Estimate) -> str:
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "no interval"
     digits = _digits(estimate)
-    return f"{100 * estimate.low:.{digits}f} to {percent(estimate.high, digits)}"
+    return f"{100 * estimate.low:.{digits}f} to {bounded(estimate.high, digits)}"
 
 
 def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) -> tuple[str, list[str]]:

@@ -114,8 +114,8 @@ def _sentences(snapshots: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         chance = f": {n} points in any order agree or disagree perfectly with {share} probability"
         return [
             f"{what}: no correlation can be told{chance if n > 1 else ''}. At least {FEWEST} points are needed, better"
-            " dozens: give the generators `snapshots` in the study file, or put several studies together with"
-            " `understudy correlate`."
+            " dozens: give the generators “snapshots” in the study file, or put several studies together with"
+            " “understudy correlate”."
         ]
     asked = table[table["metric"] != "kimg"]
     low = int((asked["p_holm"] < 0.05).sum())

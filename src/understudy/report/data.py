@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ TRAINING = {
     "ratio": ("#1B7A6B", "^"),
     "finetune": ("#A65E00", "v"),
 }
+MOST_SHARE = 10.0  # relative Dice, beyond which it is not written out
 ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3, "finetune": 4}
 LIGHTER = {
     "#A65E00": "#D9AC70",
@@ -345,9 +347,20 @@ def percent(value: float | None, digits: int = 0) -> str:
     return "∞" if math.isinf(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
+def bounded(value: float | None, digits: int = 0) -> str:
+    """As `percent`, "over 1000 %" above that: such a share has a yardstick near 0, and its digits say nothing."""
+    beyond = value is not None and MOST_SHARE < value < math.inf
+    return f"over {percent(MOST_SHARE)}" if beyond else percent(value, digits)
+
+
 def count(value: int, one: str, many: str = "") -> str:
     """E.g. "1 patient", "1,054 slices"."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """E.g. "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def duration(seconds: float | None) -> str:

@@ -25,11 +25,9 @@ def forest_panels(answer: Answer, margin: float) -> list[Panel]:
         return []
     at = np.arange(len(shown))[::-1]
     middle = np.array([c.relative.value for c in shown])
-    low, high = (
-        np.array([v if math.isfinite(v := getattr(c.relative, end)) else c.relative.value for c in shown])
-        for end in ("low", "high")
-    )
-    top = float(min(max(1.1, high.max()) + 0.05, 2.5))
+    low = np.array([c.relative.low if math.isfinite(c.relative.low) else c.relative.value for c in shown])
+    high = np.array([c.relative.value if math.isnan(c.relative.high) else c.relative.high for c in shown])
+    top = float(min(max(1.1, *middle, *high[np.isfinite(high)]) + 0.05, 2.5))
     with one_plot((7.2, 0.9 + ROW * len(shown))) as (figure, axes):
         axes.axvspan(1 - margin, top, color="#E7F3EC", zorder=0)
         axes.axvline(1, color=INK, linewidth=0.9)

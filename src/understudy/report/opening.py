@@ -9,7 +9,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.report.answer import Answer, Comparison, best, interval, primary, value
-from understudy.report.data import ReportData, count, number, percent
+from understudy.report.data import ReportData, count, listed, number, percent
 from understudy.report.gallery import Gallery
 from understudy.report.table import collapsed_of
 from understudy.report.verdicts import Verdict
@@ -22,10 +22,10 @@ def alarm(verdicts: list[Verdict]) -> str:
     """What must be read together with the headline: copies that were found, or that nobody looked for them."""
     copies = [v.generator for v in verdicts if v.copy.kind == "copies_found"]
     if copies:
-        return f"Copies of patients were found among the slices of {', '.join(copies)}: do not release them."
+        return f"Copies of patients were found among the slices of {listed(copies)}: do not release them."
     unseen = [v.generator for v in verdicts if v.copy.kind == "not_audited"]
     if unseen:
-        return f"Nobody has searched the slices of {', '.join(unseen)} for copies of patients: do not release them yet."
+        return f"Nobody has searched the slices of {listed(unseen)} for copies of patients: do not release them yet."
     return ""
 
 
@@ -111,7 +111,8 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     rows = []
     first = [c for c in shown if c.primary] if len(shown) > MOST_ROWS else shown
     for c in [*first, *(c for c in shown if c not in first)]:
-        low, high = (v if math.isfinite(v) else c.relative.value for v in (c.relative.low, c.relative.high))
+        low = c.relative.low if math.isfinite(c.relative.low) else c.relative.value
+        high = c.relative.value if math.isnan(c.relative.high) else c.relative.high
         rows.append(
             {
                 "label": c.setting.label,
@@ -119,6 +120,7 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
                 "colour": c.setting.colour,
                 "low": place(low),
                 "width": round(place(high) - place(low), 2),
+                "beyond": high > top,
                 "at": place(c.relative.value),
                 "text": value(c.relative),
                 "interval": interval(c.relative),

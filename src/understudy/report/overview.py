@@ -14,8 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, write_text
-from understudy.report.data import percent, plain
+from understudy.report.data import bounded, plain
+from understudy.report.folder import html
 from understudy.report.latex import latex
+from understudy.report.quarantine import STAGES, in_hours
 from understudy.report.table import Table
 from understudy.report.verdicts import COLOURS
 
@@ -33,7 +35,9 @@ class Row:
 
 
 def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Path) -> Path:
-    """Writes `report.html`, `report.json`, `scores.parquet` and `tables/` (CSV, LaTeX) of several cohorts together.
+    """Writes `report.html`, `report.json`, `scores.parquet` and `tables/` of several cohorts together.
+
+    All tables are there as CSV, those of the page as LaTeX and HTML too.
 
     Args:
         folders: cohort -> folder of its report; beside the page stands a folder of each cohort's name with a copy.
@@ -55,6 +59,7 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     shown = [*([ranked] if ranked else []), *(_shown(key, tables[key]) for key in SHOWN if key in tables)]
     for table in shown:
         write_text(out / "tables" / f"{table.key}.tex", latex(table))
+        write_text(out / "tables" / f"{table.key}.html", html(table))
     _write_scores(folders, out)
     headline = " ".join(f"{name}: {answer}" for name, answer in answers.items())
     content = {
@@ -136,6 +141,10 @@ def _words(column: str) -> str:
     return f"{name}, {network}" + (", no aug." if augmented == "noaug" else "")
 
 
+NOTES = {
+    "table5_relative_dice": "Kept slices by the paper's rule; the verdicts are of whole volumes by the BraTS rule.",
+    "cost": "Hours of all jobs on one worker, restarts included.",
+}
 CAPTIONS = {
     "table1_ranks": "Table 1: ranks of the generators, each cohort",
     "table5_relative_dice": "Table 5: relative Dice",
@@ -157,13 +166,16 @@ def _shown(key: str, frame: pd.DataFrame) -> Table:
         for row in kept.to_dict(orient="records")
     ]
     header = [_words(c) if key == "table1_ranks" and "_" in c else _heading(c) for c in map(str, kept)]
-    note = "One line a cohort and row; the same as CSV in tables/."
+    note = f"{NOTES.get(key, '')} One line a cohort and row; the same as CSV in tables/.".lstrip()
     return Table(key, CAPTIONS[key], note, header, body, frame, 2)
 
 
 def _heading(column: str) -> str:
-    words = column.removesuffix("_hours").replace("_", " ")
-    return {"fid": "FID", "is": "IS", "seconds": "hours"}.get(words, words[:1].upper() + words[1:])
+    stage = column.removesuffix("_hours")
+    words = (STAGES.get(stage, stage) if stage != column else column).replace("_", " ")
+    named = {"fid": "FID", "is": "IS", "seconds": "Hours", "relative dice": "Relative Dice", "label": "Trained on",
+             "r1 gamma": "R1 gamma"}  # fmt: skip
+    return named.get(words, words[:1].upper() + words[1:])
 
 
 def _cell(key: str, column: str, value: str) -> str:
@@ -172,7 +184,9 @@ def _cell(key: str, column: str, value: str) -> str:
     except ValueError:
         return value or "–"
     if key == "table5_relative_dice" and column in PERCENT:
-        return percent(found, 1).replace("-", "−")
+        return bounded(found, 1).replace("-", "−")
+    if key == "cost":
+        return in_hours(found)
     if column == "seconds":
         return f"{found / 3600:.2f}"
     return f"{found:,.4g}"

@@ -21,7 +21,7 @@ from understudy.report.beside import (
     relative_of_paper,
     row_of_paper,
 )
-from understudy.report.data import ReportData, Setting, number, percent
+from understudy.report.data import ReportData, Setting, bounded, number, percent
 from understudy.report.quality_tables import inception_values
 from understudy.report.table import (
     IDENTITY,
@@ -153,7 +153,7 @@ def _relative(
             except UnderstudyError:
                 pass  # not the same patients: the dash says so, and the page's list why
         theirs = paper.get(row_of_paper(data, s), math.nan)
-        between = f"{100 * low:.1f} to {percent(high, 1)}" if math.isfinite(low) else "–"
+        between = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
         beside = [percent(theirs, 2), _points(share - theirs)] if paper else []
         body.append([*identity(s), percent(share, 2), between, *beside])
         known = about(data, s) | {"relative_dice": share, "low": low, "high": high}

@@ -178,7 +178,7 @@ def cost_table(data: ReportData) -> Table | None:
     wide = wide[order].assign(total=wide.sum(axis=1))
     together = wide.sum().rename("together")
     full = pd.concat([wide, together.to_frame().T])
-    body = [[str(n), *(_hours(v) for v in row)] for n, row in zip(full.index, full.to_numpy(), strict=True)]
+    body = [[str(n), *(in_hours(v) for v in row)] for n, row in zip(full.index, full.to_numpy(), strict=True)]
     header = ["Generator", *(STAGES.get(str(s), str(s)).capitalize() for s in order), "Together"]
     note = (
         f"Hours of all jobs on one worker, restarts included. “{NOT_OF_ONE.capitalize()}”: what no single generator"
@@ -193,7 +193,8 @@ def _machine(wide: pd.DataFrame) -> pd.DataFrame:
     return named.rename_axis("generator").reset_index()
 
 
-def _hours(value: float) -> str:
+def in_hours(value: float) -> str:
+    """E.g. "0.034", "7.25", "1,204"; a dash for nothing."""
     return (
         "–"
         if not value
@@ -238,12 +239,12 @@ def cost_panels(table: Table | None) -> list[Panel]:
             left += width
         for at, total in enumerate(left):
             axes.annotate(
-                _hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
+                in_hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
             )
         axes.set(xlabel=unit, xlim=(0, 1.12 * max(left)))
         axes.grid(axis="y", visible=False)
         legend_below(figure, axes, 4)
-        said = "; ".join(f"{n} {_hours(t)}" for n, t in zip(frame["generator"], left, strict=True))
+        said = "; ".join(f"{n} {in_hours(t)}" for n, t in zip(frame["generator"], left, strict=True))
         return [panel_of(figure, f"{unit.capitalize()} by stage and generator: {said}.", True, "cost")]
 
 

@@ -42,7 +42,8 @@ class Table:
     @property
     def wide(self) -> bool:
         """Too wide to stand beside its words on a page."""
-        longest = [max((len(cell) for cell in column), default=0) for column in zip(*self.body, strict=False)]
+        columns = zip(self.header, *self.body, strict=False)
+        longest = [max(map(len, column)) for column in columns]
         return len(self.header) > 9 or sum(longest) + 3 * len(longest) > 105
 
 
@@ -72,9 +73,10 @@ def _places(summary: pd.DataFrame) -> dict[tuple[str, ...], int]:
 
 
 def spread(entry: pd.Series, digits: int) -> str:
-    """ "0.713 ± 0.009" over several trainings, "0.713" of one."""
+    """ "0.713 ± 0.009" over several trainings, "0.713" where only one has a value."""
     mean = number(float(entry["value"]), digits)
-    return mean if entry["n_repeats"] < 2 or mean == "–" else f"{mean} ± {number(float(entry['sd']), digits)}"
+    sd = number(float(entry["sd"]), digits) if entry["n_repeats"] >= 2 else "–"
+    return mean if "–" in (mean, sd) else f"{mean} ± {sd}"
 
 
 def identity(setting: Setting) -> list[str]:

@@ -31,8 +31,8 @@ COLOURS = {
 
 BRIEF = {
     "can_replace": "Yes", "helps": "When added", "partly": "Partly", "no": "No", "undecided": "Undecided",
-    "unanswered": "Not answered", "not_audited": "Not audited", "no_sign": "No sign", "copies_found": "Found",
-    "cannot_tell": "Cannot tell",
+    "unanswered": "Not answered", "not_audited": "Not audited", "no_slices": "No slices", "no_sign": "No sign",
+    "copies_found": "Found", "cannot_tell": "Cannot tell",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class Part:
 
     Attributes:
         kind: useful: "can_replace", "helps", "partly", "no", "undecided" or "unanswered"; copy: "no_sign",
-            "copies_found", "cannot_tell" or "not_audited"; better_than: "best", "ranked" or "alone".
+            "copies_found", "cannot_tell", "not_audited" or "no_slices"; better_than: "best", "ranked" or "alone".
         title: the answer in a few words.
         lines: sentences below it.
         numbers: behind them, plain values.
@@ -113,7 +113,7 @@ def make_verdicts(
     for name in names:
         mine = [c for c in answer.comparisons if c.setting.generator == name]
         alone, added = _first(primary(mine, "synthetic")), _first(primary(mine, "both"))
-        copy = _copy(audits.get(name))
+        copy = _copy(audits.get(name), has_slices=name in data.synthetic or bool(mine))
         made.append(
             Verdict(
                 name,
@@ -210,7 +210,10 @@ def _how_useful(
     return "undecided", "Undecided: the interval is too wide"
 
 
-def _copy(audit: dict[str, Any] | None) -> Part:
+def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
+    if not audit and not has_slices:
+        words = "It has made no slices: its training or its sampling is not done."
+        return Part("no_slices", "No slices", [words], brief=BRIEF["no_slices"])
     if not audit:
         return Part(
             "not_audited",

@@ -17,6 +17,7 @@ from understudy.generators.joint import annotation_channels
 from understudy.generators.models import model_config as generator_config
 from understudy.generators.samplers import SamplerConfig
 from understudy.generators.training import training_config_for
+from understudy.quality.config import QualityConfig
 from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.models import model_config
 from understudy.segmenters.training import SegmenterTrainingConfig
@@ -31,14 +32,18 @@ from understudy.study.segmenter_cost import segmenter_cost
 
 # Share of the calibration's speed that large steps of a stage reach: 32 x 32 pixels, one thread of a CPU with AMX,
 # in processor time (StyleGAN 2 0.95, U-Net 1.25 without and about 0.9 with augmentation, its prediction 1.3).
-REACHED = {"generator": 0.95, "sample": 0.4, "segmenter": 0.9, "evaluate": 1.0}
-HALF_SATURATION = (
-    1.5e10  # operations of a step that reaches half of that: small steps wait between operations
-)
+REACHED = {"generator": 0.95, "sample": 0.5, "segmenter": 0.9, "evaluate": 1.0}
+# Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
+# network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU, 2026-11-28): so
+# many seconds a step more than its operations take, 0.03 for StyleGAN 2 and the U-Net, 0.09 for the others.
+HALF_SATURATION = {
+    "progan": 1.8e10, "stylegan1": 1.5e10, "stylegan2": 5.7e9, "stylegan3": 1.5e10, "diffusion": 1.6e10,
+    "unet": 5.7e9, "swin": 1.5e10,
+}  # fmt: skip
 GPU_STEP_SECONDS = (
     0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 )
-VOXELS_A_SECOND = {"phantom": 3e5, "prepare": 1.2e7}  # voxels of a patient's grid
+VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
 COMPRESSED = 0.5  # bytes on disk per byte of slices
@@ -46,20 +51,15 @@ COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second, and those of a step that reaches half of it."""
+    """Operations a second of large convolutions, and whether a GPU makes them."""
 
     peak: float
-    half: float
+    gpu: bool
 
-    @classmethod
-    def of(cls, calibration: Calibration) -> Speed:
-        """Of a device."""
-        half = GPU_STEP_SECONDS * calibration.speed if calibration.gpu else HALF_SATURATION
-        return cls(calibration.speed, half)
-
-    def reached(self, stage: str, flops_a_step: float) -> float:
-        """Operations a second of a stage whose steps are of this size."""
-        return self.peak * REACHED[stage] * flops_a_step / (flops_a_step + self.half)
+    def reached(self, stage: str, kind: str, flops_a_step: float) -> float:
+        """Operations a second of a stage with a kind of network whose steps are of this size."""
+        half = GPU_STEP_SECONDS * self.peak if self.gpu else HALF_SATURATION[kind]
+        return self.peak * REACHED[stage] * flops_a_step / (flops_a_step + half)
 
 
 def estimated(plan: Plan, device: str = "auto", calibration: Calibration | None = None) -> Plan:
@@ -69,7 +69,8 @@ def estimated(plan: Plan, device: str = "auto", calibration: Calibration | None 
         device: that is calibrated, if it was not before.
         calibration: the speed to reckon with.
     """
-    speed = Speed.of(calibration or calibrated(device))
+    found = calibration or calibrated(device)
+    speed = Speed(found.speed, found.gpu)
     views = {name: replace(plan, study=part) for name, part in plan.study.parts().items()}
     first = next(iter(views))
     jobs = []
@@ -92,14 +93,15 @@ def network_costs(study: Study, channels: int, classes: int) -> None:
 
 
 def _phantom(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
-    return facts.patients * facts.voxels / VOXELS_A_SECOND["phantom"], facts.patients * facts.voxels * 6.0
+    seconds = facts.patients * (0.05 + facts.voxels / VOXELS_A_SECOND["phantom"])
+    return seconds, facts.patients * facts.voxels * 6.0
 
 
 def _prepare(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
     slices = facts.patients * facts.slices_each
     pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
     volumes = facts.counts["test"] * (facts.voxels * 0.05 + facts.shape[2] * pixels * COMPRESSED)
-    seconds = facts.patients * (0.1 + facts.voxels / VOXELS_A_SECOND["prepare"])
+    seconds = facts.patients * (0.03 + facts.voxels / VOXELS_A_SECOND["prepare"])
     return seconds, slices * pixels * COMPRESSED + volumes
 
 
@@ -109,7 +111,7 @@ def _generator(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float,
     training = training_config_for(job.spec["model"]["kind"]).model_validate(job.spec["training"])
     config = _joint_model(job.spec, facts)
     work = training_work(config, training)
-    seconds = work / speed.reached("generator", work / (training.kimg * 1000) * training.batch)
+    seconds = work / speed.reached("generator", config.kind, work / (training.kimg * 1000) * training.batch)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     # the averaged generator, and two checkpoints with both networks and their optimisers while it trains
@@ -126,9 +128,9 @@ def _sample(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, fl
     config = _joint_model(trained, facts)
     sampler = job.spec["sampler"]
     work = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
-    count = job.spec["count"]
+    count, once = job.spec["count"], generator_cost(config).forward  # of which a sampler makes many
     pixels = plan.study.slices.resolution**2 * (facts.channels + 1)
-    return count * work / speed.reached("sample", 48 * work), count * pixels * COMPRESSED
+    return count * work / speed.reached("sample", config.kind, 48 * once), count * pixels * COMPRESSED
 
 
 def _audit(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
@@ -141,7 +143,7 @@ def _audit(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, flo
     products = (
         2.0 * training * queries * transforms * plan.study.slices.resolution**2 * facts.channels * views
     )
-    return 3 + products / (speed.peak * SEARCHED), made * 60.0 + 2e6
+    return 6 + products / (speed.peak * SEARCHED), made * 60.0 + 2e6
 
 
 def _slice_counts(job: Job, plan: Plan, facts: Facts) -> tuple[float, float, float]:
@@ -168,7 +170,8 @@ def _segmenter(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float,
     slices = _training_slices(job, plan, facts, training.mixture)
     validated = facts.shape[2] * training.validations * facts.counts["val"]
     work = training.planned_steps(slices) * training.batch * 3 + validated
-    seconds = work * flops / speed.reached("segmenter", 3 * flops * training.batch)
+    kind = job.spec["model"]["kind"]
+    seconds = work * flops / speed.reached("segmenter", kind, 3 * flops * training.batch)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
@@ -191,9 +194,11 @@ def _network_cost(job: Job, plan: Plan, facts: Facts) -> tuple[int, int]:
 
 
 def _evaluate(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
-    flops, _ = _network_cost(plan.by_id[dict(job.inputs)["segmenter"]], plan, facts)
-    predicting = facts.counts["test"] * facts.shape[2] * flops / speed.reached("evaluate", 3 * 32 * flops)
-    scoring = facts.counts["test"] * facts.voxels * 3e-8  # 0.25 s for 240 x 240 x 155 voxels
+    trained = plan.by_id[dict(job.inputs)["segmenter"]]
+    flops, _ = _network_cost(trained, plan, facts)
+    reached = speed.reached("evaluate", trained.spec["model"]["kind"], 3 * 32 * flops)
+    predicting = facts.counts["test"] * facts.shape[2] * flops / reached
+    scoring = facts.counts["test"] * (0.06 + facts.voxels * 3e-8)  # 0.25 s for 240 x 240 x 155 voxels
     return predicting + scoring, facts.counts["test"] * facts.voxels * 0.01
 
 
@@ -203,8 +208,16 @@ def _quality(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, f
     files = [e for e in job.spec["extractors"] if e["file"]]
     # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
     work = slices * channels * 1.2e10 * len(files) / speed.peak + 40 * channels * len(files)
-    own = (len(job.spec["extractors"]) - len(files)) * (5 + 5 * channels + slices * channels / 2000)
-    return 5 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
+    own = (len(job.spec["extractors"]) - len(files)) * channels * _distances(job, plan, facts, slices)
+    return 1 + work + own, slices * channels * (len(files) * 8192 + 1024.0)
+
+
+def _distances(job: Job, plan: Plan, facts: Facts, slices: float) -> float:
+    """Seconds of one extractor that needs no file on one channel: from quickstart's jobs with 84 and 260 draws."""
+    config = QualityConfig.model_validate(job.spec["config"])
+    draws = config.kernel_subsets + config.kernel_floor_subsets * (1 + config.matched + config.divisions)
+    training, _, made = _slice_counts(job, plan, facts)
+    return 6e-4 * slices + 1.2e-8 * draws * min(config.kernel_size, training, made) ** 2
 
 
 def _annotations(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
@@ -212,11 +225,15 @@ def _annotations(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[floa
     pixels = plan.study.slices.resolution**2
     slices = facts.patients * facts.slices_each + synthetic
     # 1 s for 1,000 slices of 64 x 64 pixels, and the draws
-    return 5 + slices * pixels / 4e6 + slices * 1e-3, 3e5
+    return 1 + slices * pixels / 4e6 + slices * 1e-3, 3e5
 
 
 def _report(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
-    return 15.0 + math.sqrt(len(plan.jobs)), 5e6
+    return 8.0 + math.sqrt(len(plan.jobs)), 5e6
+
+
+def _overview(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, float]:
+    return 1.0, 1e6
 
 
 _ESTIMATES = {
@@ -230,5 +247,5 @@ _ESTIMATES = {
     "quality": _quality,
     "annotations": _annotations,
     "report": _report,
-    "overview": _report,
+    "overview": _overview,
 }
