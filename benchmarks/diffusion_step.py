@@ -6,7 +6,7 @@ The step: forward, loss, gradients, AdamW, averaged network; 64x64, 5 channels, 
 - official structure (below): float32 and contiguous, group norm, scale and shift, and SiLU as operations of their own,
   attention as two products around a softmax and computed again for the gradient, AdamW with torch's defaults, the
   norms of weights and gradients for the log, and averaging tensor by tensor;
-- ours in float32 and in bfloat16 (what `devices.resolve_precision` gives where the processor multiplies in it).
+- ours, the trainer's whole step with the reading of its images, in float32 and in bfloat16 (what `devices.resolve_precision` gives where the processor multiplies in it).
 Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 4 steps of each,
 one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
 are given, in processor time (which a loaded machine distorts less) and in wall time.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -24,10 +25,12 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 import torch.nn.functional as F
+from generator_steps import Case, make_trainer
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from understudy.generators import recording
 from understudy.generators.diffusion import (
     Attention,
     DiffusionConfig,
@@ -39,7 +42,6 @@ from understudy.generators.diffusion import (
 )
 from understudy.generators.gaussian import training_losses
 from understudy.generators.group_norm import GroupNorm
-from understudy.generators.trainer import keep_freed_memory
 
 BATCH, STEPS, DECAY = 8, 4, 0.9999
 VARIANTS = ("official structure", "ours, float32", "ours, bfloat16")
@@ -126,21 +128,17 @@ def official_step(network: UNet, x: Tensor) -> Callable[[], None]:
     return step
 
 
-def our_step(network: UNet, x: Tensor, dtype: torch.dtype) -> Callable[[], None]:
-    """A function that does one step as this package does."""
-    keep_freed_memory()
-    process, average = network.config.process(), copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-
-    def step() -> None:
-        t, noise = torch.randint(0, len(process), (BATCH,)), torch.randn_like(x)
-        losses = training_losses(lambda a, b: network(a, b, dtype), process, x, t, noise)
-        losses["loss"].mean().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - DECAY)
-
+def our_step(blocks: int, precision: str, folder: str) -> Callable[[], None]:
+    """A function that does one step of a training that has been going on for a while."""
+    fields = {"resolution": 64, "model_channels": 32, "num_res_blocks": blocks}
+    training = make_trainer(
+        Case("diffusion", "diffusion", fields, {"batch": BATCH}), precision, folder, torch.device("cpu")
+    )
+    recording.TRIES = 2  # and not 32
+    training.step()
+    while not training.recordings.settled:
+        training.step()
+    step: Callable[[], None] = training.step
     return step
 
 
@@ -148,18 +146,18 @@ def work(variant: str, threads: int, blocks: int, pipe: Connection) -> None:
     """A process that does a round for every message and answers with (wall, processor) seconds per 1000 images."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = build(DiffusionConfig(resolution=64, model_channels=32, num_res_blocks=blocks)).generator
-    x = torch.randn(BATCH, 5, 64, 64).clamp(-1, 1)
-    if variant == "official structure":
-        step = official_step(network, x)
-    else:
-        step = our_step(network, x, torch.bfloat16 if "bfloat16" in variant else torch.float32)
-    while pipe.recv():
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(STEPS):
-            step()
-        spent = np.array([time.perf_counter() - wall, time.process_time() - processor])
-        pipe.send(spent * 1000 / (STEPS * BATCH))
+    with tempfile.TemporaryDirectory() as folder:
+        if variant == "official structure":
+            config = DiffusionConfig(resolution=64, model_channels=32, num_res_blocks=blocks)
+            step = official_step(build(config).generator, torch.randn(BATCH, 5, 64, 64).clamp(-1, 1))
+        else:
+            step = our_step(blocks, "bf16" if "bfloat16" in variant else "fp32", folder)
+        while pipe.recv():
+            wall, processor = time.perf_counter(), time.process_time()
+            for _ in range(STEPS):
+                step()
+            spent = np.array([time.perf_counter() - wall, time.process_time() - processor])
+            pipe.send(spent * 1000 / (STEPS * BATCH))
 
 
 def measure(threads: int, rounds: int, blocks: int) -> NDArray[np.float64]:
@@ -196,13 +194,14 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {options.threads} threads, 64x64, batch {BATCH}, {options.blocks} blocks per"
     )
-    print(f"resolution, medians of {options.rounds} rounds of {STEPS} steps; ratio in processor time\n")
+    print(f"resolution, medians of {options.rounds} rounds of {STEPS} steps\n")
     print(
-        "| step | processor s per 1000 images | wall s | official structure / this |\n| --- | --- | --- | --- |"
+        "| step | processor s per 1000 images | wall s | official structure / this, processor | wall |\n"
+        "| --- | --- | --- | --- | --- |"
     )
     for i, variant in enumerate(VARIANTS):
-        ratio = np.median(times[:, 0, 1] / times[:, i, 1])
-        print(f"| {variant} | {middle[i, 1]:.1f} | {middle[i, 0]:.1f} | {ratio:.2f} |")
+        wall, processor = (np.median(times[:, 0, k] / times[:, i, k]) for k in (0, 1))
+        print(f"| {variant} | {middle[i, 1]:.1f} | {middle[i, 0]:.1f} | {processor:.2f} | {wall:.2f} |")
 
 
 if __name__ == "__main__":

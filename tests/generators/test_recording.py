@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from small_models import trainer_of
 from torch import Tensor, nn
 
 from understudy.generators import recording
-from understudy.generators.recording import Recordings
+from understudy.generators.recording import Loss, Recordings
 from understudy.slices import SliceSet
 
 
@@ -57,6 +57,51 @@ def test_recorded_steps_are_the_same_steps(
     assert equal(found.state(), plain.state())
 
 
+def in_lanes(trainer: Any) -> Any:
+    """The trainer with two lanes, however many threads there are."""
+    trainer.recordings.lanes.count = 2
+    return trainer
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("stylegan2", {"mbstd_group": 2}), ("diffusion", {"dropout": 0.0, "learn_sigma": True})],
+)
+def test_recorded_steps_in_lanes_are_the_same_steps(
+    slices: SliceSet, monkeypatch: pytest.MonkeyPatch, kind: str, model: dict[str, Any],
+    micro_batch: int | None,
+) -> None:  # fmt: skip
+    """Two halves of the batch side by side: bit by bit what they are one after the other, and nearly what the whole
+    batch is; the mean of w, which every half moves, included."""
+    found, plain, whole = (trainer_of(slices, kind, model, micro_batch=micro_batch) for _ in range(3))
+    whole.recordings.active = False
+    in_lanes(plain)
+    runs = list[int]()
+    run = in_lanes(found).recordings.lanes.run
+    monkeypatch.setattr(found.recordings.lanes, "run", lambda works: runs.append(len(works)) or run(works))
+    for _ in range(6):
+        found.step()
+    monkeypatch.setattr(recording, "TRIES", 1000)
+    for _ in range(6):
+        plain.step()
+        whole.step()
+    assert runs
+    assert set(runs) == {2}
+    assert not kinds(plain.recordings).count("_Recording")
+    assert equal(found.state(), plain.state())
+    for name, weights in whole.average.state_dict().items():
+        torch.testing.assert_close(found.average.state_dict()[name], weights, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_recorded_gets_no_lanes(slices: SliceSet) -> None:
+    dropping = in_lanes(trainer_of(slices, "diffusion", {"dropout": 0.5}))
+    state = torch.get_rng_state()
+    dropping.step()
+    assert list(dropping._side_by_side.values()) == [False]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) -> None:
     unbroken, first, second = (trainer_of(slices) for _ in range(3))
     for _ in range(9):
@@ -70,12 +115,20 @@ def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) ->
     assert equal(unbroken.state(), second.state())
 
 
+def descend(
+    recordings: Recordings, key: Hashable, loss: Loss, inputs: dict[str, Any], layer: nn.Module, weight: float = 1.0
+) -> dict[str, Tensor]:
+    """The figures of one share."""
+    (figures,) = recordings.descend(key, loss, [(weight, inputs)], list(layer.parameters()))
+    return figures
+
+
 def run(loss: Callable[[nn.Linear, dict[str, Any]], Tensor], times: int = 5) -> list[str]:
     """What became of a loss of a layer and of inputs x [2, 3] that change."""
     layer, recordings = nn.Linear(3, 1), Recordings(active=True)
     for i in range(times):
         x = {"x": torch.full((2, 3), float(i))}
-        recordings.descend("loss", lambda part: (loss(layer, part), {}), x, 1.0, list(layer.parameters()))
+        descend(recordings, "loss", lambda part: (loss(layer, part), {}), x, layer)
     return kinds(recordings)
 
 
@@ -104,7 +157,7 @@ def test_autograd_goes_on_where_a_recording_cannot_be_compiled(monkeypatch: pyte
     for i in range(1, 6):
         layer.weight.grad = None
         x = {"x": torch.full((1, 3), float(i))}
-        recordings.descend("loss", lambda part: (layer(part["x"]).sum(), {}), x, 1.0, [layer.weight])
+        descend(recordings, "loss", lambda part: (layer(part["x"]).sum(), {}), x, layer)
         assert torch.equal(layer.weight.grad, x["x"])
     assert kinds(recordings) == ["NoneType"]
 
@@ -120,7 +173,7 @@ def test_gradients_are_those_of_the_last_inputs_and_add_up() -> None:
         layer.weight.grad = None
         inputs = {"in": {"x": torch.full((2, 3), float(i))}, "y": torch.tensor(2.0)}
         for _ in range(2):
-            figures = recordings.descend("loss", loss, inputs, 0.5, list(layer.parameters()))
+            figures = descend(recordings, "loss", loss, inputs, layer, 0.5)
         assert torch.equal(layer.weight.grad, torch.full((1, 3), 4.0 * i))
         assert torch.equal(figures["value"], loss(inputs)[0].detach())
         with torch.no_grad():
@@ -133,12 +186,12 @@ def test_a_number_in_the_key_makes_a_recording_of_its_own() -> None:
     for i in range(12):
         factor = 1.0 + i // 6
         layer.weight.grad = None
-        recordings.descend(
+        descend(
+            recordings,
             factor,
             lambda part, factor=factor: (layer(part["x"]).sum() * factor, {}),
             {"x": torch.ones(1, 3)},
-            1.0,
-            [layer.weight],
+            layer,
         )
         assert torch.equal(layer.weight.grad, torch.full((1, 3), factor))
     assert kinds(recordings) == ["_Recording", "_Recording"]
@@ -148,7 +201,5 @@ def test_few_losses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "KEPT", 3)
     layer, recordings = nn.Linear(3, 1), Recordings(active=True)
     for i in range(9):
-        recordings.descend(
-            i, lambda part: (layer(part["x"]).sum(), {}), {"x": torch.ones(1, 3)}, 1.0, [layer.weight]
-        )
+        descend(recordings, i, lambda part: (layer(part["x"]).sum(), {}), {"x": torch.ones(1, 3)}, layer)
     assert kinds(recordings) == ["int"] * 3

@@ -296,7 +296,7 @@ class StyleGan2Trainer(_LazyTrainer):
             penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
             return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
-        figures = self.descend("path length", self.g_optimiser, inputs, local, loss)
+        figures = self.descend("path length", self.g_optimiser, inputs, local, loss, side_by_side=False)
         self.path_mean = self.path_mean.lerp(figures["pl"], config.pl_decay)
 
     def _mean_length(self, inputs: dict[str, Any], count: int, kept: list[Tensor]) -> Tensor:
@@ -308,7 +308,8 @@ class StyleGan2Trainer(_LazyTrainer):
             kept.extend([lengths] if weight == 1 else [])
             return lengths.detach().mean() * weight
 
-        mean = torch.stack(self.each_share(inputs, count, measure)).sum()
+        parts = self.each_share(inputs, count, lambda group: [measure(*share) for share in group])
+        mean = torch.stack(parts).sum()
         self.workers.mean([mean])
         return mean
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from understudy.generators.lanes import Lanes
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,12 @@ class Recordings:
 
     Attributes:
         active: whether anything is recorded.
+        lanes: in which recorded losses are computed side by side.
     """
 
     def __init__(self, active: bool) -> None:
         self.active = active
+        self.lanes = Lanes()
         self._found: OrderedDict[Hashable, int | _Script | _Recording | None] = OrderedDict()
 
     @property
@@ -52,35 +57,78 @@ class Recordings:
         """Whether it is decided for all losses that have come whether they are recorded."""
         return all(found is None or isinstance(found, _Recording) for found in self._found.values())
 
+    def can_record(self, loss: Loss, inputs: dict[str, Any], parameters: Sequence[Tensor]) -> bool:
+        """Whether the loss of these inputs is nothing but a list of operations, and not too large a one.
+
+        It depends on the sizes alone. The loss is computed, and so are its gradients, which nobody gets.
+        """
+        with torch.random.fork_rng(devices=[]):
+            try:
+                _record(loss, inputs, list(_flat(inputs).values()), 1.0, parameters)
+            except _CannotRecord as reason:
+                log.debug("a loss is not recorded: %s", reason)
+                return False
+        return True
+
     def descend(
-        self, key: Hashable, loss: Loss, inputs: dict[str, Any], weight: float, parameters: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        """Adds the gradients of weight * loss to those of the parameters.
+        self, key: Hashable, loss: Loss, shares: Sequence[tuple[float, dict[str, Any]]],
+        parameters: Sequence[Tensor],
+    ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
+        """Adds the gradients of weight * loss to those of the parameters, share by share.
 
         Args:
             key: all that decides the operations besides the sizes of the inputs; None: never record.
+            shares: (weight, inputs) of shares that are computed in one lane each: at most as many as there are lanes.
             parameters: of which gradients are wanted; no others require any.
 
-        Returns:
-            The loss's figures, detached.
+        Yields:
+            The figures of each share's loss, detached, once its gradients are added and its buffers are written.
         """
+        keys = [self._key(key, weight, inputs) for weight, inputs in shares]
+        recorded = [self._found.get(k) for k in keys]
+        ready = [found for found in recorded if isinstance(found, _Recording)]
+        if len(ready) == len(shares) > 1:
+            tensors = [list(_flat(inputs).values()) for _, inputs in shares]
+            works = [partial(r.compute, x) for r, x in zip(ready, tensors, strict=True)]
+            for recording, results in zip(ready, self.lanes.run(works), strict=True):
+                yield recording.apply(results)
+            return
+        for k, (weight, inputs) in zip(keys, shares, strict=True):
+            if len(shares) == 1:
+                figures = self._descend(k, loss, inputs, weight, parameters)
+            else:
+                with self.lanes.one():
+                    figures = self._descend(k, loss, inputs, weight, parameters)
+            yield figures
+
+    def _key(self, key: Hashable, weight: float, inputs: dict[str, Any]) -> Hashable:
+        """All that decides the operations; None: do not record."""
         if key is None or not self.active:
+            return None
+        sizes = ((name, x.shape, x.stride(), x.dtype) for name, x in _flat(inputs).items())
+        return (key, weight, *sizes)
+
+    def _descend(
+        self, key: Hashable, loss: Loss, inputs: dict[str, Any], weight: float, parameters: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """One share."""
+        if key is None:
             return _plainly(loss, inputs, weight)
-        tensors = _flat(inputs)
-        key = (key, weight, *((name, x.shape, x.stride(), x.dtype) for name, x in tensors.items()))
+        tensors = list(_flat(inputs).values())
         found = self._found.pop(key, 0)
         if isinstance(found, _Recording):
             self._found[key] = found
-            return found(list(tensors.values()))
+            return found.apply(found.compute(tensors))
         if found is None or (isinstance(found, int) and found < TRIES):
             self._remember(key, None if found is None else found + 1)
             return _plainly(loss, inputs, weight)
         try:
-            script, figures = _record(loss, inputs, list(tensors.values()), weight, parameters)
+            script, gradients, figures = _record(loss, inputs, tensors, weight, parameters)
         except _CannotRecord as reason:
             log.debug("a loss is not recorded: %s", reason)
             self._remember(key, None)
             return _plainly(loss, inputs, weight)
+        _add(script.learning, gradients)
         if isinstance(found, int):  # once more, to see whether anything but the inputs changes
             self._remember(key, script)
         else:
@@ -157,11 +205,11 @@ def _is_random(func: Any, args: Sequence[Any]) -> bool:
 
 def _record(
     loss: Loss, inputs: dict[str, Any], tensors: list[Tensor], weight: float, parameters: Sequence[Tensor]
-) -> tuple[_Script, dict[str, Tensor]]:
-    """The operations, and the figures of this time, whose gradients are added.
+) -> tuple[_Script, list[Tensor], dict[str, Tensor]]:
+    """The operations, and this time's gradients of `learning` and figures.
 
     Raises:
-        _CannotRecord: the loss is more than a list of operations; nothing was added.
+        _CannotRecord: the loss is more than a list of operations.
     """
     with _Tape() as tape:
         value, figures = loss(inputs)
@@ -174,9 +222,7 @@ def _record(
                 gradient = torch.empty_like(parameter).copy_(gradient)
             gradients.append(gradient)
         figures = {name: figure.detach() for name, figure in figures.items()}
-    script = _Script(tape, tensors, gradients, learning, figures)
-    _add(learning, gradients)
-    return script, figures
+    return _Script(tape, tensors, gradients, learning, figures), gradients, figures
 
 
 class _Script:
@@ -184,6 +230,7 @@ class _Script:
 
     Attributes:
         source: of the function. constants: tensors that were there beforehand: parameters, buffers, filters.
+        written: numbers of the constants that the function writes to (running means).
         learning: parameters that have a gradient. figures: names of the results behind the gradients.
     """
 
@@ -196,8 +243,13 @@ class _Script:
         self._names = {id(x): f"x{i}" for i, x in enumerate(inputs)}
         self._lines: list[str] = []
         self._results = 0
+        self._memory = set[int]()  # that operations in place write to
         for call in tape.calls:
             self._add(*call)
+        where = [_memory_of(x) for x in self.constants]
+        self.written = [i for i, memory in enumerate(where) if memory in self._memory]
+        if any(where.count(where[i]) > 1 for i in self.written):
+            raise _CannotRecord("two views of a tensor that is written to")
         results = [self._name(x) for x in (*gradients, *figures.values())]
         lines = [
             "def replay(inputs: List[Tensor], constants: List[Tensor]) -> List[Tensor]:",
@@ -220,6 +272,9 @@ class _Script:
             self._names[id(results)] = self._name(args[0])
             return
         schema = func._schema
+        for argument, value in [*zip(schema.arguments, args, strict=False), *_named(schema, kwargs)]:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self._memory |= {_memory_of(x) for x in ([value] if isinstance(value, Tensor) else value)}
         types = {p.name: str(p.type) for p in schema.arguments}
         words = [self._word(a, str(p.type)) for a, p in zip(args, schema.arguments, strict=False)]
         words += [f"{name}={self._word(value, types[name])}" for name, value in kwargs.items()]
@@ -264,6 +319,16 @@ class _Script:
         raise _CannotRecord(f"an argument {value!r}")
 
 
+def _memory_of(x: Tensor) -> int:
+    """Number of the memory that x is a view of."""
+    return x.untyped_storage()._cdata
+
+
+def _named(schema: Any, kwargs: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Arguments of an operation that were given by name, with their values."""
+    return [(argument, kwargs[argument.name]) for argument in schema.arguments if argument.name in kwargs]
+
+
 def _compiled(script: _Script) -> _Recording | None:
     """The function of a script; None, so that autograd goes on, where this torch cannot make one of it."""
     try:
@@ -274,18 +339,28 @@ def _compiled(script: _Script) -> _Recording | None:
 
 
 class _Recording:
-    """The function of a script."""
+    """The function of a script; computing and applying are apart, so that several can be computed side by side."""
 
     def __init__(self, script: _Script) -> None:
-        self._learning, self._figures = script.learning, script.figures
+        self._learning, self._figures, self._written = script.learning, script.figures, script.written
         self._constants = [x.detach() for x in script.constants]
         self._replay = torch.jit.CompilationUnit(script.source).replay
 
-    def __call__(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Adds the gradients to the parameters; the figures."""
-        # Optimisation would take seconds and find nothing: these are the operations that there have to be.
-        with torch.no_grad(), torch.jit.optimized_execution(False):
-            results = self._replay(inputs, self._constants)
+    def compute(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Gradients, figures, and what the constants that are written to come to; changes nothing."""
+        constants = list(self._constants)
+        for i in self._written:
+            constants[i] = constants[i].clone()
+        # Below autograd, whose part of an operation costs as much as a small operation itself. And optimisation would
+        # take seconds and find nothing: these are the operations that there have to be.
+        with torch._C._AutoDispatchBelowADInplaceOrView(), torch.no_grad(), torch.jit.optimized_execution(False):
+            results: list[Tensor] = self._replay(inputs, constants)
+        return results + [constants[i] for i in self._written]
+
+    def apply(self, results: list[Tensor]) -> dict[str, Tensor]:
+        """Adds the gradients to the parameters and writes the constants; the figures."""
         count = len(self._learning)
         _add(self._learning, results[:count])
-        return dict(zip(self._figures, results[count:], strict=True))
+        for i, value in zip(self._written, results[count + len(self._figures) :], strict=True):
+            self._constants[i].copy_(value)
+        return dict(zip(self._figures, results[count:], strict=False))

@@ -10,7 +10,7 @@ import copy
 import ctypes
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ class Trainer(ABC):
         self._annotated = self._find_annotated(config) if config.balance_classes else None
         self._least_shares = current().least  # more where memory ran out
         self.recordings = Recordings(active=device.type == "cpu" and self.workers.world == 1)
+        self._side_by_side: dict[Hashable, bool] = {}
         self._prepare()
         self._note_shares()
 
@@ -200,24 +201,29 @@ class Trainer(ABC):
         return rows_of(inputs, self.workers.rank, self.workers.world)
 
     def each_share(
-        self, inputs: Inputs, count: int, work: Callable[[float, dict[str, Any]], Any]
-    ) -> list[Any]:
-        """`work(part of the batch, inputs)` of every share; once more in smaller shares if memory runs out.
+        self, inputs: Inputs, count: int,
+        work: Callable[[Sequence[tuple[float, dict[str, Any]]]], Iterable[Any]], lanes: int = 1,
+    ) -> list[Any]:  # fmt: skip
+        """What `work` gives for every share, as (part of the batch, inputs); once more in smaller shares if memory runs
+        out.
 
         Args:
-            inputs: this worker's. count: their rows.
+            inputs: this worker's. count: their rows. work: gets the shares of one time, one for each lane.
 
         Raises:
             UnderstudyError: memory runs out with the smallest shares as well.
         """
         while True:
-            failed, found, shares = False, [], self.shares
+            failed, found, shares = False, [], self.shares * lanes
             self._running.start()
             try:
-                for weight, part in shares_of(inputs, count, shares):
-                    found.append(work(weight, part))
-                    if shares * self.workers.world > 1:
-                        self._running.take(weight)
+                parts = list(shares_of(inputs, count, shares))
+                for start in range(0, len(parts), lanes):
+                    group = parts[start : start + lanes]
+                    for (weight, _), result in zip(group, work(group), strict=True):
+                        found.append(result)
+                        if shares * self.workers.world > 1:
+                            self._running.take(weight)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -250,13 +256,15 @@ class Trainer(ABC):
         return None
 
     def descend(
-        self, name: str, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
-    ) -> dict[str, Tensor]:
+        self, name: str, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss,
+        side_by_side: bool = True,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """One update of the optimiser's parameters by the mean loss over the batch.
 
         Args:
             name: of the loss. inputs: this worker's. count: their rows.
             loss: inputs of a share -> its mean loss, and mean figures for the history.
+            side_by_side: the batch may be parted to use the processor better.
 
         Returns:
             The figures' means over the batch; they are recorded.
@@ -265,11 +273,13 @@ class Trainer(ABC):
         numbers, parameters = self._numbers(), optimiser.param_groups[0]["params"]
         key = None if numbers is None else (name, numbers)
 
-        def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
-            figures = self.recordings.descend(key, loss, part, weight, parameters)
-            return {name: figure * weight for name, figure in figures.items()}
+        def backward(group: Sequence[tuple[float, dict[str, Any]]]) -> Iterator[dict[str, Tensor]]:
+            found = self.recordings.descend(key, loss, group, parameters)
+            for figures, (weight, _) in zip(found, group, strict=True):
+                yield {name: figure * weight for name, figure in figures.items()}
 
-        found = self.each_share(inputs, count, backward)
+        lanes = self._lanes(key, inputs, count, loss, parameters) if side_by_side else 1
+        found = self.each_share(inputs, count, backward, lanes)
         figures = {name: sum((f[name] for f in found[1:]), found[0][name]) for name in found[0]}
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.workers.mean([*gradients, *figures.values()])
@@ -282,6 +292,24 @@ class Trainer(ABC):
         optimiser.zero_grad(set_to_none=True)
         self.note(figures)
         return figures
+
+    def _lanes(
+        self, key: Hashable, inputs: Inputs, count: int, loss: Loss, parameters: Sequence[Tensor]
+    ) -> int:
+        """Shares that are computed side by side: as many as there are lanes, if the loss can be recorded.
+
+        It is decided when a loss comes for the first time and by sizes alone, so that a resumed training decides alike.
+        """
+        lanes, shares = self.recordings.lanes.count, self.shares
+        if key is None or not self.recordings.active or shares * lanes not in self._possible_shares():
+            return 1
+        sized = (key, count, shares)
+        if sized not in self._side_by_side:
+            _, part = next(shares_of(inputs, count, shares * lanes))
+            self._running.start()
+            self._side_by_side[sized] = self.recordings.can_record(loss, part, parameters)
+            self._running.reset()
+        return lanes if self._side_by_side[sized] else 1
 
     def _finish_step(self, beta: float) -> None:
         """Counts the step and averages the generator; beta: weight of the average so far."""
