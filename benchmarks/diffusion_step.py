@@ -6,7 +6,8 @@ The step: forward, loss, gradients, AdamW, averaged network; 64x64, 5 channels, 
 - official structure (below): float32 and contiguous, group norm, scale and shift, and SiLU as operations of their own,
   attention as two products around a softmax and computed again for the gradient, AdamW with torch's defaults, the
   norms of weights and gradients for the log, and averaging tensor by tensor;
-- ours, the trainer's whole step with the reading of its images, in float32 and in bfloat16 (what `devices.resolve_precision` gives where the processor multiplies in it).
+- ours, the trainer's whole step with the reading of its images, in float32 and in bfloat16 (what
+  `devices.resolve_precision` gives where the processor multiplies in it).
 Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 4 steps of each,
 one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
 are given, in processor time (which a loaded machine distorts less) and in wall time.

@@ -151,7 +151,9 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for i, variant in enumerate(VARIANTS):
         ratios = [np.median(times[:, base, k] / times[:, i, k]) for base, k in ((0, 1), (0, 0), (1, 1))]
-        print(f"| {variant} | {middle[i, 1]:.2f} | {middle[i, 0]:.2f} | {' | '.join(f'{r:.2f}' for r in ratios)} |")
+        print(
+            f"| {variant} | {middle[i, 1]:.2f} | {middle[i, 0]:.2f} | {' | '.join(f'{r:.2f}' for r in ratios)} |"
+        )
 
 
 if __name__ == "__main__":

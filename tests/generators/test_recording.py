@@ -116,7 +116,12 @@ def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) ->
 
 
 def descend(
-    recordings: Recordings, key: Hashable, loss: Loss, inputs: dict[str, Any], layer: nn.Module, weight: float = 1.0
+    recordings: Recordings,
+    key: Hashable,
+    loss: Loss,
+    inputs: dict[str, Any],
+    layer: nn.Module,
+    weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """The figures of one share."""
     (figures,) = recordings.descend(key, loss, [(weight, inputs)], list(layer.parameters()))

@@ -42,7 +42,11 @@ class Lanes:
             torch.set_num_threads(threads)
 
     def run(self, works: Sequence[Callable[[], Result]]) -> list[Result]:
-        """The results of at most `count` works, the first of them done in this thread; errors are those of the works."""
+        """The results of at most `count` works, the first of them done in this thread.
+
+        Raises:
+            Exception: of the first work that failed, once all are done.
+        """
         with self.one():
             if self._pool is None:  # torch's number of threads belongs to a thread
                 threads = torch.get_num_threads()

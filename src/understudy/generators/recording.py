@@ -353,7 +353,11 @@ class _Recording:
             constants[i] = constants[i].clone()
         # Below autograd, whose part of an operation costs as much as a small operation itself. And optimisation would
         # take seconds and find nothing: these are the operations that there have to be.
-        with torch._C._AutoDispatchBelowADInplaceOrView(), torch.no_grad(), torch.jit.optimized_execution(False):
+        with (
+            torch._C._AutoDispatchBelowADInplaceOrView(),
+            torch.no_grad(),
+            torch.jit.optimized_execution(False),
+        ):
             results: list[Tensor] = self._replay(inputs, constants)
         return results + [constants[i] for i in self._written]
 
