@@ -102,6 +102,26 @@ def test_what_cannot_be_recorded_gets_no_lanes(slices: SliceSet) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_lanes_end_where_memory_leaves_one_group_at_once(
+    slices: SliceSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups of four in two lanes; from the second step on memory is too small for more than one of them."""
+    trainer = in_lanes(trainer_of(slices, micro_batch=8))
+    original, sizes = trainer.generator.synthesis.forward, list[int]()
+
+    def forward(ws: Tensor, *args: Any) -> Tensor:
+        sizes.append(len(ws))
+        if trainer.steps and trainer.shares == 1:
+            raise MemoryError
+        return original(ws, *args)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(trainer.generator.synthesis, "forward", forward)
+    for _ in range(2):
+        trainer.step()
+    assert trainer.shares == 2
+    assert set(sizes) == {4}
+
+
 def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) -> None:
     unbroken, first, second = (trainer_of(slices) for _ in range(3))
     for _ in range(9):

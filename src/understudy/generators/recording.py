@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from understudy.generators.lanes import Lanes
+from understudy.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,10 @@ class Recordings:
                 _record(loss, inputs, list(_flat(inputs).values()), 1.0, parameters)
             except _CannotRecord as reason:
                 log.debug("a loss is not recorded: %s", reason)
+                return False
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 return False
         return True
 

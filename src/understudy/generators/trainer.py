@@ -194,7 +194,12 @@ class Trainer(ABC):
 
     def _possible_shares(self) -> list[int]:
         local = self.local_batch
-        return [k for k in range(1, local + 1) if local % k == 0 and local // k % min(self.group, local) == 0]
+        return [k for k in range(1, local + 1) if self._can_part(k)]
+
+    def _can_part(self, shares: int) -> bool:
+        """Whether a worker's rows can be cut into so many shares of whole groups."""
+        local = self.local_batch
+        return local % shares == 0 and local // shares % min(self.group, local) == 0
 
     def local(self, inputs: Inputs) -> dict[str, Any]:
         """This worker's rows of what was drawn for the whole batch."""
@@ -214,7 +219,9 @@ class Trainer(ABC):
             UnderstudyError: memory runs out with the smallest shares as well.
         """
         while True:
-            failed, found, shares = False, [], self.shares * lanes
+            failed, found = False, list[Any]()
+            lanes = lanes if self._can_part(self.shares * lanes) else 1
+            shares = self.shares * lanes
             self._running.start()
             try:
                 parts = list(shares_of(inputs, count, shares))
@@ -301,7 +308,7 @@ class Trainer(ABC):
         It is decided when a loss comes for the first time and by sizes alone, so that a resumed training decides alike.
         """
         lanes, shares = self.recordings.lanes.count, self.shares
-        if key is None or not self.recordings.active or shares * lanes not in self._possible_shares():
+        if lanes == 1 or key is None or not self.recordings.active or not self._can_part(shares * lanes):
             return 1
         sized = (key, count, shares)
         if sized not in self._side_by_side:
