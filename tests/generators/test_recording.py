@@ -58,23 +58,29 @@ def test_recorded_steps_are_the_same_steps(
 
 
 def in_lanes(trainer: Any) -> Any:
-    """The trainer with two lanes, however many threads there are."""
+    """The trainer with two lanes, whatever its kind and however many threads there are."""
+    trainer.side_by_side = True
     trainer.recordings.lanes.count = 2
     return trainer
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
 @pytest.mark.parametrize(
-    ("kind", "model"),
-    [("stylegan2", {"mbstd_group": 2}), ("diffusion", {"dropout": 0.0, "learn_sigma": True})],
+    ("kind", "model", "training"),
+    [
+        ("stylegan2", {"mbstd_group": 2}, {"pl_weight": 0.0}),  # the path length needs the whole batch
+        ("diffusion", {"dropout": 0.0, "learn_sigma": True}, {}),
+    ],
 )
 def test_recorded_steps_in_lanes_are_the_same_steps(
     slices: SliceSet, monkeypatch: pytest.MonkeyPatch, kind: str, model: dict[str, Any],
-    micro_batch: int | None,
+    training: dict[str, Any], micro_batch: int | None,
 ) -> None:  # fmt: skip
     """Two halves of the batch side by side: bit by bit what they are one after the other, and nearly what the whole
     batch is; the mean of w, which every half moves, included."""
-    found, plain, whole = (trainer_of(slices, kind, model, micro_batch=micro_batch) for _ in range(3))
+    found, plain, whole = (
+        trainer_of(slices, kind, model, micro_batch=micro_batch, **training) for _ in range(3)
+    )
     whole.recordings.active = False
     in_lanes(plain)
     runs = list[int]()
@@ -106,7 +112,7 @@ def test_lanes_end_where_memory_leaves_one_group_at_once(
     slices: SliceSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two groups of four in two lanes; from the second step on memory is too small for more than one of them."""
-    trainer = in_lanes(trainer_of(slices, micro_batch=8))
+    trainer = in_lanes(trainer_of(slices, micro_batch=8, pl_weight=0.0))
     original, sizes = trainer.generator.synthesis.forward, list[int]()
 
     def forward(ws: Tensor, *args: Any) -> Tensor:

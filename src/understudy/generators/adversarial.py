@@ -296,7 +296,7 @@ class StyleGan2Trainer(_LazyTrainer):
             penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
             return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
-        figures = self.descend("path length", self.g_optimiser, inputs, local, loss, side_by_side=False)
+        figures = self.descend("path length", self.g_optimiser, inputs, local, loss)
         self.path_mean = self.path_mean.lerp(figures["pl"], config.pl_decay)
 
     def _mean_length(self, inputs: dict[str, Any], count: int, kept: list[Tensor]) -> Tensor:

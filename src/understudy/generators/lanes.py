@@ -1,7 +1,7 @@
 """Works side by side in one process, each in a lane: on its own part of the processor's threads.
 
-The operations of a small network are too short to be shared by several threads: they meet so often that a second
-thread hardly helps. So a lane takes a part of the batch through the whole network instead.
+Not every operation of a network makes good use of a second thread, and all of them have to wait for each other's end.
+So a lane takes a part of the batch through the whole network instead.
 """
 
 from __future__ import annotations

@@ -66,6 +66,9 @@ class Trainer(ABC):
     """
 
     config: Any
+    side_by_side = (
+        False  # whether two halves of a batch at once are faster than two threads for each operation
+    )
     quick_preview = True  # a preview costs little beside the steps between two lines of the history
 
     def __init__(
@@ -263,15 +266,13 @@ class Trainer(ABC):
         return None
 
     def descend(
-        self, name: str, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss,
-        side_by_side: bool = True,
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self, name: str, optimiser: torch.optim.Optimizer, inputs: Inputs, count: int, loss: Loss
+    ) -> dict[str, Tensor]:
         """One update of the optimiser's parameters by the mean loss over the batch.
 
         Args:
             name: of the loss. inputs: this worker's. count: their rows.
             loss: inputs of a share -> its mean loss, and mean figures for the history.
-            side_by_side: the batch may be parted to use the processor better.
 
         Returns:
             The figures' means over the batch; they are recorded.
@@ -285,7 +286,7 @@ class Trainer(ABC):
             for figures, (weight, _) in zip(found, group, strict=True):
                 yield {name: figure * weight for name, figure in figures.items()}
 
-        lanes = self._lanes(key, inputs, count, loss, parameters) if side_by_side else 1
+        lanes = self._lanes(key, inputs, count, loss, parameters) if self.side_by_side else 1
         found = self.each_share(inputs, count, backward, lanes)
         figures = {name: sum((f[name] for f in found[1:]), found[0][name]) for name in found[0]}
         gradients = [p.grad for p in parameters if p.grad is not None]
