@@ -131,6 +131,10 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
     rows = study.scores.query("scope == 'whole' and class_name == 'core' and setting == 'real.unet.aug'")
     per_repeat = rows.assign(d=2 * rows.tp / (2 * rows.tp + rows.fp + rows.fn)).groupby("repeat")["d"].mean()
     assert dice.loc["real.unet.aug", "core_sd"] == pytest.approx(np.std(per_repeat.to_numpy()))
+    one = rows.assign(d=2 * rows.tp / (2 * rows.tp + rows.fp + rows.fn))  # a patient's score of one training
+    core = {part: dice.loc["real.unet.aug", f"core_{part}"] for part in ("value", "low", "high", "median")}
+    assert core["median"] == pytest.approx(one.groupby("subject")["d"].mean().median())
+    assert one["d"].min() <= core["low"] < core["value"] < core["high"] <= one["d"].max()
     surfel = pd.read_csv(folder / "tables" / "hd95_surfel.csv").set_index("setting")
     assert surfel.loc["real.unet.aug", "core_value"] == pytest.approx(rows["hd95_surfel"].mean())
     misses = pd.read_csv(folder / "tables" / "misses.csv")

@@ -41,6 +41,8 @@ DEFINED = {
     " (DeepMind's definition and the BraTS script's).",
 }
 
+_PARTS = ("low", "high", "median")
+
 __all__ = ["Table", "patient_means", "reading_note", "result_tables", "summaries", "usable_rows"]
 
 
@@ -150,12 +152,26 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
         ratio = (
             [value(other.relative), interval(other.relative)] if other else ["100\u00a0%" if own else "–", ""]
         )
+        whole = main_entry(keys, entries)
+        spans = [_span(whole, 3), number(whole.get("median", np.nan), 3)]
         body.append(
-            [*identity(s), *(spread(e, 3) for e in entries), *more, *ratio, f"{missed[0]} of {missed[1]}"]
+            [
+                *identity(s),
+                *(spread(e, 3) for e in entries),
+                *more,
+                *spans,
+                *ratio,
+                f"{missed[0]} of {missed[1]}",
+            ]
         )
         numbers.append(
             about(data, s)
             | numbers_of(keys, entries)
+            | {
+                f"{k}_{part}": e.get(part, np.nan)
+                for k, e in zip(keys, entries, strict=True)
+                for part in _PARTS
+            }
             | {
                 "relative_dice": other.relative.value if other else np.nan,
                 "relative_low": other.relative.low if other else np.nan,
@@ -164,12 +180,22 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
                 "present": missed[1],
             }
         )
+    of = "" if len(keys) == 1 else f", of the column {names[keys.index(MEAN)]}"
     note = (
-        "Relative: mean Dice divided by that of the same network trained on real slices with augmentation, with its"
-        " interval by patient. Missed: volumes with a tumour in which nothing was found."
+        f"Interval and median: by patient (the mean over trainings of each){of}. Relative: mean Dice divided by that of"
+        " the same network trained on real slices with augmentation, with its interval by patient. Missed: volumes"
+        " with a tumour in which nothing was found."
     )
-    header = [*IDENTITY, *names, *extra, "Relative", "95\u00a0% interval", "Missed"]
+    header = [
+        *IDENTITY, *names, *extra, "95\u00a0% interval", "Median", "Relative", "Its 95\u00a0% interval", "Missed",
+    ]  # fmt: skip
     return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+
+
+def _span(entry: pd.Series, digits: int) -> str:
+    """The interval of a mean; "" without one."""
+    low, high = entry.get("low", np.nan), entry.get("high", np.nan)
+    return "" if np.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
 def _distances(
