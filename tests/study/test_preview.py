@@ -198,7 +198,7 @@ def test_a_named_device_agrees_with_what_its_maker_published() -> None:
     config = model_config({"kind": "stylegan2", "resolution": 256, "channels": 5, "channel_base": 16384})
     training = training_config_for("stylegan2").model_validate({"kimg": 1, "batch": 16})
     work = training_work(config, training)
-    seconds = work / Speed.of(stated("a100")).reached("generator", work / 1000 * 16)
+    seconds = work / Speed(stated("a100").speed, gpu=True).reached("generator", "stylegan2", work / 1000 * 16)
     assert seconds == pytest.approx(12.5, rel=0.3)
 
 

@@ -90,7 +90,7 @@ def _panel(
         axes.set_xticks(range(len(counts)), [str(k) for k in counts])
         axes.set_xlim(-0.25, len(counts) - 0.75)
         axes.set(title=segmenter + ("" if augmented else ", no augmentation"), xlabel="real patients")
-        axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, max(tops) + 0.1)))
+        axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, 1.12 * max(tops) + 0.02)))
         axes.grid(axis="x", visible=False)
         legend_below(figure, axes, 2)
         key = f"finetune_{segmenter}" + ("" if augmented else "_noaug")

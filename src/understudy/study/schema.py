@@ -24,11 +24,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -53,6 +51,7 @@ from understudy.study.finetune import FineTune
 from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
+from understudy.study.outcome_spec import EvaluationConfig, ReportConfig
 from understudy.study.quality_stage import QualitySpec, with_absolute_weights
 from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
 from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
@@ -61,61 +60,6 @@ from understudy.study.snapshots import with_snapshots
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-class EvaluationConfig(BaseModel):
-    """How the segmentations of test patients are scored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    scopes: list[Literal["whole", "kept_slices"]] = Field(
-        default=["whole", "kept_slices"],
-        min_length=1,
-        description="whole volumes, and only the slices that pass the slice rule (the paper)",
-    )
-    dropped_slices: Literal["background", "predict"] = Field(
-        default="background",
-        description="slices that the rule drops: left empty, as the networks never saw such slices in training (what"
-        " they hide of a tumour counts as missed), or segmented like the others",
-    )
-    regions: Literal["auto", "none"] | dict[str, list[str]] = Field(
-        default="auto",
-        description="unions of classes scored beside them, in no mean: {WT: [NCR/NET, ED, ET]}; none; or auto: WT and"
-        " TC where there are classes called NCR, ED and ET",
-    )
-
-    @field_validator("regions", mode="before")
-    @classmethod
-    def _known_word(cls, value: Any) -> Any:
-        if not isinstance(value, dict) and value not in ("auto", "none"):
-            raise ValueError(
-                "should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}"
-            )
-        return value
-
-
-class ReportConfig(BaseModel):
-    """What the report shows."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    title: str = Field("", description="heading of the report; empty: made from the study's name")
-    published: Literal["auto", "brats2020", "brats2021", "none"] = Field(
-        "auto",
-        description="which of the paper's cohorts stands beside the results; auto: the one that the cohort is called"
-        " after, none for other names",
-    )
-    reading: Path | None = Field(
-        None,
-        description="table6.json of `understudy reading analyse`: the readers' answers, shown as Table 6",
-    )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`published` and `reading` came later: a study without them keeps its hash."""
-        content: dict[str, Any] = handler(self)
-        usual = {"published": "auto", "reading": None}
-        return {k: v for k, v in content.items() if k not in usual or v != usual[k]}
 
 
 class Study(BaseModel):
