@@ -195,15 +195,11 @@ def _machine(wide: pd.DataFrame) -> pd.DataFrame:
 
 def in_hours(value: float) -> str:
     """E.g. "0.034", "7.25", "1,204"; a dash for nothing."""
-    return (
-        "–"
-        if not value
-        else f"{value:.3f}"
-        if value < 0.1
-        else f"{value:.2f}"
-        if value < 10
-        else f"{value:,.0f}"
-    )
+    if not value:
+        return "–"
+    if value < 0.0005:
+        return "< 0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
 def _generator_of(data: ReportData, name: str) -> str:
