@@ -22,6 +22,7 @@ _DISK_ERRORS = {
     errno.EACCES: ("no permission to write", "choose a folder you may write to"),
     errno.EPERM: ("no permission to write", "choose a folder you may write to"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
     errno.EFBIG: (
         "the file is larger than a limit of this system allows",
         "raise the limit (ulimit -f), or choose another disk",
@@ -46,6 +47,16 @@ def writing(path: str | Path) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes the folder of results before any work is done for them.
+
+    Raises:
+        UnderstudyError: disk full, no permission, read-only file system, a file in its place.
+    """
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -163,6 +163,18 @@ def test_other_classes_are_refused(real: SliceSet, tmp_path: Path) -> None:
         compare_annotations(real, other)
 
 
+def test_a_file_in_the_place_of_the_folder_is_said_before_anything_is_compared(
+    real: SliceSet, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    call = ["annotations", "--real", str(real.path), "--synthetic", str(real.path), "-q", "-o"]
+    told = CliRunner().invoke(app, [*call, str(tmp_path / "out")])
+    assert isinstance(told.exception, UnderstudyError)
+    assert told.exit_code == 1
+    assert told.exception.what == "a file stands where a folder is needed"
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_the_command(real: SliceSet, tmp_path: Path) -> None:
     synthetic = made(tmp_path / "s", 60, 1)
     call = ["annotations", "--real", str(real.path), "--synthetic", str(synthetic.path), "-q"]

@@ -176,6 +176,12 @@ def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
     pd.DataFrame({"fid": [2]}).to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(UnderstudyError, match="no column `snapshot`"):
         correlate([tmp_path / "none.csv"])
+    words = pd.DataFrame(
+        {"snapshot": list("abcd"), "dice": ["0.1", "0.2", "n/k", "0.4"], "fid": [4, 3, 2, 1]}
+    )
+    words.to_csv(tmp_path / "words.csv", index=False)
+    with pytest.raises(UnderstudyError, match="column dice holds something that is no number"):
+        correlate([tmp_path / "words.csv"])
     with pytest.raises(UnderstudyError, match="stands alone"):
         correlate([tmp_path / "one.csv", tmp_path])
     out = study(tmp_path / "out")

@@ -33,12 +33,13 @@ def compare_annotated(
     quiet: QuietOption = False,
 ) -> None:
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
-    from understudy.files import write_text
+    from understudy.files import make_folder, write_text
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.groups import AnnotationConfig
 
     first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
     others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
+    make_folder(out)
     config = AnnotationConfig.model_validate({"seed": seed})
     found = compare_annotations(first, second, others, config, progress=not quiet)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -35,11 +35,13 @@ def correlate(
     as_json: Annotated[bool, typer.Option("--json", help="Print correlate.json.")] = False,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
+    from understudy.files import make_folder
     from understudy.study.correlate import correlate as find
     from understudy.study.correlate import write_correlations
 
     if training not in ("synthetic", "both"):
         raise UnderstudyError(f"no training is called {training!r} here", fix="use synthetic or both")
+    make_folder(out)
     found = find(list(sources), training, segmenter, resamples, seed)
     write_correlations(found, out)
     if as_json:

@@ -85,6 +85,7 @@ def quality(
     quiet: QuietOption = False,
 ) -> None:
     """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
+    from understudy.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
     from understudy.quality.measure import measure, unmeasured
@@ -96,6 +97,7 @@ def quality(
     first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
     others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
     parts = make_parts(first, second, others, channels.split(",") if channels else None)
+    make_folder(out)
     config = QualityConfig.model_validate(
         {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
     )

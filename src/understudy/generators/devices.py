@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from understudy.errors import UnderstudyError
+
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    """ "auto" is the first GPU if there is one, else the CPU.
+
+    Raises:
+        UnderstudyError: a name that torch does not know.
+    """
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise UnderstudyError(
+            f"there is no device called {device!r}", fix="use auto, cpu, cuda or cuda:1"
+        ) from error
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -192,6 +192,13 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
             where=path,
             fix="name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics",
         )
+    words = [c for c in ("dice", "kimg") if c in frame and not pd.api.types.is_numeric_dtype(frame[c])]
+    if words:
+        raise UnderstudyError(
+            f"the column {words[0]} holds something that is no number",
+            where=path,
+            fix="write numbers, with a point; leave unknown ones empty",
+        )
     frame["run"] = frame["run"].astype(str) if "run" in frame else "all"
     if "kimg" not in frame:
         frame["kimg"] = np.nan
