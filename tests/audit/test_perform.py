@@ -292,6 +292,23 @@ def test_screening_takes_out_what_is_flagged_and_what_is_like_it(
         screen(left, tmp_path / "a", tmp_path / "no")
 
 
+def test_screening_replaces_nothing_but_an_earlier_screening(
+    real: SliceSet, mixed: SliceSet, found: Audit, tmp_path: Path
+) -> None:
+    write_audit(found, tmp_path / "a")
+    before = real.content_hash
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (mixed.path, real.path, tmp_path / "notes.txt", tmp_path):
+        with pytest.raises(UnderstudyError, match="holds something else"):
+            screen(mixed, tmp_path / "a", place)
+    assert len(SliceSet.open(mixed.path)) == 100
+    SliceSet.open(real.path).verify()
+    assert SliceSet.open(real.path).content_hash == before
+    first, _ = screen(mixed, tmp_path / "a", tmp_path / "kept")
+    again, _ = screen(mixed, tmp_path / "a", tmp_path / "kept")
+    assert again.content_hash == first.content_hash
+
+
 def test_near_duplicates_of_a_flagged_slice_go_too(real: SliceSet, tmp_path: Path) -> None:
     """A slice like a flagged one, but itself below the threshold to any training slice."""
     copies, labels = real.read(real.rows(subject="T0")[:1])

@@ -52,8 +52,9 @@ def screen(
         out: folder of the new set; its index keeps all columns, and `row_before` says where a slice was.
 
     Raises:
-        UnderstudyError: an audit of another set, one without controls, nothing left, disk full.
+        UnderstudyError: an audit of another set, one without controls, nothing left, other things at `out`, disk full.
     """
+    _refuse_to_replace(Path(out), synthetic)
     numbers, table = _audit_of(synthetic, Path(audit_dir))
     flagged = np.flatnonzero(table["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, numbers, device, progress)
@@ -128,6 +129,21 @@ def near_duplicates(
         progress=progress,
     )
     return np.asarray(others[found["stacked.score"].fillna(-1).to_numpy() > limit], np.int64)
+
+
+def _refuse_to_replace(out: Path, synthetic: SliceSet) -> None:
+    """What stands at `out` may only be an earlier screening of the same set: never the set itself, or real slices."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if (out / "index.parquet").is_file():
+        earlier = SliceSet.open(out).attrs.get("screened") or {}
+        if earlier.get("content_hash_before") == synthetic.content_hash:
+            return
+    raise UnderstudyError(
+        "the place for the slices that are left holds something else, which is not replaced",
+        where=out,
+        fix="choose a new folder (--out)",
+    )
 
 
 def _written(synthetic: SliceSet, kept: NDArray[np.int64], out: Path, done: Screened) -> SliceSet:
