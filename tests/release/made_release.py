@@ -11,6 +11,7 @@ from understudy.audit.perform import audit
 from understudy.audit.result import write_audit
 from understudy.release.assembly import Released
 from understudy.release.forms import About, Decision
+from understudy.release.gate import Audited
 from understudy.release.package import release_slices
 from understudy.slices import SliceSet
 
@@ -54,6 +55,5 @@ def make_inputs(root: Path) -> dict[str, Path]:
 def released(inputs: dict[str, Path], out: Path, layout: str = "sliceset", **options: object) -> Released:
     real = SliceSet.open(inputs["real"])
     signed = options.pop("decision", decision())
-    return release_slices(
-        SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"], ABOUT, signed, out, layout, **options
-    )  # fmt: skip
+    audited = Audited(SliceSet.open(inputs["synthetic"]), real, real, inputs["audit"])
+    return release_slices(audited, ABOUT, signed, out, layout, **options)

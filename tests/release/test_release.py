@@ -107,11 +107,6 @@ def test_manifest_and_documents(package: Released) -> None:
     assert "Patient_" not in (package.path / "evidence.html").read_text()
 
 
-def test_croissant_is_valid(package: Released) -> None:
-    mlcroissant = pytest.importorskip("mlcroissant", reason="needs the extra `metadata`")
-    assert not mlcroissant.Dataset(str(package.path / "croissant.json")).metadata.issues.errors
-
-
 def _copy(package: Released, tmp_path: Path) -> Path:
     return Path(shutil.copytree(package.path, tmp_path / "copy"))
 

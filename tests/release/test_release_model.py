@@ -73,7 +73,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     model = trained(root / "model")
     samples = sample_set(model, 60, 3, root / "samples", progress=False)
     write_audit(audit(real, real, samples, CONFIG, witness=NetworkWitness(model)), root / "audit")
-    return Sources(model, samples, real, real, root / "audit")
+    return Sources(samples, real, real, root / "audit", model=model)
 
 
 def changed(sources: Sources, **fields: Any) -> Sources:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +15,7 @@ from understudy.errors import UnderstudyError
 if TYPE_CHECKING:
     from understudy.release.assembly import Released
     from understudy.release.forms import Decision
-    from understudy.slices import SliceSet
+    from understudy.release.gate import Audited
     from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate
@@ -81,9 +80,8 @@ def slices(
     signed = decision_of(decision)
     found, _ = audited(study, generator, synthetic, audit, training, heldout)
     done = release_slices(
-        found.synthetic, found.training, found.heldout, found.audit, told, signed, out, layout, override,
-        found.rows, device=str(resolve_device(device)), progress=not quiet,
-    )  # fmt: skip
+        found, told, signed, out, layout, override, device=str(resolve_device(device)), progress=not quiet
+    )
     of = done.certificate["audit"]
     print_released(
         done,
@@ -92,17 +90,6 @@ def slices(
         f"{of['verdict']['headline']}",
         as_json,
     )
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What a release is made from, opened."""
-
-    synthetic: SliceSet
-    training: SliceSet
-    heldout: SliceSet
-    audit: Path
-    rows: Any
 
 
 def audited(
@@ -114,6 +101,7 @@ def audited(
     heldout: Path | None,
 ) -> tuple[Audited, ReleaseInputs | None]:
     """The sets and the audit, of a study's generator or as they are given."""
+    from understudy.release.gate import Audited
     from understudy.slices import SliceSet
     from understudy.study.released import release_inputs
     from understudy.study.subsets import training_rows

@@ -60,10 +60,7 @@ def model_command(
         raise UnderstudyError(
             "no generator is named", where="--model", fix="give --study and --generator, or --model FOLDER"
         )
-    sources = Sources(
-        model, found.synthetic, found.training, found.heldout, found.audit, found.rows, evaluation,
-        (study,) if study else (),
-    )  # fmt: skip
+    sources = Sources(**vars(found), model=model, evaluation=evaluation, paths=(study,) if study else ())
     done = release_model(
         sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet
     )

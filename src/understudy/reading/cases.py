@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
-HELD_OUT = ("test", "val", "validation")
-
 
 @dataclass(frozen=True)
 class Case:

@@ -21,18 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, sha256_file, write_json
-from understudy.reading.cases import (
-    HELD_OUT,
-    Case,
-    check_alike,
-    draw_real,
-    draw_synthetic,
-    shared_out,
-    windows,
-)
+from understudy.reading.cases import Case, check_alike, draw_real, draw_synthetic, shared_out, windows
 from understudy.reading.integrity import KEY_FORMAT, seal
 from understudy.reading.telltales import measured, telltales
 from understudy.report.pictures import upright, windowed
+from understudy.roles import HELD_OUT
 from understudy.slices import SliceSet
 
 FORMAT = "understudy-reading-1"
@@ -86,6 +79,36 @@ def prepare(
         UnderstudyError: too few slices, other channels or sizes, `out` or `key` exist, the key below `out`.
     """
     check_places(out, key)
+    shown = _channels(real, synthetic, design)
+    rng = np.random.default_rng(design.seed)
+    cases = _cases(real, synthetic, design, rng)
+    repeated = _repeated(len(cases), design, rng)
+    identities = [secrets.token_hex(8) for _ in range(len(cases) + len(repeated))]
+    numbers = dict(zip(identities, [*range(len(cases)), *repeated], strict=True))
+    sources = {"real": real, **synthetic}
+    building = out.with_name(out.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "images").mkdir(parents=True)
+    items, trivial = _pictured(building, sources, {i: cases[n] for i, n in numbers.items()}, shown, design)
+    entries = {
+        item: {"source": cases[n].source, "row": cases[n].row, "subject": cases[n].subject,
+               "repeat_of": identities[n] if i >= len(cases) else ""}
+        for i, (item, n) in enumerate(numbers.items())
+    }  # fmt: skip
+    about = {"kind": "real_or_synthetic", "title": design.title, "composition": _composition(cases, design),
+             "scale": design.scale, "margin": design.margin, "seed": design.seed,
+             "design": design.design, "instructions": INSTRUCTIONS[design.scale]}  # fmt: skip
+    truth = {"items": entries, "sets": {name: slices.content_hash for name, slices in sources.items()},
+             "telltales": telltales(trivial)}  # fmt: skip
+    return finish(building, out, key, about, items, truth)
+
+
+def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design) -> tuple[str, ...]:
+    """Those shown, of sets that can be read beside each other.
+
+    Raises:
+        UnderstudyError: no synthetic set, one called "real", other channels or sizes, an unknown channel.
+    """
     if not synthetic:
         raise UnderstudyError("a reading study needs synthetic slices", fix="give --synthetic NAME=SET")
     if "real" in synthetic:
@@ -99,33 +122,26 @@ def prepare(
             f"there is no channel {', '.join(sorted(unknown))}", where=real.path,
             fix=f"use some of {', '.join(real.channels)}",
         )  # fmt: skip
-    rng = np.random.default_rng(design.seed)
-    cases = _cases(real, synthetic, design, rng)
-    repeated = _repeated(len(cases), design, rng)
-    sources = {"real": real, **synthetic}
-    window = windows(real, np.array([c.row for c in cases if c.source == "real"]))
-    identities = [secrets.token_hex(8) for _ in range(len(cases) + len(repeated))]
-    numbers = dict(zip(identities, [*range(len(cases)), *repeated], strict=True))
-    building = out.with_name(out.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    items, trivial = [], {name: [] for name in sources}  # type: list[dict[str, Any]], dict[str, list[list[float]]]
-    for item in sorted(numbers):  # in random order, as files may tell when they were written
-        case = cases[numbers[item]]
+    return shown
+
+
+def _pictured(
+    folder: Path,
+    sources: Mapping[str, SliceSet],
+    cases: Mapping[str, Case],
+    shown: Sequence[str],
+    design: Design,
+) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
+    """Writes the pictures of each item; returns items.json, and what is measured of the pictures of each source."""
+    window = windows(sources["real"], np.unique([c.row for c in cases.values() if c.source == "real"]))
+    items: list[dict[str, Any]] = []
+    trivial: dict[str, list[list[float]]] = {name: [] for name in sources}
+    for item in sorted(cases):  # in random order, as files may tell when they were written
+        case = cases[item]
         pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
-        items.append({"id": item, "panels": save_panels(building, pictures)})
+        items.append({"id": item, "panels": save_panels(folder, pictures)})
         trivial[case.source].append(measured([picture for _, picture in pictures]))
-    entries = {
-        item: {"source": cases[n].source, "row": cases[n].row, "subject": cases[n].subject,
-               "repeat_of": identities[n] if i >= len(cases) else ""}
-        for i, (item, n) in enumerate(numbers.items())
-    }  # fmt: skip
-    about = {"kind": "real_or_synthetic", "title": design.title, "composition": _composition(cases, design),
-             "scale": design.scale, "margin": design.margin, "seed": design.seed,
-             "design": design.design, "instructions": INSTRUCTIONS[design.scale]}  # fmt: skip
-    truth = {"items": entries, "sets": {name: slices.content_hash for name, slices in sources.items()},
-             "telltales": telltales(trivial)}  # fmt: skip
-    return finish(building, out, key, about, items, truth)
+    return items, trivial
 
 
 _ASKED = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from understudy import __version__
 from understudy.files import sha256_json
@@ -39,7 +40,8 @@ def ro_crate(
         {"@id": name, "@type": "Dataset", "name": what, "description": what} for name, what in folders.items()
     ]
     people = [
-        {"@id": f"#creator-{i}", "@type": "Person", "name": n} for i, n in enumerate(about.creators, start=1)
+        {"@id": f"#creator-{i}", "@type": "Person", "name": n, **_affiliated(about.affiliation)}
+        for i, n in enumerate(about.creators, start=1)
     ]
     return {
         "@context": "https://w3id.org/ro/crate/1.1/context",
@@ -58,6 +60,16 @@ def ro_crate(
     }
 
 
+def _affiliated(organisation: str) -> dict[str, Any]:
+    return {"affiliation": {"@id": f"#{quote(organisation)}"}} if organisation else {}
+
+
+def _organisations(about: About, signer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that people of the crate belong to."""
+    names = dict.fromkeys([about.affiliation, signer.get("organisation", "")])
+    return [{"@id": f"#{quote(n)}", "@type": "Organization", "name": n} for n in names if n]
+
+
 def _root(about: About, certificate: dict[str, Any], parts: list[str], people: list[str]) -> dict[str, Any]:
     forced = stamp(certificate)
     return {
@@ -68,7 +80,7 @@ def _root(about: About, certificate: dict[str, Any], parts: list[str], people: l
         "description": about.description + (f" {forced}" if forced else ""),
         "datePublished": certificate["released"],
         "license": {"@id": "#licence"},
-        "author": [{"@id": name} for name in people],
+        "author": {"@id": people[0]} if len(people) == 1 else [{"@id": name} for name in people],
         "publisher": {"@id": "#publisher"},
         "keywords": ", ".join(about.keywords) or "synthetic, MRI",
         "identifier": about.doi or f"urn:understudy:{sha256_json(certificate)}",
@@ -79,6 +91,7 @@ def _root(about: About, certificate: dict[str, Any], parts: list[str], people: l
 
 def _around(about: About, certificate: dict[str, Any]) -> list[dict[str, Any]]:
     """Licence, publisher, program, and how it came about."""
+    signer = certificate["decision"]["by"]
     what = (
         "flagged slices taken out" if certificate["kind"] == "slices" else "weights asked (white-box check)"
     )
@@ -95,6 +108,7 @@ def _around(about: About, certificate: dict[str, Any]) -> list[dict[str, Any]]:
             "@type": "Organization",
             "name": about.publisher,
             "contactPoint": {"@id": "#contact"},
+            **({"url": about.publisher_url} if about.publisher_url else {}),
         },
         {
             "@id": "#contact",
@@ -103,11 +117,21 @@ def _around(about: About, certificate: dict[str, Any]) -> list[dict[str, Any]]:
             "name": about.contact,
             **({"email": about.contact} if "@" in about.contact else {}),
         },
+        {
+            "@id": "#steward",
+            "@type": "Person",
+            "name": signer["name"],
+            "jobTitle": signer["role"],
+            **_affiliated(signer.get("organisation", "")),
+        },
+        *_organisations(about, signer),
         {"@id": "#understudy", "@type": "SoftwareApplication", "name": "Understudy", "version": __version__},
         {
             "@id": "#release",
             "@type": "CreateAction",
             "name": f"Audit, {what}, release",
+            "description": certificate["audit"]["verdict"]["headline"],
+            "agent": {"@id": "#steward"},
             "instrument": {"@id": "#understudy"},
             "result": {"@id": ROOT},
             "endTime": certificate["released"],

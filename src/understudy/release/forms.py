@@ -40,6 +40,8 @@ class About(_Form):
     forbidden_uses: str
     known_defects: str
     maintenance: str = Field(description="retention, versions, how a release is taken down")
+    publisher_url: str = ""
+    affiliation: str = Field("", description="of the creators")
     doi: str = ""
     keywords: list[str] = []
 

@@ -22,6 +22,31 @@ _FEWEST_WORDS = 3  # of a reason
 
 
 @dataclass(frozen=True)
+class Audited:
+    """Synthetic slices and the audit of them that a release rests on.
+
+    Attributes:
+        synthetic: the set that was audited, all of it.
+        training, heldout: real slices of the audit; often one set.
+        audit: folder of the audit.
+        training_rows: as in `perform.audit`.
+    """
+
+    synthetic: SliceSet
+    training: SliceSet
+    heldout: SliceSet
+    audit: Path
+    training_rows: NDArray[np.int64] | None = None
+
+    def recheck(self, device: str, progress: bool) -> Recheck:
+        """The audit, done again."""
+        return recheck(
+            self.training, self.heldout, self.synthetic, self.audit, self.training_rows, device=device,
+            progress=progress,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Clearance:
     """What passed: rows that may go, the audit found again, and what an override had to overrule."""
 
@@ -34,13 +59,9 @@ class Clearance:
 
 
 def clear(
-    synthetic: SliceSet,
-    training: SliceSet,
-    heldout: SliceSet,
-    audit: Path,
+    audited: Audited,
     decision: Decision,
     override: str | None = None,
-    training_rows: NDArray[np.int64] | None = None,
     device: str = "cpu",
     progress: bool = False,
 ) -> Clearance:
@@ -51,7 +72,7 @@ def clear(
             audit of other files cannot be overridden.
     """
     check_will(decision, override)
-    found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
+    found, synthetic = audited.recheck(device, progress), audited.synthetic
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, found.numbers, device, progress, MEMORY)
     release_memory()
@@ -62,12 +83,12 @@ def clear(
         )
     rest = found.rest(kept)
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
-    against = objections(found, decision, rate, audit)
+    against = objections(found, decision, rate, audited.audit)
     if decision.decision == "approve" and rate:
         against.append("slices are flagged and go out, but the decision is not `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit's verdict on what is left: {rest.headline}")
-    stamp = weighed(against, override, audit)
+    stamp = weighed(against, override, audited.audit)
     return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
 
 

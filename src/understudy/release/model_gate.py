@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from understudy.audit.config import FEWEST_PATIENTS, AuditConfig
 from understudy.audit.membership import Membership, membership
-from understudy.audit.recheck import Recheck, recheck
+from understudy.audit.recheck import Recheck
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, sha256_file
 from understudy.generators.models import KINDS
 from understudy.generators.runs import CONFIG, WEIGHTS
 from understudy.generators.witness import NetworkWitness, can_testify
 from understudy.release.forms import Decision
-from understudy.release.gate import check_will, objections, weighed
+from understudy.release.gate import Audited, check_will, objections, weighed
 from understudy.slices import SliceSet
 
 _SAME = 0.005  # by which areas may differ that are computed again on another machine
@@ -42,13 +41,9 @@ class ModelClearance:
 
 def clear_model(
     model: Path,
-    synthetic: SliceSet,
-    training: SliceSet,
-    heldout: SliceSet,
-    audit: Path,
+    audited: Audited,
     decision: Decision,
     override: str | None = None,
-    training_rows: NDArray[np.int64] | None = None,
     device: str = "cpu",
     progress: bool = False,
 ) -> ModelClearance:
@@ -56,18 +51,17 @@ def clear_model(
 
     Args:
         model: folder of the trained generator; of a GAN with its discriminator, which is asked and not released.
-        synthetic: its samples that were audited, all of them.
-        training, heldout, training_rows: as in `perform.audit`.
-        audit: folder of the audit, done with the generator at hand.
+        audited: its samples and their audit, done with the generator at hand.
 
     Raises:
         UnderstudyError: something speaks against the release and no reason to override it is given. Not to be
             overridden: a refusal, an audit of other files, no white-box check of exactly these weights.
     """
     check_will(decision, override)
+    synthetic, audit = audited.synthetic, audited.audit
     weights = bound_weights(model, synthetic)
     recorded = _recorded(audit, NetworkWitness(model, device).weights)
-    found = recheck(training, heldout, synthetic, audit, training_rows, device=device, progress=progress)
+    found = audited.recheck(device, progress)
     asked = _asked_again(found, NetworkWitness(model, device), recorded, audit)
     flagged, judged = int(found.table["flagged"].sum()), int(found.table["judged"].sum())
     said = found.rest(np.arange(len(synthetic)), screened=False)

@@ -21,7 +21,7 @@ from understudy.release.card import card
 from understudy.release.crate import ro_crate
 from understudy.release.evidence import model_evidence
 from understudy.release.forms import About, Decision
-from understudy.release.gate import concentration_record
+from understudy.release.gate import Audited, concentration_record
 from understudy.release.model_gate import ModelClearance, clear_model
 from understudy.release.pictures import SHOWN, sheet
 from understudy.release.weights import MODEL, describe, write_weights
@@ -42,26 +42,17 @@ DOCUMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a release of weights rests on.
+@dataclass(frozen=True, kw_only=True)
+class Sources(Audited):
+    """What a release of weights rests on: audited samples (see `Audited`), and
 
     Attributes:
         model: folder of the trained generator.
-        synthetic: its audited samples.
-        training, heldout: real slices of the audit; often one set.
-        audit: folder of the audit.
-        training_rows: as in `perform.audit`.
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`), None: not measured.
         paths: further ones that must not be told.
     """
 
     model: Path
-    synthetic: SliceSet
-    training: SliceSet
-    heldout: SliceSet
-    audit: Path
-    training_rows: NDArray[np.int64] | None = None
     evaluation: dict[str, Any] | None = None
     paths: tuple[Path, ...] = ()
 
@@ -82,9 +73,7 @@ def release_model(
     """
     s = sources
     with assembling(out) as (folder, _):
-        cleared = clear_model(
-            s.model, s.synthetic, s.training, s.heldout, s.audit, decision, override, s.training_rows, device, progress
-        )  # fmt: skip
+        cleared = clear_model(s.model, s, decision, override, device, progress)
         config = write_weights(s.model, folder / MODEL)
         if sha256_file(folder / MODEL / WEIGHTS) != cleared.weights:
             raise UnderstudyError(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -24,7 +22,7 @@ from understudy.release.croissant import croissant
 from understudy.release.datasheet import datasheet, readme
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Clearance, clear, concentration_record
+from understudy.release.gate import Audited, Clearance, clear, concentration_record
 from understudy.slices import SliceSet
 
 DOCUMENTS = {
@@ -56,16 +54,12 @@ class _Order:
 
 
 def release_slices(
-    synthetic: SliceSet,
-    training: SliceSet,
-    heldout: SliceSet,
-    audit: Path,
+    audited: Audited,
     about: About,
     decision: Decision,
     out: Path,
     layout: str = "sliceset",
     override: str | None = None,
-    training_rows: NDArray[np.int64] | None = None,
     shard_bytes: int = SHARD_BYTES,
     device: str = "cpu",
     progress: bool = False,
@@ -78,12 +72,11 @@ def release_slices(
     if layout not in LAYOUTS:
         raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
     with assembling(out) as (folder, work):
-        cleared = clear(
-            synthetic, training, heldout, audit, decision, override, training_rows, device, progress
-        )
-        order = _Order(about, decision, cleared, audit, layout, shard_bytes)
-        certificate = _write(synthetic, order, folder, work)
-        return sealed(folder, out, certificate, [training, heldout], [synthetic.path, audit])
+        cleared = clear(audited, decision, override, device, progress)
+        order = _Order(about, decision, cleared, audited.audit, layout, shard_bytes)
+        certificate = _write(audited.synthetic, order, folder, work)
+        hidden = [audited.synthetic.path, audited.audit]
+        return sealed(folder, out, certificate, [audited.training, audited.heldout], hidden)
 
 
 def _write(synthetic: SliceSet, order: _Order, folder: Path, work: Path) -> dict[str, Any]:
