@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.release.assembly import Released
-from understudy.release.forms import About, read_form, write_templates
+from understudy.release.forms import About, Decision, read_form, write_templates
 from understudy.release.scan import scan, secret_words
 from understudy.release.sums import write_sums
 from understudy.release.verify import verify
@@ -255,3 +256,18 @@ def test_forms_name_all_that_is_left(tmp_path: Path) -> None:
     write_templates(tmp_path)
     with pytest.raises(UnderstudyError, match=r"(?s)title.*approval"):
         read_form(tmp_path / "about.yaml", About)
+    texts = [(tmp_path / name).read_text() for name in ("about.yaml", "decision.yaml")]
+    filled = [re.sub(r"(?m)(: |- )TODO", r"\1a text: with a colon", text) for text in texts]
+    (tmp_path / "about.yaml").write_text(filled[0])
+    with pytest.raises(UnderstudyError, match=r"about.yaml, line 2(?s:.*)quotes"):
+        read_form(tmp_path / "about.yaml", About)
+    answers = {"short_name": "A", "source_terms_allow_release": "true"}
+    text = re.sub(r"(?m)^(\w+): TODO", lambda m: f"{m[1]}: {answers.get(m[1], 'words')}", texts[0])
+    (tmp_path / "about.yaml").write_text(text.replace("- TODO", "- words"))
+    assert read_form(tmp_path / "about.yaml", About).doi == ""
+    said = {"decision": "approve", "date": "2026-01-02", "set_on": "2026-01-01", "before_looking": "true"}
+    text = re.sub(r"(?m)^( *)(\w+): TODO", lambda m: f"{m[1]}{m[2]}: {said.get(m[2], '0.1')}", texts[1])
+    (tmp_path / "decision.yaml").write_text(
+        text.replace("name: 0.1", "name: N").replace("role: 0.1", "role: R")
+    )
+    assert read_form(tmp_path / "decision.yaml", Decision).thresholds.most_flagged == 0.1

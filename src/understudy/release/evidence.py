@@ -33,8 +33,8 @@ href="#copies">The audit</a></nav></header>
 <section id="pictures"><h2>Pictures</h2><p>Synthetic slices only, drawn at random{{ drawn }}. No picture on this page
 shows a patient.</p>{% if gallery %}{{ legend(classes) }}
 {% for b in gallery.random %}{{ block(b) }}{% endfor %}
-{% for s in gallery.sheets %}<figure><img src="{{ s.src }}" alt="{{ s.alt }}"></figure>{% endfor %}
-{% else %}<figure><img src="{{ picture }}" alt="Synthetic slices with their annotations"></figure>{% endif %}</section>
+{% for s in gallery.sheets %}<div class="sheets"><img src="{{ s.src }}" alt="{{ s.alt }}"></div>{% endfor %}
+{% else %}<div class="sheets"><img src="{{ picture }}" alt="Synthetic slices with their annotations"></div>{% endif %}</section>
 {% if before %}<section><h2>What was audited</h2><p>{{ before }}</p></section>{% endif %}
 {% include "audit.html.j2" %}
 </main><footer><p>Understudy {{ version }}. Check this package: understudy verify
@@ -61,7 +61,8 @@ def evidence(about: About, decision: Decision, certificate: dict[str, Any], slic
         ],
         facts=[("Slices", f"{certificate['data']['slices']:,}"), *_facts(about, certificate["data"])],
         drawn=" from those that are here",
-        before=f"All {c['before']:,} slices, the flagged ones among them, which are not in this package.",
+        before=f"All {c['before']:,} slices"
+        + (", the flagged ones among them, which are not in this package." if c["flagged"] else ": those that are here."),
         gallery=gallery,
         classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
     )

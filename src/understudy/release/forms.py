@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,6 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.files import write_text
 
 TODO = "TODO"
+_USUAL = {"quantile": 0.99}  # answers that stand in the form
 
 
 class _Form(BaseModel):
@@ -22,61 +24,69 @@ class _Form(BaseModel):
 class About(_Form):
     """The data set in the words of who releases it; every field without a default has to be filled in."""
 
-    title: str
-    short_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    version: str
-    description: str
-    creators: list[str] = Field(min_length=1)
-    publisher: str
-    contact: str
-    licence: str
-    licence_url: str = ""
+    title: str = Field(description="of the data set, as it is cited")
+    short_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="letters, digits, - and _")
+    version: str = Field(description='in quotes, such as "1.0"')
+    description: str = Field(description="what it holds and how it came about, in a few sentences")
+    creators: list[str] = Field(min_length=1, description="people who made it, as they are cited")
+    affiliation: str = Field("", description="organisation of the creators")
+    publisher: str = Field(description="organisation that answers for it")
+    publisher_url: str = Field("", description="its web page")
+    contact: str = Field(description="e-mail address, for questions and for having a slice taken down")
+    licence: str = Field(description="of the package, such as CC BY 4.0")
+    licence_url: str = Field("", description="where its text stands")
     sources: list[str] = Field(
         min_length=1, description="data sets that it derives from, with DOI and licence"
     )
-    source_terms_allow_release: Literal[True]
+    source_terms_allow_release: Literal[True] = Field(
+        description="true, if the sources' terms allow derived images to be given away; otherwise stop here"
+    )
     approval: str = Field(description="ethical approval, or why none is needed")
-    purpose: str
-    forbidden_uses: str
-    known_defects: str
+    purpose: str = Field(description="what it is meant for")
+    forbidden_uses: str = Field(description="what it must not be used for, such as diagnosis")
+    known_defects: str = Field(
+        description="what a user has to know: artefacts, rare classes that are missing"
+    )
     maintenance: str = Field(description="retention, versions, how a release is taken down")
-    publisher_url: str = ""
-    affiliation: str = Field("", description="of the creators")
-    doi: str = ""
-    keywords: list[str] = []
+    doi: str = Field("", description="if it has one already")
+    keywords: list[str] = Field([], description="a list, such as [MRI, glioma]")
 
 
 class Signer(_Form):
     """Who decides."""
 
     name: str
-    role: str
+    role: str = Field(description="in which capacity, such as data steward")
     organisation: str = ""
 
 
 class Thresholds(_Form):
     """What was agreed before anyone looked at the audit's result."""
 
-    quantile: float
-    most_flagged: float = Field(
-        ge=0, le=1, description="share of flagged slices above which nothing is released"
+    quantile: float = Field(
+        description="of the audit: a slice nearer than this share of new patients is flagged"
     )
-    set_on: dt.date
-    before_looking: Literal[True]
+    most_flagged: float = Field(
+        ge=0, le=1, description="share (0 to 1) of flagged slices above which nothing is released"
+    )
+    set_on: dt.date = Field(description="when these were agreed on, YYYY-MM-DD; not after the audit")
+    before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
     most_auc: float | None = Field(
         default=None,
         ge=0.5,
         le=1,
-        description="of weights: AUC of the white-box check that the upper end of its interval may not exceed",
+        description="for weights only (0.5 to 1): what the white-box check's AUC may reach with its 95 % interval",
     )
 
 
 class Decision(_Form):
     """The signed decision."""
 
-    decision: Literal["approve", "approve_with_removal", "refuse"]
+    decision: Literal["approve", "approve_with_removal", "refuse"] = Field(
+        description="approve, approve_with_removal (flagged slices are taken out) or refuse"
+    )
     by: Signer
-    date: dt.date
+    date: dt.date = Field(description="of the decision, YYYY-MM-DD")
     thresholds: Thresholds
     gallery: str = Field(
         default="",
@@ -97,6 +107,13 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UnderstudyError(
+            f"the form is no YAML ({error.problem})",
+            where=f"{path}, line {mark.line + 1}" if mark else path,
+            fix="put a text with a colon or a # in quotes",
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UnderstudyError(
             f"the form cannot be read ({error})",
@@ -137,32 +154,36 @@ def _unfilled(value: object, name: str = "") -> list[str]:
 
 
 def write_templates(folder: Path) -> None:
-    """Writes both forms with TODO where a person has to answer.
+    """Writes both forms with TODO where a person has to answer, and what each answer means beside it.
 
     Raises:
         UnderstudyError: one is there already, disk full, no permission.
     """
-    about = {
-        name: [TODO] if "list" in str(field.annotation) else TODO
-        for name, field in About.model_fields.items()
-        if field.is_required()
-    }
-    decision = {
-        "decision": f"{TODO} approve, approve_with_removal or refuse",
-        "by": {"name": TODO, "role": TODO},
-        "date": TODO,
-        "thresholds": {
-            "quantile": 0.99,
-            "most_flagged": TODO,
-            "set_on": TODO,
-            "before_looking": TODO,
-            "most_auc": None,
-        },
-        "gallery": "",
-    }
-    for name, content in (("about.yaml", about), ("decision.yaml", decision)):
+    for name, form in (("about.yaml", About), ("decision.yaml", Decision)):
         if (folder / name).exists():
             raise UnderstudyError(
                 "the form is there already", where=folder / name, fix="fill it in, or delete it"
             )
-        write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
+        head = (
+            f"# Replace every {TODO}; what is empty may stay so. A text with a colon or a # stands in quotes."
+        )
+        lines = [head, *_blank(form)]
+        write_text(folder / name, "\n".join(lines) + "\n")
+
+
+def _blank(form: type[BaseModel]) -> list[str]:
+    """Lines of an empty form."""
+    lines = []
+    for name, field in form.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            lines += [f"{name}:", *(f"  {line}" for line in _blank(inner))]
+            continue
+        words = f"  # {field.description}" if field.description else ""
+        if not field.is_required():
+            lines.append(f"{name}: {json.dumps(field.default)}{words}")
+        elif "list" in str(inner):
+            lines += [f"{name}:{words}", f"- {TODO}"]
+        else:
+            lines.append(f"{name}: {_USUAL.get(name, TODO)}{words}")
+    return lines
