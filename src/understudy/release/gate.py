@@ -81,7 +81,7 @@ def clear(
         raise UnderstudyError(
             "every slice is flagged: nothing is left", where=synthetic.path, fix="train anew"
         )
-    rest = found.rest(kept)
+    rest = found.rest(kept, screened=len(kept) < len(synthetic))
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
     against = objections(found, decision, rate, audited.audit)
     if decision.decision == "approve" and rate:
