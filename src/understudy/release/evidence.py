@@ -34,7 +34,8 @@ href="#copies">The audit</a></nav></header>
 shows a patient.</p>{% if gallery %}{{ legend(classes) }}
 {% for b in gallery.random %}{{ block(b) }}{% endfor %}
 {% for s in gallery.sheets %}<div class="sheets"><img src="{{ s.src }}" alt="{{ s.alt }}"></div>{% endfor %}
-{% else %}<div class="sheets"><img src="{{ picture }}" alt="Synthetic slices with their annotations"></div>{% endif %}</section>
+{% else %}<div class="sheets"><img src="{{ picture }}" alt="Synthetic slices with their annotations"></div>{% endif %}
+</section>
 {% if before %}<section><h2>What was audited</h2><p>{{ before }}</p></section>{% endif %}
 {% include "audit.html.j2" %}
 </main><footer><p>Understudy {{ version }}. Check this package: understudy verify
@@ -62,7 +63,11 @@ def evidence(about: About, decision: Decision, certificate: dict[str, Any], slic
         facts=[("Slices", f"{certificate['data']['slices']:,}"), *_facts(about, certificate["data"])],
         drawn=" from those that are here",
         before=f"All {c['before']:,} slices"
-        + (", the flagged ones among them, which are not in this package." if c["flagged"] else ": those that are here."),
+        + (
+            ", the flagged ones among them, which are not in this package."
+            if c["flagged"]
+            else ": those that are here."
+        ),
         gallery=gallery,
         classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
     )
