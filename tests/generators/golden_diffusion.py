@@ -22,7 +22,7 @@ def compute(model: Diffusion, given: dict[str, np.ndarray]) -> dict[str, Tensor]
     network, process = model.generator.eval(), model.config.process()
     found: dict[str, Tensor] = {"betas": torch.from_numpy(process.betas)}
     for name in given:
-        if match := re.fullmatch(r"timesteps_(\w+)", name):
+        if match := re.fullmatch(r"timesteps_([\w,]+)", name):
             found[name] = torch.tensor(parse_respacing(match[1].replace("_", ","), len(process)))
     with torch.no_grad():
         if "x" in inputs and "t" in inputs:

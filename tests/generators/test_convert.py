@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def official_file(name: str, folder: Path, protocol: int = 4, level: float = 0) 
         path.write_bytes(files.stylegan2_pickle(arrays, config, protocol))
     elif name.startswith("diffusion"):
         path = folder / "ema_0.9999_030000.pt"
-        weights = {k: torch.from_numpy(v) for k, v in files.part(arrays, "M/").items()}
+        weights = OrderedDict((k, torch.from_numpy(v)) for k, v in files.part(arrays, "M/").items())
+        # As from `state_dict()`, which guided-diffusion saves: the attribute is pickled, too.
+        weights._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
         torch.save(weights, path, _use_new_zipfile_serialization=protocol >= 4)
     else:
         given = {

@@ -367,6 +367,8 @@ def test_arguments_of_the_script_are_those_of_the_network() -> None:
     assert ours.widths == DiffusionConfig().widths
     assert diffusion_config({"num_channels": 64, "channel_mult": "1,2"}).channel_mult == (1, 2)
     assert diffusion_config({"num_channels": 64, "out_channels": 6}).learn_sigma
+    # Rates that the network never has, although 256 // 80 is 3 and 256 // 120 is one of its edges.
+    assert diffusion_config(network | {"attention_resolutions": (80, 120, 4)}).attention_resolutions == (64,)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,40 @@ def test_missing_surplus_and_misshapen_weights_are_named(source: StyleGan2) -> N
         load_official_arrays(CONFIG, {**arrays, "D/b4.out.bias": np.zeros(3)})
 
 
+def test_arguments_that_the_official_conversion_from_tensorflow_writes() -> None:
+    written = {
+        "embed_features": None,
+        "layer_features": 8,
+        "resample_filter": [1, 3, 3, 1],
+        "activation": "lrelu",
+    }
+    assert stylegan2_config({**CONFIG, **written}) == stylegan2_config(CONFIG)
+    with pytest.raises(UnderstudyError, match="width 16"):
+        stylegan2_config({**CONFIG, "layer_features": 16})
+
+
+def test_a_residual_generator_is_named(source: StyleGan2) -> None:
+    arrays = official_arrays(source) | {"G/synthesis.b8.skip.weight": np.zeros((8, 8, 1, 1), np.float32)}
+    with pytest.raises(UnderstudyError, match="residual generator"):
+        load_official_arrays({**CONFIG, "architecture": "resnet"}, arrays)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"resolution": 48}, "power of two"),
+        ({"channel_base": 15}, "channel_base"),
+        (
+            {"kind": "sg3t", "conv_clamp": 256, "num_layers": 3, "num_critical": 0, "resolution": 64},
+            "full rate",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_one_error(update: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnderstudyError, match=message):
+        load_official_arrays({**CONFIG, **update}, {})
+
+
 @pytest.mark.parametrize(
     "update", [{"kind": "unheard-of"}, {"architecture": "orig"}, {"c_dim": 10}, {"typo": 1}]
 )

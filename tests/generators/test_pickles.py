@@ -221,6 +221,7 @@ CRAFTED = {
     "object of a function": b"\x80\x02cnumpy\ndtype\n)\x81.",
     "state for a name": b"\x80\x02cnumpy\ndtype\n}b.",
     "state for a dictionary": b"\x80\x02}}b.",
+    "attributes of a dictionary": b"\x80\x02}}X\x05\x00\x00\x00itemsK\x01sb.",
     "items for a name": b"\x80\x02ccollections\nOrderedDict\nK\x01a.",
     "nested keys": b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"K\x01s.",
     "bytes with a size": b"\x80\x02cbuiltins\nbytes\n\x8a\x05\x00\x00\x00\x00\x01\x85R.",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from understudy.generators.fused import LAYOUT, image_product, modulated, noisy_activation
@@ -37,7 +37,7 @@ class StyleGan2Config(NetworkConfig):
     kind: Literal["stylegan2"] = Field(default="stylegan2", description="name of the model")
     z_dim: int = Field(default=512, ge=1, description="size of the latent z")
     w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(default=32768, ge=64, description="feature maps at resolution R: this / R ...")
+    channel_base: int = Field(default=32768, ge=16, description="feature maps at resolution R: this / R ...")
     channel_max: int = Field(default=512, ge=1, description="... but at most this many")
     mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
     mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
@@ -47,6 +47,12 @@ class StyleGan2Config(NetworkConfig):
     conv_clamp: float | None = Field(default=256.0, description="limit of the activations, None for none")
     mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
     mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
+
+    @model_validator(mode="after")
+    def _has_width(self) -> StyleGan2Config:
+        if self.channel_base < self.resolution:
+            raise ValueError(f"channel_base must be at least the resolution, {self.resolution}")
+        return self
 
     def width(self, resolution: int) -> int:
         """Feature maps at a resolution."""

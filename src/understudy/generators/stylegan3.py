@@ -42,18 +42,18 @@ class StyleGan3Config(NetworkConfig):
     z_dim: int = Field(default=512, ge=1, description="size of the latent z")
     w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
     channel_base: int = Field(
-        default=32768, ge=64, description="feature maps of a layer: channel_base / (2 * cutoff) ..."
+        default=32768, ge=16, description="feature maps of a layer: channel_base / (2 * cutoff) ..."
     )
     channel_max: int = Field(default=512, ge=1, description="... but at most this many")
     mapping_layers: int = Field(default=2, ge=1, description="dense layers from z to w")
     mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
     w_avg_beta: float = Field(default=0.998, ge=0, le=1, description="decay of the mean w per batch")
-    num_layers: int = Field(default=14, ge=3, description="layers without the one that makes the image")
-    num_critical: int = Field(default=2, ge=1, description="last layers without a margin in frequency")
+    num_layers: int = Field(default=14, ge=2, description="layers without the one that makes the image")
+    num_critical: int = Field(default=2, ge=0, description="last layers without a margin in frequency")
     first_cutoff: float = Field(default=2.0, gt=0, description="of the input, cycles per image")
     first_stopband: float = Field(default=2**2.1, ge=1, description="of the input, cycles per image")
     last_stopband: float = Field(
-        default=2**0.3, gt=1, description="of the last layers, in units of their cutoff, resolution / 2"
+        default=2**0.3, ge=1, description="of the last layers, in units of their cutoff, resolution / 2"
     )
     margin: int = Field(default=10, ge=0, description="samples around the image in all but the last layers")
     output_scale: float = Field(default=0.25, gt=0, description="of the image")
@@ -71,7 +71,7 @@ class StyleGan3Config(NetworkConfig):
         default=256.0, description="limit of the activations, None for none (official: 256)"
     )
     discriminator_base: int | None = Field(
-        default=None, ge=64, description="channel_base of the discriminator, None for the same"
+        default=None, ge=16, description="channel_base of the discriminator, None for the same"
     )
     discriminator_max: int | None = Field(
         default=None, ge=1, description="channel_max of the discriminator, None for the same"
@@ -96,6 +96,8 @@ class StyleGan3Config(NetworkConfig):
             )
         if self.first_cutoff >= last:
             raise ValueError(f"first_cutoff must be below resolution / 2, {last:g}")
+        if self.bands[-2].rate != self.bands[-1].rate:
+            raise ValueError("without critical layers the last layer must reach the full rate: add layers")
         return self
 
     @property

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from understudy.errors import UnderstudyError
@@ -43,7 +44,8 @@ def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Modul
             may be absent; names without a prefix are told apart by their form).
 
     Raises:
-        UnderstudyError: unknown kind, argument or variable, a wrong shape, or missing variables.
+        UnderstudyError: unknown kind, argument or variable, a value that the network here cannot have, a wrong shape,
+            or missing variables.
     """
     kind = str(config.get("kind", "sg2"))
     if kind not in _MODULES:
@@ -51,5 +53,15 @@ def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Modul
             f"official models of kind {kind!r} cannot be loaded", fix=f"supported: {supported_kinds()}"
         )
     module = importlib.import_module(f"{__name__}.{_MODULES[kind]}")
-    network: nn.Module = module.load(config, weights)
+    try:
+        network: nn.Module = module.load(config, weights)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = problem["msg"].removeprefix("Value error, ")
+        name = ".".join(str(part) for part in problem["loc"])
+        hint = "check the options --resolution, --schedule, --heads and --head-channels"
+        raise UnderstudyError(
+            f"the model cannot be built here: {name + ': ' if name else ''}{reason}",
+            fix=hint if kind == "diffusion" else "resolutions are powers of two from 16 to 512",
+        ) from error
     return network

@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from understudy.errors import UnderstudyError
@@ -284,16 +283,6 @@ def _loaded(checkpoint: Checkpoint, arguments: Mapping[str, Any], arrays: Arrays
     except UnderstudyError as error:
         where = f"{path}, {error.where}" if error.where else path
         raise UnderstudyError(error.what, where=where, fix=error.fix) from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        reason = problem["msg"].removeprefix("Value error, ")
-        name = ".".join(str(part) for part in problem["loc"])
-        hint = "check the options --resolution, --schedule, --heads and --head-channels"
-        raise UnderstudyError(
-            f"the model cannot be built here: {name + ': ' if name else ''}{reason}",
-            where=path,
-            fix=hint if checkpoint.kind == "diffusion" else "resolutions are powers of two from 16 to 512",
-        ) from error
     except (MemoryError, RuntimeError) as error:
         raise UnderstudyError(
             f"the model does not fit into memory ({str(error).splitlines()[0]})"[:300],

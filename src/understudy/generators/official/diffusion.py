@@ -116,7 +116,9 @@ def _attention(arguments: Mapping[str, Any], resolution: int, script: bool) -> d
         )
     if "attention_resolutions" in arguments:
         found = _numbers(arguments["attention_resolutions"], int)
-        ours["attention_resolutions"] = found if script else tuple(resolution // rate for rate in found)
+        # The official network asks for the exact rate: others than powers of two are never met.
+        rates = [rate for rate in found if resolution % rate == 0]
+        ours["attention_resolutions"] = found if script else tuple(resolution // rate for rate in rates)
     return ours
 
 

@@ -213,6 +213,8 @@ class Machine:
 
     def restore(self, _: Any) -> None:
         state = self.stack.pop()
+        if type(self.stack[-1]) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
+            return  # `state_dict()` carries the versions of its modules as an attribute
         if not isinstance(self.stack[-1], DType | Array | Network):
             raise Refusal("the state of an object that has none")
         if isinstance(state, tuple) and state and isinstance(state[-1], str):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from understudy.errors import UnderstudyError
 from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
 from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
 
@@ -31,12 +32,14 @@ _STYLEGAN2_ARGUMENTS = {
 _NO_EFFECT = {
     "kind", "conv_kernel", "use_radial_filters", "num_fp16_res", "fused_modconv_default", "force_fp32",
     "freeze_layers", "channels_last", "noise_mode",
+    "embed_features", "layer_features",
 }  # fmt: skip
 _REQUIRED = {
     "c_dim": (0,),
     "architecture": ("skip", "resnet"),
     "activation": ("lrelu",),
     "use_noise": (True,),
+    "resample_filter": ((1, 3, 3, 1),),
 }
 
 _STYLEGAN2_GENERATOR: Rules = [
@@ -93,7 +96,14 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> StyleGan2Config:
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
-    return StyleGan2Config(**our_arguments(arguments, _STYLEGAN2_ARGUMENTS, _REQUIRED, _NO_EFFECT))
+    config = StyleGan2Config(**our_arguments(arguments, _STYLEGAN2_ARGUMENTS, _REQUIRED, _NO_EFFECT))
+    if arguments.get("layer_features") not in (None, config.w_dim):
+        raise UnderstudyError(
+            f"a mapping of width {arguments['layer_features']} to w of size {config.w_dim} is not supported",
+            where="layer_features",
+            fix="use a model whose mapping is as wide as w",
+        )
+    return config
 
 
 def load(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
@@ -105,6 +115,12 @@ def load(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan2:
         parts["G"] = {k: v for k, v in weights.items() if k.startswith(("mapping.", "synthesis."))}
         parts["D"] = {k: v for k, v in weights.items() if re.match(r"b\d+\.", k)}
     if parts["G"]:
+        if any(re.match(r"synthesis\.b\d+\.skip\.", name) for name in parts["G"]):
+            raise UnderstudyError(
+                "a residual generator (architecture resnet) is not supported",
+                where="G",
+                fix="use a model of the default architecture, skip",
+            )
         fill(model.generator, parts["G"], _STYLEGAN2_GENERATOR, "G")
     if parts["D"]:
         fill(model.discriminator, parts["D"], discriminator_rules(config.resolution), "D")
