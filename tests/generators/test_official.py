@@ -101,7 +101,7 @@ def test_a_residual_generator_is_named(source: StyleGan2) -> None:
         ({"resolution": 48}, "power of two"),
         ({"channel_base": 15}, "channel_base"),
         (
-            {"kind": "sg3t", "conv_clamp": 256, "num_layers": 3, "num_critical": 0, "resolution": 64},
+            {"kind": "sg3t", "conv_clamp": 256, "num_layers": 2, "num_critical": 0, "resolution": 64},
             "full rate",
         ),
     ],
