@@ -121,12 +121,17 @@ def _preprocessing(certificate: dict[str, Any]) -> list[str]:
 
 def _privacy(decision: Decision, certificate: dict[str, Any]) -> list[str]:
     audit = certificate["audit"]
+    taken_out = audit["released"] < audit["before"]
     return [
         f"Rule: {audit['rule']}.",
         " ".join(
-            ["Before:", audit["verdict_before"], (audit.get("concentration") or {}).get("words", "")]
+            [
+                "Before:" if taken_out else "Verdict:",
+                audit["verdict_before"],
+                (audit.get("concentration") or {}).get("words", ""),
+            ]
         ).strip(),
-        f"What is left: {audit['verdict']['headline']}",
+        *([f"What is left: {audit['verdict']['headline']}"] if taken_out else []),
         "\n".join(f"- {s}" for s in audit["verdict"]["sentences"]),
         "What the audit cannot say:",
         "\n".join(f"- {s}" for s in audit["verdict"]["limits"]),
