@@ -61,11 +61,23 @@ PartitionName=main Nodes=$host Default=YES MaxTime=60 State=UP
 EOF
 }
 
+# A test that was killed leaves its link, and perhaps its processes.
+left_behind() {
+  [ -L $link ] && grep -qsx "ClusterName=understudy" $link || return 0
+  local other
+  other=$(dirname "$(readlink $link)")
+  if kill -0 "$(cat "$other/slurmctld.pid" 2>/dev/null)" 2>/dev/null; then
+    echo "the test's SLURM in $other still runs: $0 stop $other" >&2; exit 1
+  fi
+  rm $link
+}
+
 start() {
   for name in munged slurmctld slurmd; do
     command -v "$name" >/dev/null || { echo "there is no $name: apt install slurm-wlm munge" >&2; exit 1; }
   done
   [ "$(id -u)" = 0 ] || { echo "slurmd needs root" >&2; exit 1; }
+  left_behind
   if [ -e $link ]; then echo "$link is there: this machine has a SLURM of its own" >&2; exit 1; fi
   configure
   mkdir -p /etc/slurm && ln -sfn "$folder/slurm.conf" $link

@@ -1,6 +1,6 @@
 """A study through a real SLURM of one machine: cancelled, killed, out of time, and yet the results of an unbroken run.
 
-Needs root and Debian's slurm-wlm and munge, and some ten minutes; see docs/slurm.md:
+Needs root, Debian's slurm-wlm and munge, the extra `cluster`, and some ten minutes; see docs/slurm.md:
 
     UNDERSTUDY_SLURM=1 pytest tests/cluster/test_slurm.py -s
 """
@@ -32,6 +32,8 @@ from understudy.study.stages import STAGES
 pytestmark = pytest.mark.skipif(
     os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine"
 )
+if os.environ.get("UNDERSTUDY_SLURM") == "1":
+    import snakemake_executor_plugin_slurm  # noqa: F401  (else the test waits for jobs that nobody queues)
 
 STARTED: list[subprocess.Popen[str]] = []
 NODE = Path(__file__).with_name("slurm_node.sh")

@@ -6,13 +6,12 @@ import csv
 import json
 import re
 from dataclasses import asdict
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from papers_numbers import CLASSES, GENERATORS, STUDY, rows_of_the_paper
+from read_html import cells_of_html
 
 from understudy.metrics.scores import FOREGROUND
 from understudy.quality.measure import Row
@@ -150,24 +149,3 @@ def parsed_latex(text: str) -> list[list[str]]:
     cells = [re.split(r"(?<!\\)&", row.removesuffix(r"\\")) for row in rows]
     assert {len(row) for row in cells} == {len(spec[1])}
     return [[re.sub(r"\\[a-zA-Z]+|[\\${}~]", "", cell).strip() for cell in row] for row in cells]
-
-
-def cells_of_html(text: str) -> list[list[str]]:
-    class Cells(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rows: list[list[str]] = []
-
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            if tag == "tr":
-                self.rows.append([])
-            elif tag in ("td", "th"):
-                self.rows[-1].append("")
-
-        def handle_data(self, data: str) -> None:
-            if self.rows and self.rows[-1] and data.strip():
-                self.rows[-1][-1] += data
-
-    found = Cells()
-    found.feed(text)
-    return found.rows

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image
+from read_html import cells_of_html
 
 from understudy.report.data import ReportData
 from understudy.report.folder import PRIVATE, html, remove_former
@@ -129,21 +129,4 @@ def test_latex_by_hand() -> None:
 
 
 def test_a_table_as_html_says_the_same() -> None:
-    class Cells(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rows: list[list[str]] = []
-
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            if tag == "tr":
-                self.rows.append([])
-            elif tag in ("td", "th"):
-                self.rows[-1].append("")
-
-        def handle_data(self, data: str) -> None:
-            if self.rows and self.rows[-1] and data.strip():
-                self.rows[-1][-1] += data
-
-    found = Cells()
-    found.feed(html(table()))
-    assert found.rows == [table().header, *table().body]
+    assert cells_of_html(html(table())) == [table().header, *table().body]
