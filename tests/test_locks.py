@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,5 +37,16 @@ def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path: Path) -
     finally:
         process.kill()
         process.communicate()
+    with held_lock(path, "here", "busy ({holder})", "wait"):
+        assert path.read_text().endswith(" here\n")
+
+
+def test_a_look_at_the_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`is_locked` holds the lock for an instant; a process that begins just then is not sent away."""
+    path = tmp_path / "lock"
+    path.touch()
+    look = path.open()
+    fcntl.flock(look, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda _: look.close())
     with held_lock(path, "here", "busy ({holder})", "wait"):
         assert path.read_text().endswith(" here\n")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from understudy.errors import UnderstudyError
 from understudy.files import writing
+
+_LOOKS = 20  # 10 ms each
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError as error:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
@@ -39,3 +43,19 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
             handle.write(f"process {os.getpid()} {where}\n")
             handle.flush()
         yield
+
+
+def _lock(handle: TextIO) -> None:
+    """Takes the lock; one held for an instant only is somebody's look at it (`understudy status`), not work.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -42,6 +42,15 @@ def in_training(out: Path, stage: str = "generator") -> list[Path]:
     return sorted(job for job in found if not (job / "done.json").exists())
 
 
+def holder_of(job: Path, since: float) -> int | None:
+    """Process that holds a job's lock; None as long as it has not written its name over that of the one before it."""
+    lock = job / "lock"
+    if not is_locked(job) or lock.stat().st_mtime < since:
+        return None
+    words = lock.read_text().split()
+    return int(words[1]) if words else None
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the study and its run by one process in `whole`."""
@@ -72,9 +81,10 @@ def test_the_run_is_stopped_and_killed_and_a_worker_is_killed(folder: Path) -> N
         lambda: not any(is_locked(path) for path in out.glob("jobs/*"))
     )  # the workers have left by themselves
 
+    begun = time.time()
     process = start(folder, "broken", 2)
-    job = wait_for(lambda: [j for j in in_training(out) if is_locked(j)])[0]
-    os.kill(int((job / "lock").read_text().split()[1]), signal.SIGKILL)
+    job, holder = wait_for(lambda: [(j, pid) for j in in_training(out) if (pid := holder_of(j, begun))])[0]
+    os.kill(holder, signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "ended without a word (SIGKILL); it is tried again" in " ".join(errors.split())
