@@ -3,11 +3,14 @@
     python benchmarks/release_memory.py
     python benchmarks/release_memory.py --folder /scratch/new
     python benchmarks/release_memory.py --slices 1000 3000 --formats png nnunet
+    python benchmarks/release_memory.py --edge 32 --slices 100000 200000 --formats sliceset
 
-Slices of 256 x 256 pixels with four channels and an annotation (5 planes) are noise on a head, so that files are as
-large as those of real ones. They are audited once a size. Each release and each `understudy verify` then runs in a
-process of its own and does all that a release does: audit again, data, documents, scan, hashes. The table gives the
-highest resident memory (VmHWM) of each process; libraries alone (torch, zarr, matplotlib) are the row `imports`. The
+Slices of 256 x 256 pixels (or `--edge`) with four channels and an annotation (5 planes) are noise on a head, so that
+files are as large as those of real ones. They are audited once a size. Each release and each `understudy verify` then
+runs in a process of its own and does all that a release does: audit again, data, documents, scan, hashes. The table
+gives the highest resident memory (VmHWM) of each process; libraries alone (torch, zarr, matplotlib) are the row
+`imports`. What the search for neighbours holds at once grows up to its limit (0.25 GB, from 1,000 slices of 256 pixels
+or 64,000 of 32 on): two sizes beyond that show what the rows of tables take. The
 slope is the additional memory of the largest set over the smallest one, per 1,000 slices. Everything is deleted.
 """
 
@@ -36,11 +39,11 @@ from understudy.release.package import release_slices
 from understudy.release.verify import verify
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
-CHANNELS, EDGE = ("T1w", "T2w", "FLAIR", "T1wGd"), 256
+CHANNELS = ("T1w", "T2w", "FLAIR", "T1wGd")
 CLASSES = evenly_coded({1: "NCR/NET", 2: "ED", 3: "ET"})
 BLOCK = 10  # slices that are made at a time
 LIKE_REAL = (
-    20  # one of so many is made like a real slice, so that some are flagged; the others are like nobody
+    20  # one block of so many is made like real slices, some of which are flagged; the others like nobody's
 )
 QUANTILE = 0.95
 CONFIG = AuditConfig(quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False)
@@ -51,47 +54,48 @@ ABOUT = About(
 )  # fmt: skip
 
 
-def heads(count: int, seed: int, own: int, spread: float = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Noise on heads, uint8 [n, 4, 256, 256] with labels.
+def heads(count: int, edge: int, seed: int, own: int, spread: float = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Noise on heads, uint8 [n, 4, edge, edge] with labels.
 
     Args:
-        count, seed: slices, and what they are drawn by.
+        count, edge, seed: slices, their pixels along an edge (a multiple of 8), and what they are drawn by.
         own: the patient, whose slices are alike.
         spread: of the grey values of large spots; with more of it no two slices are alike.
     """
     rng = np.random.default_rng([seed, 1])
-    y, x = np.mgrid[:EDGE, :EDGE] / EDGE - 0.5
+    y, x = np.mgrid[:edge, :edge] / edge - 0.5
     inside = (x / 0.36) ** 2 + (y / 0.44) ** 2 < 1
     patient = np.random.default_rng([own, 2]).normal(0, 30, (4, 8, 8))
-    images = np.zeros((count, 4, EDGE, EDGE), np.uint8)
+    images = np.zeros((count, 4, edge, edge), np.uint8)
     for image in images:
         for c in range(4):
             coarse = np.clip(110 + rng.normal(0, spread, (8, 8)) + patient[c], 1, 231).astype(np.uint8)
-            smooth = coarse.repeat(EDGE // 8, axis=0).repeat(EDGE // 8, axis=1)
-            image[c] = (smooth + rng.integers(0, 24, (EDGE, EDGE), dtype=np.uint8)) * inside
-    labels = np.zeros((count, EDGE, EDGE), np.uint8)
+            smooth = coarse.repeat(edge // 8, axis=0).repeat(edge // 8, axis=1)
+            image[c] = (smooth + rng.integers(0, 24, (edge, edge), dtype=np.uint8)) * inside
+    labels = np.zeros((count, edge, edge), np.uint8)
     for k, label in enumerate(labels):
-        label[100 : 140 + k % 20, 100 : 130 + k % 10] = k % 4
+        lesion = (abs(y + 0.05) < 0.08 + k % 20 / 500) & (abs(x + 0.05) < 0.06 + k % 10 / 500)
+        label[lesion] = k % 4
     return images, labels
 
 
-def make_real(folder: Path) -> SliceSet:
+def make_real(folder: Path, edge: int) -> SliceSet:
     """12 training and 12 held-out patients, five slices each."""
-    writer = SliceWriter(folder, CHANNELS, CLASSES, EDGE)
+    writer = SliceWriter(folder, CHANNELS, CLASSES, edge)
     for patient in range(24):
-        images, labels = heads(5, 1000 + patient, patient)
+        images, labels = heads(5, edge, 1000 + patient, patient)
         split = "train" if patient % 2 else "test"
         rows = [{"id": f"P{patient:03d}-{z}", "subject": f"P{patient:03d}", "split": split} for z in range(5)]
         writer.append(images, labels, rows)
     return writer.close()
 
 
-def make_synthetic(folder: Path, count: int) -> SliceSet:
+def make_synthetic(folder: Path, count: int, edge: int) -> SliceSet:
     """Slices of nobody."""
-    writer = SliceWriter(folder, CHANNELS, CLASSES, EDGE)
+    writer = SliceWriter(folder, CHANNELS, CLASSES, edge)
     for start in range(0, count, BLOCK):
         spread = 30 if start // BLOCK % LIKE_REAL == 0 else 90
-        images, labels = heads(min(BLOCK, count - start), 10**6 + start, 10**6 + start, spread)
+        images, labels = heads(min(BLOCK, count - start), edge, 10**6 + start, 10**6 + start, spread)
         rows = [{"id": f"n{start + i:06d}", "generator": "noise", "seed": 1} for i in range(len(images))]
         writer.append(images, labels, rows)
     return writer.close()
@@ -118,7 +122,7 @@ def release(folder: Path, layout: str) -> None:
     reason = "measuring memory, not data"  # opens the gate whatever the audit says of noise
     audited = Audited(made, real, real, folder / "audit")
     done = release_slices(audited, ABOUT, decision, folder / "package", layout, override=reason)
-    if (released := done.certificate["audit"]["released"]) < 0.9 * len(made):
+    if (released := done.certificate["audit"]["released"]) < 0.8 * len(made):
         raise SystemExit(f"only {released} of {len(made)} slices were released: this measures too little")
 
 
@@ -154,6 +158,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--slices", type=int, nargs="+", default=[1000, 3000, 10000])
+    parser.add_argument("--edge", type=int, default=256, help="pixels along an edge of a slice")
     parser.add_argument("--formats", nargs="+", default=list(LAYOUTS))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "release-memory")
     parser.add_argument("--step", help=argparse.SUPPRESS)
@@ -164,13 +169,13 @@ def main() -> None:
     folder, peaks = options.folder, {}
     folder.mkdir(parents=True)
     try:
-        make_real(folder / "real")
+        make_real(folder / "real", options.edge)
         bare = run("imports", folder)
         print(f"imports: {bare['mb']:,.0f} MB\n", flush=True)
         print("| format | slices | data on disk | release, peak | processor | verify, peak | processor |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
         for count in options.slices:
-            make_synthetic(folder / "synthetic", count)
+            make_synthetic(folder / "synthetic", count, options.edge)
             told = run("audit", folder)
             print(
                 f"| (its audit) | {count:,} | | {told['mb']:,.0f} MB | {told['seconds']:.0f} s | | |",

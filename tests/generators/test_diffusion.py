@@ -131,7 +131,7 @@ def test_configurations_that_cannot_be_built_are_refused() -> None:
         {"width": 3},
     ):
         with pytest.raises(ValidationError):
-            DiffusionConfig(**wrong)
+            DiffusionConfig(**{"resolution": 256} | wrong)
 
 
 def test_time_code() -> None:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
-from understudy.errors import UnderstudyError
 from understudy.generators.gan_losses import path_lengths, squared_gradient
 from understudy.generators.layers import MinibatchDeviation, ModulatedConv
 from understudy.generators.resampling import blur, downsample, upsample
@@ -198,6 +197,6 @@ def test_deviation_of_two_batches_at_once_is_that_of_each() -> None:
 
 def test_too_narrow_for_its_resolution_is_told_once_the_resolution_is_known() -> None:
     narrow = StyleGan2Config(channels=3, channel_base=64)  # of a study file, whose slices say the resolution
-    assert narrow.model_copy(update={"resolution": 32}).width(32) == 2
-    with pytest.raises(UnderstudyError, match="channel_base 64 leaves no feature map at 128 pixels"):
-        build(narrow.model_copy(update={"resolution": 128}))
+    assert narrow.at(32).width(32) == 2
+    with pytest.raises(ValueError, match="channel_base 64 leaves no feature map at 128 pixels"):
+        narrow.at(128)

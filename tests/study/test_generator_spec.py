@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from understudy.errors import UnderstudyError
 from understudy.generators.models import KINDS
 from understudy.generators.recipes import RECIPES, recipe
 from understudy.study.generator_spec import GeneratorSpec, with_kinds
+from understudy.study.schema import Study, load_study
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -69,3 +73,25 @@ def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
 def test_what_is_refused(spec: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         GeneratorSpec.model_validate(spec)
+
+
+NARROW = {
+    "progan": ({"fmap_base": 100}, "fmap_base"),
+    "stylegan1": ({"fmap_base": 100}, "fmap_base"),
+    "stylegan2": ({"channel_base": 64}, "channel_base"),
+    "stylegan3": ({"channel_base": 64}, "channel_base"),
+    "diffusion": ({"channel_mult": [1] * 6}, "channel_mult"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(NARROW))
+def test_a_network_is_judged_at_the_resolution_of_the_slices(kind: str, tmp_path: Path) -> None:
+    """Not at the paper's 256 pixels, which a model stands at as long as nothing else is said."""
+    fields, name = NARROW[kind]
+    content: dict[str, Any] = {"phantom": {}, "generators": {"a": {"model": {"kind": kind, **fields}}}}
+    fits, fails = (32, 512) if kind != "diffusion" else (64, 16)
+    assert Study.model_validate({**content, "slices": {"resolution": fits}})
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps({**content, "slices": {"resolution": fails}}))
+    with pytest.raises(UnderstudyError, match=rf"`generators.a.model`: {name}.* {fails}"):
+        load_study(path)

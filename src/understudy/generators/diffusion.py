@@ -67,16 +67,18 @@ class DiffusionConfig(NetworkConfig):
     rescale_vlb: bool = Field(default=True, description="weigh the variational bound by T / 1000")
 
     @model_validator(mode="after")
-    def _can_be_built(self) -> DiffusionConfig:
+    def _has_steps(self) -> DiffusionConfig:
+        if self.noise_schedule == "linear" and self.steps <= 20:
+            raise ValueError(f"the linear schedule needs more than 20 steps, not {self.steps}")
+        return self
+
+    def check_size(self) -> None:
         if not self.widths or self.resolution >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
             raise ValueError(f"channel_mult {self.channel_mult} does not suit resolution {self.resolution}")
         for level, width in enumerate(self.widths):
             attends = self.resolution >> level in self.attention_resolutions or width == self.widths[-1]
             if attends and width % (self.num_head_channels or self.num_heads):
                 raise ValueError(f"attention: {width} channels cannot be divided into the heads")
-        if self.noise_schedule == "linear" and self.steps <= 20:
-            raise ValueError(f"the linear schedule needs more than 20 steps, not {self.steps}")
-        return self
 
     @property
     def widths(self) -> list[int]:

@@ -36,7 +36,26 @@ class NetworkConfig(BaseModel):
     def _power_of_two(self) -> Self:
         if self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
+        if "resolution" in self.model_fields_set:  # a study file leaves it to the slices
+            self.check_size()
         return self
+
+    def check_size(self) -> None:
+        """Whether there is such a network at this resolution.
+
+        Raises:
+            ValueError: there is none.
+        """
+
+    def at(self, resolution: int) -> Self:
+        """The same for images of another size.
+
+        Raises:
+            ValueError: there is no such network at this resolution.
+        """
+        changed = self.model_copy(update={"resolution": resolution})
+        changed.check_size()
+        return changed
 
     @property
     def resolutions(self) -> list[int]:

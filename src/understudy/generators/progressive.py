@@ -135,11 +135,9 @@ class ProgressiveConfig(NetworkConfig):
         default=4, ge=1, description="samples per group of the minibatch standard deviation, 1 for none"
     )
 
-    @model_validator(mode="after")
-    def _possible(self) -> ProgressiveConfig:
+    def check_size(self) -> None:
         if self.width(self.resolution) < 1:
             raise ValueError(f"fmap_base {self.fmap_base} leaves no feature maps at {self.resolution} pixels")
-        return self
 
     def width(self, resolution: int) -> int:
         """Feature maps of the block at a resolution (4, 8, ...); 2 for those of the dense layers."""

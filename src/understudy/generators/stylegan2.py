@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.errors import UnderstudyError
 from understudy.generators.fused import LAYOUT, image_product, modulated, noisy_activation
 from understudy.generators.layers import (
     Conv,
@@ -49,17 +48,15 @@ class StyleGan2Config(NetworkConfig):
     mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
     mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
 
-    def width(self, resolution: int) -> int:
-        """Feature maps at a resolution.
-
-        Raises:
-            UnderstudyError: there are none; a study's resolution comes after the rest of its model.
-        """
-        if self.channel_base < resolution:
-            raise UnderstudyError(
-                f"channel_base {self.channel_base} leaves no feature map at {resolution} pixels",
-                fix=f"set it to {self.resolution} or more",
+    def check_size(self) -> None:
+        if self.channel_base < self.resolution:
+            raise ValueError(
+                f"channel_base {self.channel_base} leaves no feature map at {self.resolution} pixels: give"
+                f" {self.resolution} or more"
             )
+
+    def width(self, resolution: int) -> int:
+        """Feature maps at a resolution."""
         return min(self.channel_base // resolution, self.channel_max)
 
     @property

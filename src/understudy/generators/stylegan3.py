@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.generators.alias_free import Band, FourierInput, Resampling, filtered_lrelu, lowpass
@@ -83,11 +83,13 @@ class StyleGan3Config(NetworkConfig):
         default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none"
     )
 
-    @model_validator(mode="after")
-    def _buildable(self) -> StyleGan3Config:
+    def check_size(self) -> None:
         last = self.resolution / 2
-        if min(self.channel_base, self.discriminator_base or self.channel_base) < self.resolution:
-            raise ValueError(f"channel_base must be at least the resolution, {self.resolution}")
+        for name in ("channel_base", "discriminator_base"):
+            if (width := getattr(self, name)) is not None and width < self.resolution:
+                raise ValueError(
+                    f"{name} {width} leaves no feature map at {self.resolution} pixels: give {self.resolution} or more"
+                )
         if self.num_critical >= self.num_layers:
             raise ValueError(f"num_critical must be below num_layers, {self.num_layers}")
         if not self.first_cutoff < self.first_stopband <= last * self.last_stopband:
@@ -98,7 +100,6 @@ class StyleGan3Config(NetworkConfig):
             raise ValueError(f"first_cutoff must be below resolution / 2, {last:g}")
         if self.bands[-2].rate != self.bands[-1].rate:
             raise ValueError("without critical layers the last layer must reach the full rate: add layers")
-        return self
 
     @property
     def num_ws(self) -> int:

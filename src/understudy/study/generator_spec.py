@@ -5,7 +5,7 @@ Or a folder of images that somebody else made, or a plug-in of another package, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -202,6 +202,20 @@ def with_kinds(generators: Any) -> Any:
             spec = merged({"model": {"kind": name}}, spec)
         found[name] = spec
     return found
+
+
+def size_problem(
+    generators: Mapping[str, AnyGenerator], resolutions: Iterable[int]
+) -> tuple[tuple[str, ...], str] | None:
+    """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
+    networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
+    for name, model in networks.items():
+        for resolution in resolutions:
+            try:
+                model.at(resolution)
+            except ValueError as error:
+                return ("generators", name, "model"), str(error)
+    return None
 
 
 def refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> Any:

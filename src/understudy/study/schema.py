@@ -48,7 +48,7 @@ from understudy.study.cohorts import (
     without_dropped,
 )
 from understudy.study.finetune import FineTune
-from understudy.study.generator_spec import AnyGenerator, FolderGenerator, with_kinds
+from understudy.study.generator_spec import AnyGenerator, FolderGenerator, size_problem, with_kinds
 from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
 from understudy.study.outcome_spec import EvaluationConfig, ReportConfig
@@ -232,7 +232,8 @@ class Study(BaseModel):
             raise ValueError(
                 "`trainings` asks for synthetic slices, but there are no `generators`; add one, or `trainings: [real]`"
             )
-        if found := grid_problem(self):
+        resolutions = sorted({part.slices.resolution for part in self.parts().values()})
+        if found := grid_problem(self) or size_problem(self.generators, resolutions):
             raise problem_at(*found)
         return self
 
