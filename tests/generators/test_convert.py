@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from understudy import cli
 from understudy.errors import UnderstudyError
 from understudy.generators import runs
+from understudy.generators.diffusion import DiffusionConfig
 from understudy.generators.official import convert
 from understudy.generators.official.convert import import_checkpoint, parse_channels, parse_classes
 from understudy.generators.sample import sample_set
@@ -104,6 +105,21 @@ def test_an_imported_unet_predicts_the_golden_noise(name: str, protocol: int, tm
     assert np.abs(found - given["model_out"]).max() < 1e-4 * np.abs(given["model_out"]).max()
     assert (config["trained_steps"], config["ema"]) == (30000, 0.9999)
     assert any("4 heads" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_the_time_that_a_unet_is_shown_is_as_it_was_trained(rescaled: bool, tmp_path: Path) -> None:
+    """Official `--rescale_timesteps`: t * 1000 / T, which the weights do not tell."""
+    path, told = official_file("diffusion_fixed_r32", tmp_path), DIFFUSION["diffusion_fixed_r32"]
+    words = [f"--{n}={told[k]}" for n, k in [("resolution", "image_size"), ("steps", "steps")]]
+    words += [f"--schedule={told['noise_schedule']}", *(["--rescale-timesteps"] if rescaled else [])]
+    out = tmp_path / "run"
+    done = CliRunner().invoke(
+        cli.app, ["import", str(path), "--out", str(out), "--channels", ",".join(CHANNELS), *words]
+    )
+    assert done.exit_code == 0, done.output
+    config = DiffusionConfig.model_validate(json.loads((out / "config.json").read_text())["model"])
+    assert config.process().time_scale == (0.25 if rescaled else 1)
 
 
 def test_the_folder_says_where_it_comes_from_and_can_be_sampled(stylegan2: Path, tmp_path: Path) -> None:

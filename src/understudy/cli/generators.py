@@ -90,12 +90,16 @@ def import_checkpoint(
     new_attention_order: Annotated[
         bool, typer.Option("--new-attention-order", help=".pt only: trained with --use_new_attention_order.")
     ] = False,
+    rescale_timesteps: Annotated[
+        bool, typer.Option("--rescale-timesteps", help=".pt only: trained with --rescale_timesteps.")
+    ] = False,
 ) -> None:
     """Convert an official checkpoint into a generator; nothing in the file is executed."""
     from understudy.generators.official import convert
 
     told = {"image_size": resolution, "steps": steps, "noise_schedule": schedule, "num_heads": heads,
-            "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None}  # fmt: skip
+            "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None,
+            "rescale_timesteps": rescale_timesteps or None}  # fmt: skip
     made = convert.import_checkpoint(
         file,
         out if out is not None else Path(f"understudy-{file.stem}"),

@@ -83,7 +83,8 @@ def import_checkpoint(
         channels: names of the image channels in the order of the model; the annotation follows them.
         classes: of the annotation, background first. annotation: one coded channel or one channel a class.
         diffusion: what a .pt does not tell, by official names: steps and noise_schedule always, image_size where the
-            widths are not guided-diffusion's own, num_heads (default 4) or num_head_channels, use_new_attention_order.
+            widths are not guided-diffusion's own, num_heads (default 4) or num_head_channels, use_new_attention_order,
+            rescale_timesteps.
 
     Raises:
         UnderstudyError: the file is damaged, asks for something forbidden, or is of no model or form that can be
@@ -187,7 +188,7 @@ def _arguments(checkpoint: Checkpoint, diffusion: Mapping[str, Any], path: Path)
         raise UnderstudyError(
             f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself",
             where=path,
-            fix="leave --resolution, --steps, --schedule, --heads and --head-channels to guided-diffusion's .pt",
+            fix="leave options that say `.pt only` to guided-diffusion's .pt",
         )
     return _bounded(checkpoint, path)
 
