@@ -57,6 +57,15 @@ def test_folders_of_patients_and_patterns() -> None:
         patients_of(["a"], "(", here)
 
 
+def test_a_pattern_for_a_slice_set_is_looked_at_and_said_to_be_of_no_use(tmp_path: Path) -> None:
+    grey(tmp_path / "a", ["p1_001.png", "p1_002.png", "p2_001.png"])
+    made, _ = open_images(tmp_path / "a", tmp_path / "read")
+    assert "not used" in open_images(made.path, tmp_path / "more", "^(p.)_")[1]
+    assert open_images(made.path, tmp_path / "more")[1] == ""
+    with pytest.raises(UnderstudyError, match="no regular expression"):
+        open_images(made.path, tmp_path / "more", "(")
+
+
 def test_arrays_in_all_shapes_and_padded_squares(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     stack = RNG.integers(0, 256, (3, 2, 12, 16), dtype=np.uint8)

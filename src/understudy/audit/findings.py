@@ -73,12 +73,11 @@ def assembled(
         config, device: of the search for repeats within the synthetic set.
     """
     null, scores, of_synthetic = groups[0].null, groups[0].scores, groups[0].found
-    neighbours = _named(
-        pd.concat([_neighbours(parts[0], group, config) for group in groups if len(group.found)])
-    )
+    near = [neighbours_of(parts[0], group, config) for group in groups if len(group.found)]
+    neighbours = _named(pd.concat(near))
     hits = _hits(neighbours, parts[0].count)
     flags = flags_of(groups, len(parts[2].rows), controls, config)
-    heaped = concentration_of(parts[0], groups[0], of_heldout, config)
+    heaped = concentration_of(parts[0], groups[0], near[0], of_heldout, config)
     needed = slices_needed(config.quantile)
     screened = "screened" in parts[2].slices.attrs
     said = verdict(flags, hits, controls, null.count, null.slices, needed, config.quantile, screened, heaped)
@@ -165,24 +164,24 @@ def compared_all(
 
 
 def concentration_of(
-    training: Part, judged: Compared, of_heldout: pd.DataFrame, config: AuditConfig
+    training: Part, judged: Compared, near: pd.DataFrame, of_heldout: pd.DataFrame, config: AuditConfig
 ) -> Concentration | None:
     """Whether the flagged slices heap up beside few training patients; None where none is flagged.
 
     Args:
         training: all rows that were compared with.
         judged: the judged synthetic slices.
+        near: the patients beside them (`neighbours_of`).
         of_heldout: nearest training slices of the judged held-out rows (`similarity.nearest`).
     """
-    found = _neighbours(training, judged, config)
     patient_of = _patient_of(training)
     beside = [
         [patient_of.get(int(r), "") for r in row]
         for row in of_heldout[[f"{v}.row" for v in judged.views]].to_numpy()
     ]
     votes = votes_of(judged.null, np.array(beside, dtype=np.str_), config.quantile)
-    near = found["patient"].to_numpy().astype(np.str_)
-    return concentration(near[found["flagged"].to_numpy()], near, votes)
+    patients = near["patient"].to_numpy().astype(np.str_)
+    return concentration(patients[near["flagged"].to_numpy()], patients, votes)
 
 
 def _certain_of_faint(faint: Compared, judged: int, config: AuditConfig) -> int:
@@ -193,7 +192,7 @@ def _certain_of_faint(faint: Compared, judged: int, config: AuditConfig) -> int:
     return int(beyond_chance(faint.scores, faint.p, tests, CERTAIN, config.resamples, config.seed).sum())
 
 
-def _neighbours(training: Part, group: Compared, config: AuditConfig) -> pd.DataFrame:
+def neighbours_of(training: Part, group: Compared, config: AuditConfig) -> pd.DataFrame:
     """The nearest training slice of each synthetic slice, in the view where it is the more unusual one."""
     null, found, scores = group.null, group.found, group.scores
     alone = np.stack([p_values(scores[:, [v]], null.view(v)).slice for v in range(len(group.views))], axis=1)

@@ -19,7 +19,14 @@ from understudy.audit.concentration import Concentration
 from understudy.audit.config import TESTED, AuditConfig
 from understudy.audit.conformal import slices_needed
 from understudy.audit.controls import Controls, Detection, FalseAlarms
-from understudy.audit.findings import Compared, compared_all, concentration_of, flags_of, slice_table
+from understudy.audit.findings import (
+    Compared,
+    compared_all,
+    concentration_of,
+    flags_of,
+    neighbours_of,
+    slice_table,
+)
 from understudy.audit.result import FORMAT
 from understudy.audit.sides import faint_of, judged_of, refuse_training_slices, sides
 from understudy.audit.similarity import nearest
@@ -136,7 +143,8 @@ def recheck(
     correlation = np.full(len(synthetic), np.nan)
     for group in groups:
         correlation[group.part.rows] = group.scores[:, TESTED.index("stacked")]
-    heaped = concentration_of(parts[0], groups[0], of_heldout, config)
+    near = neighbours_of(parts[0], groups[0], config)
+    heaped = concentration_of(parts[0], groups[0], near, of_heldout, config)
     return Recheck(
         numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), heaped, groups
     )

@@ -40,23 +40,29 @@ def open_images(path: str | Path, read_into: str | Path, patients: str | None = 
             differ in a number at the end of their name are one patient's, if this leaves more than one.
 
     Returns:
-        The set, with a column `subject`, and how patients were told apart ("" if the set says it).
+        The set, with a column `subject`, and how patients were told apart ("" if the set says it and nobody else).
 
     Raises:
-        UnderstudyError: nothing there, images that cannot be read or differ in size, a name without a patient.
+        UnderstudyError: a wrong expression, nothing there, images that cannot be read or differ in size, a name without
+            a patient.
     """
     path, read_into = Path(path), Path(read_into)
     if not path.exists():
         raise UnderstudyError(
             "there is no such slice set or folder of images", where=path.absolute(), fix="check the path"
         )
+    if patients is not None:
+        _expression(patients)
+    told = (
+        "" if patients is None else f"--patients is for names of plain images, and not used for {path.name}"
+    )
     if (path / "index.parquet").is_file() or not path.is_dir():
-        return SliceSet.open(path), ""
+        return SliceSet.open(path), told
     own = read_into / sha256_json(str(path.absolute()))[:12]
     if _names_channels(path):
         found = read_folder(path, FolderSpec(), own, progress=False)
         if "subject" in found.index:
-            return found, ""
+            return found, told
         names = found.index["id"].astype(str).tolist()
         subjects, note = patients_of(names, patients, path)
         return _with_subjects(found, subjects, own.with_name(own.name + "-patients")), note
@@ -74,7 +80,8 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> tuple
         ['p1', 'p1', 'p2']
     """
     if pattern is not None:
-        return [_matched(pattern, name, where) for name in names], f"patients by the pattern {pattern!r}"
+        wanted = _expression(pattern)
+        return [_matched(wanted, name, where) for name in names], f"patients by the pattern {pattern!r}"
     short = [_SLICE_NUMBER.sub("", name) for name in names]
     if all(short) and 1 < len(set(short)) < len(names):
         return (
@@ -88,18 +95,23 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> tuple
     )
 
 
-def _matched(pattern: str, name: str, where: Path) -> str:
+def _expression(pattern: str) -> re.Pattern[str]:
     try:
-        found = re.search(pattern, name)
+        return re.compile(pattern)
     except re.error as error:
         raise UnderstudyError(
             f"{pattern!r} is no regular expression ({error})", fix="write e.g. --patients '^(.+)_z\\d+$'"
         ) from error
-    if found is None:
+
+
+def _matched(pattern: re.Pattern[str], name: str, where: Path) -> str:
+    found = pattern.search(name)
+    patient = found and found[1 if pattern.groups else 0]
+    if not patient:
         raise UnderstudyError(
-            f"the slice {name!r} has no patient by {pattern!r}", where=where, fix="correct --patients"
+            f"the slice {name!r} has no patient by {pattern.pattern!r}", where=where, fix="correct --patients"
         )
-    return found[1] if found.re.groups else found[0]
+    return patient
 
 
 def _names_channels(path: Path) -> bool:

@@ -31,7 +31,11 @@ NOT_AUDITED = (
 
 @dataclass(frozen=True)
 class Entry:
-    """The audit of one generator: its name, verdict and pictures, and what its weights give away."""
+    """The audit of one generator: its name, verdict and pictures, and what its weights give away.
+
+    Attributes:
+        limited: a picture shows the quantile that a copy must exceed; with few held-out slices there is none.
+    """
 
     name: str
     kind: str
@@ -41,6 +45,7 @@ class Entry:
     panels: list[Panel]
     membership: str
     within: str
+    limited: bool
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,17 @@ def _entry(name: str, numbers: dict[str, Any]) -> Entry:
     shown = numbers.get("histograms", {})
     panels = [_histogram(name, view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
     weights = (numbers.get("membership") or {}).get("words", "")
+    limited = any(numbers["null"]["thresholds"][view] is not None for view in shown)
     return Entry(
-        name, said["kind"], said["headline"], said["sentences"], said["limits"], panels, weights, repeated
+        name,
+        said["kind"],
+        said["headline"],
+        said["sentences"],
+        said["limits"],
+        panels,
+        weights,
+        repeated,
+        limited,
     )
 
 

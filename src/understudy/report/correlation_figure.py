@@ -47,9 +47,8 @@ def scatter(
                 row = _of(table, metric)
                 defined = int(np.isfinite(snapshots[metric].to_numpy(float)).sum())
                 some_of = f", {defined} of {len(snapshots)}" if defined < len(snapshots) else ""
-                place.set_xlabel(
-                    f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}){some_of}"
-                )
+                told_so = f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}){some_of}"
+                place.set_xlabel(told_so.replace("-", "−"))
         for place in grid[len(chosen) :]:
             place.set_visible(False)
         for i in range(0, len(chosen), columns):
