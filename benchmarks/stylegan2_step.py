@@ -1,13 +1,16 @@
-"""StyleGAN 2's training step: ours against the same step with grouped convolutions.
+"""StyleGAN 2's training step: ours against the official structure, and what each of its levers brings.
 
-Run: python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5] [--latent 512]. Prints a Markdown table.
+    python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5] [--latent 512]
+    python benchmarks/stylegan2_step.py --threads 2 --rounds 3 --base 2048 --most 128 --batch 16 --levers
 
-Four variants of one training step (the paper's objective: R1 every 16 steps, path length every 4, style mixing,
-average; float32 except in the last):
+Prints a Markdown table. Variants of one training step (the paper's objective: R1 every 16 steps, path length every 4,
+style mixing, average; float32 where nothing else is said):
 - official structure: `official_step.py`, the step as the official code does it with grouped convolutions;
 - ours, grouped: our step with nothing but the modulated convolution replaced by the grouped one, in contiguous layout
   (a grouped convolution folds the batch into the channels, so channels-last cannot be kept);
-- ours, in float32 and in bfloat16 (what `precision: auto` takes where the processor has it).
+- ours, in float32 and in bfloat16 (what `precision: auto` takes where the processor has it);
+- with `--levers`, ours without one of them: contiguous in place of channels-last, operation by operation in place of
+  recorded (see `generators/recording.py`); and in float32 as well.
 Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 16 steps of each,
 one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
 are given, in processor time (which a loaded machine distorts less) and in wall time.
@@ -19,6 +22,7 @@ import argparse
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Literal
 
@@ -37,8 +41,10 @@ from understudy.generators.stylegan2 import StyledConv, StyleGan2Config
 from understudy.generators.training import StyleGan2Training
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
-RESOLUTION, BATCH, STEPS = 32, 8, 16  # 16 steps hold every lazy penalty in its right share
-VARIANTS = ("official structure", "ours, grouped", "ours, float32", "ours, bfloat16")
+STEPS = 16  # they hold every lazy penalty in its right share
+OFFICIAL, GROUPED = "official structure", "ours, grouped"
+VARIANTS = (OFFICIAL, GROUPED, "ours, float32", "ours, bfloat16")
+LEVERS = ("ours, float32, contiguous", "ours, float32, not recorded", "ours, bfloat16, not recorded")
 
 
 def grouped(x: Tensor, weight: Tensor, style: Tensor, scale: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
@@ -70,32 +76,37 @@ def modulate_weights() -> None:
     stylegan2.LAYOUT = fused.LAYOUT = torch.contiguous_format
 
 
-def random_slices(folder: str) -> SliceSet:
+def random_slices(folder: str, edge: int) -> SliceSet:
     """64 slices of noise with four channels and an annotation."""
     rng = np.random.default_rng(0)
-    writer = SliceWriter(folder + "/slices", ["a", "b", "c", "d"], evenly_coded({1: "x"}), RESOLUTION)
-    images = rng.integers(0, 256, (64, 4, RESOLUTION, RESOLUTION), dtype=np.uint8)
-    labels = rng.integers(0, 2, (64, RESOLUTION, RESOLUTION), dtype=np.uint8)
+    writer = SliceWriter(folder + "/slices", ["a", "b", "c", "d"], evenly_coded({1: "x"}), edge)
+    images = rng.integers(0, 256, (64, 4, edge, edge), dtype=np.uint8)
+    labels = rng.integers(0, 2, (64, edge, edge), dtype=np.uint8)
     writer.append(images, labels, [{"id": str(i)} for i in range(64)])
     return writer.close()
 
 
-def work(variant: str, threads: int, latent: int, pipe: Connection) -> None:
+def work(variant: str, options: argparse.Namespace, pipe: Connection) -> None:
     """A process that does a round for every message and answers with (wall, processor) seconds per 1000 images; it
     begins with four rounds to warm up, and says so."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     kind: type[StyleGan2Trainer] = StyleGan2Trainer
-    if variant == "official structure":
+    if variant == OFFICIAL:
         kind, trainer.keep_freed_memory = OfficialStep, lambda: None
-    elif variant == "ours, grouped":
+    elif variant == GROUPED:
         modulate_weights()
+    elif "contiguous" in variant:
+        stylegan2.LAYOUT = fused.LAYOUT = torch.contiguous_format
     model = StyleGan2Config(
-        resolution=RESOLUTION, channels=5, channel_base=512, channel_max=32, z_dim=latent, w_dim=latent
-    )
+        resolution=options.edge, channels=5, channel_base=options.base, channel_max=options.most,
+        z_dim=options.latent, w_dim=options.latent,
+    )  # fmt: skip
     precision: Literal["fp32", "bf16"] = "bf16" if "bfloat16" in variant else "fp32"
-    config = StyleGan2Training(batch=BATCH, precision=precision, augment=AugmentConfig(mode="off"))
+    config = StyleGan2Training(batch=options.batch, precision=precision, augment=AugmentConfig(mode="off"))
     with tempfile.TemporaryDirectory() as folder:
-        training = kind(random_slices(folder), np.arange(64), model, config, torch.device("cpu"))
+        slices = random_slices(folder, options.edge)
+        training = kind(slices, np.arange(64), model, config, torch.device("cpu"))
+        training.recordings.active &= "not recorded" not in variant
         if isinstance(training, OfficialStep):
             training.plain_optimisers()
         recording.TRIES = 2  # and not 32: what is measured is a training that has been going on for a while
@@ -107,21 +118,21 @@ def work(variant: str, threads: int, latent: int, pipe: Connection) -> None:
             for _ in range(STEPS):
                 training.step()
             spent = np.array([time.perf_counter() - wall, time.process_time() - processor])
-            pipe.send(spent * 1000 / (STEPS * BATCH))
+            pipe.send(spent * 1000 / (STEPS * options.batch))
 
 
-def measure(threads: int, rounds: int, latent: int) -> NDArray[np.float64]:
+def measure(variants: Sequence[str], options: argparse.Namespace) -> NDArray[np.float64]:
     """Seconds per 1000 images [rounds, variants, (wall, processor)]."""
     context = multiprocessing.get_context("spawn")
     workers = []
-    for variant in VARIANTS:
+    for variant in variants:
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(variant, threads, latent, theirs), daemon=True)
+        process = context.Process(target=work, args=(variant, options, theirs), daemon=True)
         process.start()
         ours.recv()
         workers.append((process, ours))
     found: list[list[NDArray[np.float64]]] = []
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         found.append([])
         for _, pipe in workers:
             pipe.send(True)
@@ -139,21 +150,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latent", type=int, default=512, help="size of z and w (golden files: 64)")
+    parser.add_argument("--edge", type=int, default=32, help="pixels along an edge of the images")
+    parser.add_argument("--base", type=int, default=512, help="channel_base")
+    parser.add_argument("--most", type=int, default=32, help="channel_max")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--levers", action="store_true", help="ours without some of its levers, too")
     options = parser.parse_args()
-    times = measure(options.threads, options.rounds, options.latent)
+    variants = (*VARIANTS, *(LEVERS if options.levers else ()))
+    times = measure(variants, options)
     middle = np.median(times, axis=0)
-    print(f"torch {torch.__version__}, {options.threads} threads, {RESOLUTION}x{RESOLUTION}, batch {BATCH}, medians of"
-          f" {options.rounds} rounds of {STEPS} steps\n")  # fmt: skip
+    print(f"torch {torch.__version__}, {options.threads} threads, {options.edge}x{options.edge}, widths {options.base}/"
+          f"{options.most}, batch {options.batch}, medians of {options.rounds} rounds of {STEPS} steps\n")  # fmt: skip
     print(
-        "| step | processor s per 1000 images | wall s | official structure / this, processor | wall | ours, grouped"
-        " / this |"
+        "| step | processor s per 1000 images | wall s | images/s | official structure / this, processor | wall | ours,"
+        " grouped / this |"
     )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for i, variant in enumerate(VARIANTS):
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for i, variant in enumerate(variants):
         ratios = [np.median(times[:, base, k] / times[:, i, k]) for base, k in ((0, 1), (0, 0), (1, 1))]
-        print(
-            f"| {variant} | {middle[i, 1]:.2f} | {middle[i, 0]:.2f} | {' | '.join(f'{r:.2f}' for r in ratios)} |"
-        )
+        told = [f"{x:.2f}" for x in (middle[i, 1], middle[i, 0])] + [f"{1000 / middle[i, 0]:.0f}"]
+        print(f"| {variant} | {' | '.join([*told, *(f'{r:.2f}' for r in ratios)])} |")
 
 
 if __name__ == "__main__":
