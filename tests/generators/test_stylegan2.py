@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
+from understudy.generators import models
 from understudy.generators.gan_losses import path_lengths, squared_gradient
 from understudy.generators.layers import MinibatchDeviation, ModulatedConv
 from understudy.generators.resampling import blur, downsample, upsample
@@ -200,3 +201,5 @@ def test_too_narrow_for_its_resolution_is_told_once_the_resolution_is_known() ->
     assert narrow.at(32).width(32) == 2
     with pytest.raises(ValueError, match="channel_base 64 leaves no feature map at 128 pixels"):
         narrow.at(128)
+    with pytest.raises(ValueError, match="at 256 pixels"):
+        models.build(narrow)

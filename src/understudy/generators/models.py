@@ -84,7 +84,12 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 
 def build(config: Any, seed: int = 0) -> nn.Module:
-    """A network of the configuration's kind with fresh weights; what is sampled is its `generator`."""
+    """A network of the configuration's kind with fresh weights; what is sampled is its `generator`.
+
+    Raises:
+        ValueError: there is no such network at its resolution, which may have been left to its default.
+    """
+    config.check_size()
     network: nn.Module = kind_called(config.kind).build(config, seed)
     return network
 
