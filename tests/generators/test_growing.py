@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,38 @@ def test_stylegan1_learns_by_logistic_loss_and_r1_in_every_step(slices: SliceSet
     expected = F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean() + 1.5 * penalty
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(figures["r1"], penalty, rtol=1e-4, atol=1e-7)
+
+
+def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
+    """Scaled by the interval, every so many steps, with rates and betas corrected (Karras et al. 2020, app. B)."""
+    trainer = trainer_of(
+        slices, "stylegan1", start_resolution=8, stabilise_kimg=0.064, fade_kimg=0.064, batches={8: 16, 16: 8},
+        d_lr=0.005, rates={16: 0.01}, r1_gamma=3.0, r1_interval=4,
+    )  # fmt: skip
+    penalties: list[tuple[int, float]] = []
+    follow_up = trainer._follow_up
+
+    def watched(inputs: Any, figures: Any) -> None:
+        images = inputs["real"].detach().requires_grad_()
+        scores = trainer.discriminator(images, level=trainer.level)
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+        expected = 1.5 * 4 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4 ** math.floor(trainer.level)
+        if trainer.steps % 4 == 0:
+            torch.testing.assert_close(trainer._r1({"real": images})[0], expected, rtol=1e-4, atol=1e-7)
+        before = [p.detach().clone() for p in trainer.discriminator.parameters()]
+        follow_up(inputs, figures)
+        moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+        penalties.append((trainer.steps, float(moved)))
+
+    trainer._follow_up = watched  # type: ignore[method-assign]
+    while trainer.images < 256:
+        trainer.step()
+    assert [n for n, moved in penalties if moved] == list(range(0, len(penalties), 4))
+    assert trainer.edge == 16
+    group = trainer.d_optimiser.param_groups[0]
+    assert group["lr"] == pytest.approx(0.01 * 4 / 5)
+    assert group["betas"] == (0.0, pytest.approx(0.99 ** (4 / 5)))
+    assert trainer.g_optimiser.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("progan", 0.999), ("stylegan1", 0.5 ** (16 / 10_000))])

@@ -18,7 +18,7 @@ from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
 _SHOWN = 5  # names of files in a message
 
 
-@dataclass
+@dataclass(slots=True)
 class SliceFiles:
     """The files of one slice (or of one volume).
 
@@ -62,9 +62,18 @@ def files_below(root: Path, endings: Sequence[str]) -> list[str]:
     return sorted(found, key=natural)
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key by which "image_10" comes after "image_9"."""
-    return [(1, int(part), part) if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name)]
+def natural(name: str) -> str:
+    """Sort key by which "image_10" comes after "image_9".
+
+    One string, a number in it led by its length: the keys of all files are held while they are sorted, and lists of
+    their parts take ten times the memory of the names.
+    """
+
+    def key(digits: re.Match[str]) -> str:
+        value = str(int(digits[0]))
+        return f"\0{chr(len(value))}{value}{digits[0]}\0"
+
+    return re.sub(r"\d+", key, name)
 
 
 def recognise(root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> Recognised:
@@ -228,11 +237,11 @@ def _refuse_incomplete(
     root: Path, slices: list[SliceFiles], wanted: Sequence[str], surplus: list[str]
 ) -> None:
     """Every slice has every channel."""
-    lacking = [(entry, [name for name in wanted if name not in entry.files]) for entry in slices]
-    lacking = [(entry, names) for entry, names in lacking if names]
+    lacking = [entry for entry in slices if any(name not in entry.files for name in wanted)]
     if not lacking:
         return
-    entry, names = lacking[0]
+    entry = lacking[0]
+    names = [name for name in wanted if name not in entry.files]
     there = ", ".join(sorted(entry.files.values())[:_SHOWN])
     others = f" (and {len(lacking) - 1} more slices that lack a file)" if len(lacking) > 1 else ""
     unknown = f"; not recognised: {surplus[0]}" if surplus else ""

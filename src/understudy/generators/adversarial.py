@@ -352,7 +352,12 @@ class StyleGan3Trainer(_LazyTrainer):
 
 
 def adam(module: nn.Module, rate: float, interval: int | None = None) -> torch.optim.Adam:
-    """Adam(0, 0.99); with a lazy penalty every `interval` steps rate and betas are corrected by k / (k + 1)."""
-    ratio = interval / (interval + 1) if interval else 1.0
+    """Adam(0, 0.99); with a lazy penalty every `interval` steps rate and betas are corrected by `lazy_ratio`."""
+    ratio = lazy_ratio(interval) if interval else 1.0
     betas = (0.0, 0.99**ratio)
     return torch.optim.Adam(module.parameters(), lr=rate * ratio, betas=betas, eps=1e-8, fused=True)
+
+
+def lazy_ratio(interval: int) -> float:
+    """Correction for a penalty that adds a step to every `interval` steps (Karras et al. 2020, app. B)."""
+    return interval / (interval + 1)

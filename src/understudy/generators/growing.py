@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.generators import progan, stylegan1
-from understudy.generators.adversarial import GanTrainer, adam
+from understudy.generators.adversarial import GanTrainer, adam, lazy_ratio
 from understudy.generators.gan_losses import (
     between,
     logistic_discriminator_loss,
@@ -160,14 +160,38 @@ class ProGanTrainer(_GrowingTrainer):
 
 
 class StyleGan1Trainer(_GrowingTrainer):
-    """Logistic loss and R1 in every step (Mescheder et al. 2018)."""
+    """Logistic loss and R1 (Mescheder et al. 2018): in the loss of every step, or, with an `r1_interval`, now and
+    then in a step of its own, scaled by the interval (Karras et al. 2020, app. B)."""
 
     config: StyleGan1Training
 
     def _build(self) -> nn.Module:
         return stylegan1.build(self.model, self.config.seed)
 
+    @property
+    def _lazy(self) -> bool:
+        return self.config.r1_interval > 1
+
+    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        config, interval = self.config, self.config.r1_interval if self._lazy else None
+        return adam(self.generator, config.g_lr), adam(self.discriminator, config.d_lr, interval)
+
+    def _set_level(self, level: float) -> None:
+        super()._set_level(level)
+        if self._lazy:
+            self.d_optimiser.param_groups[0]["lr"] *= lazy_ratio(self.config.r1_interval)
+
+    def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
+        if self._lazy and self.steps % self.config.r1_interval == 0:
+            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
+
+    def _r1(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        squared = self._squared_gradient(part["real"])[1]
+        return r1_penalty(squared, self.config.r1_gamma) * self.config.r1_interval, {"r1": squared.mean()}
+
     def _discriminator_loss(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._lazy:
+            return super()._discriminator_loss(part)
         fake = self._scores(self._fixed_fakes(part))
         real, squared = self._squared_gradient(part["real"])
         loss = logistic_discriminator_loss(real, fake)

@@ -200,7 +200,7 @@ class ProGanTraining(GrowingTraining):
 
 
 class StyleGan1Training(GrowingTraining):
-    """StyleGAN 1 (Karras et al. 2019): logistic loss, R1 in every step; the paper's batch is 16 (facts 1.2)."""
+    """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the paper's batch is 16 (facts 1.2)."""
 
     kind: Literal["stylegan1"] = Field(default="stylegan1", description="what is trained")
     batch: int = Field(default=16, ge=2, description="images per step, where `batches` says nothing else")
@@ -213,7 +213,10 @@ class StyleGan1Training(GrowingTraining):
         description="learning rate of both by active resolution, in place of g_lr and d_lr",
     )
     mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
-    r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1, in every step")
+    r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1")
+    r1_interval: int = Field(
+        default=1, ge=1, description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)"
+    )
     ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the averaged generator")
 
 

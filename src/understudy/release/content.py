@@ -161,10 +161,10 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
 
 
 def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, Pixels, Pixels, dict[str, Any]]]:
-    rows_of = slices.index.to_dict(orient="records")
     for rows, images, labels in slices.blocks():
-        for row, image, label in zip(rows.tolist(), images, labels, strict=True):
-            yield str(rows_of[row]["id"]), image, table[label], rows_of[row]
+        said = slices.index.iloc[rows].to_dict(orient="records")
+        for row, image, label in zip(said, images, labels, strict=True):
+            yield str(row["id"]), image, table[label], row
 
 
 def _png(pixels: Pixels) -> bytes:

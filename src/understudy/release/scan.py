@@ -84,7 +84,8 @@ def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]
     findings: list[str] = []
     ordered = sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)
     long = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
-    findings += [f"a file's name holds {_masked(m)}" for m in _hits(long, "\n".join(files))]
+    in_names = {m for name in files for m in _hits(long, name)}
+    findings += [f"a file's name holds {_masked(m)}" for m in sorted(in_names)]
     for name in files:
         path = package / name
         for place, text in _texts(path):

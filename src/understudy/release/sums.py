@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_file, write_text
+from understudy.files import atomic_path, sha256_file
 
 SUMS = "SHA256SUMS"
 
@@ -35,8 +35,9 @@ def names_below(folder: Path) -> list[str]:
 
 def write_sums(folder: Path) -> str:
     """Writes the hash of every file, as `sha256sum -c` reads it; returns the package's root hash."""
-    lines = [f"{sha256_file(folder / n)}  {n}\n" for n in names_below(folder) if n != SUMS]
-    write_text(folder / SUMS, "".join(lines))
+    names = names_below(folder)
+    with atomic_path(folder / SUMS) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n != SUMS)
     return sha256_file(folder / SUMS)
 
 
@@ -49,24 +50,30 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
     path = folder / SUMS
     if not path.is_file():
         raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")
-    said: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        match = re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", line)
-        parts = match[2].split("/") if match else []
-        if match is None or "" in parts or ".." in parts or match[2] in said or "\\" in match[2]:
-            raise UnderstudyError(f"line {number} cannot be read", where=path, fix="get the package again")
-        said[match[2]] = match[1]
-    problems = []
-    there = names_below(folder)
-    for name in there:
+    said = _said(path)
+    listed, problems = len(said), []
+    for name in names_below(folder):
+        wanted = said.pop(name, None)
+        place = folder / name
         if name == SUMS:
             continue
-        place = folder / name
         if place.is_symlink() or not place.is_file():
             problems.append(f"{name} is a link or no plain file")
-        elif name not in said:
+        elif wanted is None:
             problems.append(f"{name} does not belong to the package")
-        elif sha256_file(place) != said[name]:
+        elif sha256_file(place) != wanted.hex():
             problems.append(f"{name} was changed")
-    problems += [f"{name} is missing" for name in sorted(said.keys() - set(there))]
-    return len(said), problems
+    return listed, problems + [f"{name} is missing" for name in sorted(said)]
+
+
+def _said(path: Path) -> dict[str, bytes]:
+    """Hash (32 bytes) of every file by a list of hashes."""
+    said: dict[str, bytes] = {}
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            match = re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", line.removesuffix("\n"))
+            parts = match[2].split("/") if match else []
+            if match is None or "" in parts or ".." in parts or match[2] in said or "\\" in match[2]:
+                raise UnderstudyError(f"line {number} cannot be read", where=path, fix="get the package again")
+            said[match[2]] = bytes.fromhex(match[1])
+    return said
