@@ -100,7 +100,9 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
             torch.testing.assert_close(trainer._r1({"real": images})[0], expected, rtol=1e-4, atol=1e-7)
         before = [p.detach().clone() for p in trainer.discriminator.parameters()]
         follow_up(inputs, figures)
-        moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+        moved = any(
+            not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True)
+        )
         penalties.append((trainer.steps, float(moved)))
 
     trainer._follow_up = watched  # type: ignore[method-assign]

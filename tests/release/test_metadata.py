@@ -88,7 +88,7 @@ def test_rocrate_validator_finds_nothing_to_complain_about(package: Released) ->
         [command, "-y", "--disable-color", "validate", "-p", "ro-crate-1.1", "--no-paging", str(package.path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if "Name or service not known" in done.stdout + done.stderr:
+    if "URLError" in done.stdout + done.stderr:
         pytest.skip(
             "rocrate-validator fetches the context of RO-Crate 1.1 from https://w3id.org: no network here"
         )

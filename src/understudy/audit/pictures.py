@@ -26,6 +26,7 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 SHOWN = 12  # pairs in the gallery
 NAMES = {"stacked": "all channels together", "centred": "mean training image removed"}
+_HEADROOM = 1.3  # of a histogram, times its highest bar
 _DIFFERENCE = 0.5  # of the channel's range: grey values at which the difference picture is saturated
 
 
@@ -85,6 +86,7 @@ def _histograms(done: Audit) -> Figure:
             )
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
+            ax.set_ylim(0, _HEADROOM * max(counts) / total or 1)  # the label is above the bars
         axes[0, v].set_title(NAMES[view].capitalize(), loc="left", fontsize=10, weight="bold")
         part = f"{100 * done.numbers['rule']['quantile']:g} %"
         axes[-1, v].set_xlabel(

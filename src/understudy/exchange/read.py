@@ -143,11 +143,32 @@ def read_folder(
     writer = SliceWriter(
         out, source.channels, annotation.classes, sizes.geometry.resolution, identity=identity
     )
+    done = _take(source, writer, annotation, sizes, name or root.name, count, progress)
+    if count is not None and done < count:
+        raise UnderstudyError(
+            f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer"
+        )
+    annotation.finish(root)
+    annotation.forget(writer)
+    return writer.close(source="folder", notes=source.notes, annotation=annotation.summary(), **identity)
+
+
+def _take(
+    source: Source,
+    writer: SliceWriter,
+    annotation: Annotation,
+    sizes: Sizes,
+    name: str,
+    count: int | None,
+    progress: bool,
+) -> int:
+    """Writes what is left of the first `count` slices, or of all; returns how many were read, earlier ones included."""
     start = annotation.resume(writer)
-    name = name or root.name
-    total = count or source.count or 0
     left = None if count is None else max(0, count - start)
-    with StopRequest() as stop, track(total, "reading", "slices", start, progress) as meter:
+    with (
+        StopRequest() as stop,
+        track(count or source.count or 0, "reading", "slices", start, progress) as meter,
+    ):
         for block in _blocks(islice(source.slices(start), left)):
             images, labels, distances = _convert(block, annotation, sizes)
             rows = [
@@ -163,13 +184,7 @@ def read_folder(
             meter.advance(len(block))
             if stop.requested:
                 raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
-    if count is not None and start < count:
-        raise UnderstudyError(
-            f"{count:,} slices wanted, the folder has {start:,}", where=root, fix="ask for fewer"
-        )
-    annotation.finish(root)
-    annotation.forget(writer)
-    return writer.close(source="folder", notes=source.notes, annotation=annotation.summary(), **identity)
+    return start
 
 
 def _blocks(slices: Iterator[RawSlice]) -> Iterator[list[RawSlice]]:

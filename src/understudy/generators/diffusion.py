@@ -175,6 +175,7 @@ class Attention(nn.Module):
         self.project = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """-> [N, C, H, W]; the time is not used."""
         n, channels, height, width = x.shape
         rows = self.norm(x).flatten(2).mT  # [N, T, C], T = H W
         rows = F.linear(rows, self.qkv.weight.to(x.dtype), self.qkv.bias.to(x.dtype))

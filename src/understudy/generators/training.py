@@ -215,7 +215,9 @@ class StyleGan1Training(GrowingTraining):
     mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
     r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1")
     r1_interval: int = Field(
-        default=1, ge=1, description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)"
+        default=1,
+        ge=1,
+        description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)",
     )
     ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the averaged generator")
 

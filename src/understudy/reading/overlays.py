@@ -67,29 +67,18 @@ def prepare_overlays(
     building = out.with_name(out.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "images").mkdir(parents=True)
+    names = (first[0], second[0])
     items: list[dict[str, Any]] = []
     entries: dict[str, Any] = {}
     each = -(-count // len(subjects))
-    for subject in rng.permutation(subjects):
-        volume = opened.read(str(subject))
-        pair = [_prediction(folder, str(subject)) for _, folder in (first, second)]
-        picture = _Picture(opened, volume, under, pixels)
-        for z in rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))[:each]:
-            if len(items) == count:
-                break
-            swapped = bool(rng.integers(2))
-            order = pair[::-1] if swapped else pair
-            drawn = [*zip("AB", (picture.with_labels(int(z), p[z]) for p in order), strict=True),
-                     (PLAIN, picture.plain(int(z)))]  # fmt: skip
-            item = secrets.token_hex(8)
-            items.append({"id": item, "panels": save_panels(building, drawn)})
-            names = [first[0], second[0]]
-            entries[item] = {
-                "A": names[swapped],
-                "B": names[not swapped],
-                "subject": str(subject),
-                "z": int(z),
-            }
+    for subject in map(str, rng.permutation(subjects)):
+        pair = [_prediction(folder, subject) for _, folder in (first, second)]
+        picture = _Picture(opened, opened.read(subject), under, pixels)
+        differing = rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))
+        for z in differing[: min(each, count - len(items))].tolist():
+            item, swapped = secrets.token_hex(8), bool(rng.integers(2))
+            items.append({"id": item, "panels": _panels(building, picture, z, pair, swapped)})
+            entries[item] = {"A": names[swapped], "B": names[not swapped], "subject": subject, "z": z}
     if not items:
         shutil.rmtree(building)
         raise UnderstudyError(
@@ -100,7 +89,16 @@ def prepare_overlays(
     about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
              "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS,
              "legend": legend}  # fmt: skip
-    return finish(building, out, key, about, items, {"items": entries, "pair": [first[0], second[0]]})
+    return finish(building, out, key, about, items, {"items": entries, "pair": list(names)})
+
+
+def _panels(
+    building: Path, picture: _Picture, z: int, pair: list[NDArray[np.uint8]], swapped: bool
+) -> list[dict[str, str]]:
+    """Saves slice z with each of two segmentations, in this order or swapped, and without."""
+    order = pair[::-1] if swapped else pair
+    drawn = [(letter, picture.with_labels(z, p[z])) for letter, p in zip("AB", order, strict=True)]
+    return save_panels(building, [*drawn, (PLAIN, picture.plain(z))])
 
 
 def _channel(volumes: VolumeSet, asked: str) -> int:

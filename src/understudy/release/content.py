@@ -164,7 +164,7 @@ def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, Pixels, Pixels
     for rows, images, labels in slices.blocks():
         said = slices.index.iloc[rows].to_dict(orient="records")
         for row, image, label in zip(said, images, labels, strict=True):
-            yield str(row["id"]), image, table[label], row
+            yield str(row["id"]), image, table[label], {str(k): v for k, v in row.items()}
 
 
 def _png(pixels: Pixels) -> bytes:
