@@ -44,8 +44,8 @@ def test_fields_given_stand_above_the_recipe() -> None:
     spec = GeneratorSpec.model_validate(
         {"recipe": "quick", "model": {"kind": "progan", "fmap_max": 32}, "training": {"kimg": 5}}
     )
-    assert (spec.model.fmap_max, spec.model.fmap_base) == (32, 512)
-    assert (spec.training.kimg, spec.training.batch) == (5, 8)
+    assert (spec.model.fmap_max, spec.model.fmap_base) == (32, 1024)
+    assert (spec.training.kimg, spec.training.batch) == (5, 32)
 
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
@@ -89,7 +89,7 @@ def test_a_network_is_judged_at_the_resolution_of_the_slices(kind: str, tmp_path
     """Not at the paper's 256 pixels, which a model stands at as long as nothing else is said."""
     fields, name = NARROW[kind]
     content: dict[str, Any] = {"phantom": {}, "generators": {"a": {"model": {"kind": kind, **fields}}}}
-    fits, fails = (32, 512) if kind != "diffusion" else (64, 16)
+    fits, fails = (32, 1024) if kind != "diffusion" else (64, 16)
     assert Study.model_validate({**content, "slices": {"resolution": fits}})
     path = tmp_path / "study.yaml"
     path.write_text(json.dumps({**content, "slices": {"resolution": fails}}))
