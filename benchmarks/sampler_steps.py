@@ -51,7 +51,7 @@ from understudy.slices import LabelClass, SliceSet
 
 Floats = NDArray[np.float64]
 STEPS: dict[Literal["dpm++", "ddim", "ancestral"], tuple[int | None, ...]] = {
-    "dpm++": (8, 12, 20, 30, 50),
+    "dpm++": (8, 12, 20, 30, 50, 80),
     "ddim": (10, 20, 50, 100),
     "ancestral": (50, 250, None),
 }

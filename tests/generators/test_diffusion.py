@@ -243,7 +243,7 @@ def test_default_sampler_and_truncation() -> None:
     network.config.process()
     with pytest.raises(UnderstudyError, match="no truncation"):
         network.sample(1, 0, psi=0.7)
-    with pytest.raises(UnderstudyError, match="30 sampling steps"):
+    with pytest.raises(UnderstudyError, match="50 sampling steps"):
         network.sample(1, 0)
     assert network.sample(1, 0, sampler=SamplerConfig(steps=2)).shape == (1, 1, 16, 16)
 

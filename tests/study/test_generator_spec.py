@@ -44,8 +44,8 @@ def test_fields_given_stand_above_the_recipe() -> None:
     spec = GeneratorSpec.model_validate(
         {"recipe": "quick", "model": {"kind": "progan", "fmap_max": 32}, "training": {"kimg": 5}}
     )
-    assert (spec.model.fmap_max, spec.model.fmap_base) == (32, 1024)
-    assert (spec.training.kimg, spec.training.batch) == (5, 32)
+    assert (spec.model.fmap_max, spec.model.fmap_base) == (32, 512)
+    assert (spec.training.kimg, spec.training.batch) == (5, 8)
 
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:

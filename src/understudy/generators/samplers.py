@@ -34,7 +34,7 @@ class SamplerConfig(BaseModel):
 
     kind: Literal["ancestral", "ddim", "dpm++"] = Field(default="dpm++", description="the sampler")
     steps: int | None = Field(
-        default=30, ge=2, description="evaluations of the network per sample, at most; None: all steps"
+        default=50, ge=2, description="evaluations of the network per sample, at most; None: all steps"
     )
     spacing: Spacing | None = Field(
         default=None,
