@@ -88,7 +88,7 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
         slices, "stylegan1", start_resolution=8, stabilise_kimg=0.064, fade_kimg=0.064, batches={8: 16, 16: 8},
         d_lr=0.005, rates={16: 0.01}, r1_gamma=3.0, r1_interval=4,
     )  # fmt: skip
-    penalties: list[tuple[int, float]] = []
+    penalties: list[tuple[int, bool]] = []
     follow_up = trainer._follow_up
 
     def watched(inputs: Any, figures: Any) -> None:
@@ -103,7 +103,7 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
         moved = any(
             not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True)
         )
-        penalties.append((trainer.steps, float(moved)))
+        penalties.append((trainer.steps, moved))
 
     trainer._follow_up = watched  # type: ignore[method-assign]
     while trainer.images < 256:
