@@ -97,7 +97,7 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
         (gradient,) = torch.autograd.grad(scores.sum(), images)
         expected = 1.5 * 4 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4 ** math.floor(trainer.level)
         if trainer.steps % 4 == 0:
-            torch.testing.assert_close(trainer._r1({"real": images})[0], expected, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(trainer._r1({"real": images}, 12.0)[0], expected, rtol=1e-4, atol=1e-7)
         before = [p.detach().clone() for p in trainer.discriminator.parameters()]
         follow_up(inputs, figures)
         moved = any(

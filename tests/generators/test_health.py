@@ -56,6 +56,10 @@ def test_real_slices_are_as_diverse_as_real_slices(slices: SliceSet) -> None:
         (lines(*[0.8] * 60, 0.01, 0.01, 0.01), []),  # not for a tenth of the training yet
         (lines(*[0.8] * 60, *[0.01] * 7), ["collapsed"]),
         (lines(0.8, 0.8, 0.8, annotated=0.0), ["empty annotation"]),
+        (lines(0.8, 0.8, 0.8, annotated=0.09), ["rare annotation"]),  # real slices: 0.4
+        (lines(0.8, 0.8, 0.8, annotated=0.11), []),
+        (lines(0.8, 0.8, annotated=0.0) + lines(0.8, annotated=0.25), ["rare annotation"]),
+        (lines(0.8, 0.8, annotated=0.0) + lines(0.8, annotated=0.35), []),
         (lines(0.0, None, 0.0, None, 0.0), ["collapsed"]),  # lines without samples do not count
     ],
 )

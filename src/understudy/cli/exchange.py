@@ -104,7 +104,9 @@ def read(
 
 CohortOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of real patients, instead of --study; the rest as in --preset."),
+    typer.Option(
+        help="Folder of real patients named as in BraTS (others: --study); the rest as in --preset."
+    ),
 ]
 
 

@@ -181,7 +181,7 @@ def _recognise(root: Path, files: list[str]) -> str:
     raise UnderstudyError(
         f"the file names are not those of BraTS (found for example {', '.join(files[:3])})",
         where=root,
-        fix=f"describe them, for example: {_EXAMPLE}",
+        fix=f"describe them under `cohort:` in a study file, for example: {_EXAMPLE}",
     )
 
 
@@ -288,7 +288,7 @@ def _refuse_absent_from_all(
         raise UnderstudyError(
             f"none of the {len(found)} patients has {', '.join(absent)} (names as in {layout})",
             where=root,
-            fix=f"if these are not BraTS folders, describe the files: {_EXAMPLE}",
+            fix=f"if these are not BraTS folders, describe the files under `cohort:` in a study file: {_EXAMPLE}",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,6 +158,20 @@ class GanTrainer(Trainer):
         value = logistic_discriminator_loss(real, fake)
         return value, {"loss_d": value, "real_sign": real.detach().sign().mean()}
 
+    def _squared_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of images as they are seen, and the squared norm of the gradient by them."""
+        return squared_gradient(self._scores, images, self.dtype)
+
+    def _lazy_r1(self, inputs: dict[str, Any], gamma: float, interval: int) -> None:
+        """R1 in a step of its own every `interval` steps, scaled by the interval (Karras et al. 2020, app. B)."""
+        if gamma and self.steps % interval == 0:
+            loss = partial(self._r1, weight=gamma * interval)
+            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, loss)
+
+    def _r1(self, part: dict[str, Any], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        squared = self._squared_gradient(part["real"])[1]
+        return r1_penalty(squared, weight), {"r1": squared.mean()}
+
     @torch.no_grad()
     def _fixed_fakes(self, part: dict[str, Any]) -> Tensor:
         return self._fakes(part, track=True)
@@ -217,13 +232,7 @@ class _LazyTrainer(GanTrainer):
         return adam(self.generator, config.g_lr), adam(self.discriminator, config.d_lr, config.r1_interval)
 
     def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
-        if self.gamma and self.steps % self.config.r1_interval == 0:
-            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
-
-    def _r1(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """R1 at the images as the discriminator sees them."""
-        squared = squared_gradient(self._scores, part["real"], self.dtype)[1]
-        return r1_penalty(squared, self.gamma) * self.config.r1_interval, {"r1": squared.mean()}
+        self._lazy_r1(inputs, self.gamma, self.config.r1_interval)
 
     def _average_beta(self) -> float:
         config = self.config

@@ -182,12 +182,8 @@ class StyleGan1Trainer(_GrowingTrainer):
             self.d_optimiser.param_groups[0]["lr"] *= lazy_ratio(self.config.r1_interval)
 
     def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
-        if self._lazy and self.steps % self.config.r1_interval == 0:
-            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, self._r1)
-
-    def _r1(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        squared = self._squared_gradient(part["real"])[1]
-        return r1_penalty(squared, self.config.r1_gamma) * self.config.r1_interval, {"r1": squared.mean()}
+        if self._lazy:
+            self._lazy_r1(inputs, self.config.r1_gamma, self.config.r1_interval)
 
     def _discriminator_loss(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         if self._lazy:

@@ -20,6 +20,7 @@ from understudy.generators.joint import Annotation, decode, encode
 from understudy.slices import LabelClass, SliceSet
 
 ALIKE = 0.1  # diversity, relative to real slices, below which samples count as all alike
+RARE = 0.25  # part of samples with an annotation, relative to real slices, below which they count as too few
 LINES, PART = 3, 0.1  # a fault lasts if at least so many lines and this last part of the training have it
 _MOST_REAL = 512  # slices that the reference is taken from
 
@@ -68,7 +69,8 @@ def vital_signs(
 
 def faults(lines: Sequence[Mapping[str, Any]], real: Reference) -> list[str]:
     """What has been wrong throughout the last tenth of a history, and for three lines or more: "collapsed" (samples
-    all alike), "empty annotation" (no sample has any, though real slices do)."""
+    all alike), "empty annotation" (no sample has any, though real slices do), "rare annotation" (on the average over
+    these lines, less than a quarter as many samples have any as real slices do)."""
     measured = [line for line in lines if line.get("diversity") is not None]
     if not measured:
         return []
@@ -80,8 +82,9 @@ def faults(lines: Sequence[Mapping[str, Any]], real: Reference) -> list[str]:
     found = []
     if all(line["diversity"] < ALIKE for line in last):
         found.append("collapsed")
-    if real.annotated > 0 and all(line["annotated"] == 0 for line in last):
-        found.append("empty annotation")
+    shares = [line["annotated"] for line in last]
+    if sum(shares) / len(shares) < RARE * real.annotated:  # never, if real slices have none
+        found.append("rare annotation" if any(shares) else "empty annotation")
     return found
 
 

@@ -9,6 +9,7 @@ from understudy.report.data import ReportData, count, number, percent
 WORDS = {
     "collapsed": "its samples are all alike",
     "empty annotation": "its samples have no annotation, though real slices do",
+    "rare annotation": "less than a quarter as many of its samples have an annotation as real slices do",
 }
 
 
