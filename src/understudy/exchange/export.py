@@ -76,12 +76,7 @@ def export_nnunet(
     Raises:
         UnderstudyError: the folder is not empty, too few patients, sets that do not fit together, disk full.
     """
-    if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UnderstudyError(
-            f"nnU-Net cannot call a data set Dataset{number:03d}_{name}",
-            fix="use a number from 1 to 999 and letters, digits, - and _",
-        )
-    title = f"Dataset{number:03d}_{name}"
+    title = _title(number, name)
     index = slices.index
     is_test = (index["split"] == "test").to_numpy() if "split" in index else np.zeros(len(index), bool)
     training = np.flatnonzero(~is_test)
@@ -116,6 +111,15 @@ def export_nnunet(
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
     write_json(raw / "dataset.json", _dataset(slices, len(training) + len(added), name))
     return raw
+
+
+def _title(number: int, name: str) -> str:
+    if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UnderstudyError(
+            f"nnU-Net cannot call a data set Dataset{number:03d}_{name}",
+            fix="use a number from 1 to 999 and letters, digits, - and _",
+        )
+    return f"Dataset{number:03d}_{name}"
 
 
 def _dataset(slices: SliceSet, count: int, name: str) -> dict[str, Any]:
