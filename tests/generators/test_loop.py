@@ -108,7 +108,7 @@ def test_divergence_ends_the_training_with_advice(
 
 
 def test_a_collapsed_generator_is_marked_and_not_stopped(
-    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer: Any = kind_called("stylegan2").trainer
     monkeypatch.setattr(trainer, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
@@ -120,6 +120,21 @@ def test_a_collapsed_generator_is_marked_and_not_stopped(
     lines = history(folder)
     assert "health" not in lines[1]
     assert lines[2]["health"] == "collapsed, empty annotation"
+    told = [r for r in caplog.records if "is broken" in r.getMessage()]
+    assert len(told) == 1
+
+
+def test_nobody_is_warned_in_the_first_tenth_of_a_training(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = kind_called("stylegan2").trainer
+    monkeypatch.setattr(trainer, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
+    model, config = small("stylegan2", tick_kimg=0.008, kimg=0.39)
+    folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
+    assert next(line["kimg"] for line in history(folder) if "health" in line) == pytest.approx(0.024)
+    (told,) = [r.args for r in caplog.records if "is broken" in r.getMessage()]
+    assert isinstance(told, tuple)
+    assert told[0] == pytest.approx(0.04)
 
 
 def test_max_minutes_ends_the_training(slices: SliceSet, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_json
 from understudy.generators.devices import resolve_device
-from understudy.generators.health import check_divergence, faults, reference, summary, vital_signs
+from understudy.generators.health import PART, check_divergence, faults, reference, summary, vital_signs
 from understudy.generators.joint import annotation_channels, decode
 from understudy.generators.runs import CONFIG, is_finished, save_model, snapshot_folder
 from understudy.generators.shares import Workers
@@ -152,7 +152,7 @@ class _Run:
         self.lines = History.read(self.history.path)
         self.real = reference(trainer.slices, trainer.rows, trainer.config.annotation)
         self.board = Board(folder, trainer.config.tensorboard and self.writes, trainer.images)
-        self.faults = faults(self.lines, self.real)
+        self.told: list[str] = []  # faults last warned of
         self._last_line = trainer.seconds, trainer.images
 
     @property
@@ -182,15 +182,21 @@ class _Run:
         line = {"kimg": self.kimg, "seconds": round(trainer.seconds, 2), "images_per_second": round(rate, 2),
                 "memory_mb": round(memory_mb(trainer.device), 1), **figures}  # fmt: skip
         present = faults([*self.lines, line], self.real)
-        if present and present != self.faults:
-            log.warning("at %.1f kimg the generator is broken: %s", self.kimg, ", ".join(present))
-        self.faults = present
+        self._tell(present)
         line |= {"health": ", ".join(present)} if present else {}
         self.lines.append(line)
         if self.writes:
             self.history.append(**line)
             self.board.scalars(line | {"seconds_per_kimg": 1000 / max(rate, 1e-9)}, trainer.images)
         return line
+
+    def _tell(self, present: list[str]) -> None:
+        """Warns of faults that are new; not in the first tenth of the training, where nothing has formed yet."""
+        if self.kimg < PART * self.trainer.config.kimg:
+            return
+        if present and present != self.told:
+            log.warning("at %.1f kimg the generator is broken: %s", self.kimg, ", ".join(present))
+        self.told = present
 
     def snapshot(self) -> None:
         """samples-<kimg>.png: the same latents each time."""
