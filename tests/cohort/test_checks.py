@@ -86,6 +86,13 @@ def test_a_clean_cohort_has_no_problems(folder):
         ("t1", lambda p: rewrite(p, lambda v: v * 0 + 5), "T1w is constant .all 5", "error"),
         ("t1", lambda p: rewrite(p, lambda v: (v - v.mean()) / v.std()), "T1w is negative in", "error"),
         ("t1", lambda p: rewrite(p, put(-3)), "slightly negative", "warning"),
+        (
+            "t1",
+            lambda p: rewrite(p, lambda v: np.maximum(v, v.max() * 0.3)),
+            "not dark in the corn",
+            "warning",
+        ),
+        ("t1", lambda p: rewrite(p, lambda v: np.maximum(v, v.max() * 0.05)), "", ""),
         ("t1", lambda p: nib.save(nib.load(p), p.with_name("A_t1.nii")), "2 files match T1w", "error"),
         (
             "t1ce",
