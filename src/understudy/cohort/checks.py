@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.cohort.background import grey_background
 from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.errors import UnderstudyError
 from understudy.nifti import VolumeHeader, in_order, read_header, read_voxels, slices_of
@@ -24,8 +25,6 @@ Severity = Literal["error", "warning"]
 # Interpolation undershoots a little below zero; a z-scored volume is negative for about half of its tissue.
 _TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
 _TOLERATED_UNDERSHOOT = 0.05  # of the maximum
-_TOLERATED_BACKGROUND = 0.1  # of the maximum
-_CORNER = 3  # voxels along an edge
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _inspect(patient: Patient, cohort: Cohort) -> _Inspected:
         if name == LABELS:
             problems += _judge_labels(patient, files[name], voxels, cohort.classes)
         else:
-            judged = _judge_image(patient, files[name], name, voxels)
+            judged = _judge_image(patient, files[name], name, slices_of(voxels, header))
             problems += judged
             if any(problem.severity == "error" for problem in judged):
                 continue  # two empty volumes are not copies of one patient
@@ -240,7 +239,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _judge_image(patient: Patient, path: Path, name: str, voxels: NDArray[Any]) -> list[Problem]:
-    """NaN, infinite, empty, constant and negative volumes, and those whose background is not 0."""
+    """NaN, infinite, empty, constant and negative volumes [Z, H, W], and those whose background is not dark."""
 
     def problem(what: str, fix: str, severity: Severity = "error") -> list[Problem]:
         return [Problem(patient.id, path, f"{name} {what}", fix, severity)]
@@ -264,20 +263,14 @@ def _judge_image(patient: Patient, path: Path, name: str, voxels: NDArray[Any]) 
             "nothing, if this comes from interpolation: these voxels become 0",
             "warning",
         )
-    if (background := _background(voxels)) > _TOLERATED_BACKGROUND * high:
+    if background := grey_background(voxels):
         return problem(
             f"is not dark in the corners of its slices (median {background:g}, maximum {high:g})",
-            "subtract it if it is background: where only few patients have it, a generator learns it, and the audit"
-            " takes its slices for theirs. Nothing, if the volume is cropped to tissue",
+            "`slices: {background: subtract}` if this is background: where only few patients have it, a generator"
+            " learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to tissue",
             "warning",
         )
     return []
-
-
-def _background(voxels: NDArray[Any]) -> float:
-    """Median of the volume [X, Y, slices] in the four corners of its slices."""
-    ends = (slice(None, _CORNER), slice(-_CORNER, None))
-    return float(np.median(np.concatenate([voxels[x, y].ravel() for x in ends for y in ends])))
 
 
 def _judge_labels(

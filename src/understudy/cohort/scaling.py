@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from understudy.cohort.background import without_background
 from understudy.errors import UnderstudyError
 from understudy.volumes import SliceGeometry
 
@@ -33,6 +34,13 @@ class SliceConfig(BaseModel):
     scaling: Literal["max", "robust"] = Field(
         default="max",
         description="what becomes 255: the volume's maximum (the paper), or a percentile of its non-zero voxels",
+    )
+    background: Literal["keep", "subtract"] = Field(
+        default="keep",
+        # Left out of what identifies a study's slices, so that those of before the field came stay valid.
+        exclude_if=lambda value: bool(value == "keep"),
+        description="where the corners of a volume's slices are not dark (`understudy check` tells): keep that as it is"
+        " (the paper), or subtract it from the volume first",
     )
     percentile: float = Field(
         default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent"
@@ -79,7 +87,10 @@ def slice_images(
     """
 
     def bright(channel: str) -> _Bright:
-        return _Bright.of(read(channel), files[channel], config)
+        volume = read(channel)
+        if config.background == "subtract":
+            volume = without_background(volume)
+        return _Bright.of(volume, files[channel], config)
 
     # The rule first: of a training patient only the kept slices are worth scaling.
     rule = bright(config.rule_channel)
