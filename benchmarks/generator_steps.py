@@ -224,7 +224,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--latent", type=int, default=512, help="size of z and w (golden files: 64)")
+    parser.add_argument(
+        "--latent", type=int, help="size of z and w (default: 64 as in the golden files, --larger 512)"
+    )
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks per resolution, diffusion")
     parser.add_argument("--only", default="", help="cases whose name contains this, e.g. 'StyleGAN 3'")
     return parser.parse_args()
@@ -232,8 +234,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    cases = larger_cases(options.latent) if options.larger else tiny_cases(options.latent, options.blocks)
-    print(f"torch {torch.__version__}, {options.threads} threads, latent {options.latent}, medians of"
+    latent = options.latent or (512 if options.larger else 64)
+    cases = larger_cases(latent) if options.larger else tiny_cases(latent, options.blocks)
+    print(f"torch {torch.__version__}, {options.threads} threads, latent {latent}, medians of"
           f" {options.rounds} rounds of {STEPS} steps" + ("" if options.larger else
           f"; batch 8, diffusion with {options.blocks} blocks per resolution") + "\n")  # fmt: skip
     columns = header(options.larger)

@@ -1,7 +1,7 @@
 """StyleGAN 2's training step: ours against the official structure, and what each of its levers brings.
 
-    python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5] [--latent 512]
-    python benchmarks/stylegan2_step.py --threads 2 --rounds 3 --base 2048 --most 128 --batch 16 --levers
+    python benchmarks/stylegan2_step.py [--threads 1] [--rounds 5] [--latent 64]
+    python benchmarks/stylegan2_step.py --threads 2 --rounds 3 --base 2048 --most 128 --latent 512 --batch 16 --levers
 
 Prints a Markdown table. Variants of one training step (the paper's objective: R1 every 16 steps, path length every 4,
 style mixing, average; float32 where nothing else is said):
@@ -149,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--latent", type=int, default=512, help="size of z and w (golden files: 64)")
+    parser.add_argument("--latent", type=int, default=64, help="size of z and w (64: as in the golden files)")
     parser.add_argument("--edge", type=int, default=32, help="pixels along an edge of the images")
     parser.add_argument("--base", type=int, default=512, help="channel_base")
     parser.add_argument("--most", type=int, default=32, help="channel_max")

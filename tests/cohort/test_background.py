@@ -1,4 +1,4 @@
-"""A grey background is found in the corners of the slices, and subtracted without a wrap-around."""
+"""A grey background is found in the corners of the slices, and set to 0, nothing else."""
 
 from __future__ import annotations
 
@@ -27,8 +27,23 @@ def test_the_level_is_that_of_the_corners(level: int, dtype: str) -> None:
     slices = volume(level, dtype)
     found = grey_background(slices)
     assert found == (level if level > 20 else 0)
-    left = without_background(slices).astype(float)
-    np.testing.assert_array_equal(left, np.clip(slices.astype(float) - found, 0, None))
+    expected = slices.copy()
+    if found and 200 - level > 20:  # else tissue is like the background
+        expected[slices == level] = 0
+        np.testing.assert_array_equal(without_background(slices), expected)
+
+
+def test_tissue_like_the_background_stays_where_it_is_enclosed() -> None:
+    rng = np.random.default_rng(0)
+    slices = volume(100)
+    slices += rng.normal(0, 3, slices.shape).astype("f4")
+    slices[:, 7:9, 7:9] = 100  # as air, but in the head
+    slices[:, 9:11, 7:9] = 40  # darker than air: it must not be lost, as it would be by subtracting
+    slices[:, 1, 2] = 150  # a speck
+    cleared = without_background(slices)
+    head = np.zeros(slices.shape, bool)
+    head[:, 4:12, 4:12] = True
+    np.testing.assert_array_equal(cleared, np.where(head, slices, 0))
 
 
 def test_a_dark_volume_is_not_touched() -> None:
@@ -38,7 +53,7 @@ def test_a_dark_volume_is_not_touched() -> None:
     assert without_background(nothing) is nothing
 
 
-@pytest.mark.parametrize("background", ["keep", "subtract"])
+@pytest.mark.parametrize("background", ["keep", "zero"])
 def test_slices_with_and_without_it(background: str, tmp_path: object) -> None:
     config = SliceConfig.model_validate(
         {"resolution": 16, "background": background, "rule_intensity": 50, "rule_fraction": 0.3}
@@ -46,7 +61,7 @@ def test_slices_with_and_without_it(background: str, tmp_path: object) -> None:
     stored = {"T1w": volume(100, "u1"), "FLAIR": volume(0, "u1")}
     files = dict.fromkeys(stored, tmp_path)
     images, kept = slice_images(stored.__getitem__, files, SliceGeometry.fit(16, 16, 16), config)  # type: ignore[arg-type]
-    assert images[0, 0, 0, 0] == (0 if background == "subtract" else 128)  # 100 / 200 * 255 = 127.5
+    assert images[0, 0, 0, 0] == (0 if background == "zero" else 128)  # 100 / 200 * 255 = 127.5
     assert images[:, 0].max() == 255
     assert (images[:, 1] == np.where(stored["FLAIR"] > 0, 255, 0)).all()
     assert kept.all() == (
@@ -56,4 +71,4 @@ def test_slices_with_and_without_it(background: str, tmp_path: object) -> None:
 
 def test_what_is_kept_does_not_change_a_study() -> None:
     assert "background" not in SliceConfig().model_dump()
-    assert SliceConfig(background="subtract").model_dump()["background"] == "subtract"
+    assert SliceConfig(background="zero").model_dump()["background"] == "zero"

@@ -35,12 +35,12 @@ class SliceConfig(BaseModel):
         default="max",
         description="what becomes 255: the volume's maximum (the paper), or a percentile of its non-zero voxels",
     )
-    background: Literal["keep", "subtract"] = Field(
+    background: Literal["keep", "zero"] = Field(
         default="keep",
         # Left out of what identifies a study's slices, so that those of before the field came stay valid.
         exclude_if=lambda value: bool(value == "keep"),
         description="where the corners of a volume's slices are not dark (`understudy check` tells): keep that as it is"
-        " (the paper), or subtract it from the volume first",
+        " (the paper), or set it to 0",
     )
     percentile: float = Field(
         default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent"
@@ -88,7 +88,7 @@ def slice_images(
 
     def bright(channel: str) -> _Bright:
         volume = read(channel)
-        if config.background == "subtract":
+        if config.background == "zero":
             volume = without_background(volume)
         return _Bright.of(volume, files[channel], config)
 
