@@ -20,7 +20,7 @@ from understudy.errors import UnderstudyError
 from understudy.generators.gaussian import GaussianProcess, NoiseSchedule, Prediction, noise_schedule
 from understudy.generators.group_norm import GroupNorm
 from understudy.generators.networks import NetworkConfig, fresh
-from understudy.generators.samplers import SamplerConfig, sample
+from understudy.generators.samplers import SamplerConfig, default_sampler, sample
 
 Module = TypeVar("Module", bound=nn.Module)
 # Width of each resolution, in units of `model_channels`. Official from 64 on, at 32 as in Nichol & Dhariwal 2021.
@@ -301,7 +301,7 @@ class UNet(nn.Module):
         """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, see `samplers.sample`.
 
         Args:
-            psi: 1; there is no truncation. sampler: None for the default `SamplerConfig`. dtype: of the activations.
+            psi: 1; there is no truncation. sampler: None for `default_sampler`. dtype: of the activations.
 
         Raises:
             UnderstudyError: another psi, or steps that the model does not have.
@@ -311,7 +311,7 @@ class UNet(nn.Module):
         config, training = self.config, self.training
         shape = (config.channels, config.resolution, config.resolution)
         process, device = config.process(), self.out.weight.device
-        sampler = SamplerConfig() if sampler is None else sampler
+        sampler = default_sampler(config.steps) if sampler is None else sampler
         self.eval()  # no dropout
         try:
             return sample(lambda x, t: self(x, t, dtype), process, sampler, shape, count, seed, start, device)

@@ -49,6 +49,12 @@ class SamplerConfig(BaseModel):
     )
 
 
+def default_sampler(total: int) -> SamplerConfig:
+    """The sampler of a model of `total` steps where nobody chose one: of no more steps than there are."""
+    sampler = SamplerConfig()
+    return sampler.model_copy(update={"steps": min(sampler.steps or total, total)})
+
+
 def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
     """A sampler from what a user typed: kind and steps (0 for all), None for what was left out; None for nothing.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from understudy.generators import models
-from understudy.generators.samplers import SamplerConfig
+from understudy.generators.samplers import SamplerConfig, default_sampler
 from understudy.study.measured import cost_key, counted
 
 _COUNTED = 4  # images in a counted pass: one group of the minibatch deviation
@@ -82,7 +82,7 @@ def sampling_work(config: Any, sampler: SamplerConfig | None) -> float:
     """Operations of one sample."""
     steps = 1
     if config.kind == "diffusion":
-        steps = (sampler or SamplerConfig()).steps or config.steps
+        steps = (sampler or default_sampler(config.steps)).steps or config.steps
     return float(steps * generator_cost(config).forward)
 
 
