@@ -266,8 +266,9 @@ def _judge_image(patient: Patient, path: Path, name: str, voxels: NDArray[Any]) 
     if background := grey_background(voxels):
         return problem(
             f"is not dark in the corners of its slices (median {background:g}, maximum {high:g})",
-            "`slices: {background: zero}` if this is background: where only few patients have it, a generator"
-            " learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to tissue",
+            "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a"
+            " generator learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to"
+            " tissue",
             "warning",
         )
     return []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,11 @@ from understudy.study.jobs import Context, StageFunction
 from understudy.study.plugin_stage import train_plugged
 from understudy.study.quality_stage import quality
 from understudy.study.report_stage import overview, report
+
+if TYPE_CHECKING:
+    from understudy.cohort.checks import Problem
+
+log = logging.getLogger(__name__)
 
 SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
 
@@ -49,6 +56,7 @@ def prepare(context: Context) -> dict[str, Any]:
     listed = [{**asdict(p), "file": _relative(p.file, cohort.path)} for p in problems]
     write_json(context.folder / "problems.json", listed)
     cohort = accept(cohort, problems, config.skip_bad_patients)
+    _warn(problems, context.folder / "problems.json")
     split = split_patients(
         cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]})
     )
@@ -65,6 +73,14 @@ def prepare(context: Context) -> dict[str, Any]:
         "volumes_sha256": sha256_file(context.folder / "volumes" / "volumes.json"),
         "problems": len(listed),
     }
+
+
+def _warn(problems: Sequence[Problem], listed: Path) -> None:
+    """Says what is doubtful about the cohort before hours are spent on it; listed: file of all of it."""
+    if warnings := [p for p in problems if p.severity == "warning"]:
+        first, more = warnings[0], len(warnings) - 1
+        rest = f" ({more} more in {listed})" if more else ""
+        log.warning("patient %s: %s; what to do: %s%s", first.patient, first.problem, first.fix, rest)
 
 
 def generator(context: Context) -> dict[str, Any]:
