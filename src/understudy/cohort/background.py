@@ -17,10 +17,8 @@ from scipy import ndimage
 
 TOLERATED = 0.1  # of the maximum: noise, and the tail of an interpolation
 _CORNER = 3  # voxels along an edge
-_NOISE = 0.02  # of the maximum, and ...
-_DEVIATIONS = (
-    5  # ... this many median absolute deviations of the corners: as far from the level, background may be
-)
+# As far from its level may background be: a part of the maximum, and median absolute deviations of the corners.
+_NOISE, _DEVIATIONS = 0.02, 5
 
 
 def grey_background(slices: NDArray[Any]) -> float:
