@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.exchange.recognise import natural
+from understudy.folders import natural
 
 NAMES = st.text(alphabet="ab019/_\u0661\u00b2", max_size=12)
 

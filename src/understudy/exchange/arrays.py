@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import to_8_bit, to_grey
-from understudy.exchange.recognise import natural
 from understudy.exchange.sources import RawSlice
 from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+from understudy.folders import natural
 
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "samples", "arr_0", "data", "x")
 _LABEL_WORDS = (*ALIASES[LABELS], "y")

@@ -17,9 +17,9 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.pixels import read_png
 from understudy.exchange.read import read_folder
-from understudy.exchange.recognise import files_below
 from understudy.exchange.spec import ALIASES, FolderSpec
 from understudy.files import sha256_json
+from understudy.folders import files_below
 from understudy.slices import BACKGROUND, SHARD, SliceSet, SliceWriter
 
 _IMAGES, _ARRAYS = (".png",), (".npz", ".npy")

@@ -18,12 +18,13 @@ from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
 from understudy.exchange.fingerprint import folder_mark
-from understudy.exchange.recognise import files_below, recognise
+from understudy.exchange.recognise import recognise
 from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.target import Annotation, Sizes, Target
 from understudy.exchange.webdataset import TarSource
 from understudy.files import sha256_json
+from understudy.folders import files_below
 from understudy.progress import track
 from understudy.slices import SHARD, SliceSet, SliceWriter
 

@@ -6,7 +6,6 @@ Recognised are names as in the paper's code: `T1/seed0007_T1.png`, `flair/image_
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+from understudy.folders import natural
 
 _SHOWN = 5  # names of files in a message
 
@@ -41,39 +41,6 @@ class Recognised:
     channels: tuple[str, ...]
     annotation: tuple[str, ...]
     surplus: list[str]
-
-
-def files_below(root: Path, endings: Sequence[str]) -> list[str]:
-    """Relative POSIX paths of all files below `root` with one of the endings, hidden ones apart, sorted.
-
-    Raises:
-        UnderstudyError: no such folder.
-    """
-    if not root.is_dir():
-        what = "this is a file, not a folder" if root.exists() else "the folder does not exist"
-        raise UnderstudyError(what, where=root, fix="give the folder that holds the images")
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(folder).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        lowered = tuple(endings)
-        found += [f"{prefix}{n}" for n in names if n.lower().endswith(lowered) and not n.startswith(".")]
-    return sorted(found, key=natural)
-
-
-def natural(name: str) -> str:
-    """Sort key by which "image_10" comes after "image_9".
-
-    One string, a number in it led by its length: the keys of all files are held while they are sorted, and lists of
-    their parts take ten times the memory of the names.
-    """
-
-    def key(digits: re.Match[str]) -> str:
-        value = str(int(digits[0]))
-        return f"\0{chr(len(value))}{value}{digits[0]}\0"
-
-    return re.sub(r"\d+", key, name)
 
 
 def recognise(root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> Recognised:
