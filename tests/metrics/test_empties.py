@@ -72,6 +72,20 @@ def test_misses_and_false_alarms_are_counted_under_every_policy(
     np.testing.assert_allclose(scored["volume_error"], [NAN, NAN, -1, 0.2])
 
 
+@pytest.mark.parametrize("policy", list(EmptyPolicy))
+def test_a_class_is_missed_unless_a_voxel_of_it_is_found(policy: EmptyPolicy) -> None:
+    """Stray voxels elsewhere find nothing; rows written before say so too, since `tp` tells it."""
+    truth, stray, touching = (np.zeros((4, 8, 8), np.uint8) for _ in range(3))
+    truth[1, 2:4, 2:4] = 1
+    stray[3, 7, 7] = 1
+    touching[1, 3:6, 3:6] = 1
+    rows = pd.DataFrame([score_volume(truth, p, ["lesion"], SPACING)[0] for p in (stray, touching)])
+    scored = apply_policy(rows, policy)
+    assert scored["missed"].tolist() == [True, False]
+    assert scored["predicted_empty"].tolist() == [False, False]
+    assert scored["dice"].tolist() == [0, 2 / 13]
+
+
 @pytest.mark.parametrize(
     ("policy", "precision", "recall"),
     [

@@ -196,6 +196,55 @@ def test_missed_and_absent_classes_follow_the_policy(
     assert absent["dice"] == (None if policy == "paper" else 1)
 
 
+@pytest.mark.parametrize(("of_truth", "of_prediction"), [(1, 255), (255, 1)])
+@pytest.mark.parametrize("classes", [None, {"lesion": 1}])
+def test_labels_that_do_not_meet_are_noted(
+    tmp_path: Path, of_truth: int, of_prediction: int, classes: dict[str, int] | None
+) -> None:
+    """The same mask as 1 and as 255 scores 0: the note names both values."""
+    mask = (nested() > 0).astype(np.uint8)
+    pair = save(tmp_path / "t.nii", of_truth * mask), save(tmp_path / "p.nii", of_prediction * mask)
+    found = result(*pair, classes=classes)
+    assert found["mean"]["dice"] == 0
+    (note,) = [n for n in found["notes"] if "only in the ground truth" in n]
+    assert f"label {of_truth} occurs" in note
+    assert f"prediction[prediction == {of_prediction}] = {of_truth}" in note
+
+
+def test_one_renamed_label_among_others_is_noted(tmp_path: Path) -> None:
+    """BraTS 2023 calls 3 what was 4 before; 1 and 2 agree, so that the mean alone looks like a poor segmentation."""
+    renamed = np.where(nested() == 4, 3, nested()).astype(np.uint8)
+    found = result(save(tmp_path / "t.nii", nested()), save(tmp_path / "p.nii", renamed))
+    assert (found["classes"]["1"]["dice"], found["classes"]["4"]["dice"]) == (1, 0)
+    assert any("prediction[prediction == 3] = 4" in n for n in found["notes"])
+
+
+def test_labels_of_one_file_of_a_folder_are_noted_for_it(tmp_path: Path) -> None:
+    mask = (nested() > 0).astype(np.uint8)
+    for name in ("truth", "prediction"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "a.nii", mask)
+        save(tmp_path / name / "b.nii", mask * (2 if name == "truth" else 1))
+        save(tmp_path / name / "c.nii", 2 * mask)
+    found = result(tmp_path / "truth", tmp_path / "prediction")
+    assert "only in the ground truth" in found["files"]["b"]["notes"][-1]
+    assert found["files"]["a"]["notes"] == found["files"]["c"]["notes"] == []
+
+
+def test_a_class_that_no_truth_has_is_noted(pair: tuple[Path, Path]) -> None:
+    found = result(*pair, classes=VALUES | {"RC": 7})
+    assert any("no ground truth has the class RC" in n for n in found["notes"])
+    assert result(*pair, classes=VALUES)["notes"] == []
+
+
+def test_stray_voxels_do_not_find_a_class(tmp_path: Path) -> None:
+    """Missed: no voxel of it is found, though some are predicted elsewhere."""
+    stray = np.zeros_like(nested())
+    stray[0, 0, 0] = 4
+    found = result(save(tmp_path / "t.nii", nested()), save(tmp_path / "p.nii", stray))["classes"]["4"]
+    assert (found["tp"], found["dice"], found["missed"], found["prediction_empty"]) == (0, 0, True, False)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name in ("truth", "prediction"):

@@ -55,7 +55,8 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
           two exchanged.) Where a mask is empty they follow the Dice of the policy, except that `paper` leaves NaN
           where the quotient is 0 / 0.
         - `volume_error` = predicted / true volume - 1; NaN where the truth is empty, under every policy.
-        - `missed`: the class is there and nothing of it was predicted; `false_alarm`: the other way round.
+        - `missed`: the class is there and not one voxel of it was found (tp = 0), whatever was predicted elsewhere;
+          `false_alarm`: the class is not there and was predicted.
 
     Raises:
         UnderstudyError: unknown policy, columns missing.
@@ -104,7 +105,7 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
     for name, where in unmeasured.items():
         out.loc[where, name] = np.nan
     out["volume_error"] = np.divide(fp - fn, tp + fn, out=np.full(len(rows), np.nan), where=~no_truth)
-    out["missed"] = no_prediction & ~no_truth
+    out["missed"] = (tp == 0) & ~no_truth
     out["false_alarm"] = no_truth & ~no_prediction
     return out
 

@@ -91,6 +91,8 @@ def score_labels(
     rows = _completed(parts, wanted if named else None)
     if named:
         _note_other_labels(parts, said)
+    if not _note_unshared_labels(parts, wanted, said) or named:
+        _note_absent_classes(rows, said)
     if rows.empty:
         raise UnderstudyError(
             "there is no label above 0 in any of the files, so there is no class to score",
@@ -134,8 +136,9 @@ def _named_by_regions(regions: Mapping[str, Sequence[str]] | str) -> dict[str, i
 def _score_pair(
     pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
 ) -> pd.DataFrame:
-    """Raw rows of one pair; `open_ended` adds every label that occurs. Labels left out are in attrs."""
-    present = {int(v) for v in (*_values(pair.truth), *_values(pair.prediction)) if v}
+    """Raw rows of one pair; `open_ended` adds every label that occurs. Labels of both files are in attrs."""
+    truth, prediction = (_values(volume) - {0} for volume in (pair.truth, pair.prediction))
+    present = truth | prediction
     classes = dict(wanted)
     if open_ended:
         classes |= {str(v): v for v in present - set(classes.values())}
@@ -148,7 +151,7 @@ def _score_pair(
         rows = [raw_row(FOREGROUND, WHOLE, False, (0, 0, 0), UNDEFINED, diagonal)]
     frame = pd.DataFrame(rows)
     frame.insert(0, "file", pair.name)
-    frame.attrs["others"] = sorted(present - set(classes.values()))
+    frame.attrs |= {"truth": truth, "prediction": prediction, "others": present - set(classes.values())}
     return frame
 
 
@@ -177,8 +180,53 @@ def _note_other_labels(parts: list[pd.DataFrame], said: dict[str, list[str]]) ->
         said[""].append(f"the labels {', '.join(map(str, others))} have no name and count as background")
 
 
-def _values(labels: Labels) -> NDArray[np.intp]:
-    return np.flatnonzero(np.bincount(labels.ravel(order="K")))
+def _note_unshared_labels(
+    parts: list[pd.DataFrame], wanted: Mapping[str, int], said: dict[str, list[str]]
+) -> bool:
+    """Notes labels of one side only, such as 1 against 255, or BraTS 2023's 3 against 4 of earlier years.
+
+    Returns:
+        Whether it is so over all files together.
+    """
+    of_truth, of_prediction = (set().union(*(p.attrs[s] for p in parts)) for s in ("truth", "prediction"))
+    alone = of_truth - of_prediction, of_prediction - of_truth
+    if all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())):
+        said[""].append(_unshared(*alone))
+        return True
+    for part in parts:
+        sides = part.attrs["truth"], part.attrs["prediction"]
+        if all(sides) and not sides[0] & sides[1]:
+            said[str(part["file"].iloc[0])].append(_unshared(*sides))
+    return False
+
+
+def _unshared(truth: set[int], prediction: set[int]) -> str:
+    only = [
+        f"{'label' if len(s) == 1 else 'labels'} {', '.join(map(str, sorted(s)))}"
+        for s in (truth, prediction)
+    ]
+    return (
+        f"the {only[0]} occur{'s' * (len(truth) == 1)} only in the ground truth, the {only[1]} only in the prediction:"
+        " their overlap is 0. If they mean the same, give them the same value first, in numpy e.g."
+        f" prediction[prediction == {min(prediction)}] = {min(truth)}"
+    )
+
+
+def _note_absent_classes(rows: pd.DataFrame, said: dict[str, list[str]]) -> None:
+    """Classes without a voxel in any ground truth: their scores tell only whether they were predicted."""
+    if rows.empty:
+        return
+    single = rows[~rows["region"] & (rows["class_name"] != FOREGROUND)]
+    voxels = single.groupby("class_name", sort=False)["truth_voxels"].sum()
+    if absent := [str(name) for name in voxels.index[voxels == 0]]:
+        said[""].append(
+            f"no ground truth has the class{'es' * (len(absent) > 1)} {', '.join(absent)}: Dice and distances say only"
+            " whether something was predicted there by mistake"
+        )
+
+
+def _values(labels: Labels) -> set[int]:
+    return set(np.flatnonzero(np.bincount(labels.ravel(order="K"))).tolist())
 
 
 def _as_indices(labels: Labels, values: Sequence[int]) -> NDArray[np.uint8]:
