@@ -167,7 +167,7 @@ def test_a_table_without_sites_is_fine_unless_they_were_asked_for(tmp_path):
         (new("A"), {"layout": "brats2018"}, "no file is named as in brats2018"),
         ([*old("A")[:1], *old("A")[3:]], {}, "none of the 1 patients has T1wGd, T2w"),
         (old("A"), {"layout": "pattern"}, "needs channels and labels and classes"),
-        (old("A"), {"labels": "{patient}_seg.nii"}, "labels given, but the layout is auto"),
+        (old("A"), {"labels": "{patient}_seg.nii"}, "labels given, but the layout is brats2018"),
         (old("A"), {**LGG, "labels": "mask.nii.gz"}, "where the patient's id stands"),
         (old("A"), {**LGG, "labels": "{patient}_mask.nii.gz"}, "pattern of labels matches none of the 5"),
         (old("A"), {**LGG, "classes": {0: "background", 1: "x"}}, "1 to 255"),
@@ -191,10 +191,10 @@ def test_a_wrong_path_and_a_file_are_told_apart(tmp_path):
         find_patients(CohortConfig(path=tmp_path / "a.nii.gz"))
 
 
-def test_a_repeated_participant_is_refused(tmp_path):
+def test_a_participant_at_two_sites_is_refused(tmp_path):
     touch(tmp_path, *old("A"))
     (tmp_path / "participants.tsv").write_text("participant_id\tsite\nA\tn\nA\ts\n")
-    with pytest.raises(UnderstudyError, match="names A twice"):
+    with pytest.raises(UnderstudyError, match="A is from n and from s"):
         find_patients(CohortConfig(path=tmp_path))
 
 

@@ -1,20 +1,31 @@
-"""Which files belong to which patient: BraTS folders by their names, any other cohort by file patterns."""
+"""Which files belong to which patient: BraTS, nnU-Net and BIDS by their names, any other cohort by file patterns."""
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from understudy.cohort.bids import find_bids, is_bids
+from understudy.cohort.config import (
+    LABELS,
+    UNKNOWN_SITE,
+    Cohort,
+    CohortConfig,
+    Found,
+    Note,
+    Patient,
+    Scan,
+    described_classes,
+)
+from understudy.cohort.nnunet import find_nnunet, is_nnunet
+from understudy.cohort.participants import read_sites
 from understudy.errors import UnderstudyError
-from understudy.lazy import pandas as pd
-from understudy.slices import BACKGROUND, LabelClass, evenly_coded
+from understudy.folders import files_below
+from understudy.slices import BACKGROUND, LabelClass
 
-UNKNOWN_SITE = ""
+__all__ = ["LABELS", "Cohort", "CohortConfig", "Note", "Patient", "brats_classes", "find_patients"]
 
 # What each BraTS release calls its files; the channel names are the paper's.
 _BRATS_SUFFIXES = {
@@ -28,148 +39,95 @@ _BRATS_CLASSES = {
     "brats2018": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 4, 204)),
     "brats2023": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 3, 204)),
 }
-LABELS = "labels"  # the annotation's name among a patient's files
+# BraTS-GLI-00008-001 is the second scan of BraTS-GLI-00008.
+_BRATS_TIME_POINT = re.compile(r"(?P<person>BraTS-[A-Za-z]+-\d+)-\d{3}")
+# BraTS 2020's archive calls the annotation of patient 355 W39_1998.09.19_Segm.nii.
+_BRATS_STRAY_LABELS = re.compile(
+    r"(?P<folder>(?:.*/)?(?P<patient>BraTS[^/]*))/[^/]*_Segm\.nii(\.gz)?", re.IGNORECASE
+)
+_NOT_ANNOTATED = re.compile(r"validation|testing", re.IGNORECASE)  # in folders of BraTS without annotations
 
 _EXAMPLE = (
     "layout: pattern, channels: {FLAIR: '{patient}/{patient}_flair.nii.gz'}, "
     "labels: '{patient}/{patient}_seg.nii.gz', classes: {1: tumour}"
 )
-
-
-class CohortConfig(BaseModel):
-    """Where the volumes are and what they are called."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: Path = Field(default=Path("."), description="folder that holds the patients, at any depth")
-    layout: Literal["auto", "brats2018", "brats2023", "pattern"] = Field(
-        default="auto",
-        description="naming: BraTS 2018-2021, BraTS 2023 and later, or the patterns below (auto: find out)",
-    )
-    channels: dict[str, str] = Field(
-        default_factory=dict,
-        description="pattern layout: sequence name -> file below `path`, with {patient}, * and ** ; BraTS: leave empty",
-    )
-    labels: str = Field(
-        default="", description="pattern layout: file of the annotation, with {patient}, * and **"
-    )
-    classes: dict[int, str] = Field(
-        default_factory=dict, description="pattern layout: label value in the file (1 or more) -> class name"
-    )
-    participants: str = Field(
-        default="participants.tsv",
-        description="table with each patient's site, below `path` (used if it is there)",
-    )
-    participant_column: str = Field(
-        default="participant_id", description="column of `participants` with the patient's id"
-    )
-    site_column: str = Field(default="site", description="column of `participants` with the site's name")
-    skip_bad_patients: bool = Field(
-        default=False, description="leave patients with errors out instead of stopping"
-    )
-    trust_array_order: bool = Field(
-        default=False,
-        description="take the files of one patient as aligned voxel by voxel even where their headers disagree",
-    )
-
-
-@dataclass(frozen=True)
-class Patient:
-    """The files of one patient; `missing` and `surplus` are judged by `checks`."""
-
-    id: str
-    site: str
-    images: dict[str, Path]
-    labels: Path | None
-    missing: dict[str, Path] = field(default_factory=dict)
-    """channel name (or "labels") -> the file that was expected"""
-    surplus: dict[str, tuple[Path, ...]] = field(default_factory=dict)
-    """channel name (or "labels") -> further files that match as well"""
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the patient's first file."""
-        return next(iter([*self.images.values(), *([self.labels] if self.labels else [])])).parent
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Patients sorted by id, with what their files have in common."""
-
-    patients: tuple[Patient, ...]
-    channels: tuple[str, ...]
-    classes: tuple[LabelClass, ...]
-    layout: str
-    path: Path
-    trust_array_order: bool = False
+_NIFTI = (".nii", ".nii.gz")
 
 
 def find_patients(config: CohortConfig) -> Cohort:
     """Finds the patients below `config.path` without opening a volume.
 
     A patient that lacks a file is in the cohort, with the file under `missing`, so that `check_cohort` can
-    name it.
+    name it. Several scans of one person (time points of BraTS 2023 and later, sessions in BIDS) have one `subject`.
 
     Raises:
         UnderstudyError: no such folder, no NIfTI file, no layout recognised, a pattern without {patient} or
-            that matches nothing, a sequence that no patient has, a participants table without its columns.
+            that matches nothing, a sequence that no patient has, a table or columns of sites that were named and are
+            not there.
     """
     root = Path(config.path)
-    files = _nifti_files(root)
-    if config.layout == "pattern" or (config.layout == "auto" and config.channels):
-        layout, found = "pattern", _match_patterns(config, files)
-        channels = tuple(config.channels)
-        classes = _described_classes(config)
-    else:
-        _refuse_pattern_fields(config)
-        layout = _recognise(root, files) if config.layout == "auto" else config.layout
-        found = _match_brats(layout, files)
-        channels = tuple(_BRATS_SUFFIXES[layout])
-        classes = brats_classes(layout)
-    _refuse_absent_from_all(root, layout, found, channels, files)
-    sites = _read_sites(config)
+    files = nifti_files(root)
+    layout: str = config.layout
+    if layout == "auto":
+        layout = "pattern" if config.channels else _recognise(root, files)
+    if layout in _BRATS_SUFFIXES or layout == "nnunet":
+        _refuse_pattern_fields(config, layout)
+    ways: dict[str, Callable[[], Found]] = {
+        "pattern": lambda: _find_by_patterns(config, files),
+        "nnunet": lambda: find_nnunet(root, files),
+        "bids": lambda: find_bids(config, root, files),
+    }
+    found = ways[layout]() if layout in ways else _find_brats(layout, root, files)
+    _refuse_absent_from_all(root, layout, found, files)
+    subjects = _subjects(found, root)
+    persons = {scan.id: scan.person or scan.id for scan in found.scans}
+    sites, doubts = read_sites(config, persons)
     patients = tuple(
-        _patient(root, layout, config, channels, sites, key, found[key]) for key in sorted(found)
+        _patient(root, scan, found.channels, sites.get(scan.id, UNKNOWN_SITE), subjects[scan.id])
+        for scan in found.scans
     )
-    return Cohort(patients, channels, classes, layout, root, config.trust_array_order)
+    notes = (*found.notes, *doubts)
+    return Cohort(patients, found.channels, found.classes, layout, root, config.trust_array_order, notes)
 
 
-# A patient's files before they are judged: (id, folder or "") -> channel name -> files below the root.
-_Found = dict[tuple[str, str], dict[str, list[str]]]
-
-
-def _nifti_files(root: Path) -> list[str]:
-    """All NIfTI files below `root` as sorted relative POSIX paths; hidden ones (macOS writes `._x.nii.gz`) apart."""
-    if not root.exists():
-        raise UnderstudyError("the cohort's folder does not exist", where=root, fix="correct `path`")
-    if not root.is_dir():
-        raise UnderstudyError(
-            "the cohort's path is a file, not a folder",
-            where=root,
-            fix="give the folder that holds the patients",
+def _subjects(found: Found, root: Path) -> dict[str, str]:
+    """Scan's id -> id of the first scan of the same person."""
+    first: dict[str, str] = {}
+    subjects = {scan.id: first.setdefault(scan.person or scan.id, scan.id) for scan in found.scans}
+    often = [subject for subject, times in Counter(subjects.values()).items() if times > 1]
+    if often:
+        found.notes.append(
+            Note(
+                f"{len(often)} patients have several scans (e.g. {often[0]}): training uses all of them, validation and"
+                " test each patient's first, and no patient is on two sides",
+                "nothing, or keep one scan a patient",
+                root,
+            )
         )
-    files = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(folder).relative_to(root).as_posix()
-        files += [
-            name if below == "." else f"{below}/{name}"
-            for name in names
-            if name.endswith((".nii", ".nii.gz")) and not name.startswith(".")
-        ]
+    return subjects
+
+
+def nifti_files(root: Path) -> list[str]:
+    """All NIfTI files below `root` as relative POSIX paths.
+
+    Raises:
+        UnderstudyError: no such folder, one that cannot be read, no NIfTI file.
+    """
+    files = files_below(root, _NIFTI)
     if not files:
         raise UnderstudyError(
             "no NIfTI file (.nii, .nii.gz) in the folder or below it",
             where=root,
             fix="point `path` at the folder that holds the patients' folders, or unpack the data first",
         )
-    return sorted(files)
+    return files
 
 
 def _recognise(root: Path, files: list[str]) -> str:
-    """The BraTS release whose names the files have."""
-    matches = {layout: len(_match_brats(layout, files)) for layout in _BRATS_SUFFIXES}
-    present = [layout for layout, count in matches.items() if count]
+    """The layout whose names the files have."""
+    if is_nnunet(root):
+        return "nnunet"
+    present = [layout for layout in _BRATS_SUFFIXES if _match_brats(layout, files)]
     if len(present) == 1:
         return present[0]
     if present:
@@ -178,19 +136,58 @@ def _recognise(root: Path, files: list[str]) -> str:
             where=root,
             fix="set `layout: brats2018` or `layout: brats2023`, or keep the releases in separate folders",
         )
+    if is_bids(root, files):
+        return "bids"
+    sets = sorted(path.parent.name for path in root.glob("*/dataset.json") if is_nnunet(path.parent))
+    if sets:
+        raise UnderstudyError(
+            f"the folder holds data sets of nnU-Net ({', '.join(sets[:5])}), not one itself",
+            where=root,
+            fix=f"point `path` at one of them, for example {root / sets[0]}",
+        )
     raise UnderstudyError(
-        f"the file names are not those of BraTS (found for example {', '.join(files[:3])})",
+        f"the file names are not those of BraTS, nnU-Net or BIDS (found for example {', '.join(files[:3])})",
         where=root,
-        fix=f"describe them under `cohort:` in a study file, for example: {_EXAMPLE}",
+        fix=f"`understudy init {root}` writes a study file with a guess; or describe them under `cohort:`, for"
+        f" example: {_EXAMPLE}",
     )
 
 
-def _match_brats(layout: str, files: list[str]) -> _Found:
-    """Groups the files of one BraTS release by folder and name."""
+def _find_brats(layout: str, root: Path, files: Sequence[str]) -> Found:
+    """The scans of one BraTS release; folders for validation, which have no annotations, are left out."""
+    suffixes = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}
+    scans = []
+    notes, without = [], []
+    stray = {m["folder"]: m.string for file in files if (m := _BRATS_STRAY_LABELS.fullmatch(file))}
+    for (patient, folder), own in sorted(_match_brats(layout, files).items()):
+        if LABELS not in own and folder in stray:
+            own[LABELS] = [stray[folder]]
+        if LABELS not in own and _NOT_ANNOTATED.search(f"{folder}/{patient}"):
+            without.append((patient, folder))
+            continue
+        expected = {
+            name: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for name, suffix in suffixes.items()
+        }
+        time_point = _BRATS_TIME_POINT.fullmatch(patient)
+        scans.append(Scan(patient, own, expected, time_point["person"] if time_point else ""))
+    if without:
+        notes.append(
+            Note(
+                f"{len(without)} patients of the challenge's validation or test part have no annotation and are not"
+                f" used (e.g. {without[0][0]})",
+                "nothing, or point `path` at the training part",
+                root / without[0][1],
+            )
+        )
+    return Found(tuple(_BRATS_SUFFIXES[layout]), brats_classes(layout), scans, notes)
+
+
+def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """The files of one BraTS release: (patient, folder) -> channel -> files."""
     suffixes = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}
     by_suffix = {suffix: name for name, suffix in suffixes.items()}
-    expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.nii(\.gz)?")
-    found: _Found = {}
+    expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.(?i:nii(\.gz)?)")
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file in files:
         folder, _, name = file.rpartition("/")
         match = expression.fullmatch(name)
@@ -200,7 +197,7 @@ def _match_brats(layout: str, files: list[str]) -> _Found:
     return found
 
 
-def _match_patterns(config: CohortConfig, files: list[str]) -> _Found:
+def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     """Groups files by the patient that each pattern finds in their paths."""
     if not config.channels or not config.labels or not config.classes:
         lacking = [name for name in ("channels", "labels", "classes") if not getattr(config, name)]
@@ -211,8 +208,10 @@ def _match_patterns(config: CohortConfig, files: list[str]) -> _Found:
         raise UnderstudyError(
             f"a channel cannot be called {LABELS!r}", where="channels", fix="give the sequence another name"
         )
-    found: _Found = {}
-    for name, pattern in {**config.channels, LABELS: config.labels}.items():
+    classes = described_classes(config.classes)
+    patterns = {**config.channels, LABELS: config.labels}
+    found: dict[str, Scan] = {}
+    for name, pattern in patterns.items():
         expression = _pattern_expression(name, pattern)
         matches = [match for file in files if (match := expression.fullmatch(file))]
         if not matches:
@@ -222,8 +221,11 @@ def _match_patterns(config: CohortConfig, files: list[str]) -> _Found:
                 fix=f"compare it with a file that is there: {files[0]}",
             )
         for match in matches:
-            found.setdefault((match["patient"], ""), {}).setdefault(name, []).append(match.string)
-    return found
+            scan = found.setdefault(match["patient"], Scan(match["patient"]))
+            scan.files.setdefault(name, []).append(match.string)
+    for scan in found.values():
+        scan.expected = {name: text.replace("{patient}", scan.id) for name, text in patterns.items()}
+    return Found(tuple(config.channels), classes, [found[key] for key in sorted(found)])
 
 
 def _pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
@@ -249,119 +251,45 @@ def brats_classes(layout: str) -> tuple[LabelClass, ...]:
     return BACKGROUND, *(LabelClass(*entry) for entry in _BRATS_CLASSES[layout])
 
 
-def _described_classes(config: CohortConfig) -> tuple[LabelClass, ...]:
-    """Classes of a described cohort, by label value, with codes spread evenly over 0-255."""
-    values = sorted(config.classes)
-    wrong = [value for value in values if not 1 <= value <= 255]
-    if wrong or len(set(config.classes.values())) < len(values):
-        raise UnderstudyError(
-            "label values must lie in 1 to 255 (0 is the background) and class names must differ",
-            where=f"classes: {config.classes}",
-            fix="correct the label map",
-        )
-    return evenly_coded(config.classes)
-
-
-def _refuse_pattern_fields(config: CohortConfig) -> None:
-    """Patterns beside a BraTS layout would be ignored in silence; say so."""
+def _refuse_pattern_fields(config: CohortConfig, layout: str) -> None:
+    """Patterns beside a layout that knows its own names would be ignored in silence; say so."""
     given = [name for name in ("channels", "labels", "classes") if getattr(config, name)]
     if given:
         raise UnderstudyError(
-            f"{' and '.join(given)} given, but the layout is {config.layout}, which knows its own file names",
+            f"{' and '.join(given)} given, but the layout is {layout}, which knows its own file names",
             where=config.path,
             fix="set `layout: pattern`, or remove them",
         )
 
 
-def _refuse_absent_from_all(
-    root: Path, layout: str, found: _Found, channels: tuple[str, ...], files: list[str]
-) -> None:
+def _refuse_absent_from_all(root: Path, layout: str, found: Found, files: Sequence[str]) -> None:
     """A file that no patient has is a wrong layout, not a bad patient."""
-    if not found:
+    if not found.scans:
         raise UnderstudyError(
-            f"no file is named as in {layout}",
+            f"no file is named as in {layout}, or no patient has an annotation",
             where=root,
-            fix=f"found for example {files[0]}; set another `layout`",
+            fix=f"found for example {files[0]}; set another `layout`, or another `path`",
         )
-    absent = [name for name in (*channels, LABELS) if not any(name in patient for patient in found.values())]
+    absent = [n for n in (*found.channels, LABELS) if not any(n in scan.files for scan in found.scans)]
     if absent:
         raise UnderstudyError(
-            f"none of the {len(found)} patients has {', '.join(absent)} (names as in {layout})",
+            f"none of the {len(found.scans)} patients has {', '.join(absent)} (names as in {layout})",
             where=root,
-            fix=f"if these are not BraTS folders, describe the files under `cohort:` in a study file: {_EXAMPLE}",
+            fix=f"if the files have other names, describe them under `cohort:` in a study file: {_EXAMPLE}",
         )
 
 
-def _patient(
-    root: Path,
-    layout: str,
-    config: CohortConfig,
-    channels: tuple[str, ...],
-    sites: dict[str, str],
-    key: tuple[str, str],
-    files: dict[str, list[str]],
-) -> Patient:
-    """Assembles one patient from the files found."""
-    patient, folder = key
-    missing = {}
-    for name in (*channels, LABELS):
-        if name not in files:
-            if layout == "pattern":
-                expected = {**config.channels, LABELS: config.labels}[name].replace("{patient}", patient)
-            else:
-                suffix = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}[name]
-                expected = f"{folder}/{patient}{suffix}.nii.gz".lstrip("/")
-            missing[name] = root / expected
+def _patient(root: Path, scan: Scan, channels: Sequence[str], site: str, subject: str) -> Patient:
+    """One scan's files, as paths."""
+    files = scan.files
     return Patient(
-        id=patient,
-        site=sites.get(patient, sites.get(f"sub-{patient}", UNKNOWN_SITE)),
+        id=scan.id,
+        site=site,
         images={name: root / files[name][0] for name in channels if name in files},
         labels=root / files[LABELS][0] if LABELS in files else None,
-        missing=missing,
+        missing={name: root / scan.expected[name] for name in (*channels, LABELS) if name not in files},
         surplus={
             name: tuple(root / file for file in found[1:]) for name, found in files.items() if len(found) > 1
         },
+        subject=subject,
     )
-
-
-def _read_sites(config: CohortConfig) -> dict[str, str]:
-    """Site of each patient; empty if there is no table and none was asked for."""
-    path = Path(config.path) / config.participants
-    asked = config.model_fields_set
-    if not path.is_file():
-        if "participants" in asked:
-            raise UnderstudyError(
-                "the table of participants does not exist", where=path, fix="correct `participants`"
-            )
-        return {}
-    try:
-        table = pd.read_csv(
-            path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UnderstudyError(
-            f"the table of participants cannot be read ({error})",
-            where=path,
-            fix="save it as tab-separated text",
-        ) from error
-    columns = [config.participant_column]
-    # BIDS tables often have no site: that is only wrong if somebody asked for the column.
-    if config.site_column in table or "site_column" in asked:
-        columns.append(config.site_column)
-    absent = [column for column in columns if column not in table]
-    if absent:
-        raise UnderstudyError(
-            f"the table of participants has no column {', '.join(absent)}",
-            where=path,
-            fix=f"set `participant_column` and `site_column`; it has {', '.join(map(str, table.columns))}",
-        )
-    repeated = table[columns[0]][table[columns[0]].duplicated()]
-    if len(repeated):
-        raise UnderstudyError(
-            f"the table of participants names {repeated.iloc[0]} twice",
-            where=path,
-            fix="keep one row per patient",
-        )
-    if len(columns) == 1:
-        return {}
-    return dict(zip(table[columns[0]], table[columns[1]].replace("", UNKNOWN_SITE), strict=True))

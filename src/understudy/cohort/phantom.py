@@ -71,7 +71,12 @@ class PhantomConfig(BaseModel):
         default=(240, 240, 155),
         description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm",
     )
-    seed: int = Field(default=1, ge=0, lt=2**63, description="patient k of a seed is always the same patient")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="patient k of a seed is always the same patient; null: follows from the study's, 1 without one",
+    )
     sites: Annotated[int, Field(ge=1, le=100)] | Annotated[list[str], Field(min_length=1)] = Field(
         default=4, description="number of sites, or their names; patients go to them in turn"
     )
@@ -85,6 +90,11 @@ class PhantomConfig(BaseModel):
     multifocal: float = Field(
         default=0.15, ge=0, le=1, description="part of the patients with two or three foci"
     )
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed, also where none was given."""
+        return 1 if self.seed is None else self.seed
 
     def site_names(self) -> list[str]:
         """The sites' names in turn."""
@@ -116,13 +126,13 @@ def patient_id(config: PhantomConfig, number: int) -> str:
 
 
 def _share(config: PhantomConfig, number: int, which: int) -> float:
-    offset = np.random.default_rng([config.seed, which]).uniform()
+    offset = np.random.default_rng([config.drawn_by, which]).uniform()
     return float((offset + number * _TURNS[which]) % 1.0)
 
 
 def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     """Patient `number` (from 0) of the cohort."""
-    grid, streams = Grid(config.shape), Streams(config.seed, number)
+    grid, streams = Grid(config.shape), Streams(config.drawn_by, number)
     enhancing = _share(config, number, 0) >= config.without_enhancement
     multifocal = _share(config, number, 1) < config.multifocal
     names = config.site_names()
@@ -195,7 +205,7 @@ def _write_patient(config: PhantomConfig, number: int, folder: Path) -> dict[str
         ):
             image = nib.Nifti1Image(values, phantom.affine)
             image.header.set_xyzt_units("mm")
-            image.header["descrip"] = f"Understudy phantom, seed {config.seed}"[:80].encode()
+            image.header["descrip"] = f"Understudy phantom, seed {config.drawn_by}"[:80].encode()
             nib.save(image, temporary / f"{folder.name}{_SEPARATORS[config.naming]}{suffix}.nii.gz")
         write_json(temporary / f"{folder.name}.json", phantom.facts)
         os.replace(temporary, folder)
@@ -206,7 +216,7 @@ def _write_patient(config: PhantomConfig, number: int, folder: Path) -> dict[str
 
 def _claim(config: PhantomConfig, out: Path) -> None:
     """Refuses a folder that holds something else; otherwise says whose phantoms will stand here."""
-    identity = {"drawing": DRAWING, **config.model_dump(mode="json")}
+    identity = {"drawing": DRAWING, **config.model_dump(mode="json"), "seed": config.drawn_by}
     identity.pop("patients")
     path = out / _DATASET
     if path.exists():
@@ -244,7 +254,7 @@ def _claim(config: PhantomConfig, out: Path) -> None:
     }
     write_json(path, description)
     write_text(
-        out / "README.md", _README.format(version=__version__, seed=config.seed, patients=config.patients)
+        out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients)
     )
 
 

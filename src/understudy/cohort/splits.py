@@ -1,4 +1,4 @@
-"""Which patients train, validate and test: always whole patients, so that no slice of one is on both sides."""
+"""Which patients train, validate and test: always whole patients with all their scans, so that none is on two sides."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from understudy.cohort.layouts import Cohort
 from understudy.errors import UnderstudyError
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
+TEST_FRACTION = 0.2
 # Of the seed, so that the test patients do not depend on the validation, nor these on how many patients train.
 _TEST_STREAM, _VALIDATION_STREAM, _TRAIN_STREAM = 0, 1, 2
 _LATER = ("test_sites", "train_patients")
@@ -27,11 +28,14 @@ class SplitConfig(BaseModel):
         default="seed",
         description="draw by seed, take the lists below, or take the paper's permutation (.mat)",
     )
-    seed: int = Field(default=0, ge=0, description="seed of what is drawn")
-    test_patients: float = Field(
-        default=0.2,
+    seed: int | None = Field(
+        default=None, ge=0, description="seed of what is drawn; null: follows from the study's"
+    )
+    test_patients: float | None = Field(
+        default=None,
         ge=0,
-        description="test patients: a fraction of all if below 1, else a number (method permutation: 56)",
+        description="test patients: a fraction of all if below 1, else a number; null: 0.2, or with the method"
+        " permutation 56",
     )
     validation_fraction: float = Field(
         default=0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
@@ -67,6 +71,12 @@ class SplitConfig(BaseModel):
         description="which end of the permuted patients is the test part (the paper: the last 56)",
     )
 
+    def settled(self, seed: int = 0) -> SplitConfig:
+        """The same with everything said that was left open: `seed`, where there is none, and the test patients."""
+        usual = PAPER_TEST_PATIENTS if self.method == "permutation" else TEST_FRACTION
+        open_fields = {"seed": seed, "test_patients": usual}
+        return self.model_copy(update={n: v for n, v in open_fields.items() if getattr(self, n) is None})
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that came later are left out at their default: older studies keep the ids of their jobs."""
@@ -82,28 +92,32 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     permuted folder names (`subjects`); where these are the cohort's ids they are used instead of positions. The
     paper's code then takes 20 % of the training patients for validation, drawn here by `seed`.
 
+    Where a person was scanned several times all scans train, or the first one validates or tests: the number of test
+    volumes is the number of persons, as the intervals take it to be. Lists may name any of the scans.
+
     Args:
         patients: a cohort, or patient id -> site ("" if unknown).
         config: how.
 
     Returns:
-        Patient id -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order. With
+        Id of the scan -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order. With
         `train_patients` those that are left out are not among them.
 
     Raises:
         UnderstudyError: unknown or repeated ids or sites, a permutation of another cohort, nothing left to train on.
     """
-    sites = _sites(patients)
+    config = config.settled()
+    sites, scans = _persons(patients)
     _refuse_sites_of_a_list(config)
     if config.method == "seed":
         _refuse_lists(config)
         if config.test_sites:
             test = _at_test_sites(sites, config.test_sites)
         else:
-            test = _draw(sites, _count(config.test_patients, len(sites)), config, _TEST_STREAM)
+            test = _draw(sites, _count(config.test_patients or 0, len(sites)), config, _TEST_STREAM)
         train, val = None, None
     elif config.method == "list":
-        test, val, train = _read_lists(config, sites)
+        test, val, train = _read_lists(config, scans)
     else:
         test, val, train = _permuted_test(config, sites), None, None
     left = {patient: site for patient, site in sites.items() if patient not in test}
@@ -122,7 +136,10 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
             where="split",
             fix="lower `test_patients` or `validation_fraction`",
         )
-    return parts if config.train_patients is None else _fewer(parts, sites, config)
+    if config.train_patients is not None:
+        parts = _fewer(parts, sites, config)
+    used = {i: part for s, part in parts.items() for i in (scans[s] if part == "train" else scans[s][:1])}
+    return dict(sorted(used.items()))
 
 
 def _refuse_sites_of_a_list(config: SplitConfig) -> None:
@@ -165,7 +182,7 @@ def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig) ->
             where="split.train_patients",
             fix=f"ask for 1 to {len(training)}",
         )
-    order = np.random.default_rng([config.seed, _TRAIN_STREAM]).permutation(len(training))
+    order = np.random.default_rng([config.seed or 0, _TRAIN_STREAM]).permutation(len(training))
     members: dict[str, list[str]] = {}
     for i in order:
         patient = training[int(i)]
@@ -176,14 +193,17 @@ def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig) ->
     return {patient: part for patient, part in parts.items() if part != "train" or patient in kept}
 
 
-def _sites(patients: Cohort | Mapping[str, str]) -> dict[str, str]:
-    """Patient id -> site, sorted by id."""
-    if isinstance(patients, Cohort):
-        pairs = [(patient.id, patient.site) for patient in patients.patients]
-        _refuse_repeated([patient for patient, _ in pairs], "the cohort")
-    else:
-        pairs = list(patients.items())
-    return dict(sorted(pairs))
+def _persons(patients: Cohort | Mapping[str, str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Person -> site, and person -> ids of the scans; sorted."""
+    if not isinstance(patients, Cohort):
+        return dict(sorted(patients.items())), {patient: [patient] for patient in patients}
+    _refuse_repeated([patient.id for patient in patients.patients], "the cohort")
+    sites: dict[str, str] = {}
+    scans: dict[str, list[str]] = {}
+    for patient in sorted(patients.patients, key=lambda patient: patient.id):
+        sites.setdefault(patient.subject, patient.site)
+        scans.setdefault(patient.subject, []).append(patient.id)
+    return dict(sorted(sites.items())), scans
 
 
 def _count(wanted: float, total: int) -> int:
@@ -214,7 +234,7 @@ def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -
     for patient in sorted(sites):
         groups.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
     shares = _shares({site: len(members) for site, members in groups.items()}, count)
-    generator = np.random.default_rng([config.seed, stream])
+    generator = np.random.default_rng([config.seed or 0, stream])
     drawn: set[str] = set()
     for site in sorted(groups):
         order = generator.permutation(len(groups[site]))
@@ -248,23 +268,30 @@ def _refuse_lists(config: SplitConfig) -> None:
 
 
 def _read_lists(
-    config: SplitConfig, sites: dict[str, str]
+    config: SplitConfig, scans: Mapping[str, list[str]]
 ) -> tuple[set[str], set[str] | None, set[str] | None]:
-    """Test, validation and training ids as given; None where a list is empty."""
+    """Persons who test, validate and train as given, by any of their scans; None where a list is empty."""
     lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
         raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
     together = [patient for ids in lists.values() for patient in ids]
+    person = {scan: subject for subject, own in scans.items() for scan in own}
     _refuse_repeated(together, "the lists of the split")
-    _refuse_unknown(together, sites, "the lists of the split")
-    if lists["validation"] and lists["train"] and len(together) < len(sites):
-        rest = sorted(set(sites) - set(together))
+    _refuse_unknown(together, person, "the lists of the split")
+    test, validation, train = ({person[scan] for scan in ids} for ids in lists.values())
+    if torn := sorted((test & validation) | (test & train) | (validation & train)):
+        raise UnderstudyError(
+            f"scans of one patient are in two lists ({', '.join(scans[torn[0]])})",
+            where="the lists of the split",
+            fix="put all scans of a patient into the same list, or name one of them only",
+        )
+    if validation and train and (rest := sorted(scans.keys() - test - validation - train)):
         raise UnderstudyError(
             f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})",
             where="split",
             fix="add them to a list, or leave the training list empty to train on all the others",
         )
-    return set(lists["test"]), set(lists["validation"]) or None, set(lists["train"]) or None
+    return test, validation or None, train or None
 
 
 def _read_list(name: str, given: list[str] | str) -> list[str]:
@@ -292,14 +319,15 @@ def _refuse_repeated(ids: Iterable[str], where: str) -> None:
         )
 
 
-def _refuse_unknown(ids: Iterable[str], sites: dict[str, str], where: str) -> None:
+def _refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str) -> None:
     """Only patients of the cohort."""
-    unknown = sorted(set(ids) - set(sites))
+    known = list(known)
+    unknown = sorted(set(ids) - set(known))
     if unknown:
         raise UnderstudyError(
             f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})",
             where=where,
-            fix=f"correct them; an id of the cohort is for example {next(iter(sites), '(none)')}",
+            fix=f"correct them; an id of the cohort is for example {next(iter(known), '(none)')}",
         )
 
 
@@ -320,8 +348,7 @@ def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
             fix="give the authors' .mat file, or save the vector with save('-v7')",
         ) from error
     order = _names_in_order(content, sites) or _positions_in_order(content, sites, config.permutation)
-    wanted = config.test_patients if "test_patients" in config.model_fields_set else PAPER_TEST_PATIENTS
-    count = _count(wanted, len(order))
+    count = _count(config.test_patients or 0, len(order))
     return set(order[len(order) - count :] if config.permutation_test == "last" else order[:count])
 
 

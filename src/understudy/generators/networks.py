@@ -36,7 +36,8 @@ class NetworkConfig(BaseModel):
     def _power_of_two(self) -> Self:
         if self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
-        if "resolution" in self.model_fields_set:  # a study file leaves it to the slices
+        # a study file leaves it to the slices, and is checked by `at`; a network is checked when it is built
+        if self.resolution != type(self).model_fields["resolution"].default:
             self.check_size()
         return self
 

@@ -88,7 +88,7 @@ def part_of(study: Study, name: str) -> Study:
     """The study of one of the cohorts alone."""
     assert study.cohorts is not None
     entry, phantom = study.cohorts[name], study.cohorts[name].phantom
-    if phantom is not None and "seed" not in phantom.model_fields_set:
+    if phantom is not None and phantom.seed is None:
         phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom", name)})
     title = study.report.title or f"Understudy: {study.name}"
     published: str = study.report.published

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.cohort.config import as_before_auto
 from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file
@@ -28,24 +29,24 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
     local: dict[str, Any] = {"workers": study.slices.workers}
     if study.phantom is not None:
         phantom = study.phantom
-        if "seed" not in phantom.model_fields_set:
+        if phantom.seed is None:
             phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom")})
         job = job_of("phantom", "phantom", phantom.model_dump(mode="json"), [])
         jobs.append(job)
         inputs.append(("phantom", job.id))
-        spec["cohort"] = CohortConfig.model_validate({}).model_dump(mode="json", exclude={"path"})
+        described = CohortConfig.model_validate({})
         _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
     else:
         assert study.cohort is not None
         cohort = cohort or find_cohort(study)
         assert cohort is not None
-        spec["cohort"] = study.cohort.model_dump(mode="json", exclude={"path"})
+        described = study.cohort
         spec["content"] = fingerprint(cohort)
         _check_regions(study, cohort.classes)
         local["path"] = str(study.cohort.path)
-    split = study.split
-    if "seed" not in split.model_fields_set:
-        split = split.model_copy(update={"seed": study.derived_seed("split")})
+    local["cohort"] = described.model_dump(mode="json", exclude={"path"})
+    spec["cohort"] = as_before_auto(local["cohort"])
+    split = study.split.settled(study.derived_seed("split"))
     spec["split"], local["split"] = _split_spec(split.model_dump(mode="json"))
     job = job_of("prepare", "prepare", spec, inputs, **local)
     jobs.append(job)

@@ -112,13 +112,13 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         sites, channels, shape = phantom_sites(study.phantom), 4, study.phantom.shape
         classes = brats_classes("brats2018")  # the layout in which phantoms are written
     else:
-        sites = {patient.id: patient.site for patient in cohort.patients}
+        sites = {patient.id: patient.site for patient in cohort.patients if patient.id == patient.subject}
         channels, classes = len(cohort.channels), cohort.classes
         shape = grid_of(list(cohort.patients[0].images.values()))
-    config = study.split
-    if "seed" not in config.model_fields_set:
-        config = config.model_copy(update={"seed": split_seed})
-    split = split_patients(cohort if cohort is not None else sites, config)
+    split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
+    split = {
+        patient: part for patient, part in split.items() if patient in sites
+    }  # a patient's scans are one
     if "test" not in split.values():
         raise UnderstudyError(
             f"nobody of {len(sites)} patients tests, so that nothing could be said about any training",

@@ -31,10 +31,11 @@ from pydantic import (
 )
 
 from understudy.audit.config import AuditConfig
+from understudy.cohort.config import as_before_auto
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.phantom import PhantomConfig
 from understudy.cohort.scaling import SliceConfig
-from understudy.cohort.splits import SplitConfig
+from understudy.cohort.splits import TEST_FRACTION, SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
 from understudy.study.annotation_stage import AnnotationConfig
@@ -247,7 +248,7 @@ class Study(BaseModel):
         places: Any = {"cohort": {"path"}, "slices": {"workers"}, "generators": {"__all__": {"folder"}}}
         places |= {"quality": {"extractors": {"__all__": {"weights"}}}, "cohorts": {"__all__": {"path"}}}
         places |= {"report": {"reading"}}
-        content = self.model_dump(mode="json", exclude=places)
+        content = _as_before(self.model_dump(mode="json", exclude=places))
         # what came later is left out where it is not used: older studies keep their hash
         return {name: value for name, value in content.items() if name not in LATER or value is not None}
 
@@ -272,6 +273,24 @@ class Study(BaseModel):
     def derived_seed(self, *keys: str | int) -> int:
         """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
         return int(sha256_json([self.seed, *keys])[:8], 16) >> 1
+
+
+def _as_before(content: dict[str, Any]) -> dict[str, Any]:
+    """A dumped study with what fields say that are now null or `auto` until something else is known: hashes stay."""
+    usual: dict[str, dict[str, float]] = {
+        "split": {"seed": 0, "test_patients": TEST_FRACTION},
+        "phantom": {"seed": 1},
+    }
+    changed = dict(content)
+    for name, values in usual.items():
+        if content.get(name) is not None:
+            changed[name] = {n: values.get(n) if v is None else v for n, v in content[name].items()}
+    if content.get("cohort") is not None:
+        changed["cohort"] = as_before_auto(content["cohort"])
+    if content.get("cohorts") is not None:
+        entries = {name: as_before_auto(entry) for name, entry in content["cohorts"].items()}
+        changed["cohorts"] = {n: {**e, **_as_before({"phantom": e["phantom"]})} for n, e in entries.items()}
+    return changed
 
 
 def load_study(source: str | Path) -> Study:
