@@ -91,17 +91,19 @@ def described_classes(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
 
 @dataclass(frozen=True)
 class Note:
-    """Something to know about a cohort as a whole: a warning, never an error.
+    """Something to know about a cohort as a whole.
 
     Attributes:
         text: what it is.
         fix: what to do about it.
         file: the file or folder concerned.
+        severity: an "error" may hide patients: it is refused unless bad patients are skipped.
     """
 
     text: str
     fix: str
     file: Path
+    severity: Literal["error", "warning"] = "warning"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from understudy.cohort.config import (
 from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import read_sites
 from understudy.errors import UnderstudyError
-from understudy.folders import files_below
+from understudy.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
 
 __all__ = ["LABELS", "Cohort", "CohortConfig", "Note", "Patient", "brats_classes", "find_patients"]
@@ -66,7 +66,7 @@ def find_patients(config: CohortConfig) -> Cohort:
             not there.
     """
     root = Path(config.path)
-    files = nifti_files(root)
+    files, unreadable = nifti_files(root)
     layout: str = config.layout
     if layout == "auto":
         layout = "pattern" if config.channels else _recognise(root, files)
@@ -86,7 +86,7 @@ def find_patients(config: CohortConfig) -> Cohort:
         _patient(root, scan, found.channels, sites.get(scan.id, UNKNOWN_SITE), subjects[scan.id])
         for scan in found.scans
     )
-    notes = (*found.notes, *doubts)
+    notes = (*unreadable, *found.notes, *doubts)
     return Cohort(patients, found.channels, found.classes, layout, root, config.trust_array_order, notes)
 
 
@@ -107,35 +107,46 @@ def _subjects(found: Found, root: Path) -> dict[str, str]:
     return subjects
 
 
-def nifti_files(root: Path) -> list[str]:
-    """All NIfTI files below `root` as relative POSIX paths.
+def nifti_files(root: Path) -> tuple[list[str], list[Note]]:
+    """All NIfTI files below `root` as relative POSIX paths, and the folders and names that cannot be read.
 
     Raises:
-        UnderstudyError: no such folder, one that cannot be read, no NIfTI file.
+        UnderstudyError: no such folder, no NIfTI file in it that can be seen.
     """
-    files = files_below(root, _NIFTI)
+    listing = list_files(root, _NIFTI)
+    files = listing.files
+    if not files and listing.problems:
+        raise listing.problems[0]
     if not files:
         raise UnderstudyError(
             "no NIfTI file (.nii, .nii.gz) in the folder or below it",
             where=root,
             fix="point `path` at the folder that holds the patients' folders, or unpack the data first",
         )
-    return files
+    unreadable = [
+        Note(f"{p.what}: patients may be missing", p.fix or "", Path(p.where or root), "error")
+        for p in listing.problems
+    ]
+    return files, unreadable
 
 
-def _recognise(root: Path, files: list[str]) -> str:
-    """The layout whose names the files have."""
+def recognised(root: Path, files: Sequence[str]) -> str:
+    """The layout whose names the files below `root` have; "" if none.
+
+    Raises:
+        UnderstudyError: names of two layouts, a folder of several data sets.
+    """
     if is_nnunet(root):
         return "nnunet"
     present = [layout for layout in _BRATS_SUFFIXES if _match_brats(layout, files)]
-    if len(present) == 1:
-        return present[0]
-    if present:
+    if len(present) > 1:
         raise UnderstudyError(
             "the folder mixes the names of BraTS 2018-2021 (_t1ce) and of BraTS 2023 and later (-t1c)",
             where=root,
             fix="set `layout: brats2018` or `layout: brats2023`, or keep the releases in separate folders",
         )
+    if present:
+        return present[0]
     if is_bids(root, files):
         return "bids"
     sets = sorted(path.parent.name for path in root.glob("*/dataset.json") if is_nnunet(path.parent))
@@ -145,6 +156,13 @@ def _recognise(root: Path, files: list[str]) -> str:
             where=root,
             fix=f"point `path` at one of them, for example {root / sets[0]}",
         )
+    return ""
+
+
+def _recognise(root: Path, files: Sequence[str]) -> str:
+    """The layout whose names the files have."""
+    if layout := recognised(root, files):
+        return layout
     raise UnderstudyError(
         f"the file names are not those of BraTS, nnU-Net or BIDS (found for example {', '.join(files[:3])})",
         where=root,
@@ -210,19 +228,26 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
         )
     classes = described_classes(config.classes)
     patterns = {**config.channels, LABELS: config.labels}
+    expressions = {name: _pattern_expression(name, pattern) for name, pattern in patterns.items()}
+    literal = {name: len(re.sub(r"\{patient\}|\*", "", pattern)) for name, pattern in patterns.items()}
     found: dict[str, Scan] = {}
-    for name, pattern in patterns.items():
-        expression = _pattern_expression(name, pattern)
-        matches = [match for file in files if (match := expression.fullmatch(file))]
-        if not matches:
+    unmatched = set(patterns)
+    for file in files:
+        matches = {name: match for name, e in expressions.items() if (match := e.fullmatch(file))}
+        unmatched -= matches.keys()
+        # p1_seg.nii.gz also fits {patient}.nii.gz, but is the annotation of p1 and not the image of a patient p1_seg
+        closest = max((literal[name] for name in matches), default=0)
+        for name, match in matches.items():
+            if literal[name] == closest:
+                scan = found.setdefault(match["patient"], Scan(match["patient"]))
+                scan.files.setdefault(name, []).append(file)
+    for name in patterns:
+        if name in unmatched:
             raise UnderstudyError(
                 f"the pattern of {name} matches none of the {len(files)} NIfTI files",
-                where=f"{config.path}: {pattern}",
+                where=f"{config.path}: {patterns[name]}",
                 fix=f"compare it with a file that is there: {files[0]}",
             )
-        for match in matches:
-            scan = found.setdefault(match["patient"], Scan(match["patient"]))
-            scan.files.setdefault(name, []).append(match.string)
     for scan in found.values():
         scan.expected = {name: text.replace("{patient}", scan.id) for name, text in patterns.items()}
     return Found(tuple(config.channels), classes, [found[key] for key in sorted(found)])

@@ -1,0 +1,209 @@
+"""A first study file for a folder of patients: what was found, what was guessed, and settings that suit the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from understudy.cohort.checks import check_cohort
+from understudy.cohort.config import Cohort, Patient
+from understudy.cohort.guess import Guess, guess
+from understudy.cohort.patient import judge_pixels
+from understudy.cohort.scaling import SliceConfig
+from understudy.errors import UnderstudyError
+from understudy.nifti import Plane, VolumeHeader, read_header
+
+_LOOKED_AT = 50  # headers that are read
+_TRIED = 3  # patients whose slices are made to see whether the usual rule suits
+_FEW = 15  # patients: fewer part with a larger share for validation and test
+_PAPERS = 300  # patients from which on 56 test, as in the paper
+
+
+def suggest_study(folder: Path) -> str:
+    """A commented study file for the patients below a folder; places to look at are marked `# CHECK:`.
+
+    Raises:
+        UnderstudyError: nothing is recognised, or a known layout that cannot be used.
+    """
+    folder = folder.expanduser().absolute()
+    found = guess(folder)
+    gpu = _has_gpu()
+    cohort = found.cohort
+    slices = _slices(cohort, 128 if gpu else 32)
+    sections = [_head(found, gpu), _cohort(found), slices, _split(cohort), _next(gpu)]
+    return "\n".join(line for section in sections for line in section) + "\n"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _head(found: Guess, gpu: bool) -> list[str]:
+    cohort, people = found.cohort, {patient.subject for patient in found.cohort.patients}
+    sites = sorted({patient.site for patient in cohort.patients} - {""})
+    classes = ", ".join(f"{entry.name} ({entry.source})" for entry in cohort.classes[1:])
+    layout = "file patterns, guessed" if cohort.layout == "pattern" else cohort.layout
+    lines = [
+        f"# Written by `understudy init`. Patients: {len(people)}. Layout: {layout}.",
+        f"# Sequences: {', '.join(cohort.channels)}. Classes (value in the file): {classes}.",
+        *_grids(_headers(cohort.patients)),
+    ]
+    if sites:
+        lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
+    lines += [f"# CHECK: {note.text}. What to do: {note.fix}." for note in cohort.notes]
+    lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
+    if gpu:
+        preset = (
+            "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
+        )
+    else:
+        preset = "preset: quickstart  # no GPU here: short trainings at 32 x 32 for a first look, not for a conclusion"
+    return [*lines, preset, f"name: {_name(cohort.path)}", "seed: 1", ""]
+
+
+def _grids(headers: Sequence[VolumeHeader]) -> list[str]:
+    """The grids of the patients as a comment, the most common first; those that differ in depth alone are one."""
+    depths: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for header in headers:
+        edges = " x ".join(f"{edge:.3g}" for edge in np.linalg.norm(header.affine[:3, :3], axis=0))
+        width, height, depth = header.shape
+        depths[f"{width} x {height}", edges].append(depth)
+    lines = []
+    for (matrix, edges), found in sorted(depths.items(), key=lambda entry: -len(entry[1]))[:4]:
+        low, high = min(found), max(found)
+        deep = f"{low}" if low == high else f"{low} to {high}"
+        lines.append(
+            f"# Volumes: {matrix} x {deep} voxels of {edges} mm ({len(found)} of {len(headers)} looked at)."
+        )
+    return lines or ["# CHECK: no header could be read; see `understudy check`."]
+
+
+def _headers(patients: Sequence[Patient]) -> list[VolumeHeader]:
+    """Headers of some patients' first sequences."""
+    headers = []
+    for i in sorted({round(i) for i in np.linspace(0, len(patients) - 1, min(len(patients), _LOOKED_AT))}):
+        try:
+            headers.append(read_header(next(iter(patients[i].images.values()))))
+        except (UnderstudyError, StopIteration):
+            continue  # `check` names it
+    return headers
+
+
+def _cohort(found: Guess) -> list[str]:
+    config, doubts = found.config, found.doubts
+
+    def check(field: str) -> str:
+        return f"  # CHECK: {doubts[field]}" if field in doubts else ""
+
+    lines = ["cohort:", f"  path: {_text(str(config.path))}", f"  layout: {config.layout}"]
+    if config.channels:
+        lines.append(f"  channels:{check('channels')}")
+        lines += [
+            f"    {_text(name)}: {_text(value)}{check(name)}" for name, value in config.channels.items()
+        ]
+    if config.labels:
+        lines.append(f"  labels: {_text(config.labels)}{check('labels')}")
+    if config.classes:
+        lines.append(f"  classes:{check('classes')}")
+        lines += [f"    {value}: {_text(name)}" for value, name in sorted(config.classes.items())]
+    return [*lines, ""]
+
+
+def _slices(cohort: Cohort, resolution: int) -> list[str]:
+    """The usual settings, and all slices where the usual rule keeps too few of them."""
+    usual = ("T1w", "T1wGd", "FLAIR", "T2w")
+    channel = next((name for name in usual if name in cohort.channels), cohort.channels[0])
+    lines = [
+        "slices:",
+        f"  resolution: {resolution}  # pixels, a power of two; twice the edge takes about four times as long",
+        "  scaling: robust  # 255 is a high percentile of the volume, not its brightest voxel",
+        f"  rule_channel: {_text(channel)}  # keeps the slices that are bright enough in this sequence",
+    ]
+    slicing = SliceConfig(resolution=resolution, scaling="robust", rule_channel=channel)
+    sample = replace(cohort, patients=cohort.patients[:_TRIED], notes=())
+    return lines + _fitting(sample, slicing) + [""]
+
+
+def _fitting(sample: Cohort, slicing: SliceConfig) -> list[str]:
+    """What the slices need beside the usual settings: the plane of the acquisition, or all slices."""
+    lines = []
+    headers = _headers(sample.patients)
+    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+    plane = next((p for p in planes if all(_has_slices(replace(h, plane=p)) for h in headers)), "axial")
+    if plane != "axial":
+        slicing = slicing.model_copy(update={"plane": plane})
+        lines.append(f"  plane: {plane}  # as the volumes were acquired")
+    kept = check_cohort(sample, slicing, progress=False).kept
+    if not kept or not all(kept.values()):
+        lines.append(
+            "  keep: all  # CHECK: no slice of some patients passes the usual rule: look at the volumes"
+        )
+    return lines
+
+
+def _has_slices(header: VolumeHeader) -> bool:
+    """Whether the volume's slices in the header's plane have usable pixels."""
+    return all(severity != "error" for _, _, severity in judge_pixels(header))
+
+
+def _split(cohort: Cohort) -> list[str]:
+    """At least five patients to hold against the others, where there are enough; the audit asks for them."""
+    people = len({patient.subject for patient in cohort.patients})
+    share, doubt = (0.3, "") if people < _FEW else (0.2, "")
+    test = 56 if people >= _PAPERS else max(1, round(share * people))
+    if people < _FEW:
+        doubt = "  # CHECK: few patients: intervals will be wide; the audit needs five who validate or test"
+    if people < 4:
+        share = 0.0
+    return [
+        "split:",
+        f"  test_patients: {test}{doubt}",
+        f"  validation_fraction: {share:g}  # of the patients who do not test",
+        "",
+    ]
+
+
+def _next(gpu: bool) -> list[str]:
+    if gpu:
+        return [
+            "# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."
+        ]
+    return [
+        "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them. For results",
+        "# that mean something, remove `preset` and train longer, an hour or more for each generator on two cores:",
+        "# generators:",
+        "#   diffusion: {recipe: quick, samples: 2000}",
+        "#   stylegan2: {recipe: quick, samples: 2000}",
+        "# segmenters:",
+        "#   unet: {training: {samples: 8000, batch: 32, momentum: 0.9}}",
+        "# repeats: 3",
+    ]
+
+
+def _name(path: Path) -> str:
+    """A study's name from that of the folder."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_") or "my-study"
+
+
+def _text(value: str) -> str:
+    """A YAML scalar."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", value) and value.lower() not in (
+        "null",
+        "true",
+        "false",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "y",
+        "n",
+    )
+    return value if plain else json.dumps(value, ensure_ascii=False)
