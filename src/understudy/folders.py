@@ -1,4 +1,4 @@
-"""Walking a user's folder: every file once, nothing passed over without a word."""
+"""A user's files: walking a folder, and opening a file that may be a dangling link or only a pointer to one."""
 
 from __future__ import annotations
 
@@ -130,3 +130,51 @@ def _unreadable(folder: Path, error: OSError) -> UnderstudyError:
         where=folder,
         fix="check the disk or the network share, then try again",
     )
+
+
+def open_error(path: Path, error: OSError) -> UnderstudyError:
+    """Why a file cannot be opened or read, with the cure."""
+    if path.is_symlink() and not path.exists():
+        return UnderstudyError(
+            f"the file is a link to {os.readlink(path)}, which is not there",
+            where=path,
+            fix="fetch its content (git annex get, datalad get), or restore the file that it points to",
+        )
+    if isinstance(error, FileNotFoundError):
+        return UnderstudyError("the file does not exist", where=path, fix="correct the path")
+    if isinstance(error, PermissionError):
+        return UnderstudyError(
+            "no permission to read the file", where=path, fix="ask its owner for permission (chmod u+r)"
+        )
+    return UnderstudyError(
+        f"the file cannot be read ({error.strerror or error})",
+        where=path,
+        fix="check the disk or the network share, then try again",
+    )
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file, or its first `most` bytes.
+
+    Raises:
+        UnderstudyError: absent, a dangling link, not readable, no regular file, or a pointer to content that was not
+            fetched (Git LFS, git-annex).
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
+        with path.open("rb") as handle:
+            content = handle.read(-1 if most is None else most)
+    except OSError as error:
+        raise open_error(path, error) from error
+    if content.startswith(b"version https://git-lfs"):
+        raise UnderstudyError(
+            "the file is a Git LFS pointer, not the image", where=path, fix="fetch the content: git lfs pull"
+        )
+    if b"/annex/objects/" in content[:200]:
+        raise UnderstudyError(
+            "the file is a git-annex pointer, not the image",
+            where=path,
+            fix="fetch the content: git annex get, or datalad get",
+        )
+    return content

@@ -1,12 +1,14 @@
-"""Reading NIfTI volumes: header first, voxels in their own type, every slice with the patient's nose up.
+"""NIfTI volumes: the one reader of headers and voxels, and the one comparison of voxel grids.
 
-A plain `get_fdata` loop makes every voxel a float64 and reads gzip in small pieces. Here a file is inflated in
-one call of ISA-L, which is two to three times as fast as zlib and leaves the interpreter free for another thread, and
-its integers stay integers.
+A plain `get_fdata` loop makes every voxel a float64 and inflates gzip in small pieces. Here a file is inflated in one
+call of ISA-L, which is two to three times as fast as zlib and releases the GIL, and integers stay integers.
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
-from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.folders import read_bytes
 
 
 class Digest(Protocol):
@@ -36,12 +38,32 @@ class Digest(Protocol):
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Plane = Literal["axial", "coronal", "sagittal"]
 
-AXES = ("P", "L")  # rows run to posterior, columns to the patient's left: the radiologist's view
-_SAME_PLACE = 1e-3  # mm, and mm per voxel: what single-precision headers leave of rounding
+SAME_GRID = (
+    0.05  # voxels that two headers may put a corner of the volume apart: rounding, not another position
+)
+LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
+_LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
+_EDGES = (0.01, 100.0)  # mm, of a plausible voxel
+_MOST_DEFLATED = 1032  # times that gzip can shrink its input
+_MOST_TRAILING = 1 << 24  # bytes behind the last voxel that are inflated as well
 _GZIP_MAGIC = b"\x1f\x8b"
-_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, EOFError, OSError, ValueError)  # type: ignore[assignment]
+_MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
+_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, zlib.error, EOFError, ValueError)  # type: ignore[assignment]
 _REPLACE = "replace the file by an intact copy (download or export it again)"
+_QUIET = logging.getLogger("understudy.nifti.nibabel")  # nibabel's own remarks; what matters is said by us
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
+
+# Directions of (columns, rows, slices) in each plane: heads upright, and in axial slices the nose at the top.
+_DIRECTIONS: dict[str, str] = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
+
+
+def axes_of(plane: Plane) -> tuple[str, str]:
+    """Directions of rows and columns of a slice: ("P", "L") in axial slices, the radiologist's view."""
+    directions = _DIRECTIONS[plane]
+    return directions[1], directions[0]
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,9 @@ class VolumeHeader:
         dtype: of the voxels as stored, with their byte order.
         offset: bytes before the first voxel.
         slope, intercept: what the voxels are to be multiplied by, and what is to be added.
-        affine: float64 [4, 4], voxel (as stored) to world (RAS, mm).
+        affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
+        plane: of the slices into which the volume is cut.
+        doubts: (what is doubtful about the header, what to do); such a file can be used.
     """
 
     shape: tuple[int, ...]
@@ -62,35 +86,50 @@ class VolumeHeader:
     slope: float
     intercept: float
     affine: NDArray[np.float64]
+    plane: Plane = "axial"
+    doubts: tuple[tuple[str, str], ...] = ()
 
     @property
     def voxels(self) -> int:
         """Their number."""
-        return int(np.prod(self.shape))
+        return int(np.prod(self.shape, dtype=object))
 
     @cached_property
     def reorientation(self) -> NDArray[np.float64]:
-        """nibabel's description of the flips and swaps that turn the stored axes into (L, P, S)."""
+        """nibabel's description of the flips and swaps that turn the stored axes into (columns, rows, slices)."""
         stored = nib.orientations.io_orientation(self.affine)
-        return np.asarray(nib.orientations.ornt_transform(stored, nib.orientations.axcodes2ornt("LPS")))
+        wanted = nib.orientations.axcodes2ornt(_DIRECTIONS[self.plane])
+        return np.asarray(nib.orientations.ornt_transform(stored, wanted))
 
     @property
     def axes(self) -> str:
         """Directions of the stored axes in letters, e.g. LPS."""
         return "".join(nib.orientations.aff2axcodes(self.affine))
 
+    def voxels_apart(self, other: VolumeHeader) -> float:
+        """Largest distance, in voxels of this volume, between the corners of both volumes; inf for other shapes.
+
+        Both are compared as `slices_of` returns them, so that the order in which they are stored does not matter.
+        """
+        if self.slice_shape != other.slice_shape:
+            return float("inf")
+        depth, height, width = self.slice_shape
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (height - 1, width - 1, depth - 1)
+        difference = other.slice_affine[:3] - self.slice_affine[:3]
+        moved = corners @ difference[:, :3].T + difference[:, 3]
+        apart = np.linalg.solve(self.slice_affine[:3, :3], moved.T)
+        return float(np.abs(apart).max())
+
     def same_grid(self, other: VolumeHeader) -> bool:
         """Whether both volumes have their voxels at the same places, in whatever order they are stored."""
-        return self.slice_shape == other.slice_shape and np.allclose(
-            self.slice_affine, other.slice_affine, rtol=0, atol=_SAME_PLACE
-        )
+        return self.voxels_apart(other) <= SAME_GRID
 
     @cached_property
     def slice_affine(self) -> NDArray[np.float64]:
         """float64 [4, 4]: (row, column, slice) of the volume as `slices_of` returns it, to world."""
         undo = nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
-        lps = self.affine @ undo
-        return np.asarray(lps[:, [1, 0, 2, 3]])
+        turned = self.affine @ undo
+        return np.asarray(turned[:, [1, 0, 2, 3]])
 
     @cached_property
     def slice_shape(self) -> tuple[int, int, int]:
@@ -106,46 +145,203 @@ class VolumeHeader:
         return float(slices), float(rows), float(columns)
 
 
-def read_header(path: Path, flat: bool = False) -> VolumeHeader:
-    """Reads a header.
+def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> VolumeHeader:
+    """Reads a header: shape, type, units, and the position by sform or qform.
 
     Args:
         path: of the file.
         flat: take a two-dimensional image as a volume of one slice.
+        plane: of the slices into which the volume is to be cut.
 
     Raises:
-        UnderstudyError: not a readable NIfTI file, not three-dimensional, or a singular affine.
+        UnderstudyError: not a readable NIfTI file, not three-dimensional, colours or complex numbers, a position that
+            cannot be relied on.
     """
+    stored = _parse(path)
+    shape = _shape(stored, path, flat)
+    dtype = stored.get_data_dtype()
+    if dtype.fields is not None or dtype.kind not in "biuf":
+        kind = "colours (RGB)" if dtype.fields is not None else f"{dtype.name} numbers"
+        cure = "grey values: one channel a file" if dtype.fields is not None else "magnitudes (numpy.abs)"
+        raise UnderstudyError(f"the voxels are {kind}, not grey values", where=path, fix=f"save {cure}")
     try:
-        image = nib.load(path)
-    except FileNotFoundError as error:
-        raise UnderstudyError("the file does not exist", where=path, fix="correct the path") from error
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError) as error:
+        slope, intercept = stored.get_slope_inter()
+        offset = int(stored["vox_offset"])
+    except (HeaderDataError, ValueError, OverflowError) as error:
+        raise _bad_header(path, error) from error
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if size > _LARGEST or offset < 0:
         raise UnderstudyError(
-            f"the header cannot be read ({_short(error)})", where=path, fix=_REPLACE
-        ) from error
-    shape = tuple(int(n) for n in image.shape)
+            f"the header announces {size / 2**30:,.1f} GB of voxels from byte {offset} on",
+            where=path,
+            fix=f"{_REPLACE}; a volume may have {_LARGEST >> 30} GB",
+        )
+    affine, doubts = _position(stored, path)
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    return VolumeHeader(shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts)
+
+
+def _parse(path: Path) -> Any:
+    """nibabel's header object of a single-file NIfTI-1 or NIfTI-2 image."""
+    raw = read_bytes(path, most=1 << 16)
+    zipped, named = raw.startswith(_GZIP_MAGIC), path.name.lower().endswith(".gz")
+    if zipped != named and raw:
+        kind = "compressed by gzip" if zipped else "not compressed by gzip"
+        name = path.name + ".gz" if zipped else path.name[: -len(".gz")]
+        if zipped or _size_of_header(raw):
+            raise UnderstudyError(
+                f"the name ends in {path.suffix}, but the file is {kind}",
+                where=path,
+                fix=f"rename it to {name}",
+            )
+    try:
+        content = isal_zlib.decompressobj(wbits=31).decompress(raw, max_length=4096) if zipped else raw
+        reader = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(_size_of_header(content))
+        if reader is None:
+            raise ValueError(f"it begins with {content[:4]!r}" if content else "the file is empty")
+        header = reader.from_fileobj(io.BytesIO(content), check=False)
+        header.check_fix(logger=_QUIET, error_level=40)
+    except (*_DAMAGE, HeaderDataError, OverflowError, KeyError) as error:
+        raise _bad_header(path, error) from error
+    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+        raise UnderstudyError(
+            "this is the header of a pair of files (.hdr, .img) or of the old format Analyze",
+            where=path,
+            fix="convert it to a single NIfTI file (.nii.gz)",
+        )
+    return header
+
+
+def _size_of_header(content: bytes) -> int:
+    """348 for NIfTI-1, 540 for NIfTI-2, in either byte order; 0 for anything else."""
+    sizes = [struct.unpack(order, content[:4])[0] for order in ("<i", ">i") if len(content) >= 4]
+    return next((size for size in sizes if size in (348, 540)), 0)
+
+
+def _bad_header(path: Path, error: BaseException) -> UnderstudyError:
+    return UnderstudyError(
+        f"the header cannot be read ({_short(error)}): not a NIfTI file, or damaged", where=path, fix=_REPLACE
+    )
+
+
+def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
+    """Three sizes, each at least 1."""
+    try:
+        shape = tuple(int(n) for n in stored.get_data_shape())
+    except (HeaderDataError, ValueError) as error:
+        raise _bad_header(path, error) from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if flat and len(shape) == 2:
+    if len(shape) == 2 and flat:
         shape = (*shape, 1)
+    if any(n < 1 for n in shape):
+        raise UnderstudyError(f"the volume of shape {shape} has no voxels", where=path, fix=_REPLACE)
     if len(shape) != 3:
+        several = "store one volume per file (split a series, for example with fslsplit)"
         raise UnderstudyError(
             f"the image has {len(shape)} dimensions {shape}, not 3",
             where=path,
-            fix="store one volume per file (split a series, for example with fslsplit)",
+            fix=several if len(shape) > 3 else "give the volume that the slice was taken from",
         )
-    affine = np.asarray(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    return shape
+
+
+def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...]]:
+    """Affine in mm, and what is doubtful about it.
+
+    Raises:
+        UnderstudyError: singular, an implausible voxel size, or sform and qform that turn the volume differently.
+    """
+    doubts = []
+    try:
+        units = stored.get_xyzt_units()[0]
+    except KeyError:
+        units = "unknown"
+    codes = int(stored["sform_code"]), int(stored["qform_code"])
+    try:
+        affine = np.asarray(stored.get_best_affine(), np.float64)
+        qform = np.asarray(stored.get_qform(), np.float64) if min(codes) > 0 else affine
+    except (HeaderDataError, ValueError) as error:
+        raise _bad_header(path, error) from error
+    if max(codes) <= 0:
+        doubts.append(
+            (
+                "neither sform nor qform is set, so that nothing tells which side is left",
+                "look at a slice in a viewer; if it is mirrored or upside down, correct the header",
+            )
+        )
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise UnderstudyError(
             "the header's affine is singular, so voxel size and orientation are unknown",
             where=path,
             fix="write the file again with a valid sform or qform",
         )
-    proxy = image.dataobj
-    return VolumeHeader(
-        shape, np.dtype(proxy.dtype), int(proxy.offset), float(proxy.slope), float(proxy.inter), affine
+    if np.isfinite(qform).all() and not np.allclose(affine, qform, rtol=0, atol=1e-4 * np.abs(affine).max()):
+        doubts += _disagreement(affine, qform, path)
+    affine[:3] *= _MILLIMETRES.get(units, 1.0)
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if edges.min() < _EDGES[0] or edges.max() > _EDGES[1]:
+        listed = " x ".join(f"{edge:g}" for edge in edges)
+        raise UnderstudyError(
+            f"voxels of {listed} mm by the header (units: {units}) cannot be",
+            where=path,
+            fix="correct the voxel size or the units of the header (xyzt_units: 2 is mm)",
+        )
+    return affine, tuple(doubts)
+
+
+def _disagreement(
+    sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path
+) -> list[tuple[str, str]]:
+    """A doubt where sform and qform are two spaces of one volume, an error where one of them must be wrong."""
+    fix = (
+        "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
     )
+    turned = [
+        nib.orientations.aff2axcodes(a) if abs(np.linalg.det(a[:3, :3])) > 1e-12 else ()
+        for a in (sform, qform)
+    ]
+    edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
+    if turned[0] != turned[1] or not np.allclose(edges[0], edges[1], rtol=0.02):
+        words = [
+            f"{''.join(t) or 'singular'}, {' x '.join(f'{e:.3g}' for e in sizes)}"
+            for t, sizes in zip(turned, edges, strict=True)
+        ]
+        raise UnderstudyError(
+            f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size",
+            where=path,
+            fix=fix,
+        )
+    return [
+        ("sform and qform are different positions; the sform is used", f"nothing, if this is meant; or {fix}")
+    ]
+
+
+def refuse_other_grids(paths: Sequence[Path], flat: bool = False) -> None:
+    """Reads the headers of files that belong together, which have to lie on one grid.
+
+    Raises:
+        UnderstudyError: unreadable, another shape, or voxels at other places than those of the first file.
+    """
+    first = read_header(paths[0], flat)
+    for path in paths[1:]:
+        header = read_header(path, flat)
+        apart = first.voxels_apart(header)
+        if apart == float("inf"):
+            shapes = [" x ".join(map(str, h.slice_shape)) for h in (header, first)]
+            raise UnderstudyError(
+                f"{path.name} has {shapes[0]} voxels (slices, rows, columns), {paths[0].name} {shapes[1]}",
+                where=path,
+                fix="resample both to one grid, or leave both files out",
+            )
+        if apart > SAME_GRID:
+            raise UnderstudyError(
+                f"by the headers, the voxels of {path.name} ({header.axes}) lie up to {apart:.3g} voxels away from"
+                f" those of {paths[0].name} ({first.axes})",
+                where=path,
+                fix="look at both in a viewer. If the arrays belong together as stored, give the file the header of"
+                " the other: nibabel.Nifti1Image(mask, image.affine); otherwise resample it",
+            )
 
 
 def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) -> NDArray[Any]:
@@ -159,11 +355,13 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
     Raises:
         UnderstudyError: truncated or damaged file.
     """
+    raw = read_bytes(path)
+    if digest is not None:
+        digest.update(raw)
+    size = header.offset + header.voxels * header.dtype.itemsize
     try:
-        raw = path.read_bytes()
-        if digest is not None:
-            digest.update(raw)
-        size = header.offset + header.voxels * header.dtype.itemsize
+        if size > len(raw) * _MOST_DEFLATED:  # before a buffer of this size is made
+            raise EOFError(f"{size:,} bytes are announced, the file has {len(raw):,}")
         content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
         # A view of the inflated bytes: nibabel would copy them twice.
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
@@ -171,39 +369,67 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         raise UnderstudyError(
             f"the file is truncated or damaged ({_short(error)})", where=path, fix=_REPLACE
         ) from error
-    scaled = apply_read_scaling(stored, header.slope, header.intercept)
+    with np.errstate(all="ignore"):  # what overflows is found by whoever judges the values
+        scaled = apply_read_scaling(stored, header.slope, header.intercept)
     return np.asarray(scaled).reshape(header.shape, order="F")
 
 
+def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Label values as integers; floats within `LABEL_TOLERANCE` of a whole number are rounded.
+
+    Raises:
+        UnderstudyError: NaN, fractions, or values below 0 or above 65,535.
+    """
+    if values.dtype == bool:
+        return values.view(np.uint8)
+    if not values.size:
+        return values.astype(np.uint8)
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 65_535:  # NaN fails as well
+        raise UnderstudyError(
+            f"the values run from {low:g} to {high:g}: these are not labels",
+            where=path,
+            fix="labels are whole numbers from 0 (background) to 65535; save the label volume itself",
+        )
+    small = np.uint8 if high < 255.5 else np.uint16
+    if values.dtype.kind != "f":
+        return values if values.dtype == np.uint8 else values.astype(small)
+    nearest = np.rint(values)
+    if (off := np.abs(values - nearest)).max() > LABEL_TOLERANCE:
+        raise UnderstudyError(
+            f"label values are not whole, for example {values.flat[int(off.argmax())]:.9g}",
+            where=path,
+            fix="round them, threshold a probability map, or resample labels by nearest neighbour",
+        )
+    return nearest.astype(small)
+
+
 def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
-    """[as stored] -> view [Z, H, W]: slices from inferior to superior, rows to posterior, columns to left."""
+    """[as stored] -> view [Z, H, W]; axial: slices from inferior to superior, rows to posterior, columns to left."""
     return nib.orientations.apply_orientation(voxels, header.reorientation).T
 
 
 def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
     """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
     stored = nib.orientations.io_orientation(header.affine)
-    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("LPS"), stored)
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(_DIRECTIONS[header.plane]), stored)
     return nib.orientations.apply_orientation(slices.T, back)
 
 
 def _inflate(raw: bytes, size: int) -> bytes:
-    """Inflates a gzip file that should hold `size` bytes, checksums checked."""
-    # Naming the size at once spares it from growing its buffer step by step.
-    content = isal_zlib.decompress(raw, wbits=31, bufsize=size)
-    return content if len(content) >= size else _inflate_members(raw)
+    """Inflates a gzip file of one or several members (bgzip, concatenation), checksums checked.
 
-
-def _inflate_members(raw: bytes) -> bytes:
-    """Inflates a gzip file that was written in several pieces (bgzip, concatenation)."""
-    members = []
+    What is much longer than the `size` that the header announces is not inflated: 3 MB of gzip can hold 3 GB.
+    """
+    members, left = [], size + _MOST_TRAILING
     while raw.startswith(_GZIP_MAGIC):
         member = isal_zlib.decompressobj(wbits=31)
-        members.append(member.decompress(raw))
+        members.append(member.decompress(raw, max_length=left))
+        left -= len(members[-1])
         if not member.eof:
-            raise EOFError("the compressed data ends too early")
+            raise EOFError("it ends too early" if left > 0 else "it is longer than its header announces")
         raw = member.unused_data
-    return b"".join(members)
+    return members[0] if len(members) == 1 else b"".join(members)
 
 
 def _short(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -22,27 +23,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SliceGeometry:
-    """Original slice <-> zero-padded power-of-two square <-> network resolution.
+    """Original slice -> square pixels of one size -> power-of-two square -> network resolution, and back.
 
     Attributes:
         height, width: of the original slices, pixels.
-        padded: edge of the padded square, a power of two (the paper: 240 -> 256, 8 pixels on each side).
+        padded: edge of the square to which slices are padded with zeros or cropped (the paper: 240 -> 256, 8 pixels on
+            each side).
         resolution: edge that the network sees; divides `padded`.
+        rows, columns: height and width once resampled to the cohort's pixel size; 0: as stored.
     """
 
     height: int
     width: int
     padded: int
     resolution: int
+    rows: int = 0
+    columns: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", self.rows or self.height)
+        object.__setattr__(self, "columns", self.columns or self.width)
 
     @classmethod
-    def fit(cls, height: int, width: int, resolution: int) -> SliceGeometry:
+    def fit(
+        cls,
+        height: int,
+        width: int,
+        resolution: int,
+        padded: int | None = None,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> SliceGeometry:
         """The geometry for slices of the given size.
+
+        Args:
+            height, width: pixels as stored.
+            resolution: of the network.
+            padded: edge of the square; None: the smallest power of two that holds the slice.
+            scale: new pixels for each of the old ones, along columns and rows.
 
         Raises:
             UnderstudyError: the resolution is not a power of two or is larger than the padded slice.
         """
-        padded = 1 << (max(height, width) - 1).bit_length()
+        rows, columns = (max(1, round(n * s)) for n, s in zip((height, width), scale, strict=True))
+        if padded is None:
+            padded = power_of_two(max(rows, columns))
         if resolution & (resolution - 1) or resolution < 4:
             raise UnderstudyError(
                 f"resolution {resolution} is not a power of two", fix="use 32, 64, 128 or 256"
@@ -52,21 +76,72 @@ class SliceGeometry:
                 f"resolution {resolution} is larger than the padded slices ({padded} x {padded})",
                 fix=f"use at most {padded}",
             )
-        return cls(height, width, padded, resolution)
+        return cls(height, width, padded, resolution, rows, columns)
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Height and width, in the padded square, of what is left of a slice after cropping."""
+        return min(self.rows, self.padded), min(self.columns, self.padded)
 
     @property
     def offset(self) -> tuple[int, int]:
-        """Rows above and columns left of the original slice in the padded square."""
-        return (self.padded - self.height) // 2, (self.padded - self.width) // 2
+        """Rows above and columns left of the slice in the padded square."""
+        height, width = self.inside
+        return (self.padded - height) // 2, (self.padded - width) // 2
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The part of a resampled slice that is left after cropping."""
+        height, width = self.inside
+        top, left = (self.rows - height) // 2, (self.columns - width) // 2
+        return slice(top, top + height), slice(left, left + width)
+
+    @property
+    def resampled(self) -> bool:
+        """Whether pixels change their size before slices are padded."""
+        return (self.rows, self.columns) != (self.height, self.width)
+
+    def fit_images(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """[Z, H, W] -> [Z, *inside]: resampled (then float32, linear, antialiased) and cropped; a view if neither."""
+        if self.resampled:
+            stack = _resized(stack, (self.rows, self.columns))
+        return stack[:, *self.window]
+
+    def fit_labels(self, stack: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+        """Class indices [Z, H, W] -> [Z, *inside]: the class that covers most of each new pixel, then cropped."""
+        if self.resampled:
+            size = (self.rows, self.columns)
+            best, most = np.zeros((len(stack), *size), np.uint8), _resized(stack == 0, size)
+            for k in range(1, classes):
+                covered = _resized(stack == k, size)
+                best[covered >= np.maximum(most, 1e-6)] = (
+                    k  # a tie goes to the higher index, as in shrink_labels
+                )
+                np.maximum(most, covered, out=most)
+            stack = best
+        return stack[:, *self.window]
 
     def pad(self, stack: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[..., H, W] -> [..., P, P], zeros around."""
-        top, left = self.offset
+        """[..., *inside] -> [..., P, P], zeros around."""
+        (top, left), (height, width) = self.offset, self.inside
         around = [(0, 0)] * (stack.ndim - 2)
         return np.pad(
             stack,
-            [*around, (top, self.padded - self.height - top), (left, self.padded - self.width - left)],
+            [*around, (top, self.padded - height - top), (left, self.padded - width - left)],
         )
+
+    def network_labels(self, stack: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+        """Class indices on the original grid [Z, H, W] -> [Z, R, R]; `classes` counts the background."""
+        return self.shrink_labels(self.pad(self.fit_labels(stack, classes)), classes)
+
+    def on_original_grid(self, padded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A grey image [P, P] -> [H, W]: cut out, zeros where it was cropped, pixels of their original size."""
+        (top, left), (height, width) = self.offset, self.inside
+        whole = np.zeros((1, self.rows, self.columns), np.uint8)
+        whole[:, *self.window] = padded[top : top + height, left : left + width]
+        if self.resampled:
+            whole = np.rint(_resized(whole, (self.height, self.width))).astype(np.uint8)
+        return whole[0]
 
     def shrink_images(self, padded: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[..., P, P] -> [..., R, R] by the mean over each f x f block, rounded half up."""
@@ -109,18 +184,26 @@ class SliceGeometry:
         """
         import torch  # seconds, which only predictions are worth
 
-        top, left = self.offset
-        out = np.empty((len(probabilities), self.height, self.width), np.uint8)
+        (top, left), (height, width) = self.offset, self.inside
+        out = np.zeros((len(probabilities), self.height, self.width), np.uint8)
         for start in range(0, len(probabilities), block):
             part = probabilities[start : start + block].float()
             if self.padded != self.resolution:
                 part = torch.nn.functional.interpolate(
                     part, size=(self.padded, self.padded), mode="bilinear", align_corners=False
                 )
-            labels = part.argmax(1).to(torch.uint8)
-            out[start : start + block] = (
-                labels[:, top : top + self.height, left : left + self.width].cpu().numpy()
+            part = part[..., top : top + height, left : left + width]
+            if not self.resampled:
+                out[start : start + block, *self.window] = part.argmax(1).to(torch.uint8).cpu().numpy()
+                continue
+            # Background where the slice was cropped; then back to the original pixels.
+            whole = part.new_zeros(*part.shape[:2], self.rows, self.columns)
+            whole[:, 0] = 1
+            whole[..., *self.window] = part
+            whole = torch.nn.functional.interpolate(
+                whole, size=(self.height, self.width), mode="bilinear", align_corners=False
             )
+            out[start : start + block] = whole.argmax(1).to(torch.uint8).cpu().numpy()
         return out
 
 
@@ -152,7 +235,7 @@ class TestVolume:
 
     def labels_at_network(self, classes: int) -> NDArray[np.uint8]:
         """The truth as uint8 [Z, R, R] by majority vote; `classes` counts the background."""
-        return self.geometry.shrink_labels(self.geometry.pad(self.truth), classes)
+        return self.geometry.network_labels(self.truth, classes)
 
 
 class VolumeSet:
@@ -164,6 +247,7 @@ class VolumeSet:
         self.channels: tuple[str, ...] = tuple(meta["channels"])
         self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
         self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore[assignment]
+        self.frame: dict[str, Any] | None = meta.get("frame")  # older sets have none
         self._patients: dict[str, dict[str, Any]] = meta["patients"]
 
     @classmethod
@@ -217,6 +301,7 @@ class VolumeWriter:
         channels: Sequence[str],
         classes: Sequence[LabelClass],
         axes: Sequence[str] | None = None,
+        frame: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._meta: dict[str, Any] = {
@@ -224,6 +309,7 @@ class VolumeWriter:
             "channels": list(channels),
             "classes": [asdict(c) for c in classes],
             "axes": list(axes) if axes else None,
+            "frame": frame,
             "patients": {},
         }
 
@@ -258,6 +344,20 @@ def _save_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             # Members opened by name have a fixed date: the same volume gives the same file.
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def power_of_two(edge: int) -> int:
+    """The smallest power of two that is at least `edge`."""
+    return 1 << (edge - 1).bit_length()
+
+
+def _resized(stack: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """[Z, H, W] -> float32 [Z, *size]: linear, averaged where pixels become larger."""
+    resized = np.empty((len(stack), *size), np.float32)
+    for plane, target in zip(stack, resized, strict=True):
+        image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+        target[:] = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return resized
 
 
 def _block_sums(stack: NDArray[np.uint8], f: int) -> NDArray[Any]:

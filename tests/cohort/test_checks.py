@@ -26,7 +26,7 @@ def folder(tmp_path, write_patient):
 
 
 def problems_of(folder, **config):
-    return check_cohort(find_patients(CohortConfig(path=folder, **config)), progress=False)
+    return check_cohort(find_patients(CohortConfig(path=folder, **config)), progress=False).problems
 
 
 def rewrite(path, change, dtype=None, affine=None):
@@ -50,7 +50,7 @@ def put(value, where=(0, 0, 0)):
 
 def test_a_clean_cohort_has_no_problems(folder):
     cohort = find_patients(CohortConfig(path=folder))
-    problems = check_cohort(cohort, progress=False)
+    problems = check_cohort(cohort, progress=False).problems
     assert problems == []
     assert accept(cohort, problems) is cohort
 
@@ -74,11 +74,12 @@ def test_a_clean_cohort_has_no_problems(folder):
         ("seg", lambda p: rewrite(p, lambda v: None, np.float64), "stored as float64", "warning"),
         (
             "seg",
-            lambda p: rewrite(p, put(0.99999997), np.float64),
-            "not whole, for example 0.99999997",
-            "error",
+            lambda p: rewrite(p, put(1.00000006), np.float64),  # what a scale factor leaves of 1
+            "stored as float64",
+            "warning",
         ),
-        ("seg", lambda p: rewrite(p, put(np.nan), np.float32), "not whole, for example nan", "error"),
+        ("seg", lambda p: rewrite(p, put(1.4), np.float64), "not whole, for example 1.4", "error"),
+        ("seg", lambda p: rewrite(p, put(np.nan), np.float32), "nan", "error"),
         ("seg", lambda p: rewrite(p, lambda v: v * 0), "annotation is empty", "warning"),
         ("t1", lambda p: rewrite(p, put(np.nan), np.float32), "T1w holds 1 NaN", "error"),
         ("t1", lambda p: rewrite(p, put(np.inf), np.float32), "T1w holds 1 NaN or infinite", "error"),
@@ -190,14 +191,14 @@ def test_one_id_in_two_folders(tmp_path, write_patient):
 def test_bad_patients_are_refused_by_name_or_left_out(folder):
     (folder / "A" / "A_flair.nii.gz").unlink()
     cohort = find_patients(CohortConfig(path=folder))
-    problems = check_cohort(cohort, progress=False)
+    problems = check_cohort(cohort, progress=False).problems
     with pytest.raises(UnderstudyError, match=r"1 of 2 patients cannot be used .A.; A: no FLAIR") as caught:
         accept(cohort, problems)
     assert "skip_bad_patients" in caught.value.message
     assert [p.id for p in accept(cohort, problems, skip_bad_patients=True).patients] == ["B"]
     (folder / "B" / "B_seg.nii.gz").write_bytes(b"x")
     with pytest.raises(UnderstudyError, match="no patient is left"):
-        accept(cohort, check_cohort(cohort, progress=False), skip_bad_patients=True)
+        accept(cohort, check_cohort(cohort, progress=False).problems, skip_bad_patients=True)
 
 
 def test_workers_do_not_change_the_answer(folder, write_patient):

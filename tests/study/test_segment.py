@@ -155,7 +155,7 @@ def test_a_patient_with_wrong_channels_is_refused(done: tuple[Path, Path, Path, 
         segment_patient(job, tmp_path / "p", tmp_path / "x.nii.gz", {"SWI": named["FLAIR"]})
     small = nib.Nifti1Image(np.ones((5, 5, 5), np.int16), np.eye(4))
     nib.save(small, tmp_path / "small.nii.gz")
-    with pytest.raises(UnderstudyError, match="FLAIR and T1w are not on the same grid"):
+    with pytest.raises(UnderstudyError, match="FLAIR has shape 5x5x5, T1w 24x20x12"):
         segment_patient(job, tmp_path / "p", tmp_path / "x.nii.gz", {"FLAIR": tmp_path / "small.nii.gz"})
     shutil.copy(tmp_path / "p" / f"{subject}_t1.nii.gz", tmp_path / "p" / "again_T1w.nii.gz")
     with pytest.raises(UnderstudyError, match="several files could be T1w"):

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.base import QuietOption, app, print_table, study_of
-from understudy.errors import UnderstudyError
+from understudy.cli.base import QuietOption, app, print_table
 
 
 @app.command()
@@ -37,32 +36,23 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List what is wrong with a cohort's files; ends with 1 if a patient cannot be used."""
-    from understudy.cohort.checks import check_cohort
-    from understudy.cohort.layouts import CohortConfig, find_patients
+    """List what is wrong with a cohort, by doing all that `run` does to prepare it but write the slices.
 
-    config = (
-        study_of(source).with_one_cohort("checking").cohort
-        if source.suffix in (".yaml", ".yml")
-        else CohortConfig.model_validate({"path": source})
-    )
-    if config is None:
-        raise UnderstudyError(
-            "the study draws phantoms and has no cohort to check", where=source, fix="give a folder instead"
-        )
-    cohort = find_patients(config)
-    problems = check_cohort(cohort, progress=not quiet)
-    rows = [[p.severity, p.patient, p.file.name, p.problem, p.fix] for p in problems]
+    Exit status 1 if `run` would stop.
+    """
+    from understudy.study.check import check_source
+
+    found = check_source(source, progress=not quiet)
     header = ["severity", "patient", "file", "problem", "what to do"]
+    rows = [
+        [p.severity, p.patient, p.file.name, p.problem, p.fix] for one in found for p in one.checked.problems
+    ]
     if as_json:
         print(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2))
-    elif rows:
-        print_table(header, rows)
-    bad = {p.patient for p in problems if p.severity == "error"}
-    if not as_json:
-        print(
-            f"{len(cohort.patients)} patients ({cohort.layout}: {', '.join(cohort.channels)}),"
-            f" {len(problems)} problems, {len(bad)} patients that cannot be used"
-        )
-    if bad:
+    else:
+        if rows:
+            print_table(header, rows)
+        for one in found:
+            print(one.summary())
+    if any(one.stops for one in found):
         raise typer.Exit(1)

@@ -1,83 +1,140 @@
-"""Checks of a cohort before anything expensive: every file is opened once, every problem says what to do."""
+"""Checks of a cohort before anything expensive: every file is read once, by the code that `prepare` reads it with."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.background import grey_background
+from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import LABELS, Cohort, Patient
+from understudy.cohort.patient import PatientReader, Problem
+from understudy.cohort.scaling import SliceConfig, bright_part, kept_slices
+from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
-from understudy.nifti import VolumeHeader, in_order, read_header, read_voxels, slices_of
+from understudy.nifti import VolumeHeader, in_order, read_header
 from understudy.progress import track
-from understudy.slices import LabelClass
+from understudy.volumes import SliceGeometry
 
-Severity = Literal["error", "warning"]
-
-# Interpolation undershoots a little below zero; a z-scored volume is negative for about half of its tissue.
-_TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
-_TOLERATED_UNDERSHOOT = 0.05  # of the maximum
+_CUT = 0.001  # of a channel's summed intensity that cropping may take without a word
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with one patient.
+class Checked:
+    """What was found out about a cohort.
 
     Attributes:
-        patient: id.
-        file: the file concerned.
-        problem: what is wrong.
-        fix: what to do about it.
-        severity: an "error" keeps the patient out; a "warning" is to be known.
+        problems: by patient, errors first; empty if all is well.
+        frame: pixel size and field of view of the slices; None if no header could be read.
+        kept: patient id -> slices that pass the rule.
     """
 
-    patient: str
-    file: Path
-    problem: str
-    fix: str
-    severity: Severity = "error"
-
-
-@dataclass(frozen=True)
-class _Inspected:
-    """A patient's problems, and digests of the images by which copies are recognised."""
-
     problems: list[Problem]
-    digests: dict[str, str] = field(default_factory=dict)
+    frame: Frame | None
+    kept: dict[str, int]
 
 
-def check_cohort(cohort: Cohort, workers: int = 2, progress: bool = True) -> list[Problem]:
-    """Opens every file of every patient once and lists what is wrong, by patient, errors first.
+def check_cohort(
+    cohort: Cohort, slicing: SliceConfig | None = None, workers: int = 2, progress: bool = True
+) -> Checked:
+    """Opens every file of every patient once and lists what is wrong.
 
     Args:
         cohort: from `find_patients`.
+        slicing: how slices will be made; None: the defaults, with a rule that looks at a channel of the cohort.
         workers: patients that are read at the same time.
         progress: show a progress bar.
 
-    Returns:
-        Problems; empty if all is well. Nothing is raised for a bad file.
+    Raises:
+        UnderstudyError: slices that cannot be made of any patient (unknown rule channel, resolution). Nothing is
+            raised for a bad file.
     """
-    problems: list[Problem] = []
-    digests: list[tuple[Patient, dict[str, str]]] = []
+    slicing = slicing or default_slicing(cohort)
+    refuse_rule_channel(cohort, slicing)
+    frame = frame_of(cohort, slicing)
+    problems = [Problem("", note.file, note.text, note.fix, note.severity) for note in cohort.notes]
+    inspected: list[_Inspected] = []
     with track(len(cohort.patients), "checking", unit="patients", show=progress) as meter:
-        for patient, inspected in zip(
-            cohort.patients,
-            in_order(partial(_inspect, cohort=cohort), cohort.patients, workers),
-            strict=True,
-        ):
-            problems += inspected.problems
-            digests.append((patient, inspected.digests))
+        work = partial(_inspect, cohort=cohort, slicing=slicing, frame=frame)
+        for found in in_order(work, cohort.patients, workers):
+            inspected.append(found)
+            problems += found.problems
             meter.advance(1, problems=len(problems))
-    problems += _repeated_ids(cohort) + _copies_between_patients(digests)
-    return sorted(problems, key=lambda p: (p.patient, p.severity, str(p.file), p.problem))
+    problems += _repeated_ids(cohort) + _copies_between_patients(inspected)
+    problems += _absent_classes(cohort, inspected)
+    problems.sort(key=lambda p: (p.patient, p.severity, str(p.file), p.problem))
+    return Checked(problems, frame, {i.patient.id: i.kept for i in inspected if i.kept is not None})
+
+
+def check_split(
+    cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_patients: bool
+) -> list[Problem]:
+    """What is wrong with the parts of a split, once the patients with errors are left out.
+
+    Nothing is said where errors stop `prepare` before it splits.
+    """
+    if not skip_bad_patients and any(p.severity == "error" for p in checked.problems):
+        return []
+    try:
+        accepted = accept(cohort, checked.problems, skip_bad_patients)
+        parts = split_patients(accepted, split)
+        refuse_empty_training(
+            sum(checked.kept.get(p, 0) for p, part in parts.items() if part == "train"), cohort
+        )
+    except UnderstudyError as error:
+        where = Path(error.where) if error.where else cohort.path
+        return [Problem("", where, error.what, error.fix or "correct the study file")]
+    return []
+
+
+def default_slicing(cohort: Cohort) -> SliceConfig:
+    """The defaults, with a rule that looks at the first channel where there is no T1w, at any resolution."""
+    usual = SliceConfig.model_validate({})
+    channel = usual.rule_channel if usual.rule_channel in cohort.channels else cohort.channels[0]
+    return usual.model_copy(update={"rule_channel": channel, "resolution": 4})
+
+
+def refuse_rule_channel(cohort: Cohort, slicing: SliceConfig) -> None:
+    """Raises an `UnderstudyError` where the slice rule looks at a channel that the cohort does not have."""
+    if slicing.rule_channel not in cohort.channels:
+        raise UnderstudyError(
+            f"the slice rule looks at {slicing.rule_channel}, which the cohort does not have",
+            where="slices.rule_channel",
+            fix=f"set `slices: {{rule_channel: {cohort.channels[0]}}}`, or another of {', '.join(cohort.channels)}",
+        )
+
+
+def refuse_empty_training(slices: int, cohort: Cohort) -> None:
+    """Raises an `UnderstudyError` where no training slice passes the rule, which then is wrong for these images."""
+    if not slices:
+        raise UnderstudyError(
+            "no training slice passes the slice rule",
+            where=cohort.path,
+            fix="lower `rule_fraction` or `rule_intensity` under `slices`, set `scaling: robust`, or `keep: all`",
+        )
+
+
+def frame_of(cohort: Cohort, slicing: SliceConfig) -> Frame | None:
+    """The frame of a cohort's slices, from the first readable header of each patient; None if there is none.
+
+    Raises:
+        UnderstudyError: see `Frame.of`.
+    """
+    headers = [header for patient in cohort.patients if (header := _first_header(patient, slicing))]
+    return Frame.of(headers, slicing) if headers else None
+
+
+def _first_header(patient: Patient, slicing: SliceConfig) -> VolumeHeader | None:
+    for path in patient.images.values():
+        try:
+            return read_header(path, plane=slicing.plane)
+        except UnderstudyError:
+            continue
+    return None
 
 
 def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool = False) -> Cohort:
@@ -87,10 +144,13 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
         UnderstudyError: there are errors and they may not be skipped, or no patient is left.
     """
     errors = [problem for problem in problems if problem.severity == "error"]
-    bad = sorted({problem.patient for problem in errors})
-    if not bad:
+    if not errors:
         return cohort
-    first = errors[0]
+    first, bad = errors[0], sorted({problem.patient for problem in errors if problem.patient})
+    if not first.patient and not skip_bad_patients:
+        raise UnderstudyError(
+            first.problem, where=first.file, fix=f"{first.fix}; `skip_bad_patients: true` goes on without it"
+        )
     listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     if not skip_bad_patients:
         raise UnderstudyError(
@@ -109,205 +169,118 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
     return replace(cohort, patients=left)
 
 
-def _inspect(patient: Patient, cohort: Cohort) -> _Inspected:
+@dataclass(frozen=True)
+class _Inspected:
+    """What is known of a patient whose files have been read.
+
+    Attributes:
+        patient: whose.
+        problems: found.
+        kept: slices that pass the rule; None where the rule's channel cannot be used.
+        digests: channel -> hash of its voxels.
+        classes: indices of the classes that occur in the annotation.
+    """
+
+    patient: Patient
+    problems: list[Problem]
+    kept: int | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    classes: frozenset[int] = frozenset()
+
+
+def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
     """Everything that can be said of one patient alone."""
-    problems = _missing_and_surplus(patient)
-    files = dict(patient.images) | ({LABELS: patient.labels} if patient.labels else {})
-    headers: dict[str, VolumeHeader] = {}
-    for name, path in files.items():
+    reader = PatientReader(patient, cohort, slicing.plane)
+    problems, geometry = reader.problems, None
+
+    def add(name: str, error: UnderstudyError) -> None:
+        problems.append(Problem(patient.id, reader.files[name], error.what, error.fix or "replace the file"))
+
+    if frame is not None and reader.header is not None:
         try:
-            headers[name] = read_header(path)
+            geometry = frame.geometry(reader.header)
         except UnderstudyError as error:
-            problems.append(_from_error(patient, path, error))
-    problems += _grid(patient, files, headers, cohort)
-    digests: dict[str, str] = {}
-    for name, header in headers.items():
+            add(next(iter(reader.headers)), error)
+    kept, classes = None, frozenset[int]()
+    for name in reader.headers:
         try:
-            voxels = read_voxels(files[name], header)
-        except UnderstudyError as error:
-            problems.append(_from_error(patient, files[name], error))
+            if name == LABELS:
+                labels = reader.labels()
+                classes = frozenset(np.unique(labels[labels > 0]).tolist())
+                cut = labels if geometry is None else _outside(labels, geometry)
+                if geometry is not None and cut.any():
+                    what = f"cropping to {geometry.padded} pixels would cut off annotated voxels"
+                    add(name, UnderstudyError(what, fix=_wider(geometry)))
+                continue
+            volume = reader.image(name)
+        except UnderstudyError:
+            continue  # it is among the reader's problems
+        if geometry is None:
             continue
-        if name == LABELS:
-            problems += _judge_labels(patient, files[name], voxels, cohort.classes)
-        else:
-            judged = _judge_image(patient, files[name], name, slices_of(voxels, header))
-            problems += judged
-            if any(problem.severity == "error" for problem in judged):
-                continue  # two empty volumes are not copies of one patient
-            digests[name] = hashlib.sha256(np.ascontiguousarray(voxels.T).data).hexdigest()
-    return _Inspected(problems + _copies_within(patient, digests), digests)
-
-
-def _from_error(patient: Patient, path: Path, error: UnderstudyError) -> Problem:
-    """A file that cannot be read."""
-    return Problem(patient.id, path, error.what, error.fix or "replace the file")
-
-
-def _missing_and_surplus(patient: Patient) -> list[Problem]:
-    """Files that are not there, and files that are there twice."""
-    problems = []
-    for name, path in patient.missing.items():
-        others = sorted(p.name for p in path.parent.glob("*.nii*")) if path.parent.is_dir() else []
-        known = {p.name for p in (*patient.images.values(), patient.labels) if p}
-        # BraTS 2020 ships one annotation under a name of its own (patient 355).
-        strange = [other for other in others if other not in known and not other.startswith(".")]
-        hint = f" (or rename {strange[0]}, if it is this one)" if strange else ""
-        what = "no annotation" if name == LABELS else f"no {name} image"
-        problems.append(Problem(patient.id, path, what, f"add {path.name}{hint}, or leave the patient out"))
-    for name, paths in patient.surplus.items():
-        first = patient.labels if name == LABELS else patient.images[name]
-        chosen = first.name if first else ""
-        problems.append(
-            Problem(
-                patient.id,
-                paths[0],
-                f"{len(paths) + 1} files match {name}: {', '.join([chosen, *(p.name for p in paths)])}",
-                "keep one of them, or make the pattern narrower",
-            )
-        )
-    return problems
-
-
-def _grid(
-    patient: Patient, files: dict[str, Path], headers: dict[str, VolumeHeader], cohort: Cohort
-) -> list[Problem]:
-    """Shapes and affines that differ from those of most of the patient's files."""
-    if len(headers) < 2:
-        return []
-    common = Counter(header.slice_shape for header in headers.values()).most_common(1)[0][0]
-    reference = next(name for name, header in headers.items() if header.slice_shape == common)
-    problems = []
-    for name, header in headers.items():
-        if header.same_grid(headers[reference]):
-            if header.axes != headers[reference].axes:
-                what = f"{name} is stored as {header.axes}, {reference} as {headers[reference].axes}"
-                fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
-                problems.append(Problem(patient.id, files[name], what, fix, "warning"))
-        elif header.shape != headers[reference].shape:
-            what = f"{name} has shape {_times(header.shape)}, {reference} {_times(headers[reference].shape)}"
-            fix = "resample it onto the grid of the other files"
-            problems.append(Problem(patient.id, files[name], what, fix))
-        else:
-            problems.append(_other_affine(patient, files, name, reference, headers, cohort))
-    return problems
-
-
-def _other_affine(
-    patient: Patient,
-    files: dict[str, Path],
-    name: str,
-    reference: str,
-    headers: dict[str, VolumeHeader],
-    cohort: Cohort,
-) -> Problem:
-    """Same shape, other position in the world: wrong header or wrong data, which only the user can know."""
-    what = (
-        f"the affines of {name} ({headers[name].axes}) and {reference} ({headers[reference].axes}) differ"
-        + _where_the_annotation_lies(files, name, reference, headers)
+        lost = _outside(volume, geometry)
+        if lost.any() and lost.sum(dtype=np.float64) > _CUT * volume.sum(dtype=np.float64):
+            share = lost.sum(dtype=np.float64) / volume.sum(dtype=np.float64)
+            what = f"cropping to {geometry.padded} pixels cuts off {share:.1%} of {name}"
+            problems.append(Problem(patient.id, reader.files[name], what, _wider(geometry), "warning"))
+        try:
+            bright = bright_part(volume, reader.files[name], geometry, slicing)
+        except UnderstudyError as error:
+            add(name, error)
+            continue
+        if name == slicing.rule_channel:
+            kept = int(kept_slices(bright, geometry, slicing).sum())
+            if not kept:
+                what = f"no slice passes the slice rule ({_rule(slicing)}), so that the patient is not trained on"
+                fix = (
+                    "look at the volume: if it is dim, set `slices: {scaling: robust}`; if the head is small in the"
+                    " slice, lower `rule_fraction`"
+                )
+                problems.append(Problem(patient.id, reader.files[name], what, fix, "warning"))
+    return _Inspected(
+        patient, problems + _copies_within(patient, reader.digests), kept, reader.digests, classes
     )
-    if cohort.trust_array_order:
-        fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
-        return Problem(patient.id, files[name], what, fix, "warning")
-    fix = "look at both in a viewer; correct the header, or set `trust_array_order: true` if the arrays align"
-    return Problem(patient.id, files[name], what, fix)
 
 
-def _where_the_annotation_lies(
-    files: dict[str, Path], name: str, reference: str, headers: dict[str, VolumeHeader]
-) -> str:
-    """A hint at which of array and header is right: how much of the annotation lies on tissue by either."""
-    if name != LABELS:
-        return ""
-    try:
-        labels, image = (read_voxels(files[n], headers[n]) for n in (name, reference))
-    except UnderstudyError:
-        return ""  # reported by its own problem
-    annotated = int(np.count_nonzero(labels))
-    if not annotated:
-        return ""
-    stored = np.count_nonzero(image[labels != 0]) / annotated
-    turned = slices_of(labels, headers[name]) != 0
-    by_header = np.count_nonzero(slices_of(image, headers[reference])[turned]) / annotated
+def _rule(slicing: SliceConfig) -> str:
     return (
-        f" ({stored:.0%} of the annotation lies on non-zero voxels as stored, {by_header:.0%} by the headers)"
+        f"{slicing.rule_channel} above {slicing.rule_intensity:g} of 255 on more than {slicing.rule_fraction:.0%} of"
+        " the padded pixels"
     )
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    """(240, 240, 155) -> 240x240x155."""
-    return "x".join(map(str, shape))
+def _outside(stack: NDArray[np.generic], geometry: SliceGeometry) -> NDArray[np.generic]:
+    """The stack [Z, H, W] with zeros where a slice is left after cropping; empty where nothing is cropped."""
+    if geometry.inside == (geometry.rows, geometry.columns):
+        return stack[:0]
+    rest = stack.copy()
+    scale = geometry.height / geometry.rows, geometry.width / geometry.columns
+    kept = (slice(round(w.start * s), round(w.stop * s)) for w, s in zip(geometry.window, scale, strict=True))
+    rest[:, *kept] = 0
+    return rest
 
 
-def _judge_image(patient: Patient, path: Path, name: str, voxels: NDArray[Any]) -> list[Problem]:
-    """NaN, infinite, empty, constant and negative volumes [Z, H, W], and those whose background is not dark."""
+def _wider(geometry: SliceGeometry) -> str:
+    return (
+        f"set `slices: {{matrix: {2 * geometry.padded}}}` for all patients, or crop or recentre this volume"
+    )
 
-    def problem(what: str, fix: str, severity: Severity = "error") -> list[Problem]:
-        return [Problem(patient.id, path, f"{name} {what}", fix, severity)]
 
-    low, high = float(voxels.min()), float(voxels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        return problem(f"holds {bad} NaN or infinite voxels", "export it again, or set these voxels to 0")
-    if low == high:
-        kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
-        return problem(kind, "replace it by the real image")
-    if low < 0:
-        share = np.count_nonzero(voxels < 0) / voxels.size
-        if share > _TOLERATED_NEGATIVE or low < -_TOLERATED_UNDERSHOOT * high:
-            return problem(
-                f"is negative in {share:.1%} of its voxels (minimum {low:g}, maximum {high:g})",
-                "use intensities before z-scoring, or shift them so that the background is 0",
-            )
-        return problem(
-            f"is slightly negative in {share:.2%} of its voxels (minimum {low:g})",
-            "nothing, if this comes from interpolation: these voxels become 0",
+def _absent_classes(cohort: Cohort, inspected: Sequence[_Inspected]) -> list[Problem]:
+    """Classes that no patient has: usually a wrong label value."""
+    seen = frozenset[int]().union(*(i.classes for i in inspected))
+    if not seen:
+        return []  # each empty annotation is a warning already
+    return [
+        Problem(
+            "",
+            cohort.path,
+            f"no patient has the class {entry.name} (label value {entry.source})",
+            "correct its label value under `classes`, or leave the class out",
             "warning",
         )
-    if background := grey_background(voxels):
-        return problem(
-            f"is not dark in the corners of its slices (median {background:g}, maximum {high:g})",
-            "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a"
-            " generator learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to"
-            " tissue",
-            "warning",
-        )
-    return []
-
-
-def _judge_labels(
-    patient: Patient, path: Path, voxels: NDArray[Any], classes: tuple[LabelClass, ...]
-) -> list[Problem]:
-    """Fractions, unexpected values, an empty mask, integers stored as floats."""
-
-    def problem(what: str, fix: str, severity: Severity = "error") -> Problem:
-        return Problem(patient.id, path, what, fix, severity)
-
-    problems = []
-    if np.issubdtype(voxels.dtype, np.floating):
-        broken = voxels != np.rint(voxels)  # true for NaN as well
-        if broken.any() or not np.isfinite(voxels).all():
-            example = voxels[broken | ~np.isfinite(voxels)].flat[0]
-            what = f"the annotation holds values that are not whole, for example {example:.9g}"
-            return [problem(what, "round it, or resample it again with nearest-neighbour interpolation")]
-        what = f"the annotation is stored as {voxels.dtype.name}, though all values are whole"
-        problems.append(problem(what, "nothing to do; saved as uint8 it would be smaller", "warning"))
-    values = _distinct(voxels)
-    unexpected = [value for value in values if value not in [entry.source for entry in classes]]
-    if unexpected:
-        named = ", ".join(f"{entry.source} ({entry.name})" for entry in classes)
-        what = f"unexpected label {', '.join(f'{value:g}' for value in unexpected[:5])}; expected {named}"
-        fix = "correct the file, or describe the cohort with `layout: pattern` and its own `classes`"
-        problems.append(problem(what, fix))
-    elif values == [0]:
-        what = "the annotation is empty (background only)"
-        problems.append(problem(what, "nothing, if there is no lesion; else replace the file", "warning"))
-    return problems
-
-
-def _distinct(voxels: NDArray[Any]) -> list[float]:
-    """The values that occur, sorted; without sorting the millions of zeros."""
-    values = [float(value) for value in np.unique(voxels[voxels != 0])]
-    return sorted([*values, 0.0]) if np.count_nonzero(voxels) < voxels.size else values
+        for index, entry in enumerate(cohort.classes)
+        if index and index not in seen
+    ]
 
 
 def _copies_within(patient: Patient, digests: dict[str, str]) -> list[Problem]:
@@ -347,12 +320,13 @@ def _repeated_ids(cohort: Cohort) -> list[Problem]:
     return problems
 
 
-def _copies_between_patients(digests: list[tuple[Patient, dict[str, str]]]) -> list[Problem]:
+def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
     """The same image under two ids would put one patient on both sides of the split."""
     first: dict[str, tuple[Patient, str]] = {}
     problems = []
-    for patient, images in digests:
-        for name, digest in images.items():
+    for found in inspected:
+        patient = found.patient
+        for name, digest in found.digests.items():
             earlier, earlier_name = first.setdefault(digest, (patient, name))
             if earlier.id != patient.id:
                 problems.append(

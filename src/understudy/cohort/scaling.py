@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.cohort.background import without_background
 from understudy.errors import UnderstudyError
+from understudy.nifti import Plane
 from understudy.volumes import SliceGeometry
 
 _BLOCK = 4  # slices that are scaled at a time: their doubles stay in the processor's cache
@@ -41,6 +42,24 @@ class SliceConfig(BaseModel):
         exclude_if=lambda value: bool(value == "keep"),
         description="where the corners of a volume's slices are not dark (`understudy check` tells): keep that as it is"
         " (the paper), or set it to 0",
+    )
+    plane: Plane = Field(
+        default="axial",
+        exclude_if=lambda value: bool(value == "axial"),
+        description="plane of the slices; choose that in which the volumes were acquired",
+    )
+    pixel_size: float | None = Field(
+        default=None,
+        gt=0.05,
+        lt=50,
+        exclude_if=lambda value: value is None,
+        description="edge of a pixel to which slices with others are resampled, mm; null: that of most patients",
+    )
+    matrix: int | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="edge of the square to which slices are padded with zeros or cropped, pixels, a power of two; null:"
+        " the smallest that holds the slices of at least half of the patients",
     )
     percentile: float = Field(
         default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent"
@@ -85,24 +104,36 @@ def slice_images(
     Raises:
         UnderstudyError: a volume that cannot be scaled.
     """
-
-    def bright(channel: str) -> _Bright:
-        volume = read(channel)
-        if config.background == "zero":
-            volume = without_background(volume)
-        return _Bright.of(volume, files[channel], config)
-
     # The rule first: of a training patient only the kept slices are worth scaling.
-    rule = bright(config.rule_channel)
-    kept = passes_rule(rule.slices, rule.ceiling, geometry, config)
-    if config.keep == "all":
-        kept = np.ones_like(kept)
+    rule = bright_part(read(config.rule_channel), files[config.rule_channel], geometry, config)
+    kept = kept_slices(rule, geometry, config)
     wanted = np.flatnonzero(kept) if only_kept else np.arange(len(kept))
     images = np.zeros((len(wanted), len(files), config.resolution, config.resolution), np.uint8)
     for c, channel in enumerate(files):
-        volume = rule if channel == config.rule_channel else bright(channel)
+        volume = (
+            rule
+            if channel == config.rule_channel
+            else bright_part(read(channel), files[channel], geometry, config)
+        )
         _scale_and_shrink(volume, wanted, geometry, images[:, c])
     return images, kept
+
+
+def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, config: SliceConfig) -> Bright:
+    """A volume [Z, H, W] without its grey background, resampled and cropped, and the intensity that becomes 255.
+
+    Raises:
+        UnderstudyError: no voxel above zero, or NaN.
+    """
+    if config.background == "zero":
+        slices = without_background(slices)
+    return Bright.of(geometry.fit_images(slices), path, config)
+
+
+def kept_slices(rule: Bright, geometry: SliceGeometry, config: SliceConfig) -> NDArray[np.bool_]:
+    """bool [Z]: the slices that are kept, by the rule's channel."""
+    kept = passes_rule(rule.slices, rule.ceiling, geometry, config)
+    return np.ones_like(kept) if config.keep == "all" else kept
 
 
 def passes_rule(
@@ -119,7 +150,7 @@ def passes_rule(
 
 
 @dataclass(frozen=True)
-class _Bright:
+class Bright:
     """The part of a volume that can become brighter than 0.
 
     Attributes:
@@ -133,8 +164,12 @@ class _Bright:
     ceiling: float
 
     @classmethod
-    def of(cls, slices: NDArray[Any], path: Path, config: SliceConfig) -> _Bright:
+    def of(cls, slices: NDArray[Any], path: Path, config: SliceConfig) -> Bright:
         """Looks at a volume [Z, H, W]; raises an UnderstudyError if it has no usable ceiling."""
+        if slices.dtype.kind in "iu" and slices.dtype.itemsize > 4:
+            slices = slices.astype(
+                np.float64
+            )  # doubles, in which the rule is computed, do not hold all of them
         brightest = slices.max(axis=0)  # a NaN stays one
         ceiling = _ceiling(slices, float(brightest.max()), path, config)
         rows, columns = np.flatnonzero((brightest > 0).any(1)), np.flatnonzero((brightest > 0).any(0))
@@ -143,7 +178,7 @@ class _Bright:
 
 
 def _scale_and_shrink(
-    volume: _Bright, wanted: NDArray[np.int64], geometry: SliceGeometry, out: NDArray[np.uint8]
+    volume: Bright, wanted: NDArray[np.int64], geometry: SliceGeometry, out: NDArray[np.uint8]
 ) -> None:
     """Scales slices to 8 bits and shrinks their padded squares into `out` [len(wanted), R, R], which holds zeros."""
     as_stored = geometry.padded == geometry.resolution
@@ -207,8 +242,8 @@ def _ceiling(slices: NDArray[Any], value: float, path: Path, config: SliceConfig
         value = float(np.percentile(nonzero, config.percentile)) if nonzero.size else 0.0
     if not (np.isfinite(value) and value > 0):
         raise UnderstudyError(
-            "the volume is empty, not above zero, or holds NaN",
+            "no voxel of the volume is above zero, once cropped and without a grey background",
             where=path,
-            fix="run `understudy check` on the cohort",
+            fix="look at the volume in a viewer; replace the file, or leave the patient out",
         )
     return value

@@ -15,7 +15,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import read_nifti, read_png, to_8_bit, to_grey
 from understudy.exchange.recognise import Recognised, SliceFiles
 from understudy.exchange.spec import FolderSpec
-from understudy.nifti import in_order
+from understudy.nifti import in_order, refuse_other_grids
 from understudy.slices import SliceSet
 
 _WORKERS = 2  # threads that decode files
@@ -45,12 +45,14 @@ class Source(Protocol):
     Attributes:
         channels: names of the channels of `RawSlice.images`.
         classes: names of the classes with a channel of their own in `RawSlice.drawn`; () for codes.
+        annotated: whether there is an annotation; without one `RawSlice.drawn` is 0 everywhere.
         count: slices, None where only reading tells.
         notes: what a user should know about how the folder was understood.
     """
 
     channels: tuple[str, ...]
     classes: tuple[str, ...]
+    annotated: bool
     count: int | None
     notes: list[str]
 
@@ -65,11 +67,14 @@ class FileSource:
         self._root, self._found, self._spec, self._nifti = root, found, spec, nifti
         self.channels = found.channels
         self.classes = tuple(n.partition(":")[2] for n in found.annotation if ":" in n)
+        self.annotated = bool(found.annotation)
         self.count: int | None = None if nifti else len(found.slices)
         self.notes: list[str] = []
+        if not self.annotated:
+            self.notes.append("no annotation was found (--labels names its files)")
         if found.surplus:
             self.notes.append(
-                f"{len(found.surplus)} files are no channel of these and were left out, e.g. {found.surplus[0]}"
+                f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {found.surplus[0]}"
             )
 
     def slices(self, start: int) -> Iterator[RawSlice]:
@@ -86,6 +91,8 @@ class FileSource:
 
     def _volume(self, entry: SliceFiles) -> list[RawSlice]:
         """All slices of a volume but empty ones; the one slice of a flat file whatever it holds."""
+        names = (*self.channels, *self._found.annotation)
+        refuse_other_grids([self._root / entry.files[name] for name in names], flat=True)
         images, drawn = self._read(entry, read_nifti)
         if images.shape[1] == 1:
             return [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
@@ -101,7 +108,8 @@ class FileSource:
         ]
 
     def _places(self, entry: SliceFiles) -> tuple[Path, Path]:
-        return self._root / entry.files[self.channels[0]], self._root / entry.files[self._found.annotation[0]]
+        first = self._root / entry.files[self.channels[0]]
+        return first, self._root / entry.files[self._found.annotation[0]] if self.annotated else first
 
     def _read(
         self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]
@@ -118,7 +126,7 @@ class FileSource:
                     where=path,
                     fix="all channels of a slice need the same size; make the files again or remove the slice",
                 )
-        return np.stack(images), np.stack(drawn)
+        return np.stack(images), np.stack(drawn or [np.zeros_like(images[0])])
 
 
 def _size(part: NDArray[Any]) -> str:
@@ -149,7 +157,7 @@ class SetSource:
                 where=root,
                 fix="leave channels, labels and pattern out",
             )
-        self.classes = self._set.class_names
+        self.classes, self.annotated = self._set.class_names, True
         self.count: int | None = len(self._set)
         self.notes: list[str] = []
 

@@ -14,7 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.codes import CodeWatch, nearest_codes, strongest_class
 from understudy.exchange.spec import FolderSpec, classes_of, codes_of
 from understudy.files import read_json, write_json
-from understudy.slices import LabelClass, SliceSet, SliceWriter, evenly_coded
+from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, evenly_coded
 from understudy.volumes import SliceGeometry
 
 if TYPE_CHECKING:
@@ -59,13 +59,19 @@ class Annotation:
         self._sum, self._worst, self._count = 0.0, 0.0, 0
 
     @classmethod
-    def of(cls, source: Source, spec: FolderSpec, target: Target | None, root: Path) -> Annotation:
+    def of(
+        cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path
+    ) -> Annotation:
         """That of a folder.
+
+        Args:
+            known: the classes that the set is to have, background first; None: those that the codes name.
 
         Raises:
             UnderstudyError: a class that the real slices do not have.
         """
-        known = target.classes if target else None
+        if not source.annotated:
+            return cls((BACKGROUND,), [0], [0.0], spec.tolerance)
         if not source.classes:
             classes = classes_of(spec.codes, known, root)
             return cls(classes, *codes_of(spec.codes, classes), spec.tolerance)
@@ -202,4 +208,4 @@ class Sizes:
 
     def labels(self, labels: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
         """[n, H, W] -> [n, R, R] by majority."""
-        return self.geometry.shrink_labels(self.geometry.pad(labels), classes)
+        return self.geometry.network_labels(labels, classes)

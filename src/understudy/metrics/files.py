@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.surfels import Spacing
-from understudy.nifti import VolumeHeader, read_header, read_voxels, slices_of
+from understudy.nifti import VolumeHeader, as_stored, read_header, read_voxels, slices_of, whole_numbers
 
 SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")
 ARRAYS = (
@@ -23,9 +23,6 @@ ARRAYS = (
     "seg",
     "mask",
 )  # the one that counts of several in an .npz
-LARGEST = 65_535
-_SAME_PLACE = 1e-3  # mm that two headers may put a voxel apart: single precision and rounding
-_WHOLE = 1e-3  # how far a label stored as a float may be from a whole number
 
 Labels = NDArray[np.integer]
 
@@ -109,22 +106,26 @@ def read_pair(
         UnderstudyError: unreadable, no whole numbers, another shape, another place.
     """
     a, b = _read(truth), _read(prediction)
-    notes = [*a.notes, *b.notes]
-    if a.header and b.header and not ignore_affine and _apart(a.header, b.header) > _SAME_PLACE:
-        if not a.header.same_grid(b.header):
+    notes, labels = [*a.notes, *b.notes], (a.labels, b.labels)
+    header = a.header or b.header
+    if a.header and b.header:
+        same = a.header.same_grid(b.header)
+        if ignore_affine:
+            notes += (
+                [] if same else ["the headers' affines differ and were ignored; voxel spacing is the truth's"]
+            )
+        elif not same:
             raise _other_grid(a, b, a.header, b.header)
-        notes.append(f"the axes are stored as {a.header.axes} and {b.header.axes}: the arrays were turned")
-        turned = slices_of(a.labels, a.header), slices_of(b.labels, b.header)
-        return Pair(_name(truth), *turned, a.header.spacing, notes)
-    if a.labels.shape != b.labels.shape:
+        elif a.header.axes != b.header.axes:
+            what = f"the axes are stored as {a.header.axes} and {b.header.axes}"
+            notes.append(f"{what}: the prediction was brought into the order of the truth")
+            labels = a.labels, as_stored(slices_of(b.labels, b.header), a.header)
+    if labels[0].shape != labels[1].shape:
         raise UnderstudyError(
             f"the truth has the shape {a.labels.shape}, the prediction {b.labels.shape}",
             where=f"{truth} and {prediction}",
             fix="resample the prediction to the grid of the truth (nearest neighbour)",
         )
-    header = a.header or b.header
-    if a.header and b.header and _apart(a.header, b.header) > _SAME_PLACE:
-        notes.append("the headers' affines differ and were ignored; voxel spacing is the truth's")
     if header is None:
         edges = tuple(float(s) for s in spacing or (1.0, 1.0, 1.0))
         notes += [] if spacing else ["no header tells the voxel spacing: 1 mm was assumed"]
@@ -136,7 +137,7 @@ def read_pair(
         )
     else:
         edges = tuple(np.linalg.norm(header.affine[:3, :3], axis=0).tolist())
-    return Pair(_name(truth), a.labels, b.labels, edges, notes)  # type: ignore[arg-type]  # length checked in scoring
+    return Pair(_name(truth), *labels, edges, notes)  # type: ignore[arg-type]  # length checked in scoring
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,15 @@ def _read(path: Path) -> _File:
         )
     if values.ndim != 3:
         raise UnderstudyError(f"the array has the shape {values.shape}, not three axes", where=path)
-    labels, rounded = _whole_numbers(values, path)
-    return _File(
-        path, labels, header, [f"{path.name}: labels were rounded to whole numbers"] if rounded else []
-    )
+    if values.dtype.kind not in "biuf":
+        raise UnderstudyError(
+            f"the file holds {values.dtype} values, not labels", where=path, fix="give the file of the labels"
+        )
+    labels = whole_numbers(values, path)
+    notes = [f"{path.name}: {what}" for what, _ in header.doubts] if header else []
+    if values.dtype.kind == "f" and bool((labels != values).any()):
+        notes.append(f"{path.name}: labels were rounded to whole numbers")
+    return _File(path, labels, header, notes)
 
 
 def _read_numpy(path: Path) -> NDArray[np.generic]:
@@ -190,45 +196,9 @@ def _read_numpy(path: Path) -> NDArray[np.generic]:
         ) from error
 
 
-def _whole_numbers(values: NDArray[np.generic], path: Path) -> tuple[Labels, bool]:
-    """The labels as integers, and whether that needed rounding."""
-    if values.dtype.kind not in "biuf":
-        raise UnderstudyError(f"the file holds {values.dtype} values, not labels", where=path)
-    if values.dtype == np.bool_:
-        return values.view(np.uint8), False
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not 0 <= low <= high <= LARGEST:  # NaN fails as well
-        raise UnderstudyError(
-            f"the values run from {low:g} to {high:g}: these are not labels",
-            where=path,
-            fix=f"labels are whole numbers from 0 (background) to {LARGEST}",
-        )
-    small = np.uint8 if high <= 255 else np.uint16
-    if values.dtype.kind != "f":
-        return values.astype(small, copy=False), False
-    nearest = np.rint(values)  # type: ignore[call-overload]
-    off = float(np.abs(values - nearest).max()) if values.size else 0.0
-    if off > _WHOLE:
-        raise UnderstudyError(
-            f"the values are not whole numbers (one is {off:.3g} away): a probability map or an interpolated mask?",
-            where=path,
-            fix="threshold it, or resample labels by nearest neighbour",
-        )
-    return nearest.astype(small), off > 0
-
-
-def _apart(a: VolumeHeader, b: VolumeHeader) -> float:
-    """How far apart, in mm, the headers put the same array index, at most over the corners; inf for other shapes."""
-    if a.shape != b.shape:
-        return float("inf")
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(a.shape) - 1)
-    places = [corners @ h.affine[:3, :3].T + h.affine[:3, 3] for h in (a, b)]
-    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
-
-
 def _other_grid(a: _File, b: _File, one: VolumeHeader, other: VolumeHeader) -> UnderstudyError:
     where = f"{a.path} and {b.path}"
-    if a.labels.shape != b.labels.shape:
+    if one.slice_shape != other.slice_shape:
         return UnderstudyError(
             f"the truth has the shape {a.labels.shape} (axes {one.axes}), the prediction {b.labels.shape}"
             f" (axes {other.axes})",
@@ -236,7 +206,7 @@ def _other_grid(a: _File, b: _File, one: VolumeHeader, other: VolumeHeader) -> U
             fix="resample the prediction to the grid of the truth (nearest neighbour)",
         )
     return UnderstudyError(
-        f"the headers put the voxels at different places, up to {_apart(one, other):.3g} mm apart",
+        f"the headers put the voxels at different places, up to {one.voxels_apart(other):.3g} voxels apart",
         where=where,
         fix="resample the prediction to the grid of the truth, or give --ignore-affine if the arrays belong together",
     )

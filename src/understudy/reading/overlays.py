@@ -128,8 +128,7 @@ class _Picture:
         """A slice as the network saw it, on the grid of the truth, upright."""
         grid = self.grid
         big = np.asarray(Image.fromarray(image).resize((grid.padded, grid.padded), Image.Resampling.BICUBIC))
-        top, left = grid.offset
-        return upright(big[top : top + grid.height, left : left + grid.width], self.axes)
+        return upright(grid.on_original_grid(big), self.axes)
 
     def _cut(self, image: Pixels, how: Image.Resampling) -> Pixels:
         top, bottom, left, right = self.box

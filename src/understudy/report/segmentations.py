@@ -158,6 +158,4 @@ def _case(
 def on_original_grid(volume: TestVolume, z: int, channel: int, window: tuple[float, float]) -> Pixels:
     """The slice as the network saw it, coarse pixels and all, on the grid of truth and predictions."""
     g = volume.geometry
-    top, left = g.offset
-    big = enlarged(windowed(volume.images[z, channel], window), g.padded // g.resolution)
-    return big[top : top + g.height, left : left + g.width]
+    return g.on_original_grid(enlarged(windowed(volume.images[z, channel], window), g.padded // g.resolution))

@@ -165,10 +165,13 @@ def fingerprint(cohort: Cohort) -> str:
 
 
 def _file_mark(path: str) -> tuple[int, str]:
-    """Size in bytes, and the last 8 bytes or the time of modification."""
-    with open(path, "rb", buffering=0) as handle:
-        status = os.fstat(handle.fileno())
-        if not path.endswith(".gz") or status.st_size < 18:
-            return status.st_size, str(status.st_mtime_ns)
-        handle.seek(-8, os.SEEK_END)
-        return status.st_size, handle.read().hex()
+    """Size in bytes, and the last 8 bytes or the time of modification; a file that cannot be read has neither."""
+    try:
+        with open(path, "rb", buffering=0) as handle:
+            status = os.fstat(handle.fileno())
+            if not path.endswith(".gz") or status.st_size < 18:
+                return status.st_size, str(status.st_mtime_ns)
+            handle.seek(-8, os.SEEK_END)
+            return status.st_size, handle.read().hex()
+    except OSError:
+        return -1, "unreadable"  # `prepare` names it, or leaves the patient out

@@ -37,9 +37,11 @@ def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None
 
 def _preparation(prepared: Path, dropped_slices: str) -> dict[str, Any]:
     spec = read_json(prepared / "spec.json")["spec"]
+    volumes = read_json(prepared / "volumes" / "volumes.json")
     return {
         "slices": spec["slices"],
-        "classes": read_json(prepared / "volumes" / "volumes.json")["classes"],
+        "frame": volumes.get("frame"),
+        "classes": volumes["classes"],
         "file_patterns": spec["cohort"]["channels"],
         "trust_array_order": spec["cohort"]["trust_array_order"],
         "dropped_slices": dropped_slices,
@@ -165,6 +167,7 @@ def segment_patient(
     Raises:
         UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
     """
+    from understudy.cohort.frame import Frame
     from understudy.cohort.new_patient import slice_new_patient
     from understudy.cohort.scaling import SliceConfig
     from understudy.segmenters.predict import load, predict_volume
@@ -176,7 +179,8 @@ def segment_patient(
     segmenter = load(folder, device)
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
     config = SliceConfig.model_validate(preparation["slices"])
-    volume, header = slice_new_patient(files, config, preparation["trust_array_order"])
+    frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
+    volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
     labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
     values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
     table = np.array([values[name] for name in segmenter.classes], np.uint8)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "repeat", "subject", "site"]
 
+_SHOWN_PROBLEMS = 5  # kinds of problems that are said before training
+
 # Torch and the rooms that need it are imported where they are used: `understudy status` must answer at once.
 
 
@@ -49,10 +51,13 @@ def prepare(context: Context) -> dict[str, Any]:
     from understudy.slices import SliceSet
 
     path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else context.local["path"]
-    config = CohortConfig.model_validate({**context.spec["cohort"], "path": path})
+    given = context.local.get("cohort", {})  # the same, but for what `auto` is in the spec
+    config = CohortConfig.model_validate({**context.spec["cohort"], **given, "path": path})
     workers = int(context.local["workers"])
     cohort = find_patients(config)
-    problems = check_cohort(cohort, workers, context.progress)
+    slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
+    checked = check_cohort(cohort, slicing, workers, context.progress)
+    problems = checked.problems
     listed = [{**asdict(p), "file": _relative(p.file, cohort.path)} for p in problems]
     write_json(context.folder / "problems.json", listed)
     cohort = accept(cohort, problems, config.skip_bad_patients)
@@ -63,8 +68,7 @@ def prepare(context: Context) -> dict[str, Any]:
     write_json(context.folder / "split.json", split)
     # who is left out of the training (`train_patients`) is not sliced either
     cohort = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
-    slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
-    counts = write_slices(cohort, split, slicing, context.folder, context.progress)
+    counts = write_slices(cohort, split, slicing, context.folder, context.progress, checked.frame)
     slices = SliceSet.open(context.folder / "slices")
     return {
         "counts": counts,
@@ -76,11 +80,15 @@ def prepare(context: Context) -> dict[str, Any]:
 
 
 def _warn(problems: Sequence[Problem], listed: Path) -> None:
-    """Says what is doubtful about the cohort before hours are spent on it; listed: file of all of it."""
-    if warnings := [p for p in problems if p.severity == "warning"]:
-        first, more = warnings[0], len(warnings) - 1
-        rest = f" ({more} more in {listed})" if more else ""
-        log.warning("patient %s: %s; what to do: %s%s", first.patient, first.problem, first.fix, rest)
+    """Says what is doubtful about the cohort, and who is left out, before hours are spent; listed: the whole list."""
+    shown = {f"{p.severity}: {p.problem}": p for p in problems}  # one of a kind
+    for p in list(shown.values())[:_SHOWN_PROBLEMS]:
+        whose = f"patient {p.patient}" if p.patient else str(p.file)
+        log.warning(
+            "%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix
+        )
+    if len(problems) > _SHOWN_PROBLEMS:
+        log.warning("all %d problems are listed in %s", len(problems), listed)
 
 
 def generator(context: Context) -> dict[str, Any]:

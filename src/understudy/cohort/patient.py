@@ -1,0 +1,351 @@
+"""One patient's files, opened and judged: what `check` reports is what stops `prepare`, because both read here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.cohort.background import grey_background
+from understudy.cohort.layouts import LABELS, Cohort, Patient
+from understudy.errors import UnderstudyError
+from understudy.nifti import (
+    Digest,
+    Plane,
+    VolumeHeader,
+    read_header,
+    read_voxels,
+    slices_of,
+    whole_numbers,
+)
+from understudy.slices import LabelClass
+
+Severity = Literal["error", "warning"]
+
+# Interpolation undershoots a little below zero; a z-scored volume is negative for about half of its tissue.
+_TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
+_TOLERATED_UNDERSHOOT = 0.05  # of the maximum
+_SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
+_STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
+_SMALLEST = 8  # pixels: what is narrower is no slice of a head
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a cohort.
+
+    Attributes:
+        patient: id; "" for the cohort as a whole.
+        file: the file or folder concerned.
+        problem: what is wrong.
+        fix: what to do about it.
+        severity: an "error" keeps the patient out; a "warning" is to be known.
+    """
+
+    patient: str
+    file: Path
+    problem: str
+    fix: str
+    severity: Severity = "error"
+
+    def as_error(self) -> UnderstudyError:
+        """The exception that says the same."""
+        whose = f"patient {self.patient}: " if self.patient else ""
+        return UnderstudyError(whose + self.problem, where=self.file, fix=self.fix)
+
+
+class PatientReader:
+    """Headers of all files of a patient, and their voxels on demand; whatever is wrong goes to `problems`.
+
+    Args:
+        patient: whose files.
+        cohort: its channels and classes, and whether to trust the order of arrays.
+        plane: of the slices.
+
+    Attributes:
+        problems: found so far; reading on finds more.
+        headers: channel (or "labels") -> header, of the files that can be opened, on one grid.
+        digests: channel -> SHA-256 of its voxels, of the images that were read without an error.
+    """
+
+    def __init__(self, patient: Patient, cohort: Cohort, plane: Plane) -> None:
+        self.patient, self.cohort = patient, cohort
+        self.problems: list[Problem] = _missing_and_surplus(patient)
+        self.headers: dict[str, VolumeHeader] = {}
+        self.digests: dict[str, str] = {}
+        self.files = dict(patient.images) | ({LABELS: patient.labels} if patient.labels else {})
+        for name, path in self.files.items():
+            try:
+                self.headers[name] = read_header(path, plane=plane)
+            except UnderstudyError as error:
+                self._add(name, error.what, error.fix or "replace the file")
+        doubts = {doubt: name for name in reversed(self.headers) for doubt in self.headers[name].doubts}
+        for (what, fix), name in doubts.items():  # once, though all files may share it
+            self._add(name, what, fix, "warning")
+        self._grid()
+
+    @property
+    def header(self) -> VolumeHeader | None:
+        """Of the grid that all usable files of the patient are on."""
+        return next(iter(self.headers.values()), None)
+
+    def refuse_errors(self) -> None:
+        """Raises the first error found so far."""
+        for problem in self.problems:
+            if problem.severity == "error":
+                raise problem.as_error()
+
+    def image(self, channel: str, digest: Digest | None = None) -> NDArray[Any]:
+        """The voxels of a channel [Z, H, W], in the type they are stored in.
+
+        Args:
+            channel: one of the cohort's.
+            digest: updated with the file's bytes.
+
+        Raises:
+            UnderstudyError: missing or damaged file, voxels that cannot be used; the same is in `problems`.
+        """
+        slices = self._slices(channel, digest)
+        for what, fix, severity in _judge_image(channel, slices):
+            self._add(channel, what, fix, severity)
+            if severity == "error":
+                raise self.problems[-1].as_error()
+        self.digests[channel] = (
+            hashlib.sha256(np.ascontiguousarray(slices).data).hexdigest() if digest is None else ""
+        )
+        return slices
+
+    def labels(self, digest: Digest | None = None) -> NDArray[np.uint8]:
+        """Class indices [Z, H, W].
+
+        Args:
+            digest: updated with the file's bytes.
+
+        Raises:
+            UnderstudyError: as `image`; a value that no class has.
+        """
+        stored, path = self._slices(LABELS, digest), self.files[LABELS]
+        try:
+            indices = class_indices(whole_numbers(stored, path), self.cohort.classes, path)
+        except UnderstudyError as error:
+            self._add(LABELS, error.what, error.fix or "correct the file")
+            raise self.problems[-1].as_error() from error
+        if stored.dtype.kind == "f":
+            what = f"the annotation is stored as {stored.dtype.name}, though all values are whole"
+            self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
+        if not indices.any():
+            what = "the annotation is empty (background only)"
+            self._add(LABELS, what, "nothing, if there is no lesion; else replace the file", "warning")
+        return indices
+
+    def _slices(self, name: str, digest: Digest | None) -> NDArray[Any]:
+        if name not in self.headers:
+            found = [p for p in self.problems if p.severity == "error"]
+            raise (
+                found[0] if found else Problem(self.patient.id, Path(name), f"no {name}", "add it")
+            ).as_error()
+        try:
+            return slices_of(read_voxels(self.files[name], self.headers[name], digest), self.headers[name])
+        except UnderstudyError as error:
+            self._add(name, error.what, error.fix or "replace the file")
+            raise self.problems[-1].as_error() from error
+
+    def _add(self, name: str, what: str, fix: str, severity: Severity = "error") -> None:
+        self.problems.append(Problem(self.patient.id, self.files[name], what, fix, severity))
+
+    def _grid(self) -> None:
+        """Compares grids with that which most files have, and judges its pixels."""
+        if not self.headers:
+            return
+        common = Counter(header.slice_shape for header in self.headers.values()).most_common(1)[0][0]
+        reference = next(name for name, header in self.headers.items() if header.slice_shape == common)
+        on_grid = self.headers[reference]
+        for name, header in list(self.headers.items()):
+            if header.same_grid(on_grid):
+                if header.axes != on_grid.axes:
+                    what = f"{name} is stored as {header.axes}, {reference} as {on_grid.axes}"
+                    fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
+                    self._add(name, what, fix, "warning")
+            elif header.shape != on_grid.shape:
+                what = f"{name} has shape {_times(header.shape)}, {reference} {_times(on_grid.shape)}"
+                self._add(name, what, "resample it onto the grid of the other files")
+            elif self.cohort.trust_array_order:
+                fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
+                self._add(name, self._other_position(name, reference), fix, "warning")
+                self.headers[name] = replace(header, affine=on_grid.affine)
+            else:
+                fix = (
+                    "look at both in a viewer; correct the header, or set `trust_array_order: true` if the arrays"
+                    " align"
+                )
+                self._add(name, self._other_position(name, reference), fix)
+        for what, fix, severity in judge_pixels(on_grid):
+            self._add(reference, what, fix, severity)
+
+    def _other_position(self, name: str, reference: str) -> str:
+        """Same shape, other position in the world: wrong header or wrong data, which only the user can know."""
+        one, other = self.headers[name], self.headers[reference]
+        apart = other.voxels_apart(one)
+        far = "" if apart == float("inf") else f" by up to {apart:.3g} voxels"
+        what = f"the affines of {name} ({one.axes}) and {reference} ({other.axes}) differ{far}"
+        return what + (self._overlaps(reference) if name == LABELS else "")
+
+    def _overlaps(self, reference: str) -> str:
+        """A hint at which of array and header is right: how much of the annotation lies on tissue by either."""
+        try:
+            labels, image = (read_voxels(self.files[n], self.headers[n]) for n in (LABELS, reference))
+        except UnderstudyError:
+            return ""  # reported when the file is read
+        annotated = int(np.count_nonzero(labels))
+        if not annotated:
+            return ""
+        stored = np.count_nonzero(image[labels != 0]) / annotated
+        text = f" ({stored:.0%} of the annotation lies on non-zero voxels as stored"
+        turned = slices_of(labels, self.headers[LABELS]) != 0
+        by_header = slices_of(image, self.headers[reference])
+        if turned.shape == by_header.shape:
+            text += f", {np.count_nonzero(by_header[turned]) / annotated:.0%} by the headers"
+        return text + ")"
+
+
+def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: Path) -> NDArray[np.uint8]:
+    """Source label values [Z, H, W], integers -> class indices uint8 [Z, H, W].
+
+    Raises:
+        UnderstudyError: a value that no class has.
+    """
+    indices = np.zeros(slices.shape, np.uint8)
+    for target, plane in zip(indices, slices, strict=True):
+        known = np.count_nonzero(plane == 0)
+        if known == plane.size:
+            continue
+        for index, entry in enumerate(classes[1:], start=1):
+            here = plane == entry.source
+            target[here] = index
+            known += np.count_nonzero(here)
+        if known < plane.size:
+            unexpected = sorted(set(np.unique(slices).tolist()) - {entry.source for entry in classes})
+            more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
+            raise UnderstudyError(
+                f"unexpected label {', '.join(map(str, unexpected[:5]))}{more};"
+                f" expected {', '.join(f'{c.source} ({c.name})' for c in classes)}",
+                where=path,
+                fix="correct the file, or name all label values under `classes` of the cohort",
+            )
+    return indices
+
+
+_Found = list[tuple[str, str, Severity]]
+
+
+def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
+    """NaN, infinite, empty, constant and negative volumes [Z, H, W], and those whose background is not dark."""
+    low, high = float(voxels.min()), float(voxels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int(np.count_nonzero(~np.isfinite(voxels)))
+        return [
+            (
+                f"{name} holds {bad} NaN or infinite voxels",
+                "export it again, or set these voxels to 0",
+                "error",
+            )
+        ]
+    if low == high:
+        kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
+        return [(f"{name} {kind}", "replace it by the real image", "error")]
+    found: _Found = []
+    if low < 0:
+        share = np.count_nonzero(voxels < 0) / voxels.size
+        if share > _TOLERATED_NEGATIVE or low < -_TOLERATED_UNDERSHOOT * high:
+            what = f"{name} is negative in {share:.1%} of its voxels (minimum {low:g}, maximum {high:g})"
+            return [
+                (what, "use intensities before z-scoring, or shift them so that the background is 0", "error")
+            ]
+        what = f"{name} is slightly negative in {share:.2%} of its voxels (minimum {low:g})"
+        found.append((what, "nothing, if this comes from interpolation: these voxels become 0", "warning"))
+    if background := grey_background(voxels):
+        found.append(
+            (
+                f"{name} is not dark in the corners of its slices (median {background:g}, maximum {high:g})",
+                "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a"
+                " generator learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to"
+                " tissue",
+                "warning",
+            )
+        )
+    return found
+
+
+def judge_pixels(header: VolumeHeader) -> _Found:
+    """What does not suit two-dimensional slices in the header's plane: strips, and slices of a few pixels."""
+    _, height, width = header.slice_shape
+    _, *edges = header.spacing
+    long, short = max(edges), min(edges)
+    pixels = f"{header.plane} slices have pixels of {edges[0]:.3g} x {edges[1]:.3g} mm"
+    if min(height, width) < _SMALLEST or long > _STRETCHED * short:
+        what = (
+            pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
+        )
+        better = _best_plane(header)
+        if better != header.plane:
+            return [
+                (
+                    f"{what}: the volume was acquired in {better} slices",
+                    f"set `slices: {{plane: {better}}}`",
+                    "error",
+                )
+            ]
+        return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
+    if long > _SQUARE * short:
+        return [(pixels, "nothing to do: they are resampled to squares", "warning")]
+    return []
+
+
+def _best_plane(header: VolumeHeader) -> Plane:
+    """The plane whose slices have the most nearly square pixels and are not a few pixels wide."""
+
+    def badness(plane: Plane) -> tuple[bool, float]:
+        turned = replace(header, plane=plane)
+        _, *edges = turned.spacing
+        return min(turned.slice_shape[1:]) < _SMALLEST, max(edges) / min(edges)
+
+    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+    return min(planes, key=badness)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    """(240, 240, 155) -> 240x240x155."""
+    return "x".join(map(str, shape))
+
+
+def _missing_and_surplus(patient: Patient) -> list[Problem]:
+    """Files that are not there, and files that are there twice."""
+    problems = []
+    for name, path in patient.missing.items():
+        try:
+            others = sorted(p.name for p in path.parent.glob("*.nii*"))
+        except OSError:  # an unreadable folder is a problem of its own
+            others = []
+        known = {p.name for p in (*patient.images.values(), patient.labels) if p}
+        # BraTS 2020 ships one annotation under a name of its own (patient 355).
+        strange = [other for other in others if other not in known and not other.startswith(".")]
+        hint = f" (or rename {strange[0]}, if it is this one)" if strange else ""
+        what = "no annotation" if name == LABELS else f"no {name} image"
+        problems.append(Problem(patient.id, path, what, f"add {path.name}{hint}, or leave the patient out"))
+    for name, paths in patient.surplus.items():
+        first = patient.labels if name == LABELS else patient.images[name]
+        chosen = first.name if first else ""
+        problems.append(
+            Problem(
+                patient.id,
+                paths[0],
+                f"{len(paths) + 1} files match {name}: {', '.join([chosen, *(p.name for p in paths)])}",
+                "keep one of them, or make the pattern narrower",
+            )
+        )
+    return problems

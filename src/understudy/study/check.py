@@ -1,0 +1,85 @@
+"""What is wrong with a study's cohorts before anything is computed, found by what `prepare` does, up to writing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy.cohort.checks import Checked, check_cohort, check_split
+from understudy.cohort.guess import guess_cohort
+from understudy.cohort.layouts import Cohort, find_patients
+from understudy.cohort.patient import Problem
+from understudy.errors import UnderstudyError
+from understudy.study.schema import load_study
+
+
+@dataclass(frozen=True)
+class CheckedCohort:
+    """A cohort and what was found out about it.
+
+    Attributes:
+        name: in a study of several cohorts; otherwise "".
+        cohort: its patients.
+        checked: problems, frame and kept slices.
+        stops: `run` would stop here; with `skip_bad_patients` single bad patients do not stop it.
+    """
+
+    name: str
+    cohort: Cohort
+    checked: Checked
+    stops: bool
+
+    def summary(self) -> str:
+        """One line: who, which slices, how many problems."""
+        checked, patients = self.checked, self.cohort.patients
+        bad = {p.patient for p in checked.problems if p.severity == "error"}
+        slices = (
+            ""
+            if checked.frame is None
+            else f" {checked.frame.describe()}, {sum(checked.kept.values())} kept;"
+        )
+        return (
+            f"{self.name + ': ' if self.name else ''}{len(patients)} patients"
+            f" ({self.cohort.layout}: {', '.join(self.cohort.channels)});{slices}"
+            f" {len(checked.problems)} problems, {len(bad - {''})} patients that cannot be used"
+        )
+
+
+def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
+    """Checks the cohorts of a study file, or of a folder of volumes.
+
+    Without errors, `prepare` of this study succeeds. A folder alone has no split and no resolution yet: what depends
+    on these is left to the check of the study file.
+
+    Raises:
+        UnderstudyError: no such file or folder, a study file that is wrong, a folder that is not recognised, phantoms
+            only.
+    """
+    if source.is_dir():
+        cohort = find_patients(guess_cohort(source))
+        checked = check_cohort(cohort, progress=progress)
+        return [CheckedCohort("", cohort, checked, _has_error(checked.problems))]
+    study = load_study(source, cohort_only=True)
+    done = []
+    for name, part in study.parts().items():
+        if part.cohort is None:
+            continue
+        cohort = find_patients(part.cohort)
+        checked = check_cohort(cohort, part.slices, part.slices.workers, progress)
+        skip = part.cohort.skip_bad_patients
+        split = check_split(cohort, checked, part.split.settled(part.derived_seed("split")), skip)
+        stops = _has_error(split if skip else [*checked.problems, *split])
+        checked.problems.extend(split)
+        done.append(CheckedCohort(name, cohort, checked, stops))
+    if not done:
+        raise UnderstudyError(
+            "the study draws phantoms and has no cohort to check",
+            where=source,
+            fix="give the folder of the patients, or a study file with `cohort: {path: ...}`",
+        )
+    return done
+
+
+def _has_error(problems: Sequence[Problem]) -> bool:
+    return any(problem.severity == "error" for problem in problems)
