@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.files import explain_os_error, reading
 
 
 @dataclass(frozen=True)
@@ -119,38 +120,12 @@ def _strange_name(folder: Path, name: str) -> UnderstudyError:
 
 
 def _unreadable(folder: Path, error: OSError) -> UnderstudyError:
-    if isinstance(error, PermissionError):
-        return UnderstudyError(
-            "no permission to read the folder",
-            where=folder,
-            fix="ask its owner for permission (chmod -R u+rX), or move the folder elsewhere",
+    known = explain_os_error(error, folder, writing=False)
+    if known is None:
+        known = UnderstudyError(
+            "the folder cannot be read", where=folder, fix="check the disk or the network share"
         )
-    return UnderstudyError(
-        f"the folder cannot be read ({error.strerror or type(error).__name__})",
-        where=folder,
-        fix="check the disk or the network share, then try again",
-    )
-
-
-def open_error(path: Path, error: OSError) -> UnderstudyError:
-    """Why a file cannot be opened or read, with the cure."""
-    if path.is_symlink() and not path.exists():
-        return UnderstudyError(
-            f"the file is a link to {os.readlink(path)}, which is not there",
-            where=path,
-            fix="fetch its content (git annex get, datalad get), or restore the file that it points to",
-        )
-    if isinstance(error, FileNotFoundError):
-        return UnderstudyError("the file does not exist", where=path, fix="correct the path")
-    if isinstance(error, PermissionError):
-        return UnderstudyError(
-            "no permission to read the file", where=path, fix="ask its owner for permission (chmod u+r)"
-        )
-    return UnderstudyError(
-        f"the file cannot be read ({error.strerror or error})",
-        where=path,
-        fix="check the disk or the network share, then try again",
-    )
+    return known
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
@@ -160,13 +135,17 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         UnderstudyError: absent, a dangling link, not readable, no regular file, or a pointer to content that was not
             fetched (Git LFS, git-annex).
     """
-    try:
+    if path.is_symlink() and not path.exists():
+        raise UnderstudyError(
+            f"the file is a link to {os.readlink(path)}, which is not there",
+            where=path,
+            fix="fetch its content (git annex get, datalad get), or restore the file that it points to",
+        )
+    with reading(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
         with path.open("rb") as handle:
             content = handle.read(-1 if most is None else most)
-    except OSError as error:
-        raise open_error(path, error) from error
     if content.startswith(b"version https://git-lfs"):
         raise UnderstudyError(
             "the file is a Git LFS pointer, not the image", where=path, fix="fetch the content: git lfs pull"
