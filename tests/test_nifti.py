@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.nifti import VolumeHeader, as_stored, read_header, read_voxels, slices_of
+from understudy.nifti import (
+    SAME_GRID,
+    VolumeHeader,
+    as_stored,
+    axes_of,
+    read_header,
+    read_voxels,
+    refuse_other_grids,
+    slices_of,
+    whole_numbers,
+)
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
 
@@ -90,3 +102,158 @@ def test_slices_go_back_to_the_order_in_which_they_were_stored(axes):
     header = VolumeHeader(VOXELS.shape, VOXELS.dtype, 0, 1.0, 0.0, affine)
     assert header.axes == axes
     np.testing.assert_array_equal(as_stored(slices_of(VOXELS, header), header), VOXELS)
+
+
+def saved(path: Path, change=lambda header: None, voxels=VOXELS, affine=None) -> Path:
+    """A volume of 2 x 1 x 3 mm whose header was changed before it was written."""
+    image = nib.Nifti1Image(voxels, np.diag([-2.0, -1.0, 3.0, 1.0]) if affine is None else affine)
+    image.header.set_xyzt_units("mm")
+    change(image.header)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("meter", 1e-3), ("micron", 1e3), ("unknown", 1)])
+def test_a_voxel_has_its_size_whatever_the_units(tmp_path, units, factor):
+    path = saved(
+        tmp_path / "a.nii",
+        lambda h: h.set_xyzt_units(units),
+        affine=np.diag([-2.0 * factor, -factor, 3 * factor, 1]),
+    )
+    assert read_header(path).spacing == pytest.approx((3.0, 1.0, 2.0))
+    refuse_other_grids([saved(tmp_path / "mm.nii"), path])
+
+
+@pytest.mark.parametrize("size", [0.001, 2000.0, 1e-6])
+def test_a_size_that_no_voxel_has_is_refused(tmp_path, size):
+    with pytest.raises(UnderstudyError, match="units") as caught:
+        read_header(saved(tmp_path / "a.nii", affine=np.diag([size, size, size, 1])))
+    assert caught.value.where == str(tmp_path / "a.nii")
+
+
+def test_sform_and_qform_that_turn_a_volume_differently_are_refused(tmp_path):
+    def flip(header):
+        header.set_qform(np.diag([2.0, -1.0, 3.0, 1.0]), code=1)
+
+    with pytest.raises(UnderstudyError, match="qform"):
+        read_header(saved(tmp_path / "flip.nii", flip))
+    with pytest.raises(UnderstudyError, match="qform"):
+        read_header(
+            saved(tmp_path / "size.nii", lambda h: h.set_qform(np.diag([-1.0, -1.0, 3.0, 1.0]), code=1))
+        )
+    moved = np.diag([-2.0, -1.0, 3.0, 1.0])
+    moved[:3, 3] = 10, 20, 30
+    header = read_header(saved(tmp_path / "moved.nii", lambda h: h.set_qform(moved, code=1)))
+    np.testing.assert_array_equal(header.affine, np.diag([-2.0, -1.0, 3.0, 1.0]))  # the sform's
+    assert len(header.doubts) == 1
+    assert (
+        read_header(saved(tmp_path / "same.nii", lambda h: h.set_qform(h.get_sform(), code=1))).doubts == ()
+    )
+
+
+def test_a_header_without_a_position_is_doubtful(tmp_path):
+    path = saved(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code, sform_code
+    path.write_bytes(content)
+    assert [fix for _, fix in read_header(path).doubts]
+
+
+@pytest.mark.parametrize(
+    ("voxels", "fix"),
+    [
+        (np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "one channel a file"),
+        (np.full((4, 4, 4), 3 + 4j, np.complex64), "magnitudes"),
+        (np.zeros((4, 4), np.int16), "volume"),
+        (np.zeros((4, 4, 4, 2), np.int16), "fslsplit"),
+    ],
+)
+def test_what_is_no_volume_of_grey_values_is_refused(tmp_path, voxels, fix):
+    with pytest.raises(UnderstudyError) as caught:
+        read_header(saved(tmp_path / "a.nii", voxels=voxels))
+    assert fix in (caught.value.fix or "")
+
+
+def test_names_that_say_another_compression(tmp_path):
+    plain = saved(tmp_path / "a.nii")
+    plain.rename(tmp_path / "b.nii.gz")
+    zipped = saved(tmp_path / "c.nii.gz")
+    zipped.rename(tmp_path / "d.nii")
+    for path, cure in ((tmp_path / "b.nii.gz", "b.nii"), (tmp_path / "d.nii", "d.nii.gz")):
+        with pytest.raises(UnderstudyError) as caught:
+            read_header(path)
+        assert caught.value.fix == f"rename it to {cure}"
+
+
+def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path):
+    path = saved(tmp_path / "a.nii.gz")
+    header = read_header(path)
+    claims = replace(header, shape=(1000, 1000, 1000))
+    with pytest.raises(UnderstudyError, match="truncated"):
+        read_voxels(path, claims)
+    bomb = gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1 << 26))
+    path.write_bytes(bomb)
+    with pytest.raises(UnderstudyError, match="longer than"):
+        read_voxels(path, header)
+    content = bytearray(saved(tmp_path / "b.nii").read_bytes())
+    content[42:48] = np.array([2000, 2000, 2000], "<i2").tobytes()
+    (tmp_path / "b.nii").write_bytes(content)
+    with pytest.raises(UnderstudyError, match="GB"):
+        read_header(tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL"])
+def test_slices_lie_where_the_plane_says_and_go_back(axes, plane):
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for column, letter in enumerate(axes):
+        row, sign = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}[letter]
+        affine[row, column] = sign * (column + 1)
+    header = VolumeHeader(VOXELS.shape, VOXELS.dtype, 0, 1.0, 0.0, affine, plane)
+    slices = slices_of(VOXELS, header)
+    assert slices.shape == header.slice_shape
+    np.testing.assert_array_equal(as_stored(slices, header), VOXELS)
+    # by the world: a step along the rows goes where `axes_of` says
+    world = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+    for step, letter in enumerate(axes_of(plane)):
+        axis, sign = world[letter]
+        assert np.sign(header.slice_affine[axis, step]) == sign
+    for z, y, x in ((0, 0, 0), (2, 3, 4), (5, 1, 6)):
+        place = header.slice_affine @ [y, x, z, 1]
+        i, j, k = np.rint(np.linalg.inv(affine) @ place)[:3].astype(int)
+        assert slices[z, y, x] == VOXELS[i, j, k]
+
+
+@pytest.mark.parametrize(
+    ("change", "apart"),
+    [
+        (lambda a: a[:3, 3].__iadd__((0.02, 0, 0)), 0.01),  # the origin, by a hundredth of a voxel of 2 mm
+        (lambda a: a[:3, 3].__iadd__((0, 0, 1.5)), 0.5),
+        (lambda a: a[:3, 2].__imul__(1.005), 0.03),  # drifts over the 7 slices to 3 hundredths
+        (lambda a: a[:3, 2].__imul__(1.05), 0.3),
+    ],
+)
+def test_grids_are_compared_in_voxels_at_the_corners(change, apart):
+    affine = np.diag([-2.0, -1.0, 3.0, 1.0])
+    one = VolumeHeader(VOXELS.shape, VOXELS.dtype, 0, 1.0, 0.0, affine)
+    moved = affine.copy()
+    change(moved)
+    other = replace(one, affine=moved)
+    assert one.voxels_apart(other) == pytest.approx(apart, rel=1e-6)
+    assert one.same_grid(other) == (apart <= SAME_GRID)
+    assert one.voxels_apart(replace(one, shape=(13, 11, 8))) == np.inf
+
+
+@given(st.sampled_from([1.0, 1.00000006, 0.9999, 2.0, 254.9999]), st.sampled_from([np.float32, np.float64]))
+def test_labels_near_a_whole_number_are_that_number(value, dtype):
+    found = whole_numbers(np.array([0, value], dtype), Path("x"))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [0, round(value)]
+
+
+@pytest.mark.parametrize("value", [0.5, 1.01, -1.0, np.nan, np.inf, 70_000.0])
+def test_other_values_are_no_labels(value):
+    with pytest.raises(UnderstudyError) as caught:
+        whole_numbers(np.array([0, value]), Path("x"))
+    assert caught.value.where == "x"

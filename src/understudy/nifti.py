@@ -46,6 +46,7 @@ SAME_GRID = (
 LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
 _LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
+_LEAST_SPANNED = 0.05  # volume of a voxel beside that of a box with its edges
 _MOST_DEFLATED = 1032  # times that gzip can shrink its input
 _MOST_TRAILING = 1 << 24  # bytes behind the last voxel that are inflated as well
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -270,7 +271,7 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
                 "look at a slice in a viewer; if it is mirrored or upside down, correct the header",
             )
         )
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not _spans_space(affine):
         raise UnderstudyError(
             "the header's affine is singular, so voxel size and orientation are unknown",
             where=path,
@@ -290,6 +291,14 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
     return affine, tuple(doubts)
 
 
+def _spans_space(affine: NDArray[np.float64]) -> bool:
+    """Whether the three axes point in clearly different directions."""
+    if not np.isfinite(affine).all():
+        return False
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(edges.min() > 0 and abs(np.linalg.det(affine[:3, :3] / edges)) > _LEAST_SPANNED)
+
+
 def _disagreement(
     sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path
 ) -> list[tuple[str, str]]:
@@ -297,10 +306,7 @@ def _disagreement(
     fix = (
         "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
     )
-    turned = [
-        nib.orientations.aff2axcodes(a) if abs(np.linalg.det(a[:3, :3])) > 1e-12 else ()
-        for a in (sform, qform)
-    ]
+    turned = [nib.orientations.aff2axcodes(a) if _spans_space(a) else () for a in (sform, qform)]
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
     if turned[0] != turned[1] or not np.allclose(edges[0], edges[1], rtol=0.02):
         words = [
