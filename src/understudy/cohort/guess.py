@@ -187,19 +187,20 @@ def _readings(file: str) -> Iterator[_Reading]:
         return
     if not role:
         role, start, stop = _last_word(stem)
-    parts = [stem[:start].strip("_-. "), stem[stop:].strip("_-. ")] if start < stop else [stem]
-    candidates = [p for i, p in enumerate(folders) if i != in_folder] + [_without_visit(p) for p in parts]
+    rest = [stem[:start].strip("_-. "), stem[stop:].strip("_-. ")] if start < stop else [stem]
+    candidates = [p for i, p in enumerate(folders) if i != in_folder] + [_without_visit(p) for p in rest]
     for patient in dict.fromkeys(candidates):
         if not patient or _VISIT.fullmatch(patient):
             continue
         mark = re.compile(rf"(?<![A-Za-z0-9]){re.escape(patient)}(?![A-Za-z0-9])")
         own = "*".join(_VISIT_IN_NAME.split(mark.sub("{patient}", stem)))
-        literal = [mark.sub("{patient}", folder) for folder in folders]
-        starred = [p if "{patient}" in p or i == in_folder else "*" for i, p in enumerate(literal)]
-        visits = ["*" if _VISIT.fullmatch(p) else p for p in literal]
-        first = next((i for i, p in enumerate(literal) if "{patient}" in p), len(literal))
-        for above in {tuple(literal), tuple(starred), tuple(visits), (*starred[:first], *visits[first:])}:
-            pattern = "/".join([*above, own + ending])
+        parts = [mark.sub("{patient}", folder) for folder in folders]
+        above = ["*" if _VISIT.fullmatch(part) else part for part in parts]
+        anywhere = [p if "{patient}" in p or i == in_folder else "*" for i, p in enumerate(parts)]
+        first = next((i for i, p in enumerate(parts) if "{patient}" in p), len(parts))
+        variants = [tuple(above), tuple(anywhere), (*anywhere[:first], *above[first:])]
+        for folders_of in dict.fromkeys(variants):
+            pattern = "/".join([*folders_of, own + ending])
             if "{patient}" in pattern:
                 yield _Reading(role, pattern, patient, file)
 
@@ -237,7 +238,7 @@ def _role_in(text: str) -> tuple[str, int, int]:
 def _last_word(text: str) -> tuple[str, int, int]:
     """A name that is no known sequence by its last word (adc of p01_adc), or "image" where that is a number."""
     word = re.search(r"(?:^|[_. -])([A-Za-z][A-Za-z0-9]*)$", text)
-    if word and not re.search(r"\d{2}", word[1]):
+    if word and (word[1].isalpha() or (word.start(1) > 0 and not re.search(r"\d{2}", word[1]))):
         return word[1], word.start(1), word.end(1)
     return "image", len(text), len(text)
 

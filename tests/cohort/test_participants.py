@@ -1,0 +1,129 @@
+"""Sites from a table: which ids match, which tables are demanded, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.cohort.config import CohortConfig, Note
+from understudy.cohort.participants import read_sites
+from understudy.errors import UnderstudyError
+
+
+def sites_of(
+    root: Path, table: str, patients: list[str], name: str = "participants.tsv", **fields: Any
+) -> tuple[dict[str, str], list[Note]]:
+    (root / name).write_text(table, encoding="utf-8")
+    config = CohortConfig.model_validate({"path": root, **fields})
+    return read_sites(config, {p.partition("@")[2] or p: p.partition("@")[0] for p in patients})
+
+
+@pytest.mark.parametrize(
+    ("rows", "patients", "expected"),
+    [
+        (["a", "b"], ["a", "b"], ["0", "1"]),
+        (["sub-a", "b"], ["a", "sub-b"], ["0", "1"]),
+        ([" A", "b "], ["a", "B"], ["0", "1"]),
+        (["Sub-A"], ["a"], ["0"]),
+        (["50770", "50771"], ["0050770", "0050771"], ["0", "1"]),
+        (["p01", "p2"], ["p1", "p002"], ["0", "1"]),
+        (["2013_2_1", "2013_02_1"], ["2013_2_1"], ["0"]),  # exact before anything else
+        (["1", "01"], ["001"], [None]),  # which of the two?
+        (["1"], ["01", "001"], [None, None]),
+        (["a"], ["A", "a"], [None, "0"]),
+        (["10"], ["100"], [None]),  # only leading zeros may be left out
+        (["x"], ["x@x-000", "x@x-001"], ["0", "0"]),  # two scans of one person
+        (["x-001", "x-000"], ["x@x-000", "x@x-001"], ["1", "0"]),
+    ],
+)
+def test_ids_match_by_a_stated_rule(
+    tmp_path: Path, rows: list[str], patients: list[str], expected: list[str | None]
+) -> None:
+    table = "participant_id\tsite\n" + "".join(f"{row}\t{i}\n" for i, row in enumerate(rows))
+    sites, notes = sites_of(tmp_path, table, patients)
+    scans = [p.partition("@")[2] or p for p in patients]
+    assert [sites.get(scan) for scan in scans] == expected
+    assert bool(notes) == (None in expected)
+
+
+def test_a_table_that_names_nobody_or_some_is_told(tmp_path: Path) -> None:
+    patients = [f"p{n}" for n in range(6)]
+    for named, table in {0: "q0\tA\n", 2: "p0\tA\np1\tB\n"}.items():
+        sites, (note,) = sites_of(tmp_path, f"participant_id\tsite\n{table}", patients)
+        assert len(sites) == named
+        assert f"names {named} of 6 patients" in note.text
+        assert note.file == tmp_path / "participants.tsv"
+        assert note.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("participants.tsv", "participant_id\tsite\np1\tA\n"),
+        ("participants.tsv", "\ufeffparticipant_id\tsite\np1\tA\n"),
+        ("participants.tsv", "Participant_ID\tage\tSite \np1\t50\tA\n"),
+        ("participants.tsv", "participant_id,site\np1,A\n"),
+        ("participants.tsv", "participant_id;site\r\np1;A\r\n"),
+        ("participants.tsv", "participant_id\tsite\np1\tA\np1\tA\np1\tn/a\n"),
+    ],
+)
+def test_tables_as_people_write_them(tmp_path: Path, name: str, table: str) -> None:
+    assert sites_of(tmp_path, table, ["p1"], name) == ({"p1": "A"}, [])
+
+
+def test_a_csv_with_other_columns(tmp_path: Path) -> None:
+    fields = {"participants": "t.csv", "participant_column": "WHO", "site_column": "where"}
+    assert sites_of(tmp_path, "who,Where\np1,A\n", ["p1"], "t.csv", **fields) == ({"p1": "A"}, [])
+
+
+def test_rows_of_one_patient_that_disagree_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="p1 is from A and from B") as caught:
+        sites_of(tmp_path, "participant_id\tsite\np1\tA\np1\tB\n", ["p1"])
+    assert caught.value.where == str(tmp_path / "participants.tsv")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError, match="Site and SITE"):
+        sites_of(tmp_path, "participant_id\tSite\tSITE\np1\tA\tB\n", ["p1"])
+
+
+def test_a_table_that_nobody_asked_for_does_no_harm(tmp_path: Path) -> None:
+    assert read_sites(CohortConfig(path=tmp_path), {"p1": "p1"}) == ({}, [])
+    assert sites_of(tmp_path, "participant_id\tage\np1\t50\n", ["p1"]) == ({}, [])
+    assert sites_of(tmp_path, "participant_id\tsite\nx\tA\n", ["p1"], participants=None) == ({}, [])
+    sites, (note,) = sites_of(tmp_path, "subject\tsite\np1\tA\n", ["p1"])
+    assert (sites, note.file) == ({}, tmp_path / "participants.tsv")
+    assert "participant_column" in note.fix
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"participants": "people.tsv"},
+        {"participants": "participants.tsv"},  # the default's name, but somebody wrote it
+        {"site_column": "site"},
+        {"site_column": "centre"},
+        {"participant_column": "who"},
+    ],
+)
+@pytest.mark.parametrize("table", [None, "id\tage\np1\t50\n"])
+def test_what_somebody_wrote_is_demanded_also_after_a_round_trip(
+    tmp_path: Path, fields: dict[str, str], table: str | None
+) -> None:
+    if table:
+        (tmp_path / fields.get("participants", "participants.tsv")).write_text(table)
+    config = CohortConfig.model_validate({"path": tmp_path, **fields})
+    for again in (config, CohortConfig.model_validate(config.model_dump(mode="json"))):
+        with pytest.raises(UnderstudyError) as caught:
+            read_sites(again, {"p1": "p1"})
+        assert caught.value.where == str(tmp_path / fields.get("participants", "participants.tsv"))
+
+
+@pytest.mark.parametrize("table", ["", b"\xff\xfe\x00", 'participant_id\tsite\n"p1\tA\n'])
+def test_a_table_that_is_none_is_refused(tmp_path: Path, table: str | bytes) -> None:
+    (tmp_path / "participants.tsv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(UnderstudyError, match="cannot be read") as caught:
+        read_sites(CohortConfig(path=tmp_path), {"p1": "p1"})
+    assert "participants: null" in str(caught.value.fix)
