@@ -196,7 +196,7 @@ def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fram
     def add(name: str, error: UnderstudyError) -> None:
         problems.append(Problem(patient.id, reader.files[name], error.what, error.fix or "replace the file"))
 
-    if frame is not None and reader.header is not None:
+    if frame is not None and reader.header is not None and reader.sliceable:
         try:
             geometry = frame.geometry(reader.header)
         except UnderstudyError as error:

@@ -46,8 +46,14 @@ class Frame:
             UnderstudyError: the resolution does not fit.
         """
         pixel = config.pixel_size or round(_lower_median([min(header.spacing[1:]) for header in headers]), 4)
-        sizes = [max(_geometry(header, pixel, 4, None).inside) for header in headers]
-        matrix = config.matrix or power_of_two(int(_lower_median(sizes)))
+        sizes = [
+            max(
+                n * _scale(edge, pixel)
+                for n, edge in zip(header.slice_shape[1:], header.spacing[1:], strict=True)
+            )
+            for header in headers
+        ]
+        matrix = config.matrix or power_of_two(round(_lower_median(sizes)))
         SliceGeometry.fit(matrix, matrix, config.resolution, matrix)  # raises if the resolution does not fit
         return cls(config.plane, pixel, matrix, config.resolution)
 
@@ -57,7 +63,15 @@ class Frame:
         Raises:
             UnderstudyError: pixels so much smaller or larger that the header must be wrong.
         """
-        return _geometry(header, self.pixel, self.resolution, self.matrix)
+        _, height, width = header.slice_shape
+        _, *edges = header.spacing
+        if max(*edges, self.pixel) > _FARTHEST * min(*edges, self.pixel):
+            raise UnderstudyError(
+                f"pixels of {edges[0]:.3g} x {edges[1]:.3g} mm, where the cohort has {self.pixel:.3g} mm",
+                fix="check the voxel size in the header, or leave the patient out",
+            )
+        scale = _scale(edges[0], self.pixel), _scale(edges[1], self.pixel)
+        return SliceGeometry.fit(height, width, self.resolution, self.matrix, scale)
 
     def describe(self) -> str:
         """In words, e.g. "axial slices of 1 mm pixels, 256 x 256, shrunk to 64 x 64"."""
@@ -71,17 +85,10 @@ class Frame:
         return asdict(self)
 
 
-def _geometry(header: VolumeHeader, pixel: float, resolution: int, matrix: int | None) -> SliceGeometry:
-    _, height, width = header.slice_shape
-    scale = [edge / pixel for edge in header.spacing[1:]]
-    if max(*scale, 1 / min(scale)) > _FARTHEST:
-        raise UnderstudyError(
-            f"pixels of {header.spacing[1]:.3g} x {header.spacing[2]:.3g} mm beside {pixel:.3g} mm in the cohort",
-            fix="check the voxel size in the header, or leave the patient out",
-        )
-    if max(abs(s - 1) for s in scale) <= SAME_SIZE:
-        scale = [1.0, 1.0]
-    return SliceGeometry.fit(height, width, resolution, matrix, (scale[0], scale[1]))
+def _scale(edge: float, pixel: float) -> float:
+    """New pixels for each of the old ones; 1 where their sizes are nearly the same."""
+    scale = edge / pixel
+    return 1.0 if abs(scale - 1) <= SAME_SIZE else scale
 
 
 def _lower_median(values: Sequence[float]) -> float:

@@ -70,6 +70,7 @@ class PatientReader:
     Attributes:
         problems: found so far; reading on finds more.
         headers: channel (or "labels") -> header, of the files that can be opened, on one grid.
+        sliceable: slices in the plane have nearly square pixels.
         digests: channel -> SHA-256 of its voxels, of the images that were read without an error.
     """
 
@@ -78,6 +79,7 @@ class PatientReader:
         self.problems: list[Problem] = _missing_and_surplus(patient)
         self.headers: dict[str, VolumeHeader] = {}
         self.digests: dict[str, str] = {}
+        self.sliceable = True
         self.files = dict(patient.images) | ({LABELS: patient.labels} if patient.labels else {})
         for name, path in self.files.items():
             try:
@@ -186,6 +188,7 @@ class PatientReader:
                 self._add(name, self._other_position(name, reference), fix)
         for what, fix, severity in judge_pixels(on_grid):
             self._add(reference, what, fix, severity)
+            self.sliceable = severity != "error"
 
     def _other_position(self, name: str, reference: str) -> str:
         """Same shape, other position in the world: wrong header or wrong data, which only the user can know."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.cohort.background import without_background
 from understudy.errors import UnderstudyError
@@ -80,6 +80,13 @@ class SliceConfig(BaseModel):
     workers: int = Field(
         default=2, ge=1, le=64, description="patients that are read at the same time, threads"
     )
+
+    @field_validator("matrix")
+    @classmethod
+    def _power_of_two(cls, value: int | None) -> int | None:
+        if value is not None and (value < 4 or value & (value - 1)):
+            raise ValueError("`matrix` should be a power of two, such as 128 or 256")
+        return value
 
 
 def slice_images(
