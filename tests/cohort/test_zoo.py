@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
+from understudy.volumes import VolumeSet
 
 V1 = '{"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background", "1": "edema", "2": "core"}, "training": []}'
 V2 = {
@@ -176,6 +178,23 @@ def test_two_time_points_of_one_patient_are_on_one_side(tmp_path: Path) -> None:
             s for s in TIME_POINTS if s[:15] in sides["train"]
         ]
         assert all(s.endswith("-000") for s in split if split[s] != "train")
+
+
+def test_slices_of_two_time_points_are_of_one_subject(tmp_path: Path) -> None:
+    scans = ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "BraTS-GLI-00002-001"]
+    zoo.brats(tmp_path, scans, zoo.BRATS_2023, "-")
+    cohort = found(tmp_path)
+    split = split_patients(cohort, SplitConfig(method="list", test=scans[2:3], validation_fraction=0))
+    used = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
+    slicing = SliceConfig(resolution=16, rule_channel="T1w", keep="all")
+    prepare(used, split, slicing, tmp_path / "out", progress=False)
+    index = SliceSet.open(tmp_path / "out/slices").index
+    assert dict(index.groupby(["subject", "split"]).size()) == {
+        ("BraTS-GLI-00001-000", "train"): 2 * zoo.SHAPE[2],
+        ("BraTS-GLI-00002-000", "test"): zoo.SHAPE[2],
+    }
+    assert index["id"].is_unique
+    assert VolumeSet.open(tmp_path / "out/volumes").subjects("test") == [scans[2]]
 
 
 def test_lists_that_tear_a_patient_apart_are_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def slice_patient(
     if part != "train" and volumes is not None:
         volumes.write(
             TestVolume(
-                patient.id,
+                patient.subject,
                 patient.site,
                 part,
                 images,
