@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.base import QuietOption, app, print_table
-from understudy.cli.quality import open_slices
+from understudy.cli.folders import (
+    ChannelsOption,
+    ClipOption,
+    CodesOption,
+    LabelsOption,
+    LayoutOption,
+    PatientsOption,
+    PatternOption,
+    Reading,
+    ToleranceOption,
+    TrustOption,
+    ValuesOption,
+    open_real,
+    open_synthetic,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
@@ -25,6 +40,16 @@ def compare_annotated(
         Path | None,
         typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
     ] = None,
+    patients: PatientsOption = None,
+    trust_patients: TrustOption = False,
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for annotations.json.")] = Path(
         "understudy-annotations"
@@ -37,8 +62,14 @@ def compare_annotated(
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.groups import AnnotationConfig
 
-    first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
-    others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
+    reading = Reading(
+        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                clip=clip, tolerance=tolerance),
+        patients, trust_patients,
+    )  # fmt: skip
+    kept = out / "private" / "read"
+    first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
+    others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
     make_folder(out)
     config = AnnotationConfig.model_validate({"seed": seed})
     found = compare_annotations(first, second, others, config, progress=not quiet)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.cli.base import DeviceOption, QuietOption, app, print_table
+from understudy.cli.folders import (
+    ChannelsOption,
+    ClipOption,
+    CodesOption,
+    LabelsOption,
+    LayoutOption,
+    PatientsOption,
+    PatternOption,
+    Reading,
+    ToleranceOption,
+    TrustOption,
+    ValuesOption,
+    open_real,
+    open_synthetic,
+    spec_of,
+)
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.audit.config import AuditConfig
     from understudy.audit.result import Audit
-    from understudy.slices import SliceSet
 
 TransformsOption = Annotated[
     str,
     typer.Option(help="Also look for mirrored (flips) or turned (dihedral) copies: none, flips, dihedral."),
 ]
-
-PatientsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
-        " '^(.+)_z[0-9]+$' [default: names without the number at their end]."
-    ),
-]
-
 
 ModelOption = Annotated[
     Path | None,
@@ -70,6 +75,15 @@ def audit_command(
         typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than."),
     ] = 0.99,
     patients: PatientsOption = None,
+    trust_patients: TrustOption = False,
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
     transforms: TransformsOption = "none",
     seed: Annotated[int, typer.Option(min=0, help="Of planted copies, halves and resamples.")] = 0,
     memory: Annotated[float, typer.Option(min=0.1, help="Of the search, GB.")] = 1.0,
@@ -88,7 +102,7 @@ def audit_command(
 ) -> None:
     """Does a synthetic set contain copies of training patients? With controls, in words and numbers.
 
-    Ends with 1 if copies are found or nothing can be said.
+    Exit status 1 if copies are found or nothing can be said.
     """
     config = _config(quantile, transforms, seed, memory)
     if sweep_subjects is not None:
@@ -101,7 +115,12 @@ def audit_command(
         )
     from understudy.audit.result import as_text
 
-    done = _audited(training, heldout, synthetic, config, out, model, device, quiet, patients)
+    reading = Reading(
+        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                clip=clip, tolerance=tolerance),
+        patients, trust_patients,
+    )  # fmt: skip
+    done = _audited(training, heldout, synthetic, config, out, model, device, quiet, reading)
     print(json.dumps(_with_slices(done), indent=2) if as_json else as_text(done))
     if out is not None and not as_json:
         print(f"written to {out}; {out / 'private'} shows training images and is not for release")
@@ -119,27 +138,42 @@ def screen(
         Path | None, typer.Option(help="Held-out slices [default: val and test rows of --training].")
     ] = None,
     patients: PatientsOption = None,
+    trust_patients: TrustOption = False,
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
     """Take flagged slices and their near-duplicates out of a set, and audit what is left (to OUT-audit).
 
-    Ends with 1 if copies are found in what is left, or nothing can be said.
+    Exit status 1 if copies are found in what is left, or nothing can be said.
     """
     from understudy.audit.config import AuditConfig
     from understudy.audit.screen import check_training
     from understudy.audit.screen import screen as screened_set
     from understudy.files import read_json, write_json
 
-    check_training(_opened(training, audit / "private" / "read", patients), audit)
+    reading = Reading(
+        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                clip=clip, tolerance=tolerance),
+        patients, trust_patients,
+    )  # fmt: skip
+    kept = audit / "private" / "read"
+    check_training(open_real(training, kept, reading, strict=True), audit)
     left, counts = screened_set(
-        _opened_synthetic(synthetic, audit / "private" / "read"), audit, out, _device(device), not quiet
+        open_synthetic(synthetic, kept, reading), audit, out, _device(device), not quiet
     )
     before = read_json(audit / "audit.json")
     config = AuditConfig.model_validate(before["config"])
     folder = out.with_name(out.name + "-audit")
-    done = _audited(training, heldout, out, config, folder, None, device, quiet, patients)
+    done = _audited(training, heldout, out, config, folder, None, device, quiet, reading)
     record = {
         "screened": counts.as_dict(), "content_hash": left.content_hash, "before": before["verdict"],
         "after": done.verdict.as_dict(), "audit_before": audit.absolute().name, "audit_after": folder.name,
@@ -170,19 +204,9 @@ def _device(device: str) -> str:
     return str(resolve_device(device))
 
 
-def _opened(path: Path, read_into: Path, patients: str | None) -> SliceSet:
-    """A slice set, or a folder of images as one; how patients were told apart is said on stderr."""
-    from understudy.exchange.images import open_images
-
-    found, note = open_images(path, read_into, patients)
-    if note:
-        sys.stderr.write(f"note: {note}\n")
-    return found
-
-
 def _audited(
     training: Path, heldout: Path | None, synthetic: Path, config: AuditConfig, out: Path | None, model: Path | None,
-    device: str, quiet: bool, patients: str | None = None,
+    device: str, quiet: bool, reading: Reading,
 ) -> Audit:  # fmt: skip
     """Audits sets on disk, and writes the result where it is wanted."""
     from understudy.audit.perform import audit
@@ -191,9 +215,9 @@ def _audited(
 
     where = _device(device)
     with _private(out) as private:
-        real = _opened(training, private / "read", patients)
-        held = real if heldout is None else _opened(heldout, private / "read", patients)
-        made = _opened_synthetic(synthetic, private / "read")
+        real = open_real(training, private / "read", reading, strict=True)
+        held = real if heldout is None else open_real(heldout, private / "read", reading, strict=True)
+        made = open_synthetic(synthetic, private / "read", reading)
         witness = _witness(model, where) if model is not None else None
         done = audit(
             real, held, made, config, None, witness, private / "search" if out else None, where, not quiet
@@ -221,12 +245,6 @@ def _private(out: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="understudy-audit-") as folder:
         yield Path(folder)
-
-
-def _opened_synthetic(path: Path, read_into: Path) -> SliceSet:
-    from understudy.exchange.images import open_images
-
-    return open_images(path, read_into)[0]  # whose slices they are says nothing: nobody's
 
 
 def _witness(model: Path, device: str) -> Any:

@@ -8,6 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.base import DeviceOption, QuietOption, app, print_table
+from understudy.cli.folders import (
+    ClipOption,
+    CodesOption,
+    LabelsOption,
+    LayoutOption,
+    PatientsOption,
+    PatternOption,
+    Reading,
+    ToleranceOption,
+    TrustOption,
+    ValuesOption,
+    open_real,
+    open_synthetic,
+    spec_of,
+)
 from understudy.errors import UnderstudyError
 
 FEWEST = 5  # held-out patients below which the floor is called rough
@@ -15,7 +30,6 @@ FEWEST = 5  # held-out patients below which the floor is called rough
 if TYPE_CHECKING:
     from understudy.quality.measure import Row
     from understudy.quality.rules import Resize
-    from understudy.slices import SliceSet
 
 
 ExtractorOption = Annotated[
@@ -67,8 +81,21 @@ def quality(
     weights_sha256: WeightsSha256Option = None,
     segmenter: SegmenterOption = None,
     channels: Annotated[
-        str | None, typer.Option(help="Channels to compare, e.g. T1wGd (the paper's) [default: all].")
+        str | None,
+        typer.Option(
+            help="Channels to compare, e.g. T1wGd (the paper's) [default: all]. Of image folders also what stands for"
+            " them in the files' names, T1w=T1,FLAIR=flair, or all channels of an array in its order."
+        ),
     ] = None,
+    patients: PatientsOption = None,
+    trust_patients: TrustOption = False,
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
     resize: Annotated[
         str, typer.Option(help="antialiased_bicubic, or tf1 to compare with numbers of the first FID code.")
     ] = "antialiased_bicubic",
@@ -94,9 +121,15 @@ def quality(
     from understudy.quality.sets import make_parts
 
     names = extractor or ["random"]
-    first, second = (open_slices(p, out / "private" / "read") for p in (real, synthetic))
-    others = open_slices(heldout, out / "private" / "read") if heldout is not None else None
-    parts = make_parts(first, second, others, channels.split(",") if channels else None)
+    reading = Reading(
+        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+                clip=clip, tolerance=tolerance),
+        patients, trust_patients, selects=True,
+    )  # fmt: skip
+    kept = out / "private" / "read"
+    first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
+    others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
+    parts = make_parts(first, second, others, list(reading.spec.named) or None)
     make_folder(out)
     config = QualityConfig.model_validate(
         {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
@@ -125,13 +158,6 @@ def _resize(word: str) -> Resize:
             f"there is no way of resizing called {word!r}", fix="use antialiased_bicubic or tf1"
         )
     return word  # type: ignore[return-value]  # checked above
-
-
-def open_slices(path: Path, read_into: Path) -> SliceSet:
-    """A slice set, or a folder of images as one."""
-    from understudy.exchange.images import open_images
-
-    return open_images(path, read_into)[0]
 
 
 def _files(

@@ -1,7 +1,7 @@
 """NumPy files as slices: stacks [N, C, H, W] or single slices [C, H, W], channels first or last, read item by item.
 
 No file is ever unpickled. A `.npy` file is mapped, a member of an `.npz` file is inflated as a stream: neither is
-in memory as a whole.
+in memory as a whole. An array whose shape can be read in several ways is refused, see `_forms`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import to_8_bit, to_grey
 from understudy.exchange.sources import RawSlice
-from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
-from understudy.folders import natural
+from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec
+from understudy.folders import natural, read_bytes
 
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "samples", "arr_0", "data", "x")
 _LABEL_WORDS = (*ALIASES[LABELS], "y")
+_MOST_CHANNELS = 8  # of arrays whose channels have no names; an axis of pixels is longer
 _ENDING = re.compile(r"\.(npy|npz)$", re.IGNORECASE)
 
 
@@ -41,10 +43,13 @@ class ArrayFile:
 
     def __init__(self, path: Path, member: str | None = None) -> None:
         self.path, self._member = path, member
+        read_bytes(path, 200)  # says what is wrong with links and pointers
         try:
-            if member is None:
-                self._mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-                self.shape, self.dtype = self._mapped.shape, self._mapped.dtype
+            if (
+                member is None
+            ):  # mapped again when it is read: a mapping keeps its file open, and there are many
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+                self.shape, self.dtype = mapped.shape, mapped.dtype
             else:
                 with self._open() as stream:
                     self.shape, self.dtype = self._header(stream)
@@ -73,8 +78,12 @@ class ArrayFile:
             UnderstudyError: truncated or damaged.
         """
         if self._member is None:
+            try:
+                mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            except (OSError, EOFError, ValueError) as error:
+                raise _unreadable(self.path, error) from error
             for i in range(start, self.shape[0]):
-                yield np.asarray(self._mapped[i])
+                yield np.asarray(mapped[i])
             return
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         try:
@@ -104,13 +113,72 @@ def _unreadable(path: Path, error: BaseException) -> UnderstudyError:
     )
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A way to read an array.
+
+    Attributes:
+        stack: its first axis counts slices; otherwise it is one slice.
+        axis: of the channels in a slice, 0 or 2; None: a slice [H, W] of one channel.
+        depth: size of that axis, channels and annotation together.
+    """
+
+    stack: bool
+    axis: int | None
+    depth: int
+
+    @property
+    def words(self) -> str:
+        """For messages."""
+        inner = {None: "H, W", 0: "C, H, W", 2: "H, W, C"}[self.axis]
+        what = f"{self.depth} channels" if self.depth > 1 else "one channel"
+        return f"[{'N, ' if self.stack else ''}{inner}] of {what}"
+
+
+def _forms(shape: tuple[int, ...], depths: Collection[int] | None) -> list[_Form]:
+    """All ways to read an array of this shape.
+
+    Args:
+        depths: what the number of channels, with the annotation if it is among them, may be; None: nobody named the
+            channels, and an axis is one of channels if it has at most 8 entries, one of pixels if it has more.
+    """
+    axes: dict[int, list[tuple[bool, int | None]]] = {
+        2: [(False, None)],
+        3: [(False, 0), (False, 2), (True, None)],
+        4: [(True, 0), (True, 2)],
+    }
+    forms = []
+    for stack, axis in axes.get(len(shape), []):
+        item = shape[1:] if stack else shape
+        pixels = item if axis is None else tuple(n for i, n in enumerate(item) if i != axis)
+        form = _Form(stack, axis, 1 if axis is None else item[axis])
+        fits = form.depth <= _MOST_CHANNELS < min(pixels) if depths is None else form.depth in depths
+        same = len(shape) == 3 and stack and shape[0] == 1  # as one slice of one channel
+        if fits and not same and min(pixels) > 1 and min(shape) > 0:
+            forms.append(form)
+    return forms
+
+
 class ArraySource:
-    """NumPy files with named channels; the annotation is the last channel, or an array of its own."""
+    """NumPy files with named channels; the annotation is the last channel, or an array of its own.
+
+    Args:
+        plain: channels need no names (then all channels of the array are images), and there need not be an annotation.
+
+    Raises:
+        UnderstudyError: channels without names, a shape that does not fit or can be read in several ways, labels
+            without images.
+    """
 
     def __init__(
-        self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None
+        self,
+        root: Path,
+        files: Sequence[str],
+        spec: FolderSpec,
+        known: Sequence[str] | None,
+        plain: bool = False,
     ) -> None:
-        if not spec.named:
+        if not spec.named and not plain:
             raise UnderstudyError(
                 "an array does not say which of its channels is which",
                 where=f"{root / files[0]}",
@@ -121,7 +189,7 @@ class ArraySource:
             raise UnderstudyError(
                 "an array has one annotation, of codes", where="labels", fix="give its position or its key"
             )
-        self._spec, self._root = spec, root
+        self._spec, self._root, self._plain = spec, root, plain
         self._positions = _positions(spec)
         missing = [name for name in known or () if name not in self._positions]
         if missing:
@@ -130,27 +198,119 @@ class ArraySource:
                 where=f"channels: {', '.join(self._positions)}",
                 fix=f"name all of {', '.join(known or ())}",
             )
-        self.channels = tuple(known or self._positions)
         self.classes: tuple[str, ...] = ()
         self.notes: list[str] = []
-        self._pairs = [self._pair(*pair) for pair in _pairs(root, files)]
-        self.count: int | None = sum(depth for _, depth, *_ in self._pairs)
+        opened = [self._opened(*pair) for pair in _pairs(root, files)]
+        apart = opened[0][2] is not None
+        odd = next((images for _, images, labels in opened if (labels is not None) != apart), None)
+        if odd is not None:
+            raise UnderstudyError(
+                "some arrays have labels and some have none", where=odd.path, fix="save all of them alike"
+            )
+        self._depth = self._agreed([images for _, images, _ in opened], apart)
+        if not self._positions:
+            names = {PLAIN: 0} if self._depth == 1 else {f"channel {i + 1}": i for i in range(self._depth)}
+            self._positions = {name: i for name, i in names.items() if i != spec.labels}
+            if self._depth > 1 and not isinstance(spec.labels, int):
+                self.notes.append(
+                    f"the {self._depth} channels of the arrays have no names, and none is taken for an annotation"
+                    " (--channels names them in their order; an annotation comes last)"
+                )
+        self._pairs = [(name, images, labels, self._form(images, apart)) for name, images, labels in opened]
+        for _, images, labels, form in self._pairs:
+            if labels is not None:
+                _check_labels(images, labels, form)
+        self.annotated = (
+            apart or isinstance(spec.labels, int) or self._depth > 1 + max(self._positions.values())
+        )
+        self.channels = tuple(known or self._positions)
+        self.count: int | None = sum(i.shape[0] if f.stack else 1 for _, i, _, f in self._pairs)
 
-    def _pair(self, file: str, labels_file: str | None) -> tuple[str, int, ArrayFile, ArrayFile | None, int]:
-        """(id, slices, images, labels, axis of the channels after the first axis)."""
-        path = self._root / file
-        images, labels = self._arrays(path)
+    def _opened(self, file: str, labels_file: str | None) -> tuple[str, ArrayFile, ArrayFile | None]:
+        """(id, images, labels)."""
+        images, labels = self._arrays(self._root / file)
         if labels_file is not None:
             labels = self._arrays(self._root / labels_file, only=True)[0]
-        images, axis = self._shaped(images, labels is not None)
-        if labels is not None:
-            self._check_labels(images, labels, axis)
-        return _ENDING.sub("", file), images.shape[0], images, labels, axis
+        return _ENDING.sub("", file), images, labels
+
+    def _depths(self, apart: bool) -> set[int] | None:
+        """What the number of channels may be; None: anything."""
+        if not self._positions:
+            return None
+        last = max(self._positions.values()) + 1
+        if apart:
+            return {last}
+        if isinstance(self._spec.labels, int):
+            return {max(last, self._spec.labels + 1)}
+        return {last, last + 1} if self._plain else {last + 1}
+
+    def _agreed(self, arrays: Sequence[ArrayFile], apart: bool) -> int:
+        """The number of channels, annotation included, by which all arrays can be read."""
+        common: set[int] | None = None
+        for images in arrays:
+            forms = _forms(images.shape, self._depths(apart))
+            if not forms:
+                raise self._unfit(images, apart)
+            own = {form.depth for form in forms}
+            if common is not None and not common & own:
+                raise UnderstudyError(
+                    f"an array of shape {images.shape} beside others of {' or '.join(map(str, common))} channels",
+                    where=images.path,
+                    fix="make all arrays with the same channels, or remove those of others",
+                )
+            common = own if common is None else common & own
+        assert common
+        if len(common) > 1:
+            raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths(apart)))
+        return common.pop()
+
+    def _form(self, images: ArrayFile, apart: bool) -> _Form:
+        forms = [f for f in _forms(images.shape, self._depths(apart)) if f.depth == self._depth]
+        if len(forms) > 1:
+            raise self._unclear(images, forms)
+        return forms[0]
+
+    def _unclear(self, images: ArrayFile, forms: Sequence[_Form]) -> UnderstudyError:
+        if self._positions:
+            fix = (
+                "save it as [N, C, H, W]: numpy.save(FILE, array[:, None]) if these are slices of one channel,"
+                " numpy.save(FILE, array[None]) if it is one slice"
+            )
+        else:
+            names = ",".join(f"NAME{i + 1}" for i in range(max(form.depth for form in forms)))
+            fix = (
+                f"name its channels: --channels {names} if it is one slice, --channels {PLAIN} if these are slices of"
+                " one channel"
+            )
+        return UnderstudyError(
+            f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}",
+            where=images.path,
+            fix=fix,
+        )
+
+    def _unfit(self, images: ArrayFile, apart: bool) -> UnderstudyError:
+        depths = self._depths(apart)
+        if depths is None:
+            return UnderstudyError(
+                f"an array of shape {images.shape} is neither an image nor a stack of images with up to"
+                f" {_MOST_CHANNELS} channels",
+                where=images.path,
+                fix="name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]",
+            )
+        wanted = " or ".join(map(str, sorted(depths)))
+        annotation = "" if apart else " with the annotation"
+        return UnderstudyError(
+            f"an array of shape {images.shape} where {wanted} channels are expected"
+            f" ({', '.join(self._positions)}{annotation})",
+            where=images.path,
+            fix="save [N, C, H, W] or [C, H, W] (or channels last), or name the channels that it has (--channels)",
+        )
 
     def _arrays(self, path: Path, only: bool = False) -> tuple[ArrayFile, ArrayFile | None]:
         """The images of a file, and its labels if it has an array for them."""
         if path.suffix.lower() == ".npy":
             return ArrayFile(path), None
+        read_bytes(path, 200)
         try:
             with zipfile.ZipFile(path) as archive:
                 keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -171,76 +331,57 @@ class ArraySource:
             )
         return ArrayFile(path, of_images[0]), ArrayFile(path, of_labels[0]) if of_labels else None
 
-    def _shaped(self, images: ArrayFile, labels_apart: bool) -> tuple[ArrayFile, int]:
-        """The images as a stack, and the axis of the channels in one of its items (0 or 2)."""
-        shape = images.shape
-        places = list(self._positions.values())
-        if not labels_apart:
-            places.append(self._spec.labels if isinstance(self._spec.labels, int) else max(places) + 1)
-        wanted = max(places) + 1
-        if len(shape) == 3:
-            images = _Single(images)
-        if len(images.shape) == 4:
-            for axis in (0, 2):
-                if images.shape[1 + axis] == wanted:
-                    return images, axis
-        annotation = "" if labels_apart else " and the annotation"
-        raise UnderstudyError(
-            f"an array of shape {shape} where {wanted} channels are expected"
-            f" ({', '.join(self._positions)}{annotation})",
-            where=images.path,
-            fix="save [N, C, H, W] or [C, H, W] (or channels last), or name the channels that it has (--channels)",
-        )
-
-    def _check_labels(self, images: ArrayFile, labels: ArrayFile, axis: int) -> None:
-        height, width = (n for i, n in enumerate(images.shape[1:]) if i != axis)
-        allowed = [(images.shape[0], height, width), (images.shape[0], 1, height, width)]
-        if images.shape[0] == 1:
-            allowed.append((height, width))
-        if labels.shape not in allowed:
-            raise UnderstudyError(
-                f"labels of shape {labels.shape} for images of shape {images.shape}",
-                where=labels.path,
-                fix=f"save them as {allowed[0]}",
-            )
-
     def slices(self, start: int) -> Iterator[RawSlice]:
         """See `Source`."""
-        for name, depth, images, labels, axis in self._pairs:
+        for name, images, labels, form in self._pairs:
+            depth = images.shape[0] if form.stack else 1
             first, start = min(start, depth), max(0, start - depth)
-            drawn = None
-            if labels is not None:
-                drawn = (_Single(labels) if len(labels.shape) == 2 else labels).items(first)
-            for number, item in enumerate(images.items(first), first):
-                mark = f"{name}_{number:07d}" if len(images.shape) == 4 and depth > 1 else name
-                yield self._slice(mark, number, item, next(drawn) if drawn else None, axis, images.path)
+            if first == depth:
+                continue
+            drawn = None if labels is None else _items(labels, len(labels.shape) > 2, first)
+            for number, item in enumerate(_items(images, form.stack, first), first):
+                mark = f"{name}_{number:07d}" if depth > 1 else name
+                image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
+                yield self._slice(mark, number, image, None if drawn is None else next(drawn), images.path)
 
     def _slice(
-        self, name: str, number: int, item: NDArray[Any], labels: NDArray[Any] | None, axis: int, path: Path
+        self, name: str, number: int, image: NDArray[Any], labels: NDArray[Any] | None, path: Path
     ) -> RawSlice:
         where = Path(f"{path}, slice {number}")
-        grey = to_grey(np.moveaxis(item, axis, 0), self._spec, where)
+        grey = to_grey(image, self._spec, where)
         if labels is not None:
             height, width = grey.shape[-2:]
             drawn = to_grey(labels.reshape(1, height, width), self._spec, where, "as_is")
-        else:
+        elif self.annotated:
             place = self._spec.labels if isinstance(self._spec.labels, int) else len(grey) - 1
             drawn = grey[[place]]
+        else:
+            drawn = np.zeros_like(grey[:1])
         order = [self._positions[channel] for channel in self.channels]
         return RawSlice({"id": name}, to_8_bit(grey[order]), drawn, where, where)
 
 
-class _Single(ArrayFile):
-    """One slice as a stack of one."""
+def _check_labels(images: ArrayFile, labels: ArrayFile, form: _Form) -> None:
+    item = images.shape[1:] if form.stack else images.shape
+    height, width = (n for i, n in enumerate(item) if i != form.axis)
+    count = images.shape[0] if form.stack else 1
+    allowed = [(count, height, width), (count, 1, height, width)]
+    if count == 1:
+        allowed.append((height, width))
+    if labels.shape not in allowed:
+        raise UnderstudyError(
+            f"labels of shape {labels.shape} for images of shape {images.shape}",
+            where=labels.path,
+            fix=f"save them as {allowed[0]}",
+        )
 
-    def __init__(self, array: ArrayFile) -> None:
-        self._array, self.path = array, array.path
-        self.shape, self.dtype = (1, *array.shape), array.dtype
 
-    def items(self, start: int = 0) -> Iterator[NDArray[Any]]:
-        """The slice, if `start` is 0."""
-        if start == 0:
-            yield np.stack(list(self._array.items()))
+def _items(array: ArrayFile, stack: bool, start: int) -> Iterator[NDArray[Any]]:
+    """The slices of an array from number `start` on."""
+    if stack:
+        yield from array.items(start)
+    elif start == 0:
+        yield np.stack(list(array.items()))
 
 
 def _positions(spec: FolderSpec) -> dict[str, int]:

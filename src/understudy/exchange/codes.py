@@ -43,7 +43,7 @@ class CodeWatch:
     def __init__(self, codes: Sequence[float], tolerance: float | None) -> None:
         self.codes = np.asarray(codes, np.float64)
         gaps = np.diff(np.sort(self.codes))
-        self.tolerance = float(tolerance if tolerance is not None else gaps.min() / 4)
+        self.tolerance = float(tolerance if tolerance is not None else min(gaps, default=255) / 4)
         self.counts = np.zeros(256, np.int64)
         self.far = self.annotated = 0
 
@@ -68,7 +68,8 @@ class CodeWatch:
     def unused(self) -> list[int]:
         """The values of an annotation that is never near any code but the background's; [] if one is."""
         values = np.arange(256)
-        near = np.abs(values[:, None] - self.codes[None, 1:]).min(axis=1) <= self.tolerance
+        away = np.abs(values[:, None] - self.codes[None, 1:]).min(axis=1, initial=np.inf)
+        near = away <= self.tolerance
         if self.counts[near].any():
             return []
         drawn = np.flatnonzero(self.counts[1:]) + 1

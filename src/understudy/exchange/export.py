@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.description import describe
+from understudy.exchange.spec import LABELS
 from understudy.files import write_json, writing
 from understudy.progress import track
 from understudy.slices import SliceSet
 
 # folder and end of the file's name, as in the paper's repository; other channels are called by their own names
-AUTHORS_NAMES = {"T1w": "T1", "T1wGd": "T1ce", "T2w": "T2", "FLAIR": "FLAIR", "labels": "Seg"}
+AUTHORS_NAMES = {"T1w": "T1", "T1wGd": "T1ce", "T2w": "T2", "FLAIR": "FLAIR", LABELS: "Seg"}
 _WORKERS = 2  # threads that compress PNG files
 _COMPRESSION = 3  # of PNG: a few per cent larger than the highest level, in a third of the time
 
@@ -27,20 +30,53 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     """Writes `out/<CHANNEL>/<id>_<CHANNEL>.png` for each channel and the annotation as codes; returns the slices.
 
     Example of a slice: T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204.
+    `understudy-images.json` says what the channels, codes and slices are (see `description`).
 
     Raises:
         UnderstudyError: the folder is not empty, disk full, no permission.
     """
     out = _new_folder(Path(out))
-    names = [AUTHORS_NAMES.get(channel, channel) for channel in (*slices.channels, "labels")]
+    reading = png_reading(slices)
+    names = [*reading["channels"].values(), reading["labels"]]
     codes = np.array([entry.code for entry in slices.classes], np.uint8)
 
     def files(case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterable[tuple[Path, Any]]:
         for name, pixels in zip(names, (*image, codes[labels]), strict=True):
             yield out / name / f"{case}_{name}.png", pixels
 
-    _write(slices, np.arange(len(slices)), file_names(slices), files, progress)
+    cases = file_names(slices)
+    _write(slices, np.arange(len(slices)), cases, files, progress)
+    describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
     return len(slices)
+
+
+def png_reading(slices: SliceSet) -> dict[str, Any]:
+    """The fields of a `FolderSpec` that reads what `export_images` writes."""
+    names: dict[str, str] = {}
+    for channel in (LABELS, *slices.channels):
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
+        taken = {used.lower() for used in names.values()}
+        again = (f"{name}_{i}" for i in itertools.count(2))
+        names[channel] = (
+            name if name.lower() not in taken else next(n for n in again if n.lower() not in taken)
+        )
+    return {
+        "layout": "png",
+        "pattern": "{channel}/{id}_{channel}.png",
+        "labels": names.pop(LABELS),
+        "channels": names,
+        "codes": {c.name: c.code for c in slices.classes[1:]},
+    }
+
+
+def nnunet_reading(slices: SliceSet, raw: str) -> dict[str, Any]:
+    """The fields of a `FolderSpec` that reads what `export_nnunet` writes; `raw` is the data set below the folder."""
+    return {
+        "layout": "png",
+        "channels": {c: f"{raw}/images*/{{id}}_{i:04d}.png" for i, c in enumerate(slices.channels)},
+        "labels": f"{raw}/labels*/{{id}}.png",
+        "codes": {c.name: i for i, c in enumerate(slices.classes) if i},
+    }
 
 
 def export_nnunet(
@@ -110,6 +146,8 @@ def export_nnunet(
         write(slices, np.flatnonzero(is_test), cases, "Ts")
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
     write_json(raw / "dataset.json", _dataset(slices, len(training) + len(added), name))
+    reading = nnunet_reading(slices, raw.relative_to(out).as_posix())
+    describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
     return raw
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
+from understudy.exchange.description import DESCRIPTION
+from understudy.files import sha256_file, sha256_json
+from understudy.folders import read_bytes
 from understudy.lazy import zarr
 
 _TAIL = {
@@ -25,7 +27,10 @@ def folder_mark(root: Path, files: Sequence[str]) -> str:
     """
     if not files:
         return str(dict(zarr.open_group(str(root), mode="r").attrs).get("content_hash"))
-    return sha256_json([[file, *_mark(root / file)] for file in files])
+    marks: list[list[object]] = [[file, *_mark(root / file)] for file in files]
+    if (root / DESCRIPTION).is_file():  # says what the files are
+        marks.append([DESCRIPTION, sha256_file(root / DESCRIPTION)])
+    return sha256_json(marks)
 
 
 def _mark(path: Path) -> tuple[int, str]:
@@ -42,6 +47,7 @@ def _mark(path: Path) -> tuple[int, str]:
             handle.seek(-tail, os.SEEK_END)
             return status.st_size, handle.read().hex()
     except (OSError, zipfile.BadZipFile) as error:
+        read_bytes(path, 1)  # says what is wrong with links and permissions
         raise UnderstudyError(
             f"the file cannot be read ({error})", where=path, fix="replace it by an intact copy, or remove it"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec, Values
+from understudy.folders import read_bytes
 from understudy.nifti import read_header, read_voxels, slices_of
 
 _GREY_PNG = {"L", "1"}
@@ -24,18 +26,17 @@ def read_png(path: Path) -> NDArray[np.uint8]:
     Raises:
         UnderstudyError: unreadable, colour, palette or 16-bit.
     """
+    content = read_bytes(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode in _GREY_PNG:
                 return np.asarray(image.convert("L"), np.uint8)
             mode, kind = image.mode, image.format
-    except FileNotFoundError as error:
-        raise UnderstudyError("the file does not exist", where=path, fix="correct the path") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # of a damaged file Pillow raises nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else reason
         raise UnderstudyError(
-            f"the image cannot be read ({str(error).splitlines()[0]})",
-            where=path,
-            fix="replace it by an intact copy",
+            f"the image cannot be read ({reason})", where=path, fix="replace it by an intact copy"
         ) from error
     if mode in ("RGB", "RGBA", "LA", "P", "PA"):
         words = {"P": "colours of a palette", "PA": "colours of a palette", "LA": "grey with transparency"}

@@ -6,7 +6,8 @@ read_folder("synthetic", FolderSpec(), "slices")   # T1/seed0007_T1.png, ... and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
+from understudy.exchange.description import DESCRIPTION, Description, described, description_of
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.recognise import recognise
 from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
@@ -24,9 +26,9 @@ from understudy.exchange.spec import FolderSpec
 from understudy.exchange.target import Annotation, Sizes, Target
 from understudy.exchange.webdataset import TarSource
 from understudy.files import sha256_json
-from understudy.folders import files_below
+from understudy.folders import files_below, list_files
 from understudy.progress import track
-from understudy.slices import SHARD, SliceSet, SliceWriter
+from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
 
@@ -53,26 +55,34 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
             where=root,
             fix=f"say which are meant: --layout {present[0]} (or `layout: {present[0]}`)",
         )
+    others = Counter(Path(file).suffix.lower() for file in list_files(root, ("",)).files)
+    kinds = ", ".join(f"{count} {kind or 'files without an ending'}" for kind, count in others.most_common(3))
     raise UnderstudyError(
-        "there is no image in the folder: no PNG, NumPy or NIfTI file, and no slice set",
+        "there is no image in the folder: no PNG, NumPy or NIfTI file, and no slice set"
+        + (f" (it holds {kinds})" if kinds else ""),
         where=root,
-        fix="check the path, and unpack archives",
+        fix="convert the images to 8-bit grey PNG" if kinds else "check the path, and unpack archives",
     )
 
 
-def open_source(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> Source:
+def open_source(
+    root: Path, spec: FolderSpec, known: Sequence[str] | None = None, plain: bool = False
+) -> Source:
     """The slices of a folder.
 
     Args:
         root: the folder.
-        spec: what the user says of it.
+        spec: what the user says of it; an exported folder completes it (see `description`).
         known: channels that it must have, in their order; None: what it has.
+        plain: for comparisons: images need no names of channels and no annotation.
 
     Raises:
         UnderstudyError: see `layout_of` and `recognise`.
     """
-    _refuse_other_channels(spec, known, root)
     layout, files = layout_of(root, spec)
+    if layout != "slices":
+        spec = described(root, spec, known)
+    _refuse_other_channels(spec, known, root)
     if layout == "slices":
         return SetSource(root, spec, known)
     if not files:
@@ -80,10 +90,10 @@ def open_source(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
             f"there is no file of layout {layout} in the folder", where=root, fix="check the path"
         )
     if layout == "array":
-        return ArraySource(root, files, spec, known)
+        return ArraySource(root, files, spec, known, plain)
     if layout == "webdataset":
         return TarSource(root, files, spec, known)
-    return FileSource(root, recognise(root, files, spec, known), spec, layout == "nifti")
+    return FileSource(root, recognise(root, files, spec, known, plain), spec, layout == "nifti")
 
 
 def _refuse_other_channels(spec: FolderSpec, known: Sequence[str] | None, root: Path) -> None:
@@ -104,6 +114,7 @@ def read_folder(
     name: str = "",
     progress: bool = True,
     count: int | None = None,
+    plain: bool = False,
 ) -> SliceSet:
     """Writes the slices of a folder as a SliceSet, or continues, or returns at once what is there.
 
@@ -115,20 +126,26 @@ def read_folder(
         name: for the index' column `generator`; "": the folder's name.
         progress: show it.
         count: take the first so many slices; None: all.
+        plain: see `open_source`.
 
     Returns:
         The set; its index has id, generator, code_distance (mean distance of the annotation to the codes it was
-        given, grey values) and, where known, subject and z.
+        given, grey values) and, where known, subject, z and what an exported folder says of its slices.
 
     Raises:
         UnderstudyError: whatever is wrong in the folder, with the file and what to do; disk full; another set at `out`.
         Interrupted: SIGTERM or SIGINT; whole shards are kept.
     """
     root, out = Path(root), Path(out)
-    source = open_source(root, spec, target.channels if target else None)
-    annotation = Annotation.of(source, spec, target, root)
+    known = target.channels if target else None
+    source = open_source(root, spec, known, plain)
+    layout, files = layout_of(root, spec)
+    said = description_of(root) if layout != "slices" else None
+    if said is not None:
+        spec = described(root, spec, known)
+    annotation = Annotation.of(source, spec, target.classes if target else _classes(said, spec), root)
     identity = {
-        "folder": folder_mark(root, layout_of(root, spec)[1]),
+        "folder": folder_mark(root, files),
         "spec": spec.model_dump(mode="json"),
         "count": count,
         "target": [list(target.channels), target.resolution] if target else None,
@@ -141,17 +158,36 @@ def read_folder(
             "the folder holds no slice that is not empty", where=root, fix="check the images"
         )
     sizes = Sizes.of(first, spec, target)
+    edge = sizes.geometry.resolution
+    placed = said is not None and said.resolution == edge  # else the pixels are of another size
     writer = SliceWriter(
-        out, source.channels, annotation.classes, sizes.geometry.resolution, identity=identity
-    )
-    done = _take(source, writer, annotation, sizes, name or root.name, count, progress)
+        out, source.channels, annotation.classes, edge,
+        said.spacing if said and placed else None, said.axes if said and placed else None, identity,
+    )  # fmt: skip
+    rows = said.slices if said else {}
+    done = _take(source, writer, annotation, sizes, rows, name or root.name, count, progress)
     if count is not None and done < count:
         raise UnderstudyError(
             f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer"
         )
     annotation.finish(root)
     annotation.forget(writer)
-    return writer.close(source="folder", notes=source.notes, annotation=annotation.summary(), **identity)
+    notes = source.notes + ([] if layout == "slices" else _strangers(root, layout))
+    return writer.close(source="folder", notes=notes, annotation=annotation.summary(), **identity)
+
+
+def _classes(said: Description | None, spec: FolderSpec) -> tuple[LabelClass, ...] | None:
+    """The classes that an exported folder names, unless the user names others."""
+    return said.label_classes if said is not None and set(spec.codes) == set(said.codes) else None
+
+
+def _strangers(root: Path, layout: str) -> list[str]:
+    """A note on files of other kinds."""
+    others = [
+        file for file in list_files(root, ("",)).files
+        if not file.lower().endswith(ENDINGS[layout]) and file != DESCRIPTION
+    ]  # fmt: skip
+    return [f"{len(others)} other files were left out, e.g. {others[0]}"] if others else []
 
 
 def _take(
@@ -159,11 +195,16 @@ def _take(
     writer: SliceWriter,
     annotation: Annotation,
     sizes: Sizes,
+    said: Mapping[str, Mapping[str, Any]],
     name: str,
     count: int | None,
     progress: bool,
 ) -> int:
-    """Writes what is left of the first `count` slices, or of all; returns how many were read, earlier ones included."""
+    """Writes what is left of the first `count` slices, or of all; returns how many were read, earlier ones included.
+
+    Args:
+        said: what is known of a slice, by the id that its files have.
+    """
     start = annotation.resume(writer)
     left = None if count is None else max(0, count - start)
     with (
@@ -173,7 +214,7 @@ def _take(
         for block in _blocks(islice(source.slices(start), left)):
             images, labels, distances = _convert(block, annotation, sizes)
             rows = [
-                {**raw.row, "generator": name, "code_distance": d}
+                {**raw.row, **said.get(raw.row["id"], {}), "generator": name, "code_distance": d}
                 for raw, d in zip(block, distances, strict=True)
             ]
             # Where the counts were lost, slices that are on disk are read again but not written again.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec
 from understudy.folders import natural
 
 _SHOWN = 5  # names of files in a message
@@ -43,7 +43,9 @@ class Recognised:
     surplus: list[str]
 
 
-def recognise(root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> Recognised:
+def recognise(
+    root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None, plain: bool = False
+) -> Recognised:
     """Groups files by slice.
 
     Args:
@@ -52,10 +54,12 @@ def recognise(root: Path, files: Sequence[str], spec: FolderSpec, known: Sequenc
         spec: what the user says of them.
         known: channels of the real slices that the folder's must have; None: those that the user names or that
             are found.
+        plain: files without the name of a channel are slices of one channel, `spec.PLAIN`, and there need not be an
+            annotation.
 
     Raises:
         UnderstudyError: no file, a slice without one of its channels, two files for one channel, names that are not
-            recognised.
+            recognised, a pattern by which a name has several patients.
     """
     if not files:
         raise UnderstudyError(
@@ -73,11 +77,19 @@ def recognise(root: Path, files: Sequence[str], spec: FolderSpec, known: Sequenc
                 break
         else:
             surplus.append(file)
-    if not slices:
-        raise _nothing_recognised(root, files, [name for name, _ in matchers])
     present = {name for entry in slices.values() for name in entry.files}
-    channels = tuple(wanted or [name for name in ALIASES if name in present and name != LABELS])
     annotation = _annotation_names(spec)
+    channels = tuple(wanted or [name for name in ALIASES if name in present and name != LABELS])
+    unnamed = not spec.pattern and not any(spec.named.values()) and not present & set(channels)
+    if plain and unnamed and len(channels) <= 1:
+        channels = channels or (PLAIN,)
+        for file in surplus:
+            _add(slices, (_stem(file), ""), channels[0], file, root)
+        present, surplus = {*channels, *present}, []
+    if not present & set(channels):
+        raise _nothing_recognised(root, files, [name for name, _ in matchers])
+    if plain and not spec.labels and LABELS not in present:
+        annotation = ()
     ordered = sorted(slices.values(), key=lambda entry: natural(entry.id))
     _refuse_incomplete(root, ordered, (*channels, *annotation), surplus)
     return Recognised(ordered, channels, annotation, surplus)
@@ -110,10 +122,11 @@ def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> list[tuple[str, _Match
         said[LABELS] = str(spec.labels)
     tokens = {name: _tokens(name, value) for name, value in said.items() if "{id}" not in value}
     everything = {token: name for name, listed in tokens.items() for token in listed}
+    # Longer patterns first: '{id}_mask.png' is asked before '{id}.png', which would take its files as well.
     return [
         (name, _Pattern(value, None) if "{id}" in value else
          _Pattern(spec.pattern, tokens[name]) if spec.pattern else _Names(name, everything))
-        for name, value in said.items()
+        for name, value in sorted(said.items(), key=lambda entry: -len(entry[1]) * ("{id}" in entry[1]))
     ]  # fmt: skip
 
 
@@ -122,6 +135,11 @@ def _tokens(name: str, said: str) -> tuple[str, ...]:
     if said:
         return (said.lower(),)
     return tuple(dict.fromkeys((name.lower(), *ALIASES.get(name, ()))))
+
+
+def _stem(file: str) -> str:
+    """A file's path without its ending."""
+    return re.sub(r"(\.nii\.gz|\.nii|\.png|\.npy|\.npz)$", "", file, flags=re.IGNORECASE)
 
 
 class _Pattern:
@@ -140,7 +158,10 @@ class _Pattern:
                 seen.add(name)
             else:
                 translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
-        self._expression = re.compile("".join(translated), re.IGNORECASE)
+        text = "".join(translated)
+        self._pattern = pattern
+        self._expression = re.compile(text, re.IGNORECASE)
+        self._longest = re.compile(text.replace("(?P<subject>[^/]+?)", "(?P<subject>[^/]+)"), re.IGNORECASE)
 
     def __call__(self, file: str) -> _Place | None:
         match = self._expression.fullmatch(file)
@@ -148,6 +169,14 @@ class _Pattern:
             return None
         found = match.groupdict()
         subject = found.get("subject") or ""
+        longest = self._longest.fullmatch(file) if subject else None
+        if longest and longest["subject"] != subject:
+            raise UnderstudyError(
+                f"by the pattern {self._pattern!r} the patient could be {subject!r} or {longest['subject']!r}",
+                where=file,
+                fix="write what stands between patient and slice in every name, e.g."
+                " --pattern '{subject}_z{id}_{channel}.png', or leave {subject} out",
+            )
         return (f"{subject}_{found['id']}" if subject else found["id"]), subject
 
 
@@ -161,7 +190,7 @@ class _Names:
 
     def __call__(self, file: str) -> _Place | None:
         *folders, last = file.split("/")
-        stem = re.sub(r"(\.nii\.gz|\.nii|\.png|\.npy|\.npz)$", "", last, flags=re.IGNORECASE)
+        stem = _stem(last)
         of_folder = next((i for i, folder in enumerate(folders) if folder.lower() in self._tokens), None)
         by_name = self._suffix.fullmatch(stem)
         found = self._tokens[by_name["token"].lower()] if by_name else None

@@ -12,6 +12,7 @@ from understudy.errors import UnderstudyError
 from understudy.slices import BACKGROUND, LabelClass
 
 LABELS = "labels"  # the annotation's name among the channels of a slice
+PLAIN = "image"  # the only channel of images whose names speak of none
 
 # How sequences are called in file names, in small letters: BraTS of all years, the paper's authors, BIDS.
 ALIASES = {
@@ -142,14 +143,15 @@ def classes_of(
         )
     names = [entry.name for entry in known[1:]]
     for code in codes:
-        fitting = [name for name in names if code == name or code in name.split("/")]
+        fitting = [code] if code in names else [name for name in names if code in name.split("/")]
         if len(fitting) != 1:
             close = get_close_matches(code, names, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise UnderstudyError(
                 f"the real slices have no class {code!r}",
                 where=f"codes, for {where}",
-                fix=f"{hint}their classes are {', '.join(names)}",
+                fix=f"{hint}their classes are {', '.join(names)}; say which value of the annotation is which, e.g."
+                f" --codes '{names[0] if names else 'lesion'}={codes[code]:g}'",
             )
     return tuple(known)
 
@@ -158,11 +160,11 @@ def codes_of(codes: dict[str, float], classes: Sequence[LabelClass]) -> tuple[li
     """(class index, code) of each code that the annotation may hold, background first."""
     if not codes:
         return list(range(len(classes))), [float(entry.code) for entry in classes]
+    names = [entry.name for entry in classes]
     indices = [0]
-    for name in codes:
-        indices.append(
-            next(i for i, c in enumerate(classes) if i and (name == c.name or name in c.name.split("/")))
-        )
+    for name in codes:  # a name as it is before a part of another ("ED" before "NCR/ED")
+        parts = (i for i, other in enumerate(names) if i and name in other.split("/"))
+        indices.append(names.index(name, 1) if name in names[1:] else next(parts))
     return indices, [0.0, *map(float, codes.values())]
 
 

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from understudy.errors import UnderstudyError
 from understudy.exchange.sources import RawSlice
 from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
+from understudy.folders import read_bytes
 
 SEGMENTATION = "seg"
 _LARGEST = 1 << 28  # bytes of a member that is read
@@ -93,6 +94,7 @@ class TarSource:
             raise UnderstudyError("the shards hold no sample", where=root, fix="check the files")
         self.channels = tuple(wanted) or tuple(n for n in ALIASES if n in first[1])
         self.classes: tuple[str, ...] = ()
+        self.annotated = True
         self.count: int | None = None
         self.notes: list[str] = []
 
@@ -139,6 +141,7 @@ def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
         UnderstudyError: not a tar file, damaged, or something else than plain files in it.
     """
+    read_bytes(path, 1)  # says what is wrong with links and permissions
     try:
         with tarfile.open(path, "r:") as tar:
             while (entry := tar.next()) is not None:

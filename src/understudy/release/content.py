@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.export import AUTHORS_NAMES, export_images, export_nnunet, file_names
+from understudy.exchange.description import describe
+from understudy.exchange.export import export_images, export_nnunet, file_names, nnunet_reading, png_reading
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_source
 from understudy.exchange.spec import FolderSpec
@@ -87,22 +88,13 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
     Raises:
         UnderstudyError: unknown layout, slices that NIfTI cannot place, disk full.
     """
-    codes = {c.name: c.code for c in slices.classes[1:]}
     if layout == "png":
         export_images(slices, out, progress=False)
-        names = {c: AUTHORS_NAMES.get(c, c) for c in slices.channels}
-        return {
-            "layout": "png",
-            "pattern": "{channel}/{id}_{channel}.png",
-            "channels": names,
-            "labels": "Seg",
-            "codes": codes,
-        }
+        return png_reading(slices)
     if layout == "nnunet":
-        raw = export_nnunet(slices, out, folds=min(5, max(2, len(slices))), progress=False).relative_to(out)
-        names = {c: f"{raw}/imagesTr/{{id}}_{i:04d}.png" for i, c in enumerate(slices.channels)}
-        numbers = {c.name: i for i, c in enumerate(slices.classes) if i}
-        return {"layout": "png", "channels": names, "labels": f"{raw}/labelsTr/{{id}}.png", "codes": numbers}
+        raw = export_nnunet(slices, out, folds=min(5, max(2, len(slices))), progress=False)
+        return nnunet_reading(slices, raw.relative_to(out).as_posix())
+    codes = {c.name: c.code for c in slices.classes[1:]}
     table = np.array([c.code for c in slices.classes], np.uint8)
     names = {c: token(c) for c in slices.channels}
     if layout == "nifti":
@@ -113,13 +105,15 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
         for key, image, drawn, _ in _each(slices, table):
             for name, pixels in zip((*names.values(), "seg"), (*image, drawn), strict=True):
                 (out / name / f"{key}_{name}.nii.gz").write_bytes(_nifti(pixels, slices.spacing))
-        return {
+        reading = {
             "layout": "nifti",
             "pattern": "{channel}/{id}_{channel}.nii.gz",
             "channels": names,
             "labels": "seg",
             "codes": codes,
         }
+        describe(slices, out, reading)
+        return reading
     if layout == "webdataset":
         shards = ShardFiles(out, limit)
         for key, image, drawn, row in _each(slices, table):
@@ -131,7 +125,9 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
                 key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())]
             )
         shards.close()
-        return {"layout": "webdataset", "channels": names, "labels": SEGMENTATION, "codes": codes}
+        reading = {"layout": "webdataset", "channels": names, "labels": SEGMENTATION, "codes": codes}
+        describe(slices, out, reading)
+        return reading
     raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
 
 

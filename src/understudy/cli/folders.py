@@ -1,0 +1,157 @@
+"""How folders of images are read: the options that commands share, and what they print about whose slices these are."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from understudy.exchange.spec import FolderSpec
+    from understudy.slices import SliceSet
+
+LayoutOption = Annotated[
+    str,
+    typer.Option(
+        help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."
+    ),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
+    ),
+]
+ChannelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in its"
+        " order [default: found by their names].",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."
+    ),
+]
+CodesOption = Annotated[
+    str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
+]
+ValuesOption = Annotated[
+    str,
+    typer.Option(
+        help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."
+    ),
+]
+ClipOption = Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap]."),
+]
+PatientsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
+        " '^(.+)_z[0-9]+$'; '(.*)': every slice is of another patient [default: names without the number at their end]."
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-patients",
+        help="Go on although the patients look wrong: all slices of one, or two who look like one.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the options say about folders of images.
+
+    Attributes:
+        spec: how they are read.
+        patients: regular expression of the patient in a slice's name.
+        trusted: the user stands by the patients.
+        selects: --channels also says which channels of a slice set are compared.
+    """
+
+    spec: FolderSpec
+    patients: str | None = None
+    trusted: bool = False
+    selects: bool = False
+
+
+def spec_of(**words: Any) -> FolderSpec:
+    """What the options say about the images."""
+    from understudy.exchange.spec import spec_of_words
+
+    return spec_of_words(words)
+
+
+def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:
+    """Real slices; how many are of which patients is said on stderr, and recorded in `read_into/patients.json`.
+
+    Args:
+        path: slice set or folder of images.
+        read_into: where a folder's slices are written.
+        reading: what the options say.
+        strict: refuse patients that look wrong; otherwise this is said.
+
+    Raises:
+        UnderstudyError: see `open_images`; patients that look wrong.
+    """
+    from understudy.exchange.images import open_images
+    from understudy.exchange.patients import doubt
+    from understudy.files import make_folder, read_json, write_json
+
+    opened = open_images(path, read_into, reading.spec, reading.patients)
+    notes = [*opened.notes, *_not_selected(path, reading)]
+    doubted = None
+    if opened.patients is not None:
+        if not _is_set(path):  # which counts them itself
+            notes.append(f"{path.name}: {opened.patients.table()}")
+        doubted = None if reading.trusted else doubt(opened.slices, opened.patients, path)
+        make_folder(read_into)
+        kept = read_into / "patients.json"
+        record = read_json(kept) if kept.is_file() else {}
+        write_json(kept, record | {str(path.absolute()): {
+            "found": opened.patients.found, "how": opened.patients.how, "trusted": reading.trusted,
+            "slices": opened.patients.counts(), "doubt": doubted.what if doubted else None,
+        }})  # fmt: skip
+    _say(notes)
+    if doubted is not None:
+        if strict:
+            raise doubted
+        _say([f"{doubted.what}; {doubted.fix}"])
+    return opened.slices
+
+
+def open_synthetic(path: Path, read_into: Path, reading: Reading) -> SliceSet:
+    """Synthetic slices: whose they are is not asked.
+
+    Raises:
+        UnderstudyError: see `open_images`.
+    """
+    from understudy.exchange.images import open_images
+
+    opened = open_images(path, read_into, reading.spec, real=False)
+    _say([*opened.notes, *_not_selected(path, reading)])
+    return opened.slices
+
+
+def _is_set(path: Path) -> bool:
+    return (path / "index.parquet").is_file()
+
+
+def _not_selected(path: Path, reading: Reading) -> list[str]:
+    ignored = _is_set(path) and reading.spec.named and not reading.selects
+    return [f"--channels is not used for the slice set {path.name}"] if ignored else []
+
+
+def _say(notes: list[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")

@@ -1,0 +1,247 @@
+"""Whose slices the real ones are: read off names, shown in numbers, and doubted where they cannot be right."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from understudy.errors import UnderstudyError
+from understudy.files import sha256_json
+from understudy.folders import natural
+from understudy.slices import SliceSet
+
+Found = Literal["set", "each", "pattern", "names", "nowhere"]
+EACH = "(.*)"  # --patients '(.*)': every slice is another patient's
+_EXAMPLE = "--patients '^(.+)_z[0-9]+$'"
+# What stands behind the patient in the name of a slice: "p01_z045", "sub-3_slice-012", "case7-45", "p01/045".
+_SLICE_NUMBER = re.compile(r"[_\-. /]+(?:slice|sl|z|s)?[_\-. ]?\d+$", re.IGNORECASE)
+_SHOWN = 3  # patients in a table
+
+# The test of neighbours, see `neighbours`.
+_MOST = 64  # patients that are looked at
+_RUN = 16  # of them in a row, where there are more
+_APART = 4  # places between a patient and those it is compared with, which may not be of the same person
+_OTHERS = 8
+_SLICES = 160  # of a patient
+_EDGE = 16  # pixels
+_FAINT = 0.5  # of the median contrast; fainter slices look alike whoever they are of
+_WITHIN = 0.25  # quantile of each slice's best correlation within its patient
+_FEWEST = 3  # pairs that are found
+_SHARE = 0.1  # of all pairs
+_CHANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patient of each slice, and how they were told apart.
+
+    Attributes:
+        subjects: in the order of the slices.
+        found: "set" (the set or the folder says it), "pattern" (the user's), "each" (every slice is of another patient,
+            as the user says), "names", or "nowhere" (each slice counts as a patient of its own).
+        how: the same in words.
+    """
+
+    subjects: list[str]
+    found: Found
+    how: str
+
+    def counts(self) -> dict[str, int]:
+        """Slices of each patient, in the order of the names."""
+        counts = Counter(self.subjects)
+        return {name: counts[name] for name in sorted(counts, key=natural)}
+
+    def table(self) -> str:
+        """In one line: "608 slices of 21 patients, HOW: a (30), b (28), c (31), ...; 12 to 57 each, median 29"."""
+        counts = self.counts()
+        first = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN])
+        sizes = sorted(counts.values())
+        rest = (
+            f", ...; {sizes[0]} to {sizes[-1]} each, median {np.median(sizes):g}"
+            if len(counts) > _SHOWN
+            else ""
+        )
+        words = (
+            "slice" if len(self.subjects) == 1 else "slices",
+            "patient" if len(counts) == 1 else "patients",
+        )
+        return f"{len(self.subjects):,} {words[0]} of {len(counts):,} {words[1]}, {self.how}: {first}{rest}"
+
+
+def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patients:
+    """The patient of each slice by its name.
+
+    Args:
+        names: of the slices.
+        pattern: regular expression whose first group is the patient; None: the slices that differ in a number at the
+            end of their name are one patient's, if this leaves more than one.
+        where: the folder.
+
+    Raises:
+        UnderstudyError: the pattern is wrong or does not fit a name.
+
+    Example:
+        >>> patients_of(["p1_z01", "p1_z02", "p2_z01"], None, Path("folder")).subjects
+        ['p1', 'p1', 'p2']
+    """
+    if pattern is not None:
+        wanted = compiled(pattern)
+        subjects = [_matched(wanted, name, where) for name in names]
+        return Patients(subjects, "each" if pattern == EACH else "pattern", f"by --patients '{pattern}'")
+    short = [_SLICE_NUMBER.sub("", name) for name in names]
+    if all(short) and 1 < len(set(short)) < len(names):
+        return Patients(short, "names", "by their names without the number at the end")
+    mark = sha256_json(str(where.absolute()))[:8]  # the same name in two folders is no proof of one patient
+    return Patients(
+        [f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none"
+    )
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The regular expression.
+
+    Raises:
+        UnderstudyError: it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UnderstudyError(
+            f"'{pattern}' is no regular expression ({error})",
+            where="--patients",
+            fix=f"write e.g. {_EXAMPLE}",
+        ) from error
+
+
+def _matched(pattern: re.Pattern[str], name: str, where: Path) -> str:
+    found = pattern.search(name)
+    patient = found and found[1 if pattern.groups else 0]
+    if not patient:
+        raise UnderstudyError(
+            f"the slice {name!r} has no patient by --patients '{pattern.pattern}'",
+            where=where,
+            fix=f"write a regular expression whose first group is the patient in every name, e.g. {_EXAMPLE}",
+        )
+    return patient
+
+
+def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError | None:
+    """Why the patients are hardly right, as an error with its cure; None if nothing speaks against them.
+
+    Args:
+        slices: of which the index has the column `subject`.
+        patients: how they were found.
+        where: the set or folder, as the user called it.
+    """
+    names = slices.index["id"].astype(str).tolist() if "id" in slices.index else []
+    different = len(set(patients.subjects))
+    example = f"; a slice is called {names[0]!r}" if names else ""
+    sure = "; if they are right, add --trust-patients"
+    if patients.found == "each":
+        return None
+    if patients.found != "set" and 1 < different == len(names):
+        return UnderstudyError(
+            f"there are as many patients as slices ({different:,}), {patients.how}{example}: neighbouring slices of"
+            " one patient would pass for two patients, and all statistics by patient would be wrong",
+            where=where,
+            fix=f"say which part of a name is the patient, e.g. {_EXAMPLE}; if every slice is of another patient,"
+            f" --patients '{EACH}'",
+        )
+    if patients.found in ("pattern", "names") and different == 1 < len(names):
+        return UnderstudyError(
+            f"all {len(names):,} slices are of one patient, {patients.how}{example}",
+            where=where,
+            fix=f"say which part of a name is the patient, e.g. {_EXAMPLE}{sure}",
+        )
+    alike, pairs = neighbours(slices)
+    if not alike:
+        return None
+    cure = "read it again with the patients' names" if patients.found == "set" else f"e.g. {_EXAMPLE}"
+    return UnderstudyError(
+        f"{alike} of {pairs} pairs of patients who follow each other look like neighbouring slices of one person"
+        f" ({patients.table()})",
+        where=where,
+        fix=f"say which part of a slice's name is the patient, {cure}{sure}",
+    )
+
+
+def neighbours(slices: SliceSet) -> tuple[int, int]:
+    """How many pairs of patients, in the order of their names, look like one; (0, pairs) unless more than by chance.
+
+    A pair looks like one person if the best correlation between a slice of the one and a slice of the other is no
+    lower than that of neighbouring slices of one patient (lower quartile of each slice's best), and higher than that
+    with every one of 8 other patients of similar names (so that hospitals with a look of their own do no harm). Of real
+    patients whose slices lie close together hardly a pair reaches the first; where they lie far apart nearly all do,
+    and one in nine is the best of nine. Reported are at least 3 pairs, a tenth of all and most of those that reach the
+    first, unless chance gives as many once in 100 times.
+    """
+    subjects = slices.index["subject"].astype(str).to_numpy()
+    names = sorted(set(subjects.tolist()), key=natural)
+    starts = (
+        [0] if len(names) <= _MOST else np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist()
+    )
+    length = len(names) if len(names) <= _MOST else _RUN
+    own: list[NDArray[np.float32]] = []
+    found: list[
+        tuple[float, float, int]
+    ] = []  # correlation with the next patient, best of the others, how many others
+    for start in starts:
+        run = _bright(
+            [_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]]
+        )
+        own += [_best_own(marks) for marks in run if len(marks) > 1]
+        for i in range(len(run) - 1):
+            places = sorted(range(len(run)), key=lambda j: abs(j - i))
+            far = [j for j in places if abs(j - i) >= _APART]
+            apart = (far if len(far) > _APART else [j for j in places if abs(j - i) > 1])[:_OTHERS]
+            if apart and len(run[i]):
+                others = max(_best(run[i], run[j]) for j in apart)
+                found.append((_best(run[i], run[i + 1]), others, len(apart)))
+    if not own or not found:
+        return 0, len(found)
+    within = float(np.quantile(np.concatenate(own), _WITHIN))
+    near = [
+        (following, others, count) for following, others, count in found if max(following, others) >= within
+    ]
+    alike = sum(following > others for following, others, _ in near)
+    chance = float(np.mean([1 / (1 + count) for *_, count in near])) if near else 0.0
+    many = alike >= max(_FEWEST, _SHARE * len(found)) and 2 * alike > len(near)
+    return (alike if many and binom.sf(alike - 1, len(near), chance) < _CHANCE else 0), len(found)
+
+
+def _marks(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Slices at low resolution, mean 0 and length 1 [n, D], and their contrast [n]."""
+    if len(rows) > _SLICES:
+        rows = rows[np.linspace(0, len(rows) - 1, _SLICES).astype(int)]
+    images, _ = slices.read(rows)
+    step = max(1, images.shape[-1] // _EDGE)
+    edge = images.shape[-1] // step
+    cut = images[..., : edge * step, : edge * step].reshape(*images.shape[:2], edge, step, edge, step)
+    marks = cut.mean((3, 5), dtype=np.float32).reshape(len(rows), -1)
+    marks -= marks.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(marks, axis=1)
+    return marks / np.maximum(length, 1e-6)[:, None], length
+
+
+def _bright(run: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    least = _FAINT * float(np.median(np.concatenate([contrast for _, contrast in run])))
+    return [marks[(contrast >= least) & (contrast > 0)] for marks, contrast in run]
+
+
+def _best_own(marks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each slice's correlation with the most similar other one of its patient."""
+    products = marks @ marks.T
+    np.fill_diagonal(products, -1)
+    return np.asarray(products.max(axis=1))
+
+
+def _best(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float((one @ other.T).max()) if len(one) and len(other) else -1.0
