@@ -7,13 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import typer
 from typer.testing import CliRunner
 
 from understudy import __version__, cli
+from understudy.cli.base import Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import write_json
 from understudy.study.identity import STAGE_VERSIONS
@@ -201,6 +206,8 @@ def test_devices_that_cannot_be_used_are_refused_at_once(
         assert refused.exit_code == 2
         assert "Invalid value for '--devices'" in refused.output
     asked = ("run", study_file, "--out", tmp_path / "out", "-q", "--devices", 99)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "99 GPUs wanted" in str(invoke(*asked, "--device", "cuda").exception)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "99")
@@ -222,11 +229,13 @@ def test_devices_that_cannot_be_used_are_refused_at_once(
             1,
             "error: the disk is full\n  where: /out/file",
         ),
-        (PermissionError(errno.EACCES, "Permission denied", "/out"), 1, "error: no permission to write\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/in"), 1, "error: no permission to read\n"),
+        (MemoryError(), 1, "error: there is not enough memory"),
+        (KeyboardInterrupt(), 75, "stopped; run the same command again"),
     ],
 )
 def test_errors_end_with_one_message(
-    error: Exception,
+    error: BaseException,
     status: int,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,13 +253,150 @@ def test_errors_end_with_one_message(
     assert "Traceback" not in shown
 
 
-def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero\nand more"), RecursionError(), OSError("odd")])
+@pytest.mark.parametrize("home", ["kept", "read-only"])
+def test_what_nobody_foresaw_is_one_line_and_a_file_to_be_sent(
+    error: Exception,
+    home: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail() -> None:
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(sys, "argv", ["understudy", "check", "a folder"])
+    monkeypatch.delenv("UNDERSTUDY_DEBUG", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache" if home == "kept" else "/proc/no/such"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
         cli.main()
+    assert ended.value.code == 70
+    first, where, fix = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: unexpected {type(error).__name__}: ")
+    log = Path(where.removeprefix("  where: "))
+    assert log.is_relative_to(tmp_path / "cache" / "understudy" / "logs" if home == "kept" else tmp_path)
+    assert log.stat().st_mode & 0o077 == 0
+    assert "what to do: look through that file" in fix
+    text = log.read_text()
+    assert "understudy check 'a folder'" in text
+    assert f"understudy {__version__}" in text
+    assert "Traceback" in text
+    monkeypatch.setenv("UNDERSTUDY_DEBUG", "1")
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+def all_commands() -> list[tuple[tuple[str, ...], Any]]:
+    """(words, command) of every command, those of groups too."""
+
+    def below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield (*words, name), inner
+            yield from below((*words, name), inner)
+
+    return list(below((), typer.main.get_command(cli.app)))
+
+
+def named(commands: list[tuple[tuple[str, ...], Any]]) -> list[Any]:
+    return [pytest.param(words, command, id=" ".join(words)) for words, command in commands]
+
+
+def required(command: Any) -> list[str]:
+    """Values for all that a command needs, to get past its own parsing."""
+    words = []
+    for parameter in command.params:
+        if parameter.required:
+            value = ["1"] * max(1, parameter.nargs)
+            words += value if parameter.param_type_name == "argument" else [parameter.opts[0], *value]
+    return words
+
+
+WITH_DEVICE = [
+    entry for entry in all_commands() if any("--device" in parameter.opts for parameter in entry[1].params)
+]
+
+
+@pytest.mark.parametrize(("words", "command"), named(WITH_DEVICE))
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "gpu", "mps", "", "meta"])
+def test_a_wrong_device_is_refused_before_anything_is_done(
+    words: tuple[str, ...], command: Any, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda:7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(device == "cuda:7"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["understudy", *words, *required(command), "--device", device])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    assert f"where: --device {device}" in said
+    assert "what to do:" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_that_computes_has_its_device_checked() -> None:
+    assert {" ".join(words) for words, _ in WITH_DEVICE} >= {
+        "run", "job", "plan", "sample", "quality", "evaluate", "segment", "audit", "screen",
+    }  # fmt: skip
+    for words, command in all_commands():
+        assert isinstance(command, Command | Group), words
+
+
+def test_a_device_of_another_machine_need_not_be_here(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = ("--device", "cuda:7", "--out", tmp_path / "out")
+    planned = invoke("plan", study_file, *there, "--speed", "a100")
+    assert planned.exit_code == 0, planned.output
+    queued = invoke("run", study_file, *there, "--cluster", "slurm", "--dry-run")
+    assert queued.exit_code == 0, queued.output
+    assert "no device called 'gpu'" in str(invoke("plan", study_file, "--device", "gpu").exception)
+
+
+@pytest.mark.parametrize(("words", "command"), named(all_commands()))
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_word_of_a_help_text_is_shown(words: tuple[str, ...], command: Any, option: str) -> None:
+    shown = CliRunner().invoke(cli.app, [*words, option], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    seen = shown.output.split()
+    texts = [command.help or "", *(parameter.help or "" for parameter in command.params)]
+    assert [word for text in texts for word in text.split() if word not in seen] == []
+
+
+def test_the_list_of_commands_shows_whole_sentences() -> None:
+    shown = " ".join(invoke("--help").output.split())
+    for words, command in all_commands():
+        if len(words) == 1:
+            first = " ".join(command.help.split()).split(". ")[0].rstrip(".")
+            assert first in shown, words
+    assert "..." not in shown.replace("[ARGS]...", "")
+
+
+def test_a_mistyped_command_is_told_the_right_one() -> None:
+    shown = invoke("chek", "x")
+    assert shown.exit_code == 2
+    assert "Did you mean 'check'?" in shown.output
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
+    for module in ("understudy", "understudy.cli"):
+        ran = subprocess.run(
+            f"{sys.executable} -m {module} recipe quick | true", shell=True, capture_output=True, text=True
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_a_folder_in_place_of_a_study_file(tmp_path: Path) -> None:
+    (tmp_path / "my scans").mkdir()
+    refused = invoke("run", tmp_path / "my scans").exception
+    assert isinstance(refused, UnderstudyError)
+    assert f"understudy init '{tmp_path / 'my scans'}' > my-study.yaml" in str(refused.fix)
 
 
 def test_a_mistyped_option_is_a_usage_error() -> None:

@@ -13,37 +13,100 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 
-_DISK_ERRORS = {
-    errno.ENOSPC: ("the disk is full", "free some space and run the same command again: it continues"),
-    errno.EDQUOT: (
-        "the disk quota is used up",
-        "free some space and run the same command again: it continues",
-    ),
-    errno.EACCES: ("no permission to write", "choose a folder you may write to"),
-    errno.EPERM: ("no permission to write", "choose a folder you may write to"),
-    errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
-    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
+_AGAIN = "run the same command again: it continues"
+_NO_ANSWER = (
+    "the disk or network drive does not answer",
+    f"see whether the drive is still connected, then {_AGAIN}",
+)
+_TOO_MANY = (
+    "too many files are open at once",
+    "raise the limit of open files (ulimit -n 4096) and run it again",
+)
+_DISK = {
+    errno.ENOSPC: ("the disk is full", f"free some space and {_AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some space and {_AGAIN}"),
     errno.EFBIG: (
         "the file is larger than a limit of this system allows",
         "raise the limit (ulimit -f), or choose another disk",
     ),
     errno.EROFS: ("the file system is read-only", "choose a folder you may write to"),
+    errno.EMFILE: _TOO_MANY,
+    errno.ENFILE: _TOO_MANY,
+    errno.EIO: ("the disk reports an error", "copy the files to another disk and use the copy"),
+    errno.ENAMETOOLONG: ("the file's name or path is too long", "use a shorter name or a folder higher up"),
+    errno.ELOOP: (
+        "links that lead back to each other",
+        "replace the link by the file or folder that is meant",
+    ),
+} | dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN), _NO_ANSWER)
+_WRITING = _DISK | {
+    errno.EACCES: ("no permission to write", "choose a folder you may write to"),
+    errno.EPERM: ("no permission to write", "choose a folder you may write to"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EISDIR: ("a folder stands where a file is needed", "choose another name"),
+}
+_READING = _DISK | {
+    errno.ENOENT: ("file not found", "check the path"),
+    errno.EACCES: ("no permission to read", "ask the owner of the file or folder for the right to read it"),
+    errno.EPERM: ("no permission to read", "ask the owner of the file or folder for the right to read it"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
+    errno.EISDIR: ("a folder, not a file", "give the path of a file"),
 }
 
 
-def explain_os_error(error: OSError, path: str | Path) -> UnderstudyError | None:
-    """The message for a disk that is full, closed or not a folder; None for any other operating system error."""
-    known = _DISK_ERRORS.get(error.errno or 0)
-    return UnderstudyError(known[0], where=error.filename or path, fix=known[1]) if known else None
+def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> UnderstudyError | None:
+    """The message for what the system refuses, in the words of reading or of writing.
+
+    A file that was only read while `path` was written is told in the words of reading.
+
+    Args:
+        error: its own file name is told, if it has one; else `path`.
+        writing: whether `path` was being written.
+
+    Returns:
+        None for errors that say nothing about a file or disk.
+    """
+    writing = writing and (path is None or _belongs(error.filename, path))
+    known = (_WRITING if writing else _READING).get(error.errno or 0)
+    where = error.filename if isinstance(error.filename, str | Path) else path
+    return UnderstudyError(known[0], where=where, fix=known[1]) if known else None
+
+
+def _belongs(name: object, path: str | Path) -> bool:
+    """Whether an error's file name is `path`, a folder above it, or something in it or beside it."""
+    if not isinstance(name, str | Path):
+        return True
+    file, folder = Path(name).absolute(), Path(path).absolute()
+    return file.is_relative_to(folder.parent) or folder.is_relative_to(file)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turns what the system refuses inside the block into an `UnderstudyError` in the words of reading.
+
+    Raises:
+        UnderstudyError: no such file, no permission to read, a folder, a broken disk, too many open files, ...
+    """
+    with _explained(path, writing=False):
+        yield
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turns a full disk or a missing permission inside the block into an `UnderstudyError` naming `path`."""
+    with _explained(path, writing=True):
+        yield
+
+
+@contextmanager
+def _explained(path: str | Path, writing: bool) -> Iterator[None]:
     try:
         yield
+    except UnderstudyError:  # a job's time limit is an OSError as well
+        raise
     except OSError as error:
-        known = explain_os_error(error, path)
+        known = explain_os_error(error, path, writing)
         if known is None:
             raise
         raise known from error
@@ -55,8 +118,11 @@ def make_folder(path: str | Path) -> None:
     Raises:
         UnderstudyError: disk full, no permission, read-only file system, a file in its place.
     """
-    with writing(path):
-        Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(path):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # below /proc, or on a drive that is gone
+        raise UnderstudyError("the folder cannot be made", where=path, fix="choose another folder") from error
 
 
 @contextmanager
@@ -94,13 +160,12 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON.
 
     Raises:
-        UnderstudyError: the file is absent or not JSON.
+        UnderstudyError: the file is absent, may not be read or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UnderstudyError("file not found", where=path, fix="check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        with reading(path):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, endless digits, deep nesting
         raise UnderstudyError(
             f"not a JSON file ({error})", where=path, fix="delete it or restore it from a copy"
         ) from error

@@ -94,9 +94,15 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(make_plan(study()), tmp_path / "out", Stages(generator=ZeroDivisionError("oh")))
-    assert [message for _, message in result.failed] == ["ZeroDivisionError: oh"]
+    ((job, message),) = result.failed
+    log = job_folder(tmp_path / "out", job) / "error.log"
+    assert message.splitlines()[:2] == ["unexpected ZeroDivisionError: oh", f"  where: {log}"]
+    assert "ZeroDivisionError: oh" in log.read_text()
+    assert "Traceback" in log.read_text()
     assert "evaluate real.unet.aug, repeat 1" in {job.name for job in result.done}
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" not in capsys.readouterr().err
+    assert run(make_plan(study()), tmp_path / "out", Stages()).complete
+    assert not log.exists()
 
 
 def test_an_interruption_ends_the_run_and_the_next_one_continues(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
             "phantom: {}\ngenerators:\n  sg:\n    training:\n      batch: 8\n      kimgs: 4\n",
             ["line 6", "`generators.sg.training.kimgs`", "did you mean `kimg`?", "batch"],
         ),
-        ("phantom:\n  patients: many\n", ["line 2", "`phantom.patients`", "valid integer", "'many'"]),
+        ("phantom:\n  patients: many\n", ["line 2", "`phantom.patients`", "whole number", "'many'"]),
         (
             "phantom: {}\ntrainings: [real, syntetic]\ngenerators: {g: {}}\n",
             ["line 2", "`trainings.1`", "real, synthetic, both", "did you mean synthetic?"],

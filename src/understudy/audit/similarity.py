@@ -25,6 +25,7 @@ from understudy.audit.views import ANNOTATION, CENTRED, CHANNEL, STACKED
 from understudy.audit.winners import Store
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
+from understudy.generators.devices import resolve_device
 from understudy.lazy import pandas as pd
 from understudy.progress import track
 from understudy.slices import SliceSet
@@ -119,7 +120,7 @@ def nearest(
     tiles = plan_tiles(pair, config.memory_bytes, config.tile, annotation)
     store = Store(work_dir, sha256_json([VERSION, pair.identity(), views, config.transforms, tiles.queries]))
     filtered = _filtered(config, training)
-    search = Search(pair, views, config.transforms, tiles, store, torch.device(device), filtered)
+    search = Search(pair, views, config.transforms, tiles, store, resolve_device(device), filtered)
     work = len(pair.query_rows) * len(pair.training_rows) * len(config.transforms)
     with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
         table = search.run(meter)

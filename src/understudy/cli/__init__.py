@@ -5,6 +5,7 @@ One module a topic; importing it adds its commands to `app`.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import understudy.cli.annotations
@@ -16,6 +17,7 @@ from understudy.cli import (  # noqa: F401
     cohort,
     exchange,
     generators,
+    init,
     plan,
     quality,
     reading,
@@ -26,25 +28,59 @@ from understudy.cli import (  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import explain_os_error
+from understudy.memory import is_out_of_memory
+from understudy.unexpected import debugging, unexpected, write_report
 
+UNEXPECTED = 70  # EX_SOFTWARE: a mistake of ours
 INTERRUPTED = 75  # EX_TEMPFAIL: "try again", which queues of clusters understand as well
+CLOSED_PIPE = 141  # as a program that SIGPIPE ends: `understudy ... | head`
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Runs the command line; errors that the user can mend are one message, others keep their traceback."""
+    """Runs the command line; an error is one message, and one that nobody foresaw has its traceback in a file."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except UnderstudyError as error:
-        complain(error.message)
-        sys.exit(1)
-    except Interrupted as stop:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be dealt with
+    except (Interrupted, KeyboardInterrupt) as stop:
         sys.stderr.write(f"{str(stop) or 'stopped'}; run the same command again to continue\n")
         sys.exit(INTERRUPTED)
-    except OSError as error:
-        known = explain_os_error(error, error.filename or "output")
-        if known is None:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            sys.exit(CLOSED_PIPE)
+        if debugging():
             raise
+        known = _explained(error)
+        if known is None:
+            complain(unexpected(error, write_report(error)).message)
+            sys.exit(UNEXPECTED)
         complain(known.message)
         sys.exit(1)
+
+
+def _explained(error: Exception) -> UnderstudyError | None:
+    """What the user can do about an error; None if it is a mistake of ours."""
+    if isinstance(error, UnderstudyError):
+        return error
+    if is_out_of_memory(error):
+        return UnderstudyError(
+            "there is not enough memory for this",
+            fix="close other programs, use fewer --workers or a smaller model or resolution, or a larger machine",
+        )
+    return explain_os_error(error, None, writing=False) if isinstance(error, OSError) else None
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads the output any more; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

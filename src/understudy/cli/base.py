@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from understudy import __version__
-from understudy.errors import UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError
+from understudy.unexpected import DEBUG
 
 # Heavy imports (torch, pandas, the study file's schema) are made inside the commands: `--help` answers at once.
 
 if TYPE_CHECKING:
     from understudy.study.schema import Study
 
-app = typer.Typer(
+
+class Command(TyperCommand):
+    """A command that refuses a device that is not there before it does anything."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Checks what all commands have in common, then runs the command."""
+        _check_device(ctx.params)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped") from stop
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The first sentence, whole, for the list of commands."""
+        return super().get_short_help_str(1000)
+
+
+class Group(TyperGroup):
+    """A group whose own line in the list of commands is whole too."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """As of a command."""
+        return super().get_short_help_str(1000)
+
+
+class Commands(typer.Typer):
+    """Commands and groups of these kinds."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"cls": Group, **settings})
+
+    def command(self, *names: Any, **settings: Any) -> Any:
+        """As `typer.Typer.command`."""
+        return super().command(*names, **{"cls": Command, **settings})
+
+
+app = Commands(
     name="understudy",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # else angle or square brackets of a help text are taken for tags
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Synthetic MR slices that stand in for patients' images: are they useful, and are they copies?\n\n"
     "Start with `understudy run quickstart`.",
 )
@@ -60,6 +101,17 @@ ClusterOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 
 
+def _check_device(given: Mapping[str, Any]) -> None:
+    """Refuses a wrong --device; one of another machine (a cluster's, one of a stated speed) is checked there."""
+    device = given.get("device", "auto")
+    if device in ("auto", "cpu"):  # always there, and torch takes a second to load
+        return
+    from understudy.generators.devices import check_device_name, resolve_device
+
+    elsewhere = given.get("cluster") == "slurm" or given.get("speed")
+    (check_device_name if elsewhere else resolve_device)(device)
+
+
 def _show_version(value: bool) -> None:
     if value:
         print(f"understudy {__version__}")
@@ -72,8 +124,12 @@ def _options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, as does UNDERSTUDY_DEBUG=1.")
+    ] = False,
 ) -> None:
-    pass
+    if debug:
+        os.environ[DEBUG] = "1"  # which processes started here inherit
 
 
 def study_of(source: str | Path) -> Study:

@@ -43,8 +43,9 @@ def run_cluster(
     if dry_run:
         show(plan, folder, kind, device, until, at_once)
         return
+    here = "auto" if kind == "slurm" else device  # this machine need not have what the queue's have
     result = run_on_cluster(
-        estimated(plan, device), folder, kind, device, not quiet, until, at_once, report_again
+        estimated(plan, here), folder, kind, device, not quiet, until, at_once, report_again
     )
     print_result(result)
     if not result.complete:

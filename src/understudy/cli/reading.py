@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.base import app, print_table
+from understudy.cli.base import Commands, app, print_table
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
 
-reading_app = typer.Typer(
+reading_app = Commands(
     no_args_is_help=True, help="Blinded reading study: can experts tell, and what would they correct?"
 )
 app.add_typer(reading_app, name="reading")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.base import DeviceOption, QuietOption, app
+from understudy.cli.base import Commands, DeviceOption, QuietOption, app
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORCED = 3  # exit code of an intact package that was released against the gate
 
-release = typer.Typer(
+release = Commands(
     help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True
 )
 app.add_typer(release, name="release")
@@ -146,7 +146,7 @@ def scan_command(
     training: Annotated[Path, typer.Option(help="Real slice set that nothing of may be in it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
 ) -> None:
-    """Search a package for real slices, patient ids, paths, hosts and users. Ends with 1 if something is found."""
+    """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
     from understudy.exchange.packaged import certificate_of
     from understudy.release.scan import refuse, scan, secret_words
     from understudy.slices import SliceSet

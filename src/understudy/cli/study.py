@@ -25,7 +25,7 @@ from understudy.cli.base import (
     study_of,
     workers_of,
 )
-from understudy.errors import UnderstudyError
+from understudy.errors import Interrupted, UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.study.run import RunResult
@@ -69,7 +69,7 @@ def run(
         bool, typer.Option("--dry-run", help="With --cluster: only show what would be given to the queue.")
     ] = False,
 ) -> None:
-    """Run a study, or continue it: what is done is not done again. Ends with 1 if a job failed."""
+    """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
         from understudy.cli.cluster import run_cluster
 
@@ -138,7 +138,7 @@ def job(
 def _run_job(
     job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool
 ) -> None:
-    from understudy.study.jobs import join_job, run_job
+    from understudy.study.jobs import job_folder, join_job, run_job, told
     from understudy.study.plan import find_job, make_plan
     from understudy.study.run import claimed, duration
     from understudy.study.stages import STAGES
@@ -167,7 +167,13 @@ def _run_job(
             join_job(found, by_id, folder, STAGES, device, devices, nodes)
             return
     with place:
-        done = run_job(found, by_id, folder, STAGES, device, not quiet, devices, nodes)
+        try:
+            done = run_job(found, by_id, folder, STAGES, device, not quiet, devices, nodes)
+        except (UnderstudyError, Interrupted):
+            raise
+        except Exception as error:  # recorded in the job's folder
+            complain(told(error, job_folder(folder, found)))
+            raise typer.Exit(1) from error
     print(
         f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
     )

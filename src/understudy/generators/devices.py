@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+
 import torch
 
 from understudy.errors import UnderstudyError
 
+_KINDS = ("auto", "cpu", "cuda", "mps")
+_NAME = re.compile(r"auto|cuda(:[0-9]{1,3})?|(cpu|mps)(:0)?")
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU.
+
+def check_device_name(device: str) -> None:
+    """Refuses what names no device, whether or not this machine has it.
 
     Raises:
-        UnderstudyError: a name that torch does not know.
+        UnderstudyError: not auto, cpu, cuda, cuda:NUMBER or mps.
     """
-    try:
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError as error:
+    if not _NAME.fullmatch(device):
+        close = difflib.get_close_matches("cuda" if "gpu" in device.lower() else device.lower(), _KINDS, n=1)
         raise UnderstudyError(
-            f"there is no device called {device!r}", fix="use auto, cpu, cuda or cuda:1"
-        ) from error
+            f"there is no device called {device!r}",
+            where=f"--device {device}",
+            fix=f"{f'did you mean {close[0]}? ' if close else ''}use auto (a GPU if there is one), cpu, cuda or cuda:1",
+        )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" is the first GPU if there is one, else the CPU; what torch has made already is taken as it is.
+
+    Raises:
+        UnderstudyError: no such device is known, or this machine does not have it.
+    """
+    if isinstance(device, torch.device):
+        return device
+    check_device_name(device)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    found = torch.device(device)
+    if found.type == "cuda" and not gpus:
+        why = "" if torch.backends.cuda.is_built() else " (it was installed without support for them)"
+        raise UnderstudyError(
+            f"PyTorch finds no GPU on this machine{why}",
+            where=f"--device {device}",
+            fix="use --device cpu or auto; for an NVIDIA GPU install its driver and PyTorch with CUDA",
+        )
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        present = "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
+        raise UnderstudyError(
+            f"there is no {device}: this machine has {present}",
+            where=f"--device {device}",
+            fix="use one of these",
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise UnderstudyError(
+            "this machine has no Apple GPU that PyTorch can use", where="--device mps", fix="use auto or cpu"
+        )
+    return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

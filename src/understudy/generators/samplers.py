@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.generators.devices import resolve_device
 from understudy.generators.gaussian import GaussianProcess, Network, evenly_spaced, strided
 from understudy.memory import in_parts
 
@@ -254,7 +255,7 @@ def sample(
     Raises:
         UnderstudyError: steps that the process cannot give, see `select_steps`.
     """
-    device = torch.device(device)
+    device = resolve_device(device)
     spaced, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
     images: list[Tensor] = []
 

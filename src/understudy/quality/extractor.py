@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from understudy.generators.devices import resolve_device
 from understudy.memory import in_parts
 from understudy.quality.rules import InputRule, apply_rule
 
@@ -75,7 +76,7 @@ class NetworkExtractor:
     ) -> None:
         self.name, self.dimension, self.sha256, self.batch = name, dimension, sha256, batch
         self.input_rule, self.rule = rule, rule.as_dict()
-        self.device = torch.device(device)
+        self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()

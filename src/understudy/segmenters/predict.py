@@ -16,6 +16,7 @@ from torch import nn
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
+from understudy.generators.devices import resolve_device
 from understudy.memory import in_parts
 from understudy.segmenters.augment import Input
 from understudy.segmenters.augment_apply import fed
@@ -26,13 +27,6 @@ from understudy.volumes import TestVolume, VolumeSet
 FORMAT = "understudy-segmenter-1"
 
 Dropped = Literal["background", "predict"]
-
-
-def choose_device(device: str) -> torch.device:
-    """ "auto" is the first CUDA device if there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -101,7 +95,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     record = read_json(folder / "config.json")
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
-    where = choose_device(device)
+    where = resolve_device(device)
     try:
         network = build_model(
             model_config(record["model"]),

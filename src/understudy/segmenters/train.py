@@ -27,6 +27,7 @@ from understudy import __version__
 from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from understudy.generators.devices import resolve_device
 from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.progress import Meter, track
 from understudy.segmenters.augment import draw
@@ -37,7 +38,7 @@ from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.models import build_model
 from understudy.segmenters.parts import backward, normalises_over_the_batch
-from understudy.segmenters.predict import FORMAT, Segmenter, choose_device, choose_precision
+from understudy.segmenters.predict import FORMAT, Segmenter, choose_precision
 from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.training import SegmenterTrainingConfig, check_batch, optimiser_for, paper_training
 from understudy.segmenters.unet import UNetConfig
@@ -100,7 +101,7 @@ def train_segmenter(
     identity = _identity(mixture, model_config, config, validation, start)
     if _finished(folder, identity):
         return folder
-    where = choose_device(device)
+    where = resolve_device(device)
     training = _Training(mixture, model_config, config, folder, identity, validation, where, start)
     with (
         StopRequest() as stop,

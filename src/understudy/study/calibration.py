@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import torch
 
 from understudy.errors import UnderstudyError
+from understudy.generators.devices import resolve_device
 from understudy.study.measured import read_cached, write_cached
 
 FILE = "calibration.json"
@@ -68,7 +69,7 @@ def calibrated(device: str = "auto", again: bool = False, threads: int | None = 
             return calibrated(device, again)
         finally:
             torch.set_num_threads(before)
-    where = _device(device)
+    where = resolve_device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{_processor()}, {_threads()}"
     key = f"{platform.node()} | {name} | {where} | torch {torch.__version__}"
     known = read_cached(FILE)
@@ -106,7 +107,7 @@ def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
     """Floating-point operations a second of a 3x3 convolution, forward and backward, bfloat16 where it is used."""
     from understudy.segmenters.predict import choose_precision
 
-    where = _device(device)
+    where = resolve_device(device)
     kind = torch.bfloat16 if choose_precision("auto", where) == "bf16" else torch.float32
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(16, 64, 32, 32, generator=rng).to(where, kind, memory_format=torch.channels_last)
@@ -124,12 +125,6 @@ def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
         rounds += 1
     # forward and the weight's gradient: two convolutions of 2 * 9 * 64 * 64 operations a pixel
     return rounds * 2 * 16 * 32 * 32 * (2 * 9 * 64 * 64) / (time.perf_counter() - start)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def _processor() -> str:

@@ -5,7 +5,7 @@ Or a folder of images that somebody else made, or a plug-in of another package, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
@@ -39,7 +40,7 @@ from understudy.generators.training import (
     StyleGan2Training,
     StyleGan3Training,
 )
-from understudy.study.reading import merged, problem_at
+from understudy.study.reading import kinds_meant, merged, problem_at
 from understudy.study.snapshots import SnapshotOf
 
 ModelConfig = Annotated[
@@ -75,7 +76,7 @@ class GeneratorSpec(BaseModel):
         None, description="of a diffusion model; none: the default of its few-step solver"
     )
     ensemble: int = Field(
-        1, ge=1, description="trainings with different seeds, sampled in turn (Larsson et al.: 10)"
+        1, ge=1, le=1000, description="trainings with different seeds, sampled in turn (Larsson et al.: 10)"
     )
 
     snapshots: int | list[float] | None = Field(
@@ -88,8 +89,8 @@ class GeneratorSpec(BaseModel):
     @field_validator("snapshots")
     @classmethod
     def _at_least_two(cls, value: Any) -> Any:
-        if isinstance(value, int) and value < 2:
-            raise ValueError("`snapshots` counts the finished generator too: 2 or more")
+        if isinstance(value, int) and not 2 <= value <= 1000:
+            raise ValueError("`snapshots` counts the finished generator too: 2 to 1000")
         return value
 
     @model_validator(mode="before")
@@ -185,8 +186,18 @@ AnyGenerator = Annotated[
 ]
 
 
+_OTHER_NAMES = {
+    "ddpm": "diffusion", "ddim": "diffusion", "sg1": "stylegan1", "sg2": "stylegan2", "sg3": "stylegan3",
+    "pggan": "progan", "pgan": "progan",
+}  # fmt: skip
+
+
 def with_kinds(generators: Any) -> Any:
-    """Generators of a study file, each named like a kind being of this kind unless it says another."""
+    """Generators of a study file, each named like a kind being of this kind unless it says another.
+
+    Raises:
+        PydanticCustomError: a name seems to mean a kind that it would not get.
+    """
     if not isinstance(generators, Mapping):
         return generators
     found = {}
@@ -200,15 +211,46 @@ def with_kinds(generators: Any) -> Any:
             and isinstance(spec.get("model", {}), Mapping)
         ):
             spec = merged({"model": {"kind": name}}, spec)
+        elif _says_no_kind(spec) and (
+            meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, _OTHER_NAMES)
+        ):
+            raise kind_missing(name, meant)
         found[name] = spec
     return found
 
 
+def _says_no_kind(spec: Any) -> bool:
+    """Whether a generator of a study file is a network and neither its model nor its training says which."""
+    if not isinstance(spec, Mapping) or {"folder", "plugin"} & set(spec):
+        return False
+    parts = [spec.get("model"), spec.get("training")]
+    return all(part is None or (isinstance(part, Mapping) and "kind" not in part) for part in parts)
+
+
+def kind_missing(name: Any, meant: Sequence[str]) -> PydanticCustomError:
+    """The error of a name that is no kind but seems to mean one."""
+    return problem_at(
+        (str(name),),
+        f"is {' or '.join(meant)} meant? Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name",
+    )
+
+
+SIZES = (16, 32, 64, 128, 256, 512)
+_SIZES = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
+
+
 def size_problem(
-    generators: Mapping[str, AnyGenerator], resolutions: Iterable[int]
+    generators: Mapping[str, AnyGenerator], resolutions: Sequence[int]
 ) -> tuple[tuple[str, ...], str] | None:
     """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
     networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
+    if networks:
+        for resolution in resolutions:
+            if resolution not in SIZES:
+                return (
+                    "slices",
+                    "resolution",
+                ), f"generators are for slices of {_SIZES} pixels, not {resolution}"
     for name, model in networks.items():
         for resolution in resolutions:
             try:

@@ -25,11 +25,19 @@ from typing import Any, Literal
 
 from understudy.checkpoints import STOPPING, time_limit
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
-from understudy.files import explain_os_error, read_json, sha256_json, write_json, writing
+from understudy.files import explain_os_error, read_json, sha256_json, write_json, write_text, writing
 from understudy.locks import held_lock
-from understudy.memory import release_memory, thrift
+from understudy.memory import FIX, is_out_of_memory, release_memory, thrift
 from understudy.study.account import Heartbeat, software, torch_threads
-from understudy.study.failures import TimeLimit, failure_class
+from understudy.study.failures import LostWorker, TimeLimit, failure_class
+from understudy.unexpected import debugging, report, unexpected
+
+ERROR_LOG = "error.log"  # in a job's folder: the traceback of an error that nobody foresaw
+_FORESEEN = (
+    UnderstudyError,
+    FloatingPointError,
+    LostWorker,
+)  # numbers that ran away, a process that was killed
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -172,7 +180,8 @@ def run_job(
         if finished is not None:
             return finished
         attempts, less = next_attempt(folder), read_failed(folder).get("class") == "out_of_memory"
-        (folder / "failed.json").unlink(missing_ok=True)
+        for name in ("failed.json", ERROR_LOG):
+            (folder / name).unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
         context = _context(job, folder, inputs, device, progress, devices, nodes)
         with (
@@ -301,10 +310,10 @@ def _disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
     if isinstance(error, UnderstudyError | Interrupted):
         return None
     if isinstance(error, OSError) and error.errno:
-        return explain_os_error(error, folder)
+        return explain_os_error(error, folder, writing=False)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         if os.strerror(number) in str(error):
-            return explain_os_error(OSError(number, os.strerror(number)), folder)
+            return explain_os_error(OSError(number, os.strerror(number)), folder, writing=True)
     return None
 
 
@@ -313,10 +322,23 @@ def next_attempt(folder: Path) -> int:
     return int(read_failed(folder).get("attempts", 0)) + 1
 
 
+def told(error: Exception, folder: Path) -> str:
+    """What the user is told of a job's failure; the traceback of one that nobody foresaw is in the job's log."""
+    if isinstance(error, _FORESEEN):
+        return str(error)
+    if is_out_of_memory(error):
+        return UnderstudyError(
+            f"memory ran out ({str(error).splitlines()[0]})" if str(error) else "memory ran out", fix=FIX
+        ).message
+    log = folder / ERROR_LOG
+    return unexpected(error, log if log.is_file() else None).message
+
+
 def record_failure(folder: Path, job: Job, error: Exception, attempts: int = 1) -> None:
     """Writes `failed.json`; where even that cannot be written, the error itself is what the user must see."""
     if isinstance(error, Interrupted):
         return
+    foreseen = isinstance(error, _FORESEEN)
     with contextlib.suppress(UnderstudyError, OSError):
         write_json(
             folder / "failed.json",
@@ -327,9 +349,13 @@ def record_failure(folder: Path, job: Job, error: Exception, attempts: int = 1) 
                 "class": failure_class(error, job.stage),
                 "attempts": attempts,
                 "message": str(error),
-                "traceback": "" if isinstance(error, UnderstudyError) else traceback.format_exc(),
+                "traceback": "" if foreseen else traceback.format_exc(),
             },
         )
+        if not foreseen:
+            write_text(folder / ERROR_LOG, report(error))
+    if debugging():
+        traceback.print_exception(error)
 
 
 @contextlib.contextmanager

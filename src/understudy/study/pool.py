@@ -185,7 +185,7 @@ class Pool:
                 self.alone.add(job.id)
             self.waiting.append(job)
             return
-        self.clock.failed(job, outcome.failure, outcome.message, outcome.trace)
+        self.clock.failed(job, outcome.failure, outcome.message)
         self.result.failed.append((job, outcome.message))
         if outcome.failure == "disk":
             self.full = True

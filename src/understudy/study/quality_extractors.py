@@ -93,12 +93,12 @@ def make_extractor(
     Raises:
         UnderstudyError: unknown name, what it needs is not given, wrong file.
     """
-    from understudy.segmenters.predict import choose_device
+    from understudy.generators.devices import resolve_device
 
     if name not in NAMES:
         raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
     if name == "random":
-        return random_network(resize, str(choose_device(device)))
+        return random_network(resize, str(resolve_device(device)))
     if name.startswith("radiomics"):
         return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
     if name == "unet":
@@ -113,7 +113,7 @@ def make_extractor(
             f"the extractor {name} needs a file of weights, and nothing is downloaded",
             fix=f"give it (--weights FILE); {_WHERE[name]}",
         )
-    return from_file(name, weights, sha256, resize, str(choose_device(device)))
+    return from_file(name, weights, sha256, resize, str(resolve_device(device)))
 
 
 _WHERE = {

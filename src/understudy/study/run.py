@@ -8,7 +8,6 @@ import itertools
 import math
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,16 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, write_json, writing
 from understudy.memory import release_memory
 from understudy.study.failures import AGAIN, RETRIES, failure_class
-from understudy.study.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job
+from understudy.study.jobs import (
+    Job,
+    StageFunction,
+    job_folder,
+    locked,
+    read_done,
+    read_failed,
+    run_job,
+    told,
+)
 from understudy.study.plan import Plan
 from understudy.study.pool import PartialReport, Pool, worker_count
 from understudy.study.schedule import elapsed
@@ -244,9 +252,8 @@ def _run_here(jobs: Sequence[Job], run: RunJob, result: RunResult, clock: Clock)
             raise
         except Exception as error:  # reported, recorded in failed.json, and the run ends with an error
             lost.add(job.id)
-            kind, known = failure_class(error, job.stage), isinstance(error, UnderstudyError)
-            message = str(error) if known else f"{type(error).__name__}: {error}"
-            clock.failed(job, kind, message, "" if known else "".join(traceback.format_exception(error)))
+            kind, message = failure_class(error, job.stage), told(error, job_folder(result.out, job))
+            clock.failed(job, kind, message)
             result.failed.append((job, message))
             full = kind == "disk"
         else:
@@ -319,11 +326,9 @@ class Clock:
         else:
             self.console.print(escape(text), style="dim", highlight=False, soft_wrap=True)
 
-    def failed(self, job: Job, kind: str, message: str, trace: str) -> None:
-        """Says at once that a job failed for good; errors that the user cannot mend come with their traceback."""
+    def failed(self, job: Job, kind: str, message: str) -> None:
+        """Says at once that a job failed for good."""
         self._left = [other for other in self._left if other.id != job.id]
-        if trace:
-            self.tell(f"{job.name} failed:\n{trace.rstrip()}")
         first = message.splitlines()[0] if message else kind
         words = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
         self._print(f"[bold red]{escape(words)}[/bold red]")

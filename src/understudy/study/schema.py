@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from understudy.cohort.phantom import PhantomConfig
 from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import TEST_FRACTION, SplitConfig
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
+from understudy.files import reading, sha256_json
 from understudy.study.annotation_stage import AnnotationConfig
 from understudy.study.cluster_config import ClusterConfig, with_absolute_places
 from understudy.study.cohorts import (
@@ -54,12 +55,22 @@ from understudy.study.grid import RatioStudy, Rule, Training, checked_shares
 from understudy.study.grid import problem as grid_problem
 from understudy.study.outcome_spec import EvaluationConfig, ReportConfig
 from understudy.study.quality_stage import QualitySpec, with_absolute_weights
-from understudy.study.reading import Lines, explain, merged, parse_yaml, problem_at, read_yaml
-from understudy.study.segmenter_spec import SegmenterSpec, with_segmenter_kinds
+from understudy.study.reading import (
+    Lines,
+    explain,
+    merged,
+    odd_numbers,
+    parse_yaml,
+    problem_at,
+    read_yaml,
+    refusal,
+)
+from understudy.study.segmenter_spec import SegmenterSpec, segmenter_size_problem, with_segmenter_kinds
 from understudy.study.snapshots import with_snapshots
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
+MOST_PHANTOMS = 100_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -140,7 +151,7 @@ class Study(BaseModel):
         default_factory=list,
         description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
     )
-    repeats: int = Field(1, ge=1, description="trainings of each segmenter, each with its own seed")
+    repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
     audit: AuditConfig | None = Field(
         default_factory=AuditConfig,
         description="of the synthetic slices for copies of training patients; null: none",
@@ -231,10 +242,19 @@ class Study(BaseModel):
             )
         if not self.generators and set(self.trainings) != {"real"}:
             raise ValueError(
-                "`trainings` asks for synthetic slices, but there are no `generators`; add one, or `trainings: [real]`"
+                "`trainings` asks for synthetic slices, but there are no `generators`; add one, e.g. `generators:"
+                " {stylegan2: {recipe: quick}}`, or `trainings: [real]`"
             )
+        for name, part in self.parts().items():
+            if part.phantom is not None and part.phantom.patients > MOST_PHANTOMS:
+                place = ("cohorts", name, "phantom") if name else ("phantom",)
+                raise problem_at((*place, "patients"), f"should be at most {MOST_PHANTOMS:,}")
         resolutions = sorted({part.slices.resolution for part in self.parts().values()})
-        if found := grid_problem(self) or size_problem(self.generators, resolutions):
+        if (
+            found := grid_problem(self)
+            or size_problem(self.generators, resolutions)
+            or segmenter_size_problem(self.segmenters, resolutions)
+        ):
             raise problem_at(*found)
         return self
 
@@ -293,17 +313,28 @@ def _as_before(content: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def load_study(source: str | Path) -> Study:
+def load_study(source: str | Path, cohort_only: bool = False) -> Study:
     """Reads a study from a YAML file, or a preset by its name.
+
+    Args:
+        cohort_only: a file without generators will do, as where only its patients are wanted.
 
     Raises:
         UnderstudyError: neither a file nor a preset; what is wrong in the file, with the line of each problem.
     """
     source = str(source)
-    if source in presets() and not Path(source).is_file():
-        return _validated(preset(source), {}, f"preset {source}", Path.cwd())
     path = Path(source)
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+    if source in presets() and not path.is_file():
+        return _validated(preset(source), {}, f"preset {source}", Path.cwd())
+    with reading(path):
+        if path.is_dir():
+            raise UnderstudyError(
+                "a folder, not a study file",
+                where=path.absolute(),
+                fix=f"write a study file for it: understudy init {shlex.quote(source)} > my-study.yaml",
+            )
+        missing = not path.exists() and path.suffix not in (".yaml", ".yml")
+    if missing:
         close = difflib.get_close_matches(source, presets(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UnderstudyError(
@@ -313,19 +344,23 @@ def load_study(source: str | Path) -> Study:
         )
     content, lines = read_yaml(path)
     base = content.pop("preset", None)
-    if base is None:
-        return _validated(content, lines, str(path), path.parent)
-    if base not in presets():
-        raise UnderstudyError(
-            f"there is no preset {base!r}",
-            where=f"{path}, line {lines['preset',]}",
-            fix=f"use one of {', '.join(presets())}",
-        )
-    under = preset(base)
-    if any(content.get(name) is not None for name in SOURCES):
-        # patients of another kind take the place of the preset's
-        under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
-    return _validated(merged(under, content), lines, str(path), path.parent)
+    if base is not None:
+        if base not in presets():
+            close = difflib.get_close_matches(str(base), presets(), n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UnderstudyError(
+                f"there is no preset {base!r}",
+                where=f"{path}, line {lines['preset',]}",
+                fix=f"{hint}use one of {', '.join(presets())}",
+            )
+        under = preset(base)
+        if any(content.get(name) is not None for name in SOURCES):
+            # patients of another kind take the place of the preset's
+            under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
+        content = merged(under, content)
+    if cohort_only and not content.get("generators"):
+        content = {**content, "trainings": ["real"]}
+    return _validated(content, lines, str(path), path.parent)
 
 
 def presets() -> list[str]:
@@ -356,6 +391,8 @@ def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -
         study = Study.model_validate(content)
     except ValidationError as error:
         raise explain(error, Study, lines, name) from error
+    if problems := odd_numbers(study.model_dump(), lines):
+        raise refusal(problems, name)
     return _with_absolute_paths(study, folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import (
@@ -18,8 +18,8 @@ from understudy.errors import UnderstudyError
 from understudy.segmenters.models import DEFAULT_KIND, KINDS, ModelConfig
 from understudy.segmenters.training import LATER, SegmenterTrainingConfig, check_batch, with_paper
 from understudy.segmenters.unet import UNetConfig
-from understudy.study.generator_spec import refuse_set
-from understudy.study.reading import merged
+from understudy.study.generator_spec import kind_missing, refuse_set
+from understudy.study.reading import kinds_meant, merged
 
 
 class SegmenterSpec(BaseModel):
@@ -81,5 +81,27 @@ def with_segmenter_kinds(segmenters: Any) -> Any:
             continue
         if name in KINDS and isinstance(spec, Mapping) and isinstance(spec.get("model", {}), Mapping):
             spec = merged({"model": {"kind": name}}, spec)
+        elif (
+            isinstance(spec, Mapping)
+            and isinstance(model := spec.get("model", {}), Mapping)
+            and "kind" not in model
+            and (meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, {}))
+        ):
+            raise kind_missing(name, meant)
         found[name] = spec
     return found
+
+
+def segmenter_size_problem(
+    segmenters: Mapping[str, SegmenterSpec], resolutions: Iterable[int]
+) -> tuple[tuple[str, ...], str] | None:
+    """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
+    for name, spec in segmenters.items():
+        for resolution in resolutions:
+            try:
+                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(
+                    resolution
+                )
+            except UnderstudyError as error:
+                return ("segmenters", name), f"{error.what}; {error.fix}"
+    return None

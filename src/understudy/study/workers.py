@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import Interrupted
 from understudy.study.failures import STUCK, Killed, LostWorker, TimeLimit, failure_class, oom_kills
-from understudy.study.jobs import Job, StageFunction, job_folder, next_attempt, record_failure, run_job
+from understudy.study.jobs import Job, StageFunction, job_folder, next_attempt, record_failure, run_job, told
 from understudy.study.leases import leased
 
 START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
@@ -63,7 +62,6 @@ class Outcome:
     done: dict[str, Any] | None = None
     failure: str = ""
     message: str = ""
-    trace: str = ""
     interrupted: bool = False
 
 
@@ -240,9 +238,7 @@ def _do(task: Task, job: Job) -> Outcome:
         return Outcome(job, interrupted=True)
     except Exception as error:  # told to the run, and recorded in failed.json
         kind = failure_class(error, job.stage)
-        if isinstance(error, UnderstudyError):
-            return Outcome(job, None, kind, error.message)
-        return Outcome(job, None, kind, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Outcome(job, None, kind, told(error, job_folder(task.out, job)))
 
 
 def _run(task: Task, job: Job) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Errors that nobody foresaw: one line for the user, and a file with what a report of them needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import traceback
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from understudy import __version__
+from understudy.errors import UnderstudyError
+
+DEBUG = "UNDERSTUDY_DEBUG"  # set to 1: tracebacks are shown
+FIX = (
+    "look through that file (it may name folders or patients) and send it, with what you did, to whoever maintains"
+    " Understudy: this is a mistake in the program"
+)
+_PACKAGES = ("torch", "numpy", "nibabel", "pydantic", "typer")
+
+
+def debugging() -> bool:
+    """Whether tracebacks are to be shown."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
+
+
+def unexpected(error: BaseException, log: Path | None) -> UnderstudyError:
+    """What the user is told of an error that nobody foresaw.
+
+    Args:
+        log: file with its traceback; None if none could be written.
+    """
+    first = (str(error).strip() or "no message").splitlines()[0][:300]
+    what = f"unexpected {type(error).__name__}: {first}"
+    again = f"run the command again with {DEBUG}=1 to see where it happened, and report that"
+    return UnderstudyError(what, where=log, fix=FIX if log else again)
+
+
+def report(error: BaseException) -> str:
+    """The command, versions and traceback of an error, as text."""
+    versions = [f"understudy {__version__}", f"Python {platform.python_version()}", platform.platform()]
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    return "\n".join(
+        [
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            shlex.join(["understudy", *sys.argv[1:]]),
+            ", ".join(versions),
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+
+
+def write_report(error: BaseException) -> Path | None:
+    """Writes `report` to the user's cache folder, or to the system's folder for temporary files.
+
+    Returns:
+        The file, which only its owner may read; None if neither folder can be written.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "understudy" / "logs"
+    name = f"understudy-{datetime.now():%Y%m%d-%H%M%S}-"
+    for folder in (caches, Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, path = tempfile.mkstemp(".log", name, folder)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(report(error))
+            return Path(path)
+    return None

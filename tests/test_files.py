@@ -1,0 +1,103 @@
+"""What the system refuses is told in the words of what was being done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.files import atomic_path, explain_os_error, make_folder, read_json, reading, writing
+from understudy.study.failures import TimeLimit
+
+BOTH = {
+    errno.ENOSPC: "disk is full", errno.EDQUOT: "quota", errno.EROFS: "read-only", errno.EFBIG: "limit",
+    errno.EMFILE: "too many files", errno.ENFILE: "too many files", errno.EIO: "disk reports an error",
+    errno.ENAMETOOLONG: "too long", errno.ELOOP: "links", errno.ESTALE: "does not answer",
+    errno.ENOTCONN: "does not answer", errno.ETIMEDOUT: "does not answer",
+}  # fmt: skip
+READING = {
+    errno.ENOENT: "not found", errno.EACCES: "permission to read", errno.EPERM: "permission to read",
+    errno.ENOTDIR: "a file, not a folder", errno.EISDIR: "a folder, not a file",
+}  # fmt: skip
+WRITING = {
+    errno.EACCES: "permission to write", errno.EPERM: "permission to write", errno.ENOTDIR: "a file stands",
+    errno.EEXIST: "a file stands", errno.EISDIR: "a folder stands",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "words"), (BOTH | READING).items())
+def test_reading_is_told_in_words_of_reading(number: int, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError) as refused, reading(tmp_path / "scan.nii.gz"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "scan.nii.gz"))
+    assert words in refused.value.what
+    assert refused.value.where == str(tmp_path / "scan.nii.gz")
+    assert refused.value.fix
+    if number not in (errno.EROFS,):
+        assert "write" not in f"{refused.value.what} {refused.value.fix}"
+
+
+@pytest.mark.parametrize(("number", "words"), (BOTH | WRITING).items())
+def test_writing_is_told_in_words_of_writing(number: int, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError) as refused, writing(tmp_path / "out"):
+        raise OSError(number, os.strerror(number))
+    assert words in refused.value.what
+    assert refused.value.where == str(tmp_path / "out")
+    assert "read it" not in str(refused.value.fix)
+
+
+def test_a_source_that_may_not_be_read_while_something_is_written(tmp_path: Path) -> None:
+    source = tmp_path / "patients" / "scan.nii.gz"
+    error = PermissionError(errno.EACCES, "Permission denied", str(source))
+    known = explain_os_error(error, tmp_path / "out" / "copy.nii.gz", writing=True)
+    assert known is not None
+    assert (known.what, known.where) == ("no permission to read", str(source))
+    own = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "out" / ".copy.nii.gz.1.tmp"))
+    known = explain_os_error(own, tmp_path / "out" / "copy.nii.gz", writing=True)
+    assert known is not None
+    assert known.what == "no permission to write"
+    above = PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+    known = explain_os_error(above, tmp_path / "out" / "sub" / "copy.nii.gz", writing=True)
+    assert known is not None
+    assert known.what == "no permission to write"
+
+
+def test_what_says_nothing_about_a_file_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), reading(tmp_path):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(TimeLimit), writing(tmp_path):
+        raise TimeLimit(3)
+    with pytest.raises(ValueError, match="not about files"), reading(tmp_path):
+        raise ValueError("not about files")
+
+
+def test_real_files(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, words in (
+        (tmp_path / "absent", "not found"),
+        (tmp_path, "a folder"),
+        (tmp_path / "file" / "below", "a file, not a folder"),
+        (tmp_path / "loop", "links"),
+        (tmp_path / ("n" * 300), "too long"),
+    ):
+        with pytest.raises(UnderstudyError, match=words) as refused, reading(path):
+            path.read_bytes()
+        assert refused.value.where == str(path)
+    with pytest.raises(UnderstudyError, match="a file stands where a folder is needed"):
+        make_folder(tmp_path / "file" / "below")
+    with pytest.raises(UnderstudyError, match="cannot be made"):
+        make_folder("/proc/nothing/here")
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "out") as temporary:
+        shutil.copyfile(tmp_path / "absent", temporary)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 5000, "\ufeff{}"])
+def test_what_is_no_json_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UnderstudyError, match="not a JSON file") as refused:
+        read_json(tmp_path / "a.json")
+    assert refused.value.where == str(tmp_path / "a.json")
