@@ -19,6 +19,7 @@ import understudy.exchange
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.export import export_images
+from understudy.roles import UnfitSets
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter
 
 COMPARING = ("audit", "screen", "quality", "annotations")  # patients matter, sizes are fitted
@@ -196,3 +197,18 @@ def test_what_an_error_asks_for_is_taken(tmp_path: Path, command: str) -> None:
     ran = run(command, tmp_path / "x", tmp_path / "x", "--codes", "lesion=255")
     assert ran.real.class_names == ("lesion",)
     assert ran.real.read([0])[1].sum() == 32
+
+
+def test_an_error_about_a_set_that_was_read_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(real: SliceSet, held: SliceSet, made: SliceSet, *rest: object) -> None:
+        raise UnfitSets("no", where=held.path, fix="so")
+
+    monkeypatch.setattr("understudy.audit.perform.audit", refuse)
+    for folder in ("real", "held"):
+        names = [f"p{i // 4}_z{i % 4}" for i in range(8)]
+        pictures(tmp_path / folder, names, people(2, 4).reshape(-1, 1, 32, 32))
+    with pytest.raises(UnfitSets) as caught:
+        run("audit", tmp_path / "real", tmp_path / "real", "--heldout", tmp_path / "held")
+    assert caught.value.where == str(tmp_path / "held")

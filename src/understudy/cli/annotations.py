@@ -21,6 +21,7 @@ from understudy.cli.folders import (
     ToleranceOption,
     TrustOption,
     ValuesOption,
+    as_given,
     open_real,
     open_synthetic,
     spec_of,
@@ -72,7 +73,8 @@ def compare_annotated(
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
     make_folder(out)
     config = AnnotationConfig.model_validate({"seed": seed})
-    found = compare_annotations(first, second, others, config, progress=not quiet)
+    with as_given((first, real), (second, synthetic), (others or first, heldout)):
+        found = compare_annotations(first, second, others, config, progress=not quiet)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(out / "annotations.json", text)
     if as_json:

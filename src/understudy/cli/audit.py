@@ -24,6 +24,7 @@ from understudy.cli.folders import (
     ToleranceOption,
     TrustOption,
     ValuesOption,
+    as_given,
     open_real,
     open_synthetic,
     spec_of,
@@ -219,9 +220,9 @@ def _audited(
         held = real if heldout is None else open_real(heldout, private / "read", reading, strict=True)
         made = open_synthetic(synthetic, private / "read", reading)
         witness = _witness(model, where) if model is not None else None
-        done = audit(
-            real, held, made, config, None, witness, private / "search" if out else None, where, not quiet
-        )
+        work = private / "search" if out else None
+        with as_given((real, training), (held, heldout), (made, synthetic)):
+            done = audit(real, held, made, config, None, witness, work, where, not quiet)
         if out is not None:
             write_audit(done, out)
             save_pictures(done, real, made, out)

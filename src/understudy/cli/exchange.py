@@ -3,64 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from understudy.cli.base import DeviceOption, OutOption, QuietOption, app, study_of
+from understudy.cli.base import Commands, DeviceOption, OutOption, QuietOption, app, study_of
+from understudy.cli.folders import (
+    ChannelsOption,
+    ClipOption,
+    CodesOption,
+    LabelsOption,
+    LayoutOption,
+    PatternOption,
+    ToleranceOption,
+    ValuesOption,
+    spec_of,
+)
 from understudy.errors import UnderstudyError
 
-if TYPE_CHECKING:
-    from understudy.exchange.spec import FolderSpec
-
-export = typer.Typer(help="Write slice sets for other programs.", no_args_is_help=True)
+export = Commands(help="Write slice sets for other programs.", no_args_is_help=True)
 app.add_typer(export, name="export")
-
-LayoutOption = Annotated[
-    str,
-    typer.Option(
-        help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."
-    ),
-]
-PatternOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
-    ),
-]
-ChannelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in its"
-        " order [default: found by their names].",
-    ),
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."
-    ),
-]
-CodesOption = Annotated[
-    str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
-]
-ValuesOption = Annotated[
-    str,
-    typer.Option(
-        help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."
-    ),
-]
-ClipOption = Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")]
-ToleranceOption = Annotated[
-    float | None,
-    typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap]."),
-]
-
-
-def _spec(**words: Any) -> FolderSpec:
-    from understudy.exchange.spec import spec_of_words
-
-    return spec_of_words(words)
 
 
 @app.command()
@@ -90,7 +52,7 @@ def read(
     from understudy.exchange.packaged import unpacked
     from understudy.exchange.read import read_folder
 
-    spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+    spec = spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
                  clip=clip, tolerance=tolerance, sizes=sizes, resolution=resolution)  # fmt: skip
     made = read_folder(*unpacked(folder, spec), out, progress=not quiet)
     distance = made.attrs["annotation"]["mean_code_distance"]
@@ -98,6 +60,10 @@ def read(
         f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
         f" written to {out}; the annotation is {distance:.2f} grey values from its codes on average"
     )
+    if "subject" in made.index:
+        from understudy.exchange.patients import Patients
+
+        print(Patients(made.index["subject"].astype(str).tolist(), "set", "as their names say").table())
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 
@@ -165,7 +131,7 @@ def evaluate(
             where="--resolution",
             fix="leave it out, or set `slices: {resolution: ...}` in the study file",
         )
-    spec = _spec(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
+    spec = spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
                  clip=clip, tolerance=tolerance, sizes=sizes)  # fmt: skip
     base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
     made = evaluation_study(synthetic, spec, base, out, samples)
@@ -224,13 +190,17 @@ def export_to_images(
     quiet: QuietOption = False,
 ) -> None:
     """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
+    from understudy.exchange.description import DESCRIPTION
     from understudy.exchange.export import export_images
     from understudy.slices import SliceSet
 
     source = SliceSet.open(slices)
     count = export_images(source, out, progress=not quiet)
     codes = ",".join(f"{entry.name}={entry.code}" for entry in source.classes[1:])
-    print(f"{count} slices written to {out}; the annotation's codes are {codes}")
+    print(
+        f"{count} slices written to {out}; the annotation's codes are {codes or 'none'}, as {DESCRIPTION} says, which"
+        " every command that reads the folder understands"
+    )
 
 
 @export.command("nnunet")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.exchange.spec import FolderSpec
@@ -141,6 +145,18 @@ def open_synthetic(path: Path, read_into: Path, reading: Reading) -> SliceSet:
     opened = open_images(path, read_into, reading.spec, real=False)
     _say([*opened.notes, *_not_selected(path, reading)])
     return opened.slices
+
+
+@contextmanager
+def as_given(*sets: tuple[SliceSet, Path | None]) -> Iterator[None]:
+    """Errors about a set that was read from a folder name this folder, as the user called it."""
+    try:
+        yield
+    except UnderstudyError as error:
+        error.where = next(
+            (str(path) for s, path in sets if path and error.where == str(s.path)), error.where
+        )
+        raise
 
 
 def _is_set(path: Path) -> bool:

@@ -19,6 +19,7 @@ from understudy.cli.folders import (
     ToleranceOption,
     TrustOption,
     ValuesOption,
+    as_given,
     open_real,
     open_synthetic,
     spec_of,
@@ -129,7 +130,9 @@ def quality(
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
-    parts = make_parts(first, second, others, list(reading.spec.named) or None)
+    sets = ((first, real), (second, synthetic), (others or first, heldout))
+    with as_given(*sets):
+        parts = make_parts(first, second, others, list(reading.spec.named) or None)
     make_folder(out)
     config = QualityConfig.model_validate(
         {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
@@ -143,7 +146,8 @@ def quality(
         if own is None:
             rows.append(unmeasured(parts, made, "not computed: no slice of a set has a tumour"))
         else:
-            rows += measure(own, made, FeatureCache(out / "private" / "features"), config, progress=not quiet)
+            with as_given(*sets):
+                rows += measure(own, made, FeatureCache(out / "private" / "features"), config, not quiet)
     write_results(out, rows, parts, config)
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")

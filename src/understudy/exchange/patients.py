@@ -167,7 +167,7 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
     cure = "read it again with the patients' names" if patients.found == "set" else f"e.g. {_EXAMPLE}"
     return UnderstudyError(
         f"{alike} of {pairs} pairs of patients who follow each other look like neighbouring slices of one person"
-        f" ({patients.table()})",
+        f" ({different:,} patients, {patients.how}{example})",
         where=where,
         fix=f"say which part of a slice's name is the patient, {cure}{sure}",
     )
