@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,59 @@ def test_labels_other_networks_and_other_dictionaries_are_refused(tmp_path: Path
         path.write_bytes(content)
         with pytest.raises(UnderstudyError, match=message):
             import_checkpoint(path, tmp_path / "run", CHANNELS)
+
+
+def before(names: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {names + key: value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "taken"),
+    [
+        (lambda good, bad: good, ""),
+        (lambda good, bad: before("module.", good), "module."),
+        (lambda good, bad: before("_orig_mod.", good), "_orig_mod."),
+        (lambda good, bad: before("module._orig_mod.", good), "module._orig_mod."),
+        (lambda good, bad: before("model.diffusion_model.", good), "model.diffusion_model."),
+        (lambda good, bad: before("ema_model.", good) | before("online_model.", bad), "ema_model."),
+        (lambda good, bad: {"model": bad, "ema": good, "step": 7}, "ema"),
+        (lambda good, bad: {"model": bad, "model_ema": before("module.", good)}, "model_ema/module."),
+        (lambda good, bad: {"ema": {"state_dict": good, "decay": 0.999}, "model": bad}, "ema/state_dict"),
+        (lambda good, bad: {"state_dict": good}, "state_dict"),
+        (lambda good, bad: {"model": good, "ema": {"shadow_params": [1]}, "remap": bad}, "model"),
+        (
+            lambda good, bad: {
+                "model_state_dict": good,
+                "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]},
+            },
+            "model_state_dict",
+        ),
+    ],
+)
+def test_weights_as_training_scripts_wrap_them(
+    wrap: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]], taken: str, tmp_path: Path
+) -> None:
+    name = "diffusion_fixed_r32"
+    _, given = files.golden(GOLDEN / f"{name}.npz")
+    good = torch.load(official_file(name, tmp_path), weights_only=True)
+    bad = {key: torch.zeros_like(value) for key, value in good.items()}
+    path = tmp_path / "last.pt"
+    torch.save(wrap(dict(good), bad), path)
+    made = import_checkpoint(path, tmp_path / "run", CHANNELS, diffusion=DIFFUSION[name])
+    generator, config = runs.load_generator(made.folder)
+    found = generator(torch.from_numpy(given["x"]), torch.from_numpy(given["t"])).numpy()
+    assert np.abs(found - given["model_out"]).max() < 1e-4 * np.abs(given["model_out"]).max()
+    assert config["imported"].get("weights", "") == taken
+    notes = [note for note in made.notes if "in the file" in note]
+    assert len(notes) == bool(taken)
+    assert all(f"called {taken} in the file" in note for note in notes)
+
+
+def test_a_wrapped_file_is_not_executed_either(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"model": {"time_embed.0.weight": torch.zeros(2)}, "then": Path("x")}, path)
+    with pytest.raises(UnderstudyError, match="nothing in it was executed"):
+        import_checkpoint(path, tmp_path / "run", CHANNELS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +33,8 @@ class Checkpoint:
         arguments: of the networks, by their official names; {} for a diffusion model, whose file has none.
         average, raw, discriminator: arrays by official names with the prefixes "G/", "D/", "M/"; `average` is the
             exponential moving average of the generator, `raw` the generator that was trained. {} where absent.
+        taken, left: of a file that holds more than the weights of one network: where `average` was found ("ema"), and
+            what was left there.
     """
 
     kind: str
@@ -40,6 +44,8 @@ class Checkpoint:
     average: dict[str, NDArray[Any]]
     raw: dict[str, NDArray[Any]] = field(default_factory=dict)
     discriminator: dict[str, NDArray[Any]] = field(default_factory=dict)
+    taken: str = ""
+    left: tuple[str, ...] = ()
 
 
 def collect(content: Any) -> Checkpoint:
@@ -58,6 +64,8 @@ def collect(content: Any) -> Checkpoint:
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
         return _persistent(content)
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+        return _state_dict(content)
+    if next(_unets(content), None):
         return _state_dict(content)
     if isinstance(content, dict) and "param_groups" in content:
         raise UnderstudyError(
@@ -240,11 +248,35 @@ def _deviation(discriminator: Module) -> dict[str, Any]:
     return _all_plain(found)
 
 
-# PyTorch: the state dictionary of guided-diffusion.
+# PyTorch: state dictionaries of guided-diffusion, bare, or as training scripts wrap them.
+
+_FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which the U-Net is known
+_NESTED = 3  # dictionaries inside each other
+_AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])|averag|shadow")  # in the names of averaged weights
+
+
+def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every U-Net in a dictionary and those inside it: its place ("ema", "module.", "" where it is all there is), and
+    its weights without what `DataParallel` ("module."), `torch.compile` ("_orig_mod.") or a wrapper put before them."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for start in (key.removesuffix(_FIRST) for key in tensors if key.endswith(_FIRST)):
+        if start + _SECOND in tensors:
+            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            yield "/".join([*place, start] if start else place), found
+    inside = {id(value): (key, value) for key, value in content.items() if isinstance(value, dict)}
+    if len(place) < _NESTED:
+        for key, value in inside.values():
+            yield from _unets(value, (*place, key[:40]))
 
 
 def _state_dict(content: Mapping[str, Any]) -> Checkpoint:
-    arrays = {f"M/{name}": _array(name, value) for name, value in _text_keys(content).items()}
-    if "M/time_embed.0.weight" not in arrays or "M/input_blocks.0.0.weight" not in arrays:
+    found = list(itertools.islice(_unets(content), 20))
+    if not found:
         raise UnderstudyError("a state dictionary, but not of guided-diffusion's U-Net", fix=_OFFICIAL_FIX)
-    return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays)
+    averages = [entry for entry in found if _AVERAGE.search(entry[0].lower())]
+    place, weights = (averages or found)[0]
+    arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
+    others = tuple(other for other, _ in found if other != place)
+    return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)

@@ -104,6 +104,8 @@ def import_checkpoint(
         **_progress(path.name), "channels": list(channels), "classes": [vars(c) for c in classes],
         "annotation": annotation, "spacing": None, "axes": None, "torch": torch.__version__,
     }  # fmt: skip
+    if checkpoint.taken:
+        source["weights"] = checkpoint.taken
     record["identity"] = sha256_json({k: v for k, v in record.items() if k != "torch"})
     if not is_finished(folder, record["identity"]):
         if checkpoint.discriminator:
@@ -317,6 +319,9 @@ def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, pat
             f"the network was still growing, {level:g} doublings below its full resolution: samples are enlarged;"
             " a later snapshot of the same training has none left"
         )
+    if checkpoint.taken:
+        others = f"; {', '.join(checkpoint.left)} left aside" if checkpoint.left else ""
+        notes.append(f"the weights are those called {checkpoint.taken} in the file{others}")
     if checkpoint.kind == "diffusion":
         if re.match(r"model\d+\.pt", path.name):
             notes.append(
