@@ -32,10 +32,10 @@ def annotation(*values: int) -> NDArray[np.uint8]:
     return labels
 
 
-def put(path: Path, voxels: NDArray[np.generic]) -> None:
+def put(path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64] = LPS) -> None:
     """Writes one file with its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, LPS), path)
+    nib.save(nib.Nifti1Image(voxels, affine), path)
 
 
 def brats(

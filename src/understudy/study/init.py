@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 
-from understudy.cohort.checks import check_cohort
+from understudy.cohort.checks import check_cohort, frame_of
 from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.guess import Guess, guess
 from understudy.cohort.patient import judge_pixels
@@ -58,7 +59,7 @@ def _head(found: Guess, gpu: bool) -> list[str]:
     ]
     if sites:
         lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
-    lines += [f"# CHECK: {note.text}. What to do: {note.fix}." for note in cohort.notes]
+    lines += [_one_line(f"# CHECK: {note.text}. What to do: {note.fix}.") for note in cohort.notes]
     lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
     if gpu:
         preset = (
@@ -101,7 +102,7 @@ def _cohort(found: Guess) -> list[str]:
     config, doubts = found.config, found.doubts
 
     def check(field: str) -> str:
-        return f"  # CHECK: {doubts[field]}" if field in doubts else ""
+        return _one_line(f"  # CHECK: {doubts[field]}") if field in doubts else ""
 
     lines = ["cohort:", f"  path: {_text(str(config.path))}", f"  layout: {config.layout}"]
     if config.channels:
@@ -118,35 +119,32 @@ def _cohort(found: Guess) -> list[str]:
 
 
 def _slices(cohort: Cohort, resolution: int) -> list[str]:
-    """The usual settings, and all slices where the usual rule keeps too few of them."""
+    """The usual settings; where they give no slices, the plane of the acquisition, or all slices."""
     usual = ("T1w", "T1wGd", "FLAIR", "T2w")
     channel = next((name for name in usual if name in cohort.channels), cohort.channels[0])
+    headers = _headers(cohort.patients)
+    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+    good = {plane: sum(_has_slices(replace(h, plane=plane)) for h in headers) for plane in planes}
+    plane = max(planes, key=lambda p: good[p])
+    slicing = SliceConfig(resolution=4, scaling="robust", rule_channel=channel, plane=plane)
+    frame = frame_of(cohort, slicing)
+    if frame is not None:
+        resolution = min(resolution, frame.matrix)
     lines = [
         "slices:",
         f"  resolution: {resolution}  # pixels, a power of two; twice the edge takes about four times as long",
         "  scaling: robust  # 255 is a high percentile of the volume, not its brightest voxel",
         f"  rule_channel: {_text(channel)}  # keeps the slices that are bright enough in this sequence",
     ]
-    slicing = SliceConfig(resolution=resolution, scaling="robust", rule_channel=channel)
-    sample = replace(cohort, patients=cohort.patients[:_TRIED], notes=())
-    return lines + _fitting(sample, slicing) + [""]
-
-
-def _fitting(sample: Cohort, slicing: SliceConfig) -> list[str]:
-    """What the slices need beside the usual settings: the plane of the acquisition, or all slices."""
-    lines = []
-    headers = _headers(sample.patients)
-    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    plane = next((p for p in planes if all(_has_slices(replace(h, plane=p)) for h in headers)), "axial")
     if plane != "axial":
-        slicing = slicing.model_copy(update={"plane": plane})
         lines.append(f"  plane: {plane}  # as the volumes were acquired")
+    sample = replace(cohort, patients=cohort.patients[:_TRIED], notes=())
     kept = check_cohort(sample, slicing, progress=False).kept
     if not kept or not all(kept.values()):
         lines.append(
             "  keep: all  # CHECK: no slice of some patients passes the usual rule: look at the volumes"
         )
-    return lines
+    return [*lines, ""]
 
 
 def _has_slices(header: VolumeHeader) -> bool:
@@ -193,17 +191,12 @@ def _name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_") or "my-study"
 
 
+def _one_line(comment: str) -> str:
+    """A comment stays one, whatever is in the names of files."""
+    return re.sub(r"[^\S ]", " ", comment)
+
+
 def _text(value: str) -> str:
-    """A YAML scalar."""
-    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", value) and value.lower() not in (
-        "null",
-        "true",
-        "false",
-        "yes",
-        "no",
-        "on",
-        "off",
-        "y",
-        "n",
-    )
+    """A YAML scalar: a plain word, if YAML takes it for one."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", value) and yaml.safe_load(value) == value
     return value if plain else json.dumps(value, ensure_ascii=False)
