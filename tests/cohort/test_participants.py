@@ -65,12 +65,18 @@ def test_a_table_that_names_nobody_or_some_is_told(tmp_path: Path) -> None:
         ("participants.tsv", "\ufeffparticipant_id\tsite\np1\tA\n"),
         ("participants.tsv", "Participant_ID\tage\tSite \np1\t50\tA\n"),
         ("participants.tsv", "participant_id,site\np1,A\n"),
+        ("participants.tsv", "participant_id\tsite\np1\tA\t\n"),
         ("participants.tsv", "participant_id;site\r\np1;A\r\n"),
         ("participants.tsv", "participant_id\tsite\np1\tA\np1\tA\np1\tn/a\n"),
     ],
 )
 def test_tables_as_people_write_them(tmp_path: Path, name: str, table: str) -> None:
     assert sites_of(tmp_path, table, ["p1"], name) == ({"p1": "A"}, [])
+
+
+def test_a_row_without_a_site_is_of_an_unknown_one(tmp_path: Path) -> None:
+    sites, notes = sites_of(tmp_path, "participant_id\tsite\np1\np2\tA\n", ["p1", "p2"])
+    assert (sites, notes) == ({"p1": "", "p2": "A"}, [])
 
 
 def test_a_csv_with_other_columns(tmp_path: Path) -> None:

@@ -288,6 +288,8 @@ def test_decathlon_with_one_channel(tmp_path: Path) -> None:
         ({"file_ending": ".nrrd"}, ".nrrd"),
         ({"file_ending": ".png"}, ".png"),
         ({"channel_names": {"0": "T1", "2": "FLAIR"}}, "channel_names"),
+        ({"labels": {"background": 0, "edema": "²"}}, "²"),
+        ({"dataset": {"../a": {"images": ["a.nii.gz", "a.nii.gz"], "label": "b.nii.gz"}}}, "list of cases"),
         ({"dataset": {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}}, "list of cases"),
     ],
 )

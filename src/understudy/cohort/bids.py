@@ -6,6 +6,7 @@ which sequence, and where is its mask.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from understudy.cohort.config import LABELS, CohortConfig, Found, Note, Scan, de
 from understudy.errors import UnderstudyError
 from understudy.lazy import pandas as pd
 
-_MASKS = ("dseg", "mask", "roi")
+_MASKS = ("dseg", "mask", "roi", "seg", "msk", "lesion", "label")  # the first three are those of BIDS
 _NO_MASKS = ("probseg", "defacemask")
 # Masks of the head and its tissues, as preprocessing pipelines write them beside those of lesions.
 _ANATOMY = {
@@ -57,9 +58,9 @@ class _File:
         return next((name for name in found if name.lower() not in _SIDES), "").lower()
 
 
-def is_bids(root: Path, files: Sequence[str]) -> bool:
-    """Whether a folder holds `sub-*/[ses-*/]anat` with images, or says that it is a data set in BIDS."""
-    return next(_images(files), None) is not None or (root / "dataset_description.json").is_file()
+def is_bids(files: Sequence[str]) -> bool:
+    """Whether these files of a folder are images in `sub-*/[ses-*/]anat`."""
+    return next(_images(files), None) is not None
 
 
 def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
@@ -132,7 +133,7 @@ def _masks(files: Sequence[str]) -> Iterator[_File]:
 
 def _file(path: str) -> _File | None:
     name = path.rpartition("/")[2]
-    *entities, suffix = name[: name.lower().rindex(".nii")].split("_")
+    *entities, suffix = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE).split("_")
     pairs = dict(part.split("-", 1) for part in entities if "-" in part)
     return _File(path, pairs, suffix) if "sub" in pairs else None
 

@@ -177,7 +177,8 @@ def _quality(readings: Sequence[_Reading]) -> tuple[int, bool, int, int, int, in
 def _readings(file: str) -> Iterator[_Reading]:
     """All ways to read one path."""
     *folders, name = file.split("/")
-    stem, ending = name[: name.lower().rindex(".nii")], name[name.lower().rindex(".nii") :]
+    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    ending = name[len(stem) :]
     role, start, stop = _role_in(stem)
     in_folder = -1
     if not role:

@@ -147,7 +147,7 @@ def recognised(root: Path, files: Sequence[str]) -> str:
         )
     if present:
         return present[0]
-    if is_bids(root, files):
+    if is_bids(files):
         return "bids"
     sets = sorted(path.parent.name for path in root.glob("*/dataset.json") if is_nnunet(path.parent))
     if sets:

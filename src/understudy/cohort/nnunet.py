@@ -61,7 +61,7 @@ def find_nnunet(root: Path, files: Sequence[str]) -> Found:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -105,8 +105,8 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
         )
     classes: dict[int, str] = {}
     for key, value in given.items():
-        number, name = (key, value) if str(key).lstrip("-").isdigit() else (value, key)
-        if isinstance(number, bool) or not str(number).isdigit() or not 0 <= int(number) <= 255:
+        number, name = (key, value) if str(key).isdecimal() else (value, key)
+        if isinstance(number, bool) or not str(number).isdecimal() or int(number) > 255:
             raise UnderstudyError(
                 f"the label {name} has the value {number}, not a whole number from 0 to 255",
                 where=path,
@@ -137,13 +137,15 @@ def _listed(content: Mapping[str, Any], channels: Sequence[str], path: Path) -> 
         for case, entry in cases.items():
             images = dict(zip(channels, entry["images"], strict=True))
             named = {n: _below(f, path.parent) for n, f in {**images, LABELS: entry["label"]}.items()}
+            if not case or "/" in case:
+                raise ValueError(f"{case!r} cannot be the name of a case")
             there = {n: [f] for n, f in named.items() if (path.parent / f).is_file()}
             scans.append(Scan(str(case), there, named))
         if not cases:
             for entry in content.get("training") or []:
                 name = entry["label"] if isinstance(entry, Mapping) else entry
                 scans.append(Scan(re.sub(r"\.nii(\.gz)?$", "", Path(name).name, flags=re.IGNORECASE)))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OSError) as error:
         raise UnderstudyError(
             f"the list of cases cannot be understood ({type(error).__name__}: {error})",
             where=path,

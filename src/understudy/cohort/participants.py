@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -87,20 +89,22 @@ def _read(path: Path) -> pd.DataFrame:
     """The table as text, whatever separates its columns."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        head = text.split("\n", 1)[0]
-        separator = next((mark for mark in "\t;," if mark in head), "\t")
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        separator = next((mark for mark in "\t;," if mark in text.split("\n", 1)[0]), "\t")
+        with warnings.catch_warnings(action="ignore", category=pd.errors.ParserWarning):
+            # index_col: a row with a tab at its end would otherwise shift all columns by one
+            return pd.read_csv(
+                io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
+            ).fillna("")
     except PermissionError as error:
         raise UnderstudyError(
             "no permission to read the table of participants", where=path, fix="ask its owner (chmod u+r)"
         ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not text, or not a table
         raise UnderstudyError(
             f"the table of participants cannot be read ({str(error).strip()})",
             where=path,
             fix="save it as tab-separated text in UTF-8, or set `participants: null` to go without sites",
         ) from error
-    return table
 
 
 def _column(table: pd.DataFrame, wanted: str, path: Path) -> str | None:

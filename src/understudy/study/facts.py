@@ -6,6 +6,7 @@ A plan is refused here rather than after days: no such folder, an empty part, a 
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,7 +157,7 @@ def fingerprint(cohort: Cohort) -> str:
         files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
         for channel, path in sorted(files.items()):
             name = str(path)  # as text: thousands of paths to compare take a tenth of a second
-            relative = name[len(root) :] if name.startswith(root) else str(path.relative_to(cohort.path))
+            relative = name[len(root) :] if name.startswith(root) else os.path.relpath(name, cohort.path)
             entries.append(
                 [patient.id, patient.site, channel, relative.replace(os.sep, "/"), *_file_mark(name)]
             )
@@ -167,8 +168,10 @@ def fingerprint(cohort: Cohort) -> str:
 def _file_mark(path: str) -> tuple[int, str]:
     """Size in bytes, and the last 8 bytes or the time of modification; a file that cannot be read has neither."""
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait forever
+            return -1, "unreadable"
         with open(path, "rb", buffering=0) as handle:
-            status = os.fstat(handle.fileno())
             if not path.endswith(".gz") or status.st_size < 18:
                 return status.st_size, str(status.st_mtime_ns)
             handle.seek(-8, os.SEEK_END)
