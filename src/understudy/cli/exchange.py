@@ -63,7 +63,7 @@ def read(
     if "subject" in made.index:
         from understudy.exchange.patients import Patients
 
-        print(Patients(made.index["subject"].astype(str).tolist(), "set", "as their names say").table())
+        print(Patients(made.index["subject"].astype(str).tolist(), "set", "as the folder says").table())
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,15 +44,14 @@ class ArrayFile:
         self.path, self._member = path, member
         read_bytes(path, 200)  # says what is wrong with links and pointers
         try:
-            if (
-                member is None
-            ):  # mapped again when it is read: a mapping keeps its file open, and there are many
+            if member is None:
+                # Mapped again when it is read: a mapping keeps its file open, and there may be many.
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 self.shape, self.dtype = mapped.shape, mapped.dtype
             else:
                 with self._open() as stream:
                     self.shape, self.dtype = self._header(stream)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # of a damaged file NumPy and zipfile raise nearly anything
             raise _unreadable(path, error) from error
 
     def _open(self) -> IO[bytes]:
@@ -80,7 +78,7 @@ class ArrayFile:
         if self._member is None:
             try:
                 mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            except (OSError, EOFError, ValueError) as error:
+            except Exception as error:
                 raise _unreadable(self.path, error) from error
             for i in range(start, self.shape[0]):
                 yield np.asarray(mapped[i])
@@ -96,7 +94,7 @@ class ArrayFile:
                     if len(content) < size:
                         raise EOFError("the array ends too early")
                     yield np.frombuffer(content, self.dtype).reshape(self.shape[1:])
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:
             raise _unreadable(self.path, error) from error
 
 
@@ -314,7 +312,7 @@ class ArraySource:
         try:
             with zipfile.ZipFile(path) as archive:
                 keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:
             raise _unreadable(path, error) from error
         said = self._spec.labels if isinstance(self._spec.labels, str) else ""
         of_labels = [k for k in keys if (k == said if said else k.lower() in _LABEL_WORDS)]
