@@ -88,7 +88,7 @@ def test_copies_of_all_patients_alike_are_found_and_are_not_concentrated(
     done = audit(real, real, made, FAST)
     assert done.verdict.kind == "copies_found"
     assert not done.numbers["concentration"]["found"]
-    assert any("Not more concentrated" in sentence for sentence in done.verdict.sentences)
+    assert any("No more concentrated" in sentence for sentence in done.verdict.sentences)
 
 
 def test_controls_are_in_every_audit(found: Audit) -> None:
@@ -147,7 +147,7 @@ def test_no_flags_still_give_a_bound(real: SliceSet, tmp_path: Path) -> None:
     )
     assert done.numbers["flags"]["count"] == 0
     assert done.numbers["flags"]["bound"] == pytest.approx(1 - 0.05 ** (1 / 60))
-    assert "not zero risk" in as_text(done)
+    assert "95 % bound" in as_text(done)
     assert "farther from the training slices" in as_text(done) or done.numbers["flags"]["wilson_high"] > 0.01
 
 
@@ -180,7 +180,7 @@ def test_too_few_held_out_slices_or_patients_cannot_tell(tmp_path: Path, mixed: 
     made = synthetic_set(tmp_path / "s", *new_slices(30))
     done = audit(few, few, made, FAST)
     assert done.verdict.kind == "cannot_tell"
-    assert "to flag the nearest 1 % takes 99" in done.numbers["refusal"]
+    assert "72 held-out slices are too few, at least 99" in done.numbers["refusal"]
     assert done.numbers["null"]["slices_needed"] == 99
     at_95 = audit(few, few, made, FAST.model_copy(update={"quantile": 0.95}))
     assert at_95.numbers["null"]["slices_needed"] == 19
@@ -282,9 +282,9 @@ def test_screening_takes_out_what_is_flagged_and_what_is_like_it(
     assert (left.read(slice(0, len(left)))[0] == images).all()
     again = audit(real, real, left, FAST)
     assert again.verdict.kind == "no_sign"
-    assert "says nothing on the generator" in again.verdict.headline
+    assert "says nothing about the generator" in again.verdict.headline
     assert "taken out by the same rule" in as_text(again)
-    assert "not zero risk" not in as_text(again)  # that bound is one of slices drawn, not of slices chosen
+    assert "95 % bound" not in as_text(again)  # that bound is one of slices drawn, not of slices chosen
     check_training(real, tmp_path / "a")
     with pytest.raises(UnderstudyError, match="other training slices"):
         check_training(mixed, tmp_path / "a")

@@ -221,7 +221,7 @@ def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(t
     inputs = {"real": real.path, "synthetic": synthetic.path, "audit": tmp_path / "audit"}
     limits = {"quantile": 0.95, "most_flagged": 0.5, "set_on": "2020-01-01", "before_looking": True}
     with pytest.raises(
-        UnderstudyError, match=r"concentrated on one training patient.*gallery\) what it shows"
+        UnderstudyError, match=r"concentrated on one training patient.*`gallery` of the decision"
     ):
         released(inputs, tmp_path / "out", decision=decision(gallery="seen", thresholds=limits))
     looked = "Thirty pairs are the same brain under noise"

@@ -286,7 +286,7 @@ def test_samples_of_other_weights_and_other_things_than_generators(sources: Sour
         (agreed(most_auc=None), "no highest AUC"),
         (agreed(most_auc=0.5), "may be as high as"),
         (decision(thresholds=agreed().thresholds), "nothing can be taken out of weights"),
-        (agreed(quantile=0.99), "the one agreed on 0.99"),
+        (agreed(quantile=0.99), "0.99 was agreed on"),
     ],
 )
 def test_what_was_not_agreed_keeps_the_gate_shut(

@@ -51,9 +51,9 @@ def test_values_distances_and_words(compared: ReportData) -> None:
     assert row[5] == "–"  # the second generator has nothing
     outside = sum(d["outside"] for d in content["distances"])
     sentence = next(s for s in section.sentences if s.startswith("gan"))
-    assert f"in {outside} of " in sentence
+    assert f"by {outside} of " in sentence
     assert "grey values" in sentence
-    assert "nothing to hold its annotations against" in section.sentences[1]
+    assert "no other patients to compare" in section.sentences[1]
     assert len(section.areas) == 2
     assert len(section.maps) == 1
     assert "training patients" not in section.maps[0].alt  # four patients are too few for a map

@@ -68,17 +68,53 @@ def test_few_patients_get_no_verdict() -> None:
     answer = answered([0.8] * 4, [0.1] * 4)
     assert (answer.verdict, answer.evidence) == ("undecided", "weak")
     assert "only 4 patients" in answer.headline
+    assert "it takes 5" in answer.headline
 
 
 def test_weak_yardstick_gets_no_verdict() -> None:
     answer = answered([0.2] * 40, [0.2] * 40)
-    assert answer.verdict == "unanswered"
-    assert "0.200 only" in answer.sentences[0]
+    assert (answer.verdict, answer.weak) == ("unanswered", True)
+    assert "mean Dice of only 0.20" in answer.headline
+    assert "Train it longer" in answer.headline
+    assert not any("100" in s and "%" in s for s in answer.sentences)  # no share of such a Dice
+    assert "synthetic slices only 0.200" in answer.sentences[0]
 
 
 def test_baseline_of_zero_divides_nothing() -> None:
     answer = answered([0.0] * 8, [0.5] * 8)
     assert answer.verdict == "unanswered"
+    assert "∞" not in " ".join([answer.headline, *answer.sentences])
+
+
+def test_stray_voxels_elsewhere_do_not_count_as_found() -> None:
+    """Dice 0 with some voxels predicted beside the tumour: every tumour is missed."""
+    scores = pd.DataFrame(
+        rows("r", "real", [0.8] * 6)
+        + [
+            r | {"fp": 40, "predicted_voxels": 40, "predicted_empty": False}
+            for r in rows("s", "synthetic", [0.0] * 6)
+        ]
+    )
+    data = ReportData(title="", study={}, scores=scores, baseline="r")
+    answer = make_answer(data, apply_policy(scores), [])
+    (alone,) = answer.comparisons
+    assert (alone.relative.value, alone.dice, alone.missed, alone.present) == (0, 0, 6, 6)
+    assert "synthetic only 6 of 6" in " ".join(answer.sentences)
+
+
+def test_a_class_that_no_test_patient_has_is_said() -> None:
+    """Its Dice is 1 by the rule for empty masks, and that is in the mean."""
+    empty = {"class_name": "necrosis", "tp": 0, "fp": 0, "fn": 0, "truth_voxels": 0, "predicted_voxels": 0,
+             "truth_empty": True, "predicted_empty": True}  # fmt: skip
+    made = rows("r", "real", [0.6] * 6) + rows("s", "synthetic", [0.5] * 6)
+    scores = pd.DataFrame(made + [r | empty for r in made if r["class_name"] == "lesion"])
+    answer = make_answer(
+        ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), []
+    )
+    assert answer.baseline_dice == pytest.approx(0.8)
+    (told,) = [s for s in answer.sentences if "No test patient has" in s]
+    assert "necrosis" in told
+    assert not any("No test patient has" in s for s in answered([0.8] * 6, [0.8] * 6).sentences)
 
 
 def test_more_missed_tumours_are_no_yes() -> None:

@@ -55,7 +55,7 @@ def test_the_worst_verdict_of_all_generators_is_the_card(tmp_path: Path) -> None
     assert found.text == "bad: Copies found."
     summary, controls = found.tables
     assert [row[0] for row in summary.body] == ["good", "bad"]
-    assert controls.header == ["Planted copy", "Found (95\u00a0%)"]  # the same for both: shown once
+    assert controls.header == ["Planted copy", "Found (95\u00a0% interval)"]  # the same for both: shown once
     assert "median" in found.entries[0].panels[0].alt
     assert "histograms" not in found.numbers["good"]
 
@@ -68,9 +68,22 @@ def test_flags_beside_few_patients_are_said_in_the_table(tmp_path: Path) -> None
     spread = copy.deepcopy(NUMBERS)
     spread["concentration"] = {"found": False, "patients": 1, "p": 0.4}
     summary = section(tmp_path, one=heaped, two=two, spread=spread, older=NUMBERS).tables[0]
-    at = summary.header.index("Worst hit")
+    at = summary.header.index("Most at one patient")
     assert [row[at] for row in summary.body] == ["2, concentrated", "2, concentrated on 2", "2", "2"]
     assert summary.frame["concentrated"].tolist() == [True, True, False, None]
+
+
+def test_zeros_of_an_audit_that_can_flag_nothing_are_not_shown(tmp_path: Path) -> None:
+    """With fewer held-out slices than it takes to flag one, "0 of 100" would look like a clean set."""
+    few = copy.deepcopy(NUMBERS)
+    few["null"] |= {"slices": 60, "slices_needed": 99}
+    enough = copy.deepcopy(NUMBERS)
+    enough["null"] |= {"slices": 99, "slices_needed": 99}
+    summary = section(tmp_path, few=few, enough=enough).tables[0]
+    assert set(summary.body[0][1:7]) == {"–"}
+    assert "–" not in summary.body[1][1:7]
+    assert "too few slices of new patients to judge few" in summary.note
+    assert summary.frame["flagged"].notna().all()
 
 
 def test_controls_that_differ_are_shown_for_each(tmp_path: Path) -> None:
@@ -94,4 +107,4 @@ def test_the_words_tell_the_quantile_of_the_audit(tmp_path: Path) -> None:
     found = section(tmp_path, a=strict)
     told = [found.entries[0].within, found.entries[0].panels[0].alt, found.tables[0].note]
     assert all("99.5\u00a0%" in text and "99\u00a0%" not in text for text in told)
-    assert "50 training slices of each kind" in found.tables[1].note
+    assert "50 training slices" in found.tables[1].note

@@ -78,7 +78,7 @@ def test_a_setting_without_scores_is_a_row_of_dashes(
     made: tuple[ReportData, pd.DataFrame, dict[str, Table]],
 ) -> None:
     table = made[2]["table3_dice"]
-    (row,) = [r for r in table.body if r[:4] == ["swin", "my stylegan1", "", ""]]
+    (row,) = [r for r in table.body if r[:4] == ["Swin", "my stylegan1", "", ""]]
     assert row[4] == "0 of 1"
     assert set(row[5:9]) == {"–"}
     assert row[-2] == "0.061"

@@ -66,7 +66,7 @@ def assembled(
     """Everything that an audit says, the weights left out.
 
     Args:
-        parts, judged: the three sets, and their rows that show somebody.
+        parts, judged: the three sets, and their rows with enough contrast to be judged.
         of_heldout: nearest training slices of the judged held-out rows (`similarity.nearest`).
         groups: the judged synthetic slices, and the faint ones.
         controls: planted copies and new patients.

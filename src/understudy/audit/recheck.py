@@ -52,7 +52,7 @@ class Recheck:
         correlation: [n] each synthetic slice's highest correlation with a training slice, all channels; NaN where it
             is constant.
         training, heldout: the rows that were compared with.
-        asked: of them, those that show somebody: the rows that a white-box check asks about.
+        asked: of them, those with enough contrast: the rows that a white-box check asks about.
         controls: of the audit.
         concentration: whether its flags heap up beside few training patients; None without flags.
     """

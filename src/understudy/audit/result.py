@@ -20,6 +20,10 @@ from understudy.files import atomic_path, write_json, write_text
 from understudy.roles import UnfitSets
 
 FORMAT = "understudy-audit-1"
+NEXT = (
+    "What to do: look at the nearest pairs in private/gallery.png, let the data's owner decide, and make the package"
+    " with `understudy release`."
+)
 
 README = """PRIVATE: not for release.
 
@@ -60,7 +64,8 @@ class Audit:
 
 def refused(error: UnfitSets) -> dict[str, Any]:
     """What audit.json says where nothing could be audited."""
-    said = Verdict("cannot_tell", f"Cannot tell: {error.what}.", [], [])
+    cure = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
+    said = Verdict("cannot_tell", f"Cannot tell: {error.what}.{cure}", [], [])
     return {
         "format": FORMAT,
         "software_version": __version__,
@@ -99,11 +104,13 @@ def as_text(done: Audit) -> str:
             "",
             *[f"{sentence}\n" for sentence in judged.sentences],
             *([f"{numbers['membership']['words']}\n"] if numbers["membership"] else []),
-            "## Planted copies that this audit finds",
+            *([f"{NEXT}\n"] if judged.kind == "no_sign" else []),
+            "## How many copies this audit finds",
             "",
-            f"{numbers['controls']['detection'][0]['copies']:,} training slices of each kind, changed as named.",
+            f"{numbers['controls']['detection'][0]['copies']:,} training slices were changed as named and searched"
+            " for.",
             "",
-            "| copy | found | 95 % interval by patient |",
+            "| copy made on purpose | found | 95 % interval by patient |",
             "| --- | --- | --- |",
             *rows,
             "",

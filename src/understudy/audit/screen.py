@@ -63,9 +63,9 @@ def screen(
     done = Screened(len(synthetic), len(kept), len(flagged), len(alike))
     if not len(kept):
         raise UnderstudyError(
-            "every slice is flagged or a near-duplicate of a flagged one: nothing is left to release",
+            f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release",
             where=synthetic.path,
-            fix="train the generator on more patients",
+            fix="train the generator on more patients, sample and audit again",
         )
     return _written(synthetic, kept, Path(out), done), done
 

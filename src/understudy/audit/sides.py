@@ -44,7 +44,7 @@ def sides(
 
 
 def judged_of(parts: Sides, config: AuditConfig) -> Sides:
-    """The rows that show somebody: neither constant nor nearly empty.
+    """The rows with enough contrast to be judged: neither constant nor nearly empty.
 
     Raises:
         UnfitSets: a part has none.

@@ -16,6 +16,7 @@ from understudy.audit.intervals import upper_bound
 from understudy.errors import UnderstudyError
 
 Kind = Literal["copies_found", "no_sign", "cannot_tell"]
+MORE_HELD_OUT = "Hold out more patients and audit again."
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,14 @@ def verdict(
         kind, headline = "cannot_tell", _look_first(flags, heaped, hits, quantile)
     if screened and kind == "no_sign":
         headline = (
-            f"No copy that this audit can find is left among {flags.judged:,} screened slices. This says nothing on the"
-            " generator: see the audit before screening."
+            f"No copy that this audit can find is left among {count(flags.judged, 'screened slice')}. This says"
+            " nothing about the generator: see the audit before screening."
         )
     return Verdict(
         kind,
         headline,
-        _evidence(flags, hits, controls, patients, slices, quantile, screened, heaped),
-        _limits(controls),
+        _evidence(kind, flags, hits, controls, patients, slices, needed, quantile, screened, heaped),
+        _limits(controls) if slices >= needed else _limits(None),
     )
 
 
@@ -157,29 +158,31 @@ def _judged(
     alarm = controls.false_alarms
     if slices < needed:
         return "cannot_tell", (
-            f"Cannot tell: {slices} held-out slices are too few; to flag the nearest {percent(1 - quantile)} takes"
-            f" {needed}."
+            f"Cannot tell: {count(slices, 'held-out slice')} {'is' if slices == 1 else 'are'} too few, at least"
+            f" {needed} are needed to flag any slice. {MORE_HELD_OUT}"
         )
     if patients < FEWEST_PATIENTS:
-        return (
-            "cannot_tell",
-            f"Cannot tell: {patients} held-out patients are too few; it takes {FEWEST_PATIENTS}.",
+        return "cannot_tell", (
+            f"Cannot tell: {count(patients, 'held-out patient')} {'is' if patients == 1 else 'are'} too few, at least"
+            f" {FEWEST_PATIENTS} are needed. {MORE_HELD_OUT}"
         )
     if flags.certain and alarm.certain:
         return "cannot_tell", (
-            f"Cannot tell: {flags.certain:,} synthetic slices lie nearer to a training slice than chance explains, but"
-            f" so do {alarm.certain:,} slices of new patients, compared with the other new patients."
+            f"Cannot tell: {count(flags.certain, 'synthetic slice')} {'is' if flags.certain == 1 else 'are'} nearer"
+            f" to a training slice than chance explains, but so {'is' if alarm.certain == 1 else 'are'}"
+            f" {count(alarm.certain, 'slice')} of new patients. Look for one patient under two names among the"
+            " training and held-out patients, then audit again."
         )
     if flags.certain:
-        several = "slices lie" if flags.certain > 1 else "slice lies"
         return "copies_found", (
-            f"Copies found: {flags.certain:,} synthetic {several} nearer to a training slice than chance explains;"
-            f" {of} are nearer than {percent(quantile)} of new patients' slices."
+            f"Copies found: {count(flags.certain, 'synthetic slice')} {'is' if flags.certain == 1 else 'are'} nearer"
+            f" to a training slice than chance explains; {of} are nearer than {percent(quantile)} of new patients'"
+            " slices."
         )
     if math.isnan(alarm.rate):
         return "cannot_tell", (
-            f"Cannot tell: {slices} held-out slices are too few to check for false alarms; without each patient in turn"
-            f" {needed} must be left."
+            f"Cannot tell: {slices} held-out slices are too few to measure how often new patients' slices are flagged"
+            f" by mistake: without any one patient at least {needed} must be left. {MORE_HELD_OUT}"
         )
     if flags.low > max(flags.expected, alarm.high):
         return "copies_found", (
@@ -188,93 +191,144 @@ def _judged(
         )
     if controls.missed:
         return "cannot_tell", (
-            "Cannot tell: this audit misses copies that it has to find"
-            f" ({', '.join(d.name for d in controls.missed)})."
+            "Cannot tell: to test this search copies were made on purpose, and it found too few of some:"
+            f" {missed_copies(controls)}."
+            " So it cannot rule out copying. Audit again with slices of a higher resolution, or hold out more patients."
         )
     if flags.low > flags.expected:
         return "cannot_tell", (
-            f"Cannot tell: {of} are nearer than {percent(quantile)} of new patients' slices, more than chance gives,"
-            f" but {patients} held-out patients vary too much among themselves to call it copying."
+            f"Cannot tell: {of} are nearer to a training slice than {percent(quantile)} of new patients' slices, more"
+            f" than the {percent(flags.expected)} expected by chance, but the {patients} held-out patients differ too"
+            f" much from each other to call it copying. {MORE_HELD_OUT}"
         )
     if flags.skipped > flags.judged:
         return "cannot_tell", (
             f"Cannot tell: {flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices are constant or"
-            " nearly empty, and few are left to judge."
+            " nearly empty, too many to judge the set by the others. Look at the slices, and train the generator"
+            " longer."
         )
     return "no_sign", (
-        f"No sign of copying beyond what new patients show: {of} are nearer to a training slice than"
-        f" {percent(quantile)} of new patients' slices; chance alone would give {percent(flags.expected)}."
+        f"No sign of copying: {of} are nearer to a training slice than {percent(quantile)} of new patients' slices;"
+        f" chance alone would give {percent(flags.expected)}."
+    )
+
+
+def missed_copies(controls: Controls) -> str:
+    """Kinds of planted copies that must be found and are not, in words, each with the share found."""
+    words = {"exact": "exact copies", "noise": "noisy copies", "gamma": "copies with changed contrast"}
+    told = [(words.get(d.name.split()[0], "copies"), d) for d in controls.missed]
+    return "; ".join(
+        f"{percent(d.rate)} of the {kind}{f' ({d.name})' * (' ' in d.name)}, {percent(DETECTED)} needed"
+        for kind, d in told
     )
 
 
 def _evidence(
+    kind: Kind,
     flags: Flags,
     hits: Hits,
     controls: Controls,
     patients: int,
     slices: int,
+    needed: int,
     quantile: float,
     screened: bool,
     heaped: Concentration | None,
 ) -> list[str]:
     alarm = controls.false_alarms
     said = [
-        f"Yardstick: {slices:,} slices of {patients} patients who were never trained on, compared with the same"
-        f" training slices. The smallest p-value that a slice can have is {1 / (slices + 1):.2g}; counted by patient it"
-        f" is {flags.strict_p:.2g}, and {flags.strict:,} synthetic slices reach that.",
-        f"Slices too near, beyond chance: {points(flags.excess)} (95 % interval"
-        f" {points(flags.excess_low)} to {points(flags.excess_high)}, held-out patients drawn again;"
-        f" the synthetic sample alone: rate {percent(flags.wilson_low)} to {percent(flags.wilson_high)}).",
+        f"For comparison {count(slices, 'slice')} of {count(patients, 'patient')} whom the generator never saw (new"
+        " patients, held out) were searched for in the same training slices. The smallest p-value that a slice can"
+        f" have is {1 / (slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
+        f" {count(flags.strict, 'synthetic slice')} {'reaches' if flags.strict == 1 else 'reach'}.",
     ]
+    if slices >= needed:
+        said.append(_near(flags))
     if flags.skipped:
-        said.append(
-            f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
-            f" judged like the others (constant: {flags.skipped - flags.faint:,}). The {flags.faint:,} others were"
-            f" compared with the training slices that do show somebody: {flags.faint_count:,} of them are too near."
-        )
-    if flags.count:
+        said.append(_faint(flags))
+    if slices < needed:
+        said.append("With so few held-out slices none could be flagged, whatever the synthetic slices show.")
+    elif flags.count:
         name, most = hits.worst or ("", 0)
         said.append(
-            f"The flagged slices lie next to {hits.patients} of {hits.of} training patients; {name}, the worst hit,"
-            f" has {most:,} of them."
+            f"The flagged slices are nearest to slices of {hits.patients} of {count(hits.of, 'training patient')};"
+            f" {name} has the most, {most:,} of them."
         )
         said += [] if heaped is None else [spread(heaped)]
     elif screened:
         said.append(
-            "No slice is flagged, since those that were have been taken out by the same rule. More samples of the same"
-            " generator would hold such slices again."
+            "No slice is flagged, because the flagged ones were taken out by the same rule. New samples of the same"
+            " generator would contain such slices again, so screen them as well."
         )
     else:
         said.append(
-            f"No slice is flagged. That is not zero risk: with {flags.judged:,} slices up to"
-            f" {percent(flags.bound)} of such slices could still be too near (95 % bound)."
+            f"No slice is flagged. That does not prove that there are none: of further slices of this kind up to"
+            f" {percent(flags.bound)} could be too near (95 % bound from {count(flags.judged, 'slice')})."
         )
-    if flags.wilson_high < flags.expected and not screened:
+    if flags.wilson_high < flags.expected and not screened and slices >= needed:
         said.append(
-            "That is fewer than chance gives: these slices lie farther from the training slices than new patients' do,"
-            " as the slices of an unfinished generator would. A better one has to be audited again."
+            "That is fewer than chance gives: these slices are less like the training slices than new patients'"
+            " slices are, as those of a generator that has not learned enough would be. Audit again after a longer"
+            " training."
         )
     found = [d for d in controls.detections if d.must]
     least = min(found, key=lambda d: d.rate)
     said.append(
-        f"Controls: of planted copies (exact, noise up to 5 %, changed contrast) at least {percent(least.rate)} are"
-        f" found ({least.name}); "
+        "Test of the search: copies of training slices were made on purpose (exact, with noise up to 5 %, with changed"
+        f" contrast), and of each kind it found {'all' if least.rate == 1 else f'at least {percent(least.rate)}'}"
+        f"{f' (fewest: {least.name})' * (least.rate < 1)}; "
         + (
-            "how often slices of new patients are flagged cannot be told."
+            "how often it flags slices of new patients by mistake could not be measured."
             if math.isnan(alarm.rate)
-            else f"slices of new patients are flagged in {percent(alarm.rate)}"
-            f" ({percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is meant."
+            else f"it flagged {percent(alarm.rate)} of new patients' slices by mistake (95 % interval"
+            f" {percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is expected."
         )
     )
+    if kind == "copies_found":
+        said.append(
+            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
+            " slices out with `understudy screen`, or train on more patients, and audit again."
+        )
     return said
+
+
+def _near(flags: Flags) -> str:
+    """How the flags compare with chance, with the direction in words."""
+    if flags.excess_low > 0:
+        told = "more than"
+    elif flags.excess_high < 0:
+        told = "fewer than"
+    else:
+        told = "no clear difference from"
+    return (
+        f"{percent(flags.rate)} of the slices are too near to a training slice (flagged), {told} the"
+        f" {percent(flags.expected)} expected by chance: the difference is {points(flags.excess)} (95 % interval"
+        f" {points(flags.excess_low)} to {points(flags.excess_high)}; above 0 means more than chance)."
+    )
+
+
+def _faint(flags: Flags) -> str:
+    """What was done with slices of little contrast."""
+    constant = flags.skipped - flags.faint
+    said = (
+        f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
+        f" judged like the others: {constant:,} of one grey value, {flags.faint:,} nearly empty."
+    )
+    if not flags.faint:
+        return said
+    return (
+        f"{said} The nearly empty ones were compared with the training slices of full contrast, since they might be"
+        f" dimmed copies: {flags.faint_count:,} of them {'is' if flags.faint_count == 1 else 'are'} too near."
+    )
 
 
 def _look_first(flags: Flags, heaped: Concentration, hits: Hits, quantile: float) -> str:
     """The headline where no more slices are flagged than chance gives, but those that are lie beside few patients."""
     return (
         f"Cannot tell, look first: {flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)}) are"
-        f" nearer to a training slice than {percent(quantile)} of new patients' slices, no more than chance may give,"
-        f" but they are concentrated on {people(heaped.patients)} of {hits.of}: look at the gallery before release."
+        f" nearer to a training slice than {percent(quantile)} of new patients' slices, no more than chance gives,"
+        f" but they are concentrated on {people(heaped.patients)} of {hits.of}: look at the pairs in"
+        " private/gallery.png before release."
     )
 
 
@@ -282,20 +336,23 @@ def spread(heaped: Concentration) -> str:
     """What the test of concentration found, and what it means; names nobody."""
     whom, every = people(heaped.patients), f"{percent(heaped.share_of_all)} of all judged slices are"
     counts = (
-        f"{heaped.hit:,} of {heaped.flagged:,} flagged slices lie beside {whom}, and of the {heaped.votes} held-out"
-        f" patients whose slices are the nearest {heaped.same} ({every})"
+        f"{heaped.hit:,} of {heaped.flagged:,} flagged slices are nearest to {whom}, and so are the nearest slices of"
+        f" {heaped.same} of the {heaped.votes} held-out patients who come nearest ({every})"
     )
     if heaped.found:
         return (
-            f"Concentrated on {whom}: {counts}; p {_below(heaped.p)} by patient. Copies of {whom}, or a generator that"
-            " collapsed beside them: look at the gallery (private/gallery.png) before release."
+            f"Concentrated on {whom}: {counts}; p {_below(heaped.p)} by patient. These may be copies of {whom}, or"
+            " slices of a generator that collapsed: look at the pairs in private/gallery.png before release."
         )
     if not heaped.testable:
         return (
-            f"Whether they are concentrated on few patients cannot be told: with {heaped.flagged:,} flags and"
-            f" {heaped.votes} held-out patients p is at least {heaped.smallest_p:.2g}."
+            "Too few to tell whether they are concentrated on few patients: with"
+            f" {count(heaped.flagged, 'flagged slice')} and"
+            f" {count(heaped.votes, 'held-out patient')} p is {heaped.smallest_p:.2g} or more."
         )
-    return f"Not more concentrated on few patients than new patients' slices: {counts}; p = {heaped.p:.2g}."
+    return (
+        f"No more concentrated on few patients than new patients' slices are: {counts}; p = {heaped.p:.2g}."
+    )
 
 
 def _below(p: float) -> str:
@@ -307,13 +364,14 @@ def people(count: int) -> str:
     return "one training patient" if count == 1 else f"{count} training patients"
 
 
-def _limits(controls: Controls) -> list[str]:
-    missed = [d for d in controls.detections if d.rate < DETECTED]
-    listed = ", ".join(f"{d.name} {percent(d.rate)}" for d in missed)
+def _limits(controls: Controls | None) -> list[str]:
+    """What no audit can say; with `controls`, which copies this one does not find."""
+    missed = [d for d in controls.detections if d.rate < DETECTED] if controls else []
+    listed = "; ".join(f"{d.name}: {percent(d.rate)}" for d in missed)
     return [
-        *([f"Planted copies are found only in part: {listed}."] if missed else []),
-        "It compares pixels. A slice that shows a patient in another position, or only an unusual tumour of theirs,"
-        " is not found by it.",
+        *([f"Of some kinds of copies made to test it, it finds only a part: {listed}."] if missed else []),
+        "It compares pixels. It does not find a slice that shows a patient in another position, or only a patient's"
+        " unusual tumour.",
         "It judges these slices, not the generator: other samples, or the weights themselves, can give away more.",
         "Slices are judged one by one; what can be learned from many of them together is not examined.",
         "Whether a remaining risk is acceptable is a legal question and not answered here.",
@@ -323,6 +381,11 @@ def _limits(controls: Controls) -> list[str]:
 def flag_bound(count: int, judged: int) -> float:
     """Upper bound of the flag rate (see `Flags.bound`)."""
     return upper_bound(count, judged)
+
+
+def count(number: int, one: str) -> str:
+    """E.g. "1 slice", "1,054 slices"."""
+    return f"{number:,} {one if number == 1 else one + 's'}"
 
 
 def percent(share: float, digits: int | None = None) -> str:
@@ -338,5 +401,7 @@ def percent(share: float, digits: int | None = None) -> str:
 
 
 def points(share: float) -> str:
-    """E.g. "+3.2 percentage points"."""
-    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} points"  # + 0.0: no "-0.0"
+    """E.g. "+3.2 percentage points"; a dash for what is not there."""
+    return (
+        "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} percentage points"
+    )  # + 0.0: no "-0.0"

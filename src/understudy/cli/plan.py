@@ -90,8 +90,8 @@ def plan(
     left = sum(j["state"] != "done" for j in jobs)
     print(
         f"{left} of {len(jobs)} jobs to do: about {duration(found['elapsed_seconds'])}"
-        f" ({count} at once; {found['gpu_hours']:,.1f} hours of a device) and {megabytes(found['disk_bytes'])} in"
-        f" {folder}"
+        f" with {count} at once ({duration(3600 * found['gpu_hours'])} of training and sampling, all jobs added up) and"
+        f" {megabytes(found['disk_bytes'])} of disk in {folder}"
         f"\nestimated {calibration.words}"
     )
 

@@ -20,7 +20,15 @@ from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_json
 from understudy.generators.devices import resolve_device
-from understudy.generators.health import PART, check_divergence, faults, reference, summary, vital_signs
+from understudy.generators.health import (
+    PART,
+    WORDS,
+    check_divergence,
+    faults,
+    reference,
+    summary,
+    vital_signs,
+)
 from understudy.generators.joint import annotation_channels, decode
 from understudy.generators.runs import CONFIG, is_finished, save_model, snapshot_folder
 from understudy.generators.shares import Workers
@@ -195,7 +203,13 @@ class _Run:
         if self.kimg < PART * self.trainer.config.kimg:
             return
         if present and present != self.told:
-            log.warning("at %.1f kimg the generator is broken: %s", self.kimg, ", ".join(present))
+            log.warning(
+                "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if this"
+                " lasts, look at samples-*.png in %s, and train longer or with another recipe",
+                self.kimg,
+                " and ".join(WORDS[fault] for fault in present),
+                self.folder,
+            )
         self.told = present
 
     def snapshot(self) -> None:

@@ -156,8 +156,11 @@ def _dice(evaluation: dict[str, Any] | None) -> list[str]:
     )
     return [
         f"**Use:** segmenters trained with samples, scored on {evaluation['patients']} test patients"
-        f" ({evaluation['repeats']} trainings each). Real slices: mean Dice {evaluation['baseline_dice']:.3f}.",
-        "| trained on | Dice relative to real slices | 95 % interval by patient | tumours missed |\n"
+        f" ({evaluation['repeats']} training{'s' * (evaluation['repeats'] != 1)} each). Real slices: mean Dice"
+        f" {evaluation['baseline_dice']:.3f}.",
+        "| trained on | Dice relative to real slices | 95 % interval by patient | segmentations that found no voxel"
+        " of the"
+        " tumour |\n"
         "| --- | --- | --- | --- |\n" + rows,
         *([f"Evidence: {evaluation['evidence']}."] if evaluation.get("evidence") else []),
     ]

@@ -56,7 +56,7 @@ def readme(about: About, certificate: dict[str, Any]) -> str:
         f" ({', '.join(data['channels'])}) with annotations ({', '.join(_classes(data))}), as"
         f" {LAYOUT_WORDS[certificate['layout']]}. No slice is of a person. Licence: {_licence(about)}.",
         f"Not for: {about.forbidden_uses}",
-        "## Is it whole, and what was audited?",
+        "## Is the package complete, and what was audited?",
         "```sh\nunderstudy verify .                # every file and every slice, against the certificate"
         "\nsha256sum -c SHA256SUMS            # the same for the files, without Understudy\n```",
         "Compare the root hash that `understudy verify` prints with the one that the publisher has made known.",
@@ -64,7 +64,8 @@ def readme(about: About, certificate: dict[str, Any]) -> str:
         "`evidence.html` shows pictures and the audit with its controls; `DATASHEET.md` answers the rest.",
         "## Train a segmenter on it",
         "```sh\nunderstudy evaluate --synthetic . --cohort YOUR_PATIENTS\n```",
-        "trains one on your patients, one on these slices and one on both, and scores all three on your patients.",
+        "trains one segmenter on your patients, one on these slices and one on both, and scores all three on your"
+        " test patients.",
         *_by_hand(certificate),
         "## Cite",
         f"{', '.join(about.creators)}: {about.title}, version {about.version}. {about.publisher},"
@@ -112,10 +113,11 @@ def _collection(about: About, certificate: dict[str, Any]) -> list[str]:
 def _preprocessing(certificate: dict[str, Any]) -> list[str]:
     audit = certificate["audit"]
     return [
-        f"{audit['before']:,} slices were audited for copies of training patients; {audit['flagged']:,} flagged ones"
-        f" and {audit['alike']:,} near-duplicates of them were taken out, {audit['released']:,} are left. They are"
-        " otherwise as the generator made them.",
-        "Annotations were generated together with the images. Nobody has checked them, unless it is said above.",
+        f"{audit['before']:,} slices were searched for copies of training patients; {audit['flagged']:,} of them were"
+        f" flagged and taken out, and so were {audit['alike']:,} near-duplicates of these. The"
+        f" {audit['released']:,} that are"
+        " left are as the generator made them.",
+        "Annotations were generated together with the images. They were not checked, unless it is said above.",
     ]
 
 
@@ -126,12 +128,12 @@ def _privacy(decision: Decision, certificate: dict[str, Any]) -> list[str]:
         f"Rule: {audit['rule']}.",
         " ".join(
             [
-                "Before:" if taken_out else "Verdict:",
+                "All slices, before any were taken out:" if taken_out else "Verdict:",
                 audit["verdict_before"],
                 (audit.get("concentration") or {}).get("words", ""),
             ]
         ).strip(),
-        *([f"What is left: {audit['verdict']['headline']}"] if taken_out else []),
+        *([f"The slices of this package: {audit['verdict']['headline']}"] if taken_out else []),
         "\n".join(f"- {s}" for s in audit["verdict"]["sentences"]),
         "What the audit cannot say:",
         "\n".join(f"- {s}" for s in audit["verdict"]["limits"]),

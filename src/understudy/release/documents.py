@@ -26,8 +26,8 @@ def signed(decision: Decision) -> str:
         agreed += f", AUC of the white-box check at most {limits.most_auc}"
     by = ", ".join(x for x in (decision.by.name, decision.by.role, decision.by.organisation) if x)
     said = (
-        f"Decision of {decision.date}: {decision.decision.replace('_', ' ')}, by {by}. Thresholds ({agreed}) were set"
-        f" on {limits.set_on}, as signed before the result was seen."
+        f"Decision of {decision.date}: {decision.decision.replace('_', ' ')}, by {by}. The thresholds ({agreed}) were"
+        f" agreed on {limits.set_on}, before anyone had seen the result, as the signer states."
     )
     seen = f"What the closest pairs show: {decision.gallery.rstrip('.')}." if decision.gallery else ""
     return " ".join(part for part in (said, seen, decision.remarks) if part)

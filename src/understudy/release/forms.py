@@ -69,7 +69,9 @@ class Thresholds(_Form):
     most_flagged: float = Field(
         ge=0, le=1, description="share (0 to 1) of flagged slices above which nothing is released"
     )
-    set_on: dt.date = Field(description="when these were agreed on, YYYY-MM-DD; not after the audit")
+    set_on: dt.date = Field(
+        description="date on which these thresholds were agreed, YYYY-MM-DD: the day of the audit or earlier"
+    )
     before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
     most_auc: float | None = Field(
         default=None,

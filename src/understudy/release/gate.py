@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.audit.recheck import MEMORY, Recheck, recheck
 from understudy.audit.screen import near_duplicates
-from understudy.audit.verdict import people, spread
+from understudy.audit.verdict import missed_copies, people, spread
 from understudy.errors import UnderstudyError
 from understudy.memory import release_memory
 from understudy.release.forms import Decision
@@ -79,15 +79,21 @@ def clear(
     kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
     if not len(kept):
         raise UnderstudyError(
-            "every slice is flagged: nothing is left", where=synthetic.path, fix="train anew"
+            f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release",
+            where=synthetic.path,
+            fix="train the generator on more patients, sample and audit again",
         )
     rest = found.rest(kept, screened=len(kept) < len(synthetic))
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
     against = objections(found, decision, rate, audited.audit)
     if decision.decision == "approve" and rate:
-        against.append("slices are flagged and go out, but the decision is not `approve_with_removal`")
+        against.append(
+            "slices are flagged and would be removed, but the decision is `approve`: write `approve_with_removal`"
+        )
     if rest.kind != "no_sign":
-        against.append(f"the audit's verdict on what is left: {rest.headline}")
+        against.append(
+            f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}"
+        )
     stamp = weighed(against, override, audited.audit)
     return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
 
@@ -99,9 +105,17 @@ def check_will(decision: Decision, override: str | None) -> None:
         UnderstudyError: says which.
     """
     if decision.decision == "refuse":
-        raise UnderstudyError("the decision is to refuse", where=decision.by.name, fix="do not release this")
+        raise UnderstudyError(
+            "the decision is `refuse`, so there is no package",
+            where=f"decision of {decision.by.name}",
+            fix="train on more patients or remove the flagged slices, audit again, and ask for a new decision",
+        )
     if override is not None and len(override.split()) < _FEWEST_WORDS:
-        raise UnderstudyError("an override needs a reason in words", where="--override", fix="say why")
+        raise UnderstudyError(
+            "an override needs a reason in words",
+            where="--override",
+            fix=f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'",
+        )
 
 
 def weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:
@@ -112,9 +126,10 @@ def weighed(against: list[str], override: str | None, audit: Path) -> dict[str, 
     """
     if against and override is None:
         raise UnderstudyError(
-            "the gate stays shut:\n" + "\n".join(f"  {a}" for a in against),
+            "this may not be released:\n" + "\n".join(f"  - {a}" for a in against),
             where=audit,
-            fix="mend this, or release against it with --override REASON, which is stamped on everything",
+            fix="settle each point and run the command again; or release in spite of them with --override 'REASON',"
+            " which is printed on every document of the package",
         )
     return {"reason": override, "against": against} if override is not None else None
 
@@ -131,20 +146,39 @@ def objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> 
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
     said = []
     if found.controls.missed:
-        said.append(f"the audit misses planted copies: {', '.join(d.name for d in found.controls.missed)}")
+        said.append(
+            f"to test the audit copies were made on purpose, and it found too few: {missed_copies(found.controls)};"
+            " audit slices of a higher resolution, or hold out more patients"
+        )
     if np.isnan(found.controls.false_alarms.rate):
-        said.append("the audit could not check for false alarms")
+        said.append(
+            "the audit could not measure how often it flags slices of new patients by mistake: hold out more"
+            " patients and audit again"
+        )
     if heaped is not None and heaped.found and len(decision.gallery.split()) < _FEWEST_WORDS:
         said.append(
             f"the flagged slices are concentrated on {people(heaped.patients)}: look at private/gallery.png of the"
-            " audit, and write into the decision (gallery) what it shows"
+            " audit, and write under `gallery` of the decision what it shows"
         )
     if limits.quantile != config["quantile"]:
-        said.append(f"the audit's quantile is {config['quantile']}, the one agreed on {limits.quantile}")
+        said.append(
+            f"the audit used the quantile {config['quantile']}, but {limits.quantile} was agreed on: audit again with"
+            f" --quantile {limits.quantile}"
+        )
     if rate > limits.most_flagged:
-        said.append(f"{rate:.2%} of the slices are flagged, agreed were at most {limits.most_flagged:.2%}")
+        said.append(
+            f"{rate:.2%} of the slices are flagged, more than the {limits.most_flagged:.2%} that were agreed on"
+            " (`most_flagged`): train on more patients and audit again"
+        )
     if limits.set_on > audited:
-        said.append(f"the thresholds are of {limits.set_on}, after the audit of {audited}")
-    if decision.date < limits.set_on or decision.date > dt.date.today():
-        said.append(f"the decision's date {decision.date} lies before its thresholds' or in the future")
+        said.append(
+            f"the thresholds were agreed on {limits.set_on}, after the audit of {audited}: they must be agreed before"
+            " it, so audit again"
+        )
+    if decision.date < limits.set_on:
+        said.append(
+            f"the decision of {decision.date} is older than its thresholds of {limits.set_on}: correct the dates"
+        )
+    if decision.date > dt.date.today():
+        said.append(f"the decision's date {decision.date} is in the future: correct it")
     return said

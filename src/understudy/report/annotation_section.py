@@ -76,15 +76,15 @@ def make_annotation_section(data: ReportData) -> AnnotationSection:
     }
     if not found:
         return AnnotationSection()
-    tables = [_values(found), _borders(found), _distances(found)]
+    tables = [_values(data, found), _borders(data, found), _distances(data, found)]
     notes = sorted({note for content in found.values() for note in content["notes"]})
-    names = [data.hide(name) for name in data.generators]
-    look = looks(list(dict.fromkeys([*names, *found])))
+    shown = {data.shown(name): found[data.hide(name)] for name in data.annotations}
+    look = looks(list(dict.fromkeys([*map(data.shown, data.generators), *shown])))
     return AnnotationSection(
-        [_sentence(name, content) for name, content in found.items()],
+        [_sentence(name, content) for name, content in shown.items()],
         [t for t in tables if t.body],
-        _area_panels(found, look),
-        _map_panels(found, _axes_of(data)),
+        _area_panels(shown, look),
+        _map_panels(shown, _axes_of(data)),
         notes,
         found,
     )
@@ -97,19 +97,19 @@ def _sentence(name: str, content: dict[str, Any]) -> str:
     words = [f"{DISTANCES[d['measure']].lower()} of {_class(d['class_name'])}" for d in far[:4]]
     told = [v["synthetic"] for v in content["values"] if v["measure"] == "code_distance_p50"]
     told = [value for value in told if value is not None]
-    snapped = (
-        f" Before it was snapped, half of its slices had an annotation within {told[0]:.1f} grey values of the codes"
-        " on average over pixels."
+    codes = (
+        f" Its annotation is drawn as grey values, and in half of its slices these are within {told[0]:.1f} of the"
+        " values that stand for the classes (mean over pixels)."
         if told
         else ""
     )
     if not defined:
-        return f"{name}: nothing to hold its annotations against.{snapped}"
+        return f"{name}: there are no other patients to compare its annotations with.{codes}"
     outside = sum(d["outside"] for d in defined)
-    most = f"; most of all: {', '.join(words)}" if words else ""
+    most = f"; most in {', '.join(words)}" if words else ""
     return (
-        f"{name}: in {outside} of {len(defined)} respects its annotations are farther from the training patients than"
-        f" those of other patients are{most}.{snapped}"
+        f"{name}: by {outside} of {count(len(defined), 'measure')} its annotations differ more from those of the"
+        f" training patients than other patients' annotations do{most}.{codes}"
     )
 
 
@@ -117,7 +117,7 @@ def _class(name: str) -> str:
     return "all classes together" if name == "any" else name
 
 
-def _values(found: dict[str, dict[str, Any]]) -> Table:
+def _values(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
     first = next(iter(found.values()))
     several = len(found) > 1
     body, rows = [], []
@@ -132,7 +132,7 @@ def _values(found: dict[str, dict[str, Any]]) -> Table:
             cells.append(_ranged(own, "synthetic", digits, share))
             rows.append({"generator": name, **own})
         body.append(cells)
-    names = list(found) if several else ["Synthetic"]
+    names = [data.shown(n) for n in found] if several else ["Synthetic"]
     note = (
         f"Means over the slices with the class. In brackets: 95\u00a0% interval, over {_patients(first, 'real')} for"
         f" real slices. Other patients: {_patients(first, 'held-out')} who were not trained on."
@@ -141,7 +141,7 @@ def _values(found: dict[str, dict[str, Any]]) -> Table:
     return Table("annotations", "What the annotations look like", note, header, body, pd.DataFrame(rows), 2)
 
 
-def _borders(found: dict[str, dict[str, Any]]) -> Table:
+def _borders(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
     first = next(iter(found.values()))
     body, rows = [], []
     for row in (v for v in first["values"] if v["measure"] == "border"):
@@ -156,13 +156,13 @@ def _borders(found: dict[str, dict[str, Any]]) -> Table:
             cells.append(_ranged(own, "synthetic", 0, True))
             rows.append({"generator": name, **own})
         body.append(cells)
-    names = list(found) if len(found) > 1 else ["Synthetic"]
+    names = [data.shown(n) for n in found] if len(found) > 1 else ["Synthetic"]
     header = ["Border of", "touches", "Training patients", "Other patients", *names]
     note = "Share of a class's whole border, along pixel edges, that it has in common with another class."
     return Table("annotation_borders", "Which classes touch", note, header, body, pd.DataFrame(rows), 2)
 
 
-def _distances(found: dict[str, dict[str, Any]]) -> Table:
+def _distances(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
     body, rows = [], []
     for name, content in found.items():
         for d in content["distances"]:
@@ -170,7 +170,7 @@ def _distances(found: dict[str, dict[str, Any]]) -> Table:
             if d["measure"] not in DISTANCES:
                 continue
             body.append(
-                [name, DISTANCES[d["measure"]], _class(d["class_name"]), _figure(d["value"], 3),
+                [data.shown(name), DISTANCES[d["measure"]], _class(d["class_name"]), _figure(d["value"], 3),
                  _figure(d["floor"], 3), f"{_figure(d['floor_low'], 3)} to {_figure(d['floor_high'], 3)}",
                  "outside" if d["outside"] else ""]
             )  # fmt: skip

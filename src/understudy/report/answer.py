@@ -13,7 +13,7 @@ from understudy.metrics.statistics import Estimate, relative_dice
 from understudy.report.data import ReportData, Setting, bounded, count, number, percent
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
-POOREST_BASELINE = 0.3  # mean Dice below which a ratio to the baseline is no yardstick
+POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Comparison:
     Attributes:
         setting, base: which, and the real + augmentation setting of the same network.
         relative: Dice relative to `base`, with the interval by patient.
-        missed, present: volumes with a tumour where nothing was found, of how many with one.
-        false_alarms, absent: volumes without a tumour where something was found, of how many without one.
+        dice: mean over classes, patients and repeats.
+        missed, present: segmentations that found no voxel of the tumour, of how many of volumes with one.
+        false_alarms, absent: segmentations that found something, of how many of volumes without a tumour.
         primary: same network and augmentation as the study's baseline and no part of a ratio or subset study, so that
             only the kind of slices differs.
     """
@@ -32,6 +33,7 @@ class Comparison:
     setting: Setting
     base: Setting
     relative: Estimate
+    dice: float
     missed: int
     present: int
     false_alarms: int
@@ -64,6 +66,11 @@ class Answer:
     repeats: int
     left_out: list[str]
 
+    @property
+    def weak(self) -> bool:
+        """Whether the network trained on real slices finds too little to be compared with: no share of it is shown."""
+        return not self.baseline_dice >= POOREST_BASELINE
+
 
 def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> Answer:
     """The answer from scored rows (BraTS convention); `left_out` names the settings that are not among them."""
@@ -82,19 +89,17 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
             except UnderstudyError as error:
                 left_out.append(f"{setting.label}: {error.what}.")
                 continue
-            comparisons.append(_compared(scored, setting, relative, own, base))
+            comparisons.append(_compared(data, scored, setting, relative, own, base))
     one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
-    mine = scored[scored["setting"] == base.id]
-    classes = mine[mine["class_name"].isin(data.class_names)]
-    dice = float(classes.groupby("class_name")["dice"].mean().mean())
-    baseline = _compared(scored, base, one, base, base)
+    baseline = _compared(data, scored, base, one, base, base)
+    dice = baseline.dice
     repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
     verdict, headline = _verdict(comparisons, baseline, dice, one.n_patients, data.margin)
     evidence, reasons = _evidence(one.n_patients, repeats, scored, dice)
     return Answer(
         verdict,
         headline,
-        _sentences(comparisons, baseline, dice),
+        [*_sentences(comparisons, baseline, dice), *_absent_classes(data, scored)],
         evidence,
         reasons,
         comparisons,
@@ -117,9 +122,15 @@ def _without_baseline(left_out: list[str], any_rows: bool) -> Answer:
 
 
 def _compared(
-    scored: pd.DataFrame, setting: Setting, relative: Estimate, own: Setting, base: Setting
+    data: ReportData,
+    scored: pd.DataFrame,
+    setting: Setting,
+    relative: Estimate,
+    own: Setting,
+    base: Setting,
 ) -> Comparison:
     rows = scored[scored["setting"] == setting.id]
+    dice = rows[rows["class_name"].isin(data.class_names)].groupby("class_name")["dice"].mean().mean()
     rows = rows[rows["class_name"] == FOREGROUND] if FOREGROUND in set(rows["class_name"]) else rows
     empty = rows["truth_empty"].astype(bool)
     same = setting.segmenter == base.segmenter and setting.augmentation == base.augmentation
@@ -127,6 +138,7 @@ def _compared(
         setting,
         own,
         relative,
+        float(dice),
         int(rows["missed"].sum()),
         int((~empty).sum()),
         int(rows["false_alarm"].sum()),
@@ -153,15 +165,25 @@ def _verdict(
     if top is None:
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
     relative, limit = top.relative, 1 - margin
-    if math.isnan(dice) or dice < POOREST_BASELINE or math.isnan(relative.value):
-        return "unanswered", "Not answered: the yardstick is too weak."
+    if not dice >= POOREST_BASELINE or math.isnan(relative.value):
+        return "unanswered", (
+            f"Not answered: trained on the real slices, the network reaches a mean Dice of only {number(dice, 2)};"
+            f" below {number(POOREST_BASELINE, 1)} there is nothing to compare with. Train it longer or on more"
+            " patients."
+        )
     if patients < FEWEST_PATIENTS:
-        return "undecided", f"Too early to say: only {count(patients, 'patient')} to test on."
-    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({interval(relative)})"
+        return "undecided", (
+            f"Too early to say: only {count(patients, 'patient')} to test on; it takes {FEWEST_PATIENTS} at the least."
+        )
+    between = f"95\u00a0% interval {interval(relative)}"
+    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({between})"
     if relative.low >= limit:
         rate, base_rate = top.missed / max(top.present, 1), baseline.missed / max(baseline.present, 1)
         if rate > base_rate:
-            return "partly", "On average yes, but more tumours are missed altogether."
+            return "partly", (
+                f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
+                f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
+            )
         return "yes", f"Yes: {reached}, as far as {patients} test patients can show."
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
@@ -171,25 +193,25 @@ def _verdict(
 
 def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:
     said = []
-    if math.isnan(dice) or dice < POOREST_BASELINE:
-        said.append(
-            f"The network trained on the real slices reached a mean Dice of {number(dice)} only, so a share of it says"
-            " nothing. Train longer, or on more patients."
-        )
     synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
     top = best(synthetic)
-    if top is not None:
-        of = (
-            f" (the best of {len(synthetic)} generators, {top.setting.generator})"
-            if len(synthetic) > 1
-            else ""
-        )
+    of = ""
+    if top is not None and len(synthetic) > 1:
+        of = f" (the best of {len(synthetic)} generators, {top.setting.shown})"
+    if not dice >= POOREST_BASELINE:
+        others = [f"synthetic slices only{of} {number(top.dice)}"] if top is not None else []
+        others += [f"real and synthetic slices {number(both.dice)}"] if both is not None else []
         said.append(
-            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice score of the"
-            f" same network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)};"
-            f" real slices: mean Dice {number(dice)})."
+            f"Mean Dice: {'; '.join([f'real slices {number(dice)}', *others])}. Shares of a Dice as low as that of"
+            " the real slices would mean nothing, so none are given."
         )
-    if both is not None:
+    elif top is not None:
+        said.append(
+            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice of the same"
+            f" network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)}; mean Dice"
+            f" {number(top.dice)} against {number(dice)})."
+        )
+    if both is not None and dice >= POOREST_BASELINE:
         low, high = both.relative.low, both.relative.high
         effect = "that helped" if low > 1 else "that did harm" if high < 1 else "no measurable difference"
         said.append(
@@ -197,18 +219,30 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
             f" {effect}."
         )
     shown = [c for c in (baseline, both, top) if c is not None]
-    if shown:
+    if shown and baseline.present:
         missed = "; ".join(f"{_short(c)} {c.missed} of {c.present}" for c in shown)
-        over = ", counted over all trainings" if baseline.relative.n_repeats > 1 else ""
-        said.append(f"Tumours missed altogether{over}: {missed}.")
+        said.append(f"Segmentations that found no voxel of a tumour that is there: {missed}.")
+    if shown:
         if not baseline.absent:
             said.append(
                 "False alarms in patients without a tumour cannot be judged: every test patient has one."
             )
         else:
             alarms = "; ".join(f"{_short(c)} {c.false_alarms} of {c.absent}" for c in shown)
-            said.append(f"False alarms where there is no tumour: {alarms}.")
+            said.append(f"Segmentations that found a tumour where there is none: {alarms}.")
     return said
+
+
+def _absent_classes(data: ReportData, scored: pd.DataFrame) -> list[str]:
+    """A class that no test patient has scores 1 or 0 by rule, and is part of the means."""
+    empty = scored.groupby("class_name")["truth_empty"].all()
+    return [
+        f"No test patient has the class {name}: its Dice is 1 where nothing of it is predicted and 0 where something"
+        " is, and that counts in every mean over the classes. Test on patients who have it, or leave it out of the"
+        " study."
+        for name in data.class_names
+        if empty.get(name, False)
+    ]
 
 
 def _short(comparison: Comparison) -> str:
@@ -222,13 +256,13 @@ def _digits(estimate: Estimate) -> int:
 
 
 def value(estimate: Estimate) -> str:
-    """E.g. "87 %", as fine as the interval allows."""
-    return percent(estimate.value, _digits(estimate))
+    """E.g. "87 %", as fine as the interval allows; a dash for a share of nothing."""
+    return percent(estimate.value, _digits(estimate)) if math.isfinite(estimate.value) else "–"
 
 
 def interval(estimate: Estimate) -> str:
     """E.g. "79 to 93 %"."""
-    if math.isnan(estimate.low) or math.isnan(estimate.high):
+    if not math.isfinite(estimate.low) or math.isnan(estimate.high):
         return "no interval"
     digits = _digits(estimate)
     return f"{100 * estimate.low:.{digits}f} to {bounded(estimate.high, digits)}"
@@ -238,8 +272,8 @@ def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) ->
     reasons = []
     level = 0 if patients < 10 else 1 if patients < 30 else 2
     if patients < 30:
-        few = " With so few the interval is too narrow as well." if patients < 10 else ""
-        reasons.append(f"{count(patients, 'test patient')}: a handful of others could move the result.{few}")
+        few = " With fewer than 10 the interval is too narrow, too." if patients < 10 else ""
+        reasons.append(f"{count(patients, 'test patient')}: a few others could change the result.{few}")
     if repeats == 1:
         level = min(level, 1)
         reasons.append(
@@ -247,12 +281,14 @@ def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) ->
         )
     elif repeats < 5:
         reasons.append(
-            f"Each network was trained {repeats} times: the spread between trainings is known roughly."
+            f"Each network was trained {repeats} times: how much trainings differ is known only roughly."
         )
     sites = scored["site"].replace("", pd.NA).nunique() if "site" in scored else 0
     if sites < 2:
-        reasons.append("One hospital only, or the hospitals are not known: nothing is said about others.")
+        reasons.append(
+            "The patients are of one hospital, or their hospitals are not known: others may give other results."
+        )
     if dice < 0.6:
         level = min(level, 1)
-        reasons.append(f"The yardstick is low: mean Dice {number(dice)} with real slices.")
+        reasons.append(f"The Dice with real slices is low: {number(dice)} on average.")
     return ("weak", "modest", "fair")[level], reasons

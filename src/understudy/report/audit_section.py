@@ -11,21 +11,21 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.report.data import ReportData, percent, percent_of
+from understudy.report.data import ReportData, listed, percent, percent_of
 from understudy.report.plots import INK, NARROW, SYNTHETIC_COLOUR, Panel, legend_below, one_plot, panel_of
 from understudy.report.tables import Table
 
-GROUPS = {"held-out": ("#8A8A8A", "held-out patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
+GROUPS = {"held-out": ("#8A8A8A", "new patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
 PLANTED = "#D55E00"
 VIEWS = {"stacked": "All channels together", "centred": "Mean training image removed"}
 CARD = {
     "copies_found": ("no", "Are they copies of patients? Copies were found."),
-    "cannot_tell": ("open", "Are they copies of patients? Cannot tell."),
-    "no_sign": ("yes", "Are they copies of patients? No sign of it."),
+    "cannot_tell": ("open", "Are they copies of patients? This search cannot tell."),
+    "no_sign": ("yes", "Are they copies of patients? No sign of copies."),
 }
 NOT_AUDITED = (
-    "A generator can memorize. No search for copies of training images has been made here, so this page says nothing"
-    " about privacy. Do not release slices or weights on this page alone."
+    "A generator can memorize. No search for copies of training images was made here, so this page says nothing about"
+    " privacy. Run understudy audit before you release slices or weights."
 )
 
 
@@ -83,36 +83,42 @@ def make_audit_section(data: ReportData) -> AuditSection:
             )
     if not found:
         return AuditSection("", "Are they copies of patients? Not examined.", NOT_AUDITED, "warn", [], [], {})
-    entries = [_entry(name, numbers) for name, numbers in found.items()]
+    entries = [_entry(data, name, numbers) for name, numbers in found.items()]
     kinds = [entry.kind for entry in entries]
     worst = next(kind for kind in CARD if kind in kinds)
     css, title = CARD[worst]
     mine = [entry for entry in entries if entry.kind == worst]
     text = f"{mine[0].name}: {mine[0].headline}" if len(entries) > 1 else mine[0].headline
     if len(mine) > 1:
-        text = f"This is said of {', '.join(entry.name for entry in mine)}; the numbers of each stand above and below."
+        text = f"The same for {listed([entry.name for entry in mine])}; the table above and the section below say why."
     full = {name: numbers for name, numbers in found.items() if numbers.get("controls")}
-    tables = [_summary(full), _controls(full)] if full else []
+    tables = [_summary(data, full), _controls(data, full)] if full else []
     kept = {name: {k: v for k, v in n.items() if k != "histograms"} for name, n in found.items()}
     return AuditSection(worst, title, text, css, entries, tables, kept)
 
 
-def _entry(name: str, numbers: dict[str, Any]) -> Entry:
+def too_few_to_flag(numbers: dict[str, Any]) -> bool:
+    """Whether an audit has too few held-out slices to flag anything, so that its zeros say nothing."""
+    null = numbers.get("null") or {}
+    return bool(null.get("slices", 0) < null.get("slices_needed", 0))
+
+
+def _entry(data: ReportData, name: str, numbers: dict[str, Any]) -> Entry:
     said, within = numbers["verdict"], numbers.get("within")
     repeated = ""
     if within:
         repeated = (
-            f"Of {within['compared']:,} synthetic slices {percent(within['rate'], 1)} are nearer to another synthetic"
-            f" slice than {percent_of(1 - within['expected'])} of held-out slices are to another patient's"
-            f" ({percent_of(within['expected'])} by chance): near-duplicates within the set, a sign of mode collapse if"
-            " there are many."
+            f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are"
+            f" nearer to another synthetic slice than {percent_of(1 - within['expected'])} of new patients' slices"
+            f" are to another patient's (by chance {percent_of(within['expected'])}). Many such slices are a sign of"
+            " mode collapse."
         )
     shown = numbers.get("histograms", {})
-    panels = [_histogram(name, view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
+    panels = [_histogram(data, name, view, numbers) for view in sorted(shown, key=list(VIEWS).index)]
     weights = (numbers.get("membership") or {}).get("words", "")
     limited = any(numbers["null"]["thresholds"][view] is not None for view in shown)
     return Entry(
-        name,
+        data.shown(name),
         said["kind"],
         said["headline"],
         said["sentences"],
@@ -124,7 +130,7 @@ def _entry(name: str, numbers: dict[str, Any]) -> Entry:
     )
 
 
-def _histogram(name: str, view: str, numbers: dict[str, Any]) -> Panel:
+def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) -> Panel:
     shown, limit = numbers["histograms"][view], numbers["null"]["thresholds"][view]
     edges = np.array(shown["edges"])
     with one_plot((4.4, NARROW[1])) as (figure, axes):
@@ -151,10 +157,10 @@ def _histogram(name: str, view: str, numbers: dict[str, Any]) -> Panel:
         where = (
             ""
             if limit is None
-            else f" The dashed line, {limit:.3f}, is the {percent_of(numbers['rule']['quantile'])} quantile of held-out"
-            " slices."
+            else f" {percent_of(numbers['rule']['quantile'])} of new patients' slices lie left of the dashed line at"
+            f" {limit:.3f}."
         )
-        said = f"{name}: highest correlation with a training slice, median: {medians}.{where}"
+        said = f"{data.shown(name)}: highest correlation with a training slice, median: {medians}.{where}"
         return panel_of(figure, said, key=f"memorization_{name}_{view}")
 
 
@@ -164,8 +170,10 @@ def _median(counts: list[int], edges: np.ndarray) -> float:
     return float(middles[int(np.searchsorted(total, total[-1] / 2))])
 
 
-def _summary(found: dict[str, dict[str, Any]]) -> Table:
-    rows, body = [], []
+def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
+    rows: list[dict[str, Any]] = []
+    body: list[list[str]] = []
+    unsure: list[str] = []
     for name, numbers in found.items():
         flags, patients, asked = numbers["flags"], numbers["patients"], numbers.get("membership") or {}
         alarms = numbers["controls"]["false_alarms"]
@@ -178,23 +186,34 @@ def _summary(found: dict[str, dict[str, Any]]) -> Table:
              "concentrated": heaped.get("found"), "concentration_p": heaped.get("p"),
              "false_alarms": alarms["rate"], "membership_auc": asked.get("auc")}
         )  # fmt: skip
-        body.append(
-            [name, f"{flags['count']:,} of {flags['judged']:,}",
-             f"{percent(flags['rate'], 1)} ({100 * flags['low']:.1f} to {percent(flags['high'], 1)})",
-             percent(alarms["rate"], 1), f"{flags['certain']:,}", f"{patients['hit']} of {patients['of']}",
-             _worst(worst, heaped), "–" if asked.get("auc") is None else f"{asked['auc']:.2f}"]
-        )  # fmt: skip
+        told = [
+            f"{flags['count']:,} of {flags['judged']:,}",
+            f"{percent(flags['rate'], 1)} ({100 * flags['low']:.1f} to {percent(flags['high'], 1)})",
+            percent(alarms["rate"], 1), f"{flags['certain']:,}", f"{patients['hit']} of {patients['of']}",
+            _worst(worst, heaped),
+        ]  # fmt: skip
+        if too_few_to_flag(numbers):
+            unsure.append(data.shown(name))
+            told = ["–"] * len(told)
+        body.append([data.shown(name), *told, "–" if asked.get("auc") is None else f"{asked['auc']:.2f}"])
     header = [
-        "Generator", "Slices too near", "Rate (95\u00a0%)", "New patients", "Beyond chance",
-        "Training patients hit", "Worst hit", "Weights, AUC",
+        "Generator", "Slices too near", "Share (95\u00a0% interval)", "New patients' slices too near",
+        "Nearer than chance explains", "Training patients with such slices", "Most at one patient", "Weights: AUC",
     ]  # fmt: skip
     parts = sorted({numbers["rule"]["quantile"] for numbers in found.values()})
     note = (
-        f"Too near: nearer to a training slice than {' or '.join(percent_of(q) for q in parts)} of the slices of"
-        f" patients who were never trained on; chance gives {' or '.join(percent_of(1 - q) for q in parts)}. New"
-        " patients: the same rule on each held-out patient against the others. Beyond chance: too near for a set of"
-        " this size. Worst hit: slices next to the training patient with the most; “concentrated” where the flags heap"
-        " up beside so few patients more than new patients' slices do (p at most 1\u00a0%). Weights: 0.5 is chance."
+        f"Too near: nearer to a training slice than {' or '.join(percent_of(q) for q in parts)} of the slices of new"
+        " patients, whom the generator never saw; that happens by chance to"
+        f" {' or '.join(percent_of(1 - q) for q in parts)}. New patients' slices too near: the same rule on each new"
+        " patient against the others; it should be about as many. Nearer than chance explains: even in a set of this"
+        " size. Most at one patient: slices next to the training patient with the most; “concentrated” where more of"
+        " them lie beside so few patients than slices of new patients do (p at most 1\u00a0%). Weights: how well"
+        " they tell training patients from new ones, 0.5 not at all, 1 always."
+        + (
+            f" –: too few slices of new patients to judge {listed(unsure)}, so nothing could be flagged."
+            if unsure
+            else ""
+        )
     )
     return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))
 
@@ -208,7 +227,7 @@ def _worst(worst: list[Any] | None, heaped: dict[str, Any]) -> str:
     return f"{worst[1]:,}{f', concentrated{beside}' if heaped.get('found') else ''}"
 
 
-def _controls(found: dict[str, dict[str, Any]]) -> Table:
+def _controls(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
     """Planted copies; generators of a study share patients and seeds, so that mostly one column tells all."""
     columns: dict[str, list[dict[str, Any]]] = {}
     for name, numbers in found.items():
@@ -229,11 +248,13 @@ def _controls(found: dict[str, dict[str, Any]]) -> Table:
                 }
             )
         body.append(cells)
-    header = ["Planted copy", *(["Found (95\u00a0%)"] if single else columns)]
+    header = ["Planted copy", *(["Found (95\u00a0% interval)"] if single else map(data.shown, columns))]
     planted = sorted({d["copies"] for detections in columns.values() for d in detections})
     note = (
-        f"{' or '.join(f'{n:,}' for n in planted)} training slices of each kind, changed as named"
-        " and searched for like synthetic ones: what this audit finds, and what it misses. Noise in percent of a"
-        " channel's bright tissue."
+        f"A test of this search: {' or '.join(f'{n:,}' for n in planted)} training slices were changed as named and"
+        " put among the slices to be searched; a copy of that kind is found as often as the table says. Noise in"
+        " percent of the intensity of a channel's bright tissue; gamma changes the contrast."
+        + " With too few slices of new patients nothing can be flagged, and every share is 0\u00a0%."
+        * any(map(too_few_to_flag, found.values()))
     )
     return Table("audit_controls", "What the audit would find", note, header, body, pd.DataFrame(rows))

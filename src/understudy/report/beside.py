@@ -7,13 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from understudy.report.data import ReportData, Setting
+from understudy.report.data import ReportData, Setting, kind_of
 from understudy.report.published import DICE, HAUSDORFF, published
 
-KINDS = ("progan", "stylegan1", "stylegan2", "stylegan3", "diffusion")
-NAMES = dict(
-    zip(KINDS, ("Progressive GAN", "StyleGAN 1", "StyleGAN 2", "StyleGAN 3", "Diffusion"), strict=True)
-)
 COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
 
 
@@ -22,15 +18,6 @@ def dataset_of(data: ReportData) -> str:
     report = data.study.get("report") if isinstance(data.study, dict) else None
     named = report.get("published") if isinstance(report, Mapping) else None
     return str(named) if named in COHORTS else ""
-
-
-def kind_of(data: ReportData, group: str, name: str) -> str:
-    """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if it is not told."""
-    entry: Any = (data.study.get(group) or {}).get(name) if isinstance(data.study, dict) else None
-    for part in (entry, entry.get("model") if isinstance(entry, Mapping) else None):
-        if isinstance(part, Mapping) and part.get("kind"):
-            return str(part["kind"])
-    return name
 
 
 def numbers_of_paper(data: ReportData, metric: str) -> dict[tuple[Any, ...], float]:
@@ -64,8 +51,8 @@ def relative_of_paper(data: ReportData) -> dict[tuple[Any, ...], float]:
 
 def row_of_paper(data: ReportData, setting: Setting) -> tuple[Any, ...]:
     """The paper's row of a setting: segmenter kind, original slices used, augmentation, generator kind."""
-    generator = kind_of(data, "generators", setting.generator) if setting.generator else ""
-    segmenter = kind_of(data, "segmenters", setting.segmenter)
+    generator = kind_of(data.study, "generators", setting.generator) if setting.generator else ""
+    segmenter = kind_of(data.study, "segmenters", setting.segmenter)
     return segmenter, setting.training in ("real", "both"), setting.augmentation, generator
 
 

@@ -133,7 +133,8 @@ def _means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
 def _training_panels(data: ReportData, gallery: Gallery) -> dict[str, list[Panel]]:
     shares: dict[str, float] = next((n["with_class"] for n in gallery.numbers if n["kind"] == "real"), {})
     return {
-        name: figures.generator_curves(name, path, shares) for name, path in data.generator_histories.items()
+        name: figures.generator_curves(name, path, shares, data.shown(name))
+        for name, path in data.generator_histories.items()
     }
 
 

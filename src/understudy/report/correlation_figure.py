@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from understudy.report.data import NAMES
 from understudy.report.plots import QUIET, Look, Panel, looks, panel_of, styled
 from understudy.report.quality_section import EXTRACTORS, METRICS
 
@@ -75,8 +76,9 @@ def _draw_run(axes: Axes, own: pd.DataFrame, metric: str, look: Look, run: str) 
         return
     axes.plot(x[some], y[some], color=look.colour, linewidth=0.8, alpha=0.5)
     size = (np.linspace(18, 58, len(own)) if len(own) > 1 else np.array([42.0]))[some]
+    name = run.rpartition(":")[2]
     axes.scatter(x[some], y[some], s=size, color=look.colour, marker=look.marker, linewidths=0.6,
-                 edgecolors="white", alpha=0.9, label=run.rpartition(":")[2], zorder=3)  # fmt: skip
+                 edgecolors="white", alpha=0.9, label=NAMES.get(name, name), zorder=3)  # fmt: skip
 
 
 def _first(table: pd.DataFrame) -> list[str]:

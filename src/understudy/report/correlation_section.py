@@ -10,7 +10,7 @@ import pandas as pd
 
 from understudy.files import read_json
 from understudy.report.correlation_figure import PLOTS, scatter, words
-from understudy.report.data import ReportData, count, number, percent
+from understudy.report.data import ReportData, count, number
 from understudy.report.plots import Panel
 from understudy.report.quality_section import METRICS
 from understudy.report.table import Table
@@ -72,7 +72,7 @@ def make_correlation_section(data: ReportData) -> CorrelationSection:
         _table("correlation_annotations", "Metrics of the annotations and Dice", table, others)
         if told and others
         else None,
-        _points(snapshots, chosen),
+        _points(data, snapshots, chosen),
         {
             "words": content["words"],
             "metrics": content["metrics"],
@@ -110,24 +110,22 @@ def _sentences(snapshots: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     n, runs = len(snapshots), snapshots["run"].nunique()
     what = count(n, "generator") if n == runs else f"{count(n, 'state')} of {count(runs, 'generator')}"
     if n < FEWEST:
-        share = percent(2 / math.factorial(n))
-        chance = f": {n} points in any order agree or disagree perfectly with {share} probability"
         return [
-            f"{what}: no correlation can be told{chance if n > 1 else ''}. At least {FEWEST} points are needed, better"
-            " dozens: give the generators “snapshots” in the study file, or put several studies together with"
-            " “understudy correlate”."
+            f"{what[:1].upper() + what[1:]} {'is' if n == 1 else 'are'} too few to tell whether a metric predicts"
+            f" Dice: it takes {FEWEST} points, better dozens. Set `snapshots` for the generators in the study file,"
+            " or put several studies together with `understudy correlate`."
         ]
     asked = table[table["metric"] != "kimg"]
     low = int((asked["p_holm"] < 0.05).sum())
     rule = "(p < 0.05, adjusted for the number of metrics)"
     found = (
-        f"{low} of {len(asked)} metrics {'has' if low == 1 else 'have'} a rank correlation with Dice that chance alone"
-        f" would rarely give {rule}"
+        f"{low} of {count(len(asked), 'metric')} {'has' if low == 1 else 'have'} a rank correlation with Dice that is"
+        f" unlikely to be chance {rule}"
         if low
         else f"none of the {len(asked)} metrics has a rank correlation with Dice beyond chance {rule}"
     )
-    few = f" {n} points are few: the intervals are rough." if n < 20 else ""
-    return [f"{what}: {found}.{few}"]
+    few = f" With only {n} points the intervals are rough." if n < 20 else ""
+    return [f"Over {what}, {found}.{few}"]
 
 
 def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> Table:
@@ -178,12 +176,12 @@ def _probability(p: float) -> str:
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _points(snapshots: pd.DataFrame, chosen: list[str]) -> Table:
+def _points(data: ReportData, snapshots: pd.DataFrame, chosen: list[str]) -> Table:
     """The points of the picture; the frame has every metric."""
     shown = [m for m in chosen if m != "kimg"]
     body = [
         [
-            str(r["snapshot"]),
+            data.shown(str(r["snapshot"])),
             number(r["kimg"], 1),
             number(r["dice"], 3),
             *(f"{r[m]:.3g}" if math.isfinite(r[m]) else "–" for m in shown),

@@ -50,7 +50,7 @@ def ratio_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) ->
 def _line(data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]]) -> Line:
     """A generator's curve, or that of real slices alone, with its name and look."""
     look = data_looks(data).get(generator) or Look(TRAINING["real"][0], "-", "o")
-    label = (generator or "real only") + ("" if augmented else ", no augmentation")
+    label = (data.shown(generator) or "real only") + ("" if augmented else ", no augmentation")
     return Line(label, points, look.colour, look.marker, "-" if augmented else ":")
 
 
@@ -103,14 +103,14 @@ def _panels(
         ends += _draw_baseline(data, summary, lines[0].points[0][1], name, axes)
         shares = sorted({round(100 * x, 2) for line in lines for x, _ in line.points})
         axes.set_xticks(shares, [f"{x:g}" for x in shares])
-        axes.set(title=f"{segmenter}" if several else "", xlabel=xlabel, xlim=(-4, 106))
+        axes.set(title=data.shown(segmenter) if several else "", xlabel=xlabel, xlim=(-4, 106))
         axes.set(
             ylabel="Dice, mean over the classes" if name == MEAN else f"Dice, {name}",
             ylim=(0, min(1.03, 1.12 * max(ends) + 0.02)),
         )
         axes.grid(axis="x", visible=False)
         legend_below(figure, axes, 3)
-        text = f"Mean Dice against the {xlabel} ({segmenter}). {'; '.join(said)}."
+        text = f"Mean Dice against the {xlabel} ({data.shown(segmenter)}). {'; '.join(said)}."
         return [panel_of(figure, text, key=f"{key}_{segmenter}")]
 
 
@@ -142,21 +142,21 @@ def _draw_trainings(
 def _draw_baseline(
     data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: Axes
 ) -> list[float]:
-    """The yardstick as a dashed line; its height, [] without one."""
+    """The real slices as a dashed line; its height, [] without one."""
     base = data.baseline_of(like)
     if base is None:
         return [0.5]
     height = float(pick(summary, base.id, "dice", name, data.scope)["value"])
     if not np.isfinite(height):
         return [0.5]
-    # named in the legend: a curve near the yardstick would run through words beside the line
+    # named in the legend: a curve near it would run through words beside the line
     label = f"all real slices {height:.2f}"
     axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, label=label, zorder=1)
     return [height]
 
 
 def ratio_sentences(data: ReportData, answer: Answer) -> list[str]:
-    """What the curves say, in words, for the yardstick's network and augmentation."""
+    """What the curves say, in words, for the baseline's network and augmentation."""
     base, relative = data.baseline_setting, {c.setting.id: c.relative for c in answer.comparisons}
     said = []
     for curve in ratio_settings(data):
@@ -172,7 +172,7 @@ def ratio_sentences(data: ReportData, answer: Answer) -> list[str]:
             if number(r.value) != "–"
         )
         said.append(
-            f"{curve[0].generator}: with {percent_of(share_of(first))} real slices in the set a network reaches"
-            f" {value(low)} of the yardstick's Dice ({interval(low)}); {grown}."
+            f"{curve[0].shown}: with {percent_of(share_of(first))} real slices in the set a network reaches"
+            f" {value(low)} of the Dice of all real slices ({interval(low)}); {grown}."
         )
     return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,10 @@ TRAINING = {
     "finetune": ("#A65E00", "v"),
 }
 MOST_SHARE = 10.0  # relative Dice, beyond which it is not written out
+NAMES = {
+    "progan": "Progressive GAN", "stylegan1": "StyleGAN 1", "stylegan2": "StyleGAN 2", "stylegan3": "StyleGAN 3",
+    "diffusion": "diffusion", "unet": "U-Net", "swin": "Swin",
+}  # fmt: skip
 ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3, "finetune": 4}
 LIGHTER = {
     "#A65E00": "#D9AC70",
@@ -52,6 +56,7 @@ class Setting:
         real_share: share of real slices in a ratio's set, or of real samples in "both" where it is not one half.
         real_fraction: share of the real training patients.
         real_patients: their number where the study asked for so many (fine-tuning, and new networks beside it).
+        shown, network: generator and segmenter as they are written for people.
     """
 
     id: str
@@ -65,6 +70,8 @@ class Setting:
     real_share: float | None = None
     real_fraction: float = 1.0
     real_patients: int | None = None
+    shown: str = ""
+    network: str = ""
 
     @property
     def plain(self) -> bool:
@@ -150,13 +157,23 @@ class ReportData:
     def every_setting(self) -> list[Setting]:
         """The settings with rows and those that are planned but have none, in one order, labelled alike."""
         known = [frame for frame in (self.scores, self.planned) if len(frame)]
-        return _settings(pd.concat(known, ignore_index=True), self.baseline) if known else []
+        return _settings(pd.concat(known, ignore_index=True), self.baseline, self.shown) if known else []
 
     @cached_property
     def generators(self) -> list[str]:
         """Every generator of the study by name, in the study's order."""
         named = [s.generator for s in self.every_setting if s.generator]
         return list(dict.fromkeys([*self.synthetic, *named]))
+
+    def shown(self, name: str) -> str:
+        """A generator or network as people write it: "StyleGAN 2" for one called `stylegan2`; other names stay."""
+        parts = [
+            NAMES.get(p, p)
+            if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters"))
+            else p
+            for p in name.split(", ")  # "stylegan2, member 2"
+        ]
+        return str(self.hide(", ".join(parts)))
 
     @property
     def baseline_setting(self) -> Setting | None:
@@ -250,7 +267,16 @@ class ReportData:
         return pattern.sub(lambda m: names[m.group()], str(value))
 
 
-def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
+def kind_of(study: Any, group: str, name: str) -> str:
+    """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if it is not told."""
+    entry: Any = (study.get(group) or {}).get(name) if isinstance(study, dict) else None
+    for part in (entry, entry.get("model") if isinstance(entry, Mapping) else None):
+        if isinstance(part, Mapping) and part.get("kind"):
+            return str(part["kind"])
+    return name
+
+
+def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) -> list[Setting]:
     if scores.empty:
         return []
     columns = ["setting", "training", "generator", "segmenter", "augmentation"]
@@ -266,9 +292,10 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
         share, fraction = _optional(row.get("real_share")), _optional(row.get("real_fraction"))
         number_of = _optional(row.get("real_patients"))
         patients = None if number_of is None else int(number_of)
-        named = generator if len(generators) > 1 else ""
+        named = shown(generator) if len(generators) > 1 else ""
         label = _trained_on(training, share, 1.0 if fraction is None else fraction, named, patients)
-        label += f", {row['segmenter']}" if several_networks else ""
+        network = shown(str(row["segmenter"]))
+        label += f", {network}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
         colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
@@ -285,6 +312,8 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
                 share,
                 1.0 if fraction is None else fraction,
                 patients,
+                shown(generator),
+                network,
             )
         )
     first = next((s.segmenter for s in found if s.id == baseline), "")
@@ -307,7 +336,7 @@ def _settings(scores: pd.DataFrame, baseline: str) -> list[Setting]:
 def _trained_on(
     training: str, share: float | None, fraction: float, generator: str, patients: int | None = None
 ) -> str:
-    """E.g. "Real + synthetic (stylegan2, 20 % of patients)", "Synthetic (stylegan2), then 5 real patients"."""
+    """E.g. "Real + synthetic (StyleGAN 2, 20 % of patients)", "Synthetic (StyleGAN 2), then 5 real patients"."""
     parts = [generator] if generator else []
     if training == "finetune":
         return (
@@ -348,7 +377,7 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 
 def bounded(value: float | None, digits: int = 0) -> str:
-    """As `percent`, "over 1000 %" above that: such a share has a yardstick near 0, and its digits say nothing."""
+    """As `percent`, "over 1000 %" above that: it is a share of nearly 0, and its digits say nothing."""
     beyond = value is not None and MOST_SHARE < value < math.inf
     return f"over {percent(MOST_SHARE)}" if beyond else percent(value, digits)
 

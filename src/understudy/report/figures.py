@@ -44,14 +44,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def generator_curves(name: str, path: Path, real_shares: dict[str, float]) -> list[Panel]:
+def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown: str = "") -> list[Panel]:
     """Losses, augmentation, classes found in samples and speed of one generator's training; [] without a history.
 
-    `real_shares`: class -> share of real slices that have it, drawn as a dotted line.
+    Args:
+        name: of the generator, for the files. shown: as it is written for people.
+        path: of its history.
+        real_shares: class -> share of real slices that have it, drawn as a dotted line.
     """
     lines = History.read(path)
     drawn = [
-        _training_curves(name, title, curves, lines, real_shares)
+        _training_curves(name, shown or name, title, curves, lines, real_shares)
         for title, curves in _curves_of_generator(real_shares).items()
     ]
     return [panel for panel in drawn if panel is not None]
@@ -73,6 +76,7 @@ def _curves_of_generator(real_shares: dict[str, float]) -> dict[str, dict[str, t
 
 def _training_curves(
     name: str,
+    shown: str,
     title: str,
     curves: dict[str, tuple[str, str]],
     lines: list[dict[str, Any]],
@@ -97,7 +101,7 @@ def _training_curves(
         if len(curves) > 1:
             legend_below(figure, axes, 3)
         ends = "; ".join(f"{curves[k][0]} ends at {y[-1]:.3g}" for k, (x, y) in found.items() if len(x))
-        said = f"{title} of the generator {name} over its training: {ends}."
+        said = f"{title} of the generator {shown} over its training: {ends}."
         return panel_of(figure, said, key=f"training_{name}_{title.split()[0].lower()}")
 
 

@@ -20,7 +20,7 @@ def finetune_lines(data: ReportData) -> dict[tuple[str, bool], dict[str, list[Se
         return {}
     few = [s for s in data.settings if s.real_patients is not None and s.training in ("real", "finetune")]
     for s in sorted(few, key=lambda s: (s.training != "real", s.real_patients or 0)):
-        name = "from scratch" if s.training == "real" else f"after {s.generator}"
+        name = "from scratch" if s.training == "real" else f"after {s.shown}"
         found.setdefault((s.segmenter, s.augmentation), {}).setdefault(name, []).append(s)
     return found
 
@@ -29,12 +29,12 @@ def finetune_table(data: ReportData, summary: pd.DataFrame) -> Table | None:
     """The numbers behind the curves; None without fine-tuning."""
     name = _class(data)
     body, numbers = [], []
-    for (segmenter, augmented), lines in finetune_lines(data).items():
+    for (_, augmented), lines in finetune_lines(data).items():
         for line, settings in lines.items():
             for s in settings:
                 e = pick(summary, s.id, "dice", name, data.scope)
                 between = f"{number(float(e['low']))} to {number(float(e['high']))}" if "low" in e else "–"
-                network = segmenter + ("" if augmented else ", no augmentation")
+                network = s.network + ("" if augmented else ", no augmentation")
                 body.append([network, line, str(s.real_patients), spread(e, 3), between])
                 numbers.append(
                     about(data, s)
@@ -89,7 +89,9 @@ def _panel(
             tops.append(height)
         axes.set_xticks(range(len(counts)), [str(k) for k in counts])
         axes.set_xlim(-0.25, len(counts) - 0.75)
-        axes.set(title=segmenter + ("" if augmented else ", no augmentation"), xlabel="real patients")
+        axes.set(
+            title=data.shown(segmenter) + ("" if augmented else ", no augmentation"), xlabel="real patients"
+        )
         axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, 1.12 * max(tops) + 0.02)))
         axes.grid(axis="x", visible=False)
         legend_below(figure, axes, 2)

@@ -15,13 +15,13 @@ MOST = 44  # settings: the paper's tables of one cohort
 
 
 def forest_panels(answer: Answer, margin: float) -> list[Panel]:
-    """A row a setting, as on the page; [] without comparisons."""
+    """A row a setting, as on the page; [] without comparisons that say something."""
     shown = [
         c
         for c in answer.comparisons
         if math.isfinite(c.relative.value) and c.setting.training not in ("ratio", "finetune")
     ][:MOST]
-    if not shown:
+    if not shown or answer.weak:
         return []
     at = np.arange(len(shown))[::-1]
     middle = np.array([c.relative.value for c in shown])

@@ -71,10 +71,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _Source:
-    """A slice set to show: its name on the page and in legends, its kind, the rows to choose from."""
+    """A slice set to show: its name on the page and in legends, its generator and kind, the rows to choose from."""
 
     name: str
     short: str
+    generator: str
     kind: str
     slices: SliceSet
     rows: NDArray[np.int64]
@@ -111,9 +112,9 @@ def make_gallery(data: ReportData) -> Gallery:
 
 def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
     sources: list[_Source] = []
-    wanted: list[tuple[str, str, Path | None]] = [("Real slices", "real", data.slices)]
-    wanted += [(f"Synthetic slices ({name})", name, path) for name, path in data.synthetic.items()]
-    for name, short, path in wanted:
+    wanted: list[tuple[str, str, Path | None]] = [("Real slices", "", data.slices)]
+    wanted += [(f"Synthetic slices ({data.shown(n)})", n, path) for n, path in data.synthetic.items()]
+    for name, generator, path in wanted:
         kind = "real" if not sources and path is data.slices else "synthetic"
         if path is None:
             gallery.missing.append(f"{name}: none.")
@@ -129,7 +130,8 @@ def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
         if sources and slices.channels != sources[0].slices.channels:
             gallery.missing.append(f"{name}: its channels {slices.channels} are not those of the first set.")
             continue
-        sources.append(_Source(name, short, kind, slices, rows))
+        short = data.shown(generator) or "real"
+        sources.append(_Source(name, short, generator, kind, slices, rows))
     if not data.synthetic:
         gallery.missing.append("No synthetic slices were made in this study, so there are none to look at.")
     return sources
@@ -223,6 +225,7 @@ def _annotation_numbers(source: _Source, rows: NDArray[np.int64], areas: NDArray
     return {
         "name": source.name,
         "short": source.short,
+        "generator": source.generator,
         "kind": source.kind,
         "slices": len(source.rows),
         "looked_at": len(rows),

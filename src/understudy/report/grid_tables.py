@@ -128,8 +128,8 @@ def ratio_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame
             counts = [_each(runs, "sources", *k) for k in (("real", "slices"), ("real", "patients"))]
             body.append(
                 [
-                    s.segmenter + ("" if s.augmentation else ", no augmentation"),
-                    curve[0].generator,
+                    s.network + ("" if s.augmentation else ", no augmentation"),
+                    curve[0].shown,
                     percent(share_of(s), 0 if float(100 * share_of(s)).is_integer() else 2),
                     *(_range(c) if c else "0" if share_of(s) == 0 else "–" for c in counts),
                     spread(entry, 3),
@@ -203,10 +203,10 @@ def ranking(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> li
             s = by_id[str(r["setting"])]
             body.append(
                 [
-                    f"{'Synthetic' if s.training == 'synthetic' else 'Real + synthetic'}, {s.segmenter}"
+                    f"{'Synthetic' if s.training == 'synthetic' else 'Real + synthetic'}, {s.network}"
                     + ("" if s.augmentation else ", no augmentation"),
                     "Dice" if metric == "dice" else "Hausdorff, mm",
-                    s.generator + marked(data, s)[len(s.label) :],
+                    s.shown + marked(data, s)[len(s.label) :],
                     number(float(r["value"]), 3 if metric == "dice" else 1),
                     f"{r['rank']:g}",
                     f"{r['rank_low']:g} to {r['rank_high']:g}",
@@ -218,9 +218,9 @@ def ranking(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> li
     width = 6 + most
     body = [row + [""] * (width - len(row)) for row in body]
     note = (
-        "Rank 1 is the best. The interval and the probability P of each rank come from drawing patients and trainings"
-        " anew; they say how sure the order is for these generators as they were trained, not how another training of"
-        f" the same generator would rank.{left_out}"
+        "Rank 1 is the best. The interval of a rank and P(k), the share of resamples with rank k, come from"
+        " resampling test patients and trainings: they say how sure the order of these trained generators is, not"
+        f" how the same generators would rank if they were trained again.{left_out}"
     )
     header = [
         "Trained on",

@@ -6,25 +6,23 @@ from typing import Any
 
 from understudy.report.data import ReportData, count, number, percent
 
-WORDS = {
-    "collapsed": "its samples are all alike",
-    "empty annotation": "its samples have no annotation, though real slices do",
-    "rare annotation": "less than a quarter as many of its samples have an annotation as real slices do",
-}
-
 
 def faults(data: ReportData) -> list[str]:
     """A sentence for each generator that ended with a fault: what is trained on its slices must be read with that."""
     return [
-        f"The generator {name} is broken: {_described(health['faults'])}. Its slices are used all the same."
+        f"The training of {data.shown(name)} went wrong: {described(health['faults'])}. Its slices are used all the"
+        " same, so read its results as those of a failed training: train it longer or with another recipe."
         for name, health in data.generator_health.items()
         if health.get("faults")
     ]
 
 
-def _described(found: dict[str, Any]) -> str:
+def described(found: dict[str, Any]) -> str:
+    """Faults of a training in words."""
+    from understudy.generators.health import WORDS  # not above: it loads PyTorch
+
     return " and ".join(
-        f"{WORDS.get(fault, fault)} (since {float(kimg):,.1f} thousand images)"
+        f"{WORDS.get(fault, fault)} (from {float(kimg):,.1f} thousand images on)"
         for fault, kimg in found.items()
     )
 
@@ -33,15 +31,13 @@ def health_lines(data: ReportData) -> dict[str, str]:
     """Generator -> its state at the end of the training, for the figures of its training."""
     lines = {}
     for name, health in data.generator_health.items():
-        state = _described(health["faults"]) if health.get("faults") else "no fault found"
+        state = described(health["faults"]) if health.get("faults") else "no collapse, no lack of annotations"
         repaired = int(health.get("repaired_gradients") or 0)
         lines[name] = (
-            f"At the end: {state}; diversity {number(health.get('diversity'), 2)} of that of real slices;"
-            f" {percent(health.get('annotated'))} of the samples have an annotation"
-            + (
-                f"; gradients that were no numbers were repaired in {count(repaired, 'update')}."
-                * bool(repaired)
-            )
-            + ("." * (not repaired))
+            f"At the end of the training: {state}. The samples differ from each other"
+            f" {number(health.get('diversity'), 2)} times as much as real slices do;"
+            f" {percent(health.get('annotated'))} of them have an annotation. This does not judge how real they look."
+            + f" Gradients that were NaN or infinite were set to 0 in {count(repaired, 'update')}."
+            * bool(repaired)
         )
     return lines

@@ -10,6 +10,7 @@ from understudy.report.answer import Comparison
 from understudy.report.content import Content
 from understudy.report.data import plain
 from understudy.report.folder import Written
+from understudy.report.opening import alarm
 
 FORMAT = "understudy-report-1"
 
@@ -29,6 +30,7 @@ def report_numbers(content: Content, written: list[Written]) -> dict[str, Any]:
         "answer": {
             "verdict": answer.verdict,
             "headline": answer.headline,
+            "alarm": alarm(content.verdicts),
             "sentences": answer.sentences,
             "evidence": answer.evidence,
             "reasons": answer.reasons,
@@ -69,6 +71,7 @@ def _as_numbers(comparison: Comparison) -> dict[str, Any]:
         "setting": comparison.setting.id,
         "label": comparison.setting.label,
         "base": comparison.base.id,
+        "dice": comparison.dice,
         "relative_dice": r.value,
         "low": r.low,
         "high": r.high,

@@ -15,17 +15,32 @@ from understudy.report.table import collapsed_of
 from understudy.report.verdicts import Verdict
 from understudy.slices import SliceSet
 
-MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the yardstick in their slices
+MOST_ROWS = (
+    14  # of relative Dice shown at once; of a larger grid those that differ from the baseline in their slices
+)
 
 
 def alarm(verdicts: list[Verdict]) -> str:
     """What must be read together with the headline: copies that were found, or that nobody looked for them."""
-    copies = [v.generator for v in verdicts if v.copy.kind == "copies_found"]
+    copies = [v.name for v in verdicts if v.copy.kind == "copies_found"]
     if copies:
-        return f"Copies of patients were found among the slices of {listed(copies)}: do not release them."
-    unseen = [v.generator for v in verdicts if v.copy.kind == "not_audited"]
+        return (
+            f"Copies of patients were found among the slices of {listed(copies)}: do not release them. Look at the"
+            " pairs in private/gallery.png of the audit, then train again on more patients, or take the copies out"
+            " with understudy screen."
+        )
+    unseen = [v.name for v in verdicts if v.copy.kind == "not_audited"]
     if unseen:
-        return f"Nobody has searched the slices of {listed(unseen)} for copies of patients: do not release them yet."
+        return (
+            f"The slices of {listed(unseen)} were not searched for copies of patients: do not release them before"
+            " understudy audit has."
+        )
+    untold = [v.name for v in verdicts if v.copy.kind == "cannot_tell"]
+    if untold:
+        return (
+            f"The search for copies of patients could not decide for {listed(untold)}: do not release these slices. The"
+            " section on copies says what was missing."
+        )
     return ""
 
 
@@ -34,13 +49,17 @@ def strength(answer: Answer) -> str:
     if answer.baseline is None or not answer.comparisons:
         return ""
     return (
-        f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')},"
-        f" {count(answer.repeats, 'training')} a setting; mean Dice with real slices {number(answer.baseline_dice, 2)}."
+        f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')}, {_trainings(answer.repeats)}; mean"
+        f" Dice with real slices {number(answer.baseline_dice, 2)}."
     )
 
 
+def _trainings(repeats: int) -> str:
+    return "each network trained once" if repeats == 1 else f"each network trained {repeats} times"
+
+
 def collapsed(data: ReportData) -> list[str]:
-    """Trainings that broke down: they stay in every mean, and the reader must know."""
+    """Trainings that collapsed: they stay in every mean, and the reader must know."""
     said = []
     for setting in data.settings:
         broken = sorted(repeat for name, repeat in data.collapsed if name == setting.id)
@@ -50,34 +69,45 @@ def collapsed(data: ReportData) -> list[str]:
         reasons = {
             str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken
         }
-        which = count(len(broken), "repeat").split()[1] + " " + ", ".join(str(r + 1) for r in broken)
-        said.append(
-            f"{len(broken)} of {count(of, 'training')} of “{setting.label}” collapsed"
-            f" ({which}: {'; '.join(sorted(reasons))}). All count in every mean; the tables say what it is without."
-        )
+        why = "; ".join(sorted(reasons))
+        if of == 1:
+            said.append(
+                f"The only training of “{setting.label}” collapsed ({why}): its scores say nothing about the slices."
+                " Train it longer or more often (`repeats`)."
+            )
+        else:
+            said.append(
+                f"{len(broken)} of {of} trainings of “{setting.label}” collapsed"
+                f" ({count(len(broken), 'repeat').split()[1]} {', '.join(str(r + 1) for r in broken)}: {why}). Their"
+                " scores are part of every mean; the tables also give the means without them."
+            )
     return said
 
 
 def key_figures(answer: Answer) -> list[dict[str, str]]:
-    """The four numbers beside the verdict."""
+    """The four numbers beside the verdict; Dice itself where a share of the real slices' would say nothing."""
     top = best(primary(answer.comparisons, "synthetic"))
     both = best(primary(answer.comparisons, "both"))
     found = []
     for comparison, words in ((top, "Synthetic only"), (both, "Real + synthetic")):
         if comparison is not None:
-            found.append(
-                {
-                    "value": value(comparison.relative),
-                    "name": f"{words}: relative Dice",
-                    "more": f"95\u00a0% interval {interval(comparison.relative)}",
-                }
-            )
-    if top is not None and answer.baseline is not None:
+            share = {
+                "value": value(comparison.relative),
+                "name": f"{words}: relative Dice",
+                "more": f"95\u00a0% interval {interval(comparison.relative)}",
+            }
+            own = {
+                "value": number(comparison.dice, 2),
+                "name": f"{words}: mean Dice",
+                "more": "no share of it given",
+            }
+            found.append(own if answer.weak else share)
+    if top is not None and answer.baseline is not None and top.present:
         base = answer.baseline
         found.append(
             {
                 "value": f"{top.missed} of {top.present}",
-                "name": "Tumours missed, synthetic only",
+                "name": "Synthetic only: segmentations that found no voxel of the tumour",
                 "more": f"real slices: {base.missed} of {base.present}",
             }
         )
@@ -85,15 +115,17 @@ def key_figures(answer: Answer) -> list[dict[str, str]]:
         found.append(
             {
                 "value": number(answer.baseline_dice, 2),
-                "name": "The yardstick: mean Dice with real slices",
-                "more": f"{count(answer.patients, 'test patient')}, {count(answer.repeats, 'training')} each",
+                "name": "Real slices: mean Dice",
+                "more": f"{count(answer.patients, 'test patient')}, {_trainings(answer.repeats)}",
             }
         )
     return found
 
 
 def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
-    """Relative Dice with intervals as positions in percent of the axis; None without comparisons."""
+    """Relative Dice with intervals as positions in percent of the axis; None without comparisons that say something."""
+    if answer.weak:
+        return None
     shown: list[Comparison] = [
         c
         for c in answer.comparisons
@@ -168,5 +200,6 @@ def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
     networks = sorted(set(map(str, data.scores["segmenter"]))) if len(data.scores) else []
     if networks:
         repeats = data.scores.groupby("setting")["repeat"].nunique().max()
-        facts.append(("Segmentation", f"{', '.join(networks)}; {count(int(repeats), 'training')} a setting"))
+        named = ", ".join(map(data.shown, networks))
+        facts.append(("Segmentation", f"{named}; {_trainings(int(repeats))}"))
     return facts

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.errors import UnderstudyError
 from understudy.files import atomic_path, read_json, write_text
-from understudy.report.data import bounded, plain
+from understudy.report.data import NAMES, bounded, listed, plain
 from understudy.report.folder import html
 from understudy.report.latex import latex
 from understudy.report.quarantine import STAGES, in_hours
@@ -62,12 +62,17 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         write_text(out / "tables" / f"{table.key}.html", html(table))
     _write_scores(folders, out)
     headline = " ".join(f"{name}: {answer}" for name, answer in answers.items())
+    alarms = {name: _alarm_of(report) for name, report in reports.items()}
     content = {
         "title": spec["title"],
         "command": spec["command"],
         "study": spec["study"],
         "study_hash": spec["study_hash"],
-        "answer": {"headline": headline, "cohorts": {name: r["answer"] for name, r in reports.items()}},
+        "answer": {
+            "headline": headline,
+            "alarm": " ".join(f"{name}: {alarm}" for name, alarm in alarms.items() if alarm),
+            "cohorts": {name: r["answer"] for name, r in reports.items()},
+        },
         "verdicts": [
             {"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])
         ],
@@ -123,7 +128,11 @@ def _ranks_over_all(frame: pd.DataFrame | None, cohorts: int) -> Table | None:
     means = means.assign(mean_rank=means.mean(axis=1), cohorts=ranks.groupby("generator")["cohort"].nunique())
     means = means.sort_values("mean_rank", kind="stable")
     body = [
-        [str(g), *("–" if pd.isna(v) else f"{v:.3g}" for v in row[:-1]), f"{int(row[-1])} of {cohorts}"]
+        [
+            NAMES.get(str(g), str(g)),
+            *("–" if pd.isna(v) else f"{v:.3g}" for v in row[:-1]),
+            f"{int(row[-1])} of {cohorts}",
+        ]
         for g, row in zip(means.index, means.to_numpy(), strict=True)
     ]
     note = "Mean over the cohorts of the ranks in each one's Table 1; 1 is the best. Synthetic slices only."
@@ -132,13 +141,13 @@ def _ranks_over_all(frame: pd.DataFrame | None, cohorts: int) -> Table | None:
 
 
 def _words(column: str) -> str:
-    """ "dice_unet_aug" -> "Dice, unet"; "fid" -> "FID"."""
+    """ "dice_unet_aug" -> "Dice, U-Net"; "fid" -> "FID"."""
     if column in ("fid", "is"):
         return column.upper()
     metric, _, rest = column.partition("_")
     network, _, augmented = rest.rpartition("_")
     name = {"dice": "Dice", "hd": "Hausdorff"}.get(metric, metric)
-    return f"{name}, {network}" + (", no aug." if augmented == "noaug" else "")
+    return f"{name}, {NAMES.get(network, network)}" + (", no aug." if augmented == "noaug" else "")
 
 
 NOTES = {
@@ -182,7 +191,7 @@ def _cell(key: str, column: str, value: str) -> str:
     try:
         found = float(value)
     except ValueError:
-        return value or "–"
+        return (NAMES.get(value, value) if column == "generator" else value) or "–"
     if key == "table5_relative_dice" and column in PERCENT:
         return bounded(found, 1).replace("-", "−")
     if key == "cost":
@@ -204,18 +213,31 @@ def _page(
     )  # fmt: skip
     style = files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8")
     rows = [row for name, report in reports.items() for row in _rows(name, report)]
-    copies = [f"{r.generator} ({r.cohort})" for r in rows if r.parts[1]["kind"] == "copies_found"]
+    alarms = {name: _alarm_of(report) for name, report in reports.items()}
     failed = {name: len(report.get("failed", [])) for name, report in reports.items()}
     return environment.get_template("overview.html.j2").render(
         title=spec["title"], command=spec["command"], style=style,
         answers={name: report["answer"]["headline"] for name, report in reports.items()},
-        rows=rows, colours=COLOURS, copies=copies, failed={n: k for n, k in failed.items() if k},
+        rows=rows, colours=COLOURS, alarms=[f"{n}: {a}" for n, a in alarms.items() if a],
+        failed={n: k for n, k in failed.items() if k},
         shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
     )  # fmt: skip
 
 
+def _alarm_of(report: Mapping[str, Any]) -> str:
+    """What speaks against releasing a cohort's slices; of reports without such a line, the copies that were found."""
+    if "alarm" in report["answer"]:
+        return str(report["answer"]["alarm"])
+    copies = [str(v["generator"]) for v in report.get("verdicts", []) if v["copy"]["kind"] == "copies_found"]
+    return (
+        f"Copies of patients were found among the slices of {listed(copies)}: do not release them."
+        if copies
+        else ""
+    )
+
+
 def _rows(cohort: str, report: Mapping[str, Any]) -> list[Row]:
     return [
-        Row(cohort, str(v["generator"]), (v["useful"], v["copy"], v["better_than"]))
+        Row(cohort, str(v.get("name") or v["generator"]), (v["useful"], v["copy"], v["better_than"]))
         for v in report.get("verdicts", [])
     ]

@@ -15,13 +15,12 @@ from understudy.metrics.statistics import MEAN, relative_dice
 from understudy.report.beside import (
     COHORTS,
     dataset_of,
-    kind_of,
     numbers_of_paper,
     published_ranks,
     relative_of_paper,
     row_of_paper,
 )
-from understudy.report.data import ReportData, Setting, bounded, number, percent
+from understudy.report.data import ReportData, Setting, bounded, kind_of, number, percent
 from understudy.report.quality_tables import inception_values
 from understudy.report.table import (
     IDENTITY,
@@ -193,8 +192,8 @@ def _rank_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame
                 s.generator: sign * float(pick(summary, s.id, metric, name, scope, PAPER)["value"])
                 for s in mine
             }
-            titles[key] = f"{title}, {segmenter}{word}"
-            kind = kind_of(data, "segmenters", segmenter)
+            titles[key] = f"{title}, {data.shown(segmenter)}{word}"
+            kind = kind_of(data.study, "segmenters", segmenter)
             paper_names[key] = f"{metric} {kind} {'aug' if augmented else 'noaug'}"
     for metric, sign, title in (("frechet_distance", 1.0, "FID"), ("inception_score", -1.0, "IS")):
         if values := inception_values(data, metric):
@@ -222,11 +221,11 @@ def _rank_cells(
         cells: list[str] = []
         known: dict[str, Any] = {"generator": g}
         for key in columns:
-            own, other = ranked[key][g], theirs.get((paper_names[key], kind_of(data, "generators", g)))
+            own, other = ranked[key][g], theirs.get((paper_names[key], kind_of(data.study, "generators", g)))
             text = "–" if math.isnan(own) else f"{own:g}"
             cells.append(f"{text} ({other})" if other is not None else text)
             known |= {key: own} | ({f"{key}_published": other} if theirs else {})
-        body.append([g, *cells])
+        body.append([data.shown(g), *cells])
         numbers.append(known)
     note = (
         "Trained on synthetic slices only; 1 is the best, counted as the paper does. Ranks of means, without their"

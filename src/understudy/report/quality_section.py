@@ -102,7 +102,7 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
                 EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])),
                 *([str(row["channel"])] if channels else []),
                 name + arrow,
-                data.hide(str(row["generator"])),
+                data.shown(str(row["generator"])),
                 _figure(row["value"], digits),
                 _with_spread(row["matched"], row["matched_sd"], digits),
                 _with_spread(row["floor"], row["floor_sd"], digits),
@@ -146,9 +146,9 @@ def _note(frame: pd.DataFrame) -> str:
     first = frame.iloc[0]
     held = (
         f" Floor: {first['n_heldout']:,} slices of {count(int(first['patients_heldout']), 'patient')} who were not"
-        " trained on, measured against the same real slices; ± is the standard deviation over random divisions of all"
-        " patients. At the floor's n: as many synthetic as held-out slices, since these numbers depend on how many"
-        " slices they see."
+        " trained on, measured against the same real slices; ± is the standard deviation over random divisions of"
+        " all patients. At the floor's n: as many synthetic as held-out slices, since these numbers depend on how"
+        " many slices they see."
         if first["n_heldout"]
         else ""
     )
@@ -165,19 +165,21 @@ def _sentences(data: ReportData, shown: pd.DataFrame) -> list[str]:
     main = shown[shown["metric"] == "frechet_distance"]
     for row in main.to_dict(orient="records"):
         ratio = _ratio(row["matched"], row["floor"])
-        who = (
-            f"the generator {data.hide(str(row['generator']))}"
-            if main["generator"].nunique() > 1
-            else "the generator"
-        )
+        who = data.shown(str(row["generator"])) if main["generator"].nunique() > 1 else "the generator"
         what = EXTRACTORS.get(str(row["extractor"]), str(row["extractor"]))
         if not math.isnan(ratio):
+            near = (
+                " They are nearer than real slices of new patients, which copies would be too: see the section on"
+                " copies."
+                if ratio < 1
+                else ""
+            )
             out.append(
-                f"Seen by the {what}, slices of {who} are {ratio:.1f} times as far from the training slices as those"
-                " of other patients are."
+                f"By the Frechet distance of the {what}, the slices of {who} are {ratio:.1f} times as far from the"
+                f" training slices as those of other patients are.{near}"
             )
     out.append(
-        "This tells how much the sets look alike to a network, not whether they train a segmenter well: in the paper"
-        " FID and inception score did not predict Dice. A low distance can also come from copies of training slices."
+        "A distance tells how alike the sets are to a network, not how well they train a segmenter: in the paper FID"
+        " and inception score did not predict Dice. Copies of training slices have a low distance, too."
     )
     return out

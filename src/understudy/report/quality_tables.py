@@ -10,8 +10,8 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.report.beside import COHORTS, dataset_of, kind_of
-from understudy.report.data import ReportData, duration, number, percent
+from understudy.report.beside import COHORTS, dataset_of
+from understudy.report.data import NAMES, ReportData, count, duration, kind_of, number, percent
 from understudy.report.published import published
 from understudy.report.quality_section import ALL, EXTRACTORS, MEAN, METRICS
 from understudy.report.table import Table
@@ -75,11 +75,11 @@ def quality_table(data: ReportData) -> Table | None:
     }
     body, numbers = [], []
     for g in dict.fromkeys(rows["generator"].astype(str)):
-        kind = kind_of(data, "generators", g)
+        kind = kind_of(data.study, "generators", g)
         beside = printed.get(kind, {})
         cells = [_digits(v.get(g, math.nan), k) for k, (_, v) in columns.items()]
         paper = [number(beside.get(k, math.nan), 2) for k in ("fid", "is")] if len(theirs) else []
-        body.append([data.hide(g), *cells, *paper])
+        body.append([data.shown(g), *cells, *paper])
         numbers.append(
             {"generator": g}
             | {k: v.get(g, math.nan) for k, (_, v) in columns.items()}
@@ -133,16 +133,16 @@ def reading_table(data: ReportData) -> Table | None:
     body, numbers = [], []
     for row in content["rows"]:
         source, n = str(row["source"]), int(row["n"])
-        kind = source if source == "real" else kind_of(data, "generators", source)
+        kind = source if source == "real" else kind_of(data.study, "generators", source)
         paper = shares.get(kind, math.nan)
         share = row["called_real"] / n if n else math.nan
-        name = "Real image" if source == "real" else data.hide(source)
+        name = "Real image" if source == "real" else data.shown(source)
         body.append([name, str(n), str(row["called_real"]), str(row["called_synthetic"]), percent(share),
                      *([percent(paper)] if len(theirs) else [])])  # fmt: skip
         numbers.append({**row, "share_called_real": share} | ({"published": paper} if len(theirs) else {}))
     readers = int(content.get("readers", 1))
     note = (
-        f"{readers} reader{'s' if readers != 1 else ''}. {content.get('design', '')}".strip()
+        f"{count(readers, 'reader')}. {content.get('design', '')}".strip()
         + " Equal shares called real for real and synthetic images mean that readers could not tell them apart."
         + (" Paper: one neuroradiologist, 100 images a row." if len(theirs) else "")
     )
@@ -168,11 +168,11 @@ def recipe_table(data: ReportData) -> Table | None:
     body, numbers = [], []
     for name, spec in generators.items():
         model, training = _part(spec, "model"), _part(spec, "training")
-        kind = kind_of(data, "generators", name)
+        kind = kind_of(data.study, "generators", name)
         seconds = _seconds(data, name)
         cells = [
-            name,
-            kind,
+            data.shown(name),
+            NAMES.get(kind, kind),
             str(spec.get("recipe") or "–"),
             str(training.get("batch", "–")),
             f"{training['kimg']:,g}" if isinstance(training.get("kimg"), int | float) else "–",

@@ -95,7 +95,7 @@ def _table(data: ReportData, failed: list[dict[str, str]]) -> Table | None:
     frame = pd.DataFrame(
         [{**job, "name": r[0], "message": r[3]} for job, r in zip(failed, body, strict=True)]
     )
-    note = "Jobs that failed for good. Nothing of them is in any number of this page."
+    note = "Jobs that failed after every retry. No number of this page comes from them."
     return Table("failed", "Failed jobs", note, ["Job", "Stage", "Why", "Message"], body, frame, 4)
 
 
@@ -112,8 +112,9 @@ def _sentences(failed: list[dict[str, str]], missing: list[dict[str, Any]]) -> l
         more = f"; and {count(len(missing) - 4, 'other setting')}" if len(missing) > 4 else ""
         said.append(
             f"Incomplete: {count(lost, 'training')} of those asked for {'has' if lost == 1 else 'have'} no scores"
-            f" ({few}{more}). {count(len(none), 'setting')} without any {'is' if len(none) == 1 else 'are'} shown as –"
-            " in the paper's tables; means of the others are over the trainings that are there."
+            f" ({few}{more}). The paper's tables show – where a setting has none"
+            f"{f' ({len(none)} of them)' * bool(none)}; other means are over the trainings that are there. Run the"
+            " study again to make what is missing."
         )
     return said
 
@@ -178,7 +179,10 @@ def cost_table(data: ReportData) -> Table | None:
     wide = wide[order].assign(total=wide.sum(axis=1))
     together = wide.sum().rename("together")
     full = pd.concat([wide, together.to_frame().T])
-    body = [[str(n), *(in_hours(v) for v in row)] for n, row in zip(full.index, full.to_numpy(), strict=True)]
+    body = [
+        [data.shown(str(n)), *(in_hours(v) for v in row)]
+        for n, row in zip(full.index, full.to_numpy(), strict=True)
+    ]
     header = ["Generator", *(STAGES.get(str(s), str(s)).capitalize() for s in order), "Together"]
     note = (
         f"Hours of all jobs on one worker, restarts included. “{NOT_OF_ONE.capitalize()}”: what no single generator"
@@ -212,6 +216,7 @@ def cost_panels(table: Table | None) -> list[Panel]:
     """Bars of hours, a bar a generator, coloured by stage; [] without times."""
     if table is None:
         return []
+    shown = [row[0] for row in table.body[:-1]][::-1]  # without "together"
     frame = table.frame[table.frame["generator"] != "together"].iloc[::-1]
     stages = [
         c.removesuffix("_hours") for c in map(str, frame) if c.endswith("_hours") and frame[c].sum() > 0
@@ -225,7 +230,7 @@ def cost_panels(table: Table | None) -> list[Panel]:
         for i, stage in enumerate(stages):
             width, label = scale * hours[:, i], STAGES.get(stage, stage)
             axes.barh(
-                frame["generator"],
+                shown,
                 width,
                 left=left,
                 color=COLOURS[i % len(COLOURS)],
@@ -240,7 +245,7 @@ def cost_panels(table: Table | None) -> list[Panel]:
         axes.set(xlabel=unit, xlim=(0, 1.12 * max(left)))
         axes.grid(axis="y", visible=False)
         legend_below(figure, axes, 4)
-        said = "; ".join(f"{n} {in_hours(t)}" for n, t in zip(frame["generator"], left, strict=True))
+        said = "; ".join(f"{n} {in_hours(t)}" for n, t in zip(shown, left, strict=True))
         return [panel_of(figure, f"{unit.capitalize()} by stage and generator: {said}.", True, "cost")]
 
 

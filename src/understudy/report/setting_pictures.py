@@ -105,15 +105,16 @@ def _sheet(
         *(tile(s, _way(s)) for s in real),
     ]
     made = [s for s in settings if s.generator]
-    heads = list(dict.fromkeys(s.generator for s in made))
+    generators = list(dict.fromkeys(s.generator for s in made))
     ways = dict.fromkeys((s.training, s.augmentation) for s in made)
     by_place = {(s.training, s.augmentation, s.generator): s for s in made}
     rows = []
     for training, augmented in ways:
-        cells = [by_place.get((training, augmented, g)) for g in heads]
+        cells = [by_place.get((training, augmented, g)) for g in generators]
         row = [None if s is None else tile(s, "") for s in cells]
         rows.append((_way(next(s for s in cells if s is not None)), row))
-    return Sheet(network, f"{network}: {words}", [t for t in first if t is not None], heads, rows)
+    heads = [data.shown(g) for g in generators]
+    return Sheet(network, f"{data.shown(network)}: {words}", [t for t in first if t is not None], heads, rows)
 
 
 def _way(setting: Setting) -> str:

@@ -82,8 +82,8 @@ def spread(entry: pd.Series, digits: int) -> str:
 def identity(setting: Setting) -> list[str]:
     """The paper's first columns: network, generator, original slices used, augmentation."""
     return [
-        setting.segmenter,
-        setting.generator or "none",
+        setting.network,
+        setting.shown or "none",
         setting.original,
         "✓" if setting.augmentation else "",
     ]

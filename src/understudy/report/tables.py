@@ -113,25 +113,31 @@ def reading_note(data: ReportData, summary: pd.DataFrame) -> str:
         return ""
     most = int(summary["n_repeats"].max())
     broken = sum(collapsed_of(data, s)[0] for s in data.settings)
+    single = summary[summary["class_name"].isin(data.class_names) & (summary["scope"] == data.scope)]
+    present = single.groupby("class_name")["present"].max()
+    absent = [name for name in data.class_names if present.get(name, 1) == 0]
     words = (
         f"Numbers are means over test patients ± the standard deviation over {most} trainings."
         if most > 1
         else "Numbers are means over test patients; each network was trained once, so there is no standard deviation."
     )
     return (
-        f"{words} Unless said otherwise {SCOPES[data.scope]} count, on the original grid. BraTS rule: a class empty"
-        " in truth and prediction scores Dice 1 and distance 0; in one of them only, Dice 0 and the volume's diagonal."
-        " Paper's rule: the former leaves the mean, the latter has no distance."
+        f"{words} Unless said otherwise {SCOPES[data.scope]} count, on the original grid. BraTS rule: where a class"
+        " is empty in both truth and prediction, Dice is 1 and the distance 0; where it is empty in one of them,"
+        " Dice is 0 and the distance the volume's diagonal. Paper's rule: the former is left out of the means, the"
+        " latter has no distance."
         + (
-            f" {count(broken, 'training')} collapsed and counts in every mean; means without are beside."
-            * (broken == 1)
+            f" {count(broken, 'training')} collapsed: the scores are part of every mean, and the means without them"
+            " stand beside it."
+            if broken
+            else ""
         )
-        + (f" {broken} trainings collapsed and count in every mean; means without are beside." * (broken > 1))
+        + "".join(f" No test patient has the class {name}." for name in absent)
     )
 
 
 def _missed(data: ReportData, summary: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Setting -> volumes with a tumour in which nothing was found, and volumes with a tumour."""
+    """Setting -> segmentations that found no voxel of the tumour, of how many of patients with one."""
     mine = summary[(summary["class_name"] == FOREGROUND) & (summary["scope"] == data.scope)]
     mine = mine.drop_duplicates("setting")
     return {
@@ -183,8 +189,8 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
     of = "" if len(keys) == 1 else f", of the column {names[keys.index(MEAN)]}"
     note = (
         f"Interval and median: by patient (the mean over trainings of each){of}. Relative: mean Dice divided by that of"
-        " the same network trained on real slices with augmentation, with its interval by patient. Missed: volumes"
-        " with a tumour in which nothing was found."
+        " the same network trained on real slices with augmentation, with its interval by patient. Missed: of the"
+        " segmentations of patients with a tumour, over all trainings, those that found no voxel of it."
     )
     header = [
         *IDENTITY, *names, *extra, "95\u00a0% interval", "Median", "Relative", "Its 95\u00a0% interval", "Missed",
@@ -258,11 +264,12 @@ def _misses(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> Ta
                 }
             )
     note = (
-        "Missed: the class is there, nothing of it was predicted. False alarm: the other way round. Volumes, over all"
-        " trainings. Found: share of the true voxels that were predicted (recall). Right: share of the predicted voxels"
-        " that are true (precision)."
+        "Missed: the class is there, and not one voxel of it was found, even if it was predicted elsewhere. False"
+        " alarm: the class is not there, and was predicted. Both count segmentations over all trainings. Recall:"
+        " share of the true voxels that were predicted. Precision: share of the predicted voxels that are true. Both"
+        " are means over patients."
     )
-    header = ["Trained on", "Class", "Missed", "False alarms", "Found", "Right"]
+    header = ["Trained on", "Class", "Missed", "False alarms", "Recall", "Precision"]
     return Table("misses", "Misses and false alarms", note, header, body, pd.DataFrame(numbers), 2)
 
 

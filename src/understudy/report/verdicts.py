@@ -13,14 +13,15 @@ from understudy.metrics.ranks import ranks
 from understudy.metrics.statistics import paired_difference
 from understudy.report.answer import (
     FEWEST_PATIENTS,
-    POOREST_BASELINE,
     Answer,
     Comparison,
     interval,
     primary,
     value,
 )
+from understudy.report.audit_section import too_few_to_flag
 from understudy.report.data import ReportData, count, number, percent
+from understudy.report.health import described
 from understudy.report.table import RESAMPLES, collapsed_of
 
 DETECTED = 0.9  # of planted copies that a passed control finds, as the audit's own rule has it
@@ -66,10 +67,12 @@ class Verdict:
     """The three answers about one generator.
 
     Attributes:
+        name: of the generator, as it is written for people.
         alone, added: relative Dice of its slices alone, and with the real ones, in a cell.
     """
 
     generator: str
+    name: str
     useful: Part
     copy: Part
     better_than: Part
@@ -86,13 +89,13 @@ class Verdict:
         ]
 
     def as_numbers(self) -> dict[str, Any]:
-        """For `report.json`: generator, useful, copy, better_than, each {kind, title, lines, ...numbers}."""
+        """For `report.json`: generator, name; useful, copy, better_than, each {kind, title, lines, ...numbers}."""
 
         def flat(part: Part) -> dict[str, Any]:
             content = asdict(part)
             return {k: v for k, v in content.items() if k not in ("numbers", "brief")} | content["numbers"]
 
-        return {"generator": self.generator} | {
+        return {"generator": self.generator, "name": self.name} | {
             k: flat(getattr(self, k)) for k in ("useful", "copy", "better_than")
         }
 
@@ -117,11 +120,12 @@ def make_verdicts(
         made.append(
             Verdict(
                 name,
+                data.shown(name),
                 _useful(data, name, answer, alone, added, copy.kind),
                 copy,
-                _better(data, scored, name, alone, added, placed, len(names)),
-                _in_brief(data, alone),
-                _in_brief(data, added),
+                _better(data, scored, answer, name, alone, added, placed, len(names)),
+                _in_brief(data, answer, alone),
+                _in_brief(data, answer, added),
             )
         )
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
@@ -136,7 +140,8 @@ def _ratio(comparison: Comparison | None) -> dict[str, Any] | None:
         return None
     r = comparison.relative
     return {
-        "setting": comparison.setting.id, "relative_dice": r.value, "low": r.low, "high": r.high,
+        "setting": comparison.setting.id, "dice": comparison.dice,
+        "relative_dice": r.value, "low": r.low, "high": r.high,
         "missed": comparison.missed, "present": comparison.present,
     }  # fmt: skip
 
@@ -158,34 +163,40 @@ def _useful(
     kind, title = _how_useful(answer, alone, added, 1 - data.margin)
     lines = []
     if alone is not None:
-        lines.append(
-            f"Alone {value(alone.relative)} of the real slices' Dice ({interval(alone.relative)})"
-            + (f"; missed {alone.missed} of {alone.present} tumours." if alone.missed else ".")
-            + _broken(data, alone)
-        )
+        missed = f" {alone.missed} of {count(alone.present, 'segmentation')} found no voxel of the tumour."
+        lines.append(f"Alone: {_reached(answer, alone)}.{missed * bool(alone.missed)}{_broken(data, alone)}")
     if added is not None:
-        lines.append(
-            f"Added to real slices {value(added.relative)} ({interval(added.relative)}).{_broken(data, added)}"
-        )
+        lines.append(f"Added to real slices: {_reached(answer, added)}.{_broken(data, added)}")
     if copy == "copies_found" and kind in ("can_replace", "helps", "partly"):
         lines.append("Part of this may come from copies of the training slices.")
-    health = data.generator_health.get(name, {}).get("faults")
-    if health:
-        lines.append(f"Its training ended with a fault: {', '.join(health)}.")
+    faults = data.generator_health.get(name, {}).get("faults")
+    if faults:
+        lines.append(f"Its training went wrong: {described(faults)}.")
     return Part(kind, title, lines, numbers, BRIEF[kind])
 
 
+def _reached(answer: Answer, comparison: Comparison) -> str:
+    """The share of the real slices' Dice, or both Dice where a share would say nothing."""
+    if answer.weak or not math.isfinite(comparison.relative.value):
+        return f"mean Dice {number(comparison.dice, 2)}; real slices {number(answer.baseline_dice, 2)}"
+    return f"{value(comparison.relative)} of the real slices' Dice (95\u00a0% interval {interval(comparison.relative)})"
+
+
 def _broken(data: ReportData, comparison: Comparison) -> str:
-    """Says so where a number rests on trainings that broke down: that is no effect of the slices alone."""
+    """Says so where a number rests on trainings that collapsed: that is no effect of the slices alone."""
     broken, of = collapsed_of(data, comparison.setting)
-    return f" {broken} of {count(of, 'training')} collapsed." if broken else ""
+    if not broken:
+        return ""
+    return " Its only training collapsed." if of == 1 else f" {broken} of {of} trainings collapsed."
 
 
-def _in_brief(data: ReportData, comparison: Comparison | None) -> str:
+def _in_brief(data: ReportData, answer: Answer, comparison: Comparison | None) -> str:
     """A relative Dice in a cell, a dash without any."""
     if comparison is None:
         return "–"
     broken = ", collapsed" if collapsed_of(data, comparison.setting)[0] else ""
+    if answer.weak or not math.isfinite(comparison.relative.value):
+        return f"Dice {number(comparison.dice, 2)}{broken}"
     return f"{value(comparison.relative)} ({interval(comparison.relative)}){broken}"
 
 
@@ -193,15 +204,19 @@ def _how_useful(
     answer: Answer, alone: Comparison | None, added: Comparison | None, limit: float
 ) -> tuple[str, str]:
     if alone is None and added is None:
-        return "unanswered", "Not answered: nothing trained on it was scored"
-    if math.isnan(answer.baseline_dice) or answer.baseline_dice < POOREST_BASELINE:
-        return "unanswered", "Not answered: the yardstick is too weak"
+        return "unanswered", "Not answered: no network trained on it was scored"
+    if answer.weak:
+        return "unanswered", "Not answered: Dice with real slices is too low"
     if answer.patients < FEWEST_PATIENTS:
-        return "undecided", f"Too early to say: {count(answer.patients, 'test patient')}"
+        return "undecided", f"Too early to say: only {count(answer.patients, 'test patient')}"
     base = answer.baseline
     if alone is not None and alone.relative.low >= limit:
         more = base is not None and alone.missed / max(alone.present, 1) > base.missed / max(base.present, 1)
-        return ("partly", "Partly: misses more tumours") if more else ("can_replace", "Yes: can replace")
+        return (
+            ("partly", "Partly: misses the tumour more often")
+            if more
+            else ("can_replace", "Yes: can replace")
+        )
     if added is not None and added.relative.low > 1:
         return "helps", "Helps when added"
     if alone is not None and alone.relative.high < limit:
@@ -218,11 +233,11 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
         return Part(
             "not_audited",
             "Not audited",
-            ["No search for copies was made: nothing is known about privacy."],
+            ["No search for copies was made, so nothing is known about privacy. Make it: understudy audit."],
             brief=BRIEF["not_audited"],
         )
     kind, flags, controls = audit["verdict"]["kind"], audit.get("flags"), audit.get("controls")
-    title = {"copies_found": "Yes: copies found", "no_sign": "No sign of it"}.get(kind, "Cannot tell")
+    title = {"copies_found": "Yes: copies found", "no_sign": "No sign of copies"}.get(kind, "Cannot tell")
     if not flags or not controls:
         refused = {"refusal": audit.get("refusal")}
         return Part(kind, title, [audit["verdict"]["headline"]], refused, BRIEF.get(kind, title))
@@ -234,16 +249,30 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
         "low": flags["low"], "high": flags["high"], "by_chance": alarms["nominal"],
         "controls": len(must), "controls_passed": len(passed), "false_alarms": alarms["rate"],
     }  # fmt: skip
+    if too_few_to_flag(audit):
+        return Part(kind, title, [audit["verdict"]["headline"]], numbers, BRIEF.get(kind, title))
+    by_mistake = (
+        ""
+        if alarms["rate"] is None
+        else f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
+    )
     lines = [
-        f"{flags['count']:,} of {flags['judged']:,} slices ({percent(flags['rate'], 1)}, {100 * flags['low']:.1f} to"
-        f" {percent(flags['high'], 1)}) too near to a patient's; chance {percent(alarms['nominal'], 1)}.",
-        f"Controls: {len(passed)} of {len(must)} kinds of planted copies found; false alarms"
-        f" {percent(alarms['rate'], 1)}.",
+        f"{flags['count']:,} of {flags['judged']:,} slices are too near to a training slice"
+        f" ({percent(flags['rate'], 1)},"
+        f" 95\u00a0% interval {100 * flags['low']:.1f} to {percent(flags['high'], 1)}; by chance"
+        f" {percent(alarms['nominal'], 1)}).",
+        f"Tested on copies made on purpose, this search found {len(passed)} of {len(must)} kinds that it has to"
+        f" find{by_mistake}.",
     ]
+    if kind == "cannot_tell":
+        lines.insert(0, audit["verdict"]["headline"])
     heaped = audit.get("concentration")
     if heaped and heaped["found"]:
         who = "one training patient" if heaped["patients"] == 1 else f"{heaped['patients']} training patients"
-        lines.insert(1, f"Concentrated on {who}: look at the gallery before release.")
+        lines.insert(
+            1,
+            f"The flagged slices are concentrated on {who}: look at the pairs in private/gallery.png before release.",
+        )
         numbers["concentrated_on"] = heaped["patients"]
     return Part(kind, title, lines, numbers, BRIEF.get(kind, title))
 
@@ -266,6 +295,7 @@ def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, 
 def _better(
     data: ReportData,
     scored: pd.DataFrame,
+    answer: Answer,
     name: str,
     alone: Comparison | None,
     added: Comparison | None,
@@ -277,20 +307,27 @@ def _better(
         for key, c in (("alone", alone), ("added", added))
         if c is not None
     }
-    lines = [f"{_WORDS[key]}: {v['words']}." for key, v in versus.items()]
+    lines = [] if answer.weak else [f"{_WORDS[key]}: {v['words']}." for key, v in versus.items()]
     plain = {key: {k: x for k, x in v.items() if k != "words"} for key, v in versus.items()}
     numbers: dict[str, Any] = {"against_real": plain, "generators": generators}
     if row := placed.get(name):
         numbers |= {k: row[k] for k in ("rank", "rank_low", "rank_high")} | {"of": len(placed)}
         numbers["probability_best"] = row["p_rank_1"]
-        sure = f"Rank {row['rank_low']:g} to {row['rank_high']:g}"
-        said = f"{sure}; the best with {percent(row['p_rank_1'])} probability."
         kind = "best" if row["rank"] == 1 else "ranked"
+        if answer.weak:
+            return Part(kind, "Not ranked: Dice is too low", lines, numbers, "–")
+        low, high = row["rank_low"], row["rank_high"]
+        sure = f"always {low:g}" if low == high else f"95\u00a0% interval {low:g} to {high:g}"
+        said = (
+            f"With other test patients and trainings its rank could differ ({sure}); it is first in"
+            f" {percent(row['p_rank_1'])} of the resamples."
+        )
         title = f"Rank {row['rank']:g} of {len(placed)} generators"
         return Part(kind, title, [said, *lines], numbers, f"{row['rank']:g} of {len(placed)}")
     if generators < 2:
         kinds = {key: v["kind"] for key, v in versus.items()}
-        return Part("alone", _single(kinds), [*lines, "No other generator to compare with."], numbers)
+        title = "Not compared: Dice is too low" if answer.weak else _single(kinds)
+        return Part("alone", title, [*lines, "No other generator to compare with."], numbers)
     return Part("alone", "Not ranked", lines or ["There are no scores of it."], numbers, "–")
 
 
@@ -303,7 +340,11 @@ def _single(kinds: dict[str, str]) -> str:
         return "Better than real slices alone"
     if not kinds:
         return "Not compared"
-    return "Not better than real slices" if set(kinds.values()) != {"same"} else "Like real slices"
+    return (
+        "Not better than real slices"
+        if set(kinds.values()) != {"same"}
+        else "No clear difference from real slices"
+    )
 
 
 def _against_real(data: ReportData, scored: pd.DataFrame, c: Comparison) -> dict[str, Any]:
@@ -315,11 +356,11 @@ def _against_real(data: ReportData, scored: pd.DataFrame, c: Comparison) -> dict
     except UnderstudyError as error:
         return {"kind": "unknown", "words": f"not compared: {error.what}"}
     kind = "better" if d.low > 0 else "worse" if d.high < 0 else "same"
-    said = {"better": "better than", "worse": "worse than", "same": "like"}[kind]
-    size = f"{_signed(d.value)}, {_signed(d.low)} to {_signed(d.high)}"
+    said = {"better": "better than", "worse": "worse than", "same": "no clear difference from"}[kind]
+    size = f"{_signed(d.value)}, 95\u00a0% interval {_signed(d.low)} to {_signed(d.high)}"
     return {
         "kind": kind, "difference": d.value, "low": d.low, "high": d.high,
-        "words": f"{said} real slices, Dice {size}",
+        "words": f"{said} real slices (Dice {size})",
     }  # fmt: skip
 
 

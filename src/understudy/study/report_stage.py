@@ -208,8 +208,9 @@ def _nothing_evaluated(out: Path) -> UnderstudyError:
 
 
 def answer_of(path: Path) -> str:
-    """The one-line answer that a report opens with."""
-    return str(read_json(path)["answer"]["headline"])
+    """The answer that a report opens with, in one line: useful or not, and what is wrong with releasing the slices."""
+    answer = read_json(path)["answer"]
+    return f"{answer['headline']} {answer.get('alarm', '')}".strip()
 
 
 def _job_table(folders: list[Path]) -> pd.DataFrame:
