@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,8 @@ from understudy.errors import UnderstudyError
 from understudy.nifti import VolumeHeader, in_order, read_header
 from understudy.progress import track
 from understudy.volumes import SliceGeometry
+
+log = logging.getLogger(__name__)
 
 _CUT = 0.001  # of a channel's summed intensity that cropping may take without a word
 
@@ -189,7 +192,17 @@ class _Inspected:
 
 
 def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
-    """Everything that can be said of one patient alone."""
+    """Everything that can be said of one patient alone; what nobody foresaw is a row of the table, not its end."""
+    try:
+        return _inspected(patient, cohort, slicing, frame)
+    except Exception as error:
+        log.debug("checking %s", patient.id, exc_info=True)
+        what = f"unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        fix = "please report this; until it is mended, leave the patient out (`skip_bad_patients: true`)"
+        return _Inspected(patient, [Problem(patient.id, patient.folder, what, fix)])
+
+
+def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
     reader = PatientReader(patient, cohort, slicing.plane)
     problems, geometry = reader.problems, None
 

@@ -30,6 +30,7 @@ Severity = Literal["error", "warning"]
 # Interpolation undershoots a little below zero; a z-scored volume is negative for about half of its tissue.
 _TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
 _TOLERATED_UNDERSHOOT = 0.05  # of the maximum
+_MOST_ANNOTATED = 0.5  # of a volume's voxels: a head fills about half of its field of view
 _SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
 _STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
 _SMALLEST = 8  # pixels: what is narrower is no slice of a head
@@ -140,6 +141,11 @@ class PatientReader:
         if stored.dtype.kind == "f":
             what = f"the annotation is stored as {stored.dtype.name}, though all values are whole"
             self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
+        if np.count_nonzero(indices) > _MOST_ANNOTATED * indices.size:
+            what = f"{np.count_nonzero(indices) / indices.size:.0%} of all voxels are annotated"
+            self._add(
+                LABELS, what, "look at it in a viewer: is it inverted, or a mask of the brain?", "warning"
+            )
         if not indices.any():
             what = "the annotation is empty (background only)"
             self._add(LABELS, what, "nothing, if there is no lesion; else replace the file", "warning")
@@ -170,11 +176,11 @@ class PatientReader:
         for name, header in list(self.headers.items()):
             if header.same_grid(on_grid):
                 if header.axes != on_grid.axes:
-                    what = f"{name} is stored as {header.axes}, {reference} as {on_grid.axes}"
+                    what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
                     fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
                     self._add(name, what, fix, "warning")
             elif header.shape != on_grid.shape:
-                what = f"{name} has shape {_times(header.shape)}, {reference} {_times(on_grid.shape)}"
+                what = f"{_named(name)} has shape {_times(header.shape)}, {_named(reference)} {_times(on_grid.shape)}"
                 self._add(name, what, "resample it onto the grid of the other files")
             elif self.cohort.trust_array_order:
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
@@ -195,7 +201,9 @@ class PatientReader:
         one, other = self.headers[name], self.headers[reference]
         apart = other.voxels_apart(one)
         far = "" if apart == float("inf") else f" by up to {apart:.3g} voxels"
-        what = f"the affines of {name} ({one.axes}) and {reference} ({other.axes}) differ{far}"
+        what = (
+            f"the affines of {_named(name)} ({one.axes}) and {_named(reference)} ({other.axes}) differ{far}"
+        )
         return what + (self._overlaps(reference) if name == LABELS else "")
 
     def _overlaps(self, reference: str) -> str:
@@ -319,6 +327,10 @@ def _best_plane(header: VolumeHeader) -> Plane:
 
     planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
     return min(planes, key=badness)
+
+
+def _named(name: str) -> str:
+    return "the annotation" if name == LABELS else name
 
 
 def _times(shape: tuple[int, ...]) -> str:
