@@ -26,6 +26,7 @@ from understudy.cli.folders import (
     open_synthetic,
     spec_of,
 )
+from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
@@ -71,6 +72,13 @@ def compare_annotated(
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
+    for slices, path in ((first, real), (second, synthetic), (others or first, heldout)):
+        if path is not None and not slices.class_names:
+            raise UnderstudyError(
+                "the slices have no annotation",
+                where=path,
+                fix="name its files and their values: --labels Seg --codes lesion=255",
+            )
     make_folder(out)
     config = AnnotationConfig.model_validate({"seed": seed})
     with as_given((first, real), (second, synthetic), (others or first, heldout)):

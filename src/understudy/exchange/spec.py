@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -196,7 +197,8 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
         return FolderSpec.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]) if first["loc"] else ""
+        told = re.search(r"`(\w+)`", first["msg"])  # of a rule on several fields
+        option = str(first["loc"][0]) if first["loc"] else told[1] if told else ""
         field = FolderSpec.model_fields.get(option)
         raise UnderstudyError(
             first["msg"].removeprefix("Value error, "),
