@@ -67,7 +67,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-patients",
-        help="Go on although the patients look wrong: all slices of one, or two who look like one.",
+        help="Go on although the patients look wrong: all slices of one patient, or patients who look like one person.",
     ),
 ]
 
