@@ -180,7 +180,7 @@ def test_too_few_held_out_slices_or_patients_cannot_tell(tmp_path: Path, mixed: 
     made = synthetic_set(tmp_path / "s", *new_slices(30))
     done = audit(few, few, made, FAST)
     assert done.verdict.kind == "cannot_tell"
-    assert "72 held-out slices are too few, at least 99" in done.numbers["refusal"]
+    assert "72 held-out slices are too few: it takes at least 99" in done.numbers["refusal"]
     assert done.numbers["null"]["slices_needed"] == 99
     at_95 = audit(few, few, made, FAST.model_copy(update={"quantile": 0.95}))
     assert at_95.numbers["null"]["slices_needed"] == 19

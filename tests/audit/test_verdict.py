@@ -41,7 +41,7 @@ def test_no_sign() -> None:
         ({"low": 0.2, "rate": 0.3}, "copies_found", "chance alone would give 1 %"),
         ({"certain": 1}, "copies_found", "1 synthetic slice is nearer"),
         ({"low": 0.02, "rate": 0.03}, "cannot_tell", "12 held-out patients differ"),
-        ({"slices": 60, "certain": 5}, "cannot_tell", "60 held-out slices are too few, at least 99"),
+        ({"slices": 60, "certain": 5}, "cannot_tell", "60 held-out slices are too few: it takes at least 99"),
         ({"patients": 4, "certain": 5}, "cannot_tell", "4 held-out patients"),
         ({"detection": 0.5}, "cannot_tell", "50 % of the exact copies, 90 % needed"),
         ({"detection": 0.5, "low": 0.5}, "copies_found", "Copies found"),
@@ -71,6 +71,7 @@ def test_an_audit_that_can_flag_nothing_claims_nothing() -> None:
     assert "1.5 %" not in said
     assert "percentage points" not in said
     assert "fewer than chance" not in said
+    assert "Test of the search" not in said
 
 
 def test_a_missed_kind_of_copy_is_told_in_words() -> None:

@@ -93,7 +93,7 @@ def write_audit(done: Audit, out: str | Path) -> Path:
 
 def as_text(done: Audit) -> str:
     """The verdict and the controls as Markdown."""
-    judged, numbers = done.verdict, done.numbers
+    judged, numbers, null = done.verdict, done.numbers, done.numbers["null"]
     rows = [
         f"| {d['name']} | {100 * d['rate']:.0f} % | {100 * d['low']:.0f} to {100 * d['high']:.0f} % |"
         for d in numbers["controls"]["detection"]
@@ -107,8 +107,9 @@ def as_text(done: Audit) -> str:
             *([f"{NEXT}\n"] if judged.kind == "no_sign" else []),
             "## How many copies this audit finds",
             "",
-            f"{numbers['controls']['detection'][0]['copies']:,} training slices were changed as named and searched"
-            " for.",
+            f"{numbers['controls']['detection'][0]['copies']:,} training slices were changed as named and searched for."
+            + " With too few held-out slices to flag any, every share is 0 %."
+            * (null["slices"] < null["slices_needed"]),
             "",
             "| copy made on purpose | found | 95 % interval by patient |",
             "| --- | --- | --- |",

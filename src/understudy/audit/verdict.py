@@ -158,13 +158,13 @@ def _judged(
     alarm = controls.false_alarms
     if slices < needed:
         return "cannot_tell", (
-            f"Cannot tell: {count(slices, 'held-out slice')} {'is' if slices == 1 else 'are'} too few, at least"
-            f" {needed} are needed to flag any slice. {MORE_HELD_OUT}"
+            f"Cannot tell: {count(slices, 'held-out slice')} {'is' if slices == 1 else 'are'} too few: it takes at"
+            f" least {needed} to flag any slice. {MORE_HELD_OUT}"
         )
     if patients < FEWEST_PATIENTS:
         return "cannot_tell", (
-            f"Cannot tell: {count(patients, 'held-out patient')} {'is' if patients == 1 else 'are'} too few, at least"
-            f" {FEWEST_PATIENTS} are needed. {MORE_HELD_OUT}"
+            f"Cannot tell: {count(patients, 'held-out patient')} {'is' if patients == 1 else 'are'} too few: it takes"
+            f" at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
         )
     if flags.certain and alarm.certain:
         return "cannot_tell", (
@@ -235,7 +235,6 @@ def _evidence(
     screened: bool,
     heaped: Concentration | None,
 ) -> list[str]:
-    alarm = controls.false_alarms
     said = [
         f"For comparison {count(slices, 'slice')} of {count(patients, 'patient')} whom the generator never saw (new"
         " patients, held out) were searched for in the same training slices. The smallest p-value that a slice can"
@@ -271,9 +270,22 @@ def _evidence(
             " slices are, as those of a generator that has not learned enough would be. Audit again after a longer"
             " training."
         )
+    if slices >= needed:
+        said.append(_tested(controls))
+    if kind == "copies_found":
+        said.append(
+            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
+            " slices out with `understudy screen`, or train on more patients, and audit again."
+        )
+    return said
+
+
+def _tested(controls: Controls) -> str:
+    """What both controls gave, in words."""
+    alarm = controls.false_alarms
     found = [d for d in controls.detections if d.must]
     least = min(found, key=lambda d: d.rate)
-    said.append(
+    return (
         "Test of the search: copies of training slices were made on purpose (exact, with noise up to 5 %, with changed"
         f" contrast), and of each kind it found {'all' if least.rate == 1 else f'at least {percent(least.rate)}'}"
         f"{f' (fewest: {least.name})' * (least.rate < 1)}; "
@@ -284,12 +296,6 @@ def _evidence(
             f" {percent(alarm.low)} to {percent(alarm.high)}), where {percent(alarm.nominal)} is expected."
         )
     )
-    if kind == "copies_found":
-        said.append(
-            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
-            " slices out with `understudy screen`, or train on more patients, and audit again."
-        )
-    return said
 
 
 def _near(flags: Flags) -> str:

@@ -83,7 +83,8 @@ def plan(
         _print_stages(found)
     for name, cohort in found["cohorts"].items():
         print(_who(name, cohort))
-    print(f"{found['settings']} settings x {loaded.repeats} repeats")
+    times = "once" if loaded.repeats == 1 else f"{loaded.repeats} times"
+    print(f"{found['settings']} settings, each trained {times}")
     _print_difference(found["diff"])
     for warning in found["warnings"]:
         print(f"warning: {warning}")
