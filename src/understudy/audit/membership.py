@@ -54,16 +54,20 @@ class Membership:
         fewest = min(self.training_patients, self.heldout_patients)
         if fewest < FEWEST_PATIENTS:
             return (
-                f"Whether the weights give training patients away cannot be told: {self.training_patients} training and"
-                f" {self.heldout_patients} held-out patients, and it takes {FEWEST_PATIENTS} of each (AUC"
-                f" {self.auc:.2f}; 0.5 is chance)."
+                f"Too few patients to tell whether the weights give training patients away: {self.training_patients}"
+                f" training and {self.heldout_patients} held-out patients, and it takes {FEWEST_PATIENTS} of each (AUC"
+                f" {self.auc:.2f}; 0.5 is chance). Do not share the weights on this audit; hold out more patients."
             )
         if self.low > 0.5:
             return (
-                f"The weights give training patients away: by the {self.score} a training slice is told from one of a"
-                f" new patient ({seen}; 0.5 is chance). Do not share them on this audit."
+                f"The weights give training patients away: the {self.score} tells slices of training patients from"
+                f" those of new ones ({seen}; 0.5 is chance). Do not share the weights; slices can be released once"
+                " they are audited."
             )
-        return f"By the {self.score} the weights do not tell training patients from new ones ({seen}; 0.5 is chance)."
+        return (
+            f"No sign that the weights give training patients away: the {self.score} does not tell slices of training"
+            f" patients from those of new ones ({seen}; 0.5 is chance)."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -177,7 +177,12 @@ def _completed(parts: list[pd.DataFrame], named: Mapping[str, int] | None) -> pd
 def _note_other_labels(parts: list[pd.DataFrame], said: dict[str, list[str]]) -> None:
     others = sorted({v for part in parts for v in part.attrs["others"]})
     if others:
-        said[""].append(f"the labels {', '.join(map(str, others))} have no name and count as background")
+        listed, one = ", ".join(map(str, others)), len(others) == 1
+        said[""].append(
+            f"the label {listed} has no name and counts as background"
+            if one
+            else f"the labels {listed} have no name and count as background"
+        )
 
 
 def _note_unshared_labels(
