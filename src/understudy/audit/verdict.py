@@ -158,12 +158,12 @@ def _judged(
     alarm = controls.false_alarms
     if slices < needed:
         return "cannot_tell", (
-            f"Cannot tell: {count(slices, 'held-out slice')} {'is' if slices == 1 else 'are'} too few: it takes at"
+            f"Cannot tell: {count(slices, 'held-out slice')} {'are' if slices > 1 else 'is'} too few: it takes at"
             f" least {needed} to flag any slice. {MORE_HELD_OUT}"
         )
     if patients < FEWEST_PATIENTS:
         return "cannot_tell", (
-            f"Cannot tell: {count(patients, 'held-out patient')} {'is' if patients == 1 else 'are'} too few: it takes"
+            f"Cannot tell: {count(patients, 'held-out patient')} {'are' if patients > 1 else 'is'} too few: it takes"
             f" at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
         )
     if flags.certain and alarm.certain:
@@ -239,7 +239,7 @@ def _evidence(
         f"For comparison {count(slices, 'slice')} of {count(patients, 'patient')} whom the generator never saw (new"
         " patients, held out) were searched for in the same training slices. The smallest p-value that a slice can"
         f" have is {1 / (slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
-        f" {count(flags.strict, 'synthetic slice')} {'reaches' if flags.strict == 1 else 'reach'}.",
+        f" {count(flags.strict, 'synthetic slice')} {'reach' if flags.strict > 1 else 'reaches'}.",
     ]
     if slices >= needed:
         said.append(_near(flags))
@@ -309,7 +309,8 @@ def _near(flags: Flags) -> str:
     return (
         f"{percent(flags.rate)} of the slices are too near to a training slice (flagged), {told} the"
         f" {percent(flags.expected)} expected by chance: the difference is {points(flags.excess)} (95 % interval"
-        f" {points(flags.excess_low)} to {points(flags.excess_high)}; above 0 means more than chance)."
+        f" {points(flags.excess_low).split()[0]} to {points(flags.excess_high).split()[0]}; above 0 means more than"
+        " chance)."
     )
 
 
@@ -390,8 +391,8 @@ def flag_bound(count: int, judged: int) -> float:
 
 
 def count(number: int, one: str) -> str:
-    """E.g. "1 slice", "1,054 slices"."""
-    return f"{number:,} {one if number == 1 else one + 's'}"
+    """E.g. "no slice", "1 slice", "1,054 slices"."""
+    return f"{f'{number:,}' if number else 'no'} {one if number < 2 else one + 's'}"
 
 
 def percent(share: float, digits: int | None = None) -> str:
