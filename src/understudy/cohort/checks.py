@@ -220,15 +220,14 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
             if name == LABELS:
                 labels = reader.labels()
                 classes = frozenset(np.unique(labels[labels > 0]).tolist())
-                cut = labels if geometry is None else _outside(labels, geometry)
-                if geometry is not None and cut.any():
+                if geometry is not None and name not in reader.off_grid and _outside(labels, geometry).any():
                     what = f"cropping to {geometry.padded} pixels would cut off annotated voxels"
                     add(name, UnderstudyError(what, fix=_wider(geometry)))
                 continue
             volume = reader.image(name)
         except UnderstudyError:
             continue  # it is among the reader's problems
-        if geometry is None:
+        if geometry is None or name in reader.off_grid:
             continue
         lost = _outside(volume, geometry)
         if lost.any() and lost.sum(dtype=np.float64) > _CUT * volume.sum(dtype=np.float64):

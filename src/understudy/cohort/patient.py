@@ -70,7 +70,9 @@ class PatientReader:
 
     Attributes:
         problems: found so far; reading on finds more.
-        headers: channel (or "labels") -> header, of the files that can be opened, on one grid.
+        headers: channel (or "labels") -> header, of the files that can be opened.
+        header: of the grid that most of them are on; None if none can be opened.
+        off_grid: names of the files on other grids, each of which is a problem.
         sliceable: slices in the plane have nearly square pixels.
         digests: channel -> SHA-256 of its voxels, of the images that were read without an error.
     """
@@ -80,6 +82,8 @@ class PatientReader:
         self.problems: list[Problem] = _missing_and_surplus(patient)
         self.headers: dict[str, VolumeHeader] = {}
         self.digests: dict[str, str] = {}
+        self.header: VolumeHeader | None = None
+        self.off_grid: set[str] = set()
         self.sliceable = True
         self.files = dict(patient.images) | ({LABELS: patient.labels} if patient.labels else {})
         for name, path in self.files.items():
@@ -91,11 +95,6 @@ class PatientReader:
         for (what, fix), name in doubts.items():  # once, though all files may share it
             self._add(name, what, fix, "warning")
         self._grid()
-
-    @property
-    def header(self) -> VolumeHeader | None:
-        """Of the grid that all usable files of the patient are on."""
-        return next(iter(self.headers.values()), None)
 
     def refuse_errors(self) -> None:
         """Raises the first error found so far."""
@@ -172,9 +171,10 @@ class PatientReader:
             return
         common = Counter(header.slice_shape for header in self.headers.values()).most_common(1)[0][0]
         reference = next(name for name, header in self.headers.items() if header.slice_shape == common)
-        on_grid = self.headers[reference]
+        self.header = on_grid = self.headers[reference]
+        self.off_grid = {name for name, header in self.headers.items() if not header.same_grid(on_grid)}
         for name, header in list(self.headers.items()):
-            if header.same_grid(on_grid):
+            if name not in self.off_grid:
                 if header.axes != on_grid.axes:
                     what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
                     fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
@@ -186,6 +186,7 @@ class PatientReader:
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
                 self._add(name, self._other_position(name, reference), fix, "warning")
                 self.headers[name] = replace(header, affine=on_grid.affine)
+                self.off_grid.remove(name)
             else:
                 fix = (
                     "look at both in a viewer; correct the header, or set `trust_array_order: true` if the arrays"

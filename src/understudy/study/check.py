@@ -33,17 +33,23 @@ class CheckedCohort:
     def summary(self) -> str:
         """One line: who, which slices, how many problems."""
         checked, patients = self.checked, self.cohort.patients
-        bad = {p.patient for p in checked.problems if p.severity == "error"}
-        slices = (
-            ""
-            if checked.frame is None
-            else f" {checked.frame.describe()}, {sum(checked.kept.values())} kept;"
-        )
-        return (
-            f"{self.name + ': ' if self.name else ''}{len(patients)} patients"
-            f" ({self.cohort.layout}: {', '.join(self.cohort.channels)});{slices}"
-            f" {len(checked.problems)} problems, {len(bad - {''})} patients that cannot be used"
-        )
+        sites = {patient.site for patient in patients} - {""}
+        bad = {p.patient for p in checked.problems if p.severity == "error"} - {""}
+        parts = [
+            _count(len(patients), "patient")
+            + (f" of {_count(len(sites), 'site')}" if sites else "")
+            + f" ({self.cohort.layout}: {', '.join(self.cohort.channels)})"
+        ]
+        if checked.frame is not None:
+            parts.append(f"{checked.frame.describe()}, {sum(checked.kept.values()):,} kept")
+        parts.append(_count(len(checked.problems), "problem"))
+        if bad:
+            parts.append(f"{_count(len(bad), 'patient')} that cannot be used")
+        return (f"{self.name}: " if self.name else "") + "; ".join(parts)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
