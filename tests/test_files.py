@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, explain_os_error, make_folder, read_json, reading, writing
+from understudy.files import (
+    atomic_path,
+    explain_os_error,
+    make_folder,
+    read_json,
+    reading,
+    sha256_json,
+    write_json,
+    writing,
+)
 from understudy.study.failures import TimeLimit
 
 BOTH = {
     errno.ENOSPC: "disk is full", errno.EDQUOT: "quota", errno.EROFS: "read-only", errno.EFBIG: "limit",
     errno.EMFILE: "too many files", errno.ENFILE: "too many files", errno.EIO: "disk reports an error",
     errno.ENAMETOOLONG: "too long", errno.ELOOP: "links", errno.ESTALE: "does not answer",
-    errno.ENOTCONN: "does not answer", errno.ETIMEDOUT: "does not answer",
+    errno.EEXIST: "a file stands", errno.ENOTCONN: "does not answer", errno.ETIMEDOUT: "does not answer",
 }  # fmt: skip
 READING = {
     errno.ENOENT: "not found", errno.EACCES: "permission to read", errno.EPERM: "permission to read",
@@ -25,7 +36,7 @@ READING = {
 }  # fmt: skip
 WRITING = {
     errno.EACCES: "permission to write", errno.EPERM: "permission to write", errno.ENOTDIR: "a file stands",
-    errno.EEXIST: "a file stands", errno.EISDIR: "a folder stands",
+    errno.EISDIR: "a folder stands",
 }  # fmt: skip
 
 
@@ -36,7 +47,7 @@ def test_reading_is_told_in_words_of_reading(number: int, words: str, tmp_path: 
     assert words in refused.value.what
     assert refused.value.where == str(tmp_path / "scan.nii.gz")
     assert refused.value.fix
-    if number not in (errno.EROFS,):
+    if number not in (errno.EROFS, errno.EEXIST):
         assert "write" not in f"{refused.value.what} {refused.value.fix}"
 
 
@@ -101,3 +112,28 @@ def test_what_is_no_json_is_refused_by_name(text: str, tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="not a JSON file") as refused:
         read_json(tmp_path / "a.json")
     assert refused.value.where == str(tmp_path / "a.json")
+
+
+def test_a_field_that_a_file_lacks_is_told_with_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{"jobs": [{"id": "a"}]}')
+    (job,) = read_json(path)["jobs"]
+    assert (job["id"], job.get("name")) == ("a", None)
+    for error in (UnderstudyError, KeyError):  # code that knows what to do about it goes on
+        with pytest.raises(error, match="no field `name`") as refused:
+            job["name"]
+        assert refused.value.where == str(path)
+    copy = pickle.loads(pickle.dumps(job))
+    assert copy == {"id": "a"}
+    assert copy.path == path
+    with pytest.raises(UnderstudyError, match="another program") as refused:
+        read_json(path, list)
+    assert refused.value.where == str(path)
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    value = {"file": "scan\udcff.nii"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert len(sha256_json(value)) == 64
+    assert sha256_json({"a": "\xe9"}) == hashlib.sha256('{"a":"\xe9"}'.encode()).hexdigest()

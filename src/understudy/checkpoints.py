@@ -153,7 +153,7 @@ def time_limit(minutes: float | None) -> Iterator[None]:
         raise Interrupted("stopped before its work began")
 
     before = signal.signal(signal.SIGUSR1, interrupt)  # what trainings replace while they run
-    timer = threading.Timer(minutes * 60, ask)
+    timer = threading.Timer(min(minutes * 60, threading.TIMEOUT_MAX), ask)
     timer.daemon = True
     timer.start()
     try:

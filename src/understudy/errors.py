@@ -18,6 +18,9 @@ class UnderstudyError(Exception):
         self.what, self.where, self.fix = what, None if where is None else str(where), fix
         super().__init__(self.message)
 
+    def __str__(self) -> str:
+        return self.message
+
     @property
     def message(self) -> str:
         """The whole message on one to three lines."""
@@ -27,6 +30,10 @@ class UnderstudyError(Exception):
         if self.fix:
             lines.append(f"  what to do: {self.fix}")
         return "\n".join(lines)
+
+
+class MissingField(UnderstudyError, KeyError):
+    """A file of ours lacks a field: it is of another version, or another program's."""
 
 
 class Interrupted(Exception):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import UnderstudyError
+from understudy.errors import MissingField, UnderstudyError
 
 _AGAIN = "run the same command again: it continues"
 _NO_ANSWER = (
@@ -30,6 +30,7 @@ _DISK = {
         "raise the limit (ulimit -f), or choose another disk",
     ),
     errno.EROFS: ("the file system is read-only", "choose a folder you may write to"),
+    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
     errno.EMFILE: _TOO_MANY,
     errno.ENFILE: _TOO_MANY,
     errno.EIO: ("the disk reports an error", "copy the files to another disk and use the copy"),
@@ -43,7 +44,6 @@ _WRITING = _DISK | {
     errno.EACCES: ("no permission to write", "choose a folder you may write to"),
     errno.EPERM: ("no permission to write", "choose a folder you may write to"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
-    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
     errno.EISDIR: ("a folder stands where a file is needed", "choose another name"),
 }
 _READING = _DISK | {
@@ -148,7 +148,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )  # names of files need not be UTF-8
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -156,19 +158,45 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads JSON.
+class Record(dict[str, Any]):
+    """An object of a JSON file; a field that is not there is told with the file's name."""
+
+    def __init__(self, content: dict[str, Any], path: str | Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise MissingField(
+            f"the file has no field `{key}`: it is of another version of Understudy, or of another program",
+            where=self.path,
+            fix="give the file or folder that this version made, or make it anew",
+        )
+
+
+def read_json(path: str | Path, kind: type | None = None) -> Any:
+    """Reads JSON; its objects are `Record`s.
+
+    Args:
+        kind: dict or list, where only this will do.
 
     Raises:
-        UnderstudyError: the file is absent, may not be read or is not JSON.
+        UnderstudyError: the file is absent, may not be read, is not JSON or not of this kind.
     """
     try:
         with reading(path):
-            return json.loads(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+        found = json.loads(text, object_hook=lambda content: Record(content, path))
     except (ValueError, RecursionError) as error:  # also bytes that are no text, endless digits, deep nesting
         raise UnderstudyError(
             f"not a JSON file ({error})", where=path, fix="delete it or restore it from a copy"
         ) from error
+    if kind is not None and not isinstance(found, kind):
+        raise UnderstudyError(
+            "the file does not hold what its name says: it is of another program",
+            where=path,
+            fix="give the file or folder that Understudy made, or make it anew",
+        )
+    return found
 
 
 def canonical_json(value: Any) -> str:
@@ -178,7 +206,7 @@ def canonical_json(value: Any) -> str:
 
 def sha256_json(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode(errors="backslashreplace")).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:

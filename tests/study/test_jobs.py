@@ -26,6 +26,7 @@ from understudy.study.jobs import (
     read_done,
     run_job,
     state_of,
+    told,
 )
 
 
@@ -102,6 +103,13 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     failed = read_json(job_folder(tmp_path, job) / "failed.json")
     assert failed["type"] == "ZeroDivisionError"
     assert "in broken" in failed["traceback"]
+    log = job_folder(tmp_path, job) / "error.log"
+    assert "in broken" in log.read_text()
+    assert told(ZeroDivisionError("by zero"), log.parent).splitlines()[:2] == [
+        "unexpected ZeroDivisionError: by zero", f"  where: {log}",
+    ]  # fmt: skip
+    assert "memory ran out" in told(MemoryError(), log.parent)
+    assert told(FloatingPointError("the loss is not finite"), log.parent) == "the loss is not finite"
 
 
 def test_time_and_memory_go_on_after_a_restart(tmp_path: Path) -> None:

@@ -225,3 +225,117 @@ def test_regions_are_words_or_names_with_classes(tmp_path: Path) -> None:
     assert "1 problem" in said
     assert "line 3" in said
     assert "should be auto, none" in said
+
+
+PHANTOMS = "phantom: {patients: 4}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("generators: {stylegan2: {recipe: quick, kimg: 5}}", "`training: {kimg: 5}`?"),
+        ("generators: {diffusion: {learn_sigma: true}}", "`model: {learn_sigma: true}`?"),
+        ("generators: {stylegan2: {training: {psi: 0.5}}}", "`psi: 0.5` in `generators.stylegan2`?"),
+        ("generators: {stylegan2: {seed: 5}}", "`seed: 5` at the top of the file?"),
+        ("segmenters: {unet: {batch: 4}}", "`training: {batch: 4}`?"),
+        ("resolution: 64", "`slices: {resolution: 64}`?"),
+        ("slices: {test_patients: 3}", "`split: {test_patients: 3}` at the top of the file?"),
+        ("test_pateints: 3", "`split: {test_patients: 3}`?"),
+        ("slices: {resolutoin: 3}", "`resolution`?"),
+        ("samples: 100", "`generators: {NAME: {samples: 100}}`?"),
+        ("layout: brats2018", "`cohort: {layout: brats2018}`?"),
+    ],
+)
+def test_a_field_at_the_wrong_level_is_told_where_it_belongs(
+    text: str, expected: str, tmp_path: Path
+) -> None:
+    said = message(write(tmp_path, f"{PHANTOMS}{text}\n"))
+    assert f"line 2: `{text.split(':')[0]}" in said
+    assert f"did you mean {expected}" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("difusion", "diffusion"), ("diffusion-long", "diffusion"), ("Diffusion", "diffusion"), ("ddpm", "diffusion"),
+        ("stylegan3-small", "stylegan3"), ("sg3", "stylegan3"), ("pro-gan", "progan"), ("stylegan_1", "stylegan1"),
+        ("stylegan", "stylegan1 or stylegan2 or stylegan3"),
+    ],
+)  # fmt: skip
+def test_a_name_that_seems_to_mean_another_kind_than_it_gets(name: str, kind: str, tmp_path: Path) -> None:
+    said = message(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
+    assert f"line 2: `generators.{name}`: is {kind} meant?" in said
+    first = kind.split()[0]
+    assert f"`model: {{kind: {first}}}`" in said
+    told = load_study(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{model: {{kind: {first}}}}}}}\n"))
+    assert told.generators[name].model.kind == first
+
+
+@pytest.mark.parametrize(
+    "name", ["g", "mine", "sg2-small", "stylegan2", "StyleGAN2", "stylegan-2-long", "stylgan2"]
+)
+def test_other_names_are_of_the_default_kind(name: str, tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
+    assert study.generators[name].model.kind == "stylegan2"
+
+
+def test_a_segmenter_whose_name_seems_to_mean_another(tmp_path: Path) -> None:
+    text = f"{PHANTOMS}trainings: [real]\nsegmenters: {{NAME: {{}}}}\n"
+    assert "is swin meant?" in message(write(tmp_path, text.replace("NAME", "swin-unetr")))
+    assert load_study(write(tmp_path, text.replace("NAME", "small"))).segmenters["small"].model.kind == "unet"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "expected"),
+    [
+        ("a: &a [*a]", "line 1", "alias"),
+        ("phantom: &a {x: *a}", "line 1", "alias"),
+        ("&a\n<<: *a", "line 1", "alias"),
+        ("a: " + "[" * 3000 + "]" * 3000, "study.yaml", "nested too deep"),
+        ("a: &a [" + "x," * 99 + "]\nb: &b [" + "*a," * 99 + "]\nc: [" + "*b," * 99 + "]", "line 1", "100,000"),
+        ("phantom:\n\tpatients: 4", "line 2", "'\\t'"),
+        ("phantom: {patients: 2020-13-01}", "line 1", "'2020-13-01' cannot be read"),
+        ("phantom: {patients: " + "9" * 5000 + "}", "line 1", "cannot be read"),
+        ("phantom: {patients: 9223372036854775808}\ntrainings: [real]", "study.yaml", "line 1: `phantom.patients`"),
+        (PHANTOMS + "trainings: [real]\nseed: 9223372036854775808", "study.yaml", "line 3: `seed`: should be"),
+        (PHANTOMS + "generators: {stylegan2: {training: {kimg: .inf}}}", "study.yaml", "training.kimg`: should be"),
+        (PHANTOMS + "trainings: [real]\nslices: {rule_fraction: .nan}", "study.yaml", "`slices.rule_fraction`"),
+        (PHANTOMS + "trainings: [real]\nslices:", "study.yaml", "line 3: `slices` is empty"),
+        ("hello", "study.yaml", "a list of `name: value` lines"),
+        ("1: 2", "study.yaml", "the field 1 is no name"),
+        ("a: !!python/name:os.system", "line 1", "not a valid YAML file"),
+        ("a: \x07", "study.yaml", "not a valid YAML file"),
+        ("cohort: /data", "study.yaml", "e.g. `cohort: {path: /data}`"),
+        (PHANTOMS + "generators: stylegan2", "study.yaml", "e.g. `generators: {stylegan2: {}}`"),
+        (PHANTOMS + "generators: [stylegan2, progan]", "study.yaml", "e.g. `generators: {stylegan2: {}, progan: {}}`"),
+        (PHANTOMS + "generators: {stylegan2: quick}", "study.yaml", "e.g. `stylegan2: {recipe: quick}`"),
+        (PHANTOMS + "generators: {g: {model: {kind: {}}}}", "study.yaml", "`generators.g"),
+        (PHANTOMS + "trainings: real", "study.yaml", "e.g. `trainings: [real]`"),
+        (PHANTOMS + "trainings: [real]\nrepeats: 100000000", "study.yaml", "`repeats`"),
+        (PHANTOMS + "slices: {resolution: 30}\ngenerators: {stylegan2: {}}", "study.yaml", "`slices.resolution`"),
+        (PHANTOMS + "slices: {resolution: 30}\ntrainings: [real]", "study.yaml", "`slices.resolution`: "),
+    ],
+)  # fmt: skip
+def test_files_that_are_hardly_yaml(text: str, where: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UnderstudyError) as refused:
+        load_study(write(tmp_path, f"{text}\n"))
+    assert expected in refused.value.what
+    assert where in str(refused.value.where)
+    assert refused.value.fix
+    assert "<" not in refused.value.message
+
+
+def test_a_file_of_another_kind_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(b"x" * (5 << 20))
+    assert "too long" in message(tmp_path / "scan.nii.gz")
+
+
+def test_a_file_that_only_says_where_patients_are(tmp_path: Path) -> None:
+    path = write(tmp_path, "cohort: {path: patients}\nslices: {resolution: 64}\n")
+    assert "`generators: {stylegan2: {recipe: quick}}`" in " ".join(message(path).split())
+    ((_, part),) = load_study(path, cohort_only=True).parts().items()
+    assert part.cohort is not None
+    assert part.cohort.path == tmp_path / "patients"
+    assert part.slices.resolution == 64
+    with pytest.raises(UnderstudyError, match=r"line 2: `slices.resolutoin`"):
+        load_study(write(tmp_path, "cohort: {path: x}\nslices: {resolutoin: 64}\n"), cohort_only=True)

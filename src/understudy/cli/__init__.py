@@ -73,7 +73,16 @@ def _explained(error: Exception) -> UnderstudyError | None:
             "there is not enough memory for this",
             fix="close other programs, use fewer --workers or a smaller model or resolution, or a larger machine",
         )
-    return explain_os_error(error, None, writing=False) if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        return explain_os_error(error, None, writing=False)
+    if type(error).__name__ == "ValidationError":  # pydantic's, which need not be loaded
+        from understudy.study.reading import settings_problems
+
+        return UnderstudyError(
+            "a setting cannot be used:\n" + "\n".join(f"  {problem}" for problem in settings_problems(error)),
+            fix="give another value; the command's --help says what it means",
+        )
+    return None
 
 
 def _output_is_closed() -> bool:

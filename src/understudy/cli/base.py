@@ -27,6 +27,9 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Checks what all commands have in common, then runs the command."""
         _check_device(ctx.params)
+        for name, value in ctx.params.items():
+            if isinstance(value, Path) and value.name in ("", ".."):  # "." has no name to which one can add
+                ctx.params[name] = value.absolute().resolve()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:

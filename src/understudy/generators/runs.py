@@ -63,7 +63,7 @@ def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         UnderstudyError: the run is not finished, or its files are damaged; a plug-in that is not there.
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG, dict)
     if "plugin" in config:
         from understudy.generators.plugin_run import PluginGenerator  # which nobody else needs
 

@@ -92,7 +92,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     weights = folder / "segmenter.safetensors"
     if not weights.is_file() or not (folder / "config.json").is_file():
         raise UnderstudyError("no finished segmenter", where=folder, fix="train it, or check the path")
-    record = read_json(folder / "config.json")
+    record = read_json(folder / "config.json", dict)
     if record.get("format") != FORMAT:
         raise UnderstudyError("not a segmenter of this version", where=folder, fix="train it again")
     where = resolve_device(device)

@@ -101,9 +101,9 @@ class GeneratorSpec(BaseModel):
         model, training = (data.get(field) for field in ("model", "training"))
         kind = model.get("kind", DEFAULT_KIND) if isinstance(model, Mapping) else getattr(model, "kind", None)
         kind = kind or getattr(training, "kind", DEFAULT_KIND)
-        if kind not in KINDS or not all(v is None or isinstance(v, Mapping) for v in (model, training)):
+        if kind not in list(KINDS) or not all(v is None or isinstance(v, Mapping) for v in (model, training)):
             return data  # the fields' own validation says what is wrong
-        below = recipe(data["recipe"], kind) if data.get("recipe") in RECIPES else {}
+        below = recipe(data["recipe"], kind) if data.get("recipe") in list(RECIPES) else {}
         return merged({"model": {"kind": kind}, "training": {"kind": kind}}, merged(below, data))
 
     @field_validator("training")

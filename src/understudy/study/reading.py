@@ -172,11 +172,13 @@ def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str
     """
     plain = "".join(c for c in name.lower() if c.isalnum())
     words = {kind: kind for kind in kinds} | dict(also)
-    inside = [kind for word, kind in words.items() if word in plain]
-    if not inside:
+    inside = {kind for word, kind in words.items() if word in plain}
+    if inside:
+        inside -= {default}
+    else:
         near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
-        inside = [kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())]
-    return [] if set(inside) <= {default} else sorted(set(inside), key=list(kinds).index)
+        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
+    return [] if inside <= {default} else sorted(inside, key=list(kinds).index)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +195,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def explain(error: ValidationError, model: type[BaseModel], lines: Lines, name: str) -> UnderstudyError:
     """The validation errors of a study file as one message, a line for each."""
     return refusal([_explain_one(dict(entry), model, lines) for entry in error.errors()], name)
+
+
+def settings_problems(error: Any) -> list[str]:
+    """A line for each of pydantic's errors about settings that no study file gave."""
+    return [_explain_one(dict(entry), BaseModel, {}) for entry in error.errors()]
 
 
 def refusal(problems: Sequence[str], name: str) -> UnderstudyError:

@@ -45,7 +45,7 @@ class SegmenterSpec(BaseModel):
         found = dict(data)
         if isinstance(model, Mapping):
             found["model"] = {"kind": DEFAULT_KIND, **model}
-        if kind in KINDS and isinstance(training, Mapping):
+        if kind in list(KINDS) and isinstance(training, Mapping):  # which takes what cannot be hashed as well
             found["training"] = with_paper(kind, training)
         return found  # what else is wrong the fields' own validation says
 

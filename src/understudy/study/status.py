@@ -33,7 +33,7 @@ def study_status(out: str | Path) -> pd.DataFrame:
             where=out.absolute(),
             fix="give the folder that `understudy run` made",
         )
-    jobs = read_json(out / "plan.json")["jobs"]
+    jobs = read_json(out / "plan.json", dict)["jobs"]
     rows = [_row(out / "jobs" / folder_name(entry["stage"], entry["id"]), entry) for entry in jobs]
     return pd.DataFrame(rows, columns=STATUS_COLUMNS)
 
@@ -44,7 +44,7 @@ def jobs_of(out: str | Path) -> Sequence[Job]:
     Raises:
         UnderstudyError: the folder holds no plan.
     """
-    entries = read_json(Path(out) / "plan.json")["jobs"]
+    entries = read_json(Path(out) / "plan.json", dict)["jobs"]
     return [
         Job(**{**entry, "inputs": tuple(tuple(i) for i in entry["inputs"])})
         for entry in ({k: v for k, v in entry.items() if k != "id"} for entry in entries)
