@@ -21,6 +21,7 @@ from understudy.errors import UnderstudyError
 from understudy.nifti import Plane
 from understudy.volumes import SliceGeometry
 
+_LARGEST = 4096  # pixels along an edge
 _BLOCK = 4  # slices that are scaled at a time: their doubles stay in the processor's cache
 
 
@@ -81,11 +82,11 @@ class SliceConfig(BaseModel):
         default=2, ge=1, le=64, description="patients that are read at the same time, threads"
     )
 
-    @field_validator("matrix")
+    @field_validator("resolution", "matrix")
     @classmethod
     def _power_of_two(cls, value: int | None) -> int | None:
-        if value is not None and (value < 4 or value & (value - 1)):
-            raise ValueError("`matrix` should be a power of two, such as 128 or 256")
+        if value is not None and (not 4 <= value <= _LARGEST or value & (value - 1)):
+            raise ValueError(f"should be a power of two from 4 to {_LARGEST}, such as 64, 128 or 256")
         return value
 
 
