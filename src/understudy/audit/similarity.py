@@ -23,9 +23,9 @@ from understudy.audit.pairing import Pairing, plan_tiles
 from understudy.audit.search import Search
 from understudy.audit.views import ANNOTATION, CENTRED, CHANNEL, STACKED
 from understudy.audit.winners import Store
+from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_json
-from understudy.generators.devices import resolve_device
 from understudy.lazy import pandas as pd
 from understudy.progress import track
 from understudy.slices import SliceSet

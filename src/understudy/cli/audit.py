@@ -200,7 +200,7 @@ def _config(quantile: float, transforms: str, seed: int, memory: float) -> Audit
 
 
 def _device(device: str) -> str:
-    from understudy.generators.devices import resolve_device
+    from understudy.devices import resolve_device
 
     return str(resolve_device(device))
 

@@ -109,7 +109,7 @@ def _check_device(given: Mapping[str, Any]) -> None:
     device = given.get("device", "auto")
     if device in ("auto", "cpu"):  # always there, and torch takes a second to load
         return
-    from understudy.generators.devices import check_device_name, resolve_device
+    from understudy.devices import check_device_name, resolve_device
 
     elsewhere = given.get("cluster") == "slurm" or given.get("speed")
     (check_device_name if elsewhere else resolve_device)(device)

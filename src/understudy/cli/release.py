@@ -72,7 +72,7 @@ def slices(
     quiet: QuietOption = False,
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
-    from understudy.generators.devices import resolve_device
+    from understudy.devices import resolve_device
     from understudy.release.forms import About, read_form
     from understudy.release.package import release_slices
 

@@ -21,11 +21,6 @@ from understudy.slices import LabelClass, SliceSet
 
 ALIKE = 0.1  # diversity, relative to real slices, below which samples count as all alike
 RARE = 0.25  # part of samples with an annotation, relative to real slices, below which they count as too few
-WORDS = {  # faults, for people
-    "collapsed": "its samples look all alike",
-    "empty annotation": "none of its samples has an annotation, though real slices do",
-    "rare annotation": "less than a quarter as many of its samples have an annotation as real slices do",
-}
 LINES, PART = 3, 0.1  # a fault lasts if at least so many lines and this last part of the training have it
 _MOST_REAL = 512  # slices that the reference is taken from
 

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.checkpoints import Checkpoints, History, StopRequest
+from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.faults import FAULTS
 from understudy.files import sha256_json
-from understudy.generators.devices import resolve_device
 from understudy.generators.health import (
     PART,
-    WORDS,
     check_divergence,
     faults,
     reference,
@@ -207,7 +207,7 @@ class _Run:
                 "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if this"
                 " lasts, look at samples-*.png in %s, and train longer or with another recipe",
                 self.kimg,
-                " and ".join(WORDS[fault] for fault in present),
+                " and ".join(FAULTS[fault] for fault in present),
                 self.folder,
             )
         self.told = present

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException
 
 from understudy.checkpoints import STOPPING
+from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators import models
-from understudy.generators.devices import resolve_device
 from understudy.generators.shares import Workers
 from understudy.generators.training import TrainingConfig
 from understudy.slices import SliceSet

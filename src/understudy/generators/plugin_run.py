@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import read_json, sha256_file, sha256_json, write_json
-from understudy.generators.devices import resolve_device
 from understudy.generators.joint import Annotation, annotation_channels, encode
 from understudy.generators.plugins import Plugin, plugin_called
 from understudy.slices import LabelClass, SliceSet

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from understudy.checkpoints import StopRequest
+from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import sha256_file
-from understudy.generators.devices import resolve_device
 from understudy.generators.joint import decode
 from understudy.generators.runs import WEIGHTS, classes_of, load_generator
 from understudy.generators.samplers import SamplerConfig

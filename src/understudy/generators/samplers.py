@@ -16,8 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
-from understudy.generators.devices import resolve_device
 from understudy.generators.gaussian import GaussianProcess, Network, evenly_spaced, strided
 from understudy.memory import in_parts
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from understudy.devices import resolve_precision
 from understudy.errors import UnderstudyError
-from understudy.generators.devices import resolve_precision
 from understudy.generators.joint import encode
 from understudy.generators.recording import Loss, Recordings
 from understudy.generators.shares import (

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, sha256_file
-from understudy.generators.devices import resolve_device
 from understudy.generators.gaussian import training_losses
 from understudy.generators.joint import encode
 from understudy.generators.models import build, model_config

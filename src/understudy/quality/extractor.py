@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from understudy.generators.devices import resolve_device
+from understudy.devices import resolve_device
 from understudy.memory import in_parts
 from understudy.quality.rules import InputRule, apply_rule
 

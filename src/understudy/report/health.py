@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from understudy.faults import FAULTS
 from understudy.report.data import ReportData, count, number, percent
 
 
@@ -19,10 +20,8 @@ def faults(data: ReportData) -> list[str]:
 
 def described(found: dict[str, Any]) -> str:
     """Faults of a training in words."""
-    from understudy.generators.health import WORDS  # not above: it loads PyTorch
-
     return " and ".join(
-        f"{WORDS.get(fault, fault)} (from {float(kimg):,.1f} thousand images on)"
+        f"{FAULTS.get(fault, fault)} (from {float(kimg):,.1f} thousand images on)"
         for fault, kimg in found.items()
     )
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
 from understudy.files import read_json
-from understudy.generators.devices import resolve_device
 from understudy.memory import in_parts
 from understudy.segmenters.augment import Input
 from understudy.segmenters.augment_apply import fed

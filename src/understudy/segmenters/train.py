@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 
 from understudy import __version__
 from understudy.checkpoints import Checkpoints, History, StopRequest
+from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.files import atomic_path, read_json, sha256_file, sha256_json, write_json
-from understudy.generators.devices import resolve_device
 from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.progress import Meter, track
 from understudy.segmenters.augment import draw

@@ -20,7 +20,7 @@ def audit(context: Context) -> dict[str, Any]:
     from understudy.audit.perform import audit as performed
     from understudy.audit.pictures import save_pictures
     from understudy.audit.result import refused, write_audit
-    from understudy.generators.devices import resolve_device
+    from understudy.devices import resolve_device
     from understudy.roles import UnfitSets
     from understudy.slices import SliceSet
     from understudy.study.subsets import training_rows

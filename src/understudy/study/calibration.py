@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 
 import torch
 
+from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
-from understudy.generators.devices import resolve_device
 from understudy.study.measured import read_cached, write_cached
 
 FILE = "calibration.json"

@@ -93,7 +93,7 @@ def make_extractor(
     Raises:
         UnderstudyError: unknown name, what it needs is not given, wrong file.
     """
-    from understudy.generators.devices import resolve_device
+    from understudy.devices import resolve_device
 
     if name not in NAMES:
         raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
