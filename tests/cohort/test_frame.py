@@ -11,6 +11,7 @@ import pytest
 from understudy.cohort.checks import check_cohort, check_split
 from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.cohort.new_patient import slice_new_patient
 from understudy.cohort.prepare import prepare
 from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig
@@ -120,6 +121,25 @@ def test_heads_of_all_matrices_and_pixels_have_one_size(tmp_path):
         2 * ((found == 1) & (volume.truth == 1)).sum() / ((found == 1).sum() + (volume.truth == 1).sum())
     )
     assert overlap > 0.93
+
+
+def test_a_new_patient_with_other_pixels_is_brought_into_the_frame_of_the_training(tmp_path):
+    ball("A", tmp_path, (64, 64, 4), (1.0, 1.0, 3.0))
+    ball("B", tmp_path, (100, 100, 4), (0.64, 0.64, 3.0))
+    slicing = SliceConfig(resolution=32, rule_channel="FLAIR")
+    frame = Frame("axial", 1.0, 64, 32)
+    for patient, edge in (("A", 64), ("B", 100)):
+        files = {"FLAIR": tmp_path / patient / f"{patient}_flair.nii.gz"}
+        volume, header = slice_new_patient(files, slicing, frame)
+        # 2 mm pixels
+        assert (volume.images[:, 0] > 51).sum((1, 2)) == pytest.approx(np.pi * (HEAD / 2) ** 2 / 4, rel=0.05)
+        assert volume.truth.shape == header.slice_shape == (4, edge, edge)
+        import torch
+
+        scores = torch.from_numpy((volume.images[:, 0] > 51).astype(np.float32))
+        head = volume.geometry.restore(torch.stack([1 - scores, scores], 1))
+        area = (head == 1).sum((1, 2)) * header.spacing[1] * header.spacing[2]
+        assert area == pytest.approx(np.pi * (HEAD / 2) ** 2, rel=0.05)
 
 
 @pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal")])
