@@ -191,7 +191,7 @@ def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
         sites = index["site"].replace("", pd.NA).nunique() if "site" in index else 0
         facts.append(("Hospitals", str(sites) if sites else "not known"))
         facts.append(
-            ("Slices", f"{slices.resolution} × {slices.resolution} pixels; {', '.join(slices.channels)}")
+            ("Slices", f"{_slicing(slices)}; {', '.join(slices.channels)}")
         )
         facts.append(("Classes", ", ".join(slices.class_names)))
     made = [n for n in gallery.numbers if n["kind"] == "synthetic"]
@@ -203,3 +203,12 @@ def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
         named = ", ".join(map(data.shown, networks))
         facts.append(("Segmentation", f"{named}; {_trainings(int(repeats))}"))
     return facts
+
+
+def _slicing(slices: SliceSet) -> str:
+    """Size of the slices and what was done for all patients to have it."""
+    size = f"{slices.resolution} × {slices.resolution} pixels"
+    frame = slices.attrs.get("frame")  # not in sets of earlier versions
+    if frame is None:
+        return size
+    return f"{frame['plane']}, {size} (from {frame['matrix']} × {frame['matrix']} of {frame['pixel']:g} mm)"
