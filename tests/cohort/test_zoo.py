@@ -13,7 +13,7 @@ import pytest
 import zoo
 
 from understudy.cohort.checks import check_cohort
-from understudy.cohort.guess import guess, guess_cohort
+from understudy.cohort.guess import guess
 from understudy.cohort.layouts import Cohort, CohortConfig, Patient, find_patients
 from understudy.cohort.prepare import prepare
 from understudy.cohort.scaling import SliceConfig
@@ -125,7 +125,7 @@ def test_brats_as_shipped(tmp_path: Path, year: str) -> None:
         "labels": f"{stem}{sep}seg{ending}",
     }
     assert cohort.notes == ()
-    assert guess_cohort(tmp_path) == CohortConfig(path=tmp_path, layout=cohort.layout)  # type: ignore[arg-type]
+    assert guess(tmp_path).config == CohortConfig(path=tmp_path, layout=cohort.layout)  # type: ignore[arg-type]
     assert_lesions_lie_where_they_were_put(sliced(cohort, tmp_path / "out"))
 
 
@@ -297,7 +297,7 @@ def test_nnunet_data_sets_that_cannot_be_used_are_refused(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     zoo.nnunet(tmp_path, ["a"], json.dumps({**V2, **changes}))
-    for attempt in (lambda: found(tmp_path), lambda: guess_cohort(tmp_path)):
+    for attempt in (lambda: found(tmp_path), lambda: guess(tmp_path)):
         with pytest.raises(UnderstudyError, match=says) as caught:
             attempt()
         assert caught.value.where == str(tmp_path / "dataset.json")
@@ -496,7 +496,7 @@ def test_what_cannot_be_guessed_is_said_with_names_that_were_seen(
     for file in files:
         zoo.put(tmp_path / file, zoo.annotation()) if "nii" in file else (tmp_path / file).touch()
     with pytest.raises(UnderstudyError, match=says) as caught:
-        guess_cohort(tmp_path)
+        guess(tmp_path)
     assert caught.value.where == str(tmp_path)
     assert says == "no NIfTI file" or files[0] in caught.value.what
 

@@ -72,20 +72,12 @@ class Guess:
     doubts: dict[str, str] = field(default_factory=dict)
 
 
-def guess_cohort(folder: Path) -> CohortConfig:
+def guess(folder: Path) -> Guess:
     """The description of a folder of patients, as far as its names tell.
 
     Raises:
-        UnderstudyError: nothing is recognised; the message shows names that were seen.
-    """
-    return guess(folder).config
-
-
-def guess(folder: Path) -> Guess:
-    """As `guess_cohort`, with the patients and the doubts.
-
-    Raises:
-        UnderstudyError: as `guess_cohort`, or a known layout that cannot be used.
+        UnderstudyError: nothing is recognised (the message shows names that were seen), or a known layout that cannot
+            be used.
     """
     files, _ = nifti_files(folder)
     layout = recognised(folder, files)

@@ -214,9 +214,11 @@ def _count(wanted: float, total: int) -> int:
         return max(1, int(wanted * total + 0.5))
     if wanted != int(wanted) or wanted >= total:
         raise UnderstudyError(
-            f"{wanted:g} test patients of {total} cannot be",
-            where="test_patients",
-            fix="give a fraction below 1, or a whole number below the number of patients",
+            f"{wanted:g} test patients of {total} are not possible",
+            where="split.test_patients",
+            fix="give a fraction below 1, or a whole number below the number of patients"
+            if total > 1
+            else "add patients: a study needs two at least, and about 20 to tell anything",
         )
     return int(wanted)
 

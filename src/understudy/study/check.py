@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.cohort.checks import Checked, check_cohort, check_split
-from understudy.cohort.guess import guess_cohort
 from understudy.cohort.layouts import Cohort, find_patients
 from understudy.cohort.patient import Problem
 from understudy.errors import UnderstudyError
-from understudy.study.schema import load_study
+from understudy.study.init import suggest_study
+from understudy.study.schema import load_study, parse_study
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,18 @@ def _count(number: int, word: str) -> str:
 
 
 def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
-    """Checks the cohorts of a study file, or of a folder of volumes.
+    """Checks the cohorts of a study file, or a folder of volumes as the study that `understudy init` writes for it.
 
-    Without errors, `prepare` of this study succeeds. A folder alone has no split and no resolution yet: what depends
-    on these is left to the check of the study file.
+    Where nothing stops, `prepare` of this study succeeds.
 
     Raises:
         UnderstudyError: no such file or folder, a study file that is wrong, a folder that is not recognised, phantoms
             only.
     """
     if source.is_dir():
-        cohort = find_patients(guess_cohort(source))
-        checked = check_cohort(cohort, progress=progress)
-        return [CheckedCohort("", cohort, checked, _has_error(checked.problems))]
-    study = load_study(source, cohort_only=True)
+        study = parse_study(suggest_study(source), f"what `understudy init {source}` writes")
+    else:
+        study = load_study(source, cohort_only=True)
     done = []
     for name, part in study.parts().items():
         if part.cohort is None:

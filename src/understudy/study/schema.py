@@ -342,7 +342,21 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
             where=path.absolute(),
             fix=f"{hint}give the path of a .yaml file or one of the presets {', '.join(presets())}",
         )
-    content, lines = read_yaml(path)
+    return _from_content(*read_yaml(path), str(path), path.parent, cohort_only)
+
+
+def parse_study(text: str, name: str) -> Study:
+    """A study from the text of a study file; `name` is for messages. Relative paths are relative to the working folder.
+
+    Raises:
+        UnderstudyError: what is wrong in the text.
+    """
+    return _from_content(*parse_yaml(text, name), name, Path.cwd())
+
+
+def _from_content(
+    content: dict[str, Any], lines: Lines, path: str, folder: Path, cohort_only: bool = False
+) -> Study:
     base = content.pop("preset", None)
     if base is not None:
         if base not in presets():
@@ -360,7 +374,7 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
         content = merged(under, content)
     if cohort_only and not content.get("generators"):
         content = {**content, "trainings": ["real"]}
-    return _validated(content, lines, str(path), path.parent)
+    return _validated(content, lines, path, folder)
 
 
 def presets() -> list[str]:
