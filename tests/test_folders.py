@@ -29,6 +29,17 @@ def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path):
     assert names.index("s9.NII.GZ") < names.index("s10.nii.gz")
 
 
+def test_links_to_patients_who_are_not_there_are_problems(tmp_path):
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "p1" / "a.nii").touch()
+    (tmp_path / "p2").symlink_to("../archive/p2")
+    (tmp_path / "p3").symlink_to("p3")
+    (tmp_path / "README.md").symlink_to("nowhere")
+    listing = list_files(tmp_path, (".nii",))
+    assert listing.files == ["p1/a.nii"]
+    assert [problem.where for problem in listing.problems] == [str(tmp_path / "p2"), str(tmp_path / "p3")]
+
+
 def test_names_that_are_not_utf8_are_problems_of_their_own(tmp_path):
     (tmp_path / "good.png").touch()
     os.close(os.open(os.fsencode(tmp_path) + b"/M\xfcller.png", os.O_CREAT))

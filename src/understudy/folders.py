@@ -20,7 +20,7 @@ class Listing:
     Attributes:
         files: relative POSIX paths with one of the endings, in natural order. A dangling link is among them: whoever
             opens it can say whose file is missing.
-        problems: folders and names that cannot be read, one error each with `where` and `fix`.
+        problems: folders, names and links to folders that cannot be read, one error each with `where` and `fix`.
     """
 
     files: list[str] = field(default_factory=list)
@@ -63,6 +63,8 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
                 left.append((f"{prefix}{entry.name}/", Path(entry.path)))
             elif entry.name.lower().endswith(lowered):
                 found.files.append(prefix + entry.name)
+            elif entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
+                found.problems.append(_lost_link(entry.path))
     found.files.sort(key=natural)
     found.problems.sort(key=lambda problem: str(problem.where))
     return found
@@ -97,7 +99,7 @@ def natural(name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether the entry is a folder or a link to one; False for a dangling link and for a cycle of links."""
     try:
-        return stat.S_ISDIR(entry.stat().st_mode)
+        return entry.is_dir()  # asks the disk about links only
     except OSError:
         return False
 
@@ -116,6 +118,15 @@ def _strange_name(folder: Path, name: str) -> UnderstudyError:
         "the name is not UTF-8",
         where=f"{folder}/{shown}",
         fix="rename it, for example with convmv -f latin1 -t utf8 --notest -r FOLDER",
+    )
+
+
+def _lost_link(path: str) -> UnderstudyError:
+    """A link without an ending may have been a patient's folder."""
+    return UnderstudyError(
+        f"this is a link to {os.readlink(path)}, which is not there or cannot be read",
+        where=path,
+        fix="restore what it points to, or remove the link",
     )
 
 

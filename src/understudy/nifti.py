@@ -391,7 +391,7 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
     if not values.size:
         return values.astype(np.uint8)
     low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 65_535:  # NaN fails as well
+    if not -LABEL_TOLERANCE <= low <= high <= 65_535 + LABEL_TOLERANCE:  # NaN fails as well
         raise UnderstudyError(
             f"the values run from {low:g} to {high:g}: these are not labels",
             where=path,

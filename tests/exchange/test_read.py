@@ -325,3 +325,28 @@ def test_soft_borders_of_a_generator_are_no_unknown_codes(tmp_path: Path) -> Non
         save_png(tmp_path / "in" / SEG.format(i=i), images[i, 0])
     with pytest.raises(UnderstudyError, match="more than half of the annotated pixels"):
         take(tmp_path / "in", tmp_path / "out2", Target(CHANNELS, CLASSES, 64))
+
+
+def _bright_lesion(folder: Path, name: str, voxels: np.ndarray, affine: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, affine), folder / name)
+    return folder / name
+
+
+def test_a_mask_lies_where_its_header_says_or_is_refused(tmp_path: Path) -> None:
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    image = np.full((16, 16, 1), 60, np.uint8)
+    image[3:6, 10:14] = 200
+    mask = (image == 200).astype(np.uint8) * np.uint8(255)
+    spec = FolderSpec(channels={"FLAIR": "flair"}, codes={"lesion": 255})
+    _bright_lesion(tmp_path / "in", "a_flair.nii.gz", image, lps)
+    path = _bright_lesion(tmp_path / "in", "a_seg.nii.gz", mask, np.eye(4))  # arrays align, headers do not
+    with pytest.raises(UnderstudyError) as caught:
+        read_folder(tmp_path / "in", spec, tmp_path / "refused", progress=False)
+    assert caught.value.where == str(path)
+    # stored in another order, with the header that says so
+    nib.save(nib.as_closest_canonical(nib.Nifti1Image(mask, lps)), path)
+    made = read_folder(tmp_path / "in", spec, tmp_path / "out", progress=False)
+    images, labels = made.read(slice(None))
+    np.testing.assert_array_equal(labels == 1, images[:, 0] == 200)
+    assert labels.sum() == 12

@@ -174,6 +174,12 @@ def test_the_fingerprint_follows_sites_and_missing_files(cohort: Path) -> None:
     assert len({first, second, mark(cohort)}) == 3
 
 
+def test_the_fingerprint_follows_whose_scans_they_are(cohort: Path) -> None:
+    found = find_patients(CohortConfig(path=cohort))
+    one, other = found.patients
+    assert fingerprint(replace(found, patients=(one, replace(other, subject=one.id)))) != fingerprint(found)
+
+
 def test_a_cohort_enters_by_its_content(cohort: Path, tmp_path: Path) -> None:
     split = {"test_patients": 1, "validation_fraction": 0}
     changes: dict[str, Any] = {"phantom": None, "cohort": {"path": str(cohort)}, "split": split}

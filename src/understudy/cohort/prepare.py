@@ -76,7 +76,12 @@ def prepare(
         config.resolution,
         spacing=_common_spacing(order, frame),
         axes=axes,
-        identity={"config": spec, "split": dict(split), "files": _file_sizes(order)},
+        identity={
+            "config": spec,
+            "split": dict(split),
+            "files": _file_sizes(order),
+            "frame": frame.as_dict(),
+        },
     )
     volumes = VolumeWriter(
         Path(out) / "volumes", cohort.channels, cohort.classes, axes=axes, frame=frame.as_dict()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
         return "slices", []
     if spec.layout != "auto":
         return spec.layout, files_below(root, ENDINGS[spec.layout])
-    found = {layout: files_below(root, endings) for layout, endings in ENDINGS.items()}
+    images = files_below(root, list(chain.from_iterable(ENDINGS.values())))
+    found = {
+        layout: [file for file in images if file.lower().endswith(endings)]
+        for layout, endings in ENDINGS.items()
+    }
     present = [layout for layout, files in found.items() if files]
     if len(present) == 1:
         return present[0], found[present[0]]

@@ -155,12 +155,13 @@ def fingerprint(cohort: Cohort) -> str:
     entries, root = [], f"{cohort.path}{os.sep}"
     for patient in cohort.patients:
         files = {**patient.images, **({"labels": patient.labels} if patient.labels else {})}
+        who = [patient.id, patient.site]
+        if patient.subject != patient.id:  # whose scan it is decides on which side it is
+            who.append(patient.subject)
         for channel, path in sorted(files.items()):
             name = str(path)  # as text: thousands of paths to compare take a tenth of a second
             relative = name[len(root) :] if name.startswith(root) else os.path.relpath(name, cohort.path)
-            entries.append(
-                [patient.id, patient.site, channel, relative.replace(os.sep, "/"), *_file_mark(name)]
-            )
+            entries.append([*who, channel, relative.replace(os.sep, "/"), *_file_mark(name)])
         entries += [[patient.id, name, "missing"] for name in sorted(patient.missing)]
     return sha256_json({"layout": cohort.layout, "files": entries})
 
