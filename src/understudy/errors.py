@@ -33,7 +33,7 @@ class UnderstudyError(Exception):
 
 
 class MissingField(UnderstudyError, KeyError):
-    """A file of ours lacks a field: it is of another version, or another program's."""
+    """A JSON file lacks a field: another version of Understudy, or another program, wrote it."""
 
 
 class Interrupted(Exception):

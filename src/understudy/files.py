@@ -167,7 +167,7 @@ class Record(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise MissingField(
-            f"the file has no field `{key}`: it is of another version of Understudy, or of another program",
+            f"the file has no field `{key}`: another version of Understudy, or another program, wrote it",
             where=self.path,
             fix="give the file or folder that this version made, or make it anew",
         )
@@ -192,7 +192,7 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
         ) from error
     if kind is not None and not isinstance(found, kind):
         raise UnderstudyError(
-            "the file does not hold what its name says: it is of another program",
+            "the file does not hold what its name says: another program wrote it",
             where=path,
             fix="give the file or folder that Understudy made, or make it anew",
         )

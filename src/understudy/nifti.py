@@ -284,7 +284,7 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
     if edges.min() < _EDGES[0] or edges.max() > _EDGES[1]:
         listed = " x ".join(f"{edge:g}" for edge in edges)
         raise UnderstudyError(
-            f"voxels of {listed} mm by the header (units: {units}) cannot be",
+            f"the header gives implausible voxels of {listed} mm (units: {units})",
             where=path,
             fix="correct the voxel size or the units of the header (xyzt_units: 2 is mm)",
         )

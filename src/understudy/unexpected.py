@@ -19,7 +19,7 @@ from understudy.errors import UnderstudyError
 DEBUG = "UNDERSTUDY_DEBUG"  # set to 1: tracebacks are shown
 FIX = (
     "look through that file (it may name folders or patients) and send it, with what you did, to whoever maintains"
-    " Understudy: this is a mistake in the program"
+    " Understudy: this is a bug"
 )
 _PACKAGES = ("torch", "numpy", "nibabel", "pydantic", "typer")
 

@@ -302,7 +302,7 @@ def test_a_segmenter_whose_name_seems_to_mean_another(tmp_path: Path) -> None:
         (PHANTOMS + "trainings: [real]\nslices: {rule_fraction: .nan}", "study.yaml", "`slices.rule_fraction`"),
         (PHANTOMS + "trainings: [real]\nslices:", "study.yaml", "line 3: `slices` is empty"),
         ("hello", "study.yaml", "a list of `name: value` lines"),
-        ("1: 2", "study.yaml", "the field 1 is no name"),
+        ("1: 2", "study.yaml", "the field name 1 is not text"),
         ("a: !!python/name:os.system", "line 1", "not a valid YAML file"),
         ("a: \x07", "study.yaml", "not a valid YAML file"),
         ("cohort: /data", "study.yaml", "e.g. `cohort: {path: /data}`"),

@@ -92,8 +92,8 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     permuted folder names (`subjects`); where these are the cohort's ids they are used instead of positions. The
     paper's code then takes 20 % of the training patients for validation, drawn here by `seed`.
 
-    Where a person was scanned several times all scans train, or the first one validates or tests: the number of test
-    volumes is the number of persons, as the intervals take it to be. Lists may name any of the scans.
+    Of a person who was scanned several times, all scans train, or only the first validates or tests: intervals count
+    each test volume as one person. Lists may name any of the scans.
 
     Args:
         patients: a cohort, or patient id -> site ("" if unknown).

@@ -390,7 +390,7 @@ def _positions(spec: FolderSpec) -> dict[str, int]:
     for name, said in spec.named.items():
         if isinstance(said, str) and said:
             raise UnderstudyError(
-                f"{said!r} is no position in an array",
+                f"{said!r} is not a position in an array",
                 where=f"channels.{name}",
                 fix="give a number, counted from 0",
             )

@@ -115,7 +115,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UnderstudyError(
-            f"'{pattern}' is no regular expression ({error})",
+            f"'{pattern}' is not a valid regular expression ({error})",
             where="--patients",
             fix=f"write e.g. {_EXAMPLE}",
         ) from error
@@ -134,7 +134,7 @@ def _matched(pattern: re.Pattern[str], name: str, where: Path) -> str:
 
 
 def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError | None:
-    """Why the patients are hardly right, as an error with its cure; None if nothing speaks against them.
+    """Why the patients are probably wrong, as an error with its cure; None if nothing speaks against them.
 
     Args:
         slices: of which the index has the column `subject`.

@@ -34,7 +34,7 @@ def read_png(path: Path) -> NDArray[np.uint8]:
             mode, kind = image.mode, image.format
     except Exception as error:  # of a damaged file Pillow raises nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else reason
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else reason
         raise UnderstudyError(
             f"the image cannot be read ({reason})", where=path, fix="replace it by an intact copy"
         ) from error

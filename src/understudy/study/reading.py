@@ -121,7 +121,7 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
     odd = next((key for key in content if not isinstance(key, str)), "")
     if not isinstance(odd, str):
         raise UnderstudyError(
-            f"the field {odd!r} is no name",
+            f"the field name {odd!r} is not text",
             where=name,
             fix="write `name: value` lines as `understudy preset` does",
         )
