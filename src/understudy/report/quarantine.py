@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.report.data import ReportData, Setting, count, duration
+from understudy.report.data import ReportData, count, duration
 from understudy.report.plots import Panel, legend_below, one_plot, panel_of
 from understudy.report.table import Table
 
@@ -247,9 +247,3 @@ def cost_panels(table: Table | None) -> list[Panel]:
         legend_below(figure, axes, 4)
         said = "; ".join(f"{n} {in_hours(t)}" for n, t in zip(shown, left, strict=True))
         return [panel_of(figure, f"{unit.capitalize()} by stage and generator: {said}.", True, "cost")]
-
-
-def settings_without_rows(data: ReportData) -> list[Setting]:
-    """Planned settings that nothing was scored of."""
-    scored = {s.id for s in data.settings}
-    return [s for s in data.every_setting if s.id not in scored]
