@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import errno
 import hashlib
 import os
@@ -137,3 +139,19 @@ def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == value
     assert len(sha256_json(value)) == 64
     assert sha256_json({"a": "\xe9"}) == hashlib.sha256('{"a":"\xe9"}'.encode()).hexdigest()
+
+
+def test_what_was_read_can_be_copied_and_pickled_like_a_dictionary(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Holder:
+        content: dict[str, object]
+
+    write_json(tmp_path / "a.json", {"x": {"y": [1, {"z": 2}]}})
+    found = read_json(tmp_path / "a.json")
+    expected = {"x": {"y": [1, {"z": 2}]}}
+    for again in (
+        dataclasses.asdict(Holder(found))["content"],
+        copy.deepcopy(found),
+        pickle.loads(pickle.dumps(found)),
+    ):
+        assert again == expected

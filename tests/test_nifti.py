@@ -245,7 +245,10 @@ def test_grids_are_compared_in_voxels_at_the_corners(change, apart):
     assert one.voxels_apart(replace(one, shape=(13, 11, 8))) == np.inf
 
 
-@given(st.sampled_from([-1e-7, 1.0, 1.00000006, 0.9999, 2.0, 254.9999]), st.sampled_from([np.float32, np.float64]))
+@given(
+    st.sampled_from([-1e-7, 1.0, 1.00000006, 0.9999, 2.0, 254.9999]),
+    st.sampled_from([np.float32, np.float64]),
+)
 def test_labels_near_a_whole_number_are_that_number(value, dtype):
     found = whole_numbers(np.array([0, value], dtype), Path("x"))
     assert found.dtype == np.uint8

@@ -161,8 +161,8 @@ def write_json(path: str | Path, value: Any) -> None:
 class Record(dict[str, Any]):
     """An object of a JSON file; a field that is not there is told with the file's name."""
 
-    def __init__(self, content: dict[str, Any], path: str | Path) -> None:
-        super().__init__(content)
+    def __init__(self, content: Any = (), path: str | Path = "") -> None:
+        super().__init__(content)  # content alone, too: `dataclasses.asdict` rebuilds dictionaries so
         self.path = path
 
     def __missing__(self, key: str) -> Any:

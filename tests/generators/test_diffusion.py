@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
+from understudy.generators import models
 from understudy.generators.diffusion import (
     Attention,
     DiffusionConfig,
@@ -130,8 +130,8 @@ def test_configurations_that_cannot_be_built_are_refused() -> None:
         {"noise_schedule": "quadratic"},
         {"width": 3},
     ):
-        with pytest.raises(ValidationError):
-            DiffusionConfig(**{"resolution": 256} | wrong)
+        with pytest.raises(ValueError):
+            models.build(DiffusionConfig(**{"resolution": 256} | wrong))
 
 
 def test_time_code() -> None:

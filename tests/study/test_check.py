@@ -95,7 +95,9 @@ def test_a_patient_with_a_bad_image_is_left_out_if_that_is_wanted(tmp_path, faul
     slices = agree(tmp_path)
     assert slices is not None
     assert slices.index["subject"].nunique() == (4 if fault in HARMLESS["flair"] else 3)
-    assert labels_lie_on_images(slices) >= 3 * 2 * 4  # three clean patients, two channels, four slices or more
+    assert (
+        labels_lie_on_images(slices) >= 3 * 2 * 4
+    )  # three clean patients, two channels, four slices or more
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))

@@ -97,8 +97,8 @@ NodesOption = Annotated[
 ClusterOption = Annotated[
     str,
     typer.Option(
-        help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster). What"
-        " they ask of the queue says the section `cluster` of the study file; --workers: jobs at once."
+        help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster)."
+        " Resources come from the `cluster` section of the study file; --workers: jobs at once."
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]

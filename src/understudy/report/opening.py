@@ -190,9 +190,7 @@ def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
             facts.append(("Real training slices", f"{int((index['split'] == 'train').sum()):,}"))
         sites = index["site"].replace("", pd.NA).nunique() if "site" in index else 0
         facts.append(("Hospitals", str(sites) if sites else "not known"))
-        facts.append(
-            ("Slices", f"{_slicing(slices)}; {', '.join(slices.channels)}")
-        )
+        facts.append(("Slices", f"{_slicing(slices)}; {', '.join(slices.channels)}"))
         facts.append(("Classes", ", ".join(slices.class_names)))
     made = [n for n in gallery.numbers if n["kind"] == "synthetic"]
     if made:
