@@ -208,7 +208,7 @@ def test_lists_that_tear_a_patient_apart_are_refused(tmp_path: Path) -> None:
         split_patients(cohort, torn)
     whole = SplitConfig(method="list", test=["BraTS-GLI-00001-001"], validation_fraction=0)
     assert {s: p for s, p in split_patients(cohort, whole).items() if p == "test"} == {
-        "BraTS-GLI-00001-000": "test"
+        "BraTS-GLI-00001-001": "test"
     }
 
 
@@ -218,7 +218,7 @@ def test_a_patient_whose_first_scan_is_skipped_stays_whole(tmp_path: Path) -> No
         Cohort(patients, (), (), "brats2023", tmp_path),
         SplitConfig(method="list", test=["x-0-2"], validation_fraction=0),
     )
-    assert split == {"x-0-1": "test", "y-0": "train"}
+    assert split == {"x-0-2": "test", "y-0": "train"}
 
 
 # nnU-Net

@@ -93,7 +93,7 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     paper's code then takes 20 % of the training patients for validation, drawn here by `seed`.
 
     Of a person who was scanned several times, all scans train, or only the first validates or tests: intervals count
-    each test volume as one person. Lists may name any of the scans.
+    each test volume as one person. A list that names some of the scans means these.
 
     Args:
         patients: a cohort, or patient id -> site ("" if unknown).
@@ -117,7 +117,8 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
             test = _draw(sites, _count(config.test_patients or 0, len(sites)), config, _TEST_STREAM)
         train, val = None, None
     elif config.method == "list":
-        test, val, train = _read_lists(config, scans)
+        test, val, train, named = _read_lists(config, scans)
+        scans = {person: [scan for scan in own if scan in named] or own for person, own in scans.items()}
     else:
         test, val, train = _permuted_test(config, sites), None, None
     left = {patient: site for patient, site in sites.items() if patient not in test}
@@ -271,8 +272,8 @@ def _refuse_lists(config: SplitConfig) -> None:
 
 def _read_lists(
     config: SplitConfig, scans: Mapping[str, list[str]]
-) -> tuple[set[str], set[str] | None, set[str] | None]:
-    """Persons who test, validate and train as given, by any of their scans; None where a list is empty."""
+) -> tuple[set[str], set[str] | None, set[str] | None, set[str]]:
+    """Persons who test, validate and train as given (None where a list is empty), and the scans that are named."""
     lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
         raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
@@ -293,7 +294,7 @@ def _read_lists(
             where="split",
             fix="add them to a list, or leave the training list empty to train on all the others",
         )
-    return test, validation or None, train or None
+    return test, validation or None, train or None, set(together)
 
 
 def _read_list(name: str, given: list[str] | str) -> list[str]:

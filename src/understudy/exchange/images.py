@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.patients import Patients, compiled, patients_of
-from understudy.exchange.read import read_folder
+from understudy.exchange.read import layout_of, read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.files import sha256_json
 from understudy.slices import SliceSet, SliceWriter
@@ -70,8 +71,11 @@ def open_images(
     if is_set:
         found, notes = SliceSet.open(path), _unused(path, spec)
     else:
-        own = read_into / sha256_json([str(path.absolute()), spec.model_dump(mode="json")])[:12]
-        found = read_folder(*unpacked(path, spec), own, progress=False, plain=True, name=path.name)
+        folder, spec = unpacked(path, spec)
+        files = layout_of(folder, spec)[1]
+        mark = folder_mark(folder, files) if files else ""  # what was read before may have changed
+        own = read_into / sha256_json([str(path.absolute()), spec.model_dump(mode="json"), mark])[:12]
+        found = read_folder(folder, spec, own, progress=False, plain=True, name=path.name)
         notes = list(found.attrs["notes"])
     if not real:
         return Opened(found, None, notes)

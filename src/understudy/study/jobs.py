@@ -310,7 +310,8 @@ def _disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
     if isinstance(error, UnderstudyError | Interrupted):
         return None
     if isinstance(error, OSError) and error.errno:
-        return explain_os_error(error, folder, writing=False)
+        # what lies in the job's folder was written, its inputs in others were read
+        return explain_os_error(error, folder / "done.json", writing=True)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         if os.strerror(number) in str(error):
             return explain_os_error(OSError(number, os.strerror(number)), folder, writing=True)
