@@ -23,6 +23,7 @@ from understudy.nifti import (
     slices_of,
     whole_numbers,
 )
+from understudy.planes import judge_pixels
 from understudy.slices import LabelClass
 
 Severity = Literal["error", "warning"]
@@ -31,9 +32,6 @@ Severity = Literal["error", "warning"]
 _TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
 _TOLERATED_UNDERSHOOT = 0.05  # of the maximum
 _MOST_ANNOTATED = 0.5  # of a volume's voxels: a head fills about half of its field of view
-_SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
-_STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
-_SMALLEST = 8  # pixels: what is narrower is no slice of a head
 
 
 @dataclass(frozen=True)
@@ -291,43 +289,6 @@ def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
             )
         )
     return found
-
-
-def judge_pixels(header: VolumeHeader) -> _Found:
-    """What does not suit two-dimensional slices in the header's plane: strips, and slices of a few pixels."""
-    _, height, width = header.slice_shape
-    _, *edges = header.spacing
-    long, short = max(edges), min(edges)
-    pixels = f"{header.plane} slices have pixels of {edges[0]:.3g} x {edges[1]:.3g} mm"
-    if min(height, width) < _SMALLEST or long > _STRETCHED * short:
-        what = (
-            pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
-        )
-        better = _best_plane(header)
-        if better != header.plane:
-            return [
-                (
-                    f"{what}: the volume was acquired in {better} slices",
-                    f"set `slices: {{plane: {better}}}`",
-                    "error",
-                )
-            ]
-        return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
-    if long > _SQUARE * short:
-        return [(pixels, "nothing to do: they are resampled to squares", "warning")]
-    return []
-
-
-def _best_plane(header: VolumeHeader) -> Plane:
-    """The plane whose slices have the most nearly square pixels and are not a few pixels wide."""
-
-    def badness(plane: Plane) -> tuple[bool, float]:
-        turned = replace(header, plane=plane)
-        _, *edges = turned.spacing
-        return min(turned.slice_shape[1:]) < _SMALLEST, max(edges) / min(edges)
-
-    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    return min(planes, key=badness)
 
 
 def _named(name: str) -> str:

@@ -15,10 +15,10 @@ import yaml
 from understudy.cohort.checks import check_cohort, frame_of
 from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.guess import Guess, guess
-from understudy.cohort.patient import judge_pixels
 from understudy.cohort.scaling import SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.nifti import Plane, VolumeHeader, read_header
+from understudy.planes import judge_pixels
 
 _LOOKED_AT = 50  # headers that are read
 _TRIED = 3  # patients whose slices are made to see whether the usual rule suits
