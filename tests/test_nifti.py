@@ -260,3 +260,67 @@ def test_other_values_are_no_labels(value):
     with pytest.raises(UnderstudyError) as caught:
         whole_numbers(np.array([0, value]), Path("x"))
     assert caught.value.where == "x"
+
+
+def test_a_header_without_a_position_is_taken_as_stored(tmp_path):
+    """nibabel's convention for it would mirror the array on one that has a position."""
+    known = read_header(saved(tmp_path / "a.nii"))
+    path = saved(tmp_path / "b.nii")
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code, sform_code
+    path.write_bytes(content)
+    unknown = read_header(path)
+    assert known.same_grid(unknown)
+    np.testing.assert_array_equal(slices_of(VOXELS, unknown.like(known)), slices_of(VOXELS, known))
+    np.testing.assert_array_equal(known.arranged(VOXELS, unknown), VOXELS)
+    with pytest.raises(UnderstudyError) as caught:
+        refuse_other_grids([tmp_path / "a.nii", path])
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("degrees", [44.9, 45.0, 45.1])
+def test_rounding_at_45_degrees_does_not_turn_one_of_two_files(degrees):
+    angle, rng = np.deg2rad(degrees), np.random.default_rng(0)
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    one = VolumeHeader(VOXELS.shape, VOXELS.dtype, 0, 1.0, 0.0, turned)
+    for _ in range(20):
+        noise = np.vstack([rng.normal(0, 1e-7, (3, 4)), np.zeros((1, 4))])
+        other = replace(one, affine=turned + noise)
+        assert one.same_grid(other)
+        np.testing.assert_array_equal(slices_of(VOXELS, other.like(one)), slices_of(VOXELS, one))
+
+
+@pytest.mark.parametrize("order", ["LPS", "RAS", "PIR", "SAL"])
+def test_files_on_one_grid_are_arranged_alike(tmp_path, order):
+    image = nib.Nifti1Image(VOXELS, np.diag([-2.0, -1.0, 3.0, 1.0]))
+    nib.save(image, tmp_path / "a.nii")
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(order)
+    )
+    nib.save(image.as_reoriented(turn), tmp_path / "b.nii")
+    one, other = read_header(tmp_path / "a.nii"), read_header(tmp_path / "b.nii")
+    stored = read_voxels(tmp_path / "b.nii", other)
+    assert one.same_grid(other)
+    np.testing.assert_array_equal(one.arranged(stored, other), VOXELS)
+    np.testing.assert_array_equal(slices_of(stored, other.like(one)), slices_of(VOXELS, one))
+    np.testing.assert_array_equal(as_stored(slices_of(stored, other.like(one)), other.like(one)), stored)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_long_extension_is_passed_over(tmp_path, name):
+    image = nib.Nifti1Image(VOXELS, np.diag([-2.0, -1.0, 3.0, 1.0]))
+    image.header.extensions.append(
+        nib.nifti1.Nifti1Extension(4, bytes(np.random.default_rng(0).bytes(200_000)))
+    )
+    nib.save(image, tmp_path / name)
+    header = read_header(tmp_path / name)
+    np.testing.assert_array_equal(read_voxels(tmp_path / name, header), VOXELS)
+
+
+def test_an_sform_to_a_template_may_stretch(tmp_path):
+    def to_template(header):
+        header.set_qform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=1)
+        header["sform_code"] = 4
+
+    assert len(read_header(saved(tmp_path / "a.nii", to_template)).doubts) == 1

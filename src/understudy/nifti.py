@@ -6,14 +6,13 @@ call of ISA-L, which is two to three times as fast as zlib and releases the GIL,
 
 from __future__ import annotations
 
-import io
 import logging
 import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -40,12 +39,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Plane = Literal["axial", "coronal", "sagittal"]
 
-SAME_GRID = (
-    0.05  # voxels that two headers may put a corner of the volume apart: rounding, not another position
-)
+# voxels that two headers may put a corner of the volume apart: rounding, not another position
+SAME_GRID = 0.05
 LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
+_SAME_EDGES = 0.02  # by which voxel sizes of files that are taken as aligned may differ
 _LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
+_TEMPLATES = (3, 4, 5)  # sform codes: Talairach, MNI, another template
 _LEAST_SPANNED = 0.05  # volume of a voxel beside that of a box with its edges
 _MOST_DEFLATED = 1032  # times that gzip can shrink its input
 _MOST_TRAILING = 1 << 24  # bytes behind the last voxel that are inflated as well
@@ -79,6 +79,9 @@ class VolumeHeader:
         affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
         plane: of the slices into which the volume is cut.
         doubts: (what is doubtful about the header, what to do); such a file can be used.
+        positioned: False where neither sform nor qform is set: the affine is then a convention.
+        units: of lengths in the header; `affine` is in mm all the same.
+        turn: replaces `reorientation`, see `like`.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +92,9 @@ class VolumeHeader:
     affine: NDArray[np.float64]
     plane: Plane = "axial"
     doubts: tuple[tuple[str, str], ...] = ()
+    positioned: bool = True
+    units: str = "mm"
+    turn: NDArray[np.float64] | None = None
 
     @property
     def voxels(self) -> int:
@@ -98,6 +104,8 @@ class VolumeHeader:
     @cached_property
     def reorientation(self) -> NDArray[np.float64]:
         """nibabel's description of the flips and swaps that turn the stored axes into (columns, rows, slices)."""
+        if self.turn is not None:
+            return self.turn
         stored = nib.orientations.io_orientation(self.affine)
         wanted = nib.orientations.axcodes2ornt(_DIRECTIONS[self.plane])
         return np.asarray(nib.orientations.ornt_transform(stored, wanted))
@@ -107,23 +115,60 @@ class VolumeHeader:
         """Directions of the stored axes in letters, e.g. LPS."""
         return "".join(nib.orientations.aff2axcodes(self.affine))
 
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """Of a voxel along the stored axes, mm."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
     def voxels_apart(self, other: VolumeHeader) -> float:
         """Largest distance, in voxels of this volume, between the corners of both volumes; inf for other shapes.
 
-        Both are compared as `slices_of` returns them, so that the order in which they are stored does not matter.
+        The order in which they are stored does not matter. A volume without a position is compared as it is stored.
         """
-        if self.slice_shape != other.slice_shape:
+        if self.positioned != other.positioned:
+            return 0.0 if self.stored_alike(other) else float("inf")
+        order = self._order_of(other)
+        if order is None or tuple(other.shape[i] for i in np.argsort(order[:, 0])) != self.shape:
             return float("inf")
-        depth, height, width = self.slice_shape
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (height - 1, width - 1, depth - 1)
-        difference = other.slice_affine[:3] - self.slice_affine[:3]
+        turned = other.affine @ nib.orientations.inv_ornt_aff(order, other.shape)
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape) - 1)
+        difference = turned[:3] - self.affine[:3]
         moved = corners @ difference[:, :3].T + difference[:, 3]
-        apart = np.linalg.solve(self.slice_affine[:3, :3], moved.T)
-        return float(np.abs(apart).max())
+        return float(np.abs(np.linalg.solve(self.affine[:3, :3], moved.T)).max())
 
     def same_grid(self, other: VolumeHeader) -> bool:
         """Whether both volumes have their voxels at the same places, in whatever order they are stored."""
         return self.voxels_apart(other) <= SAME_GRID
+
+    def stored_alike(self, other: VolumeHeader) -> bool:
+        """Whether shapes and voxel sizes agree as stored, so that the arrays may be aligned whatever headers say."""
+        return self.shape == other.shape and np.allclose(self.edges, other.edges, rtol=_SAME_EDGES)
+
+    def arranged(self, voxels: NDArray[Any], own: VolumeHeader) -> NDArray[Any]:
+        """Voxels of a volume on the same grid, whose header is `own`, in the order in which this one is stored."""
+        order = self._order_of(own) if self.positioned == own.positioned else None
+        return voxels if order is None else nib.orientations.apply_orientation(voxels, order)
+
+    def like(self, reference: VolumeHeader) -> VolumeHeader:
+        """This header, so that `slices_of` gives slices that lie on those of a volume on the same grid."""
+        if self.positioned != reference.positioned:
+            return replace(self, affine=reference.affine, turn=reference.reorientation)
+        order = reference._order_of(self)
+        assert order is not None, "not on the same grid"
+        turn = reference.reorientation[order[:, 0].astype(int)].copy()
+        turn[:, 1] *= order[:, 1]
+        return replace(self, turn=turn)
+
+    def _order_of(self, other: VolumeHeader) -> NDArray[np.float64] | None:
+        """Flips and swaps that turn the stored axes of `other` into those of this volume; None if there are none.
+
+        Not by the anatomical direction of each: at 45 degrees rounding decides that.
+        """
+        steps = np.linalg.solve(self.affine[:3, :3], other.affine[:3, :3])
+        axes = np.abs(steps).argmax(axis=0)
+        if len(set(axes.tolist())) < 3:
+            return None
+        return np.stack([axes, np.sign(steps[axes, range(3)])], axis=1).astype(float)
 
     @cached_property
     def slice_affine(self) -> NDArray[np.float64]:
@@ -169,7 +214,11 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
         slope, intercept = stored.get_slope_inter()
         offset = int(stored["vox_offset"])
     except (HeaderDataError, ValueError, OverflowError) as error:
-        raise _bad_header(path, error) from error
+        raise UnderstudyError(
+            f"the scale or the offset of the voxels is no number ({_short(error)})",
+            where=path,
+            fix="correct scl_slope, scl_inter and vox_offset in the header, or export the volume again",
+        ) from error
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size > _LARGEST or offset < 0:
         raise UnderstudyError(
@@ -177,9 +226,12 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
             where=path,
             fix=f"{_REPLACE}; a volume may have {_LARGEST >> 30} GB",
         )
-    affine, doubts = _position(stored, path)
+    affine, doubts, units = _position(stored, path)
+    positioned = max(int(stored["sform_code"]), int(stored["qform_code"])) > 0
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-    return VolumeHeader(shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts)
+    return VolumeHeader(
+        shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts, positioned, units
+    )
 
 
 def _parse(path: Path) -> Any:
@@ -200,9 +252,15 @@ def _parse(path: Path) -> Any:
         reader = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(_size_of_header(content))
         if reader is None:
             raise ValueError(f"it begins with {content[:4]!r}" if content else "the file is empty")
-        header = reader.from_fileobj(io.BytesIO(content), check=False)
+        header = reader(content[: _size_of_header(content)], check=False)  # extensions may be of any length
         header.check_fix(logger=_QUIET, error_level=40)
     except Exception as error:  # nibabel raises nearly anything for a damaged header
+        if "data code" in str(error):
+            raise UnderstudyError(
+                f"voxels of this type cannot be read ({_short(error)})",
+                where=path,
+                fix="save the volume with voxels of another type, for example int16 or float32",
+            ) from error
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
         raise UnderstudyError(
@@ -247,8 +305,8 @@ def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
     return shape
 
 
-def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...]]:
-    """Affine in mm, and what is doubtful about it.
+def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...], str]:
+    """Affine in mm, what is doubtful about it, and the units of the header.
 
     Raises:
         UnderstudyError: singular, an implausible voxel size, or sform and qform that turn the volume differently.
@@ -278,7 +336,7 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
             fix="write the file again with a valid sform or qform",
         )
     if np.isfinite(qform).all() and not np.allclose(affine, qform, rtol=0, atol=1e-4 * np.abs(affine).max()):
-        doubts += _disagreement(affine, qform, path)
+        doubts += _disagreement(affine, qform, path, codes[0] in _TEMPLATES)
     affine[:3] *= _MILLIMETRES.get(units, 1.0)
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if edges.min() < _EDGES[0] or edges.max() > _EDGES[1]:
@@ -288,7 +346,7 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
             where=path,
             fix="correct the voxel size or the units of the header (xyzt_units: 2 is mm)",
         )
-    return affine, tuple(doubts)
+    return affine, tuple(doubts), units
 
 
 def _spans_space(affine: NDArray[np.float64]) -> bool:
@@ -300,7 +358,7 @@ def _spans_space(affine: NDArray[np.float64]) -> bool:
 
 
 def _disagreement(
-    sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path
+    sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path, template: bool
 ) -> list[tuple[str, str]]:
     """A doubt where sform and qform are two spaces of one volume, an error where one of them must be wrong."""
     fix = (
@@ -308,7 +366,8 @@ def _disagreement(
     )
     turned = [nib.orientations.aff2axcodes(a) if _spans_space(a) else () for a in (sform, qform)]
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
-    if turned[0] != turned[1] or not np.allclose(edges[0], edges[1], rtol=0.02):
+    # to a template the sform may stretch and turn
+    if not template and (turned[0] != turned[1] or not np.allclose(edges[0], edges[1], rtol=_SAME_EDGES)):
         words = [
             f"{''.join(t) or 'singular'}, {' x '.join(f'{e:.3g}' for e in sizes)}"
             for t, sizes in zip(turned, edges, strict=True)
@@ -332,6 +391,14 @@ def refuse_other_grids(paths: Sequence[Path], flat: bool = False) -> None:
     first = read_header(paths[0], flat)
     for path in paths[1:]:
         header = read_header(path, flat)
+        if header.positioned != first.positioned:
+            unknown = path if first.positioned else paths[0]
+            raise UnderstudyError(
+                f"the header of {unknown.name} says nothing about its position (neither sform nor qform is set)",
+                where=unknown,
+                fix="if its array belongs to the other file's as stored, give it the same header:"
+                " nibabel.Nifti1Image(mask, image.affine)",
+            )
         apart = first.voxels_apart(header)
         if apart == float("inf"):
             shapes = [" x ".join(map(str, h.slice_shape)) for h in (header, first)]
@@ -395,7 +462,8 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
         raise UnderstudyError(
             f"the values run from {low:g} to {high:g}: these are not labels",
             where=path,
-            fix="labels are whole numbers from 0 (background) to 65535; save the label volume itself",
+            fix="labels are whole numbers from 0 (background) to 65535"
+            + (": set NaN to 0" if np.isnan(low) else "; save the label volume itself"),
         )
     small = np.uint8 if high < 255.5 else np.uint16
     if values.dtype.kind != "f":
@@ -417,8 +485,10 @@ def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
 
 def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
     """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
-    stored = nib.orientations.io_orientation(header.affine)
-    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt(_DIRECTIONS[header.plane]), stored)
+    back = np.empty((3, 2))
+    back[header.reorientation[:, 0].astype(int)] = np.stack(
+        [np.arange(3), header.reorientation[:, 1]], axis=1
+    )
     return nib.orientations.apply_orientation(slices.T, back)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,12 @@ def _bytes(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(change(path.read_bytes()))  # type: ignore[return-value]
 
 
+def _unpositioned(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
 def _link(target: str) -> Callable[[Path], None]:
     def link(path: Path) -> None:
         path.unlink()
@@ -149,6 +156,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "wide pixels": _affine(lambda a: a * [1, 5, 1, 1]),
     "micrometres": _affine(lambda a: a * [1000, 1000, 1000, 1]),
     "singular": _affine(lambda a: a[:, [1, 1, 2, 3]]),
+    "no position": _unpositioned,
     "metres": _header(lambda h: h.set_xyzt_units("meter")),
     "qform turned": _header(lambda h: h.set_qform(np.diag([1.0, -1, 2, 1]), code=1)),
     "qform moved": _header(lambda h: h.set_qform(AFFINE + np.outer([9, 9, 9, 0], [0, 0, 0, 1]), code=1)),
@@ -171,11 +179,11 @@ HARMLESS = {
             "grey background",
             "twice",
         ),
-        *("fourth axis", "turned", "origin by 1 %", "drift by 3 %", "qform moved"),
+        *("fourth axis", "turned", "origin by 1 %", "drift by 3 %", "qform moved", "no position"),
     },
     "seg": {
         *("none", "zeros", "constant", "scaled", "tiny", "64 bit", "grey background", "twice", "same as p0"),
-        *("fourth axis", "turned", "origin by 1 %", "drift by 3 %", "qform moved"),
+        *("fourth axis", "turned", "origin by 1 %", "drift by 3 %", "qform moved", "no position"),
     },
 }
 

@@ -206,3 +206,27 @@ def test_workers_do_not_change_the_answer(folder, write_patient):
         write_patient(folder, f"P{i}", seed=i, leave_out=("T2w",) if i % 2 else ())
     cohort = find_patients(CohortConfig(path=folder))
     assert check_cohort(cohort, workers=1, progress=False) == check_cohort(cohort, workers=3, progress=False)
+
+
+def test_one_wrong_header_is_the_one_that_is_blamed(folder):
+    """The grid is that of most files, not of the first."""
+    rewrite(folder / "A" / "A_t1.nii.gz", lambda v: None, affine=np.eye(4))
+    (problem,) = problems_of(folder)
+    assert (problem.severity, problem.file.name) == ("error", "A_t1.nii.gz")
+
+
+def test_arrays_of_other_voxel_sizes_are_not_trusted(folder):
+    """They would give all of them the wrong size."""
+    rewrite(folder / "A" / "A_t1.nii.gz", lambda v: None, affine=np.diag([-3.0, -3.0, 3.0, 1.0]))
+    (problem,) = problems_of(folder, trust_array_order=True)
+    assert (problem.severity, problem.file.name) == ("error", "A_t1.nii.gz")
+
+
+def test_a_copy_with_another_type_is_found(folder):
+    for path in (folder / "A").iterdir():
+        (folder / "C").mkdir(exist_ok=True)
+        copy = folder / "C" / path.name.replace("A_", "C_")
+        shutil.copy(path, copy)
+        if "seg" not in copy.name:
+            rewrite(copy, lambda v: None, np.float32)
+    assert {(p.patient, p.severity) for p in problems_of(folder)} == {("C", "error")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -215,3 +216,15 @@ def test_a_patient_without_a_slice_and_a_class_that_nobody_has_are_named(tmp_pat
     (empty,) = check_split(cohort, none, SplitConfig(test_patients=1, validation_fraction=0.0), False)
     assert empty.severity == "error"
     assert "rule_fraction" in empty.fix
+
+
+def test_cohorts_whose_slices_are_as_before_are_told_from_others():
+    """Only the latter get other job ids than in versions that padded each volume by itself."""
+    config = SliceConfig(resolution=32)
+    for headers, changed in (
+        ([header(240), header(250)], False),
+        ([header(128), header(130)], True),
+        ([header(100), header(100, 0.8)], True),
+        ([header(100), replace(header(100), units="micron")], True),
+    ):
+        assert Frame.of(headers, config).changes(headers) == changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.cohort.background import grey_background
 from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.cohort.patient import PatientReader, Problem
@@ -23,6 +25,10 @@ from understudy.volumes import SliceGeometry
 
 log = logging.getLogger(__name__)
 
+_CLEAR = (
+    "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a generator"
+    " learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to tissue"
+)
 _CUT = 0.001  # of a channel's summed intensity that cropping may take without a word
 
 
@@ -127,8 +133,13 @@ def frame_of(cohort: Cohort, slicing: SliceConfig) -> Frame | None:
     Raises:
         UnderstudyError: see `Frame.of`.
     """
-    headers = [header for patient in cohort.patients if (header := _first_header(patient, slicing))]
+    headers = first_headers(cohort, slicing)
     return Frame.of(headers, slicing) if headers else None
+
+
+def first_headers(cohort: Cohort, slicing: SliceConfig) -> list[VolumeHeader]:
+    """The first readable header of each patient."""
+    return [header for patient in cohort.patients if (header := _first_header(patient, slicing))]
 
 
 def _first_header(patient: Patient, slicing: SliceConfig) -> VolumeHeader | None:
@@ -214,7 +225,7 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
             geometry = frame.geometry(reader.header)
         except UnderstudyError as error:
             add(next(iter(reader.headers)), error)
-    kept, classes = None, frozenset[int]()
+    kept, classes, digests = None, frozenset[int](), dict[str, str]()
     for name in reader.headers:
         try:
             if name == LABELS:
@@ -227,6 +238,12 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
             volume = reader.image(name)
         except UnderstudyError:
             continue  # it is among the reader's problems
+        # of the values, not of how they are stored: a copy may have been saved with another type
+        with np.errstate(over="ignore"):
+            digests[name] = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
+        if background := grey_background(volume):
+            what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
+            problems.append(Problem(patient.id, reader.files[name], what, _CLEAR, "warning"))
         if geometry is None or name in reader.off_grid:
             continue
         lost = _outside(volume, geometry)
@@ -248,9 +265,7 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
                     " slice, lower `rule_fraction`"
                 )
                 problems.append(Problem(patient.id, reader.files[name], what, fix, "warning"))
-    return _Inspected(
-        patient, problems + _copies_within(patient, reader.digests), kept, reader.digests, classes
-    )
+    return _Inspected(patient, problems + _copies_within(patient, digests), kept, digests, classes)
 
 
 def _rule(slicing: SliceConfig) -> str:
@@ -340,13 +355,17 @@ def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
         patient = found.patient
         for name, digest in found.digests.items():
             earlier, earlier_name = first.setdefault(digest, (patient, name))
-            if earlier.id != patient.id:
+            if earlier.id == patient.id:
+                continue
+            what = f"{name} is identical to {earlier_name} of patient {earlier.id}"
+            file, fix = (
+                patient.images[name],
+                "remove one of the two patients (they would leak between training and test)",
+            )
+            if earlier.subject == patient.subject:  # both are on one side of the split
                 problems.append(
-                    Problem(
-                        patient.id,
-                        patient.images[name],
-                        f"{name} is identical to {earlier_name} of patient {earlier.id}",
-                        "remove one of the two patients (they would leak between training and test)",
-                    )
+                    Problem(patient.id, file, what, "nothing, or remove one of the two scans", "warning")
                 )
+            else:
+                problems.append(Problem(patient.id, file, what, fix))
     return problems

@@ -73,6 +73,17 @@ class Frame:
         scale = _scale(edges[0], self.pixel), _scale(edges[1], self.pixel)
         return SliceGeometry.fit(height, width, self.resolution, self.matrix, scale)
 
+    def changes(self, headers: Sequence[VolumeHeader]) -> bool:
+        """Whether slices differ from those of versions that padded each volume by itself and took all units for mm."""
+        try:
+            return any(
+                header.units not in ("mm", "unknown")
+                or self.geometry(header) != SliceGeometry.fit(*header.slice_shape[1:], self.resolution)
+                for header in headers
+            )
+        except UnderstudyError:
+            return True
+
     def describe(self) -> str:
         """In words, e.g. "axial slices of 1 mm pixels, 256 x 256, shrunk to 64 x 64"."""
         shrunk = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import Cohort, Patient
 from understudy.cohort.patient import PatientReader
 from understudy.cohort.scaling import SliceConfig, slice_images
+from understudy.errors import UnderstudyError
 from understudy.nifti import VolumeHeader
 from understudy.volumes import TestVolume
+
+log = logging.getLogger(__name__)
 
 
 def slice_new_patient(
@@ -38,6 +42,15 @@ def slice_new_patient(
     cohort = Cohort((), tuple(files), (), "pattern", folder, trust_array_order)
     refuse_rule_channel(cohort, config)
     reader = PatientReader(Patient(folder.name, "", dict(files), None), cohort, config.plane)
+    for problem in reader.problems:
+        if problem.severity == "warning":
+            log.warning("%s; what to do: %s", problem.problem, problem.fix)
+    if not reader.sliceable:
+        raise UnderstudyError(
+            f"the segmenter works on {config.plane} slices with square pixels, as it was trained; this volume has none",
+            where=folder,
+            fix="resample all its sequences to isotropic voxels, or use a segmenter of the plane of this acquisition",
+        )
     reader.refuse_errors()
     header = reader.headers[cohort.channels[0]]
     geometry = (frame or Frame.of([header], config)).geometry(header)

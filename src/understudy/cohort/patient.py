@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.background import grey_background
 from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.errors import UnderstudyError
 from understudy.nifti import (
@@ -72,14 +69,12 @@ class PatientReader:
         header: of the grid that most of them are on; None if none can be opened.
         off_grid: names of the files on other grids, each of which is a problem.
         sliceable: slices in the plane have nearly square pixels.
-        digests: channel -> SHA-256 of its voxels, of the images that were read without an error.
     """
 
     def __init__(self, patient: Patient, cohort: Cohort, plane: Plane) -> None:
         self.patient, self.cohort = patient, cohort
         self.problems: list[Problem] = _missing_and_surplus(patient)
         self.headers: dict[str, VolumeHeader] = {}
-        self.digests: dict[str, str] = {}
         self.header: VolumeHeader | None = None
         self.off_grid: set[str] = set()
         self.sliceable = True
@@ -115,9 +110,6 @@ class PatientReader:
             self._add(channel, what, fix, severity)
             if severity == "error":
                 raise self.problems[-1].as_error()
-        self.digests[channel] = (
-            hashlib.sha256(np.ascontiguousarray(slices).data).hexdigest() if digest is None else ""
-        )
         return slices
 
     def labels(self, digest: Digest | None = None) -> NDArray[np.uint8]:
@@ -164,36 +156,53 @@ class PatientReader:
         self.problems.append(Problem(self.patient.id, self.files[name], what, fix, severity))
 
     def _grid(self) -> None:
-        """Compares grids with that which most files have, and judges its pixels."""
+        """Compares all grids with the one that most files are on, and judges its pixels."""
         if not self.headers:
             return
-        common = Counter(header.slice_shape for header in self.headers.values()).most_common(1)[0][0]
-        reference = next(name for name, header in self.headers.items() if header.slice_shape == common)
+
+        def agreement(name: str) -> tuple[int, bool]:
+            own = self.headers[name]
+            return sum(own.same_grid(other) for other in self.headers.values()), own.positioned
+
+        reference = max(self.headers, key=agreement)
         self.header = on_grid = self.headers[reference]
-        self.off_grid = {name for name, header in self.headers.items() if not header.same_grid(on_grid)}
+        self.off_grid = {name for name, header in self.headers.items() if not on_grid.same_grid(header)}
         for name, header in list(self.headers.items()):
             if name not in self.off_grid:
-                if header.axes != on_grid.axes:
-                    what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
-                    fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
-                    self._add(name, what, fix, "warning")
+                self._note_order(name, reference)
+                self.headers[name] = header.like(on_grid)
             elif header.shape != on_grid.shape:
                 what = f"{_named(name)} has shape {_times(header.shape)}, {_named(reference)} {_times(on_grid.shape)}"
                 self._add(name, what, "resample it onto the grid of the other files")
-            elif self.cohort.trust_array_order:
+            elif self.cohort.trust_array_order and header.stored_alike(on_grid):
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
                 self._add(name, self._other_position(name, reference), fix, "warning")
-                self.headers[name] = replace(header, affine=on_grid.affine)
+                self.headers[name] = replace(header, affine=on_grid.affine).like(on_grid)
                 self.off_grid.remove(name)
             else:
-                fix = (
-                    "look at both in a viewer; correct the header, or set `trust_array_order: true` if the arrays"
-                    " align"
-                )
+                fix = "look at both in a viewer; correct the header"
+                if header.stored_alike(on_grid):
+                    fix += ", or set `trust_array_order: true` if the arrays align"
                 self._add(name, self._other_position(name, reference), fix)
         for what, fix, severity in judge_pixels(on_grid):
             self._add(reference, what, fix, severity)
             self.sliceable = severity != "error"
+
+    def _note_order(self, name: str, reference: str) -> None:
+        """Warns where a file of the same grid is stored in another order, or has no position of its own."""
+        header, on_grid = self.headers[name], self.headers[reference]
+        if header.positioned != on_grid.positioned:
+            what = f"{_named(name)} has no position in its header; its array is taken as that of {_named(reference)}"
+            self._add(
+                name,
+                what,
+                f"look at both in a viewer, and give it the header of {_named(reference)}",
+                "warning",
+            )
+        elif header.axes != on_grid.axes:
+            what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
+            fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
+            self._add(name, what, fix, "warning")
 
     def _other_position(self, name: str, reference: str) -> str:
         """Same shape, other position in the world: wrong header or wrong data, which only the user can know."""
@@ -254,7 +263,7 @@ _Found = list[tuple[str, str, Severity]]
 
 
 def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
-    """NaN, infinite, empty, constant and negative volumes [Z, H, W], and those whose background is not dark."""
+    """NaN, infinite, empty, constant and negative volumes [Z, H, W]."""
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
@@ -268,27 +277,15 @@ def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
     if low == high:
         kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
         return [(f"{name} {kind}", "replace it by the real image", "error")]
-    found: _Found = []
     if low < 0:
         share = np.count_nonzero(voxels < 0) / voxels.size
         if share > _TOLERATED_NEGATIVE or low < -_TOLERATED_UNDERSHOOT * high:
             what = f"{name} is negative in {share:.1%} of its voxels (minimum {low:g}, maximum {high:g})"
-            return [
-                (what, "use intensities before z-scoring, or shift them so that the background is 0", "error")
-            ]
+            fix = "use intensities before z-scoring, or shift them so that the background is 0"
+            return [(what, fix, "error")]
         what = f"{name} is slightly negative in {share:.2%} of its voxels (minimum {low:g})"
-        found.append((what, "nothing, if this comes from interpolation: these voxels become 0", "warning"))
-    if background := grey_background(voxels):
-        found.append(
-            (
-                f"{name} is not dark in the corners of its slices (median {background:g}, maximum {high:g})",
-                "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a"
-                " generator learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to"
-                " tissue",
-                "warning",
-            )
-        )
-    return found
+        return [(what, "nothing, if this comes from interpolation: these voxels become 0", "warning")]
+    return []
 
 
 def _named(name: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.surfels import Spacing
-from understudy.nifti import VolumeHeader, as_stored, read_header, read_voxels, slices_of, whole_numbers
+from understudy.nifti import VolumeHeader, read_header, read_voxels, whole_numbers
 
 SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")
 ARRAYS = (
@@ -119,7 +119,7 @@ def read_pair(
         elif a.header.axes != b.header.axes:
             what = f"the axes are stored as {a.header.axes} and {b.header.axes}"
             notes.append(f"{what}: the prediction was brought into the order of the truth")
-            labels = a.labels, as_stored(slices_of(b.labels, b.header), a.header)
+            labels = a.labels, a.header.arranged(b.labels, b.header)
     if labels[0].shape != labels[1].shape:
         raise UnderstudyError(
             f"the truth has the shape {a.labels.shape}, the prediction {b.labels.shape}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from understudy.cohort.checks import Checked, check_cohort, check_split
@@ -11,6 +11,7 @@ from understudy.cohort.layouts import Cohort, find_patients
 from understudy.cohort.patient import Problem
 from understudy.errors import UnderstudyError
 from understudy.study.init import suggest_study
+from understudy.study.plan import make_plan
 from understudy.study.schema import load_study, parse_study
 
 
@@ -76,6 +77,15 @@ def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
         stops = _has_error(split if skip else [*checked.problems, *split])
         checked.problems.extend(split)
         done.append(CheckedCohort(name, cohort, checked, stops))
+    if done and not any(one.stops for one in done):
+        try:
+            make_plan(study)  # what `run` refuses before it starts: regions of unknown classes, and others
+        except UnderstudyError as error:
+            where = Path(error.where or source)
+            done[-1].checked.problems.append(
+                Problem("", where, error.what, error.fix or "correct the study file")
+            )
+            done[-1] = replace(done[-1], stops=True)
     if not done:
         raise UnderstudyError(
             "the study draws phantoms and has no cohort to check",

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.cohort.checks import first_headers
 from understudy.cohort.config import as_before_auto
+from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
 from understudy.errors import UnderstudyError
 from understudy.files import sha256_file
@@ -42,6 +44,10 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
         assert cohort is not None
         described = study.cohort
         spec["content"] = fingerprint(cohort)
+        headers = first_headers(cohort, study.slices)
+        frame = Frame.of(headers, study.slices) if headers else None
+        if frame is not None and frame.changes(headers):  # other cohorts keep the ids of their jobs
+            spec["frame"] = frame.as_dict()
         _check_regions(study, cohort.classes)
         local["path"] = str(study.cohort.path)
     local["cohort"] = described.model_dump(mode="json", exclude={"path"})

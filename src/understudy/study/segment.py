@@ -189,17 +189,20 @@ def segment_patient(
 
 
 def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out: Path) -> None:
-    """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine and units.
+    """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine, in mm.
 
     Raises:
         UnderstudyError: disk full, no permission.
     """
     image = nib.Nifti1Image(np.ascontiguousarray(as_stored(labels, header)), header.affine)
     source = nib.load(like).header
-    image.header.set_xyzt_units(*source.get_xyzt_units())
+    image.header.set_xyzt_units("mm", source.get_xyzt_units()[1])  # of the affine, whatever the source's are
     for kind in ("sform", "qform"):
         code = int(source[f"{kind}_code"])
-        getattr(image, f"set_{kind}")(header.affine, code or 1)
+        # a position that the source does not state is not claimed
+        getattr(image, f"set_{kind}")(
+            header.affine if code or header.positioned else None, code or int(header.positioned)
+        )
     # the compression follows the name, so the temporary file has the ending of the final one
     with atomic_path(out) as temporary:
         ending = ".nii.gz" if out.name.endswith(".gz") else ".nii"
