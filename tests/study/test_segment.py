@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
+from understudy.nifti import read_header, read_voxels, slices_of
 from understudy.study.plan import make_plan
 from understudy.study.run import run_plan
 from understudy.study.schema import Study
-from understudy.study.segment import PREPARATION, find_channels, segment_patient
+from understudy.study.segment import PREPARATION, find_channels, save_labels, segment_patient
 from understudy.study.stages import STAGES
 from understudy.volumes import VolumeSet
 
@@ -179,3 +180,24 @@ def test_files_are_found_by_the_names_of_any_brats_release_and_by_the_cohorts_pa
     (tmp_path / "own" / "P7_pre.nii").touch()
     patterns = {"pre": "{patient}/{patient}_pre.nii"}
     assert find_channels(tmp_path / "own", ("pre",), patterns, {})["pre"].name == "P7_pre.nii"
+
+
+@pytest.mark.parametrize(("units", "factor", "codes"), [("meter", 1e-3, 1), ("mm", 1, 1), ("mm", 1, 0)])
+def test_labels_have_the_size_and_the_position_of_the_image(
+    tmp_path: Path, units: str, factor: float, codes: int
+) -> None:
+    image = nib.Nifti1Image(
+        np.ones((8, 9, 5), np.int16), np.diag([-3.0 * factor, -3 * factor, 12 * factor, 1])
+    )
+    image.header.set_xyzt_units(units)
+    image.set_sform(image.affine if codes else None, codes)
+    image.set_qform(image.affine if codes else None, codes)
+    nib.save(image, tmp_path / "a.nii.gz")
+    header = read_header(tmp_path / "a.nii.gz")
+    labels = np.zeros(header.slice_shape, np.uint8)
+    labels[2, 3, 4] = 1
+    save_labels(labels, header, tmp_path / "a.nii.gz", tmp_path / "out.nii.gz")
+    found = read_header(tmp_path / "out.nii.gz")
+    assert found.spacing == pytest.approx((12, 3, 3))
+    assert found.positioned == header.positioned == bool(codes)
+    np.testing.assert_array_equal(slices_of(read_voxels(tmp_path / "out.nii.gz", found), found), labels)
