@@ -75,7 +75,7 @@ def test_tables_as_people_write_them(tmp_path: Path, name: str, table: str) -> N
 
 
 def test_a_row_without_a_site_is_of_an_unknown_one(tmp_path: Path) -> None:
-    sites, notes = sites_of(tmp_path, "participant_id\tsite\np1\np2\tA\n", ["p1", "p2"])
+    sites, notes = sites_of(tmp_path, "participant_id\tsite\np1\t\np2\tA\n", ["p1", "p2"])
     assert (sites, notes) == ({"p1": "", "p2": "A"}, [])
 
 

@@ -33,17 +33,18 @@ class CohortConfig(BaseModel):
     )
     channels: dict[str, str] = Field(
         default_factory=dict,
-        description="pattern layout: sequence name -> file below `path`, with {patient}, * and ** ; bids: entities and"
+        description="pattern layout: sequence name -> file below `path`, with {patient}, {visit}, {site}, * and **;"
+        " bids: entities and"
         " suffix, e.g. ce-gadolinium_T1w (empty: all that most patients have); BraTS, nnU-Net: leave empty",
     )
     labels: str = Field(
         default="",
-        description="pattern layout: file of the annotation, with {patient}, * and **; bids: entities and suffix, e.g."
+        description="pattern layout: file of the annotation, with the same marks; bids: entities and suffix, e.g."
         " label-lesion_mask",
     )
     classes: dict[int, str] = Field(
         default_factory=dict,
-        description="pattern and bids layout: label value in the file (1 or more) -> class name",
+        description="label value in the file (1 or more) -> class name (empty: those of the layout)",
     )
     participants: str | None = Field(
         default=AUTO,
@@ -153,20 +154,27 @@ class Scan:
         id: unique but for a patient who is in two folders.
         files: channel name (or "labels") -> files; more than one is ambiguous.
         expected: channel name (or "labels") -> the file that would be there, had nothing been forgotten.
-        person: name that all scans of one person share; "": this is the only one.
+        person: name that all scans of one person share; "": as the id tells.
+        site: as the path tells; "" if it does not.
     """
 
     id: str
     files: dict[str, list[str]] = field(default_factory=dict)
     expected: dict[str, str] = field(default_factory=dict)
     person: str = ""
+    site: str = UNKNOWN_SITE
 
 
 @dataclass
 class Found:
-    """What a layout makes of a folder."""
+    """What a layout makes of a folder.
+
+    Attributes:
+        passed_over: files that belong to no scan, for a reason that a note tells.
+    """
 
     channels: tuple[str, ...]
     classes: tuple[LabelClass, ...]
     scans: list[Scan]
     notes: list[Note] = field(default_factory=list)
+    passed_over: set[str] = field(default_factory=set)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from understudy.cohort.bids import find_bids, is_bids
 from understudy.cohort.config import (
@@ -21,6 +21,7 @@ from understudy.cohort.config import (
 )
 from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import read_sites
+from understudy.cohort.visits import perhaps_one_person, persons_of
 from understudy.errors import UnderstudyError
 from understudy.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
@@ -39,26 +40,45 @@ _BRATS_CLASSES = {
     "brats2018": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 4, 204)),
     "brats2023": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 3, 204)),
 }
-# BraTS-GLI-00008-001 is the second scan of BraTS-GLI-00008.
-_BRATS_TIME_POINT = re.compile(r"(?P<person>BraTS-[A-Za-z]+-\d+)-\d{3}")
 # BraTS 2020's archive calls the annotation of patient 355 W39_1998.09.19_Segm.nii.
 _BRATS_STRAY_LABELS = re.compile(
     r"(?P<folder>(?:.*/)?(?P<patient>BraTS[^/]*))/[^/]*_Segm\.nii(\.gz)?", re.IGNORECASE
 )
-_NOT_ANNOTATED = re.compile(r"validation|testing", re.IGNORECASE)  # in folders of BraTS without annotations
+# Folders of BraTS without annotations.
+_NOT_ANNOTATED = re.compile(r"validation|testing", re.IGNORECASE)
 
+_MARKS = ("site", "patient", "visit")  # of patterns, in the order of an id
 _EXAMPLE = (
     "layout: pattern, channels: {FLAIR: '{patient}/{patient}_flair.nii.gz'}, "
     "labels: '{patient}/{patient}_seg.nii.gz', classes: {1: tumour}"
 )
 _NIFTI = (".nii", ".nii.gz")
+_BIDS_SUBJECT = re.compile(r"(?:^|(?<=/))sub-[^/_]+", re.IGNORECASE)
+# Endings of other files -> what to do about them.
+_OTHER_FILES = {
+    (".dcm", ".dicom", ".ima", ""): "convert DICOM files with dcm2niix -z y -o OUT FOLDER",
+    (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bz2"): "unpack the archives",
+    (".mha", ".mhd", ".nrrd", ".nhdr"): "convert them to NIfTI, for example with 3D Slicer or SimpleITK",
+    (".mgz", ".mgh"): "convert them with FreeSurfer's mri_convert IN.mgz OUT.nii.gz",
+    (".hdr", ".img"): "convert them with FSL's fslchfiletype NIFTI_GZ FILE",
+    (
+        ".tif",
+        ".tiff",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".npy",
+        ".npz",
+    ): "slices are no volumes: see `understudy read`",
+}
 
 
 def find_patients(config: CohortConfig) -> Cohort:
     """Finds the patients below `config.path` without opening a volume.
 
     A patient that lacks a file is in the cohort, with the file under `missing`, so that `check_cohort` can
-    name it. Several scans of one person (time points of BraTS 2023 and later, sessions in BIDS) have one `subject`.
+    name it. Several scans of one person (visits that the ids name, sessions in BIDS) have one `subject`. NIfTI files
+    that are of no patient are told in the notes.
 
     Raises:
         UnderstudyError: no such folder, no NIfTI file, no layout recognised, a pattern without {patient} or
@@ -74,37 +94,67 @@ def find_patients(config: CohortConfig) -> Cohort:
         _refuse_pattern_fields(config, layout)
     ways: dict[str, Callable[[], Found]] = {
         "pattern": lambda: _find_by_patterns(config, files),
-        "nnunet": lambda: find_nnunet(root, files),
+        "nnunet": lambda: find_nnunet(root, files, config.classes),
         "bids": lambda: find_bids(config, root, files),
     }
-    found = ways[layout]() if layout in ways else _find_brats(layout, root, files)
+    found = ways[layout]() if layout in ways else _find_brats(layout, config, root, files)
     _refuse_absent_from_all(root, layout, found, files)
-    subjects = _subjects(found, root)
-    persons = {scan.id: scan.person or scan.id for scan in found.scans}
+    persons = persons_of(scan.id for scan in found.scans)
+    persons |= {scan.id: scan.person for scan in found.scans if scan.person}
+    subjects = _subjects(persons, found.notes, root)
     sites, doubts = read_sites(config, persons)
     patients = tuple(
-        _patient(root, scan, found.channels, sites.get(scan.id, UNKNOWN_SITE), subjects[scan.id])
+        _patient(root, scan, found.channels, sites.get(scan.id) or scan.site, subjects[scan.id])
         for scan in found.scans
     )
-    notes = (*unreadable, *found.notes, *doubts)
+    notes = (*unreadable, *found.notes, *_of_no_patient(layout, root, files, found), *doubts)
     return Cohort(patients, found.channels, found.classes, layout, root, config.trust_array_order, notes)
 
 
-def _subjects(found: Found, root: Path) -> dict[str, str]:
+def _subjects(persons: Mapping[str, str], notes: list[Note], root: Path) -> dict[str, str]:
     """Scan's id -> id of the first scan of the same person."""
     first: dict[str, str] = {}
-    subjects = {scan.id: first.setdefault(scan.person or scan.id, scan.id) for scan in found.scans}
-    often = [subject for subject, times in Counter(subjects.values()).items() if times > 1]
-    if often:
-        found.notes.append(
+    subjects = {scan: first.setdefault(person, scan) for scan, person in persons.items()}
+    later = [(subject, scan) for scan, subject in subjects.items() if scan != subject]
+    if later:
+        notes.append(
             Note(
-                f"{len(often)} patients have several scans (e.g. {often[0]}): training uses all of them, validation and"
-                " test each patient's first, and no patient is on two sides",
+                f"{len({subject for subject, _ in later})} patients have several scans (e.g. {' and '.join(later[0])}):"
+                " training uses all of them, validation and test each patient's first, and no patient is on two sides",
                 "nothing, or keep one scan a patient",
                 root,
             )
         )
+    alike = perhaps_one_person(dict.fromkeys(persons.values()))
+    if alike:
+        notes.append(
+            Note(
+                f"{' and '.join(alike[0])} may be one person, who would be on two sides of the split ({len(alike)} such"
+                " names)",
+                "nothing, if these are different people; otherwise set `layout: pattern` and write {patient}_{visit}"
+                " where the patterns have {patient}",
+                root,
+            )
+        )
     return subjects
+
+
+def _of_no_patient(layout: str, root: Path, files: Sequence[str], found: Found) -> list[Note]:
+    """Says which files were not used. In BIDS, where most files are something else, of subjects without a used file."""
+    used = {file for scan in found.scans for own in scan.files.values() for file in own}
+    left = [file for file in files if file not in used and file not in found.passed_over]
+    if layout == "bids":
+        people = {file: match[0].lower() for file in files if (match := _BIDS_SUBJECT.search(file))}
+        known = {people[file] for file in used}
+        left = [file for file in left if file in people and people[file] not in known]
+    if not left:
+        return []
+    fix = {
+        "bids": "rename them as in BIDS (sub-01/anat/sub-01_T1w.nii.gz), if these people have images of the sequences",
+        "nnunet": "nothing, or correct the file names or channel_names",
+        "pattern": "nothing, if they are something else; if they are patients, rename them or write wider patterns (*)",
+    }.get(layout, "nothing, if they are something else; if they are patients, name them as the others")
+    return [Note(f"{len(left)} NIfTI files belong to no patient, e.g. {left[0]}", fix, root / left[0])]
 
 
 def nifti_files(root: Path) -> tuple[list[str], list[Note]]:
@@ -113,21 +163,41 @@ def nifti_files(root: Path) -> tuple[list[str], list[Note]]:
     Raises:
         UnderstudyError: no such folder, no NIfTI file in it that can be seen.
     """
+    if root.resolve() == Path(root.resolve().anchor):
+        raise UnderstudyError(
+            "this is the root of the file system, not a folder of patients",
+            where=root,
+            fix="point `path` at the folder that holds the patients' folders",
+        )
     listing = list_files(root, _NIFTI)
     files = listing.files
     if not files and listing.problems:
         raise listing.problems[0]
     if not files:
-        raise UnderstudyError(
-            "no NIfTI file (.nii, .nii.gz) in the folder or below it",
-            where=root,
-            fix="point `path` at the folder that holds the patients' folders, or unpack the data first",
-        )
+        raise _no_nifti(root)
     unreadable = [
         Note(f"{p.what}: patients may be missing", p.fix or "", Path(p.where or root), "error")
         for p in listing.problems
     ]
     return files, unreadable
+
+
+def _no_nifti(root: Path) -> UnderstudyError:
+    """Says what the folder holds instead, and how that becomes NIfTI."""
+    counts = Counter(PurePosixPath(file).suffix.lower() for file in list_files(root, ("",)).files)
+    for endings, fix in _OTHER_FILES.items():
+        there = [f"{counts[e]:,} {e or 'without an ending'}" for e in endings if counts[e]]
+        if there:
+            return UnderstudyError(
+                f"no NIfTI file (.nii, .nii.gz) in the folder or below it; files: {', '.join(there)}",
+                where=root,
+                fix=fix,
+            )
+    return UnderstudyError(
+        "no NIfTI file (.nii, .nii.gz) in the folder or below it",
+        where=root,
+        fix="point `path` at the folder that holds the patients' folders, or unpack the data first",
+    )
 
 
 def recognised(root: Path, files: Sequence[str]) -> str:
@@ -138,7 +208,12 @@ def recognised(root: Path, files: Sequence[str]) -> str:
     """
     if is_nnunet(root):
         return "nnunet"
-    present = [layout for layout in _BRATS_SUFFIXES if _match_brats(layout, files)]
+    # BIDS and others have files called _FLAIR and _seg, too
+    present = [
+        layout
+        for layout in _BRATS_SUFFIXES
+        if len({name for own in _match_brats(layout, files).values() for name in own}) >= 3
+    ]
     if len(present) > 1:
         raise UnderstudyError(
             "the folder mixes the names of BraTS 2018-2021 (_t1ce) and of BraTS 2023 and later (-t1c)",
@@ -171,23 +246,23 @@ def _recognise(root: Path, files: Sequence[str]) -> str:
     )
 
 
-def _find_brats(layout: str, root: Path, files: Sequence[str]) -> Found:
-    """The scans of one BraTS release; folders for validation, which have no annotations, are left out."""
+def _find_brats(layout: str, config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
+    """The scans of one BraTS release, without the folders for validation, which have no annotations."""
     suffixes = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}
     scans = []
-    notes, without = [], []
+    notes, without, passed_over = [], [], set[str]()
     stray = {m["folder"]: m.string for file in files if (m := _BRATS_STRAY_LABELS.fullmatch(file))}
     for (patient, folder), own in sorted(_match_brats(layout, files).items()):
         if LABELS not in own and folder in stray:
             own[LABELS] = [stray[folder]]
         if LABELS not in own and _NOT_ANNOTATED.search(f"{folder}/{patient}"):
             without.append((patient, folder))
+            passed_over.update(file for found in own.values() for file in found)
             continue
         expected = {
             name: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for name, suffix in suffixes.items()
         }
-        time_point = _BRATS_TIME_POINT.fullmatch(patient)
-        scans.append(Scan(patient, own, expected, time_point["person"] if time_point else ""))
+        scans.append(Scan(patient, own, expected))
     if without:
         notes.append(
             Note(
@@ -197,21 +272,26 @@ def _find_brats(layout: str, root: Path, files: Sequence[str]) -> Found:
                 root / without[0][1],
             )
         )
-    return Found(tuple(_BRATS_SUFFIXES[layout]), brats_classes(layout), scans, notes)
+    classes = described_classes(config.classes) if config.classes else brats_classes(layout)
+    return Found(tuple(_BRATS_SUFFIXES[layout]), classes, scans, notes, passed_over)
 
 
 def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dict[str, list[str]]]:
     """The files of one BraTS release: (patient, folder) -> channel -> files."""
     suffixes = {**_BRATS_SUFFIXES[layout], LABELS: _BRATS_LABELS[layout]}
     by_suffix = {suffix: name for name, suffix in suffixes.items()}
-    expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.(?i:nii(\.gz)?)")
+    expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.nii(\.gz)?", re.IGNORECASE)
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file in files:
         folder, _, name = file.rpartition("/")
+        if expression.fullmatch(
+            folder.rpartition("/")[2]
+        ):  # BraTS20_1/BraTS20_1_t1.nii/0001_brain_t1.nii (Kaggle)
+            folder, _, name = folder.rpartition("/")
         match = expression.fullmatch(name)
         if match:
             patient = found.setdefault((match["patient"], folder), {})
-            patient.setdefault(by_suffix[match["suffix"]], []).append(file)
+            patient.setdefault(by_suffix[match["suffix"].lower()], []).append(file)
     return found
 
 
@@ -229,7 +309,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     classes = described_classes(config.classes)
     patterns = {**config.channels, LABELS: config.labels}
     expressions = {name: _pattern_expression(name, pattern) for name, pattern in patterns.items()}
-    literal = {name: len(re.sub(r"\{patient\}|\*", "", pattern)) for name, pattern in patterns.items()}
+    literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
     found: dict[str, Scan] = {}
     unmatched = set(patterns)
     for file in files:
@@ -239,7 +319,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
         closest = max((literal[name] for name in matches), default=0)
         for name, match in matches.items():
             if literal[name] == closest:
-                scan = found.setdefault(match["patient"], Scan(match["patient"]))
+                scan = _scan_of(match.groupdict(), patterns, found)
                 scan.files.setdefault(name, []).append(file)
     for name in patterns:
         if name in unmatched:
@@ -248,24 +328,37 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
                 where=f"{config.path}: {patterns[name]}",
                 fix=f"compare it with a file that is there: {files[0]}",
             )
-    for scan in found.values():
-        scan.expected = {name: text.replace("{patient}", scan.id) for name, text in patterns.items()}
     return Found(tuple(config.channels), classes, [found[key] for key in sorted(found)])
 
 
+def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[str, Scan]) -> Scan:
+    """The scan whose {site}, {patient} and {visit} a file has; where a pattern names them, its id is all of them."""
+    name = "_".join(marks[mark] for mark in _MARKS if mark in marks)
+    if name not in found:
+        person = "_".join(marks[mark] for mark in _MARKS[:2] if mark in marks) if "visit" in marks else ""
+        expected = {}
+        for channel, text in patterns.items():
+            for mark, value in marks.items():
+                text = text.replace(f"{{{mark}}}", value)
+            expected[channel] = text
+        found[name] = Scan(name, {}, expected, person, marks.get("site", UNKNOWN_SITE))
+    return found[name]
+
+
 def _pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
-    """The regular expression of a file pattern: {patient} is one path part or a piece of it, the same everywhere."""
+    """The regular expression of a file pattern: {patient}, {visit} and {site} are each a path part or a piece of it."""
     if "{patient}" not in pattern:
         raise UnderstudyError(
             f"the pattern of {name} does not say where the patient's id stands",
             where=pattern,
             fix="write {patient} in its place, for example {patient}/{patient}_flair.nii.gz",
         )
-    translated, seen = [], False
-    for piece in re.split(r"(\{patient\}|\*\*/|\*)", pattern.removeprefix("./")):
-        if piece == "{patient}":
-            translated.append("(?P=patient)" if seen else "(?P<patient>[^/]+?)")
-            seen = True
+    translated, seen = [], set[str]()
+    for piece in re.split(r"(\{patient\}|\{visit\}|\{site\}|\*\*/|\*)", pattern.removeprefix("./")):
+        mark = piece.strip("{}")
+        if piece.startswith("{") and mark in _MARKS:
+            translated.append(f"(?P={mark})" if mark in seen else f"(?P<{mark}>[^/]+?)")
+            seen.add(mark)
         else:
             translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
     return re.compile("".join(translated))
@@ -278,7 +371,7 @@ def brats_classes(layout: str) -> tuple[LabelClass, ...]:
 
 def _refuse_pattern_fields(config: CohortConfig, layout: str) -> None:
     """Patterns beside a layout that knows its own names would be ignored in silence; say so."""
-    given = [name for name in ("channels", "labels", "classes") if getattr(config, name)]
+    given = [name for name in ("channels", "labels") if getattr(config, name)]
     if given:
         raise UnderstudyError(
             f"{' and '.join(given)} given, but the layout is {layout}, which knows its own file names",

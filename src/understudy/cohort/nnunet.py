@@ -20,12 +20,13 @@ def is_nnunet(root: Path) -> bool:
     return "labels" in content and ("channel_names" in content or "modality" in content)
 
 
-def find_nnunet(root: Path, files: Sequence[str]) -> Found:
+def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | None = None) -> Found:
     """The cases of the training part, with the names that `dataset.json` gives to channels and labels.
 
     Args:
         root: folder of `dataset.json`.
         files: NIfTI files below it.
+        classes: label value -> name, in place of the file's labels.
 
     Raises:
         UnderstudyError: no such data set, files of a kind that is not read, labels that overlap (regions) or are to be
@@ -50,11 +51,13 @@ def find_nnunet(root: Path, files: Sequence[str]) -> Found:
     scans = {scan.id: scan for scan in _listed(content, channels, path)}
     if not content.get("dataset"):
         _add_files(scans, content, channels, ending, files, path)
+    test = [file for file in files if file.startswith(("imagesTs/", "labelsTs/"))]
     return Found(
         tuple(channels),
-        described_classes(_classes(content, path)),
+        described_classes(classes or _classes(content, path)),
         sorted(scans.values(), key=lambda scan: scan.id),
-        _unused(root, files, scans),
+        _test_part(root, test, scans),
+        set(test),
     )
 
 
@@ -95,7 +98,10 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
             where=path,
             fix='write "labels": {"background": 0, "lesion": 1}',
         )
-    instead = "describe the files by `layout: pattern` with `classes: {1: name, ...}` for the values in the label files"
+    instead = (
+        f"name the values in the label files in a study file: `cohort: {{path: {path.parent}, layout: nnunet, classes:"
+        " {1: edema, 2: core}}`"
+    )
     regions = [name for name, value in given.items() if isinstance(value, list)]
     if regions:
         raise UnderstudyError(
@@ -195,27 +201,17 @@ def _add_files(
         scan.expected[LABELS] = f"labelsTr/{case}{ending}"
 
 
-def _unused(root: Path, files: Sequence[str], scans: Mapping[str, Scan]) -> list[Note]:
-    """Files of the data set that are no part of any patient."""
+def _test_part(root: Path, test: Sequence[str], scans: Mapping[str, Scan]) -> list[Note]:
+    """Says that the files of the test part are not used, unless cases list them."""
     used = {file for scan in scans.values() for found in scan.files.values() for file in found}
-    test = [file for file in files if file.startswith(("imagesTs/", "labelsTs/")) and file not in used]
-    other = [file for file in files if file not in used and file not in test]
-    notes = []
-    if test:
-        notes.append(
-            Note(
-                f"the {len(test)} files of imagesTs and labelsTs are not used: only the training cases are patients",
-                "nothing, or move cases that have labels to imagesTr and labelsTr (`split: {method: list}` chooses who"
-                " tests)",
-                root / test[0],
-            )
+    unused = [file for file in test if file not in used]
+    if not unused:
+        return []
+    return [
+        Note(
+            f"the {len(unused)} files of imagesTs and labelsTs are not used: only the training cases are patients",
+            "nothing, or move cases that have labels to imagesTr and labelsTr (`split: {method: list}` chooses who"
+            " tests)",
+            root / unused[0],
         )
-    if other:
-        notes.append(
-            Note(
-                f"{len(other)} NIfTI files are not of any case as dataset.json describes them (e.g. {other[0]})",
-                "nothing, or correct the file names or channel_names",
-                root / other[0],
-            )
-        )
-    return notes
+    ]

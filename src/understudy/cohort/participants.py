@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from understudy.cohort.config import (
@@ -18,19 +18,23 @@ from understudy.cohort.config import (
     Note,
 )
 from understudy.errors import UnderstudyError
-from understudy.lazy import pandas as pd
 
-_UNKNOWN = ("", "n/a")  # n/a: BIDS
+_UNKNOWN = ("", "n/a", "na", "nan", "none", "null", "unknown")
+
+
+def _composed(name: str) -> str:
+    """The letter ü may be one character or two (macOS)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _plain(name: str) -> str:
-    return name.strip().casefold().removeprefix("sub-")
+    return _composed(name).strip().casefold().removeprefix("sub-")
 
 
 # One after the other, until an id of the table and a patient have the same key and nobody else has it.
 _KEYS: tuple[Callable[[str], str], ...] = (
-    lambda name: name,
-    lambda name: name.removeprefix("sub-"),
+    _composed,
+    lambda name: _composed(name).removeprefix("sub-"),
     _plain,
     lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", _plain(name)),  # 0050772 and 50772
 )
@@ -66,10 +70,10 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
             where=path,
             fix="correct `participants`, or remove what the study file says of the table and its columns",
         )
-    table = _read(path)
-    ids = _column(table, config.participant_column, path)
-    sites = _column(table, SITE_COLUMN if config.site_column == AUTO else config.site_column, path)
-    there = f"the table has {', '.join(map(str, table.columns))}"
+    header, rows = _read(path)
+    ids = _column(header, config.participant_column, path)
+    sites = _column(header, SITE_COLUMN if config.site_column == AUTO else config.site_column, path)
+    there = f"the table has {', '.join(header)}"
     if sites is None and config.site_column == AUTO and (ids is not None or not asked):
         return {}, []  # BIDS tables often have no site
     if ids is None or sites is None:
@@ -82,24 +86,28 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
         if asked:
             raise UnderstudyError(what, where=path, fix=fix)
         return {}, [Note(f"{what}: no patient has a site", fix, path)]
-    return _matched(_one_site_each(table[ids], table[sites], path), names, path)
+    table, notes = _one_site_each(header, rows, ids, sites, path)
+    found, doubts = _matched(table, names, path)
+    return found, notes + doubts
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The table as text, whatever separates its columns."""
+def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """The header, and line -> fields, whatever separates them; lines without any are left out."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        separator = next((mark for mark in "\t;," if mark in text.split("\n", 1)[0]), "\t")
-        with warnings.catch_warnings(action="ignore", category=pd.errors.ParserWarning):
-            # index_col: a row with a tab at its end would otherwise shift all columns by one
-            return pd.read_csv(
-                io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False
-            ).fillna("")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        separator = next((mark for mark in "\t;," if mark in lines[0]), " ")
+        if separator == " ":  # columns in line, by one space or several
+            lines = [re.sub(" +", " ", line.strip()) for line in lines]
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
+        rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+        if not rows:
+            raise ValueError("it is empty")
+        return rows[0][1], dict(rows[1:])
     except PermissionError as error:
         raise UnderstudyError(
             "no permission to read the table of participants", where=path, fix="ask its owner (chmod u+r)"
         ) from error
-    except ValueError as error:  # not text, or not a table
+    except (ValueError, csv.Error) as error:  # not text, or not a table
         raise UnderstudyError(
             f"the table of participants cannot be read ({str(error).strip()})",
             where=path,
@@ -107,25 +115,39 @@ def _read(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _column(table: pd.DataFrame, wanted: str, path: Path) -> str | None:
-    """The name of a column in the table: the same, or the same but for case and spaces around it."""
-    if wanted in table:
-        return wanted
-    close = [str(name) for name in table if str(name).strip().casefold() == wanted.strip().casefold()]
+def _column(header: Sequence[str], wanted: str, path: Path) -> int | None:
+    """The number of a column: of the same name, or the same but for case and spaces around it."""
+    close = [name for name in header if name == wanted]
+    close = close or [name for name in header if name.strip().casefold() == wanted.strip().casefold()]
     if len(close) > 1:
         raise UnderstudyError(
             f"the table of participants has the columns {' and '.join(close)}",
             where=path,
             fix=f"remove one, or name one of them in place of {wanted}",
         )
-    return close[0] if close else None
+    return header.index(close[0]) if close else None
 
 
-def _one_site_each(ids: pd.Series, sites: pd.Series, path: Path) -> dict[str, str]:
+def _one_site_each(
+    header: Sequence[str], rows: Mapping[int, Sequence[str]], ids: int, sites: int, path: Path
+) -> tuple[dict[str, str], list[Note]]:
     """Id -> site. Several rows of a patient (visits) must agree; a row without a site says nothing."""
     found: dict[str, str] = {}
-    for name, site in zip(ids, (str(site).strip() for site in sites), strict=True):
-        site = UNKNOWN_SITE if site.lower() in _UNKNOWN else site
+    spellings: dict[str, dict[str, None]] = {}
+    for line, row in rows.items():
+        if len(row) < len(header) or any(field.strip() for field in row[len(header) :]):
+            raise UnderstudyError(
+                f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}",
+                where=path,
+                fix="write n/a for what is not known, and put text that holds the separator in quotation marks",
+            )
+        name, site = row[ids], " ".join(_composed(row[sites]).split())
+        if site.casefold() in _UNKNOWN:
+            site = UNKNOWN_SITE
+        else:
+            same = spellings.setdefault(site.casefold(), {})
+            same[row[sites]] = None
+            site = " ".join(_composed(next(iter(same))).split())
         before = found.get(name, UNKNOWN_SITE)
         if before and site and before != site:
             raise UnderstudyError(
@@ -134,7 +156,12 @@ def _one_site_each(ids: pd.Series, sites: pd.Series, path: Path) -> dict[str, st
                 fix="give the patient one site in all rows",
             )
         found[name] = before or site
-    return found
+    notes = [
+        Note(f"the sites {' and '.join(map(repr, same))} are taken as one", "write the site in one way", path)
+        for same in spellings.values()
+        if len(same) > 1
+    ]
+    return found, notes
 
 
 def _matched(
