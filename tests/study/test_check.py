@@ -115,3 +115,24 @@ def test_every_fault_of_a_whole_patient(tmp_path, fault):
     assert (slices is None) == (fault in ("oblong", "10 times"))
     if slices is not None:
         assert slices.index["subject"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "evaluation: {regions: {WT: [NCR, ED]}}\n",  # classes that the cohort does not have
+        "split: {method: list, test: [p9]}\n",
+        "slices: {resolution: 64}\n",
+        "slices: {rule_channel: T2w}\n",
+    ],
+)
+def test_what_a_plan_refuses_is_refused_by_check(tmp_path, lines):
+    write_cohort(tmp_path)
+    study = tmp_path / "study.yaml"
+    kept = [
+        line
+        for line in study.read_text().splitlines(keepends=True)
+        if not line.startswith(lines.split(":")[0])
+    ]
+    study.write_text("".join(kept) + lines)
+    assert agree(tmp_path) is None

@@ -17,10 +17,14 @@ _SPEC.loader.exec_module(fuzz)
 
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_mutated_inputs_are_refused_or_read_right(kind: str, tmp_path: Path) -> None:
+    outcomes = set()
     for number in range(12):
         root = tmp_path / str(number)
         root.mkdir()
-        assert fuzz.run_case(kind, number, root) in ("accepted", "refused", "phantoms"), f"{kind}:{number}"
+        outcomes.add(fuzz.run_case(kind, number, root))
+        assert outcomes <= {"accepted", "refused"}, f"{kind}:{number}"
+    # both kinds occur: the mutations are neither harmless nor all fatal
+    assert outcomes == {"accepted"} if kind == "images" else outcomes == {"accepted", "refused"}
 
 
 def test_the_unchanged_cohort_is_accepted(tmp_path: Path) -> None:
