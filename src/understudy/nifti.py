@@ -364,13 +364,16 @@ def _disagreement(
     fix = (
         "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
     )
-    turned = [nib.orientations.aff2axcodes(a) if _spans_space(a) else () for a in (sform, qform)]
+    steps = np.linalg.solve(sform[:3, :3], qform[:3, :3])
+    turned = bool((np.abs(steps).argmax(axis=0) != range(3)).any() or (np.diag(steps) <= 0).any())
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
     # to a template the sform may stretch and turn
-    if not template and (turned[0] != turned[1] or not np.allclose(edges[0], edges[1], rtol=_SAME_EDGES)):
+    if not template and (turned or not np.allclose(edges[0], edges[1], rtol=_SAME_EDGES)):
         words = [
-            f"{''.join(t) or 'singular'}, {' x '.join(f'{e:.3g}' for e in sizes)}"
-            for t, sizes in zip(turned, edges, strict=True)
+            f"{''.join(nib.orientations.aff2axcodes(a))}, {' x '.join(f'{e:.3g}' for e in sizes)} mm"
+            if _spans_space(a)
+            else "singular"
+            for a, sizes in zip((sform, qform), edges, strict=True)
         ]
         raise UnderstudyError(
             f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size",
