@@ -78,7 +78,9 @@ class SliceSet:
         self.path = Path(path)
         if not (self.path / "index.parquet").is_file():
             partial = _partial(self.path)
+            below = sets_below(self.path)
             fix = f"finish the job that writes {partial}" if partial.exists() else "check the path"
+            fix = f"give one of the slice sets in it: {', '.join(below[:3])}" if below else fix
             raise UnderstudyError("not a complete slice set", where=self.path, fix=fix)
         group = zarr.open_group(str(self.path), mode="r")
         meta = dict(group.attrs)
@@ -377,6 +379,12 @@ def _reading(path: Path) -> Iterator[None]:
         raise UnderstudyError(
             f"the slices cannot be read ({error})", where=path, fix="write the set again"
         ) from error
+
+
+def sets_below(path: Path) -> list[str]:
+    """The slice sets in the folder of a study or of one of its jobs."""
+    patterns = ("slices/index.parquet", "jobs/*/slices/index.parquet")
+    return [str(found.parent) for pattern in patterns for found in sorted(path.glob(pattern))]
 
 
 def _partial(path: Path) -> Path:

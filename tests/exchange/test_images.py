@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from foreign import save_png
@@ -253,3 +254,86 @@ def test_what_cannot_be_read_is_one_error_with_the_place_and_the_cure(
         take(tmp_path)
     assert str(caught.value.where).startswith(str(tmp_path / "a"))
     assert cure in str(caught.value.fix)
+
+
+def nifti(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        volume = nib.Nifti1Image(RNG.integers(1, 256, (16, 16, 4), dtype=np.uint8), np.eye(4))
+        nib.save(volume, folder / f"{name}.nii.gz")
+
+
+UNKNOWN_CHANNELS = {
+    "folder a patient": ["p{i}/p{i}_dwi", "p{i}/p{i}_roi"],
+    "names of channels alone": ["p{i}/dwi", "p{i}/roi"],
+    "one folder": ["p{i}-DWI", "p{i}-roi"],
+    "mask beside the image": ["p{i}", "p{i}_roi"],
+    "folder a channel": ["dwi/p{i}", "roi/p{i}"],
+}
+
+
+@pytest.mark.parametrize("names", UNKNOWN_CHANNELS.values(), ids=UNKNOWN_CHANNELS)
+@pytest.mark.parametrize("real", [True, False])
+def test_masks_and_channels_of_unknown_names_are_no_patients(
+    tmp_path: Path, names: list[str], real: bool
+) -> None:
+    """Every NIfTI file, masks included, was taken for a patient."""
+    nifti(tmp_path / "a", [name.format(i=i) for i in range(3) for name in names])
+    with pytest.raises(UnderstudyError, match=r"6 files") as caught:
+        take(tmp_path, real=real)
+    assert "--channels" in str(caught.value.fix)
+    assert len(take(tmp_path, real=real, channels=["image"]).slices) == 24
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["p1", "p2"], ["case_001", "case_002"], ["p0_z01", "p0_z02", "p1_z01", "p1_z02"], ["left", "right"]],
+)
+def test_images_of_their_own_are_not_taken_for_channels(tmp_path: Path, names: list[str]) -> None:
+    grey(tmp_path / "a", [f"{name}.png" for name in names])
+    assert len(take(tmp_path, real=False).slices) == len(names)
+
+
+def test_volumes_are_patients_unless_a_pattern_says_otherwise(tmp_path: Path) -> None:
+    nifti(tmp_path / "a", ["p0_v1", "p0_v2", "p1_v1"])
+    told = take(tmp_path).patients
+    assert told is not None
+    assert (told.found, len(told.counts())) == ("volumes", 3)  # nobody said so
+    by_pattern = take(tmp_path, "^(p.)").patients
+    assert by_pattern is not None
+    assert (by_pattern.found, by_pattern.counts()) == ("pattern", {"p0": 8, "p1": 4})
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 12), (48, 64, 12), (240, 240, 155), (64, 12, 64), (64, 64, 12, 2)]
+)
+def test_a_volume_is_not_cut_along_its_first_axis(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """[H, W, Z] was read as H slices of W x Z pixels."""
+    (tmp_path / "a").mkdir()
+    array = np.ones(shape, np.uint8)
+    np.save(tmp_path / "a" / "p0.npy", array)
+    with pytest.raises(UnderstudyError) as caught:
+        take(tmp_path, real=False)
+    assert caught.value.where == str(tmp_path / "a" / "p0.npy")
+    cures = (np.moveaxis(array, 2, 0), array[:, None] if array.ndim == 3 else np.moveaxis(array, -1, 1))
+    assert "moveaxis(array, 2, 0)" in str(caught.value.fix)
+    for i, cured in enumerate(cures if shape[1] != 12 else cures[1:]):
+        (tmp_path / str(i) / "a").mkdir(parents=True)
+        np.save(tmp_path / str(i) / "a" / "p0.npy", cured)
+        assert len(take(tmp_path / str(i), real=False).slices) == len(cured)
+
+
+def test_an_annotation_that_nobody_named_has_to_look_like_one(tmp_path: Path) -> None:
+    """[3, H, W] with two names: the third channel, an image, was taken for the annotation."""
+    (tmp_path / "a").mkdir()
+    image = RNG.integers(1, 256, (3, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "a" / "p0.npy", image)
+    with pytest.raises(UnderstudyError) as caught:
+        take(tmp_path, real=False, channels=["a", "b"])
+    assert "--channels a,b,NAME" in str(caught.value.fix)
+    assert "--labels 2" in str(caught.value.fix)
+    image[2] = RNG.choice([0, 51, 102, 204], (16, 16))
+    np.save(tmp_path / "a" / "p0.npy", image)
+    slices = take(tmp_path, real=False, channels=["a", "b"]).slices
+    assert (slices.channels, slices.class_names) == (("a", "b"), ("NCR/NET", "ED", "ET"))
+    assert slices.read(slice(None))[1].max() == 3

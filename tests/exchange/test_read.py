@@ -350,3 +350,101 @@ def test_a_mask_lies_where_its_header_says_or_is_refused(tmp_path: Path) -> None
     images, labels = made.read(slice(None))
     np.testing.assert_array_equal(labels == 1, images[:, 0] == 200)
     assert labels.sum() == 12
+
+
+def volumes(folder: Path, edges: dict[str, tuple[float, float, float]], shape: tuple[int, int, int]) -> None:
+    """A file per patient with voxels of these edges (right, front, up), and an annotation of 0 and 255."""
+    folder.mkdir()
+    for name, size in edges.items():
+        affine = np.diag([-size[0], -size[1], size[2], 1.0])
+        nib.save(nib.Nifti1Image(np.full(shape, 60, np.uint8), affine), folder / f"{name}_flair.nii.gz")
+        nib.save(nib.Nifti1Image(np.eye(*shape[:2])[..., None].repeat(shape[2], 2) * 255, affine),
+                 folder / f"{name}_seg.nii.gz")  # fmt: skip
+
+
+NIFTI = FolderSpec(channels={"FLAIR": "flair"}, codes={"lesion": 255})
+
+
+@pytest.mark.parametrize("edges", [(2.0, 2.0, 5.0), (1.0, 1.5, 5.0), (1.02, 1.0, 5.0)])
+def test_volumes_of_another_pixel_size_are_refused(tmp_path: Path, edges: tuple[float, float, float]) -> None:
+    """Heads of another size came out without a word."""
+    volumes(tmp_path / "in", {"a": (1, 1, 5), "b": (1.005, 1, 4), "c": edges}, (16, 16, 3))
+    with pytest.raises(UnderstudyError, match=r"c_flair.nii.gz .* a_flair.nii.gz of 1 x 1 mm") as caught:
+        read_folder(tmp_path / "in", NIFTI, tmp_path / "out", progress=False)
+    assert caught.value.where == str(tmp_path / "in" / "c_flair.nii.gz")
+    assert "resample" in str(caught.value.fix)
+    for file in (tmp_path / "in").glob("c_*"):
+        file.unlink()
+    assert len(read_folder(tmp_path / "in", NIFTI, tmp_path / "two", progress=False)) == 6
+
+
+def test_volumes_that_give_strips_are_refused_and_flat_files_are_not(tmp_path: Path) -> None:
+    volumes(tmp_path / "coronal", {"a": (1, 5, 1)}, (16, 8, 16))
+    with pytest.raises(UnderstudyError, match="coronal") as caught:
+        read_folder(tmp_path / "coronal", NIFTI, tmp_path / "out", progress=False)
+    assert caught.value.where == str(tmp_path / "coronal" / "a_flair.nii.gz")
+    assert "understudy init" in str(caught.value.fix)
+    volumes(tmp_path / "flat", {"a": (1, 5, 1)}, (16, 16, 1))
+    assert len(read_folder(tmp_path / "flat", NIFTI, tmp_path / "out2", progress=False)) == 1
+
+
+def test_doubts_about_headers_are_noted_once(tmp_path: Path) -> None:
+    volumes(tmp_path / "in", {"a": (1, 1.3, 5), "b": (1, 1.3, 5)}, (16, 16, 3))
+    for file in (tmp_path / "in").iterdir():
+        image = nib.load(file)
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+        nib.save(image, file)
+    notes = read_folder(tmp_path / "in", NIFTI, tmp_path / "out", progress=False).attrs["notes"]
+    assert len([note for note in notes if "neither sform nor qform" in note]) == 1
+    assert len([note for note in notes if "1.3" in note and "a_flair.nii.gz" in note]) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        (lambda m: m * np.float32(0.6), "> 0.5"),
+        (lambda m: m.astype(np.int16) - 1, "--codes"),
+        (lambda m: m * np.int16(300), "--codes"),
+    ],
+)
+def test_the_cure_for_an_annotation_is_not_that_for_an_image(tmp_path: Path, values: Any, cure: str) -> None:
+    """--values does not scale annotations: the advice led back to the same message."""
+    mask = np.eye(16, dtype=np.uint8)
+    for i, scaling in enumerate(("as_is", "max", (0.0, 255.0))):
+        np.savez(tmp_path / "a.npz", images=np.full((1, 1, 16, 16), 9), labels=values(mask))
+        with pytest.raises(UnderstudyError, match="annotation") as caught:
+            take(tmp_path, tmp_path / f"out{i}", None, channels=["FLAIR"], codes={"x": 1}, values=scaling)
+        assert cure in str(caught.value.fix)
+        assert "--values" not in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint8])
+def test_an_annotation_of_0_and_1_may_be_of_any_type(tmp_path: Path, dtype: Any) -> None:
+    mask = np.eye(16, dtype=dtype) * dtype(1)
+    np.savez(tmp_path / "a.npz", images=np.full((1, 1, 16, 16), 9), labels=mask)
+    found = take(tmp_path, tmp_path / "out", None, channels=["FLAIR"], codes={"lesion": 1})
+    np.testing.assert_array_equal(found.read(slice(None))[1][0], np.eye(16))
+
+
+def test_files_of_other_formats_are_no_numpy_files(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.npz"):
+        (tmp_path / name).write_text("x,y\n1,2\n")
+        with pytest.raises(UnderstudyError, match="not a NumPy file") as caught:
+            take(tmp_path, tmp_path / "out", None, channels=["FLAIR"])
+        assert caught.value.where == str(tmp_path / name)
+        (tmp_path / name).unlink()
+
+
+def test_the_folder_of_a_study_is_not_a_folder_of_images(tmp_path: Path) -> None:
+    """Its jobs keep arrays and pictures of their own."""
+    job = tmp_path / "run" / "jobs" / "prepare-1"
+    writer = SliceWriter(job / "slices", ["FLAIR"], CLASSES, 16)
+    writer.append(np.ones((1, 1, 16, 16), np.uint8), np.zeros((1, 16, 16), np.uint8), [{"id": "0"}])
+    writer.close()
+    np.save(job / "volume.npy", np.ones((3, 1, 16, 16), np.uint8))
+    for folder in (tmp_path / "run", job):
+        for read_it in (lambda f: take(f, tmp_path / "out", None), SliceSet.open):
+            with pytest.raises(UnderstudyError) as caught:
+                read_it(folder)
+            assert str(job / "slices") in str(caught.value.fix)

@@ -40,7 +40,7 @@ def read(
     sizes: Annotated[
         str,
         typer.Option(
-            help="Of images that are not square with a power of two: refuse, or fit (pad, average)."
+            help="If the images, all of one size, are not square with a power of two: refuse, or fit (pad, average)."
         ),
     ] = "refuse",
     resolution: Annotated[
@@ -78,7 +78,9 @@ CohortOption = Annotated[
 
 SizesOption = Annotated[
     str,
-    typer.Option(help="Of images of another size: fit (pad and average, as real slices are), or refuse."),
+    typer.Option(
+        help="If the images, all of one size, are not of the real slices' size: fit (pad and average them), or refuse."
+    ),
 ]
 
 

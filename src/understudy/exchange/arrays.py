@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +21,15 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import to_8_bit, to_grey
 from understudy.exchange.sources import RawSlice
-from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec
+from understudy.exchange.spec import ALIASES, BRATS_CODES, LABELS, PLAIN, FolderSpec
 from understudy.folders import natural, read_bytes
 
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "samples", "arr_0", "data", "x")
 _LABEL_WORDS = (*ALIASES[LABELS], "y")
+_STRIPS = 2.0  # ratio of the edges beyond which an image is hardly a slice
+_SHORT = 0.8  # of the other axes, which are about equal: an axis that counts slices
+_LOOKED_AT = 64  # slices in which an annotation is looked for
+_OFF = 1.0  # grey values by which most of an annotation may miss its codes
 _MOST_CHANNELS = 8  # of arrays whose channels have no names; an axis of pixels is longer
 _ENDING = re.compile(r"\.(npy|npz)$", re.IGNORECASE)
 
@@ -52,7 +57,7 @@ class ArrayFile:
                 with self._open() as stream:
                     self.shape, self.dtype = self._header(stream)
         except Exception as error:  # of a damaged file NumPy and zipfile raise nearly anything
-            raise _unreadable(path, error) from error
+            raise unreadable_array(path, error) from error
 
     def _open(self) -> IO[bytes]:
         return zipfile.ZipFile(self.path).open(f"{self._member}.npy")
@@ -79,7 +84,7 @@ class ArrayFile:
             try:
                 mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
             except Exception as error:
-                raise _unreadable(self.path, error) from error
+                raise unreadable_array(self.path, error) from error
             for i in range(start, self.shape[0]):
                 yield np.asarray(mapped[i])
             return
@@ -95,11 +100,19 @@ class ArrayFile:
                         raise EOFError("the array ends too early")
                     yield np.frombuffer(content, self.dtype).reshape(self.shape[1:])
         except Exception as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable_array(self.path, error) from error
 
 
-def _unreadable(path: Path, error: BaseException) -> UnderstudyError:
+def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
+    """Why NumPy or zipfile cannot read a file, in words."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
+    start = read_bytes(path, 8)
+    if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
+        return UnderstudyError(
+            f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty",
+            where=path,
+            fix="save the array with numpy.save or numpy.savez, or replace the file by an intact copy",
+        )
     if "pickle" in text or "Python objects" in text:
         return UnderstudyError(
             "the file holds pickled Python objects, which are never executed",
@@ -124,6 +137,16 @@ class _Form:
     stack: bool
     axis: int | None
     depth: int
+
+    def is_volume(self, shape: tuple[int, ...]) -> bool:
+        """Whether the last axis may as well count the slices, [H, W, Z] or [H, W, Z, C] of one patient."""
+        if not self.stack or self.axis == 0:
+            return False
+        first, height, width = shape[:3]
+        strips = max(height, width) > _STRIPS * min(height, width)
+        return strips or (
+            width < _SHORT * min(first, height) and max(first, height) < 1.5 * min(first, height)
+        )
 
     @property
     def words(self) -> str:
@@ -223,6 +246,26 @@ class ArraySource:
         )
         self.channels = tuple(known or self._positions)
         self.count: int | None = sum(i.shape[0] if f.stack else 1 for _, i, _, f in self._pairs)
+        if plain and self.annotated and not apart and not isinstance(spec.labels, int):
+            self._refuse_grey_annotation()
+
+    def _refuse_grey_annotation(self) -> None:
+        """Nobody said that the channel behind those with names is an annotation: it has to look like one."""
+        drawn = (raw.drawn for raw in islice(self.slices(0), _LOOKED_AT))
+        seen = next((values for values in drawn if values.any()), None)
+        if seen is None:
+            return
+        codes = np.array(list((self._spec.codes or BRATS_CODES).values()))
+        off = np.abs(seen[seen > 0][:, None] - codes.astype(np.float32)).min(axis=1)
+        if (off > _OFF).mean() > 0.5:
+            names, place = list(self._positions), self._depth - 1
+            raise UnderstudyError(
+                f"the arrays have {self._depth} channels and {len(names)} names; the last channel does not look like an"
+                " annotation of the known codes",
+                where=self._pairs[0][1].path,
+                fix=f"if it is an image, name it as well: --channels {','.join([*names, 'NAME'])}; if it is the"
+                f" annotation, say so with its values: --labels {place} --codes NAME=VALUE,...",
+            )
 
     def _opened(self, file: str, labels_file: str | None) -> tuple[str, ArrayFile, ArrayFile | None]:
         """(id, images, labels)."""
@@ -266,6 +309,17 @@ class ArraySource:
         forms = [f for f in _forms(images.shape, self._depths(apart)) if f.depth == self._depth]
         if len(forms) > 1:
             raise self._unclear(images, forms)
+        if forms[0].is_volume(images.shape):
+            count, height, width = images.shape[:3]
+            raise UnderstudyError(
+                f"an array of shape {images.shape} is {count} slices of {height} x {width} pixels, or {width} slices"
+                f" of {count} x {height}",
+                where=images.path,
+                fix="if it is a volume whose third axis counts the slices, save numpy.moveaxis(array, 2, 0); if the"
+                " first does, save "
+                + ("array[:, None]" if len(images.shape) == 3 else "numpy.moveaxis(array, -1, 1)")
+                + ", which can be read in one way only",
+            )
         return forms[0]
 
     def _unclear(self, images: ArrayFile, forms: Sequence[_Form]) -> UnderstudyError:
@@ -313,7 +367,7 @@ class ArraySource:
             with zipfile.ZipFile(path) as archive:
                 keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         except Exception as error:
-            raise _unreadable(path, error) from error
+            raise unreadable_array(path, error) from error
         said = self._spec.labels if isinstance(self._spec.labels, str) else ""
         of_labels = [k for k in keys if (k == said if said else k.lower() in _LABEL_WORDS)]
         of_images = [k for k in keys if k not in of_labels]
@@ -349,7 +403,7 @@ class ArraySource:
         grey = to_grey(image, self._spec, where)
         if labels is not None:
             height, width = grey.shape[-2:]
-            drawn = to_grey(labels.reshape(1, height, width), self._spec, where, "as_is")
+            drawn = to_grey(labels.reshape(1, height, width), self._spec, where, annotation=True)
         elif self.annotated:
             place = self._spec.labels if isinstance(self._spec.labels, int) else len(grey) - 1
             drawn = grey[[place]]

@@ -135,19 +135,15 @@ def description_of(root: Path) -> Description | None:
         ) from error
 
 
-def described(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
+def described(said: Description, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
     """The spec, completed by what the folder says about itself; what the user says takes precedence.
 
     Args:
-        root: the folder.
+        said: by the folder.
         spec: what the user says.
         known: channels that are wanted; the folder's others are left out.
-
-    Raises:
-        UnderstudyError: see `description_of`.
     """
-    said = description_of(root)
-    if said is None or spec.layout not in ("auto", said.layout):
+    if spec.layout not in ("auto", said.layout):
         return spec
     tokens: dict[str, str | int] = {channel.name: channel.files for channel in said.channels}
     named = spec.named or dict.fromkeys(known if known and set(known) <= tokens.keys() else tokens)

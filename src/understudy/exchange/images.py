@@ -79,14 +79,18 @@ def open_images(
         notes = list(found.attrs["notes"])
     if not real:
         return Opened(found, None, notes)
-    if "subject" in found.index:
+    ids = found.index["id"].astype(str).tolist()
+    if "subject" in found.index and not (found.attrs.get("one_a_volume") and patients is not None):
         if patients is not None:
             notes.append(f"--patients is not used: {path.name} says itself whose slices they are")
         subjects = found.index["subject"].astype(str).tolist()
-        return Opened(found, Patients(subjects, "set", f"as {path.name} says"), notes)
+        told = Patients(subjects, "set", f"as {path.name} says")
+        if found.attrs.get("one_a_volume"):
+            told = Patients(subjects, "volumes", "each volume another")
+        return Opened(found, told, notes)
     if is_set and patients is None:
         return Opened(found, None, notes)
-    told = patients_of(found.index["id"].astype(str).tolist(), patients, path)
+    told = patients_of(ids, patients, path)
     mark = sha256_json([str(path.absolute()), spec.model_dump(mode="json"), told.subjects])[:12]
     return Opened(_with_subjects(found, told.subjects, read_into / f"{mark}-patients"), told, notes)
 

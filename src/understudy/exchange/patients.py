@@ -18,7 +18,7 @@ from understudy.files import sha256_json
 from understudy.folders import natural
 from understudy.slices import SliceSet
 
-Found = Literal["set", "each", "pattern", "names", "nowhere"]
+Found = Literal["set", "each", "pattern", "volumes", "names", "nowhere"]
 EACH = "(.*)"  # --patients '(.*)': every slice is another patient's
 _EXAMPLE = "--patients '^(.+)_z[0-9]+$'"
 # What stands behind the patient in the name of a slice: "p01_z045", "sub-3_slice-012", "case7-45", "p01/045".
@@ -46,7 +46,8 @@ class Patients:
     Attributes:
         subjects: in the order of the slices.
         found: "set" (the set or the folder says it), "pattern" (the user's), "each" (every slice is of another patient,
-            as the user says), "names", or "nowhere" (each slice counts as a patient of its own).
+            as the user says), "volumes" (each is another patient's, as far as anybody knows), "names", or "nowhere"
+            (each slice counts as a patient of its own).
         how: the same in words.
     """
 

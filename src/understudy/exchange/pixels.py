@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import FolderSpec, Values
+from understudy.exchange.spec import FolderSpec
 from understudy.folders import read_bytes
-from understudy.nifti import read_header, read_voxels, slices_of
+from understudy.nifti import LABEL_TOLERANCE
 
 _GREY_PNG = {"L", "1"}
 _SLACK = 1e-4  # of the range: what single precision leaves of rounding
@@ -52,31 +52,19 @@ def read_png(path: Path) -> NDArray[np.uint8]:
     )
 
 
-def read_nifti(path: Path) -> NDArray[Any]:
-    """[Z, H, W] of a NIfTI slice or volume, rows to posterior and columns to the patient's left.
-
-    Raises:
-        UnderstudyError: unreadable, or neither two- nor three-dimensional.
-    """
-    header = read_header(path, flat=True)
-    return slices_of(read_voxels(path, header), header)
-
-
-def to_grey(
-    values: NDArray[Any], spec: FolderSpec, where: Path, scaling: Values | None = None
-) -> NDArray[Any]:
+def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: bool = False) -> NDArray[Any]:
     """The same as grey values 0..255: uint8 as they are, anything else as float32.
 
     Args:
         values: of one file, or of one slice of an array.
         spec: its `values` and `clip`.
         where: for messages.
-        scaling: instead of `spec.values` ("as_is" for annotations in files of their own).
+        annotation: in a file of its own, which is not scaled.
 
     Raises:
         UnderstudyError: not numbers, NaN or infinite, out of range.
     """
-    scaling = spec.values if scaling is None else scaling
+    scaling = "as_is" if annotation else spec.values
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
@@ -88,8 +76,12 @@ def to_grey(
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UnderstudyError(
-            "the image holds NaN or infinite values", where=where, fix="correct or remove it"
+            f"the {'annotation' if annotation else 'image'} holds NaN or infinite values",
+            where=where,
+            fix="correct or remove it",
         )
+    if annotation:
+        return _codes(values, low, high, where)
     if scaling == "max":
         if high <= 0 or low < 0:
             raise UnderstudyError(
@@ -110,6 +102,26 @@ def to_grey(
         )
     grey = (np.asarray(values, np.float32) - np.float32(bottom)) * np.float32(255 / (top - bottom))
     return np.clip(grey, 0, 255)
+
+
+def _codes(values: NDArray[Any], low: float, high: float, where: Path) -> NDArray[Any]:
+    """An annotation's values, which may lie between its codes as a generator's do, but are no probabilities."""
+    if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
+        raise UnderstudyError(
+            f"the annotation has values from {low:g} to {high:g}, not from 0 (background) to 255",
+            where=where,
+            fix="save the number of each pixel's class, 0 for background, as 8-bit integers, and name the classes:"
+            " --codes NAME=VALUE,... (or `codes: {NAME: VALUE}`)",
+        )
+    grey = np.clip(np.asarray(values, np.float32), 0, 255)
+    if 0 < high <= 1 + LABEL_TOLERANCE and np.abs(grey - np.rint(grey)).max() > LABEL_TOLERANCE:
+        raise UnderstudyError(
+            f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities",
+            where=where,
+            fix="save a threshold of it, (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or"
+            " `codes: {NAME: 1}`)",
+        )
+    return grey
 
 
 def _as_is(values: NDArray[Any], low: float, high: float, clip: bool, where: Path) -> NDArray[Any]:

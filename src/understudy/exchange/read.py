@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from understudy.exchange.webdataset import TarSource
 from understudy.files import sha256_json
 from understudy.folders import files_below, list_files
 from understudy.progress import track
-from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter
+from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
 
@@ -37,12 +38,19 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
     """The layout of a folder and its files.
 
     Raises:
-        UnderstudyError: no such folder, none or several kinds of files, an unfinished slice set.
+        UnderstudyError: no such folder, that of a study, none or several kinds of files, an unfinished slice set.
     """
     if spec.layout in ("auto", "slices") and (
         (root / "index.parquet").is_file() or (root / "zarr.json").is_file() or spec.layout == "slices"
     ):
         return "slices", []
+    own = (root / "jobs").is_dir() or root.absolute().parent.name == "jobs"
+    if own and (below := sets_below(root)):  # files of a job are not images that anybody means
+        raise UnderstudyError(
+            "this is the folder of a study, or of one of its jobs",
+            where=root,
+            fix=f"give one of the slice sets in it: {', '.join(below[:3])}",
+        )
     if spec.layout != "auto":
         return spec.layout, files_below(root, ENDINGS[spec.layout])
     images = files_below(root, list(chain.from_iterable(ENDINGS.values())))
@@ -69,10 +77,28 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
     )
 
 
-def open_source(
+@dataclass(frozen=True)
+class OpenedFolder:
+    """A folder, understood but not read.
+
+    Attributes:
+        source: its slices.
+        layout, files: see `layout_of`.
+        spec: what the user said, completed by what the folder says of itself.
+        said: by the folder; None if it says nothing.
+    """
+
+    source: Source
+    layout: str
+    files: list[str]
+    spec: FolderSpec
+    said: Description | None
+
+
+def open_folder(
     root: Path, spec: FolderSpec, known: Sequence[str] | None = None, plain: bool = False
-) -> Source:
-    """The slices of a folder.
+) -> OpenedFolder:
+    """Finds out what is in a folder.
 
     Args:
         root: the folder.
@@ -84,20 +110,24 @@ def open_source(
         UnderstudyError: see `layout_of` and `recognise`.
     """
     layout, files = layout_of(root, spec)
-    if layout != "slices":
-        spec = described(root, spec, known)
+    said = description_of(root) if layout != "slices" else None
+    if said is not None:
+        spec = described(said, spec, known)
     _refuse_other_channels(spec, known, root)
-    if layout == "slices":
-        return SetSource(root, spec, known)
-    if not files:
+    if layout != "slices" and not files:
         raise UnderstudyError(
             f"there is no file of layout {layout} in the folder", where=root, fix="check the path"
         )
-    if layout == "array":
-        return ArraySource(root, files, spec, known, plain)
-    if layout == "webdataset":
-        return TarSource(root, files, spec, known)
-    return FileSource(root, recognise(root, files, spec, known, plain), spec, layout == "nifti")
+    source: Source
+    if layout == "slices":
+        source = SetSource(root, spec, known)
+    elif layout == "array":
+        source = ArraySource(root, files, spec, known, plain)
+    elif layout == "webdataset":
+        source = TarSource(root, files, spec, known)
+    else:
+        source = FileSource(root, recognise(root, files, spec, known, plain), spec, layout == "nifti")
+    return OpenedFolder(source, layout, files, spec, said)
 
 
 def _refuse_other_channels(spec: FolderSpec, known: Sequence[str] | None, root: Path) -> None:
@@ -130,7 +160,7 @@ def read_folder(
         name: for the index' column `generator`; "": the folder's name.
         progress: show it.
         count: take the first so many slices; None: all.
-        plain: see `open_source`.
+        plain: see `open_folder`.
 
     Returns:
         The set; its index has id, generator, code_distance (mean distance of the annotation to the codes it was
@@ -142,14 +172,11 @@ def read_folder(
     """
     root, out = Path(root), Path(out)
     known = target.channels if target else None
-    source = open_source(root, spec, known, plain)
-    layout, files = layout_of(root, spec)
-    said = description_of(root) if layout != "slices" else None
-    if said is not None:
-        spec = described(root, spec, known)
+    opened = open_folder(root, spec, known, plain)
+    source, spec, said = opened.source, opened.spec, opened.said
     annotation = Annotation.of(source, spec, target.classes if target else _classes(said, spec), root)
     identity = {
-        "folder": folder_mark(root, files),
+        "folder": folder_mark(root, opened.files),
         "spec": spec.model_dump(mode="json"),
         "count": count,
         "target": [list(target.channels), target.resolution] if target else None,
@@ -176,8 +203,9 @@ def read_folder(
         )
     annotation.finish(root)
     annotation.forget(writer)
-    notes = source.notes + ([] if layout == "slices" else _strangers(root, layout))
-    return writer.close(source="folder", notes=notes, annotation=annotation.summary(), **identity)
+    notes = source.notes + ([] if opened.layout == "slices" else _strangers(root, opened.layout))
+    subjects = {"one_a_volume": True} if isinstance(source, FileSource) and source.one_a_volume else {}
+    return writer.close(source="folder", notes=notes, annotation=annotation.summary(), **subjects, **identity)
 
 
 def _classes(said: Description | None, spec: FolderSpec) -> tuple[LabelClass, ...] | None:

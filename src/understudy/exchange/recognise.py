@@ -7,6 +7,7 @@ Recognised are names as in the paper's code: `T1/seed0007_T1.png`, `flair/image_
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,8 @@ def recognise(
     channels = tuple(wanted or [name for name in ALIASES if name in present and name != LABELS])
     unnamed = not spec.pattern and not any(spec.named.values()) and not present & set(channels)
     if plain and unnamed and len(channels) <= 1:
+        if not channels and (alike := _like_channels(surplus)):
+            raise _unknown_channels(root, alike, len(surplus))
         channels = channels or (PLAIN,)
         for file in surplus:
             _add(slices, (_stem(file), ""), channels[0], file, root)
@@ -219,6 +222,42 @@ def _add(slices: dict[str, SliceFiles], place: _Place, channel: str, file: str, 
             fix="remove or rename one, or say by `pattern` which files are meant",
         )
     entry.files[channel] = file
+
+
+def _like_channels(files: Sequence[str]) -> list[str]:
+    """Files that look like several channels of one image, "p0_dwi" and "p0_adc", or "dwi/p0" and "adc/p0"; or []."""
+    stems = {_stem(file): file for file in files}
+    splits = [
+        r"(?P<case>.+)[-_. /](?P<word>[^-_. /]*[^-_. /\d])"
+    ]  # what ends in a number is a slice or a patient
+    if all(
+        file.lower().endswith((".nii", ".nii.gz")) for file in files
+    ):  # slices may be numbered in each folder
+        splits.append(r"(?P<word>[^/]*[^/\d])/(?P<case>.+)")
+    for split in splits:
+        cases: dict[str, dict[str, str]] = defaultdict(dict)
+        for stem, file in stems.items():
+            if match := re.fullmatch(split, stem):
+                cases[match["case"]][match["word"].lower()] = file
+        for case, words in cases.items():
+            if case in stems:
+                words[""] = stems[case]
+        counts = Counter(word for words in cases.values() for word in words)
+        for words in cases.values():
+            alike = [file for word, file in words.items() if counts[word] > 1]
+            if len(alike) > 1:
+                return alike
+    return []
+
+
+def _unknown_channels(root: Path, alike: Sequence[str], count: int) -> UnderstudyError:
+    return UnderstudyError(
+        f"{', '.join(alike[:_SHOWN])} look like channels or masks of one patient, but their names are not known"
+        f" ({count} files)",
+        where=root,
+        fix="say which is which: --channels DWI=dwi,ADC=adc --labels roi (NAME=what the files are called); if each"
+        f" file is an image of its own, --channels {PLAIN}",
+    )
 
 
 def _nothing_recognised(root: Path, files: Sequence[str], names: Iterable[str]) -> UnderstudyError:

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.pixels import read_nifti, read_png, to_8_bit, to_grey
+from understudy.exchange.pixels import read_png, to_8_bit, to_grey
 from understudy.exchange.recognise import Recognised, SliceFiles
 from understudy.exchange.spec import FolderSpec
-from understudy.nifti import in_order, refuse_other_grids
+from understudy.nifti import VolumeHeader, in_order, read_header, read_voxels, refuse_other_grids, slices_of
+from understudy.planes import judge_pixels
 from understudy.slices import SliceSet
 
 _WORKERS = 2  # threads that decode files
+_SAME_PIXELS = 0.01  # part of an edge by which pixels of one size may differ
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Source(Protocol):
         classes: names of the classes with a channel of their own in `RawSlice.drawn`; () for codes.
         annotated: whether there is an annotation; without one `RawSlice.drawn` is 0 everywhere.
         count: slices, None where only reading tells.
-        notes: what a user should know about how the folder was understood.
+        notes: what a user should know about how the folder was understood; complete when all slices are read.
     """
 
     channels: tuple[str, ...]
@@ -61,7 +63,11 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it."""
+    """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it.
+
+    Attributes:
+        one_a_volume: nothing says whose the volumes are; each counts as a patient.
+    """
 
     def __init__(self, root: Path, found: Recognised, spec: FolderSpec, nifti: bool) -> None:
         self._root, self._found, self._spec, self._nifti = root, found, spec, nifti
@@ -69,6 +75,7 @@ class FileSource:
         self.classes = tuple(n.partition(":")[2] for n in found.annotation if ":" in n)
         self.annotated = bool(found.annotation)
         self.count: int | None = None if nifti else len(found.slices)
+        self.one_a_volume = nifti and not any(entry.subject for entry in found.slices)
         self.notes: list[str] = []
         if not self.annotated:
             self.notes.append("no annotation was found (--labels names its files)")
@@ -82,22 +89,45 @@ class FileSource:
         if not self._nifti:
             yield from in_order(self._png, self._found.slices[start:], _WORKERS)
             return
-        read = in_order(self._volume, self._found.slices, _WORKERS)
-        yield from itertools.islice(itertools.chain.from_iterable(read), start, None)
+        yield from itertools.islice(self._volumes(), start, None)
 
     def _png(self, entry: SliceFiles) -> RawSlice:
         images, drawn = self._read(entry, lambda path: read_png(path)[None])
         return RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))
 
-    def _volume(self, entry: SliceFiles) -> list[RawSlice]:
-        """All slices of a volume but empty ones; the one slice of a flat file whatever it holds."""
-        names = (*self.channels, *self._found.annotation)
-        refuse_other_grids([self._root / entry.files[name] for name in names], flat=True)
-        images, drawn = self._read(entry, read_nifti)
+    def _volumes(self) -> Iterator[RawSlice]:
+        first: tuple[Path, VolumeHeader] | None = None
+        for headers, slices in in_order(self._volume, self._found.slices, _WORKERS):
+            path, header = next(iter(headers.items()))
+            first = first or (path, header)
+            _refuse_other_pixels(path, header, *first)
+            self._note_doubts(headers)
+            yield from slices
+
+    def _note_doubts(self, headers: dict[Path, VolumeHeader]) -> None:
+        """Each doubt once, with the first file that gives rise to it."""
+        found = [(path, *doubt) for path, header in headers.items() for doubt in header.doubts]
+        path, header = next(iter(headers.items()))
+        if header.slice_shape[0] > 1:
+            fix = "they are not resampled: heads are distorted unless the images beside them have the same pixels"
+            found += [(path, what, fix) for what, _, _ in judge_pixels(header)]
+        for path, what, fix in found:
+            if not any(note.startswith(f"{what}, e.g. ") for note in self.notes):
+                self.notes.append(f"{what}, e.g. {path.name}: {fix}")
+
+    def _volume(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
+        """The headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
+        paths = [self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)]
+        refuse_other_grids(paths, flat=True)
+        headers = {path: read_header(path, flat=True) for path in paths}
+        _refuse_strips(paths[0], headers[paths[0]])
+        images, drawn = self._read(
+            entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path])
+        )
         if images.shape[1] == 1:
-            return [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
+            return headers, [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
         subject = entry.subject or entry.id
-        return [
+        return headers, [
             RawSlice(
                 {**_row(entry), "id": f"{entry.id}_{z:03d}", "subject": subject, "z": z},
                 images[:, z],
@@ -117,7 +147,7 @@ class FileSource:
         """Images uint8 [C, Z, H, W] and annotation [A, Z, H, W], all of one size."""
         paths = {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
         images = [to_8_bit(to_grey(read(paths[n]), self._spec, paths[n])) for n in self.channels]
-        drawn = [to_grey(read(paths[n]), self._spec, paths[n], "as_is") for n in self._found.annotation]
+        drawn = [to_grey(read(paths[n]), self._spec, paths[n], True) for n in self._found.annotation]
         first = paths[self.channels[0]]
         for path, part in zip(paths.values(), (*images, *drawn), strict=True):
             if part.shape != images[0].shape:
@@ -127,6 +157,29 @@ class FileSource:
                     fix="all channels of a slice need the same size; make the files again or remove the slice",
                 )
         return np.stack(images), np.stack(drawn or [np.zeros_like(images[0])])
+
+
+def _refuse_strips(path: Path, header: VolumeHeader) -> None:
+    """A volume that cannot be cut into axial slices; the one slice of a flat file is as it is."""
+    wrong = [what for what, _, severity in judge_pixels(header) if severity == "error"]
+    if wrong and header.slice_shape[0] > 1:
+        raise UnderstudyError(
+            wrong[0],
+            where=path,
+            fix="save its slices as images of their own (PNG), resample it to axial slices, or make a study of the"
+            " folder, which cuts volumes in any plane: understudy init FOLDER",
+        )
+
+
+def _refuse_other_pixels(path: Path, header: VolumeHeader, first: Path, wanted: VolumeHeader) -> None:
+    if not np.allclose(header.spacing[1:], wanted.spacing[1:], rtol=_SAME_PIXELS, atol=0):
+        sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, wanted)]
+        raise UnderstudyError(
+            f"{path.name} has pixels of {sizes[0]}, {first.name} of {sizes[1]}: heads would differ in size",
+            where=path,
+            fix="resample all volumes to one pixel size, or read those of each size into a set of their own; a study"
+            " of the folder resamples them: understudy init FOLDER",
+        )
 
 
 def _size(part: NDArray[Any]) -> str:

@@ -73,7 +73,8 @@ class FolderSpec(BaseModel):
     )
     sizes: Literal["refuse", "fit"] = Field(
         default="refuse",
-        description="images that are not square with a power of two: refuse, or pad with zeros and shrink by averaging",
+        description="images, all of one size, that are not square with a power of two: refuse, or pad with zeros and"
+        " shrink by averaging",
     )
     resolution: int | None = Field(
         default=None, description="with `sizes: fit`: edge to shrink to, pixels; none: the padded square's"

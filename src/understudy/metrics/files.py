@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.arrays import unreadable_array
+from understudy.folders import read_bytes
 from understudy.metrics.surfels import Spacing
 from understudy.nifti import VolumeHeader, read_header, read_voxels, whole_numbers
 
-SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")
+SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")  # in small or capital letters
 ARRAYS = (
     "labels",
     "prediction",
@@ -121,10 +123,17 @@ def read_pair(
             notes.append(f"{what}: the prediction was brought into the order of the truth")
             labels = a.labels, a.header.arranged(b.labels, b.header)
     if labels[0].shape != labels[1].shape:
+        shape = labels[1].shape
+        order = next(
+            (o for o in permutations(range(3)) if tuple(shape[i] for i in o) == labels[0].shape), None
+        )
         raise UnderstudyError(
             f"the truth has the shape {a.labels.shape}, the prediction {b.labels.shape}",
             where=f"{truth} and {prediction}",
-            fix="resample the prediction to the grid of the truth (nearest neighbour)",
+            fix="resample the prediction to the grid of the truth (nearest neighbour)"
+            if order is None
+            else f"bring the prediction's axes into the order of the truth's, e.g. array.transpose{order}, and look at"
+            " both in a viewer: an axis may be flipped as well",
         )
     if header is None:
         edges = tuple(float(s) for s in spacing or (1.0, 1.0, 1.0))
@@ -150,10 +159,11 @@ class _File:
 
 def _read(path: Path) -> _File:
     header: VolumeHeader | None = None
-    if path.name.endswith((".nii", ".nii.gz")):
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
         header = read_header(path)
         values = read_voxels(path, header)
-    elif path.name.endswith((".npy", ".npz")):
+    elif name.endswith((".npy", ".npz")):
         values = _read_numpy(path)
     else:
         raise UnderstudyError(
@@ -162,7 +172,13 @@ def _read(path: Path) -> _File:
             fix=f"give one of {', '.join(SUFFIXES)}",
         )
     if values.ndim != 3:
-        raise UnderstudyError(f"the array has the shape {values.shape}, not three axes", where=path)
+        raise UnderstudyError(
+            f"the array has the shape {values.shape}, not three axes",
+            where=path,
+            fix="a single slice needs an axis of length 1: save array[None]"
+            if values.ndim == 2
+            else "save one volume of labels a file, with three axes",
+        )
     if values.dtype.kind not in "biuf":
         raise UnderstudyError(
             f"the file holds {values.dtype} values, not labels", where=path, fix="give the file of the labels"
@@ -175,6 +191,7 @@ def _read(path: Path) -> _File:
 
 
 def _read_numpy(path: Path) -> NDArray[np.generic]:
+    read_bytes(path, 200)  # says what is wrong with links and pointers
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -189,11 +206,10 @@ def _read_numpy(path: Path) -> NDArray[np.generic]:
                     fix=f"store one array, or call it one of {', '.join(ARRAYS)}",
                 )
             return np.asarray(loaded[names[0]])
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnderstudyError(
-            f"the file cannot be read ({first})", where=path, fix="write it again"
-        ) from error
+    except UnderstudyError:
+        raise
+    except Exception as error:  # of a damaged file NumPy and zipfile raise nearly anything
+        raise unreadable_array(path, error) from error
 
 
 def _other_grid(a: _File, b: _File, one: VolumeHeader, other: VolumeHeader) -> UnderstudyError:
@@ -215,7 +231,7 @@ def _other_grid(a: _File, b: _File, one: VolumeHeader, other: VolumeHeader) -> U
 def _label_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.endswith(SUFFIXES) and path.is_file() and not path.name.startswith("."):
+        if path.name.lower().endswith(SUFFIXES) and path.is_file() and not path.name.startswith("."):
             if _name(path) in found:
                 raise UnderstudyError(
                     f"two files are called {_name(path)}", where=folder, fix="keep one of them in this folder"
@@ -229,7 +245,8 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _name(path: Path) -> str:
-    return path.name.removesuffix(next((s for s in SUFFIXES if path.name.endswith(s)), ""))
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def _some(names: set[str]) -> str:

@@ -20,7 +20,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.description import describe
 from understudy.exchange.export import export_images, export_nnunet, file_names, nnunet_reading, png_reading
 from understudy.exchange.packaged import unpacked
-from understudy.exchange.read import open_source
+from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token
 from understudy.files import canonical_json
@@ -147,7 +147,7 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
     table[0] = 0
     for i, entry in enumerate(head["classes"][1:], start=1):
         table[int(spec.codes[entry["name"]])] = i
-    for raw in open_source(root, spec, head["channels"]).slices(0):
+    for raw in open_folder(root, spec, head["channels"]).source.slices(0):
         labels = table[np.asarray(raw.drawn[0]).astype(np.uint8)]
         if (labels == 255).any():
             raise UnderstudyError(

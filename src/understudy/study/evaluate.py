@@ -9,7 +9,7 @@ from typing import Any
 from understudy.cohort.layouts import CohortConfig, find_patients
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
-from understudy.exchange.read import open_source
+from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.files import read_json
 from understudy.study.generator_spec import FolderGenerator
@@ -36,7 +36,7 @@ def evaluation_study(
     # What the names of its files tell to be wrong is said before anything runs.
     known = find_patients(study.cohort).channels if study.cohort else None
     folder, spec = unpacked(synthetic, spec, known)
-    open_source(folder, spec, known)
+    open_folder(folder, spec, known)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", synthetic.absolute().name).strip("-_") or "synthetic"
     first = next(iter(study.segmenters))
     fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
