@@ -386,12 +386,47 @@ def test_bids_labels_table_and_what_the_study_file_says(tmp_path: Path) -> None:
     (tmp_path / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\toedema\n2\tcore\n")
     cohort = found(tmp_path)
     assert classes(cohort) == {1: "oedema", 2: "core"}
-    assert [p.name for p in cohort.patients[0].surplus["T1w"]] == ["sub-01_acq-b_T1w.nii.gz"]
+    assert cohort.channels == ("FLAIR",)  # which T1w is meant?
+    (note,) = cohort.notes
+    assert "acq-a_T1w, acq-b_T1w" in note.text
+    assert "T1w: acq-a_T1w" in note.fix
     chosen = found(tmp_path, layout="bids", channels={"T1": "acq-b_T1w"}, labels="dseg", classes={1: "x"})
     assert named(chosen)["T1"] == "sub-01/anat/sub-01_acq-b_T1w.nii.gz"
     assert (chosen.channels, classes(chosen)) == (("T1",), {1: "x"})
     with pytest.raises(UnderstudyError, match="not what BIDS names end with"):
         found(tmp_path, layout="bids", channels={"T1": "{patient}/x.nii.gz"})
+
+
+def test_bids_as_pipelines_leave_it(tmp_path: Path) -> None:
+    """Echoes in all, a second run in one, tissues of fMRIPrep: one sequence is ambiguous, the rest is not."""
+    zoo.bids(tmp_path, ["01", "02", "03"])
+    for subject in ("01", "02", "03"):
+        stem = f"sub-{subject}/anat/sub-{subject}"
+        for n in (1, 2, 3):
+            zoo.put(tmp_path / f"{stem}_echo-{n}_MEGRE.nii.gz", zoo.image(n, 3))
+        for name in ("dseg", "desc-aparcaseg_dseg", "desc-brain_mask"):
+            zoo.put(tmp_path / f"derivatives/fmriprep/{stem}_{name}.nii.gz", zoo.annotation(1, 2))
+    zoo.put(tmp_path / "sub-02/anat/sub-02_run-2_T1w.nii.gz", zoo.image(9, 0))
+    zoo.put(tmp_path / "sub-03/func/sub-03_task-rest_bold.nii.gz", zoo.image(9, 0))
+    cohort = found(tmp_path)
+    assert cohort.channels == ("T1w", "FLAIR")
+    assert named(cohort, 1)["T1w"] == "sub-02/anat/sub-02_T1w.nii.gz"
+    assert not any(patient.surplus or patient.missing for patient in cohort.patients)
+    assert [("MEGRE" in n.text, "MEGRE: echo-1_MEGRE" in n.fix) for n in cohort.notes] == [(True, True)]
+    with pytest.raises(UnderstudyError, match="several files") as caught:  # nothing else is left
+        for name in ("T1w", "FLAIR"):
+            for file in tmp_path.rglob(f"sub-*_{name}.nii.gz"):
+                file.unlink()
+        found(tmp_path)
+    assert "echo-1_MEGRE" in str(caught.value.fix)
+
+
+def test_bids_tissues_of_a_pipeline_are_no_lesions(tmp_path: Path) -> None:
+    zoo.bids(tmp_path, ["01", "02"], mask="dseg")
+    (tmp_path / "derivatives/manual").rename(tmp_path / "derivatives/fmriprep")
+    with pytest.raises(UnderstudyError, match="dseg") as caught:
+        found(tmp_path)
+    assert "labels" in str(caught.value.fix)
 
 
 def test_bids_a_missing_sequence_and_a_missing_mask_stay_visible(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ _ANATOMY = {
     "ribbon",
     "bg",
 }
+# Labels and descriptions of masks that are surely meant.
+_LESION = re.compile(r"lesion|tumou?r|core|o?edema|enhanc|necro|stroke|infarct|wmh|metasta", re.IGNORECASE)
+# Pipelines that write masks of tissues.
+_PIPELINE = re.compile(
+    r"derivatives/[^/]*(fmriprep|smriprep|freesurfer|fastsurfer|qsiprep|mriqc|cat12|fsl)", re.I
+)
 _SIDES = ("l", "r", "left", "right")
 _EXAMPLE = "ce-gadolinium_T1w"
 
@@ -92,7 +98,10 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
         for name in names:
             by_session.setdefault(image.session, {}).setdefault(name, []).append(image)
     notes: list[Note] = []
-    channels = tuple(wanted) or _usual(by_session, root, notes)
+    for files_by_name in by_session.values():
+        for name, several in files_by_name.items():
+            files_by_name[name] = _plain(several)
+    channels = tuple(wanted) or _unambiguous(_usual(by_session, root, notes), by_session, root, notes)
     masks = _chosen(masks, config, root)
     sessions = Counter(subject for subject, _ in by_session)
     scans: list[Scan] = []
@@ -186,12 +195,51 @@ def _usual(
     return tuple(sorted(kept, key=lambda name: (order.index(name) if name in order else len(order), name)))
 
 
+def _plain(several: list[_File]) -> list[_File]:
+    """Of several files the one whose entities all others have as well: T1w beside run-2_T1w; otherwise all."""
+    plain = [a for a in several if all(a.entities.items() <= b.entities.items() for b in several)]
+    return plain[:1] or several
+
+
+def _unambiguous(
+    channels: tuple[str, ...],
+    by_session: Mapping[tuple[str, str], Mapping[str, list[_File]]],
+    root: Path,
+    notes: list[Note],
+) -> tuple[str, ...]:
+    """The sequences that have one file in most of their scans; the others are noted, or refused if none is left."""
+    kept, left_out = [], []
+    for channel in channels:
+        scans = [found[channel] for found in by_session.values() if channel in found]
+        several = [files for files in scans if len(files) > 1]
+        if not several or 2 * len(several) < len(scans):
+            kept.append(channel)
+            continue
+        ends = [file.path.rpartition("/")[2].removeprefix(f"sub-{file.session[0]}_") for file in several[0]]
+        ends = [re.sub(r"^ses-[^_]*_|\.nii(\.gz)?$", "", end) for end in ends]
+        left_out.append(
+            Note(
+                f"{channel} is not used: {len(several)} of {len(scans)} scans have several files of it"
+                f" ({', '.join(ends)})",
+                f"choose one in the study file: `layout: bids`, `channels: {{{channel}: {ends[0]}, ...}}` with all"
+                " sequences that you want",
+                root / several[0][0].path,
+            )
+        )
+    if left_out and not kept:
+        raise UnderstudyError(left_out[0].text, where=left_out[0].file, fix=left_out[0].fix)
+    notes += left_out
+    return tuple(kept)
+
+
 def _chosen(masks: Sequence[_File], config: CohortConfig, root: Path) -> list[_File]:
     """The masks that are meant: those of the study file, or all that are not of the brain and its tissues."""
     if config.labels:
         chosen = [mask for mask in masks if _fits(mask, _parsed(config.labels))]
     else:
-        chosen = [mask for mask in masks if mask.labelled not in _ANATOMY]
+        others = [mask for mask in masks if mask.labelled not in _ANATOMY]
+        chosen = [mask for mask in others if _LESION.search(f"{mask.labelled} {mask.suffix}")]
+        chosen = chosen or [mask for mask in others if not _PIPELINE.search(mask.path)]
     there = sorted({_end(mask) for mask in masks})
     if not chosen:
         raise UnderstudyError(

@@ -319,7 +319,8 @@ def _missing_and_surplus(patient: Patient) -> list[Problem]:
                 patient.id,
                 paths[0],
                 f"{len(paths) + 1} files match {name}: {', '.join([chosen, *(p.name for p in paths)])}",
-                "keep one of them, or make the pattern narrower",
+                "keep one of them (or make one annotation of several), or name one in the study file: by a narrower"
+                " pattern, in BIDS by its entities (`channels: {T1w: run-1_T1w}`)",
             )
         )
     return problems
