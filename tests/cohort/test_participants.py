@@ -68,6 +68,9 @@ def test_a_table_that_names_nobody_or_some_is_told(tmp_path: Path) -> None:
         ("participants.tsv", "participant_id\tsite\np1\tA\t\n"),
         ("participants.tsv", "participant_id;site\r\np1;A\r\n"),
         ("participants.tsv", "participant_id\tsite\np1\tA\np1\tA\np1\tn/a\n"),
+        ("participants.tsv", "participant_id  site\np1              A\n"),
+        ("participants.tsv", "participant_id\tsite\r\r\np1\tA\r\r\n"),
+        ("participants.tsv", 'participant_id,diagnosis,site\np1,"glioma, grade 4",A\n'),
     ],
 )
 def test_tables_as_people_write_them(tmp_path: Path, name: str, table: str) -> None:
@@ -82,6 +85,31 @@ def test_a_row_without_a_site_is_of_an_unknown_one(tmp_path: Path) -> None:
 def test_a_csv_with_other_columns(tmp_path: Path) -> None:
     fields = {"participants": "t.csv", "participant_column": "WHO", "site_column": "where"}
     assert sites_of(tmp_path, "who,Where\np1,A\n", ["p1"], "t.csv", **fields) == ({"p1": "A"}, [])
+
+
+@pytest.mark.parametrize("site", ["", "n/a", "NA", "NaN", " none ", "Unknown"])
+def test_unknown_sites_are_no_sites(tmp_path: Path, site: str) -> None:
+    assert sites_of(tmp_path, f"participant_id\tsite\np1\t{site}\n", ["p1"]) == ({"p1": ""}, [])
+
+
+def test_sites_that_differ_by_case_or_spaces_are_one(tmp_path: Path) -> None:
+    rows = "p1\tUtrecht\np2\tutrecht \np3\tZu\u0308rich\np4\tZ\u00fcrich\n"
+    sites, notes = sites_of(tmp_path, f"participant_id\tsite\n{rows}", ["p1", "p2", "p3", "p4"])
+    assert sites == {"p1": "Utrecht", "p2": "Utrecht", "p3": "Z\u00fcrich", "p4": "Z\u00fcrich"}
+    assert "Utrecht" in notes[0].text
+
+
+def test_ids_match_in_either_form_of_an_accent(tmp_path: Path) -> None:
+    assert sites_of(tmp_path, "participant_id\tsite\nJ\u00fcrgen\tA\n", ["Ju\u0308rgen"])[0] == {
+        "Ju\u0308rgen": "A"
+    }
+
+
+@pytest.mark.parametrize("row", ["p2\tA", "p2", "p2\t5\tA\tB"])
+def test_a_row_with_another_number_of_fields_is_refused_by_line(tmp_path: Path, row: str) -> None:
+    with pytest.raises(UnderstudyError, match="line 4 ") as caught:
+        sites_of(tmp_path, f"participant_id\tage\tsite\np1\t50\tA\n\n{row}\n", ["p1", "p2"])
+    assert caught.value.where == str(tmp_path / "participants.tsv")
 
 
 def test_rows_of_one_patient_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
         expected[LABELS] = f"derivatives/*/{folder}/{name}_{config.labels or '*_mask'}.nii.gz"
         scans.append(Scan(name, files_of, expected, person=f"sub-{subject}"))
     return Found(
-        channels, described_classes(_classes(config, masks, root)), _without_masks(scans, root, notes), notes
+        channels, described_classes(_classes(config, masks, root)), without_masks(scans, root, notes), notes
     )
 
 
@@ -314,15 +314,15 @@ def _read_label_table(path: Path) -> dict[int, str]:
     return {value: name for value, name in rows.items() if value != 0}
 
 
-def _without_masks(scans: list[Scan], root: Path, notes: list[Note]) -> list[Scan]:
-    """The scans, but for the sessions without a mask of patients that have one in another session."""
+def without_masks(scans: list[Scan], root: Path, notes: list[Note]) -> list[Scan]:
+    """The scans, but for the visits without a mask of patients that have one of another visit."""
     annotated = {scan.person for scan in scans if LABELS in scan.files}
     left_out = [scan for scan in scans if LABELS not in scan.files and scan.person in annotated]
     if left_out:
         notes.append(
             Note(
-                f"{len(left_out)} sessions have no mask and are not used (e.g. {left_out[0].id}): their patients have"
-                " one in another session",
+                f"{len(left_out)} visits have no mask and are not used (e.g. {left_out[0].id}): their patients have"
+                " one of another visit",
                 "nothing, or add the masks",
                 root / left_out[0].expected[LABELS],
             )

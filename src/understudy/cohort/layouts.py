@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from understudy.cohort.bids import find_bids, is_bids
+from understudy.cohort.bids import find_bids, is_bids, without_masks
 from understudy.cohort.config import (
     LABELS,
     UNKNOWN_SITE,
@@ -21,7 +21,7 @@ from understudy.cohort.config import (
 )
 from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import read_sites
-from understudy.cohort.visits import perhaps_one_person, persons_of
+from understudy.cohort.visits import perhaps_one_person, person_of, persons_of
 from understudy.errors import UnderstudyError
 from understudy.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
@@ -54,22 +54,14 @@ _EXAMPLE = (
 )
 _NIFTI = (".nii", ".nii.gz")
 _BIDS_SUBJECT = re.compile(r"(?:^|(?<=/))sub-[^/_]+", re.IGNORECASE)
-# Endings of other files -> what to do about them.
+# Endings of other files ("-": none) -> what to do about them.
 _OTHER_FILES = {
-    (".dcm", ".dicom", ".ima", ""): "convert DICOM files with dcm2niix -z y -o OUT FOLDER",
-    (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".bz2"): "unpack the archives",
-    (".mha", ".mhd", ".nrrd", ".nhdr"): "convert them to NIfTI, for example with 3D Slicer or SimpleITK",
-    (".mgz", ".mgh"): "convert them with FreeSurfer's mri_convert IN.mgz OUT.nii.gz",
-    (".hdr", ".img"): "convert them with FSL's fslchfiletype NIFTI_GZ FILE",
-    (
-        ".tif",
-        ".tiff",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".npy",
-        ".npz",
-    ): "slices are no volumes: see `understudy read`",
+    ".dcm .dicom .ima -": "convert DICOM files with dcm2niix -z y -o OUT FOLDER",
+    ".zip .gz .tgz .tar .7z .rar .bz2": "unpack the archives",
+    ".mha .mhd .nrrd .nhdr": "convert them to NIfTI, for example with 3D Slicer or SimpleITK",
+    ".mgz .mgh": "convert them with FreeSurfer's mri_convert IN.mgz OUT.nii.gz",
+    ".hdr .img": "convert them with FSL's fslchfiletype NIFTI_GZ FILE",
+    ".tif .tiff .png .jpg .npy .npz": "get the volumes as NIfTI; `understudy read` takes slices",
 }
 
 
@@ -101,7 +93,9 @@ def find_patients(config: CohortConfig) -> Cohort:
     _refuse_absent_from_all(root, layout, found, files)
     persons = persons_of(scan.id for scan in found.scans)
     persons |= {scan.id: scan.person for scan in found.scans if scan.person}
+    stated = {scan.person for scan in found.scans}
     subjects = _subjects(persons, found.notes, root)
+    found.notes += _perhaps_one_person(set(persons.values()) - stated, root)
     sites, doubts = read_sites(config, persons)
     patients = tuple(
         _patient(root, scan, found.channels, sites.get(scan.id) or scan.site, subjects[scan.id])
@@ -121,22 +115,26 @@ def _subjects(persons: Mapping[str, str], notes: list[Note], root: Path) -> dict
             Note(
                 f"{len({subject for subject, _ in later})} patients have several scans (e.g. {' and '.join(later[0])}):"
                 " training uses all of them, validation and test each patient's first, and no patient is on two sides",
-                "nothing, or keep one scan a patient",
-                root,
-            )
-        )
-    alike = perhaps_one_person(dict.fromkeys(persons.values()))
-    if alike:
-        notes.append(
-            Note(
-                f"{' and '.join(alike[0])} may be one person, who would be on two sides of the split ({len(alike)} such"
-                " names)",
-                "nothing, if these are different people; otherwise set `layout: pattern` and write {patient}_{visit}"
-                " where the patterns have {patient}",
+                "nothing, or keep one scan a patient; if they are different people, give them ids that say so",
                 root,
             )
         )
     return subjects
+
+
+def _perhaps_one_person(persons: Iterable[str], root: Path) -> list[Note]:
+    alike = perhaps_one_person(sorted(persons))
+    if not alike:
+        return []
+    more = f" ({len(alike)} such pairs)" if len(alike) > 1 else ""
+    return [
+        Note(
+            f"{' and '.join(alike[0])} may be one person, who could be on two sides of the split{more}",
+            "nothing, if they are different people; otherwise describe the files by `layout: pattern`, with"
+            " {patient}_{visit} in the names",
+            root,
+        )
+    ]
 
 
 def _of_no_patient(layout: str, root: Path, files: Sequence[str], found: Found) -> list[Note]:
@@ -154,7 +152,8 @@ def _of_no_patient(layout: str, root: Path, files: Sequence[str], found: Found) 
         "nnunet": "nothing, or correct the file names or channel_names",
         "pattern": "nothing, if they are something else; if they are patients, rename them or write wider patterns (*)",
     }.get(layout, "nothing, if they are something else; if they are patients, name them as the others")
-    return [Note(f"{len(left)} NIfTI files belong to no patient, e.g. {left[0]}", fix, root / left[0])]
+    text = "1 NIfTI file belongs" if len(left) == 1 else f"{len(left)} NIfTI files belong"
+    return [Note(f"{text} to no patient, e.g. {left[0]}", fix, root / left[0])]
 
 
 def nifti_files(root: Path) -> tuple[list[str], list[Note]]:
@@ -184,9 +183,9 @@ def nifti_files(root: Path) -> tuple[list[str], list[Note]]:
 
 def _no_nifti(root: Path) -> UnderstudyError:
     """Says what the folder holds instead, and how that becomes NIfTI."""
-    counts = Counter(PurePosixPath(file).suffix.lower() for file in list_files(root, ("",)).files)
+    counts = Counter(PurePosixPath(file).suffix.lower() or "-" for file in list_files(root, ("",)).files)
     for endings, fix in _OTHER_FILES.items():
-        there = [f"{counts[e]:,} {e or 'without an ending'}" for e in endings if counts[e]]
+        there = [f"{counts[e]:,} {e}".replace("-", "without an ending") for e in endings.split() if counts[e]]
         if there:
             return UnderstudyError(
                 f"no NIfTI file (.nii, .nii.gz) in the folder or below it; files: {', '.join(there)}",
@@ -284,10 +283,10 @@ def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dic
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for file in files:
         folder, _, name = file.rpartition("/")
-        if expression.fullmatch(
-            folder.rpartition("/")[2]
-        ):  # BraTS20_1/BraTS20_1_t1.nii/0001_brain_t1.nii (Kaggle)
-            folder, _, name = folder.rpartition("/")
+        # Kaggle's copy has folders called like files: BraTS20_1/BraTS20_1_t1.nii/0001_brain_t1.nii
+        above, _, folder_name = folder.rpartition("/")
+        if expression.fullmatch(folder_name):
+            folder, name = above, folder_name
         match = expression.fullmatch(name)
         if match:
             patient = found.setdefault((match["patient"], folder), {})
@@ -310,7 +309,17 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     patterns = {**config.channels, LABELS: config.labels}
     expressions = {name: _pattern_expression(name, pattern) for name, pattern in patterns.items()}
     literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
-    found: dict[str, Scan] = {}
+    marks = {
+        name: sorted(mark for mark in _MARKS if f"{{{mark}}}" in text) for name, text in patterns.items()
+    }
+    for name in marks:
+        if marks[name] != marks[LABELS]:
+            raise UnderstudyError(
+                f"the pattern of {name} has {' and '.join(marks[name])}, that of labels {' and '.join(marks[LABELS])}",
+                where=f"{config.path}: {patterns[name]}",
+                fix="write the same of {patient}, {visit} and {site} in all patterns, and * for what differs",
+            )
+    found: dict[tuple[str, ...], Scan] = {}
     unmatched = set(patterns)
     for file in files:
         matches = {name: match for name, e in expressions.items() if (match := e.fullmatch(file))}
@@ -328,21 +337,30 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
                 where=f"{config.path}: {patterns[name]}",
                 fix=f"compare it with a file that is there: {files[0]}",
             )
-    return Found(tuple(config.channels), classes, [found[key] for key in sorted(found)])
+    scans, notes = sorted(found.values(), key=lambda scan: scan.id), list[Note]()
+    kept = without_masks(scans, config.path, notes) if "{visit}" in config.labels else scans
+    told = {file for scan in scans for own in scan.files.values() for file in own}
+    return Found(tuple(config.channels), classes, kept, notes, told)
 
 
-def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[str, Scan]) -> Scan:
+def _scan_of(
+    marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[tuple[str, ...], Scan]
+) -> Scan:
     """The scan whose {site}, {patient} and {visit} a file has; where a pattern names them, its id is all of them."""
-    name = "_".join(marks[mark] for mark in _MARKS if mark in marks)
-    if name not in found:
-        person = "_".join(marks[mark] for mark in _MARKS[:2] if mark in marks) if "visit" in marks else ""
+    key = tuple(marks[mark] for mark in _MARKS if mark in marks)
+    if key not in found:
+        person = marks["patient"] if "visit" in marks else person_of(marks["patient"])
+        if "site" in marks:
+            person = f"{marks['site']}_{person}"
+        elif "visit" not in marks:
+            person = ""  # as all ids together tell
         expected = {}
         for channel, text in patterns.items():
             for mark, value in marks.items():
                 text = text.replace(f"{{{mark}}}", value)
             expected[channel] = text
-        found[name] = Scan(name, {}, expected, person, marks.get("site", UNKNOWN_SITE))
-    return found[name]
+        found[key] = Scan("_".join(key), {}, expected, person, marks.get("site", UNKNOWN_SITE))
+    return found[key]
 
 
 def _pattern_expression(name: str, pattern: str) -> re.Pattern[str]:

@@ -111,7 +111,8 @@ def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         raise UnderstudyError(
             f"the table of participants cannot be read ({str(error).strip()})",
             where=path,
-            fix="save it as tab-separated text in UTF-8, or set `participants: null` to go without sites",
+            fix="save it as tab-separated text in UTF-8, quotation marks in pairs, or set `participants: null` to go"
+            " without sites",
         ) from error
 
 

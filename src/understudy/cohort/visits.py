@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 _DATE = r"(?:19|20)\d{6}|(?:19|20)\d\d[-_.]\d\d[-_.]\d\d"
 _NUMBERED = r"ses|session|visit|time[-_]?point|tp|week|month|year|day|scan|run"
-_NAMED = r"baseline|bl|follow[-_]?up|fu|pre|post|pre[-_]?op|post[-_]?op|preoperative|postoperative|initial|recurrence"
+_NAMED = r"baseline|bl|follow[-_]?up|fu|pre[-_]?op|post[-_]?op|preoperative|postoperative|initial|recurrence"
 # week-000-1 of LUMIERE is the first of two scans of a week
 VISIT = rf"{_DATE}|(?:{_NUMBERED})[-_]?[a-z]?\d*(?:-\d+)?|(?:{_NAMED})[-_]?\d*"
 IS_VISIT = re.compile(VISIT, re.IGNORECASE)
 
 # "scan" and a number may be a patient's (mri_scan12): only behind another number is it surely a visit.
 _LAST_VISIT = re.compile(
-    rf"(?P<person>.+?)[-_. ](?:{_DATE}|(?:{_NAMED})[-_]?\d*)|"
+    rf"(?P<person>.+?)[-_. ](?:{_DATE}|(?:{_NAMED}|pre|post)[-_]?\d*)|"
     rf"(?P<numbered>.*\d)[-_. ](?:(?:{_NUMBERED})[-_]?[a-z]?\d*(?:-\d+)?|[tvmy]\d{{1,2}})",
     re.IGNORECASE,
 )
