@@ -178,7 +178,7 @@ def test_numpy_files(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match=r"which array.*'a', 'b'"):
         result(truth, tmp_path / "two.npz")
     (tmp_path / "bad.npy").write_bytes(b"no array")
-    with pytest.raises(UnderstudyError, match="cannot be read"):
+    with pytest.raises(UnderstudyError, match="not a NumPy file"):
         result(truth, tmp_path / "bad.npy")
 
 

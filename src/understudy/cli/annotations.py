@@ -9,23 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.base import QuietOption, app, print_table
-from understudy.cli.folders import (
-    ChannelsOption,
-    ClipOption,
-    CodesOption,
-    LabelsOption,
-    LayoutOption,
-    PatientsOption,
-    PatternOption,
-    Reading,
-    ToleranceOption,
-    TrustOption,
-    ValuesOption,
-    as_given,
-    open_real,
-    open_synthetic,
-    spec_of,
-)
+from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -33,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @app.command("annotations")
+@with_folder_options()
 def compare_annotated(
     real: Annotated[
         Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
@@ -42,16 +27,8 @@ def compare_annotated(
         Path | None,
         typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
     ] = None,
-    patients: PatientsOption = None,
-    trust_patients: TrustOption = False,
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for annotations.json.")] = Path(
         "understudy-annotations"
@@ -64,11 +41,6 @@ def compare_annotated(
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.groups import AnnotationConfig
 
-    reading = Reading(
-        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                clip=clip, tolerance=tolerance),
-        patients, trust_patients,
-    )  # fmt: skip
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None

@@ -12,23 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from understudy.cli.base import DeviceOption, QuietOption, app, print_table
-from understudy.cli.folders import (
-    ChannelsOption,
-    ClipOption,
-    CodesOption,
-    LabelsOption,
-    LayoutOption,
-    PatientsOption,
-    PatternOption,
-    Reading,
-    ToleranceOption,
-    TrustOption,
-    ValuesOption,
-    as_given,
-    open_real,
-    open_synthetic,
-    spec_of,
-)
+from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -55,6 +39,7 @@ SweepSubjectsOption = Annotated[
 
 
 @app.command("audit")
+@with_folder_options()
 def audit_command(
     training: Annotated[
         Path | None,
@@ -75,16 +60,8 @@ def audit_command(
         float,
         typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than."),
     ] = 0.99,
-    patients: PatientsOption = None,
-    trust_patients: TrustOption = False,
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     transforms: TransformsOption = "none",
     seed: Annotated[int, typer.Option(min=0, help="Of planted copies, halves and resamples.")] = 0,
     memory: Annotated[float, typer.Option(min=0.1, help="Of the search, GB.")] = 1.0,
@@ -116,11 +93,6 @@ def audit_command(
         )
     from understudy.audit.result import as_text
 
-    reading = Reading(
-        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                clip=clip, tolerance=tolerance),
-        patients, trust_patients,
-    )  # fmt: skip
     done = _audited(training, heldout, synthetic, config, out, model, device, quiet, reading)
     print(json.dumps(_with_slices(done), indent=2) if as_json else as_text(done))
     if out is not None and not as_json:
@@ -130,6 +102,7 @@ def audit_command(
 
 
 @app.command()
+@with_folder_options()
 def screen(
     synthetic: Annotated[Path, typer.Argument(help="Synthetic slice set that was audited.")],
     audit: Annotated[Path, typer.Option(help="Folder of its audit.")],
@@ -138,16 +111,8 @@ def screen(
     heldout: Annotated[
         Path | None, typer.Option(help="Held-out slices [default: val and test rows of --training].")
     ] = None,
-    patients: PatientsOption = None,
-    trust_patients: TrustOption = False,
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -161,11 +126,6 @@ def screen(
     from understudy.audit.screen import screen as screened_set
     from understudy.files import read_json, write_json
 
-    reading = Reading(
-        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                clip=clip, tolerance=tolerance),
-        patients, trust_patients,
-    )  # fmt: skip
     kept = audit / "private" / "read"
     check_training(open_real(training, kept, reading, strict=True), audit)
     left, counts = screened_set(

@@ -8,17 +8,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.base import Commands, DeviceOption, OutOption, QuietOption, app, study_of
-from understudy.cli.folders import (
-    ChannelsOption,
-    ClipOption,
-    CodesOption,
-    LabelsOption,
-    LayoutOption,
-    PatternOption,
-    ToleranceOption,
-    ValuesOption,
-    spec_of,
-)
+from understudy.cli.folders import Reading, with_folder_options
 from understudy.errors import UnderstudyError
 
 export = Commands(help="Write slice sets for other programs.", no_args_is_help=True)
@@ -26,17 +16,12 @@ app.add_typer(export, name="export")
 
 
 @app.command()
+@with_folder_options("sizes", "resolution", patients=False)
 def read(
     folder: Annotated[Path, typer.Argument(help="Folder of images: PNG, NumPy or NIfTI files.")],
     out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     sizes: Annotated[
         str,
         typer.Option(
@@ -52,9 +37,7 @@ def read(
     from understudy.exchange.packaged import unpacked
     from understudy.exchange.read import read_folder
 
-    spec = spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                 clip=clip, tolerance=tolerance, sizes=sizes, resolution=resolution)  # fmt: skip
-    made = read_folder(*unpacked(folder, spec), out, progress=not quiet)
+    made = read_folder(*unpacked(folder, reading.spec), out, progress=not quiet)
     distance = made.attrs["annotation"]["mean_code_distance"]
     print(
         f"{len(made)} slices of {made.resolution} pixels ({', '.join(made.channels)}; {', '.join(made.class_names)})"
@@ -85,6 +68,7 @@ SizesOption = Annotated[
 
 
 @app.command()
+@with_folder_options("sizes", patients=False)
 def evaluate(
     synthetic: Annotated[
         Path, typer.Option(help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set, released package.")
@@ -97,14 +81,8 @@ def evaluate(
         str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")
     ] = "quickstart",
     resolution: Annotated[int | None, typer.Option(help="With --cohort: edge of the slices, pixels.")] = None,
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     sizes: SizesOption = "fit",
     samples: Annotated[
         int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")
@@ -133,10 +111,8 @@ def evaluate(
             where="--resolution",
             fix="leave it out, or set `slices: {resolution: ...}` in the study file",
         )
-    spec = spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                 clip=clip, tolerance=tolerance, sizes=sizes)  # fmt: skip
     base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
-    made = evaluation_study(synthetic, spec, base, out, samples)
+    made = evaluation_study(synthetic, reading.spec, base, out, samples)
     folder = out if out is not None else Path(f"understudy-{made.name}")
     result = run_plan(estimated(make_plan(made), device), folder, STAGES, device, not quiet)
     print_result(result)

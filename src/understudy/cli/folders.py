@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +91,60 @@ class Reading:
     selects: bool = False
 
 
-def spec_of(**words: Any) -> FolderSpec:
-    """What the options say about the images."""
-    from understudy.exchange.spec import spec_of_words
+def _folder_options(
+    layout: LayoutOption = "auto",
+    pattern: PatternOption = None,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = None,
+    codes: CodesOption = None,
+    values: ValuesOption = "as_is",
+    clip: ClipOption = False,
+    tolerance: ToleranceOption = None,
+) -> None:
+    """Names, types and defaults of the options that say how images are read: only the signature is used."""
 
-    return spec_of_words(words)
+
+def _patient_options(patients: PatientsOption = None, trust_patients: TrustOption = False) -> None:
+    """The same of those that say whose slices they are."""
+
+
+def with_folder_options(
+    *also: str, patients: bool = True
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Puts the options on folders of images in the place of a command's argument `reading`, which holds what they say.
+
+    Args:
+        also: fields of a `FolderSpec` for which the command has options of its own. One of its own that is called as a
+            shared one takes the shared one's place.
+        patients: it matters whose slices they are.
+    """
+    ways = _parameters(_folder_options)
+    shared = (_parameters(_patient_options) if patients else {}) | ways
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = _parameters(command)
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in own.items():
+            new = [p for p in shared.values() if p.name not in own] if name == "reading" else [parameter]
+            parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in new]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            from understudy.exchange.spec import spec_of_words
+
+            spec = spec_of_words({name: given[name] for name in (*ways, *also)})
+            reading = Reading(spec, given.get("patients"), given.get("trust_patients", False))
+            command(reading=reading, **{name: value for name, value in given.items() if name in own})
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer's source of options
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function, eval_str=True).parameters)
 
 
 def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:

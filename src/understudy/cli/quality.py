@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from understudy.cli.base import DeviceOption, QuietOption, app, print_table
-from understudy.cli.folders import (
-    ClipOption,
-    CodesOption,
-    LabelsOption,
-    LayoutOption,
-    PatientsOption,
-    PatternOption,
-    Reading,
-    ToleranceOption,
-    TrustOption,
-    ValuesOption,
-    as_given,
-    open_real,
-    open_synthetic,
-    spec_of,
-)
+from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
 from understudy.errors import UnderstudyError
 
 FEWEST = 5  # held-out patients below which the floor is called rough
@@ -73,6 +59,7 @@ SegmenterOption = Annotated[
 
 
 @app.command()
+@with_folder_options()
 def quality(
     real: RealOption,
     synthetic: Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")],
@@ -88,15 +75,8 @@ def quality(
             " them in the files' names, T1w=T1,FLAIR=flair, or all channels of an array in its order."
         ),
     ] = None,
-    patients: PatientsOption = None,
-    trust_patients: TrustOption = False,
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    *,
+    reading: Reading,
     resize: Annotated[
         str, typer.Option(help="antialiased_bicubic, or tf1 to compare with numbers of the first FID code.")
     ] = "antialiased_bicubic",
@@ -122,11 +102,7 @@ def quality(
     from understudy.quality.sets import make_parts
 
     names = extractor or ["random"]
-    reading = Reading(
-        spec_of(layout=layout, pattern=pattern, channels=channels, labels=labels, codes=codes, values=values,
-                clip=clip, tolerance=tolerance),
-        patients, trust_patients, selects=True,
-    )  # fmt: skip
+    reading = replace(reading, selects=True)
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
