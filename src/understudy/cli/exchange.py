@@ -44,9 +44,10 @@ def read(
         f" written to {out}; the annotation is {distance:.2f} grey values from its codes on average"
     )
     if "subject" in made.index:
-        from understudy.exchange.patients import Patients
+        from understudy.exchange.patients import ONE_A_VOLUME, Patients
 
-        print(Patients(made.index["subject"].astype(str).tolist(), "set", "as the folder says").table())
+        how = ONE_A_VOLUME if made.attrs.get("one_a_volume") else "as the folder says"
+        print(Patients(made.index["subject"].astype(str).tolist(), "set", how).table())
     for note in made.attrs["notes"]:
         print(f"note: {note}")
 

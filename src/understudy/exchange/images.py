@@ -14,7 +14,7 @@ import numpy as np
 from understudy.errors import UnderstudyError
 from understudy.exchange.fingerprint import folder_mark
 from understudy.exchange.packaged import unpacked
-from understudy.exchange.patients import Patients, compiled, patients_of
+from understudy.exchange.patients import ONE_A_VOLUME, Patients, compiled, patients_of
 from understudy.exchange.read import layout_of, read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.files import sha256_json
@@ -86,7 +86,7 @@ def open_images(
         subjects = found.index["subject"].astype(str).tolist()
         told = Patients(subjects, "set", f"as {path.name} says")
         if found.attrs.get("one_a_volume"):
-            told = Patients(subjects, "volumes", "each volume another")
+            told = Patients(subjects, "volumes", ONE_A_VOLUME)
         return Opened(found, told, notes)
     if is_set and patients is None:
         return Opened(found, None, notes)

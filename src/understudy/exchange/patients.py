@@ -20,6 +20,7 @@ from understudy.slices import SliceSet
 
 Found = Literal["set", "each", "pattern", "volumes", "names", "nowhere"]
 EACH = "(.*)"  # --patients '(.*)': every slice is another patient's
+ONE_A_VOLUME = "one for each volume"
 _EXAMPLE = "--patients '^(.+)_z[0-9]+$'"
 # What stands behind the patient in the name of a slice: "p01_z045", "sub-3_slice-012", "case7-45", "p01/045".
 _SLICE_NUMBER = re.compile(r"[_\-. /]+(?:slice|sl|z|s)?[_\-. ]?\d+$", re.IGNORECASE)
