@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 
@@ -146,8 +147,9 @@ def test_a_file_of_several_gzip_members_is_read_whole(folder):
 
 def test_a_strangely_named_annotation_is_pointed_at(folder):
     (folder / "A" / "A_seg.nii.gz").rename(folder / "A" / "W39_Segm.nii.gz")
-    (problem,) = problems_of(folder)
-    assert "W39_Segm.nii.gz" in problem.fix
+    missing, unused = sorted(problems_of(folder), key=lambda problem: problem.severity)
+    assert "W39_Segm.nii.gz" in missing.fix
+    assert "W39_Segm.nii.gz" in unused.problem
 
 
 def test_an_annotation_with_another_header_goes_on_only_knowingly(folder):
@@ -230,3 +232,18 @@ def test_a_copy_with_another_type_is_found(folder):
         if "seg" not in copy.name:
             rewrite(copy, lambda v: None, np.float32)
     assert {(p.patient, p.severity) for p in problems_of(folder)} == {("C", "error")}
+
+
+def test_what_cannot_be_seen_may_hide_patients_and_is_refused_or_known(folder):
+    os.mkdir(os.fsencode(folder) + b"/M\xfcller")
+    (folder / "B2").symlink_to(folder / "gone")  # a patient's folder that was not fetched
+    cohort = find_patients(CohortConfig(path=folder))
+    problems = check_cohort(cohort, progress=False).problems
+    assert {(p.patient, p.severity, p.file.name) for p in problems} == {
+        ("", "error", "M\\xfcller"),
+        ("", "error", "B2"),
+    }
+    with pytest.raises(UnderstudyError) as caught:
+        accept(cohort, problems)
+    assert "skip_bad_patients" in (caught.value.fix or "")
+    assert accept(cohort, problems, skip_bad_patients=True).patients == cohort.patients
