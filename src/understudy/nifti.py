@@ -1,4 +1,4 @@
-"""NIfTI volumes: the one reader of headers and voxels, and the one comparison of voxel grids.
+"""NIfTI volumes: the one reader of headers and voxels.
 
 A plain `get_fdata` loop makes every voxel a float64 and inflates gzip in small pieces. Here a file is inflated in one
 call of ISA-L, which is two to three times as fast as zlib and releases the GIL, and integers stay integers.
@@ -9,13 +9,9 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +22,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.folders import read_bytes
+from understudy.grids import SAME_EDGES, SAME_GRID, Plane, VolumeHeader
 
 
 class Digest(Protocol):
@@ -35,14 +32,7 @@ class Digest(Protocol):
         """Takes more bytes in."""
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Plane = Literal["axial", "coronal", "sagittal"]
-
-# voxels that two headers may put a corner of the volume apart: rounding, not another position
-SAME_GRID = 0.05
 LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
-_SAME_EDGES = 0.02  # by which voxel sizes of files that are taken as aligned may differ
 _LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
 _TEMPLATES = (3, 4, 5)  # sform codes: Talairach, MNI, another template
@@ -56,139 +46,6 @@ _REPLACE = "replace the file by an intact copy (download or export it again)"
 _QUIET = logging.getLogger("understudy.nifti.nibabel")  # nibabel's own remarks; what matters is said by us
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
-
-# Directions of (columns, rows, slices) in each plane: heads upright, and in axial slices the nose at the top.
-_DIRECTIONS: dict[str, str] = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
-
-
-def axes_of(plane: Plane) -> tuple[str, str]:
-    """Directions of rows and columns of a slice: ("P", "L") in axial slices, the radiologist's view."""
-    directions = _DIRECTIONS[plane]
-    return directions[1], directions[0]
-
-
-@dataclass(frozen=True)
-class VolumeHeader:
-    """What a NIfTI header says, without the voxels.
-
-    Attributes:
-        shape: as stored, trailing axes of length 1 left out.
-        dtype: of the voxels as stored, with their byte order.
-        offset: bytes before the first voxel.
-        slope, intercept: what the voxels are to be multiplied by, and what is to be added.
-        affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
-        plane: of the slices into which the volume is cut.
-        doubts: (what is doubtful about the header, what to do); such a file can be used.
-        positioned: False where neither sform nor qform is set: the affine is then a convention.
-        units: of lengths in the header; `affine` is in mm all the same.
-        turn: replaces `reorientation`, see `like`.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    intercept: float
-    affine: NDArray[np.float64]
-    plane: Plane = "axial"
-    doubts: tuple[tuple[str, str], ...] = ()
-    positioned: bool = True
-    units: str = "mm"
-    turn: NDArray[np.float64] | None = None
-
-    @property
-    def voxels(self) -> int:
-        """Their number."""
-        return int(np.prod(self.shape, dtype=object))
-
-    @cached_property
-    def reorientation(self) -> NDArray[np.float64]:
-        """nibabel's description of the flips and swaps that turn the stored axes into (columns, rows, slices)."""
-        if self.turn is not None:
-            return self.turn
-        stored = nib.orientations.io_orientation(self.affine)
-        wanted = nib.orientations.axcodes2ornt(_DIRECTIONS[self.plane])
-        return np.asarray(nib.orientations.ornt_transform(stored, wanted))
-
-    @property
-    def axes(self) -> str:
-        """Directions of the stored axes in letters, e.g. LPS."""
-        return "".join(nib.orientations.aff2axcodes(self.affine))
-
-    @property
-    def edges(self) -> NDArray[np.float64]:
-        """Of a voxel along the stored axes, mm."""
-        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
-
-    def voxels_apart(self, other: VolumeHeader) -> float:
-        """Largest distance, in voxels of this volume, between the corners of both volumes; inf for other shapes.
-
-        The order in which they are stored does not matter. A volume without a position is compared as it is stored.
-        """
-        if self.positioned != other.positioned:
-            return 0.0 if self.stored_alike(other) else float("inf")
-        order = self._order_of(other)
-        if order is None or tuple(other.shape[i] for i in np.argsort(order[:, 0])) != self.shape:
-            return float("inf")
-        turned = other.affine @ nib.orientations.inv_ornt_aff(order, other.shape)
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape) - 1)
-        difference = turned[:3] - self.affine[:3]
-        moved = corners @ difference[:, :3].T + difference[:, 3]
-        return float(np.abs(np.linalg.solve(self.affine[:3, :3], moved.T)).max())
-
-    def same_grid(self, other: VolumeHeader) -> bool:
-        """Whether both volumes have their voxels at the same places, in whatever order they are stored."""
-        return self.voxels_apart(other) <= SAME_GRID
-
-    def stored_alike(self, other: VolumeHeader) -> bool:
-        """Whether shapes and voxel sizes agree as stored, so that the arrays may be aligned whatever headers say."""
-        return self.shape == other.shape and np.allclose(self.edges, other.edges, rtol=_SAME_EDGES)
-
-    def arranged(self, voxels: NDArray[Any], own: VolumeHeader) -> NDArray[Any]:
-        """Voxels of a volume on the same grid, whose header is `own`, in the order in which this one is stored."""
-        order = self._order_of(own) if self.positioned == own.positioned else None
-        return voxels if order is None else nib.orientations.apply_orientation(voxels, order)
-
-    def like(self, reference: VolumeHeader) -> VolumeHeader:
-        """This header, so that `slices_of` gives slices that lie on those of a volume on the same grid."""
-        if self.positioned != reference.positioned:
-            return replace(self, affine=reference.affine, turn=reference.reorientation)
-        order = reference._order_of(self)
-        assert order is not None, "not on the same grid"
-        turn = reference.reorientation[order[:, 0].astype(int)].copy()
-        turn[:, 1] *= order[:, 1]
-        return replace(self, turn=turn)
-
-    def _order_of(self, other: VolumeHeader) -> NDArray[np.float64] | None:
-        """Flips and swaps that turn the stored axes of `other` into those of this volume; None if there are none.
-
-        Not by the anatomical direction of each: at 45 degrees rounding decides that.
-        """
-        steps = np.linalg.solve(self.affine[:3, :3], other.affine[:3, :3])
-        axes = np.abs(steps).argmax(axis=0)
-        if len(set(axes.tolist())) < 3:
-            return None
-        return np.stack([axes, np.sign(steps[axes, range(3)])], axis=1).astype(float)
-
-    @cached_property
-    def slice_affine(self) -> NDArray[np.float64]:
-        """float64 [4, 4]: (row, column, slice) of the volume as `slices_of` returns it, to world."""
-        undo = nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
-        turned = self.affine @ undo
-        return np.asarray(turned[:, [1, 0, 2, 3]])
-
-    @cached_property
-    def slice_shape(self) -> tuple[int, int, int]:
-        """(Z, H, W) of the volume as `slices_of` returns it."""
-        target = np.empty(3, int)
-        target[self.reorientation[:, 0].astype(int)] = self.shape
-        return int(target[2]), int(target[1]), int(target[0])
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """(slice, row, column) distance in mm."""
-        rows, columns, slices = np.linalg.norm(self.slice_affine[:3, :3], axis=0)
-        return float(slices), float(rows), float(columns)
 
 
 def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> VolumeHeader:
@@ -368,7 +225,7 @@ def _disagreement(
     turned = bool((np.abs(steps).argmax(axis=0) != range(3)).any() or (np.diag(steps) <= 0).any())
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
     # to a template the sform may stretch and turn
-    if not template and (turned or not np.allclose(edges[0], edges[1], rtol=_SAME_EDGES)):
+    if not template and (turned or not np.allclose(edges[0], edges[1], rtol=SAME_EDGES)):
         words = [
             f"{''.join(nib.orientations.aff2axcodes(a))}, {' x '.join(f'{e:.3g}' for e in sizes)} mm"
             if _spans_space(a)
@@ -481,20 +338,6 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
     return nearest.astype(small)
 
 
-def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
-    """[as stored] -> view [Z, H, W]; axial: slices from inferior to superior, rows to posterior, columns to left."""
-    return nib.orientations.apply_orientation(voxels, header.reorientation).T
-
-
-def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
-    """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
-    back = np.empty((3, 2))
-    back[header.reorientation[:, 0].astype(int)] = np.stack(
-        [np.arange(3), header.reorientation[:, 1]], axis=1
-    )
-    return nib.orientations.apply_orientation(slices.T, back)
-
-
 def _inflate(raw: bytes, size: int) -> bytes:
     """Inflates a gzip file of one or several members (bgzip, concatenation), checksums checked.
 
@@ -514,25 +357,3 @@ def _inflate(raw: bytes, size: int) -> bytes:
 def _short(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def in_order(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    """Maps `function` over `items` on threads, in order, with at most `workers` + 1 results in memory.
-
-    Threads suffice: inflating and array arithmetic, nearly all of the work, run outside the interpreter's lock.
-    """
-    if workers <= 1 or len(items) < 2:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from understudy.errors import UnderstudyError
 from understudy.files import read_json, write_json
-from understudy.nifti import read_header, read_voxels, slices_of
+from understudy.grids import slices_of
+from understudy.nifti import read_header, read_voxels
 from understudy.study.plan import make_plan
 from understudy.study.run import run_plan
 from understudy.study.schema import Study

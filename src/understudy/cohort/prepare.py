@@ -19,10 +19,12 @@ from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.cohort.patient import PatientReader
 from understudy.cohort.scaling import SliceConfig, slice_images
 from understudy.errors import UnderstudyError
+from understudy.grids import axes_of
 from understudy.lazy import pandas as pd
-from understudy.nifti import axes_of, in_order, read_header
+from understudy.nifti import read_header
 from understudy.progress import track
 from understudy.slices import SliceWriter
+from understudy.threads import in_order
 from understudy.volumes import TestVolume, VolumeWriter
 
 SPLITS = ("train", "val", "test")

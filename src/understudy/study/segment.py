@@ -15,7 +15,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES
 from understudy.files import atomic_path, read_json, write_json
 from understudy.folders import files_below
-from understudy.nifti import VolumeHeader, as_stored
+from understudy.grids import VolumeHeader, as_stored
 from understudy.study.jobs import folder_name
 
 PREPARATION = (

@@ -1,0 +1,204 @@
+"""Where the voxels of a volume lie: the one comparison of grids, and the planes into which a volume is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = Literal["axial", "coronal", "sagittal"]
+
+# voxels that two headers may put a corner of the volume apart: rounding, not another position
+SAME_GRID = 0.05
+SAME_EDGES = 0.02  # by which voxel sizes of files that are taken as aligned may differ
+_SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
+_STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
+_SMALLEST = 8  # pixels: narrower slices show no head
+
+# Directions of (columns, rows, slices) in each plane: heads upright, and in axial slices the nose at the top.
+_DIRECTIONS: dict[str, str] = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
+
+
+def axes_of(plane: Plane) -> tuple[str, str]:
+    """Directions of rows and columns of a slice: ("P", "L") in axial slices, the radiologist's view."""
+    directions = _DIRECTIONS[plane]
+    return directions[1], directions[0]
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What a NIfTI header says, without the voxels.
+
+    Attributes:
+        shape: as stored, trailing axes of length 1 left out.
+        dtype: of the voxels as stored, with their byte order.
+        offset: bytes before the first voxel.
+        slope, intercept: what the voxels are to be multiplied by, and what is to be added.
+        affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
+        plane: of the slices into which the volume is cut.
+        doubts: (what is doubtful about the header, what to do); such a file can be used.
+        positioned: False where neither sform nor qform is set: the affine is then a convention.
+        units: of lengths in the header; `affine` is in mm all the same.
+        turn: replaces `reorientation`, see `like`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+    plane: Plane = "axial"
+    doubts: tuple[tuple[str, str], ...] = ()
+    positioned: bool = True
+    units: str = "mm"
+    turn: NDArray[np.float64] | None = None
+
+    @property
+    def voxels(self) -> int:
+        """Their number."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @cached_property
+    def reorientation(self) -> NDArray[np.float64]:
+        """nibabel's description of the flips and swaps that turn the stored axes into (columns, rows, slices)."""
+        if self.turn is not None:
+            return self.turn
+        stored = nib.orientations.io_orientation(self.affine)
+        wanted = nib.orientations.axcodes2ornt(_DIRECTIONS[self.plane])
+        return np.asarray(nib.orientations.ornt_transform(stored, wanted))
+
+    @property
+    def axes(self) -> str:
+        """Directions of the stored axes in letters, e.g. LPS."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """Of a voxel along the stored axes, mm."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    def voxels_apart(self, other: VolumeHeader) -> float:
+        """Largest distance, in voxels of this volume, between the corners of both volumes; inf for other shapes.
+
+        The order in which they are stored does not matter. A volume without a position is compared as it is stored.
+        """
+        if self.positioned != other.positioned:
+            return 0.0 if self.stored_alike(other) else float("inf")
+        order = self._order_of(other)
+        if order is None or tuple(other.shape[i] for i in np.argsort(order[:, 0])) != self.shape:
+            return float("inf")
+        turned = other.affine @ nib.orientations.inv_ornt_aff(order, other.shape)
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape) - 1)
+        difference = turned[:3] - self.affine[:3]
+        moved = corners @ difference[:, :3].T + difference[:, 3]
+        return float(np.abs(np.linalg.solve(self.affine[:3, :3], moved.T)).max())
+
+    def same_grid(self, other: VolumeHeader) -> bool:
+        """Whether both volumes have their voxels at the same places, in whatever order they are stored."""
+        return self.voxels_apart(other) <= SAME_GRID
+
+    def stored_alike(self, other: VolumeHeader) -> bool:
+        """Whether shapes and voxel sizes agree as stored, so that the arrays may be aligned whatever headers say."""
+        return self.shape == other.shape and np.allclose(self.edges, other.edges, rtol=SAME_EDGES)
+
+    def arranged(self, voxels: NDArray[Any], own: VolumeHeader) -> NDArray[Any]:
+        """Voxels of a volume on the same grid, whose header is `own`, in the order in which this one is stored."""
+        order = self._order_of(own) if self.positioned == own.positioned else None
+        return voxels if order is None else nib.orientations.apply_orientation(voxels, order)
+
+    def like(self, reference: VolumeHeader) -> VolumeHeader:
+        """This header, so that `slices_of` gives slices that lie on those of a volume on the same grid."""
+        if self.positioned != reference.positioned:
+            return replace(self, affine=reference.affine, turn=reference.reorientation)
+        order = reference._order_of(self)
+        assert order is not None, "not on the same grid"
+        turn = reference.reorientation[order[:, 0].astype(int)].copy()
+        turn[:, 1] *= order[:, 1]
+        return replace(self, turn=turn)
+
+    def _order_of(self, other: VolumeHeader) -> NDArray[np.float64] | None:
+        """Flips and swaps that turn the stored axes of `other` into those of this volume; None if there are none.
+
+        Not by the anatomical direction of each: at 45 degrees rounding decides that.
+        """
+        steps = np.linalg.solve(self.affine[:3, :3], other.affine[:3, :3])
+        axes = np.abs(steps).argmax(axis=0)
+        if len(set(axes.tolist())) < 3:
+            return None
+        return np.stack([axes, np.sign(steps[axes, range(3)])], axis=1).astype(float)
+
+    @cached_property
+    def slice_affine(self) -> NDArray[np.float64]:
+        """float64 [4, 4]: (row, column, slice) of the volume as `slices_of` returns it, to world."""
+        undo = nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
+        turned = self.affine @ undo
+        return np.asarray(turned[:, [1, 0, 2, 3]])
+
+    @cached_property
+    def slice_shape(self) -> tuple[int, int, int]:
+        """(Z, H, W) of the volume as `slices_of` returns it."""
+        target = np.empty(3, int)
+        target[self.reorientation[:, 0].astype(int)] = self.shape
+        return int(target[2]), int(target[1]), int(target[0])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """(slice, row, column) distance in mm."""
+        rows, columns, slices = np.linalg.norm(self.slice_affine[:3, :3], axis=0)
+        return float(slices), float(rows), float(columns)
+
+
+def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
+    """[as stored] -> view [Z, H, W]; axial: slices from inferior to superior, rows to posterior, columns to left."""
+    return nib.orientations.apply_orientation(voxels, header.reorientation).T
+
+
+def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
+    """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
+    back = np.empty((3, 2))
+    back[header.reorientation[:, 0].astype(int)] = np.stack(
+        [np.arange(3), header.reorientation[:, 1]], axis=1
+    )
+    return nib.orientations.apply_orientation(slices.T, back)
+
+
+def judge_pixels(header: VolumeHeader) -> list[tuple[str, str, Literal["error", "warning"]]]:
+    """What does not suit two-dimensional slices in the header's plane: strips, and slices of a few pixels."""
+    _, height, width = header.slice_shape
+    _, *edges = header.spacing
+    long, short = max(edges), min(edges)
+    pixels = f"{header.plane} slices have pixels of {edges[0]:.3g} x {edges[1]:.3g} mm"
+    if min(height, width) < _SMALLEST or long > _STRETCHED * short:
+        what = (
+            pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
+        )
+        better = _best_plane(header)
+        if better != header.plane:
+            return [
+                (
+                    f"{what}: the volume was acquired in {better} slices",
+                    f"set `slices: {{plane: {better}}}`",
+                    "error",
+                )
+            ]
+        return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
+    if long > _SQUARE * short:
+        return [(pixels, "nothing to do: they are resampled to squares", "warning")]
+    return []
+
+
+def _best_plane(header: VolumeHeader) -> Plane:
+    """The plane whose slices have the most nearly square pixels and are not a few pixels wide."""
+
+    def badness(plane: Plane) -> tuple[bool, float]:
+        turned = replace(header, plane=plane)
+        _, *edges = turned.spacing
+        return min(turned.slice_shape[1:]) < _SMALLEST, max(edges) / min(edges)
+
+    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+    return min(planes, key=badness)
