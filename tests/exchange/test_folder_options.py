@@ -16,7 +16,7 @@ from test_patients import labelled, people
 from typer.testing import CliRunner
 
 import understudy.exchange
-import understudy.study.annotation_stage  # else it may be imported while `compared` is in force, and keep that
+import understudy.quality.annotation  # or it would be imported while `compared` is in force, and keep that
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.export import export_images
