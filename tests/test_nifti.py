@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
 from understudy.grids import as_stored, slices_of
-from understudy.nifti import read_header, read_voxels, refuse_other_grids, whole_numbers
+from understudy.nifti import headers_on_one_grid, read_header, read_voxels, whole_numbers
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
 
@@ -100,7 +100,7 @@ def test_a_voxel_has_its_size_whatever_the_units(tmp_path, units, factor):
         affine=np.diag([-2.0 * factor, -factor, 3 * factor, 1]),
     )
     assert read_header(path).spacing == pytest.approx((3.0, 1.0, 2.0))
-    refuse_other_grids([saved(tmp_path / "mm.nii"), path])
+    headers_on_one_grid([saved(tmp_path / "mm.nii"), path])
 
 
 @pytest.mark.parametrize("size", [0.001, 2000.0, 1e-6])
@@ -210,7 +210,7 @@ def test_a_header_without_a_position_is_taken_as_stored(tmp_path):
     np.testing.assert_array_equal(slices_of(VOXELS, unknown.like(known)), slices_of(VOXELS, known))
     np.testing.assert_array_equal(known.arranged(VOXELS, unknown), VOXELS)
     with pytest.raises(UnderstudyError) as caught:
-        refuse_other_grids([tmp_path / "a.nii", path])
+        headers_on_one_grid([tmp_path / "a.nii", path])
     assert caught.value.where == str(path)
 
 

@@ -242,13 +242,14 @@ def _disagreement(
     ]
 
 
-def refuse_other_grids(paths: Sequence[Path], flat: bool = False) -> None:
-    """Reads the headers of files that belong together, which have to lie on one grid.
+def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[VolumeHeader]:
+    """The headers of files that belong together, so that slices of all of them lie on those of the first.
 
     Raises:
         UnderstudyError: unreadable, another shape, or voxels at other places than those of the first file.
     """
     first = read_header(paths[0], flat)
+    headers = [first]
     for path in paths[1:]:
         header = read_header(path, flat)
         if header.positioned != first.positioned:
@@ -275,6 +276,8 @@ def refuse_other_grids(paths: Sequence[Path], flat: bool = False) -> None:
                 fix="look at both in a viewer. If the arrays belong together as stored, give the file the header of"
                 " the other: nibabel.Nifti1Image(mask, image.affine); otherwise resample it",
             )
+        headers.append(header.like(first))
+    return headers
 
 
 def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from understudy.exchange.pixels import read_png, to_8_bit, to_grey
 from understudy.exchange.recognise import Recognised, SliceFiles
 from understudy.exchange.spec import FolderSpec
 from understudy.grids import VolumeHeader, judge_pixels, slices_of
-from understudy.nifti import read_header, read_voxels, refuse_other_grids
+from understudy.nifti import headers_on_one_grid, read_voxels
 from understudy.slices import SliceSet
 from understudy.threads import in_order
 
@@ -119,8 +119,7 @@ class FileSource:
     def _volume(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
         """The headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
         paths = [self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)]
-        refuse_other_grids(paths, flat=True)
-        headers = {path: read_header(path, flat=True) for path in paths}
+        headers = dict(zip(paths, headers_on_one_grid(paths, flat=True), strict=True))
         _refuse_strips(paths[0], headers[paths[0]])
         images, drawn = self._read(
             entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path])
