@@ -396,15 +396,23 @@ def main() -> None:
         print(run_case(kind, int(number), root))
         return
     cases: Queue[str] = Queue()
-    for kind in KINDS:
-        for number in range(getattr(given, kind)):
-            cases.put(f"{kind}:{number}")
+    share = {kind: getattr(given, kind) for kind in KINDS}
+    # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
+    for _, case in sorted(
+        ((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])
+    ):
+        cases.put(case)
     results: list[tuple[str, str, float, float]] = []
     threads = [threading.Thread(target=_worker, args=(cases, results)) for _ in range(given.workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        print("stopped; what was done until then:")
+        while not cases.empty():
+            cases.get_nowait()
     print("| inputs | cases | accepted | refused | failures | slowest, s | most memory, GB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in KINDS:

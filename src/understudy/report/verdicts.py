@@ -317,10 +317,11 @@ def _better(
         if answer.weak:
             return Part(kind, "Not ranked: Dice is too low", lines, numbers, "–")
         low, high = row["rank_low"], row["rank_high"]
-        sure = f"always {low:g}" if low == high else f"95\u00a0% interval {low:g} to {high:g}"
         said = (
-            f"With other test patients and trainings its rank could differ ({sure}); it is first in"
-            f" {percent(row['p_rank_1'])} of the resamples."
+            "It has the same rank in nearly all resamples of test patients and trainings."
+            if low == high
+            else f"95\u00a0% interval of the rank {low:g} to {high:g}, by resampling test patients and trainings; first"
+            f" in {percent(row['p_rank_1'])} of the resamples."
         )
         title = f"Rank {row['rank']:g} of {len(placed)} generators"
         return Part(kind, title, [said, *lines], numbers, f"{row['rank']:g} of {len(placed)}")
