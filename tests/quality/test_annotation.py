@@ -175,6 +175,17 @@ def test_a_file_in_the_place_of_the_folder_is_said_before_anything_is_compared(
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_nothing_is_judged_without_held_out_patients(tmp_path: Path) -> None:
+    sets = made(tmp_path / "t", 60, 2, patients=1), made(tmp_path / "s", 60, 1)
+    assert set(sets[0].index["split"]) == {"train"}
+    told = CliRunner().invoke(
+        app, ["annotations", "--real", str(sets[0].path), "--synthetic", str(sets[1].path), "-q"]
+    )
+    assert told.exit_code == 0, told.output
+    assert "distances are larger" not in told.output
+    assert "no held-out patients" in told.output
+
+
 def test_the_command(real: SliceSet, tmp_path: Path) -> None:
     synthetic = made(tmp_path / "s", 60, 1)
     call = ["annotations", "--real", str(real.path), "--synthetic", str(synthetic.path), "-q"]

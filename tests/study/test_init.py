@@ -68,7 +68,7 @@ def test_what_is_printed_loads_and_passes_the_check(tmp_path: Path, layout: str)
     assert study.name == "my-data-1"
 
 
-@pytest.mark.parametrize(("patients", "test"), [(5, 2), (16, 3)])
+@pytest.mark.parametrize(("patients", "test"), [(5, 2), (16, 5)])
 def test_test_patients_suit_the_number(tmp_path: Path, patients: int, test: int) -> None:
     zoo.patterned(tmp_path / "d", PLAIN, PEOPLE[:patients])
     text = suggest_study(tmp_path / "d")

@@ -84,16 +84,20 @@ def _print(found: Annotations) -> None:
         for d in found.distances
     ]  # fmt: skip
     print_table(header, [[_dash(cell) for cell in row] for row in body])
-    outside, defined = (
-        sum(d.outside for d in found.distances),
-        sum(d.value == d.value for d in found.distances),
-    )
+    compared = [d for d in found.distances if d.value == d.value and d.floor == d.floor]  # neither is NaN
     patients = " and ".join(
         f"{n} {'held-out' if k == 'held-out' else 'training'}" for k, n in found.patients.items()
     )
-    print(
-        f"{outside} of {defined} distances are larger than real patients' among themselves ({patients} patients)"
-    )
+    if compared:
+        outside = sum(d.outside for d in compared)
+        print(
+            f"{outside} of {len(compared)} distances are larger than real patients' among themselves"
+            f" ({patients} patients)"
+        )
+    else:
+        print(
+            "Nothing tells whether these distances are large: there are no held-out patients to compare with."
+        )
     for note in found.notes:
         print(note)
 

@@ -203,6 +203,8 @@ class _Names:
             found = mine
         elif by_name:
             stem = by_name["id"]
+        elif stem.lower() in self._tokens and folders:  # a folder for each slice: 0007/T1.png, 0007/Seg.png
+            found, stem = self._tokens[stem.lower()], folders.pop()
         if found != self._name:
             return None
         if folders and folders[-1] == stem:  # BraTS: the folder of a patient has its name

@@ -23,6 +23,7 @@ from understudy.nifti import read_header
 _LOOKED_AT = 50  # headers that are read
 _TRIED = 3  # patients whose slices are made to see whether the usual rule suits
 _FEW = 15  # patients: fewer part with a larger share for validation and test
+_TESTED = 5  # patients that a report's answer and an audit take at the least
 _PAPERS = 300  # patients from which on 56 test, as in the paper
 
 
@@ -157,8 +158,10 @@ def _split(cohort: Cohort) -> list[str]:
     people = len({patient.subject for patient in cohort.patients})
     share, doubt = (0.3, "") if people < _FEW else (0.2, "")
     test = 56 if people >= _PAPERS else max(1, round(share * people))
+    if people >= 2 * _TESTED:
+        test = max(test, _TESTED)
     if people < _FEW:
-        doubt = "  # CHECK: few patients: intervals will be wide; the audit needs five who validate or test"
+        doubt = f"  # CHECK: few patients: intervals will be wide, and with fewer than {_TESTED} there is no answer"
     if people < 4:
         share = 0.0
     return [
