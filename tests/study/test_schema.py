@@ -339,3 +339,14 @@ def test_a_file_that_only_says_where_patients_are(tmp_path: Path) -> None:
     assert part.slices.resolution == 64
     with pytest.raises(UnderstudyError, match=r"line 2: `slices.resolutoin`"):
         load_study(write(tmp_path, "cohort: {path: x}\nslices: {resolutoin: 64}\n"), cohort_only=True)
+
+
+def test_a_network_of_the_preset_is_dropped_with_the_rules_about_it(tmp_path: Path) -> None:
+    assert any(rule.segmenter == "swin" for rule in load_study("quickstart").exclude)
+    (tmp_path / "study.yaml").write_text(
+        "preset: quickstart\nsegmenters: {swin: null}\ngenerators: {progan: null}\n"
+    )
+    study = load_study(tmp_path / "study.yaml")
+    assert list(study.segmenters) == ["unet"]
+    assert "progan" not in study.generators
+    assert study.exclude == []

@@ -178,7 +178,8 @@ def _next(gpu: bool) -> list[str]:
             "# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."
         ]
     return [
-        "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them. For results",
+        "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
+        "# {progan: null, stylegan1: null}` leaves some out, `segmenters: {swin: null}` likewise. For results",
         "# that mean something, remove `preset` and train longer, an hour or more for each generator on two cores:",
         "# generators:",
         "#   diffusion: {recipe: quick, samples: 2000}",

@@ -371,10 +371,22 @@ def _from_content(
         if any(content.get(name) is not None for name in SOURCES):
             # patients of another kind take the place of the preset's
             under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
-        content = merged(under, content)
+        content = merged(_without_rules_of_dropped(under, content), content)
     if cohort_only and not content.get("generators"):
         content = {**content, "trainings": ["real"]}
     return _validated(content, lines, path, folder)
+
+
+def _without_rules_of_dropped(under: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """The preset without the rules about generators and segmenters that the study file drops (`swin: null`)."""
+    sections = [content.get(section) for section in ("generators", "segmenters")]
+    dropped = {name for s in sections if isinstance(s, dict) for name, value in s.items() if value is None}
+    rules = {
+        field: [rule for rule in under[field] if not dropped & set(map(str, rule.values()))]
+        for field in ("include", "exclude")
+        if under.get(field)
+    }
+    return {**under, **rules}
 
 
 def presets() -> list[str]:
