@@ -79,7 +79,13 @@ class SliceSet:
         if not (self.path / "index.parquet").is_file():
             partial = _partial(self.path)
             below = sets_below(self.path)
-            fix = f"finish the job that writes {partial}" if partial.exists() else "check the path"
+            fix = (
+                f"finish the job that writes {partial}"
+                if partial.exists()
+                else (
+                    "check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`"
+                )
+            )
             fix = f"give one of the slice sets in it: {', '.join(below[:3])}" if below else fix
             raise UnderstudyError("not a complete slice set", where=self.path, fix=fix)
         group = zarr.open_group(str(self.path), mode="r")
