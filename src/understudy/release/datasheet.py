@@ -112,7 +112,16 @@ def _collection(about: About, certificate: dict[str, Any]) -> list[str]:
 
 def _preprocessing(certificate: dict[str, Any]) -> list[str]:
     audit = certificate["audit"]
+    earlier = audit.get("screened")
     return [
+        *(
+            [
+                f"{earlier['before']:,} slices were made. In a first search {earlier['flagged']:,} were flagged as near"
+                f" copies and taken out, with {earlier['alike']:,} near-duplicates of them."
+            ]
+            if earlier
+            else []
+        ),
         f"{audit['before']:,} slices were searched for copies of training patients; {audit['flagged']:,} of them were"
         f" flagged and taken out, and so were {audit['alike']:,} near-duplicates of these. The"
         f" {audit['released']:,} that are"

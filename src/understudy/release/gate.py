@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class Clearance:
     alike: int
     verdict: dict[str, Any]
     override: dict[str, Any] | None
+    screened: dict[str, int] = field(
+        default_factory=dict
+    )  # slices before `understudy screen`, and what it took out
 
 
 def clear(
@@ -83,19 +86,26 @@ def clear(
             where=synthetic.path,
             fix="train the generator on more patients, sample and audit again",
         )
-    rest = found.rest(kept, screened=len(kept) < len(synthetic))
+    before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
+    rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
     against = objections(found, decision, rate, audited.audit)
-    if decision.decision == "approve" and rate:
+    if decision.decision == "approve" and (rate or before.get("flagged")):
+        taken = (
+            f"`understudy screen` took out {before['flagged']}"
+            if before.get("flagged")
+            else "would be removed"
+        )
         against.append(
-            "slices are flagged and would be removed, but the decision is `approve`: write `approve_with_removal`"
+            f"slices are flagged ({taken}), but the decision is `approve`: write `approve_with_removal`"
         )
     if rest.kind != "no_sign":
         against.append(
             f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}"
         )
     stamp = weighed(against, override, audited.audit)
-    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp)
+    counts = {name: int(before[name]) for name in ("before", "flagged", "alike")} if before else {}
+    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp, counts)
 
 
 def check_will(decision: Decision, override: str | None) -> None:

@@ -147,6 +147,7 @@ def _audit(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
         "concentration": concentration_record(cleared.found),
         "verdict": cleared.verdict,
         "recomputed": True,
+        **({"screened": cleared.screened} if cleared.screened else {}),
     }
 
 
