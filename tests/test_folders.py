@@ -121,3 +121,9 @@ def test_every_visible_file_is_listed_once(tmp_path_factory, names):
     found = files_below(root, (".png",))
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    with pytest.raises(UnderstudyError) as caught:
+        list_files(tmp_path / ("x" * 999), (".nii",))
+    assert "long" in caught.value.what

@@ -35,8 +35,10 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
     Raises:
         UnderstudyError: `root` is absent, a file, or cannot be read.
     """
-    if not root.is_dir():
-        what = "this is a file, not a folder" if root.exists() else "the folder does not exist"
+    with reading(root):  # a name may be too long to ask for, or a folder above it closed
+        is_folder, there = root.is_dir(), root.exists()
+    if not is_folder:
+        what = "this is a file, not a folder" if there else "the folder does not exist"
         raise UnderstudyError(what, where=root, fix="correct the path: give the folder that holds the images")
     lowered = tuple(ending.lower() for ending in endings)
     found, seen, left = Listing(), set(), [("", root)]
