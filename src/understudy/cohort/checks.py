@@ -211,7 +211,7 @@ def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fram
     except Exception as error:
         log.debug("checking %s", patient.id, exc_info=True)
         what = f"unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        fix = "please report this; until it is mended, leave the patient out (`skip_bad_patients: true`)"
+        fix = "please report this; meanwhile leave the patient out (`skip_bad_patients: true`)"
         return _Inspected(patient, [Problem(patient.id, patient.folder, what, fix)])
 
 
