@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.audit.concentration import Concentration, concentration, votes_of
-from understudy.audit.conformal import Null, p_values
+from understudy.memorization.concentration import Concentration, concentration, votes_of
+from understudy.memorization.conformal import Null, p_values
 from understudy.slices import SliceSet
 
 SLICES, DIMENSIONS, COPY_NOISE = 25, 12, 0.1  # of a patient; of a slice; s.d. of a copy's noise

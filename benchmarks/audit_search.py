@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from understudy.audit import products
-from understudy.audit import views as formulas
-from understudy.audit.products import kernel_is_exact, signed
-from understudy.audit.similarity import SearchConfig, nearest
+from understudy.memorization import products
+from understudy.memorization import views as formulas
+from understudy.memorization.products import kernel_is_exact, signed
+from understudy.memorization.similarity import SearchConfig, nearest
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "T1wGd", "T2w", "FLAIR")

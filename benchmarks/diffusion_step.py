@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from understudy.generators import recording
-from understudy.generators.diffusion import (
+from understudy.generators.diffusion.process import training_losses
+from understudy.generators.networks.unet import (
     Attention,
     DiffusionConfig,
     ResBlock,
@@ -41,8 +41,8 @@ from understudy.generators.diffusion import (
     build,
     sinusoids,
 )
-from understudy.generators.gaussian import training_losses
-from understudy.generators.group_norm import GroupNorm
+from understudy.generators.ops.group_norm import GroupNorm
+from understudy.generators.training import recording
 
 BATCH, STEPS, DECAY = 8, 4, 0.9999
 VARIANTS = ("official structure", "ours, float32", "ours, bfloat16")

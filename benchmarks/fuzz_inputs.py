@@ -246,10 +246,10 @@ def checked_and_prepared(root: Path) -> str:
     """Does both; the outcome in a word, after "disagree" or "unforeseen" a failure."""
     from understudy.errors import UnderstudyError
     from understudy.study.check import check_source
-    from understudy.study.plan import make_plan
-    from understudy.study.run import run_plan
-    from understudy.study.schema import load_study
-    from understudy.study.stages import STAGES
+    from understudy.study.config.schema import load_study
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.engine.run import run_plan
+    from understudy.study.stages.run import STAGES
 
     try:
         study = load_study(root / "study.yaml")

@@ -36,10 +36,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.generators import recording
-from understudy.generators.ada import AugmentConfig
-from understudy.generators.models import kind_called
-from understudy.generators.watch import memory_mb
+from understudy.generators.registry import kind_called
+from understudy.generators.training import recording
+from understudy.generators.training.ada import AugmentConfig
+from understudy.generators.training.monitor import memory_mb
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 STEPS, SLICES = 16, 64

@@ -37,7 +37,7 @@ import torch
 from generator_steps import Case, make_trainer, markdown, process_mb
 from torch import Tensor
 
-from understudy.generators.samplers import SamplerConfig, evaluations
+from understudy.generators.diffusion.samplers import SamplerConfig, evaluations
 
 RESOLUTION, STEPS, ROUNDS = 256, 16, 3
 RADIAL = {"conv_kernel": 1, "use_radial_filters": True, "channel_base": 65536, "channel_max": 1024,
@@ -314,7 +314,7 @@ def sampling_cost(results: list[tuple[Job, dict[str, Any]]]) -> list[str]:
 
 def make_process(job: Job) -> Any:
     """The diffusion process of a job's model."""
-    from understudy.generators.diffusion import DiffusionConfig
+    from understudy.generators.networks.unet import DiffusionConfig
 
     return DiffusionConfig(**job.case().model).process()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from understudy.files import read_json
+from understudy.io.files import read_json
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.mixture_config import MixtureConfig
 from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter

@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.generators.adversarial import StyleGan2Trainer
-from understudy.generators.layers import Conv, Dense, ModulatedConv
-from understudy.generators.stylegan2 import (
+from understudy.generators.networks.layers import Conv, Dense, ModulatedConv
+from understudy.generators.networks.stylegan2 import (
     Discriminator,
     DiscriminatorBlock,
     Generator,
@@ -27,7 +26,8 @@ from understudy.generators.stylegan2 import (
     SynthesisBlock,
     ToImage,
 )
-from understudy.generators.trainer import annealed_beta
+from understudy.generators.training.gan import StyleGan2Trainer
+from understudy.generators.training.trainer import annealed_beta
 
 
 def resample(

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.audit.config import AuditConfig
-from understudy.audit.perform import audit
-from understudy.audit.result import write_audit
+from understudy.memorization.config import AuditConfig
+from understudy.memorization.perform import audit
+from understudy.memorization.result import write_audit
 from understudy.release.content import LAYOUTS
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited

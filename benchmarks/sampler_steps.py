@@ -43,10 +43,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.generators.gaussian import GaussianProcess
+from understudy.generators.diffusion.process import GaussianProcess
+from understudy.generators.diffusion.samplers import SamplerConfig, evaluations
+from understudy.generators.folder import classes_of, load_generator
 from understudy.generators.joint import decode, encode
-from understudy.generators.runs import classes_of, load_generator
-from understudy.generators.samplers import SamplerConfig, evaluations
 from understudy.slices import LabelClass, SliceSet
 
 Floats = NDArray[np.float64]

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
-from understudy.cohort.phantom import PhantomConfig, write_phantoms
+from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 from understudy.cohort.prepare import prepare
 from understudy.cohort.scaling import SliceConfig
 from understudy.slices import SliceSet

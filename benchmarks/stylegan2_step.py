@@ -33,12 +33,13 @@ from numpy.typing import NDArray
 from official_step import OfficialStep
 from torch import Tensor
 
-from understudy.generators import fused, recording, stylegan2, trainer
-from understudy.generators.ada import AugmentConfig
-from understudy.generators.adversarial import StyleGan2Trainer
-from understudy.generators.resampling import blur
-from understudy.generators.stylegan2 import StyledConv, StyleGan2Config
-from understudy.generators.training import StyleGan2Training
+from understudy.generators.networks import stylegan2
+from understudy.generators.networks.resampling import blur
+from understudy.generators.networks.stylegan2 import StyledConv, StyleGan2Config
+from understudy.generators.ops import fused
+from understudy.generators.training.ada import AugmentConfig
+from understudy.generators.training.config import StyleGan2Training, recording, trainer
+from understudy.generators.training.gan import StyleGan2Trainer
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 STEPS = 16  # they hold every lazy penalty in its right share

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from understudy import cli
-from understudy.cohort.phantom import PhantomConfig, write_phantoms
+from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 
 STUDY = """
 name: bad

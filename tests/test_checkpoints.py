@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.checkpoints import Checkpoints, History, StopRequest
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, read_json, sha256_json, write_json, writing
+from understudy.io.files import atomic_path, read_json, sha256_json, write_json, writing
+from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
 
 
 def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:

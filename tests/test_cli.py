@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from understudy import __version__, cli
 from understudy.cli.base import Command, Group
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import write_json
-from understudy.study.identity import STAGE_VERSIONS
-from understudy.study.jobs import job_folder
-from understudy.study.plan import make_plan
-from understudy.study.run import claimed
-from understudy.study.schema import Study, load_study
+from understudy.io.files import write_json
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.identity import STAGE_VERSIONS
+from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import claimed
 
 STUDY = """
 name: little
@@ -85,7 +85,9 @@ def test_help_does_not_load_torch() -> None:
 
 def test_a_study_file_is_read_without_what_only_networks_need() -> None:
     heavy = "('monai', 'transformers', 'matplotlib', 'scipy.signal')"
-    script = f"import sys; import understudy.study.plan; print([m for m in {heavy} if m in sys.modules])"
+    script = (
+        f"import sys; import understudy.study.engine.plan; print([m for m in {heavy} if m in sys.modules])"
+    )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from understudy.devices import check_device_name, resolve_device, resolve_precision
 from understudy.errors import UnderstudyError
+from understudy.runtime.devices import check_device_name, resolve_device, resolve_precision
 
 
 def with_gpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import (
+from understudy.io.files import (
     atomic_path,
     explain_os_error,
     make_folder,
@@ -24,7 +24,7 @@ from understudy.files import (
     write_json,
     writing,
 )
-from understudy.study.failures import TimeLimit
+from understudy.study.engine.failures import TimeLimit
 
 BOTH = {
     errno.ENOSPC: "disk is full", errno.EDQUOT: "quota", errno.EROFS: "read-only", errno.EFBIG: "limit",

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.folders import files_below, list_files, read_bytes
+from understudy.io.folders import files_below, list_files, read_bytes
 
 
 def test_links_are_followed_once_and_dangling_ones_are_listed(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from understudy.grids import SAME_GRID, VolumeHeader, as_stored, axes_of, slices_of
+from understudy.io.grids import SAME_GRID, VolumeHeader, as_stored, axes_of, slices_of
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.files import read_json
-from understudy.memory import OutOfMemory, current, in_parts, is_out_of_memory, thrift
+from understudy.io.files import read_json
+from understudy.runtime.memory import OutOfMemory, current, in_parts, is_out_of_memory, thrift
 
 
 def small(limit: int, data: np.ndarray, asked: list[int]) -> object:
@@ -31,7 +31,7 @@ def small(limit: int, data: np.ndarray, asked: list[int]) -> object:
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_parts_together_are_the_whole(count: int, limit: int) -> None:
     data, asked = np.arange(count), list[int]()
-    with mock.patch("understudy.memory.release_memory"):  # a tenth of a second each
+    with mock.patch("understudy.runtime.memory.release_memory"):  # a tenth of a second each
         found = in_parts(small(limit, data, asked), count, f"squares {count} {limit}")  # type: ignore[arg-type]
     assert np.concatenate(found).tolist() == (data**2).tolist()
     assert max(len(part) for part in found) <= limit

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.grids import as_stored, slices_of
-from understudy.nifti import headers_on_one_grid, read_header, read_voxels, whole_numbers
+from understudy.io.grids import as_stored, slices_of
+from understudy.io.nifti import headers_on_one_grid, read_header, read_voxels, whole_numbers
 
 VOXELS = np.random.default_rng(0).normal(0, 30, (13, 11, 7)).astype(np.int16)
 

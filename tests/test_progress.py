@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.progress import track
+from understudy.runtime.progress import track
 
 
 def test_first_and_last_step_are_written_with_rate_and_figures(capsys: pytest.CaptureFixture[str]) -> None:

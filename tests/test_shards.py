@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.shards import ShardReader, crc32c, create_sharded, encode_chunk, write_shard
+from understudy.io.shards import ShardReader, crc32c, create_sharded, encode_chunk, write_shard
 
 CAPACITY = 4
 

@@ -39,7 +39,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def study_page() -> str:
     """Every field of a study file, a section for each group of fields."""
-    from understudy.study.schema import Study
+    from understudy.study.config.schema import Study
 
     parts = [
         "# Study file\n\nEvery field with its type, default and meaning, made from the schema that a file is checked"

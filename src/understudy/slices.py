@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, sha256_json, writing
-from understudy.lazy import pandas as pd
-from understudy.lazy import zarr
-from understudy.shards import ShardReader, create_sharded, encode_chunk, write_shard
+from understudy.io.files import atomic_path, sha256_json, writing
+from understudy.io.shards import ShardReader, create_sharded, encode_chunk, write_shard
+from understudy.runtime.lazy import pandas as pd
+from understudy.runtime.lazy import zarr
 
 SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed writer loses at most this many
 FORMAT = "understudy-slices-1"

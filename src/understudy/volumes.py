@@ -14,7 +14,7 @@ from PIL import Image
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, read_json, sha256_file, write_json
+from understudy.io.files import atomic_path, read_json, sha256_file, write_json
 from understudy.slices import LabelClass
 
 if TYPE_CHECKING:

@@ -21,13 +21,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 from tiny_study import results, tiny_study
 
-from understudy.files import read_json
-from understudy.study.jobs import is_locked
-from understudy.study.plan import make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import load_study
-from understudy.study.slurm import Queued, name_of, queued
-from understudy.study.stages import STAGES
+from understudy.io.files import read_json
+from understudy.study.config.schema import load_study
+from understudy.study.engine.jobs import is_locked
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import run_plan
+from understudy.study.engine.slurm import Queued, name_of, queued
+from understudy.study.stages.run import STAGES
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine"

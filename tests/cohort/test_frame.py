@@ -17,7 +17,7 @@ from understudy.cohort.prepare import prepare
 from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
-from understudy.grids import VolumeHeader
+from understudy.io.grids import VolumeHeader
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 

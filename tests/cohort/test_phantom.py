@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from understudy.cohort import phantom as module
-from understudy.cohort.phantom import PhantomConfig, draw_patient, patient_id, write_phantoms
-from understudy.cohort.phantom_fields import Streams
-from understudy.cohort.phantom_tumour import Lesion, draw_lesions, mass_effect
+from understudy.cohort.phantom import write as module
+from understudy.cohort.phantom.fields import Streams
+from understudy.cohort.phantom.tumour import Lesion, draw_lesions, mass_effect
+from understudy.cohort.phantom.write import PhantomConfig, draw_patient, patient_id, write_phantoms
 from understudy.errors import UnderstudyError
 
 SMALL = PhantomConfig(patients=3, shape=(40, 40, 26), seed=5)

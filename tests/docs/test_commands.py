@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from plugged import EXAMPLE, declare_plugin
 from understudy.cli import app
-from understudy.files import read_json, write_json
-from understudy.study.schema import load_study
+from understudy.io.files import read_json, write_json
+from understudy.study.config.schema import load_study
 
 TINY = """
 name: {name}

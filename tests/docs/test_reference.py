@@ -12,7 +12,7 @@ from fences import ROOT
 from pydantic import BaseModel
 
 from understudy.cli import app
-from understudy.study.schema import Study
+from understudy.study.config.schema import Study
 
 
 @pytest.fixture(scope="module")

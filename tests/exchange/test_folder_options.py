@@ -76,7 +76,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(real: SliceSet, made: SliceSet, held: SliceSet | None, *rest: object, **more: object) -> None:
         raise Compared(real, held, made)
 
-    monkeypatch.setattr("understudy.audit.perform.audit", audit)
+    monkeypatch.setattr("understudy.memorization.perform.audit", audit)
     monkeypatch.setattr("understudy.quality.sets.make_parts", measure)
     monkeypatch.setattr("understudy.quality.annotation.compare_annotations", measure)
 
@@ -234,7 +234,7 @@ def test_an_error_about_a_set_that_was_read_names_the_folder(
     def refuse(real: SliceSet, held: SliceSet, made: SliceSet, *rest: object) -> None:
         raise UnfitSets("no", where=held.path, fix="so")
 
-    monkeypatch.setattr("understudy.audit.perform.audit", refuse)
+    monkeypatch.setattr("understudy.memorization.perform.audit", refuse)
     for folder in ("real", "held"):
         names = [f"p{i // 4}_z{i % 4}" for i in range(8)]
         pictures(tmp_path / folder, names, people(2, 4).reshape(-1, 1, 32, 32))

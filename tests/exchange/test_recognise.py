@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from understudy.exchange.recognise import recognise
 from understudy.exchange.spec import FolderSpec
-from understudy.folders import natural
+from understudy.io.folders import natural
 
 NAMES = st.text(alphabet="ab019/_\u0661\u00b2", max_size=12)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from understudy.generators.stylegan2 import StyleGan2Config
+from understudy.generators.networks.stylegan2 import StyleGan2Config
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.generators.diffusion import Diffusion
-from understudy.generators.gaussian import parse_respacing, training_losses
-from understudy.generators.samplers import SamplerConfig, ancestral_step, walk_ddim
+from understudy.generators.diffusion.process import parse_respacing, training_losses
+from understudy.generators.diffusion.samplers import SamplerConfig, ancestral_step, walk_ddim
+from understudy.generators.networks.unet import Diffusion
 
 INPUTS = {"x", "t", "noise", "x_T"}
 STEPS = (1, 8)  # of the respaced process, one for each image, in the order of the file

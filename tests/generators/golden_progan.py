@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from understudy.generators.progan import ProGan
+from understudy.generators.networks.progan import ProGan
 
 INPUTS = {"z", "real"}
 

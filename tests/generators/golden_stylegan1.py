@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from understudy.generators.stylegan1 import StyleGan1
+from understudy.generators.networks.stylegan1 import StyleGan1
 
 INPUTS = {"z", "real"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.generators.gan_losses import path_lengths, squared_gradient
+from understudy.generators.training.losses import path_lengths, squared_gradient
 
 INPUTS = {"z", "real", "pl_noise"}
 

@@ -6,7 +6,7 @@ import golden_stylegan2
 import numpy as np
 import torch
 
-from understudy.generators.stylegan3 import StyleGan3
+from understudy.generators.networks.stylegan3 import StyleGan3
 
 INPUTS = golden_stylegan2.INPUTS
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.generators.models import kind_called, model_config
-from understudy.generators.shares import Workers
-from understudy.generators.training import TrainingConfig
+from understudy.generators.registry import kind_called, model_config
+from understudy.generators.training.config import TrainingConfig
+from understudy.generators.training.shares import Workers
 from understudy.slices import SliceSet
 
 SMALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

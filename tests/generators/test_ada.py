@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.generators.ada import Augment, AugmentConfig
+from understudy.generators.training.ada import Augment, AugmentConfig
 
 NOTHING: dict[str, Any] = {"flip": False, "translate": 0, "scale": 0, "stretch": 0, "rotate": 0, "shift": 0}
 

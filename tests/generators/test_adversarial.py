@@ -9,7 +9,7 @@ import torch
 from small_models import trainer_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.shares import Workers
+from understudy.generators.training.shares import Workers
 from understudy.slices import SliceSet
 
 

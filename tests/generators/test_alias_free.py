@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.generators.alias_free import Resampling, blur_images, filtered_lrelu, lowpass
+from understudy.generators.networks.alias_free import Resampling, blur_images, filtered_lrelu, lowpass
 
 
 def along_axes(x: Tensor, taps: np.ndarray) -> Tensor:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.errors import UnderstudyError
-from understudy.generators import runs
-from understudy.generators.diffusion import DiffusionConfig
+from understudy.generators import folder as runs
+from understudy.generators.networks.unet import DiffusionConfig
 from understudy.generators.official import convert
 from understudy.generators.official.convert import import_checkpoint, parse_channels, parse_classes
 from understudy.generators.sample import sample_set

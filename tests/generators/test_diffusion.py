@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
-from understudy.generators import models
-from understudy.generators.diffusion import (
+from understudy.generators import registry as models
+from understudy.generators.diffusion.process import training_losses
+from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.networks.unet import (
     Attention,
     DiffusionConfig,
     UNet,
     build,
     sinusoids,
 )
-from understudy.generators.gaussian import training_losses
-from understudy.generators.group_norm import GroupNorm
 from understudy.generators.official import load_official_arrays
 from understudy.generators.official.diffusion import diffusion_config
-from understudy.generators.samplers import SamplerConfig
+from understudy.generators.ops.group_norm import GroupNorm
 
 SMALL: dict[str, Any] = {"resolution": 16, "model_channels": 8, "num_res_blocks": 1, "num_heads": 2}
 

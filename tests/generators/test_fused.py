@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.generators import fused
-from understudy.generators.resampling import blur, downsample
+from understudy.generators.networks.resampling import blur, downsample
+from understudy.generators.ops import fused
 
 
 def rand(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.generators import gan_losses
-from understudy.generators.progressive import ProgressiveConfig, ProgressiveDiscriminator
+from understudy.generators.networks.progressive import ProgressiveConfig, ProgressiveDiscriminator
+from understudy.generators.training import losses as gan_losses
 
 
 class Linear(nn.Module):

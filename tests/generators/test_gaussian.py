@@ -13,7 +13,7 @@ from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
 from understudy.errors import UnderstudyError
-from understudy.generators.gaussian import (
+from understudy.generators.diffusion.process import (
     GaussianProcess,
     decoder_nll,
     evenly_spaced,

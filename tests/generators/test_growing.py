@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from small_models import trainer_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.shares import Workers
+from understudy.generators.training.shares import Workers
 from understudy.slices import SliceSet
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.generators.health import (
+from understudy.generators.joint import encode
+from understudy.generators.training.health import (
     Diverged,
     Reference,
     check_divergence,
@@ -19,7 +20,6 @@ from understudy.generators.health import (
     summary,
     vital_signs,
 )
-from understudy.generators.joint import encode
 from understudy.slices import SliceSet
 
 REAL = Reference(spread=0.5, annotated=0.4)

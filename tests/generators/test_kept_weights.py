@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from small_models import small
 
 from understudy.errors import UnderstudyError
-from understudy.generators.models import train
-from understudy.generators.runs import snapshot_folder
+from understudy.generators.folder import snapshot_folder
+from understudy.generators.registry import train
 from understudy.generators.sample import sample_set
 from understudy.slices import SliceSet
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from small_models import SMALL, small
 
-from understudy.checkpoints import History
-from understudy.generators.models import train
+from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.registry import train
 from understudy.generators.sample import sample_set
-from understudy.generators.samplers import SamplerConfig
+from understudy.runtime.checkpoints import History
 from understudy.slices import SHARD, SliceSet
 
 COUNT = 2 * SHARD + 3  # samples: some whole shards and a started one
@@ -46,7 +46,7 @@ def killed(work: Callable[..., None], folder: Path, *arguments: Any, sign: str) 
     the kill arrived, another folder is tried.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["understudy.generators.loop", "understudy.generators.sample"])
+    context.set_forkserver_preload(["understudy.generators.training.loop", "understudy.generators.sample"])
     for attempt in range(5):
         target = folder / str(attempt)
         process = context.Process(target=work, args=(target, *arguments))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from understudy.generators.lanes import Lanes
+from understudy.generators.training.lanes import Lanes
 
 
 @pytest.fixture(autouse=True)

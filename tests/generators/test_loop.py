@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from small_models import SMALL, small
 
-from understudy.checkpoints import History
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators.models import kind_called, train
-from understudy.generators.runs import load_generator
-from understudy.generators.trainer import Trainer
+from understudy.generators.folder import load_generator
+from understudy.generators.registry import kind_called, train
+from understudy.generators.training.trainer import Trainer
+from understudy.runtime.checkpoints import History
 from understudy.slices import SliceSet
 
 MEASURED = ("seconds", "images_per_second", "memory_mb")  # and so not the same twice
@@ -55,7 +55,7 @@ def test_resumed_training_is_bit_identical_to_an_unbroken_one(
 ) -> None:
     special = {} if kind == "diffusion" else {"augment": ADAPTIVE, "annotation_noise": 0.1}
     model, config = small(kind, tick_kimg=0.024, snapshot_kimg=0.048, balance_classes=0.5, **special)
-    monkeypatch.setattr("understudy.generators.loop.PREVIEW", 16)
+    monkeypatch.setattr("understudy.generators.training.loop.PREVIEW", 16)
     whole = train(slices, None, model, config, tmp_path / "whole", "cpu", progress=False)
     with monkeypatch.context() as patch:
         stop_at(5, kind_called(kind).trainer, patch)  # type: ignore[arg-type]

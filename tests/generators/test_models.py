@@ -9,8 +9,8 @@ import pytest
 from small_models import SMALL, small
 
 from understudy.errors import UnderstudyError
-from understudy.generators.models import KINDS, build, kind_called, model_config
-from understudy.generators.training import training_config_for
+from understudy.generators.registry import KINDS, build, kind_called, model_config
+from understudy.generators.training.config import training_config_for
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,7 +40,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_one_kind_does_not_import_the_others() -> None:
     code = (
-        "import sys; from understudy.generators.models import kind_called; kind_called('stylegan2').config;"
+        "import sys; from understudy.generators.registry import kind_called; kind_called('stylegan2').config;"
         "print([m for m in ('diffusion', 'stylegan3', 'adversarial') if 'understudy.generators.' + m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,9 +18,10 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import get_context
 
-from understudy.checkpoints import History
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators import models, parallel
+from understudy.generators import registry as models
+from understudy.generators.training import distributed as parallel
+from understudy.runtime.checkpoints import History
 from understudy.slices import SliceSet
 
 pytest.importorskip("lightning_fabric")
@@ -30,7 +31,9 @@ pytest.importorskip("lightning_fabric")
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked from a server, which pays for the imports once; tests/test_cli.py starts them for real."""
     server = get_context("forkserver")
-    server.set_forkserver_preload(["understudy.generators.meeting", "understudy.generators.loop"])
+    server.set_forkserver_preload(
+        ["understudy.generators.training.rendezvous", "understudy.generators.training.loop"]
+    )
     monkeypatch.setattr(parallel, "OWN_PROCESSES", "forkserver")
 
 

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from plugged import declare_plugin
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
 from understudy.generators.joint import encode
+from understudy.generators.membership import can_testify
 from understudy.generators.plugin_run import BLOCK, PluginGenerator, TrainingSlices, blamed, train_plugin
 from understudy.generators.plugins import Plugin, installed, plugin_called, told_installed
 from understudy.generators.sample import sample_set
-from understudy.generators.witness import can_testify
+from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "NCR", 2: "ED", 4: "ET"})

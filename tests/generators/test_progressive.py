@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
-from understudy.generators.progressive import (
+from understudy.generators.networks.progressive import (
     LevelSchedule,
     ProgressiveConfig,
     ProgressiveDiscriminator,
@@ -19,8 +19,8 @@ from understudy.generators.progressive import (
     resets_optimiser,
     split_level,
 )
-from understudy.generators.scaled_layers import ScaledConv, blur, pixel_norm
-from understudy.generators.training import ProGanTraining, StyleGan1Training
+from understudy.generators.networks.scaled_layers import ScaledConv, blur, pixel_norm
+from understudy.generators.training.config import ProGanTraining, StyleGan1Training
 
 PROGAN_SCHEDULE, STYLEGAN1_SCHEDULE = ProGanTraining().schedule(), StyleGan1Training().schedule()
 

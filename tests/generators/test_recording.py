@@ -10,8 +10,8 @@ import torch
 from small_models import trainer_of
 from torch import Tensor, nn
 
-from understudy.generators import recording
-from understudy.generators.recording import Loss, Recordings
+from understudy.generators.training import recording
+from understudy.generators.training.recording import Loss, Recordings
 from understudy.slices import SliceSet
 
 

@@ -10,11 +10,11 @@ import pytest
 from small_models import small
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators.models import train
+from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
+from understudy.generators.registry import train
 from understudy.generators.sample import sample_set
-from understudy.generators.samplers import SamplerConfig
-from understudy.generators.stylegan2 import Generator, StyleGan2Config
-from understudy.generators.training import StyleGan2Training
+from understudy.generators.training.config import StyleGan2Training
 from understudy.slices import SliceSet
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.generators.gaussian import GaussianProcess, noise_schedule
-from understudy.generators.samplers import (
+from understudy.generators.diffusion.process import GaussianProcess, noise_schedule
+from understudy.generators.diffusion.samplers import (
     SamplerConfig,
     evaluations,
     limit_clean,

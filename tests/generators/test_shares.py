@@ -12,7 +12,7 @@ import torch
 from small_models import SMALL, trainer_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.shares import Workers, rows_of, shares_of
+from understudy.generators.training.shares import Workers, rows_of, shares_of
 from understudy.slices import SliceSet
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."

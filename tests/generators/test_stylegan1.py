@@ -13,9 +13,9 @@ from tf_variables import fused_enlarging, variables
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.generators.networks.stylegan1 import Generator, StyleGan1, StyleGan1Config, build, restyle
 from understudy.generators.official import load_official_arrays
 from understudy.generators.official.stylegan1 import stylegan1_config
-from understudy.generators.stylegan1 import Generator, StyleGan1, StyleGan1Config, build, restyle
 
 CONFIG: dict[str, Any] = {
     "kind": "sg1", "resolution": 32, "num_channels": 3, "fmap_base": 64, "fmap_max": 8, "latent_size": 5,

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from scipy.ndimage import convolve1d
 
-from understudy.generators import models
-from understudy.generators.gan_losses import path_lengths, squared_gradient
-from understudy.generators.layers import MinibatchDeviation, ModulatedConv
-from understudy.generators.resampling import blur, downsample, upsample
-from understudy.generators.stylegan2 import StyleGan2Config, build
+from understudy.generators import registry as models
+from understudy.generators.networks.layers import MinibatchDeviation, ModulatedConv
+from understudy.generators.networks.resampling import blur, downsample, upsample
+from understudy.generators.networks.stylegan2 import StyleGan2Config, build
+from understudy.generators.training.losses import path_lengths, squared_gradient
 
 
 @pytest.mark.parametrize("demodulate", [True, False])

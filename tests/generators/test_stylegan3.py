@@ -14,8 +14,8 @@ from test_golden import FOLDER, read
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
+from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
 from understudy.generators.official import load_official_arrays
-from understudy.generators.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
 
 R = {"conv_kernel": 1, "use_radial_filters": True}
 
@@ -107,7 +107,7 @@ def test_layer_equals_modulated_kernels() -> None:
         kernel = kernel * (kernel.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt() / 0.7**0.5
         found.append(F.conv2d(sample[None], kernel, padding=2) + layer.bias[:, None, None])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.generators.stylegan3.filtered_lrelu", lambda x, way, clamp: x)
+        patch.setattr("understudy.generators.networks.stylegan3.filtered_lrelu", lambda x, way, clamp: x)
         torch.testing.assert_close(layer(x, w, torch.float64), torch.cat(found), rtol=1e-7, atol=1e-7)
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.generators.training import (
+from understudy.generators.training.config import (
     DiffusionTraining,
     ProGanTraining,
     StyleGan1Training,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.generators.diffusion import DiffusionConfig, build
+from understudy.generators.networks.unet import DiffusionConfig, build
 from understudy.generators.official.diffusion import diffusion_config
 from understudy.generators.official.unet import unet_arguments
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_models import small
 
-from understudy.generators.models import train
-from understudy.generators.watch import Board, grid, save_picture
+from understudy.generators.registry import train
+from understudy.generators.training.monitor import Board, grid, save_picture
 from understudy.slices import SliceSet
 
 

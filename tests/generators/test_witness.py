@@ -10,11 +10,11 @@ import torch
 from small_models import small
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, write_json
-from understudy.generators import models
+from understudy.generators import registry as models
+from understudy.generators.folder import save_model
 from understudy.generators.joint import encode
-from understudy.generators.runs import save_model
-from understudy.generators.witness import LEVELS, can_testify, scores
+from understudy.generators.membership import LEVELS, can_testify, scores
+from understudy.io.files import read_json, write_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "lesion"})

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_file
+from understudy.io.files import sha256_file
 from understudy.quality.extractor import Classifier, Extractor
 from understudy.quality.extractors import from_file, random_network
 from understudy.quality.networks.inception import LAYERS, Inception, from_graph, graph_names

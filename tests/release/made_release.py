@@ -6,9 +6,9 @@ import datetime as dt
 import importlib.util
 from pathlib import Path
 
-from understudy.audit.config import AuditConfig
-from understudy.audit.perform import audit
-from understudy.audit.result import write_audit
+from understudy.memorization.config import AuditConfig
+from understudy.memorization.perform import audit
+from understudy.memorization.result import write_audit
 from understudy.release.assembly import Released
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from made_release import ABOUT, make_inputs, released
 
-from understudy.files import read_json, write_json
+from understudy.io.files import read_json, write_json
 from understudy.release.assembly import Released
 from understudy.release.content import LAYOUTS
 from understudy.release.crate import ro_crate

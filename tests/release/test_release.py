@@ -16,12 +16,12 @@ import pytest
 from made_release import CONFIG, decision, made, make_inputs, released
 
 import understudy.release.package as package_module
-from understudy.audit.perform import audit
-from understudy.audit.result import write_audit
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
+from understudy.memorization.perform import audit
+from understudy.memorization.result import write_audit
 from understudy.release.assembly import Released
 from understudy.release.forms import About, Decision, read_form, write_templates
 from understudy.release.scan import scan, secret_words

@@ -18,17 +18,17 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import understudy.release.model_gate as gate_module
-from understudy.audit.perform import audit
-from understudy.audit.result import write_audit
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import generator_in
-from understudy.files import read_json, sha256_file, write_json
-from understudy.generators import models
-from understudy.generators.runs import CONFIG as CONFIG_FILE
-from understudy.generators.runs import DISCRIMINATOR, WEIGHTS, load_generator, save_model
+from understudy.generators import registry as models
+from understudy.generators.folder import CONFIG as CONFIG_FILE
+from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, load_generator, save_model
+from understudy.generators.membership import NetworkWitness
 from understudy.generators.sample import sample_set
-from understudy.generators.witness import NetworkWitness
+from understudy.io.files import read_json, sha256_file, write_json
+from understudy.memorization.perform import audit
+from understudy.memorization.result import write_audit
 from understudy.release.assembly import Released
 from understudy.release.forms import Decision
 from understudy.release.model_package import Sources, release_model

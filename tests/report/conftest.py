@@ -177,4 +177,4 @@ def study(study_factory: Callable[..., ReportData]) -> ReportData:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots cost half of a page's time; tests of other parts do without drawing them."""
-    monkeypatch.setattr("understudy.report.plots._rendered", lambda figure: (b"<svg/>", b"PNG"))
+    monkeypatch.setattr("understudy.report.plots.style._rendered", lambda figure: (b"<svg/>", b"PNG"))

@@ -11,8 +11,8 @@ import pytest
 
 from understudy.quality.annotation import compare_annotations
 from understudy.quality.groups import AnnotationConfig
-from understudy.report.annotation_section import make_annotation_section
 from understudy.report.page import ReportData, build_report
+from understudy.report.sections.annotations import make_annotation_section
 from understudy.slices import SliceSet
 
 

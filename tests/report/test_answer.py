@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.empties import apply_policy
-from understudy.report.answer import Answer, make_answer
 from understudy.report.data import ReportData, count, duration, number, percent, plain
+from understudy.report.sections.answer import Answer, make_answer
 
 
 def rows(setting: str, training: str, dice: list[float], **more: Any) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import write_json
-from understudy.report.audit_section import make_audit_section
+from understudy.io.files import write_json
 from understudy.report.data import ReportData
+from understudy.report.sections.audit import make_audit_section
 
 DETECTION = {"name": "exact", "must": True, "copies": 50, "rate": 1.0, "low": 0.9, "high": 1.0}
 NUMBERS: dict[str, Any] = {

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from understudy.metrics.association import kendall, spearman
-from understudy.report.correlation_section import make_correlation_section
 from understudy.report.data import ReportData
+from understudy.report.sections.correlation import make_correlation_section
 
 METRICS = ("quality:random:frechet_distance", "quality:random:precision", "annotations:area_ks:core", "kimg")
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from understudy.report import figures
-from understudy.report.plots import MOST_POINTS, Panel, thinned
+from understudy.report.plots import panels as figures
+from understudy.report.plots.style import MOST_POINTS, Panel, thinned
 
 
 def svg(panel: Panel) -> str:

@@ -16,9 +16,9 @@ from read_html import cells_of_html
 
 from understudy.report.data import ReportData
 from understudy.report.folder import PRIVATE, html, remove_former
-from understudy.report.latex import escaped, latex
 from understudy.report.page import build_report
-from understudy.report.table import Table
+from understudy.report.tables.base import Table
+from understudy.report.tables.latex import escaped, latex
 
 Made = tuple[Path, dict[str, Any]]
 

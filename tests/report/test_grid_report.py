@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.statistics import paired_difference
-from understudy.report.curves import fraction_panels, ratio_panels, ratio_sentences
 from understudy.report.data import ReportData
-from understudy.report.grid_tables import ratio_settings
-from understudy.report.latex import latex
 from understudy.report.page import build_report
-from understudy.report.table import Table
-from understudy.report.tables import result_tables, summaries, usable_rows
+from understudy.report.plots.curves import fraction_panels, ratio_panels, ratio_sentences
+from understudy.report.tables.base import Table
+from understudy.report.tables.grid import ratio_settings
+from understudy.report.tables.latex import latex
+from understudy.report.tables.results import result_tables, summaries, usable_rows
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,7 +92,7 @@ def grid(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> ReportD
 @pytest.fixture(scope="module")
 def made(grid: ReportData) -> dict[str, Any]:
     from understudy.metrics.empties import apply_policy
-    from understudy.report.answer import make_answer
+    from understudy.report.sections.answer import make_answer
 
     rows, left_out = usable_rows(grid)
     assert left_out == []

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.empties import apply_policy
-from understudy.report.answer import make_answer
 from understudy.report.page import ReportData, build_report
-from understudy.report.segmentations import segmentations
-from understudy.report.tables import patient_means
+from understudy.report.sections.answer import make_answer
+from understudy.report.sections.segmentations import segmentations
+from understudy.report.tables.results import patient_means
 from understudy.slices import SliceSet, SliceWriter
 
 

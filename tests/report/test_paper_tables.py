@@ -12,12 +12,12 @@ from papers_numbers import CLASSES, STUDY, rows_of_the_paper
 
 from understudy.metrics.empties import EmptyPolicy, apply_policy
 from understudy.metrics.statistics import summarise
-from understudy.report.beside import published_ranks
 from understudy.report.data import ReportData
-from understudy.report.finetune_curve import finetune_panels, finetune_table
-from understudy.report.paper_tables import score_tables
-from understudy.report.quality_tables import reading_table, recipe_table
-from understudy.report.table import Table
+from understudy.report.plots.finetune import finetune_panels, finetune_table
+from understudy.report.tables.base import Table
+from understudy.report.tables.beside import published_ranks
+from understudy.report.tables.paper import score_tables
+from understudy.report.tables.quality import reading_table, recipe_table
 
 BASE = "real-.net.True"
 
@@ -36,7 +36,7 @@ POLICIES = (EmptyPolicy.PAPER,)
 @pytest.fixture(scope="module")
 def made() -> tuple[ReportData, pd.DataFrame, dict[str, Table]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.paper_tables.RESAMPLES", 20)
+        patch.setattr("understudy.report.tables.paper.RESAMPLES", 20)
         rows = rows_of_the_paper()
         planned = rows[
             ["setting", "training", "generator", "segmenter", "augmentation", "repeat"]
@@ -99,7 +99,7 @@ def test_nothing_stands_beside_another_cohort(
     data, summary, _ = made
     rows = data.scores[data.scores["segmenter"] == "net"]
     other = ReportData("Other", {**STUDY, "report": {"published": "none"}}, rows, baseline=BASE)
-    monkeypatch.setattr("understudy.report.paper_tables.RESAMPLES", 20)
+    monkeypatch.setattr("understudy.report.tables.paper.RESAMPLES", 20)
     (table,) = [t for t in score_tables(other, rows, summary) if t.key == "table3_dice"]
     assert "Paper" not in table.header
     assert not any("published" in c for c in table.frame)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from understudy.report.pictures import (
+from understudy.report.plots.slices import (
     CLASS_COLOURS,
     channel_window,
     contact_sheet,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from understudy.report.page import ReportData, build_report
-from understudy.report.quality_section import make_quality_section
+from understudy.report.sections.quality import make_quality_section
 
 
 def row(metric: str, channel: str, **numbers: Any) -> dict[str, Any]:

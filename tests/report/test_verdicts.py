@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.empties import apply_policy
-from understudy.report.answer import make_answer
 from understudy.report.data import ReportData
-from understudy.report.opening import alarm
 from understudy.report.page import build_report
-from understudy.report.quarantine import cost_table, make_quarantine
-from understudy.report.verdicts import Verdict, make_verdicts
+from understudy.report.sections.answer import make_answer
+from understudy.report.sections.opening import alarm
+from understudy.report.sections.quarantine import cost_table, make_quarantine
+from understudy.report.sections.verdicts import Verdict, make_verdicts
 
 CLASSES = ("ET", "ED", "NCR/NET")
 

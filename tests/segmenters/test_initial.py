@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from understudy.checkpoints import Checkpoints
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import sha256_file
+from understudy.io.files import sha256_file
+from understudy.runtime.checkpoints import Checkpoints
 from understudy.segmenters import train as module
 from understudy.segmenters.mixing import Mixture
 from understudy.segmenters.mixture_config import MixtureConfig

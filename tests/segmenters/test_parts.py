@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from understudy.files import read_json, write_json
-from understudy.memory import OutOfMemory, thrift
+from understudy.io.files import read_json, write_json
+from understudy.runtime.memory import OutOfMemory, thrift
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.models import build_model
 from understudy.segmenters.parts import backward, normalises_over_the_batch

@@ -14,8 +14,8 @@ import torch
 import toys
 from safetensors.torch import load_file
 
-from understudy.checkpoints import Checkpoints, History
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.runtime.checkpoints import Checkpoints, History
 from understudy.segmenters import train as module
 from understudy.segmenters.augment import AugmentConfig, draw
 from understudy.segmenters.mixing import Mixture

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 from understudy.study.check import check_source
-from understudy.study.plan import make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import load_study
-from understudy.study.stages import STAGES
+from understudy.study.config.schema import load_study
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import run_plan
+from understudy.study.stages.run import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "cohort"))
 from faulty_cohorts import FAULTS, HARMLESS, WHOLE, break_file, break_patient, write_cohort

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.errors import UnderstudyError
-from understudy.study import cluster, slurm
-from understudy.study.cluster_config import ClusterConfig
-from understudy.study.jobs import Job, job_folder, locked
-from understudy.study.plan import Plan, make_plan
-from understudy.study.run import Clock
-from understudy.study.schema import load_study
+from understudy.study.config.cluster import ClusterConfig
+from understudy.study.config.schema import load_study
+from understudy.study.engine import cluster, slurm
+from understudy.study.engine.jobs import Job, job_folder, locked
+from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.engine.run import Clock
 
 FIRST = Job("generator", "first", {"n": 1})
 SECOND = Job("sample", "second", {"n": 2}, (("generator", FIRST.id),))
@@ -179,7 +179,7 @@ def test_a_snakemake_that_runs_nothing_is_an_error_with_its_last_words(tmp_path:
 
 
 def test_snakemake_leaves_with_the_process_that_started_it(tmp_path: Path) -> None:
-    module = [sys.executable, "-m", "understudy.study.snakemake_process"]
+    module = [sys.executable, "-m", "understudy.study.engine.snakemake_process"]
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / "Snakefile").write_text("rule all:\n    shell: 'sleep 60'\n")

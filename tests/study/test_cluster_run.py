@@ -16,13 +16,13 @@ import pytest
 from tiny_study import results, tiny_study
 
 from understudy.errors import Interrupted
-from understudy.files import read_json
-from understudy.study.cluster import run_on_cluster
-from understudy.study.jobs import Job, is_locked, job_folder
-from understudy.study.plan import Plan, make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import load_study
-from understudy.study.stages import STAGES
+from understudy.io.files import read_json
+from understudy.study.config.schema import load_study
+from understudy.study.engine.cluster import run_on_cluster
+from understudy.study.engine.jobs import Job, is_locked, job_folder
+from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.engine.run import run_plan
+from understudy.study.stages.run import STAGES
 
 STUDY = tiny_study("tiny", kimg=0.4, tick=0.1, samples=80, seconds=0.05)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from understudy.files import read_json, write_json
-from understudy.study import slurm
-from understudy.study.cluster_step import Step, failed_for_good, memory_for
-from understudy.study.jobs import Job, record_failure
+from understudy.io.files import read_json, write_json
+from understudy.study.engine import slurm
+from understudy.study.engine.cluster_step import Step, failed_for_good, memory_for
+from understudy.study.engine.jobs import Job, record_failure
 
 JOB = Job("count", "a job", {})
 # A job that needs `turns` runs: each but the last leaves with `status`, a negative one by that signal.
@@ -86,7 +86,7 @@ def test_out_of_time_too_often_is_a_failure_that_says_so(tmp_path: Path) -> None
 
 
 def test_a_job_that_hangs_past_its_limit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.study.cluster_step.STUCK", 0.5)
+    monkeypatch.setattr("understudy.study.engine.cluster_step.STUCK", 0.5)
     made = step(tmp_path)
     made.plan["stages"]["count"]["stop_minutes"] = 0.01
     deaf = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\ntime.sleep(60)"

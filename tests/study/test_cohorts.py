@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, write_json
+from understudy.io.files import read_json, write_json
 from understudy.report.overview import write_overview
-from understudy.study.cohorts import published_as
-from understudy.study.identity import STAGE_VERSIONS
-from understudy.study.jobs import Context, job_folder, plain_name
-from understudy.study.plan import Plan, make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import Study, load_study
+from understudy.study.config.cohorts import published_as
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.identity import STAGE_VERSIONS
+from understudy.study.engine.jobs import Context, job_folder, plain_name
+from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.engine.run import run_plan
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "job_ids.json").read_text())

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.errors import UnderstudyError
-from understudy.files import write_json
+from understudy.io.files import write_json
 from understudy.study.correlate import correlate, correlate_jobs, write_correlations
-from understudy.study.jobs import Job, job_folder
+from understudy.study.engine.jobs import Job, job_folder
 
 PATIENTS = 6
 UNDEFINED = {"metric": "recall", "value": None}

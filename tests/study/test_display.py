@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from understudy.progress import latest, track
-from understudy.study.display import Display, Line, Overall, remaining, table_of
-from understudy.study.jobs import Job
+from understudy.runtime.progress import latest, track
+from understudy.study.engine.display import Display, Line, Overall, remaining, table_of
+from understudy.study.engine.jobs import Job
 
 TRAINING = {
     "what": "training",

@@ -10,13 +10,13 @@ import pytest
 
 from understudy.segmenters.swin import SwinConfig
 from understudy.segmenters.unet import UNetConfig
-from understudy.study import estimate
-from understudy.study.calibration import Calibration, calibrate
-from understudy.study.estimate import estimated
-from understudy.study.identity import STAGE_VERSIONS
-from understudy.study.plan import make_plan
-from understudy.study.schema import Study, load_study
-from understudy.study.segmenter_cost import segmenter_cost
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine import estimate
+from understudy.study.engine.calibration import Calibration, calibrate
+from understudy.study.engine.estimate import estimated
+from understudy.study.engine.identity import STAGE_VERSIONS
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.segmenter_cost import segmenter_cost
 
 
 def test_the_papers_networks_cost_what_others_measured() -> None:

@@ -11,12 +11,12 @@ import pytest
 from understudy.errors import UnderstudyError
 from understudy.report.data import ReportData
 from understudy.segmenters.training import SegmenterTrainingConfig
-from understudy.study.calibration import Calibration
-from understudy.study.estimate import estimated
-from understudy.study.grid import settings
-from understudy.study.jobs import Job
-from understudy.study.plan import Plan, make_plan
-from understudy.study.schema import Study, load_study
+from understudy.study.config.grid import settings
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.calibration import Calibration
+from understudy.study.engine.estimate import estimated
+from understudy.study.engine.jobs import Job
+from understudy.study.engine.plan import Plan, make_plan
 
 BASE: dict[str, Any] = {
     "name": "test", "phantom": {"patients": 12}, "generators": {"g": {"samples": 100}, "h": {"samples": 100}},

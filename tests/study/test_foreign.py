@@ -12,17 +12,17 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec, spec_of_words
-from understudy.files import read_json
+from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
-from understudy.study.estimate import estimated
+from understudy.study.config.generators import FolderGenerator
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.estimate import estimated
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import run_plan
 from understudy.study.evaluate import evaluation_study
-from understudy.study.foreign import refuse_held_out
-from understudy.study.generator_spec import FolderGenerator
-from understudy.study.plan import make_plan
-from understudy.study.report_stage import report_again
-from understudy.study.run import run_plan
-from understudy.study.schema import Study, load_study
-from understudy.study.stages import STAGES
+from understudy.study.stages.foreign import refuse_held_out
+from understudy.study.stages.report import report_again
+from understudy.study.stages.run import STAGES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
 from foreign import png_folder, save_png

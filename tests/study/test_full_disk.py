@@ -19,11 +19,11 @@ import pytest
 from tiny_study import results, tiny_study
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
-from understudy.study.plan import make_plan
-from understudy.study.run import RunResult, run_plan
-from understudy.study.schema import Study, load_study
-from understudy.study.stages import STAGES
+from understudy.io.files import read_json
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import RunResult, run_plan
+from understudy.study.stages.run import STAGES
 
 STUDY = tiny_study("full", kimg=0.1, tick=0.05, samples=80, seconds=0.05)
 
@@ -154,7 +154,7 @@ def test_a_disk_that_takes_nothing_ends_the_run_at_once(
 
     def stage(context: Any) -> dict[str, Any]:
         asked.append(context.folder.name)
-        monkeypatch.setattr("understudy.files.os.replace", refuse)
+        monkeypatch.setattr("understudy.io.files.os.replace", refuse)
         return {}
 
     result = run_plan(plan, folder / f"none{number}", dict.fromkeys(STAGES, stage), "cpu", False)

@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.generators.models import KINDS
 from understudy.generators.recipes import RECIPES, recipe
-from understudy.study.generator_spec import GeneratorSpec, with_kinds
-from understudy.study.schema import Study, load_study
+from understudy.generators.registry import KINDS
+from understudy.study.config.generators import GeneratorSpec, with_kinds
+from understudy.study.config.schema import Study, load_study
 
 
 @pytest.mark.parametrize("name", RECIPES)

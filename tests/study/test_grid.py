@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.study.grid import settings
-from understudy.study.plan import make_plan
-from understudy.study.schema import Study, load_study
+from understudy.study.config.grid import settings
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.plan import make_plan
 
 BASE: dict[str, Any] = {
     "name": "test",

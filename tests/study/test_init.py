@@ -17,8 +17,8 @@ from understudy.cohort.checks import check_cohort
 from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
 from understudy.study import init
+from understudy.study.config.schema import Study, load_study
 from understudy.study.init import suggest_study
-from understudy.study.schema import Study, load_study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cohort"))
 import zoo

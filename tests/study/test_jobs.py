@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import read_json
-from understudy.study import jobs as jobs_module
-from understudy.study.jobs import (
+from understudy.io.files import read_json
+from understudy.study.engine import jobs as jobs_module
+from understudy.study.engine.jobs import (
     Context,
     Heartbeat,
     Job,
@@ -135,7 +135,7 @@ def test_a_damaged_heartbeat_does_not_stop_a_job(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from understudy.study.jobs import locked
+from understudy.study.engine.jobs import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -186,7 +186,7 @@ def test_a_signal_interrupts_a_stage_and_leaves_no_failure(tmp_path: Path, numbe
 
 def test_peak_memory_is_that_of_the_job() -> None:
     script = """
-    from understudy.study import account
+    from understudy.study.engine import account
     block = bytearray(300 << 20)
     high = account.peak_rss_mb()
     del block

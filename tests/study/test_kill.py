@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from understudy import cli
-from understudy.files import read_json
+from understudy.io.files import read_json
 from understudy.slices import SliceSet
-from understudy.study.report_stage import report_again
-from understudy.study.stages import SCORE_KEYS
+from understudy.study.stages.report import report_again
+from understudy.study.stages.run import SCORE_KEYS
 
 STUDY = """
 name: kill
@@ -45,9 +45,9 @@ SIGNS = {
     "evaluate": "patients/*.parquet",
 }
 HEAVY = [
-    "understudy.study.estimate",
-    "understudy.study.run",
-    "understudy.study.stages",
+    "understudy.study.engine.estimate",
+    "understudy.study.engine.run",
+    "understudy.study.stages.run",
     "understudy.generators.sample",
 ]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tiny_study import results, tiny_study
 
-from understudy.files import read_json
-from understudy.study.jobs import is_locked
+from understudy.io.files import read_json
+from understudy.study.engine.jobs import is_locked
 
 STUDY = tiny_study("kill", kimg=0.6, tick=0.3, samples=160, seconds=0.2, generators=("one", "two"))
 

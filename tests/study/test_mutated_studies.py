@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.study.plan import make_plan
-from understudy.study.schema import load_study, preset_text
+from understudy.study.config.schema import load_study, preset_text
+from understudy.study.engine.plan import make_plan
 
 BASE = """
 name: mutated

@@ -12,11 +12,11 @@ import pytest
 
 from understudy.cohort.layouts import CohortConfig, find_patients
 from understudy.errors import UnderstudyError
+from understudy.study.config.grid import baseline, settings
+from understudy.study.config.schema import Study
+from understudy.study.engine.jobs import Job
+from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.facts import fingerprint
-from understudy.study.grid import baseline, settings
-from understudy.study.jobs import Job
-from understudy.study.plan import Plan, make_plan
-from understudy.study.schema import Study
 
 BASE: dict[str, Any] = {
     "name": "test",

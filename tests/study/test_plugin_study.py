@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
 from understudy.generators.plugins import plugin_called
-from understudy.study.estimate import estimated
-from understudy.study.jobs import job_folder
-from understudy.study.plan import make_plan
-from understudy.study.preview import warnings
-from understudy.study.run import run_plan
-from understudy.study.schema import Study, load_study
-from understudy.study.stages import STAGES
+from understudy.io.files import read_json
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine.estimate import estimated
+from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.preview import warnings
+from understudy.study.engine.run import run_plan
+from understudy.study.stages.run import STAGES
 
 STUDY = """
 name: plugged

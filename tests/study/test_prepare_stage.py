@@ -9,13 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from understudy.cohort.phantom import PhantomConfig, write_phantoms
-from understudy.files import read_json
+from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
+from understudy.io.files import read_json
 from understudy.slices import SliceSet
-from understudy.study.plan import make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import load_study
-from understudy.study.stages import STAGES
+from understudy.study.config.schema import load_study
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import run_plan
+from understudy.study.stages.run import STAGES
 
 STUDY = """
 cohort: {path: patients}

@@ -14,18 +14,18 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.errors import UnderstudyError
-from understudy.files import write_json
-from understudy.generators.models import model_config
-from understudy.generators.training import training_config_for
-from understudy.study import calibration, measured
-from understudy.study.calibration import Calibration, calibrated, stated
-from understudy.study.estimate import Speed, estimated
-from understudy.study.generator_cost import count_generator, generator_cost, training_work
-from understudy.study.jobs import job_folder
-from understudy.study.plan import Plan, make_plan
-from understudy.study.preview import changed_fields, preview
-from understudy.study.run import claimed
-from understudy.study.schema import Study, load_study
+from understudy.generators.registry import model_config
+from understudy.generators.training.config import training_config_for
+from understudy.io.files import write_json
+from understudy.study.config.schema import Study, load_study
+from understudy.study.engine import calibration, measured
+from understudy.study.engine.calibration import Calibration, calibrated, stated
+from understudy.study.engine.estimate import Speed, estimated
+from understudy.study.engine.generator_cost import count_generator, generator_cost, training_work
+from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.engine.preview import changed_fields, preview
+from understudy.study.engine.run import claimed
 
 SPEED = Calibration(1e11, "a device", "", False)
 BASE: dict[str, Any] = {
@@ -84,11 +84,11 @@ def test_networks_of_the_paper_are_counted_in_the_package(
     paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(key: str, count: Any) -> tuple[int, ...]:
-        assert key in measured.shipped(), "run python -m understudy.study.count_presets"
+        assert key in measured.shipped(), "run python -m understudy.study.engine.count_presets"
         return tuple(measured.shipped()[key])
 
-    monkeypatch.setattr("understudy.study.generator_cost.counted", refuse)
-    monkeypatch.setattr("understudy.study.segmenter_cost.counted", refuse)
+    monkeypatch.setattr("understudy.study.engine.generator_cost.counted", refuse)
+    monkeypatch.setattr("understudy.study.engine.segmenter_cost.counted", refuse)
     seen(make_plan(load_study(paper)), tmp_path / "out")
 
 
@@ -212,7 +212,7 @@ def test_the_workstation_is_a_day_of_one_gpu(tmp_path: Path) -> None:
 
 def test_a_plan_imports_no_network_library() -> None:
     code = (
-        "import sys; from understudy.study.plan import make_plan; from understudy.study.estimate import estimated;"
+        "import sys; from understudy.study.engine.plan import make_plan; from understudy.study.engine.estimate import estimated;"
         "print([m for m in ('monai', 'transformers', 'torchvision', 'matplotlib', 'tensorboard', 'scipy.io', 'pandas',"
         " 'zarr')"
         " if m in sys.modules])"

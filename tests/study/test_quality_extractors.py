@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_file, write_json
+from understudy.io.files import sha256_file, write_json
 from understudy.quality.extractor import Extractor
 from understudy.segmenters.predict import FORMAT
 from understudy.segmenters.unet import UNetConfig, build
-from understudy.study.quality_extractors import NAMES, EncoderExtractor, make_extractor
+from understudy.study.stages.quality_extractors import NAMES, EncoderExtractor, make_extractor
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceWriter, evenly_coded
-from understudy.study.jobs import Context
-from understudy.study.plan import make_plan
-from understudy.study.quality_stage import held_out_slices, quality
-from understudy.study.schema import Study, load_study, preset, presets
+from understudy.study.config.schema import Study, load_study, preset, presets
+from understudy.study.engine.jobs import Context
+from understudy.study.engine.plan import make_plan
+from understudy.study.stages.quality import held_out_slices, quality
 from understudy.volumes import SliceGeometry, TestVolume, VolumeSet, VolumeWriter
 
 BASE: dict[str, Any] = {

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.study.plan import make_plan
-from understudy.study.schema import load_study
+from understudy.study.config.schema import load_study
+from understudy.study.engine.plan import make_plan
 
 STUDY = """
 name: s

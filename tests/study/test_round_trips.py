@@ -11,11 +11,11 @@ import scipy.io
 
 from understudy.cohort.layouts import CohortConfig
 from understudy.cohort.splits import SplitConfig, split_patients
-from understudy.generators.models import model_config
-from understudy.study.data_jobs import prepare_jobs
-from understudy.study.jobs import Job
-from understudy.study.plan import make_plan
-from understudy.study.schema import Study
+from understudy.generators.registry import model_config
+from understudy.study.config.schema import Study
+from understudy.study.engine.jobs import Job
+from understudy.study.engine.plan import make_plan
+from understudy.study.stages.data_jobs import prepare_jobs
 
 STUDIES: list[dict[str, Any]] = [
     {"phantom": {}},

@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import read_json, write_json
-from understudy.study.identity import STAGE_VERSIONS, pages_version
-from understudy.study.jobs import Context, Job, StageFunction, job_folder, locked
-from understudy.study.plan import Plan, make_plan
-from understudy.study.run import Clock, claimed, duration, run_plan
-from understudy.study.schema import Study
-from understudy.study.status import jobs_of, study_status
+from understudy.io.files import read_json, write_json
+from understudy.study.config.schema import Study
+from understudy.study.engine.identity import STAGE_VERSIONS, pages_version
+from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked
+from understudy.study.engine.plan import Plan, make_plan
+from understudy.study.engine.run import Clock, claimed, duration, run_plan
+from understudy.study.engine.status import jobs_of, study_status
 
 
 def study(**changes: Any) -> Study:
@@ -128,7 +128,7 @@ def test_a_finished_study_gets_its_new_page_when_pages_are_made_in_another_way(
 ) -> None:
     assert run(make_plan(study()), tmp_path / "out", Stages()).complete
     before = make_plan(study())
-    monkeypatch.setattr("understudy.study.identity.pages_version", lambda: 5)
+    monkeypatch.setattr("understudy.study.engine.identity.pages_version", lambda: 5)
     after, stages = make_plan(study()), Stages()
     changed = [a.stage for a, b in zip(after.jobs, before.jobs, strict=True) if a.id != b.id]
     assert changed == ["report"]

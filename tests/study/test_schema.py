@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.study.reading import fields_at, merged, parse_yaml
-from understudy.study.schema import Study, load_study, preset, preset_text, presets
+from understudy.study.config.schema import Study, load_study, preset, preset_text, presets
+from understudy.study.config.yaml import fields_at, merged, parse_yaml
 
 SEGMENTERS = st.fixed_dictionaries({"training": st.fixed_dictionaries({"lr": st.floats(1e-6, 1)})})
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)

@@ -11,14 +11,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, write_json
-from understudy.grids import slices_of
-from understudy.nifti import read_header, read_voxels
-from understudy.study.plan import make_plan
-from understudy.study.run import run_plan
-from understudy.study.schema import Study
+from understudy.io.files import read_json, write_json
+from understudy.io.grids import slices_of
+from understudy.io.nifti import read_header, read_voxels
+from understudy.study.config.schema import Study
+from understudy.study.engine.plan import make_plan
+from understudy.study.engine.run import run_plan
 from understudy.study.segment import PREPARATION, find_channels, save_labels, segment_patient
-from understudy.study.stages import STAGES
+from understudy.study.stages.run import STAGES
 from understudy.volumes import VolumeSet
 
 VALUES = np.array([0, 1, 2, 4], np.uint8)  # of BraTS' label volumes

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.segmenters.training import paper_training
-from understudy.study.plan import make_plan
-from understudy.study.schema import Study, preset
+from understudy.study.config.schema import Study, preset
+from understudy.study.engine.plan import make_plan
 
 
 def study(**segmenters: Any) -> Study:

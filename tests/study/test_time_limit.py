@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from understudy import cli
-from understudy.checkpoints import StopRequest, time_limit
 from understudy.errors import Interrupted
-from understudy.study.jobs import Context, Job, job_folder, run_job, state_of
+from understudy.runtime.checkpoints import StopRequest, time_limit
+from understudy.study.engine.jobs import Context, Job, job_folder, run_job, state_of
 
 
 def train(context: Context) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
-from understudy.generators.health import Diverged
-from understudy.memory import OutOfMemory, current, in_parts
-from understudy.study.failures import TimeLimit, failure_class
-from understudy.study.jobs import Context, Job, job_folder
-from understudy.study.leases import leased
-from understudy.study.plan import Plan
-from understudy.study.run import run_plan
-from understudy.study.schema import Study
+from understudy.generators.training.health import Diverged
+from understudy.io.files import read_json
+from understudy.runtime.memory import OutOfMemory, current, in_parts
+from understudy.study.config.schema import Study
+from understudy.study.engine.failures import TimeLimit, failure_class
+from understudy.study.engine.jobs import Context, Job, job_folder
+from understudy.study.engine.leases import leased
+from understudy.study.engine.plan import Plan
+from understudy.study.engine.run import run_plan
 
 
 def work(context: Context) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path:
 def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("understudy.study.workers.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.workers.STUCK", 2)
     plan = plan_of("hang", "slow once")
     result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, workers, minutes=0.02)
     assert [job.name for job, _ in result.failed] == ["first 0"]
@@ -137,7 +137,7 @@ def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
 def test_what_a_hanging_job_has_started_is_killed_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("understudy.study.workers.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.workers.STUCK", 2)
     plan = plan_of("hang with a child")
     assert run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.02).failed
     children = (job_folder(tmp_path, plan.jobs[0]) / "children").read_text().split()

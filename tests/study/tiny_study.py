@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from understudy.files import read_json
+from understudy.io.files import read_json
 
 _GENERATOR = """
     model: {{kind: stylegan2, z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}}

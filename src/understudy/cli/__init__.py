@@ -27,9 +27,9 @@ from understudy.cli import (  # noqa: F401
 )
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import explain_os_error
-from understudy.memory import is_out_of_memory
-from understudy.unexpected import debugging, unexpected, write_report
+from understudy.io.files import explain_os_error
+from understudy.runtime.memory import is_out_of_memory
+from understudy.runtime.unexpected import debugging, unexpected, write_report
 
 UNEXPECTED = 70  # EX_SOFTWARE: a mistake of ours
 INTERRUPTED = 75  # EX_TEMPFAIL: "try again", which queues of clusters understand as well
@@ -76,7 +76,7 @@ def _explained(error: Exception) -> UnderstudyError | None:
     if isinstance(error, OSError):
         return explain_os_error(error, None, writing=False)
     if type(error).__name__ == "ValidationError":  # pydantic's, which need not be loaded
-        from understudy.study.reading import settings_problems
+        from understudy.study.config.yaml import settings_problems
 
         return UnderstudyError(
             "a setting cannot be used:\n" + "\n".join(f"  {problem}" for problem in settings_problems(error)),

@@ -37,7 +37,7 @@ def compare_annotated(
     quiet: QuietOption = False,
 ) -> None:
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
-    from understudy.files import make_folder, write_text
+    from understudy.io.files import make_folder, write_text
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.groups import AnnotationConfig
 

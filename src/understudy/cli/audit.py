@@ -16,8 +16,8 @@ from understudy.cli.folders import Reading, as_given, open_real, open_synthetic,
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
-    from understudy.audit.config import AuditConfig
-    from understudy.audit.result import Audit
+    from understudy.memorization.config import AuditConfig
+    from understudy.memorization.result import Audit
 
 TransformsOption = Annotated[
     str,
@@ -91,7 +91,7 @@ def audit_command(
             "an audit needs --training and --synthetic",
             fix="see `understudy audit --help`, or use --sweep-subjects",
         )
-    from understudy.audit.result import as_text
+    from understudy.memorization.result import as_text
 
     done = _audited(training, heldout, synthetic, config, out, model, device, quiet, reading)
     print(json.dumps(_with_slices(done), indent=2) if as_json else as_text(done))
@@ -121,10 +121,10 @@ def screen(
 
     Exit status 1 if copies are found in what is left, or nothing can be said.
     """
-    from understudy.audit.config import AuditConfig
-    from understudy.audit.screen import check_training
-    from understudy.audit.screen import screen as screened_set
-    from understudy.files import read_json, write_json
+    from understudy.io.files import read_json, write_json
+    from understudy.memorization.config import AuditConfig
+    from understudy.memorization.screen import check_training
+    from understudy.memorization.screen import screen as screened_set
 
     kept = audit / "private" / "read"
     check_training(open_real(training, kept, reading, strict=True), audit)
@@ -150,7 +150,7 @@ def screen(
 
 
 def _config(quantile: float, transforms: str, seed: int, memory: float) -> AuditConfig:
-    from understudy.audit.config import TRANSFORMS, AuditConfig
+    from understudy.memorization.config import TRANSFORMS, AuditConfig
 
     if transforms not in TRANSFORMS:
         raise UnderstudyError(
@@ -160,7 +160,7 @@ def _config(quantile: float, transforms: str, seed: int, memory: float) -> Audit
 
 
 def _device(device: str) -> str:
-    from understudy.devices import resolve_device
+    from understudy.runtime.devices import resolve_device
 
     return str(resolve_device(device))
 
@@ -170,9 +170,9 @@ def _audited(
     device: str, quiet: bool, reading: Reading,
 ) -> Audit:  # fmt: skip
     """Audits sets on disk, and writes the result where it is wanted."""
-    from understudy.audit.perform import audit
-    from understudy.audit.pictures import save_pictures
-    from understudy.audit.result import write_audit
+    from understudy.memorization.perform import audit
+    from understudy.memorization.pictures import save_pictures
+    from understudy.memorization.result import write_audit
 
     where = _device(device)
     with _private(out) as private:
@@ -209,7 +209,7 @@ def _private(out: Path | None) -> Iterator[Path]:
 
 
 def _witness(model: Path, device: str) -> Any:
-    from understudy.generators.witness import NetworkWitness, can_testify
+    from understudy.generators.membership import NetworkWitness, can_testify
 
     if not can_testify(model):  # before the search, which takes its time
         raise UnderstudyError(
@@ -223,7 +223,7 @@ def _sweep(
     device: str, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     from understudy.cli.base import study_of
-    from understudy.study.sweep import run_sweep
+    from understudy.study.config.sweep import run_sweep
 
     if study is None or generator is None:
         raise UnderstudyError(

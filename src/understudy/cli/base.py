@@ -13,12 +13,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.unexpected import DEBUG
+from understudy.runtime.unexpected import DEBUG
 
 # Heavy imports (torch, pandas, the study file's schema) are made inside the commands: `--help` answers at once.
 
 if TYPE_CHECKING:
-    from understudy.study.schema import Study
+    from understudy.study.config.schema import Study
 
 
 class Command(TyperCommand):
@@ -109,7 +109,7 @@ def _check_device(given: Mapping[str, Any]) -> None:
     device = given.get("device", "auto")
     if device in ("auto", "cpu"):  # always there, and torch takes a second to load
         return
-    from understudy.devices import check_device_name, resolve_device
+    from understudy.runtime.devices import check_device_name, resolve_device
 
     elsewhere = given.get("cluster") == "slurm" or given.get("speed")
     (check_device_name if elsewhere else resolve_device)(device)
@@ -136,7 +136,7 @@ def _options(
 
 
 def study_of(source: str | Path) -> Study:
-    from understudy.study.schema import load_study
+    from understudy.study.config.schema import load_study
 
     return load_study(source)
 

@@ -12,8 +12,8 @@ from understudy.cli.base import out_of, print_table, study_of, workers_of
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
-    from understudy.study.cluster import Kind
-    from understudy.study.plan import Plan
+    from understudy.study.engine.cluster import Kind
+    from understudy.study.engine.plan import Plan
 
 
 def run_cluster(
@@ -22,10 +22,10 @@ def run_cluster(
 ) -> None:  # fmt: skip
     """Runs the study, or shows what would be run."""
     from understudy.cli.study import print_result
-    from understudy.study.cluster import KINDS, run_on_cluster
-    from understudy.study.estimate import estimated
-    from understudy.study.plan import make_plan
-    from understudy.study.report_stage import report_again
+    from understudy.study.engine.cluster import KINDS, run_on_cluster
+    from understudy.study.engine.estimate import estimated
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.stages.report import report_again
 
     if kind not in KINDS:
         raise UnderstudyError(f"--cluster is {kind!r}", fix=f"use {' or '.join(KINDS)}")
@@ -54,8 +54,8 @@ def run_cluster(
 
 def show(plan: Plan, out: Path, kind: Kind, device: str, until: str, at_once: int | None) -> None:
     """Prints what would be given to the queue; writes nothing."""
-    from understudy.study.cluster import arguments, queue_plan, queue_table
-    from understudy.study.jobs import job_folder, read_done
+    from understudy.study.engine.cluster import arguments, queue_plan, queue_table
+    from understudy.study.engine.jobs import job_folder, read_done
 
     config, wanted = plan.study.cluster, plan.until(until).jobs
     left = [job for job in wanted if read_done(job_folder(out, job)) is None]

@@ -23,7 +23,7 @@ def phantom(
     quiet: QuietOption = False,
 ) -> None:
     """Write artificial patients in the layout of BraTS, for trials without patient data."""
-    from understudy.cohort.phantom import PhantomConfig, write_phantoms
+    from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 
     config = PhantomConfig(patients=patients, shape=shape, seed=seed, sites=sites)
     write_phantoms(config, out, progress=not quiet)

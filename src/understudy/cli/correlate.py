@@ -35,7 +35,7 @@ def correlate(
     as_json: Annotated[bool, typer.Option("--json", help="Print correlate.json.")] = False,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
-    from understudy.files import make_folder
+    from understudy.io.files import make_folder
     from understudy.study.correlate import correlate as find
     from understudy.study.correlate import write_correlations
 

@@ -94,11 +94,11 @@ def evaluate(
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
     from understudy.cli.study import print_result
-    from understudy.study.estimate import estimated
+    from understudy.study.engine.estimate import estimated
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.engine.run import run_plan
     from understudy.study.evaluate import evaluation_study, study_of_cohort
-    from understudy.study.plan import make_plan
-    from understudy.study.run import run_plan
-    from understudy.study.stages import STAGES
+    from understudy.study.stages.run import STAGES
 
     if (study is None) == (cohort is None):
         raise UnderstudyError(

@@ -161,7 +161,7 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
     """
     from understudy.exchange.images import open_images
     from understudy.exchange.patients import doubt
-    from understudy.files import make_folder, read_json, write_json
+    from understudy.io.files import make_folder, read_json, write_json
 
     opened = open_images(path, read_into, reading.spec, reading.patients)
     notes = [*opened.notes, *_not_selected(path, reading)]

@@ -34,8 +34,8 @@ def sample(
 ) -> None:
     """Make synthetic slices with their annotations from a trained or imported generator."""
     from understudy.exchange.packaged import generator_in
+    from understudy.generators.diffusion.samplers import sampler_config
     from understudy.generators.sample import sample_set
-    from understudy.generators.samplers import sampler_config
 
     made = sample_set(
         [generator_in(folder) for folder in (model, *(also or []))],

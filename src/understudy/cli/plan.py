@@ -21,8 +21,8 @@ from understudy.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from understudy.study.calibration import Calibration
-    from understudy.study.plan import Plan
+    from understudy.study.engine.calibration import Calibration
+    from understudy.study.engine.plan import Plan
 
 LISTED = 60  # jobs that are listed one by one without being asked for
 SITES = 12  # sites that are named in a line
@@ -59,9 +59,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
-    from understudy.study.plan import make_plan
-    from understudy.study.preview import preview
-    from understudy.study.run import duration
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.engine.preview import preview
+    from understudy.study.engine.run import duration
 
     loaded, asked = study_of(study), workers_of(workers)
     folder = out_of(loaded, out)
@@ -101,10 +101,10 @@ def _estimated(
     plan: Plan, out: Path, device: str, speed: str, workers: int | None, calibrate: bool
 ) -> tuple[Plan, Calibration, int]:
     """The plan with its estimates, the speed they are reckoned with, and the jobs that run at once."""
-    from understudy.study.calibration import calibrated, stated
-    from understudy.study.estimate import estimated
-    from understudy.study.pool import cores, likely_workers
-    from understudy.study.status import state_in
+    from understudy.study.engine.calibration import calibrated, stated
+    from understudy.study.engine.estimate import estimated
+    from understudy.study.engine.pool import cores, likely_workers
+    from understudy.study.engine.status import state_in
 
     if speed:
         calibration = stated(speed)
@@ -120,7 +120,7 @@ def _estimated(
 
 
 def _print_stages(found: dict[str, Any]) -> None:
-    from understudy.study.run import duration
+    from understudy.study.engine.run import duration
 
     rows: dict[str, list[float]] = {}
     for job in found["list"]:

@@ -93,7 +93,7 @@ def quality(
     quiet: QuietOption = False,
 ) -> None:
     """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
-    from understudy.files import make_folder
+    from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
     from understudy.quality.measure import measure, unmeasured
@@ -115,7 +115,7 @@ def quality(
     )
     rows: list[Row] = []
     for name, file, digest in _files(names, weights or [], weights_sha256 or []):
-        from understudy.study.quality_extractors import make_extractor
+        from understudy.study.stages.quality_extractors import make_extractor
 
         made = make_extractor(name, file, digest, segmenter, _resize(resize), device)
         made, own = suited(made, parts)

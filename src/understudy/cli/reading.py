@@ -10,7 +10,7 @@ import typer
 
 from understudy.cli.base import Commands, app, print_table
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
+from understudy.io.files import read_json
 
 reading_app = Commands(
     no_args_is_help=True, help="Blinded reading study: can experts tell, and what would they correct?"

@@ -72,9 +72,9 @@ def slices(
     quiet: QuietOption = False,
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
-    from understudy.devices import resolve_device
     from understudy.release.forms import About, read_form
     from understudy.release.package import release_slices
+    from understudy.runtime.devices import resolve_device
 
     told = read_form(about, About)
     signed = decision_of(decision)
@@ -104,7 +104,7 @@ def audited(
     from understudy.release.gate import Audited
     from understudy.slices import SliceSet
     from understudy.study.released import release_inputs
-    from understudy.study.subsets import training_rows
+    from understudy.study.stages.subsets import training_rows
 
     found = release_inputs(study, generator) if study is not None and generator is not None else None
     if found is not None:

@@ -45,9 +45,9 @@ def model_command(
 ) -> None:
     """Release a trained generator: rechecks the audit of its samples, asks the weights again (white-box check), and
     writes safetensors with a model card."""
-    from understudy.devices import resolve_device
     from understudy.release.forms import About, read_form
     from understudy.release.model_package import Sources, release_model
+    from understudy.runtime.devices import resolve_device
     from understudy.study.released import dice_of, model_of
 
     told = read_form(about, About)

@@ -61,7 +61,7 @@ def score(
     """Score label volumes against the truth: Dice, Hausdorff distances, precision, recall, misses."""
     import json
 
-    from understudy.files import write_text
+    from understudy.io.files import write_text
     from understudy.metrics.label_scores import as_result, means_over_files, score_labels
 
     scores = score_labels(

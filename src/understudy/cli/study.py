@@ -28,7 +28,7 @@ from understudy.cli.base import (
 from understudy.errors import Interrupted, UnderstudyError
 
 if TYPE_CHECKING:
-    from understudy.study.run import RunResult
+    from understudy.study.engine.run import RunResult
 
 
 UntilOption = Annotated[
@@ -75,11 +75,11 @@ def run(
 
         run_cluster(study, out, cluster, device, devices, workers, quiet, until, dry_run, job_minutes)
         return
-    from understudy.study.estimate import estimated
-    from understudy.study.plan import make_plan
-    from understudy.study.report_stage import report_again
-    from understudy.study.run import run_plan
-    from understudy.study.stages import STAGES
+    from understudy.study.engine.estimate import estimated
+    from understudy.study.engine.plan import make_plan
+    from understudy.study.engine.run import run_plan
+    from understudy.study.stages.report import report_again
+    from understudy.study.stages.run import STAGES
 
     loaded, count = study_of(study), workers_of(workers)
     if devices > 1:
@@ -127,7 +127,7 @@ def job(
 
     Ends with 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
     """
-    from understudy.checkpoints import time_limit
+    from understudy.runtime.checkpoints import time_limit
 
     if minutes is not None and minutes <= 0:
         raise UnderstudyError(f"--minutes is {minutes:g}", fix="give a number above 0")
@@ -138,11 +138,11 @@ def job(
 def _run_job(
     job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool
 ) -> None:
-    from understudy.study.jobs import job_folder, join_job, run_job, told
-    from understudy.study.plan import find_job, make_plan
-    from understudy.study.run import claimed, duration
-    from understudy.study.stages import STAGES
-    from understudy.study.status import jobs_of
+    from understudy.study.engine.jobs import job_folder, join_job, run_job, told
+    from understudy.study.engine.plan import find_job, make_plan
+    from understudy.study.engine.run import claimed, duration
+    from understudy.study.engine.status import jobs_of
+    from understudy.study.stages.run import STAGES
 
     place: contextlib.AbstractContextManager[Path]
     if study:
@@ -185,8 +185,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show which jobs of a study are done, running, failed or waiting."""
-    from understudy.study.run import duration
-    from understudy.study.status import study_status
+    from understudy.study.engine.run import duration
+    from understudy.study.engine.status import study_status
 
     table = study_status(out)
     if as_json:
@@ -211,7 +211,7 @@ def status(
 @app.command()
 def report(out: Annotated[Path, typer.Argument(help="Folder of a study's results.")]) -> None:
     """Make a study's report anew from what is done so far."""
-    from understudy.study.report_stage import report_again
+    from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
     print(f"{answer}\n{page}" if answer else str(page))
@@ -222,7 +222,7 @@ def preset(
     name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart",
 ) -> None:
     """Print a built-in study, to start a study file from."""
-    from understudy.study.schema import preset_text
+    from understudy.study.config.schema import preset_text
 
     print(preset_text(name), end="")
 
@@ -232,7 +232,7 @@ def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
 
     Without `nodes` a launcher is refused: its processes would all run the whole study.
     """
-    from understudy.generators.parallel import check_devices, started
+    from understudy.generators.training.distributed import check_devices, started
 
     rank, world = started()
     if nodes is None and world > 1:

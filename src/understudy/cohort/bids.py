@@ -15,7 +15,7 @@ from pathlib import Path
 
 from understudy.cohort.config import LABELS, CohortConfig, Found, Note, Scan, described_classes
 from understudy.errors import UnderstudyError
-from understudy.lazy import pandas as pd
+from understudy.runtime.lazy import pandas as pd
 
 _MASKS = ("dseg", "mask", "roi", "seg", "msk", "lesion", "label")  # the first three are those of BIDS
 _NO_MASKS = ("probseg", "defacemask")

@@ -19,10 +19,10 @@ from understudy.cohort.patient import PatientReader, Problem
 from understudy.cohort.scaling import SliceConfig, bright_part, kept_slices
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
-from understudy.grids import VolumeHeader
-from understudy.nifti import read_header
-from understudy.progress import track
-from understudy.threads import in_order
+from understudy.io.grids import VolumeHeader
+from understudy.io.nifti import read_header
+from understudy.runtime.progress import track
+from understudy.runtime.threads import in_order
 from understudy.volumes import SliceGeometry
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.cohort.scaling import SliceConfig
 from understudy.errors import UnderstudyError
-from understudy.grids import Plane, VolumeHeader
+from understudy.io.grids import Plane, VolumeHeader
 from understudy.volumes import SliceGeometry, power_of_two
 
 SAME_SIZE = 0.01  # by which pixels may differ without being resampled

@@ -16,7 +16,7 @@ from understudy.cohort.layouts import find_patients, nifti_files, recognised
 from understudy.cohort.visits import IS_VISIT, VISIT
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES
-from understudy.nifti import read_header, read_voxels, whole_numbers
+from understudy.io.nifti import read_header, read_voxels, whole_numbers
 
 _MORE: dict[str, tuple[str, ...]] = {
     "T1w": ("t1pre", "t1wpre", "mprage", "t1native"),

@@ -23,7 +23,7 @@ from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import read_sites
 from understudy.cohort.visits import perhaps_one_person, person_of, persons_of
 from understudy.errors import UnderstudyError
-from understudy.folders import list_files
+from understudy.io.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
 
 __all__ = ["LABELS", "Cohort", "CohortConfig", "Note", "Patient", "brats_classes", "find_patients"]

@@ -14,7 +14,7 @@ from understudy.cohort.layouts import Cohort, Patient
 from understudy.cohort.patient import PatientReader
 from understudy.cohort.scaling import SliceConfig, slice_images
 from understudy.errors import UnderstudyError
-from understudy.grids import VolumeHeader
+from understudy.io.grids import VolumeHeader
 from understudy.volumes import TestVolume
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.errors import UnderstudyError
-from understudy.grids import Plane, VolumeHeader, judge_pixels, slices_of
-from understudy.nifti import Digest, read_header, read_voxels, whole_numbers
+from understudy.io.grids import Plane, VolumeHeader, judge_pixels, slices_of
+from understudy.io.nifti import Digest, read_header, read_voxels, whole_numbers
 from understudy.slices import LabelClass
 
 Severity = Literal["error", "warning"]

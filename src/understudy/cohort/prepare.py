@@ -19,12 +19,12 @@ from understudy.cohort.layouts import LABELS, Cohort, Patient
 from understudy.cohort.patient import PatientReader
 from understudy.cohort.scaling import SliceConfig, slice_images
 from understudy.errors import UnderstudyError
-from understudy.grids import axes_of
-from understudy.lazy import pandas as pd
-from understudy.nifti import read_header
-from understudy.progress import track
+from understudy.io.grids import axes_of
+from understudy.io.nifti import read_header
+from understudy.runtime.lazy import pandas as pd
+from understudy.runtime.progress import track
+from understudy.runtime.threads import in_order
 from understudy.slices import SliceWriter
-from understudy.threads import in_order
 from understudy.volumes import TestVolume, VolumeWriter
 
 SPLITS = ("train", "val", "test")

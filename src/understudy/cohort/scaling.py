@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.cohort.background import without_background
 from understudy.errors import UnderstudyError
-from understudy.grids import Plane
+from understudy.io.grids import Plane
 from understudy.volumes import SliceGeometry
 
 _LARGEST = 4096  # pixels along an edge

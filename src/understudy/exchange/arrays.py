@@ -22,7 +22,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import to_8_bit, to_grey
 from understudy.exchange.sources import RawSlice
 from understudy.exchange.spec import ALIASES, BRATS_CODES, LABELS, PLAIN, FolderSpec
-from understudy.folders import natural, read_bytes
+from understudy.io.folders import natural, read_bytes
 
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "samples", "arr_0", "data", "x")
 _LABEL_WORDS = (*ALIASES[LABELS], "y")

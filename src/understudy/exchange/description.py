@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.files import read_json, write_json
+from understudy.io.files import read_json, write_json
 from understudy.slices import LabelClass, SliceSet
 
 DESCRIPTION = "understudy-images.json"

@@ -16,8 +16,8 @@ from PIL import Image
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import describe
 from understudy.exchange.spec import LABELS
-from understudy.files import write_json, writing
-from understudy.progress import track
+from understudy.io.files import write_json, writing
+from understudy.runtime.progress import track
 from understudy.slices import SliceSet
 
 # folder and end of the file's name, as in the paper's repository; other channels are called by their own names

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import DESCRIPTION
-from understudy.files import sha256_file, sha256_json
-from understudy.folders import read_bytes
-from understudy.lazy import zarr
+from understudy.io.files import sha256_file, sha256_json
+from understudy.io.folders import read_bytes
+from understudy.runtime.lazy import zarr
 
 _TAIL = {
     ".gz": 8,

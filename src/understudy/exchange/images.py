@@ -17,7 +17,7 @@ from understudy.exchange.packaged import unpacked
 from understudy.exchange.patients import ONE_A_VOLUME, Patients, compiled, patients_of
 from understudy.exchange.read import layout_of, read_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.files import sha256_json
+from understudy.io.files import sha256_json
 from understudy.slices import SliceSet, SliceWriter
 
 _SIZES = "fit"  # odd sizes are padded and averaged, as real slices are

@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file
 
 CERTIFICATE = "release.json"
 FORMAT = "understudy-release-1"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
-from understudy.folders import natural
+from understudy.io.files import sha256_json
+from understudy.io.folders import natural
 from understudy.slices import SliceSet
 
 Found = Literal["set", "each", "pattern", "volumes", "names", "nowhere"]

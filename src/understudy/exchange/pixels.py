@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.folders import read_bytes
-from understudy.nifti import LABEL_TOLERANCE
+from understudy.io.folders import read_bytes
+from understudy.io.nifti import LABEL_TOLERANCE
 
 _GREY_PNG = {"L", "1"}
 _SLACK = 1e-4  # of the range: what single precision leaves of rounding

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.checkpoints import StopRequest
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
 from understudy.exchange.description import DESCRIPTION, Description, described, description_of
@@ -26,9 +25,10 @@ from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.target import Annotation, Sizes, Target
 from understudy.exchange.webdataset import TarSource
-from understudy.files import sha256_json
-from understudy.folders import files_below, list_files
-from understudy.progress import track
+from understudy.io.files import sha256_json
+from understudy.io.folders import files_below, list_files
+from understudy.runtime.checkpoints import StopRequest
+from understudy.runtime.progress import track
 from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec
-from understudy.folders import natural
+from understudy.io.folders import natural
 
 _SHOWN = 5  # names of files in a message
 

@@ -15,10 +15,10 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.pixels import read_png, to_8_bit, to_grey
 from understudy.exchange.recognise import Recognised, SliceFiles
 from understudy.exchange.spec import FolderSpec
-from understudy.grids import VolumeHeader, judge_pixels, slices_of
-from understudy.nifti import headers_on_one_grid, read_voxels
+from understudy.io.grids import VolumeHeader, judge_pixels, slices_of
+from understudy.io.nifti import headers_on_one_grid, read_voxels
+from understudy.runtime.threads import in_order
 from understudy.slices import SliceSet
-from understudy.threads import in_order
 
 _WORKERS = 2  # threads that decode files
 _SAME_PIXELS = 0.01  # part of an edge by which pixels of one size may differ

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.exchange.codes import CodeWatch, nearest_codes, strongest_class
 from understudy.exchange.spec import FolderSpec, classes_of, codes_of
-from understudy.files import read_json, write_json
+from understudy.io.files import read_json, write_json
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, evenly_coded
 from understudy.volumes import SliceGeometry
 

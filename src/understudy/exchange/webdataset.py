@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from understudy.errors import UnderstudyError
 from understudy.exchange.sources import RawSlice
 from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
-from understudy.folders import read_bytes
+from understudy.io.folders import read_bytes
 
 SEGMENTATION = "seg"
 _LARGEST = 1 << 28  # bytes of a member that is read

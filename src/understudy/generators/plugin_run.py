@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import read_json, sha256_file, sha256_json, write_json
 from understudy.generators.joint import Annotation, annotation_channels, encode
 from understudy.generators.plugins import Plugin, plugin_called
+from understudy.io.files import read_json, sha256_file, sha256_json, write_json
+from understudy.runtime.devices import resolve_device
 from understudy.slices import LabelClass, SliceSet
 
 FOLDER = "plugin"

@@ -30,7 +30,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.generators.models import KINDS
+from understudy.generators.registry import KINDS
 
 GROUP = "understudy.generators"
 

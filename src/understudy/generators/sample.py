@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.checkpoints import StopRequest
-from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import sha256_file
+from understudy.generators.diffusion.samplers import SamplerConfig
+from understudy.generators.folder import WEIGHTS, classes_of, load_generator
 from understudy.generators.joint import decode
-from understudy.generators.runs import WEIGHTS, classes_of, load_generator
-from understudy.generators.samplers import SamplerConfig
-from understudy.progress import track
+from understudy.io.files import sha256_file
+from understudy.runtime.checkpoints import StopRequest
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.progress import track
 from understudy.slices import SliceSet, SliceWriter
 
 

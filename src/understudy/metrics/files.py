@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.arrays import unreadable_array
-from understudy.folders import read_bytes
-from understudy.grids import VolumeHeader
+from understudy.io.folders import read_bytes
+from understudy.io.grids import VolumeHeader
+from understudy.io.nifti import read_header, read_voxels, whole_numbers
 from understudy.metrics.surfels import Spacing
-from understudy.nifti import read_header, read_voxels, whole_numbers
 
 SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")  # in small or capital letters
 ARRAYS = (

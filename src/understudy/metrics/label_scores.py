@@ -18,7 +18,7 @@ from understudy.metrics.files import Labels, Pair, file_pairs, read_pair
 from understudy.metrics.rows import FOREGROUND
 from understudy.metrics.scores import WHOLE, checked_spacing, raw_row, score_volume
 from understudy.metrics.surface import UNDEFINED
-from understudy.progress import track
+from understudy.runtime.progress import track
 
 MEASURES = (
     *("dice", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.lazy import pandas as pd
+from understudy.runtime.lazy import pandas as pd
 
 FOREGROUND = "foreground"  # the row that takes all classes as one
 

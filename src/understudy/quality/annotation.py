@@ -17,12 +17,12 @@ import numpy as np
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.progress import track
 from understudy.quality.annotation_distances import Distance, distances
 from understudy.quality.groups import UNITS, AnnotationConfig, Group, collect, named, unit_of
 from understudy.quality.lesions import ANY
 from understudy.quality.sets import Part, Parts, make_parts
 from understudy.quality.weighted import Floats, Sorted, drawn, interval, ratio
+from understudy.runtime.progress import track
 from understudy.slices import SliceSet
 
 FORMAT = "understudy-annotations-1"

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from understudy.devices import resolve_device
-from understudy.memory import in_parts
 from understudy.quality.rules import InputRule, apply_rule
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.memory import in_parts
 
 Features = NDArray[np.float32]
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, sha256_json, write_json
-from understudy.progress import track
+from understudy.io.files import atomic_path, sha256_json, write_json
 from understudy.quality.extractor import Extractor, Features, LabelledExtractor
+from understudy.runtime.progress import track
 from understudy.slices import SHARD, SliceSet
 
 ALL = "all"

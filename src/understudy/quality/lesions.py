@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.lazy import ndimage
+from understudy.runtime.lazy import ndimage
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

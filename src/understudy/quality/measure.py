@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.files import canonical_json
+from understudy.io.files import canonical_json
 from understudy.quality.config import QualityConfig
 from understudy.quality.extractor import Classifier, Extractor, Features
 from understudy.quality.features import FeatureCache

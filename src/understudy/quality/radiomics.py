@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
+from understudy.io.files import sha256_json
 from understudy.quality.extractor import Extractor, Features, LabelledExtractor
 from understudy.quality.sets import Part, Parts
 

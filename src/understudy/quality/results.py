@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from understudy import __version__
-from understudy.files import atomic_path, write_text
+from understudy.io.files import atomic_path, write_text
 from understudy.quality.config import QualityConfig
 from understudy.quality.measure import Row, as_frame
 from understudy.quality.sets import Parts

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_file
+from understudy.io.files import sha256_file
 
 PUBLISHED: dict[str, tuple[str, ...]] = {
     "inception2015": (

@@ -105,7 +105,7 @@ def check_alike(real: SliceSet, sets: Mapping[str, SliceSet]) -> None:
 
 def windows(real: SliceSet, rows: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
     """Channel -> (black, white), from real slices only and used for all: 0 to their 99.5th percentile."""
-    from understudy.report.pictures import channel_window
+    from understudy.report.plots.slices import channel_window
 
     images, _ = real.read(rows)
     return {name: channel_window(images[:, k]) for k, name in enumerate(real.channels)}

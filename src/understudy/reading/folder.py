@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file
 
 FORMAT = "understudy-reading-1"
 ROUND_TO = 4096  # bytes: every panel is sent with one length, the largest file's rounded up to this

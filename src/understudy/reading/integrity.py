@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file, sha256_json
+from understudy.io.files import read_json, sha256_file, sha256_json
 from understudy.reading.store import COLUMNS, FILE, START, link
 
 KEY_FORMAT = "understudy-reading-key-2"

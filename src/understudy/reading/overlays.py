@@ -16,7 +16,7 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.reading.prepare import check_places, finish, save_panels
-from understudy.report.pictures import (
+from understudy.report.plots.slices import (
     Pixels,
     channel_window,
     colours,

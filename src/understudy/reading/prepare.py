@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, sha256_file, write_json
+from understudy.io.files import atomic_path, sha256_file, write_json
 from understudy.reading.cases import Case, check_alike, draw_real, draw_synthetic, shared_out, windows
 from understudy.reading.integrity import KEY_FORMAT, seal
 from understudy.reading.telltales import measured, telltales
-from understudy.report.pictures import upright, windowed
+from understudy.report.plots.slices import upright, windowed
 from understudy.roles import HELD_OUT
 from understudy.slices import SliceSet
 

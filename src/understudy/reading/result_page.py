@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from understudy.report.table import Table
+from understudy.report.tables.base import Table
 
 STYLE = """
 :root{color-scheme:light dark}

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
+from understudy.io.files import sha256_json
 from understudy.reading.answers import Answer
 from understudy.reading.folder import is_reader_name
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from understudy.files import write_json, write_text
+from understudy.io.files import write_json, write_text
 from understudy.reading.result_page import result_page
 from understudy.report.data import plain
-from understudy.report.latex import latex
-from understudy.report.table import Table
+from understudy.report.tables.base import Table
+from understudy.report.tables.latex import latex
 
 
 def percent(value: float) -> str:

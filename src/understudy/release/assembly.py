@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.files import writing
+from understudy.io.files import writing
 from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.release.sums import write_sums
 from understudy.slices import SliceSet

@@ -110,7 +110,7 @@ def _loading(certificate: dict[str, Any]) -> list[str]:
         "\nunderstudy sample . slices --count 1000   # images with annotations\n"
         "understudy export images slices slices-png   # PNG files, or: understudy export nnunet\n```",
         "In Python:",
-        "```python\nfrom understudy.generators.runs import load_generator\n\n"
+        "```python\nfrom understudy.generators.folder import load_generator\n\n"
         f'generator, config = load_generator("{MODEL}")\n'
         "joint = generator.sample(16, seed=0)  # float [16, channels and annotation, height, width] in [-1, 1]\n```",
         "The file is safetensors: loading it executes nothing. Sample i of a seed is always the same slice.",

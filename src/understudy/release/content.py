@@ -23,7 +23,7 @@ from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token
-from understudy.files import canonical_json
+from understudy.io.files import canonical_json
 from understudy.slices import SliceSet, SliceWriter
 
 LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from understudy import __version__
-from understudy.files import sha256_json
+from understudy.io.files import sha256_json
 from understudy.release.documents import stamp
 from understudy.release.forms import About
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from understudy.release.documents import signed, stamp
 from understudy.release.forms import About, Decision
-from understudy.report.audit_section import make_audit_section
 from understudy.report.data import ReportData
-from understudy.report.gallery import make_gallery
-from understudy.report.pictures import colours, png
+from understudy.report.plots.slices import colours, png
+from understudy.report.sections.audit import make_audit_section
+from understudy.report.sections.gallery import make_gallery
 
 _PAGE = """{% from "macros.html.j2" import block, legend with context %}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from understudy.errors import UnderstudyError
-from understudy.files import write_text
+from understudy.io.files import write_text
 
 TODO = "TODO"
 _USUAL = {"quantile": 0.99}  # answers that stand in the form

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.audit.recheck import MEMORY, Recheck, recheck
-from understudy.audit.screen import near_duplicates
-from understudy.audit.verdict import missed_copies, people, spread
 from understudy.errors import UnderstudyError
-from understudy.memory import release_memory
+from understudy.memorization.recheck import MEMORY, Recheck, recheck
+from understudy.memorization.screen import near_duplicates
+from understudy.memorization.verdict import missed_copies, people, spread
 from understudy.release.forms import Decision
+from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
 
 _FEWEST_WORDS = 3  # of a reason

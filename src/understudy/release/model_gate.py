@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from understudy.audit.config import FEWEST_PATIENTS, AuditConfig
-from understudy.audit.membership import Membership, membership
-from understudy.audit.recheck import Recheck
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file
-from understudy.generators.models import KINDS
-from understudy.generators.runs import CONFIG, WEIGHTS
-from understudy.generators.witness import NetworkWitness, can_testify
+from understudy.generators.folder import CONFIG, WEIGHTS
+from understudy.generators.membership import NetworkWitness, can_testify
+from understudy.generators.registry import KINDS
+from understudy.io.files import read_json, sha256_file
+from understudy.memorization.config import FEWEST_PATIENTS, AuditConfig
+from understudy.memorization.membership import Membership, membership
+from understudy.memorization.recheck import Recheck
 from understudy.release.forms import Decision
 from understudy.release.gate import Audited, check_will, objections, weighed
 from understudy.slices import SliceSet

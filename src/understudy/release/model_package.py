@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, FORMAT
-from understudy.files import sha256_file, write_json, write_text
-from understudy.generators.runs import CONFIG, WEIGHTS
+from understudy.generators.folder import CONFIG, WEIGHTS
+from understudy.io.files import sha256_file, write_json, write_text
 from understudy.release import documents
 from understudy.release.assembly import Released, assembling, copy_audit, sealed
 from understudy.release.card import card

@@ -12,8 +12,7 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, FORMAT
-from understudy.files import sha256_file, write_json, write_text
-from understudy.memory import release_memory
+from understudy.io.files import sha256_file, write_json, write_text
 from understudy.release import documents
 from understudy.release.assembly import Released, assembling, copy_audit, sealed
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout
@@ -23,6 +22,7 @@ from understudy.release.datasheet import datasheet, readme
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, concentration_record
+from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
 
 DOCUMENTS = {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from understudy.report.pictures import (
+from understudy.report.plots.slices import (
     channel_window,
     colours,
     contact_sheet,

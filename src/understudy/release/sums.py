@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, sha256_file
+from understudy.io.files import atomic_path, sha256_file
 
 SUMS = "SHA256SUMS"
 

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from understudy.audit.recheck import controls_of
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, certificate_of
-from understudy.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file
+from understudy.memorization.recheck import controls_of
 from understudy.release.content import COLUMNS, content_root, read_back, slice_hash
 from understudy.release.documents import stamp
 from understudy.release.model_package import DOCUMENTS as MODEL_DOCUMENTS

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.audit.recheck import controls_of
-from understudy.files import read_json, sha256_file
+from understudy.generators.folder import WEIGHTS, classes_of, load_generator
 from understudy.generators.joint import decode
-from understudy.generators.runs import WEIGHTS, classes_of, load_generator
+from understudy.io.files import read_json, sha256_file
+from understudy.memorization.recheck import controls_of
 from understudy.release.weights import MODEL, weights_problems
 
 _ASKED = (

@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file
-from understudy.generators.models import KINDS
-from understudy.generators.runs import CONFIG, WEIGHTS, load_generator, save_model
-from understudy.generators.training import UNTRACED
+from understudy.generators.folder import CONFIG, WEIGHTS, load_generator, save_model
+from understudy.generators.registry import KINDS
+from understudy.generators.training.config import UNTRACED
+from understudy.io.files import read_json, sha256_file
 
 MODEL = "model"  # folder in the package
 _KEPT = (

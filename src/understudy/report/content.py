@@ -7,22 +7,28 @@ from dataclasses import dataclass
 import pandas as pd
 
 from understudy.metrics.empties import apply_policy
-from understudy.report import figures
-from understudy.report.annotation_section import AnnotationSection, make_annotation_section
-from understudy.report.answer import Answer, make_answer
-from understudy.report.audit_section import AuditSection, make_audit_section
-from understudy.report.correlation_section import CorrelationSection, make_correlation_section
-from understudy.report.curves import fraction_panels, ratio_panels
 from understudy.report.data import ReportData
-from understudy.report.finetune_curve import finetune_panels, finetune_table
-from understudy.report.forest import forest_panels
-from understudy.report.gallery import Gallery, make_gallery
-from understudy.report.plots import NARROW, PANEL, Panel
-from understudy.report.quality_section import QualitySection, make_quality_section
-from understudy.report.quality_tables import quality_table, reading_table, recipe_table
-from understudy.report.quarantine import Quarantine, cost_panels, cost_table, job_table, make_quarantine
-from understudy.report.tables import Table, patient_means, result_tables, summaries, usable_rows
-from understudy.report.verdicts import Verdict, make_verdicts
+from understudy.report.plots import panels as figures
+from understudy.report.plots.curves import fraction_panels, ratio_panels
+from understudy.report.plots.finetune import finetune_panels, finetune_table
+from understudy.report.plots.forest import forest_panels
+from understudy.report.plots.style import NARROW, PANEL, Panel
+from understudy.report.sections.annotations import AnnotationSection, make_annotation_section
+from understudy.report.sections.answer import Answer, make_answer
+from understudy.report.sections.audit import AuditSection, make_audit_section
+from understudy.report.sections.correlation import CorrelationSection, make_correlation_section
+from understudy.report.sections.gallery import Gallery, make_gallery
+from understudy.report.sections.quality import QualitySection, make_quality_section
+from understudy.report.sections.quarantine import (
+    Quarantine,
+    cost_panels,
+    cost_table,
+    job_table,
+    make_quarantine,
+)
+from understudy.report.sections.verdicts import Verdict, make_verdicts
+from understudy.report.tables.quality import quality_table, reading_table, recipe_table
+from understudy.report.tables.results import Table, patient_means, result_tables, summaries, usable_rows
 
 
 @dataclass(frozen=True)

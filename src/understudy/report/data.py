@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
+from understudy.io.files import read_json
 from understudy.metrics.rows import class_names, flag, region_names
 from understudy.metrics.scores import KEPT, WHOLE
 from understudy.slices import SliceSet

@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from understudy.files import atomic_path, write_text
-from understudy.report.beside import dataset_of
+from understudy.io.files import atomic_path, write_text
 from understudy.report.content import Content
-from understudy.report.gallery import Gallery, Tile
-from understudy.report.latex import latex
-from understudy.report.pictures import colours
-from understudy.report.plots import Panel, file_name
-from understudy.report.segmentations import Case
-from understudy.report.setting_pictures import Sheet, sample_rows
-from understudy.report.sheets import Row, sheet
-from understudy.report.table import Table
+from understudy.report.plots.settings import Sheet, sample_rows
+from understudy.report.plots.sheets import Row, sheet
+from understudy.report.plots.slices import colours
+from understudy.report.plots.style import Panel, file_name
+from understudy.report.sections.gallery import Gallery, Tile
+from understudy.report.sections.segmentations import Case
+from understudy.report.tables.base import Table
+from understudy.report.tables.beside import dataset_of
+from understudy.report.tables.latex import latex
 
 NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"
 FOLDERS = ("tables", "figures")

@@ -6,11 +6,11 @@ from typing import Any
 
 from understudy import __version__
 from understudy.metrics.statistics import MEAN
-from understudy.report.answer import Comparison
 from understudy.report.content import Content
 from understudy.report.data import plain
 from understudy.report.folder import Written
-from understudy.report.opening import alarm
+from understudy.report.sections.answer import Comparison
+from understudy.report.sections.opening import alarm
 
 FORMAT = "understudy-report-1"
 

@@ -13,13 +13,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, read_json, write_text
+from understudy.io.files import atomic_path, read_json, write_text
 from understudy.report.data import NAMES, bounded, listed, plain
 from understudy.report.folder import html
-from understudy.report.latex import latex
-from understudy.report.quarantine import STAGES, in_hours
-from understudy.report.table import Table
-from understudy.report.verdicts import COLOURS
+from understudy.report.sections.quarantine import STAGES, in_hours
+from understudy.report.sections.verdicts import COLOURS
+from understudy.report.tables.base import Table
+from understudy.report.tables.latex import latex
 
 SHOWN = ("table1_ranks", "table5_relative_dice", "table7_recipes", "cost")
 RANKS = "table1_all_cohorts"

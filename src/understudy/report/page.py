@@ -12,21 +12,22 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import __version__
-from understudy.files import write_text, writing
-from understudy.report import figures, opening
-from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE
-from understudy.report.beside import COHORTS, dataset_of
+from understudy.io.files import write_text, writing
 from understudy.report.content import Content, make_content
-from understudy.report.curves import ratio_sentences
 from understudy.report.data import ReportData, Setting, duration, number, percent, plain
 from understudy.report.folder import write_files
-from understudy.report.health import faults, health_lines
 from understudy.report.machine import report_numbers
-from understudy.report.pictures import colours
+from understudy.report.plots import panels as figures
+from understudy.report.plots.curves import ratio_sentences
+from understudy.report.plots.settings import sample_rows, setting_sheets
+from understudy.report.plots.slices import colours
 from understudy.report.published import contradictions
-from understudy.report.segmentations import segmentations
-from understudy.report.setting_pictures import sample_rows, setting_sheets
-from understudy.report.tables import reading_note
+from understudy.report.sections import opening
+from understudy.report.sections.answer import FEWEST_PATIENTS, POOREST_BASELINE
+from understudy.report.sections.health import faults, health_lines
+from understudy.report.sections.segmentations import segmentations
+from understudy.report.tables.beside import COHORTS, dataset_of
+from understudy.report.tables.results import reading_note
 
 __all__ = ["ReportData", "Setting", "build_report"]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, sha256_file
+from understudy.io.files import read_json, sha256_file
 
 
 @dataclass(frozen=True)

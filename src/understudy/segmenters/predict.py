@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from understudy.devices import resolve_device
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
-from understudy.memory import in_parts
+from understudy.io.files import read_json
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.memory import in_parts
 from understudy.segmenters.augment import Input
 from understudy.segmenters.augment_apply import fed
 from understudy.segmenters.models import build_model, model_config

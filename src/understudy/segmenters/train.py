@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from understudy import __version__
-from understudy.checkpoints import Checkpoints, History, StopRequest
-from understudy.devices import resolve_device
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.files import atomic_path, read_json, sha256_file, sha256_json, write_json
-from understudy.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
-from understudy.progress import Meter, track
+from understudy.io.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
+from understudy.runtime.progress import Meter, track
 from understudy.segmenters.augment import draw
 from understudy.segmenters.augment_apply import apply
 from understudy.segmenters.initial import Initial, initial_from, same_size

@@ -10,9 +10,9 @@ from understudy.cohort.checks import Checked, check_cohort, check_split
 from understudy.cohort.layouts import Cohort, find_patients
 from understudy.cohort.patient import Problem
 from understudy.errors import UnderstudyError
+from understudy.study.config.schema import load_study, parse_study
+from understudy.study.engine.plan import make_plan
 from understudy.study.init import suggest_study
-from understudy.study.plan import make_plan
-from understudy.study.schema import load_study, parse_study
 
 
 @dataclass(frozen=True)

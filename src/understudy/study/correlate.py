@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json, write_text
+from understudy.io.files import read_json, write_text
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
 from understudy.metrics.empties import apply_policy
 from understudy.metrics.rows import class_names
 from understudy.metrics.scores import WHOLE
 from understudy.metrics.significance import holm
-from understudy.report.correlation_figure import scatter
-from understudy.report.quality_section import METRICS
-from understudy.study.jobs import Job, job_folder, read_done
-from understudy.study.status import jobs_of
+from understudy.report.plots.correlation import scatter
+from understudy.report.sections.quality import METRICS
+from understudy.study.engine.jobs import Job, job_folder, read_done
+from understudy.study.engine.status import jobs_of
 
 KEYS = ("snapshot", "run", "kimg", "dice")
 LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst

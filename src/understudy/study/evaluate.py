@@ -11,9 +11,9 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.files import read_json
-from understudy.study.generator_spec import FolderGenerator
-from understudy.study.schema import Study
+from understudy.io.files import read_json
+from understudy.study.config.generators import FolderGenerator
+from understudy.study.config.schema import Study
 
 
 def evaluation_study(

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from understudy.cohort.layouts import Cohort, brats_classes, find_patients
-from understudy.cohort.phantom import PhantomConfig, patient_id
+from understudy.cohort.phantom.write import PhantomConfig, patient_id
 from understudy.cohort.splits import split_patients
 from understudy.errors import UnderstudyError
-from understudy.files import sha256_json
-from understudy.nifti import read_header
+from understudy.io.files import sha256_json
+from understudy.io.nifti import read_header
 from understudy.slices import BACKGROUND, LabelClass
 
 if TYPE_CHECKING:
-    from understudy.study.schema import Study
+    from understudy.study.config.schema import Study
 
 PARTS = ("train", "val", "test")
 KEPT_SLICES = 0.5  # share of a volume's slices that the rule keeps, about

@@ -17,8 +17,8 @@ from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.guess import Guess, guess
 from understudy.cohort.scaling import SliceConfig
 from understudy.errors import UnderstudyError
-from understudy.grids import Plane, VolumeHeader, judge_pixels
-from understudy.nifti import read_header
+from understudy.io.grids import Plane, VolumeHeader, judge_pixels
+from understudy.io.nifti import read_header
 
 _LOOKED_AT = 50  # headers that are read
 _TRIED = 3  # patients whose slices are made to see whether the usual rule suits

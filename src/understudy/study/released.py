@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.files import read_json
+from understudy.io.files import read_json
 
 
 @dataclass(frozen=True)

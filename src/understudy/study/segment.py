@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES
-from understudy.files import atomic_path, read_json, write_json
-from understudy.folders import files_below
-from understudy.grids import VolumeHeader, as_stored
-from understudy.study.jobs import folder_name
+from understudy.io.files import atomic_path, read_json, write_json
+from understudy.io.folders import files_below
+from understudy.io.grids import VolumeHeader, as_stored
+from understudy.study.engine.jobs import folder_name
 
 PREPARATION = (
     "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.files import atomic_path, sha256_file, sha256_json
+from understudy.generators.folder import is_finished, save_model
 from understudy.generators.joint import Annotation, annotation_channels
 from understudy.generators.official import load_official_arrays
 from understudy.generators.official.collect import Checkpoint, collect
@@ -25,7 +25,7 @@ from understudy.generators.official.files import read_checkpoint
 from understudy.generators.official.names import Arrays
 from understudy.generators.official.records import Refusal
 from understudy.generators.official.unet import unet_arguments
-from understudy.generators.runs import is_finished, save_model
+from understudy.io.files import atomic_path, sha256_file, sha256_json
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
 RAW, DISCRIMINATOR = "generator-raw.safetensors", "discriminator.safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import UnderstudyError
-from understudy.generators.diffusion import Diffusion, DiffusionConfig, build
+from understudy.generators.networks.unet import Diffusion, DiffusionConfig, build
 from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
 
 # Arguments come in two forms: those of the network with the steps of the process, where attention is given as

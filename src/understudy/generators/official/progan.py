@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.generators.networks.progan import ProGan, ProGanConfig, build
 from understudy.generators.official import tensorflow
 from understudy.generators.official.names import Arrays, Rules, fill
-from understudy.generators.progan import ProGan, ProGanConfig, build
 
 _REQUIRED = tensorflow.REQUIRED | {
     "use_pixelnorm": (True,),

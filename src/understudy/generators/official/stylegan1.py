@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.generators.networks.stylegan1 import StyleGan1, StyleGan1Config, build
 from understudy.generators.official import tensorflow
 from understudy.generators.official.names import Arrays, Rules, fill
-from understudy.generators.stylegan1 import StyleGan1, StyleGan1Config, build
 
 _ARGUMENTS = tensorflow.ARGUMENTS | {
     "dlatent_size": "w_dim",

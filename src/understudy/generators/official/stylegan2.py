@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from understudy.errors import UnderstudyError
+from understudy.generators.networks.stylegan2 import StyleGan2, StyleGan2Config, build
 from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
-from understudy.generators.stylegan2 import StyleGan2, StyleGan2Config, build
 
 # Official argument -> ours. Arguments of other models, or of how the official code computes, are in _NO_EFFECT.
 _STYLEGAN2_ARGUMENTS = {

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import UnderstudyError
+from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
 from understudy.generators.official import stylegan2
 from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
-from understudy.generators.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
 
 # Official argument -> ours. Arguments of how the official code computes are in _NO_EFFECT.
 _ARGUMENTS = {

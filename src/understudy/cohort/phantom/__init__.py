@@ -1,0 +1,1 @@
+"""Phantoms: simulated patients."""

@@ -1,0 +1,237 @@
+"""The phantom's head: cortex, white matter, nuclei, ventricles, cerebellum and brainstem, as parts of voxels.
+
+Everything is a signed distance (mm) that a ramp one voxel wide turns into the part of the voxel inside, so that
+partial volume is right at any resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from understudy.cohort.phantom.cortex import fold
+from understudy.cohort.phantom.fields import (
+    Array,
+    Grid,
+    Point,
+    Streams,
+    ellipsoid,
+    ramp,
+    round_min,
+    smooth_noise,
+    tube,
+)
+
+Push = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What differs from one head to the next."""
+
+    scale: Point
+    angles: Point  # rad about x, y, z
+    ventricles: float  # factor of the ventricles' radius
+    atrophy: float  # mm, half the width of a sulcus
+    ribbon: float  # mm, cortical thickness
+    lesions_of_age: float  # mm, reach of white matter hyperintensities around the ventricles; negative: none
+
+    @classmethod
+    def draw(cls, streams: Streams) -> HeadShape:
+        """A head at random."""
+        rng = streams.rng("head")
+        sx, sy, sz = np.clip(rng.normal(1.0, 0.03, 3), 0.93, 1.06)
+        ax, ay, az = np.clip(rng.normal(0.0, 0.03, 3), -0.08, 0.08)
+        age = rng.uniform()
+        return cls(
+            scale=(float(sx), float(sy), float(sz)),
+            angles=(float(ax), float(ay), float(az)),
+            ventricles=float(np.clip(0.75 + 0.5 * age + rng.normal(0, 0.15), 0.55, 1.5)),
+            atrophy=float(np.clip(0.35 + 0.6 * age + rng.normal(0, 0.12), 0.25, 1.2)),
+            ribbon=float(rng.normal(2.9, 0.12)),
+            lesions_of_age=float(rng.uniform(1.0, 6.0) if rng.uniform() < 0.2 + 0.6 * age else -10.0),
+        )
+
+
+@dataclass
+class Anatomy:
+    """A head before any tumour, on the flat list of the voxels that are inside the mask.
+
+    Args:
+        voxels: flat indices into the box of the grid.
+        points: x, y, z of the voxels in mm (before mass effect).
+        tissues: part of the voxel per tissue; they add up to one.
+        depth: mm below the brain's hull.
+        white: mm below the border of cortex and white matter (negative in the cortex).
+        ventricle: signed distance to the lateral ventricles, mm.
+    """
+
+    voxels: np.ndarray
+    points: tuple[Array, Array, Array]
+    tissues: dict[str, Array] = field(repr=False)
+    depth: Array
+    white: Array
+    ventricle: Array
+
+    def paint(self, name: str, part: Array) -> None:
+        """Lays a tissue over the others: `part` of each voxel becomes it, the rest keeps its proportions."""
+        rest = 1 - part
+        for values in self.tissues.values():
+            values *= rest
+        self.tissues[name] = self.tissues[name] + part if name in self.tissues else part.copy()
+
+
+def cerebrum_depth(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+    """Depth (mm) below the hulls of the cerebrum without its temporal lobes, of these, and of the cerebellum."""
+    front = np.clip(-y / 90, 0, 1)
+    width = 67.5 * (1 - 0.13 * front**2)
+    height = np.where(z > 80, np.float32(65), 32 - 8 * np.clip(y / 80, -0.3, 1))
+    u, v, w = np.abs(x) / width, np.abs(y - 1) / 94, np.abs(z - 80) / height
+    total = u * u * np.sqrt(u) + v * v * np.sqrt(v) + w * w * np.sqrt(w)
+    q = total**0.4
+    slope = np.sqrt((u**1.5 / width) ** 2 + (v**1.5 / 94) ** 2 + (w**1.5 / height) ** 2) / (q**1.5 + 1e-6)
+    main = np.minimum((1 - q) / (slope + 1e-4), 60)
+    temporal = ellipsoid(np.abs(x), y, z - 0.2 * (y + 10), (43.0, -14.0, 56.0), (23.0, 49.0, 21.0))
+    wings = ellipsoid(np.abs(x), y, z, (24.0, 46.0, 37.0), (30.0, 33.0, 26.0))
+    vermis = ellipsoid(x, y, z, (0.0, 40.0, 40.0), (20.0, 30.0, 24.0))
+    return main.astype(np.float32), temporal, -round_min(-wings, -vermis, 4.0)
+
+
+def _brainstem(x: Array, y: Array, z: Array) -> Array:
+    stem = tube(x, y, z, (((0, 20, 4), 7.5), ((0, 14, 24), 8.5), ((0, 8, 34), 12.0)))
+    pons = ellipsoid(x, y, z, (0.0, 3.0, 42.0), (17.0, 14.5, 14.0))
+    side = np.abs(x)
+    peduncle = tube(side, y, z, (((6.0, 2, 48), 8.5), ((9.5, -2, 66), 8.0)))
+    tectum = tube(x, y, z, (((0, 10, 48), 8.0), ((0, 11, 66), 8.5)))
+    return np.maximum(np.maximum(stem, pons), -round_min(-peduncle, -tectum, 4.0))
+
+
+def ventricle_distance(x: Array, y: Array, z: Array, size: float) -> Array:
+    """Signed distance (mm, positive inside) to the two lateral ventricles with their three horns."""
+    side = np.abs(x)
+    body: list[tuple[Point, float]] = [
+        ((15.0, -38.0, 77.0), 2.2 * size),
+        ((8.0, -24.0, 83.0), 5.0 * size),
+        ((7.5, -4.0, 91.0), 5.2 * size),
+        ((12.0, 20.0, 93.0), 5.2 * size),
+        ((22.0, 36.0, 84.0), 7.0 * size),
+        ((24.0, 52.0, 77.0), 3.6 * size),
+        ((22.0, 66.0, 74.0), 1.2 * size),
+    ]
+    horn: list[tuple[Point, float]] = [
+        ((23.0, 34.0, 82.0), 5.5 * size),
+        ((33.0, 20.0, 62.0), 2.8 * size),
+        ((31.0, -8.0, 53.0), 1.6 * size),
+    ]
+    # the septum: the two bodies never meet in the midline
+    return np.minimum(
+        np.maximum(tube(side, y, z, body, 1.35), tube(side, y, z, horn, 1.2)), side - np.float32(0.7)
+    )
+
+
+def _nuclei(x: Array, y: Array, z: Array) -> Array:
+    side = np.abs(x)
+    thalamus = ellipsoid(side, y - 0.35 * (side - 10), z, (11.0, 9.0, 75.0), (8.5, 14.5, 9.5))
+    caudate = tube(
+        side, y, z, (((13.0, -28.0, 80.0), 6.0), ((16.0, -6.0, 89.0), 3.6), ((20.0, 18.0, 92.0), 2.2))
+    )
+    lentiform = ellipsoid(side - 0.30 * (y + 6), y, z, (26.0, -6.0, 75.0), (7.0, 18.0, 11.0))
+    hippocampus = tube(
+        side, y, z, (((25.0, -10.0, 50.0), 5.0), ((27.0, 12.0, 57.0), 4.0), ((20.0, 28.0, 68.0), 2.5))
+    )
+    return np.maximum(np.maximum(thalamus, caudate), np.maximum(lentiform, hippocampus))
+
+
+def head_points(grid: Grid, streams: Streams, head: HeadShape) -> tuple[Array, Array, Array]:
+    """Coordinates (mm) of every voxel of the box in the standard head: this head's place, size and shape undone."""
+    axes = grid.box_axes()
+    x, y, z = np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True)
+    ax, ay, az = head.angles
+    yc, zc = y - 2, z - 78
+    # small angles: the first-order rotation is a shear that nobody can tell from a rotation
+    turned = (x + az * yc - ay * zc, yc - az * x + ax * zc, zc + ay * x - ax * yc)
+    points = []
+    for axis, (values, scale, middle) in enumerate(zip(turned, head.scale, (0, 2, 78), strict=True)):
+        warp = smooth_noise(streams.rng(f"warp{axis}"), axes, 34.0)
+        points.append(
+            (values / np.float32(scale) + np.float32(middle) + np.float32(1.5) * warp).astype(np.float32)
+        )
+    return points[0], points[1], points[2]
+
+
+def _cerebellum(x: Array, y: Array, z: Array, depth: Array, noise: Array) -> tuple[Array, Array]:
+    """Depth (mm) below the cerebellum's foliated surface, and below its cortex."""
+    shells = np.sqrt(0.4 * x * x + (y - 12) ** 2) * 0.85 + 0.5 * (z - 40) + 0.5 * noise
+    leaf = np.abs(np.mod(shells, np.float32(4.6)) - np.float32(2.3))
+    notch = np.hypot(x, np.maximum(66 - y, 0)) - np.float32(1.0)
+    surface = round_min(depth, notch, 1.0)
+    sheets = np.hypot(leaf, np.maximum(surface - 9 - 3 * noise, 0))
+    return round_min(surface, sheets - np.float32(0.1), 0.6), np.minimum(
+        surface - 3, sheets - np.float32(1.1)
+    )
+
+
+def _paint_depths(
+    anatomy: Anatomy, head: HeadShape, inner: tuple[Array, Array, Array], noise: Array, width: float
+) -> None:
+    """Age's hyperintensities, nuclei, ventricles, choroid plexus and brainstem, over cortex and white matter."""
+    x, y, z = inner
+    white, ventricle = anatomy.white, anatomy.ventricle
+    if head.lesions_of_age > 0:
+        caps = np.minimum(np.float32(head.lesions_of_age) * (0.4 + 0.8 * noise), 8) + ventricle
+        spots = (noise - np.float32(2.55)) * 5
+        anatomy.paint("wmh", ramp(np.minimum(np.maximum(caps, spots), white - 1.5), 2.5 + width))
+    anatomy.paint("nuclei", ramp(np.minimum(_nuclei(x, y, z), white + 1), width + 0.5))
+    stem = _brainstem(x, y, z)
+    anatomy.paint("csf", ramp(np.minimum(stem + 1.4 + 0.9 * noise, 66 - z), width))
+    anatomy.paint("stem", ramp(stem, width))
+    csf = np.maximum(ventricle, ellipsoid(x, y, z, (0.0, 4.0, 71.0), (1.9 * head.ventricles, 17.0, 9.0)))
+    csf = np.maximum(csf, ellipsoid(x, y, z, (0.0, 24.5, 40.0), (5.5, 4.0, 8.0)))
+    csf = np.maximum(csf, ellipsoid(x, y, z, (0.0, -17.0, 54.0), (11.0, 8.5, 5.5)))
+    anatomy.paint("csf", ramp(csf, width))
+    plexus = ellipsoid(np.abs(x), y, z, (20.5, 33.0, 84.0), (2.6, 6.5, 3.2))
+    anatomy.paint("choroid", 0.8 * ramp(np.minimum(plexus, ventricle + 1), width))
+
+
+def build_anatomy(grid: Grid, streams: Streams, head: HeadShape, push: Push | None = None) -> Anatomy:
+    """A head without tumour.
+
+    Args:
+        push: moves points (mm), given their depth, to where their tissue came from: the mass effect of tumours.
+
+    Returns:
+        The tissues csf, gm, wm, nuclei, cerebellum, stem, wmh, choroid, vessel and their distances.
+    """
+    axes, width = grid.box_axes(), max(grid.voxel, 0.8)
+    points = head_points(grid, streams, head)
+    main, temporal, cerebellum = cerebrum_depth(*points)
+    whole = np.maximum(np.maximum(np.maximum(main, temporal), cerebellum), _brainstem(*points))
+    coarse = smooth_noise(streams.rng("coarse"), axes, 10.0)
+    voxels = np.flatnonzero(whole + 0.9 + 0.5 * coarse > 0)
+    x, y, z = (p.ravel()[voxels] for p in points)
+    hulls = (d.ravel()[voxels] for d in (main, temporal, cerebellum))
+    main, temporal, cerebellum = hulls
+    noise = coarse.ravel()[voxels]
+    spots = smooth_noise(streams.rng("spots"), axes, 6.5).ravel()[voxels]
+    slow = smooth_noise(streams.rng("slow"), axes, 16.0).ravel()[voxels]
+    hull = np.minimum(np.maximum(main, temporal), -cerebellum - 1.2) - 0.3 + 0.6 * slow
+    inner = (x, y, z) if push is None else push(x, y, z, whole.ravel()[voxels])
+    ventricle = ventricle_distance(*inner, head.ventricles)
+    cortex = fold(streams, head.atrophy, inner, (hull, temporal, ventricle), slow, width)
+    white = cortex.depth - np.float32(head.ribbon) * (1 + 0.1 * noise)
+    csf = np.ones(len(voxels), np.float32)
+    anatomy = Anatomy(voxels, (x, y, z), {"csf": csf}, hull, white, ventricle)
+    anatomy.paint("gm", cortex.brain)
+    anatomy.paint("wm", ramp(white, width))
+    leaf, core = _cerebellum(*inner, cerebellum, noise)
+    anatomy.paint("cerebellum", ramp(leaf, width))
+    anatomy.paint("wm", ramp(np.minimum(core, leaf), width))
+    _paint_depths(anatomy, head, inner, spots, width)
+    twigs = np.float32(0.9) - np.hypot(cortex.cleft, 9 * np.abs(noise))
+    sinus = np.float32(2.6) - np.hypot(inner[0], np.minimum(main, 50) - 0.3)
+    twigs = np.minimum(np.minimum(twigs, 1 - cortex.depth), -cerebellum - 3)
+    vessels = np.maximum(twigs, np.minimum(sinus, z - 62))
+    anatomy.paint("vessel", ramp(vessels, width) * (vessels > -width))
+    return anatomy

@@ -1,0 +1,307 @@
+"""The built-in phantom cohort: brains with tumours drawn by rule, in the layout of BraTS, for trials without patients.
+
+    write_phantoms(PhantomConfig(patients=40, shape=(64, 64, 40)), Path("phantoms"))
+
+Patient k of a seed is the same at any number of patients, and has the same anatomy at any number of voxels. What makes
+it a trial: tumours differ in place, size and shape, some do not enhance, some have several foci; unlabelled
+hyperintensities of age, vessels and choroid plexus imitate them; every site has its own contrast, noise and blur.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import nibabel as nib
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy import __version__
+from understudy.cohort.phantom.anatomy import Anatomy, HeadShape, build_anatomy
+from understudy.cohort.phantom.contrast import CHANNELS, Site, render
+from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Grid, Streams
+from understudy.cohort.phantom.tumour import (
+    ENHANCING,
+    NECROSIS,
+    OEDEMA,
+    Lesion,
+    add_tumours,
+    draw_lesions,
+    mass_effect,
+)
+from understudy.errors import UnderstudyError
+from understudy.io.files import read_json, write_json, write_text, writing
+from understudy.runtime.lazy import pandas as pd
+from understudy.runtime.progress import track
+
+DRAWING = 1  # raised whenever the same seed no longer gives the same volumes
+_SUFFIXES = {
+    "brats2018": ("t1", "t1ce", "t2", "flair", "seg"),
+    "brats2023": ("t1n", "t1c", "t2w", "t2f", "seg"),
+}
+_SEPARATORS = {"brats2018": "_", "brats2023": "-"}
+_TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio: even shares in every prefix
+_DATASET = "dataset.json"
+_COLUMNS = [
+    "participant_id",
+    "site",
+    "tumour_ml",
+    "necrosis_ml",
+    "oedema_ml",
+    "enhancing_ml",
+    "enhances",
+    "foci",
+    "age_hyperintensities",
+    "side",
+]
+
+Voxels = Annotated[int, Field(ge=8, le=1024)]
+
+
+class PhantomConfig(BaseModel):
+    """What to draw. The head has the same size in mm at every shape."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patients: int = Field(default=40, ge=1, description="number of patients")
+    shape: tuple[Voxels, Voxels, Voxels] = Field(
+        default=(240, 240, 155),
+        description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm",
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="patient k of a seed is always the same patient; null: follows from the study's, 1 without one",
+    )
+    sites: Annotated[int, Field(ge=1, le=100)] | Annotated[list[str], Field(min_length=1)] = Field(
+        default=4, description="number of sites, or their names; patients go to them in turn"
+    )
+    naming: Literal["brats2018", "brats2023"] = Field(
+        default="brats2018",
+        description="brats2018: _t1 _t1ce _t2 _flair, label 4; brats2023: -t1n -t1c -t2w -t2f, label 3",
+    )
+    without_enhancement: float = Field(
+        default=0.18, ge=0, le=1, description="part of the patients with no enhancing rim"
+    )
+    multifocal: float = Field(
+        default=0.15, ge=0, le=1, description="part of the patients with two or three foci"
+    )
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed, also where none was given."""
+        return 1 if self.seed is None else self.seed
+
+    def site_names(self) -> list[str]:
+        """The sites' names in turn."""
+        return self.sites if isinstance(self.sites, list) else [f"site{k + 1}" for k in range(self.sites)]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One patient in memory.
+
+    Args:
+        images: channel (t1, t1gd, t2, flair) -> float32 [x, y, z], 0 outside the brain and above 0 inside.
+        labels: uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing.
+        tissues: tissue -> part of the voxel, float32 [x, y, z].
+        affine: voxel indices -> mm, LPS as in BraTS.
+        facts: what was drawn, as JSON.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: np.ndarray
+    tissues: dict[str, np.ndarray]
+    affine: np.ndarray
+    facts: dict[str, Any]
+
+
+def patient_id(config: PhantomConfig, number: int) -> str:
+    """The name of patient `number` (from 0): Phantom_001, or Phantom-001 with the naming of 2023."""
+    return f"Phantom{_SEPARATORS[config.naming]}{number + 1:03d}"
+
+
+def _share(config: PhantomConfig, number: int, which: int) -> float:
+    offset = np.random.default_rng([config.drawn_by, which]).uniform()
+    return float((offset + number * _TURNS[which]) % 1.0)
+
+
+def draw_patient(config: PhantomConfig, number: int) -> Phantom:
+    """Patient `number` (from 0) of the cohort."""
+    grid, streams = Grid(config.shape), Streams(config.drawn_by, number)
+    enhancing = _share(config, number, 0) >= config.without_enhancement
+    multifocal = _share(config, number, 1) < config.multifocal
+    names = config.site_names()
+    site = Site.draw(names[number % len(names)], number % len(names))
+    head, lesions = HeadShape.draw(streams), draw_lesions(streams, enhancing, multifocal)
+    anatomy = build_anatomy(grid, streams, head, mass_effect(lesions))
+    labels = add_tumours(grid, streams, anatomy, lesions)
+    images = render(grid, streams, anatomy, site, enhancing)
+
+    def whole(values: np.ndarray) -> np.ndarray:
+        return _on_grid(values, grid, anatomy)
+
+    sx, sy, sz = grid.spacing
+    affine = np.array([[-sx, 0, 0, 0], [0, -sy, 0, FIELD_OF_VIEW[1] - 1], [0, 0, sz, 0], [0, 0, 0, 1]], float)
+    return Phantom(
+        images={channel: whole(values) for channel, values in images.items()},
+        labels=whole(labels),
+        tissues={tissue: whole(part) for tissue, part in anatomy.tissues.items()},
+        affine=affine,
+        facts=_facts(config, number, site, head, lesions, labels, grid),
+    )
+
+
+def _on_grid(values: np.ndarray, grid: Grid, anatomy: Anatomy) -> np.ndarray:
+    """Values of the anatomy's voxels -> the whole image, 0 elsewhere."""
+    box = np.zeros(grid.box_shape, values.dtype)
+    box.ravel()[anatomy.voxels] = values
+    image = np.zeros(grid.shape, values.dtype)
+    image[grid.box] = box
+    return image
+
+
+def _facts(
+    config: PhantomConfig,
+    number: int,
+    site: Site,
+    head: HeadShape,
+    lesions: list[Lesion],
+    labels: np.ndarray,
+    grid: Grid,
+) -> dict[str, Any]:
+    millilitres = {
+        name: round(float(np.count_nonzero(labels == value)) * float(np.prod(grid.spacing)) / 1000, 3)
+        for name, value in (("necrosis", NECROSIS), ("oedema", OEDEMA), ("enhancing", ENHANCING))
+    }
+    row = {
+        "participant_id": patient_id(config, number),
+        "site": site.name,
+        "tumour_ml": round(sum(millilitres.values()), 3),
+        **{f"{name}_ml": volume for name, volume in millilitres.items()},
+        "enhances": lesions[0].rim > 0,
+        "foci": len(lesions),
+        "age_hyperintensities": head.lesions_of_age > 0,
+        "side": "left" if lesions[0].centre[0] > 0 else "right",
+    }
+    return {"row": row, "scanner": site.facts(), "lesions": [lesion.facts() for lesion in lesions]}
+
+
+def _write_patient(config: PhantomConfig, number: int, folder: Path) -> dict[str, Any]:
+    """Writes one patient's folder, whole or not at all; returns its row of participants.tsv."""
+    phantom = draw_patient(config, number)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    labels = phantom.labels
+    if config.naming == "brats2023":
+        labels = np.where(labels == ENHANCING, np.uint8(3), labels)
+    try:
+        temporary.mkdir()
+        for suffix, values in zip(
+            _SUFFIXES[config.naming], [phantom.images[c] for c in CHANNELS] + [labels], strict=True
+        ):
+            image = nib.Nifti1Image(values, phantom.affine)
+            image.header.set_xyzt_units("mm")
+            image.header["descrip"] = f"Understudy phantom, seed {config.drawn_by}"[:80].encode()
+            nib.save(image, temporary / f"{folder.name}{_SEPARATORS[config.naming]}{suffix}.nii.gz")
+        write_json(temporary / f"{folder.name}.json", phantom.facts)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return phantom.facts["row"]
+
+
+def _claim(config: PhantomConfig, out: Path) -> None:
+    """Refuses a folder that holds something else; otherwise says whose phantoms will stand here."""
+    identity = {"drawing": DRAWING, **config.model_dump(mode="json"), "seed": config.drawn_by}
+    identity.pop("patients")
+    path = out / _DATASET
+    if path.exists():
+        known = read_json(path)
+        if known.get("phantom") != identity:
+            raise UnderstudyError(
+                "this folder holds phantoms of another configuration",
+                where=path,
+                fix="choose an empty folder, or delete this one",
+            )
+        if known.get("patients", 0) > config.patients:
+            raise UnderstudyError(
+                f"this folder already holds {known['patients']} phantoms, more than the {config.patients} asked for",
+                where=path,
+                fix="choose another folder",
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise UnderstudyError(
+            "the folder is not empty", where=out, fix="choose an empty folder for the phantoms"
+        )
+    description = {
+        "Name": "Understudy phantom cohort",
+        "DatasetType": "raw",
+        "Description": "Drawn by rule: no patient, no animal, no scanner. Not for any clinical conclusion.",
+        "License": "CC0-1.0",
+        "software": f"understudy {__version__}",
+        "channels": dict(zip(CHANNELS, _SUFFIXES[config.naming][:4], strict=True)),
+        "labels": {
+            "necrotic or non-enhancing core": 1,
+            "oedema": 2,
+            "enhancing": 4 if config.naming == "brats2018" else 3,
+        },
+        "patients": config.patients,
+        "phantom": identity,
+    }
+    write_json(path, description)
+    write_text(
+        out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients)
+    )
+
+
+def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> None:
+    """Writes the cohort: one folder per patient (five .nii.gz, one .json), participants.tsv, dataset.json, README.md.
+
+    Every patient's folder appears whole; run again after a kill, it skips the finished ones and ends with the same
+    files. With more patients than last time it adds the new ones.
+
+    Args:
+        out: an empty or new folder, or one of the same configuration.
+        progress: show a progress bar.
+
+    Raises:
+        UnderstudyError: `out` holds something else, or more patients than asked for; disk full, no permission.
+    """
+    if out.exists() and not out.is_dir():
+        raise UnderstudyError(
+            "there is a file of this name", where=out, fix="choose a folder for the phantoms"
+        )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _claim(config, out)
+        for leftover in out.glob(".Phantom*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        rows = []
+        with track(config.patients, "phantoms", unit="patients", show=progress) as meter:
+            for number in range(config.patients):
+                folder = out / patient_id(config, number)
+                facts = folder / f"{folder.name}.json"
+                rows.append(
+                    read_json(facts)["row"] if facts.exists() else _write_patient(config, number, folder)
+                )
+                meter.advance()
+        write_text(
+            out / "participants.tsv", pd.DataFrame(rows, columns=_COLUMNS).to_csv(sep="\t", index=False)
+        )
+
+
+_README = """# A phantom cohort
+
+Drawn by Understudy {version} with seed {seed} ({patients} patients): **nobody's brain**. The volumes imitate
+skull-stripped MR of brain tumours in the layout of BraTS, so that a study can be tried from end to end without patient
+data. Draw no clinical conclusion from them.
+
+- One folder per patient: T1w, T1w with gadolinium, T2w, FLAIR (float32, arbitrary units, 0 outside the brain), `seg`.
+- Labels: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing tumour (3 in the naming of 2023).
+- `participants.tsv`: site, volumes (ml), whether the tumour enhances, number of foci, age-related hyperintensities.
+- `<patient>.json`: the scanner and the lesions as drawn. `dataset.json`: the configuration, to draw the cohort again.
+"""

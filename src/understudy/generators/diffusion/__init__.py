@@ -1,0 +1,1 @@
+"""Gaussian diffusion: the process and its samplers."""

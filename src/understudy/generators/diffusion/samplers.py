@@ -1,0 +1,270 @@
+"""Samplers of diffusion models: ancestral (DDPM), DDIM and DPM-Solver++ (2M), separate from the network they call.
+
+A sampler walks down a selection of the steps of a `GaussianProcess`, one evaluation of the network a step. Sample i of
+a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its own, keyed by
+(seed, i), and it is always computed with the same neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from understudy.errors import UnderstudyError
+from understudy.generators.diffusion.process import GaussianProcess, Network, evenly_spaced, strided
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.memory import in_parts
+
+SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
+_BLOCK_PIXELS, _LARGEST_BLOCK = 2**20, 64  # of a block on a GPU
+_DYNAMIC_QUANTILE = 0.995  # of |x_0|, the limit in dynamic thresholding (Saharia et al. 2022, sec. 2.3)
+
+Spacing = Literal["even", "stride", "quadratic", "logsnr"]
+
+
+class SamplerConfig(BaseModel):
+    """How to sample: by default in few steps. `SamplerConfig(kind="ancestral", steps=None)` is the paper's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["ancestral", "ddim", "dpm++"] = Field(default="dpm++", description="the sampler")
+    steps: int | None = Field(
+        default=50, ge=2, description="evaluations of the network per sample, at most; None: all steps"
+    )
+    spacing: Spacing | None = Field(
+        default=None,
+        description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, or even in"
+        " log SNR; None: even for ancestral, stride for ddim, quadratic for dpm++",
+    )
+    eta: float = Field(
+        default=0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling"
+    )
+    clip: Literal["none", "clamp", "dynamic"] = Field(
+        default="clamp", description="hold the predicted image in [-1, 1], or scale it into this range"
+    )
+
+
+def default_sampler(total: int) -> SamplerConfig:
+    """The sampler of a model of `total` steps where nobody chose one: of no more steps than there are."""
+    sampler = SamplerConfig()
+    return sampler.model_copy(update={"steps": min(sampler.steps or total, total)})
+
+
+def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
+    """A sampler from what a user typed: kind and steps (0 for all), None for what was left out; None for nothing.
+
+    Raises:
+        UnderstudyError: no such sampler, or one step.
+    """
+    if kind is None and steps is None:
+        return None
+    given = {"kind": kind} if kind is not None else {}
+    try:
+        return SamplerConfig.model_validate(given if steps is None else {**given, "steps": steps or None})
+    except ValidationError as error:
+        raise UnderstudyError(
+            f"the sampler {kind or 'dpm++'} with {steps} steps is not possible ({error.errors()[0]['msg']})",
+            fix="use dpm++, ddim or ancestral, and two steps or more (0 for all)",
+        ) from error
+
+
+def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
+    """The steps of the process that are walked, increasing. "quadratic" and "logsnr" leave out those that coincide.
+
+    Raises:
+        UnderstudyError: more steps than the process has, or a stride that cannot give this number.
+    """
+    total = len(process)
+    count = config.steps or total
+    if count > total:
+        raise UnderstudyError(
+            f"{count} sampling steps, but the model has {total}",
+            where="sampler steps",
+            fix=f"take at most {total}",
+        )
+    spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "quadratic"}[config.kind]
+    if spacing == "even" or count == total:
+        return evenly_spaced(total, [count])
+    if spacing == "stride":
+        return strided(total, count)
+    if spacing == "quadratic":
+        wanted = np.linspace(0, math.sqrt(total - 1), count) ** 2
+    else:
+        level = half_log_snr(process.alpha_bar)
+        wanted = np.interp(np.linspace(level[-1], level[0], count), level[::-1], np.arange(total)[::-1])
+    return [int(step) for step in np.unique(np.rint(wanted))]
+
+
+def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
+    """lambda = log(signal / noise) (Lu et al. 2022, sec. 2.1)."""
+    return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
+
+
+def evaluations(process: GaussianProcess, config: SamplerConfig) -> int:
+    """Evaluations of the network that one sample takes."""
+    return len(select_steps(process, config))
+
+
+def limit_clean(x0: Tensor, clip: str) -> Tensor:
+    """The predicted x_0 [N, ...] brought into [-1, 1]."""
+    if clip == "none":
+        return x0
+    if clip == "clamp":
+        return x0.clamp(-1, 1)
+    bound = torch.quantile(x0.flatten(1).abs().float(), _DYNAMIC_QUANTILE, dim=1).clamp_min(1)
+    bound = bound.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)
+    return x0.clamp(-bound, bound) / bound
+
+
+class _Prediction:
+    """What the network says at one step of a process: x_0, and the variance if it is learned."""
+
+    def __init__(self, network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str) -> None:
+        self.t = torch.full((len(x),), step, device=x.device)
+        self.output = network(x, process.network_time(self.t))
+        self.x0 = limit_clean(process.predicted_clean(self.output, x, self.t), clip)
+
+
+def ancestral_step(
+    network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str = "clamp"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and logarithm of the variance of the model's p(x_(t-1) | x_t), and its x_0 (DDPM algorithm 2).
+
+    Args:
+        x: x_t [N, C, ...]. step: t, of this process.
+    """
+    found = _Prediction(network, process, x, step, clip)
+    mean = process.posterior_mean(found.x0, x, found.t)
+    return mean, process.log_variance(found.output, x, found.t).expand_as(x), found.x0
+
+
+def walk_ancestral(
+    network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
+) -> Iterator[Tensor]:
+    """x_(t-1) for every step t of the process, the last first."""
+    for step in reversed(range(len(process))):
+        mean, log_variance, _ = ancestral_step(network, process, x, step, config.clip)
+        x = mean + (0.5 * log_variance).exp() * noise() if step else mean
+        yield x
+
+
+def walk_ddim(
+    network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
+) -> Iterator[Tensor]:
+    """As `walk_ancestral`, by Song et al. 2021 (arXiv 2010.02502) eq. 12 and 16."""
+    before = np.append(1.0, process.alpha_bar[:-1])
+    for step in reversed(range(len(process))):
+        found = _Prediction(network, process, x, step, config.clip)
+        level, next_level = process.alpha_bar[step], before[step]
+        deviation = config.eta * math.sqrt((1 - next_level) / (1 - level) * (1 - level / next_level))
+        direction = process.noise_in(x, found.t, found.x0)
+        x = found.x0 * math.sqrt(next_level) + direction * math.sqrt(max(1 - next_level - deviation**2, 0))
+        if deviation and step:
+            x = x + deviation * noise()
+        yield x
+
+
+def walk_dpm_solver(
+    network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
+) -> Iterator[Tensor]:
+    """As `walk_ancestral`, by DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    The first step has no step before it, and the last ends without noise, at infinite lambda: both are of first order.
+    Between them x_0 is extrapolated, by no more than the step before was long: where steps grow in lambda, as at the
+    end of an even spacing in time, the plain formula overshoots.
+    """
+    signal, sigma = np.sqrt(process.alpha_bar), np.sqrt(1 - process.alpha_bar)
+    level = half_log_snr(process.alpha_bar)
+    earlier: Tensor | None = None
+    for step in reversed(range(len(process))):
+        x0 = _Prediction(network, process, x, step, config.clip).x0
+        if step == 0:
+            x = x0
+        else:
+            h, data = level[step - 1] - level[step], x0
+            if earlier is not None:
+                ratio = h / (level[step] - level[step + 1])  # of this step to the one before
+                data = x0 + (x0 - earlier) * (0.5 * min(ratio, 1.0))
+            x = x * (sigma[step - 1] / sigma[step]) - data * (signal[step - 1] * math.expm1(-h))
+            earlier = x0
+        yield x
+
+
+_WALKS = {"ancestral": walk_ancestral, "ddim": walk_ddim, "dpm++": walk_dpm_solver}
+
+
+class NoiseStreams:
+    """One stream of noise for each of the samples start ... start + count - 1 of a seed.
+
+    The first image comes from NumPy and is the same on every device; what the steps add is drawn on the device.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], seed: int, start: int, count: int, device: torch.device
+    ) -> None:
+        self.shape, self.device = shape, device
+        self.keys = [[seed, index] for index in range(start, start + count)]
+        self.generators = [
+            torch.Generator(device).manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            for key in self.keys
+        ]
+
+    def first(self) -> Tensor:
+        """x_T, N(0, 1) [count, *shape]."""
+        rows = [np.random.default_rng(key).standard_normal(self.shape, dtype=np.float32) for key in self.keys]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def next(self) -> Tensor:
+        """Fresh N(0, 1) [count, *shape]."""
+        return torch.stack(
+            [torch.randn(self.shape, generator=g, device=self.device) for g in self.generators]
+        )
+
+
+def sampling_block(shape: tuple[int, ...], device: torch.device) -> int:
+    """Samples computed together: few on a CPU, on a GPU as many as keep it busy."""
+    if device.type == "cpu":
+        return SAMPLING_BLOCK
+    return max(SAMPLING_BLOCK, min(_LARGEST_BLOCK, _BLOCK_PIXELS // (shape[-1] * shape[-2])))
+
+
+@torch.no_grad()
+def sample(
+    network: Network,
+    process: GaussianProcess,
+    config: SamplerConfig,
+    shape: tuple[int, ...],
+    count: int,
+    seed: int,
+    start: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU.
+
+    Args:
+        network: predicts the noise, and the variance if the process says so; see `gaussian.Network`.
+        shape: of one sample, (C, H, W).
+        device: where the network is.
+
+    Raises:
+        UnderstudyError: steps that the process cannot give, see `select_steps`.
+    """
+    device = resolve_device(device)
+    spaced, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
+    images: list[Tensor] = []
+
+    def walked(rows: slice) -> Tensor:
+        streams = NoiseStreams(shape, seed, first + rows.start, rows.stop - rows.start, device)
+        *_, final = _WALKS[config.kind](network, spaced, streams.first(), config, streams.next)
+        return final.float().cpu()
+
+    for first in range(start // size * size, start + count, size):  # noqa: B007 - `walked` uses it
+        images += in_parts(walked, size, "sampling")
+    offset = start % size
+    return torch.cat(images)[offset : offset + count] if images else torch.empty(0, *shape)

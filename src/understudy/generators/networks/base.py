@@ -1,0 +1,120 @@
+"""What the networks of all kinds have in common: the size of the joint image and fresh weights by a seed; and the GANs:
+samples that do not depend on each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from understudy.runtime.memory import in_parts
+
+SAMPLING_BLOCK = 16  # samples computed together, aligned: no sample depends on which others were asked for
+
+Network = TypeVar("Network", bound=nn.Module)
+Config = TypeVar("Config")
+
+
+class NetworkConfig(BaseModel):
+    """The joint image that a network is for; the defaults are the paper's (256x256, four sequences, one annotation)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resolution: int = Field(
+        default=256, ge=16, le=512, description="edge of the images, pixels, a power of two"
+    )
+    channels: int = Field(
+        default=5, ge=1, description="channels of the joint image: MR channels + annotation channels"
+    )
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        if self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
+        # a study file leaves it to the slices, and is checked by `at`; a network is checked when it is built
+        if self.resolution != type(self).model_fields["resolution"].default:
+            self.check_size()
+        return self
+
+    def check_size(self) -> None:
+        """Whether there is such a network at this resolution.
+
+        Raises:
+            ValueError: there is none.
+        """
+
+    def at(self, resolution: int) -> Self:
+        """The same for images of another size.
+
+        Raises:
+            ValueError: there is no such network at this resolution.
+        """
+        changed = self.model_copy(update={"resolution": resolution})
+        changed.check_size()
+        return changed
+
+    @property
+    def resolutions(self) -> list[int]:
+        """4, 8, ..., resolution."""
+        return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
+
+
+class LatentGenerator(nn.Module):
+    """A network from latents z [N, latent_size] and a truncation psi to joint images [N, C, R, R]."""
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
+        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU; stored noise, if any.
+
+        Sample i of a seed is the same bit by bit however the samples are asked for: its z is drawn from (seed, i),
+        and it is always computed with the same neighbours (matrix products round differently by batch size).
+        """
+        device, size = next(self.parameters()).device, SAMPLING_BLOCK
+        images = []
+        for block in range(start // size, math.ceil((start + count) / size)):
+            z = self.latents(seed, block * size, size)
+            images += in_parts(lambda rows, z=z: self(z[rows].to(device), psi).cpu(), size, "sampling")  # type: ignore[misc]
+        offset = start % size
+        return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
+
+    def latents(self, seed: int, start: int, count: int) -> Tensor:
+        """z [count, latent_size] ~ N(0, 1) of the samples start ... start + count - 1 of a seed."""
+        rows = [
+            np.random.default_rng([seed, i]).standard_normal(self.latent_size, dtype=np.float32)
+            for i in range(start, start + count)
+        ]
+        return torch.from_numpy(np.stack(rows))
+
+
+class Gan(nn.Module):
+    """Generator and discriminator of one configuration."""
+
+    generator: Any
+    discriminator: Any
+
+    def __init__(self, config: Any, generator: LatentGenerator, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = generator
+        self.discriminator = discriminator
+
+    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
+        """See `LatentGenerator.sample`."""
+        images: Tensor = self.generator.sample(count, seed, start, psi)
+        return images
+
+
+def fresh(network: Callable[[Config], Network], config: Config, seed: int) -> Network:
+    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network(config)

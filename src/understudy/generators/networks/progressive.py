@@ -1,0 +1,231 @@
+"""What Progressive GAN and StyleGAN 1 share: the growth schedule, fading, and their discriminator.
+
+Both grow (Karras et al. 2018, sec. 2; facts 1.1, 1.2). How far they have grown is the *level*, the official `lod`: 0
+is full resolution, 1 half of it, and 0.4 means that the layers of the full resolution have weight 0.6 and the image of
+the half resolution, enlarged, has 0.4. The official code computes all images at full size; here everything runs at the
+active resolution R >> floor(level), at equal results.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from understudy.generators.networks.base import LatentGenerator, NetworkConfig
+from understudy.generators.networks.layers import MinibatchDeviation, at_least_float, held_as
+from understudy.generators.networks.scaled_layers import ScaledConv, ScaledDense, blur
+from understudy.generators.ops.fused import LAYOUT
+
+# --- the schedule ---------------------------------------------------------------------------------------------------
+
+
+class LevelSchedule(BaseModel):
+    """Level and batch as functions of the real images shown so far; the defaults are Progressive GAN's.
+
+    Every doubling takes `stabilise_kimg` at the old resolution and then `fade_kimg` in which the new one fades in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start_resolution: int = Field(
+        default=4, ge=4, description="first resolution, pixels (StyleGAN 1: 8); the full one for no growth"
+    )
+    stabilise_kimg: float = Field(
+        default=600, ge=0, description="thousand images at a resolution before the next fades in"
+    )
+    fade_kimg: float = Field(default=600, ge=0, description="thousand images in which a resolution fades in")
+    batch: int = Field(default=4, ge=1, description="images per step where `batches` says nothing")
+    batches: dict[int, int] = Field(
+        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8},
+        description="images per step by active resolution (the official sizes for one GPU)",
+    )
+    steps_per_update: int = Field(default=4, ge=1, description="steps for which level and batch are held")
+
+    @model_validator(mode="after")
+    def _possible(self) -> LevelSchedule:
+        if self.start_resolution & (self.start_resolution - 1):
+            raise ValueError(
+                f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ..."
+            )
+        if any(v < 1 for v in self.batches.values()):
+            raise ValueError("batches must be positive")
+        return self
+
+    def level(self, images: int, resolution: int) -> float:
+        """Level after so many real images of a network for `resolution`."""
+        doublings = max(0.0, math.log2(resolution / self.start_resolution))
+        length = self.stabilise_kimg + self.fade_kimg
+        if length == 0:
+            return 0.0
+        phase, kimg = divmod(images / 1000, length)
+        fading = max(kimg - self.stabilise_kimg, 0.0)
+        return max(doublings - phase - (fading / self.fade_kimg if fading else 0.0), 0.0)
+
+    def grown_kimg(self, resolution: int) -> float:
+        """Thousand images after which the network runs at full resolution without fading."""
+        doublings = max(0.0, math.log2(resolution / self.start_resolution))
+        return doublings * (self.stabilise_kimg + self.fade_kimg)
+
+    def batch_at(self, level: float, resolution: int) -> int:
+        """Images per step at a level."""
+        return self.batches.get(active_resolution(resolution, level), self.batch)
+
+
+def resets_optimiser(before: float, after: float) -> bool:
+    """Whether layers joined or left between two levels: the state of both optimisers is dropped then."""
+    return math.floor(before) != math.floor(after) or math.ceil(before) != math.ceil(after)
+
+
+def active_resolution(resolution: int, level: float) -> int:
+    """Edge of the images that a network for `resolution` works on at a level."""
+    return resolution >> math.floor(level)
+
+
+def split_level(level: float, resolutions: list[int]) -> tuple[int, float]:
+    """(index of the active resolution, weight in [0, 1) of the next coarser one).
+
+    Raises:
+        ValueError: a level below 0, or beyond the coarsest resolution.
+    """
+    coarsest = len(resolutions) - 1
+    if not 0 <= level <= coarsest:
+        raise ValueError(f"level {level} is not in [0, {coarsest}] (resolutions {resolutions})")
+    return coarsest - math.floor(level), level - math.floor(level)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def shrink(images: Tensor, factor: int) -> Tensor:
+    """Box filter: images [N, C, H, W] -> [N, C, H / factor, W / factor]."""
+    return F.avg_pool2d(images, factor) if factor > 1 else images
+
+
+def enlarge(images: Tensor, factor: int) -> Tensor:
+    """Nearest neighbour: images [N, C, H, W] -> [N, C, H * factor, W * factor]."""
+    return F.interpolate(images, scale_factor=factor) if factor > 1 else images
+
+
+def fade_real(images: Tensor, level: float) -> Tensor:
+    """Real images [N, C, R, R] as a network at `level` sees them: [N, C, R >> floor(level), ...].
+
+    Box-filtered to the active resolution and, while a resolution fades in, blended with their own coarser version.
+    """
+    images = shrink(images, 1 << math.floor(level))
+    fade = level - math.floor(level)
+    return images.lerp(enlarge(shrink(images, 2), 2), fade) if fade else images
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+class ProgressiveConfig(NetworkConfig):
+    """What the architectures of both models have in common; the defaults are the paper's at 256x256."""
+
+    fmap_base: int = Field(
+        default=8192, ge=1, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ..."
+    )
+    fmap_max: int = Field(default=512, ge=1, description="... but at most this many")
+    fmap_decay: float = Field(default=1.0, ge=0, description="log2 of the reduction with every doubling")
+    mbstd_group: int = Field(
+        default=4, ge=1, description="samples per group of the minibatch standard deviation, 1 for none"
+    )
+
+    def check_size(self) -> None:
+        if self.width(self.resolution) < 1:
+            raise ValueError(f"fmap_base {self.fmap_base} leaves no feature maps at {self.resolution} pixels")
+
+    def width(self, resolution: int) -> int:
+        """Feature maps of the block at a resolution (4, 8, ...); 2 for those of the dense layers."""
+        stage = int(math.log2(resolution)) - 1
+        return min(int(self.fmap_base / 2.0 ** (stage * self.fmap_decay)), self.fmap_max)
+
+
+class DiscriminatorBlock(nn.Module):
+    """[N, width(R), R, R] -> [N, width(R/2), R/2, R/2]."""
+
+    def __init__(self, resolution: int, config: ProgressiveConfig, blurred: bool) -> None:
+        super().__init__()
+        self.conv0 = ScaledConv(config.width(resolution), config.width(resolution))
+        self.conv1 = ScaledConv(config.width(resolution), config.width(resolution // 2), resample="down")
+        self.blurred = blurred
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        x = self.conv0(x, dtype)
+        return self.conv1(blur(x) if self.blurred else x, dtype)
+
+
+class ProgressiveDiscriminator(nn.Module):
+    """Joint image -> score [N, 1], larger for real.
+
+    Args:
+        blurred: low-pass filter before every halving (StyleGAN 1).
+    """
+
+    def __init__(self, config: ProgressiveConfig, blurred: bool) -> None:
+        super().__init__()
+        self.config = config
+        resolutions = config.resolutions
+        self.from_image = nn.ModuleList(ScaledConv(config.channels, config.width(r), 1) for r in resolutions)
+        self.blocks = nn.ModuleList(DiscriminatorBlock(r, config, blurred) for r in resolutions[1:])
+        maps = int(config.mbstd_group > 1)
+        self.deviation = MinibatchDeviation(config.mbstd_group, maps)
+        self.conv = ScaledConv(config.width(4) + maps, config.width(4))
+        self.dense = ScaledDense(config.width(4) * 16, config.width(2), activate=True)
+        self.out = ScaledDense(config.width(2), 1)
+
+    def forward(
+        self, images: Tensor, dtype: torch.dtype = torch.float32, batches: int = 1, level: float = 0.0
+    ) -> Tensor:
+        """images [N, C, A, A] at the active resolution A of `level` (larger ones are box-filtered to it) -> [N, 1].
+
+        Args:
+            dtype: of the factors of the products down to 8x8. batches: see MinibatchDeviation.
+        """
+        index, fade = split_level(level, self.config.resolutions)
+        images = shrink(images, images.shape[-1] // self.config.resolutions[index])
+        held = held_as(dtype, images.device)
+        x = self.from_image[index](images.to(held, memory_format=LAYOUT))
+        for i in range(index, 0, -1):
+            x = self.blocks[i - 1](x, dtype)
+            if i == index and fade:
+                coarse = shrink(images, 2).to(held, memory_format=LAYOUT)
+                x = x.lerp(self.from_image[i - 1](coarse), fade)
+        x = at_least_float(x)
+        if self.deviation.maps:
+            x = self.deviation(x, batches)
+        return self.out(self.dense(self.conv(x).flatten(1)))
+
+
+class ProgressiveGenerator(LatentGenerator):
+    """Fading and enlargement of both generators.
+
+    Attributes:
+        level: how far the network has grown; saved with the weights, so that samples of a network that was not
+            trained to the end are those of the layers it has trained.
+    """
+
+    level: Tensor
+
+    def __init__(self, config: ProgressiveConfig, latent_size: int) -> None:
+        super().__init__(latent_size)
+        self.config = config
+        self.to_image = nn.ModuleList(
+            ScaledConv(config.width(r), config.channels, 1, activate=False) for r in config.resolutions
+        )
+        self.register_buffer("level", torch.zeros([]))
+
+    def image(self, x: Tensor, coarser: Tensor, index: int, fade: float) -> Tensor:
+        """Image float32 [N, C, A, A] of the activations x at resolution number `index` and those one coarser."""
+        image: Tensor = self.to_image[index](x).float()
+        if fade:
+            image = image.lerp(enlarge(self.to_image[index - 1](coarser).float(), 2), fade)
+        return image
+
+    def full_size(self, image: Tensor) -> Tensor:
+        """Image at any active resolution -> [N, C, R, R], by nearest neighbours."""
+        return enlarge(image, self.config.resolution // image.shape[-1])

@@ -1,0 +1,266 @@
+"""StyleGAN 2 (Karras et al. 2020, arXiv 1912.04958) for any number of channels: skip generator, residual discriminator.
+
+Faithful to the official network in the form the paper ran it (facts 1.3); the official weights load through
+`understudy.generators.official` and give the official outputs. Two things are done differently, at equal results:
+modulation scales the activations instead of the weights, and the activations may be bfloat16 and channels-last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from understudy.generators.networks.base import Gan, LatentGenerator, NetworkConfig, fresh
+from understudy.generators.networks.layers import (
+    Conv,
+    Dense,
+    MinibatchDeviation,
+    ModulatedConv,
+    affine_styles,
+    demodulations,
+    held_as,
+    normalise_second_moment,
+)  # fmt: skip
+from understudy.generators.networks.mapping import MappingNetwork, Styled
+from understudy.generators.networks.resampling import upsample
+from understudy.generators.ops.fused import LAYOUT, image_product, modulated, noisy_activation
+
+
+class StyleGan2Config(NetworkConfig):
+    """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
+
+    kind: Literal["stylegan2"] = Field(default="stylegan2", description="name of the model")
+    z_dim: int = Field(default=512, ge=1, description="size of the latent z")
+    w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
+    channel_base: int = Field(default=32768, ge=16, description="feature maps at resolution R: this / R ...")
+    channel_max: int = Field(default=512, ge=1, description="... but at most this many")
+    mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
+    mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(
+        default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)"
+    )
+    conv_clamp: float | None = Field(default=256.0, description="limit of the activations, None for none")
+    mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
+    mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
+
+    def check_size(self) -> None:
+        if self.channel_base < self.resolution:
+            raise ValueError(
+                f"channel_base {self.channel_base} leaves no feature map at {self.resolution} pixels: give"
+                f" {self.resolution} or more"
+            )
+
+    def width(self, resolution: int) -> int:
+        """Feature maps at a resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    @property
+    def num_ws(self) -> int:
+        """Number of w vectors the synthesis takes."""
+        return 2 * len(self.resolutions)
+
+
+def mapping_network(config: StyleGan2Config) -> MappingNetwork:
+    """The mapping of StyleGAN 2 and 3."""
+
+    def layer(inputs: int, outputs: int) -> Dense:
+        return Dense(inputs, outputs, activate=True, rate=config.mapping_rate)
+
+    sizes = [config.z_dim] + [config.w_dim] * config.mapping_layers
+    return MappingNetwork(sizes, layer, normalise_second_moment, config.w_avg_beta)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: [N, I, R, R] (or R/2 if `up`) -> [N, O, R, R]."""
+
+    noise_const: Tensor
+
+    def __init__(self, inputs: int, outputs: int, resolution: int, config: StyleGan2Config, up: bool) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim, up=up)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.clamp = config.conv_clamp
+
+    def forward(
+        self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and behind the convolution;
+        noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
+        x = modulated(x, self.conv.weight, style, self.conv.up, dtype)
+        noise = self.noise_const if noise is None else noise
+        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution to the image channels, without demodulation: [N, I, R, R] -> float32 [N, C, R, R]."""
+
+    def __init__(self, inputs: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(config.channels))
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """style [N, I]: of the input channels."""
+        weight = self.conv.weight.flatten(1)  # [O, I]
+        kernels = (weight * (1 / math.sqrt(weight.shape[1]))) * style[:, None, :]  # [N, O, I]
+        return image_product(x, kernels, self.bias, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """All layers of one resolution; the first block starts from a learned constant."""
+
+    def __init__(self, resolution: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        width = config.width(resolution)
+        self.first = resolution == 4
+        if self.first:
+            self.const = nn.Parameter(torch.randn(width, 4, 4))
+        else:
+            self.conv0 = StyledConv(config.width(resolution // 2), width, resolution, config, up=True)
+        self.conv1 = StyledConv(width, width, resolution, config, up=False)
+        self.to_image = ToImage(width, config)
+
+
+class Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> image float32 [N, C, R, R]."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
+
+    def forward(
+        self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
+        blocks = [b for b in self.blocks if isinstance(b, SynthesisBlock)]
+        convs = [c for b in blocks for c in ([b.conv1] if b.first else [b.conv0, b.conv1])]
+        # Convolution k takes w number k; an image layer shares its w with the next block's first convolution.
+        groups = [[c.conv.affine] for c in convs] + [[]]
+        for i, block in enumerate(blocks):
+            groups[2 * i + 1].append(block.to_image.conv.affine)
+        styles = affine_styles(groups, ws)
+        scales = demodulations([c.conv.weight for c in convs], [s[0] for s in styles[:-1]])
+        maps: list[Tensor | None] = list(noise) if noise is not None else [None] * len(convs)
+        x = blocks[0].const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
+        x = x.contiguous(memory_format=LAYOUT)
+        image = torch.empty(0)
+        for i, block in enumerate(blocks):
+            for k in range(max(2 * i - 1, 0), 2 * i + 1):
+                x = convs[k](x, styles[k][0], scales[k], maps[k], dtype)
+            part = block.to_image(x, styles[2 * i + 1][-1])
+            image = part if block.first else part + upsample(image)
+        return image
+
+
+class Generator(Styled, LatentGenerator):
+    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__(config.z_dim)
+        self.config = config
+        self.mapping = mapping_network(config)
+        self.synthesis = Synthesis(config)
+
+    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
+        w = self.mapping(z)
+        if psi != 1.0:
+            w = self.mapping.w_avg.lerp(w, psi)
+        return self.synthesis(self.broadcast(w), dtype=dtype)
+
+    def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
+        """Everything random for a batch, drawn in a fixed order, on the generator's device.
+
+        Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
+
+        Args:
+            mixing: probability in [0, 1] that the styles of this batch are mixed.
+
+        Returns:
+            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R].
+        """
+        styles = self.draw_styles(count, rng, mixing, self.config.num_ws)
+        return styles | {f"noise{i}": x for i, x in enumerate(self.draw_noise(count, rng))}
+
+    def synthesise(
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32,
+        track: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Inputs as from `draw` -> joint image float32 [N, C, R, R].
+
+        Args:
+            level: 0, as this model does not grow. dtype: of the activations. track: move the running mean of w.
+        """
+        device = self.mapping.w_avg.device
+        noise = [inputs[f"noise{i}"].to(device) for i in range(self.config.num_ws - 1)]
+        return self.synthesis(self.ws(inputs, track), noise, dtype)
+
+    def draw_noise(self, count: int, rng: torch.Generator) -> list[Tensor]:
+        """Noise ~ N(0, 1) for one pass of `count` samples, one [count, 1, R, R] per convolution."""
+        sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
+        return [torch.randn(count, 1, r, r, generator=rng, device=rng.device) for r in sizes]
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: [N, width(R), R, R] -> [N, width(R/2), R/2, R/2]; the first one reads the image."""
+
+    def __init__(self, resolution: int, config: StyleGan2Config) -> None:
+        super().__init__()
+        width, narrower, clamp = config.width(resolution), config.width(resolution // 2), config.conv_clamp
+        half = math.sqrt(0.5)
+        if resolution == config.resolution:
+            self.from_image: Conv | None = Conv(config.channels, width, 1, clamp=clamp)
+        else:
+            self.from_image = None
+        self.conv0 = Conv(width, width, 3, clamp=clamp)
+        self.conv1 = Conv(width, narrower, 3, down=True, gain=half, clamp=clamp)
+        self.skip = Conv(width, narrower, 1, down=True, bias=False, activate=False, gain=half)
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.from_image is not None:
+            x = self.from_image(x, dtype)
+        return self.skip(x, dtype) + self.conv1(self.conv0(x, dtype), dtype)
+
+
+class Discriminator(nn.Module):
+    """Joint image [N, C, R, R] -> logits [N, 1], positive for real."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(DiscriminatorBlock(r, config) for r in reversed(config.resolutions[1:]))
+        width = config.width(4)
+        self.deviation = MinibatchDeviation(config.mbstd_group, config.mbstd_maps)
+        self.conv = Conv(width + config.mbstd_maps, width, 3, clamp=config.conv_clamp)
+        self.dense = Dense(width * 16, width, activate=True)
+        self.out = Dense(width, 1)
+
+    def forward(self, image: Tensor, dtype: torch.dtype = torch.float32, batches: int = 1) -> Tensor:
+        """dtype: of the activations down to 8x8; the last block is float32. batches: see MinibatchDeviation."""
+        x = image.to(held_as(dtype, image.device)).contiguous(memory_format=LAYOUT)
+        for block in self.blocks:
+            x = block(x, dtype)
+        x = x.to(torch.promote_types(dtype, torch.float32))
+        if self.config.mbstd_maps:
+            x = self.deviation(x, batches)
+        return self.out(self.dense(self.conv(x).flatten(1)))
+
+
+class StyleGan2(Gan):
+    """Generator and discriminator of one configuration."""
+
+    def __init__(self, config: StyleGan2Config) -> None:
+        super().__init__(config, Generator(config), Discriminator(config))
+
+
+def build(config: StyleGan2Config, seed: int = 0) -> StyleGan2:
+    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    return fresh(StyleGan2, config, seed)

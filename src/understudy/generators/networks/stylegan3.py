@@ -1,0 +1,291 @@
+"""StyleGAN 3 (Karras et al. 2021, arXiv 2106.12423), configurations T and R, for any number of channels.
+
+The image is a continuous signal in every layer, sampled with a margin around it, and every layer has a cutoff below
+which it may create detail; so detail moves with the features, and does not stick to the pixels. T (3x3 kernels)
+follows translations, R (1x1 kernels, radial filters) rotations too. The discriminator is StyleGAN 2's.
+
+The official weights load through `understudy.generators.official` and give the official outputs (facts 1.4).
+Three things are done differently, the first two at equal results: modulation scales the activations, and weights and
+styles are not normalised before it, since that cancels in the demodulation (it serves the range of float16 only);
+and a training pass scales by the magnitudes measured before it, not including it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from understudy.generators.networks.alias_free import Band, FourierInput, Resampling, filtered_lrelu, lowpass
+from understudy.generators.networks.base import Gan, LatentGenerator, NetworkConfig, fresh
+from understudy.generators.networks.layers import (
+    GAIN,
+    Dense,
+    ModulatedConv,
+    at_least_float,
+    held_as,
+    limit,
+    pointwise,
+)
+from understudy.generators.networks.mapping import Styled
+from understudy.generators.networks.stylegan2 import Discriminator, StyleGan2Config, mapping_network
+
+TAPS = 6  # of each filter, per sample of the signal with the lower rate
+OVERSAMPLING = 2  # rate of the nonlinearity over the higher one of input and output
+
+
+class StyleGan3Config(NetworkConfig):
+    """Architecture of StyleGAN 3; the defaults are T at 256x256 with four sequences and one annotation.
+
+    R: conv_kernel=1, use_radial_filters=True, channel_base=65536, channel_max=1024, discriminator_base=32768,
+    discriminator_max=512, and the training blurs what the discriminator sees at first (`alias_free.blur_images`).
+    """
+
+    kind: Literal["stylegan3"] = Field(default="stylegan3", description="name of the model")
+    z_dim: int = Field(default=512, ge=1, description="size of the latent z")
+    w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
+    channel_base: int = Field(
+        default=32768, ge=16, description="feature maps of a layer: channel_base / (2 * cutoff) ..."
+    )
+    channel_max: int = Field(default=512, ge=1, description="... but at most this many")
+    mapping_layers: int = Field(default=2, ge=1, description="dense layers from z to w")
+    mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(default=0.998, ge=0, le=1, description="decay of the mean w per batch")
+    num_layers: int = Field(default=14, ge=2, description="layers without the one that makes the image")
+    num_critical: int = Field(default=2, ge=0, description="last layers without a margin in frequency")
+    first_cutoff: float = Field(default=2.0, gt=0, description="of the input, cycles per image")
+    first_stopband: float = Field(default=2**2.1, ge=1, description="of the input, cycles per image")
+    last_stopband: float = Field(
+        default=2**0.3, ge=1, description="of the last layers, in units of their cutoff, resolution / 2"
+    )
+    margin: int = Field(default=10, ge=0, description="samples around the image in all but the last layers")
+    output_scale: float = Field(default=0.25, gt=0, description="of the image")
+    conv_kernel: Literal[1, 3] = Field(default=3, description="edge of the kernels: 3 for T, 1 for R")
+    use_radial_filters: bool = Field(
+        default=False, description="radial filters behind the nonlinearities, for R"
+    )
+    magnitude_beta: float = Field(
+        default=0.5 ** (32 / 20000),
+        ge=0,
+        le=1,
+        description="decay of the mean square of the activations per batch (official: 0.5 ** (batch / 20000))",
+    )
+    conv_clamp: float | None = Field(
+        default=256.0, description="limit of the activations, None for none (official: 256)"
+    )
+    discriminator_base: int | None = Field(
+        default=None, ge=16, description="channel_base of the discriminator, None for the same"
+    )
+    discriminator_max: int | None = Field(
+        default=None, ge=1, description="channel_max of the discriminator, None for the same"
+    )
+    mbstd_group: int = Field(
+        default=4, ge=1, description="samples per group of the minibatch standard deviation"
+    )
+    mbstd_maps: int = Field(
+        default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none"
+    )
+
+    def check_size(self) -> None:
+        last = self.resolution / 2
+        for name in ("channel_base", "discriminator_base"):
+            if (width := getattr(self, name)) is not None and width < self.resolution:
+                raise ValueError(
+                    f"{name} {width} leaves no feature map at {self.resolution} pixels: give {self.resolution} or more"
+                )
+        if self.num_critical >= self.num_layers:
+            raise ValueError(f"num_critical must be below num_layers, {self.num_layers}")
+        if not self.first_cutoff < self.first_stopband <= last * self.last_stopband:
+            raise ValueError(
+                "the schedule must rise: first_cutoff < first_stopband <= last_stopband * resolution / 2"
+            )
+        if self.first_cutoff >= last:
+            raise ValueError(f"first_cutoff must be below resolution / 2, {last:g}")
+        if self.bands[-2].rate != self.bands[-1].rate:
+            raise ValueError("without critical layers the last layer must reach the full rate: add layers")
+
+    @property
+    def num_ws(self) -> int:
+        """Number of w vectors the synthesis takes: the input, the layers, the image."""
+        return self.num_layers + 2
+
+    @property
+    def bands(self) -> list[Band]:
+        """Outputs of the `num_layers` layers and of the image layer; the input has the first one's band."""
+        last = self.resolution / 2
+        found = []
+        for index in range(self.num_layers + 1):
+            part = min(index / (self.num_layers - self.num_critical), 1.0)
+            cutoff = self.first_cutoff * (last / self.first_cutoff) ** part
+            stopband = self.first_stopband * (last * self.last_stopband / self.first_stopband) ** part
+            rate = 2 ** math.ceil(math.log2(min(2 * stopband, self.resolution)))
+            size = self.resolution if index >= self.num_layers - 1 else rate + 2 * self.margin
+            channels = round(min(self.channel_base / 2 / cutoff, self.channel_max))
+            channels = self.channels if index == self.num_layers else channels
+            found.append(Band(cutoff, max(stopband, rate / 2) - cutoff, rate, size, channels))
+        return found
+
+    @property
+    def plain(self) -> StyleGan2Config:
+        """The same mapping and discriminator as a configuration of StyleGAN 2."""
+        return StyleGan2Config(
+            resolution=self.resolution, channels=self.channels, z_dim=self.z_dim, w_dim=self.w_dim,
+            mapping_layers=self.mapping_layers, mapping_rate=self.mapping_rate, w_avg_beta=self.w_avg_beta,
+            channel_base=self.discriminator_base or self.channel_base,
+            channel_max=self.discriminator_max or self.channel_max,
+            conv_clamp=self.conv_clamp, mbstd_group=self.mbstd_group, mbstd_maps=self.mbstd_maps,
+        )  # fmt: skip
+
+
+class FilteredConv(nn.Module):
+    """Modulated convolution and filtered leaky ReLU, [N, C, size, size] of one band -> the same of the next."""
+
+    magnitude: Tensor
+
+    def __init__(self, before: Band, after: Band, critical: bool, config: StyleGan3Config) -> None:
+        super().__init__()
+        kernel = config.conv_kernel
+        self.affine = Dense(config.w_dim, before.channels, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(after.channels, before.channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(after.channels))
+        self.register_buffer("magnitude", torch.ones([]))  # mean square of the input
+        self.clamp = config.conv_clamp
+        rate = max(before.rate, after.rate) * OVERSAMPLING
+        up, down = rate // before.rate, rate // after.rate
+        self.up_filter = lowpass(TAPS * up, before.cutoff, before.half_width, rate)
+        radial = config.use_radial_filters and not critical
+        self.down_filter = lowpass(TAPS * down, after.cutoff, after.half_width, rate, radial)
+        size = before.size + kernel - 1
+        self.way = Resampling(self.up_filter, self.down_filter, up, down, size, after.size, GAIN)
+
+    def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
+        """dtype: of the factors of the convolution."""
+        style = self.affine(w)  # [N, I]
+        energy = F.linear(style.square(), self.weight.square().sum(dim=(2, 3)))  # [N, O]
+        scale = ((energy + 1e-8) * self.magnitude).rsqrt()[:, :, None, None]
+        held, weight = x.dtype, self.weight.to(dtype)
+        x = (x * style[:, :, None, None].to(held)).to(dtype)
+        if weight.shape[-1] == 1:
+            x = pointwise(x, weight.flatten(1))
+        else:
+            # Two pixels of padding, one of them in memory: with both left to the convolution, the gradient of
+            # the weights takes up to 20 times as long on a CPU in bfloat16, twice as long in float32.
+            x = F.conv2d(F.pad(x, (1, 1, 1, 1)), weight, padding=1)
+        x = torch.addcmul(self.bias.to(held)[:, None, None], x.to(held), scale.to(held))
+        return filtered_lrelu(x, self.way, self.clamp)
+
+
+class ToImage(nn.Module):
+    """Modulated 1x1 convolution to the image channels, without demodulation: -> float32 [N, C, R, R]."""
+
+    magnitude: Tensor
+
+    def __init__(self, inputs: int, config: StyleGan3Config) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(config.channels))
+        self.register_buffer("magnitude", torch.ones([]))
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.conv(x, w)[0]
+        x = at_least_float(x)
+        x = torch.addcmul(self.bias[:, None, None], x, self.magnitude.rsqrt())
+        return limit(x, self.clamp)
+
+
+class Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> image float32 [N, C, R, R]."""
+
+    def __init__(self, config: StyleGan3Config) -> None:
+        super().__init__()
+        bands = config.bands
+        critical = config.num_layers - config.num_critical
+        self.input = FourierInput(bands[0], config.w_dim)
+        self.layers = nn.ModuleList(
+            FilteredConv(bands[max(i - 1, 0)], bands[i], i >= critical, config)
+            for i in range(config.num_layers)
+        )
+        self.to_image = ToImage(bands[-2].channels, config)
+        self.beta, self.scale = config.magnitude_beta, config.output_scale
+
+    def forward(self, ws: Tensor, dtype: torch.dtype = torch.float32, track: bool = False) -> Tensor:
+        """dtype: of the factors of the convolutions; track: see `Generator.synthesise`."""
+        w = ws.unbind(1)  # once: every single index would cost a gradient of the size of ws
+        x = self.input(w[0]).to(held_as(dtype, ws.device))
+        squares = []
+        for layer, style in zip(self.layers, w[1:-1], strict=True):
+            if track:
+                squares.append(_mean_square(x))
+            x = layer(x, style, dtype)
+        image: Tensor = self.to_image(x, w[-1]) * self.scale
+        if track:  # at last, so that no share of a batch sees what another one measured
+            self._update_magnitudes([*squares, _mean_square(x)])
+        return image
+
+    def _update_magnitudes(self, squares: list[Tensor]) -> None:
+        for layer, square in zip([*self.layers, self.to_image], squares, strict=True):
+            layer.magnitude.copy_(square.lerp(layer.magnitude, self.beta))
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return at_least_float(x.detach()).square().mean()
+
+
+class Generator(Styled, LatentGenerator):
+    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+
+    def __init__(self, config: StyleGan3Config) -> None:
+        super().__init__(config.z_dim)
+        self.config = config
+        self.mapping = mapping_network(config.plain)
+        self.synthesis = Synthesis(config)
+
+    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
+        w = self.mapping(z)
+        if psi != 1.0:
+            w = self.mapping.w_avg.lerp(w, psi)
+        return self.synthesis(self.broadcast(w), dtype)
+
+    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0) -> dict[str, Tensor]:
+        """Everything random for a batch, drawn on the generator's device: z [count, z_dim].
+
+        Args:
+            mixing: 0, as this model does not mix styles.
+        """
+        return {"z": torch.randn(count, self.config.z_dim, generator=rng, device=rng.device)}
+
+    def synthesise(
+        self,
+        inputs: Mapping[str, Tensor],
+        level: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        track: bool = False,
+    ) -> Tensor:
+        """Inputs as from `draw` -> joint image float32 [N, C, R, R].
+
+        Args:
+            level: 0, as this model does not grow. dtype: of the factors of the convolutions.
+            track: move the running means, of w and of the activations' squares in front of each layer. The pass
+                itself still uses the earlier ones. Each move is linear in the mean over these samples, so the
+                buffers after shares of a batch (each from the same buffers before) average to those after the batch.
+        """
+        return self.synthesis(self.ws(inputs, track), dtype, track)
+
+
+class StyleGan3(Gan):
+    """Generator of one configuration, and StyleGAN 2's discriminator."""
+
+    def __init__(self, config: StyleGan3Config) -> None:
+        super().__init__(config, Generator(config), Discriminator(config.plain))
+
+
+def build(config: StyleGan3Config, seed: int = 0) -> StyleGan3:
+    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    return fresh(StyleGan3, config, seed)

@@ -1,0 +1,339 @@
+"""The U-Net of guided diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233: "ADM") for any number of channels.
+
+It predicts the noise in a noised joint image, and if asked how much variance to put back. The official weights load
+through `understudy.generators.official` and give the official outputs. What is done differently, at equal results:
+the scale and shift by time are folded into the affine map of the group norm, attention is one fused call, and nothing
+is computed twice to save memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from understudy.errors import UnderstudyError
+from understudy.generators.diffusion.process import GaussianProcess, NoiseSchedule, Prediction, noise_schedule
+from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler, sample
+from understudy.generators.networks.base import NetworkConfig, fresh
+from understudy.generators.ops.group_norm import GroupNorm
+
+Module = TypeVar("Module", bound=nn.Module)
+# Width of each resolution, in units of `model_channels`. Official from 64 on, at 32 as in Nichol & Dhariwal 2021.
+_WIDTHS: dict[int, tuple[float, ...]] = {
+    16: (1, 2, 2),
+    32: (1, 2, 2, 2),
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+}
+
+
+class DiffusionConfig(NetworkConfig):
+    """Architecture and noise of guided diffusion; the defaults are the paper's run (facts 0.6)."""
+
+    kind: Literal["diffusion"] = Field(default="diffusion", description="name of the model")
+    model_channels: int = Field(default=64, ge=2, description="unit of the widths (ADM: 256)")
+    num_res_blocks: int = Field(default=3, ge=1, description="residual blocks per resolution on the way down")
+    channel_mult: tuple[float, ...] | None = Field(
+        default=None, description="width of each resolution / model_channels; None: the official ones"
+    )
+    attention_resolutions: tuple[int, ...] = Field(
+        default=(16, 8), description="edges with attention, pixels; those the network lacks do nothing"
+    )
+    num_heads: int = Field(default=4, ge=1, description="heads of each attention")
+    num_head_channels: int | None = Field(
+        default=None, ge=1, description="channels per head, instead of num_heads (ADM: 64)"
+    )
+    split_heads_first: bool = Field(
+        default=True, description="queries, keys, values of each head together (False: the new order)"
+    )
+    scale_shift_norm: bool = Field(default=True, description="time scales and shifts, not only shifts")
+    resblock_updown: bool = Field(default=False, description="residual blocks resample")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability of dropping an activation")
+    steps: int = Field(default=4000, ge=1, description="diffusion steps T")
+    noise_schedule: NoiseSchedule = Field(default="linear", description="how the noise grows over the steps")
+    prediction: Prediction = Field(
+        default="noise",
+        description="what is predicted: the noise, or the velocity (better in short trainings)",
+    )
+    learn_sigma: bool = Field(default=False, description="predict the variance of a step, too")
+    rescale_timesteps: bool = Field(default=False, description="show the network time as if T were 1000")
+    rescale_vlb: bool = Field(default=True, description="weigh the variational bound by T / 1000")
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> DiffusionConfig:
+        if self.noise_schedule == "linear" and self.steps <= 20:
+            raise ValueError(f"the linear schedule needs more than 20 steps, not {self.steps}")
+        return self
+
+    def check_size(self) -> None:
+        if not self.widths or self.resolution >> (len(self.widths) - 1) < 2 or min(self.widths) < 1:
+            raise ValueError(f"channel_mult {self.channel_mult} does not suit resolution {self.resolution}")
+        for level, width in enumerate(self.widths):
+            attends = self.resolution >> level in self.attention_resolutions or width == self.widths[-1]
+            if attends and width % (self.num_head_channels or self.num_heads):
+                raise ValueError(f"attention: {width} channels cannot be divided into the heads")
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels at resolution, resolution / 2, ..."""
+        mult = _WIDTHS[self.resolution] if self.channel_mult is None else self.channel_mult
+        return [int(m * self.model_channels) for m in mult]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: the noise, and the variance if it is learned."""
+        return self.channels * (2 if self.learn_sigma else 1)
+
+    def process(self) -> GaussianProcess:
+        """The forward process that belongs to this network."""
+        return GaussianProcess(
+            noise_schedule(self.noise_schedule, self.steps),
+            learned_range=self.learn_sigma,
+            time_scale=1000 / self.steps if self.rescale_timesteps else 1.0,
+            vlb_weight=self.steps / 1000 if self.rescale_vlb else 1.0,
+            prediction=self.prediction,
+        )
+
+
+def sinusoids(t: Tensor, size: int) -> Tensor:
+    """Time steps t [N] -> float32 [N, size]: cosines, then sines, of geometrically spaced frequencies."""
+    half = size // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / half))
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, size % 2))
+
+
+def zeroed(module: Module) -> Module:
+    """The module with zero weights, so that a residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class Conv(nn.Conv2d):
+    """Convolution that computes in the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+def double(x: Tensor) -> Tensor:
+    """x [N, C, H, W] -> [N, C, 2 H, 2 W], nearest neighbour."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class ResBlock(nn.Module):
+    """x [N, I, H, W] + two convolutions of it, told the time between them -> [N, O, H, W], or doubled or halved."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        config: DiffusionConfig,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = {"up": double, "down": lambda x: F.avg_pool2d(x, 2), None: None}[resample]
+        self.norm1 = GroupNorm(inputs)
+        self.conv1 = Conv(inputs, outputs, 3, padding=1)
+        self.film = nn.Linear(4 * config.model_channels, outputs * (2 if config.scale_shift_norm else 1))
+        self.norm2 = GroupNorm(outputs)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = zeroed(Conv(outputs, outputs, 3, padding=1))
+        self.skip = Conv(inputs, outputs, 1) if inputs != outputs else None
+        self.scale_shift = config.scale_shift_norm
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """time float32 [N, 4 model_channels]: the activated code of the time step."""
+        h = self.norm1(x)
+        if self.resample:
+            h, x = self.resample(h), self.resample(x)
+        h, film = self.conv1(h), self.film(time)
+        h = self.norm2(h, film) if self.scale_shift else self.norm2(h + film[:, :, None, None].to(h.dtype))
+        h = self.conv2(self.dropout(h))
+        return (x if self.skip is None else self.skip(x)) + h
+
+
+class Attention(nn.Module):
+    """x [N, C, H, W] + attention of every pixel to all pixels, by heads of `width` channels."""
+
+    def __init__(self, channels: int, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.width = config.num_head_channels or channels // config.num_heads
+        self.heads_first = config.split_heads_first
+        self.norm = GroupNorm(channels, silu=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """-> [N, C, H, W]; the time is not used."""
+        n, channels, height, width = x.shape
+        rows = self.norm(x).flatten(2).mT  # [N, T, C], T = H W
+        rows = F.linear(rows, self.qkv.weight.to(x.dtype), self.qkv.bias.to(x.dtype))
+        if x.device.type == "cpu":  # where the fused call is slower in bfloat16
+            rows = rows.float()
+        if self.heads_first:
+            rows = rows.unflatten(2, (-1, 3, self.width)).permute(3, 0, 2, 1, 4)
+        else:
+            rows = rows.unflatten(2, (3, -1, self.width)).permute(2, 0, 3, 1, 4)
+        q, k, v = rows  # each [N, heads, T, width]
+        rows = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, channels)
+        rows = F.linear(rows.to(x.dtype), self.project.weight.to(x.dtype), self.project.bias.to(x.dtype))
+        return x + rows.mT.unflatten(2, (height, width))
+
+
+class Resample(nn.Module):
+    """Nearest neighbour and convolution to twice the edge, or convolution with stride 2 to half of it."""
+
+    def __init__(self, channels: int, up: bool) -> None:
+        super().__init__()
+        self.conv, self.up = Conv(channels, channels, 3, stride=1 if up else 2, padding=1), up
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.conv(double(x) if self.up else x)
+
+
+class Stage(nn.ModuleList):
+    """Layers that are called one after the other with the time."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, time)
+        return x
+
+
+def _stage(inputs: int, outputs: int, level: int, config: DiffusionConfig) -> Stage:
+    """A residual block, and attention if this level has it."""
+    attends = config.resolution >> level in config.attention_resolutions
+    block = ResBlock(inputs, outputs, config)
+    return Stage([block, Attention(outputs, config)] if attends else [block])
+
+
+def _resampler(width: int, config: DiffusionConfig, way: Literal["up", "down"]) -> nn.Module:
+    """What leads from one level to the next."""
+    return ResBlock(width, width, config, way) if config.resblock_updown else Resample(width, way == "up")
+
+
+class UNet(nn.Module):
+    """Noised joint image [N, C, R, R] and time step [N] -> the noise in it float32 [N, C, R, R].
+
+    With `learn_sigma` another C channels v follow: v in [-1, 1] interpolates the logarithm of the variance.
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        base, width = config.model_channels, config.widths[0]
+        self.time = nn.ModuleList([nn.Linear(base, 4 * base), nn.Linear(4 * base, 4 * base)])
+        self.stem = Conv(config.channels, width, 3, padding=1)
+        self.encoder, widths = self._encoder(config)
+        deepest = widths[-1]
+        self.middle = Stage(
+            [
+                ResBlock(deepest, deepest, config),
+                Attention(deepest, config),
+                ResBlock(deepest, deepest, config),
+            ]
+        )
+        self.decoder = self._decoder(config, widths)
+        self.norm = GroupNorm(width)
+        self.out = zeroed(Conv(width, config.outputs, 3, padding=1))
+
+    @staticmethod
+    def _encoder(config: DiffusionConfig) -> tuple[nn.ModuleList, list[int]]:
+        """The stages on the way down, and the channels behind the stem and each of them."""
+        stages, widths = nn.ModuleList(), [config.widths[0]]
+        for level, width in enumerate(config.widths):
+            if level:
+                last = widths[-1]
+                stages.append(Stage([_resampler(last, config, "down")]))
+                widths.append(last)
+            for _ in range(config.num_res_blocks):
+                stages.append(_stage(widths[-1], width, level, config))
+                widths.append(width)
+        return stages, widths
+
+    @staticmethod
+    def _decoder(config: DiffusionConfig, widths: list[int]) -> nn.ModuleList:
+        """The stages on the way up; each reads what comes from below beside one output on the way down."""
+        stages, below, skips = nn.ModuleList(), widths[-1], list(widths)
+        for level, width in reversed(list(enumerate(config.widths))):
+            for _ in range(config.num_res_blocks + 1):
+                stages.append(_stage(below + skips.pop(), width, level, config))
+                below = width
+            if level:
+                stages[-1].append(_resampler(width, config, "up"))  # type: ignore[operator]
+        return stages
+
+    def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""
+        time = F.silu(self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels)))))
+        layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
+        h = self.stem(x.to(dtype, memory_format=layout))
+        skips = [h]
+        for stage in self.encoder:
+            h = stage(h, time)
+            skips.append(h)
+        h = self.middle(h, time)
+        for stage in self.decoder:
+            h = stage(torch.cat([h, skips.pop()], dim=1), time)
+        return self.out(self.norm(h)).float()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        seed: int,
+        start: int = 0,
+        psi: float = 1.0,
+        sampler: SamplerConfig | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, see `samplers.sample`.
+
+        Args:
+            psi: 1; there is no truncation. sampler: None for `default_sampler`. dtype: of the activations.
+
+        Raises:
+            UnderstudyError: another psi, or steps that the model does not have.
+        """
+        if psi != 1.0:
+            raise UnderstudyError("diffusion models have no truncation", where="psi", fix="leave psi at 1")
+        config, training = self.config, self.training
+        shape = (config.channels, config.resolution, config.resolution)
+        process, device = config.process(), self.out.weight.device
+        sampler = default_sampler(config.steps) if sampler is None else sampler
+        self.eval()  # no dropout
+        try:
+            return sample(lambda x, t: self(x, t, dtype), process, sampler, shape, count, seed, start, device)
+        finally:
+            self.train(training)
+
+
+class Diffusion(nn.Module):
+    """The U-Net of one configuration, under the name that generators have in every model."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = UNet(config)
+
+    def sample(
+        self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None
+    ) -> Tensor:
+        """See `UNet.sample`."""
+        return self.generator.sample(count, seed, start, psi, sampler)
+
+
+def build(config: DiffusionConfig, seed: int = 0) -> Diffusion:
+    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    return fresh(Diffusion, config, seed)

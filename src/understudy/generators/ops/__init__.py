@@ -1,0 +1,1 @@
+"""Fused kernels, each tested against its plain reference."""

@@ -1,0 +1,264 @@
+"""How each of the five generators is trained, as data: the defaults are the paper's (Table 7), where it is silent
+those of the code that it ran (facts 0 and 1).
+
+Progress is counted in real images shown, because the batch of a growing model depends on its resolution.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from understudy.errors import UnderstudyError
+from understudy.generators.joint import Annotation
+from understudy.generators.networks.progressive import LevelSchedule
+from understudy.generators.training.ada import AugmentConfig
+
+UNTRACED = frozenset(
+    {"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"}
+)
+"""Fields that say what else is written, and how often: the result does not depend on them."""
+
+
+class TrainingConfig(BaseModel):
+    """What the trainings of all generators have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kimg: float = Field(default=25000, gt=0, description="thousand real images shown")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="stop earlier after so much training time, minutes"
+    )
+    batch: int = Field(default=32, ge=2, description="images per step, on all devices together")
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="images computed at once, the gradients are added up; None: the whole batch. Halved where memory"
+        " runs out",
+    )
+    annotation: Annotation = Field(
+        default="coded", description="one channel of codes, or one channel per class"
+    )
+    balance_classes: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="part of the real slices with an annotated class in a batch; None: as they come",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="of the activations; auto: bf16 where the processor computes in it"
+    )
+    tick_kimg: float = Field(
+        default=1.0, gt=0, description="thousand images between two lines of the history"
+    )
+    snapshot_kimg: float = Field(
+        default=50.0, gt=0, description="thousand images between two pictures of samples"
+    )
+    checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
+    checkpoints_kept: int = Field(default=2, ge=1, description="the last so many checkpoints are kept")
+    keep_weights_kimg: list[float] = Field(
+        default=[],
+        description="thousand images after which the averaged generator is kept as well, for sampling",
+    )
+    tensorboard: bool = Field(
+        default=True, description="also write curves and pictures for TensorBoard, if it is installed"
+    )
+    seed: int = Field(default=0, ge=0, description="of weights, data order and everything drawn")
+
+
+class GanTraining(TrainingConfig):
+    """What the trainings of the four GANs have in common."""
+
+    g_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the generator")
+    d_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the discriminator")
+    mixing: float = Field(default=0.0, ge=0, le=1, description="probability of style mixing in a batch")
+    annotation_noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="noise on real and synthetic annotations as D sees them, s.d. in units of [-1, 1]",
+    )
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="discriminator augmentation")
+
+
+class _LazyTraining(GanTraining):
+    """StyleGAN 2 and 3: lazy R1, and an averaged generator whose half-life grows with the images so far."""
+
+    gamma_factor: ClassVar[float]  # R1's weight is this times resolution^2 / batch
+
+    r1_gamma: float | None = Field(
+        default=None, ge=0, description="weight of R1; None: by resolution^2 / batch (the official heuristic)"
+    )
+    r1_interval: int = Field(default=16, ge=1, description="steps between R1 penalties")
+    ema_kimg: float | None = Field(
+        default=None, gt=0, description="half-life of the averaged generator; None: batch * 10 / 32"
+    )
+    ema_rampup: float | None = Field(
+        default=0.05, gt=0, description="half-life at most this part of the images so far"
+    )
+
+    def gamma(self, resolution: int) -> float:
+        """Weight of R1 at a resolution."""
+        guide = self.gamma_factor * resolution**2 / self.batch
+        return guide if self.r1_gamma is None else self.r1_gamma
+
+    def gamma_advice(self, resolution: int) -> str | None:
+        """A warning where `r1_gamma` is more than 100 times off the guide resolution^2 / batch, else None.
+
+        That wide, because what works is known to differ by ten times and more between data sets (facts 4.11).
+        """
+        guide = self.gamma_factor * resolution**2 / self.batch
+        if self.r1_gamma is None or guide / 100 <= self.r1_gamma <= guide * 100:
+            return None
+        setting = f"{resolution} pixels and batch {self.batch}"
+        return f"r1_gamma {self.r1_gamma:g} is far from {guide:.3g}, the guide for {setting}"
+
+
+class StyleGan2Training(_LazyTraining):
+    """StyleGAN 2 (Karras et al. 2020); g_lr and d_lr are before the correction for the lazy penalties."""
+
+    kind: Literal["stylegan2"] = Field(default="stylegan2", description="what is trained")
+
+    gamma_factor: ClassVar[float] = 0.0002
+
+    mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
+    pl_weight: float = Field(default=2.0, ge=0, description="weight of the path length penalty, 0 for none")
+    pl_interval: int = Field(default=4, ge=1, description="steps between path length penalties")
+    pl_decay: float = Field(default=0.01, gt=0, le=1, description="decay of the running mean path length")
+    pl_shrink: int = Field(
+        default=2, ge=1, description="the path length is computed on batch / pl_shrink images"
+    )
+
+    @model_validator(mode="after")
+    def _path_length_batch(self) -> StyleGan2Training:
+        if self.batch % self.pl_shrink:
+            raise ValueError(f"batch {self.batch} is not a multiple of pl_shrink {self.pl_shrink}")
+        return self
+
+
+class StyleGan3Training(_LazyTraining):
+    """StyleGAN 3 (Karras et al. 2021): no path length, no mixing; configuration R shows D blurred images at first."""
+
+    kind: Literal["stylegan3"] = Field(default="stylegan3", description="what is trained")
+
+    gamma_factor: ClassVar[float] = 0.001  # the official values: 2 at 256, 8.2 at 512 pixels, batch 32
+
+    g_lr: float = Field(default=0.0025, gt=0, description="Adam learning rate of the generator")
+    blur_sigma: float | None = Field(
+        default=None,
+        ge=0,
+        description="blur of what D sees at the start, pixels (see the trainer); None: 10 for R, 0 for T",
+    )
+    blur_kimg: float | None = Field(
+        default=None, gt=0, description="the blur fades over so many thousand images; None: batch * 200 / 32"
+    )
+
+
+class GrowingTraining(GanTraining):
+    """Progressive GAN and StyleGAN 1, whose resolution grows (Karras et al. 2018, sec. 2)."""
+
+    batch: int = Field(default=8, ge=2, description="images per step, where `batches` says nothing else")
+    batches: dict[int, int] = Field(default={}, description="images per step by active resolution")
+    g_lr: float = Field(default=0.001, gt=0, description="Adam learning rate of the generator")
+    d_lr: float = Field(default=0.001, gt=0, description="Adam learning rate of the discriminator")
+    rates: dict[int, float] = Field(
+        default={}, description="learning rate of both by active resolution, in place of g_lr and d_lr"
+    )
+    start_resolution: int = Field(default=4, ge=4, description="first resolution; the full one for no growth")
+    stabilise_kimg: float = Field(
+        default=600, ge=0, description="thousand images at a resolution before the next fades in"
+    )
+    fade_kimg: float = Field(default=600, ge=0, description="thousand images in which a resolution fades in")
+
+    @model_validator(mode="after")
+    def _possible_schedule(self) -> GrowingTraining:
+        self.schedule()
+        return self
+
+    def schedule(self) -> LevelSchedule:
+        """Level and batch as functions of the images shown."""
+        return LevelSchedule(
+            start_resolution=self.start_resolution, stabilise_kimg=self.stabilise_kimg, fade_kimg=self.fade_kimg,
+            batch=self.batch, batches=self.batches,
+        )  # fmt: skip
+
+
+class ProGanTraining(GrowingTraining):
+    """Progressive GAN (Karras et al. 2018): the official preset for one GPU, which the paper ran (facts 1.1)."""
+
+    kind: Literal["progan"] = Field(default="progan", description="what is trained")
+    kimg: float = Field(default=12000, gt=0, description="thousand real images shown")
+    batches: dict[int, int] = Field(
+        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16},
+        description="images per step by active resolution",
+    )
+    gp_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty (lambda)")
+    drift: float = Field(default=0.001, ge=0, description="weight of the squared scores of real images")
+    ema_beta: float = Field(
+        default=0.999, ge=0, lt=1, description="decay of the averaged generator per step of the discriminator"
+    )
+
+
+class StyleGan1Training(GrowingTraining):
+    """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the paper's batch is 16 (facts 1.2)."""
+
+    kind: Literal["stylegan1"] = Field(default="stylegan1", description="what is trained")
+    batch: int = Field(default=16, ge=2, description="images per step, where `batches` says nothing else")
+    batches: dict[int, int] = Field(
+        default={4: 256, 8: 256, 16: 128, 32: 64, 64: 32}, description="images per step by active resolution"
+    )
+    start_resolution: int = Field(default=8, ge=4, description="resolution that the training starts with")
+    rates: dict[int, float] = Field(
+        default={128: 0.0015, 256: 0.002, 512: 0.003},
+        description="learning rate of both by active resolution, in place of g_lr and d_lr",
+    )
+    mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
+    r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1")
+    r1_interval: int = Field(
+        default=1,
+        ge=1,
+        description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)",
+    )
+    ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the averaged generator")
+
+
+class DiffusionTraining(TrainingConfig):
+    """Guided diffusion's U-Net (Dhariwal & Nichol 2021), as its code trains it (facts 1.5)."""
+
+    kind: Literal["diffusion"] = Field(default="diffusion", description="what is trained")
+    kimg: float = Field(default=7800, gt=0, description="thousand real images shown")
+    batch: int = Field(default=12, ge=1, description="images per step, on all devices together (code: 32)")
+    lr: float = Field(default=1e-4, gt=0, description="AdamW learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    ema_beta: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged network per step")
+    ema_rampup: bool = Field(
+        default=False,
+        description="decay at most (1 + steps) / (10 + steps): for trainings too short for ema_beta",
+    )
+    min_snr: float | None = Field(
+        default=None,
+        gt=0,
+        description="weight the loss by min(SNR, this) / SNR (Hang et al. 2023: 5); None: all noise levels alike",
+    )
+
+
+_TRAININGS: dict[str, type[TrainingConfig]] = {
+    "progan": ProGanTraining,
+    "stylegan1": StyleGan1Training,
+    "stylegan2": StyleGan2Training,
+    "stylegan3": StyleGan3Training,
+    "diffusion": DiffusionTraining,
+}
+
+
+def training_config_for(kind: str) -> type[TrainingConfig]:
+    """The training configuration of a kind of generator.
+
+    Raises:
+        UnderstudyError: no such kind.
+    """
+    if kind not in _TRAININGS:
+        raise UnderstudyError(
+            f"there is no generator of kind {kind!r}", fix=f"use one of {', '.join(_TRAININGS)}"
+        )
+    return _TRAININGS[kind]

@@ -1,0 +1,100 @@
+"""Losses of adversarial training as functions of scores, and the penalties on gradients.
+
+A discriminator that runs at the active resolution of a level sees images that the official code enlarges, by nearest
+neighbours, to full size, and it penalises the gradient by the enlarged ones. Each of the f x f copies of a pixel has
+1 / f^2 of its gradient there, so that the squared norm is smaller by f^2, f = 2^floor(level); `squared_gradient`
+returns that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.generators.ops.fused import input_gradient
+
+
+def logistic_generator_loss(fake: Tensor) -> Tensor:
+    """Non-saturating loss -log D(G(z)) of the scores [N, 1] of synthetic images (Goodfellow et al. 2014), a mean."""
+    return F.softplus(-fake).mean()
+
+
+def logistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))) of scores [N, 1] (Goodfellow et al. 2014), a mean."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def wasserstein_generator_loss(fake: Tensor) -> Tensor:
+    """-D(G(z)) of scores [N, 1] (Arjovsky et al. 2017), a mean."""
+    return -fake.mean()
+
+
+def wgan_gp_discriminator_loss(
+    real: Tensor,
+    fake: Tensor,
+    squared: Tensor,
+    weight: float = 10.0,
+    target: float = 1.0,
+    drift: float = 0.001,
+) -> Tensor:
+    """Critic's loss with gradient penalty (Gulrajani et al. 2017) and drift (Karras et al. 2018, app. A.1), a mean.
+
+    Args:
+        real, fake: scores [N, 1]. squared: squared norm [N] of the gradient at images between them (`between`).
+        weight, target: weight and norm of the gradient penalty. drift: weight of the squared scores of real images.
+    """
+    penalty = weight / target**2 * gradient_penalty(squared, target)
+    return fake.mean() - real.mean() + penalty + drift * real.square().mean()
+
+
+def gradient_penalty(squared: Tensor, target: float = 1.0) -> Tensor:
+    """Mean of (||gradient|| - target)^2 of squared norms [N]."""
+    norm = (squared + 1e-12).sqrt()  # the root has no derivative at 0
+    return (norm - target).square().mean()
+
+
+def r1_penalty(squared: Tensor, gamma: float = 10.0) -> Tensor:
+    """gamma / 2 times the mean of squared norms [N] of the gradient at real images (Mescheder et al. 2018)."""
+    return squared.mean() * (gamma / 2)
+
+
+def between(real: Tensor, fake: Tensor, factors: Tensor) -> Tensor:
+    """Images on the line from real to fake [N, C, H, W], at factors in [0, 1] [N, 1, 1, 1]."""
+    return real.lerp(fake, factors)
+
+
+def squared_gradient(
+    discriminator: Callable[..., Tensor],
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    level: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Scores [N, 1] of images at the active resolution of `level`, and the squared norm [N] of their gradient.
+
+    Both can be differentiated by the weights. The norm is that by the enlarged images (see the module).
+    """
+    images = images.detach().requires_grad_()
+    options = {"level": level} if level else {}  # only growing discriminators have levels
+    scores = discriminator(images, dtype=dtype, **options)
+    gradient = input_gradient(scores.sum(), images)
+    return scores, gradient.square().sum(dim=(1, 2, 3)) / 4 ** math.floor(level)
+
+
+def path_lengths(
+    synthesis: nn.Module, ws: Tensor, noise: Tensor, maps: list[Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """Length [N] of the image's gradient by w in the direction `noise` [N, C, R, R] (Karras et al. 2020, eq. 4).
+
+    Args:
+        noise: N(0, 1) divided by the resolution. maps: noise inputs of the synthesis.
+    """
+    if not ws.requires_grad:
+        ws = ws.detach().requires_grad_()
+    images = synthesis(ws, maps, dtype)
+    gradient = input_gradient((images * noise).sum(), ws)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()

@@ -1,0 +1,172 @@
+"""A user's files: walking a folder, and opening a file that may be a dangling link or only a pointer to one."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from understudy.errors import UnderstudyError
+from understudy.io.files import explain_os_error, reading
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder.
+
+    Attributes:
+        files: relative POSIX paths with one of the endings, in natural order. A dangling link is among them: whoever
+            opens it can say whose file is missing.
+        problems: folders, names and links to folders that cannot be read, one error each with `where` and `fix`.
+    """
+
+    files: list[str] = field(default_factory=list)
+    problems: list[UnderstudyError] = field(default_factory=list)
+
+
+def list_files(root: Path, endings: Sequence[str]) -> Listing:
+    """All files below `root` with one of the endings (any case), without hidden ones and macOS's `__MACOSX`.
+
+    Links to folders are followed, but no folder is visited twice, so that a cycle of links ends.
+
+    Raises:
+        UnderstudyError: `root` is absent, a file, or cannot be read.
+    """
+    with reading(root):  # a name may be too long to ask for, or a folder above it closed
+        is_folder, there = root.is_dir(), root.exists()
+    if not is_folder:
+        what = "this is a file, not a folder" if there else "the folder does not exist"
+        raise UnderstudyError(what, where=root, fix="correct the path: give the folder that holds the images")
+    lowered = tuple(ending.lower() for ending in endings)
+    found, seen, left = Listing(), set(), [("", root)]
+    while left:
+        prefix, folder = left.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            problem = _unreadable(folder, error)
+            if folder == root:
+                raise problem from error
+            found.problems.append(problem)
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if not _is_utf8(entry.name):
+                found.problems.append(_strange_name(folder, entry.name))
+            elif _is_folder(entry):
+                left.append((f"{prefix}{entry.name}/", Path(entry.path)))
+            elif entry.name.lower().endswith(lowered):
+                found.files.append(prefix + entry.name)
+            elif entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
+                found.problems.append(_lost_link(entry.path))
+    found.files.sort(key=natural)
+    found.problems.sort(key=lambda problem: str(problem.where))
+    return found
+
+
+def files_below(root: Path, endings: Sequence[str]) -> list[str]:
+    """The files of `list_files`, where nothing may be passed over.
+
+    Raises:
+        UnderstudyError: as `list_files`, or the first folder or name that cannot be read.
+    """
+    found = list_files(root, endings)
+    if found.problems:
+        raise found.problems[0]
+    return found.files
+
+
+def natural(name: str) -> str:
+    """Sort key by which "image_10" comes after "image_9".
+
+    One string in which each number is preceded by its length: a list of parts for each name would take ten times the
+    memory.
+    """
+
+    def key(digits: re.Match[str]) -> str:
+        value = str(int(digits[0]))
+        return f"\0{chr(len(value))}{value}{digits[0]}\0"
+
+    return re.sub(r"\d{1,4000}", key, name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a folder or a link to one; False for a dangling link and for a cycle of links."""
+    try:
+        return entry.is_dir()  # asks the disk about links only
+    except OSError:
+        return False
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates
+        return False
+    return True
+
+
+def _strange_name(folder: Path, name: str) -> UnderstudyError:
+    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return UnderstudyError(
+        "the name is not UTF-8",
+        where=f"{folder}/{shown}",
+        fix="rename it, for example with convmv -f latin1 -t utf8 --notest -r FOLDER",
+    )
+
+
+def _lost_link(path: str) -> UnderstudyError:
+    """A link without an ending may have been a patient's folder."""
+    return UnderstudyError(
+        f"this is a link to {os.readlink(path)}, which is not there or cannot be read",
+        where=path,
+        fix="restore what it points to, or remove the link",
+    )
+
+
+def _unreadable(folder: Path, error: OSError) -> UnderstudyError:
+    known = explain_os_error(error, folder, writing=False)
+    if known is None:
+        known = UnderstudyError(
+            "the folder cannot be read", where=folder, fix="check the disk or the network share"
+        )
+    return known
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file, or its first `most` bytes.
+
+    Raises:
+        UnderstudyError: absent, a dangling link, not readable, no regular file, or a pointer to content that was not
+            fetched (Git LFS, git-annex).
+    """
+    if path.is_symlink() and not path.exists():
+        raise UnderstudyError(
+            f"the file is a link to {os.readlink(path)}, which is not there",
+            where=path,
+            fix="fetch its content (git annex get, datalad get), or restore the file that it points to",
+        )
+    with reading(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
+        with path.open("rb") as handle:
+            content = handle.read(-1 if most is None else most)
+    if content.startswith(b"version https://git-lfs"):
+        raise UnderstudyError(
+            "the file is a Git LFS pointer, not the image", where=path, fix="fetch the content: git lfs pull"
+        )
+    if b"/annex/objects/" in content[:200]:
+        raise UnderstudyError(
+            "the file is a git-annex pointer, not the image",
+            where=path,
+            fix="fetch the content: git annex get, or datalad get",
+        )
+    return content

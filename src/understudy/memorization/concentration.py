@@ -1,0 +1,129 @@
+"""Do the flagged slices heap up beside few training patients, more than slices of new patients would? Arrays in.
+
+Some training patients are the nearest ones of nearly everybody (hubs), so that flags beside one patient prove nothing
+by themselves. What honest slices would do is told by held-out patients, who face the same training set: each names the
+training patient beside its own nearest slice. That is one vote a patient, however many slices it has, since slices of
+one patient are alike. Only those held-out patients vote whose nearest slices are about as near as flagged ones, since
+hubs differ between near and far slices (`VOTERS` of them, more where more reach the flags' level).
+
+Of F flagged slices c lie beside the worst hit patients, of K votes x. If flagged slices were drawn as votes are, all
+ways of dividing the F + K between the two groups would be equally likely: Fisher's exact test (Fisher 1935), whose
+p-value is the upper tail of the hypergeometric law. The patients are chosen because they are hit, so that p is
+multiplied by the number of sets of so many patients among all D that are named, and by the number of sizes tried
+(Bonferroni). The smallest p-value is 2 / C(F + K, K).
+
+Synthetic slices count one by one, since a generator draws them independently of each other: what is judged is whether
+it draws too many beside one patient, by copying or by having collapsed near one. Not so, where the set holds whole
+volumes: their slices are alike as those of patients are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import comb
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import hypergeom
+
+from understudy.memorization.config import CONCENTRATED
+from understudy.memorization.conformal import Null, own_ranks
+
+Names = NDArray[np.str_]
+FEW = 3  # patients that are looked at together, at most
+VOTERS = 8
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How the flagged slices are spread over training patients, beside what new patients' slices do.
+
+    Attributes:
+        flagged: F, judged slices that are flagged.
+        patients: worst hit training patients that are looked at together, 1, 2 or 3: the fewest beside which the
+            flags are concentrated, or, where they are not, those that come nearest to it.
+        hit: c, flagged slices beside these.
+        votes: K, held-out patients that vote.
+        same: x, of them, beside these patients too.
+        p: see above.
+        smallest_p: that so many flags and votes can give.
+        share_of_all: of all judged slices, flagged or not, part beside these patients.
+    """
+
+    flagged: int
+    patients: int
+    hit: int
+    votes: int
+    same: int
+    p: float
+    smallest_p: float
+    share_of_all: float
+
+    @property
+    def found(self) -> bool:
+        """Whether they are more concentrated than new patients' slices."""
+        return self.p <= CONCENTRATED
+
+    @property
+    def testable(self) -> bool:
+        """Whether so few flags and held-out patients could show it at all."""
+        return self.smallest_p <= CONCENTRATED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: counts, never which patients."""
+        return {**asdict(self), "found": self.found, "testable": self.testable}
+
+
+def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration | None:
+    """Tests whether flags are concentrated; None without flags or votes.
+
+    Args:
+        flagged: training patient beside each flagged slice, [F].
+        judged: beside each judged slice, [m].
+        votes: beside each voting held-out patient's nearest slice, [K] (`votes_of`).
+    """
+    f, k = len(flagged), len(votes)
+    if not f or not k:
+        return None
+    named, group = np.unique(np.concatenate([flagged, votes]), return_inverse=True)
+    d = len(named)
+    counts, votes_for = np.bincount(group[:f], minlength=d), np.bincount(group[f:], minlength=d)
+    worst = np.lexsort((votes_for, -counts))
+    sizes = range(1, max(1, min(FEW, d - 1)) + 1)
+    tried = []
+    for size in sizes:
+        among = worst[:size]
+        c, x = int(counts[among].sum()), int(votes_for[among].sum())
+        p = min(1.0, len(sizes) * comb(d, size) * float(hypergeom.sf(c - 1, f + k, c + x, f)))
+        tried.append((p, size, c, x))
+    p, size, c, x = next(
+        (t for t in tried if t[0] <= CONCENTRATED), min(tried)
+    )  # the fewest patients that show it
+    share = float(np.isin(judged, named[worst[:size]]).mean())
+    return Concentration(f, size, c, k, x, p, smallest_p(f, k), share)
+
+
+def smallest_p(flagged: int, votes: int) -> float:
+    """The smallest p-value: all flags beside one training patient, all votes beside another one."""
+    return min(1.0, 2 / comb(flagged + votes, votes))
+
+
+def votes_of(null: Null, nearest: Names, quantile: float) -> Names:
+    """The training patient beside the nearest slice of each voting held-out patient, [K], the nearest vote first.
+
+    Nearest is the slice of the best rank in any view, as in the rule for flags.
+
+    Args:
+        null: scores [n, V] of the held-out slices.
+        nearest: training patient beside each of them in each view, [n, V].
+        quantile: of the rule; patients with a slice at its level vote even beyond `VOTERS`.
+    """
+    ranks = own_ranks(null)
+    view = ranks.argmin(axis=1)
+    best, at = ranks.min(axis=1), np.arange(null.slices)
+    order = np.lexsort((at, -np.nan_to_num(null.scores[at, view], nan=-np.inf), best))
+    first = order[np.sort(np.unique(null.patients[order], return_index=True)[1])]
+    near = int((best[first] <= np.floor((1 - quantile) * (null.slices + 1) + 1e-9)).sum())
+    chosen = first[: max(VOTERS, near)]
+    return nearest[chosen, view[chosen]]

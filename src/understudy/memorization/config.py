@@ -1,0 +1,67 @@
+"""How an audit is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.memorization.similarity import SearchConfig
+from understudy.memorization.transforms import ALL, FLIPS, NONE
+
+TESTED = ("stacked", "centred")  # the views that decide; see `conformal` on why two cost no false alarms
+SHOWN = ("channels", "annotation")  # views for information
+CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
+CONCENTRATED = 0.01  # p-value at which flags are said to be concentrated on few training patients
+FEWEST_PATIENTS = 5  # below, a bootstrap over patients says nothing
+TRANSFORMS = {"none": NONE, "flips": FLIPS, "dihedral": ALL}
+
+
+class AuditConfig(BaseModel):
+    """What counts as too near, what is planted, and how intervals are made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    quantile: float = Field(
+        default=0.99,
+        gt=0.5,
+        lt=1,
+        description="a slice is flagged if it is nearer to the training set than this part of held-out slices",
+    )
+    transforms: Literal["none", "flips", "dihedral"] = Field(
+        default="none",
+        description="also look for mirrored (flips) or turned (dihedral) copies; for generators trained with such",
+    )
+    more_views: bool = Field(
+        default=True, description="also compare every channel for itself and the annotations, for information"
+    )
+    least_content: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="slices with less contrast (s.d. of all pixels) than this part of the training slices' median are"
+        " nearly empty: they show nobody and are not judged",
+    )
+    copies: int = Field(default=150, ge=20, description="planted copies of each kind")
+    splits: int = Field(default=100, ge=10, description="times that held-out patients are halved")
+    resamples: int = Field(default=2000, ge=200, description="bootstrap resamples of patients")
+    within: int = Field(
+        default=2000, ge=0, description="synthetic slices compared with each other at most (0: none)"
+    )
+    membership: bool = Field(
+        default=True, description="where the generator is at hand: do its weights tell training patients?"
+    )
+    membership_slices: int = Field(
+        default=400, ge=20, description="slices of each side that the generator is asked about"
+    )
+    memory_bytes: int = Field(
+        default=1 << 30, gt=0, description="for pixels and products of the search, bytes"
+    )
+    seed: int = Field(default=0, ge=0, description="of planted copies, halves and resamples")
+
+    def search(self, more: bool = True) -> SearchConfig:
+        """The search for nearest neighbours."""
+        views = TESTED + (SHOWN if more and self.more_views else ())
+        return SearchConfig(
+            views=views, transforms=TRANSFORMS[self.transforms], memory_bytes=self.memory_bytes
+        )

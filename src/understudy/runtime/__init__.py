@@ -1,0 +1,1 @@
+"""The machine that the work runs on: devices, memory, threads, progress, checkpoints."""

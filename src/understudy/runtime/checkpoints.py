@@ -1,0 +1,200 @@
+"""Training that survives: checkpoints, the request to stop, and the history of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from understudy.errors import Interrupted, TimeOver, UnderstudyError
+from understudy.io.files import atomic_path, write_text, writing
+
+log = logging.getLogger(__name__)
+
+STOPPING = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+)  # the last: queues send it ahead of a job's time limit
+
+
+class Checkpoints:
+    """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
+
+    Args:
+        folder: of the run.
+        identity: hash of what is being trained on what; a checkpoint with another identity is refused.
+        keep: how many to keep; the one before the last stands in where the last is damaged.
+    """
+
+    def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:
+        self.folder, self.identity, self.keep = Path(folder), identity, keep
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.pt"))
+
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones.
+
+        Raises:
+            UnderstudyError: disk full, no permission; what was saved before is untouched.
+        """
+        import torch  # seconds, which users of `StopRequest` alone need not wait
+
+        with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:
+            try:
+                torch.save({"identity": self.identity, "step": step, "state": state}, temporary)
+            except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
+                raise UnderstudyError(
+                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                    where=self.folder,
+                    fix="check the free space and run the same command again: it continues",
+                ) from error
+        for old in self._paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """(step, state) of the newest readable checkpoint, None if there is none.
+
+        Raises:
+            UnderstudyError: the checkpoint belongs to another training, or none of those present can be read.
+        """
+        import torch
+
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                found, step, state = content["identity"], content["step"], content["state"]
+            except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, ValueError) as error:
+                log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
+                continue
+            if found != self.identity:
+                raise UnderstudyError(
+                    "the checkpoint belongs to another training (other settings, data or software)",
+                    where=path,
+                    fix="use another folder, or delete this one to start anew",
+                )
+            return int(step), state
+        if paths:
+            raise UnderstudyError(
+                "no checkpoint can be read", where=self.folder, fix="delete them to start anew"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Deletes all checkpoints: the run is finished and its result is saved."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
+
+class StopRequest:
+    """Inside the block SIGTERM and SIGINT set `requested` instead of ending the process; a second one ends it.
+
+    The second one must come later by `AGAIN` seconds: a queue signals all processes of a job, and one of them may pass
+    the same signal on to another.
+    """
+
+    AGAIN = 2.0
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and time.monotonic() - self._since > self.AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Asks this process to stop, as SIGUSR1 of a queue does, when so many minutes are over; None: never.
+
+    Signals reach a process's main thread alone; in others there is no limit.
+
+    Raises:
+        TimeOver: the time is over; what ran inside has saved its state.
+    """
+    if minutes is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+
+    def ask() -> None:
+        over.set()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped before its work began")
+
+    before = signal.signal(signal.SIGUSR1, interrupt)  # what trainings replace while they run
+    timer = threading.Timer(min(minutes * 60, threading.TIMEOUT_MAX), ask)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Interrupted as stop:
+        if over.is_set():
+            raise TimeOver(f"met its limit of {minutes:g} minutes, to be continued: {stop}") from stop
+        raise
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, before)
+
+
+class History:
+    """`history.jsonl`: one JSON object a line, in order of `key`.
+
+    On resume, lines after the checkpoint are dropped, so an interrupted run leaves the same file as an unbroken one.
+    """
+
+    def __init__(self, path: str | Path, key: str) -> None:
+        self.path, self.key = Path(path), key
+
+    def resume(self, step: float) -> None:
+        """Keeps the lines whose `key` is at most `step`."""
+        kept = [line for line in self.read(self.path) if line[self.key] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def append(self, **line: Any) -> None:
+        """Adds one line.
+
+        Raises:
+            UnderstudyError: disk full, no permission.
+        """
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    @staticmethod
+    def read(path: str | Path) -> list[dict[str, Any]]:
+        """All lines; [] if there is no file; a last line cut off by a kill is left out."""
+        path = Path(path)
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]

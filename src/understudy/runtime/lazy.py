@@ -1,0 +1,28 @@
+"""Libraries that take tenths of a second to import, loaded when something of them is first used.
+
+    from understudy.runtime.lazy import pandas as pd
+
+For modules that `understudy plan`, `status` and `--help` load as well, and that use them in functions only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pandas
+    import zarr as zarr
+    from scipy import ndimage as ndimage
+else:
+
+    class _Lazy(ModuleType):
+        """A stand-in that becomes like the module at its first use."""
+
+        def __getattr__(self, name: str) -> Any:
+            module = importlib.import_module(self.__name__)
+            self.__dict__.update(module.__dict__)
+            return getattr(module, name)
+
+    pandas, zarr, ndimage = _Lazy("pandas"), _Lazy("zarr"), _Lazy("scipy.ndimage")

@@ -1,0 +1,1 @@
+"""The study file: its sections, as validated data."""

@@ -1,0 +1,107 @@
+"""A segmenter in a study file: which network and how it is trained, upon the paper's settings for its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from understudy.errors import UnderstudyError
+from understudy.segmenters.models import DEFAULT_KIND, KINDS, ModelConfig
+from understudy.segmenters.training import LATER, SegmenterTrainingConfig, check_batch, with_paper
+from understudy.segmenters.unet import UNetConfig
+from understudy.study.config.generators import kind_missing, refuse_set
+from understudy.study.config.yaml import kinds_meant, merged
+
+
+class SegmenterSpec(BaseModel):
+    """A segmentation network and its training.
+
+    `model.kind` says which; fields of the training that are not given are the paper's for this kind.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: ModelConfig = Field(default_factory=UNetConfig, description="network, by `kind`: unet or swin")
+    training: SegmenterTrainingConfig = Field(
+        default_factory=SegmenterTrainingConfig, description="how it is trained"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upon_the_paper(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        model, training = data.get("model", {}), data.get("training", {})
+        kind = model.get("kind", DEFAULT_KIND) if isinstance(model, Mapping) else getattr(model, "kind", None)
+        found = dict(data)
+        if isinstance(model, Mapping):
+            found["model"] = {"kind": DEFAULT_KIND, **model}
+        if kind in list(KINDS) and isinstance(training, Mapping):  # which takes what cannot be hashed as well
+            found["training"] = with_paper(kind, training)
+        return found  # what else is wrong the fields' own validation says
+
+    @model_validator(mode="after")
+    def _left_to_the_study(self) -> SegmenterSpec:
+        refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
+        refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
+        try:
+            check_batch(self.model, self.training)
+        except UnderstudyError as error:
+            raise ValueError(f"`{error.where}`: {error.what}; {error.fix}") from error
+        return self
+
+    @model_serializer(mode="wrap")
+    def _to_be_read_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With the fields that a training leaves out at their default: of other kinds the paper's differ."""
+        content: dict[str, Any] = handler(self)
+        if self.model.kind != DEFAULT_KIND:
+            for name in LATER:
+                value = getattr(self.training, name)
+                content["training"].setdefault(name, list(value) if isinstance(value, tuple) else value)
+            content["training"]["augment"].setdefault("set", self.training.augment.set)
+        return content
+
+
+def with_segmenter_kinds(segmenters: Any) -> Any:
+    """Segmenters of a study file, each named like a kind being of this kind unless it says another; null drops one."""
+    if not isinstance(segmenters, Mapping):
+        return segmenters
+    found = {}
+    for name, spec in segmenters.items():
+        if spec is None:
+            continue
+        if name in KINDS and isinstance(spec, Mapping) and isinstance(spec.get("model", {}), Mapping):
+            spec = merged({"model": {"kind": name}}, spec)
+        elif (
+            isinstance(spec, Mapping)
+            and isinstance(model := spec.get("model", {}), Mapping)
+            and "kind" not in model
+            and (meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, {}))
+        ):
+            raise kind_missing(name, meant)
+        found[name] = spec
+    return found
+
+
+def segmenter_size_problem(
+    segmenters: Mapping[str, SegmenterSpec], resolutions: Iterable[int]
+) -> tuple[tuple[str, ...], str] | None:
+    """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
+    for name, spec in segmenters.items():
+        for resolution in resolutions:
+            try:
+                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(
+                    resolution
+                )
+            except UnderstudyError as error:
+                return ("segmenters", name), f"{error.what}; {error.fix}"
+    return None

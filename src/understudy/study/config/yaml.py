@@ -1,0 +1,437 @@
+"""YAML with line numbers, and validation errors in words: which line, which field, what is allowed, what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from understudy.errors import UnderstudyError
+from understudy.generators.plugins import told_installed
+from understudy.io.files import reading
+
+Lines = dict[tuple[str, ...], int]
+"""Path of a field, e.g. ("generators", "stylegan2", "samples"), -> line of the file, from 1."""
+
+
+LONGEST = 4 << 20  # bytes of a study file
+DEEPEST, MOST = 40, 100_000  # levels and values of a study file, aliases counted as often as they are used
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which YAML would silently take the last, and says where a value
+    cannot be read."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, Hashable):
+                continue  # the base class reports it
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key}` is given twice, first in line {seen[key]}", key_node.start_mark
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except (ValueError, OverflowError, TypeError) as error:  # a 13th month, thousands of digits
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{str(node.value)[:30]!r} cannot be read ({error})", node.start_mark
+            ) from error
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """A YAML file of one mapping, and the line of each of its fields.
+
+    Raises:
+        UnderstudyError: not there, not YAML, a key given twice, not a mapping, too large or too deep.
+    """
+    try:
+        with reading(path), open(path, "rb") as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise UnderstudyError(
+                "the file is too long for a study file",
+                where=path,
+                fix="give a .yaml file, or a preset's name",
+            )
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnderstudyError(
+            "the study file is not text in UTF-8",
+            where=path,
+            fix="give a .yaml file; if it is one, save it as UTF-8 in your editor",
+        ) from error
+    except UnderstudyError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UnderstudyError(
+                "the study file does not exist", where=path, fix="check the path"
+            ) from error
+        raise
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
+    """As `read_yaml`, of text; `name` stands for the file in messages."""
+    lines: Lines = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _collect_lines(node, (), lines)
+        content = loader.construct_document(node) if node is not None else {}  # type: ignore[no-untyped-call]
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise UnderstudyError(
+            f"not a valid YAML file: {error.problem or error.context}",
+            where=f"{name}, line {line}" if line else name,
+            fix="correct that line (indentation with spaces, one `name: value` a line)",
+        ) from error
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise UnderstudyError(
+            f"not a valid YAML file: {first}", where=name, fix="give a text file of `name: value` lines"
+        ) from error
+    except RecursionError as error:
+        raise _too_deep(name) from error
+    except UnderstudyError as error:
+        raise UnderstudyError(error.what, where=f"{name}, {error.where}", fix=error.fix) from None
+    if not isinstance(content, dict):
+        raise UnderstudyError(
+            "a study file is a list of `name: value` lines",
+            where=name,
+            fix="start from a preset: understudy preset quickstart > my-study.yaml",
+        )
+    odd = next((key for key in content if not isinstance(key, str)), "")
+    if not isinstance(odd, str):
+        raise UnderstudyError(
+            f"the field name {odd!r} is not text",
+            where=name,
+            fix="write `name: value` lines as `understudy preset` does",
+        )
+    return content, lines
+
+
+def _too_deep(where: str) -> UnderstudyError:
+    return UnderstudyError(
+        "the study file is nested too deep, or an alias (*name) holds itself",
+        where=where,
+        fix="write the values out, without & and *",
+    )
+
+
+def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines) -> None:
+    """Raises:
+    UnderstudyError: too deep, or too many values.
+    """
+    here = f"line {node.start_mark.line + 1}"
+    if len(path) > DEEPEST:
+        raise _too_deep(here)
+    if len(lines) > MOST:
+        raise UnderstudyError(
+            f"the study file holds more than {MOST:,} values, aliases (*name) counted",
+            where=here,
+            fix="write the values out, without & and *",
+        )
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*path, str(key.value)[:200])
+            lines[place] = key.start_mark.line + 1
+            _collect_lines(value, place, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[*path, str(i)] = value.start_mark.line + 1
+            _collect_lines(value, (*path, str(i)), lines)
+
+
+def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> list[str]:
+    """The kinds that a name seems to mean although a network called so would be of the default kind; [] if none.
+
+    Args:
+        also: other names of kinds, e.g. {"ddpm": "diffusion"}.
+
+    Example:
+        >>> kinds_meant("difusion", ("stylegan2", "diffusion"), "stylegan2", {})
+        ['diffusion']
+    """
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    words = {kind: kind for kind in kinds} | dict(also)
+    inside = {kind for word, kind in words.items() if word in plain}
+    if inside:
+        inside -= {default}
+    else:
+        near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
+        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
+    return [] if inside <= {default} else sorted(inside, key=list(kinds).index)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`: mappings are merged field by field, anything else (lists, null) replaces."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def explain(error: ValidationError, model: type[BaseModel], lines: Lines, name: str) -> UnderstudyError:
+    """The validation errors of a study file as one message, a line for each."""
+    return refusal([_explain_one(dict(entry), model, lines) for entry in error.errors()], name)
+
+
+def settings_problems(error: Any) -> list[str]:
+    """A line for each of pydantic's errors about settings that no study file gave."""
+    return [_explain_one(dict(entry), BaseModel, {}) for entry in error.errors()]
+
+
+def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
+    """Problems of a study file as one message; `name` stands for the file."""
+    problems = list(dict.fromkeys(problems))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return UnderstudyError(
+        f"the study file has {count}:\n" + "\n".join(f"  {p}" for p in problems),
+        where=name,
+        fix="correct the file; nothing was run",
+    )
+
+
+def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
+    """A problem for each number that is not finite or beyond 2^63 in what a model holds."""
+    if isinstance(content, Mapping):
+        return [p for key, value in content.items() for p in odd_numbers(value, lines, (*path, str(key)))]
+    if isinstance(content, list | tuple):
+        return [p for i, value in enumerate(content) for p in odd_numbers(value, lines, (*path, str(i)))]
+    if isinstance(content, float) and not math.isfinite(content):
+        return [
+            f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a finite number (given: {content})"
+        ]
+    if isinstance(content, int) and abs(content) >= 1 << 63:
+        return [f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a smaller number"]
+    return []
+
+
+def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
+    """An error of a whole model that is about one of its fields; `explain` names the field and its line."""
+    return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
+
+
+_TYPES = {  # pydantic's names of errors, in words
+    "string_type": "should be text", "path_type": "should be a path",
+    "int_type": "should be a whole number", "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number", "int_parsing_size": "should be a smaller number",
+    "float_type": "should be a number", "float_parsing": "should be a number",
+    "finite_number": "should be a finite number",
+    "bool_type": "should be true or false", "bool_parsing": "should be true or false",
+    "list_type": "should be a list: [a, b]", "tuple_type": "should be a list: [a, b]",
+    "dict_type": "should be `name: value` lines", "model_type": "should be `name: value` lines",
+    "model_attributes_type": "should be `name: value` lines", "mapping_type": "should be `name: value` lines",
+}  # fmt: skip
+
+
+def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str:
+    keys = tuple(str(key) for key in entry["loc"])
+    if entry["type"] == "problem_at":
+        keys += entry["ctx"]["path"]
+    keys = tuple(key for key in keys if not _is_tag(key)) if entry["type"] == "problem_at" else keys
+    path, prefix, value = _known_path(keys, lines), _prefix(keys, lines), entry["input"]
+    if entry["type"] == "problem_at":  # perhaps of a field that the file leaves at its default
+        path = ".".join(keys)
+    if entry["type"] == "extra_forbidden":
+        allowed = fields_at(model, keys[:-1])
+        close = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.75)
+        elsewhere = "" if close else _elsewhere(_known_keys(keys, lines), value, model)
+        hint = f"; did you mean `{close[0]}`?" if close else elsewhere
+        if allowed and not elsewhere:
+            hint += f" (allowed: {', '.join(allowed)})"
+        return f"{prefix}`{path}` is not a known field{hint}"
+    if entry["type"] == "missing":
+        return f"{prefix}`{path}` is missing"
+    message = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if entry["type"] in _TYPES:
+        message = _TYPES[entry["type"]] + _example(entry["type"], value, model, keys)
+        if value is None:
+            return f"{prefix}`{path}` is empty: give it a value, or remove the line"
+    if entry["type"] == "literal_error" and isinstance(value, str):
+        options = [part.strip("' ") for part in entry["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        message = f"should be {', '.join(options)}" + _closest(value, options)
+    if entry["type"] == "union_tag_invalid":
+        options = [part.strip("' ") for part in entry["ctx"]["expected_tags"].split(",")]
+        path, value = f"{path}.kind", entry["ctx"]["tag"]
+        message = f"should be {', '.join(options)}" + _closest(value, options)
+        if keys[0] == "generators":  # a package's own is named by another field
+            message += f"; a plug-in is named by `plugin: NAME` in place of `model` ({told_installed()})"
+    message = message[:1].lower() + message[1:]
+    given = "" if isinstance(value, dict | list | BaseModel) else f" (given: {_yaml(value, repr)})"
+    return f"{prefix}`{path}`: {message}{given}" if path else f"{prefix}{message}"
+
+
+def _closest(word: str, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _yaml(value: Any, plain: Callable[[Any], str] = str) -> str:
+    """A value on one line, null, true and false as YAML writes them and the others as `plain` does."""
+    if isinstance(value, Mapping | list | BaseModel):
+        return "..."
+    text = json.dumps(value) if value is None or isinstance(value, bool) else plain(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _example(kind: str, value: Any, model: type[BaseModel], keys: tuple[str, ...]) -> str:
+    """How a value that is of another type would be written: ", e.g. `cohort: {path: /data}`"."""
+    keys = tuple(key for key in keys if not _is_tag(key))
+    if kind in ("list_type", "tuple_type") and isinstance(value, str | int | float):
+        return f", e.g. `{keys[-1]}: [{value}]`"
+    if "lines" not in _TYPES[kind] or not isinstance(value, str | list):
+        return ""
+    fields = fields_at(model, keys)
+    if fields and fields == fields_at(model, (*keys, "a name")):  # models by name
+        names = [value] if isinstance(value, str) else [name for name in value if isinstance(name, str)]
+        inside = ", ".join(f"{name}: {{}}" for name in names)
+        return f", e.g. `{keys[-1]}: {{{inside}}}`" if inside else ""
+    field = next((f for f in ("path", "recipe") if f in fields), None)
+    return f", e.g. `{keys[-1]}: {{{field}: {value}}}`" if field and isinstance(value, str) else ""
+
+
+# Fields that a model has but a study file may not set: they follow from others.
+_FOLLOWS = {"model.resolution", "model.channels", "training.seed", "augment.enabled"}
+_NAME = "*"  # stands for any name in a path of fields
+
+
+def _elsewhere(keys: tuple[str, ...], value: Any, model: type[BaseModel]) -> str:
+    """The field of another level that was meant by an unknown one: "; did you mean `training: {kimg: 5}`?", or ""."""
+    here, unknown = keys[:-1], keys[-1]
+    places = [p for p in field_paths(model, here) if ".".join(p[-2:]) not in _FOLLOWS]
+    named = [p for p in places if p[-1] == unknown]
+    if not named and (close := difflib.get_close_matches(unknown, {p[-1] for p in places}, n=1, cutoff=0.8)):
+        named = [p for p in places if p[-1] == close[0]]
+    if not named:
+        return ""
+    best = min(named, key=lambda p: (-_shared(p, here), len(p)))
+    common = _shared(best, here)
+    text = _yaml(value)
+    for key in reversed(best[common:]):
+        text = f"{{{key.replace(_NAME, 'NAME')}: {text}}}"
+    place = ""
+    if common < len(here):
+        place = f" in `{'.'.join(here[:common])}`" if common else " at the top of the file"
+    return f"; did you mean `{text[1:-1]}`{place}?"
+
+
+def _shared(path: tuple[str, ...], here: tuple[str, ...]) -> int:
+    """How many levels a path of fields shares with a place in the file, its last field not counted."""
+    pairs = zip(path[:-1], here, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a not in (b, _NAME)), min(len(path) - 1, len(here)))
+
+
+def field_paths(model: type[BaseModel], here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all fields below a model, "*" for any name or number; of a union whose member is named in `here`
+    only that member's."""
+    found: list[tuple[str, ...]] = []
+    for name, field in model.model_fields.items():
+        found.append((name,))
+        inside = _inside(field.annotation)
+        chosen = [entry for entry in inside if _tag(entry[0]) in here]
+        for inner, skip in chosen or inside:
+            found += [(name, *[_NAME] * skip, *path) for path in field_paths(inner, here)]
+    return found
+
+
+def _prefix(keys: tuple[str, ...], lines: Lines) -> str:
+    line = _line(keys, lines)
+    return f"line {line}: " if line else ""
+
+
+def _known_path(keys: tuple[str, ...], lines: Lines) -> str:
+    return ".".join(_known_keys(keys, lines))
+
+
+def _known_keys(keys: tuple[str, ...], lines: Lines) -> tuple[str, ...]:
+    """The path without the parts that pydantic adds (tags of unions, "[key]")."""
+    kept: tuple[str, ...] = ()
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if (*kept, key) in lines or last or not any(line[: len(kept)] == kept for line in lines):
+            kept = (*kept, key)
+    return tuple(key for key in kept if key != "[key]" and not _is_tag(key))
+
+
+def _is_tag(key: str) -> bool:
+    """Whether pydantic names a member of a union: "<network>"."""
+    return key.startswith("<")
+
+
+def _line(keys: tuple[str, ...], lines: Lines) -> int | None:
+    """Line of the field, or of the closest part of the file that encloses it."""
+    kept: tuple[str, ...] = ()
+    for key in keys:
+        if (*kept, key) in lines:
+            kept = (*kept, key)
+    return lines.get(kept)
+
+
+def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
+    """Names of the fields that a model has at a path; [] if the path leads out of it."""
+    if not keys:
+        return list(model.model_fields) if _is_model(model) else []
+    candidates = _inside(model.model_fields[keys[0]].annotation) if _has_field(model, keys[0]) else []
+    tags = {_tag(candidate) for candidate, _ in candidates} - {None}
+    for candidate, skip in candidates:
+        rest = keys[1 + skip :]
+        if rest and rest[0] in tags:  # pydantic names the member of the union that it tried
+            if rest[0] != _tag(candidate):
+                continue
+            rest = rest[1:]
+        found = fields_at(candidate, rest)
+        if found:
+            return found
+    return []
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _tag(model: Any) -> str | None:
+    """The `kind` or tag by which a model is chosen from a union, if it has one."""
+    if hasattr(model, "union_tag"):
+        return str(model.union_tag)
+    field = model.model_fields.get("kind")
+    return field.default if field is not None and isinstance(field.default, str) else None
+
+
+def _has_field(model: Any, key: str) -> bool:
+    return _is_model(model) and key in model.model_fields
+
+
+def _inside(annotation: Any) -> list[tuple[type[BaseModel], int]]:
+    """Models inside an annotation and how many keys (of a dict or list) lead to each."""
+    if _is_model(annotation):
+        return [(annotation, 0)]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return [found for argument in arguments for found in _inside(argument)]
+    if origin is typing.Annotated:
+        return _inside(arguments[0])
+    if origin in (dict, list, tuple):
+        return [(found, skip + 1) for argument in arguments for found, skip in _inside(argument)]
+    return []

@@ -1,0 +1,100 @@
+"""The few questions that are asked of SLURM beside Snakemake: what is left in the queue, and once more, please."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy.errors import UnderstudyError
+from understudy.io.files import sha256_json
+
+_FOLDER = re.compile(r"[a-z]+-[0-9a-f]{12}")  # of a job, as it stands in the comment that Snakemake gives
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the queue.
+
+    Attributes:
+        number: SLURM's.
+        state: e.g. "PENDING", "RUNNING".
+        folder: name of our job's folder; "" if its comment does not say.
+    """
+
+    number: str
+    state: str
+    folder: str
+
+
+def name_of(study: str, out: Path) -> str:
+    """What the names of a study's jobs in the queue begin with: the same in every run into the same folder."""
+    return f"understudy-{study[:20]}-{sha256_json(str(out.absolute()))[:8]}"
+
+
+def queued(prefix: str) -> list[Queued]:
+    """My jobs whose names begin with `prefix` and that are still waiting or running.
+
+    Raises:
+        UnderstudyError: the queue does not answer.
+    """
+    lines = _ask("squeue", "--me", "--noheader", "--format=%i|%T|%j|%k").splitlines()
+    found = []
+    for line in lines:
+        number, state, name, comment = line.split("|", 3)
+        if name.startswith(prefix):
+            folder = _FOLDER.search(comment)
+            found.append(Queued(number, state, folder[0] if folder else ""))
+    return found
+
+
+def cancel(jobs: list[Queued]) -> None:
+    """Takes jobs out of the queue; running ones get SIGTERM, on which they save their state."""
+    if jobs:
+        _ask("scancel", *(job.number for job in jobs))
+
+
+def restarts(number: str) -> int:
+    """How often a job has been queued again."""
+    found = re.search(r"\bRestarts=(\d+)", _ask("scontrol", "show", "job", "--oneliner", number))
+    return int(found[1]) if found else 0
+
+
+def requeue(number: str) -> bool:
+    """Has a running job end and wait in the queue once more; False if the cluster does not allow it."""
+    return subprocess.run(["scontrol", "requeue", number], check=False).returncode == 0
+
+
+def keeps_accounts() -> bool:
+    """Whether `sacct` knows what became of jobs; else only `squeue` does, for some minutes after their end."""
+    words = ["sacct", "--allocations", "--noheader", "--starttime", "now-1hours"]
+    try:
+        return subprocess.run(words, check=False, capture_output=True, timeout=120).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+def own_number() -> str:
+    """SLURM's number of the job that this process belongs to; "" outside the queue."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def _ask(*words: str) -> str:
+    try:
+        done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError as error:
+        raise UnderstudyError(
+            f"there is no command {words[0]} on this machine",
+            fix="start the study where jobs are sent to SLURM from (a login node), or use --cluster local",
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise UnderstudyError(
+            f"SLURM refuses: {str(error.stderr).strip()}", where=" ".join(words[:2]), fix="try again later"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise UnderstudyError(
+            "SLURM has not answered for two minutes", where=" ".join(words[:2]), fix="try again later"
+        ) from error
+    return done.stdout

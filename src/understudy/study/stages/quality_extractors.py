@@ -1,0 +1,124 @@
+"""Extractors that need more than the quality room: the encoder of a segmenter trained on real slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.io.files import sha256_file
+from understudy.quality.extractor import Extractor, Features
+from understudy.quality.extractors import FROM_A_FILE, from_file, random_network
+from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
+from understudy.quality.rules import Resize
+
+NAMES = ("random", "unet", "radiomics", "radiomics_tumour", *FROM_A_FILE)
+
+
+class EncoderExtractor:
+    """Features of our own U-Net: the mean over positions of its lowest stage's last convolution, before its norm.
+
+    After the norm every channel would have the same mean. The network sees all channels together, each z-scored as in
+    its training. It knows the training patients: their features may differ from those of other patients for that
+    reason alone, which the floor of held-out patients shows.
+    """
+
+    def __init__(self, model: str | Path, device: str = "auto") -> None:
+        from understudy.segmenters.predict import load
+
+        folder = Path(model)
+        self._segmenter = load(folder, device=device)
+        body = getattr(self._segmenter.network, "body", None)
+        convolution = getattr(getattr(body, "bottleneck", None), "conv2", None)
+        if convolution is None:
+            raise UnderstudyError(
+                "this segmenter has no encoder that features are known of",
+                where=folder,
+                fix="use a U-Net, or another extractor",
+            )
+        self.name = "unet"
+        self.sha256 = sha256_file(folder / "segmenter.safetensors")
+        self.channels: tuple[str, ...] | None = self._segmenter.channels
+        self.rule: dict[str, Any] = {"size": self._segmenter.resolution, "resize": "none", "scale": "z-score"}
+        self.dimension = int(convolution.conv.out_channels)
+        self._encoder = [body.input_block, *body.downsamples, body.bottleneck]  # type: ignore[union-attr,operator,misc]
+        self._found: list[torch.Tensor] = []
+        convolution.register_forward_hook(lambda module, inputs, output: self._found.append(output))
+
+    @torch.inference_mode()
+    def features(self, images: NDArray[np.uint8], batch: int = 64) -> Features:
+        """Vectors float32 [n, dimension] of images uint8 [n, C, R, R], channels in the network's order."""
+        from understudy.segmenters.augment_apply import fed
+
+        model, out = self._segmenter, np.empty((len(images), self.dimension), np.float32)
+        if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):
+            raise UnderstudyError(
+                f"slices of {images.shape[-1]} pixels for a segmenter of {model.resolution}",
+                fix="use a segmenter that was trained at this resolution",
+            )
+        model.network.eval()
+        for start in range(0, len(images), batch):
+            x = torch.from_numpy(images[start : start + batch]).to(model.device)
+            self._found.clear()
+            y = fed(x.float() / 255, model.input).contiguous(memory_format=torch.channels_last)
+            for stage in self._encoder:
+                y = stage(y)
+            out[start : start + batch] = self._found[0].float().mean((2, 3)).cpu().numpy()
+        self._found.clear()
+        return out
+
+
+def make_extractor(
+    name: str,
+    weights: Path | None = None,
+    sha256: str | None = None,
+    segmenter: Path | None = None,
+    resize: Resize = "antialiased_bicubic",
+    device: str = "cpu",
+) -> Extractor:
+    """An extractor by its name.
+
+    Args:
+        name: one of `NAMES`.
+        weights: the user's file, for those that need one.
+        sha256: that the file must have.
+        segmenter: folder of a finished segmenter, for "unet".
+        resize: see `InputRule`.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        UnderstudyError: unknown name, what it needs is not given, wrong file.
+    """
+    from understudy.runtime.devices import resolve_device
+
+    if name not in NAMES:
+        raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
+    if name == "random":
+        return random_network(resize, str(resolve_device(device)))
+    if name.startswith("radiomics"):
+        return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
+    if name == "unet":
+        if segmenter is None:
+            raise UnderstudyError(
+                "the extractor unet needs a segmenter that was trained on real slices",
+                fix="give its folder (--segmenter jobs/segmenter-.../model)",
+            )
+        return EncoderExtractor(segmenter, device)
+    if weights is None:
+        raise UnderstudyError(
+            f"the extractor {name} needs a file of weights, and nothing is downloaded",
+            fix=f"give it (--weights FILE); {_WHERE[name]}",
+        )
+    return from_file(name, weights, sha256, resize, str(resolve_device(device)))
+
+
+_WHERE = {
+    "inception2015": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth or NVIDIA's inception-2015-12-05.pt",
+    "radimagenet_inception": "InceptionV3.pt of RadImageNet's PyTorch release",
+    "radimagenet_resnet50": "ResNet50.pt of RadImageNet's PyTorch release",
+    "dinov2": "dinov2_vitl14_pretrain.pth (or vitb14, vits14) of facebookresearch/dinov2",
+}
