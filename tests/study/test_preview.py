@@ -212,7 +212,8 @@ def test_the_workstation_is_a_day_of_one_gpu(tmp_path: Path) -> None:
 
 def test_a_plan_imports_no_network_library() -> None:
     code = (
-        "import sys; from understudy.study.engine.plan import make_plan; from understudy.study.engine.estimate import estimated;"
+        "import sys; from understudy.study.engine.plan import make_plan;"
+        " from understudy.study.engine.estimate import estimated;"
         "print([m for m in ('monai', 'transformers', 'torchvision', 'matplotlib', 'tensorboard', 'scipy.io', 'pandas',"
         " 'zarr')"
         " if m in sys.modules])"
