@@ -61,9 +61,7 @@ def nearest(points: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.nd
     square = (points**2).sum(1)[:, None] + (flat**2).sum(1) - 2 * points @ flat.T
     row = square.argmin(1)
     names = np.array([f"T{i}" for i in range(len(training))])
-    return -np.sqrt(np.maximum(square[np.arange(len(points)), row], 0))[:, None], names[
-        row // training.shape[1]
-    ]
+    return -np.sqrt(np.maximum(square[np.arange(len(points)), row], 0))[:, None], names[row // training.shape[1]]
 
 
 def one_round(rng: np.random.Generator, world: World) -> Concentration | None:
@@ -78,9 +76,7 @@ def one_round(rng: np.random.Generator, world: World) -> Concentration | None:
         made = patients(rng, world, world.synthetic, 1, curve)
     made = rng.permutation(made.reshape(-1, DIMENSIONS))[: world.synthetic]
     count = int(world.copies * world.synthetic)
-    whose = (
-        np.arange(count) % world.training if world.of_all else np.full(count, rng.integers(world.training))
-    )
+    whose = np.arange(count) % world.training if world.of_all else np.full(count, rng.integers(world.training))
     copied = training[whose, rng.integers(0, SLICES, count)]
     made[:count] = copied + rng.normal(0, COPY_NOISE, copied.shape)
     scores, near = nearest(heldout.reshape(-1, DIMENSIONS), training)
@@ -143,9 +139,7 @@ class Cohort:
         other = np.where(self.subject[:, None] == self.subject, -1, self.own[0])
         return str(self.subject[other.max(1).argmax()])
 
-    def nearest(
-        self, views: list[np.ndarray], rows: np.ndarray, training: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def nearest(self, views: list[np.ndarray], rows: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, ...]:
         found = [view[np.ix_(rows, training)] for view in views]
         names = np.stack([self.subject[training][f.argmax(1)] for f in found], axis=1)
         return np.stack([f.max(1) for f in found], axis=1).astype(float), names
@@ -189,15 +183,12 @@ def divisions(path: Path, training: int, heldout: int, rounds: int) -> None:
             tests = [cohort.divided(rng, training, heldout, copies, of_all) for _ in range(rounds)]
             shares.append(np.mean([t is not None and t.found for t in tests]))
         print(
-            f"| {copies:.0%} copies of {'all' if of_all else 'one'} | {shares[0]:.1%} | {shares[1]:.1%} |",
-            flush=True,
+            f"| {copies:.0%} copies of {'all' if of_all else 'one'} | {shares[0]:.1%} | {shares[1]:.1%} |", flush=True
         )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=400, help="made-up audits a row (default 400)")
     parser.add_argument("--slices", type=Path, help="a SliceSet of real patients, for divisions of these")
     parser.add_argument("--patients", type=int, nargs=2, default=(12, 10), help="to train on, to hold out")
@@ -207,9 +198,7 @@ def main() -> None:
         training, heldout = arguments.patients
         divisions(arguments.slices, training, heldout, rounds)
         return
-    print(
-        f"| generator | training and held-out patients | called concentrated, of {rounds} |\n| --- | --- | --- |"
-    )
+    print(f"| generator | training and held-out patients | called concentrated, of {rounds} |\n| --- | --- | --- |")
     for generator, worlds in WORLDS.items():
         for name, world in worlds.items():
             print(f"| {generator} | {name} | {called(world, rounds):.1%} |", flush=True)

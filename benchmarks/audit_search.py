@@ -89,9 +89,7 @@ def against_float(rounds: int) -> None:
     agree = (runs["float32 product and argmax"]() == runs["exact, stacked"]()).float().mean()
     times = median_seconds(runs, rounds)
     base = times["float32 product and argmax"]
-    print(
-        f"1,000 x 5,000 slices of 64 x 64 x 4, {torch.get_num_threads()} threads, same winner {agree:.1%}\n"
-    )
+    print(f"1,000 x 5,000 slices of 64 x 64 x 4, {torch.get_num_threads()} threads, same winner {agree:.1%}\n")
     print("| program | s | times as fast as the float32 product |\n| --- | --- | --- |")
     for name, seconds in times.items():
         print(f"| {name} | {seconds:.3f} | {base / seconds:.2f} |")
@@ -107,9 +105,7 @@ def prefiltered(path: Path, queries: int, memory: int, float_kernel: bool) -> No
     kernel = "integer" if kernel_is_exact(torch.device("cpu")) and not float_kernel else "float32"
     size = f"{slices.resolution} px, {len(slices.channels)} channels"
     print(f"{len(rest)} x {len(training)} slices of {size}, {kernel} kernel\n")
-    print(
-        "| views | prefilter | s | candidates | compared in blocks | 100,000 x 91,271 at 256 x 256 x 4, h |"
-    )
+    print("| views | prefilter | s | candidates | compared in blocks | 100,000 x 91,271 at 256 x 256 x 4, h |")
     print("| --- | --- | --- | --- | --- | --- |")
     if float_kernel:
         products.kernel_is_exact = lambda device: False
@@ -154,9 +150,7 @@ def memory_peak() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=Path, help="a SliceSet with training and test slices")
     parser.add_argument("--queries", type=int, default=200, help="of the SliceSet (default 200)")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")

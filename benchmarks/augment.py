@@ -165,9 +165,7 @@ def shares(which: str, batch: Batch, rounds: int) -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=8, help="slices in a batch")
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--resolution", type=int, default=256)

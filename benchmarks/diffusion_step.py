@@ -32,15 +32,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from understudy.generators.diffusion.process import training_losses
-from understudy.generators.networks.unet import (
-    Attention,
-    DiffusionConfig,
-    ResBlock,
-    Stage,
-    UNet,
-    build,
-    sinusoids,
-)
+from understudy.generators.networks.unet import Attention, DiffusionConfig, ResBlock, Stage, UNet, build, sinusoids
 from understudy.generators.ops.group_norm import GroupNorm
 from understudy.generators.training import recording
 
@@ -183,18 +175,14 @@ def measure(threads: int, rounds: int, blocks: int) -> NDArray[np.float64]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks per resolution")
     options = parser.parse_args()
     times = measure(options.threads, options.rounds, options.blocks)
     middle = np.median(times, axis=0)
-    print(
-        f"torch {torch.__version__}, {options.threads} threads, 64x64, batch {BATCH}, {options.blocks} blocks per"
-    )
+    print(f"torch {torch.__version__}, {options.threads} threads, 64x64, batch {BATCH}, {options.blocks} blocks per")
     print(f"resolution, medians of {options.rounds} rounds of {STEPS} steps\n")
     print(
         "| step | processor s per 1000 images | wall s | official structure / this, processor | wall |\n"

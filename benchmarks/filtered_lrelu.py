@@ -39,9 +39,7 @@ def convolve(x: Tensor, taps: np.ndarray, gain: float = 1.0) -> Tensor:
     return F.conv2d(F.conv2d(x, kernel[:, :, None], groups=x.shape[1]), kernel[..., None], groups=x.shape[1])
 
 
-def reference(
-    x: Tensor, bias: Tensor, rise: np.ndarray, fall: np.ndarray, up: int, down: int, size: int
-) -> Tensor:
+def reference(x: Tensor, bias: Tensor, rise: np.ndarray, fall: np.ndarray, up: int, down: int, size: int) -> Tensor:
     n, c, h, w = x.shape
     total = (size - 1) * down + 1 - h * up + len(rise) + len(fall) - 2
     before = (total + up) // 2
@@ -86,9 +84,7 @@ def shortest(passes: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     return {name: (a, b) for name, (a, b) in found.items()}
 
 
-def passes_of(
-    function: Callable[[Tensor], Tensor], x: Tensor, second: bool
-) -> dict[str, Callable[[], object]]:
+def passes_of(function: Callable[[Tensor], Tensor], x: Tensor, second: bool) -> dict[str, Callable[[], object]]:
     """Forward; forward and backward; and with a gradient of the gradient's square."""
     x = x.clone().requires_grad_()
 
@@ -146,26 +142,14 @@ def generator_rows(name: str, config: StyleGan3Config, dtype: torch.dtype, round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    columns = (
-        "case",
-        "shape",
-        "pass",
-        "reference cpu",
-        "ours cpu",
-        "ratio",
-        "reference wall",
-        "ours wall",
-        "ratio",
-    )
+    columns = ("case", "shape", "pass", "reference cpu", "ours cpu", "ratio", "reference wall", "ours wall", "ratio")
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
     double, narrow = lowpass(12, 16, 16, 128), lowpass(24, 8, 8, 128)
     round_ = lowpass(12, 16, 16, 128, radial=True)

@@ -47,26 +47,7 @@ segmenters:
 trainings: [real, synthetic]
 repeats: 1
 """
-NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    3,
-    7,
-    127,
-    255,
-    256,
-    32767,
-    -32768,
-    1e-30,
-    1e30,
-    -1e30,
-    float("nan"),
-    float("inf"),
-    0.5,
-    1e-3,
-)
+NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 256, 32767, -32768, 1e-30, 1e30, -1e30, float("nan"), float("inf"), 0.5, 1e-3)
 WORDS = (
     *("null", "[]", "{}", "-1", "0", "1", "1e309", ".nan", ".inf", str(2**63), "true", "a", "''", "2020-01-01", "*a"),
     *("&a [*a]", "!!python/object:os.system x", "{a: {b: {c: {d: 1}}}}", "[1, [2, [3]]]", "é", "\t", "|", ": :", "???"),
@@ -111,10 +92,7 @@ def write_images(root: Path) -> None:
             pixels[4:12, 4:12] = 255 if name == "seg" else 90 + 10 * k
             Image.fromarray(pixels).save(root / "png" / f"p{k % 3}_z{k:03d}_{name}.png")
         (root / "npy").mkdir(exist_ok=True)
-        np.save(
-            root / "npy" / f"p{k % 3}_z{k:03d}.npy",
-            np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8),
-        )
+        np.save(root / "npy" / f"p{k % 3}_z{k:03d}.npy", np.random.default_rng(k).integers(0, 255, (16, 16), np.uint8))
 
 
 def mutated_bytes(content: bytes, rng: np.random.Generator) -> bytes:
@@ -148,9 +126,7 @@ def mutate_nifti(root: Path, rng: np.random.Generator) -> None:
         for _ in range(int(rng.integers(1, 4))):
             offset, kind, count = FIELDS[int(rng.integers(len(FIELDS)))]
             dtype, place = np.dtype(kind), int(rng.integers(count))
-            value: object = (
-                NUMBERS[int(rng.integers(len(NUMBERS)))] if rng.random() < 0.7 else rng.normal() * 10
-            )
+            value: object = NUMBERS[int(rng.integers(len(NUMBERS)))] if rng.random() < 0.7 else rng.normal() * 10
             with np.errstate(all="ignore"):
                 new = np.array(value).astype(dtype).tobytes()
             start = offset + place * dtype.itemsize
@@ -188,9 +164,7 @@ def mutate_study(root: Path, rng: np.random.Generator) -> None:
                 lines[k] = mutated_bytes(lines[k].encode(), rng).decode("latin1")
         lines = lines or [""]
     text = "\n".join(lines)
-    (root / "study.yaml").write_bytes(
-        mutated_bytes(text.encode(), rng) if rng.random() < 0.2 else text.encode()
-    )
+    (root / "study.yaml").write_bytes(mutated_bytes(text.encode(), rng) if rng.random() < 0.2 else text.encode())
 
 
 def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> None:
@@ -232,11 +206,7 @@ def mutate_folder(root: Path, rng: np.random.Generator, top: str = "data") -> No
         except (OSError, shutil.Error, RecursionError):
             continue
     if top == "data":
-        text = (
-            STUDY
-            if rng.random() < 0.5
-            else STUDY[: STUDY.index("  layout")] + STUDY[STUDY.index("slices:") :]
-        )
+        text = STUDY if rng.random() < 0.5 else STUDY[: STUDY.index("  layout")] + STUDY[STUDY.index("slices:") :]
         if rng.random() < 0.5:
             text = text.replace("  path: data\n", "  path: data\n  skip_bad_patients: true\n")
         (root / "study.yaml").write_text(text)
@@ -261,9 +231,7 @@ def checked_and_prepared(root: Path) -> str:
         found = check_source(root / "study.yaml", progress=False)
         stops = any(one.stops for one in found)
         if any(
-            p.problem.startswith("unexpected ") and "Error" in p.problem
-            for one in found
-            for p in one.checked.problems
+            p.problem.startswith("unexpected ") and "Error" in p.problem for one in found for p in one.checked.problems
         ):
             return "unforeseen: " + next(
                 p.problem for one in found for p in one.checked.problems if "unexpected" in p.problem
@@ -377,9 +345,7 @@ def _worker(cases: Queue[str], results: list[tuple[str, str, float, float]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
@@ -398,9 +364,7 @@ def main() -> None:
     cases: Queue[str] = Queue()
     share = {kind: getattr(given, kind) for kind in KINDS}
     # kinds take turns in proportion, so that a run that is stopped (Ctrl-C) has seen something of each
-    for _, case in sorted(
-        ((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])
-    ):
+    for _, case in sorted(((n + 0.5) / share[kind], f"{kind}:{n}") for kind in KINDS for n in range(share[kind])):
         cases.put(case)
     results: list[tuple[str, str, float, float]] = []
     threads = [threading.Thread(target=_worker, args=(cases, results)) for _ in range(given.workers)]

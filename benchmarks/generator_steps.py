@@ -206,28 +206,18 @@ def header(larger: bool) -> list[str]:
     """The names of the columns."""
     unit = "images/s" if larger else "s per 1000 images"
     per_processor = "images per processor second" if larger else "processor s per 1000 images"
-    names = [
-        "training",
-        "precision",
-        f"{unit}, wall",
-        per_processor,
-        f"official, {unit} (quoted, not measured)",
-    ]
+    names = ["training", "precision", f"{unit}, wall", per_processor, f"official, {unit} (quoted, not measured)"]
     names += ["ours is faster by"] + ([] if larger else ["wanted"])
     return [*names, "peak memory, MB", "of it above the imports"]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--larger", action="store_true", help="StyleGAN 2 in the sizes of real trainings")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--latent", type=int, help="size of z and w (default: 64 as in the golden files, --larger 512)"
-    )
+    parser.add_argument("--latent", type=int, help="size of z and w (default: 64 as in the golden files, --larger 512)")
     parser.add_argument("--blocks", type=int, default=1, help="residual blocks per resolution, diffusion")
     parser.add_argument("--only", default="", help="cases whose name contains this, e.g. 'StyleGAN 3'")
     return parser.parse_args()

@@ -87,9 +87,7 @@ class Job:
         """What is trained, in the sizes asked for."""
         case, training = FULL[self.name], {}
         if self.tiny:
-            training = {"batch": 4} | (
-                {"start_resolution": 32} if self.name in ("progan", "stylegan1") else {}
-            )
+            training = {"batch": 4} | ({"start_resolution": 32} if self.name in ("progan", "stylegan1") else {})
         if self.batch:
             training["batch"] = self.batch
         model = TINY[self.name] | {"resolution": 32} if self.tiny else case.model | {"resolution": RESOLUTION}
@@ -219,15 +217,7 @@ def planned(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for name in options.only.split(",") if options.only else FULL:
         base = Job(
-            name,
-            "package",
-            "fp32",
-            False,
-            options.device,
-            options.tiny,
-            options.rounds,
-            options.batch,
-            options.backend,
+            name, "package", "fp32", False, options.device, options.tiny, options.rounds, options.batch, options.backend
         )
         jobs += [
             replace(base, part=part, precision=precision, compiled=c)
@@ -257,9 +247,7 @@ def run(jobs: list[Job], kept: Path | None, where: str) -> list[tuple[Job, dict[
             known[key] = measure(job)
             if kept and "failed" not in known[key]:  # what failed is tried again the next time
                 with kept.open("a") as file:
-                    file.write(
-                        json.dumps({"machine": where, "job": asdict(job), "result": known[key]}) + "\n"
-                    )
+                    file.write(json.dumps({"machine": where, "job": asdict(job), "result": known[key]}) + "\n")
         results.append((job, known[key]))
         print(f"{job.name} {job.part} {job.precision}{' compiled' * job.compiled}: {known[key]}",
               file=sys.stderr, flush=True)  # fmt: skip
@@ -320,22 +308,16 @@ def make_process(job: Job) -> Any:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="32x32 and a few channels: whether it runs")
     parser.add_argument("--only", default="", help=f"some of {','.join(FULL)}")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--compile", choices=["no", "yes", "both"], default="both")
-    parser.add_argument(
-        "--backend", default="inductor", help="of torch.compile; aot_eager: trace only, for a trial"
-    )
+    parser.add_argument("--backend", default="inductor", help="of torch.compile; aot_eager: trace only, for a trial")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--batch", type=int, help="in place of the paper's")
-    parser.add_argument(
-        "--out", type=Path, help="default: gpu.md beside this file; on a CPU it is printed only"
-    )
+    parser.add_argument("--out", type=Path, help="default: gpu.md beside this file; on a CPU it is printed only")
     return parser.parse_args()
 
 

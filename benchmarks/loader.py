@@ -74,9 +74,7 @@ def training(folder: Path, path: Path, batch: int, steps: int) -> tuple[float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
@@ -94,9 +92,7 @@ def main() -> None:
             path = make(folder / f"set{count}", count, 64)
             done = subprocess.run([sys.executable, "-c", READING, path, "32"], capture_output=True, text=True,
                                   check=True)  # fmt: skip
-            print(
-                f"| {count} | {count * 5 * 64 * 64 / 1e6:.0f} | {int(done.stdout) / 1024:.0f} |", flush=True
-            )
+            print(f"| {count} | {count * 5 * 64 * 64 / 1e6:.0f} | {int(done.stdout) / 1024:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,7 @@ def listed(found: Scores, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="run the peers on the noisy cases too")
     parser.add_argument("--repeats", type=int, default=9, help="runs of ours, the median counts (default 9)")
     arguments = parser.parse_args()

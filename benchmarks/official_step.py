@@ -30,9 +30,7 @@ from understudy.generators.training.gan import StyleGan2Trainer
 from understudy.generators.training.trainer import annealed_beta
 
 
-def resample(
-    x: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0), gain: float = 1.0
-) -> Tensor:
+def resample(x: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0), gain: float = 1.0) -> Tensor:
     """Zeros between the pixels, padding, the [1, 3, 3, 1] filter of every channel, every `down`-th pixel."""
     n, channels, height, width = x.shape
     x = F.pad(x.reshape(n, channels, height, 1, width, 1), [0, up - 1, 0, 0, 0, up - 1])
@@ -43,9 +41,7 @@ def resample(
     return x[:, :, ::down, ::down]
 
 
-def activate(
-    x: Tensor, bias: Tensor | None, act: bool, gain: float = 1.0, clamp: float | None = None
-) -> Tensor:
+def activate(x: Tensor, bias: Tensor | None, act: bool, gain: float = 1.0, clamp: float | None = None) -> Tensor:
     """Bias, leaky ReLU, gain, clamp."""
     if bias is not None:
         x = x + bias.reshape([-1 if i == 1 else 1 for i in range(x.ndim)])

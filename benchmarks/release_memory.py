@@ -42,9 +42,7 @@ from understudy.slices import SliceSet, SliceWriter, evenly_coded
 CHANNELS = ("T1w", "T2w", "FLAIR", "T1wGd")
 CLASSES = evenly_coded({1: "NCR/NET", 2: "ED", 3: "ET"})
 BLOCK = 10  # slices that are made at a time
-LIKE_REAL = (
-    20  # one block of so many is made like real slices, some of which are flagged; the others like nobody's
-)
+LIKE_REAL = 20  # one block of so many is made like real slices, some of which are flagged; the others like nobody's
 QUANTILE = 0.95
 CONFIG = AuditConfig(quantile=QUANTILE, copies=20, splits=10, resamples=200, within=0, more_views=False)
 ABOUT = About(
@@ -109,12 +107,7 @@ def release(folder: Path, layout: str) -> None:
             "decision": "approve_with_removal",
             "by": {"name": "N", "role": "steward"},
             "date": today,
-            "thresholds": {
-                "quantile": QUANTILE,
-                "most_flagged": 1.0,
-                "set_on": today,
-                "before_looking": True,
-            },
+            "thresholds": {"quantile": QUANTILE, "most_flagged": 1.0, "set_on": today, "before_looking": True},
         }
     )
     real = SliceSet.open(folder / "real", cache_bytes=0)
@@ -154,9 +147,7 @@ def run(what: str, folder: Path, layout: str = "-") -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, nargs="+", default=[1000, 3000, 10000])
     parser.add_argument("--edge", type=int, default=256, help="pixels along an edge of a slice")
     parser.add_argument("--formats", nargs="+", default=list(LAYOUTS))
@@ -177,10 +168,7 @@ def main() -> None:
         for count in options.slices:
             make_synthetic(folder / "synthetic", count, options.edge)
             told = run("audit", folder)
-            print(
-                f"| (its audit) | {count:,} | | {told['mb']:,.0f} MB | {told['seconds']:.0f} s | | |",
-                flush=True,
-            )
+            print(f"| (its audit) | {count:,} | | {told['mb']:,.0f} MB | {told['seconds']:.0f} s | | |", flush=True)
             for layout in options.formats:
                 made = run("release", folder, layout)
                 size = sum(p.stat().st_size for p in (folder / "package").rglob("*") if p.is_file())

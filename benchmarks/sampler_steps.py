@@ -137,9 +137,7 @@ class Space:
         mean, deviation = self.conv
         conv = saturated((conv_features(slices) - mean) / np.maximum(deviation, 1e-6)) / np.sqrt(len(mean))
         parts = [saturated((shrunk(slices) - self.groups[0][0]) @ self.axes) / np.sqrt(self.axes.shape[1])]
-        for x, (mean, deviation) in zip(
-            (histograms(slices.images), lesions(slices)), self.groups[1:], strict=True
-        ):
+        for x, (mean, deviation) in zip((histograms(slices.images), lesions(slices)), self.groups[1:], strict=True):
             parts.append((x - mean) / np.sqrt(np.square(deviation).sum()))
         return {"conv": conv, "physical": np.concatenate(parts, axis=1) / np.sqrt(len(parts))}
 
@@ -251,9 +249,7 @@ class Samples:
     def __init__(self, folder: str) -> None:
         self.generator, self.config = load_generator(folder)
         if self.config["kind"] != "diffusion":
-            raise UnderstudyError(
-                f"a {self.config['kind']} has no sampler", where=folder, fix="give a diffusion model"
-            )
+            raise UnderstudyError(f"a {self.config['kind']} has no sampler", where=folder, fix="give a diffusion model")
         self.classes = classes_of(self.config)
         self.process = self.generator.config.process()
 
@@ -268,9 +264,7 @@ class Samples:
         joint, seconds = self.draw(sampler, count)
         images, labels, codes = decode(joint, self.classes, self.config["annotation"])
         slices = Slices(images, labels, self.classes)
-        figures = {"code": (float(codes.mean()), float(codes.std(ddof=1)) / count**0.5)} | real.distance(
-            slices
-        )
+        figures = {"code": (float(codes.mean()), float(codes.std(ddof=1)) / count**0.5)} | real.distance(slices)
         distance = None
         if sampler.kind != "ancestral" and len(limit):
             both = [x[: min(count, len(limit))].clamp(-1, 1) for x in (joint, limit)]
@@ -330,9 +324,7 @@ def verdict(rows: list[Row], total: int) -> list[str]:
     for row in sorted((r for r in rows if r.sampler.kind != "ancestral"), key=lambda r: r.evaluations):
         fewer = f"{steps / row.evaluations:.0f} times fewer evaluations; {PAPER_STEPS / row.evaluations:.0f} times"
         result = "no worse" if no_worse(row, longest) else "worse"
-        found.append(
-            f"- {row.sampler.kind} {row.evaluations}: {result}, {fewer} fewer than {PAPER_STEPS} steps"
-        )
+        found.append(f"- {row.sampler.kind} {row.evaluations}: {result}, {fewer} fewer than {PAPER_STEPS} steps")
     if steps < PAPER_STEPS:
         found.append(
             f"A model of {total} steps shows where the default stops being limited by its steps; that ancestral"
@@ -343,9 +335,7 @@ def verdict(rows: list[Row], total: int) -> list[str]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a finished diffusion training")
     parser.add_argument("slices", help="folder of the slices that it was trained on")
     parser.add_argument("--samples", type=int, default=256)

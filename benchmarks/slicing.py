@@ -102,9 +102,7 @@ def compare(name: str, folder: Path, scratch: Path, rounds: int, workers: int) -
     for r in range(rounds):
         here = scratch / name / str(r)
         runs = {
-            "get_fdata loop, PNG per channel, 1 thread": lambda here=here: plain_loop(
-                cohort, here / "png", write_png
-            ),
+            "get_fdata loop, PNG per channel, 1 thread": lambda here=here: plain_loop(cohort, here / "png", write_png),
             "get_fdata loop, uncompressed npy per slice, 1 thread": lambda here=here: plain_loop(
                 cohort, here / "npy", write_npy
             ),
@@ -116,10 +114,7 @@ def compare(name: str, folder: Path, scratch: Path, rounds: int, workers: int) -
         if not same_slices(slices, here / "npy"):
             raise SystemExit(f"{name}: the slices differ")
     patients = len(cohort.patients)
-    medians = {
-        way: [statistics.median(t) / patients for t in zip(*spent, strict=True)]
-        for way, spent in times.items()
-    }
+    medians = {way: [statistics.median(t) / patients for t in zip(*spent, strict=True)] for way, spent in times.items()}
     own = medians[ours]
     return [
         f"| {name} | {way} | {wall:.2f} | {cpu:.2f} | {wall / own[0]:.1f}x | {cpu / own[1]:.1f}x |"
@@ -145,9 +140,7 @@ def main() -> None:
         for name, folder in cohorts.items():
             rows += compare(name, folder, scratch / "out", arguments.rounds, arguments.workers)
     print(f"{arguments.workers} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(
-        "| volumes | way | seconds a patient | processor seconds | seconds to ours | processor seconds to ours |"
-    )
+    print("| volumes | way | seconds a patient | processor seconds | seconds to ours | processor seconds to ours |")
     print("| --- | --- | --- | --- | --- | --- |")
     print("\n".join(rows))
 

@@ -66,9 +66,7 @@ def forward(
     """`StyledConv.forward` with the grouped convolution."""
     x = grouped(x, self.conv.weight, style, scale, self.conv.up, dtype)
     noise = self.noise_const if noise is None else noise
-    return fused.noisy_activation(
-        x, torch.ones_like(scale), noise, self.noise_strength, self.bias, self.clamp
-    )
+    return fused.noisy_activation(x, torch.ones_like(scale), noise, self.noise_strength, self.bias, self.clamp)
 
 
 def modulate_weights() -> None:
@@ -145,9 +143,7 @@ def measure(variants: Sequence[str], options: argparse.Namespace) -> NDArray[np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latent", type=int, default=64, help="size of z and w (64: as in the golden files)")

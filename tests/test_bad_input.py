@@ -108,9 +108,7 @@ def test_a_truncated_file(work: Path) -> None:
 def test_a_patient_without_flair_is_refused_by_name_or_left_out_if_the_study_says_so(work: Path) -> None:
     a_file(work, "flair").unlink()
     refused(understudy("run", "study.yaml", "-q", cwd=work), "Phantom_002", "flair")
-    (work / "study.yaml").write_text(
-        STUDY.replace("path: patients", "path: patients, skip_bad_patients: true")
-    )
+    (work / "study.yaml").write_text(STUDY.replace("path: patients", "path: patients, skip_bad_patients: true"))
     ran = understudy("run", "study.yaml", "-q", "--until", "prepare", cwd=work)
     assert ran.returncode == 0, ran.stderr
 
@@ -126,9 +124,7 @@ def test_a_label_7(work: Path) -> None:
 def test_a_typo_in_the_study_file(work: Path) -> None:
     (work / "study.yaml").write_text(STUDY.replace("validation_fraction", "validation_fractoin"))
     ran = understudy("run", "study.yaml", cwd=work)
-    refused(
-        ran, "line 5", "split.validation_fractoin", "did you mean `validation_fraction`?", "nothing was run"
-    )
+    refused(ran, "line 5", "split.validation_fractoin", "did you mean `validation_fraction`?", "nothing was run")
     assert not (work / "understudy-bad").exists()
 
 
@@ -142,9 +138,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     yield disk
@@ -171,9 +165,7 @@ def test_no_permission_to_write(work: Path) -> None:
 def test_a_folder_below_a_file(work: Path) -> None:
     ran = understudy("run", "study.yaml", "-q", "--out", work / "study.yaml" / "out", cwd=work)
     refused(ran, "a file stands where a folder is needed", "study.yaml")
-    refused(
-        understudy("phantom", work / "study.yaml" / "out", "--patients", 1, cwd=work), "a file stands where"
-    )
+    refused(understudy("phantom", work / "study.yaml" / "out", "--patients", 1, cwd=work), "a file stands where")
 
 
 def test_a_read_only_disk(work: Path, small_disk: Path) -> None:
@@ -195,6 +187,4 @@ def test_the_folder_and_the_checkpoint_of_another_study(work: Path) -> None:
     (job / "done.json").unlink()
     config = (job / "model" / "config.json").read_text()
     (job / "model" / "config.json").write_text(config.replace('"identity": "', '"identity": "0'))
-    refused(
-        understudy("run", "study.yaml", "-q", "--out", "out", cwd=work), "another training", "another folder"
-    )
+    refused(understudy("run", "study.yaml", "-q", "--out", "out", cwd=work), "another training", "another folder")

@@ -74,11 +74,7 @@ def test_history_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -> None
         handle.write('{"samples": 400, "lo')  # cut off by a kill
     history.resume(200)
     history.append(samples=300, loss=0.5)
-    assert [(r["samples"], r["loss"]) for r in History.read(history.path)] == [
-        (100, 0.01),
-        (200, 0.005),
-        (300, 0.5),
-    ]
+    assert [(r["samples"], r["loss"]) for r in History.read(history.path)] == [(100, 0.01), (200, 0.005), (300, 0.5)]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -85,9 +85,7 @@ def test_help_does_not_load_torch() -> None:
 
 def test_a_study_file_is_read_without_what_only_networks_need() -> None:
     heavy = "('monai', 'transformers', 'matplotlib', 'scipy.signal')"
-    script = (
-        f"import sys; import understudy.study.engine.plan; print([m for m in {heavy} if m in sys.modules])"
-    )
+    script = f"import sys; import understudy.study.engine.plan; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
@@ -134,13 +132,9 @@ def test_plan_as_table_and_as_json(study_file: Path, tmp_path: Path) -> None:
     assert planned["disk_bytes"] > 0
     assert 0 < planned["gpu_hours"] * 3600 < planned["seconds"] + 2
     two = json.loads(
-        invoke(
-            "plan", study_file, "--out", tmp_path / "out", "--json", "--workers", 2, "--speed", "1e11"
-        ).output
+        invoke("plan", study_file, "--out", tmp_path / "out", "--json", "--workers", 2, "--speed", "1e11").output
     )
-    one = json.loads(
-        invoke("plan", study_file, "--out", tmp_path / "out", "--json", "--speed", "1e11").output
-    )
+    one = json.loads(invoke("plan", study_file, "--out", tmp_path / "out", "--json", "--speed", "1e11").output)
     assert (one["workers"], two["workers"]) == (1, 2)
     assert one["elapsed_seconds"] == pytest.approx(one["seconds"], abs=0.1)
     assert one["seconds"] / 2 < two["elapsed_seconds"] < one["elapsed_seconds"]
@@ -195,9 +189,7 @@ def test_a_generator_on_two_devices(study_file: Path, tmp_path: Path) -> None:
     trained = invoke("job", generator.id, *where)
     assert trained.exit_code == 0, trained.output
     assert json.loads((job_folder(out, generator) / "model" / "config.json").read_text())["steps"] == 4
-    assert invoke("run", study_file, "--out", out, "--until", "generator", "-q").output.startswith(
-        "0 jobs done, 3"
-    )
+    assert invoke("run", study_file, "--out", out, "--until", "generator", "-q").output.startswith("0 jobs done, 3")
     assert "one device" in str(invoke("job", plan.jobs[1].id, *where).exception)
 
 
@@ -222,11 +214,7 @@ def test_devices_that_cannot_be_used_are_refused_at_once(
     ("error", "status", "said"),
     [
         (UnderstudyError("all is lost", where="x", fix="give up"), 1, "error: all is lost\n  where: x\n"),
-        (
-            Interrupted("stopped by SIGTERM"),
-            75,
-            "stopped by SIGTERM; run the same command again to continue\n",
-        ),
+        (Interrupted("stopped by SIGTERM"), 75, "stopped by SIGTERM; run the same command again to continue\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/out/file"),
             1,
@@ -238,11 +226,7 @@ def test_devices_that_cannot_be_used_are_refused_at_once(
     ],
 )
 def test_errors_end_with_one_message(
-    error: BaseException,
-    status: int,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
         raise error
@@ -259,11 +243,7 @@ def test_errors_end_with_one_message(
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero\nand more"), RecursionError(), OSError("odd")])
 @pytest.mark.parametrize("home", ["kept", "read-only"])
 def test_what_nobody_foresaw_is_one_line_and_a_file_to_be_sent(
-    error: Exception,
-    home: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: Exception, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
         raise error
@@ -316,9 +296,7 @@ def required(command: Any) -> list[str]:
     return words
 
 
-WITH_DEVICE = [
-    entry for entry in all_commands() if any("--device" in parameter.opts for parameter in entry[1].params)
-]
+WITH_DEVICE = [entry for entry in all_commands() if any("--device" in parameter.opts for parameter in entry[1].params)]
 
 
 @pytest.mark.parametrize(("words", "command"), named(WITH_DEVICE))

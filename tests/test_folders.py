@@ -108,9 +108,7 @@ def test_errors_of_reading_do_not_speak_of_writing(tmp_path, monkeypatch):
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sets(st.text("abc0123456789. _-é", min_size=1, max_size=8).filter(lambda n: n.strip(". ")), max_size=6)
-)
+@given(st.sets(st.text("abc0123456789. _-é", min_size=1, max_size=8).filter(lambda n: n.strip(". ")), max_size=6))
 def test_every_visible_file_is_listed_once(tmp_path_factory, names):
     root = tmp_path_factory.mktemp("tree")
     for i, name in enumerate(sorted(names)):

@@ -43,18 +43,7 @@ def test_smaller_parts_are_remembered_and_recorded(tmp_path: Path) -> None:
         for _ in range(2):
             in_parts(small(2, data, asked), 8, "squares", "the same")  # type: ignore[arg-type]
         assert found.record == {"squares": "2 of 8 at once: the same"}
-    assert asked == [
-        8,
-        4,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-    ]  # twice too many, then four parts; four at once the next time
+    assert asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # twice too many, then four parts; four at once the next time
     assert read_json(path)["record"] == found.record
     assert current().parts("squares") == 1  # what one job found out holds for it alone
 

@@ -95,9 +95,7 @@ def saved(path: Path, change=lambda header: None, voxels=VOXELS, affine=None) ->
 @pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("meter", 1e-3), ("micron", 1e3), ("unknown", 1)])
 def test_a_voxel_has_its_size_whatever_the_units(tmp_path, units, factor):
     path = saved(
-        tmp_path / "a.nii",
-        lambda h: h.set_xyzt_units(units),
-        affine=np.diag([-2.0 * factor, -factor, 3 * factor, 1]),
+        tmp_path / "a.nii", lambda h: h.set_xyzt_units(units), affine=np.diag([-2.0 * factor, -factor, 3 * factor, 1])
     )
     assert read_header(path).spacing == pytest.approx((3.0, 1.0, 2.0))
     headers_on_one_grid([saved(tmp_path / "mm.nii"), path])
@@ -117,17 +115,13 @@ def test_sform_and_qform_that_turn_a_volume_differently_are_refused(tmp_path):
     with pytest.raises(UnderstudyError, match="qform"):
         read_header(saved(tmp_path / "flip.nii", flip))
     with pytest.raises(UnderstudyError, match="qform"):
-        read_header(
-            saved(tmp_path / "size.nii", lambda h: h.set_qform(np.diag([-1.0, -1.0, 3.0, 1.0]), code=1))
-        )
+        read_header(saved(tmp_path / "size.nii", lambda h: h.set_qform(np.diag([-1.0, -1.0, 3.0, 1.0]), code=1)))
     moved = np.diag([-2.0, -1.0, 3.0, 1.0])
     moved[:3, 3] = 10, 20, 30
     header = read_header(saved(tmp_path / "moved.nii", lambda h: h.set_qform(moved, code=1)))
     np.testing.assert_array_equal(header.affine, np.diag([-2.0, -1.0, 3.0, 1.0]))  # the sform's
     assert len(header.doubts) == 1
-    assert (
-        read_header(saved(tmp_path / "same.nii", lambda h: h.set_qform(h.get_sform(), code=1))).doubts == ()
-    )
+    assert read_header(saved(tmp_path / "same.nii", lambda h: h.set_qform(h.get_sform(), code=1))).doubts == ()
 
 
 def test_a_header_without_a_position_is_doubtful(tmp_path):
@@ -181,10 +175,7 @@ def test_a_header_that_announces_more_than_there_is_takes_no_memory(tmp_path):
         read_header(tmp_path / "b.nii")
 
 
-@given(
-    st.sampled_from([-1e-7, 1.0, 1.00000006, 0.9999, 2.0, 254.9999]),
-    st.sampled_from([np.float32, np.float64]),
-)
+@given(st.sampled_from([-1e-7, 1.0, 1.00000006, 0.9999, 2.0, 254.9999]), st.sampled_from([np.float32, np.float64]))
 def test_labels_near_a_whole_number_are_that_number(value, dtype):
     found = whole_numbers(np.array([0, value], dtype), Path("x"))
     assert found.dtype == np.uint8
@@ -233,9 +224,7 @@ def test_files_on_one_grid_are_arranged_alike(tmp_path, order):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_long_extension_is_passed_over(tmp_path, name):
     image = nib.Nifti1Image(VOXELS, np.diag([-2.0, -1.0, 3.0, 1.0]))
-    image.header.extensions.append(
-        nib.nifti1.Nifti1Extension(4, bytes(np.random.default_rng(0).bytes(200_000)))
-    )
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(4, bytes(np.random.default_rng(0).bytes(200_000))))
     nib.save(image, tmp_path / name)
     header = read_header(tmp_path / name)
     np.testing.assert_array_equal(read_voxels(tmp_path / name, header), VOXELS)

@@ -56,9 +56,7 @@ def test_zarr_reads_what_it_would_have_written(count: int, shape: tuple[int, ...
         np.testing.assert_array_equal(read["ours"][:], read["theirs"][:])
         rows = np.random.default_rng(0).integers(0, count, 9)
         for name in ("ours", "theirs"):
-            np.testing.assert_array_equal(
-                ShardReader(read[name], Path(folder) / name).read(rows), stack[rows]
-            )
+            np.testing.assert_array_equal(ShardReader(read[name], Path(folder) / name).read(rows), stack[rows])
         for row in range(count):
             np.testing.assert_array_equal(read["ours"][row], stack[row])
 

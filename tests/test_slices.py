@@ -96,9 +96,7 @@ def test_a_killed_writer_goes_on_where_its_last_shard_ended(tmp_path: Path) -> N
     assert second.close().content_hash == whole.content_hash
 
 
-def test_a_writer_killed_while_closing_closes_the_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_killed_while_closing_closes_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n = SHARD + 5
     whole = write(tmp_path / "whole", n)
     images, labels, rows = content(n)

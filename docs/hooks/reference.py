@@ -20,9 +20,7 @@ from pydantic_core import PydanticUndefined
 def on_config(config: Any) -> Any:
     """Puts pages that the navigation does not name at the end of its How to; called by mkdocs."""
     named = json.dumps(config["nav"])
-    pages = sorted(
-        path.name for path in Path(config["docs_dir"]).glob("*.md") if f'"{path.name}"' not in named
-    )
+    pages = sorted(path.name for path in Path(config["docs_dir"]).glob("*.md") if f'"{path.name}"' not in named)
     (section,) = (entry["How to"] for entry in config["nav"] if "How to" in entry)
     section += pages
     return config
@@ -47,9 +45,7 @@ def study_page() -> str:
         " what differs. Paths are relative to the file.\n"
     ]
     for title, model in groups(Study):
-        parts.append(
-            f"## {title} {{ #{anchor(model)} }}\n\n{first_paragraph(model)}\n\n{field_table(model)}\n"
-        )
+        parts.append(f"## {title} {{ #{anchor(model)} }}\n\n{first_paragraph(model)}\n\n{field_table(model)}\n")
     return "\n".join(parts)
 
 
@@ -92,11 +88,7 @@ def field_table(model: type[BaseModel]) -> str:
         default = default_of(field)
         limits = [limit for m in field.metadata for limit in limits_of(m)]
         facts = ", ".join(
-            [
-                type_in_words(field.annotation),
-                f"default {default}" if default.startswith("`") else default,
-                *limits,
-            ]
+            [type_in_words(field.annotation), f"default {default}" if default.startswith("`") else default, *limits]
         )
         lines.append(f"| `{name}` | {escaped(field.description or '')}<br><small>{facts}</small> |")
     return "\n".join(lines)
@@ -105,11 +97,7 @@ def field_table(model: type[BaseModel]) -> str:
 def limits_of(constraint: Any) -> list[str]:
     """E.g. ["at least 1"] of pydantic's `Ge(1)`."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
-    return [
-        f"{word} {value:g}"
-        for key, word in words.items()
-        if (value := getattr(constraint, key, None)) is not None
-    ]
+    return [f"{word} {value:g}" for key, word in words.items() if (value := getattr(constraint, key, None)) is not None]
 
 
 def type_in_words(annotation: Any) -> str:

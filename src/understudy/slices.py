@@ -57,8 +57,7 @@ def evenly_coded(named: dict[int, str]) -> tuple[LabelClass, ...]:
     """Classes with codes evenly spaced over 0..255, background first; {1: "lesion"} gives codes 0 and 255."""
     step = 255 / max(1, len(named))
     return BACKGROUND, *(
-        LabelClass(name, value, round(step * (i + 1)))
-        for i, (value, name) in enumerate(sorted(named.items()))
+        LabelClass(name, value, round(step * (i + 1))) for i, (value, name) in enumerate(sorted(named.items()))
     )
 
 
@@ -82,18 +81,14 @@ class SliceSet:
             fix = (
                 f"finish the job that writes {partial}"
                 if partial.exists()
-                else (
-                    "check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`"
-                )
+                else ("check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`")
             )
             fix = f"give one of the slice sets in it: {', '.join(below[:3])}" if below else fix
             raise UnderstudyError("not a complete slice set", where=self.path, fix=fix)
         group = zarr.open_group(str(self.path), mode="r")
         meta = dict(group.attrs)
         if meta.get("format") != FORMAT:
-            raise UnderstudyError(
-                "unknown slice set format", where=self.path, fix="write it again with this version"
-            )
+            raise UnderstudyError("unknown slice set format", where=self.path, fix="write it again with this version")
         self._images, self._labels = group["images"], group["labels"]
         try:
             self._readers = _readers(self.path, group)
@@ -153,9 +148,7 @@ class SliceSet:
             mask &= self.index[column].isin(list(values)).to_numpy()
         return np.flatnonzero(mask)
 
-    def read(
-        self, rows: NDArray[np.int64] | Sequence[int] | slice
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] of the rows, in the order given (repeats allowed)."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
@@ -197,9 +190,7 @@ class SliceSet:
         with _reading(self.path):
             _add_to_hash(digest, self._readers, len(self))
         if _end_hash(digest, self.index) != self.content_hash:
-            raise UnderstudyError(
-                "the slice set was changed or damaged", where=self.path, fix="write it again"
-            )
+            raise UnderstudyError("the slice set was changed or damaged", where=self.path, fix="write it again")
 
 
 class SliceWriter:
@@ -240,9 +231,7 @@ class SliceWriter:
             "axes": list(axes) if axes else None,
         }
         self._shape = (len(channels), resolution, resolution)
-        self._identity = sha256_json(
-            {"meta": self._meta, "identity": identity or {}, "resolution": resolution}
-        )
+        self._identity = sha256_json({"meta": self._meta, "identity": identity or {}, "resolution": resolution})
         # Of the shard that is not full yet: slices compressed, labels as they are (hashed after the slices), rows.
         self._chunks: list[tuple[bytes | None, bytes | None]] = []
         self._labels_to_hash: list[NDArray[np.uint8]] = []
@@ -290,10 +279,7 @@ class SliceWriter:
         return self._written
 
     def append(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.uint8],
-        rows: pd.DataFrame | Sequence[dict[str, Any]],
+        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: pd.DataFrame | Sequence[dict[str, Any]]
     ) -> None:
         """Adds slices: images uint8 [n, C, H, W], labels uint8 [n, H, W], one index row each.
 
@@ -330,10 +316,7 @@ class SliceWriter:
         stop = self._written + len(self._chunks)
         with writing(self.path):
             of_images, of_labels = zip(*self._chunks, strict=True)
-            for name, array, chunks in (
-                ("images", self._images, of_images),
-                ("labels", self._labels, of_labels),
-            ):
+            for name, array, chunks in (("images", self._images, of_images), ("labels", self._labels, of_labels)):
                 array.resize((stop, *array.shape[1:]))
                 write_shard(self._partial / name, self._written // SHARD, chunks, SHARD, array.ndim - 1)
             with atomic_path(self._part(self._written)) as temporary:
@@ -352,9 +335,7 @@ class SliceWriter:
         if self._chunks:
             self._flush()
         if not self._written:
-            raise UnderstudyError(
-                "no slices to write", where=self.path, fix="check the slice rule and the cohort"
-            )
+            raise UnderstudyError("no slices to write", where=self.path, fix="check the slice rule and the cohort")
         with writing(self.path):
             self._images.resize((self._written, *self._shape))  # type: ignore[union-attr]
             self._labels.resize((self._written, *self._shape[1:]))  # type: ignore[union-attr]
@@ -382,9 +363,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise UnderstudyError(
-            f"the slices cannot be read ({error})", where=path, fix="write the set again"
-        ) from error
+        raise UnderstudyError(f"the slices cannot be read ({error})", where=path, fix="write the set again") from error
 
 
 def sets_below(path: Path) -> list[str]:

@@ -68,9 +68,7 @@ class SliceGeometry:
         if padded is None:
             padded = power_of_two(max(rows, columns))
         if resolution & (resolution - 1) or resolution < 4:
-            raise UnderstudyError(
-                f"resolution {resolution} is not a power of two", fix="use 32, 64, 128 or 256"
-            )
+            raise UnderstudyError(f"resolution {resolution} is not a power of two", fix="use 32, 64, 128 or 256")
         if resolution > padded:
             raise UnderstudyError(
                 f"resolution {resolution} is larger than the padded slices ({padded} x {padded})",
@@ -114,9 +112,7 @@ class SliceGeometry:
             best, most = np.zeros((len(stack), *size), np.uint8), _resized(stack == 0, size)
             for k in range(1, classes):
                 covered = _resized(stack == k, size)
-                best[covered >= np.maximum(most, 1e-6)] = (
-                    k  # a tie goes to the higher index, as in shrink_labels
-                )
+                best[covered >= np.maximum(most, 1e-6)] = k  # a tie goes to the higher index, as in shrink_labels
                 np.maximum(most, covered, out=most)
             stack = best
         return stack[:, *self.window]
@@ -125,10 +121,7 @@ class SliceGeometry:
         """[..., *inside] -> [..., P, P], zeros around."""
         (top, left), (height, width) = self.offset, self.inside
         around = [(0, 0)] * (stack.ndim - 2)
-        return np.pad(
-            stack,
-            [*around, (top, self.padded - height - top), (left, self.padded - width - left)],
-        )
+        return np.pad(stack, [*around, (top, self.padded - height - top), (left, self.padded - width - left)])
 
     def network_labels(self, stack: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
         """Class indices on the original grid [Z, H, W] -> [Z, R, R]; `classes` counts the background."""
@@ -274,9 +267,7 @@ class VolumeSet:
             UnderstudyError: no such patient.
         """
         if subject not in self._patients:
-            raise UnderstudyError(
-                f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}"
-            )
+            raise UnderstudyError(f"no volume of patient {subject}", where=self.path, fix=f"one of {self.subjects()}")
         meta = self._patients[subject]
         with np.load(self.path / f"{subject}.npz", allow_pickle=False) as arrays:
             return TestVolume(

@@ -29,9 +29,7 @@ from understudy.study.engine.run import run_plan
 from understudy.study.engine.slurm import Queued, name_of, queued
 from understudy.study.stages.run import STAGES
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine"
-)
+pytestmark = pytest.mark.skipif(os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine")
 if os.environ.get("UNDERSTUDY_SLURM") == "1":
     import snakemake_executor_plugin_slurm  # noqa: F401  (else the test waits for jobs that nobody queues)
 
@@ -69,18 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def start(place: Path) -> subprocess.Popen[str]:
-    words = [
-        "run",
-        "study.yaml",
-        "--cluster",
-        "slurm",
-        "--until",
-        "evaluate",
-        "--out",
-        "broken",
-        "--device",
-        "cpu",
-    ]
+    words = ["run", "study.yaml", "--cluster", "slurm", "--until", "evaluate", "--out", "broken", "--device", "cpu"]
     command = [sys.executable, "-m", "understudy.cli", *words]
     STARTED.append(subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True))
     return STARTED[-1]
@@ -111,10 +98,7 @@ def mine(place: Path, stage: str = "") -> list[Queued]:
 def child_of(process: subprocess.Popen[str]) -> int:
     """The process of Snakemake."""
     (found,) = subprocess.run(
-        ["pgrep", "--parent", str(process.pid), "-f", "snakemake_process"],
-        capture_output=True,
-        text=True,
-        check=True,
+        ["pgrep", "--parent", str(process.pid), "-f", "snakemake_process"], capture_output=True, text=True, check=True
     ).stdout.split()
     return int(found)
 
@@ -149,9 +133,7 @@ def test_cancelled_killed_out_of_time_and_yet_the_same_results(place: Path) -> N
     wait_for(lambda: in_training(place, "segmenter"), 2400)
     (done,) = (place / "broken").glob("jobs/generator-*/done.json")
     requeued = {job.number: logs(place).count(f"queued again as job {job.number}") for job in (second, third)}
-    told(
-        f"times that a job met its limit and was queued again: {requeued}, {read_json(done)['restarts']} restarts"
-    )
+    told(f"times that a job met its limit and was queued again: {requeued}, {read_json(done)['restarts']} restarts")
     assert sum(requeued.values()) >= 1
     process.kill()  # the run itself: its Snakemake leaves with it, and takes its jobs out of the queue
     process.communicate()

@@ -16,9 +16,7 @@ NAMES = {
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def volumes(
-    seed: int, naming: str = "brats2018", shape: tuple[int, int, int] = (24, 20, 9)
-) -> dict[str, np.ndarray]:
+def volumes(seed: int, naming: str = "brats2018", shape: tuple[int, int, int] = (24, 20, 9)) -> dict[str, np.ndarray]:
     """Images int16 and an annotation uint8 whose slices differ in how much of them is bright."""
     generator = np.random.default_rng([seed, 7])
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")

@@ -46,9 +46,7 @@ def volumes(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[list[np.nda
     head = x**2 + y**2 < 0.8
     lesion = ((x - 0.3) ** 2 + (y + 0.25) ** 2 < 0.08) & (z > -0.7)
     noise = np.random.default_rng(seed).integers(0, 30, (2, *shape))
-    return [np.where(lesion, LESION, head * (HEAD + n)).astype(np.int16) for n in noise], lesion.astype(
-        np.uint8
-    )
+    return [np.where(lesion, LESION, head * (HEAD + n)).astype(np.int16) for n in noise], lesion.astype(np.uint8)
 
 
 def save(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> None:
@@ -167,18 +165,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 # Faults that leave a file usable: of an image, and of an annotation.
 HARMLESS = {
     "flair": {
-        *(
-            "none",
-            "undershoot",
-            "scaled",
-            "tiny",
-            "huge",
-            "64 bit",
-            "label 7",
-            "half",
-            "grey background",
-            "twice",
-        ),
+        *("none", "undershoot", "scaled", "tiny", "huge", "64 bit", "label 7", "half", "grey background", "twice"),
         *("fourth axis", "turned", "origin by 1 %", "drift by 3 %", "qform moved", "no position"),
     },
     "seg": {

@@ -66,9 +66,7 @@ def test_slices_with_and_without_it(background: str, tmp_path: object) -> None:
     assert images[0, 0, 0, 0] == (0 if background == "zero" else 128)  # 100 / 200 * 255 = 127.5
     assert images[:, 0].max() == 255
     assert (images[:, 1] == np.where(stored["FLAIR"] > 0, 255, 0)).all()
-    assert kept.all() == (
-        background == "keep"
-    )  # 64 of 256 pixels are tissue: the grey ones would pass the rule
+    assert kept.all() == (background == "keep")  # 64 of 256 pixels are tissue: the grey ones would pass the rule
 
 
 def test_what_is_kept_does_not_change_a_study() -> None:

@@ -36,10 +36,7 @@ def rewrite(path, change, dtype=None, affine=None):
     voxels = np.asarray(image.dataobj).copy()
     voxels = voxels if dtype is None else voxels.astype(dtype)
     changed = change(voxels)
-    nib.save(
-        nib.Nifti1Image(voxels if changed is None else changed, image.affine if affine is None else affine),
-        path,
-    )
+    nib.save(nib.Nifti1Image(voxels if changed is None else changed, image.affine if affine is None else affine), path)
 
 
 def put(value, where=(0, 0, 0)):
@@ -62,12 +59,7 @@ def test_a_clean_cohort_has_no_problems(folder):
         ("flair", lambda p: p.unlink(), "no FLAIR image", "error"),
         ("seg", lambda p: p.unlink(), "no annotation", "error"),
         ("t2", lambda p: rewrite(p, lambda v: v[:, :, 1:]), "T2w has shape 24x20x8, T1w 24x20x9", "error"),
-        (
-            "t2",
-            lambda p: rewrite(p, lambda v: None, affine=np.eye(4)),
-            "affines of T2w .RAS. and T1w",
-            "error",
-        ),
+        ("t2", lambda p: rewrite(p, lambda v: None, affine=np.eye(4)), "affines of T2w .RAS. and T1w", "error"),
         ("t2", lambda p: rewrite(p, lambda v: v[..., None].repeat(2, 3)), "4 dimensions", "error"),
         ("t2", lambda p: rewrite(p, lambda v: v[..., None]), "", ""),
         ("seg", lambda p: rewrite(p, put(7)), "unexpected label 7; expected 0 .background., 1 .NCR", "error"),
@@ -88,20 +80,10 @@ def test_a_clean_cohort_has_no_problems(folder):
         ("t1", lambda p: rewrite(p, lambda v: v * 0 + 5), "T1w is constant .all 5", "error"),
         ("t1", lambda p: rewrite(p, lambda v: (v - v.mean()) / v.std()), "T1w is negative in", "error"),
         ("t1", lambda p: rewrite(p, put(-3)), "slightly negative", "warning"),
-        (
-            "t1",
-            lambda p: rewrite(p, lambda v: np.maximum(v, v.max() * 0.3)),
-            "not dark in the corn",
-            "warning",
-        ),
+        ("t1", lambda p: rewrite(p, lambda v: np.maximum(v, v.max() * 0.3)), "not dark in the corn", "warning"),
         ("t1", lambda p: rewrite(p, lambda v: np.maximum(v, v.max() * 0.05)), "", ""),
         ("t1", lambda p: nib.save(nib.load(p), p.with_name("A_t1.nii")), "2 files match T1w", "error"),
-        (
-            "t1ce",
-            lambda p: shutil.copy(p, p.with_name("A_t1.nii.gz")),
-            "T1wGd is identical to T1w",
-            "warning",
-        ),
+        ("t1ce", lambda p: shutil.copy(p, p.with_name("A_t1.nii.gz")), "T1wGd is identical to T1w", "warning"),
         ("t1", lambda p: p.write_bytes(p.read_bytes()[:-700]), "truncated or damaged", "error"),
         ("t1", lambda p: p.write_bytes(p.read_bytes()[:40]), "header cannot be read", "error"),
         ("t1", lambda p: p.write_bytes(b""), "header cannot be read", "error"),

@@ -56,8 +56,7 @@ def config(folder, **more) -> CohortConfig:
 
 
 @pytest.mark.parametrize(
-    ("edges", "matrix"),
-    [([240] * 9, 256), ([128] * 5 + [130], 128), ([256, 257, 256], 256), ([100, 300], 128)],
+    ("edges", "matrix"), [([240] * 9, 256), ([128] * 5 + [130], 128), ([256, 257, 256], 256), ([100, 300], 128)]
 )
 def test_the_square_holds_at_least_half_of_the_patients(edges, matrix):
     frame = Frame.of([header(edge) for edge in edges], SliceConfig(resolution=32))
@@ -118,9 +117,7 @@ def test_heads_of_all_matrices_and_pixels_have_one_size(tmp_path):
     import torch
 
     found = volume.geometry.restore(torch.from_numpy(np.ascontiguousarray(scores)))
-    overlap = (
-        2 * ((found == 1) & (volume.truth == 1)).sum() / ((found == 1).sum() + (volume.truth == 1).sum())
-    )
+    overlap = 2 * ((found == 1) & (volume.truth == 1)).sum() / ((found == 1).sum() + (volume.truth == 1).sum())
     assert overlap > 0.93
 
 
@@ -192,10 +189,7 @@ def test_cropping_that_takes_an_annotation_is_an_error_and_tissue_a_warning(tmp_
         if "matrix: 128" in p.fix and p.file.name.endswith("_seg.nii.gz")
     }
     assert cut == {"E": "error"}
-    assert {p.patient for p in checked.problems if "matrix: 128" in p.fix and p.severity == "warning"} == {
-        "D",
-        "E",
-    }
+    assert {p.patient for p in checked.problems if "matrix: 128" in p.fix and p.severity == "warning"} == {"D", "E"}
 
 
 def test_a_patient_without_a_slice_and_a_class_that_nobody_has_are_named(tmp_path):

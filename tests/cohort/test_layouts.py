@@ -81,9 +81,7 @@ def test_a_missing_sequence_stays_visible(tmp_path):
 
 def test_two_files_for_one_sequence_stay_visible(tmp_path):
     touch(tmp_path, *old("A"), "A/A_t2.nii")
-    assert find_patients(CohortConfig(path=tmp_path)).patients[0].surplus == {
-        "T2w": (tmp_path / "A/A_t2.nii.gz",)
-    }
+    assert find_patients(CohortConfig(path=tmp_path)).patients[0].surplus == {"T2w": (tmp_path / "A/A_t2.nii.gz",)}
 
 
 def test_one_id_in_two_folders_is_two_patients(tmp_path):
@@ -99,18 +97,11 @@ def test_patterns_name_channels_and_space_codes_evenly(tmp_path):
     cohort = find_patients(CohortConfig(path=tmp_path, layout="pattern", **LGG))
     assert cohort.channels == ("T1w", "FLAIR")
     assert [p.id for p in cohort.patients] == ["a", "b"]
-    assert [(c.name, c.source, c.code) for c in cohort.classes] == [
-        ("background", 0, 0),
-        ("FLAIR abnormality", 1, 255),
-    ]
+    assert [(c.name, c.source, c.code) for c in cohort.classes] == [("background", 0, 0), ("FLAIR abnormality", 1, 255)]
     three = find_patients(
         CohortConfig(path=tmp_path, **{**LGG, "classes": {7: "c", 3: "b", 2: "a"}})  # auto becomes pattern
     )
-    assert [(c.name, c.source, c.code) for c in three.classes[1:]] == [
-        ("a", 2, 85),
-        ("b", 3, 170),
-        ("c", 7, 255),
-    ]
+    assert [(c.name, c.source, c.code) for c in three.classes[1:]] == [("a", 2, 85), ("b", 3, 170), ("c", 7, 255)]
 
 
 def test_patterns_with_wildcards(tmp_path):
@@ -144,9 +135,7 @@ def test_sites_come_from_the_table(tmp_path):
     (tmp_path / "participants.tsv").write_text("participant_id\tsite\nA\tnorth\nsub-B\tsouth\n")
     assert [p.site for p in find_patients(CohortConfig(path=tmp_path)).patients] == ["north", "south", ""]
     (tmp_path / "names.csv").write_text("who,where\nA,1\nB,2\n")
-    config = CohortConfig(
-        path=tmp_path, participants="names.csv", participant_column="who", site_column="where"
-    )
+    config = CohortConfig(path=tmp_path, participants="names.csv", participant_column="who", site_column="where")
     assert [p.site for p in find_patients(config).patients] == ["1", "2", ""]
 
 

@@ -100,9 +100,7 @@ def test_sites_that_differ_by_case_or_spaces_are_one(tmp_path: Path) -> None:
 
 
 def test_ids_match_in_either_form_of_an_accent(tmp_path: Path) -> None:
-    assert sites_of(tmp_path, "participant_id\tsite\nJ\u00fcrgen\tA\n", ["Ju\u0308rgen"])[0] == {
-        "Ju\u0308rgen": "A"
-    }
+    assert sites_of(tmp_path, "participant_id\tsite\nJ\u00fcrgen\tA\n", ["Ju\u0308rgen"])[0] == {"Ju\u0308rgen": "A"}
 
 
 @pytest.mark.parametrize("row", ["p2\tA", "p2", "p2\t5\tA\tB"])

@@ -57,9 +57,7 @@ def test_layout_types_and_tables(tmp_path):
     for row in table.itertuples():
         folder = tmp_path / "out" / row.participant_id
         names = sorted(p.name for p in folder.glob("*.nii.gz"))
-        assert names == sorted(
-            f"{row.participant_id}_{s}.nii.gz" for s in ("t1", "t1ce", "t2", "flair", "seg")
-        )
+        assert names == sorted(f"{row.participant_id}_{s}.nii.gz" for s in ("t1", "t1ce", "t2", "flair", "seg"))
         volumes = {name.split("_")[-1][:-7]: nib.load(folder / name) for name in names}
         assert all(v.shape == SMALL.shape for v in volumes.values())
         assert all(nib.aff2axcodes(v.affine) == ("L", "P", "S") for v in volumes.values())
@@ -94,10 +92,7 @@ def test_same_patient_whatever_the_number_of_patients(tmp_path):
 
 
 def test_seeds_and_patients_differ():
-    images = [
-        draw_patient(SMALL.model_copy(update={"seed": s}), k).images["t1"]
-        for s, k in ((5, 0), (5, 1), (6, 0))
-    ]
+    images = [draw_patient(SMALL.model_copy(update={"seed": s}), k).images["t1"] for s, k in ((5, 0), (5, 1), (6, 0))]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.mean(images[a] != images[b]) > 0.1
 
@@ -209,9 +204,7 @@ def test_the_rim_is_bright_only_after_gadolinium(medium):
 
 def test_labels_follow_the_tissues(medium):
     for phantom in medium:
-        assert set(np.unique(phantom.labels)) == (
-            {0, 1, 2, 4} if phantom.facts["row"]["enhances"] else {0, 1, 2}
-        )
+        assert set(np.unique(phantom.labels)) == ({0, 1, 2, 4} if phantom.facts["row"]["enhances"] else {0, 1, 2})
         for label, tissue in ((1, "necrosis"), (2, "oedema"), (4, "enhancing")):
             if (phantom.labels == label).any():
                 assert phantom.tissues[tissue][phantom.labels == label].mean() > 0.6

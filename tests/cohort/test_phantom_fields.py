@@ -79,9 +79,7 @@ def test_a_sphere_and_a_capsule_have_exact_distances():
     x, y, z = (rng.uniform(-20, 20, 500).astype(np.float32) for _ in range(3))
     r = np.sqrt((x - 1) ** 2 + (y + 2) ** 2 + z**2)
     outside = r > 4  # towards the centre the formula is only capped by the radius
-    np.testing.assert_allclose(
-        ellipsoid(x, y, z, (1, -2, 0), (8, 8, 8))[outside], (8 - r)[outside], atol=1e-3
-    )
+    np.testing.assert_allclose(ellipsoid(x, y, z, (1, -2, 0), (8, 8, 8))[outside], (8 - r)[outside], atol=1e-3)
     line = np.linspace([-5, 0, 0], [5, 6, 0], 4001)
     nearest = np.sqrt(((np.stack([x, y, z], 1)[:, None] - line[None]) ** 2).sum(-1)).min(1)
     np.testing.assert_allclose(tube(x, y, z, (((-5, 0, 0), 3), ((5, 6, 0), 3))), 3 - nearest, atol=2e-3)

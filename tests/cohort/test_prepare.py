@@ -247,11 +247,7 @@ def test_a_head_in_a_corner(tmp_path, patient):
     np.testing.assert_array_equal(slices.read(slice(None))[0], np.stack([i for i, _ in expected.values()]))
 
 
-@given(
-    hnp.arrays(
-        st.sampled_from([np.uint8, np.int16, np.float32]), (2, 3, 3), elements=st.sampled_from([0, 2, 9])
-    )
-)
+@given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.float32]), (2, 3, 3), elements=st.sampled_from([0, 2, 9])))
 def test_labels_become_class_indices(voxels):
     classes = evenly_coded({2: "a", 9: "b"})
     expected = np.where(voxels == 2, 1, np.where(voxels == 9, 2, 0))
@@ -261,9 +257,7 @@ def test_labels_become_class_indices(voxels):
         class_indices(voxels, classes, Path("x"))
 
 
-@pytest.mark.skipif(
-    not (REAL / "brats").is_dir(), reason=f"no real BraTS patient at {REAL} (UNDERSTUDY_REAL)"
-)
+@pytest.mark.skipif(not (REAL / "brats").is_dir(), reason=f"no real BraTS patient at {REAL} (UNDERSTUDY_REAL)")
 def test_the_real_brats_patient_keeps_79_slices(tmp_path):
     cohort = find_patients(CohortConfig(path=REAL / "brats"))
     (patient,) = cohort.patients

@@ -42,11 +42,7 @@ def test_scaling_and_rule_match_doubles(voxels, ceiling, intensity):
 
 
 @given(
-    hnp.arrays(
-        st.sampled_from([np.float32, np.float64]),
-        (2, 4, 4),
-        elements=st.floats(-100, 1000, width=32),
-    ),
+    hnp.arrays(st.sampled_from([np.float32, np.float64]), (2, 4, 4), elements=st.floats(-100, 1000, width=32)),
     st.floats(0, 254.9),
     st.booleans(),
 )

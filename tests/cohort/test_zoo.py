@@ -74,19 +74,9 @@ def assert_lesions_lie_where_they_were_put(slices: SliceSet) -> None:
 # BraTS
 
 SHIPPED = {
-    "2018": (
-        ["HGG/Brats18_2013_2_1", "HGG/Brats18_CBICA_AAB_1", "LGG/Brats18_TCIA_1"],
-        zoo.BRATS,
-        "_",
-        ".nii.gz",
-    ),
+    "2018": (["HGG/Brats18_2013_2_1", "HGG/Brats18_CBICA_AAB_1", "LGG/Brats18_TCIA_1"], zoo.BRATS, "_", ".nii.gz"),
     "2019": (["HGG/BraTS19_2013_2_1", "LGG/BraTS19_TCIA_1"], zoo.BRATS, "_", ".nii.gz"),
-    "2020": (
-        [f"MICCAI_BraTS2020_TrainingData/BraTS20_Training_00{n}" for n in (1, 2, 3)],
-        zoo.BRATS,
-        "_",
-        ".nii",
-    ),
+    "2020": ([f"MICCAI_BraTS2020_TrainingData/BraTS20_Training_00{n}" for n in (1, 2, 3)], zoo.BRATS, "_", ".nii"),
     "2021": ([f"BraTS2021_0000{n}" for n in (0, 2, 3)], zoo.BRATS, "_", ".nii.gz"),
     "2023": (
         [f"ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData/BraTS-GLI-0000{n}-000" for n in (0, 2, 3)],
@@ -108,10 +98,7 @@ def test_brats_as_shipped(tmp_path: Path, year: str) -> None:
     zoo.brats(tmp_path, patients, names, sep, ending)
     for name, text in TABLES.items():
         (tmp_path / patients[0]).parent.joinpath(name).write_text(text)
-    for junk in (
-        f"{patients[0]}/._x{sep}{names[0]}{ending}",
-        f"__MACOSX/{patients[0]}/y{sep}{names[0]}{ending}",
-    ):
+    for junk in (f"{patients[0]}/._x{sep}{names[0]}{ending}", f"__MACOSX/{patients[0]}/y{sep}{names[0]}{ending}"):
         (tmp_path / junk).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / junk).write_bytes(b"\0")
     cohort = found(tmp_path)
@@ -119,9 +106,7 @@ def test_brats_as_shipped(tmp_path: Path, year: str) -> None:
     assert ids(cohort) == [Path(p).name for p in patients]
     stem = f"{patients[0]}/{Path(patients[0]).name}"
     assert named(cohort) == {
-        **{
-            c: f"{stem}{sep}{n}{ending}" for c, n in zip(("T1w", "T1wGd", "T2w", "FLAIR"), names, strict=True)
-        },
+        **{c: f"{stem}{sep}{n}{ending}" for c, n in zip(("T1w", "T1wGd", "T2w", "FLAIR"), names, strict=True)},
         "labels": f"{stem}{sep}seg{ending}",
     }
     assert cohort.notes == ()
@@ -167,16 +152,11 @@ def test_two_time_points_of_one_patient_are_on_one_side(tmp_path: Path) -> None:
     assert any("8 patients have several scans" in note.text for note in cohort.notes)
     for seed in range(5):
         split = split_patients(cohort, SplitConfig(seed=seed, test_patients=4, validation_fraction=0.25))
-        sides = {
-            part: {scan[:15] for scan, own in split.items() if own == part}
-            for part in ("train", "val", "test")
-        }
+        sides = {part: {scan[:15] for scan, own in split.items() if own == part} for part in ("train", "val", "test")}
         assert [len(side) for side in sides.values()] == [6, 2, 4]
         assert len(set().union(*sides.values())) == 12
         # all scans train; one scan a patient validates or tests, the first
-        assert [s for s in split if split[s] == "train"] == [
-            s for s in TIME_POINTS if s[:15] in sides["train"]
-        ]
+        assert [s for s in split if split[s] == "train"] == [s for s in TIME_POINTS if s[:15] in sides["train"]]
         assert all(s.endswith("-000") for s in split if split[s] != "train")
 
 
@@ -207,9 +187,7 @@ def test_lists_that_tear_a_patient_apart_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="BraTS-GLI-00001-000, BraTS-GLI-00001-001"):
         split_patients(cohort, torn)
     whole = SplitConfig(method="list", test=["BraTS-GLI-00001-001"], validation_fraction=0)
-    assert {s: p for s, p in split_patients(cohort, whole).items() if p == "test"} == {
-        "BraTS-GLI-00001-001": "test"
-    }
+    assert {s: p for s, p in split_patients(cohort, whole).items() if p == "test"} == {"BraTS-GLI-00001-001": "test"}
 
 
 def test_a_patient_whose_first_scan_is_skipped_stays_whole(tmp_path: Path) -> None:
@@ -228,11 +206,7 @@ def test_a_patient_whose_first_scan_is_skipped_stays_whole(tmp_path: Path) -> No
 def test_nnunet(tmp_path: Path, version: int) -> None:
     zoo.nnunet(tmp_path, ["BRATS_001", "BRATS_002", "a_b"], V1 if version == 1 else json.dumps(V2))
     cohort = found(tmp_path)
-    assert (cohort.layout, cohort.channels, classes(cohort)) == (
-        "nnunet",
-        ("T1", "FLAIR"),
-        {1: "edema", 2: "core"},
-    )
+    assert (cohort.layout, cohort.channels, classes(cohort)) == ("nnunet", ("T1", "FLAIR"), {1: "edema", 2: "core"})
     assert ids(cohort) == ["BRATS_001", "BRATS_002", "a_b"]
     assert named(cohort, 2) == {
         "T1": "imagesTr/a_b_0000.nii.gz",
@@ -260,12 +234,8 @@ def test_nnunet_missing_and_unused_files_stay_visible(tmp_path: Path) -> None:
 
 
 def test_nnunet_with_listed_files_and_uncompressed(tmp_path: Path) -> None:
-    zoo.patterned(
-        tmp_path, {"T1": "raw/{p}-t1.nii", "FLAIR": "raw/{p}-f.nii", "labels": "seg/{p}.nii"}, ["x", "y"]
-    )
-    cases = {
-        p: {"images": [f"raw/{p}-t1.nii", f"raw/{p}-f.nii"], "label": f"seg/{p}.nii"} for p in ("x", "y")
-    }
+    zoo.patterned(tmp_path, {"T1": "raw/{p}-t1.nii", "FLAIR": "raw/{p}-f.nii", "labels": "seg/{p}.nii"}, ["x", "y"])
+    cases = {p: {"images": [f"raw/{p}-t1.nii", f"raw/{p}-f.nii"], "label": f"seg/{p}.nii"} for p in ("x", "y")}
     (tmp_path / "dataset.json").write_text(json.dumps({**V2, "dataset": cases, "file_ending": ".nii"}))
     assert named(found(tmp_path), 1) == {"T1": "raw/y-t1.nii", "FLAIR": "raw/y-f.nii", "labels": "seg/y.nii"}
 
@@ -293,9 +263,7 @@ def test_decathlon_with_one_channel(tmp_path: Path) -> None:
         ({"dataset": {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}}, "list of cases"),
     ],
 )
-def test_nnunet_data_sets_that_cannot_be_used_are_refused(
-    tmp_path: Path, changes: dict[str, Any], says: str
-) -> None:
+def test_nnunet_data_sets_that_cannot_be_used_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     zoo.nnunet(tmp_path, ["a"], json.dumps({**V2, **changes}))
     for attempt in (lambda: found(tmp_path), lambda: guess(tmp_path)):
         with pytest.raises(UnderstudyError, match=says) as caught:
@@ -333,11 +301,7 @@ def test_bids(tmp_path: Path) -> None:
         "participant_id\tage\tsite\nsub-01\t50\tA\nsub-02\t51\tA\nsub-03\tn/a\tn/a\n"
     )
     cohort = found(tmp_path)
-    assert (cohort.layout, cohort.channels, classes(cohort)) == (
-        "bids",
-        ("T1w", "T1wGd", "FLAIR"),
-        {1: "lesion"},
-    )
+    assert (cohort.layout, cohort.channels, classes(cohort)) == ("bids", ("T1w", "T1wGd", "FLAIR"), {1: "lesion"})
     assert ids(cohort) == ["sub-01", "sub-02", "sub-03"]
     assert [patient.site for patient in cohort.patients] == ["A", "A", ""]
     assert named(cohort) == {
@@ -371,10 +335,7 @@ def test_bids_masks_of_the_brain_and_rare_sequences_are_not_used(tmp_path: Path)
     zoo.put(tmp_path / "sub-01/anat/sub-01_PDw.nii.gz", zoo.image(0, 5))
     for subject in ("01", "02", "03"):
         for name in ("desc-brain_mask", "label-GM_probseg", "space-MNI_label-lesion_mask", "desc-aseg_dseg"):
-            zoo.put(
-                tmp_path / f"derivatives/prep/sub-{subject}/anat/sub-{subject}_{name}.nii.gz",
-                zoo.annotation(),
-            )
+            zoo.put(tmp_path / f"derivatives/prep/sub-{subject}/anat/sub-{subject}_{name}.nii.gz", zoo.annotation())
     cohort = found(tmp_path)
     assert cohort.channels == ("T1w", "FLAIR")
     assert not any(patient.surplus for patient in cohort.patients)
@@ -646,11 +607,7 @@ def test_no_patient_vanishes_without_a_word(tmp_path: Path) -> None:
     zoo.put(tmp_path / "bids/sub-01/func/sub-01_task-rest_bold.nii.gz", zoo.image(0, 0))  # something else
     zoo.put(tmp_path / "bids/sub-06/ses-1/sub-06_ses-1_T1w.nii.gz", zoo.image(0, 0))
     zoo.put(tmp_path / "bids/Sub-07/anat/Sub-07_T1w.nii.gz", zoo.image(0, 0))
-    for name, text in {
-        "brats": "1 NIfTI file ",
-        "pattern": "1 NIfTI file ",
-        "bids": "2 NIfTI files ",
-    }.items():
+    for name, text in {"brats": "1 NIfTI file ", "pattern": "1 NIfTI file ", "bids": "2 NIfTI files "}.items():
         (note,) = guess(tmp_path / name).cohort.notes
         assert note.text.startswith(text)
         assert note.severity == "warning"
@@ -741,9 +698,7 @@ def test_sites_as_folders_and_several_values(tmp_path: Path) -> None:
         (["notes.txt"], "no NIfTI file"),
     ],
 )
-def test_what_cannot_be_guessed_is_said_with_names_that_were_seen(
-    tmp_path: Path, files: list[str], says: str
-) -> None:
+def test_what_cannot_be_guessed_is_said_with_names_that_were_seen(tmp_path: Path, files: list[str], says: str) -> None:
     for file in files:
         zoo.put(tmp_path / file, zoo.annotation()) if "nii" in file else (tmp_path / file).touch()
     with pytest.raises(UnderstudyError, match=says) as caught:
@@ -761,9 +716,7 @@ def test_a_dangling_link_is_a_file_of_its_patient(tmp_path: Path) -> None:
 
 
 def test_a_file_belongs_to_the_pattern_that_says_most_of_it(tmp_path: Path) -> None:
-    zoo.patterned(
-        tmp_path, {"T1": "{p}_t1.nii.gz", "T1ce": "{p}_t1ce.nii.gz", "labels": "{p}_seg.nii.gz"}, ["a", "b"]
-    )
+    zoo.patterned(tmp_path, {"T1": "{p}_t1.nii.gz", "T1ce": "{p}_t1ce.nii.gz", "labels": "{p}_seg.nii.gz"}, ["a", "b"])
     cohort = found(
         tmp_path,
         layout="pattern",

@@ -50,9 +50,7 @@ def brats(
         put(Path(f"{stem}{sep}seg{ending}"), annotation(*values))
 
 
-def nnunet(
-    root: Path, cases: Iterable[str], dataset: str, channels: int = 2, ending: str = ".nii.gz"
-) -> None:
+def nnunet(root: Path, cases: Iterable[str], dataset: str, channels: int = 2, ending: str = ".nii.gz") -> None:
     """imagesTr and labelsTr beside a dataset.json with the given text."""
     for number, case in enumerate(cases):
         for channel in range(channels):
@@ -62,10 +60,7 @@ def nnunet(
 
 
 def bids(
-    root: Path,
-    subjects: Iterable[str],
-    suffixes: Iterable[str] = ("T1w", "FLAIR"),
-    mask: str = "label-lesion_mask",
+    root: Path, subjects: Iterable[str], suffixes: Iterable[str] = ("T1w", "FLAIR"), mask: str = "label-lesion_mask"
 ) -> None:
     """sub-*/anat with masks in derivatives; "01/ses-a" is a session."""
     for number, subject in enumerate(subjects):

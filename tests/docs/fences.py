@@ -10,9 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_FENCE = re.compile(
-    r"(?:<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
-)
+_FENCE = re.compile(r"(?:<!-- not run: (?P<why>[^>]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`(understudy [^`]+)`")
 
 
@@ -54,9 +52,7 @@ def blocks(kind: str) -> list[Block]:
         for match in _FENCE.finditer(text):
             if match["kind"] == kind:
                 line = text.count("\n", 0, match.start("text"))
-                found.append(
-                    Block(page.relative_to(ROOT).as_posix(), line, kind, match["text"], match["why"] or "")
-                )
+                found.append(Block(page.relative_to(ROOT).as_posix(), line, kind, match["text"], match["why"] or ""))
     return found
 
 

@@ -98,9 +98,7 @@ def test_commands_in_sentences_exist() -> None:
     for page, words in found:
         if len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
             assert words[1] in root.commands, f"{page}: {' '.join(words)}"
-            known = {
-                o for p in every_parameter(root.commands[words[1]]) for o in (*p.opts, *p.secondary_opts)
-            }
+            known = {o for p in every_parameter(root.commands[words[1]]) for o in (*p.opts, *p.secondary_opts)}
             for word in (w.partition("=")[0] for w in words[2:] if w.startswith("--")):
                 assert word in known | {"--help"}, f"{page}: {' '.join(words)}"
 

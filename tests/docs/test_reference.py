@@ -42,10 +42,7 @@ def test_every_model_has_one_section_and_every_field_a_row(reference: Any) -> No
 
 def test_every_field_says_what_it_means(reference: Any) -> None:
     silent = [
-        f"{m.__name__}.{n}"
-        for _, m in reference.groups(Study)
-        for n, f in m.model_fields.items()
-        if not f.description
+        f"{m.__name__}.{n}" for _, m in reference.groups(Study) for n, f in m.model_fields.items() if not f.description
     ]
     assert silent == []
 

@@ -35,9 +35,7 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def png_folder(
-    root: Path, layout: str = "stylegan3", n: int = 3, edge: int = 16
-) -> tuple[np.ndarray, np.ndarray]:
+def png_folder(root: Path, layout: str = "stylegan3", n: int = 3, edge: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Writes a folder and returns what is in it."""
     images, labels = slices(n, edge)
     for i in range(n):

@@ -22,21 +22,13 @@ from understudy.release.content import write_layout
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter
 
 CHANNELS = ("T1w", "T1wGd", "T2/FLAIR mix", "t2 flair_mix", "Seg", "κ")
-CLASSES = (
-    BACKGROUND,
-    LabelClass("core/necrosis", 7, 85),
-    LabelClass("necrosis", 3, 170),
-    LabelClass("a b", 1, 255),
-)
+CLASSES = (BACKGROUND, LabelClass("core/necrosis", 7, 85), LabelClass("necrosis", 3, 170), LabelClass("a b", 1, 255))
 PATIENTS = ("TCGA/CS 4941", "TCGA_CS_4941", "x")
 RNG = np.random.default_rng(0)
 
 
 def real_set(
-    path: Path,
-    channels: tuple[str, ...] = CHANNELS,
-    classes: tuple[LabelClass, ...] = CLASSES,
-    edge: int = 16,
+    path: Path, channels: tuple[str, ...] = CHANNELS, classes: tuple[LabelClass, ...] = CLASSES, edge: int = 16
 ) -> SliceSet:
     """Two slices of each patient; ids of the first two are the same name of a file."""
     writer = SliceWriter(path, channels, classes, edge, (1.5, 1.5, 6.0), ("P", "L"))

@@ -27,28 +27,21 @@ from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, eve
 BRATS = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
 
 
-def slice_set(
-    path: Path, n: int = 24, patients: int = 6, edge: int = 16, real: bool = True, seed: int = 0
-) -> SliceSet:
+def slice_set(path: Path, n: int = 24, patients: int = 6, edge: int = 16, real: bool = True, seed: int = 0) -> SliceSet:
     """Slices of so many patients, the last of whom is a test patient."""
     rng = np.random.default_rng(seed)
     writer = SliceWriter(path, CHANNELS, BRATS, edge)
     rows: list[dict[str, str]] = [{"id": f"p{i % patients}/{i}"} for i in range(n)]
     for i, row in enumerate(rows):
         if real:
-            row |= {
-                "subject": f"p{i % patients}",
-                "split": "test" if i % patients == patients - 1 else "train",
-            }
+            row |= {"subject": f"p{i % patients}", "split": "test" if i % patients == patients - 1 else "train"}
     images = rng.integers(0, 256, (n, 4, edge, edge), np.uint8)
     writer.append(images, rng.integers(0, 4, (n, edge, edge), np.uint8), rows)
     return writer.close()
 
 
 @settings(max_examples=10, deadline=None)
-@given(
-    st.integers(1, 4), st.integers(1, 6), st.sampled_from([4, 8, 16]), st.integers(0, 2**32), st.booleans()
-)
+@given(st.integers(1, 4), st.integers(1, 6), st.sampled_from([4, 8, 16]), st.integers(0, 2**32), st.booleans())
 def test_images_are_read_back_equal(channels: int, classes: int, edge: int, seed: int, named: bool) -> None:
     rng = np.random.default_rng(seed)
     names = CHANNELS[:channels] if named else tuple(f"ch{i}" for i in range(channels))
@@ -106,9 +99,7 @@ def test_the_structure_that_nnunet_expects(tmp_path: Path) -> None:
         assert not {c.split("_")[0] for c in split["train"]} & {c.split("_")[0] for c in split["val"]}
     images, labels = real.read([1])
     for k in range(4):
-        np.testing.assert_array_equal(
-            np.asarray(Image.open(raw / "imagesTr" / f"p1_1_{k:04d}.png")), images[0, k]
-        )
+        np.testing.assert_array_equal(np.asarray(Image.open(raw / "imagesTr" / f"p1_1_{k:04d}.png")), images[0, k])
     np.testing.assert_array_equal(np.asarray(Image.open(raw / "labelsTr" / "p1_1.png")), labels[0])
 
 
@@ -117,9 +108,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="5 patients"):
         export_nnunet(real, tmp_path / "out", folds=6, progress=False)
     with pytest.raises(UnderstudyError, match="8 pixels, not 16"):
-        export_nnunet(
-            real, tmp_path / "out", synthetic=slice_set(tmp_path / "s", edge=8, real=False), progress=False
-        )
+        export_nnunet(real, tmp_path / "out", synthetic=slice_set(tmp_path / "s", edge=8, real=False), progress=False)
     with pytest.raises(UnderstudyError, match="cannot call a data set"):
         export_nnunet(real, tmp_path / "out", 1000, progress=False)
     assert not (tmp_path / "out").exists()
@@ -132,11 +121,7 @@ def nnunet_python() -> str | None:
     """A Python with nnunetv2: this one, or the one that UNDERSTUDY_NNUNET_PYTHON names."""
     for python in (sys.executable, os.environ.get("UNDERSTUDY_NNUNET_PYTHON", "")):
         code = "import importlib.util as u, sys; sys.exit(u.find_spec('nnunetv2') is None)"
-        if (
-            python
-            and shutil.which(python)
-            and subprocess.run([python, "-c", code], check=False).returncode == 0
-        ):
+        if python and shutil.which(python) and subprocess.run([python, "-c", code], check=False).returncode == 0:
             return python
     return None
 
@@ -144,9 +129,7 @@ def nnunet_python() -> str | None:
 def test_nnunets_own_integrity_check_passes_and_finds_a_fault(tmp_path: Path) -> None:
     python = nnunet_python()
     if python is None:
-        pytest.skip(
-            "nnunetv2 is not installed: pip install nnunetv2 in a venv, UNDERSTUDY_NNUNET_PYTHON=its python"
-        )
+        pytest.skip("nnunetv2 is not installed: pip install nnunetv2 in a venv, UNDERSTUDY_NNUNET_PYTHON=its python")
     raw = export_nnunet(slice_set(tmp_path / "set", edge=32), tmp_path / "out", progress=False)
     code = (
         "from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as verify\n"
@@ -154,13 +137,9 @@ def test_nnunets_own_integrity_check_passes_and_finds_a_fault(tmp_path: Path) ->
     )
     (tmp_path / "verify.py").write_text(code)
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    run = subprocess.run(
-        [python, tmp_path / "verify.py"], capture_output=True, text=True, env=clean, check=False
-    )
+    run = subprocess.run([python, tmp_path / "verify.py"], capture_output=True, text=True, env=clean, check=False)
     assert run.returncode == 0, run.stderr
     assert "verify_dataset_integrity Done" in run.stdout
     next((raw / "imagesTr").glob("*_0002.png")).unlink()
-    run = subprocess.run(
-        [python, tmp_path / "verify.py"], capture_output=True, text=True, env=clean, check=False
-    )
+    run = subprocess.run([python, tmp_path / "verify.py"], capture_output=True, text=True, env=clean, check=False)
     assert run.returncode != 0

@@ -107,14 +107,9 @@ def test_our_own_export_is_read_without_a_word(tmp_path: Path, command: str) -> 
     classes = [BACKGROUND, LabelClass("lesion", 1, 255)]
     for name, people_of in (("real", labelled(4, 8, 1)), ("made", None)):
         writer = SliceWriter(tmp_path / "set" / name, ["T1w", "T1wGd"], classes, 32)
-        rows = [
-            {"id": f"{i}"} | ({"subject": people_of[i], "split": "train"} if people_of else {})
-            for i in range(32)
-        ]
+        rows = [{"id": f"{i}"} | ({"subject": people_of[i], "split": "train"} if people_of else {}) for i in range(32)]
         writer.append(
-            np.repeat(people(4, 8).reshape(-1, 1, 32, 32), 2, 1),
-            np.eye(32, dtype=np.uint8)[None].repeat(32, 0),
-            rows,
+            np.repeat(people(4, 8).reshape(-1, 1, 32, 32), 2, 1), np.eye(32, dtype=np.uint8)[None].repeat(32, 0), rows
         )
         export_images(writer.close(), tmp_path / name, progress=False)
     ran = run(command, tmp_path / "real", tmp_path / "made")
@@ -128,9 +123,7 @@ def test_our_own_export_is_read_without_a_word(tmp_path: Path, command: str) -> 
     assert kept[str(tmp_path / "real")]["slices"] == {f"p{k:02d}_0": 8 for k in range(4)}
 
 
-def test_an_audit_needs_to_know_whose_slices_they_are_and_quality_says_what_is_missing(
-    tmp_path: Path,
-) -> None:
+def test_an_audit_needs_to_know_whose_slices_they_are_and_quality_says_what_is_missing(tmp_path: Path) -> None:
     names = [f"p{i % 3}_{i:04d}" for i in range(24)]
     real = pictures(tmp_path / "real", [n[3:] for n in names], people(3, 8).reshape(-1, 1, 32, 32))
     for more in ([], ["--patients", r"(\d+)$"]):
@@ -142,13 +135,8 @@ def test_an_audit_needs_to_know_whose_slices_they_are_and_quality_says_what_is_m
         run("audit", real, real, "--patients", "^(0)")
     assert "of one patient" in caught.value.what
     assert "--trust-patients" in str(caught.value.fix)
-    assert (
-        run("audit", real, real, "--patients", "^(0)", "--trust-patients").real.index["subject"].nunique()
-        == 1
-    )
-    assert run("audit", real, real, "--patients", "(.*)").real.index["subject"].tolist() == [
-        n[3:] for n in names
-    ]
+    assert run("audit", real, real, "--patients", "^(0)", "--trust-patients").real.index["subject"].nunique() == 1
+    assert run("audit", real, real, "--patients", "(.*)").real.index["subject"].tolist() == [n[3:] for n in names]
     said = run("quality", real, real).stderr
     assert "as many patients as slices (24)" in said
     assert "--patients" in said
@@ -200,9 +188,7 @@ def test_what_an_error_asks_for_is_taken(tmp_path: Path, command: str) -> None:
 
 
 def test_annotations_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
-    real = pictures(
-        tmp_path / "real", [f"p{i // 4}_z{i % 4}" for i in range(8)], people(2, 4).reshape(-1, 1, 32, 32)
-    )
+    real = pictures(tmp_path / "real", [f"p{i // 4}_z{i % 4}" for i in range(8)], people(2, 4).reshape(-1, 1, 32, 32))
     with pytest.raises(UnderstudyError) as caught:
         run("annotations", real, real)
     assert caught.value.where == str(real)
@@ -211,13 +197,7 @@ def test_annotations_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [
-        ("--pattern", "{id}.png"),
-        ("--values", "3,1"),
-        ("--codes", "a=300"),
-        ("--channels", "a=,b"),
-        ("--layout", "x"),
-    ],
+    [("--pattern", "{id}.png"), ("--values", "3,1"), ("--codes", "a=300"), ("--channels", "a=,b"), ("--layout", "x")],
 )
 def test_an_option_that_cannot_be_understood_is_named_with_what_it_takes(
     tmp_path: Path, option: str, value: str
@@ -228,9 +208,7 @@ def test_an_option_that_cannot_be_understood_is_named_with_what_it_takes(
     assert caught.value.fix
 
 
-def test_an_error_about_a_set_that_was_read_names_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_about_a_set_that_was_read_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(real: SliceSet, held: SliceSet, made: SliceSet, *rest: object) -> None:
         raise UnfitSets("no", where=held.path, fix="so")
 

@@ -274,9 +274,7 @@ UNKNOWN_CHANNELS = {
 
 @pytest.mark.parametrize("names", UNKNOWN_CHANNELS.values(), ids=UNKNOWN_CHANNELS)
 @pytest.mark.parametrize("real", [True, False])
-def test_masks_and_channels_of_unknown_names_are_no_patients(
-    tmp_path: Path, names: list[str], real: bool
-) -> None:
+def test_masks_and_channels_of_unknown_names_are_no_patients(tmp_path: Path, names: list[str], real: bool) -> None:
     """Every NIfTI file, masks included, was taken for a patient."""
     nifti(tmp_path / "a", [name.format(i=i) for i in range(3) for name in names])
     with pytest.raises(UnderstudyError, match=r"6 files") as caught:
@@ -286,8 +284,7 @@ def test_masks_and_channels_of_unknown_names_are_no_patients(
 
 
 @pytest.mark.parametrize(
-    "names",
-    [["p1", "p2"], ["case_001", "case_002"], ["p0_z01", "p0_z02", "p1_z01", "p1_z02"], ["left", "right"]],
+    "names", [["p1", "p2"], ["case_001", "case_002"], ["p0_z01", "p0_z02", "p1_z01", "p1_z02"], ["left", "right"]]
 )
 def test_images_of_their_own_are_not_taken_for_channels(tmp_path: Path, names: list[str]) -> None:
     grey(tmp_path / "a", [f"{name}.png" for name in names])
@@ -304,9 +301,7 @@ def test_volumes_are_patients_unless_a_pattern_says_otherwise(tmp_path: Path) ->
     assert (by_pattern.found, by_pattern.counts()) == ("pattern", {"p0": 8, "p1": 4})
 
 
-@pytest.mark.parametrize(
-    "shape", [(64, 64, 12), (48, 64, 12), (240, 240, 155), (64, 12, 64), (64, 64, 12, 2)]
-)
+@pytest.mark.parametrize("shape", [(64, 64, 12), (48, 64, 12), (240, 240, 155), (64, 12, 64), (64, 64, 12, 2)])
 def test_a_volume_is_not_cut_along_its_first_axis(tmp_path: Path, shape: tuple[int, ...]) -> None:
     """[H, W, Z] was read as H slices of W x Z pixels."""
     (tmp_path / "a").mkdir()

@@ -50,9 +50,7 @@ def test_a_pattern_that_does_not_fit_is_named(pattern: str) -> None:
 
 def test_the_table_counts() -> None:
     told = Patients(["b"] * 3 + ["a10"] + ["a9"] * 2 + ["c"] * 8, "names", "by name")
-    assert told.table() == (
-        "14 slices of 4 patients, by name: a9 (2), a10 (1), b (3), ...; 1 to 8 each, median 2.5"
-    )
+    assert told.table() == ("14 slices of 4 patients, by name: a9 (2), a10 (1), b (3), ...; 1 to 8 each, median 2.5")
 
 
 @given(st.integers(1, 40), st.integers(1, 9))
@@ -117,10 +115,7 @@ def test_one_patient_under_several_names_is_found(tmp_path: Path, parts: int) ->
 def test_as_many_patients_as_slices_need_a_statement(tmp_path: Path) -> None:
     names = [f"s{i}" for i in range(8)]
     made = set_of(tmp_path / "s", people(8, 1)[:, 0], names)
-    for patients in (
-        Patients([f"x/{n}" for n in names], "nowhere", "so"),
-        Patients(names[::-1], "pattern", "so"),
-    ):
+    for patients in (Patients([f"x/{n}" for n in names], "nowhere", "so"), Patients(names[::-1], "pattern", "so")):
         found = doubt(made, patients, HERE)
         assert found is not None
         assert "as many patients as slices (8)" in found.what

@@ -70,9 +70,7 @@ def test_a_file_for_each_class(tmp_path: Path) -> None:
         for k in (1, 2, 3):
             save_png(tmp_path / "in" / f"{i}_Seg{k}.png", (labels[i] == k).astype(np.uint8) * 255)
     check(
-        take(tmp_path / "in", tmp_path / "out", labels={"NCR/NET": "Seg1", "ED": "Seg2", "ET": "Seg3"}),
-        images,
-        labels,
+        take(tmp_path / "in", tmp_path / "out", labels={"NCR/NET": "Seg1", "ED": "Seg2", "ET": "Seg3"}), images, labels
     )
 
 
@@ -145,9 +143,7 @@ def test_a_slice_set_is_put_in_order_by_name(tmp_path: Path) -> None:
     images, labels = slices(3)
     other = (BACKGROUND, LabelClass("ED", 1, 99), LabelClass("ET", 2, 200), LabelClass("NCR/NET", 3, 255))
     writer = SliceWriter(tmp_path / "set", CHANNELS[::-1], other, 16)
-    writer.append(
-        images[:, ::-1].copy(), np.array([0, 3, 1, 2], np.uint8)[labels], [{"id": str(i)} for i in range(3)]
-    )
+    writer.append(images[:, ::-1].copy(), np.array([0, 3, 1, 2], np.uint8)[labels], [{"id": str(i)} for i in range(3)])
     writer.close()
     check(take(tmp_path / "set", tmp_path / "out"), images, labels)
 

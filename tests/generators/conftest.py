@@ -32,7 +32,5 @@ def slices(tmp_path: Path) -> SliceSet:
     images = np.stack([disc * 120 + labels * 60, disc * 80 + labels * 20], axis=1).astype(np.uint8)
     images += rng.integers(0, 9, images.shape, dtype=np.uint8)
     writer = SliceWriter(tmp_path / "real", ["T1w", "FLAIR"], evenly_coded({1: "core", 2: "oedema"}), 16)
-    writer.append(
-        images, labels, [{"id": str(i), "subject": f"p{i % 4}", "split": "train"} for i in range(24)]
-    )
+    writer.append(images, labels, [{"id": str(i), "subject": f"p{i % 4}", "split": "train"} for i in range(24)])
     return writer.close()

@@ -50,9 +50,7 @@ def ddim(model: Diffusion, x: Tensor, steps: int) -> Tensor:
 def ancestral(model: Diffusion, x: Tensor, steps: str) -> dict[str, Tensor]:
     """One step of ancestral sampling of every image, from its own step of the respaced process."""
     process = model.config.process().respaced(steps)
-    rows = [
-        ancestral_step(model.generator, process, x[i : i + 1], STEPS[i % len(STEPS)]) for i in range(len(x))
-    ]
+    rows = [ancestral_step(model.generator, process, x[i : i + 1], STEPS[i % len(STEPS)]) for i in range(len(x))]
     mean, log_variance, x0 = (torch.cat(parts) for parts in zip(*rows, strict=True))
     name = f"respaced{steps}_"
     return {name + "mean": mean, name + "log_variance": log_variance, name + "pred_xstart": x0}

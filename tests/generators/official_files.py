@@ -150,9 +150,7 @@ def persistent(
 
 def _persistent(tree: dict[str, Any], class_name: str, arguments: dict[str, Any]) -> Persistent:
     parts = OrderedDict((k, _persistent(v, "Layer", {})) for k, v in tree["_modules"].items())
-    parameters = OrderedDict(
-        (k, torch.nn.Parameter(v, requires_grad=False)) for k, v in tree["_parameters"].items()
-    )
+    parameters = OrderedDict((k, torch.nn.Parameter(v, requires_grad=False)) for k, v in tree["_parameters"].items())
     known = {"_modules", "_parameters", "_buffers"}
     return Persistent(class_name, {
         "training": False, "_parameters": parameters, "_buffers": OrderedDict(tree["_buffers"]),

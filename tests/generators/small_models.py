@@ -29,10 +29,7 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "num_layers": 4, "margin": 4},
         {"r1_interval": 4, "blur_sigma": 1.0},
     ),
-    "diffusion": (
-        {"model_channels": 8, "num_res_blocks": 1, "num_heads": 2, "steps": 50, "dropout": 0.1},
-        {},
-    ),
+    "diffusion": ({"model_channels": 8, "num_res_blocks": 1, "num_heads": 2, "steps": 50, "dropout": 0.1}, {}),
 }
 """kind -> fields of a network of a few thousand weights, and of a training that shows what is special about it"""
 

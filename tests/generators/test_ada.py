@@ -25,9 +25,7 @@ def images() -> torch.Tensor:
     return torch.rand(8, 3, 16, 16, generator=rng(1)) * 2 - 1
 
 
-@pytest.mark.parametrize(
-    "config", [AugmentConfig(), AugmentConfig(mode="fixed", p=0.0), AugmentConfig(p=0.9)]
-)
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(mode="fixed", p=0.0), AugmentConfig(p=0.9)])
 def test_identity_when_off_or_at_p_0(config: AugmentConfig, images: torch.Tensor) -> None:
     assert torch.equal(Augment(config)(images, rng()), images)
 

@@ -91,12 +91,8 @@ def test_noise_reaches_the_annotation_only(slices: SliceSet) -> None:
     assert float(difference[:, -1].std()) == pytest.approx(0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("radial", "sigma", "expected"), [(True, None, 10), (False, None, 0), (True, 4.0, 4)]
-)
-def test_blur_fades_for_configuration_r(
-    slices: SliceSet, radial: bool, sigma: float | None, expected: float
-) -> None:
+@pytest.mark.parametrize(("radial", "sigma", "expected"), [(True, None, 10), (False, None, 0), (True, 4.0, 4)])
+def test_blur_fades_for_configuration_r(slices: SliceSet, radial: bool, sigma: float | None, expected: float) -> None:
     model = {"use_radial_filters": True, "conv_kernel": 1} if radial else {}
     trainer = trainer_of(slices, "stylegan3", model, blur_sigma=sigma)
     assert trainer.blur_sigma == expected

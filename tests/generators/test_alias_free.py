@@ -47,9 +47,7 @@ CASES = [
 ]
 
 
-def case(
-    number: int, gain: float = 1.5
-) -> tuple[Resampling, tuple[np.ndarray, np.ndarray, int, int, int, float]]:
+def case(number: int, gain: float = 1.5) -> tuple[Resampling, tuple[np.ndarray, np.ndarray, int, int, int, float]]:
     size_in, size_out, up, down, taps_up, taps_down, radial = CASES[number]
     rise, fall = lowpass(taps_up, 1.0, 0.8, 6.0), lowpass(taps_down, 1.1, 0.7, 6.0, radial)
     return Resampling(rise, fall, up, down, size_in, size_out, gain), (rise, fall, up, down, size_out, gain)
@@ -73,9 +71,7 @@ def test_equals_the_definition(number: int, clamp: float) -> None:
 @pytest.mark.parametrize("clamp", [0.2, None])
 def test_first_and_second_derivatives(number: int, clamp: float | None) -> None:
     way, _ = case(number)
-    x = torch.randn(
-        1, 2, *[CASES[number][0]] * 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
-    )
+    x = torch.randn(1, 2, *[CASES[number][0]] * 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: filtered_lrelu(x, way, clamp), x, fast_mode=True)
     # Linear in the gradient that comes in, and piecewise linear in x.
@@ -137,9 +133,7 @@ def test_blur_is_a_convolution_by_powers_of_two(sigma: float) -> None:
     line /= line.sum()
     expected = [
         [scipy.signal.convolve2d(image, np.outer(line, line), mode="same") for image in sample]
-        for sample in (
-            images.numpy() if reach <= 12 else np.pad(images.numpy(), [(0, 0)] * 2 + [(32, 32)] * 2)
-        )
+        for sample in (images.numpy() if reach <= 12 else np.pad(images.numpy(), [(0, 0)] * 2 + [(32, 32)] * 2))
     ]
     crop = slice(None) if reach <= 12 else slice(32, -32)
     np.testing.assert_allclose(blur_images(images, sigma), np.array(expected)[..., crop, crop], atol=1e-12)

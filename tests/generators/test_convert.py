@@ -145,9 +145,7 @@ def test_raw_generator_and_discriminator_have_our_names(stylegan2: Path, tmp_pat
     np.testing.assert_array_equal(judge["out.bias"], given["D/b4.out.bias"])
 
 
-def test_the_same_import_again_changes_nothing_and_another_is_refused(
-    stylegan2: Path, tmp_path: Path
-) -> None:
+def test_the_same_import_again_changes_nothing_and_another_is_refused(stylegan2: Path, tmp_path: Path) -> None:
     folder = import_checkpoint(stylegan2, tmp_path / "run", CHANNELS).folder
     before = (folder / "config.json").stat().st_mtime_ns
     import_checkpoint(stylegan2, folder, CHANNELS)
@@ -174,9 +172,7 @@ def test_one_hot_annotation_takes_a_channel_a_class(stylegan2: Path, tmp_path: P
         (["--channels", ",".join(CHANNELS), "--steps", "1000"], "steps given for a stylegan2"),
     ],
 )
-def test_wrong_options_say_what_to_do(
-    stylegan2: Path, tmp_path: Path, options: list[str], message: str
-) -> None:
+def test_wrong_options_say_what_to_do(stylegan2: Path, tmp_path: Path, options: list[str], message: str) -> None:
     ran = CliRunner().invoke(cli.app, ["import", str(stylegan2), "--out", str(tmp_path / "run"), *options])
     assert isinstance(ran.exception, UnderstudyError)
     assert re.search(message, ran.exception.message)
@@ -186,9 +182,7 @@ def test_wrong_options_say_what_to_do(
 
 def test_the_command_says_what_to_do_next(stylegan2: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ran = CliRunner().invoke(
-        cli.app, ["import", str(stylegan2), "-o", str(out), "--channels", ",".join(CHANNELS)]
-    )
+    ran = CliRunner().invoke(cli.app, ["import", str(stylegan2), "-o", str(out), "--channels", ",".join(CHANNELS)])
     assert ran.exit_code == 0, ran.exception
     assert f"understudy sample {out}" in ran.output
 
@@ -311,9 +305,7 @@ def test_a_unet_needs_what_its_weights_do_not_tell(tmp_path: Path) -> None:
 def test_wrong_options_of_a_unet_say_what_to_do(update: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = official_file("diffusion_fixed_r32", tmp_path)
     with pytest.raises(UnderstudyError, match=message):
-        import_checkpoint(
-            path, tmp_path / "run", CHANNELS, diffusion=DIFFUSION["diffusion_fixed_r32"] | update
-        )
+        import_checkpoint(path, tmp_path / "run", CHANNELS, diffusion=DIFFUSION["diffusion_fixed_r32"] | update)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -335,9 +327,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"resolution": 2**20}, "less than or equal to 512|beyond any model"),
     ],
 )
-def test_sizes_beyond_the_arrays_do_not_fill_the_memory(
-    tmp_path: Path, update: dict[str, Any], message: str
-) -> None:
+def test_sizes_beyond_the_arrays_do_not_fill_the_memory(tmp_path: Path, update: dict[str, Any], message: str) -> None:
     config, arrays = files.golden(GOLDEN / "stylegan2_r32.npz")
     path = tmp_path / "file.pkl"
     path.write_bytes(files.stylegan2_pickle(arrays, config | update))

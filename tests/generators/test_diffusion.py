@@ -16,13 +16,7 @@ from understudy.errors import UnderstudyError
 from understudy.generators import registry as models
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig
-from understudy.generators.networks.unet import (
-    Attention,
-    DiffusionConfig,
-    UNet,
-    build,
-    sinusoids,
-)
+from understudy.generators.networks.unet import Attention, DiffusionConfig, UNet, build, sinusoids
 from understudy.generators.official import load_official_arrays
 from understudy.generators.official.diffusion import diffusion_config
 from understudy.generators.ops.group_norm import GroupNorm
@@ -64,12 +58,7 @@ def small(seed: int = 0, **options: Any) -> UNet:
             "dropout": 0.5,
             "attention_resolutions": (8,),
         },
-        {
-            "channels": 5,
-            "channel_mult": (1, 1, 1, 2),
-            "split_heads_first": False,
-            "rescale_timesteps": True,
-        },
+        {"channels": 5, "channel_mult": (1, 1, 1, 2), "split_heads_first": False, "rescale_timesteps": True},
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -183,9 +172,7 @@ def plain_norm(norm: GroupNorm, x: Tensor, film: Tensor | None, silu: bool) -> T
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("with_film", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_norms_equal_the_separate_operations(
-    silu: bool, with_film: bool, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_norms_equal_the_separate_operations(silu: bool, with_film: bool, dtype: torch.dtype, tolerance: float) -> None:
     """In float64 (as in bfloat16) the norm is our own autograd function, in float32 it is torch's."""
     norm = GroupNorm(64, silu)
     nn.init.normal_(norm.weight)
@@ -342,9 +329,7 @@ def test_official_weights_of_other_architectures(changes: dict[str, Any], prefix
 def test_wrong_official_weights_are_named() -> None:
     weights = {f"M/{n}": np.zeros(s, np.float32) for n, s in official_shapes(NETWORK).items()}
     with pytest.raises(UnderstudyError, match=r"lack 1 variables, e.g. middle.1.qkv.weight"):
-        load_official_arrays(
-            NETWORK, {k: v for k, v in weights.items() if k != "M/middle_block.1.qkv.weight"}
-        )
+        load_official_arrays(NETWORK, {k: v for k, v in weights.items() if k != "M/middle_block.1.qkv.weight"})
     with pytest.raises(UnderstudyError, match="label_emb"):
         load_official_arrays(NETWORK, weights | {"M/label_emb.weight": np.zeros((10, 32))})
     with pytest.raises(UnderstudyError, match=r"out\.2\.bias"):

@@ -71,9 +71,7 @@ def test_noisy_activation(clamp: float | None) -> None:
     x, scale, strength, bias = rand(2, 3, 2, 2, layout=torch.channels_last), rand(2, 3), rand(), rand(3)
     noise = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     for maps in (noise, noise[0, 0]):
-        check(
-            lambda x, d, s, b, n=maps: fused.noisy_activation(x, d, n, s, b, clamp), x, scale, strength, bias
-        )
+        check(lambda x, d, s, b, n=maps: fused.noisy_activation(x, d, n, s, b, clamp), x, scale, strength, bias)
     expected = x * scale[:, :, None, None] + 2**0.5 * (strength * noise + bias[:, None, None])
     expected = F.leaky_relu(expected, 0.2)
     expected = expected if clamp is None else expected.clamp(-clamp, clamp)

@@ -127,9 +127,7 @@ def test_noised_clean_and_noise_in_invert_each_other() -> None:
     xt = found.noised(x0, t, noise)
     assert torch.allclose(found.clean(xt, t, noise), x0)
     assert torch.allclose(found.noise_in(xt, t, x0), noise)
-    assert torch.allclose(
-        xt[1], math.sqrt(found.alpha_bar[40]) * x0[1] + math.sqrt(1 - found.alpha_bar[40]) * noise[1]
-    )
+    assert torch.allclose(xt[1], math.sqrt(found.alpha_bar[40]) * x0[1] + math.sqrt(1 - found.alpha_bar[40]) * noise[1])
 
 
 def test_velocity_gives_back_the_clean_image_and_the_same_weighted_loss() -> None:
@@ -174,9 +172,7 @@ def test_the_masses_of_all_grey_values_sum_to_one(mean: float) -> None:
     for log_variance in (-9.0, -4.0, 0.0):
         nll = decoder_nll(greys, torch.tensor(mean), torch.tensor(log_variance))
         assert torch.exp(-nll).sum().item() == pytest.approx(1, abs=1e-4)
-        mass = np.diff(
-            stats.norm(mean, math.exp(log_variance / 2)).cdf(np.arange(1, 256) / 127.5 - 1 - 1 / 255)
-        )
+        mass = np.diff(stats.norm(mean, math.exp(log_variance / 2)).cdf(np.arange(1, 256) / 127.5 - 1 - 1 / 255))
         assert np.allclose(torch.exp(-nll)[1:-1], mass, atol=1e-3)
 
 

@@ -26,9 +26,7 @@ def test_level_batch_and_rate_follow_the_schedule(kind: str, slices: SliceSet) -
     assert seen[0] == (1.0, 16, 0.001, 16)
     assert [level for level, *_ in seen[:8]] == [1.0] * 8  # 8 steps of 16 images
     assert [level for level, *_ in seen[8:12]] == [1.0] * 4  # the fade begins at 128 images, with weight 0
-    assert [level for level, *_ in seen[12:20]] == [0.5] * 4 + [
-        0.25
-    ] * 4  # held for four steps, now of 8 images
+    assert [level for level, *_ in seen[12:20]] == [0.5] * 4 + [0.25] * 4  # held for four steps, now of 8 images
     assert all(batch == 16 for level, batch, *_ in seen if level >= 1)
     assert all(batch == 8 for level, batch, *_ in seen if level < 1)
     assert all(rate == (0.001 if level >= 1 else 0.002) for level, _, rate, _ in seen)
@@ -100,9 +98,7 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet) -> None:
             torch.testing.assert_close(trainer._r1({"real": images}, 12.0)[0], expected, rtol=1e-4, atol=1e-7)
         before = [p.detach().clone() for p in trainer.discriminator.parameters()]
         follow_up(inputs, figures)
-        moved = any(
-            not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True)
-        )
+        moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
         penalties.append((trainer.steps, moved))
 
     trainer._follow_up = watched  # type: ignore[method-assign]

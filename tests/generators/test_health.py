@@ -41,9 +41,7 @@ def test_real_slices_are_as_diverse_as_real_slices(slices: SliceSet) -> None:
     assert real.annotated == 0.5
     images, labels = slices.read(rows)
     signs = vital_signs(encode(images, labels, slices.classes), slices.classes, "coded", real)
-    assert signs == pytest.approx(
-        {"diversity": 1, "annotated": 0.5, "share_core": 0.25, "share_oedema": 0.25}
-    )
+    assert signs == pytest.approx({"diversity": 1, "annotated": 0.5, "share_core": 0.25, "share_oedema": 0.25})
 
 
 @pytest.mark.parametrize(
@@ -77,13 +75,7 @@ def test_the_summary_says_since_when() -> None:
     assert broken["faults"] == {"collapsed": 5.0}
     assert broken["diversity"] == 0.01
     recovered = summary([*lines(0.01, 0.01, 0.01, 0.9), {"kimg": 5.0, "repaired_gradients": 2.0}], REAL)
-    assert recovered == {
-        "ok": True,
-        "faults": {},
-        "diversity": 0.9,
-        "annotated": 0.3,
-        "repaired_gradients": 2.0,
-    }
+    assert recovered == {"ok": True, "faults": {}, "diversity": 0.9, "annotated": 0.3, "repaired_gradients": 2.0}
 
 
 def test_a_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:

@@ -34,10 +34,7 @@ def test_a_growing_generator_is_sampled_at_the_level_that_it_had(slices: SliceSe
     model, config = small("progan", kimg=0.064, keep_weights_kimg=[0.016], **COMMON)
     made = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
     kept = snapshot_folder(made, 0.016)
-    assert (
-        load_file(kept / "generator.safetensors")["level"]
-        >= load_file(made / "generator.safetensors")["level"]
-    )
+    assert load_file(kept / "generator.safetensors")["level"] >= load_file(made / "generator.safetensors")["level"]
     found = sample_set(kept, 3, 0, tmp_path / "samples", device="cpu", progress=False)
     assert (len(found), found.resolution) == (3, slices.resolution)
 

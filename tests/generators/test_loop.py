@@ -142,9 +142,7 @@ def test_max_minutes_ends_the_training(slices: SliceSet, tmp_path: Path) -> None
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
     reached = json.loads((folder / "config.json").read_text())["kimg"]
     assert reached < 10
-    assert (
-        folder / f"samples-{reached:08.1f}.png"
-    ).is_file()  # the end is pictured and noted wherever it comes
+    assert (folder / f"samples-{reached:08.1f}.png").is_file()  # the end is pictured and noted wherever it comes
     assert History.read(folder / "history.jsonl")[-1]["kimg"] == reached
 
 

@@ -55,14 +55,7 @@ def test_every_weight_arrives(source: StyleGan2, prefixed: bool) -> None:
 
 def test_official_names_of_arguments() -> None:
     assert stylegan2_config(CONFIG) == StyleGan2Config(
-        resolution=16,
-        channels=2,
-        z_dim=8,
-        w_dim=8,
-        channel_base=64,
-        channel_max=8,
-        mapping_layers=3,
-        conv_clamp=None,
+        resolution=16, channels=2, z_dim=8, w_dim=8, channel_base=64, channel_max=8, mapping_layers=3, conv_clamp=None
     )
 
 
@@ -78,12 +71,7 @@ def test_missing_surplus_and_misshapen_weights_are_named(source: StyleGan2) -> N
 
 
 def test_arguments_that_the_official_conversion_from_tensorflow_writes() -> None:
-    written = {
-        "embed_features": None,
-        "layer_features": 8,
-        "resample_filter": [1, 3, 3, 1],
-        "activation": "lrelu",
-    }
+    written = {"embed_features": None, "layer_features": 8, "resample_filter": [1, 3, 3, 1], "activation": "lrelu"}
     assert stylegan2_config({**CONFIG, **written}) == stylegan2_config(CONFIG)
     with pytest.raises(UnderstudyError, match="width 16"):
         stylegan2_config({**CONFIG, "layer_features": 16})
@@ -100,10 +88,7 @@ def test_a_residual_generator_is_named(source: StyleGan2) -> None:
     [
         ({"resolution": 48}, "power of two"),
         ({"channel_base": 15}, "channel_base"),
-        (
-            {"kind": "sg3t", "conv_clamp": 256, "num_layers": 2, "num_critical": 0, "resolution": 64},
-            "full rate",
-        ),
+        ({"kind": "sg3t", "conv_clamp": 256, "num_layers": 2, "num_critical": 0, "resolution": 64}, "full rate"),
     ],
 )
 def test_what_cannot_be_built_is_one_error(update: dict[str, Any], message: str) -> None:
@@ -111,9 +96,7 @@ def test_what_cannot_be_built_is_one_error(update: dict[str, Any], message: str)
         load_official_arrays({**CONFIG, **update}, {})
 
 
-@pytest.mark.parametrize(
-    "update", [{"kind": "unheard-of"}, {"architecture": "orig"}, {"c_dim": 10}, {"typo": 1}]
-)
+@pytest.mark.parametrize("update", [{"kind": "unheard-of"}, {"architecture": "orig"}, {"c_dim": 10}, {"typo": 1}])
 def test_what_is_not_supported_is_refused(source: StyleGan2, update: dict[str, Any]) -> None:
     with pytest.raises(UnderstudyError):
         load_official_arrays({**CONFIG, **update}, official_arrays(source))

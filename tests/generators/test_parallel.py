@@ -31,9 +31,7 @@ pytest.importorskip("lightning_fabric")
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked from a server, which pays for the imports once; tests/test_cli.py starts them for real."""
     server = get_context("forkserver")
-    server.set_forkserver_preload(
-        ["understudy.generators.training.rendezvous", "understudy.generators.training.loop"]
-    )
+    server.set_forkserver_preload(["understudy.generators.training.rendezvous", "understudy.generators.training.loop"])
     monkeypatch.setattr(parallel, "OWN_PROCESSES", "forkserver")
 
 
@@ -45,9 +43,7 @@ def train(slices: Path, folder: Path, kimg: float) -> None:
 def distance(a: Path, b: Path, start: dict[str, torch.Tensor]) -> float:
     """Between two results, relative to the way from the start."""
     ours, theirs = (load_file(folder / "generator.safetensors") for folder in (a, b))
-    apart, way = (
-        sum(float((ours[k] - other[k]).square().sum()) for k in ours) ** 0.5 for other in (theirs, start)
-    )
+    apart, way = (sum(float((ours[k] - other[k]).square().sum()) for k in ours) ** 0.5 for other in (theirs, start))
     return apart / way
 
 
@@ -58,9 +54,7 @@ def stop_when_there_is(history: Path) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_processes_are_stopped_together_and_continue_bit_identically(
-    slices: SliceSet, tmp_path: Path
-) -> None:
+def test_processes_are_stopped_together_and_continue_bit_identically(slices: SliceSet, tmp_path: Path) -> None:
     """SIGTERM to the first process in the middle stops both at one step; the same call goes on as if unbroken.
 
     Compared with an unbroken run of two processes, so without a tolerance: after many steps of Adam even weights
@@ -117,13 +111,7 @@ def test_two_processes_that_torchrun_has_started_are_one(slices: SliceSet, tmp_p
         ("cuda", 3, 1, {}, "3 GPUs wanted, this machine has 2"),
         ("auto", 3, 1, {}, "3 GPUs wanted, this machine has 2"),
         ("cuda:1", 2, 1, {}, "cuda:1 is one device, 2 are wanted"),
-        (
-            "cpu",
-            2,
-            2,
-            {"RANK": "1", "WORLD_SIZE": "3"},
-            "3 processes were started for 2 devices on each of 2",
-        ),
+        ("cpu", 2, 2, {"RANK": "1", "WORLD_SIZE": "3"}, "3 processes were started for 2 devices on each of 2"),
         ("cpu", 1, 1, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "2 processes were started for 1"),
     ],
 )

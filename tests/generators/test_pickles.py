@@ -47,9 +47,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_audit)
-codecs.lookup(
-    "raw_unicode_escape"
-)  # Python imports this codec of its own when a pickle first holds such a text
+codecs.lookup("raw_unicode_escape")  # Python imports this codec of its own when a pickle first holds such a text
 
 
 @contextmanager
@@ -178,9 +176,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", list(CALLS))
-@pytest.mark.parametrize(
-    "place", [plain, nested_in_persistence, nested_in_network, nested_in_storage, nested_in_zip]
-)
+@pytest.mark.parametrize("place", [plain, nested_in_persistence, nested_in_network, nested_in_storage, nested_in_zip])
 def test_a_call_is_refused_by_name_wherever_it_is(name: str, place: Any, tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match=r"asks for the name '[\w.]+', which no official") as caught:
         read(place(CALLS[name]), tmp_path)
@@ -242,8 +238,7 @@ def test_objects_made_with_keywords_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "state",
-    [(3, "<", None, ("a",), None), (3, "<", None, None, {}), (3, "<", ("f4", (2,)), None, None), (3,), None],
+    "state", [(3, "<", None, ("a",), None), (3, "<", None, None, {}), (3, "<", ("f4", (2,)), None, None), (3,), None]
 )
 def test_element_types_with_fields_are_refused(state: Any) -> None:
     with pytest.raises(Refusal):
@@ -327,9 +322,7 @@ def test_a_small_file_cannot_ask_for_a_large_memory(tmp_path: Path) -> None:
     # A text of 1 MB, encoded again and again: 20 bytes of the file would make 1 MB each.
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     again = b"h\x01h\x00h\x02\x86R"
-    content = (
-        b"\x80\x02" + text + b"q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + again * 100 + b"."
-    )
+    content = b"\x80\x02" + text + b"q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + again * 100 + b"."
     with pytest.raises(UnderstudyError, match="more memory"):
         read(content, tmp_path)
     with pytest.raises(Refusal, match="more steps"):

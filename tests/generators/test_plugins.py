@@ -30,9 +30,7 @@ def slices(tmp_path: Path) -> SliceSet:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 2, 16, 16), np.uint8)
     labels = rng.integers(0, 4, (24, 16, 16), np.uint8)
-    writer = SliceWriter(
-        tmp_path / "real", ["T1w", "FLAIR"], CLASSES, 16, (1.0, 1.0, 1.0), ("L", "P"), {"of": 1}
-    )
+    writer = SliceWriter(tmp_path / "real", ["T1w", "FLAIR"], CLASSES, 16, (1.0, 1.0, 1.0), ("L", "P"), {"of": 1})
     rows = [{"id": f"p{i // 8}_z{i % 8}", "subject": f"p{i // 8}", "z": i % 8,
              "split": "test" if i >= 16 else "train"} for i in range(24)]  # fmt: skip
     writer.append(images, labels, rows)
@@ -55,24 +53,18 @@ def test_a_plugin_tells_who_it_is(example_plugin: Path) -> None:
     assert identity == {"name": "principal", "distribution": "understudy-principal", "version": "1"}
 
 
-def test_without_a_version_of_its_own_the_packages_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_version_of_its_own_the_packages_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, "class C:\n  def train(): ...\n  def sample(): ...\n", version="7.1")
     assert plugin_called("bad").version == "7.1"
 
 
 def test_an_unknown_plugin_names_the_installed_ones(example_plugin: Path) -> None:
-    with pytest.raises(
-        UnderstudyError, match=r"no plug-in generator 'principle'.*installed plug-ins: principal"
-    ) as e:
+    with pytest.raises(UnderstudyError, match=r"no plug-in generator 'principle'.*installed plug-ins: principal") as e:
         plugin_called("principle")
     assert "did you mean principal?" in str(e.value)
 
 
-def broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, name: str = "bad", version: str = "1"
-) -> None:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, name: str = "bad", version: str = "1") -> None:
     (tmp_path / "bad_plugin.py").write_text(code)
     declare_plugin(tmp_path, name, "bad_plugin:C", version)
     monkeypatch.syspath_prepend(tmp_path)
@@ -86,15 +78,10 @@ def broken(
         ("D = 1", r"bad cannot be imported \(AttributeError"),
         ("class C:\n  def sample(): ...", "bad has no train"),
         ("def C(): ...\nC.train = C.sample = C", "bad is no class"),
-        (
-            "class C:\n  Config = dict\n  def train(): ...\n  def sample(): ...",
-            r"bad has no Config \(a pydantic",
-        ),
+        ("class C:\n  Config = dict\n  def train(): ...\n  def sample(): ...", r"bad has no Config \(a pydantic"),
     ],
 )
-def test_what_is_no_plugin_is_named(
-    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_plugin_is_named(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, code)
     with pytest.raises(UnderstudyError, match=said):
         plugin_called("bad")
@@ -109,16 +96,8 @@ def test_the_name_of_a_built_in_generator_is_refused(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("fields", "path", "said"),
     [
-        (
-            {"component": 3},
-            ("component",),
-            r"no setting of the plug-in principal \(its settings: components\)",
-        ),
-        (
-            {"components": 0},
-            ("components",),
-            r"greater than or equal to 1 \(a setting of the plug-in principal\)",
-        ),
+        ({"component": 3}, ("component",), r"no setting of the plug-in principal \(its settings: components\)"),
+        ({"components": 0}, ("components",), r"greater than or equal to 1 \(a setting of the plug-in principal\)"),
     ],
 )
 def test_settings_are_checked_by_the_plugins_own_model(
@@ -147,9 +126,7 @@ def test_it_is_shown_training_patients_only_as_joint_images(slices: SliceSet) ->
         shown[16]
 
 
-def test_the_example_reproduces_mean_and_covariance(
-    slices: SliceSet, tmp_path: Path, example_plugin: Path
-) -> None:
+def test_the_example_reproduces_mean_and_covariance(slices: SliceSet, tmp_path: Path, example_plugin: Path) -> None:
     """Independent reference: with all components, samples (before the cut at -1 and 1) have the data's moments."""
     shown = TrainingSlices(slices, slices.rows(split="train"))
     quiet = np.asarray(shown) * 0.05  # far from the cut
@@ -196,9 +173,7 @@ def test_another_version_neither_samples_nor_passes_for_the_same_training(
 ) -> None:
     model = trained(slices, tmp_path / "model")
     monkeypatch.setattr(plugin_called("principal").made_by, "version", "2")
-    with pytest.raises(
-        UnderstudyError, match="trained by version 1 of the plug-in principal, but 2 is installed"
-    ):
+    with pytest.raises(UnderstudyError, match="trained by version 1 of the plug-in principal, but 2 is installed"):
         sample_set(model, 70, 5, tmp_path / "s", progress=False)
     with pytest.raises(UnderstudyError, match="another training"):
         trained(slices, model)
@@ -218,10 +193,7 @@ class C:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (
-            "return np.zeros((count, 2, 16, 16))",
-            r"bad gave an array of shape \(64, 2, 16, 16\), not \(64, 3, 16, 16\)",
-        ),
+        ("return np.zeros((count, 2, 16, 16))", r"bad gave an array of shape \(64, 2, 16, 16\), not \(64, 3, 16, 16\)"),
         ("return np.full((count, 3, 16, 16), np.nan)", "bad gave values that are no numbers"),
         ("return np.full((count, 3, 16, 16), 200.0)", "bad gave values from 200 to 200, not from -1 to 1"),
         ("return np.full((count, 3, 16, 16), 0.5)", "bad gave values from 0.5 to 0.5, not from -1 to 1"),

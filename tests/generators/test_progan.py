@@ -174,9 +174,7 @@ def test_missing_surplus_and_misshapen_weights_are_named() -> None:
         load_official_arrays({**CONFIG, "resolution": 16}, weights)
 
 
-@pytest.mark.parametrize(
-    "update", [{"label_size": 10}, {"fused_scale": False}, {"use_pixelnorm": False}, {"typo": 1}]
-)
+@pytest.mark.parametrize("update", [{"label_size": 10}, {"fused_scale": False}, {"use_pixelnorm": False}, {"typo": 1}])
 def test_what_is_not_supported_is_refused(update: dict[str, Any]) -> None:
     with pytest.raises(UnderstudyError):
         load_official_arrays({**CONFIG, **update}, variables("progan", 32, channels=3, base=64, most=8, z=6))

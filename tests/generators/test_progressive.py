@@ -34,9 +34,7 @@ PROGAN_SCHEDULE, STYLEGAN1_SCHEDULE = ProGanTraining().schedule(), StyleGan1Trai
         (STYLEGAN1_SCHEDULE, 5999, 1 / 600), (STYLEGAN1_SCHEDULE, 6000, 0),
     ],
 )  # fmt: skip
-def test_levels_are_the_official_ones_at_256_pixels(
-    schedule: LevelSchedule, kimg: float, level: float
-) -> None:
+def test_levels_are_the_official_ones_at_256_pixels(schedule: LevelSchedule, kimg: float, level: float) -> None:
     assert schedule.level(int(kimg * 1000), 256) == pytest.approx(level, abs=1e-9)
 
 
@@ -92,9 +90,7 @@ def test_real_images_fade_as_at_full_size(level: float) -> None:
     """Against the definition: the mip levels below and above, enlarged, blended pixel by pixel."""
     x = torch.randn(2, 3, 16, 16)
     factor = 2 ** int(level)
-    fine, coarse = (
-        F.avg_pool2d(x, f).repeat_interleave(f, 2).repeat_interleave(f, 3) for f in (factor, 2 * factor)
-    )
+    fine, coarse = (F.avg_pool2d(x, f).repeat_interleave(f, 2).repeat_interleave(f, 3) for f in (factor, 2 * factor))
     expected = fine + (coarse - fine) * (level - int(level))
     found = fade_real(x, level)
     assert found.shape[-1] == 16 // factor

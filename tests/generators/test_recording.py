@@ -78,9 +78,7 @@ def test_recorded_steps_in_lanes_are_the_same_steps(
 ) -> None:  # fmt: skip
     """Two halves of the batch side by side: bit by bit what they are one after the other, and nearly what the whole
     batch is; the mean of w, which every half moves, included."""
-    found, plain, whole = (
-        trainer_of(slices, kind, model, micro_batch=micro_batch, **training) for _ in range(3)
-    )
+    found, plain, whole = (trainer_of(slices, kind, model, micro_batch=micro_batch, **training) for _ in range(3))
     whole.recordings.active = False
     in_lanes(plain)
     runs = list[int]()
@@ -108,9 +106,7 @@ def test_what_cannot_be_recorded_gets_no_lanes(slices: SliceSet) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_lanes_end_where_memory_leaves_one_group_at_once(
-    slices: SliceSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lanes_end_where_memory_leaves_one_group_at_once(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two groups of four in two lanes; from the second step on memory is too small for more than one of them."""
     trainer = in_lanes(trainer_of(slices, micro_batch=8, pl_weight=0.0))
     original, sizes = trainer.generator.synthesis.forward, list[int]()
@@ -142,12 +138,7 @@ def test_a_resumed_training_records_anew_and_stays_the_same(slices: SliceSet) ->
 
 
 def descend(
-    recordings: Recordings,
-    key: Hashable,
-    loss: Loss,
-    inputs: dict[str, Any],
-    layer: nn.Module,
-    weight: float = 1.0,
+    recordings: Recordings, key: Hashable, loss: Loss, inputs: dict[str, Any], layer: nn.Module, weight: float = 1.0
 ) -> dict[str, Tensor]:
     """The figures of one share."""
     (figures,) = recordings.descend(key, loss, [(weight, inputs)], list(layer.parameters()))

@@ -43,9 +43,7 @@ def test_a_longer_set_begins_with_the_shorter_one(model_dir: Path, tmp_path: Pat
         np.testing.assert_array_equal(x, y)
 
 
-def test_interrupted_sampling_continues(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_sampling_continues(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sample_set(model_dir, 600, 3, tmp_path / "whole", batch=100, device="cpu", progress=False)
     original, calls = Generator.sample, []
 
@@ -67,10 +65,7 @@ def test_interrupted_sampling_continues(
 
 def test_a_finished_set_is_returned_and_another_one_refused(model_dir: Path, tmp_path: Path) -> None:
     first = sample_set(model_dir, 5, 3, tmp_path / "s", device="cpu", progress=False)
-    assert (
-        sample_set(model_dir, 5, 3, tmp_path / "s", device="cpu", progress=False).content_hash
-        == first.content_hash
-    )
+    assert sample_set(model_dir, 5, 3, tmp_path / "s", device="cpu", progress=False).content_hash == first.content_hash
     with pytest.raises(UnderstudyError, match="other samples"):
         sample_set(model_dir, 5, 4, tmp_path / "s", device="cpu", progress=False)
 
@@ -89,9 +84,7 @@ def test_an_ensemble_is_sampled_in_turn(
 ) -> None:
     config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False, seed=5)
     other = train(slices, None, small_model, config, tmp_path / "other", "cpu", progress=False)
-    alone = [
-        sample_set(d, 5, 3, tmp_path / d.name / "s", device="cpu", progress=False) for d in (model_dir, other)
-    ]
+    alone = [sample_set(d, 5, 3, tmp_path / d.name / "s", device="cpu", progress=False) for d in (model_dir, other)]
     both = sample_set([model_dir, other], 9, 3, tmp_path / "both", batch=4, device="cpu", progress=False)
     for i in range(9):
         for mixed, single in zip(both.read([i]), alone[i % 2].read([i // 2]), strict=True):
@@ -102,21 +95,13 @@ def test_an_ensemble_is_sampled_in_turn(
         sample_set([other, other], 9, 3, tmp_path / "twice", device="cpu", progress=False)
     onehot = config.model_copy(update={"annotation": "one_hot"})
     third = train(
-        slices,
-        None,
-        small_model.model_copy(update={"channels": 4}),
-        onehot,
-        tmp_path / "third",
-        "cpu",
-        progress=False,
+        slices, None, small_model.model_copy(update={"channels": 4}), onehot, tmp_path / "third", "cpu", progress=False
     )
     with pytest.raises(UnderstudyError, match="differ in annotation"):
         sample_set([other, third], 9, 3, tmp_path / "mixed", device="cpu", progress=False)
 
 
-def test_the_sampler_of_a_diffusion_model_is_a_choice(
-    model_dir: Path, slices: SliceSet, tmp_path: Path
-) -> None:
+def test_the_sampler_of_a_diffusion_model_is_a_choice(model_dir: Path, slices: SliceSet, tmp_path: Path) -> None:
     few = SamplerConfig(kind="ddim", steps=5)
     with pytest.raises(UnderstudyError, match="takes no sampler"):
         sample_set(model_dir, 2, 0, tmp_path / "s", sampler=few, progress=False)

@@ -21,9 +21,7 @@ NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allo
 class Threads(Workers):
     """Two workers as threads of this process, of which one runs at a time: layers may keep state of the process."""
 
-    def __init__(
-        self, rank: int, shared: list[Any], turn: threading.Lock, barrier: threading.Barrier
-    ) -> None:
+    def __init__(self, rank: int, shared: list[Any], turn: threading.Lock, barrier: threading.Barrier) -> None:
         self.rank, self.world, self.turn = rank, 2, turn
         self._shared, self._barrier = shared, barrier
 
@@ -173,9 +171,7 @@ def test_memory_that_runs_out_makes_the_shares_smaller(
     assert trainer.take_figures()["shares"] == 2
 
 
-def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(
-    slices: SliceSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the very first phase on, so that the two are the same bit by bit."""
     scarce, parted = (trainer_of(slices, batch=16, **more) for more in ({}, {"micro_batch": 4}))
     original = scarce.generator.synthesis.forward
@@ -205,9 +201,7 @@ def test_smaller_shares_than_a_group_are_not_tried(slices: SliceSet, monkeypatch
         trainer.step()
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(
-    slices: SliceSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_are_not_taken_for_a_lack_of_memory(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(slices)
     monkeypatch.setattr(trainer.discriminator, "forward", lambda *a, **k: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):

@@ -83,9 +83,7 @@ def test_active_images_are_the_full_ones_before_enlargement() -> None:
     generator = small().generator
     inputs = drawn(generator, mixing=0.0)
     for i in range(generator.config.num_ws):
-        inputs[f"noise{i}"] = (
-            generator.blocks[i // 2].get_submodule(f"style{i % 2}").noise_const.expand(6, -1, -1, -1)
-        )
+        inputs[f"noise{i}"] = generator.blocks[i // 2].get_submodule(f"style{i % 2}").noise_const.expand(6, -1, -1, -1)
     for level in (0.0, 0.4, 1.0, 1.7):
         active = generator.synthesise(inputs, level)
         assert active.shape[-1] == 16 >> math.floor(level)

@@ -31,9 +31,7 @@ def test_scaling_activations_equals_modulating_weights(demodulate: bool) -> None
             if demodulate
             else weight / (6 * 9) ** 0.5
         )
-        torch.testing.assert_close(
-            found[i], F.conv2d(x[i : i + 1], weight, padding=1)[0], atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(found[i], F.conv2d(x[i : i + 1], weight, padding=1)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_resampling_equals_a_convolution_by_1331() -> None:
@@ -41,9 +39,7 @@ def test_resampling_equals_a_convolution_by_1331() -> None:
     taps = np.array([1, 3, 3, 1]) / 8
     spread = np.zeros((2, 3, 20, 20))
     spread[:, :, 2:18:2, 2:18:2] = x.numpy()
-    wide = convolve1d(
-        convolve1d(spread, 2 * taps, axis=2, mode="constant"), 2 * taps, axis=3, mode="constant"
-    )
+    wide = convolve1d(convolve1d(spread, 2 * taps, axis=2, mode="constant"), 2 * taps, axis=3, mode="constant")
     np.testing.assert_allclose(upsample(x).numpy(), wide[:, :, 1:17, 1:17], atol=1e-5)
     assert blur(x, padding=2).shape == (2, 3, 9, 9)
     narrow = convolve1d(convolve1d(x.numpy(), taps, axis=2, mode="constant"), taps, axis=3, mode="constant")
@@ -78,13 +74,7 @@ def test_minibatch_deviation_takes_strided_groups() -> None:
 @pytest.mark.parametrize(("resolution", "channels"), [(16, 1), (32, 7), (64, 4)])
 def test_any_resolution_and_channel_count(resolution: int, channels: int) -> None:
     config = StyleGan2Config(
-        resolution=resolution,
-        channels=channels,
-        z_dim=8,
-        w_dim=8,
-        channel_base=128,
-        channel_max=8,
-        mapping_layers=1,
+        resolution=resolution, channels=channels, z_dim=8, w_dim=8, channel_base=128, channel_max=8, mapping_layers=1
     )
     model = build(config)
     images = model.generator(torch.randn(2, 8))

@@ -150,9 +150,7 @@ def test_same_seed_same_weights_and_global_generator_untouched() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     states = [m.state_dict() for m in (first, second, other)]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
-    assert not torch.equal(
-        states[0]["generator.synthesis.input.weight"], states[2]["generator.synthesis.input.weight"]
-    )
+    assert not torch.equal(states[0]["generator.synthesis.input.weight"], states[2]["generator.synthesis.input.weight"])
 
 
 def test_sample_does_not_depend_on_its_neighbours() -> None:

@@ -22,11 +22,7 @@ HE = math.sqrt(2)
 
 
 def part(arrays: dict[str, np.ndarray], prefix: str) -> Weights:
-    return {
-        k.removeprefix(prefix): torch.from_numpy(v).double()
-        for k, v in arrays.items()
-        if k.startswith(prefix)
-    }
+    return {k.removeprefix(prefix): torch.from_numpy(v).double() for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def unit(x: Tensor) -> Tensor:
@@ -162,28 +158,17 @@ def test_networks_and_fading_at_other_resolutions(
     arrays = variables(kind, resolution, channels, base, most, z=9)
     for name in [name for name in arrays if "G_mapping/" in name]:
         arrays[name] = arrays[name] * 100  # as trained with a rate of 0.01
-    config = {
-        "kind": kind,
-        "resolution": resolution,
-        "num_channels": channels,
-        "fmap_base": base,
-        "fmap_max": most,
-    }
+    config = {"kind": kind, "resolution": resolution, "num_channels": channels, "fmap_base": base, "fmap_max": most}
     model = load_official_arrays(config, arrays)
     rng = torch.Generator().manual_seed(1)
     z = torch.randn(4, 9, generator=rng)
     real = torch.rand(4, channels, resolution, resolution, generator=rng) * 2 - 1
     for level in (0.0, 0.3, 1.0, 1.6, math.log2(resolution) - 2):
         if kind == "progan":
-            pairs = [
-                (model.generator(z, level=level), progan(part(arrays, "G/"), z.double(), level, resolution))
-            ]
+            pairs = [(model.generator(z, level=level), progan(part(arrays, "G/"), z.double(), level, resolution))]
         else:
             pairs = [
-                (
-                    model.generator(z, psi, level),
-                    stylegan1(part(arrays, "G/"), z.double(), level, resolution, psi),
-                )
+                (model.generator(z, psi, level), stylegan1(part(arrays, "G/"), z.double(), level, resolution, psi))
                 for psi in (1.0, 0.7)
             ]
         judge = judged(part(arrays, "D/"), real.double(), level, resolution, kind == "sg1")

@@ -48,12 +48,7 @@ def official_shapes(config: DiffusionConfig) -> dict[str, np.ndarray]:
         {"resblock_updown": True, "learn_sigma": True, "num_res_blocks": 3},
         {"scale_shift_norm": False, "channel_mult": (1,), "attention_resolutions": ()},
         {"channel_mult": (0.5, 1, 2), "model_channels": 64, "channels": 2},
-        {
-            "resblock_updown": True,
-            "channel_mult": (1, 1),
-            "num_res_blocks": 2,
-            "attention_resolutions": (32,),
-        },
+        {"resblock_updown": True, "channel_mult": (1, 1), "num_res_blocks": 2, "attention_resolutions": (32,)},
     ],
 )
 def test_the_architecture_is_read_off_the_weights(options: dict[str, Any]) -> None:

@@ -25,9 +25,7 @@ def slices(tmp_path: Path) -> SliceSet:
     rng = np.random.default_rng(0)
     writer = SliceWriter(tmp_path / "s", ("T1w", "FLAIR"), CLASSES, 16)
     images = rng.integers(0, 255, (5, 2, 16, 16), dtype=np.uint8)
-    writer.append(
-        images, rng.integers(0, 2, (5, 16, 16)).astype(np.uint8), [{"id": str(i)} for i in range(5)]
-    )
+    writer.append(images, rng.integers(0, 2, (5, 16, 16)).astype(np.uint8), [{"id": str(i)} for i in range(5)])
     return writer.close()
 
 

@@ -34,9 +34,7 @@ def real_set(path: Path, patients: dict[str, str], count: int = 12, seed: int = 
     writer = SliceWriter(path, CHANNELS, CLASSES, EDGE)
     for number, (name, split) in enumerate(patients.items()):
         images, labels = heads(number, count, seed)
-        rows = [
-            {"id": f"{name}-{z}", "subject": name, "site": "A", "z": z, "split": split} for z in range(count)
-        ]
+        rows = [{"id": f"{name}-{z}", "subject": name, "site": "A", "z": z, "split": split} for z in range(count)]
         writer.append(images, labels, rows)
     return writer.close()
 
@@ -45,9 +43,7 @@ def synthetic_set(path: Path, images: np.ndarray, labels: np.ndarray) -> SliceSe
     """A set as generators make them."""
     writer = SliceWriter(path, CHANNELS, CLASSES, images.shape[-1])
     writer.append(
-        images,
-        labels,
-        [{"id": f"g{i}", "generator": "g", "seed": 1, "sample": i} for i in range(len(images))],
+        images, labels, [{"id": f"g{i}", "generator": "g", "seed": 1, "sample": i} for i in range(len(images))]
     )
     return writer.close()
 

@@ -66,8 +66,7 @@ def test_no_flags_or_no_votes_are_no_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "flags", "voters"),
-    [((0.5, 0.3, 0.2), 6, 4), ((0.8, 0.1, 0.05, 0.05), 5, 3), ((0.25,) * 4, 5, 4)],
+    ("law", "flags", "voters"), [((0.5, 0.3, 0.2), 6, 4), ((0.8, 0.1, 0.05, 0.05), 5, 3), ((0.25,) * 4, 5, 4)]
 )
 def test_whatever_the_hubs_are_a_false_alarm_is_as_rare_as_p_says(
     law: tuple[float, ...], flags: int, voters: int
@@ -83,9 +82,7 @@ def test_whatever_the_hubs_are_a_false_alarm_is_as_rare_as_p_says(
                 found.append((np.repeat([f"T{i}" for i in range(len(law))], counts), chance))
         return found
 
-    tests = [
-        (concentration(f, f, v), of_f * of_v) for f, of_f in outcomes(flags) for v, of_v in outcomes(voters)
-    ]
+    tests = [(concentration(f, f, v), of_f * of_v) for f, of_f in outcomes(flags) for v, of_v in outcomes(voters)]
     assert sum(chance for _, chance in tests) == pytest.approx(1)
     for level in (0.01, 0.05, 0.1, 0.3):
         assert sum(chance for t, chance in tests if t is not None and t.p <= level) <= level
@@ -124,9 +121,7 @@ def test_the_nearest_patients_vote_and_more_where_more_reach_the_level_of_flags(
     assert len(many) == len(top) > VOTERS
 
 
-def test_simulated_honest_generators_are_left_alone_and_copies_of_one_patient_are_found(
-    simulation: ModuleType,
-) -> None:
+def test_simulated_honest_generators_are_left_alone_and_copies_of_one_patient_are_found(simulation: ModuleType) -> None:
     """Hubs, patients who are alike within, and few held out; copies of all patients alike are not concentrated."""
     called, world = simulation.called, simulation.World
     assert called(world(unlike=0.6, hub=0.0), 40) <= 0.05

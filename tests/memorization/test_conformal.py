@@ -95,9 +95,7 @@ def test_the_tail_is_on_the_safe_side_of_an_exponential_one_and_nothing_near_it_
     found = tail_p_values(np.tanh(z)[:, None], null, 500, 0)
     assert (found >= true).all()
     assert (found[:2] < 30 * true[:2]).all()
-    assert tail_p_values(np.array([[1.0], [np.nan], [0.2]]), null, 500, 0) == pytest.approx(
-        [0, 1, 1], abs=1e-9
-    )
+    assert tail_p_values(np.array([[1.0], [np.nan], [0.2]]), null, 500, 0) == pytest.approx([0, 1, 1], abs=1e-9)
 
 
 def test_a_null_without_patients_and_scores_of_other_views_are_refused() -> None:

@@ -24,9 +24,7 @@ def witness(shift: float, parts: tuple[Part, Part], ties: bool = False) -> objec
     known = set(parts[0].rows.tolist())
 
     def score(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
-        found = np.array(
-            [np.random.default_rng([7, int(r)]).normal() + shift * (int(r) in known) for r in rows]
-        )
+        found = np.array([np.random.default_rng([7, int(r)]).normal() + shift * (int(r) in known) for r in rows])
         return (np.round(found) if ties else found), "score"
 
     return score

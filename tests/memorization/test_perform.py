@@ -78,9 +78,7 @@ def test_flags_beside_one_patient_are_called_concentrated_and_nobody_is_named(
     assert again.rest(np.arange(100), screened=False).kind == "copies_found"
 
 
-def test_copies_of_all_patients_alike_are_found_and_are_not_concentrated(
-    real: SliceSet, tmp_path: Path
-) -> None:
+def test_copies_of_all_patients_alike_are_found_and_are_not_concentrated(real: SliceSet, tmp_path: Path) -> None:
     images, labels = new_slices(90)
     copies, marks = real.read(real.rows(split="train")[::5])
     noisy = np.clip(copies + np.random.default_rng(1).normal(0, 3, copies.shape), 0, 255).astype(np.uint8)
@@ -122,9 +120,7 @@ def test_mirrored_copies_are_found_where_they_are_looked_for(real: SliceSet, tmp
     assert (with_flips.neighbours["transform"] != 0).all()
 
 
-def test_what_may_be_shared_names_nobody(
-    found: Audit, real: SliceSet, mixed: SliceSet, tmp_path: Path
-) -> None:
+def test_what_may_be_shared_names_nobody(found: Audit, real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
     write_audit(found, tmp_path / "a")
     save_pictures(found, real, mixed, tmp_path / "a")
     shared = [p for p in (tmp_path / "a").iterdir() if p.is_file()]
@@ -142,9 +138,7 @@ def test_what_may_be_shared_names_nobody(
 def test_no_flags_still_give_a_bound(real: SliceSet, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (60, 2, EDGE, EDGE), dtype=np.uint8)  # like nobody
-    done = audit(
-        real, real, synthetic_set(tmp_path / "s", images, np.zeros((60, EDGE, EDGE), np.uint8)), FAST
-    )
+    done = audit(real, real, synthetic_set(tmp_path / "s", images, np.zeros((60, EDGE, EDGE), np.uint8)), FAST)
     assert done.numbers["flags"]["count"] == 0
     assert done.numbers["flags"]["bound"] == pytest.approx(1 - 0.05 ** (1 / 60))
     assert "95 % bound" in as_text(done)
@@ -153,12 +147,8 @@ def test_no_flags_still_give_a_bound(real: SliceSet, tmp_path: Path) -> None:
 
 def test_a_set_that_repeats_itself_is_noticed(real: SliceSet, tmp_path: Path) -> None:
     images, labels = new_slices(1, seed=8)
-    many = np.repeat(images, 60, 0) + np.random.default_rng(0).integers(
-        0, 3, (60, 2, EDGE, EDGE), dtype=np.uint8
-    )
-    done = audit(
-        real, real, synthetic_set(tmp_path / "s", many.astype(np.uint8), np.repeat(labels, 60, 0)), FAST
-    )
+    many = np.repeat(images, 60, 0) + np.random.default_rng(0).integers(0, 3, (60, 2, EDGE, EDGE), dtype=np.uint8)
+    done = audit(real, real, synthetic_set(tmp_path / "s", many.astype(np.uint8), np.repeat(labels, 60, 0)), FAST)
     assert done.numbers["within"]["rate"] == 1
     assert done.numbers["within"]["compared"] == 60
 
@@ -191,9 +181,7 @@ def test_too_few_held_out_slices_or_patients_cannot_tell(tmp_path: Path, mixed: 
 
 def test_bad_input_is_one_message(real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
     other = real_set(tmp_path / "other", {"T1": "test", "X": "test"})
-    with pytest.raises(
-        UnderstudyError, match="1 of the held-out patients are also among the training slices"
-    ):
+    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also among the training slices"):
         audit(real, other, mixed, FAST)
     nobody = real_set(tmp_path / "nobody", split_of(3, 0))
     with pytest.raises(UnderstudyError, match="no held-out slices"):
@@ -246,9 +234,7 @@ def test_planted_copies_are_kept_beside_the_audit_not_in_a_folder_of_everyone(
     assert seen[-1].is_relative_to(tmp_path / "w")
 
 
-def test_a_held_out_slice_that_is_a_training_slice_is_refused(
-    real: SliceSet, mixed: SliceSet, tmp_path: Path
-) -> None:
+def test_a_held_out_slice_that_is_a_training_slice_is_refused(real: SliceSet, mixed: SliceSet, tmp_path: Path) -> None:
     """The same patient under two names, which no comparison of names can find."""
     images, labels = real.read(real.rows(split=["val", "test"]))
     twice, marks = real.read(real.rows(subject="T3")[:1])

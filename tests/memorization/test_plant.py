@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 from made import heads
 
-from understudy.memorization.plant import (
-    blend,
-    exact,
-    flip,
-    gamma,
-    noise,
-    quarter_turn,
-    severities,
-    shift,
-    warp,
-)
+from understudy.memorization.plant import blend, exact, flip, gamma, noise, quarter_turn, severities, shift, warp
 
 IMAGES, LABELS = heads(0, 6)
 
@@ -66,9 +56,7 @@ def test_blends_and_warps() -> None:
     assert np.abs(half - (IMAGES.astype(int) + np.roll(IMAGES, 3, 0)) / 2).max() <= 0.5
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None, None] * 3, (3, 1, 64, 64)).copy()
     moved = warp(1.0)(ramp, np.zeros((3, 64, 64), np.uint8), rng())[0].astype(float)
-    assert (
-        0.3 < np.abs(moved - ramp)[..., 8:-8, 8:-8].mean() / 3 < 1.0
-    )  # along one axis of the mean displacement
+    assert 0.3 < np.abs(moved - ramp)[..., 8:-8, 8:-8].mean() / 3 < 1.0  # along one axis of the mean displacement
 
 
 def test_mirrored_copies_must_be_found_only_where_they_are_looked_for() -> None:

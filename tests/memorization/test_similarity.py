@@ -82,9 +82,7 @@ def expected(view, queries, training, transforms, barred=None) -> list[dict[tupl
     """For every query the exact value of every (row, transform) that counts."""
     (x, xl), (y, yl) = queries, training
     count = len(y)
-    mean = np.array([(2 * int(v) + count) // (2 * count) for v in y.sum(0, dtype=int).ravel()]).reshape(
-        y[0].shape
-    )
+    mean = np.array([(2 * int(v) + count) // (2 * count) for v in y.sum(0, dtype=int).ravel()]).reshape(y[0].shape)
     rows = []
     for i in range(len(x)):
         found = {}
@@ -145,11 +143,7 @@ def pair(tmp_path_factory) -> tuple[SliceSet, SliceSet, tuple, tuple]:
 def test_any_tiling_and_memory_gives_the_same_table(pair) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    for config in (
-        SearchConfig(tile=(7, 11)),
-        SearchConfig(tile=(40, 1)),
-        SearchConfig(memory_bytes=3 << 20),
-    ):
+    for config in (SearchConfig(tile=(7, 11)), SearchConfig(tile=(40, 1)), SearchConfig(memory_bytes=3 << 20)):
         pd.testing.assert_frame_equal(nearest(a, b, config=config), whole, check_exact=True)
 
 
@@ -262,9 +256,7 @@ def test_continues_where_it_was_killed(pair, tmp_path, monkeypatch, kill_after) 
     monkeypatch.setattr(search.Search, "_compare", killed)
     with pytest.raises(KeyboardInterrupt):
         nearest(a, b, config=config, work_dir=tmp_path)
-    monkeypatch.setattr(
-        search.Search, "_compare", lambda self, *args: calls.append(1) or compare(self, *args)
-    )
+    monkeypatch.setattr(search.Search, "_compare", lambda self, *args: calls.append(1) or compare(self, *args))
     table = nearest(a, b, config=config, work_dir=tmp_path)
     assert len(calls) == 9  # no tile twice
     pd.testing.assert_frame_equal(table, nearest(a, b), check_exact=True)

@@ -45,11 +45,7 @@ def test_no_sign() -> None:
         ({"patients": 4, "certain": 5}, "cannot_tell", "4 held-out patients"),
         ({"detection": 0.5}, "cannot_tell", "50 % of the exact copies, 90 % needed"),
         ({"detection": 0.5, "low": 0.5}, "copies_found", "Copies found"),
-        (
-            {"judged": 10, "skipped": 140},
-            "cannot_tell",
-            "140 of 150 synthetic slices are constant or nearly empty",
-        ),
+        ({"judged": 10, "skipped": 140}, "cannot_tell", "140 of 150 synthetic slices are constant or nearly empty"),
         ({"judged": 10, "skipped": 140, "certain": 1}, "copies_found", "1 synthetic slice is nearer"),
     ],
 )
@@ -57,9 +53,7 @@ def test_each_verdict(changes: dict[str, Any], kind: str, words: str) -> None:
     said = said_of(**changes)
     assert (said.kind, words in said.headline) == (kind, True)
     if kind == "cannot_tell":  # what to do next
-        assert any(
-            step in said.headline for step in ("audit again", "Audit again", "train the generator longer")
-        )
+        assert any(step in said.headline for step in ("audit again", "Audit again", "train the generator longer"))
     else:
         assert "understudy screen" in said.sentences[-1]
 
@@ -82,8 +76,7 @@ def test_a_missed_kind_of_copy_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "direction"),
-    [(0.02, 0.04, "more than"), (-0.01, -0.005, "fewer than"), (-0.01, 0.01, "no clear")],
+    ("low", "high", "direction"), [(0.02, 0.04, "more than"), (-0.01, -0.005, "fewer than"), (-0.01, 0.01, "no clear")]
 )
 def test_a_difference_from_chance_has_a_direction(low: float, high: float, direction: str) -> None:
     said = said_of(excess=(low + high) / 2, excess_low=low, excess_high=high)
@@ -94,9 +87,7 @@ def test_a_difference_from_chance_has_a_direction(low: float, high: float, direc
 def test_one_is_singular() -> None:
     said = said_of(certain=1, strict=1, skipped=2, faint=1, faint_count=1)
     text = " ".join([said.headline, *said.sentences])
-    assert not any(
-        wrong in text for wrong in ("1 slices", "1 synthetic slices", "1 patients", "1 of them are")
-    )
+    assert not any(wrong in text for wrong in ("1 slices", "1 synthetic slices", "1 patients", "1 of them are"))
 
 
 def test_without_a_measured_rate_of_false_alarms_nothing_is_said() -> None:
@@ -120,12 +111,7 @@ HEAPED = Concentration(22, 1, 22, 8, 1, 4e-6, 3e-7, 0.3)
 @pytest.mark.parametrize(
     ("heaped", "changes", "kind", "words"),
     [
-        (
-            HEAPED,
-            {},
-            "cannot_tell",
-            "Concentrated on one training patient: 22 of 22 flagged slices",
-        ),
+        (HEAPED, {}, "cannot_tell", "Concentrated on one training patient: 22 of 22 flagged slices"),
         (HEAPED, {"certain": 1}, "copies_found", "private/gallery.png before release"),
         (replace(HEAPED, patients=2, p=1e-9), {}, "cannot_tell", "2 training patients"),
         (replace(HEAPED, p=0.3), {}, "no_sign", "No more concentrated on few patients"),

@@ -44,10 +44,7 @@ def test_p_is_that_of_all_orders() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=6), rng.normal(size=6)
     reached = abs(stats.spearmanr(x, y).statistic)
-    every = [
-        abs(stats.spearmanr(x, y[list(order)]).statistic) >= reached - 1e-12
-        for order in permutations(range(6))
-    ]
+    every = [abs(stats.spearmanr(x, y[list(order)]).statistic) >= reached - 1e-12 for order in permutations(range(6))]
     assert permutation_p(x, y, 10, rng) == pytest.approx(np.mean(every))
 
 
@@ -62,9 +59,7 @@ def test_five_models_reach_one_in_sixty_at_best() -> None:
 def test_chance_is_not_found() -> None:
     """Of 150 unrelated metrics about 5 % have p < 0.05, and about 95 % of intervals hold 0."""
     rng = np.random.default_rng(1)
-    found = [
-        found_of(rng.normal(size=20), rng.normal(size=(20, 1)), np.arange(20), 150, i) for i in range(150)
-    ]
+    found = [found_of(rng.normal(size=20), rng.normal(size=(20, 1)), np.arange(20), 150, i) for i in range(150)]
     assert 0.01 < np.mean([f.p < 0.05 for f in found]) < 0.10
     assert 0.88 < np.mean([f.low <= 0 <= f.high for f in found]) <= 1
 

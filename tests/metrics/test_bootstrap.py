@@ -34,9 +34,7 @@ def test_weighted_means_equal_a_loop_over_what_was_drawn(data: st.DataObject) ->
     values = data.draw(arrays(np.float64, (n, r, c), elements=SCORES))
     patients, repeats = drawn_weights(n, r, 20, data.draw(st.integers(0, 99)))
     ours = weighted_means(values, patients, repeats)
-    expected = [
-        naive_mean(values, p.astype(int), q.astype(int)) for p, q in zip(patients, repeats, strict=True)
-    ]
+    expected = [naive_mean(values, p.astype(int), q.astype(int)) for p, q in zip(patients, repeats, strict=True)]
     np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
 
 

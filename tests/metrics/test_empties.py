@@ -38,13 +38,7 @@ def raw() -> pd.DataFrame:
 @pytest.mark.parametrize("policy", list(TABLE))
 def test_empty_masks_follow_the_table(raw: pd.DataFrame, policy: str) -> None:
     scored = apply_policy(raw, policy)
-    for name, column in (
-        ("dice", 0),
-        ("hd", 1),
-        ("hd95_pooled", 1),
-        ("hd95_directed", 1),
-        ("hd95_surfel", 1),
-    ):
+    for name, column in (("dice", 0), ("hd", 1), ("hd95_pooled", 1), ("hd95_directed", 1), ("hd95_surfel", 1)):
         expected = [case[column] for case in TABLE[policy]]
         np.testing.assert_allclose(scored[name][:3], expected, rtol=1e-12)
     assert math.ceil(DIAGONAL) == 374  # what the BraTS 2023 script writes
@@ -63,9 +57,7 @@ def test_ordinary_rows_do_not_depend_on_the_policy(raw: pd.DataFrame, policy: Em
 
 
 @pytest.mark.parametrize("policy", list(EmptyPolicy))
-def test_misses_and_false_alarms_are_counted_under_every_policy(
-    raw: pd.DataFrame, policy: EmptyPolicy
-) -> None:
+def test_misses_and_false_alarms_are_counted_under_every_policy(raw: pd.DataFrame, policy: EmptyPolicy) -> None:
     scored = apply_policy(raw, policy)
     assert scored["missed"].tolist() == [False, False, True, False]
     assert scored["false_alarm"].tolist() == [False, True, False, False]

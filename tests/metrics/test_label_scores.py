@@ -143,11 +143,7 @@ def test_whole_numbers_stored_as_floats_are_rounded_and_others_refused(pair: tup
     found = result(*pair)
     assert found["classes"] == expected["classes"]
     assert found["notes"] == ["prediction.nii.gz: labels were rounded to whole numbers"]
-    for wrong, message in (
-        (0.5, "not whole, for example 0.5"),
-        (-1.0, "not labels"),
-        (math.nan, "not labels"),
-    ):
+    for wrong, message in ((0.5, "not whole, for example 0.5"), (-1.0, "not labels"), (math.nan, "not labels")):
         labels = nested(1).astype(np.float32)
         labels[0, 0, 0] = wrong
         save(pair[1], labels)
@@ -254,9 +250,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name in ("truth", "prediction"):
         (tmp_path / name).mkdir()
     for i in range(3):
-        truth = (
-            nested() if i else np.where(nested() == 4, 0, nested()).astype(np.uint8)
-        )  # the first has no label 4
+        truth = nested() if i else np.where(nested() == 4, 0, nested()).astype(np.uint8)  # the first has no label 4
         save(tmp_path / "truth" / f"case{i}.nii.gz", truth)
         predicted = nested(1, i) if i else np.where(nested(1) == 4, 0, nested(1)).astype(np.uint8)
         save(tmp_path / "prediction" / f"case{i}.nii", predicted)

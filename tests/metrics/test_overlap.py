@@ -36,16 +36,10 @@ def test_confusion_counts_every_pair(classes: int, data: st.DataObject) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(pair=label_pairs(5), members=st.sets(st.integers(1, 4), min_size=1))
-def test_counts_of_a_union_equal_those_of_its_mask(
-    pair: tuple[np.ndarray, np.ndarray], members: set[int]
-) -> None:
+def test_counts_of_a_union_equal_those_of_its_mask(pair: tuple[np.ndarray, np.ndarray], members: set[int]) -> None:
     truth, prediction = (np.isin(v, list(members)) for v in pair)
     tp, fp, fn = counts(confusion(*pair, 5), members)
-    assert (tp, fp, fn) == (
-        (truth & prediction).sum(),
-        (prediction & ~truth).sum(),
-        (truth & ~prediction).sum(),
-    )
+    assert (tp, fp, fn) == ((truth & prediction).sum(), (prediction & ~truth).sum(), (truth & ~prediction).sum())
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,9 +51,7 @@ def test_union_box_is_tight(pair: tuple[np.ndarray, np.ndarray]) -> None:
         assert box is None
     else:
         assert box is not None
-        assert [(s.start, s.stop) for s in box] == [
-            (a, b + 1) for a, b in zip(where.min(0), where.max(0), strict=True)
-        ]
+        assert [(s.start, s.stop) for s in box] == [(a, b + 1) for a, b in zip(where.min(0), where.max(0), strict=True)]
 
 
 def test_scores_equal_medpy_and_monai() -> None:

@@ -8,14 +8,7 @@ import pytest
 from made_rows import scored_rows
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.rows import (
-    class_names,
-    collapsed_runs,
-    counted,
-    flag,
-    region_names,
-    without_collapsed,
-)
+from understudy.metrics.rows import class_names, collapsed_runs, counted, flag, region_names, without_collapsed
 from understudy.metrics.statistics import compare, cube, relative_dice, summarise
 
 DICE = np.random.default_rng(0).uniform(0.4, 0.9, (6, 3, 4))  # two classes, then two regions

@@ -14,22 +14,12 @@ from scipy import stats
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.empties import apply_policy
-from understudy.metrics.statistics import (
-    compare,
-    cube,
-    holm,
-    paired_difference,
-    relative_dice,
-    sign_flip,
-    summarise,
-)
+from understudy.metrics.statistics import compare, cube, holm, paired_difference, relative_dice, sign_flip, summarise
 
 CLASSES = ("NCR", "ED")
 
 
-def rows_of(
-    setting: str, dice: np.ndarray, score: Callable[[float], float] = lambda d: 10 * (1 - d)
-) -> pd.DataFrame:
+def rows_of(setting: str, dice: np.ndarray, score: Callable[[float], float] = lambda d: 10 * (1 - d)) -> pd.DataFrame:
     """Scored rows for dice [patients, repeats, classes]; hd is a function of Dice; foreground is always 0.99."""
     table = []
     for p, r, c in np.ndindex(*dice.shape[:2], dice.shape[2] + 1):
@@ -165,9 +155,7 @@ def test_paired_difference_and_its_tests() -> None:
     assert d.p == pytest.approx(exact.pvalue)
     w = paired_difference(table, "syn", "real", test="wilcoxon")
     assert w.p == pytest.approx(stats.wilcoxon(by_patient).pvalue)
-    same = paired_difference(
-        pd.concat([rows_of("syn", a), rows_of("real", a)]), "syn", "real", test="wilcoxon"
-    )
+    same = paired_difference(pd.concat([rows_of("syn", a), rows_of("real", a)]), "syn", "real", test="wilcoxon")
     assert (same.value, same.p) == (0, 1)
 
 
@@ -198,9 +186,7 @@ def test_holm_by_hand() -> None:
 
 def test_compare_adjusts_over_all_settings() -> None:
     base = scores(10)
-    table = pd.concat(
-        [rows_of("real", base), rows_of("worse", base - 0.2), rows_of("alike", base[::-1].copy())]
-    )
+    table = pd.concat([rows_of("real", base), rows_of("worse", base - 0.2), rows_of("alike", base[::-1].copy())])
     found = compare(table, "real").set_index("setting")
     assert found.loc["worse", "difference"] == pytest.approx(-0.2)
     assert found.loc["worse", "p"] == pytest.approx(2 / 2**12)

@@ -59,12 +59,8 @@ def test_border_is_the_mask_minus_its_erosion(pair: Masks) -> None:
 @pytest.mark.parametrize("method", ["auto", "tree", "transform"])
 @settings(max_examples=80, deadline=None)
 @given(pair=masks(longest=24), spacing=SPACINGS)
-def test_distances_equal_brute_force(
-    method: surface.Method, pair: Masks, spacing: tuple[float, float, float]
-) -> None:
-    for ours, brute in zip(
-        border_distances(*pair, spacing, method), brute_distances(*pair, spacing), strict=True
-    ):
+def test_distances_equal_brute_force(method: surface.Method, pair: Masks, spacing: tuple[float, float, float]) -> None:
+    for ours, brute in zip(border_distances(*pair, spacing, method), brute_distances(*pair, spacing), strict=True):
         np.testing.assert_allclose(np.sort(ours), np.sort(brute), rtol=1e-9, atol=1e-9)
 
 
@@ -96,14 +92,10 @@ def test_equal_to_medpy_and_monai(seed: int, spacing: tuple[float, float, float]
     truth, prediction = lesions(seed)
     ours = surface_distances(truth, prediction, spacing)
     assert ours.hd == pytest.approx(binary.hd(prediction, truth, spacing, connectivity=1), abs=1e-6)
-    assert ours.hd95_pooled == pytest.approx(
-        binary.hd95(prediction, truth, spacing, connectivity=1), abs=1e-6
-    )
+    assert ours.hd95_pooled == pytest.approx(binary.hd95(prediction, truth, spacing, connectivity=1), abs=1e-6)
     onehot = [torch.from_numpy(m)[None, None] for m in (prediction, truth)]
     for name, percentile in (("hd", None), ("hd95_directed", 95)):
-        theirs = compute_hausdorff_distance(
-            *onehot, include_background=True, percentile=percentile, spacing=spacing
-        )
+        theirs = compute_hausdorff_distance(*onehot, include_background=True, percentile=percentile, spacing=spacing)
         assert getattr(ours, name) == pytest.approx(theirs.item(), rel=1e-5)
 
 

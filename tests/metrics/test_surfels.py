@@ -57,16 +57,12 @@ def test_areas_of_simple_bodies() -> None:
 def test_a_sphere_has_nearly_its_area() -> None:
     radius, grid = 12.0, np.mgrid[:30, :30, :30] - 14.5
     area = total_area((grid**2).sum(axis=0) <= radius**2, ONE)
-    assert area == pytest.approx(
-        4 * math.pi * radius**2, rel=0.1
-    )  # binary masks have steps: always a little more
+    assert area == pytest.approx(4 * math.pi * radius**2, rel=0.1)  # binary masks have steps: always a little more
     assert area > 4 * math.pi * radius**2
 
 
 @given(code=st.integers(0, 255), spacing=SPACINGS)
-def test_areas_do_not_depend_on_sides_mirrors_or_turns(
-    code: int, spacing: tuple[float, float, float]
-) -> None:
+def test_areas_do_not_depend_on_sides_mirrors_or_turns(code: int, spacing: tuple[float, float, float]) -> None:
     corners = np.array([code >> n & 1 for n in range(8)], bool).reshape(2, 2, 2)
 
     def area(cube: np.ndarray, of: tuple[float, ...]) -> float:
@@ -120,9 +116,7 @@ def test_known_values_of_surface_distance() -> None:
 
 
 @given(
-    data=st.lists(
-        st.tuples(st.sampled_from([0.0, 1.0, 1.5, 1e-9, 7.0]), st.floats(0.1, 2)), min_size=1, max_size=30
-    ),
+    data=st.lists(st.tuples(st.sampled_from([0.0, 1.0, 1.5, 1e-9, 7.0]), st.floats(0.1, 2)), min_size=1, max_size=30),
     percent=st.sampled_from([5.0, 50.0, 95.0, 100.0]),
 )
 def test_weighted_percentile_by_its_definition(data: list[tuple[float, float]], percent: float) -> None:

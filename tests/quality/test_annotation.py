@@ -20,9 +20,7 @@ NAMES = ("ET", "ED")
 QUICK = AnnotationConfig(resamples=200, distance_resamples=20, divisions=60)
 
 
-def labels_of(
-    rng: np.random.Generator, size: float, shift: int, stray: bool, names: tuple[str, ...]
-) -> np.ndarray:
+def labels_of(rng: np.random.Generator, size: float, shift: int, stray: bool, names: tuple[str, ...]) -> np.ndarray:
     """A square of ET in a larger square of ED near the middle, now and then nothing at all."""
     labels = np.zeros((EDGE, EDGE), np.uint8)
     if rng.random() < 0.3:
@@ -43,10 +41,7 @@ def made(
     """Slices of so many patients, 3 in 10 of them for validation; none: synthetic slices. Patients differ in size."""
     rng = np.random.default_rng(seed)
     sizes = size + rng.normal(0, 1, max(1, patients))
-    classes = [
-        LabelClass("background", 0, 0),
-        *(LabelClass(c, i + 1, 100 * (i + 1)) for i, c in enumerate(names)),
-    ]
+    classes = [LabelClass("background", 0, 0), *(LabelClass(c, i + 1, 100 * (i + 1)) for i, c in enumerate(names))]
     labels, rows = [], []
     for i in range(n):
         own = i % patients if patients else 0
@@ -92,11 +87,9 @@ def test_what_differs_is_outside_and_what_does_not_is_not(real: SliceSet, tmp_pa
     assert {("position_variation", "ET"), ("position_variation", "ED")} <= outside(moved)
     assert ("eccentricity_wasserstein", "ED") not in outside(moved)
     spotted = compare_annotations(real, made(tmp_path / "spotted", 400, 1, stray=True), config=QUICK)
-    assert {
-        ("stray_difference", "ET"),
-        ("components_wasserstein", "ET"),
-        ("border_variation", "ET"),
-    } <= outside(spotted)
+    assert {("stray_difference", "ET"), ("components_wasserstein", "ET"), ("border_variation", "ET")} <= outside(
+        spotted
+    )
     assert distance(spotted, "stray_difference", "ET") == pytest.approx(0.5, abs=1e-9)
 
 
@@ -141,9 +134,7 @@ def test_classes_go_by_name(real: SliceSet, tmp_path: Path) -> None:
 def test_without_held_out_or_annotation(real: SliceSet, tmp_path: Path) -> None:
     empty = SliceWriter(tmp_path / "empty", real.channels, real.classes, EDGE)
     empty.append(
-        np.zeros((9, 1, EDGE, EDGE), np.uint8),
-        np.zeros((9, EDGE, EDGE), np.uint8),
-        [{"id": str(i)} for i in range(9)],
+        np.zeros((9, 1, EDGE, EDGE), np.uint8), np.zeros((9, EDGE, EDGE), np.uint8), [{"id": str(i)} for i in range(9)]
     )
     few = made(tmp_path / "few", 40, 5, patients=2)
     found = compare_annotations(few, empty.close(), config=QUICK)
@@ -163,9 +154,7 @@ def test_other_classes_are_refused(real: SliceSet, tmp_path: Path) -> None:
         compare_annotations(real, other)
 
 
-def test_a_file_in_the_place_of_the_folder_is_said_before_anything_is_compared(
-    real: SliceSet, tmp_path: Path
-) -> None:
+def test_a_file_in_the_place_of_the_folder_is_said_before_anything_is_compared(real: SliceSet, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     call = ["annotations", "--real", str(real.path), "--synthetic", str(real.path), "-q", "-o"]
     told = CliRunner().invoke(app, [*call, str(tmp_path / "out")])
@@ -178,9 +167,7 @@ def test_a_file_in_the_place_of_the_folder_is_said_before_anything_is_compared(
 def test_nothing_is_judged_without_held_out_patients(tmp_path: Path) -> None:
     sets = made(tmp_path / "t", 60, 2, patients=1), made(tmp_path / "s", 60, 1)
     assert set(sets[0].index["split"]) == {"train"}
-    told = CliRunner().invoke(
-        app, ["annotations", "--real", str(sets[0].path), "--synthetic", str(sets[1].path), "-q"]
-    )
+    told = CliRunner().invoke(app, ["annotations", "--real", str(sets[0].path), "--synthetic", str(sets[1].path), "-q"])
     assert told.exit_code == 0, told.output
     assert "distances are larger" not in told.output
     assert "no held-out patients" in told.output

@@ -140,9 +140,7 @@ def test_moments_do_not_depend_on_the_grouping(sizes: list[int], seed: int) -> N
 
 
 def test_extrapolation_takes_the_bias_away() -> None:
-    both, _ = clouds(
-        1600, 2, 24, seed=3
-    )  # one distribution: the true distance is 0, the bias is all there is
+    both, _ = clouds(1600, 2, 24, seed=3)  # one distribution: the true distance is 0, the bias is all there is
     found = extrapolated(both[:800], both[800:], np.random.default_rng(0))
     assert (found.sizes[0], found.sizes[-1]) == (160, 800)
     assert found.distances[0] > found.distances[-1] > 0

@@ -160,9 +160,7 @@ def test_a_script_that_computes_other_features_is_refused(inception: Inception, 
 
 
 def test_graph_names_cover_every_convolution(inception: Inception) -> None:
-    convolutions = {
-        n.removesuffix(".conv.weight") for n in inception.state_dict() if n.endswith(".conv.weight")
-    }
+    convolutions = {n.removesuffix(".conv.weight") for n in inception.state_dict() if n.endswith(".conv.weight")}
     names = graph_names()
     assert sorted(names.values()) == sorted(convolutions)
     assert len(names) == 94
@@ -264,24 +262,7 @@ def test_resnet_50_has_the_published_size() -> None:
 
 def test_inception_of_radimagenet(tmp_path: Path) -> None:
     network = Inception(fid=False)
-    places = [
-        0,
-        1,
-        2,
-        4,
-        5,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-        13,
-        14,
-        16,
-        17,
-        18,
-    ]  # 3, 6: pools; 15: the second classifier
+    places = [0, 1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18]  # 3, 6: pools; 15: the second classifier
     state = {}
     for name, tensor in network.state_dict().items():
         first, rest = name.split(".", 1)
@@ -307,10 +288,7 @@ def official_dinov2(hidden: int, depth: int, grid: int) -> dict[str, torch.Tenso
     }  # fmt: skip
     for i in range(depth):
         for n in (1, 2):
-            state[f"blocks.{i}.norm{n}.weight"], state[f"blocks.{i}.norm{n}.bias"] = (
-                made(hidden) + 1,
-                made(hidden),
-            )
+            state[f"blocks.{i}.norm{n}.weight"], state[f"blocks.{i}.norm{n}.bias"] = (made(hidden) + 1, made(hidden))
             state[f"blocks.{i}.ls{n}.gamma"] = made(hidden) + 1
         for name, rows, columns in (("attn.qkv", 3 * hidden, hidden), ("attn.proj", hidden, hidden),
                                     ("mlp.fc1", 4 * hidden, hidden), ("mlp.fc2", hidden, 4 * hidden)):  # fmt: skip
@@ -319,9 +297,7 @@ def official_dinov2(hidden: int, depth: int, grid: int) -> dict[str, torch.Tenso
     return state
 
 
-def vision_transformer(
-    state: dict[str, torch.Tensor], x: torch.Tensor, depth: int, heads: int
-) -> torch.Tensor:
+def vision_transformer(state: dict[str, torch.Tensor], x: torch.Tensor, depth: int, heads: int) -> torch.Tensor:
     """The class token by hand, from the paper's description, in torch's own attention."""
 
     def norm(y: torch.Tensor, name: str) -> torch.Tensor:
@@ -344,9 +320,7 @@ def vision_transformer(
 
 
 def test_dinov2_equals_a_transformer_by_hand(tmp_path: Path) -> None:
-    state = official_dinov2(
-        128, 2, grid=16
-    )  # 16 patches of 14 pixels: 224, so positions need no interpolation
+    state = official_dinov2(128, 2, grid=16)  # 16 patches of 14 pixels: 224, so positions need no interpolation
     torch.save(state, tmp_path / "d.pth")
     found = from_file("dinov2", tmp_path / "d.pth")
     assert found.dimension == 128

@@ -92,12 +92,8 @@ def test_maps_keep_the_area() -> None:
         assert maps.shape == (4, 3, g, g)
         rows = np.bincount(np.arange(edge) * g // edge)
         pixels = maps * rows[:, None] * rows
-        assert pixels.sum((2, 3)) == pytest.approx(
-            np.stack([(labels == k).sum((1, 2)) for k in (1, 2, 3)], 1)
-        )
-    assert measure_lesions(blobs(3, edge=32), 3).maps[:, 0] == pytest.approx(
-        (blobs(3, edge=32) == 1).astype(float)
-    )
+        assert pixels.sum((2, 3)) == pytest.approx(np.stack([(labels == k).sum((1, 2)) for k in (1, 2, 3)], 1))
+    assert measure_lesions(blobs(3, edge=32), 3).maps[:, 0] == pytest.approx((blobs(3, edge=32) == 1).astype(float))
 
 
 @settings(max_examples=30, deadline=None)

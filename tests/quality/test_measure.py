@@ -38,9 +38,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> SliceSet:
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> SliceSet:
     """Channels in another order than the real set's, and brighter."""
-    return slice_set(
-        tmp_path_factory.mktemp("synthetic") / "set", 150, 1, shift=30, channels=("FLAIR", "T1w")
-    )
+    return slice_set(tmp_path_factory.mktemp("synthetic") / "set", 150, 1, shift=30, channels=("FLAIR", "T1w"))
 
 
 def by_metric(rows: list[Row], channel: str) -> dict[str, Row]:
@@ -51,20 +49,11 @@ def test_every_number_has_its_floor(real: SliceSet, synthetic: SliceSet, tmp_pat
     rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path), config())
     assert {r.channel for r in rows} == {"T1w", "FLAIR", "mean"}
     found = by_metric(rows, "T1w")
-    assert list(found) == [
-        "frechet_distance",
-        "kernel_distance",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-    ]
+    assert list(found) == ["frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"]
     for row in found.values():
         assert (row.n_real, row.n_synthetic, row.n_heldout) == (120, 150, 60)
         assert (row.patients_real, row.patients_heldout) == (4, 2)
-        assert all(
-            math.isfinite(v) for v in (row.value, row.matched, row.floor, row.floor_mean, row.floor_sd)
-        )
+        assert all(math.isfinite(v) for v in (row.value, row.matched, row.floor, row.floor_mean, row.floor_sd))
     # by hand, from the pixels: brighter slices are far off, other patients are not
     train, val = real.rows(split="train"), real.rows(split="val")
     one, two = (Pooled().features(real.read(r)[0][:, 0]) for r in (train, val))
@@ -88,9 +77,7 @@ def test_averages_are_over_channels(real: SliceSet, synthetic: SliceSet, tmp_pat
     assert [r.value for r in one] == [r.value for r in rows if r.channel == "FLAIR"]
 
 
-def test_an_extractor_of_all_channels_gets_them_by_name(
-    real: SliceSet, synthetic: SliceSet, tmp_path: Path
-) -> None:
+def test_an_extractor_of_all_channels_gets_them_by_name(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     joint = Pooled(channels=("FLAIR", "T1w"))
     rows = measure(make_parts(real, synthetic), joint, FeatureCache(tmp_path), config())
     assert {r.channel for r in rows} == {"all"}
@@ -137,9 +124,7 @@ def test_the_floors_spread_is_by_patient(tmp_path: Path) -> None:
     assert frechet.floor > 0
 
 
-def test_a_small_synthetic_set_is_compared_with_as_many_held_out_slices(
-    real: SliceSet, tmp_path: Path
-) -> None:
+def test_a_small_synthetic_set_is_compared_with_as_many_held_out_slices(real: SliceSet, tmp_path: Path) -> None:
     """Other slices of the same kind: equal to the floor within chance only if both are seen as often."""
     few = slice_set(tmp_path / "few", 12, 9)
     (row,) = (
@@ -204,9 +189,7 @@ def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_pa
 
 def test_sets_that_do_not_fit_are_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     one = slice_set(tmp_path / "one", 20, 0, channels=("T1w",))
-    with pytest.raises(
-        UnderstudyError, match="synthetic slices have the channels T1w, but the real slices T1w, FLAIR"
-    ):
+    with pytest.raises(UnderstudyError, match="synthetic slices have the channels T1w, but the real slices T1w, FLAIR"):
         make_parts(real, one)
     assert make_parts(real, one, channels=["T1w"]).channels == ("T1w",)
     with pytest.raises(UnderstudyError, match="but T2w is to be compared"):

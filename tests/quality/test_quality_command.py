@@ -24,18 +24,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     people, splits = ("a", "b", "c"), ("train", "train", "val")
     real = slice_set(tmp_path / "real", 450, 0, patients=people, splits=splits).path
     made = slice_set(tmp_path / "made", 140, 1).path
-    given = [
-        "--real",
-        real,
-        "--synthetic",
-        made,
-        "--channels",
-        "T1w",
-        "--out",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-    ]
+    given = ["--real", real, "--synthetic", made, "--channels", "T1w", "--out", tmp_path / "out", "--device", "cpu"]
     text = run(*given)
     assert "Frechet distance" in text
     assert "floor: 150 slices of 1 other patients" in text

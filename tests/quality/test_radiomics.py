@@ -62,9 +62,7 @@ def slow_texture(image: np.ndarray, mask: np.ndarray, distance: int) -> list[flo
         mean = (p * i).sum()
         variance = (p * (i - mean) ** 2).sum()
         correlation = (p * (i - mean) * (j - mean)).sum() / variance if variance > 1e-9 else 1.0
-        found.append(
-            [(p * (i - j) ** 2).sum(), correlation, np.sqrt((p**2).sum()), (p / (1 + (i - j) ** 2)).sum()]
-        )
+        found.append([(p * (i - j) ** 2).sum(), correlation, np.sqrt((p**2).sum()), (p / (1 + (i - j) ** 2)).sum()])
     return list(np.mean(found, axis=0))
 
 
@@ -99,9 +97,7 @@ def test_a_chessboard_in_closed_form() -> None:
     assert column(found, "contrast_2")[0] == 0
     assert column(found, "correlation_2")[0] == pytest.approx(1)
     assert column(found, "haar_hh_1")[0] == pytest.approx(40)
-    assert (
-        column(found, "haar_lh_1")[0] == column(found, "haar_hl_1")[0] == column(found, "haar_hh_2")[0] == 0
-    )
+    assert column(found, "haar_lh_1")[0] == column(found, "haar_hl_1")[0] == column(found, "haar_hh_2")[0] == 0
 
 
 @pytest.mark.parametrize(("level", "period"), [(1, 1), (2, 2), (3, 4)])
@@ -205,9 +201,7 @@ def test_standardised_features_have_mean_0_and_variance_1(tmp_path: Path) -> Non
     assert made.sha256 != raw.sha256
     assert made.rule["scale"] != raw.rule["scale"]
     again = made.standardised(found)
-    assert again.features(pictures[:5, 0].copy()) == pytest.approx(
-        made.features(pictures[:5, 0].copy()), abs=1e-3
-    )
+    assert again.features(pictures[:5, 0].copy()) == pytest.approx(made.features(pictures[:5, 0].copy()), abs=1e-3)
 
 
 def test_what_is_suited(tmp_path: Path) -> None:

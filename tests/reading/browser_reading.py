@@ -55,8 +55,7 @@ class Served:
     def rows(self, reader: str) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.folder / "answers.sqlite") as base:
             return base.execute(
-                "SELECT item, value, seconds, comment, nonce FROM answers WHERE reader = ? ORDER BY id",
-                (reader,),
+                "SELECT item, value, seconds, comment, nonce FROM answers WHERE reader = ? ORDER BY id", (reader,)
             ).fetchall()
 
 

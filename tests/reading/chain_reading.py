@@ -73,9 +73,7 @@ class Chain:
 
     def prepare(self, out: str, generators: tuple[str, ...], *words: str) -> str:
         made = [w for g in generators for w in ("--synthetic", f"{g}={self.job(f'sample {g}')}/slices")]
-        return self.command(
-            "reading", "prepare", "--real", f"{self.job('prepare')}/slices", *made, *words, "-o", out
-        )
+        return self.command("reading", "prepare", "--real", f"{self.job('prepare')}/slices", *made, *words, "-o", out)
 
     def prepare_segmentations(self, out: str, count: int) -> str:
         pair = {"first": ("real", "evaluate real"), "second": ("synthetic", "evaluate synthetic-pca200")}
@@ -144,18 +142,7 @@ def unnamed(page: Any) -> list[str]:
     return [n["role"]["value"] for n in spoken if not n.get("name", {}).get("value", "").strip()]
 
 
-NAMED = {
-    "button",
-    "textbox",
-    "img",
-    "image",
-    "progressbar",
-    "dialog",
-    "main",
-    "complementary",
-    "group",
-    "heading",
-}
+NAMED = {"button", "textbox", "img", "image", "progressbar", "dialog", "main", "complementary", "group", "heading"}
 
 
 def boxes(page: Any) -> dict[str, Any]:

@@ -17,9 +17,7 @@ def made_set(path, subjects=(), count=0, channels=("T1w", "FLAIR"), size=32, see
     """A set of noise: of (subject, split, slices), or `count` synthetic slices."""
     rng = np.random.default_rng(seed)
     if subjects:
-        rows = [
-            {"subject": s, "site": "", "z": z, "split": part} for s, part, n in subjects for z in range(n)
-        ]
+        rows = [{"subject": s, "site": "", "z": z, "split": part} for s, part, n in subjects for z in range(n)]
     else:
         rows = [{"generator": "g", "seed": i} for i in range(count)]
     writer = SliceWriter(path, channels=channels, classes=CLASSES, resolution=size)

@@ -14,9 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 LABELS = ("T1w", "T1wGd", "T2w", "FLAIR")
 
 
-def made_study(
-    folder: Path, items: int = 6, kind: str = "real_or_synthetic", size: int = 24, **fields: Any
-) -> Path:
+def made_study(folder: Path, items: int = 6, kind: str = "real_or_synthetic", size: int = 24, **fields: Any) -> Path:
     """Every second item's pictures are noise, the others smooth: their files differ in size by much."""
     draw, noise = random.Random(5), np.random.default_rng(5)
     (folder / "images").mkdir(parents=True)

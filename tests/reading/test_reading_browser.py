@@ -57,9 +57,7 @@ def test_two_readers_reload_back_kill_and_six_hundred_items(browser: Any, served
     served.kill()  # in the middle: the page holds the answer and says so
     waiting = read(alice, "s", "2")
     until(alice, "document.body.dataset.pending === '1'")
-    assert "kept here" in (alice.text_content("#saved") or "") or "saving" in (
-        alice.text_content("#saved") or ""
-    )
+    assert "kept here" in (alice.text_content("#saved") or "") or "saving" in (alice.text_content("#saved") or "")
     assert waiting not in [row[0] for row in served.rows("alice")]
     served.start()
     stored(alice)

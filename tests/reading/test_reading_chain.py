@@ -142,9 +142,7 @@ def nothing_of_the_truth(page: Any, responses: list[Any], key: dict[str, Any]) -
             text = body.decode().lower()
             assert [w for w in words if w.lower() in text] == []
     assert (len(lengths), len(headers), len(kinds)) == (1, 1, 1)
-    kept = page.evaluate(
-        "JSON.stringify(localStorage) + document.documentElement.outerHTML + document.cookie"
-    ).lower()
+    kept = page.evaluate("JSON.stringify(localStorage) + document.documentElement.outerHTML + document.cookie").lower()
     assert [w for w in words if w.lower() in kept] == []
 
 
@@ -230,9 +228,7 @@ def times(page: Any) -> None:
             + "')).map((e) => e.duration)"
         )
         cuts = statistics.quantiles(taken, n=20)
-        print(
-            f"{what}: {len(taken)} requests, median {statistics.median(taken):.0f} ms, 95 % within {cuts[-1]:.0f} ms"
-        )
+        print(f"{what}: {len(taken)} requests, median {statistics.median(taken):.0f} ms, 95 % within {cuts[-1]:.0f} ms")
 
 
 def analysed(chain: Chain, readers: dict[str, Reader], key: dict[str, Any]) -> None:

@@ -18,17 +18,7 @@ from understudy.reading.integrity import checked_answers
 from understudy.reading.serving import listen, make_server
 from understudy.reading.store import Store
 
-INSIDE = (
-    b"SECRET",
-    b"feedface",
-    b"Traceback",
-    b"/tmp",
-    b"site-packages",
-    b"sqlite",
-    b"key.json",
-    b"alice",
-    b"uvicorn",
-)
+INSIDE = (b"SECRET", b"feedface", b"Traceback", b"/tmp", b"site-packages", b"sqlite", b"key.json", b"alice", b"uvicorn")
 
 
 class Wire:
@@ -121,12 +111,7 @@ def damaged(draw: random.Random, request: bytes) -> bytes:
 
 def test_a_thousand_broken_requests_on_the_wire_change_nothing_and_learn_nothing(wire: Wire) -> None:
     item = json.loads(wire.request("GET", f"/r/{wire.token}/state").split(b"\r\n\r\n", 1)[1])["current"]
-    value: dict[str, Any] = {
-        "item": item,
-        "value": {"call": "real", "confidence": 3},
-        "seconds": 1,
-        "nonce": "a" * 32,
-    }
+    value: dict[str, Any] = {"item": item, "value": {"call": "real", "confidence": 3}, "seconds": 1, "nonce": "a" * 32}
     assert b"200 OK" in wire.request("POST", f"/r/{wire.token}/answers", json.dumps(value).encode())
     before, _ = checked_answers(wire.folder)
     draw, odd = random.Random(3), odd_heads(wire)
@@ -138,18 +123,11 @@ def test_a_thousand_broken_requests_on_the_wire_change_nothing_and_learn_nothing
     ).encode() + other
     replay = honest.replace(wrong.encode(), wire.token.encode())
     for number in range(1000):
-        sent = (
-            odd[number] if number < len(odd) else damaged(draw, draw.choice([honest, *odd[1:14], *odd[19:]]))
-        )
+        sent = odd[number] if number < len(odd) else damaged(draw, draw.choice([honest, *odd[1:14], *odd[19:]]))
         seen = wire.send(sent, patience=0.02) if number % 50 else wire.send(replay)
         assert not [word for word in INSIDE if word in seen], (sent[:300], seen[:300])
-        assert not seen or seen.startswith(
-            (b"HTTP/1.1 4", b"HTTP/1.1 200 OK", b"HTTP/1.1 503", b"HTTP/1.0 4")
-        ), seen
-        assert b"200 OK" not in seen or b"Open the link" in seen or b"<!doctype html>" in seen, (
-            sent[:300],
-            seen[:300],
-        )
+        assert not seen or seen.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200 OK", b"HTTP/1.1 503", b"HTTP/1.0 4")), seen
+        assert b"200 OK" not in seen or b"Open the link" in seen or b"<!doctype html>" in seen, (sent[:300], seen[:300])
     assert checked_answers(wire.folder)[0] == before
     assert wire.store.readers() == ["alice"]
     assert b"200 OK" in wire.request("GET", f"/r/{wire.token}/state")  # and it still serves

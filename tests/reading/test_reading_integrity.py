@@ -80,25 +80,17 @@ def test_what_was_changed_is_named(read, name):
 def test_a_study_that_was_changed_is_not_served_on(read):
     study, _ = read
     edited(study / "items.json", lambda content: content.pop())
-    with (
-        Store(study) as store,
-        pytest.raises(UnderstudyError, match="changed since reading began"),
-    ):
+    with Store(study) as store, pytest.raises(UnderstudyError, match="changed since reading began"):
         store.begin(read_hashes(study))
 
 
 def test_the_order_of_answers_is_not_that_of_the_clock(read, monkeypatch):
     study, _ = read
     rows, head = checked_answers(study)
-    monkeypatch.setattr(
-        store_module, "_now", lambda: "1970-01-01T00:00:00.000+00:00"
-    )  # the clock was set back
+    monkeypatch.setattr(store_module, "_now", lambda: "1970-01-01T00:00:00.000+00:00")  # the clock was set back
     with Store(study) as store:
         store.add(
-            "ann",
-            Answer(
-                item=rows[0]["item"], value=Call(call="synthetic", confidence=1), seconds=1, nonce="f" * 32
-            ),
+            "ann", Answer(item=rows[0]["item"], value=Call(call="synthetic", confidence=1), seconds=1, nonce="f" * 32)
         )
         assert store.head() != head
         assert store.last("ann")[rows[0]["item"]][0]["call"] == "synthetic"
@@ -109,9 +101,7 @@ def test_the_order_of_answers_is_not_that_of_the_clock(read, monkeypatch):
 
 def test_a_store_of_an_older_version_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / "answers.sqlite") as base:
-        base.execute(
-            "create table answers(id integer primary key, reader, item, value, seconds, comment, at, nonce)"
-        )
+        base.execute("create table answers(id integer primary key, reader, item, value, seconds, comment, at, nonce)")
     base.close()
     with pytest.raises(UnderstudyError, match="older version"):
         Store(tmp_path)

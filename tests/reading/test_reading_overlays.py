@@ -25,9 +25,7 @@ def volumes(tmp_path):
         truth[2:10, 10:20, 8:18] = 1
         images = rng.integers(0, 255, (12, 2, 32, 32), dtype=np.uint8)
         writer.write(
-            TestVolume(
-                subject, "", "test", images, np.ones(12, bool), truth, GRID, (1.0, 1.0, 1.0), np.eye(4)
-            )
+            TestVolume(subject, "", "test", images, np.ones(12, bool), truth, GRID, (1.0, 1.0, 1.0), np.eye(4))
         )
         for name, shift in (("good", 1), ("bad", 9)):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -38,9 +36,7 @@ def volumes(tmp_path):
 
 def made(folder, count=12, **more):
     pair = ("good", folder / "good"), ("bad", folder / "bad")
-    return prepare_overlays(
-        folder / "volumes", *pair, folder / "s", folder / "k.json", count=count, pixels=120, **more
-    )
+    return prepare_overlays(folder / "volumes", *pair, folder / "s", folder / "k.json", count=count, pixels=120, **more)
 
 
 def test_pairs_by_lot_and_the_key_knows_which(volumes):
@@ -101,10 +97,6 @@ def test_no_common_patient_and_no_such_channel(volumes):
 def test_two_models_that_agree_everywhere_are_no_study(volumes):
     with pytest.raises(UnderstudyError, match="the same on every slice"):
         prepare_overlays(
-            volumes / "volumes",
-            ("a", volumes / "good"),
-            ("b", volumes / "good"),
-            volumes / "s",
-            volumes / "k.json",
+            volumes / "volumes", ("a", volumes / "good"), ("b", volumes / "good"), volumes / "s", volumes / "k.json"
         )
     assert not (volumes / "s.partial").exists()

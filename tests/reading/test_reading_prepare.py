@@ -29,9 +29,7 @@ def sets(tmp_path):
 
 def prepared(tmp_path, sets, **design):
     out, key = tmp_path / "study", tmp_path / "key.json"
-    study = prepare(
-        sets[0], sets[1], out, key, Design.model_validate({"real_count": 10, "pixels": 64, **design})
-    )
+    study = prepare(sets[0], sets[1], out, key, Design.model_validate({"real_count": 10, "pixels": 64, **design}))
     return study, out, key
 
 
@@ -115,10 +113,7 @@ def test_a_reader_who_can_tell_and_one_who_cannot(tmp_path, sets):
 
     def says(reader, entry):
         truth = "real" if entry["source"] == "real" else "synthetic"
-        return {
-            "call": truth if reader == "sharp" else "synthetic",
-            "confidence": 4 if reader == "sharp" else None,
-        }
+        return {"call": truth if reader == "sharp" else "synthetic", "confidence": 4 if reader == "sharp" else None}
 
     answer_all(out, key, says, ("sharp", "blunt"))
     found = analyse(out, key)
@@ -162,17 +157,7 @@ def test_a_changed_key_is_refused(tmp_path, sets):
 def test_commands(tmp_path, sets):
     run = CliRunner().invoke
     made = [x for name in ("gan", "ddpm") for x in ("--synthetic", f"{name}={tmp_path / name}")]
-    common = [
-        "reading",
-        "prepare",
-        "--real",
-        str(tmp_path / "real"),
-        *made,
-        "--real-count",
-        "6",
-        "--pixels",
-        "32",
-    ]
+    common = ["reading", "prepare", "--real", str(tmp_path / "real"), *made, "--real-count", "6", "--pixels", "32"]
     done = run(app, [*common, "-o", str(tmp_path / "s")], catch_exceptions=False)
     assert done.exit_code == 0
     key = tmp_path / "s-key.json"

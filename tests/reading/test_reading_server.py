@@ -60,11 +60,7 @@ class World:
 
     def rows(self) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.folder / "answers.sqlite") as base:
-            return [
-                row
-                for name in ("readers", "answers")
-                for row in base.execute(f"SELECT * FROM {name} ORDER BY 1")
-            ]
+            return [row for name in ("readers", "answers") for row in base.execute(f"SELECT * FROM {name} ORDER BY 1")]
 
 
 @pytest.fixture
@@ -86,9 +82,7 @@ def test_a_reader_reads_pauses_and_goes_on(world: World) -> None:
     state = again.state()
     assert (state["done"], state["current"]) == (3, order[3])
     assert state["items"][1]["value"] == {"call": "real", "confidence": 2}
-    assert (
-        again.post(order[1], 9, {"call": "synthetic", "confidence": 5}).status_code == 200
-    )  # back, and changed
+    assert again.post(order[1], 9, {"call": "synthetic", "confidence": 5}).status_code == 200  # back, and changed
     assert again.state()["items"][1]["value"]["call"] == "synthetic"
     assert len([row for row in again.rows() if len(row) == 9]) == 4  # the first answer is kept as well
     again.store.close()
@@ -181,9 +175,7 @@ def test_a_binary_scale_has_no_confidence(tmp_path: Path) -> None:
     world.store.close()
 
 
-def test_a_failing_disk_is_answered_503_and_says_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_disk_is_answered_503_and_says_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     item = world.state()["current"]
 
     def full(*_: object) -> None:
@@ -247,9 +239,7 @@ def hostile_body(draw: random.Random, item: str, old: int) -> bytes:
         lone,
     ]
     cut = text[: draw.randrange(len(text))]
-    return draw.choice(
-        [text, text, text, missing, used, cut, draw.choice(odd), draw.randbytes(draw.randrange(300))]
-    )
+    return draw.choice([text, text, text, missing, used, cut, draw.choice(odd), draw.randbytes(draw.randrange(300))])
 
 
 def test_a_thousand_hostile_requests_change_nothing_and_learn_nothing(world: World) -> None:
@@ -265,9 +255,7 @@ def test_a_thousand_hostile_requests_change_nothing_and_learn_nothing(world: Wor
         else:
             path = draw.choice(PATHS).replace("{t}", world.token).replace("{i}", item).replace("{w}", wrong)
             address, method, body = path, draw.choice(METHODS), draw.choice([None, b"{}", b"\0" * 50])
-        headers = draw.choice(
-            [{}, {}, {"cookie": "admin=1"}, {"x-forwarded-host": "evil"}, {"range": "bytes=0-"}]
-        )
+        headers = draw.choice([{}, {}, {"cookie": "admin=1"}, {"x-forwarded-host": "evil"}, {"range": "bytes=0-"}])
         reply = world.client.request(method, address, content=body, headers=headers, follow_redirects=False)
         known += reply.status_code in (400, 404, 405, 409, 413, 422)
         assert reply.status_code in (400, 404, 405, 409, 413, 422), (method, address, body, reply.status_code)

@@ -30,9 +30,7 @@ NOBODY = 65534
 
 
 def serve(folder: Path, *words: str) -> None:
-    CliRunner().invoke(
-        app, ["reading", "serve", str(folder), "--readers", "ann", *words], catch_exceptions=False
-    )
+    CliRunner().invoke(app, ["reading", "serve", str(folder), "--readers", "ann", *words], catch_exceptions=False)
 
 
 def test_a_port_in_use_is_said_before_any_link_is_made(tmp_path: Path) -> None:
@@ -45,10 +43,7 @@ def test_a_port_in_use_is_said_before_any_link_is_made(tmp_path: Path) -> None:
 
 
 def test_addresses_that_are_not_ours(tmp_path: Path) -> None:
-    for host, message in (
-        ("192.0.2.1", "does not have that address"),
-        ("no.such.host.invalid", "is not known"),
-    ):
+    for host, message in (("192.0.2.1", "does not have that address"), ("no.such.host.invalid", "is not known")):
         with pytest.raises(UnderstudyError, match=message):
             listen(host, 8321)
 
@@ -69,9 +64,7 @@ def test_a_killed_server_leaves_no_lock(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from understudy.reading.serving import only_server\n"
         "with only_server(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         with pytest.raises(UnderstudyError, match="served already"), only_server(tmp_path, "y"):
@@ -120,12 +113,7 @@ def test_on_a_full_disk_no_answer_is_said_to_be_stored_that_is_not(tmp_path: Pat
         )
 
         def post(nonce: int) -> int:
-            body = {
-                "item": item,
-                "value": {"call": "real", "confidence": 2},
-                "seconds": 1,
-                "comment": "c" * 900,
-            }
+            body = {"item": item, "value": {"call": "real", "confidence": 2}, "seconds": 1, "comment": "c" * 900}
             return client.post(f"/r/{token}/answers", json={**body, "nonce": f"{nonce:032x}"}).status_code
 
         told = []
@@ -137,9 +125,7 @@ def test_on_a_full_disk_no_answer_is_said_to_be_stored_that_is_not(tmp_path: Pat
         assert 0 < len(stored) < 40
         assert set(told) == {200, 503}
         assert stored == {nonce for nonce, status in enumerate(told) if status == 200}
-        assert [post(nonce) for nonce in range(40)] == [
-            200
-        ] * 40  # there is room again, and the browser asks again
+        assert [post(nonce) for nonce in range(40)] == [200] * 40  # there is room again, and the browser asks again
     assert len(checked_answers(folder)[0]) == 40  # each once, in one chain
 
 

@@ -13,15 +13,7 @@ from typer.testing import CliRunner
 from understudy.cli import app
 from understudy.reading import statistics
 from understudy.reading.analyse import of_counts
-from understudy.reading.statistics import (
-    auc,
-    bootstrap,
-    cohen_kappa,
-    difference,
-    fleiss_kappa,
-    rate,
-    signal_detection,
-)
+from understudy.reading.statistics import auc, bootstrap, cohen_kappa, difference, fleiss_kappa, rate, signal_detection
 from understudy.report.published import published
 
 
@@ -52,11 +44,7 @@ def test_wilson_in_closed_form(counts):
 def test_newcombes_own_example():
     """Newcombe 1998, table II, (a): 56/70 against 48/80 has 0.0524 to 0.3339 by method 10."""
     value, low, high = difference(rate(56, 70), rate(48, 80))
-    assert (value, low, high) == (
-        pytest.approx(0.2),
-        pytest.approx(0.0524, abs=5e-5),
-        pytest.approx(0.3339, abs=5e-5),
-    )
+    assert (value, low, high) == (pytest.approx(0.2), pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
 
 
 def test_auc_is_mann_whitney_and_its_interval_covers():

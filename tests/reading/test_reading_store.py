@@ -27,13 +27,7 @@ TEXT = StudyText(format="understudy-reading-1", kind="real_or_synthetic", title=
 
 def answer(item: int, nonce: int, confidence: int = 3, comment: str = "") -> Answer:
     value = {"call": "real", "confidence": confidence}
-    given_ = {
-        "item": ITEMS[item],
-        "value": value,
-        "seconds": 1.5,
-        "comment": comment,
-        "nonce": f"{nonce:032x}",
-    }
+    given_ = {"item": ITEMS[item], "value": value, "seconds": 1.5, "comment": comment, "nonce": f"{nonce:032x}"}
     return parse_answer(json.dumps(given_).encode(), TEXT)
 
 
@@ -73,9 +67,7 @@ def test_answers_cannot_be_changed_or_deleted(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 4), st.integers(1, 5), st.integers(0, 9)))
-)
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 4), st.integers(1, 5), st.integers(0, 9))))
 def test_the_store_is_a_list_without_replays(
     tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[str, int, int, int]]
 ) -> None:
@@ -106,9 +98,7 @@ def test_what_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
     )
     place = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     child = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": place},
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": place}
     )
     assert child.stdout is not None
     told = [int(child.stdout.readline()) for _ in range(30)]

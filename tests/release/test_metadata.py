@@ -19,9 +19,7 @@ from understudy.release.crate import ro_crate
 from understudy.release.croissant import croissant
 from understudy.release.package import DOCUMENTS
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:The inplace keyword"
-)  # of theirs
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The inplace keyword")  # of theirs
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +79,11 @@ def _references(value: Any) -> list[dict[str, str]]:
 def test_rocrate_validator_finds_nothing_to_complain_about(package: Released) -> None:
     command = shutil.which("rocrate-validator")
     if command is None:
-        pytest.skip(
-            "no rocrate-validator: pip install roc-validator in an environment of its own, put it on PATH"
-        )
+        pytest.skip("no rocrate-validator: pip install roc-validator in an environment of its own, put it on PATH")
     done = subprocess.run(
         [command, "-y", "--disable-color", "validate", "-p", "ro-crate-1.1", "--no-paging", str(package.path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if "URLError" in done.stdout + done.stderr:
-        pytest.skip(
-            "rocrate-validator fetches the context of RO-Crate 1.1 from https://w3id.org: no network here"
-        )
+        pytest.skip("rocrate-validator fetches the context of RO-Crate 1.1 from https://w3id.org: no network here")
     assert done.returncode == 0, done.stdout + done.stderr

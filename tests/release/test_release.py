@@ -65,9 +65,7 @@ def once(worked_out: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("layout", ["sliceset", "png", "nifti", "nnunet", "webdataset"])
-def test_every_layout_is_read_back_pixel_by_pixel(
-    inputs: dict[str, Path], tmp_path: Path, layout: str
-) -> None:
+def test_every_layout_is_read_back_pixel_by_pixel(inputs: dict[str, Path], tmp_path: Path, layout: str) -> None:
     done = released(inputs, tmp_path / "out", layout)
     found = verify(tmp_path / "out", done.root, tmp_path / "sheet.png")
     assert found.problems == []
@@ -83,9 +81,7 @@ def test_every_layout_is_read_back_pixel_by_pixel(
 
 
 @pytest.mark.usefixtures("once")
-def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_tar_headers_tell_nothing_and_equal_slices_give_equal_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
         released(inputs, tmp_path / name, "webdataset", shard_bytes=60_000)
     shards = sorted((tmp_path / "a" / "data").glob("*.tar"))
@@ -114,9 +110,7 @@ def _copy(package: Released, tmp_path: Path) -> Path:
 
 def test_one_byte(package: Released, tmp_path: Path) -> None:
     folder = _copy(package, tmp_path)
-    path = next(
-        p for p in sorted((folder / "data" / "images").rglob("*")) if p.is_file() and p.stat().st_size > 2000
-    )
+    path = next(p for p in sorted((folder / "data" / "images").rglob("*")) if p.is_file() and p.stat().st_size > 2000)
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
@@ -175,9 +169,7 @@ def test_a_wholly_forged_package_differs_in_its_root(package: Released, tmp_path
 
 
 @pytest.mark.parametrize("place", ["DATASHEET.md", "data/zarr.json", "manifest.parquet"])
-def test_scan_finds_a_patient_id(
-    inputs: dict[str, Path], package: Released, tmp_path: Path, place: str
-) -> None:
+def test_scan_finds_a_patient_id(inputs: dict[str, Path], package: Released, tmp_path: Path, place: str) -> None:
     folder, real = _copy(package, tmp_path), [SliceSet.open(inputs["real"])]
     if place.endswith("parquet"):
         frame = pd.read_parquet(folder / place)
@@ -201,9 +193,7 @@ def test_gate(inputs: dict[str, Path], tmp_path: Path) -> None:
         released(inputs, tmp_path / "a", decision=decision(decision="approve"))
     with pytest.raises(UnderstudyError, match="reason"):
         released(inputs, tmp_path / "a", override="yes")
-    done = released(
-        inputs, tmp_path / "b", decision=decision(decision="approve"), override="the board said so"
-    )
+    done = released(inputs, tmp_path / "b", decision=decision(decision="approve"), override="the board said so")
     for name in ("DATASHEET.md", "croissant.json", "evidence.html", "aida.md", "ro-crate-metadata.json"):
         assert "the board said so" in (done.path / name).read_text(), name
     assert "the board said so" in verify(done.path).override
@@ -220,9 +210,7 @@ def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(t
     write_audit(audit(real, real, synthetic, CONFIG), tmp_path / "audit")
     inputs = {"real": real.path, "synthetic": synthetic.path, "audit": tmp_path / "audit"}
     limits = {"quantile": 0.95, "most_flagged": 0.5, "set_on": "2020-01-01", "before_looking": True}
-    with pytest.raises(
-        UnderstudyError, match=r"concentrated on one training patient.*`gallery` of the decision"
-    ):
+    with pytest.raises(UnderstudyError, match=r"concentrated on one training patient.*`gallery` of the decision"):
         released(inputs, tmp_path / "out", decision=decision(gallery="seen", thresholds=limits))
     looked = "Thirty pairs are the same brain under noise"
     done = released(inputs, tmp_path / "out", decision=decision(gallery=looked, thresholds=limits))
@@ -267,7 +255,5 @@ def test_forms_name_all_that_is_left(tmp_path: Path) -> None:
     assert read_form(tmp_path / "about.yaml", About).doi == ""
     said = {"decision": "approve", "date": "2026-01-02", "set_on": "2026-01-01", "before_looking": "true"}
     text = re.sub(r"(?m)^( *)(\w+): TODO", lambda m: f"{m[1]}{m[2]}: {said.get(m[2], '0.1')}", texts[1])
-    (tmp_path / "decision.yaml").write_text(
-        text.replace("name: 0.1", "name: N").replace("role: 0.1", "role: R")
-    )
+    (tmp_path / "decision.yaml").write_text(text.replace("name: 0.1", "name: N").replace("role: 0.1", "role: R"))
     assert read_form(tmp_path / "decision.yaml", Decision).thresholds.most_flagged == 0.1

@@ -42,13 +42,7 @@ SMALL = {"channel_base": 64, "channel_max": 8, "z_dim": 8, "w_dim": 8, "mapping_
 
 
 def agreed(**changed: Any) -> Decision:
-    limits = {
-        "quantile": 0.95,
-        "most_flagged": 0.2,
-        "set_on": "2020-01-01",
-        "before_looking": True,
-        "most_auc": 0.9,
-    }
+    limits = {"quantile": 0.95, "most_flagged": 0.2, "set_on": "2020-01-01", "before_looking": True, "most_auc": 0.9}
     return decision(decision="approve", thresholds={**limits, **changed})
 
 
@@ -120,30 +114,14 @@ def test_the_card_has_front_matter_and_every_section(package: Released) -> None:
     assert fields["library_name"] == "understudy"
     assert "stylegan2" in fields["tags"]
     asked = package.certificate["white_box"]
-    assert (
-        f"AUC {asked['auc']:.2f} (95 % interval by patient {asked['low']:.2f} to {asked['high']:.2f}" in body
-    )
-    for heading in (
-        "Intended use",
-        "How to load and sample",
-        "Training data",
-        "Recipe",
-        "Evaluation",
-        "Limits",
-    ):
+    assert f"AUC {asked['auc']:.2f} (95 % interval by patient {asked['low']:.2f} to {asked['high']:.2f}" in body
+    for heading in ("Intended use", "How to load and sample", "Training data", "Recipe", "Evaluation", "Limits"):
         assert f"## {heading}" in body
     assert "not measured" in body
 
 
 def test_the_card_shows_dice_where_a_study_measured_it(sources: Sources, tmp_path: Path) -> None:
-    row = {
-        "label": "Synthetic (g), unet",
-        "relative_dice": 0.91,
-        "low": 0.8,
-        "high": 1.0,
-        "missed": 1,
-        "present": 9,
-    }
+    row = {"label": "Synthetic (g), unet", "relative_dice": 0.91, "low": 0.8, "high": 1.0, "missed": 1, "present": 9}
     told = {"baseline_dice": 0.8, "patients": 9, "repeats": 3, "evidence": "weak", "comparisons": [row]}
     done = release_model(changed(sources, evaluation=told), ABOUT, agreed(), tmp_path / "net")
     text = (done.path / "README.md").read_text()
@@ -188,9 +166,7 @@ def test_weights_of_another_training_under_a_new_certificate(package: Released, 
 
 
 @pytest.mark.parametrize("how", ["metadata", "tensor", "behind"])
-def test_nothing_hides_in_the_file_of_weights(
-    sources: Sources, package: Released, tmp_path: Path, how: str
-) -> None:
+def test_nothing_hides_in_the_file_of_weights(sources: Sources, package: Released, tmp_path: Path, how: str) -> None:
     folder = _copy(package, tmp_path)
     path = folder / "model" / WEIGHTS
     weights = safetensors.torch.load_file(path)
@@ -295,9 +271,7 @@ def test_what_was_not_agreed_keeps_the_gate_shut(
     with pytest.raises(UnderstudyError, match=words):
         release_model(sources, ABOUT, signed, tmp_path / "out")
     with pytest.raises(UnderstudyError, match="refuse"):
-        release_model(
-            sources, ABOUT, decision(decision="refuse"), tmp_path / "out", override="we need it now"
-        )
+        release_model(sources, ABOUT, decision(decision="refuse"), tmp_path / "out", override="we need it now")
 
 
 def test_weights_that_give_patients_away_go_only_by_override_and_stamped(

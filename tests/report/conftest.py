@@ -18,11 +18,7 @@ from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
 
 CHANNELS = ("T1w", "FLAIR")
 CLASSES = evenly_coded({1: "core", 2: "edema"})
-SETTINGS = (
-    ("real.unet.aug", "real", ""),
-    ("both.unet.aug", "both", "gan"),
-    ("synthetic.unet.aug", "synthetic", "gan"),
-)
+SETTINGS = (("real.unet.aug", "real", ""), ("both.unet.aug", "both", "gan"), ("synthetic.unet.aug", "synthetic", "gan"))
 SHIFT = {"real": 1, "both": 1, "synthetic": 3}  # pixels by which predictions are off
 
 
@@ -49,15 +45,7 @@ def write_slices(path: Path, count: int, seed: int, synthetic: bool, size: int =
     rows: list[dict[str, Any]] = []
     for i in range(count):
         if synthetic:
-            rows.append(
-                {
-                    "id": f"s{i}",
-                    "generator": "gan",
-                    "seed": 1,
-                    "sample": i,
-                    "code_distance": rng.uniform(0, 9),
-                }
-            )
+            rows.append({"id": f"s{i}", "generator": "gan", "seed": 1, "sample": i, "code_distance": rng.uniform(0, 9)})
         else:
             split = "train" if i % 3 else "val"
             rows.append({"id": f"r{i}", "subject": f"P{i % 6}", "site": "A", "z": i, "split": split})
@@ -76,15 +64,7 @@ def write_volumes(path: Path, subjects: list[str], size: int = 24, depth: int = 
         images = np.stack([geometry.shrink_images(geometry.pad(m[0])) for m in made])
         writer.write(
             TestVolume(
-                subject,
-                "AB"[n % 2],
-                "test",
-                images,
-                np.ones(depth, bool),
-                truth,
-                geometry,
-                (2.0, 1.0, 1.0),
-                np.eye(4),
+                subject, "AB"[n % 2], "test", images, np.ones(depth, bool), truth, geometry, (2.0, 1.0, 1.0), np.eye(4)
             )
         )
     return writer.close().path
@@ -109,10 +89,7 @@ def make_study(root: Path, patients: int = 6, repeats: int = 2) -> ReportData:
             predictions[setting, repeat] = folder
             histories[setting, repeat] = write_history(
                 folder / "history.jsonl",
-                [
-                    {"samples": 100 * k, "seconds": k, "loss": 1 / k, "val_dice": 1 - 1 / k}
-                    for k in range(1, 6)
-                ],
+                [{"samples": 100 * k, "seconds": k, "loss": 1 / k, "val_dice": 1 - 1 / k} for k in range(1, 6)],
             )
             for n, subject in enumerate(subjects):
                 volume = volumes.read(subject)
@@ -120,9 +97,7 @@ def make_study(root: Path, patients: int = 6, repeats: int = 2) -> ReportData:
                 if training == "synthetic" and n == 0:
                     prediction = np.zeros_like(prediction)
                 np.savez_compressed(folder / f"{subject}.npz", prediction=prediction)
-                for row in score_volume(
-                    volume.truth, prediction, ["core", "edema"], volume.spacing, volume.kept
-                ):
+                for row in score_volume(volume.truth, prediction, ["core", "edema"], volume.spacing, volume.kept):
                     rows.append(
                         {"setting": setting, "training": training, "generator": generator, "segmenter": "unet",
                          "augmentation": True, "repeat": repeat, "subject": subject, "site": volume.site, **row}

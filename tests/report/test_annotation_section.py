@@ -21,9 +21,7 @@ def compared(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Rep
     """Two generators, the second without any annotation."""
     assert study.slices is not None
     quick = AnnotationConfig(resamples=50, distance_resamples=10, divisions=20)
-    found = compare_annotations(
-        SliceSet.open(study.slices), SliceSet.open(study.synthetic["gan"]), config=quick
-    )
+    found = compare_annotations(SliceSet.open(study.slices), SliceSet.open(study.synthetic["gan"]), config=quick)
     content = found.as_json()
     nothing = copy.deepcopy(content)
     for row in nothing["distances"]:
@@ -45,9 +43,7 @@ def test_values_distances_and_words(compared: ReportData) -> None:
     content = section.numbers["gan"]
     (share,) = [v for v in content["values"] if (v["measure"], v["class_name"]) == ("share", "any")]
     (row,) = [r for r in section.tables[0].body if r[:2] == ["all classes together", "share of slices"]]
-    assert row[2].startswith(
-        f"{100 * share['real']:.0f}\N{NO-BREAK SPACE}% ({100 * share['real_low']:.0f} to"
-    )
+    assert row[2].startswith(f"{100 * share['real']:.0f}\N{NO-BREAK SPACE}% ({100 * share['real_low']:.0f} to")
     assert row[5] == "–"  # the second generator has nothing
     outside = sum(d["outside"] for d in content["distances"])
     sentence = next(s for s in section.sentences if s.startswith("gan"))

@@ -90,10 +90,7 @@ def test_stray_voxels_elsewhere_do_not_count_as_found() -> None:
     """Dice 0 with some voxels predicted beside the tumour: every tumour is missed."""
     scores = pd.DataFrame(
         rows("r", "real", [0.8] * 6)
-        + [
-            r | {"fp": 40, "predicted_voxels": 40, "predicted_empty": False}
-            for r in rows("s", "synthetic", [0.0] * 6)
-        ]
+        + [r | {"fp": 40, "predicted_voxels": 40, "predicted_empty": False} for r in rows("s", "synthetic", [0.0] * 6)]
     )
     data = ReportData(title="", study={}, scores=scores, baseline="r")
     answer = make_answer(data, apply_policy(scores), [])
@@ -108,9 +105,7 @@ def test_a_class_that_no_test_patient_has_is_said() -> None:
              "truth_empty": True, "predicted_empty": True}  # fmt: skip
     made = rows("r", "real", [0.6] * 6) + rows("s", "synthetic", [0.5] * 6)
     scores = pd.DataFrame(made + [r | empty for r in made if r["class_name"] == "lesion"])
-    answer = make_answer(
-        ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), []
-    )
+    answer = make_answer(ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), [])
     assert answer.baseline_dice == pytest.approx(0.8)
     (told,) = [s for s in answer.sentences if "No test patient has" in s]
     assert "necrosis" in told
@@ -145,9 +140,7 @@ def test_false_alarms_are_counted_where_they_can_happen() -> None:
         + [r | empty | {"subject": "x", "predicted_empty": True, "fp": 0} for r in rows("r", "real", [0.5])]
         + [r | empty | {"subject": "x", "predicted_empty": False, "fp": 50} for r in rows("s", "synthetic", [0.5])]
     )  # fmt: skip
-    answer = make_answer(
-        ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), []
-    )
+    answer = make_answer(ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), [])
     assert "real slices 0 of 1; synthetic only 1 of 1" in answer.sentences[-1]
 
 
@@ -158,9 +151,7 @@ def test_best_of_several_generators_is_said_to_be_that() -> None:
         + rows("a", "synthetic", [0.5 * d for d in real], generator="first")
         + rows("b", "synthetic", [0.6 * d for d in real], generator="second")
     )
-    answer = make_answer(
-        ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), []
-    )
+    answer = make_answer(ReportData(title="", study={}, scores=scores, baseline="r"), apply_policy(scores), [])
     assert "the best of 2 generators, second" in answer.sentences[0]
 
 

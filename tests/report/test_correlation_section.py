@@ -36,12 +36,7 @@ def written(folder: Path, n: int, runs: int) -> dict[str, np.ndarray]:
         for i in range(n)
     ]
     folder.mkdir()
-    content = {
-        "format": "understudy-correlate-1",
-        "words": ["Read it so."],
-        "metrics": rows[::-1],
-        "snapshots": points,
-    }
+    content = {"format": "understudy-correlate-1", "words": ["Read it so."], "metrics": rows[::-1], "snapshots": points}
     (folder / "correlate.json").write_text(json.dumps(content))
     return values
 
@@ -66,10 +61,7 @@ def test_enough_points_beside_scipy(study: ReportData, tmp_path: Path, no_plots:
     assert list(rows) == [
         "Length of the training, kimg", "Frechet distance, random network", "Precision, random network",
     ]  # fmt: skip  # not in the order of what was found
-    for name, metric in (
-        ("Frechet distance, random network", METRICS[0]),
-        ("Precision, random network", METRICS[1]),
-    ):
+    for name, metric in (("Frechet distance, random network", METRICS[0]), ("Precision, random network", METRICS[1])):
         rho, tau = (f(values[metric], values["dice"]).statistic for f in (stats.spearmanr, stats.kendalltau))
         assert float(rows[name][3].replace("−", "-")) == pytest.approx(rho, abs=0.005)
         assert float(rows[name][5].replace("−", "-")) == pytest.approx(tau, abs=0.005)

@@ -25,9 +25,7 @@ def history(path: Path, lines: list[dict[str, float | None]]) -> Path:
 
 
 def test_curves_skip_what_is_not_a_number(tmp_path: Path) -> None:
-    lines: list[dict[str, float | None]] = [
-        {"kimg": float(k), "loss_g": 1.0, "loss_d": None} for k in range(5)
-    ]
+    lines: list[dict[str, float | None]] = [{"kimg": float(k), "loss_g": 1.0, "loss_d": None} for k in range(5)]
     panels = figures.generator_curves("gan", history(tmp_path / "h.jsonl", lines), {"lesion": 0.3})
     (panel,) = panels
     assert "generator ends at 1" in panel.alt
@@ -35,9 +33,7 @@ def test_curves_skip_what_is_not_a_number(tmp_path: Path) -> None:
 
 
 def test_shares_of_classes_stand_beside_the_real_ones(tmp_path: Path) -> None:
-    path = history(
-        tmp_path / "h.jsonl", [{"kimg": 1.0, "share_lesion": 0.2}, {"kimg": 2.0, "share_lesion": 0.4}]
-    )
+    path = history(tmp_path / "h.jsonl", [{"kimg": 1.0, "share_lesion": 0.2}, {"kimg": 2.0, "share_lesion": 0.4}])
     (panel,) = figures.generator_curves("gan", path, {"lesion": 0.3})
     assert "lesion ends at 0.4" in panel.alt
     assert svg(panel).count("stroke-dasharray") >= 1

@@ -39,12 +39,7 @@ def table(key: str = "t_1", rows: int = 2) -> Table:
 def test_what_is_listed_is_there_and_nothing_else(made: Made) -> None:
     out, numbers = made
     listed = {entry["file"] for entry in numbers["files"]}
-    there = {
-        p.relative_to(out).as_posix()
-        for d in ("tables", "figures")
-        for p in (out / d).rglob("*")
-        if p.is_file()
-    }
+    there = {p.relative_to(out).as_posix() for d in ("tables", "figures") for p in (out / d).rglob("*") if p.is_file()}
     assert listed == {name for name in there if not name.endswith("README.txt")}
     stems = {name.rpartition(".")[0] for name in listed if name.startswith("tables/")}
     assert listed >= {f"{stem}.{ending}" for stem in stems for ending in ("csv", "tex", "html")}
@@ -67,9 +62,7 @@ def test_every_figure_is_svg_and_png(made: Made) -> None:
 def test_slices_are_in_the_private_folder_only(made: Made) -> None:
     out, numbers = made
     shown = {entry["file"]: entry["shows"] for entry in numbers["files"]}
-    assert {f for f, what in shown.items() if what == "slices"} == {
-        f for f in shown if f.startswith(f"{PRIVATE}/")
-    }
+    assert {f for f, what in shown.items() if what == "slices"} == {f for f in shown if f.startswith(f"{PRIVATE}/")}
     for path in (out / "figures").glob("*.svg"):
         assert b"<image" not in path.read_bytes(), path.name  # no pixels
     assert "NOT FOR RELEASE" in (out / PRIVATE / "README.txt").read_text()
@@ -89,10 +82,7 @@ def test_what_an_earlier_report_left_goes_and_nothing_else(tmp_path: Path) -> No
     for name in ("tables/old.csv", "tables/mine.csv", "figures/kept.svg", "outside.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
-    files = [
-        {"file": f}
-        for f in ("tables/old.csv", "figures/kept.svg", "tables/../outside.txt", "tables/gone.csv")
-    ]
+    files = [{"file": f} for f in ("tables/old.csv", "figures/kept.svg", "tables/../outside.txt", "tables/gone.csv")]
     remove_former(tmp_path, set())  # no earlier report
     (tmp_path / "report.json").write_text(json.dumps({"files": [*files, {"file": "outside.txt"}]}))
     remove_former(tmp_path, {"figures/kept.svg"})

@@ -84,9 +84,7 @@ def grid(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> ReportD
             "gan, member 2": {"faults": {"collapsed": 12.0}, "diversity": 0.01, "repaired_gradients": 3},
         },
     )
-    return dataclasses.replace(
-        whole, segmenter_histories=with_records(whole, tmp_path_factory.mktemp("records"))
-    )
+    return dataclasses.replace(whole, segmenter_histories=with_records(whole, tmp_path_factory.mktemp("records")))
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +103,7 @@ def test_settings_have_labels_and_the_headline_is_that_of_the_plain_ones(
     grid: ReportData, made: dict[str, Any]
 ) -> None:
     labels = {s.id: s.label for s in grid.settings}
-    assert (
-        labels["ratio25-gan.unet.aug"] == "25\N{NO-BREAK SPACE}% real, 75\N{NO-BREAK SPACE}% synthetic (gan)"
-    )
+    assert labels["ratio25-gan.unet.aug"] == "25\N{NO-BREAK SPACE}% real, 75\N{NO-BREAK SPACE}% synthetic (gan)"
     assert labels["real_patients20.unet.aug"] == "Real (20\N{NO-BREAK SPACE}% of patients)"
     assert len(set(labels.values())) == len(labels)
     assert grid.settings[0].id == "real.unet.aug"
@@ -140,9 +136,7 @@ def test_parts_of_the_patients_are_drawn_and_compared_with_the_same_patients(
     assert "real + gan: 20 %" in panel.alt
     frame = made["tables"]["differences"].frame.set_index(["setting", "baseline"])
     found = frame.loc[("both_patients20-gan.unet.aug", "real_patients20.unet.aug")]
-    expected = paired_difference(
-        apply_policy(made["rows"]), "both_patients20-gan.unet.aug", "real_patients20.unet.aug"
-    )
+    expected = paired_difference(apply_policy(made["rows"]), "both_patients20-gan.unet.aug", "real_patients20.unet.aug")
     assert found["difference"] == pytest.approx(expected.value)
     assert len(frame) == len(made["answer"].comparisons) + 1
     assert (frame["p_holm"] >= frame["p"]).all()
@@ -171,9 +165,7 @@ def test_regions_have_a_table_and_no_part_in_the_mean(grid: ReportData, made: di
     assert with_regions.class_names == grid.class_names
     means = tables["dice"].frame.set_index("setting")
     assert means["mean_value"].equals(made["tables"]["dice"].frame.set_index("setting")["mean_value"])
-    np.testing.assert_allclose(
-        tables["regions"].frame.set_index("setting")["dice_WT_value"], means["foreground_value"]
-    )
+    np.testing.assert_allclose(tables["regions"].frame.set_index("setting")["dice_WT_value"], means["foreground_value"])
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -193,9 +185,7 @@ def test_the_page_of_a_grid(grid: ReportData, tmp_path: Path) -> None:
 
 
 def test_latex_is_escaped() -> None:
-    table = Table(
-        "a_b", "50 % & more", "", ["A_1", "B"], [["{x}\\y", "0.713 ± 0.009"], ["[1", "−1~2"]], pd.DataFrame()
-    )
+    table = Table("a_b", "50 % & more", "", ["A_1", "B"], [["{x}\\y", "0.713 ± 0.009"], ["[1", "−1~2"]], pd.DataFrame())
     text = latex(table)
     assert r"\caption{50 \% \& more.}" in text
     assert r"\label{tab:a-b}" in text

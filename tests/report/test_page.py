@@ -216,13 +216,7 @@ def test_ids_are_hidden_everywhere_if_asked(study: ReportData, tmp_path: Path) -
         study={"split": {"test": ["T0", "T1"], "train": ["P3"]}, "seed": 5},
         provenance={"source": "/data/T5/T5_flair.nii.gz"},
         problems=[
-            {
-                "patient": "Q9",
-                "problem": "Q9: empty mask",
-                "file": "Q9.nii",
-                "fix": "look",
-                "severity": "warning",
-            }
+            {"patient": "Q9", "problem": "Q9: empty mask", "file": "Q9.nii", "fix": "look", "severity": "warning"}
         ],
     )
     elements, _ = built(data, tmp_path)
@@ -301,9 +295,7 @@ def test_cases_run_from_best_to_worst(study: ReportData) -> None:
 @pytest.mark.usefixtures("no_plots")
 def test_unfinished_setting_is_left_out_by_name(study: ReportData, tmp_path: Path) -> None:
     drop = (
-        (study.scores["setting"] == "both.unet.aug")
-        & (study.scores["subject"] == "T2")
-        & (study.scores["repeat"] == 1)
+        (study.scores["setting"] == "both.unet.aug") & (study.scores["subject"] == "T2") & (study.scores["repeat"] == 1)
     )
     elements, numbers = built(fresh(study, scores=study.scores[~drop]), tmp_path)
     assert "“Real + synthetic” is not in the tables" in elements.text
@@ -313,9 +305,7 @@ def test_unfinished_setting_is_left_out_by_name(study: ReportData, tmp_path: Pat
 @pytest.mark.usefixtures("no_plots")
 def test_unfinished_baseline_leaves_the_question_open(study: ReportData, tmp_path: Path) -> None:
     drop = (
-        (study.scores["setting"] == "real.unet.aug")
-        & (study.scores["subject"] == "T2")
-        & (study.scores["repeat"] == 1)
+        (study.scores["setting"] == "real.unet.aug") & (study.scores["subject"] == "T2") & (study.scores["repeat"] == 1)
     )
     elements, numbers = built(fresh(study, scores=study.scores[~drop]), tmp_path)
     assert numbers["answer"]["verdict"] == "unanswered"
@@ -365,17 +355,13 @@ def test_collapsed_training_is_flagged(study_factory: Callable[..., ReportData],
 
 @pytest.mark.usefixtures("no_plots")
 def test_kept_slices_alone_are_named_as_such(study: ReportData, tmp_path: Path) -> None:
-    elements, numbers = built(
-        fresh(study, scores=study.scores[study.scores["scope"] == "kept_slices"]), tmp_path
-    )
+    elements, numbers = built(fresh(study, scores=study.scores[study.scores["scope"] == "kept_slices"]), tmp_path)
     assert numbers["answer"]["comparisons"]
     assert "Kept slices only" in elements.text
 
 
 def test_grid_of_networks_and_augmentations_has_a_label_each(study: ReportData) -> None:
-    plain = study.scores.assign(
-        augmentation=False, setting=study.scores["setting"].str.replace(".aug", ".plain")
-    )
+    plain = study.scores.assign(augmentation=False, setting=study.scores["setting"].str.replace(".aug", ".plain"))
     swin = study.scores.assign(segmenter="swin", setting=study.scores["setting"].str.replace("unet", "swin"))
     data = fresh(study, scores=pd.concat([study.scores, plain, swin], ignore_index=True))
     assert len({s.label for s in data.settings}) == 9

@@ -24,9 +24,7 @@ BASE = "real-.net.True"
 
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """By the paper's rule only: the page's own summary takes longer."""
-    found = [
-        summarise(apply_policy(rows, p), ["dice", "hd"], resamples=5).assign(policy=str(p)) for p in POLICIES
-    ]
+    found = [summarise(apply_policy(rows, p), ["dice", "hd"], resamples=5).assign(policy=str(p)) for p in POLICIES]
     return pd.concat(found, ignore_index=True)
 
 
@@ -38,9 +36,7 @@ def made() -> tuple[ReportData, pd.DataFrame, dict[str, Table]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("understudy.report.tables.paper.RESAMPLES", 20)
         rows = rows_of_the_paper()
-        planned = rows[
-            ["setting", "training", "generator", "segmenter", "augmentation", "repeat"]
-        ].drop_duplicates()
+        planned = rows[["setting", "training", "generator", "segmenter", "augmentation", "repeat"]].drop_duplicates()
         gone = "synthetic-my stylegan1.swin.False"
         rows = rows[rows["setting"] != gone].reset_index(drop=True)
         data = ReportData("Paper", STUDY, rows, planned=planned, baseline=BASE)
@@ -74,9 +70,7 @@ def test_relative_dice_follows_table_5(made: tuple[ReportData, pd.DataFrame, dic
         assert share == pytest.approx(dice[setting] / dice[BASE])
 
 
-def test_a_setting_without_scores_is_a_row_of_dashes(
-    made: tuple[ReportData, pd.DataFrame, dict[str, Table]],
-) -> None:
+def test_a_setting_without_scores_is_a_row_of_dashes(made: tuple[ReportData, pd.DataFrame, dict[str, Table]]) -> None:
     table = made[2]["table3_dice"]
     (row,) = [r for r in table.body if r[:4] == ["Swin", "my stylegan1", "", ""]]
     assert row[4] == "0 of 1"
@@ -132,9 +126,7 @@ def test_fine_tuning_is_a_curve_over_patients() -> None:
     parts = [whole[whole["setting"] == BASE]]
     for training, k in (("real", 2), ("real", 5), ("finetune", 2), ("finetune", 5)):
         name = "" if training == "real" else "my progan"
-        parts.append(
-            parts[0].assign(setting=f"{training}{k}", training=training, generator=name, real_patients=k)
-        )
+        parts.append(parts[0].assign(setting=f"{training}{k}", training=training, generator=name, real_patients=k))
     rows = pd.concat(parts, ignore_index=True)
     data = ReportData("Few", STUDY, rows, baseline=BASE)
     summary = summary_of(rows).assign(policy="brats")

@@ -19,9 +19,7 @@ def test_every_setting_stands_there_once(table: int) -> None:
     assert frame["value"].isna().sum() == (1 if table == 9 else 0)
 
 
-@pytest.mark.parametrize(
-    ("table", "low", "high"), [(3, 0.01, 0.81), (4, 0.28, 0.86), (8, 13, 132), (9, 10, 152)]
-)
+@pytest.mark.parametrize(("table", "low", "high"), [(3, 0.01, 0.81), (4, 0.28, 0.86), (8, 13, 132), (9, 10, 152)])
 def test_values_are_in_the_range_of_the_table(table: int, low: float, high: float) -> None:
     assert published(table)["value"].dropna().between(low, high).all()
 

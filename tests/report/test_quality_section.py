@@ -25,16 +25,7 @@ def row(metric: str, channel: str, **numbers: Any) -> dict[str, Any]:
 @pytest.fixture
 def measured(study: ReportData, tmp_path: Path) -> ReportData:
     rows = [
-        row(
-            "frechet_distance",
-            c,
-            value=v,
-            matched=v + 1,
-            matched_sd=0.5,
-            floor=2.0,
-            floor_mean=2.1,
-            floor_sd=0.25,
-        )
+        row("frechet_distance", c, value=v, matched=v + 1, matched_sd=0.5, floor=2.0, floor_mean=2.1, floor_sd=0.25)
         for c, v in (("T1w", 10.0), ("FLAIR", 6.0))
     ]
     rows.append(row("frechet_distance", "mean", value=8.0, matched=9.0, floor=2.0))

@@ -86,11 +86,7 @@ def test_a_generator_that_made_nothing_has_nothing_to_search() -> None:
 
 def test_each_generator_gets_its_three_answers() -> None:
     found = verdicts_of(made_rows(GOOD), {"a": audit("copies_found", 40)})
-    assert [(v.generator, v.useful.kind) for v in found] == [
-        ("a", "can_replace"),
-        ("b", "helps"),
-        ("c", "no"),
-    ]
+    assert [(v.generator, v.useful.kind) for v in found] == [("a", "can_replace"), ("b", "helps"), ("c", "no")]
     a, b, c = found
     assert a.copy.kind == "copies_found"
     assert a.copy.numbers["flagged"] == 40
@@ -108,11 +104,7 @@ def test_relative_dice_is_the_ratio_of_means() -> None:
     scores = made_rows(GOOD)
     (b,) = [v for v in verdicts_of(scores) if v.generator == "b"]
     scores = scores[scores["class_name"].isin(CLASSES)]
-    dice = (
-        scores.assign(d=2 * scores.tp / (2 * scores.tp + scores.fp + scores.fn))
-        .groupby("setting")["d"]
-        .mean()
-    )
+    dice = scores.assign(d=2 * scores.tp / (2 * scores.tp + scores.fp + scores.fn)).groupby("setting")["d"].mean()
     shown = b.useful.numbers["alone"]
     assert shown["relative_dice"] == pytest.approx(dice["synthetic-b.unet.aug"] / dice["real.unet.aug"])
     assert shown["low"] < shown["relative_dice"] < shown["high"]
@@ -132,25 +124,16 @@ def test_one_generator_has_no_rank_and_few_patients_no_judgement() -> None:
 def test_a_baseline_that_finds_nothing_is_no_measure(tmp_path: Path) -> None:
     """Dice 0 with real slices: no infinite share, no rank, nothing that is "like real slices"."""
     rows = made_rows(
-        {
-            "real.unet.aug": 0.0,
-            "synthetic-a.unet.aug": 0.1,
-            "both-a.unet.aug": 0.05,
-            "synthetic-b.unet.aug": 0,
-        }
+        {"real.unet.aug": 0.0, "synthetic-a.unet.aug": 0.1, "both-a.unet.aug": 0.05, "synthetic-b.unet.aug": 0}
     )
     rows.loc[rows["setting"] == "real.unet.aug", "tp"] = 0
-    page = build_report(ReportData("Made", {}, rows, baseline="real.unet.aug"), tmp_path).read_text(
-        encoding="utf-8"
-    )
+    page = build_report(ReportData("Made", {}, rows, baseline="real.unet.aug"), tmp_path).read_text(encoding="utf-8")
     found = {v.generator: v for v in verdicts_of(rows)}
     assert found["a"].useful.kind == "unanswered"
     assert found["a"].alone.startswith("Dice 0.1")
     assert found["a"].better_than.brief == "–"
     first_screen = page[page.index('id="answer"') : page.index('id="pictures"')]
-    assert not any(
-        wrong in first_screen for wrong in ("∞", "inf ", "no interval", "like real slices", "Rank 1")
-    )
+    assert not any(wrong in first_screen for wrong in ("∞", "inf ", "no interval", "like real slices", "Rank 1"))
 
 
 def test_a_rank_is_told_with_its_interval(tmp_path: Path) -> None:
@@ -210,9 +193,7 @@ JOBS = pd.DataFrame(
 
 def test_failures_and_what_is_missing_are_said(tmp_path: Path) -> None:
     whole = made_rows({"real.unet.aug": 0.8, "synthetic-a.unet.aug": 0.8, "both-a.unet.aug": 0.8})
-    planned = whole[
-        ["setting", "training", "generator", "segmenter", "augmentation", "repeat"]
-    ].drop_duplicates()
+    planned = whole[["setting", "training", "generator", "segmenter", "augmentation", "repeat"]].drop_duplicates()
     lost = (whole["setting"] == "both-a.unet.aug") | (
         (whole["setting"] == "synthetic-a.unet.aug") & (whole["repeat"] == 1)
     )

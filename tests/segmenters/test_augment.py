@@ -47,9 +47,7 @@ def test_paper_probabilities_and_ranges() -> None:
         assert low <= values.min() < low + reach / 20, name
         assert high - reach / 20 < values.max() <= high, name
         assert values.mean() == pytest.approx((low + high) / 2, abs=reach / 20), name
-    assert (
-        abs(np.corrcoef(plan.scale.T)[0, 1]) < 0.7
-    )  # rows and columns are drawn apart (p couples them a little)
+    assert abs(np.corrcoef(plan.scale.T)[0, 1]) < 0.7  # rows and columns are drawn apart (p couples them a little)
     moved = plan.scale[plan.scale[:, 0] != 1]
     assert abs(np.corrcoef(moved.T)[0, 1]) < 0.1
     assert not plan.flip.any()

@@ -41,10 +41,7 @@ def test_nothing_is_changed_but_the_scale_when_switched_off() -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (3, 2, 16, 16), np.uint8))
     labels = torch.from_numpy(rng.integers(0, 4, (3, 16, 16), np.uint8))
-    for config in (
-        OFF,
-        AugmentConfig(p_rotate=0, p_scale=0, p_noise=0, p_blur=0, p_low_resolution=0, p_gamma=0),
-    ):
+    for config in (OFF, AugmentConfig(p_rotate=0, p_scale=0, p_noise=0, p_blur=0, p_low_resolution=0, p_gamma=0)):
         x, y = apply(draw(config, 3, range(3)), images, labels)
         assert torch.equal(x, normalise(images.float() / 255))
         assert torch.equal(y, labels)
@@ -75,9 +72,7 @@ BUSY = AugmentConfig(p_rotate=0.6, p_scale=0.3, p_blur=0.5, p_low_resolution=0.5
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(
-        [AugmentConfig(), AugmentConfig(set="swin"), BUSY, AugmentConfig(set="swin", input="raw")]
-    ),
+    st.sampled_from([AugmentConfig(), AugmentConfig(set="swin"), BUSY, AugmentConfig(set="swin", input="raw")]),
     st.integers(0, 10**6),
     st.permutations(range(6)),
     st.integers(1, 6),
@@ -129,11 +124,7 @@ def test_raw_input_is_the_moved_image_in_0_to_255() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(["unet", "swin"]),
-    st.integers(0, 10**6),
-    st.lists(st.integers(0, 255), min_size=1, max_size=4),
-)
+@given(st.sampled_from(["unet", "swin"]), st.integers(0, 10**6), st.lists(st.integers(0, 255), min_size=1, max_size=4))
 def test_no_new_label_value_ever_appears(which: str, seed: int, values: list[int]) -> None:
     config = AugmentConfig.model_validate({"set": which, "quarter_turns": True, "elastic_sd": 4})
     rng = np.random.default_rng(seed)
@@ -218,9 +209,7 @@ def test_rotation_and_scaling_are_scipys() -> None:
 
 def test_the_label_moves_with_the_image_and_is_never_interpolated() -> None:
     codes = np.array([0, 51, 102, 204], np.uint8)
-    blocks = np.kron(np.random.default_rng(0).integers(0, 4, (40, 4, 4)), np.ones((16, 16), int)).astype(
-        np.uint8
-    )
+    blocks = np.kron(np.random.default_rng(0).integers(0, 4, (40, 4, 4)), np.ones((16, 16), int)).astype(np.uint8)
     plan = draw(AugmentConfig(flips=True, quarter_turns=True), 1, range(40))
     x, y = move(plan, torch.from_numpy(codes[blocks])[:, None].float(), torch.from_numpy(blocks))
     assert set(np.unique(y)) <= {0, 1, 2, 3}

@@ -68,9 +68,7 @@ def test_an_interrupted_fine_tuning_ends_in_the_same_weights(
     config = short(checkpoint_seconds=1e-6, mixture=MixtureConfig(patient_count=2))
 
     def run(name: str) -> Path:
-        return train_segmenter(
-            real, None, TINY, config, tmp_path / name, volumes, "cpu", False, initial=pretrained
-        )
+        return train_segmenter(real, None, TINY, config, tmp_path / name, volumes, "cpu", False, initial=pretrained)
 
     unbroken = run("unbroken")
     assert json.loads((unbroken / "config.json").read_text())["sources"]["real"]["patients"] == 2

@@ -48,8 +48,5 @@ def test_errors_of_the_reading_arrive() -> None:
     def read(numbers: np.ndarray) -> Slices:
         raise UnderstudyError("the slices cannot be read")
 
-    with (
-        Ahead(read, batch=1, start=0, stop=2) as batches,
-        pytest.raises(UnderstudyError, match="cannot be read"),
-    ):
+    with Ahead(read, batch=1, start=0, stop=2) as batches, pytest.raises(UnderstudyError, match="cannot be read"):
         batches.next()

@@ -13,12 +13,7 @@ def test_one_level_equals_monais_loss(background: bool) -> None:
     scores = torch.randn(3, 4, 8, 8, generator=generator) * 2
     target = torch.randint(0, 4, (3, 8, 8), generator=generator)
     oracle = DiceCELoss(
-        include_background=background,
-        to_onehot_y=True,
-        softmax=True,
-        batch=True,
-        smooth_nr=1e-5,
-        smooth_dr=1e-5,
+        include_background=background, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
     )
     ours = segmentation_loss([scores], target.to(torch.uint8), [1.0], background)
     assert float(ours) == pytest.approx(float(oracle(scores, target[:, None])), rel=1e-5)

@@ -58,9 +58,7 @@ def test_a_fraction_of_slices_with_foreground(real: SliceSet) -> None:
     natural = Mixture(real, None, MixtureConfig(), seed=0).read(np.arange(48))[1]
     assert natural.any((1, 2)).mean() == pytest.approx(2 / 3)
     for fraction in (0.25, 0.5, 1.0):
-        labels = Mixture(real, None, MixtureConfig(foreground_fraction=fraction), seed=0).read(np.arange(48))[
-            1
-        ]
+        labels = Mixture(real, None, MixtureConfig(foreground_fraction=fraction), seed=0).read(np.arange(48))[1]
         assert labels.any((1, 2)).mean() == fraction
 
 

@@ -24,9 +24,7 @@ from understudy.segmenters.unet import UNet, UNetConfig
 from understudy.slices import SliceSet
 
 TINY = UNetConfig(width=4, max_width=8)
-SWIN = SwinConfig(
-    size="mini", embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), head_channels=8, auxiliary_channels=4
-)
+SWIN = SwinConfig(size="mini", embed=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), head_channels=8, auxiliary_channels=4)
 
 
 def gradient(network: nn.Module, parts: int, kind: Any = "ce_dice") -> tuple[Tensor, dict[str, Tensor]]:
@@ -37,11 +35,7 @@ def gradient(network: nn.Module, parts: int, kind: Any = "ce_dice") -> tuple[Ten
     network.zero_grad(set_to_none=True)
     levels: Sequence[float] = network.level_weights  # type: ignore[assignment]
     loss = backward(
-        network,
-        lambda part, _: network(part),
-        lambda s: segmentation_loss(s, target, levels, True, kind),
-        x,
-        parts,
+        network, lambda part, _: network(part), lambda s: segmentation_loss(s, target, levels, True, kind), x, parts
     )
     return loss, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 

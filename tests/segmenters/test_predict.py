@@ -52,9 +52,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("resolution", "least"), [(128, 1.0), (64, 0.97), (32, 0.93)])
-def test_a_network_that_knows_the_truth_gets_it_back_on_the_original_grid(
-    resolution: int, least: float
-) -> None:
+def test_a_network_that_knows_the_truth_gets_it_back_on_the_original_grid(resolution: int, least: float) -> None:
     volume = ellipsoid(128, resolution)
     model = oracle(resolution=resolution)
     # slices without lesion are constant inside the head, where the z-score says nothing
@@ -105,14 +103,8 @@ def test_trained_saved_loaded(real: SliceSet, volumes: VolumeSet, tmp_path: Path
         real, None, UNetConfig(width=4, max_width=8), config, tmp_path / "run", volumes, "cpu", progress=False
     )
     model = load(folder, "cpu")
-    assert (model.channels, model.classes, model.precision) == (
-        toys.CHANNELS,
-        ("background", "lesion"),
-        "fp32",
-    )
-    found = {
-        volume.subject: dice(labels > 0, volume.truth > 0) for volume, labels in predict_set(model, volumes)
-    }
+    assert (model.channels, model.classes, model.precision) == (toys.CHANNELS, ("background", "lesion"), "fp32")
+    found = {volume.subject: dice(labels > 0, volume.truth > 0) for volume, labels in predict_set(model, volumes)}
     assert set(found) == {"v2", "v3"}
     assert np.mean(list(found.values())) > 0.5
 

@@ -9,9 +9,7 @@ from torch.nn import functional as F
 from understudy.errors import UnderstudyError
 from understudy.segmenters.swin import Swin, SwinConfig, build
 
-TINY = SwinConfig(
-    size="mini", embed=8, depths=(2, 1, 2, 1), heads=(1, 2, 2, 4), head_channels=8, auxiliary_channels=4
-)
+TINY = SwinConfig(size="mini", embed=8, depths=(2, 1, 2, 1), heads=(1, 2, 2, 4), head_channels=8, auxiliary_channels=4)
 
 
 def image(resolution: int, channels: int = 4, n: int = 2) -> torch.Tensor:
@@ -29,9 +27,7 @@ def test_the_papers_network_has_the_published_size_and_shape() -> None:
     assert (shape.head_channels, shape.auxiliary_channels, network.level_weights) == (512, 256, (1.0, 0.4))
 
 
-@pytest.mark.parametrize(
-    ("resolution", "window"), [(64, 7), (128, 4)]
-)  # windows that do and do not divide the grid
+@pytest.mark.parametrize(("resolution", "window"), [(64, 7), (128, 4)])  # windows that do and do not divide the grid
 def test_the_scores_and_the_loss_are_those_of_transformers(resolution: int, window: int) -> None:
     quiet = TINY.model_copy(update={"drop_path": 0.0, "dropout": 0.0, "window": window})
     network, x = build(quiet, 4, 3, resolution), image(resolution)
@@ -40,24 +36,17 @@ def test_the_scores_and_the_loss_are_those_of_transformers(resolution: int, wind
     torch.testing.assert_close(scores, network.body(x).logits)
     network.train()
     ours = sum(w * F.cross_entropy(s, labels) for w, s in zip(network.level_weights, network(x), strict=True))
-    torch.testing.assert_close(
-        ours, network.body(x, labels=labels).loss
-    )  # holds the auxiliary head's scores too
+    torch.testing.assert_close(ours, network.body(x, labels=labels).loss)  # holds the auxiliary head's scores too
 
 
 @pytest.mark.parametrize(("resolution", "channels", "classes"), [(32, 1, 2), (64, 5, 4), (128, 3, 2)])
-def test_any_resolution_and_any_number_of_channels_and_classes(
-    resolution: int, channels: int, classes: int
-) -> None:
+def test_any_resolution_and_any_number_of_channels_and_classes(resolution: int, channels: int, classes: int) -> None:
     network = build(TINY, channels, classes, resolution)
     outputs = network(image(resolution, channels))
     assert [tuple(x.shape) for x in outputs] == [(2, classes, resolution, resolution)] * 2
     sum(x.square().mean() for x in outputs).backward()
     still = {n for n, p in network.named_parameters() if p.grad is None}
-    assert still == {
-        "body.backbone.swin.layernorm.weight",
-        "body.backbone.swin.layernorm.bias",
-    }  # unused there
+    assert still == {"body.backbone.swin.layernorm.weight", "body.backbone.swin.layernorm.bias"}  # unused there
     assert len(network.eval()(image(resolution, channels))) == 1
 
 

@@ -36,13 +36,7 @@ TINY_SWIN = SwinConfig(
 
 
 def short(**changes: object) -> SegmenterTrainingConfig:
-    base: dict[str, object] = {
-        "samples": 64,
-        "batch": 4,
-        "momentum": 0.9,
-        "validations": 4,
-        "precision": "fp32",
-    }
+    base: dict[str, object] = {"samples": 64, "batch": 4, "momentum": 0.9, "validations": 4, "precision": "fp32"}
     return SegmenterTrainingConfig(**(base | changes))
 
 
@@ -56,9 +50,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def without_time(folder: Path) -> list[dict[str, object]]:
     timed = ("seconds", "samples_per_second", "waiting_share")
-    return [
-        {k: v for k, v in line.items() if k not in timed} for line in History.read(folder / "history.jsonl")
-    ]
+    return [{k: v for k, v in line.items() if k not in timed} for line in History.read(folder / "history.jsonl")]
 
 
 def test_it_learns(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
@@ -73,9 +65,7 @@ def test_it_learns(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
     result = record(folder)
     assert result["outcome"] == "trained"
     assert result["best_val_dice"] == max(dice)
-    assert result["best_samples"] in [
-        line["samples"] for line in history if line.get("val_dice") == max(dice)
-    ]
+    assert result["best_samples"] in [line["samples"] for line in history if line.get("val_dice") == max(dice)]
     assert result["sources"]["real"]["patients"] == 6
     assert result["channels"] == ["T1w", "FLAIR"]
     assert not list(folder.glob("checkpoint*"))
@@ -105,9 +95,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(
         model, config = TINY, short(**given)
 
     def run(name: str) -> Path:
-        return train_segmenter(
-            real, synthetic, model, config, tmp_path / name, volumes, "cpu", progress=False
-        )
+        return train_segmenter(real, synthetic, model, config, tmp_path / name, volumes, "cpu", progress=False)
 
     whole = run("whole")
     real_step, calls = module._Training.train_step, []
@@ -187,9 +175,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_a_collapse(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "segmentation_loss", explode)
-        folder = train_segmenter(
-            real, None, TINY, short(samples=800), tmp_path / "run", volumes, "cpu", False
-        )
+        folder = train_segmenter(real, None, TINY, short(samples=800), tmp_path / "run", volumes, "cpu", False)
     result, history = record(folder), History.read(folder / "history.jsonl")
     assert (result["outcome"], result["ended"]) == ("collapsed", "collapse")
     assert str(result["collapse"]).startswith("the loss was not finite (nan) within")
@@ -200,9 +186,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_a_collapse(
     assert all(torch.isfinite(t).all() for t in weights(folder).values())
 
 
-def test_a_run_that_finds_nothing_is_recorded_as_a_collapse(
-    real: SliceSet, volumes: VolumeSet, tmp_path: Path
-) -> None:
+def test_a_run_that_finds_nothing_is_recorded_as_a_collapse(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         blind = torch.zeros(1)
         patch.setattr(
@@ -231,9 +215,7 @@ def test_a_last_step_that_breaks_the_weights_is_a_collapse_too(real: SliceSet, t
     assert all(torch.isfinite(t).all() for t in weights(folder).values())
 
 
-def test_a_time_limit_ends_a_training_and_is_recorded(
-    real: SliceSet, volumes: VolumeSet, tmp_path: Path
-) -> None:
+def test_a_time_limit_ends_a_training_and_is_recorded(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
     config = short(samples=400_000, max_minutes=1e-9)
     folder = train_segmenter(real, None, TINY, config, tmp_path / "run", volumes, "cpu", False)
     result = record(folder)
@@ -252,9 +234,7 @@ def test_synthetic_trainings_may_be_selected_on_synthetic_slices(
 ) -> None:
     def run(name: str, real_set: SliceSet | None, validation: str) -> dict[str, object]:
         config = short(samples=8, validation=validation)
-        return record(
-            train_segmenter(real_set, synthetic, TINY, config, tmp_path / name, volumes, "cpu", False)
-        )
+        return record(train_segmenter(real_set, synthetic, TINY, config, tmp_path / name, volumes, "cpu", False))
 
     own = run("own", None, "same_as_training")
     assert own["validated_on"] == {"kind": "synthetic", "slices": 6}  # a fifth of 30
@@ -287,9 +267,7 @@ def test_no_patient_of_a_held_out_slice_is_drawn(tmp_path: Path) -> None:
 
 def test_a_swin_trains_and_is_loaded_again(real: SliceSet, volumes: VolumeSet, tmp_path: Path) -> None:
     given = {"samples": 800, "batch": 8, "lr": 6e-3, "warmup_samples": 80, "validations": 4}
-    config = paper_training(
-        "swin", precision="fp32", mixture=MixtureConfig(foreground_fraction=0.75), **given
-    )
+    config = paper_training("swin", precision="fp32", mixture=MixtureConfig(foreground_fraction=0.75), **given)
     folder = train_segmenter(real, None, TINY_SWIN, config, tmp_path / "run", volumes, "cpu", False)
     losses = [line["loss"] for line in History.read(folder / "history.jsonl")]
     assert losses[-1] < 0.7 * losses[0]
@@ -303,13 +281,9 @@ def test_a_swin_trains_and_is_loaded_again(real: SliceSet, volumes: VolumeSet, t
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_SWIN], ids=["unet", "swin"])
-def test_a_repeats_seed_changes_weights_order_and_augmentation(
-    real: SliceSet, config: UNetConfig | SwinConfig
-) -> None:
+def test_a_repeats_seed_changes_weights_order_and_augmentation(real: SliceSet, config: UNetConfig | SwinConfig) -> None:
     numbers = np.arange(16)
-    weights = [
-        torch.cat([p.flatten() for p in build_model(config, 2, 2, 16, seed).parameters()]) for seed in (0, 1)
-    ]
+    weights = [torch.cat([p.flatten() for p in build_model(config, 2, 2, 16, seed).parameters()]) for seed in (0, 1)]
     orders = [Mixture(real, None, MixtureConfig(), seed).draw(numbers)[0][1] for seed in (0, 1)]
     plans = [draw(AugmentConfig(), seed, numbers) for seed in (0, 1)]
     assert not torch.equal(*weights)

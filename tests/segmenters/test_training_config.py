@@ -17,12 +17,7 @@ from understudy.segmenters.unet import UNetConfig
 
 def test_the_papers_swin_training() -> None:
     config = paper_training("swin")
-    assert (config.optimiser, config.lr, config.betas, config.weight_decay) == (
-        "adamw",
-        6e-5,
-        (0.9, 0.999),
-        0.01,
-    )
+    assert (config.optimiser, config.lr, config.betas, config.weight_decay) == ("adamw", 6e-5, (0.9, 0.999), 0.01)
     assert (config.epochs, config.samples, config.batch, config.clip) == (25, None, 8, None)
     assert (config.loss, config.dice_background) == ("dice_ce", False)
     steps = config.steps(80_003)
@@ -92,9 +87,7 @@ def test_the_swin_loss_is_monais_on_both_heads() -> None:
         dice = 1 - (2 * (p * truth).sum((2, 3)) + 1e-5) / (both + 1e-5)
         expected += weight * (float(dice.mean()) + float(torch.nn.functional.cross_entropy(scores, target)))
     assert float(got) == pytest.approx(expected, rel=1e-5)
-    assert (
-        DiceCELoss(softmax=True, to_onehot_y=True)(outputs[0], target[:, None]) != got
-    )  # the options matter
+    assert DiceCELoss(softmax=True, to_onehot_y=True)(outputs[0], target[:, None]) != got  # the options matter
 
 
 def test_each_network_has_its_own_augmentation_and_single_fields_change_it() -> None:

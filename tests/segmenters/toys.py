@@ -34,19 +34,13 @@ def toy(n: int, seed: int, empty_every: int = 3) -> tuple[np.ndarray, np.ndarray
 
 
 def slice_set(
-    path: Path,
-    n: int = 48,
-    seed: int = 0,
-    channels: tuple[str, ...] = CHANNELS,
-    generated: bool = False,
+    path: Path, n: int = 48, seed: int = 0, channels: tuple[str, ...] = CHANNELS, generated: bool = False
 ) -> SliceSet:
     """Real toys have 6 training patients ("p0" to "p5"), generated ones have none."""
     writer = SliceWriter(path, channels, CLASSES, EDGE)
     images, labels = toy(n, seed)
     images = images[:, [CHANNELS.index(c) for c in channels]]
-    rows = [
-        {"id": str(i)} | ({} if generated else {"subject": f"p{i % 6}", "split": "train"}) for i in range(n)
-    ]
+    rows = [{"id": str(i)} | ({} if generated else {"subject": f"p{i % 6}", "split": "train"}) for i in range(n)]
     writer.append(images, labels, rows)
     return writer.close()
 
@@ -54,9 +48,7 @@ def slice_set(
 def volume(subject: str, split: str, seed: int, depth: int = 6) -> TestVolume:
     images, labels = toy(depth, seed)
     geometry = SliceGeometry.fit(EDGE, EDGE, EDGE)
-    return TestVolume(
-        subject, "", split, images, np.ones(depth, bool), labels, geometry, (1.0, 1.0, 1.0), np.eye(4)
-    )
+    return TestVolume(subject, "", split, images, np.ones(depth, bool), labels, geometry, (1.0, 1.0, 1.0), np.eye(4))
 
 
 def volume_set(path: Path) -> VolumeSet:

@@ -29,12 +29,7 @@ def prepared(root: Path) -> SliceSet | None:
     """The slices of the study, None where `run` refuses to make them."""
     try:
         result = run_plan(
-            make_plan(load_study(root / "study.yaml")),
-            root / "out",
-            STAGES,
-            progress=False,
-            until="prepare",
-            workers=1,
+            make_plan(load_study(root / "study.yaml")), root / "out", STAGES, progress=False, until="prepare", workers=1
         )
     except UnderstudyError:
         return None
@@ -95,9 +90,7 @@ def test_a_patient_with_a_bad_image_is_left_out_if_that_is_wanted(tmp_path, faul
     slices = agree(tmp_path)
     assert slices is not None
     assert slices.index["subject"].nunique() == (4 if fault in HARMLESS["flair"] else 3)
-    assert (
-        labels_lie_on_images(slices) >= 3 * 2 * 4
-    )  # three clean patients, two channels, four slices or more
+    assert labels_lie_on_images(slices) >= 3 * 2 * 4  # three clean patients, two channels, four slices or more
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
@@ -129,10 +122,6 @@ def test_every_fault_of_a_whole_patient(tmp_path, fault):
 def test_what_a_plan_refuses_is_refused_by_check(tmp_path, lines):
     write_cohort(tmp_path)
     study = tmp_path / "study.yaml"
-    kept = [
-        line
-        for line in study.read_text().splitlines(keepends=True)
-        if not line.startswith(lines.split(":")[0])
-    ]
+    kept = [line for line in study.read_text().splitlines(keepends=True) if not line.startswith(lines.split(":")[0])]
     study.write_text("".join(kept) + lines)
     assert agree(tmp_path) is None

@@ -61,9 +61,7 @@ def test_changing_it_redoes_nothing(tmp_path: Path) -> None:
     assert asked.hash == plain.hash
     assert asked.as_data() == plain.as_data()
     assert asked.model_dump(mode="json") == plain.model_dump(mode="json")  # which study.json holds
-    assert [job.as_dict() for job in make_plan(asked).jobs] == [
-        job.as_dict() for job in make_plan(plain).jobs
-    ]
+    assert [job.as_dict() for job in make_plan(asked).jobs] == [job.as_dict() for job in make_plan(plain).jobs]
 
 
 def test_an_image_and_a_profile_are_found_from_the_study_file(tmp_path: Path) -> None:

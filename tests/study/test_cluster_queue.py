@@ -95,15 +95,10 @@ def test_what_an_earlier_run_left_is_waited_for_or_cancelled(queue: Path, tmp_pa
     assert "dependency" not in given[SECOND.folder_name]["sbatch"]
 
 
-def test_a_job_that_somebody_works_at_is_not_given_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_somebody_works_at_is_not_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
     clock = Clock(Plan(load_study("quickstart"), (FIRST,)), tmp_path, Console(quiet=True))
-    with (
-        locked(job_folder(tmp_path, FIRST)),
-        pytest.raises(UnderstudyError, match="another process works at `first`"),
-    ):
+    with locked(job_folder(tmp_path, FIRST)), pytest.raises(UnderstudyError, match="another process works at `first`"):
         cluster.settle("tiny", tmp_path, [FIRST], "local", clock)
 
 
@@ -116,10 +111,7 @@ def test_only_what_is_left_is_given_with_its_resources(tmp_path: Path) -> None:
     assert {name: job["after"] for name, job in given["jobs"].items()} == {
         SECOND.folder_name: [], THIRD.folder_name: [SECOND.folder_name],
     }  # fmt: skip
-    assert shlex.split(given["jobs"][SECOND.folder_name]["sbatch"]) == [
-        "--open-mode=append",
-        "--exclude=node 7",
-    ]
+    assert shlex.split(given["jobs"][SECOND.folder_name]["sbatch"]) == ["--open-mode=append", "--exclude=node 7"]
     assert list(given["stages"]) == ["sample", "evaluate"]
     assert given["stages"]["sample"]["resources"] == {
         "runtime": 240, "gpu": 1, "slurm_partition": "gpu", "slurm_account": "abc", "constraint": "a100",
@@ -130,9 +122,7 @@ def test_only_what_is_left_is_given_with_its_resources(tmp_path: Path) -> None:
     assert (here["threads"], here["gpus"]) == (1, 0)
 
 
-def test_what_would_be_run_is_shown_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_would_be_run_is_shown_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.yaml").write_text("preset: quickstart\nname: a\ncluster: {partition: gpu, gpus: 0}\n")
     result = CliRunner().invoke(cli.app, ["run", "study.yaml", "--cluster", "slurm", "--dry-run"])
@@ -184,7 +174,5 @@ def test_snakemake_leaves_with_the_process_that_started_it(tmp_path: Path) -> No
     gone.wait()
     (tmp_path / "Snakefile").write_text("rule all:\n    shell: 'sleep 60'\n")
     words = [*module, str(gone.pid), "9", "--cores", "1", "--directory", str(tmp_path)]
-    process = subprocess.run(
-        [*words, "--snakefile", str(tmp_path / "Snakefile")], check=False, capture_output=True
-    )
+    process = subprocess.run([*words, "--snakefile", str(tmp_path / "Snakefile")], check=False, capture_output=True)
     assert process.returncode == -9

@@ -111,11 +111,7 @@ def kill_snakemake(out: Path) -> None:
 
 def test_snakemake_is_killed_and_the_results_are_those_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
-    plan, whole, broken = (
-        make_plan(load_study(tmp_path / "study.yaml")),
-        tmp_path / "whole",
-        tmp_path / "broken",
-    )
+    plan, whole, broken = (make_plan(load_study(tmp_path / "study.yaml")), tmp_path / "whole", tmp_path / "broken")
     run_plan(plan, broken, STAGES, "cpu", progress=False, until="prepare")
     shutil.copytree(broken, whole)
     run_plan(plan, whole, STAGES, "cpu", progress=False, until="sample")

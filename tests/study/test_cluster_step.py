@@ -114,9 +114,7 @@ def test_in_the_queue_slurm_is_asked_to_queue_it_again(
 
 
 @pytest.mark.parametrize(("status", "said"), [(-9, "SIGKILL"), (3, "status 3")])
-def test_a_process_that_ends_without_a_word_is_recorded_and_tried_again(
-    tmp_path: Path, status: int, said: str
-) -> None:
+def test_a_process_that_ends_without_a_word_is_recorded_and_tried_again(tmp_path: Path, status: int, said: str) -> None:
     made = step(tmp_path, turns=2, status=status)
     assert made.run() == 1
     failed = read_json(made.folder / "failed.json")

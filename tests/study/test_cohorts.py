@@ -84,10 +84,7 @@ def test_phantoms_differ_by_cohort_unless_their_seed_is_given() -> None:
 
 
 def test_fields_of_a_cohort_replace_those_of_the_study() -> None:
-    fields: dict[str, Any] = {
-        "split": {"test_patients": 2},
-        "slices": {"resolution": 64, "rule_fraction": 0.1},
-    }
+    fields: dict[str, Any] = {"split": {"test_patients": 2}, "slices": {"resolution": 64, "rule_fraction": 0.1}}
     entry = {**TWO["a"], "split": {"train_patients": 1}, "slices": {"resolution": 32}}
     part = study_of(**fields, cohorts={"a": entry}).parts()["a"]
     assert (part.split.test_patients, part.split.train_patients) == (2, 1)
@@ -101,8 +98,7 @@ def test_fields_of_a_cohort_replace_those_of_the_study() -> None:
 def test_paths_and_lists_of_cohorts_are_relative_to_the_study_file(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
-        "trainings: [real]\ncohorts:\n  a: {path: one}\n"
-        "  b: {path: two, split: {method: list, test: test.txt}}\n"
+        "trainings: [real]\ncohorts:\n  a: {path: one}\n  b: {path: two, split: {method: list, test: test.txt}}\n"
     )
     parts = load_study(path).parts()
     assert parts["a"].cohort is not None
@@ -163,9 +159,7 @@ def test_the_overview_has_every_answer_and_the_tables_of_all(tmp_path: Path) -> 
         folder = tmp_path / name
         write_json(folder / "report.json", {"answer": {"headline": f"Yes <{name}>.", "verdict": "yes"}})
         (folder / "tables").mkdir()
-        pd.DataFrame({"setting": ["real"], "dice": [dice]}).to_csv(
-            folder / "tables" / "dice.csv", index=False
-        )
+        pd.DataFrame({"setting": ["real"], "dice": [dice]}).to_csv(folder / "tables" / "dice.csv", index=False)
         pd.DataFrame({"tp": [1]}).to_parquet(folder / "scores.parquet")
     spec = {"title": "Both", "study": {}, "study_hash": "x", "command": "understudy run both.yaml"}
     page = write_overview({name: tmp_path / name for name in ("a", "b")}, spec, tmp_path)
@@ -191,19 +185,11 @@ def test_the_overview_shows_each_cohorts_verdicts_and_ranks_over_all(tmp_path: P
     part = {"kind": "no", "title": "No: cannot replace", "lines": ["Alone 60 %."]}
     copy = {"kind": "copies_found", "title": "Yes: copies found", "lines": []}
     for name, ranks in (("a", (1, 2)), ("b", (1, 1))):
-        verdicts = [
-            {"generator": g, "useful": part, "copy": copy, "better_than": part} for g in ("gan", "other")
-        ]
-        content = {
-            "answer": {"headline": "No.", "verdict": "no"},
-            "verdicts": verdicts,
-            "failed": [{"name": "x"}],
-        }
+        verdicts = [{"generator": g, "useful": part, "copy": copy, "better_than": part} for g in ("gan", "other")]
+        content = {"answer": {"headline": "No.", "verdict": "no"}, "verdicts": verdicts, "failed": [{"name": "x"}]}
         write_json(tmp_path / name / "report.json", content)
         (tmp_path / name / "tables").mkdir()
-        frame = pd.DataFrame(
-            {"generator": ["gan", "other"], "dice_unet_aug": ranks, "dice_unet_aug_published": 9}
-        )
+        frame = pd.DataFrame({"generator": ["gan", "other"], "dice_unet_aug": ranks, "dice_unet_aug_published": 9})
         frame.to_csv(tmp_path / name / "tables" / "table1_ranks.csv", index=False)
         pd.DataFrame({"tp": [1]}).to_parquet(tmp_path / name / "scores.parquet")
     spec = {"title": "Both", "study": {}, "study_hash": "x", "command": "understudy run both.yaml"}

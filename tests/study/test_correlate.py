@@ -71,13 +71,7 @@ def study(out: Path, names: tuple[str, ...] = ("a", "b")) -> Path:
                 annotations={"distances": [distance], "values": [code]},
             )  # fmt: skip
             for kind, score in (("synthetic", dice), ("both", 0.5)):
-                cell = {
-                    "training": kind,
-                    "generator": own,
-                    "segmenter": "unet",
-                    "augmentation": True,
-                    "repeat": 0,
-                }
+                cell = {"training": kind, "generator": own, "segmenter": "unet", "augmentation": True, "repeat": 0}
                 tested = finished(out, Job("evaluate", f"{kind} {own}", {"cell": cell}))
                 rows_of(score, kimg + g, own).to_parquet(job_folder(out, tested) / "scores.parquet")
                 jobs.append(tested)
@@ -98,9 +92,7 @@ def test_a_study(tmp_path: Path) -> None:
     assert frechet["spearman"] < -0.9
     assert frechet["low"] <= frechet["spearman"] <= frechet["high"]
     assert frechet["p_holm"] >= frechet["p"]
-    assert (
-        found.table["metric"].iloc[0] == "quality:random:frechet_distance"
-    )  # small where the Dice is high, as wanted
+    assert found.table["metric"].iloc[0] == "quality:random:frechet_distance"  # small where the Dice is high, as wanted
     coverage = table.loc["quality:random:coverage"]
     assert (coverage["wanted"], coverage["spearman"]) == (1, frechet["spearman"])
     assert "1 metrics go the wrong way" in " ".join(found.words)
@@ -127,15 +119,11 @@ def test_the_report_finds_the_same_from_the_jobs(tmp_path: Path) -> None:
     keys = ["metric", "spearman", "kendall"]
     a, b = (f.table.sort_values("metric")[keys].reset_index(drop=True) for f in (found, by_command))
     pd.testing.assert_frame_equal(a, b)
-    few = correlate_jobs(
-        {i: f for i, f in folders.items() if "10kimg" not in (f / "spec.json").read_text()}, "out"
-    )
+    few = correlate_jobs({i: f for i, f in folders.items() if "10kimg" not in (f / "spec.json").read_text()}, "out")
     assert few is not None
     write_correlations(few, tmp_path / "few")
     assert len(json.loads((tmp_path / "few" / "correlate.json").read_text())["snapshots"]) == 6
-    none = {
-        i: f for i, f in folders.items() if json.loads((f / "spec.json").read_text())["stage"] == "quality"
-    }
+    none = {i: f for i, f in folders.items() if json.loads((f / "spec.json").read_text())["stage"] == "quality"}
     assert correlate_jobs(none) is None
 
 
@@ -147,12 +135,7 @@ def test_studies_together_have_patients_of_their_own(tmp_path: Path) -> None:
 
 def test_a_table_of_ones_own_by_the_command(tmp_path: Path) -> None:
     table = pd.DataFrame(
-        {
-            "snapshot": list("abcde"),
-            "dice": [0.1, 0.2, 0.3, 0.4, 0.5],
-            "fid": [50, 40, 30, 20, 10],
-            "note": "x",
-        }
+        {"snapshot": list("abcde"), "dice": [0.1, 0.2, 0.3, 0.4, 0.5], "fid": [50, 40, 30, 20, 10], "note": "x"}
     )
     table.to_csv(tmp_path / "mine.csv", index=False)
     told = CliRunner().invoke(app, ["correlate", str(tmp_path / "mine.csv"), "-o", str(tmp_path / "out")])
@@ -176,9 +159,7 @@ def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
     pd.DataFrame({"fid": [2]}).to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(UnderstudyError, match="no column `snapshot`"):
         correlate([tmp_path / "none.csv"])
-    words = pd.DataFrame(
-        {"snapshot": list("abcd"), "dice": ["0.1", "0.2", "n/k", "0.4"], "fid": [4, 3, 2, 1]}
-    )
+    words = pd.DataFrame({"snapshot": list("abcd"), "dice": ["0.1", "0.2", "n/k", "0.4"], "fid": [4, 3, 2, 1]})
     words.to_csv(tmp_path / "words.csv", index=False)
     with pytest.raises(UnderstudyError, match="column dice holds something that is no number"):
         correlate([tmp_path / "words.csv"])

@@ -14,14 +14,7 @@ from understudy.runtime.progress import latest, track
 from understudy.study.engine.display import Display, Line, Overall, remaining, table_of
 from understudy.study.engine.jobs import Job
 
-TRAINING = {
-    "what": "training",
-    "done": 300.0,
-    "total": 1000.0,
-    "unit": "images",
-    "rate": 7.0,
-    "figures": "loss 0.5",
-}
+TRAINING = {"what": "training", "done": 300.0, "total": 1000.0, "unit": "images", "rate": 7.0, "figures": "loss 0.5"}
 LINES = [
     Line(1, "generator stylegan2", 63.0, TRAINING),
     Line(2, "segmenter both-stylegan2.unet.aug, repeat 12 of a study with long names", 5.0),

@@ -35,12 +35,7 @@ def trainings(plan: Plan) -> dict[tuple[str, int], Job]:
 
 def test_each_generator_network_and_number_of_patients_is_a_setting() -> None:
     study = Study.model_validate(
-        {
-            **BASE,
-            "segmenters": {"a": {}, "b": {}},
-            "augmentation": [True, False],
-            "fine_tune": {"patients": [5, 1]},
-        }
+        {**BASE, "segmenters": {"a": {}, "b": {}}, "augmentation": [True, False], "fine_tune": {"patients": [5, 1]}}
     )
     ids = [cell.id for cell in settings(study)]
     assert [i for i in ids if i.endswith(".a.aug")] == [

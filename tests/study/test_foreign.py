@@ -85,9 +85,7 @@ def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) 
 
 def test_a_bad_folder_fails_its_job_and_what_needs_it_only(study: Path, tmp_path: Path) -> None:
     (tmp_path / "synthetic" / "FLAIR" / "seed0001_flair.png").unlink()
-    result = run_plan(
-        make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False, until="sample"
-    )
+    result = run_plan(make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False, until="sample")
     ((job, message),) = result.failed
     assert job.name == "read mine"
     assert "slice seed0001 has no FLAIR" in message
@@ -119,13 +117,9 @@ def test_slices_of_patients_kept_for_the_test_are_refused(tmp_path: Path) -> Non
     real = written(
         "real", [{"id": "a", "subject": "A", "split": "train"}, {"id": "b", "subject": "B", "split": "test"}]
     )
-    refuse_held_out(
-        written("fine", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "C"}]), real, tmp_path
-    )
+    refuse_held_out(written("fine", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "C"}]), real, tmp_path)
     with pytest.raises(UnderstudyError, match=r"1 patients who are kept .* e\.g\. B"):
-        refuse_held_out(
-            written("bad", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "B"}]), real, tmp_path
-        )
+        refuse_held_out(written("bad", [{"id": "1", "subject": "A"}, {"id": "2", "subject": "B"}]), real, tmp_path)
 
 
 def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
@@ -160,13 +154,7 @@ def test_a_folder_is_evaluated_to_the_report_which_can_be_made_anew(study: Path,
 
 def test_words_of_the_command_line() -> None:
     spec = spec_of_words(
-        {
-            "channels": "T1w=0,FLAIR=2",
-            "codes": "ED=102",
-            "values": "-1,1",
-            "labels": "A=x,B=y",
-            "pattern": None,
-        }
+        {"channels": "T1w=0,FLAIR=2", "codes": "ED=102", "values": "-1,1", "labels": "A=x,B=y", "pattern": None}
     )
     assert spec.channels == {"T1w": 0, "FLAIR": 2}
     assert spec.codes == {"ED": 102}

@@ -46,11 +46,7 @@ def refused(result: RunResult) -> str:
     ((job, message),) = result.failed
     assert "the disk is full" in message or "could not be written" in message, message
     assert "run the same command again" in message
-    kind = (
-        read_json(result.out / "jobs" / job.folder_name / "failed.json").get("class")
-        if _room(result)
-        else "disk"
-    )
+    kind = read_json(result.out / "jobs" / job.folder_name / "failed.json").get("class") if _room(result) else "disk"
     assert kind == "disk"
     return job.stage
 
@@ -74,9 +70,7 @@ def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
         ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(at)], capture_output=True, text=True
     )
     if made.returncode:
-        pytest.skip(
-            f"a file system can be mounted by root only, and not in every container: {made.stderr.strip()}"
-        )
+        pytest.skip(f"a file system can be mounted by root only, and not in every container: {made.stderr.strip()}")
     try:
         yield
     finally:
@@ -121,9 +115,7 @@ class Full:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
-def test_every_point_where_a_study_writes_may_find_the_disk_full(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_point_where_a_study_writes_may_find_the_disk_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, stopped = folder / "broken", []
     for attempt in range(60):
         disk = Full(out, room=8 + attempt)

@@ -51,8 +51,7 @@ def test_a_growing_model_works_less_than_one_at_full_size() -> None:
     config = models.model_config({"kind": "progan", "resolution": 64, "channels": 3, **SMALL["progan"]})
     training = models.kind_called("progan").training
     growing, full = (
-        training_work(config, training(kimg=100, stabilise_kimg=s, fade_kimg=s, start_resolution=8))
-        for s in (10, 0)
+        training_work(config, training(kimg=100, stabilise_kimg=s, fade_kimg=s, start_resolution=8)) for s in (10, 0)
     )
     assert growing < full
 

@@ -49,9 +49,7 @@ def test_fields_given_stand_above_the_recipe() -> None:
 
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
-    named = with_kinds(
-        {"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
-    )
+    named = with_kinds({"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None})
     kinds = {name: GeneratorSpec.model_validate(spec).model.kind for name, spec in named.items()}
     assert kinds == {"diffusion": "diffusion", "mine": "stylegan2", "progan": "stylegan1"}
 

@@ -33,9 +33,7 @@ def ids(**changes: Any) -> list[str]:
 def mixtures(**changes: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """(setting, repeat) -> the mixture of its training."""
     jobs = [job for job in make_plan(study_of(**changes)).jobs if job.stage == "segmenter"]
-    return {
-        (j.spec["cell"]["setting"], j.spec["cell"]["repeat"]): j.spec["training"]["mixture"] for j in jobs
-    }
+    return {(j.spec["cell"]["setting"], j.spec["cell"]["repeat"]): j.spec["training"]["mixture"] for j in jobs}
 
 
 def test_a_ratio_study_shares_the_real_end() -> None:
@@ -44,10 +42,7 @@ def test_a_ratio_study_shares_the_real_end() -> None:
         "real.unet.aug", "ratio0-g.unet.aug", "ratio0-h.unet.aug", "ratio2p5-g.unet.aug", "ratio2p5-h.unet.aug",
         "ratio5-g.unet.aug", "ratio5-h.unet.aug",
     ]  # fmt: skip
-    assert ids(trainings=["real"], ratios={"shares": [1], "total": 50}) == [
-        "real.unet.aug",
-        "ratio100.unet.aug",
-    ]
+    assert ids(trainings=["real"], ratios={"shares": [1], "total": 50}) == ["real.unet.aug", "ratio100.unet.aug"]
     chosen = mixtures(trainings=["real"], ratios={"shares": [0.5, 1], "total": 80, "choose": "slices"})
     half = chosen["ratio50-g.unet.aug", 0]
     assert (half["real_share"], half["total"], half["choose"]) == (0.5, 80, "slices")
@@ -61,11 +56,7 @@ def test_a_ratio_study_shares_the_real_end() -> None:
 def test_a_folder_of_images_has_a_number_only_when_it_is_read(tmp_path: Path) -> None:
     folder = {"folder": str(tmp_path), "channels": {"T1w": "t1"}}
     study = Study.model_validate(
-        {
-            "phantom": {"patients": 5},
-            "generators": {"theirs": folder},
-            "ratios": {"shares": [0, 0.5], "total": 200},
-        }
+        {"phantom": {"patients": 5}, "generators": {"theirs": folder}, "ratios": {"shares": [0, 0.5], "total": 200}}
     )
     assert [s.id for s in settings(study)][-1] == "ratio50-theirs.unet.aug"
 
@@ -86,9 +77,7 @@ def test_new_cells_leave_the_jobs_of_others_alone() -> None:
 
 def test_the_same_patients_in_every_setting_and_repeat_unless_asked_otherwise() -> None:
     grid: dict[str, Any] = {"ratios": [0, 0.5], "real_fractions": [0.2, 1], "repeats": 3}
-    same = {
-        k: m["subset_seed"] for k, m in mixtures(**grid).items() if "patients20" in k[0] or "ratio" in k[0]
-    }
+    same = {k: m["subset_seed"] for k, m in mixtures(**grid).items() if "patients20" in k[0] or "ratio" in k[0]}
     assert len(set(same.values())) == 1
     other = mixtures(**grid, real_subsets="each_repeat")
     for repeat in range(3):
@@ -109,9 +98,7 @@ def test_every_repeat_has_its_own_seed() -> None:
     st.lists(st.integers(1, 9_999), min_size=1, max_size=3, unique=True),
     st.lists(st.sampled_from(["g", "g-patients20", "share5", "both"]), min_size=1, unique=True),
 )
-def test_ids_are_unique(
-    shares: list[int], fractions: list[int], of_both: list[int], names: list[str]
-) -> None:
+def test_ids_are_unique(shares: list[int], fractions: list[int], of_both: list[int], names: list[str]) -> None:
     cells = settings(
         study_of(
             generators={name: {"model": {"kind": "stylegan2"}} for name in names},
@@ -138,20 +125,11 @@ def test_rules() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "exclude:\n- {segmenter: unet}\n- {segmenter: swim}",
-            "line 5: `exclude.1.segmenter`: there is no segmenter",
-        ),
+        ("exclude:\n- {segmenter: unet}\n- {segmenter: swim}", "line 5: `exclude.1.segmenter`: there is no segmenter"),
         ("exclude:\n- {training: ratio}", "line 4: `exclude.0`: fits no setting"),
-        (
-            "exclude:\n- {trainin: ratio}",
-            "line 4: `exclude.0.trainin` is not a known field; did you mean `training`",
-        ),
+        ("exclude:\n- {trainin: ratio}", "line 4: `exclude.0.trainin` is not a known field; did you mean `training`"),
         ("exclude:\n- {augmentation: true}", "line 3: `exclude`: leaves no setting over"),
-        (
-            "include:\n- {generator: q}",
-            "line 4: `include.0.generator`: there is no generator 'q' (there are: g)",
-        ),
+        ("include:\n- {generator: q}", "line 4: `include.0.generator`: there is no generator 'q' (there are: g)"),
         ("ratios: [0, 1.5]", "line 3: `ratios.shares`: 1.5 is not a share"),
         ("ratios: [0.5, 0.5]", "line 3: `ratios.shares`: something stands there twice"),
         ("ratios: [0.00001]", "finer than a hundredth"),

@@ -59,11 +59,7 @@ def test_what_is_printed_loads_and_passes_the_check(tmp_path: Path, layout: str)
     assert [p for p in checked.problems if p.severity == "error"] == []
     assert all(checked.kept.values())
     assert ("CHECK: name what the values mean" in text) == (layout == "pattern")
-    for word in (
-        *cohort.channels,
-        *(entry.name for entry in cohort.classes[1:]),
-        "16 x 16 x 6 voxels of 1 x 1 x 1 mm",
-    ):
+    for word in (*cohort.channels, *(entry.name for entry in cohort.classes[1:]), "16 x 16 x 6 voxels of 1 x 1 x 1 mm"):
         assert word in text
     assert study.name == "my-data-1"
 

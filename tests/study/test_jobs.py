@@ -46,9 +46,7 @@ STAGES = {"count": count_calls, "fail": fail}
 
 def test_the_id_depends_on_stage_spec_inputs_and_version_and_on_nothing_else() -> None:
     job = Job("count", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),))
-    same = Job(
-        "count", "another name", {"y": [1, 2], "x": 1}, (("data", "abc"),), local={"path": "/x"}, seconds=9
-    )
+    same = Job("count", "another name", {"y": [1, 2], "x": 1}, (("data", "abc"),), local={"path": "/x"}, seconds=9)
     assert job.id == same.id
     others = [
         Job("fail", "a", {"x": 1, "y": [1, 2]}, (("data", "abc"),)),
@@ -146,9 +144,7 @@ def test_two_processes_do_not_run_one_job_and_a_dead_one_loses_its_lock(tmp_path
     job = Job("count", "a", {})
     folder = job_folder(tmp_path, job)
     folder.mkdir(parents=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert is_locked(folder)
@@ -193,9 +189,7 @@ def test_peak_memory_is_that_of_the_job() -> None:
     account.reset_peak_rss()
     print(high, account.peak_rss_mb())
     """
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     high, low = map(float, ran.stdout.split())
     assert high > 300
     if sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK):
@@ -215,11 +209,7 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("I/O error: No space left on device (os error 28)"),
-        OSError(28, "No space left on device"),
-    ],
+    "error", [RuntimeError("I/O error: No space left on device (os error 28)"), OSError(28, "No space left on device")]
 )
 def test_a_full_disk_is_recognised_in_a_librarys_own_words(tmp_path: Path, error: Exception) -> None:
     def full(context: Context) -> dict[str, Any]:

@@ -55,18 +55,7 @@ HEAVY = [
 def command(folder: str, out: str, until: str) -> None:
     """`understudy run`, in a process of its own that has imported everything already."""
     os.chdir(folder)
-    sys.argv = [
-        "understudy",
-        "run",
-        "study.yaml",
-        "--quiet",
-        "--workers",
-        "1",
-        "--until",
-        until,
-        "--out",
-        out,
-    ]
+    sys.argv = ["understudy", "run", "study.yaml", "--quiet", "--workers", "1", "--until", until, "--out", out]
     with open("stderr", "w") as sys.stderr:
         cli.main()
 
@@ -141,10 +130,7 @@ def compare(whole: Path, broken: Path) -> None:
     names = sorted(path.name for path in (whole / "jobs").iterdir())
     assert sorted(path.name for path in (broken / "jobs").iterdir()) == names
     for name in names:
-        one, other = (
-            read_json(whole / "jobs" / name / "done.json"),
-            read_json(broken / "jobs" / name / "done.json"),
-        )
+        one, other = (read_json(whole / "jobs" / name / "done.json"), read_json(broken / "jobs" / name / "done.json"))
         assert one["results"] == other["results"], name
         assert one["restarts"] == 0
         if one["stage"] in SIGNS:
@@ -164,10 +150,7 @@ def test_changing_the_study_of_a_finished_run_redoes_only_what_follows(folder: P
     (folder / "study.yaml").write_text(STUDY)
     after = {path: path.stat().st_mtime_ns for path in (folder / "whole" / "jobs").glob("*/done.json")}
     assert {path: after[path] for path in before} == before
-    assert sorted(path.parent.name.split("-")[0] for path in after.keys() - before.keys()) == [
-        "evaluate",
-        "segmenter",
-    ]
+    assert sorted(path.parent.name.split("-")[0] for path in after.keys() - before.keys()) == ["evaluate", "segmenter"]
 
 
 def test_the_report_is_made_at_the_end_and_again_on_demand(folder: Path) -> None:
@@ -175,9 +158,7 @@ def test_the_report_is_made_at_the_end_and_again_on_demand(folder: Path) -> None
     page = folder / "whole" / "report.html"
     assert "<html" in page.read_text(encoding="utf-8")[:1000]
     rows = pd.read_parquet(folder / "whole" / "scores.parquet")
-    assert set(rows["subject"]) == {
-        path.stem for path in (folder / "whole").glob("jobs/evaluate-*/patients/*.parquet")
-    }
+    assert set(rows["subject"]) == {path.stem for path in (folder / "whole").glob("jobs/evaluate-*/patients/*.parquet")}
     assert list(rows.columns[:8]) == SCORE_KEYS
     page.unlink()
     again, answer = report_again(folder / "whole")

@@ -77,9 +77,7 @@ def test_the_run_is_stopped_and_killed_and_a_worker_is_killed(folder: Path) -> N
     (job, *_) = wait_for(lambda: [j for j in in_training(out) if is_locked(j)])
     process.kill()
     process.communicate()
-    wait_for(
-        lambda: not any(is_locked(path) for path in out.glob("jobs/*"))
-    )  # the workers have left by themselves
+    wait_for(lambda: not any(is_locked(path) for path in out.glob("jobs/*")))  # the workers have left by themselves
 
     begun = time.time()
     process = start(folder, "broken", 2)

@@ -65,9 +65,7 @@ def test_a_changed_field_redoes_only_what_depends_on_it() -> None:
     assert "sample g" in changed
     assert not changed & {"phantom", "prepare", "generator g", "generator h", "sample h"}
     trained = {name for name in changed if name.startswith("segmenter")}
-    assert trained == {
-        f"segmenter {kind}-g.unet.aug, repeat {i}" for kind in ("synthetic", "both") for i in (1, 2)
-    }
+    assert trained == {f"segmenter {kind}-g.unet.aug, repeat {i}" for kind in ("synthetic", "both") for i in (1, 2)}
 
 
 def test_regions_change_the_scores_only() -> None:
@@ -86,9 +84,7 @@ def test_more_repeats_and_another_generator_add_jobs_and_redo_none() -> None:
     before = plan_of()
     more = redone(before, plan_of(repeats=3))
     assert {name for name in more if name != "report"} == {
-        f"{stage} {setting.id}, repeat 3"
-        for stage in ("segmenter", "evaluate")
-        for setting in settings(before.study)
+        f"{stage} {setting.id}, repeat 3" for stage in ("segmenter", "evaluate") for setting in settings(before.study)
     }
     added = redone(before, plan_of(generators={**BASE["generators"], "k": {}}))
     assert all("k" in name.split(".")[0] or name == "report" for name in added)
@@ -109,9 +105,7 @@ def test_another_seed_redoes_everything() -> None:
 
 
 def test_trainings_have_different_seeds() -> None:
-    seeds = [
-        job.spec["training"]["seed"] for job in plan_of().jobs if job.stage in ("generator", "segmenter")
-    ]
+    seeds = [job.spec["training"]["seed"] for job in plan_of().jobs if job.stage in ("generator", "segmenter")]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -133,12 +127,7 @@ def test_jobs_are_found_by_the_start_of_their_id() -> None:
 
 
 def test_a_part_of_the_plan() -> None:
-    assert {job.stage for job in plan_of().until("sample").jobs} == {
-        "phantom",
-        "prepare",
-        "generator",
-        "sample",
-    }
+    assert {job.stage for job in plan_of().until("sample").jobs} == {"phantom", "prepare", "generator", "sample"}
     with pytest.raises(UnderstudyError, match="no stage"):
         plan_of().until("sampling")
 

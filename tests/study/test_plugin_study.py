@@ -71,9 +71,7 @@ def test_ids_follow_version_and_settings_and_nothing_else(
     tmp_path: Path, example_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ids(load_study(written(tmp_path)))
-    told = ids(
-        load_study(written(tmp_path, "plugin: principal\n    config: {components: 8}\n    samples: 131"))
-    )
+    told = ids(load_study(written(tmp_path, "plugin: principal\n    config: {components: 8}\n    samples: 131")))
     assert first["generator mine"] == told["generator mine"]
     other = ids(load_study(written(tmp_path, "plugin: principal\n    samples: 130")))
     default = ids(load_study(written(tmp_path, MINE.replace("8", "32"))))
@@ -98,9 +96,7 @@ def test_ids_follow_version_and_settings_and_nothing_else(
          r" \(installed plug-ins: principal\)"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_with_line_and_plugin(
-    mine: str, said: str, tmp_path: Path, example_plugin: Path
-) -> None:
+def test_mistakes_are_told_with_line_and_plugin(mine: str, said: str, tmp_path: Path, example_plugin: Path) -> None:
     with pytest.raises(UnderstudyError, match=said):
         load_study(written(tmp_path, mine))
 

@@ -147,9 +147,7 @@ def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
     assert "want 100 real slices; about 80" in " ".join(
         seen(plan_of(**grid, ratios={"shares": [0.5], "total": 200}), tmp_path)["warnings"]
     )
-    with pytest.raises(
-        UnderstudyError, match="want 500 real slices, but 8 training patients have at most 160"
-    ):
+    with pytest.raises(UnderstudyError, match="want 500 real slices, but 8 training patients have at most 160"):
         plan_of(**grid, ratios={"shares": [0.5], "total": 1000})
     huge = seen(plan_of(generators={"g": {"samples": 10**12}}), tmp_path)
     assert any("GB are free" in warning for warning in huge["warnings"])
@@ -161,11 +159,7 @@ def test_a_split_without_anybody_to_test_is_refused_by_the_plan() -> None:
 
 
 def test_an_estimate_refuses_no_valid_study(tmp_path: Path) -> None:
-    training = {
-        "epochs": 1,
-        "batch": 8,
-        "warmup_samples": 100_000,
-    }  # 5 patients of 10 slices are fewer by far
+    training = {"epochs": 1, "batch": 8, "warmup_samples": 100_000}  # 5 patients of 10 slices are fewer by far
     swin = {"model": {"kind": "swin", "size": "mini"}, "training": training}
     phantom = {"patients": 5, "shape": [16, 16, 10]}
     plan = plan_of(phantom=phantom, trainings=["real"], generators={}, segmenters={"s": swin})
@@ -228,7 +222,5 @@ def test_json_of_the_command(paper: Path, tmp_path: Path) -> None:
     )
     assert shown.exit_code == 0, shown.output
     found = json.loads(shown.stdout)
-    assert {"jobs", "settings", "repeats", "gpu_hours", "disk_bytes", "diff", "cohorts", "warnings"} <= set(
-        found
-    )
+    assert {"jobs", "settings", "repeats", "gpu_hours", "disk_bytes", "diff", "cohorts", "warnings"} <= set(found)
     assert found["calibration"]["measured"] is None

@@ -87,8 +87,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         rows = [{"id": str(i)} for i in range(160)]
         if people:
             rows = [
-                r | {"subject": people[i % 4], "split": "val" if i % 4 == 3 else "train"}
-                for i, r in enumerate(rows)
+                r | {"subject": people[i % 4], "split": "val" if i % 4 == 3 else "train"} for i, r in enumerate(rows)
             ]
         images = rng.integers(0, 200, (160, 1, 16, 16)).astype(np.uint8)
         writer.append(images, np.zeros((160, 16, 16), np.uint8), rows)
@@ -118,9 +117,7 @@ def test_held_out_slices_are_the_kept_ones_of_all_patients_who_train_nothing(
     assert labels[0].sum() == 100  # 20 x 20 voxels at half the resolution
 
 
-def test_the_stage_measures_and_leaves_features_for_the_next(
-    folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_stage_measures_and_leaves_features_for_the_next(folders: tuple[Path, Path], tmp_path: Path) -> None:
     spec = {
         "name": "g",
         "extractors": [{"name": "random", "resize": "antialiased_bicubic", "sha256": None, "file": None}],
@@ -142,7 +139,4 @@ def test_the_stage_measures_and_leaves_features_for_the_next(
     assert rows["coverage"]["patients_heldout"] == 3
     assert rows["frechet_distance"]["value"] is None  # 120 slices, 128 dimensions
     assert "fewer slices than" in rows["frechet_distance"]["note"]
-    assert sorted(p.name for p in (tmp_path / "jobs" / "one").iterdir()) == [
-        "quality.json",
-        "quality.parquet",
-    ]
+    assert sorted(p.name for p in (tmp_path / "jobs" / "one").iterdir()) == ["quality.json", "quality.parquet"]

@@ -62,9 +62,7 @@ def test_the_papers_test_patients_are_those_of_the_plan(tmp_path: Path) -> None:
         SplitConfig.model_validate({**study.split.model_dump(mode="json"), "seed": 0}),
     ):
         split = split_patients(people, config)
-        assert {p for p, part in split.items() if part == "test"} == {
-            f"p{int(n) - 1:03d}" for n in order[-56:]
-        }
+        assert {p for p, part in split.items() if part == "test"} == {f"p{int(n) - 1:03d}" for n in order[-56:]}
 
 
 def test_as_many_test_patients_as_asked_for_whatever_the_method(tmp_path: Path) -> None:
@@ -86,9 +84,7 @@ def test_an_optional_table_is_optional_to_the_prepare_job(tmp_path: Path, bids: 
     study = Study.model_validate({"cohort": {"path": tmp_path}, "trainings": ["real"]})
     jobs: list[Job] = []
     prepare_jobs(study, jobs)
-    read = CohortConfig.model_validate(
-        {**jobs[-1].spec["cohort"], **jobs[-1].local["cohort"], "path": tmp_path}
-    )
+    read = CohortConfig.model_validate({**jobs[-1].spec["cohort"], **jobs[-1].local["cohort"], "path": tmp_path})
     assert find_patients(read).patients[0].site == ""
     # as it was before `auto`: ids of older jobs stay
     assert (jobs[-1].spec["cohort"]["participants"], jobs[-1].spec["cohort"]["site_column"]) == (

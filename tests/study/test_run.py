@@ -20,12 +20,7 @@ from understudy.study.engine.status import jobs_of, study_status
 
 
 def study(**changes: Any) -> Study:
-    base = {
-        "name": "small",
-        "phantom": {"patients": 3},
-        "slices": {"resolution": 32},
-        "generators": {"g": {}},
-    }
+    base = {"name": "small", "phantom": {"patients": 3}, "slices": {"resolution": 32}, "generators": {"g": {}}}
     return Study.model_validate({**base, **changes})
 
 
@@ -73,9 +68,7 @@ def test_all_jobs_run_once_in_order_and_the_report_is_published(tmp_path: Path) 
 
 def test_a_failed_job_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
     plan = make_plan(study())
-    result = run(
-        plan, tmp_path / "out", Stages(segmenter_synthetic=UnderstudyError("no memory", fix="buy some"))
-    )
+    result = run(plan, tmp_path / "out", Stages(segmenter_synthetic=UnderstudyError("no memory", fix="buy some")))
     assert [job.name for job, _ in result.failed] == ["segmenter synthetic-g.unet.aug, repeat 1"]
     assert [job.name for job in result.blocked] == ["evaluate synthetic-g.unet.aug, repeat 1", "report"]
     assert not result.complete
@@ -90,9 +83,7 @@ def test_a_failed_job_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> N
     assert stages.ran == ["segmenter", "evaluate", "report"]
 
 
-def test_a_bug_in_one_job_does_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bug_in_one_job_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(make_plan(study()), tmp_path / "out", Stages(generator=ZeroDivisionError("oh")))
     ((job, message),) = result.failed
     log = job_folder(tmp_path / "out", job) / "error.log"
@@ -209,20 +200,11 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     run(plan, out, Stages(), until="prepare")
     model = job_folder(out, plan.jobs[2]) / "model"
     model.mkdir(parents=True)
-    (model / "history.jsonl").write_text(
-        '{"kimg": 1.0, "loss_d": 0.5}\n{"kimg": 2.0, "loss_d": 0.25}\n{"kimg": 3.'
-    )
+    (model / "history.jsonl").write_text('{"kimg": 1.0, "loss_d": 0.5}\n{"kimg": 2.0, "loss_d": 0.25}\n{"kimg": 3.')
     (job_folder(out, plan.jobs[2]) / "heartbeat.json").write_text('{"seconds": 12.5, "restarts": 1}')
     row = study_status(out).set_index("stage").loc["generator"]
     assert (row["state"], row["seconds"], row["detail"]) == ("waiting", 12.5, "kimg 2, loss_d 0.25")
-    told = {
-        "what": "training",
-        "done": 450,
-        "total": 1000,
-        "unit": "images",
-        "rate": 109.2,
-        "figures": "loss_d 0.2",
-    }
+    told = {"what": "training", "done": 450, "total": 1000, "unit": "images", "rate": 109.2, "figures": "loss_d 0.2"}
     write_json(job_folder(out, plan.jobs[2]) / "heartbeat.json", {"seconds": 1, "progress": told})
     with locked(job_folder(out, plan.jobs[2])):
         row = study_status(out).set_index("stage").loc["generator"]
@@ -231,14 +213,7 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (200, "3 min 20 s"),
-        (7500, "2 h 05 min"),
-        (3.2 * 86400, "3 d 4 h"),
-        (None, ""),
-    ],
+    [(0.2, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (3.2 * 86400, "3 d 4 h"), (None, "")],
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

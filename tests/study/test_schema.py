@@ -32,18 +32,13 @@ def message(path: Path) -> str:
 
 @st.composite
 def studies(draw: st.DrawFn) -> dict[str, Any]:
-    generators = draw(
-        st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3)
-    )
+    generators = draw(st.dictionaries(NAMES, st.fixed_dictionaries({"samples": st.integers(1, 10**6)}), max_size=3))
     trainings = ["real", "synthetic", "both"] if generators else ["real"]
     return {
         "name": draw(NAMES),
         "seed": draw(st.integers(0, 2**40)),
         "phantom": {"patients": draw(st.integers(1, 50)), "sites": draw(st.integers(1, 5))},
-        "slices": {
-            "resolution": draw(st.sampled_from([32, 64, 128])),
-            "rule_fraction": draw(st.floats(0, 0.9)),
-        },
+        "slices": {"resolution": draw(st.sampled_from([32, 64, 128])), "rule_fraction": draw(st.floats(0, 0.9))},
         "generators": generators,
         "segmenters": draw(st.dictionaries(NAMES, SEGMENTERS, min_size=1, max_size=2)),
         "trainings": draw(st.lists(st.sampled_from(trainings), min_size=1, unique=True)),
@@ -169,9 +164,7 @@ def test_a_wrong_path_and_a_misspelt_preset_are_told_apart_from_files(tmp_path: 
 
 
 def test_files_of_the_split_are_relative_to_the_study_file(tmp_path: Path) -> None:
-    study = load_study(
-        write(tmp_path, "phantom: {}\ntrainings: [real]\nsplit: {method: list, test: test.txt}\n")
-    )
+    study = load_study(write(tmp_path, "phantom: {}\ntrainings: [real]\nsplit: {method: list, test: test.txt}\n"))
     assert study.split.test == str(tmp_path / "test.txt")
 
 
@@ -179,19 +172,13 @@ def test_seeds_differ_between_jobs_and_follow_the_study(tmp_path: Path) -> None:
     one, two = Study(phantom={}, trainings=["real"], seed=1), Study(phantom={}, trainings=["real"], seed=2)  # type: ignore[arg-type]
     seeds = {one.derived_seed("a"), one.derived_seed("b"), two.derived_seed("a"), one.derived_seed("a", 0)}
     assert len(seeds) == 4
-    assert one.derived_seed("a") == Study(phantom={}, trainings=["real"], seed=1, name="other").derived_seed(
-        "a"
-    )  # type: ignore[arg-type]
+    assert one.derived_seed("a") == Study(phantom={}, trainings=["real"], seed=1, name="other").derived_seed("a")  # type: ignore[arg-type]
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 @given(
-    base=st.dictionaries(
-        NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4
-    ),
-    over=st.dictionaries(
-        NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4
-    ),
+    base=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
+    over=st.dictionaries(NAMES, st.integers() | st.dictionaries(NAMES, st.integers(), max_size=3), max_size=4),
 )
 def test_merging_keeps_what_is_not_overridden(base: dict[str, Any], over: dict[str, Any]) -> None:
     result = merged(base, over)
@@ -246,9 +233,7 @@ PHANTOMS = "phantom: {patients: 4}\n"
         ("layout: brats2018", "`cohort: {layout: brats2018}`?"),
     ],
 )
-def test_a_field_at_the_wrong_level_is_told_where_it_belongs(
-    text: str, expected: str, tmp_path: Path
-) -> None:
+def test_a_field_at_the_wrong_level_is_told_where_it_belongs(text: str, expected: str, tmp_path: Path) -> None:
     said = message(write(tmp_path, f"{PHANTOMS}{text}\n"))
     assert f"line 2: `{text.split(':')[0]}" in said
     assert f"did you mean {expected}" in said
@@ -271,9 +256,7 @@ def test_a_name_that_seems_to_mean_another_kind_than_it_gets(name: str, kind: st
     assert told.generators[name].model.kind == first
 
 
-@pytest.mark.parametrize(
-    "name", ["g", "mine", "sg2-small", "stylegan2", "StyleGAN2", "stylegan-2-long", "stylgan2"]
-)
+@pytest.mark.parametrize("name", ["g", "mine", "sg2-small", "stylegan2", "StyleGAN2", "stylegan-2-long", "stylgan2"])
 def test_other_names_are_of_the_default_kind(name: str, tmp_path: Path) -> None:
     study = load_study(write(tmp_path, f"{PHANTOMS}generators: {{{name}: {{recipe: quick}}}}\n"))
     assert study.generators[name].model.kind == "stylegan2"
@@ -343,9 +326,7 @@ def test_a_file_that_only_says_where_patients_are(tmp_path: Path) -> None:
 
 def test_a_network_of_the_preset_is_dropped_with_the_rules_about_it(tmp_path: Path) -> None:
     assert any(rule.segmenter == "swin" for rule in load_study("quickstart").exclude)
-    (tmp_path / "study.yaml").write_text(
-        "preset: quickstart\nsegmenters: {swin: null}\ngenerators: {progan: null}\n"
-    )
+    (tmp_path / "study.yaml").write_text("preset: quickstart\nsegmenters: {swin: null}\ngenerators: {progan: null}\n")
     study = load_study(tmp_path / "study.yaml")
     assert list(study.segmenters) == ["unet"]
     assert "progan" not in study.generators

@@ -169,9 +169,7 @@ def test_a_patient_with_wrong_channels_is_refused(done: tuple[Path, Path, Path, 
     assert not (tmp_path / "x.nii.gz").exists()
 
 
-def test_files_are_found_by_the_names_of_any_brats_release_and_by_the_cohorts_patterns(
-    tmp_path: Path,
-) -> None:
+def test_files_are_found_by_the_names_of_any_brats_release_and_by_the_cohorts_patterns(tmp_path: Path) -> None:
     channels = ("T1w", "T1wGd", "T2w", "FLAIR")
     for name in ("a-t1n", "a-t1c", "a-t2w", "a-t2f", "a-seg"):
         (tmp_path / f"{name}.nii.gz").touch()
@@ -187,9 +185,7 @@ def test_files_are_found_by_the_names_of_any_brats_release_and_by_the_cohorts_pa
 def test_labels_have_the_size_and_the_position_of_the_image(
     tmp_path: Path, units: str, factor: float, codes: int
 ) -> None:
-    image = nib.Nifti1Image(
-        np.ones((8, 9, 5), np.int16), np.diag([-3.0 * factor, -3 * factor, 12 * factor, 1])
-    )
+    image = nib.Nifti1Image(np.ones((8, 9, 5), np.int16), np.diag([-3.0 * factor, -3 * factor, 12 * factor, 1]))
     image.header.set_xyzt_units(units)
     image.set_sform(image.affine if codes else None, codes)
     image.set_qform(image.affine if codes else None, codes)

@@ -25,11 +25,7 @@ def test_a_segmenter_named_or_of_kind_swin_has_the_papers_training() -> None:
 
 
 def test_given_fields_stand_above_the_papers() -> None:
-    training = (
-        study(swin={"training": {"samples": 900, "warmup_samples": 0, "lr": 1e-3}})
-        .segmenters["swin"]
-        .training
-    )
+    training = study(swin={"training": {"samples": 900, "warmup_samples": 0, "lr": 1e-3}}).segmenters["swin"].training
     assert (training.samples, training.epochs, training.lr, training.optimiser) == (900, None, 1e-3, "adamw")
 
 

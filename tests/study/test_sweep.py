@@ -26,9 +26,7 @@ def test_the_jobs_of_a_sweep() -> None:
     study = Study.model_validate(BASE)
     plan = sweep_plan(study, "g", [4, 2], samples=300)
     names = [job.name for job in plan.jobs]
-    assert names[2:] == [
-        f"{stage} g of {n} patients" for n in (2, 4) for stage in ("generator", "sample", "audit")
-    ]
+    assert names[2:] == [f"{stage} g of {n} patients" for n in (2, 4) for stage in ("generator", "sample", "audit")]
     assert plan.study.name == "s-sweep"
     assert {job.spec["count"] for job in plan.jobs if job.stage == "sample"} == {300}
     whole = {job.id for job in make_plan(study).jobs}
@@ -60,9 +58,7 @@ def test_every_generator_is_audited_unless_the_study_says_no() -> None:
 def slices(tmp_path: Path) -> SliceSet:
     writer = SliceWriter(tmp_path / "s", ("T1w",), evenly_coded({1: "l"}), 8)
     for i in range(8):
-        rows = [
-            {"id": f"{i}{z}", "subject": f"P{i}", "split": "train" if i < 6 else "test"} for z in range(3)
-        ]
+        rows = [{"id": f"{i}{z}", "subject": f"P{i}", "split": "train" if i < 6 else "test"} for z in range(3)]
         writer.append(np.zeros((3, 1, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8), rows)
     return writer.close()
 

@@ -46,9 +46,7 @@ def test_the_time_is_over(tmp_path: Path, stage: str) -> None:
     job = Job(stage, "a", {})
     before = signal.getsignal(signal.SIGUSR1)
     with (
-        pytest.raises(
-            Interrupted, match=r"met its limit of 0\.001 minutes, to be continued: (saved|stopped)"
-        ),
+        pytest.raises(Interrupted, match=r"met its limit of 0\.001 minutes, to be continued: (saved|stopped)"),
         time_limit(0.001),
     ):
         run_job(job, {job.id: job}, tmp_path, STAGES)

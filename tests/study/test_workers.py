@@ -134,9 +134,7 @@ def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
     assert "longer than the 0.02 minutes" in failed["message"]
 
 
-def test_what_a_hanging_job_has_started_is_killed_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_hanging_job_has_started_is_killed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.study.engine.workers.STUCK", 2)
     plan = plan_of("hang with a child")
     assert run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.02).failed
@@ -151,9 +149,7 @@ def test_one_worker_computes_with_as_many_threads_as_the_run_itself(tmp_path: Pa
     plan = plan_of("threads")
     for name, minutes in (("here", None), ("there", 5.0)):
         assert run_plan(plan, tmp_path / name, STAGES, "cpu", False, minutes=minutes).complete
-    here, there = (
-        read_json(job_folder(tmp_path / name, plan.jobs[0]) / "done.json") for name in ("here", "there")
-    )
+    here, there = (read_json(job_folder(tmp_path / name, plan.jobs[0]) / "done.json") for name in ("here", "there"))
     assert here["torch_threads"] == there["torch_threads"]
 
 

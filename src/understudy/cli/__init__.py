@@ -12,19 +12,7 @@ import understudy.cli.annotations
 import understudy.cli.correlate
 import understudy.cli.reading_serve
 import understudy.cli.release_model  # noqa: F401
-from understudy.cli import (  # noqa: F401
-    audit,
-    cohort,
-    exchange,
-    generators,
-    init,
-    plan,
-    quality,
-    reading,
-    release,
-    score,
-    study,
-)
+from understudy.cli import audit, cohort, exchange, generators, init, plan, quality, reading, release, score, study  # noqa: F401
 from understudy.cli.base import app, complain
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import explain_os_error

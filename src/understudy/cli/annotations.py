@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 @app.command("annotations")
 @with_folder_options()
 def compare_annotated(
-    real: Annotated[
-        Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
-    ],
+    real: Annotated[Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")],
     synthetic: Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")],
     heldout: Annotated[
-        Path | None,
-        typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
+        Path | None, typer.Option(help="Slices of other patients for the floor [default: validation slices of --real].")
     ] = None,
     *,
     reading: Reading,
@@ -85,9 +82,7 @@ def _print(found: Annotations) -> None:
     ]  # fmt: skip
     print_table(header, [[_dash(cell) for cell in row] for row in body])
     compared = [d for d in found.distances if d.value == d.value and d.floor == d.floor]  # neither is NaN
-    patients = " and ".join(
-        f"{n} {'held-out' if k == 'held-out' else 'training'}" for k, n in found.patients.items()
-    )
+    patients = " and ".join(f"{n} {'held-out' if k == 'held-out' else 'training'}" for k, n in found.patients.items())
     if compared:
         outside = sum(d.outside for d in compared)
         print(
@@ -95,9 +90,7 @@ def _print(found: Annotations) -> None:
             f" ({patients} patients)"
         )
     else:
-        print(
-            "Nothing tells whether these distances are large: there are no held-out patients to compare with."
-        )
+        print("Nothing tells whether these distances are large: there are no held-out patients to compare with.")
     for note in found.notes:
         print(note)
 

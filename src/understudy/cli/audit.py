@@ -20,21 +20,17 @@ if TYPE_CHECKING:
     from understudy.memorization.result import Audit
 
 TransformsOption = Annotated[
-    str,
-    typer.Option(help="Also look for mirrored (flips) or turned (dihedral) copies: none, flips, dihedral."),
+    str, typer.Option(help="Also look for mirrored (flips) or turned (dihedral) copies: none, flips, dihedral.")
 ]
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the generator, if its weights are to be shared: do they give patients away?"
-    ),
+    typer.Option(help="Folder of the generator, if its weights are to be shared: do they give patients away?"),
 ]
 
 
 SweepSubjectsOption = Annotated[
-    str | None,
-    typer.Option(help="Train --generator of --study on so many patients each, and audit each: 5,10,20,40."),
+    str | None, typer.Option(help="Train --generator of --study on so many patients each, and audit each: 5,10,20,40.")
 ]
 
 
@@ -42,23 +38,19 @@ SweepSubjectsOption = Annotated[
 @with_folder_options()
 def audit_command(
     training: Annotated[
-        Path | None,
-        typer.Option(help="Slice set or image folder that the generator was trained on (its train rows)."),
+        Path | None, typer.Option(help="Slice set or image folder that the generator was trained on (its train rows).")
     ] = None,
     heldout: Annotated[
         Path | None,
         typer.Option(help="Slices of patients never trained on [default: val and test rows of --training]."),
     ] = None,
-    synthetic: Annotated[
-        Path | None, typer.Option(help="Synthetic slice set or image folder to be judged.")
-    ] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="Synthetic slice set or image folder to be judged.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for audit.json, audit.md, p-values, private/.")
     ] = None,
     model: ModelOption = None,
     quantile: Annotated[
-        float,
-        typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than."),
+        float, typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than.")
     ] = 0.99,
     *,
     reading: Reading,
@@ -68,12 +60,9 @@ def audit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     sweep_subjects: SweepSubjectsOption = None,
     study: Annotated[str | None, typer.Option(help="With --sweep-subjects: study file or preset.")] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="With --sweep-subjects: generator of the study.")
-    ] = None,
+    generator: Annotated[str | None, typer.Option(help="With --sweep-subjects: generator of the study.")] = None,
     samples: Annotated[
-        int | None,
-        typer.Option(min=100, help="With --sweep-subjects: slices of each [default: the study's]."),
+        int | None, typer.Option(min=100, help="With --sweep-subjects: slices of each [default: the study's].")
     ] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -88,8 +77,7 @@ def audit_command(
         return
     if training is None or synthetic is None:
         raise UnderstudyError(
-            "an audit needs --training and --synthetic",
-            fix="see `understudy audit --help`, or use --sweep-subjects",
+            "an audit needs --training and --synthetic", fix="see `understudy audit --help`, or use --sweep-subjects"
         )
     from understudy.memorization.result import as_text
 
@@ -128,9 +116,7 @@ def screen(
 
     kept = audit / "private" / "read"
     check_training(open_real(training, kept, reading, strict=True), audit)
-    left, counts = screened_set(
-        open_synthetic(synthetic, kept, reading), audit, out, _device(device), not quiet
-    )
+    left, counts = screened_set(open_synthetic(synthetic, kept, reading), audit, out, _device(device), not quiet)
     before = read_json(audit / "audit.json")
     config = AuditConfig.model_validate(before["config"])
     folder = out.with_name(out.name + "-audit")
@@ -153,9 +139,7 @@ def _config(quantile: float, transforms: str, seed: int, memory: float) -> Audit
     from understudy.memorization.config import TRANSFORMS, AuditConfig
 
     if transforms not in TRANSFORMS:
-        raise UnderstudyError(
-            f"there are no transforms {transforms!r}", fix=f"use one of {', '.join(TRANSFORMS)}"
-        )
+        raise UnderstudyError(f"there are no transforms {transforms!r}", fix=f"use one of {', '.join(TRANSFORMS)}")
     return AuditConfig(quantile=quantile, transforms=transforms, seed=seed, memory_bytes=int(memory * 1e9))  # type: ignore[arg-type]
 
 
@@ -192,9 +176,7 @@ def _audited(
 def _with_slices(done: Audit) -> dict[str, Any]:
     """The audit's numbers and a row for each synthetic slice: p-values and highest correlations, never with whom."""
     scores = done.neighbours.set_index("row").filter(regex=r"\.score$")
-    rows = done.slices.join(
-        scores.rename(columns=lambda name: f"correlation.{name.removesuffix('.score')}"), on="row"
-    )
+    rows = done.slices.join(scores.rename(columns=lambda name: f"correlation.{name.removesuffix('.score')}"), on="row")
     return {**done.numbers, "slices": json.loads(rows.to_json(orient="records", double_precision=15))}
 
 
@@ -226,9 +208,7 @@ def _sweep(
     from understudy.study.config.sweep import run_sweep
 
     if study is None or generator is None:
-        raise UnderstudyError(
-            "a sweep needs --study and --generator", fix="name the study and one of its generators"
-        )
+        raise UnderstudyError("a sweep needs --study and --generator", fix="name the study and one of its generators")
     try:
         wanted = [int(size) for size in sizes.split(",")]
     except ValueError as error:

@@ -71,12 +71,10 @@ app = Commands(
 )
 
 StudyArgument = Annotated[
-    str,
-    typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper."),
+    str, typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
 ]
 OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>]."),
+    Path | None, typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>].")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
 DevicesOption = Annotated[
@@ -124,8 +122,7 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error, as does UNDERSTUDY_DEBUG=1.")

@@ -44,9 +44,7 @@ def run_cluster(
         show(plan, folder, kind, device, until, at_once)
         return
     here = "auto" if kind == "slurm" else device  # this machine need not have what the queue's have
-    result = run_on_cluster(
-        estimated(plan, here), folder, kind, device, not quiet, until, at_once, report_again
-    )
+    result = run_on_cluster(estimated(plan, here), folder, kind, device, not quiet, until, at_once, report_again)
     print_result(result)
     if not result.complete:
         raise typer.Exit(1)
@@ -62,9 +60,7 @@ def show(plan: Plan, out: Path, kind: Kind, device: str, until: str, at_once: in
     content = queue_plan(left, out.absolute(), config, kind, device, {})
     header = ["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"]
     print_table(header, queue_table(content))
-    again = (
-        f"queued again at most {config.requeues} times after a time limit, {config.retries} times when lost"
-    )
+    again = f"queued again at most {config.requeues} times after a time limit, {config.retries} times when lost"
     print(f"{len(left)} of {len(wanted)} jobs to do; {again}")
     if content["container"]:
         print(f"in the container: {shlex.join(content['container'])}")

@@ -44,9 +44,7 @@ def check(
 
     found = check_source(source, progress=not quiet)
     header = ["severity", "patient", "file", "problem", "what to do"]
-    rows = [
-        [p.severity, p.patient, p.file.name, p.problem, p.fix] for one in found for p in one.checked.problems
-    ]
+    rows = [[p.severity, p.patient, p.file.name, p.problem, p.fix] for one in found for p in one.checked.problems]
     if as_json:
         print(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2))
     else:

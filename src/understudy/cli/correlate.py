@@ -19,8 +19,7 @@ def correlate(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="OUT...",
-            help="Folders of studies, or one CSV: snapshot, dice, run, kimg, a column a metric.",
+            metavar="OUT...", help="Folders of studies, or one CSV: snapshot, dice, run, kimg, a column a metric."
         ),
     ],
     training: Annotated[

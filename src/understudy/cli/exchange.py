@@ -28,9 +28,7 @@ def read(
             help="If the images, all of one size, are not square with a power of two: refuse, or fit (pad, average)."
         ),
     ] = "refuse",
-    resolution: Annotated[
-        int | None, typer.Option(help="With --sizes fit: edge to shrink to, pixels.")
-    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="With --sizes fit: edge to shrink to, pixels.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Read a folder of images that someone else made, or a released package, into a slice set."""
@@ -54,9 +52,7 @@ def read(
 
 CohortOption = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of real patients named as in BraTS (others: --study); the rest as in --preset."
-    ),
+    typer.Option(help="Folder of real patients named as in BraTS (others: --study); the rest as in --preset."),
 ]
 
 
@@ -78,16 +74,12 @@ def evaluate(
         str | None, typer.Option(help="Study (file or preset) with the real patients and the U-Net.")
     ] = None,
     cohort: CohortOption = None,
-    preset: Annotated[
-        str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")
-    ] = "quickstart",
+    preset: Annotated[str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")] = "quickstart",
     resolution: Annotated[int | None, typer.Option(help="With --cohort: edge of the slices, pixels.")] = None,
     *,
     reading: Reading,
     sizes: SizesOption = "fit",
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")] = None,
     out: OutOption = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -102,9 +94,7 @@ def evaluate(
 
     if (study is None) == (cohort is None):
         raise UnderstudyError(
-            "give the real patients once",
-            where="--study or --cohort",
-            fix="--study STUDY, or --cohort FOLDER",
+            "give the real patients once", where="--study or --cohort", fix="--study STUDY, or --cohort FOLDER"
         )
     if study is not None and resolution is not None:
         raise UnderstudyError(
@@ -123,21 +113,15 @@ def evaluate(
 
 @app.command()
 def segment(
-    model: Annotated[
-        Path, typer.Option(help="Folder of a trained segmenter (jobs/segmenter-...) or its `model`.")
-    ],
+    model: Annotated[Path, typer.Option(help="Folder of a trained segmenter (jobs/segmenter-...) or its `model`.")],
     patient: Annotated[Path, typer.Option(help="Folder with the patient's NIfTI volumes.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Label volume to write, .nii.gz.")] = Path(
-        "seg.nii.gz"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label volume to write, .nii.gz.")] = Path("seg.nii.gz"),
     channel: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE where file names do not tell; may be repeated.")
     ] = None,
     dropped_slices: Annotated[
         str | None,
-        typer.Option(
-            help="Slices that the slice rule drops: background, or predict [default: as in the study]."
-        ),
+        typer.Option(help="Slices that the slice rule drops: background, or predict [default: as in the study]."),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -145,16 +129,12 @@ def segment(
     from understudy.study.segment import segment_patient
 
     if dropped_slices not in (None, "background", "predict"):
-        raise UnderstudyError(
-            f"{dropped_slices!r} is not known", where="--dropped-slices", fix="background or predict"
-        )
+        raise UnderstudyError(f"{dropped_slices!r} is not known", where="--dropped-slices", fix="background or predict")
     files = {}
     for text in channel or []:
         name, equals, path = text.partition("=")
         if not equals:
-            raise UnderstudyError(
-                f"{text!r} should be NAME=FILE", where="--channel", fix="--channel T1w=t1.nii.gz"
-            )
+            raise UnderstudyError(f"{text!r} should be NAME=FILE", where="--channel", fix="--channel T1w=t1.nii.gz")
         files[name] = Path(path)
     found = segment_patient(model, patient, out, files, dropped_slices, device)
     print(f"{out}: " + ", ".join(f"{name} {count:,} voxels" for name, count in found.items()))
@@ -162,9 +142,7 @@ def segment(
 
 @export.command("images")
 def export_to_images(
-    slices: Annotated[
-        Path, typer.Argument(help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices).")
-    ],
+    slices: Annotated[Path, typer.Argument(help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices).")],
     out: Annotated[Path, typer.Argument(help="New folder.")],
     quiet: QuietOption = False,
 ) -> None:
@@ -184,9 +162,7 @@ def export_to_images(
 
 @export.command("nnunet")
 def export_to_nnunet(
-    slices: Annotated[
-        Path, typer.Argument(help="Slice set (jobs/prepare-.../slices, jobs/sample-.../slices).")
-    ],
+    slices: Annotated[Path, typer.Argument(help="Slice set (jobs/prepare-.../slices, jobs/sample-.../slices).")],
     out: Annotated[Path, typer.Argument(help="New folder, for nnUNet_raw and nnUNet_preprocessed.")],
     dataset_id: Annotated[int, typer.Option(min=1, max=999, help="Number of the data set.")] = 501,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "Understudy",

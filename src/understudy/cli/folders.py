@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from understudy.slices import SliceSet
 
 LayoutOption = Annotated[
-    str,
-    typer.Option(
-        help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."
-    ),
+    str, typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set).")
 ]
 PatternOption = Annotated[
     str | None,
@@ -35,28 +32,22 @@ ChannelsOption = Annotated[
     str | None,
     typer.Option(
         help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in its"
-        " order [default: found by their names].",
+        " order [default: found by their names]."
     ),
 ]
 LabelsOption = Annotated[
     str | None,
-    typer.Option(
-        help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."
-    ),
+    typer.Option(help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."),
 ]
 CodesOption = Annotated[
     str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
 ]
 ValuesOption = Annotated[
-    str,
-    typer.Option(
-        help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."
-    ),
+    str, typer.Option(help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1.")
 ]
 ClipOption = Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")]
 ToleranceOption = Annotated[
-    float | None,
-    typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap]."),
+    float | None, typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap].")
 ]
 PatientsOption = Annotated[
     str | None,
@@ -108,9 +99,7 @@ def _patient_options(patients: PatientsOption = None, trust_patients: TrustOptio
     """The same of those that say whose slices they are."""
 
 
-def with_folder_options(
-    *also: str, patients: bool = True
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Puts the options on folders of images in the place of a command's argument `reading`, which holds what they say.
 
     Args:
@@ -204,9 +193,7 @@ def as_given(*sets: tuple[SliceSet, Path | None]) -> Iterator[None]:
     try:
         yield
     except UnderstudyError as error:
-        error.where = next(
-            (str(path) for s, path in sets if path and error.where == str(s.path)), error.where
-        )
+        error.where = next((str(path) for s, path in sets if path and error.where == str(s.path)), error.where)
         raise
 
 

@@ -13,8 +13,7 @@ from understudy.cli.base import DeviceOption, QuietOption, app
 @app.command()
 def sample(
     model: Annotated[
-        Path,
-        typer.Argument(help="Trained generator (jobs/generator-.../model), or a released package of one."),
+        Path, typer.Argument(help="Trained generator (jobs/generator-.../model), or a released package of one.")
     ],
     out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
     count: Annotated[int, typer.Option(min=1, help="Number of slices.")] = 1000,
@@ -54,19 +53,14 @@ def sample(
 def import_checkpoint(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="Checkpoint: .pkl of Progressive GAN or StyleGAN 1, 2, 3, or .pt of guided-diffusion.",
-        ),
+        typer.Argument(help="Checkpoint: .pkl of Progressive GAN or StyleGAN 1, 2, 3, or .pt of guided-diffusion."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder for the generator [default: understudy-<name of the file>]."
-        ),
+        typer.Option("--out", "-o", help="Folder for the generator [default: understudy-<name of the file>]."),
     ] = None,
     channels: Annotated[
-        str | None,
-        typer.Option(help="Names of the image channels in the model's order, e.g. T1w,T2w,FLAIR,T1wGd."),
+        str | None, typer.Option(help="Names of the image channels in the model's order, e.g. T1w,T2w,FLAIR,T1wGd.")
     ] = None,
     classes: Annotated[
         str, typer.Option(help="Classes of the annotation: NAME=VALUE:CODE,...")
@@ -75,15 +69,11 @@ def import_checkpoint(
         str, typer.Option(help="The last channels: coded (one, the paper's) or one_hot (one a class).")
     ] = "coded",
     resolution: Annotated[int | None, typer.Option(help=".pt only: edge of the images, pixels.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help=".pt only: diffusion steps of the training.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=".pt only: diffusion steps of the training.")] = None,
     schedule: Annotated[
         str | None, typer.Option(help=".pt only: noise schedule of the training, linear or cosine.")
     ] = None,
-    heads: Annotated[
-        int | None, typer.Option(min=1, help=".pt only: heads of the attention [default: 4].")
-    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help=".pt only: heads of the attention [default: 4].")] = None,
     head_channels: Annotated[
         int | None, typer.Option(min=1, help=".pt only: channels per head, instead of --heads.")
     ] = None,
@@ -118,9 +108,7 @@ def import_checkpoint(
 
 
 @app.command("recipe")
-def show_recipe(
-    name: Annotated[str, typer.Argument(help="quick, workstation or paper.")] = "quick",
-) -> None:
+def show_recipe(name: Annotated[str, typer.Argument(help="quick, workstation or paper.")] = "quick") -> None:
     """Print what a recipe sets for each of the five generators."""
     from understudy.generators.recipes import recipe_text
 

@@ -12,9 +12,7 @@ from understudy.cli.base import app
 
 @app.command()
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of patients: BraTS, nnU-Net, BIDS, or any other names.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of patients: BraTS, nnU-Net, BIDS, or any other names.")],
 ) -> None:
     """Print a commented study file for a folder of patients: understudy init FOLDER > my-study.yaml."""
     from understudy.study.init import suggest_study

@@ -74,10 +74,7 @@ def plan(
     if every or len(jobs) <= LISTED:
         print_table(
             ["id", "job", "state", "about", "disk"],
-            [
-                [j["id"][:12], j["name"], j["state"], duration(j["seconds"]), megabytes(j["disk_bytes"])]
-                for j in jobs
-            ],
+            [[j["id"][:12], j["name"], j["state"], duration(j["seconds"]), megabytes(j["disk_bytes"])] for j in jobs],
         )
     else:
         _print_stages(found)
@@ -132,17 +129,13 @@ def _print_stages(found: dict[str, Any]) -> None:
             row[2] += job["seconds"]
             row[3] += job["disk_bytes"]
     header = ["stage", "jobs", "done", "about", "disk"]
-    print_table(
-        header, [[stage, n, done, duration(s), megabytes(b)] for stage, (n, done, s, b) in rows.items()]
-    )
+    print_table(header, [[stage, n, done, duration(s), megabytes(b)] for stage, (n, done, s, b) in rows.items()])
 
 
 def _who(name: str, cohort: dict[str, Any]) -> str:
     """E.g. "brats2020: 250 patients train, 63 validate, 56 test; site1 13/3/2, ..."."""
     parts = ("train", "val", "test")
-    counts = [
-        f"{cohort[part]} {word}" for part, word in zip(parts, ("train", "validate", "test"), strict=True)
-    ]
+    counts = [f"{cohort[part]} {word}" for part, word in zip(parts, ("train", "validate", "test"), strict=True)]
     text = f"{name + ': ' if name else ''}of {cohort['patients'] + cohort['left_out']} patients {', '.join(counts)}"
     if cohort["left_out"]:
         text += f", {cohort['left_out']} are left out"

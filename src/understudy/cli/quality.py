@@ -30,27 +30,21 @@ ExtractorOption = Annotated[
 
 WeightsOption = Annotated[
     list[Path] | None,
-    typer.Option(
-        help="File of weights for each extractor that needs one, in their order; nothing is downloaded."
-    ),
+    typer.Option(help="File of weights for each extractor that needs one, in their order; nothing is downloaded."),
 ]
 
 
 HeldoutOption = Annotated[
-    Path | None,
-    typer.Option(help="Slices of other patients for the floor [default: validation slices of --real]."),
+    Path | None, typer.Option(help="Slices of other patients for the floor [default: validation slices of --real].")
 ]
 
 
 WeightsSha256Option = Annotated[
-    list[str] | None,
-    typer.Option(help="SHA-256 that each of these files must have [default: the published one]."),
+    list[str] | None, typer.Option(help="SHA-256 that each of these files must have [default: the published one].")
 ]
 
 
-RealOption = Annotated[
-    Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")
-]
+RealOption = Annotated[Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")]
 
 
 SegmenterOption = Annotated[
@@ -110,9 +104,7 @@ def quality(
     with as_given(*sets):
         parts = make_parts(first, second, others, list(reading.spec.named) or None)
     make_folder(out)
-    config = QualityConfig.model_validate(
-        {"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed}
-    )
+    config = QualityConfig.model_validate({"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed})
     rows: list[Row] = []
     for name, file, digest in _files(names, weights or [], weights_sha256 or []):
         from understudy.study.stages.quality_extractors import make_extractor
@@ -134,15 +126,11 @@ def quality(
 
 def _resize(word: str) -> Resize:
     if word not in ("antialiased_bicubic", "tf1"):
-        raise UnderstudyError(
-            f"there is no way of resizing called {word!r}", fix="use antialiased_bicubic or tf1"
-        )
+        raise UnderstudyError(f"there is no way of resizing called {word!r}", fix="use antialiased_bicubic or tf1")
     return word  # type: ignore[return-value]  # checked above
 
 
-def _files(
-    names: list[str], weights: list[Path], digests: list[str]
-) -> list[tuple[str, Path | None, str | None]]:
+def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tuple[str, Path | None, str | None]]:
     """(extractor, its file, its stated hash); files belong to those that need one, in their order."""
     from understudy.quality.extractors import needs_a_file
 
@@ -160,16 +148,7 @@ def _files(
 def _print(rows: list[Row]) -> None:
     from understudy.quality.words import LABELS
 
-    header = [
-        "Extractor",
-        "Channel",
-        "Metric",
-        "Synthetic",
-        "At the floor's n",
-        "Floor: held-out",
-        "±",
-        "Note",
-    ]
+    header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [
         [r.extractor, r.channel, LABELS.get(r.metric, r.metric), f"{r.value:.4g}", f"{r.matched:.4g}",
          f"{r.floor:.4g}", f"{r.floor_sd:.2g}", r.note]

@@ -41,17 +41,12 @@ def prepare_command(
         float | None, typer.Option(min=0, max=1, help="Share shown twice [default: 0.1; paper: 0].")
     ] = None,
     channels: Annotated[str | None, typer.Option(help="Channels shown, e.g. T1wGd [default: all].")] = None,
-    splits: Annotated[
-        str, typer.Option(help="Parts of the real set that are drawn from.")
-    ] = "test,val,validation",
+    splits: Annotated[str, typer.Option(help="Parts of the real set that are drawn from.")] = "test,val,validation",
     scale: Annotated[str, typer.Option(help="confidence (1 to 5) or binary.")] = "confidence",
-    margin: Annotated[
-        float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none.")
-    ] = 0.1,
+    margin: Annotated[float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none.")] = 0.1,
     pixels: Annotated[int, typer.Option(min=32, max=2048, help="Edge of a panel.")] = 512,
     floor: Annotated[
-        int,
-        typer.Option(min=0, max=64, help="Grey values below this are shown black, in all pictures alike."),
+        int, typer.Option(min=0, max=64, help="Grey values below this are shown black, in all pictures alike.")
     ] = 0,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Real or synthetic?",
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -71,8 +66,7 @@ def prepare_command(
     except ValidationError as error:
         first = error.errors()[0]
         raise UnderstudyError(
-            f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}",
-            fix="see `understudy reading prepare --help`",
+            f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}", fix="see `understudy reading prepare --help`"
         ) from error
     sets = {name: SliceSet.open(path) for name, path in map(_named, synthetic)}
     where = key or out.with_name(f"{out.name}-key.json")
@@ -98,15 +92,7 @@ def segmentations_command(
 
     where = key or out.with_name(f"{out.name}-key.json")
     study = prepare_overlays(
-        volumes,
-        _named(first),
-        _named(second),
-        out,
-        where,
-        count=count,
-        channel=channel,
-        margin=margin,
-        seed=seed,
+        volumes, _named(first), _named(second), out, where, count=count, channel=channel, margin=margin, seed=seed
     )
     _told(study, out, where)
 
@@ -130,9 +116,7 @@ def analyse_command(
     from understudy.report.data import plain
 
     if paper == (study is not None):
-        raise UnderstudyError(
-            "give the folder of a study, or --paper", fix="see `understudy reading analyse --help`"
-        )
+        raise UnderstudyError("give the folder of a study, or --paper", fix="see `understudy reading analyse --help`")
     result: dict[str, Any]
     if study is None:
         from understudy.report.published import published
@@ -178,13 +162,6 @@ def _tell(rows: list[dict[str, Any]]) -> None:
 
     found = [row for row in rows if row["auc"] >= TELLING]
     if found:
-        print(
-            "careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):"
-        )
-        print_table(
-            ["Measure", "Generator", "AUC"],
-            [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in found],
-        )
-        print(
-            "readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)"
-        )
+        print("careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):")
+        print_table(["Measure", "Generator", "AUC"], [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in found])
+        print("readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)")

@@ -80,10 +80,7 @@ def token(
 
 
 @reading_app.command()
-def status(
-    study: FolderArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def status(study: FolderArgument, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """How far every reader is. Says nothing about what they answered."""
     from understudy.reading.folder import open_folder
     from understudy.reading.store import Store
@@ -95,13 +92,7 @@ def status(
         print(json.dumps({"items": total, "readers": [asdict(one) for one in found], "head": head}, indent=1))
         return
     rows = [
-        [
-            p.reader,
-            f"{p.done} of {total}",
-            p.changed,
-            "–" if p.seconds is None else f"{p.seconds:.1f} s",
-            p.last or "–",
-        ]
+        [p.reader, f"{p.done} of {total}", p.changed, "–" if p.seconds is None else f"{p.seconds:.1f} s", p.last or "–"]
         for p in found
     ]
     print_table(["Reader", "Answered", "Changed", "Median time", "Last answer (UTC)"], rows)

@@ -20,23 +20,17 @@ if TYPE_CHECKING:
 
 FORCED = 3  # exit code of an intact package that was released against the gate
 
-release = Commands(
-    help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True
-)
+release = Commands(help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True)
 app.add_typer(release, name="release")
 
 
 @release.command()
-def template(
-    folder: Annotated[Path, typer.Argument(help="Folder for about.yaml and decision.yaml.")],
-) -> None:
+def template(folder: Annotated[Path, typer.Argument(help="Folder for about.yaml and decision.yaml.")]) -> None:
     """Write the two forms that a steward fills in; set the thresholds before looking at the audit."""
     from understudy.release.forms import write_templates
 
     write_templates(folder)
-    print(
-        f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)"
-    )
+    print(f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)")
 
 
 AboutOption = Annotated[Path, typer.Option(help="Form about.yaml (release template).")]
@@ -63,9 +57,7 @@ def slices(
     audit: AuditOption = None,
     training: TrainingOption = None,
     heldout: HeldoutOption = None,
-    layout: Annotated[
-        str, typer.Option("--format", help="sliceset, png, nifti, nnunet, webdataset.")
-    ] = "sliceset",
+    layout: Annotated[str, typer.Option("--format", help="sliceset, png, nifti, nnunet, webdataset.")] = "sliceset",
     override: OverrideOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -183,10 +175,7 @@ def verify(
             print(found.override)
         for problem in found.problems[:20]:
             print(f"problem: {problem}")
-        print(
-            f"root hash: {found.root}"
-            + ("" if found.compared else " (compare it with the published one: --root)")
-        )
+        print(f"root hash: {found.root}" + ("" if found.compared else " (compare it with the published one: --root)"))
         print("NOT INTACT: do not use it" if found.problems else "intact: everything in it is as certified")
         if not found.problems:
             print(f"audit: {said['audit']['verdict']['headline']}")
@@ -207,15 +196,11 @@ def _asked() -> Decision:
 
     if not sys.stdin.isatty():
         raise UnderstudyError(
-            "a release needs a decision",
-            where="--decision",
-            fix="fill one in: understudy release template FOLDER",
+            "a release needs a decision", where="--decision", fix="fill one in: understudy release template FOLDER"
         )
     ask = typer.prompt
     if not typer.confirm("Were the thresholds set before anyone looked at the audit's result?"):
-        raise UnderstudyError(
-            "thresholds have to be set before looking", fix="set them, then audit new samples"
-        )
+        raise UnderstudyError("thresholds have to be set before looking", fix="set them, then audit new samples")
     return checked_form(
         {
             "by": {"name": ask("Your name"), "role": ask("Your role")},

@@ -61,9 +61,7 @@ def model_command(
             "no generator is named", where="--model", fix="give --study and --generator, or --model FOLDER"
         )
     sources = Sources(**vars(found), model=model, evaluation=evaluation, paths=(study,) if study else ())
-    done = release_model(
-        sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet
-    )
+    done = release_model(sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet)
     c = done.certificate
     print_released(
         done,

@@ -24,19 +24,14 @@ RegionsOption = Annotated[
 
 
 ClassesOption = Annotated[
-    str | None,
-    typer.Option(help="Classes to score, NAME=VALUE,... [default: every label above 0 that occurs]."),
+    str | None, typer.Option(help="Classes to score, NAME=VALUE,... [default: every label above 0 that occurs].")
 ]
 
 
 @app.command()
 def score(
-    truth: Annotated[
-        Path, typer.Argument(help="Label volume (.nii, .nii.gz, .npz, .npy), or a folder of them.")
-    ],
-    prediction: Annotated[
-        Path, typer.Argument(help="The same of the prediction; files are matched by name.")
-    ],
+    truth: Annotated[Path, typer.Argument(help="Label volume (.nii, .nii.gz, .npz, .npy), or a folder of them.")],
+    prediction: Annotated[Path, typer.Argument(help="The same of the prediction; files are matched by name.")],
     policy: Annotated[
         str, typer.Option(help="Scores of empty masks: brats, paper, drop or inf (docs/metrics.md).")
     ] = "brats",
@@ -52,9 +47,7 @@ def score(
     skip_unmatched: Annotated[
         bool, typer.Option("--skip-unmatched", help="Leave out files without a partner, and name them.")
     ] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="Also write one row per file and class to this file.")
-    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write one row per file and class to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -92,17 +85,7 @@ def score(
 
 def print_scores(rows: pd.DataFrame, means: bool) -> None:
     """A line per class; distances in mm, the other columns as fractions."""
-    header = [
-        "class",
-        "Dice",
-        "HD mm",
-        "HD95 pooled",
-        "directed",
-        "surfel",
-        "precision",
-        "recall",
-        "volume error",
-    ]
+    header = ["class", "Dice", "HD mm", "HD95 pooled", "directed", "surfel", "precision", "recall", "volume error"]
     body = []
     for row in rows.to_dict("records"):
         fractions = [f"{row[m]:.4f}" for m in ("precision", "recall")]
@@ -115,15 +98,7 @@ def print_scores(rows: pd.DataFrame, means: bool) -> None:
             state = [f"{row['missed']}", f"{row['false_alarm']}"]
         else:
             both = row["truth_empty"] and row["prediction_empty"]
-            state = [
-                "missed"
-                if row["missed"]
-                else "false alarm"
-                if row["false_alarm"]
-                else "absent"
-                if both
-                else ""
-            ]
+            state = ["missed" if row["missed"] else "false alarm" if row["false_alarm"] else "absent" if both else ""]
         body.append([row["class_name"], *("-" if c.strip("+") == "nan" else c for c in cells), *state])
     print_table([*header, *(["missed", "false alarms"] if means else [""])], body)
 
@@ -141,9 +116,7 @@ def parse_classes(text: str | None) -> dict[str, int] | None:
         name, equals, value = (p.strip() for p in part.rpartition("="))
         if not equals or not name or not value.isdecimal() or name in found:
             raise UnderstudyError(
-                f"cannot read the classes from {part!r}",
-                where=f"--classes {text}",
-                fix="e.g. NCR=1,ED=2,ET=4",
+                f"cannot read the classes from {part!r}", where=f"--classes {text}", fix="e.g. NCR=1,ED=2,ET=4"
             )
         found[name] = int(value)
     return found
@@ -162,9 +135,7 @@ def parse_regions(text: str) -> dict[str, list[str]] | str:
         name, _, members = (p.strip() for p in part.partition("="))
         if not name or not members or name in found:
             raise UnderstudyError(
-                f"cannot read the regions from {part!r}",
-                where=f"--regions {text}",
-                fix="e.g. WT=NCR+ED+ET,TC=NCR+ET",
+                f"cannot read the regions from {part!r}", where=f"--regions {text}", fix="e.g. WT=NCR+ED+ET,TC=NCR+ET"
             )
         found[name] = [m.strip() for m in members.split("+")]
     return found

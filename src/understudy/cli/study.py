@@ -86,16 +86,7 @@ def run(
         usable_devices(device, devices)
     planned = estimated(make_plan(loaded), device)
     result = run_plan(
-        planned,
-        out_of(loaded, out),
-        STAGES,
-        device,
-        not quiet,
-        until,
-        devices,
-        count,
-        report_again,
-        job_minutes,
+        planned, out_of(loaded, out), STAGES, device, not quiet, until, devices, count, report_again, job_minutes
     )
     print_result(result)
     if not result.complete:
@@ -104,9 +95,7 @@ def run(
 
 @app.command()
 def job(
-    job_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")
-    ],
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")],
     study: Annotated[
         str, typer.Option(help="Study file or preset [default: the plan that was last run in --out].")
     ] = "",
@@ -118,7 +107,7 @@ def job(
         float | None,
         typer.Option(
             help="Stop after so many minutes with a checkpoint and status 75, which means: to be continued by the same"
-            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same.",
+            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same."
         ),
     ] = None,
     quiet: QuietOption = False,
@@ -135,9 +124,7 @@ def job(
         _run_job(job_id, study, out, device, devices, nodes, quiet)
 
 
-def _run_job(
-    job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool
-) -> None:
+def _run_job(job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool) -> None:
     from understudy.study.engine.jobs import job_folder, join_job, run_job, told
     from understudy.study.engine.plan import find_job, make_plan
     from understudy.study.engine.run import claimed, duration
@@ -174,9 +161,7 @@ def _run_job(
         except Exception as error:  # recorded in the job's folder
             complain(told(error, job_folder(folder, found)))
             raise typer.Exit(1) from error
-    print(
-        f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory"
-    )
+    print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
 
 
 @app.command()
@@ -218,9 +203,7 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of a study's results
 
 
 @app.command()
-def preset(
-    name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart",
-) -> None:
+def preset(name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart") -> None:
     """Print a built-in study, to start a study file from."""
     from understudy.study.config.schema import preset_text
 

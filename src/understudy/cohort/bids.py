@@ -20,26 +20,11 @@ from understudy.runtime.lazy import pandas as pd
 _MASKS = ("dseg", "mask", "roi", "seg", "msk", "lesion", "label")  # the first three are those of BIDS
 _NO_MASKS = ("probseg", "defacemask")
 # Masks of the head and its tissues, as preprocessing pipelines write them beside those of lesions.
-_ANATOMY = {
-    "brain",
-    "brainmask",
-    "head",
-    "skull",
-    "face",
-    "gm",
-    "wm",
-    "csf",
-    "aseg",
-    "aparcaseg",
-    "ribbon",
-    "bg",
-}
+_ANATOMY = {"brain", "brainmask", "head", "skull", "face", "gm", "wm", "csf", "aseg", "aparcaseg", "ribbon", "bg"}
 # Labels and descriptions of masks that are surely meant.
 _LESION = re.compile(r"lesion|tumou?r|core|o?edema|enhanc|necro|stroke|infarct|wmh|metasta", re.IGNORECASE)
 # Pipelines that write masks of tissues.
-_PIPELINE = re.compile(
-    r"derivatives/[^/]*(fmriprep|smriprep|freesurfer|fastsurfer|qsiprep|mriqc|cat12|fsl)", re.I
-)
+_PIPELINE = re.compile(r"derivatives/[^/]*(fmriprep|smriprep|freesurfer|fastsurfer|qsiprep|mriqc|cat12|fsl)", re.I)
 _SIDES = ("l", "r", "left", "right")
 _EXAMPLE = "ce-gadolinium_T1w"
 
@@ -110,18 +95,14 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
             continue
         own = _in_same_space(_of(masks, subject, session, sessions[subject]), found)
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-        files_of = {
-            channel: [file.path for file in found[channel]] for channel in channels if channel in found
-        }
+        files_of = {channel: [file.path for file in found[channel]] for channel in channels if channel in found}
         if own:
             files_of[LABELS] = [file.path for file in own]
         folder = f"sub-{subject}/" + (f"ses-{session}/" if session else "") + "anat"
         expected = {c: f"{folder}/{name}_{_ending(c, wanted)}.nii.gz" for c in channels}
         expected[LABELS] = f"derivatives/*/{folder}/{name}_{config.labels or '*_mask'}.nii.gz"
         scans.append(Scan(name, files_of, expected, person=f"sub-{subject}"))
-    return Found(
-        channels, described_classes(_classes(config, masks, root)), without_masks(scans, root, notes), notes
-    )
+    return Found(channels, described_classes(_classes(config, masks, root)), without_masks(scans, root, notes), notes)
 
 
 def _images(files: Sequence[str]) -> Iterator[_File]:

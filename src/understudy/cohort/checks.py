@@ -81,9 +81,7 @@ def check_cohort(
     return Checked(problems, frame, {i.patient.id: i.kept for i in inspected if i.kept is not None})
 
 
-def check_split(
-    cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_patients: bool
-) -> list[Problem]:
+def check_split(cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_patients: bool) -> list[Problem]:
     """What is wrong with the parts of a split, once the patients with errors are left out.
 
     Nothing is said where errors stop `prepare` before it splits.
@@ -93,9 +91,7 @@ def check_split(
     try:
         accepted = accept(cohort, checked.problems, skip_bad_patients)
         parts = split_patients(accepted, split)
-        refuse_empty_training(
-            sum(checked.kept.get(p, 0) for p, part in parts.items() if part == "train"), cohort
-        )
+        refuse_empty_training(sum(checked.kept.get(p, 0) for p, part in parts.items() if part == "train"), cohort)
     except UnderstudyError as error:
         where = Path(error.where) if error.where else cohort.path
         return [Problem("", where, error.what, error.fix or "correct the study file")]
@@ -289,9 +285,7 @@ def _outside(stack: NDArray[np.generic], geometry: SliceGeometry) -> NDArray[np.
 
 
 def _wider(geometry: SliceGeometry) -> str:
-    return (
-        f"set `slices: {{matrix: {2 * geometry.padded}}}` for all patients, or crop or recentre this volume"
-    )
+    return f"set `slices: {{matrix: {2 * geometry.padded}}}` for all patients, or crop or recentre this volume"
 
 
 def _absent_classes(cohort: Cohort, inspected: Sequence[_Inspected]) -> list[Problem]:
@@ -365,9 +359,7 @@ def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
                 "remove one of the two patients (they would leak between training and test)",
             )
             if earlier.subject == patient.subject:  # both are on one side of the split
-                problems.append(
-                    Problem(patient.id, file, what, "nothing, or remove one of the two scans", "warning")
-                )
+                problems.append(Problem(patient.id, file, what, "nothing, or remove one of the two scans", "warning"))
             else:
                 problems.append(Problem(patient.id, file, what, fix))
     return problems

@@ -54,12 +54,9 @@ class CohortConfig(BaseModel):
         default=PARTICIPANT_COLUMN, description="column of `participants` with the patient's id"
     )
     site_column: str = Field(
-        default=AUTO,
-        description="column of `participants` with the site's name (auto: `site`, if the table has it)",
+        default=AUTO, description="column of `participants` with the site's name (auto: `site`, if the table has it)"
     )
-    skip_bad_patients: bool = Field(
-        default=False, description="leave patients with errors out instead of stopping"
-    )
+    skip_bad_patients: bool = Field(default=False, description="leave patients with errors out instead of stopping")
     trust_array_order: bool = Field(
         default=False,
         description="take the files of one patient as aligned voxel by voxel even where their headers disagree",

@@ -14,9 +14,7 @@ from understudy.io.grids import Plane, VolumeHeader
 from understudy.volumes import SliceGeometry, power_of_two
 
 SAME_SIZE = 0.01  # by which pixels may differ without being resampled
-_FARTHEST = (
-    4  # times that a pixel may be larger or smaller than the cohort's: beyond that a header must be wrong
-)
+_FARTHEST = 4  # times that a pixel may be larger or smaller than the cohort's: beyond that a header must be wrong
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,7 @@ class Frame:
         """
         pixel = config.pixel_size or round(_lower_median([min(header.spacing[1:]) for header in headers]), 4)
         sizes = [
-            max(
-                n * _scale(edge, pixel)
-                for n, edge in zip(header.slice_shape[1:], header.spacing[1:], strict=True)
-            )
+            max(n * _scale(edge, pixel) for n, edge in zip(header.slice_shape[1:], header.spacing[1:], strict=True))
             for header in headers
         ]
         matrix = config.matrix or power_of_two(round(_lower_median(sizes)))
@@ -86,9 +81,7 @@ class Frame:
 
     def describe(self) -> str:
         """In words, e.g. "axial slices of 1 mm pixels, 256 x 256, shrunk to 64 x 64"."""
-        shrunk = (
-            "" if self.matrix == self.resolution else f", shrunk to {self.resolution} x {self.resolution}"
-        )
+        shrunk = "" if self.matrix == self.resolution else f", shrunk to {self.resolution} x {self.resolution}"
         return f"{self.plane} slices of {self.pixel:g} mm pixels, {self.matrix} x {self.matrix}{shrunk}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -43,20 +43,7 @@ _MORE: dict[str, tuple[str, ...]] = {
 }
 _ROLES = {word: name for name, words in ALIASES.items() for word in (*words, *_MORE[name])}
 _ROLES |= dict.fromkeys(("segm", "segmentation", "segmentations"), LABELS)
-_IMAGE = (
-    "image",
-    "images",
-    "imagestr",
-    "img",
-    "imgs",
-    "im",
-    "scan",
-    "scans",
-    "volume",
-    "volumes",
-    "mri",
-    "mr",
-)
+_IMAGE = ("image", "images", "imagestr", "img", "imgs", "im", "scan", "scans", "volume", "volumes", "mri", "mr")
 # In the names of masks of something else.
 _NO_LESION = {"brain", "head", "skull", "bet", "gm", "wm", "csf", "probseg", "prob"}
 _SITE_LIKE = re.compile(r"(site|cent|hosp).*|\D*", re.IGNORECASE)
@@ -148,26 +135,19 @@ def _by_names(folder: Path, files: Sequence[str]) -> tuple[CohortConfig, dict[st
         for reading in _readings(file):
             readings[reading.role][reading.pattern].append(reading)
     patterns = {
-        role: sorted(found.values(), key=_Pattern.quality, reverse=True)[:_TRIED]
-        for role, found in readings.items()
+        role: sorted(found.values(), key=_Pattern.quality, reverse=True)[:_TRIED] for role, found in readings.items()
     }
     annotations = patterns.pop(LABELS, [])
     images = [pattern for found in patterns.values() for pattern in found]
     labels = max(
-        annotations,
-        key=lambda a: (max((len(a.keys & i.keys) for i in images), default=0), *a.quality()),
-        default=None,
+        annotations, key=lambda a: (max((len(a.keys & i.keys) for i in images), default=0), *a.quality()), default=None
     )
     best = {}
     if labels:
         best = {role: max(found, key=lambda p: p.quality(labels.keys)) for role, found in patterns.items()}
         best = {role: p for role, p in best.items() if 2 * len(p.keys & labels.keys) >= len(labels.keys)}
     if not labels or not best:
-        what = (
-            "a sequence (t1, t1ce, t2, flair, image, ...)"
-            if labels
-            else "an annotation (seg, mask, label, ...)"
-        )
+        what = "a sequence (t1, t1ce, t2, flair, image, ...)" if labels else "an annotation (seg, mask, label, ...)"
         raise UnderstudyError(
             f"no file is named like {what} of the same patients; seen: {', '.join(_examples(files))}",
             where=folder,
@@ -175,36 +155,20 @@ def _by_names(folder: Path, files: Sequence[str]) -> tuple[CohortConfig, dict[st
             " '{patient}/{patient}_flair.nii.gz'}, labels: '{patient}/{patient}_seg.nii.gz', classes: {1: lesion}}",
         )
     order = [name for name in ALIASES if name in best]
-    texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]} | {
-        LABELS: labels.text
-    }
+    texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]} | {LABELS: labels.text}
     scans = {key for pattern in (labels, *best.values()) for key in pattern.keys}
     if len(scans) == len({key[:2] for key in scans}):  # one visit each
         texts = {name: text.replace("{visit}", "*") for name, text in texts.items()}
-    marked = (
-        "{patient} the person and {visit} the visit"
-        if "{visit}" in texts[LABELS]
-        else "{patient} the patient"
-    )
+    marked = "{patient} the person and {visit} the visit" if "{visit}" in texts[LABELS] else "{patient} the patient"
     doubts = {LABELS: f"is this the annotation, and {marked}?"}
     doubts |= {name: "which sequence is this?" for name in best if name not in ALIASES}
     tops = sorted({reading.file.partition("/")[0] for reading in labels})
     if labels.text.startswith("{site}"):
-        doubts["channels"] = (
-            f"the folders {_some(tops)} are taken as sites; they tell patients of one name apart"
-        )
+        doubts["channels"] = f"the folders {_some(tops)} are taken as sites; they tell patients of one name apart"
     elif labels.text.startswith("*/"):
-        doubts["channels"] = (
-            f"are the folders {_some(tops)} the sites? Then write {{site}} in place of the first *"
-        )
+        doubts["channels"] = f"are the folders {_some(tops)} the sites? Then write {{site}} in place of the first *"
     config = CohortConfig.model_validate(
-        {
-            "path": folder,
-            "layout": "pattern",
-            "labels": texts.pop(LABELS),
-            "channels": texts,
-            "classes": {1: "lesion"},
-        }
+        {"path": folder, "layout": "pattern", "labels": texts.pop(LABELS), "channels": texts, "classes": {1: "lesion"}}
     )
     return config, doubts
 
@@ -232,11 +196,7 @@ def _readings(file: str) -> Iterator[_Reading]:
         role, start, stop = _last_word(stem)
     for folder in folders:  # P1/T2/P1_T2_FLAIR.nii.gz: T2 is a visit, and not a part of "T2 FLAIR"
         rest = start + len(folder) + 1
-        if (
-            _TIME_POINT.fullmatch(folder)
-            and stem.startswith(folder, start)
-            and role == _role_in(stem[rest:stop])[0]
-        ):
+        if _TIME_POINT.fullmatch(folder) and stem.startswith(folder, start) and role == _role_in(stem[rest:stop])[0]:
             start = rest
     around = (stem[:start], stem[stop:])
     candidates = [p for i, p in enumerate(folders) if i != in_folder]
@@ -356,14 +316,10 @@ def _with_values(config: CohortConfig, cohort: Cohort, doubts: dict[str, str] | 
     if not values:
         doubts["classes"] = "no annotated voxel was seen"
     elif not all(1 <= value <= 255 for value in values) or len(values) > 30:
-        doubts["classes"] = (
-            f"the files have {len(values)} values from {min(values)} to {max(values)}: no annotation?"
-        )
+        doubts["classes"] = f"the files have {len(values)} values from {min(values)} to {max(values)}: no annotation?"
     else:
         if config.layout.startswith("brats"):
-            classes = known | {
-                value: _MORE_OF_BRATS.get(value, f"class{value}") for value in values - known.keys()
-            }
+            classes = known | {value: _MORE_OF_BRATS.get(value, f"class{value}") for value in values - known.keys()}
         else:
             classes = {value: f"class{value}" if len(values) > 1 else "lesion" for value in sorted(values)}
         config = config.model_copy(update={"classes": classes})

@@ -41,9 +41,7 @@ _BRATS_CLASSES = {
     "brats2023": (("NCR/NET", 1, 51), ("ED", 2, 102), ("ET", 3, 204)),
 }
 # BraTS 2020's archive calls the annotation of patient 355 W39_1998.09.19_Segm.nii.
-_BRATS_STRAY_LABELS = re.compile(
-    r"(?P<folder>(?:.*/)?(?P<patient>BraTS[^/]*))/[^/]*_Segm\.nii(\.gz)?", re.IGNORECASE
-)
+_BRATS_STRAY_LABELS = re.compile(r"(?P<folder>(?:.*/)?(?P<patient>BraTS[^/]*))/[^/]*_Segm\.nii(\.gz)?", re.IGNORECASE)
 # Folders of BraTS without annotations.
 _NOT_ANNOTATED = re.compile(r"validation|testing", re.IGNORECASE)
 
@@ -98,8 +96,7 @@ def find_patients(config: CohortConfig) -> Cohort:
     found.notes += _perhaps_one_person(set(persons.values()) - stated, root)
     sites, doubts = read_sites(config, persons)
     patients = tuple(
-        _patient(root, scan, found.channels, sites.get(scan.id) or scan.site, subjects[scan.id])
-        for scan in found.scans
+        _patient(root, scan, found.channels, sites.get(scan.id) or scan.site, subjects[scan.id]) for scan in found.scans
     )
     notes = (*unreadable, *found.notes, *_of_no_patient(layout, root, files, found), *doubts)
     return Cohort(patients, found.channels, found.classes, layout, root, config.trust_array_order, notes)
@@ -258,9 +255,7 @@ def _find_brats(layout: str, config: CohortConfig, root: Path, files: Sequence[s
             without.append((patient, folder))
             passed_over.update(file for found in own.values() for file in found)
             continue
-        expected = {
-            name: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for name, suffix in suffixes.items()
-        }
+        expected = {name: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for name, suffix in suffixes.items()}
         scans.append(Scan(patient, own, expected))
     if without:
         notes.append(
@@ -309,9 +304,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     patterns = {**config.channels, LABELS: config.labels}
     expressions = {name: _pattern_expression(name, pattern) for name, pattern in patterns.items()}
     literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
-    marks = {
-        name: sorted(mark for mark in _MARKS if f"{{{mark}}}" in text) for name, text in patterns.items()
-    }
+    marks = {name: sorted(mark for mark in _MARKS if f"{{{mark}}}" in text) for name, text in patterns.items()}
     for name in marks:
         if marks[name] != marks[LABELS]:
             raise UnderstudyError(
@@ -343,9 +336,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     return Found(tuple(config.channels), classes, kept, notes, told)
 
 
-def _scan_of(
-    marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[tuple[str, ...], Scan]
-) -> Scan:
+def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[tuple[str, ...], Scan]) -> Scan:
     """The scan whose {site}, {patient} and {visit} a file has; where a pattern names them, its id is all of them."""
     key = tuple(marks[mark] for mark in _MARKS if mark in marks)
     if key not in found:
@@ -424,8 +415,6 @@ def _patient(root: Path, scan: Scan, channels: Sequence[str], site: str, subject
         images={name: root / files[name][0] for name in channels if name in files},
         labels=root / files[LABELS][0] if LABELS in files else None,
         missing={name: root / scan.expected[name] for name in (*channels, LABELS) if name not in files},
-        surplus={
-            name: tuple(root / file for file in found[1:]) for name, found in files.items() if len(found) > 1
-        },
+        surplus={name: tuple(root / file for file in found[1:]) for name, found in files.items() if len(found) > 1},
         subject=subject,
     )

@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def slice_new_patient(
-    files: Mapping[str, Path],
-    config: SliceConfig,
-    frame: Frame | None = None,
-    trust_array_order: bool = False,
+    files: Mapping[str, Path], config: SliceConfig, frame: Frame | None = None, trust_array_order: bool = False
 ) -> tuple[TestVolume, VolumeHeader]:
     """All slices of a patient, with an empty truth, and the header of the first channel.
 
@@ -56,7 +53,5 @@ def slice_new_patient(
     geometry = (frame or Frame.of([header], config)).geometry(header)
     images, kept = slice_images(reader.image, reader.files, geometry, config)
     empty = np.zeros(header.slice_shape, np.uint8)
-    volume = TestVolume(
-        folder.name, "", "test", images, kept, empty, geometry, header.spacing, header.slice_affine
-    )
+    volume = TestVolume(folder.name, "", "test", images, kept, empty, geometry, header.spacing, header.slice_affine)
     return volume, header

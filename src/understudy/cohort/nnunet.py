@@ -94,9 +94,7 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     given = content["labels"]
     if not isinstance(given, Mapping) or not given:
         raise UnderstudyError(
-            "labels should be names and values",
-            where=path,
-            fix='write "labels": {"background": 0, "lesion": 1}',
+            "labels should be names and values", where=path, fix='write "labels": {"background": 0, "lesion": 1}'
         )
     instead = (
         f"name the values in the label files in a study file: `cohort: {{path: {path.parent}, layout: nnunet, classes:"
@@ -162,9 +160,7 @@ def _listed(content: Mapping[str, Any], channels: Sequence[str], path: Path) -> 
 
 def _below(file: str, root: Path) -> str:
     path = Path(file)
-    return (
-        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix().removeprefix("./")
-    )
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix().removeprefix("./")
 
 
 def _add_files(

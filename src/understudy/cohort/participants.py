@@ -57,11 +57,7 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     if config.participants is None:
         return {}, []
     path = Path(config.path) / (PARTICIPANTS if config.participants == AUTO else config.participants)
-    asked = (config.participants, config.site_column, config.participant_column) != (
-        AUTO,
-        AUTO,
-        PARTICIPANT_COLUMN,
-    )
+    asked = (config.participants, config.site_column, config.participant_column) != (AUTO, AUTO, PARTICIPANT_COLUMN)
     if not path.is_file():
         if not asked:
             return {}, []
@@ -78,9 +74,7 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
         return {}, []  # BIDS tables often have no site
     if ids is None or sites is None:
         name, option = (
-            (config.participant_column, "participant_column")
-            if ids is None
-            else (config.site_column, "site_column")
+            (config.participant_column, "participant_column") if ids is None else (config.site_column, "site_column")
         )
         what, fix = f"the table of participants has no column {name}", f"set `{option}`; {there}"
         if asked:
@@ -165,9 +159,7 @@ def _one_site_each(
     return found, notes
 
 
-def _matched(
-    table: Mapping[str, str], names: Mapping[str, str], path: Path
-) -> tuple[dict[str, str], list[Note]]:
+def _matched(table: Mapping[str, str], names: Mapping[str, str], path: Path) -> tuple[dict[str, str], list[Note]]:
     """Scan's id -> site by the first key that tells a patient and a row from all others."""
     sites: dict[str, str] = {}
     for key in _KEYS:

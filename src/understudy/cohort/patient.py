@@ -124,9 +124,7 @@ class PatientReader:
             self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
         if np.count_nonzero(indices) > _MOST_ANNOTATED * indices.size:
             what = f"{np.count_nonzero(indices) / indices.size:.0%} of all voxels are annotated"
-            self._add(
-                LABELS, what, "look at it in a viewer: is it inverted, or a mask of the brain?", "warning"
-            )
+            self._add(LABELS, what, "look at it in a viewer: is it inverted, or a mask of the brain?", "warning")
         if not indices.any():
             what = "the annotation is empty (background only)"
             self._add(LABELS, what, "nothing, if there is no lesion; else replace the file", "warning")
@@ -135,9 +133,7 @@ class PatientReader:
     def _slices(self, name: str, digest: Digest | None) -> NDArray[Any]:
         if name not in self.headers:
             found = [p for p in self.problems if p.severity == "error"]
-            raise (
-                found[0] if found else Problem(self.patient.id, Path(name), f"no {name}", "add it")
-            ).as_error()
+            raise (found[0] if found else Problem(self.patient.id, Path(name), f"no {name}", "add it")).as_error()
         try:
             return slices_of(read_voxels(self.files[name], self.headers[name], digest), self.headers[name])
         except UnderstudyError as error:
@@ -185,12 +181,7 @@ class PatientReader:
         header, on_grid = self.headers[name], self.headers[reference]
         if header.positioned != on_grid.positioned:
             what = f"{_named(name)} has no position in its header; its array is taken as that of {_named(reference)}"
-            self._add(
-                name,
-                what,
-                f"look at both in a viewer, and give it the header of {_named(reference)}",
-                "warning",
-            )
+            self._add(name, what, f"look at both in a viewer, and give it the header of {_named(reference)}", "warning")
         elif header.axes != on_grid.axes:
             what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
             fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
@@ -201,9 +192,7 @@ class PatientReader:
         one, other = self.headers[name], self.headers[reference]
         apart = other.voxels_apart(one)
         far = "" if apart == float("inf") else f" by up to {apart:.3g} voxels"
-        what = (
-            f"the affines of {_named(name)} ({one.axes}) and {_named(reference)} ({other.axes}) differ{far}"
-        )
+        what = f"the affines of {_named(name)} ({one.axes}) and {_named(reference)} ({other.axes}) differ{far}"
         return what + (self._overlaps(reference) if name == LABELS else "")
 
     def _overlaps(self, reference: str) -> str:
@@ -259,13 +248,7 @@ def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        return [
-            (
-                f"{name} holds {bad} NaN or infinite voxels",
-                "export it again, or set these voxels to 0",
-                "error",
-            )
-        ]
+        return [(f"{name} holds {bad} NaN or infinite voxels", "export it again, or set these voxels to 0", "error")]
     if low == high:
         kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
         return [(f"{name} {kind}", "replace it by the real image", "error")]

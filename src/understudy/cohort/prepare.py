@@ -59,16 +59,12 @@ def prepare(
     refuse_rule_channel(cohort, config)
     for patient in cohort.patients:
         if split.get(patient.id) not in SPLITS:
-            raise UnderstudyError(
-                f"patient {patient.id} is in no part of the split", fix="split the cohort again"
-            )
+            raise UnderstudyError(f"patient {patient.id} is in no part of the split", fix="split the cohort again")
     order = sorted(cohort.patients, key=lambda patient: patient.id)
     frame = frame or frame_of(cohort, config)
     if frame is None:  # no header can be read: the first patient says why
         PatientReader(order[0], cohort, config.plane).refuse_errors()
-        raise UnderstudyError(
-            "no image of the cohort can be read", where=cohort.path, fix="run `understudy check`"
-        )
+        raise UnderstudyError("no image of the cohort can be read", where=cohort.path, fix="run `understudy check`")
     spec = config.model_dump(exclude={"workers"})
     axes = axes_of(config.plane)
     writer = SliceWriter(
@@ -78,16 +74,9 @@ def prepare(
         config.resolution,
         spacing=_common_spacing(order, frame),
         axes=axes,
-        identity={
-            "config": spec,
-            "split": dict(split),
-            "files": _file_sizes(order),
-            "frame": frame.as_dict(),
-        },
+        identity={"config": spec, "split": dict(split), "files": _file_sizes(order), "frame": frame.as_dict()},
     )
-    volumes = VolumeWriter(
-        Path(out) / "volumes", cohort.channels, cohort.classes, axes=axes, frame=frame.as_dict()
-    )
+    volumes = VolumeWriter(Path(out) / "volumes", cohort.channels, cohort.classes, axes=axes, frame=frame.as_dict())
     # What an interrupted run has written is not written again; the order of patients is always the same.
     already = writer.done
     counts, sources = {part: Counter(_COUNTED) for part in SPLITS}, {}
@@ -165,15 +154,7 @@ def slice_patient(
     if part != "train" and volumes is not None:
         volumes.write(
             TestVolume(
-                patient.subject,
-                patient.site,
-                part,
-                images,
-                kept,
-                truth,
-                geometry,
-                header.spacing,
-                header.slice_affine,
+                patient.subject, patient.site, part, images, kept, truth, geometry, header.spacing, header.slice_affine
             )
         )
     rows = _index_rows(patient, part, np.flatnonzero(kept))
@@ -187,9 +168,7 @@ def _index_rows(patient: Patient, part: str, z: NDArray[np.int64]) -> pd.DataFra
     text = {"subject": patient.subject, "site": patient.site, "split": part}
     columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
     ids = [f"{patient.id}_{i:03d}" for i in z]
-    return pd.DataFrame({"id": ids, **columns, "z": z.astype(np.int64)})[
-        ["id", "subject", "site", "z", "split"]
-    ]
+    return pd.DataFrame({"id": ids, **columns, "z": z.astype(np.int64)})[["id", "subject", "site", "z", "split"]]
 
 
 def _common_spacing(patients: list[Patient], frame: Frame) -> tuple[float, float, float] | None:

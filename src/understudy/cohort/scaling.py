@@ -30,9 +30,7 @@ class SliceConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    resolution: int = Field(
-        default=256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)"
-    )
+    resolution: int = Field(default=256, description="height and width of the slices, pixels (32, 64, 128, 256, ...)")
     scaling: Literal["max", "robust"] = Field(
         default="max",
         description="what becomes 255: the volume's maximum (the paper), or a percentile of its non-zero voxels",
@@ -62,25 +60,16 @@ class SliceConfig(BaseModel):
         description="edge of the square to which slices are padded with zeros or cropped, pixels, a power of two; null:"
         " the smallest that holds the slices of at least half of the patients",
     )
-    percentile: float = Field(
-        default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent"
-    )
-    keep: Literal["rule", "all"] = Field(
-        default="rule", description="keep the slices that pass the rule below, or all"
-    )
+    percentile: float = Field(default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent")
+    keep: Literal["rule", "all"] = Field(default="rule", description="keep the slices that pass the rule below, or all")
     rule_channel: str = Field(default="T1w", description="sequence that the rule looks at")
     rule_intensity: float = Field(
         default=50.0, ge=0, lt=255, description="a pixel counts above this, on the scale 0-255"
     )
     rule_fraction: float = Field(
-        default=0.15,
-        ge=0,
-        lt=1,
-        description="a slice is kept if more than this fraction of its padded pixels count",
+        default=0.15, ge=0, lt=1, description="a slice is kept if more than this fraction of its padded pixels count"
     )
-    workers: int = Field(
-        default=2, ge=1, le=64, description="patients that are read at the same time, threads"
-    )
+    workers: int = Field(default=2, ge=1, le=64, description="patients that are read at the same time, threads")
 
     @field_validator("resolution", "matrix")
     @classmethod
@@ -119,9 +108,7 @@ def slice_images(
     images = np.zeros((len(wanted), len(files), config.resolution, config.resolution), np.uint8)
     for c, channel in enumerate(files):
         volume = (
-            rule
-            if channel == config.rule_channel
-            else bright_part(read(channel), files[channel], geometry, config)
+            rule if channel == config.rule_channel else bright_part(read(channel), files[channel], geometry, config)
         )
         _scale_and_shrink(volume, wanted, geometry, images[:, c])
     return images, kept
@@ -175,9 +162,7 @@ class Bright:
     def of(cls, slices: NDArray[Any], path: Path, config: SliceConfig) -> Bright:
         """Looks at a volume [Z, H, W]; raises an UnderstudyError if it has no usable ceiling."""
         if slices.dtype.kind in "iu" and slices.dtype.itemsize > 4:
-            slices = slices.astype(
-                np.float64
-            )  # doubles, in which the rule is computed, do not hold all of them
+            slices = slices.astype(np.float64)  # doubles, in which the rule is computed, do not hold all of them
         brightest = slices.max(axis=0)  # a NaN stays one
         ceiling = _ceiling(slices, float(brightest.max()), path, config)
         rows, columns = np.flatnonzero((brightest > 0).any(1)), np.flatnonzero((brightest > 0).any(0))

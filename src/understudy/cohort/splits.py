@@ -25,12 +25,9 @@ class SplitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     method: Literal["seed", "list", "permutation"] = Field(
-        default="seed",
-        description="draw by seed, take the lists below, or take the paper's permutation (.mat)",
+        default="seed", description="draw by seed, take the lists below, or take the paper's permutation (.mat)"
     )
-    seed: int | None = Field(
-        default=None, ge=0, description="seed of what is drawn; null: follows from the study's"
-    )
+    seed: int | None = Field(default=None, ge=0, description="seed of what is drawn; null: follows from the study's")
     test_patients: float | None = Field(
         default=None,
         ge=0,
@@ -40,9 +37,7 @@ class SplitConfig(BaseModel):
     validation_fraction: float = Field(
         default=0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
     )
-    stratify_by_site: bool = Field(
-        default=True, description="draw from every site in proportion to its patients"
-    )
+    stratify_by_site: bool = Field(default=True, description="draw from every site in proportion to its patients")
     test_sites: list[str] = Field(
         default_factory=list,
         description="method seed: all patients of these sites test and nobody else does (`test_patients` then says"
@@ -55,20 +50,17 @@ class SplitConfig(BaseModel):
         " and who validates and tests stays the same. null: all",
     )
     train: list[str] | str = Field(
-        default_factory=list,
-        description="method list: ids, or a text file with one per line; empty: all the others",
+        default_factory=list, description="method list: ids, or a text file with one per line; empty: all the others"
     )
     validation: list[str] | str = Field(
-        default_factory=list,
-        description="method list: ids or a text file; empty: drawn by seed from the others",
+        default_factory=list, description="method list: ids or a text file; empty: drawn by seed from the others"
     )
     test: list[str] | str = Field(default_factory=list, description="method list: ids or a text file")
     permutation: str = Field(
         default="", description="method permutation: the authors' subjectPermutation_BRATS2020.mat"
     )
     permutation_test: Literal["last", "first"] = Field(
-        default="last",
-        description="which end of the permuted patients is the test part (the paper: the last 56)",
+        default="last", description="which end of the permuted patients is the test part (the paper: the last 56)"
     )
 
     def settled(self, seed: int = 0) -> SplitConfig:
@@ -123,14 +115,10 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
         test, val, train = _permuted_test(config, sites), None, None
     left = {patient: site for patient, site in sites.items() if patient not in test}
     if val is None:
-        candidates = {
-            patient: site for patient, site in left.items() if train is None or patient not in train
-        }
+        candidates = {patient: site for patient, site in left.items() if train is None or patient not in train}
         # Given training ids are kept as they are; then everybody else validates.
         val = set(candidates) if train is not None else _draw_validation(left, config)
-    parts = {
-        patient: "test" if patient in test else "val" if patient in val else "train" for patient in sites
-    }
+    parts = {patient: "test" if patient in test else "val" if patient in val else "train" for patient in sites}
     if "train" not in parts.values():
         raise UnderstudyError(
             f"no patient of {len(sites)} is left for training ({len(test)} test, {len(val)} validation)",
@@ -337,9 +325,7 @@ def _refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str) -> Non
 def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
     """The test patients of the authors' permutation."""
     if not config.permutation:
-        raise UnderstudyError(
-            "no permutation given", where="permutation", fix="give the path of the .mat file"
-        )
+        raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
     import scipy.io
 
     try:

@@ -64,9 +64,7 @@ class ArrayFile:
 
     def _header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
         if dtype.hasobject:
             raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
@@ -144,9 +142,7 @@ class _Form:
             return False
         first, height, width = shape[:3]
         strips = max(height, width) > _STRIPS * min(height, width)
-        return strips or (
-            width < _SHORT * min(first, height) and max(first, height) < 1.5 * min(first, height)
-        )
+        return strips or (width < _SHORT * min(first, height) and max(first, height) < 1.5 * min(first, height))
 
     @property
     def words(self) -> str:
@@ -192,12 +188,7 @@ class ArraySource:
     """
 
     def __init__(
-        self,
-        root: Path,
-        files: Sequence[str],
-        spec: FolderSpec,
-        known: Sequence[str] | None,
-        plain: bool = False,
+        self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None, plain: bool = False
     ) -> None:
         if not spec.named and not plain:
             raise UnderstudyError(
@@ -241,9 +232,7 @@ class ArraySource:
         for _, images, labels, form in self._pairs:
             if labels is not None:
                 _check_labels(images, labels, form)
-        self.annotated = (
-            apart or isinstance(spec.labels, int) or self._depth > 1 + max(self._positions.values())
-        )
+        self.annotated = apart or isinstance(spec.labels, int) or self._depth > 1 + max(self._positions.values())
         self.channels = tuple(known or self._positions)
         self.count: int | None = sum(i.shape[0] if f.stack else 1 for _, i, _, f in self._pairs)
         if plain and self.annotated and not apart and not isinstance(spec.labels, int):
@@ -396,9 +385,7 @@ class ArraySource:
                 image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
                 yield self._slice(mark, number, image, None if drawn is None else next(drawn), images.path)
 
-    def _slice(
-        self, name: str, number: int, image: NDArray[Any], labels: NDArray[Any] | None, path: Path
-    ) -> RawSlice:
+    def _slice(self, name: str, number: int, image: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> RawSlice:
         where = Path(f"{path}, slice {number}")
         grey = to_grey(image, self._spec, where)
         if labels is not None:
@@ -444,9 +431,7 @@ def _positions(spec: FolderSpec) -> dict[str, int]:
     for name, said in spec.named.items():
         if isinstance(said, str) and said:
             raise UnderstudyError(
-                f"{said!r} is not a position in an array",
-                where=f"channels.{name}",
-                fix="give a number, counted from 0",
+                f"{said!r} is not a position in an array", where=f"channels.{name}", fix="give a number, counted from 0"
             )
         positions[name] = said if isinstance(said, int) else next(free)
     if taken in positions.values():
@@ -468,23 +453,17 @@ def _pairs(root: Path, files: Sequence[str]) -> list[tuple[str, str | None]]:
         target = labels if is_labels else images
         if key in target:
             raise UnderstudyError(
-                "two files with the same name",
-                where=f"{root}: {target[key]} and {file}",
-                fix="remove one of them",
+                "two files with the same name", where=f"{root}: {target[key]} and {file}", fix="remove one of them"
             )
         target[key] = file
     lonely = sorted(labels.keys() - images.keys())
     if lonely:
         raise UnderstudyError(
-            "labels without images",
-            where=root / labels[lonely[0]],
-            fix="add the images, or remove the labels",
+            "labels without images", where=root / labels[lonely[0]], fix="add the images, or remove the labels"
         )
     if labels and len(labels) < len(images):
         name = next(file for key, file in images.items() if key not in labels)
-        raise UnderstudyError(
-            "images without labels", where=root / name, fix="add the labels, or remove the images"
-        )
+        raise UnderstudyError("images without labels", where=root / name, fix="add the labels, or remove the images")
     return [(images[key], labels.get(key)) for key in sorted(images, key=natural)]
 
 

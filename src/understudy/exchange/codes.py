@@ -17,9 +17,7 @@ _MUCH = 0.2  # share of the pixels far from all codes that a code which nobody n
 _SPIKE = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
 
 
-def nearest_codes(
-    drawn: NDArray[Any], codes: Sequence[float]
-) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+def nearest_codes(drawn: NDArray[Any], codes: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Grey values [n, H, W] -> positions in `codes` of the nearest (the first on a tie), and the distance to it."""
     distances = np.abs(drawn[:, None].astype(np.float32) - np.asarray(codes, np.float32)[None, :, None, None])
     return distances.argmin(axis=1), distances.min(axis=1)

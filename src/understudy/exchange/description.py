@@ -74,9 +74,7 @@ class Description(BaseModel):
         return {c.name: float(c.value) for c in self.classes[1:]}
 
 
-def describe(
-    slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Mapping[str, int] | None = None
-) -> None:
+def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Mapping[str, int] | None = None) -> None:
     """Writes the file into an exported folder.
 
     Args:
@@ -92,8 +90,7 @@ def describe(
         channels=[DescribedChannel(name=c, files=reading["channels"][c]) for c in slices.channels],
         labels=reading["labels"],
         classes=[
-            DescribedClass(name=c.name, source=c.source, code=c.code, value=codes[c.name])
-            for c in slices.classes
+            DescribedClass(name=c.name, source=c.source, code=c.code, value=codes[c.name]) for c in slices.classes
         ],
         resolution=slices.resolution,
         spacing=slices.spacing,
@@ -130,8 +127,7 @@ def description_of(root: Path) -> Description | None:
         raise UnderstudyError(
             f"the description of the images cannot be used: {place}: {first['msg']}",
             where=path,
-            fix="restore it from a copy, or delete it and describe the images by options: see `understudy read"
-            " --help`",
+            fix="restore it from a copy, or delete it and describe the images by options: see `understudy read --help`",
         ) from error
 
 

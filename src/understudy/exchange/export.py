@@ -57,9 +57,7 @@ def png_reading(slices: SliceSet) -> dict[str, Any]:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
         taken = {used.lower() for used in names.values()}
         again = (f"{name}_{i}" for i in itertools.count(2))
-        names[channel] = (
-            name if name.lower() not in taken else next(n for n in again if n.lower() not in taken)
-        )
+        names[channel] = name if name.lower() not in taken else next(n for n in again if n.lower() not in taken)
     return {
         "layout": "png",
         "pattern": "{channel}/{id}_{channel}.png",
@@ -130,9 +128,7 @@ def export_nnunet(
         own = [c.name for c in slices.classes]
         table = np.array([own.index(c.name) for c in part.classes], np.uint8)
 
-        def files(
-            case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]
-        ) -> Iterable[tuple[Path, Any]]:
+        def files(case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterable[tuple[Path, Any]]:
             for position, pixels in enumerate(image[order]):
                 yield raw / f"images{kind}" / f"{case}_{position:04d}.png", pixels
             yield raw / f"labels{kind}" / f"{case}.png", table[labels]
@@ -173,9 +169,7 @@ def _dataset(slices: SliceSet, count: int, name: str) -> dict[str, Any]:
     }
 
 
-def patient_folds(
-    cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int
-) -> list[dict[str, list[str]]]:
+def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
     """Cross-validation over patients: each patient's cases are in one validation part, and in it only.
 
     Raises:
@@ -215,9 +209,7 @@ def _added(slices: SliceSet, synthetic: SliceSet | None) -> list[str]:
 
 def file_names(slices: SliceSet) -> list[str]:
     """The ids as names of files, made different where only characters that files cannot have set them apart."""
-    names = [
-        re.sub(r"[^A-Za-z0-9_.-]+", "_", str(entry)).strip("._") or "slice" for entry in slices.index["id"]
-    ]
+    names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", str(entry)).strip("._") or "slice" for entry in slices.index["id"]]
     if len({n.lower() for n in names}) == len(names):
         return names
     width = len(str(len(names)))
@@ -253,9 +245,7 @@ def _write(
 
 def _new_folder(out: Path) -> Path:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UnderstudyError(
-            "the folder is not empty", where=out, fix="use a new folder, or delete this one"
-        )
+        raise UnderstudyError("the folder is not empty", where=out, fix="use a new folder, or delete this one")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     return out

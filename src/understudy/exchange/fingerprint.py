@@ -13,10 +13,7 @@ from understudy.io.files import sha256_file, sha256_json
 from understudy.io.folders import read_bytes
 from understudy.runtime.lazy import zarr
 
-_TAIL = {
-    ".gz": 8,
-    ".png": 24,
-}  # bytes: CRC-32 and length; the end of the last IDAT chunk (Adler-32, CRC-32) and IEND
+_TAIL = {".gz": 8, ".png": 24}  # bytes: CRC-32 and length; the end of the last IDAT chunk (Adler-32, CRC-32) and IEND
 
 
 def folder_mark(root: Path, files: Sequence[str]) -> str:

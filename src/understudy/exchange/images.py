@@ -111,9 +111,7 @@ def _with_subjects(slices: SliceSet, subjects: list[str], out: Path) -> SliceSet
     identity = {"content": slices.content_hash, "subjects": sha256_json(subjects)}
     if (out / "index.parquet").is_file() and SliceSet.open(out).attrs.get("identity") == identity:
         return SliceSet.open(out)
-    writer = SliceWriter(
-        out, slices.channels, slices.classes, slices.resolution, slices.spacing, slices.axes, identity
-    )
+    writer = SliceWriter(out, slices.channels, slices.classes, slices.resolution, slices.spacing, slices.axes, identity)
     index = slices.index.assign(subject=subjects)
     for rows, images, labels in slices.blocks(np.arange(writer.done, len(slices))):
         writer.append(images, labels, index.iloc[rows])

@@ -50,9 +50,7 @@ def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -
     try:
         data = said["data"]
         reading = dict(data["reading"])
-        if isinstance(
-            reading.get("channels"), dict
-        ):  # JSON sorts names; their order is that of the certificate
+        if isinstance(reading.get("channels"), dict):  # JSON sorts names; their order is that of the certificate
             wanted = known or data["channels"]
             reading["channels"] = {k: reading["channels"][k] for k in wanted if k in reading["channels"]}
         keep = {"sizes": spec.sizes, "resolution": spec.resolution}

@@ -66,15 +66,8 @@ class Patients:
         counts = self.counts()
         first = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN])
         sizes = sorted(counts.values())
-        rest = (
-            f", ...; {sizes[0]} to {sizes[-1]} each, median {np.median(sizes):g}"
-            if len(counts) > _SHOWN
-            else ""
-        )
-        words = (
-            "slice" if len(self.subjects) == 1 else "slices",
-            "patient" if len(counts) == 1 else "patients",
-        )
+        rest = f", ...; {sizes[0]} to {sizes[-1]} each, median {np.median(sizes):g}" if len(counts) > _SHOWN else ""
+        words = ("slice" if len(self.subjects) == 1 else "slices", "patient" if len(counts) == 1 else "patients")
         return f"{len(self.subjects):,} {words[0]} of {len(counts):,} {words[1]}, {self.how}: {first}{rest}"
 
 
@@ -102,9 +95,7 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patie
     if all(short) and 1 < len(set(short)) < len(names):
         return Patients(short, "names", "by their names without the number at the end")
     mark = sha256_json(str(where.absolute()))[:8]  # the same name in two folders is no proof of one patient
-    return Patients(
-        [f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none"
-    )
+    return Patients([f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none")
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -117,9 +108,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UnderstudyError(
-            f"'{pattern}' is not a valid regular expression ({error})",
-            where="--patients",
-            fix=f"write e.g. {_EXAMPLE}",
+            f"'{pattern}' is not a valid regular expression ({error})", where="--patients", fix=f"write e.g. {_EXAMPLE}"
         ) from error
 
 
@@ -187,18 +176,12 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
     """
     subjects = slices.index["subject"].astype(str).to_numpy()
     names = sorted(set(subjects.tolist()), key=natural)
-    starts = (
-        [0] if len(names) <= _MOST else np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist()
-    )
+    starts = [0] if len(names) <= _MOST else np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist()
     length = len(names) if len(names) <= _MOST else _RUN
     own: list[NDArray[np.float32]] = []
-    found: list[
-        tuple[float, float, int]
-    ] = []  # correlation with the next patient, best of the others, how many others
+    found: list[tuple[float, float, int]] = []  # correlation with the next patient, best of the others, how many others
     for start in starts:
-        run = _bright(
-            [_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]]
-        )
+        run = _bright([_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]])
         own += [_best_own(marks) for marks in run if len(marks) > 1]
         for i in range(len(run) - 1):
             places = sorted(range(len(run)), key=lambda j: abs(j - i))
@@ -210,9 +193,7 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
     if not own or not found:
         return 0, len(found)
     within = float(np.quantile(np.concatenate(own), _WITHIN))
-    near = [
-        (following, others, count) for following, others, count in found if max(following, others) >= within
-    ]
+    near = [(following, others, count) for following, others, count in found if max(following, others) >= within]
     alike = sum(following > others for following, others, _ in near)
     chance = float(np.mean([1 / (1 + count) for *_, count in near])) if near else 0.0
     many = alike >= max(_FEWEST, _SHARE * len(found)) and 2 * alike > len(near)

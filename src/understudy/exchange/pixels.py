@@ -68,9 +68,7 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
-        raise UnderstudyError(
-            f"values of type {values.dtype} are no grey values", where=where, fix="save numbers"
-        )
+        raise UnderstudyError(f"values of type {values.dtype} are no grey values", where=where, fix="save numbers")
     if values.dtype == np.uint8 and scaling == "as_is":
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)

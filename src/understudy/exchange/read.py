@@ -54,10 +54,7 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
     if spec.layout != "auto":
         return spec.layout, files_below(root, ENDINGS[spec.layout])
     images = files_below(root, list(chain.from_iterable(ENDINGS.values())))
-    found = {
-        layout: [file for file in images if file.lower().endswith(endings)]
-        for layout, endings in ENDINGS.items()
-    }
+    found = {layout: [file for file in images if file.lower().endswith(endings)] for layout, endings in ENDINGS.items()}
     present = [layout for layout, files in found.items() if files]
     if len(present) == 1:
         return present[0], found[present[0]]
@@ -95,9 +92,7 @@ class OpenedFolder:
     said: Description | None
 
 
-def open_folder(
-    root: Path, spec: FolderSpec, known: Sequence[str] | None = None, plain: bool = False
-) -> OpenedFolder:
+def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None, plain: bool = False) -> OpenedFolder:
     """Finds out what is in a folder.
 
     Args:
@@ -115,9 +110,7 @@ def open_folder(
         spec = described(said, spec, known)
     _refuse_other_channels(spec, known, root)
     if layout != "slices" and not files:
-        raise UnderstudyError(
-            f"there is no file of layout {layout} in the folder", where=root, fix="check the path"
-        )
+        raise UnderstudyError(f"there is no file of layout {layout} in the folder", where=root, fix="check the path")
     source: Source
     if layout == "slices":
         source = SetSource(root, spec, known)
@@ -185,9 +178,7 @@ def read_folder(
         return _finished(out, identity)
     first = next(source.slices(0), None)
     if first is None:
-        raise UnderstudyError(
-            "the folder holds no slice that is not empty", where=root, fix="check the images"
-        )
+        raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
     sizes = Sizes.of(first, spec, target)
     edge = sizes.geometry.resolution
     placed = said is not None and said.resolution == edge  # else the pixels are of another size
@@ -198,9 +189,7 @@ def read_folder(
     rows = said.slices if said else {}
     done = _take(source, writer, annotation, sizes, rows, name or root.name, count, progress)
     if count is not None and done < count:
-        raise UnderstudyError(
-            f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer"
-        )
+        raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
     annotation.finish(root)
     annotation.forget(writer)
     notes = source.notes + ([] if opened.layout == "slices" else _strangers(root, opened.layout))
@@ -239,10 +228,7 @@ def _take(
     """
     start = annotation.resume(writer)
     left = None if count is None else max(0, count - start)
-    with (
-        StopRequest() as stop,
-        track(count or source.count or 0, "reading", "slices", start, progress) as meter,
-    ):
+    with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", start, progress) as meter:
         for block in _blocks(islice(source.slices(start), left)):
             images, labels, distances = _convert(block, annotation, sizes)
             rows = [
@@ -280,7 +266,5 @@ def _convert(
 def _finished(out: Path, identity: dict[str, Any]) -> SliceSet:
     found = SliceSet.open(out)
     if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
-        raise UnderstudyError(
-            "the folder holds other slices", where=out, fix="use another folder, or delete this one"
-        )
+        raise UnderstudyError("the folder holds other slices", where=out, fix="use another folder, or delete this one")
     return found

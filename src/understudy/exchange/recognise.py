@@ -63,9 +63,7 @@ def recognise(
             recognised, a pattern by which a name has several patients.
     """
     if not files:
-        raise UnderstudyError(
-            "there is no image in the folder", where=root, fix="check the path, and unpack archives"
-        )
+        raise UnderstudyError("there is no image in the folder", where=root, fix="check the path, and unpack archives")
     wanted = list(spec.named) or list(known or [])
     matchers = _matchers(spec, wanted)
     slices: dict[str, SliceFiles] = {}
@@ -229,12 +227,8 @@ def _add(slices: dict[str, SliceFiles], place: _Place, channel: str, file: str, 
 def _like_channels(files: Sequence[str]) -> list[str]:
     """Files that look like several channels of one image, "p0_dwi" and "p0_adc", or "dwi/p0" and "adc/p0"; or []."""
     stems = {_stem(file): file for file in files}
-    splits = [
-        r"(?P<case>.+)[-_. /](?P<word>[^-_. /]*[^-_. /\d])"
-    ]  # what ends in a number is a slice or a patient
-    if all(
-        file.lower().endswith((".nii", ".nii.gz")) for file in files
-    ):  # slices may be numbered in each folder
+    splits = [r"(?P<case>.+)[-_. /](?P<word>[^-_. /]*[^-_. /\d])"]  # what ends in a number is a slice or a patient
+    if all(file.lower().endswith((".nii", ".nii.gz")) for file in files):  # slices may be numbered in each folder
         splits.append(r"(?P<word>[^/]*[^/\d])/(?P<case>.+)")
     for split in splits:
         cases: dict[str, dict[str, str]] = defaultdict(dict)
@@ -270,9 +264,7 @@ def _nothing_recognised(root: Path, files: Sequence[str], names: Iterable[str]) 
     )
 
 
-def _refuse_incomplete(
-    root: Path, slices: list[SliceFiles], wanted: Sequence[str], surplus: list[str]
-) -> None:
+def _refuse_incomplete(root: Path, slices: list[SliceFiles], wanted: Sequence[str], surplus: list[str]) -> None:
     """Every slice has every channel."""
     lacking = [entry for entry in slices if any(name not in entry.files for name in wanted)]
     if not lacking:

@@ -121,9 +121,7 @@ class FileSource:
         paths = [self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)]
         headers = dict(zip(paths, headers_on_one_grid(paths, flat=True), strict=True))
         _refuse_strips(paths[0], headers[paths[0]])
-        images, drawn = self._read(
-            entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path])
-        )
+        images, drawn = self._read(entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path]))
         if images.shape[1] == 1:
             return headers, [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
         subject = entry.subject or entry.id
@@ -141,9 +139,7 @@ class FileSource:
         first = self._root / entry.files[self.channels[0]]
         return first, self._root / entry.files[self._found.annotation[0]] if self.annotated else first
 
-    def _read(
-        self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    def _read(self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Images uint8 [C, Z, H, W] and annotation [A, Z, H, W], all of one size."""
         paths = {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
         images = [to_8_bit(to_grey(read(paths[n]), self._spec, paths[n])) for n in self.channels]

@@ -68,9 +68,7 @@ class FolderSpec(BaseModel):
         description="grey values: as_is (0 to 255), max (each file's maximum becomes 255), or the two numbers that"
         " become 0 and 255, e.g. [-1, 1]",
     )
-    clip: bool = Field(
-        default=False, description="cut values outside of the two numbers off instead of stopping"
-    )
+    clip: bool = Field(default=False, description="cut values outside of the two numbers off instead of stopping")
     sizes: Literal["refuse", "fit"] = Field(
         default="refuse",
         description="images, all of one size, that are not square with a power of two: refuse, or pad with zeros and"
@@ -94,9 +92,7 @@ class FolderSpec(BaseModel):
         if len(set(values)) < len(values):
             raise ValueError("something stands there twice")
         if LABELS in channels:
-            raise ValueError(
-                f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation"
-            )
+            raise ValueError(f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation")
         return channels
 
     @field_validator("channels", "labels")
@@ -125,9 +121,7 @@ def _placeholders(pattern: str) -> list[str]:
     return [name for name in ("{id}", "{channel}", "{subject}") if name in pattern]
 
 
-def classes_of(
-    codes: dict[str, float], known: Sequence[LabelClass] | None, where: Any
-) -> tuple[LabelClass, ...]:
+def classes_of(codes: dict[str, float], known: Sequence[LabelClass] | None, where: Any) -> tuple[LabelClass, ...]:
     """The classes of the set that is written: the study's by name, or those that the codes name.
 
     Args:
@@ -140,9 +134,7 @@ def classes_of(
     """
     if known is None:
         given = codes or BRATS_CODES
-        return BACKGROUND, *(
-            LabelClass(n, round(c), round(c)) for n, c in sorted(given.items(), key=lambda e: e[1])
-        )
+        return BACKGROUND, *(LabelClass(n, round(c), round(c)) for n, c in sorted(given.items(), key=lambda e: e[1]))
     names = [entry.name for entry in known[1:]]
     for code in codes:
         fitting = [code] if code in names else [name for name in names if code in name.split("/")]
@@ -225,9 +217,7 @@ def _names(text: str, option: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise UnderstudyError(
-                f"{part!r} should be NAME=VALUE",
-                where=f"--{option} {text}",
-                fix="write NAME=VALUE,NAME=VALUE",
+                f"{part!r} should be NAME=VALUE", where=f"--{option} {text}", fix="write NAME=VALUE,NAME=VALUE"
             )
         found[name.strip()] = value.strip()
     return found

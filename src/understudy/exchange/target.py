@@ -59,9 +59,7 @@ class Annotation:
         self._sum, self._worst, self._count = 0.0, 0.0, 0
 
     @classmethod
-    def of(
-        cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path
-    ) -> Annotation:
+    def of(cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> Annotation:
         """That of a folder.
 
         Args:
@@ -167,13 +165,7 @@ class Sizes:
         """
         height, width = raw.images.shape[-2:]
         padded = 1 << (max(height, width) - 1).bit_length()
-        wanted = (
-            target.resolution
-            if target
-            else spec.resolution
-            if spec.sizes == "fit" and spec.resolution
-            else padded
-        )
+        wanted = target.resolution if target else spec.resolution if spec.sizes == "fit" and spec.resolution else padded
         if padded < wanted:
             raise UnderstudyError(
                 f"images of {height} x {width} pixels beside real slices of {wanted} x {wanted}",

@@ -73,9 +73,7 @@ class ShardFiles:
 class TarSource:
     """Shards of PNG files, one a channel and one for the annotation."""
 
-    def __init__(
-        self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None
-    ) -> None:
+    def __init__(self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> None:
         if spec.pattern or isinstance(spec.labels, int | dict):
             raise UnderstudyError(
                 "members of a tar file are found by their endings",

@@ -16,9 +16,7 @@ from understudy.io.files import atomic_path, read_json, write_json
 from understudy.slices import LabelClass
 
 WEIGHTS, CONFIG = "generator.safetensors", "config.json"
-DISCRIMINATOR = (
-    "discriminator.safetensors"  # of a GAN: for audits, never for release (it knows the training slices)
-)
+DISCRIMINATOR = "discriminator.safetensors"  # of a GAN: for audits, never for release (it knows the training slices)
 
 
 def save_model(

@@ -111,9 +111,7 @@ def train_plugin(
     own.mkdir(parents=True, exist_ok=True)
     shown = TrainingSlices(slices, np.asarray(rows, np.int64), annotation)
     with blamed(plugin, "train"):
-        plugin.made_by.train(
-            slices=shown, config=config, folder=own, seed=seed, device=str(resolve_device(device))
-        )
+        plugin.made_by.train(slices=shown, config=config, folder=own, seed=seed, device=str(resolve_device(device)))
     record = {
         "kind": plugin.name, "plugin": plugin.identity, "config": what["config"], "content": _content(own, plugin),
         "model": {"resolution": slices.resolution, "channels": shown.shape[1]}, "identity": identity, "seed": seed,
@@ -161,9 +159,7 @@ class PluginGenerator:
             UnderstudyError: a truncation, or what went wrong in the plug-in.
         """
         if psi != 1:
-            raise UnderstudyError(
-                f"the plug-in {self._plugin.name} knows no truncation", fix="leave psi at 1"
-            )
+            raise UnderstudyError(f"the plug-in {self._plugin.name} knows no truncation", fix="leave psi at 1")
         if self._made is None:
             with blamed(self._plugin, "read its folder"):
                 self._made = self._plugin.made_by(folder=self._own, device=self._device)
@@ -189,9 +185,7 @@ class PluginGenerator:
         elif not bool(joint.isfinite().all()):
             problem = "gave values that are no numbers (NaN or infinite)"
         elif float(joint.abs().max()) > _FARTHEST or float(joint.min()) >= 0:
-            problem = (
-                f"gave values from {float(joint.min()):.3g} to {float(joint.max()):.3g}, not from -1 to 1"
-            )
+            problem = f"gave values from {float(joint.min()):.3g} to {float(joint.max()):.3g}, not from -1 to 1"
         else:
             return
         raise UnderstudyError(
@@ -227,8 +221,6 @@ def _content(folder: Path, plugin: Plugin) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise UnderstudyError(
-            f"the plug-in {plugin.name} has written nothing",
-            where=folder,
-            fix="its `train` must write to `folder`",
+            f"the plug-in {plugin.name} has written nothing", where=folder, fix="its `train` must write to `folder`"
         )
     return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])

@@ -58,12 +58,8 @@ KINDS = {
     "stylegan1": Kind(
         "networks.stylegan1", "StyleGan1Config", "StyleGan1Training", "training.growing", "StyleGan1Trainer"
     ),
-    "stylegan2": Kind(
-        "networks.stylegan2", "StyleGan2Config", "StyleGan2Training", "training.gan", "StyleGan2Trainer"
-    ),
-    "stylegan3": Kind(
-        "networks.stylegan3", "StyleGan3Config", "StyleGan3Training", "training.gan", "StyleGan3Trainer"
-    ),
+    "stylegan2": Kind("networks.stylegan2", "StyleGan2Config", "StyleGan2Training", "training.gan", "StyleGan2Trainer"),
+    "stylegan3": Kind("networks.stylegan3", "StyleGan3Config", "StyleGan3Training", "training.gan", "StyleGan3Trainer"),
     "diffusion": Kind(
         "networks.unet", "DiffusionConfig", "DiffusionTraining", "training.denoising", "DiffusionTrainer"
     ),

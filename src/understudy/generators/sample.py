@@ -66,13 +66,7 @@ def sample_set(
         return _finished(out, identity)
     classes = classes_of(config)
     writer = SliceWriter(
-        out,
-        config["channels"],
-        classes,
-        config["model"]["resolution"],
-        config["spacing"],
-        config["axes"],
-        identity,
+        out, config["channels"], classes, config["model"]["resolution"], config["spacing"], config["axes"], identity
     )
     for member in members:
         member.generator.to(resolve_device(device))
@@ -84,9 +78,7 @@ def sample_set(
             joint, rows = _block(members, start, size, seed, psi)
             images, labels, distances = decode(joint, classes, config["annotation"])
             writer.append(
-                images,
-                labels,
-                [row | {"code_distance": float(d)} for row, d in zip(rows, distances, strict=True)],
+                images, labels, [row | {"code_distance": float(d)} for row, d in zip(rows, distances, strict=True)]
             )
             meter.advance(size)
     return writer.close(source="synthetic", **identity)
@@ -155,18 +147,11 @@ def _identity(
     members: list[_Member], count: int, seed: int, psi: float, sampler: SamplerConfig | None
 ) -> dict[str, Any]:
     weights = [member.weights for member in members]
-    identity = {
-        "weights": weights if len(weights) > 1 else weights[0],
-        "count": count,
-        "seed": seed,
-        "psi": psi,
-    }
+    identity = {"weights": weights if len(weights) > 1 else weights[0], "count": count, "seed": seed, "psi": psi}
     return identity | ({"sampler": sampler.model_dump(mode="json")} if sampler else {})
 
 
-def _block(
-    members: list[_Member], start: int, size: int, seed: int, psi: float
-) -> tuple[Tensor, list[dict[str, Any]]]:
+def _block(members: list[_Member], start: int, size: int, seed: int, psi: float) -> tuple[Tensor, list[dict[str, Any]]]:
     """Joint images float32 [size, C, R, R] of samples start ... start + size - 1, and their index rows."""
     k, joint = len(members), torch.empty(0)
     rows: list[dict[str, Any]] = [{} for _ in range(size)]
@@ -192,10 +177,6 @@ def _block(
 
 def _finished(out: Path, identity: dict[str, object]) -> SliceSet:
     found = SliceSet.open(out)
-    if {k: found.attrs.get(k) for k in identity} != identity or ("sampler" in found.attrs) != (
-        "sampler" in identity
-    ):
-        raise UnderstudyError(
-            "the folder holds other samples", where=out, fix="use another folder, or delete this one"
-        )
+    if {k: found.attrs.get(k) for k in identity} != identity or ("sampler" in found.attrs) != ("sampler" in identity):
+        raise UnderstudyError("the folder holds other samples", where=out, fix="use another folder, or delete this one")
     return found

@@ -14,14 +14,8 @@ from typing import Any
 from understudy.errors import MissingField, UnderstudyError
 
 _AGAIN = "run the same command again: it continues"
-_NO_ANSWER = (
-    "the disk or network drive does not answer",
-    f"see whether the drive is still connected, then {_AGAIN}",
-)
-_TOO_MANY = (
-    "too many files are open at once",
-    "raise the limit of open files (ulimit -n 4096) and run it again",
-)
+_NO_ANSWER = ("the disk or network drive does not answer", f"see whether the drive is still connected, then {_AGAIN}")
+_TOO_MANY = ("too many files are open at once", "raise the limit of open files (ulimit -n 4096) and run it again")
 _DISK = {
     errno.ENOSPC: ("the disk is full", f"free some space and {_AGAIN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space and {_AGAIN}"),
@@ -35,10 +29,7 @@ _DISK = {
     errno.ENFILE: _TOO_MANY,
     errno.EIO: ("the disk reports an error", "copy the files to another disk and use the copy"),
     errno.ENAMETOOLONG: ("the file's name or path is too long", "use a shorter name or a folder higher up"),
-    errno.ELOOP: (
-        "links that lead back to each other",
-        "replace the link by the file or folder that is meant",
-    ),
+    errno.ELOOP: ("links that lead back to each other", "replace the link by the file or folder that is meant"),
 } | dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN), _NO_ANSWER)
 _WRITING = _DISK | {
     errno.EACCES: ("no permission to write", "choose a folder you may write to"),
@@ -148,9 +139,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            text, encoding="utf-8", errors="backslashreplace"
-        )  # names of files need not be UTF-8
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
 
 
 def write_json(path: str | Path, value: Any) -> None:

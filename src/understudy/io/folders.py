@@ -135,9 +135,7 @@ def _lost_link(path: str) -> UnderstudyError:
 def _unreadable(folder: Path, error: OSError) -> UnderstudyError:
     known = explain_os_error(error, folder, writing=False)
     if known is None:
-        known = UnderstudyError(
-            "the folder cannot be read", where=folder, fix="check the disk or the network share"
-        )
+        known = UnderstudyError("the folder cannot be read", where=folder, fix="check the disk or the network share")
     return known
 
 

@@ -161,9 +161,7 @@ def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
 def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
     """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
     back = np.empty((3, 2))
-    back[header.reorientation[:, 0].astype(int)] = np.stack(
-        [np.arange(3), header.reorientation[:, 1]], axis=1
-    )
+    back[header.reorientation[:, 0].astype(int)] = np.stack([np.arange(3), header.reorientation[:, 1]], axis=1)
     return nib.orientations.apply_orientation(slices.T, back)
 
 
@@ -174,17 +172,11 @@ def judge_pixels(header: VolumeHeader) -> list[tuple[str, str, Literal["error", 
     long, short = max(edges), min(edges)
     pixels = f"{header.plane} slices have pixels of {edges[0]:.3g} x {edges[1]:.3g} mm"
     if min(height, width) < _SMALLEST or long > _STRETCHED * short:
-        what = (
-            pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
-        )
+        what = pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
         better = _best_plane(header)
         if better != header.plane:
             return [
-                (
-                    f"{what}: the volume was acquired in {better} slices",
-                    f"set `slices: {{plane: {better}}}`",
-                    "error",
-                )
+                (f"{what}: the volume was acquired in {better} slices", f"set `slices: {{plane: {better}}}`", "error")
             ]
         return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
     if long > _SQUARE * short:

@@ -86,9 +86,7 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
     affine, doubts, units = _position(stored, path)
     positioned = max(int(stored["sform_code"]), int(stored["qform_code"])) > 0
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-    return VolumeHeader(
-        shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts, positioned, units
-    )
+    return VolumeHeader(shape, dtype, offset, float(slope), float(intercept), affine, plane, doubts, positioned, units)
 
 
 def _parse(path: Path) -> Any:
@@ -100,9 +98,7 @@ def _parse(path: Path) -> Any:
         name = path.name + ".gz" if zipped else path.name[: -len(".gz")]
         if zipped or _size_of_header(raw):
             raise UnderstudyError(
-                f"the name ends in {path.suffix}, but the file is {kind}",
-                where=path,
-                fix=f"rename it to {name}",
+                f"the name ends in {path.suffix}, but the file is {kind}", where=path, fix=f"rename it to {name}"
             )
     try:
         content = isal_zlib.decompressobj(wbits=31).decompress(raw, max_length=4096) if zipped else raw
@@ -218,9 +214,7 @@ def _disagreement(
     sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path, template: bool
 ) -> list[tuple[str, str]]:
     """A doubt where sform and qform are two spaces of one volume, an error where one of them must be wrong."""
-    fix = (
-        "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
-    )
+    fix = "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
     steps = np.linalg.solve(sform[:3, :3], qform[:3, :3])
     turned = bool((np.abs(steps).argmax(axis=0) != range(3)).any() or (np.diag(steps) <= 0).any())
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
@@ -233,13 +227,9 @@ def _disagreement(
             for a, sizes in zip((sform, qform), edges, strict=True)
         ]
         raise UnderstudyError(
-            f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size",
-            where=path,
-            fix=fix,
+            f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size", where=path, fix=fix
         )
-    return [
-        ("sform and qform are different positions; the sform is used", f"nothing, if this is meant; or {fix}")
-    ]
+    return [("sform and qform are different positions; the sform is used", f"nothing, if this is meant; or {fix}")]
 
 
 def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[VolumeHeader]:

@@ -46,9 +46,7 @@ def encode_chunk(item: NDArray[np.uint8]) -> bytes | None:
     return bytes(_ENCODER.encode(np.ascontiguousarray(item))) if item.any() else None
 
 
-def write_shard(
-    array: Path, number: int, chunks: Sequence[bytes | None], capacity: int, item_axes: int
-) -> None:
+def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capacity: int, item_axes: int) -> None:
     """Writes shard `number` of the array in the folder `array`; one that is there is replaced.
 
     Args:

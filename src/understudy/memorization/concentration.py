@@ -97,9 +97,7 @@ def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration 
         c, x = int(counts[among].sum()), int(votes_for[among].sum())
         p = min(1.0, len(sizes) * comb(d, size) * float(hypergeom.sf(c - 1, f + k, c + x, f)))
         tried.append((p, size, c, x))
-    p, size, c, x = next(
-        (t for t in tried if t[0] <= CONCENTRATED), min(tried)
-    )  # the fewest patients that show it
+    p, size, c, x = next((t for t in tried if t[0] <= CONCENTRATED), min(tried))  # the fewest patients that show it
     share = float(np.isin(judged, named[worst[:size]]).mean())
     return Concentration(f, size, c, k, x, p, smallest_p(f, k), share)
 

@@ -45,23 +45,17 @@ class AuditConfig(BaseModel):
     copies: int = Field(default=150, ge=20, description="planted copies of each kind")
     splits: int = Field(default=100, ge=10, description="times that held-out patients are halved")
     resamples: int = Field(default=2000, ge=200, description="bootstrap resamples of patients")
-    within: int = Field(
-        default=2000, ge=0, description="synthetic slices compared with each other at most (0: none)"
-    )
+    within: int = Field(default=2000, ge=0, description="synthetic slices compared with each other at most (0: none)")
     membership: bool = Field(
         default=True, description="where the generator is at hand: do its weights tell training patients?"
     )
     membership_slices: int = Field(
         default=400, ge=20, description="slices of each side that the generator is asked about"
     )
-    memory_bytes: int = Field(
-        default=1 << 30, gt=0, description="for pixels and products of the search, bytes"
-    )
+    memory_bytes: int = Field(default=1 << 30, gt=0, description="for pixels and products of the search, bytes")
     seed: int = Field(default=0, ge=0, description="of planted copies, halves and resamples")
 
     def search(self, more: bool = True) -> SearchConfig:
         """The search for nearest neighbours."""
         views = TESTED + (SHOWN if more and self.more_views else ())
-        return SearchConfig(
-            views=views, transforms=TRANSFORMS[self.transforms], memory_bytes=self.memory_bytes
-        )
+        return SearchConfig(views=views, transforms=TRANSFORMS[self.transforms], memory_bytes=self.memory_bytes)

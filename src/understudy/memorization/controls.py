@@ -98,10 +98,7 @@ class Controls:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the audit's JSON."""
-        return {
-            "detection": [asdict(d) for d in self.detections],
-            "false_alarms": asdict(self.false_alarms),
-        }
+        return {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
 
 
 def run_controls(
@@ -208,17 +205,14 @@ def _plant(
     return writer.close()
 
 
-def _detection(
-    kind: Severity, scores: Floats, null: Null, clusters: NDArray[np.int64], quantile: float
-) -> Detection:
+def _detection(kind: Severity, scores: Floats, null: Null, clusters: NDArray[np.int64], quantile: float) -> Detection:
     if kind.faint:
         flagged = p_values(scores[:, :1], null.view(0)).flagged(quantile)
     else:
         flagged = p_values(scores, null).flagged(quantile)
     low, high = clustered_wilson(flagged, clusters)
     alone = {
-        view: float(p_values(scores[:, [v]], null.view(v)).flagged(quantile).mean())
-        for v, view in enumerate(TESTED)
+        view: float(p_values(scores[:, [v]], null.view(v)).flagged(quantile).mean()) for v, view in enumerate(TESTED)
     }
     median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
     return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), low, high, alone, median)

@@ -36,9 +36,7 @@ class Repeats:
         return asdict(self)
 
 
-def repeats(
-    synthetic: Part, null: Null, training: int, config: AuditConfig, device: str = "cpu"
-) -> Repeats | None:
+def repeats(synthetic: Part, null: Null, training: int, config: AuditConfig, device: str = "cpu") -> Repeats | None:
     """Compares synthetic slices with each other; None if that is not wanted or there is one slice only.
 
     Args:

@@ -112,9 +112,7 @@ def assembled(
     return Audit(numbers, said, neighbours, listed, {**drawn, **controls.scores})
 
 
-def flags_of(
-    groups: tuple[Compared, Compared], slices: int, controls: Controls, config: AuditConfig
-) -> Flags:
+def flags_of(groups: tuple[Compared, Compared], slices: int, controls: Controls, config: AuditConfig) -> Flags:
     """How many slices are flagged, with intervals.
 
     Args:
@@ -176,8 +174,7 @@ def concentration_of(
     """
     patient_of = _patient_of(training)
     beside = [
-        [patient_of.get(int(r), "") for r in row]
-        for row in of_heldout[[f"{v}.row" for v in judged.views]].to_numpy()
+        [patient_of.get(int(r), "") for r in row] for row in of_heldout[[f"{v}.row" for v in judged.views]].to_numpy()
     ]
     votes = votes_of(judged.null, np.array(beside, dtype=np.str_), config.quantile)
     patients = near["patient"].to_numpy().astype(np.str_)

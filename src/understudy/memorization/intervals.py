@@ -21,9 +21,7 @@ def wilson(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return (0.0 if hits <= 0 else low), (1.0 if hits >= n else high)
 
 
-def clustered_wilson(
-    hits: NDArray[np.bool_], clusters: NDArray[np.int64], level: float = 0.95
-) -> tuple[float, float]:
+def clustered_wilson(hits: NDArray[np.bool_], clusters: NDArray[np.int64], level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval with the effective number of independent draws when they come in clusters (patients).
 
     The variance of the share is estimated between clusters; where all or none hit there is nothing to estimate, and

@@ -84,12 +84,8 @@ def membership(
     wins = _wins(scores_a, scores_b, a.codes, b.codes)
     sizes = np.bincount(a.codes), np.bincount(b.codes)
     rng = np.random.default_rng([seed, 41])
-    draws = [
-        rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples).astype(float) for n in sizes
-    ]
-    drawn = np.einsum("ri,ij,rj->r", draws[0], wins, draws[1]) / (
-        (draws[0] @ sizes[0]) * (draws[1] @ sizes[1])
-    )
+    draws = [rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples).astype(float) for n in sizes]
+    drawn = np.einsum("ri,ij,rj->r", draws[0], wins, draws[1]) / ((draws[0] @ sizes[0]) * (draws[1] @ sizes[1]))
     auc = float(wins.sum() / (len(a.rows) * len(b.rows)))
     weights = dict(getattr(witness, "weights", {}))
     return Membership(name, auc, *percentiles(drawn), len(a.rows), len(b.rows), a.count, b.count, weights)

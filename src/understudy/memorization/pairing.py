@@ -112,9 +112,7 @@ def _check(queries: SliceSet, training: SliceSet, annotation: bool) -> None:
 def _rows(slices: SliceSet, rows: ArrayLike | None) -> NDArray[np.int64]:
     found = np.arange(len(slices)) if rows is None else np.asarray(rows, np.int64)
     if not len(found):
-        raise UnderstudyError(
-            "no slices to compare", where=slices.path, fix="check the rows that were chosen"
-        )
+        raise UnderstudyError("no slices to compare", where=slices.path, fix="check the rows that were chosen")
     if found.min() < 0 or found.max() >= len(slices):
         raise UnderstudyError(
             f"rows {found.min()}..{found.max()} of a set of {len(slices)} slices", where=slices.path,
@@ -126,9 +124,7 @@ def _codes(apart: tuple[ArrayLike, ArrayLike], of_queries: NDArray[np.int64], of
            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
     codes = tuple(np.asarray(a, np.int64) for a in apart)
     if len(codes[0]) != len(of_queries) or len(codes[1]) != len(of_training):
-        raise UnderstudyError(
-            "apart must hold one code for every row", fix="give codes for the chosen rows only"
-        )
+        raise UnderstudyError("apart must hold one code for every row", fix="give codes for the chosen rows only")
     return codes[0], codes[1]
 
 
@@ -166,9 +162,7 @@ def plan_tiles(pair: Pairing, memory_bytes: int, tile: Sequence[int] | None, ann
     if tile is not None:
         return Tiles(max(1, tile[0]), max(1, tile[1]))
     cached = sum(
-        len(s) * (image + pair.pixels)
-        for s in {id(s): s for s in (pair.queries, pair.training)}.values()
-        if s.cached
+        len(s) * (image + pair.pixels) for s in {id(s): s for s in (pair.queries, pair.training)}.values() if s.cached
     )
     free = memory_bytes - cached - 2 * READ * query
     wide = int(np.clip(min(TILE_BYTES // image, free // 3 // training), LEAST, 2048))

@@ -47,9 +47,7 @@ def audit(
     parts = sides(training, heldout, synthetic, training_rows)
     judged = judged_of(parts, config)
 
-    def search(
-        name: str, queries: SliceSet, rows: NDArray[np.int64] | None, among: Part = parts[0]
-    ) -> pd.DataFrame:
+    def search(name: str, queries: SliceSet, rows: NDArray[np.int64] | None, among: Part = parts[0]) -> pd.DataFrame:
         shown = name not in ("planted", "faint")
         return nearest(
             queries, training, query_rows=rows, training_rows=among.rows, config=config.search(shown),
@@ -66,8 +64,6 @@ def audit(
     controls = run_controls(judged[0], null, lambda made: search("planted", made, None), config, work_dir)
     done = assembled(parts, judged, of_heldout, groups, controls, config, device)
     if witness is not None and config.membership:
-        asked = membership(
-            judged[0], judged[1], witness, config.membership_slices, config.resamples, config.seed
-        )
+        asked = membership(judged[0], judged[1], witness, config.membership_slices, config.resamples, config.seed)
         done.numbers["membership"] = asked.as_dict()
     return done

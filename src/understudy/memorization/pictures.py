@@ -81,17 +81,13 @@ def _histograms(done: Audit) -> Figure:
             ax.stairs(np.array(counts) / total, edges, fill=True, color=colour, alpha=0.85)
             if limit is not None:
                 ax.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-            label = {"held-out": "held-out patients", "synthetic": "synthetic"}.get(
-                name, f"planted copies ({name})"
-            )
+            label = {"held-out": "held-out patients", "synthetic": "synthetic"}.get(name, f"planted copies ({name})")
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
             ax.set_ylim(0, _HEADROOM * max(counts) / total or 1)  # the label is above the bars
         axes[0, v].set_title(NAMES[view].capitalize(), loc="left", fontsize=10, weight="bold")
         part = f"{100 * done.numbers['rule']['quantile']:g} %"
-        axes[-1, v].set_xlabel(
-            f"highest correlation with a training slice (dashed: {part} of held-out slices)"
-        )
+        axes[-1, v].set_xlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)")
     return figure
 
 

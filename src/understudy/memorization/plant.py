@@ -74,9 +74,7 @@ def flip(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
 
 def quarter_turn(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
     """Turned by 90 degrees."""
-    return np.ascontiguousarray(np.rot90(images, axes=(-2, -1))), np.ascontiguousarray(
-        np.rot90(labels, axes=(-2, -1))
-    )
+    return np.ascontiguousarray(np.rot90(images, axes=(-2, -1))), np.ascontiguousarray(np.rot90(labels, axes=(-2, -1)))
 
 
 def gamma(exponent: float) -> Change:
@@ -126,9 +124,7 @@ def warp(pixels: float) -> Change:
         for i in range(len(images)):
             field = gaussian_filter(rng.standard_normal((2, edge, edge)), (0, edge / 10, edge / 10))
             field *= pixels / np.hypot(*field).mean()
-            bent = [
-                map_coordinates(c.astype(float), grid + field, order=1, mode="nearest") for c in images[i]
-            ]
+            bent = [map_coordinates(c.astype(float), grid + field, order=1, mode="nearest") for c in images[i]]
             out[i] = _bytes(np.stack(bent))
             marks[i] = map_coordinates(labels[i], grid + field, order=0, mode="nearest")
         return out, marks

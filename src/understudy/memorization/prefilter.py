@@ -80,9 +80,7 @@ def bounds(low: tuple[torch.Tensor, torch.Tensor], queries: Side, training: Side
 
     def bound(start: int) -> None:
         rows = slice(start, min(m, start + step))
-        part = {
-            c: h[rows].double() + x.linear[rows, c, None] * (y.linear[:, c] / pixels) for c, h in high.items()
-        }
+        part = {c: h[rows].double() + x.linear[rows, c, None] * (y.linear[:, c] / pixels) for c, h in high.items()}
         for v, covariance in enumerate(covariances(part, x, y, rows, views, channels)):
             found[v, rows] = covariance.mul_(y.scale[v]).mul_(x.scale[v, rows, None]).float()
 

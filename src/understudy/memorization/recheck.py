@@ -88,9 +88,7 @@ class Recheck:
         flags = flags_of((groups[0], groups[1]), len(kept), self.controls, config)
         hits, needed = Hits(0, self.training.count, {}), slices_needed(config.quantile)
         heaped = None if screened else self.concentration
-        return verdict(
-            flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened, heaped
-        )
+        return verdict(flags, hits, self.controls, null.count, null.slices, needed, config.quantile, screened, heaped)
 
 
 def recheck(
@@ -145,9 +143,7 @@ def recheck(
         correlation[group.part.rows] = group.scores[:, TESTED.index("stacked")]
     near = neighbours_of(parts[0], groups[0], config)
     heaped = concentration_of(parts[0], groups[0], near, of_heldout, config)
-    return Recheck(
-        numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), heaped, groups
-    )
+    return Recheck(numbers, table, correlation, parts[0], parts[1], judged[:2], controls_of(numbers), heaped, groups)
 
 
 def _kept(group: Compared, rows: NDArray[np.int64]) -> Compared:
@@ -179,9 +175,7 @@ def _bound(part: Part, said: dict[str, Any], folder: Path) -> None:
             f"the audit is of other {part.name} slices, or they were changed since", where=folder, fix=_AGAIN
         )
     if said.get("rows_hash") != sha256_json(part.rows.tolist()):
-        raise UnderstudyError(
-            f"the audit is of other rows of the {part.name} slices", where=folder, fix=_AGAIN
-        )
+        raise UnderstudyError(f"the audit is of other rows of the {part.name} slices", where=folder, fix=_AGAIN)
 
 
 def _agree(table: pd.DataFrame, folder: Path) -> None:
@@ -191,8 +185,7 @@ def _agree(table: pd.DataFrame, folder: Path) -> None:
         raise UnderstudyError("the audit has no p-values", where=path, fix=_AGAIN)
     stored = pd.read_parquet(path)
     same = len(stored) == len(table) and all(
-        name in stored and stored[name].astype(bool).equals(table[name].astype(bool))
-        for name in ("judged", "flagged")
+        name in stored and stored[name].astype(bool).equals(table[name].astype(bool)) for name in ("judged", "flagged")
     )
     if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=_ALIKE, equal_nan=True):
         raise UnderstudyError(

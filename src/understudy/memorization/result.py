@@ -66,12 +66,7 @@ def refused(error: UnfitSets) -> dict[str, Any]:
     """What audit.json says where nothing could be audited."""
     cure = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
     said = Verdict("cannot_tell", f"Cannot tell: {error.what}.{cure}", [], [])
-    return {
-        "format": FORMAT,
-        "software_version": __version__,
-        "verdict": said.as_dict(),
-        "refusal": error.what,
-    }
+    return {"format": FORMAT, "software_version": __version__, "verdict": said.as_dict(), "refusal": error.what}
 
 
 def write_audit(done: Audit, out: str | Path) -> Path:

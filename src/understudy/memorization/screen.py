@@ -116,17 +116,9 @@ def near_duplicates(
     if not len(flagged) or not len(others) or limit is None:
         return np.zeros(0, np.int64)
     config = AuditConfig.model_validate(numbers["config"]).search(more=False)
-    search = config.model_copy(
-        update={"views": ("stacked",), "memory_bytes": memory_bytes or config.memory_bytes}
-    )
+    search = config.model_copy(update={"views": ("stacked",), "memory_bytes": memory_bytes or config.memory_bytes})
     found = nearest(
-        synthetic,
-        synthetic,
-        query_rows=others,
-        training_rows=flagged,
-        config=search,
-        device=device,
-        progress=progress,
+        synthetic, synthetic, query_rows=others, training_rows=flagged, config=search, device=device, progress=progress
     )
     return np.asarray(others[found["stacked.score"].fillna(-1).to_numpy() > limit], np.int64)
 
@@ -149,13 +141,7 @@ def _refuse_to_replace(out: Path, synthetic: SliceSet) -> None:
 def _written(synthetic: SliceSet, kept: NDArray[np.int64], out: Path, done: Screened) -> SliceSet:
     identity = {"source": synthetic.content_hash, "kept": kept.tolist()}
     writer = SliceWriter(
-        out,
-        synthetic.channels,
-        synthetic.classes,
-        synthetic.resolution,
-        synthetic.spacing,
-        synthetic.axes,
-        identity,
+        out, synthetic.channels, synthetic.classes, synthetic.resolution, synthetic.spacing, synthetic.axes, identity
     )
     for rows, images, labels in synthetic.blocks(kept[writer.done :]):
         writer.append(images, labels, synthetic.index.iloc[rows].assign(row_before=rows))

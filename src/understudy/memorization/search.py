@@ -75,9 +75,7 @@ class Queries:
         self.annotated: Annotated | None = None
         if search.annotation is not None:
             self.annotated = formulas.annotated(labels.to(search.device), len(pair.classes))
-        self.shift = np.stack(
-            [formulas.covariance_with(m, self.pixels, self.sums.linear) for m in search.means]
-        )
+        self.shift = np.stack([formulas.covariance_with(m, self.pixels, self.sums.linear) for m in search.means])
         self.variances = np.stack([search.variances(self.sums, shift) for shift in self.shift], 1)
         self.scales = formulas.scales_of(self.variances)
 
@@ -127,9 +125,7 @@ class Search:
 
     def variances(self, sums: Sums, shift: Ints) -> Ints:
         """cov(y, y) of every image view, int64 [V, n]; `shift` = cov(y, m)."""
-        return formulas.variances(
-            sums, self.pair.pixels, shift, self.of_mean, self.image_views, self.pair.channels
-        )
+        return formulas.variances(sums, self.pair.pixels, shift, self.of_mean, self.image_views, self.pair.channels)
 
     def run(self, meter: Meter) -> pd.DataFrame:
         """The whole table."""
@@ -154,12 +150,8 @@ class Search:
         else:
             done, best = int(part["done"]), Winners(*(part[field] for field in Winners._fields))
         queries, saved = Queries(self, start, stop), time.monotonic()
-        if (
-            self.filtered and done == 0
-        ):  # from everywhere in the set, so that bounds soon have something to beat
-            spread = np.unique(
-                np.linspace(0, count - 1, min(self.tiles.training, -(-count // SPREAD))).astype(int)
-            )
+        if self.filtered and done == 0:  # from everywhere in the set, so that bounds soon have something to beat
+            spread = np.unique(np.linspace(0, count - 1, min(self.tiles.training, -(-count // SPREAD))).astype(int))
             self._compare(queries, spread, best, filtered=False)
         for first in range(done, count, self.tiles.training):
             last = min(count, first + self.tiles.training)
@@ -186,20 +178,14 @@ class Search:
         grid = prefilter.grids(pixels, torch.from_numpy(sums.linear).to(self.device)) if filtered else None
         for turn, k in enumerate(self.transforms):
             if self.image_views:
-                turned = (
-                    flat if k == 0 else transform(pixels, inverse(k)).transpose(0, 1).flatten(2).contiguous()
-                )
+                turned = flat if k == 0 else transform(pixels, inverse(k)).transpose(0, 1).flatten(2).contiguous()
                 training = formulas.side(turned, sums.linear, shift - self.of_mean, sizes)
                 tile = Tile(turn, queries.side(turn), training, sizes, rows, barred)
                 if grid is None:
                     self._exactly(tile, np.arange(queries.stop - queries.start), slice(0, len(rows)), best)
                 else:
                     self._where_it_may_win(tile, queries, transform(grid, inverse(k)), best)
-            if (
-                self.annotation is not None
-                and queries.annotated is not None
-                and len(queries.annotated.members)
-            ):
+            if self.annotation is not None and queries.annotated is not None and len(queries.annotated.members):
                 members = queries.annotated.members
                 found = formulas.best_annotations(
                     queries.annotated,
@@ -214,9 +200,7 @@ class Search:
         if len(members) < len(queries.linear):
             queries = queries.take(torch.from_numpy(members).to(self.device))
         barred = None if tile.barred is None else tile.barred[members][:, columns]
-        found = formulas.best_images(
-            queries, tile.training.span(columns), self.image_views, self.pair.channels, barred
-        )
+        found = formulas.best_images(queries, tile.training.span(columns), self.image_views, self.pair.channels, barred)
         self.compared += len(members) * (columns.stop - columns.start)
         for v, (place, of_view) in enumerate(zip(self.image_places, found, strict=True)):
             best.improve(place, tile.turn, members, of_view, tile.sizes[v, columns], tile.rows[columns])

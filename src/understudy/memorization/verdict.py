@@ -239,7 +239,7 @@ def _evidence(
         f"For comparison {count(slices, 'slice')} of {count(patients, 'patient')} whom the generator never saw (new"
         " patients, held out) were searched for in the same training slices. The smallest p-value that a slice can"
         f" have is {1 / (slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
-        f" {count(flags.strict, 'synthetic slice')} {'reach' if flags.strict > 1 else 'reaches'}.",
+        f" {count(flags.strict, 'synthetic slice')} {'reach' if flags.strict > 1 else 'reaches'}."
     ]
     if slices >= needed:
         said.append(_near(flags))
@@ -357,9 +357,7 @@ def spread(heaped: Concentration) -> str:
             f" {count(heaped.flagged, 'flagged slice')} and"
             f" {count(heaped.votes, 'held-out patient')} p is {heaped.smallest_p:.2g} or more."
         )
-    return (
-        f"No more concentrated on few patients than new patients' slices are: {counts}; p = {heaped.p:.2g}."
-    )
+    return f"No more concentrated on few patients than new patients' slices are: {counts}; p = {heaped.p:.2g}."
 
 
 def _below(p: float) -> str:
@@ -401,14 +399,10 @@ def percent(share: float, digits: int | None = None) -> str:
         return "–"
     value = 100 * share
     if digits is None:
-        digits = (
-            0 if value == 0 or value >= 20 or abs(value - round(value)) < 0.005 else 1 if value >= 0.95 else 2
-        )
+        digits = 0 if value == 0 or value >= 20 or abs(value - round(value)) < 0.005 else 1 if value >= 0.95 else 2
     return f"{value:.{digits}f} %"
 
 
 def points(share: float) -> str:
     """E.g. "+3.2 percentage points"; a dash for what is not there."""
-    return (
-        "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} percentage points"
-    )  # + 0.0: no "-0.0"
+    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} percentage points"  # + 0.0: no "-0.0"

@@ -29,9 +29,7 @@ from understudy.memorization.products import product, signed
 FLOAT_PIXELS = 370_727  # floor(2^18.5): n^2 2^16 <= 2^53
 MAX_PIXELS = 11_863_283  # floor(2^23.5): n^2 2^16 <= 2^63
 STACKED, CENTRED, ANNOTATION, CHANNEL = "stacked", "centred", "annotation", "channel:"
-CHUNK = (
-    1 << 15
-)  # pairs that a thread scores at a time: 256 KiB of float64, and torch opens no threads of its own
+CHUNK = 1 << 15  # pairs that a thread scores at a time: 256 KiB of float64, and torch opens no threads of its own
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -115,15 +113,11 @@ class Side(NamedTuple):
 
     def take(self, members: torch.Tensor) -> Side:
         """Some of the slices, copied."""
-        return Side(
-            self.pixels[:, members], self.linear[members], self.shift[members], self.scale[:, members]
-        )
+        return Side(self.pixels[:, members], self.linear[members], self.shift[members], self.scale[:, members])
 
     def span(self, columns: slice) -> Side:
         """Neighbouring slices, as a view."""
-        return Side(
-            self.pixels[:, columns], self.linear[columns], self.shift[columns], self.scale[:, columns]
-        )
+        return Side(self.pixels[:, columns], self.linear[columns], self.shift[columns], self.scale[:, columns])
 
 
 def variances(sums: Sums, pixels: int, shift: Ints, of_mean: int, views: Sequence[str],
@@ -193,9 +187,7 @@ def best_images(queries: Side, training: Side, views: Sequence[str], channels: S
         return [_best(cov, scale, of_rows) for cov, scale in zip(covered, training.scale, strict=True)]
 
     pieces = in_threads(score, range(0, m, step), queries.pixels.device)
-    return [
-        Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in zip(*pieces, strict=True)
-    ]
+    return [Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in zip(*pieces, strict=True)]
 
 
 def in_threads(work: Callable[[int], T], starts: Sequence[int], device: torch.device) -> list[T]:

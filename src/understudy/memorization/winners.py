@@ -108,8 +108,5 @@ class Store:
     def save(self, name: str, **arrays: Any) -> None:
         """Stores a part atomically."""
         if self._folder is not None:
-            with (
-                atomic_path(self._folder / f"{name}.search.npz") as temporary,
-                open(temporary, "wb") as handle,
-            ):
+            with atomic_path(self._folder / f"{name}.search.npz") as temporary, open(temporary, "wb") as handle:
                 np.savez(handle, **arrays)

@@ -122,17 +122,7 @@ def associate(
     rng = np.random.default_rng([seed, 8])
     p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
     return Association(
-        n,
-        count,
-        spearman(x, y),
-        low,
-        high,
-        kendall(x, y),
-        kendall_low,
-        kendall_high,
-        _within(x, y, of),
-        p,
-        p_within,
+        n, count, spearman(x, y), low, high, kendall(x, y), kendall_low, kendall_high, _within(x, y, of), p, p_within
     )
 
 

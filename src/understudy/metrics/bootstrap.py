@@ -83,16 +83,12 @@ def per_patient(data: Floats) -> Floats:
 def three_axes(values: ArrayLike) -> Floats:
     data = np.asarray(values, np.float64)
     if not data.size or data.ndim > 3:
-        raise UnderstudyError(
-            f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]"
-        )
+        raise UnderstudyError(f"no scores to average: shape {data.shape}", fix="give [patients, repeats, classes]")
     return data.reshape(data.shape + (1,) * (3 - data.ndim))
 
 
 @lru_cache(maxsize=16)
-def drawn_weights(
-    patients: int, repeats: int, resamples: int, seed: int, stream: int = 1
-) -> tuple[Floats, Floats]:
+def drawn_weights(patients: int, repeats: int, resamples: int, seed: int, stream: int = 1) -> tuple[Floats, Floats]:
     """How often each patient [resamples, patients] and each repeat [resamples, repeats] is drawn."""
     counts = []
     for number, n in ((0, patients), (stream, repeats)):

@@ -69,9 +69,7 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
         ) from None
     absent = [c for c in NEEDED if c not in rows]
     if absent:
-        raise UnderstudyError(
-            f"not raw results: the columns {absent} are missing", fix="score the volumes again"
-        )
+        raise UnderstudyError(f"not raw results: the columns {absent} are missing", fix="score the volumes again")
 
     out = rows.copy()
     no_truth, no_prediction = (rows[c].to_numpy(bool) for c in ("truth_empty", "predicted_empty"))
@@ -83,11 +81,7 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
         EmptyPolicy.DROP: (np.nan, np.nan),
         EmptyPolicy.INF: (1.0, 0.0),
     }[policy]
-    for name, score in (
-        ("dice", dice(tp, fp, fn)),
-        ("precision", precision(tp, fp)),
-        ("recall", recall(tp, fn)),
-    ):
+    for name, score in (("dice", dice(tp, fp, fn)), ("precision", precision(tp, fp)), ("recall", recall(tp, fn))):
         score[both] = both_score
         if one_score is not None:
             score[one] = one_score
@@ -97,11 +91,7 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
     worst = rows["diagonal_mm"].to_numpy(np.float64) if policy is EmptyPolicy.BRATS else np.inf
     for name in (*DISTANCES, *unmeasured):
         distance = rows[name].to_numpy(np.float64)
-        out[name] = (
-            np.select([both, one], [0.0, worst], distance)
-            if filled
-            else np.where(both | one, np.nan, distance)
-        )
+        out[name] = np.select([both, one], [0.0, worst], distance) if filled else np.where(both | one, np.nan, distance)
     for name, where in unmeasured.items():
         out.loc[where, name] = np.nan
     out["volume_error"] = np.divide(fp - fn, tp + fn, out=np.full(len(rows), np.nan), where=~no_truth)

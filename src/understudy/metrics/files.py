@@ -18,14 +18,7 @@ from understudy.io.nifti import read_header, read_voxels, whole_numbers
 from understudy.metrics.surfels import Spacing
 
 SUFFIXES = (".nii.gz", ".nii", ".npz", ".npy")  # in small or capital letters
-ARRAYS = (
-    "labels",
-    "prediction",
-    "truth",
-    "segmentation",
-    "seg",
-    "mask",
-)  # the one that counts of several in an .npz
+ARRAYS = ("labels", "prediction", "truth", "segmentation", "seg", "mask")  # the one that counts of several in an .npz
 
 Labels = NDArray[np.integer]
 
@@ -114,9 +107,7 @@ def read_pair(
     if a.header and b.header:
         same = a.header.same_grid(b.header)
         if ignore_affine:
-            notes += (
-                [] if same else ["the headers' affines differ and were ignored; voxel spacing is the truth's"]
-            )
+            notes += [] if same else ["the headers' affines differ and were ignored; voxel spacing is the truth's"]
         elif not same:
             raise _other_grid(a, b, a.header, b.header)
         elif a.header.axes != b.header.axes:
@@ -125,9 +116,7 @@ def read_pair(
             labels = a.labels, a.header.arranged(b.labels, b.header)
     if labels[0].shape != labels[1].shape:
         shape = labels[1].shape
-        order = next(
-            (o for o in permutations(range(3)) if tuple(shape[i] for i in o) == labels[0].shape), None
-        )
+        order = next((o for o in permutations(range(3)) if tuple(shape[i] for i in o) == labels[0].shape), None)
         raise UnderstudyError(
             f"the truth has the shape {a.labels.shape}, the prediction {b.labels.shape}",
             where=f"{truth} and {prediction}",
@@ -168,9 +157,7 @@ def _read(path: Path) -> _File:
         values = _read_numpy(path)
     else:
         raise UnderstudyError(
-            "not a kind of label file that can be scored",
-            where=path,
-            fix=f"give one of {', '.join(SUFFIXES)}",
+            "not a kind of label file that can be scored", where=path, fix=f"give one of {', '.join(SUFFIXES)}"
         )
     if values.ndim != 3:
         raise UnderstudyError(

@@ -20,10 +20,7 @@ from understudy.metrics.scores import WHOLE, checked_spacing, raw_row, score_vol
 from understudy.metrics.surface import UNDEFINED
 from understudy.runtime.progress import track
 
-MEASURES = (
-    *("dice", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel"),
-    *("precision", "recall", "volume_error"),
-)
+MEASURES = (*("dice", "hd", "hd95_pooled", "hd95_directed", "hd95_surfel"), *("precision", "recall", "volume_error"))
 FLAGS = ("truth_empty", "prediction_empty", "missed", "false_alarm")
 COUNTS = ("tp", "fp", "fn", "truth_voxels", "prediction_voxels")
 
@@ -185,9 +182,7 @@ def _note_other_labels(parts: list[pd.DataFrame], said: dict[str, list[str]]) ->
         )
 
 
-def _note_unshared_labels(
-    parts: list[pd.DataFrame], wanted: Mapping[str, int], said: dict[str, list[str]]
-) -> bool:
+def _note_unshared_labels(parts: list[pd.DataFrame], wanted: Mapping[str, int], said: dict[str, list[str]]) -> bool:
     """Notes labels of one side only, such as 1 against 255, or BraTS 2023's 3 against 4 of earlier years.
 
     Returns:
@@ -206,10 +201,7 @@ def _note_unshared_labels(
 
 
 def _unshared(truth: set[int], prediction: set[int]) -> str:
-    only = [
-        f"{'label' if len(s) == 1 else 'labels'} {', '.join(map(str, sorted(s)))}"
-        for s in (truth, prediction)
-    ]
+    only = [f"{'label' if len(s) == 1 else 'labels'} {', '.join(map(str, sorted(s)))}" for s in (truth, prediction)]
     return (
         f"the {only[0]} occur{'s' * (len(truth) == 1)} only in the ground truth, the {only[1]} only in the prediction:"
         " their overlap is 0. If they mean the same, give them the same value first, in numpy e.g."
@@ -259,9 +251,7 @@ def as_result(scores: LabelScores) -> dict[str, Any]:
         ((name, only),) = files.items()
         return top | {"file": name} | only | {"notes": scores.notes.get("", []) + only["notes"]}
     means = means_over_files(scores)
-    return (
-        top | {"n_files": len(files)} | _of_file(means) | {"notes": scores.notes.get("", []), "files": files}
-    )
+    return top | {"n_files": len(files)} | _of_file(means) | {"notes": scores.notes.get("", []), "files": files}
 
 
 def means_over_files(scores: LabelScores) -> pd.DataFrame:

@@ -42,9 +42,7 @@ def auto_regions(class_names: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
-def resolve_regions(
-    regions: Mapping[str, Sequence[str]] | str, class_names: Sequence[str]
-) -> dict[str, list[str]]:
+def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Sequence[str]) -> dict[str, list[str]]:
     """Regions by name, checked: "auto", "none" or {region: [class, ...]}.
 
     Raises:
@@ -52,9 +50,7 @@ def resolve_regions(
     """
     if isinstance(regions, str):
         if regions not in ("auto", "none"):
-            raise UnderstudyError(
-                f"unknown regions {regions!r}", fix="auto, none, or names with their classes"
-            )
+            raise UnderstudyError(f"unknown regions {regions!r}", fix="auto, none, or names with their classes")
         return auto_regions(class_names) if regions == "auto" else {}
     for name, members in regions.items():
         if not name or name in RESERVED or name in class_names:

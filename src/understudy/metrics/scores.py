@@ -60,10 +60,7 @@ def score_volume(
             f"the truth has the shape {truth.shape}, the prediction {prediction.shape}",
             fix="resample the prediction to the grid of the truth",
         )
-    a, b = (
-        _checked_labels(truth, "the truth", len(names)),
-        _checked_labels(prediction, "the prediction", len(names)),
-    )
+    a, b = (_checked_labels(truth, "the truth", len(names)), _checked_labels(prediction, "the prediction", len(names)))
     stays = None if kept is None else _checked_kept(kept, len(a))
 
     box = union_box(a, b)
@@ -97,13 +94,7 @@ def _unions(names: tuple[str, ...], regions: Mapping[str, Sequence[str]]) -> lis
 
 
 def _score(
-    truth: Labels,
-    prediction: Labels,
-    unions: list[_Union],
-    classes: int,
-    spacing: Spacing,
-    scope: str,
-    diagonal: float,
+    truth: Labels, prediction: Labels, unions: list[_Union], classes: int, spacing: Spacing, scope: str, diagonal: float
 ) -> list[dict[str, Any]]:
     """Rows of one scope for volumes that may be cropped; `diagonal` is that of the uncropped stack."""
     table = confusion(truth, prediction, classes + 1)
@@ -119,12 +110,7 @@ def _score(
 
 
 def raw_row(
-    name: str,
-    scope: str,
-    region: bool,
-    found: tuple[int, int, int],
-    distances: SurfaceDistances,
-    diagonal: float,
+    name: str, scope: str, region: bool, found: tuple[int, int, int], distances: SurfaceDistances, diagonal: float
 ) -> dict[str, Any]:
     """A row of raw results from (tp, fp, fn) and distances, see `score_volume`."""
     tp, fp, fn = found
@@ -165,12 +151,7 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
         UnderstudyError: none or too many, a name twice, a reserved name, a text in place of a list.
     """
     reserved = [n for n in names if n in RESERVED]
-    if (
-        isinstance(names, str)
-        or not 0 < len(names) <= MAX_CLASSES
-        or len(set(names)) < len(names)
-        or reserved
-    ):
+    if isinstance(names, str) or not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names) or reserved:
         raise UnderstudyError(
             f"these are not names of classes that can be scored: {names!r}",
             fix="give different names for the labels 1, 2, ...; "
@@ -194,8 +175,7 @@ def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Lab
         raise UnderstudyError(f"{what} is not a volume: its shape is {volume.shape}", fix="give [Z, H, W]")
     if volume.dtype.kind not in "biu":
         raise UnderstudyError(
-            f"{what} holds {volume.dtype} values, not class indices",
-            fix="round the labels to whole numbers first",
+            f"{what} holds {volume.dtype} values, not class indices", fix="round the labels to whole numbers first"
         )
     low, high = int(volume.min()), int(volume.max())
     if low < 0 or high > classes:

@@ -93,9 +93,7 @@ def cube(
     """
     needed = {"setting", "repeat", "subject", "class_name", "scope", metric}
     if absent := sorted(needed - set(rows)):
-        raise UnderstudyError(
-            f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows"
-        )
+        raise UnderstudyError(f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows")
     part = rows[(rows["setting"] == setting) & (rows["scope"] == scope)]
     if classes is None:
         classes = class_names(part)
@@ -112,8 +110,7 @@ def cube(
     keys = ["subject", "repeat", "class_name"]
     if (doubled := part.duplicated(keys)).any():
         raise UnderstudyError(
-            f"the setting '{setting}' has {int(doubled.sum())} results twice",
-            fix="keep one result file per repeat",
+            f"the setting '{setting}' has {int(doubled.sum())} results twice", fix="keep one result file per repeat"
         )
     patients, repeats = sorted(part["subject"].unique()), sorted(part["repeat"].unique())
     grid = pd.MultiIndex.from_product([patients, repeats, classes], names=keys)
@@ -150,12 +147,8 @@ def summarise(
     Raises:
         UnderstudyError: as `cube`.
     """
-    if absent := sorted(
-        {"setting", "scope", "class_name", "truth_empty", "missed", "false_alarm"} - set(rows)
-    ):
-        raise UnderstudyError(
-            f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows"
-        )
+    if absent := sorted({"setting", "scope", "class_name", "truth_empty", "missed", "false_alarm"} - set(rows)):
+        raise UnderstudyError(f"the results have no columns {absent}", fix="apply an empty-mask policy to raw rows")
     table = []
     for (setting, scope), part in rows.groupby(["setting", "scope"], sort=False):
         names, single, regions = list(part["class_name"].unique()), class_names(part), region_names(part)
@@ -235,9 +228,7 @@ def relative_dice(
         UnderstudyError: as `cube`; patients or classes that differ between the two settings.
     """
     a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
-    (value,), (base,) = (
-        weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b)
-    )
+    (value,), (base,) = (weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b))
     top, bottom = _paired_draws(a, b, resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, drawn = value / base, top / bottom
@@ -270,9 +261,7 @@ def paired_difference(
         UnderstudyError: as `relative_dice`.
     """
     a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
-    (value,), (base,) = (
-        weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b)
-    )
+    (value,), (base,) = (weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b))
     top, bottom = _paired_draws(a, b, resamples, seed)
     with np.errstate(invalid="ignore"):
         low, high = quantiles(top - bottom, np.array([(1 - level) / 2, (1 + level) / 2]))

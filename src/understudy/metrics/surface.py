@@ -81,8 +81,7 @@ def _hd95_surfel(masks: Grids, spacing: Spacing, method: Method) -> float:
     distances = _both_ways(surfels[0], surfels[1], spacing, method)
     areas = surfel_areas(spacing)
     return max(
-        weighted_percentile(d, areas[c[where]], 95)
-        for d, c, where in zip(distances, codes, surfels, strict=True)
+        weighted_percentile(d, areas[c[where]], 95) for d, c, where in zip(distances, codes, surfels, strict=True)
     )
 
 
@@ -127,11 +126,7 @@ def _both_ways(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Spacing, met
 
 
 def _to_nearest(
-    start: NDArray[np.intp],
-    goal: NDArray[np.intp],
-    grid: NDArray[np.bool_],
-    spacing: Spacing,
-    method: Method,
+    start: NDArray[np.intp], goal: NDArray[np.intp], grid: NDArray[np.bool_], spacing: Spacing, method: Method
 ) -> NDArray[np.float64]:
     """Distance of each flat index in `start` to the nearest in `goal`; `grid` is the padded box, True at `goal`."""
     distance = np.empty(len(start))
@@ -145,9 +140,7 @@ def _to_nearest(
         distance[left] = _by_transform(far, grid, spacing)
     else:
         # coordinates come sorted from a grid: median splits and tight cells cost more than they save in the query
-        tree = cKDTree(
-            _points(goal, grid.shape, spacing), leafsize=32, balanced_tree=False, compact_nodes=False
-        )
+        tree = cKDTree(_points(goal, grid.shape, spacing), leafsize=32, balanced_tree=False, compact_nodes=False)
         distance[left] = tree.query(_points(far, grid.shape, spacing))[0]
     return distance
 

@@ -90,9 +90,7 @@ def _fan(loop: Sequence[Point], apex: int) -> NDArray[np.float64]:
 
 
 def _area(fan: NDArray[np.float64]) -> float:
-    return round(
-        float(np.linalg.norm(fan, axis=1).sum()), 9
-    )  # rounded: equal fans must tie, the first counts
+    return round(float(np.linalg.norm(fan, axis=1).sum()), 9)  # rounded: equal fans must tie, the first counts
 
 
 def _loops(code: int) -> list[list[Point]]:
@@ -131,8 +129,7 @@ def _faces() -> list[list[tuple[int, ...]]]:
     """The six faces, each as its four corners in a round."""
     around = ((0, 0), (0, 1), (1, 1), (1, 0))
     return [
-        [tuple(np.insert(pair, axis, side).tolist()) for pair in around]
-        for axis, side in product(range(3), (0, 1))
+        [tuple(np.insert(pair, axis, side).tolist()) for pair in around] for axis, side in product(range(3), (0, 1))
     ]
 
 

@@ -157,10 +157,7 @@ def _values(
     for position, name in named(classes):
         for measure in next(iter(groups.values())).sums:
             start = Value(measure, name, "", unit_of(measure))
-            parts = {
-                s: (g.sums[measure][0][:, position], g.sums[measure][1][:, position])
-                for s, g in groups.items()
-            }
+            parts = {s: (g.sums[measure][0][:, position], g.sums[measure][1][:, position]) for s, g in groups.items()}
             yield _with_ratios(start, parts, weights)
         yield from _area_quantiles(groups, position, name, config, weights)
     every = ("background", *classes)

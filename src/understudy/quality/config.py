@@ -31,7 +31,6 @@ class QualityConfig(BaseModel):
         False, description="also the Frechet distance at infinitely many slices, with its standard error"
     )
     too_few: Literal["refuse", "leave_out"] = Field(
-        "refuse",
-        description="a Frechet distance of fewer slices than dimensions: refuse, or leave it out and say so",
+        "refuse", description="a Frechet distance of fewer slices than dimensions: refuse, or leave it out and say so"
     )
     seed: int = Field(0, ge=0, description="of all random choices")

@@ -28,9 +28,7 @@ RANDOM_EDGE = 64
 FROM_A_FILE = ("inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2")
 
 
-def random_network(
-    resize: Resize = "antialiased_bicubic", device: str = "cpu", seed: int = 0
-) -> NetworkExtractor:
+def random_network(resize: Resize = "antialiased_bicubic", device: str = "cpu", seed: int = 0) -> NetworkExtractor:
     """The network with fixed random weights, on slices of 64 x 64 pixels."""
     network = RandomNetwork(seed)
     rule = InputRule(RANDOM_EDGE, resize, (127.5,), (127.5,), copies=1)
@@ -39,11 +37,7 @@ def random_network(
 
 
 def from_file(
-    name: str,
-    path: str | Path,
-    sha256: str | None = None,
-    resize: Resize = "antialiased_bicubic",
-    device: str = "cpu",
+    name: str, path: str | Path, sha256: str | None = None, resize: Resize = "antialiased_bicubic", device: str = "cpu"
 ) -> NetworkExtractor:
     """An extractor of `FROM_A_FILE` with the user's weights.
 
@@ -89,9 +83,7 @@ def _compare_with_script(network: torch.nn.Module, weights: Weights) -> None:
         warnings.simplefilter("ignore")
         theirs = layers(x).reshape(1, -1).float()
     ours = network(x)
-    if theirs.shape != ours.shape or not torch.allclose(
-        ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std())
-    ):
+    if theirs.shape != ours.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std())):
         raise UnderstudyError(
             "the weights were read, but the network computes other features than the file's own", where=weights.path,
             fix="give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)")  # fmt: skip
@@ -101,9 +93,7 @@ def _radimagenet_inception(weights: Weights, resize: Resize, device: str) -> Net
     network = inception.Inception(fid=False)
     load_into(network, _numbered(weights.tensors, inception.LAYERS, skip="AuxLogits"), weights.path)
     rule = InputRule(299, resize, (127.5,), (127.5,))
-    return NetworkExtractor(
-        "radimagenet_inception", network, inception.DIMENSION, rule, weights.sha256, device
-    )
+    return NetworkExtractor("radimagenet_inception", network, inception.DIMENSION, rule, weights.sha256, device)
 
 
 def _radimagenet_resnet50(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
@@ -130,9 +120,7 @@ def _dinov2(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
     return NetworkExtractor("dinov2", network, hidden, rule, weights.sha256, device)
 
 
-def _numbered(
-    tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip: str = ""
-) -> dict[str, torch.Tensor]:
+def _numbered(tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip: str = "") -> dict[str, torch.Tensor]:
     """Names such as "backbone.4.0.conv1.weight" (RadImageNet keeps its layers in a list) as "layer1.0.conv1.weight".
 
     Layers without weights take numbers too, so the numbers that occur, in order, are `layers` in order.

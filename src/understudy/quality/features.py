@@ -62,9 +62,7 @@ class FeatureCache:
                     found = _extracted(images, labels, slices, wanted[name], extractor)
                     _write_block(entries[name], start, block, found)
                     meter.advance(len(images))
-        return {
-            name: _joined(entry, len(slices), extractor.dimension, block) for name, entry in entries.items()
-        }
+        return {name: _joined(entry, len(slices), extractor.dimension, block) for name, entry in entries.items()}
 
     def _entry(self, slices: SliceSet, names: Sequence[str], extractor: Extractor) -> Path:
         key: dict[str, Any] = {
@@ -98,11 +96,7 @@ def _inputs(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> 
 
 
 def _extracted(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    slices: SliceSet,
-    names: tuple[str, ...],
-    extractor: Extractor,
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], slices: SliceSet, names: tuple[str, ...], extractor: Extractor
 ) -> Features:
     order = [slices.channels.index(n) for n in names]
     shown = np.ascontiguousarray(images[:, order[0]] if extractor.channels is None else images[:, order])

@@ -31,9 +31,7 @@ def _root_trace(cov1: Floats, cov2: Floats) -> float:
     """tr (S1 S2)^(1/2) for symmetric positive semidefinite S1, S2."""
     try:
         factor = linalg.cholesky(cov1, lower=True, check_finite=True)
-    except (
-        linalg.LinAlgError
-    ):  # not of full rank: fewer slices than dimensions, or features that are always the same
+    except linalg.LinAlgError:  # not of full rank: fewer slices than dimensions, or features that are always the same
         values, vectors = linalg.eigh(cov1)
         factor = vectors * np.sqrt(values.clip(min=0))
     inner = factor.T @ cov2 @ factor
@@ -92,9 +90,7 @@ def extrapolated(
     """
     most = min(len(first), len(second))
     if most < 20:
-        raise UnderstudyError(
-            f"{most} slices are too few to extrapolate from", fix="give at least 20 on each side"
-        )
+        raise UnderstudyError(f"{most} slices are too few to extrapolate from", fix="give at least 20 on each side")
     least = max(10, round(SMALLEST_SHARE * most))
     sizes = np.unique(np.round(1 / np.linspace(1 / most, 1 / least, points)).astype(int))
     found = []

@@ -35,9 +35,7 @@ class AnnotationConfig(BaseModel):
 
     resamples: int = Field(1000, ge=10, description="of the bootstrap of values")
     distance_resamples: int = Field(200, ge=10, description="of the bootstrap of distances")
-    divisions: int = Field(
-        200, ge=0, description="random divisions of the real patients for the floor's range"
-    )
+    divisions: int = Field(200, ge=0, description="random divisions of the real patients for the floor's range")
     blocks: int = Field(200, ge=2, description="of synthetic slices, drawn as patients are")
     seed: int = Field(0, ge=0, description="of everything drawn")
 
@@ -75,9 +73,7 @@ def unit_of(measure: str) -> str:
     return UNITS.get(next((k for k in UNITS if measure.removeprefix("mean_").startswith(k)), ""), "")
 
 
-def collect(
-    part: Part, classes: tuple[str, ...], config: AnnotationConfig, advance: Callable[[int], Any]
-) -> Group:
+def collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, advance: Callable[[int], Any]) -> Group:
     """The measures of a part, streamed; classes in the order of `classes`, whatever theirs is."""
     if part.name == "synthetic":
         units = min(config.blocks, len(part.rows))
@@ -137,10 +133,7 @@ def together(first: Group, second: Group) -> Group:
         np.concatenate([first.unit, second.unit + first.units]),
         first.units + second.units,
         {k: joined(v, second.columns[k]) for k, v in first.columns.items()},
-        {
-            k: (joined(v[0], second.sums[k][0]), joined(v[1], second.sums[k][1]))
-            for k, v in first.sums.items()
-        },
+        {k: (joined(v[0], second.sums[k][0]), joined(v[1], second.sums[k][1])) for k, v in first.sums.items()},
         joined(first.borders, second.borders),
         joined(first.maps, second.maps),
     )

@@ -13,9 +13,7 @@ from scipy.special import log_softmax
 from understudy.errors import UnderstudyError
 
 
-def inception_score(
-    logits: NDArray[np.floating], rng: np.random.Generator, splits: int = 10
-) -> tuple[float, float]:
+def inception_score(logits: NDArray[np.floating], rng: np.random.Generator, splits: int = 10) -> tuple[float, float]:
     """exp of the mean divergence of each slice's class probabilities from their mean.
 
     Args:

@@ -122,9 +122,7 @@ def _holes(mask: Mask) -> Floats:
     return np.bincount(_slice_of(pieces, count), minlength=len(mask)).astype(np.float64) - 1
 
 
-def _eccentricity(
-    pieces: NDArray[Any], sizes: NDArray[np.int64], slices: NDArray[np.int64], n: int
-) -> Floats:
+def _eccentricity(pieces: NDArray[Any], sizes: NDArray[np.int64], slices: NDArray[np.int64], n: int) -> Floats:
     """Of the largest piece of each slice (the first of equals); every pixel is a square, not a point."""
     out = np.full(n, np.nan)
     if not len(sizes):
@@ -140,9 +138,7 @@ def _eccentricity(
     yy, xx, xy = mean(dy * dy) + 1 / 12, mean(dx * dx) + 1 / 12, mean(dx * dy)
     middle, half = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     value = np.sqrt(np.clip(1 - (middle - half) / (middle + half), 0, 1))
-    order = np.lexsort(
-        (-np.arange(len(sizes)), sizes)
-    )  # the largest last, the first of equals: the last one stays
+    order = np.lexsort((-np.arange(len(sizes)), sizes))  # the largest last, the first of equals: the last one stays
     out[slices[order]] = value[order]
     return out
 

@@ -100,8 +100,7 @@ def measure(
     _refuse_too_few(parts, extractor, config)
     sets = {part.name: part for part in (parts.real, parts.synthetic, parts.heldout) if part is not None}
     features = {
-        name: cache.features(part.slices, parts.channels, extractor, progress=progress)
-        for name, part in sets.items()
+        name: cache.features(part.slices, parts.channels, extractor, progress=progress) for name, part in sets.items()
     }
     rows = []
     for channel in features["real"]:
@@ -190,9 +189,7 @@ def _patients(part: Part) -> int:
     return len(set(part.patients)) if "subject" in part.slices.index else 0
 
 
-def _metrics(
-    extractor: Extractor, config: QualityConfig, subsets: int
-) -> dict[str, tuple[tuple[str, ...], _Metric]]:
+def _metrics(extractor: Extractor, config: QualityConfig, subsets: int) -> dict[str, tuple[tuple[str, ...], _Metric]]:
     """Group -> its metrics' names, and the function of real and other features that gives them."""
 
     def frechet(real: Features, other: Features, rng: np.random.Generator) -> dict[str, _Value]:
@@ -258,10 +255,7 @@ def _floors(
     rng = np.random.default_rng([config.seed, 1000])
     try:
         floor, matched = (
-            [
-                metric(real.features, _choice(other, n, rng), rng)
-                for _ in range(config.matched if len(other) > n else 1)
-            ]
+            [metric(real.features, _choice(other, n, rng), rng) for _ in range(config.matched if len(other) > n else 1)]
             for other in (heldout.features, synthetic)
         )
         divided = [metric(a, _choice(b, n, rng), rng) for a, b in _divisions(real, heldout, config)]
@@ -292,9 +286,7 @@ def _divisions(real: _Side, heldout: _Side, config: QualityConfig) -> Iterator[t
     """Random divisions of all real patients into as many real and held-out ones as there are."""
     if real.patients is None or heldout.patients is None:
         return
-    rng = np.random.default_rng(
-        [config.seed, 2000]
-    )  # of its own: the same patients for every metric and channel
+    rng = np.random.default_rng([config.seed, 2000])  # of its own: the same patients for every metric and channel
     features = np.concatenate([real.features, heldout.features])
     patients = np.concatenate([real.patients, heldout.patients])
     held = len(np.unique(heldout.patients))

@@ -115,18 +115,14 @@ def texture(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
     grey = (images // (256 // LEVELS)).astype(np.int64)
     out = []
     for distance in DISTANCES:
-        found = np.stack(
-            [_haralick(cooccurrence(grey, mask, dy * distance, dx * distance)) for dy, dx in DIRECTIONS]
-        )
+        found = np.stack([_haralick(cooccurrence(grey, mask, dy * distance, dx * distance)) for dy, dx in DIRECTIONS])
         defined = ~np.isnan(found)
         total = np.where(defined, found, 0.0).sum(0)
         out.append(total / np.maximum(defined.sum(0), 1))
     return np.concatenate(out, axis=1)
 
 
-def cooccurrence(
-    grey: NDArray[np.int64], mask: Mask, dy: int, dx: int, levels: int = LEVELS
-) -> NDArray[np.float64]:
+def cooccurrence(grey: NDArray[np.int64], mask: Mask, dy: int, dx: int, levels: int = LEVELS) -> NDArray[np.float64]:
     """Symmetric counts [n, levels, levels] of grey levels at p and p + (dy, dx), both inside the mask."""
     n, height, width = grey.shape
     here = (slice(None), slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx)))
@@ -240,9 +236,7 @@ class TumourRadiomics(RadiomicExtractor):
         Raises:
             UnderstudyError: always.
         """
-        raise UnderstudyError(
-            "features of the tumour need its annotation", fix="give the labels, or use `radiomics`"
-        )
+        raise UnderstudyError("features of the tumour need its annotation", fix="give the labels, or use `radiomics`")
 
     def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
         """Vectors float32 [n, 28] of images uint8 [n, H, W] where labels uint8 [n, H, W] are not 0."""

@@ -47,9 +47,7 @@ def write_results(folder: str | Path, rows: list[Row], parts: Parts, config: Qua
     """
     folder, frame = Path(folder), as_frame(rows)
     content = as_json(rows, parts, config)
-    write_text(
-        folder / "quality.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    write_text(folder / "quality.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     with atomic_path(folder / "quality.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
     return frame

@@ -40,9 +40,7 @@ class InputRule:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def apply_rule(
-    images: NDArray[np.uint8], rule: InputRule, device: torch.device | str = "cpu"
-) -> torch.Tensor:
+def apply_rule(images: NDArray[np.uint8], rule: InputRule, device: torch.device | str = "cpu") -> torch.Tensor:
     """Images uint8 [n, H, W] as float32 [n, copies, size, size]."""
     x = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()[:, None]
     if rule.size is not None and x.shape[-2:] != (rule.size, rule.size):
@@ -59,9 +57,7 @@ def resized(x: torch.Tensor, size: int, how: Resize) -> torch.Tensor:
         rows = _tf1_weights(x.shape[-2], size).to(x.device)
         columns = _tf1_weights(x.shape[-1], size).to(x.device)
         return rows @ x @ columns.T
-    out = torch.nn.functional.interpolate(
-        x, size=(size, size), mode="bicubic", antialias=True, align_corners=False
-    )
+    out = torch.nn.functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return out.clamp(0, 255)  # the filter's negative lobes overshoot at edges
 
 

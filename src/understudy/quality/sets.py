@@ -22,10 +22,7 @@ class Parts:
 
 
 def make_parts(
-    real: SliceSet,
-    synthetic: SliceSet,
-    heldout: SliceSet | None = None,
-    channels: Sequence[str] | None = None,
+    real: SliceSet, synthetic: SliceSet, heldout: SliceSet | None = None, channels: Sequence[str] | None = None
 ) -> Parts:
     """The parts, checked before anything expensive.
 

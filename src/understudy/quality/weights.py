@@ -103,9 +103,7 @@ def _is_script(path: Path) -> bool:
 
 def _read_script(path: Path) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch.jit is on its way out; reading old files is what it is still for
+        warnings.simplefilter("ignore")  # torch.jit is on its way out; reading old files is what it is still for
         try:
             return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return,no-untyped-call]
         except (RuntimeError, ValueError) as error:

@@ -210,9 +210,7 @@ def _agreement(data: pd.DataFrame) -> dict[str, Any]:
     calls = first.pivot(index="case", columns="reader", values="call").dropna()
     if calls.shape[1] < 2 or calls.empty:
         return {}
-    pairs = {
-        f"{a}, {b}": cohen_kappa(list(calls[a]), list(calls[b])) for a, b in combinations(calls.columns, 2)
-    }
+    pairs = {f"{a}, {b}": cohen_kappa(list(calls[a]), list(calls[b])) for a, b in combinations(calls.columns, 2)}
     counts = np.stack([(calls == word).sum(axis=1) for word in ("real", "synthetic")], axis=1)
     return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": fleiss_kappa(counts)}
 
@@ -233,10 +231,7 @@ def _draws(first: pd.DataFrame, seed: int) -> Any:
     scores = said.pivot(index="reader", columns="case", values="score")
     cases = first.drop_duplicates("case").set_index("case").loc[called.columns]
     is_real = (cases["source"] == "real").to_numpy()
-    group = [
-        f"of {s}" if r else f"case {c}"
-        for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)
-    ]
+    group = [f"of {s}" if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)]
     return bootstrap(called.to_numpy(float), scores.to_numpy(float), is_real, group, seed)
 
 

@@ -49,10 +49,7 @@ def draw_real(slices: SliceSet, count: int, rng: np.random.Generator, splits: tu
             fix="ask for fewer (--real-count), or allow others (--splits test,val)",
         )
     subjects = index["subject"].astype(str).to_numpy()
-    waiting = {
-        s: list(rng.permutation(rows[subjects[rows] == s]))
-        for s in rng.permutation(np.unique(subjects[rows]))
-    }
+    waiting = {s: list(rng.permutation(rows[subjects[rows] == s])) for s in rng.permutation(np.unique(subjects[rows]))}
     found: list[Case] = []
     while len(found) < count:
         for subject, left in waiting.items():
@@ -61,9 +58,7 @@ def draw_real(slices: SliceSet, count: int, rng: np.random.Generator, splits: tu
     return found
 
 
-def draw_synthetic(
-    sets: Mapping[str, SliceSet], counts: Mapping[str, int], rng: np.random.Generator
-) -> list[Case]:
+def draw_synthetic(sets: Mapping[str, SliceSet], counts: Mapping[str, int], rng: np.random.Generator) -> list[Case]:
     """Synthetic slices of each generator.
 
     Raises:

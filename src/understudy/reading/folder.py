@@ -32,9 +32,7 @@ class StudyText(BaseModel):
     instructions: str = ""
     composition: str = ""
     scale: Literal["confidence", "binary"] = "confidence"
-    legend: list[
-        tuple[Annotated[str, Field(max_length=80)], Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]]
-    ] = []
+    legend: list[tuple[Annotated[str, Field(max_length=80)], Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]]] = []
     seed: int
 
 
@@ -80,9 +78,7 @@ class ReadingFolder:
 
     def order(self, reader: str) -> list[str]:
         """Ids of all items in the order in which `reader` sees them: their own, the same on every day."""
-        return sorted(
-            self.items, key=lambda i: hashlib.sha256(f"{self.text.seed}:{reader}:{i}".encode()).digest()
-        )
+        return sorted(self.items, key=lambda i: hashlib.sha256(f"{self.text.seed}:{reader}:{i}".encode()).digest())
 
     def panel(self, item: str, number: int) -> bytes | None:
         """The bytes to send for a panel, `length` of them; None if there is no such item or panel.
@@ -144,9 +140,7 @@ def open_folder(path: str | Path) -> ReadingFolder:
     absent = sorted(file for file in files if not file.is_file())
     if absent:
         raise UnderstudyError(
-            f"{len(absent)} pictures are absent",
-            where=absent[0],
-            fix="copy the whole folder, or prepare it again",
+            f"{len(absent)} pictures are absent", where=absent[0], fix="copy the whole folder, or prepare it again"
         )
     largest = max(file.stat().st_size for file in files)
     length = -(-largest // ROUND_TO) * ROUND_TO

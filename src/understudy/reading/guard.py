@@ -65,10 +65,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != hosts[0].lower():
             return problem(403, "wrong origin")
-        if (
-            headers.get("sec-fetch-site", "none") == "cross-site"
-            and headers.get("sec-fetch-mode") != "navigate"
-        ):
+        if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return problem(403, "wrong origin")
         length = headers.get("content-length")
         if length is not None and not (length.isascii() and length.isdigit()):

@@ -57,9 +57,7 @@ def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, An
         )  # fmt: skip
     if truth.get("format") != KEY_FORMAT:
         raise UnderstudyError(
-            "the study was prepared by another version",
-            where=key,
-            fix="analyse it with the version that prepared it",
+            "the study was prepared by another version", where=key, fix="analyse it with the version that prepared it"
         )
     told = {name: value for name, value in about.items() if name != "key_sha256"}
     found = {"study_sha256": ("study.json (margin, design, texts)", sha256_json(told)),
@@ -102,9 +100,7 @@ def checked_answers(folder: Path) -> tuple[list[dict[str, Any]], str]:
     for name, value in begun.items():
         if sha256_file(folder / name) != value:
             raise UnderstudyError(
-                f"these answers were given to another {name}",
-                where=database,
-                fix="analyse the folder that was read",
+                f"these answers were given to another {name}", where=database, fix="analyse the folder that was read"
             )
     head = START
     for number, (*row, chain) in enumerate(rows, 1):

@@ -16,20 +16,10 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.reading.prepare import check_places, finish, save_panels
-from understudy.report.plots.slices import (
-    Pixels,
-    channel_window,
-    colours,
-    overlay,
-    square_around,
-    upright,
-    windowed,
-)
+from understudy.report.plots.slices import Pixels, channel_window, colours, overlay, square_around, upright, windowed
 from understudy.volumes import TestVolume, VolumeSet
 
-PLAIN = (
-    "plain"  # the panel without segmentation, which the page shows in the place of both while O hides them
-)
+PLAIN = "plain"  # the panel without segmentation, which the page shows in the place of both while O hides them
 INSTRUCTIONS = (
     "Two segmentations of the same slice. Which would you rather correct: A, B, or no difference (=)? Give each a mark"
     " from 1 (useless) to 5 (nothing to correct). O hides them and shows them again."
@@ -56,9 +46,7 @@ def prepare_overlays(
     opened = VolumeSet.open(volumes)
     under = _channel(opened, channel)
     rng = np.random.default_rng(seed)
-    subjects = [
-        s for s in opened.subjects("test") if all((f / f"{s}.npz").is_file() for _, f in (first, second))
-    ]
+    subjects = [s for s in opened.subjects("test") if all((f / f"{s}.npz").is_file() for _, f in (first, second))]
     if not subjects:
         raise UnderstudyError(
             "no test patient has predictions in both folders", where=second[1],
@@ -104,9 +92,7 @@ def _panels(
 def _channel(volumes: VolumeSet, asked: str) -> int:
     name = asked or ("FLAIR" if "FLAIR" in volumes.channels else volumes.channels[-1])
     if name not in volumes.channels:
-        raise UnderstudyError(
-            f"there is no channel {name!r}", fix=f"use one of {', '.join(volumes.channels)}"
-        )
+        raise UnderstudyError(f"there is no channel {name!r}", fix=f"use one of {', '.join(volumes.channels)}")
     return volumes.channels.index(name)
 
 

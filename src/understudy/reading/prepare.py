@@ -42,9 +42,7 @@ class Design(BaseModel):
         " of each generator as real ones, their number told (Akbar et al., section 4.4)",
     )
     real_count: int = Field(100, ge=1, description="real slices")
-    synthetic_count: int | None = Field(
-        None, ge=1, description="slices of each generator; null: as the design says"
-    )
+    synthetic_count: int | None = Field(None, ge=1, description="slices of each generator; null: as the design says")
     repeats: float | None = Field(
         None, ge=0, le=1, description="share of the cases shown twice; null: 0.1, or 0 in the paper's design"
     )
@@ -63,9 +61,7 @@ class Design(BaseModel):
     seed: int = Field(0, ge=0)
 
 
-def prepare(
-    real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: Path, design: Design
-) -> dict[str, Any]:
+def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: Path, design: Design) -> dict[str, Any]:
     """Draws the cases, writes `study.json`, `items.json` and `images/` to `out`, and the key to `key`.
 
     Args:
@@ -112,9 +108,7 @@ def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design)
     if not synthetic:
         raise UnderstudyError("a reading study needs synthetic slices", fix="give --synthetic NAME=SET")
     if "real" in synthetic:
-        raise UnderstudyError(
-            'a generator cannot be called "real"', fix="give it another name: --synthetic NAME=SET"
-        )
+        raise UnderstudyError('a generator cannot be called "real"', fix="give it another name: --synthetic NAME=SET")
     check_alike(real, synthetic)
     shown = tuple(design.channels or real.channels)
     if unknown := set(shown) - set(real.channels):
@@ -126,11 +120,7 @@ def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design)
 
 
 def _pictured(
-    folder: Path,
-    sources: Mapping[str, SliceSet],
-    cases: Mapping[str, Case],
-    shown: Sequence[str],
-    design: Design,
+    folder: Path, sources: Mapping[str, SliceSet], cases: Mapping[str, Case], shown: Sequence[str], design: Design
 ) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
     """Writes the pictures of each item; returns items.json, and what is measured of the pictures of each source."""
     window = windows(sources["real"], np.unique([c.row for c in cases.values() if c.source == "real"]))
@@ -144,9 +134,7 @@ def _pictured(
     return items, trivial
 
 
-_ASKED = (
-    "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
-)
+_ASKED = "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
 _KEYS = "Space goes on, Backspace goes back. Take breaks: every answer is kept at once."
 INSTRUCTIONS = {
     "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
@@ -155,12 +143,7 @@ INSTRUCTIONS = {
 
 
 def finish(
-    building: Path,
-    out: Path,
-    key: Path,
-    about: dict[str, Any],
-    items: list[dict[str, Any]],
-    truth: dict[str, Any],
+    building: Path, out: Path, key: Path, about: dict[str, Any], items: list[dict[str, Any]], truth: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the key, then the study that names its hash, and puts the folder in its place."""
     now = datetime.now(UTC)
@@ -198,9 +181,7 @@ def check_places(out: Path, key: Path) -> None:
         )  # fmt: skip
 
 
-def _cases(
-    real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design, rng: np.random.Generator
-) -> list[Case]:
+def _cases(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design, rng: np.random.Generator) -> list[Case]:
     names = list(synthetic)
     if design.synthetic_count is not None:
         counts = dict.fromkeys(names, design.synthetic_count)
@@ -240,9 +221,7 @@ def panels(
     found = []
     for name in channels:
         grey = upright(windowed(images[0, slices.channels.index(name)], window[name]), slices.axes)
-        picture = Image.fromarray(np.ascontiguousarray(grey)).resize(
-            (pixels, pixels), Image.Resampling.BICUBIC
-        )
+        picture = Image.fromarray(np.ascontiguousarray(grey)).resize((pixels, pixels), Image.Resampling.BICUBIC)
         shown = np.asarray(picture)
         found.append((name, np.where(shown < floor, np.uint8(0), shown)))
     return found

@@ -149,6 +149,4 @@ def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> 
     }  # fmt: skip
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Guard(
-        app, hosts
-    )  # outside of everything: what Starlette itself answers to a failure passes it too
+    return Guard(app, hosts)  # outside of everything: what Starlette itself answers to a failure passes it too

@@ -166,9 +166,7 @@ def _times_drawn(rng: np.random.Generator, count: int, resamples: int) -> NDArra
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
 
 
-def _areas(
-    scores: NDArray[np.float64], sides: Sequence[tuple[Any, NDArray[np.float64]]]
-) -> NDArray[np.float64]:
+def _areas(scores: NDArray[np.float64], sides: Sequence[tuple[Any, NDArray[np.float64]]]) -> NDArray[np.float64]:
     """[n], a reader's AUC in each sample, from one table of which case is scored above which."""
     (real, often_real), (made, often_made) = sides
     x, y = scores[made], scores[real]

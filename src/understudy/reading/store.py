@@ -72,9 +72,7 @@ class Store:
         self.path = Path(folder) / FILE
         self._lock = threading.Lock()
         try:
-            self._base = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._base = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             # WAL with FULL: every commit is flushed to the disk before it returns.
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
@@ -113,9 +111,7 @@ class Store:
                 yield self._base
                 self._base.execute("COMMIT")
             except BaseException:
-                if (
-                    self._base.in_transaction
-                ):  # a full disk may have ended it; an open one would refuse all later ones
+                if self._base.in_transaction:  # a full disk may have ended it; an open one would refuse all later ones
                     self._base.execute("ROLLBACK")
                 raise
 
@@ -133,9 +129,7 @@ class Store:
             UnderstudyError: the name is not 1 to 40 of A-Z a-z 0-9 . _ -
         """
         if not is_reader_name(name):
-            raise UnderstudyError(
-                f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -"
-            )
+            raise UnderstudyError(f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -")
         token = secrets.token_urlsafe(16)
         with self._told(), self._writing() as base:
             base.execute(

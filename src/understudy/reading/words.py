@@ -42,14 +42,7 @@ def table6(result: dict[str, Any]) -> Table:
         f"Intervals of {100 * result['level']:g} %: {result['method']}. The difference: real slices less the"
         " generator's, in points: 0 where readers cannot tell them."
     )
-    header = [
-        "Source",
-        "Called real",
-        "Called synthetic",
-        "Called real, %",
-        "Interval",
-        "Real less this, points",
-    ]
+    header = ["Source", "Called real", "Called synthetic", "Called real, %", "Interval", "Real less this, points"]
     return Table("table6", "Table 6: slices called real and synthetic", note, header, body, frame)
 
 
@@ -73,9 +66,7 @@ def readers_table(result: dict[str, Any]) -> Table:
         "Median time",
         "In all",
     ]
-    note = (
-        'd\': 0 cannot tell; criterion: below 0 leans to "synthetic"; AUC: 0.5 cannot tell, 1 tells always.'
-    )
+    note = 'd\': 0 cannot tell; criterion: below 0 leans to "synthetic"; AUC: 0.5 cannot tell, 1 tells always.'
     frame = pd.DataFrame(body, columns=header)
     return Table("readers", "Readers", note, header, body, frame)
 
@@ -108,9 +99,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         found += [
             f"{reader}: AUC of confidence {_between(a, _number)}, {r['read']} cases, median {r['seconds_median']:.1f} s"
             f" a case, agreement with own repeats kappa {_number(r['intra_kappa'])}."
-            for (reader, a), r in zip(
-                result["auc"]["readers"].items(), result["readers"].values(), strict=True
-            )
+            for (reader, a), r in zip(result["auc"]["readers"].items(), result["readers"].values(), strict=True)
         ]
         short = [name for name, r in result["readers"].items() if r["answered"] < result["items"]]
         if short:
@@ -170,13 +159,10 @@ def write_result(result: dict[str, Any], out: Path) -> None:
         keys = ("source", "n", "called_real", "called_synthetic")
         short = [{key: row[key] for key in keys} for row in result["rows"]]
         write_json(
-            out / "table6.json",
-            {"rows": short, "readers": max(1, len(readers)), "design": result.get("design", "")},
+            out / "table6.json", {"rows": short, "readers": max(1, len(readers)), "design": result.get("design", "")}
         )
     title = str(result.get("title") or "Reading study")
-    write_text(
-        out / "reading.html", result_page(title, said, tables, result.get("comments", []), _bound(result))
-    )
+    write_text(out / "reading.html", result_page(title, said, tables, result.get("comments", []), _bound(result)))
 
 
 def _bound(result: dict[str, Any]) -> str:

@@ -81,11 +81,7 @@ def _results(about: About, evaluation: dict[str, Any] | None) -> list[dict[str, 
     if not evaluation:
         return []
     metrics = [
-        {
-            "type": "relative_dice",
-            "name": f"Dice relative to real slices: {c['label']}",
-            "value": c["relative_dice"],
-        }
+        {"type": "relative_dice", "name": f"Dice relative to real slices: {c['label']}", "value": c["relative_dice"]}
         for c in evaluation["comparisons"]
         if c["relative_dice"] is not None
     ]
@@ -130,20 +126,13 @@ def _training_data(about: About, certificate: dict[str, Any]) -> list[str]:
 def _recipe(config: dict[str, Any]) -> list[str]:
     shown = {k: config[k] for k in ("kimg", "steps", "precision", "torch") if k in config}
     rows = [
-        ("trained for" if k == "kimg" else k, f"{v} thousand images" if k == "kimg" else v)
-        for k, v in shown.items()
+        ("trained for" if k == "kimg" else k, f"{v} thousand images" if k == "kimg" else v) for k, v in shown.items()
     ]
-    fields = {
-        "model": config["model"],
-        "training": config.get("training", {}),
-    }
+    fields = {"model": config["model"], "training": config.get("training", {})}
     listed = yaml.safe_dump(
         {k: {n: x for n, x in v.items() if n not in _NOT_SHOWN} for k, v in fields.items()}, sort_keys=True
     )
-    return [
-        "| | |\n| --- | --- |\n" + "\n".join(f"| {a} | {b} |" for a, b in rows),
-        f"```yaml\n{listed}```",
-    ]
+    return ["| | |\n| --- | --- |\n" + "\n".join(f"| {a} | {b} |" for a, b in rows), f"```yaml\n{listed}```"]
 
 
 def _dice(evaluation: dict[str, Any] | None) -> list[str]:
@@ -181,7 +170,7 @@ def _white_box(certificate: dict[str, Any]) -> list[str]:
         f"**White-box check:** AUC {asked['auc']:.2f} (95 % interval by patient {asked['low']:.2f} to"
         f" {asked['high']:.2f}; 0.5 is chance) by the {asked['score']}, {asked['training']} training slices of"
         f" {asked['training_patients']} patients against {asked['heldout']} slices of {asked['heldout_patients']} new"
-        f" ones. {asked['words']}",
+        f" ones. {asked['words']}"
     ]
 
 
@@ -198,8 +187,7 @@ def _limits(about: About, certificate: dict[str, Any]) -> list[str]:
 
 def _terms(about: About, certificate: dict[str, Any]) -> list[str]:
     return [
-        f"{about.licence} {about.licence_url}".strip()
-        + "; the terms of the sources hold as well (`LICENSE`).",
+        f"{about.licence} {about.licence_url}".strip() + "; the terms of the sources hold as well (`LICENSE`).",
         f"{', '.join(about.creators)}: {about.title}, version {about.version}. {about.publisher},"
         f" {certificate['released'][:4]}.{f' {about.doi}' if about.doi else ''} (`CITATION.cff`)",
         f"Contact: {about.contact}. {about.maintenance}",

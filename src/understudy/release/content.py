@@ -34,9 +34,7 @@ Pixels = NDArray[np.uint8]
 
 def slice_hash(image: Pixels, labels: Pixels) -> str:
     """SHA-256 (hex) of a slice: image [C, H, W] then labels [H, W]."""
-    return hashlib.sha256(
-        np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()
-    ).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes() + np.ascontiguousarray(labels).tobytes()).hexdigest()
 
 
 def content_root(head: dict[str, Any], manifest: pd.DataFrame) -> str:
@@ -118,12 +116,9 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
         shards = ShardFiles(out, limit)
         for key, image, drawn, row in _each(slices, table):
             members = [
-                (f"{n}.png", _png(x))
-                for n, x in zip((*names.values(), SEGMENTATION), (*image, drawn), strict=True)
+                (f"{n}.png", _png(x)) for n, x in zip((*names.values(), SEGMENTATION), (*image, drawn), strict=True)
             ]
-            shards.add(
-                key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())]
-            )
+            shards.add(key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())])
         shards.close()
         reading = {"layout": "webdataset", "channels": names, "labels": SEGMENTATION, "codes": codes}
         describe(slices, out, reading)
@@ -150,9 +145,7 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
     for raw in open_folder(root, spec, head["channels"]).source.slices(0):
         labels = table[np.asarray(raw.drawn[0]).astype(np.uint8)]
         if (labels == 255).any():
-            raise UnderstudyError(
-                "a grey value that is no class", where=raw.annotated_in, fix="use an intact copy"
-            )
+            raise UnderstudyError("a grey value that is no class", where=raw.annotated_in, fix="use an intact copy")
         yield str(raw.row["id"]), raw.images, labels
 
 

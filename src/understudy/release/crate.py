@@ -36,9 +36,7 @@ def ro_crate(
         {"@id": name, "@type": "File", "name": what, "encodingFormat": FORMATS[_suffix(name)]}
         for name, what in files.items()
     ]
-    parts += [
-        {"@id": name, "@type": "Dataset", "name": what, "description": what} for name, what in folders.items()
-    ]
+    parts += [{"@id": name, "@type": "Dataset", "name": what, "description": what} for name, what in folders.items()]
     people = [
         {"@id": f"#creator-{i}", "@type": "Person", "name": n, **_affiliated(about.affiliation)}
         for i, n in enumerate(about.creators, start=1)
@@ -92,9 +90,7 @@ def _root(about: About, certificate: dict[str, Any], parts: list[str], people: l
 def _around(about: About, certificate: dict[str, Any]) -> list[dict[str, Any]]:
     """Licence, publisher, program, and how it came about."""
     signer = certificate["decision"]["by"]
-    what = (
-        "flagged slices taken out" if certificate["kind"] == "slices" else "weights asked (white-box check)"
-    )
+    what = "flagged slices taken out" if certificate["kind"] == "slices" else "weights asked (white-box check)"
     return [
         {
             "@id": "#licence",

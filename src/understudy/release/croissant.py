@@ -76,9 +76,7 @@ _GLOB = {
 }
 
 
-def croissant(
-    about: About, certificate: dict[str, Any], manifest_sha: str, columns: dict[str, str]
-) -> dict[str, Any]:
+def croissant(about: About, certificate: dict[str, Any], manifest_sha: str, columns: dict[str, str]) -> dict[str, Any]:
     """croissant.json of a package of slices; `columns`: name -> sc:Text, sc:Integer or sc:Float."""
     forced = stamp(certificate)
     return {
@@ -126,10 +124,7 @@ def _responsible(about: About, certificate: dict[str, Any]) -> dict[str, Any]:
         "rai:hasSyntheticData": True,
         "rai:dataPreprocessingProtocol": [removed],
         "rai:dataAnnotationProtocol": ["Annotations were generated together with the images."],
-        "rai:machineAnnotationTools": [
-            *certificate["data"]["generators"],
-            f"Understudy {__version__}",
-        ],
+        "rai:machineAnnotationTools": [*certificate["data"]["generators"], f"Understudy {__version__}"],
         "rai:dataLimitations": [about.known_defects, *audit["verdict"]["limits"]],
         "rai:dataBiases": [f"Those of the sources: {s}" for s in about.sources],
         "rai:dataSocialImpact": f"Forbidden: {about.forbidden_uses}",

@@ -91,8 +91,7 @@ def _composition(about: About, certificate: dict[str, Any]) -> list[str]:
     return [
         f"{data['slices']:,} synthetic 2D slices of {size}, 8 bits, with the channels"
         f" {', '.join(data['channels'])} and an annotation. The files are {LAYOUT_WORDS[certificate['layout']]}.",
-        "| class | number | grey value in the files | slices that hold it |\n| --- | --- | --- | --- |\n"
-        + rows,
+        "| class | number | grey value in the files | slices that hold it |\n| --- | --- | --- | --- |\n" + rows,
         "No slice shows a person; there are no patients, no volumes, no sites, no recommended splits, and slices do"
         " not belong together. `manifest.parquet` has a row a slice: id, generator, seed, pixels of each class, the"
         " audit's p-value and the SHA-256 of its pixels.",

@@ -94,9 +94,7 @@ def aida(about: About, certificate: dict[str, Any]) -> str:
             "numberOfScans": f"{data['slices']} {len(data['channels'])}-channel MR images",
             "numberOfAnnotations": data["slices"],
             "modality": ["MR"],
-            "resolution": "x".join(f"{s:g}" for s in data["spacing"]) + " mm"
-            if data["spacing"]
-            else "not recorded",
+            "resolution": "x".join(f"{s:g}" for s in data["spacing"]) + " mm" if data["spacing"] else "not recorded",
         },
     }
     forced = stamp(certificate)

@@ -35,18 +35,14 @@ class About(_Form):
     contact: str = Field(description="e-mail address, for questions and for having a slice taken down")
     licence: str = Field(description="of the package, such as CC BY 4.0")
     licence_url: str = Field("", description="where its text stands")
-    sources: list[str] = Field(
-        min_length=1, description="data sets that it derives from, with DOI and licence"
-    )
+    sources: list[str] = Field(min_length=1, description="data sets that it derives from, with DOI and licence")
     source_terms_allow_release: Literal[True] = Field(
         description="true, if the sources' terms allow derived images to be given away; otherwise stop here"
     )
     approval: str = Field(description="ethical approval, or why none is needed")
     purpose: str = Field(description="what it is meant for")
     forbidden_uses: str = Field(description="what it must not be used for, such as diagnosis")
-    known_defects: str = Field(
-        description="what a user has to know: artefacts, rare classes that are missing"
-    )
+    known_defects: str = Field(description="what a user has to know: artefacts, rare classes that are missing")
     maintenance: str = Field(description="retention, versions, how a release is taken down")
     doi: str = Field("", description="if it has one already")
     keywords: list[str] = Field([], description="a list, such as [MRI, glioma]")
@@ -63,9 +59,7 @@ class Signer(_Form):
 class Thresholds(_Form):
     """What was agreed before anyone looked at the audit's result."""
 
-    quantile: float = Field(
-        description="of the audit: a slice nearer than this share of new patients is flagged"
-    )
+    quantile: float = Field(description="of the audit: a slice nearer than this share of new patients is flagged")
     most_flagged: float = Field(
         ge=0, le=1, description="share (0 to 1) of flagged slices above which nothing is released"
     )
@@ -118,9 +112,7 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UnderstudyError(
-            f"the form cannot be read ({error})",
-            where=path,
-            fix="write one: understudy release template FOLDER",
+            f"the form cannot be read ({error})", where=path, fix="write one: understudy release template FOLDER"
         ) from error
     return checked_form(content, form, path)
 
@@ -140,9 +132,7 @@ def checked_form(content: object, form: type[Form], where: str | Path) -> Form:
         problems += [f"{place}: {what}" for place, what in places if place not in left]
     if problems:
         raise UnderstudyError(
-            "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems),
-            where=where,
-            fix="fill it in",
+            "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems), where=where, fix="fill it in"
         )
     return found
 
@@ -163,12 +153,8 @@ def write_templates(folder: Path) -> None:
     """
     for name, form in (("about.yaml", About), ("decision.yaml", Decision)):
         if (folder / name).exists():
-            raise UnderstudyError(
-                "the form is there already", where=folder / name, fix="fill it in, or delete it"
-            )
-        head = (
-            f"# Replace every {TODO}; what is empty may stay so. A text with a colon or a # stands in quotes."
-        )
+            raise UnderstudyError("the form is there already", where=folder / name, fix="fill it in, or delete it")
+        head = f"# Replace every {TODO}; what is empty may stay so. A text with a colon or a # stands in quotes."
         lines = [head, *_blank(form)]
         write_text(folder / name, "\n".join(lines) + "\n")
 

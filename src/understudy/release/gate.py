@@ -56,17 +56,11 @@ class Clearance:
     alike: int
     verdict: dict[str, Any]
     override: dict[str, Any] | None
-    screened: dict[str, int] = field(
-        default_factory=dict
-    )  # slices before `understudy screen`, and what it took out
+    screened: dict[str, int] = field(default_factory=dict)  # slices before `understudy screen`, and what it took out
 
 
 def clear(
-    audited: Audited,
-    decision: Decision,
-    override: str | None = None,
-    device: str = "cpu",
-    progress: bool = False,
+    audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu", progress: bool = False
 ) -> Clearance:
     """Rechecks the audit and weighs the decision.
 
@@ -91,18 +85,10 @@ def clear(
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
     against = objections(found, decision, rate, audited.audit)
     if decision.decision == "approve" and (rate or before.get("flagged")):
-        taken = (
-            f"`understudy screen` took out {before['flagged']}"
-            if before.get("flagged")
-            else "would be removed"
-        )
-        against.append(
-            f"slices are flagged ({taken}), but the decision is `approve`: write `approve_with_removal`"
-        )
+        taken = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
+        against.append(f"slices are flagged ({taken}), but the decision is `approve`: write `approve_with_removal`")
     if rest.kind != "no_sign":
-        against.append(
-            f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}"
-        )
+        against.append(f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}")
     stamp = weighed(against, override, audited.audit)
     counts = {name: int(before[name]) for name in ("before", "flagged", "alike")} if before else {}
     return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp, counts)

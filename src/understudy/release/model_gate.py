@@ -115,9 +115,7 @@ def _recorded(audit: Path, weights: dict[str, str]) -> dict[str, Any]:
     """The white-box check that the audit records, of these weights."""
     recorded: dict[str, Any] | None = read_json(audit / "audit.json").get("membership")
     if not recorded:
-        raise UnderstudyError(
-            "the audit has not asked the weights (no white-box check)", where=audit, fix=_ASK
-        )
+        raise UnderstudyError("the audit has not asked the weights (no white-box check)", where=audit, fix=_ASK)
     if recorded.get("weights") != weights:
         raise UnderstudyError(
             "the white-box check does not say that it is of these weights"
@@ -129,9 +127,7 @@ def _recorded(audit: Path, weights: dict[str, str]) -> dict[str, Any]:
     return recorded
 
 
-def _asked_again(
-    found: Recheck, witness: NetworkWitness, recorded: dict[str, Any], audit: Path
-) -> Membership:
+def _asked_again(found: Recheck, witness: NetworkWitness, recorded: dict[str, Any], audit: Path) -> Membership:
     config = AuditConfig.model_validate(found.numbers["config"])
     asked = membership(*found.asked, witness, config.membership_slices, config.resamples, config.seed)
     apart = max(abs(getattr(asked, name) - float(recorded[name])) for name in ("auc", "low", "high"))

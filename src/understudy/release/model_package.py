@@ -151,9 +151,7 @@ def _documents(
     write_json(folder / CERTIFICATE, certificate)
 
 
-def _unflagged(
-    synthetic: SliceSet, cleared: ModelClearance
-) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def _unflagged(synthetic: SliceSet, cleared: ModelClearance) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Some samples at random, none that lies near a training slice."""
     table = cleared.found.table
     rows = np.flatnonzero(~table["flagged"].to_numpy(bool) & table["judged"].to_numpy(bool))

@@ -120,10 +120,7 @@ def _certificate(
             "generators": generators,
             "slices_with_class": with_class,
         },
-        "content": {
-            "root": content_root(head, manifest),
-            "manifest_sha256": sha256_file(folder / "manifest.parquet"),
-        },
+        "content": {"root": content_root(head, manifest), "manifest_sha256": sha256_file(folder / "manifest.parquet")},
         "audit": _audit(order.cleared, len(slices), folder),
         "decision": order.decision.model_dump(mode="json"),
         "override": order.cleared.override,
@@ -151,9 +148,7 @@ def _audit(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def _documents(
-    folder: Path, order: _Order, certificate: dict[str, Any], manifest: pd.DataFrame, slices: Path
-) -> None:
+def _documents(folder: Path, order: _Order, certificate: dict[str, Any], manifest: pd.DataFrame, slices: Path) -> None:
     about, decision = order.about, order.decision
     kinds = {"i": "sc:Integer", "f": "sc:Float"}
     columns = {str(c): kinds.get(manifest[c].dtype.kind, "sc:Text") for c in manifest}

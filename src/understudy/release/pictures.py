@@ -9,15 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from understudy.report.plots.slices import (
-    channel_window,
-    colours,
-    contact_sheet,
-    enlarged,
-    overlay,
-    upright,
-    windowed,
-)
+from understudy.report.plots.slices import channel_window, colours, contact_sheet, enlarged, overlay, upright, windowed
 
 Pixels = NDArray[np.uint8]
 SHOWN = 12  # slices on a sheet
@@ -35,16 +27,11 @@ def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Imag
     """
     factor = max(1, _TILE // data["resolution"])
     classes = [c["name"] for c in data["classes"][1:]]
-    windows = [
-        channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))
-    ]
+    windows = [channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))]
     below = next((i for i, name in enumerate(data["channels"]) if "FLAIR" in name.upper()), 0)
     tiles: list[Pixels] = []
     for image, labels in chosen:
-        grey = [
-            enlarged(upright(windowed(x, w), data["axes"]), factor)
-            for x, w in zip(image, windows, strict=True)
-        ]
+        grey = [enlarged(upright(windowed(x, w), data["axes"]), factor) for x, w in zip(image, windows, strict=True)]
         tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
         tiles.append(overlay(grey[below], enlarged(upright(labels, data["axes"]), factor), len(classes)))
     heads = [*data["channels"], "annotation"]

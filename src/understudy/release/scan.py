@@ -54,9 +54,7 @@ def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[st
     """What no file may hold: ids of patients and of their slices, paths, this machine and its user."""
     words = {str(v) for s in real for c in ("subject", "id") if c in s.index for v in s.index[c].unique()}
     words |= {str(p.absolute()) for p in paths} | {str(Path.home())}
-    return {
-        w for w in words | {socket.gethostname(), getpass.getuser()} if w and w.lower() not in _COMMON | {"/"}
-    }
+    return {w for w in words | {socket.gethostname(), getpass.getuser()} if w and w.lower() not in _COMMON | {"/"}}
 
 
 def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: set[str]) -> Scan:
@@ -91,9 +89,7 @@ def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]
         for place, text in _texts(path):
             where = f"{name}{place}"
             findings += [f"{where} holds {_masked(m)}" for m in _hits(long, text)]
-            findings += [
-                f"{where} holds the path {m.decode()}" for m in set(_FORBIDDEN.findall(text.encode()))
-            ]
+            findings += [f"{where} holds the path {m.decode()}" for m in set(_FORBIDDEN.findall(text.encode()))]
         if path.suffix == ".parquet":
             findings += _columns(path, package, {w for w in words if len(w) < _SHORT})
     return findings
@@ -153,10 +149,7 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
         yield " (metadata)", repr(table.schema.metadata)
         for column in table.column_names:
             values = table[column].unique().to_pylist()
-            yield (
-                f" ({column})",
-                column + "\n" + "\n".join(map(str, values) if isinstance(values[0], str) else []),
-            )
+            yield (f" ({column})", column + "\n" + "\n".join(map(str, values) if isinstance(values[0], str) else []))
     elif path.name.isdigit():  # a shard of Zarr: compressed pixels
         yield "", ""
     elif path.suffix == ".safetensors":
@@ -197,16 +190,10 @@ def _chunks(content: bytes) -> Iterator[bytes]:
 def _columns(path: Path, package: Path, short: set[str]) -> list[str]:
     frame = pd.read_parquet(path)
     where = path.relative_to(package)
-    found = [
-        f"{where} has the column {c!r}"
-        for c in frame.columns
-        if c not in COLUMNS and not c.startswith("area.")
-    ]
+    found = [f"{where} has the column {c!r}" for c in frame.columns if c not in COLUMNS and not c.startswith("area.")]
     found += [f"{where} has the column {c!r}" for c in frame.columns if _NEIGHBOUR.search(c)]
     texts = frame.select_dtypes(include=["object", "string"])
-    return found + [
-        f"{where} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())
-    ]
+    return found + [f"{where} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())]
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -74,8 +74,6 @@ def _said(path: Path) -> dict[str, bytes]:
             match = re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", line.removesuffix("\n"))
             parts = match[2].split("/") if match else []
             if match is None or "" in parts or ".." in parts or match[2] in said or "\\" in match[2]:
-                raise UnderstudyError(
-                    f"line {number} cannot be read", where=path, fix="get the package again"
-                )
+                raise UnderstudyError(f"line {number} cannot be read", where=path, fix="get the package again")
             said[match[2]] = bytes.fromhex(match[1])
     return said

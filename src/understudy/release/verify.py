@@ -97,9 +97,7 @@ _CHECKS = {"slices": _slices, "generator": _generator}
 
 
 def _missing(folder: Path, names: list[str]) -> list[str]:
-    return [
-        f"{name} is missing" for name in [*names, "ro-crate-metadata.json"] if not (folder / name).is_file()
-    ]
+    return [f"{name} is missing" for name in [*names, "ro-crate-metadata.json"] if not (folder / name).is_file()]
 
 
 def _manifest(found: Verification, manifest: pd.DataFrame) -> None:
@@ -166,8 +164,6 @@ def _pixels(
     return chosen
 
 
-def _save(
-    chosen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], data: dict[str, Any], path: Path
-) -> None:
+def _save(chosen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], data: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet(chosen, data).save(path)

@@ -14,17 +14,7 @@ from understudy.io.files import read_json, sha256_file
 from understudy.memorization.recheck import controls_of
 from understudy.release.weights import MODEL, weights_problems
 
-_ASKED = (
-    "score",
-    "auc",
-    "low",
-    "high",
-    "training",
-    "heldout",
-    "training_patients",
-    "heldout_patients",
-    "weights",
-)
+_ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 _SAME = 0.005  # by which the certificate's numbers, asked again, may differ from the audit's
 
 

@@ -17,19 +17,7 @@ from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file
 
 MODEL = "model"  # folder in the package
-_KEPT = (
-    "kind",
-    "model",
-    "channels",
-    "classes",
-    "annotation",
-    "spacing",
-    "axes",
-    "kimg",
-    "steps",
-    "precision",
-    "torch",
-)
+_KEPT = ("kind", "model", "channels", "classes", "annotation", "spacing", "axes", "kimg", "steps", "precision", "torch")
 _NOT_TRAINING = {*UNTRACED, "seed"}  # the seed gives the order of the training slices
 
 

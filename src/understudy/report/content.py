@@ -19,13 +19,7 @@ from understudy.report.sections.audit import AuditSection, make_audit_section
 from understudy.report.sections.correlation import CorrelationSection, make_correlation_section
 from understudy.report.sections.gallery import Gallery, make_gallery
 from understudy.report.sections.quality import QualitySection, make_quality_section
-from understudy.report.sections.quarantine import (
-    Quarantine,
-    cost_panels,
-    cost_table,
-    job_table,
-    make_quarantine,
-)
+from understudy.report.sections.quarantine import Quarantine, cost_panels, cost_table, job_table, make_quarantine
 from understudy.report.sections.verdicts import Verdict, make_verdicts
 from understudy.report.tables.quality import quality_table, reading_table, recipe_table
 from understudy.report.tables.results import Table, patient_means, result_tables, summaries, usable_rows
@@ -71,12 +65,7 @@ class Content:
     def every_panel(self) -> list[Panel]:
         """All plots that have files."""
         parts = [*self.panels.values(), *(entry.panels for entry in self.audit.entries)]
-        parts += [
-            self.annotation.areas,
-            self.annotation.maps,
-            self.correlation.panels,
-            *self.training.values(),
-        ]
+        parts += [self.annotation.areas, self.annotation.maps, self.correlation.panels, *self.training.values()]
         return [panel for part in parts for panel in part if panel.key]
 
 

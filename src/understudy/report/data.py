@@ -33,13 +33,7 @@ NAMES = {
     "diffusion": "diffusion", "unet": "U-Net", "swin": "Swin",
 }  # fmt: skip
 ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3, "finetune": 4}
-LIGHTER = {
-    "#A65E00": "#D9AC70",
-    "#222222": "#8A8A8A",
-    "#3569A8": "#8DB4DC",
-    "#AA3377": "#D98DB8",
-    "#1B7A6B": "#86BFB5",
-}
+LIGHTER = {"#A65E00": "#D9AC70", "#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8", "#1B7A6B": "#86BFB5"}
 
 
 @dataclass(frozen=True)
@@ -168,9 +162,7 @@ class ReportData:
     def shown(self, name: str) -> str:
         """A generator or network as people write it: "StyleGAN 2" for one called `stylegan2`; other names stay."""
         parts = [
-            NAMES.get(p, p)
-            if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters"))
-            else p
+            NAMES.get(p, p) if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters")) else p
             for p in name.split(", ")  # "stylegan2, member 2"
         ]
         return str(self.hide(", ".join(parts)))
@@ -339,9 +331,7 @@ def _trained_on(
     """E.g. "Real + synthetic (StyleGAN 2, 20 % of patients)", "Synthetic (StyleGAN 2), then 5 real patients"."""
     parts = [generator] if generator else []
     if training == "finetune":
-        return (
-            f"{_trained_on('synthetic', None, 1.0, generator)}, then {count(patients or 0, 'real patient')}"
-        )
+        return f"{_trained_on('synthetic', None, 1.0, generator)}, then {count(patients or 0, 'real patient')}"
     if training == "ratio":
         label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
     else:

@@ -24,11 +24,7 @@ from understudy.report.tables.latex import latex
 NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"
 FOLDERS = ("tables", "figures")
 PRIVATE = PurePosixPath("figures/private")
-OF_PATIENTS = (
-    "patients",
-    "hospitals",
-    "sites",
-)  # keys of figures and tables with a point or a line a patient
+OF_PATIENTS = ("patients", "hospitals", "sites")  # keys of figures and tables with a point or a line a patient
 
 README = """Figures of a report of Understudy, as SVG for editing and as PNG with 300 dots an inch.
 
@@ -55,9 +51,7 @@ class Written:
     shows: str
 
 
-def write_files(
-    content: Content, cases: list[Case], heads: list[str], sheets: list[Sheet], out: Path
-) -> list[Written]:
+def write_files(content: Content, cases: list[Case], heads: list[str], sheets: list[Sheet], out: Path) -> list[Written]:
     """Writes `tables/` and `figures/`; what an earlier report of the folder wrote there and this did not is removed.
 
     Args:
@@ -82,11 +76,7 @@ def write_files(
 
 def _write_table(table: Table, out: Path) -> list[Written]:
     shows = PATIENTS if table.key in OF_PATIENTS else NUMBERS
-    for ending, text in (
-        ("csv", table.frame.to_csv(index=False)),
-        ("tex", latex(table)),
-        ("html", html(table)),
-    ):
+    for ending, text in (("csv", table.frame.to_csv(index=False)), ("tex", latex(table)), ("html", html(table))):
         write_text(out / "tables" / f"{table.key}.{ending}", text)
     return [Written(f"tables/{table.key}.{e}", table.caption, shows) for e in ("csv", "tex", "html")]
 

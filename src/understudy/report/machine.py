@@ -52,9 +52,7 @@ def report_numbers(content: Content, written: list[Written]) -> dict[str, Any]:
         "mean_name": MEAN,
         "summary": content.summary,
         "tables": {t.key: t.frame for t in content.every_table},
-        "annotations": [
-            {k: v for k, v in n.items() if k not in ("areas", "code_distance")} for n in gallery.numbers
-        ],
+        "annotations": [{k: v for k, v in n.items() if k not in ("areas", "code_distance")} for n in gallery.numbers],
         "study": data.hide(plain(data.study)),
         "provenance": data.hide(plain(data.provenance)),
         "problems": data.hide(plain(data.problems)),

@@ -73,12 +73,8 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
             "alarm": " ".join(f"{name}: {alarm}" for name, alarm in alarms.items() if alarm),
             "cohorts": {name: r["answer"] for name, r in reports.items()},
         },
-        "verdicts": [
-            {"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])
-        ],
-        "failed": [
-            {"cohort": name, **f} for name, report in reports.items() for f in report.get("failed", [])
-        ],
+        "verdicts": [{"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])],
+        "failed": [{"cohort": name, **f} for name, report in reports.items() for f in report.get("failed", [])],
         "ranks": plain(ranked.frame) if ranked else [],
         "reports": {name: f"{name}/report.html" for name in folders},
     }
@@ -120,9 +116,7 @@ def _ranks_over_all(frame: pd.DataFrame | None, cohorts: int) -> Table | None:
     """Mean rank of each generator over all cohorts, by every column of Table 1; None without ranks."""
     if frame is None:
         return None
-    columns = [
-        c for c in map(str, frame) if c not in ("cohort", "generator") and not c.endswith("_published")
-    ]
+    columns = [c for c in map(str, frame) if c not in ("cohort", "generator") and not c.endswith("_published")]
     ranks = frame[["cohort", "generator"]].join(frame[columns].apply(pd.to_numeric, errors="coerce"))
     means = ranks.groupby("generator", sort=False)[columns].mean()
     means = means.assign(mean_rank=means.mean(axis=1), cohorts=ranks.groupby("generator")["cohort"].nunique())
@@ -167,12 +161,9 @@ LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
 def _shown(key: str, frame: pd.DataFrame) -> Table:
     """A table of all cohorts for the page; its numbers shortened, the CSV has all digits."""
     ranks = key == "table1_ranks"
-    kept = frame.drop(
-        columns=[c for c in map(str, frame) if c in LEFT_OUT or (ranks and c.endswith("_published"))]
-    )
+    kept = frame.drop(columns=[c for c in map(str, frame) if c in LEFT_OUT or (ranks and c.endswith("_published"))])
     body = [
-        [_cell(key, str(column), str(value)) for column, value in row.items()]
-        for row in kept.to_dict(orient="records")
+        [_cell(key, str(column), str(value)) for column, value in row.items()] for row in kept.to_dict(orient="records")
     ]
     header = [_words(c) if key == "table1_ranks" and "_" in c else _heading(c) for c in map(str, kept)]
     note = f"{NOTES.get(key, '')} One line a cohort and row; the same as CSV in tables/.".lstrip()
@@ -229,11 +220,7 @@ def _alarm_of(report: Mapping[str, Any]) -> str:
     if "alarm" in report["answer"]:
         return str(report["answer"]["alarm"])
     copies = [str(v["generator"]) for v in report.get("verdicts", []) if v["copy"]["kind"] == "copies_found"]
-    return (
-        f"Copies of patients were found among the slices of {listed(copies)}: do not release them."
-        if copies
-        else ""
-    )
+    return f"Copies of patients were found among the slices of {listed(copies)}: do not release them." if copies else ""
 
 
 def _rows(cohort: str, report: Mapping[str, Any]) -> list[Row]:

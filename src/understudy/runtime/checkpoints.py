@@ -20,11 +20,7 @@ from understudy.io.files import atomic_path, write_text, writing
 
 log = logging.getLogger(__name__)
 
-STOPPING = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGUSR1,
-)  # the last: queues send it ahead of a job's time limit
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues send it ahead of a job's time limit
 
 
 class Checkpoints:
@@ -86,9 +82,7 @@ class Checkpoints:
                 )
             return int(step), state
         if paths:
-            raise UnderstudyError(
-                "no checkpoint can be read", where=self.folder, fix="delete them to start anew"
-            )
+            raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start anew")
         return None
 
     def clear(self) -> None:

@@ -51,9 +51,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= gpus:
         present = "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
         raise UnderstudyError(
-            f"there is no {device}: this machine has {present}",
-            where=f"--device {device}",
-            fix="use one of these",
+            f"there is no {device}: this machine has {present}", where=f"--device {device}", fix="use one of these"
         )
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise UnderstudyError(

@@ -142,9 +142,7 @@ def _read(path: Path) -> Thrift:
     return found
 
 
-def in_parts(
-    work: Callable[[slice], T], count: int, what: str, effect: str = "the same up to rounding"
-) -> list[T]:
+def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "the same up to rounding") -> list[T]:
     """`work(rows)` of consecutive parts of `count` rows, in order; anew in smaller parts where memory runs out.
 
     Args:
@@ -171,8 +169,6 @@ def in_parts(
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                raise OutOfMemory(
-                    f"memory runs out in {what}, and it cannot be parted further", fix=FIX
-                ) from error
+                raise OutOfMemory(f"memory runs out in {what}, and it cannot be parted further", fix=FIX) from error
         release_memory()  # not while the exception is handled: it keeps what fills the memory
         parts = min(count, 2 * parts)

@@ -9,13 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -84,15 +78,11 @@ class _BarMeter(Meter):
         progress.update(self._task, completed=done)
 
     def _show(self, text: str) -> None:
-        self._progress.update(
-            self._task, completed=self.done, rate=f"{self.rate:,.1f} {self.unit}/s", figures=text
-        )
+        self._progress.update(self._task, completed=self.done, rate=f"{self.rate:,.1f} {self.unit}/s", figures=text)
 
 
 @contextmanager
-def track(
-    total: float, description: str, unit: str = "it", done: float = 0, show: bool = True
-) -> Iterator[Meter]:
+def track(total: float, description: str, unit: str = "it", done: float = 0, show: bool = True) -> Iterator[Meter]:
     """A progress meter for `total` units of work, `done` of them by an earlier, interrupted run."""
     with _meter(total, done, description, unit, show) as meter:
         _open.append(meter)
@@ -123,9 +113,7 @@ def _columns() -> list[ProgressColumn]:
         TextColumn("{task.fields[rate]}", table_column=tight),
         TimeRemainingColumn(compact=True, table_column=tight),
         TextColumn(
-            "{task.fields[figures]}",
-            style="dim",
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            "{task.fields[figures]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
         ),
     ]
 

@@ -45,12 +45,8 @@ def _ordered(low_high: tuple[float, float]) -> tuple[float, float]:
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-Positive = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)
-]
-NotNegative = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)
-]
+Positive = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
+NotNegative = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
 
 # What the Swin's set does otherwise. Its text gives a probability for the flips only, so the other four are always
 # applied; its angles are "from 0 to 30 degrees", and stay one-sided unless a flip mirrors them.
@@ -87,25 +83,18 @@ class AugmentConfig(BaseModel):
     )
     p_rotate: Probability = Field(default=0.75, description="probability of a rotation; swin: 1")
     rotate: Annotated[float, Field(ge=0)] | Range = Field(
-        default=30.0,
-        description="largest angle either way, or a range, degrees counter-clockwise; swin: 0 to 30",
+        default=30.0, description="largest angle either way, or a range, degrees counter-clockwise; swin: 0 to 30"
     )
     p_scale: Probability = Field(default=0.75, description="probability of scaling; swin: 1")
     scale: Positive = Field(
         default=(0.9, 1.1), description="factor of height and of width, drawn independently; swin: 0.8 to 1.2"
     )
     p_noise: Probability = Field(default=0.5, description="probability of Gaussian noise; swin: 0")
-    noise_sd: NotNegative = Field(
-        default=(0.0, 0.05), description="standard deviation of the noise, images in 0..1"
-    )
+    noise_sd: NotNegative = Field(default=(0.0, 0.05), description="standard deviation of the noise, images in 0..1")
     p_blur: Probability = Field(default=0.2, description="probability of a Gaussian blur; swin: 0")
     blur_sd: Positive = Field(default=(0.5, 1.0), description="standard deviation of the blur, pixels")
-    p_low_resolution: Probability = Field(
-        default=0.25, description="probability of a lower resolution; swin: 0"
-    )
-    low_resolution: Positive = Field(
-        default=(0.75, 1.0), description="factor down before scaling up again, at most 1"
-    )
+    p_low_resolution: Probability = Field(default=0.25, description="probability of a lower resolution; swin: 0")
+    low_resolution: Positive = Field(default=(0.75, 1.0), description="factor down before scaling up again, at most 1")
     p_gamma: Probability = Field(default=0.3, description="probability of a gamma change; swin: 1")
     gamma: Positive = Field(default=(0.8, 1.2), description="exponent, images in 0..1")
     p_elastic: Probability = Field(default=0.0, description="probability of an elastic deformation; swin: 1")
@@ -199,9 +188,7 @@ class AugmentPlan:
         cos, sin = np.cos(turn), np.sin(turn)
         # the image is rotated, then scaled, then mirrored; output to input is the inverse of each, last first
         row, column = (np.where(self.flip, -1.0, 1.0) / self.scale).T
-        return np.stack(
-            [np.stack([cos * column, -sin * row], -1), np.stack([sin * column, cos * row], -1)], 1
-        )
+        return np.stack([np.stack([cos * column, -sin * row], -1), np.stack([sin * column, cos * row], -1)], 1)
 
 
 _PER_SAMPLE = {

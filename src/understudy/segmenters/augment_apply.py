@@ -23,9 +23,7 @@ from torch.nn import functional as F
 from understudy.segmenters.augment import AugmentPlan, Input
 
 BLUR_RADIUS = 3  # pixels: three standard deviations of the widest blur
-_POOL = (
-    1 << 22
-)  # normal numbers that noise is taken from, 16 MB; more for slices of more than a quarter of it
+_POOL = 1 << 22  # normal numbers that noise is taken from, 16 MB; more for slices of more than a quarter of it
 _POOL_SEED = 0xA06
 
 
@@ -62,19 +60,12 @@ class _Scratch:
 
     def __init__(self, images: torch.Tensor) -> None:
         n, _, height, width = images.shape
-        self.image, self.work = (
-            torch.empty(images.shape, device=images.device, dtype=torch.float32) for _ in range(2)
-        )
+        self.image, self.work = (torch.empty(images.shape, device=images.device, dtype=torch.float32) for _ in range(2))
         self.grid = torch.empty(n, 2, height, width, device=images.device).permute(0, 2, 3, 1)
 
 
 def _render(
-    plan: AugmentPlan,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    scratch: _Scratch,
+    plan: AugmentPlan, images: torch.Tensor, labels: torch.Tensor, x: torch.Tensor, y: torch.Tensor, scratch: _Scratch
 ) -> None:
     """Renders a part of a plan into x and y."""
     n = len(plan)

@@ -64,9 +64,7 @@ def initial_from(folder: str | Path, model: dict[str, Any]) -> Initial:
     found = read_json(folder / "config.json")
     if found["model"] != model:
         raise UnderstudyError(
-            "the segmenter to go on from is another network",
-            where=folder,
-            fix="use the same `model` for both",
+            "the segmenter to go on from is another network", where=folder, fix="use the same `model` for both"
         )
     record = {"weights_sha256": sha256_file(folder / "segmenter.safetensors"), "outcome": found["outcome"]}
     return Initial(folder, tuple(found["channels"]), tuple(found["classes"]), found["resolution"], record)

@@ -30,9 +30,7 @@ class Ahead:
         [[6, 7], [8, 9]]
     """
 
-    def __init__(
-        self, read: Callable[[NDArray[np.int64]], Slices], batch: int, start: int, stop: int
-    ) -> None:
+    def __init__(self, read: Callable[[NDArray[np.int64]], Slices], batch: int, start: int, stop: int) -> None:
         self._read, self._batch, self._number, self._stop = read, batch, start, stop
         self.waited = 0.0
         self._pool = ThreadPoolExecutor(1, "loader")

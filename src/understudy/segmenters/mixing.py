@@ -69,13 +69,7 @@ class Mixture:
         self._share = config.real_share
 
     def _add(
-        self,
-        name: str,
-        number: int,
-        slices: SliceSet,
-        rows: NDArray[np.int64],
-        fraction: float | None,
-        seed: int,
+        self, name: str, number: int, slices: SliceSet, rows: NDArray[np.int64], fraction: float | None, seed: int
     ) -> None:
         if slices.resolution != self.resolution:
             raise UnderstudyError(
@@ -142,10 +136,7 @@ class Mixture:
             shares = [(np.arange(len(samples)), samples)]
         else:
             first, in_first, in_second = split_counts(samples, self._share)
-            shares = [
-                (np.flatnonzero(first), in_first[first]),
-                (np.flatnonzero(~first), in_second[~first]),
-            ]
+            shares = [(np.flatnonzero(first), in_first[first]), (np.flatnonzero(~first), in_second[~first])]
         return [
             (at, _draw_kind(pools, fraction, j))
             for (at, j), (_, fraction, pools) in zip(shares, self._parts, strict=True)
@@ -195,9 +186,7 @@ def _two_kinds(source: Source, fraction: float) -> list[NDArray[np.bool_]]:
 _Rows = NDArray[np.int64] | None
 
 
-def _all_of_both(
-    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
-) -> tuple[_Rows, _Rows]:
+def _all_of_both(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[_Rows, _Rows]:
     """Rows of each set that is given."""
     return (
         None if real is None else _real_rows(real, config),
@@ -205,9 +194,7 @@ def _all_of_both(
     )
 
 
-def _constant_total(
-    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
-) -> tuple[_Rows, _Rows]:
+def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[_Rows, _Rows]:
     """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted.
 
     Raises:
@@ -258,9 +245,7 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
         unknown = sorted(set(config.patients) - set(chosen))
         if unknown:
             raise UnderstudyError(
-                f"not among the training patients: {', '.join(unknown)}",
-                where=slices.path,
-                fix="check the ids",
+                f"not among the training patients: {', '.join(unknown)}", where=slices.path, fix="check the ids"
             )
         chosen = np.array(sorted(config.patients))
     order = np.random.default_rng([config.subset_seed, _STREAM]).permutation(chosen)

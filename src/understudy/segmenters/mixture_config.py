@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 _WITH_TOTAL = ("total", "choose")
 
@@ -36,14 +29,9 @@ class MixtureConfig(BaseModel):
         default="patients",
         description="the real slices of a `total` are those of the first patients in a random order, or any",
     )
-    patients: tuple[str, ...] | None = Field(
-        default=None, description="train on these real patients only; None: all"
-    )
+    patients: tuple[str, ...] | None = Field(default=None, description="train on these real patients only; None: all")
     patient_fraction: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="share of the real training patients; smaller shares are subsets of larger",
+        default=1.0, gt=0, le=1, description="share of the real training patients; smaller shares are subsets of larger"
     )
     patient_count: int | None = Field(
         default=None,
@@ -62,9 +50,7 @@ class MixtureConfig(BaseModel):
     @model_validator(mode="after")
     def _both_or_a_total(self) -> MixtureConfig:
         if self.total is None and self.real_share in (0, 1):
-            raise ValueError(
-                f"`real_share` {self.real_share:g} leaves one set out: give only the other, or a `total`"
-            )
+            raise ValueError(f"`real_share` {self.real_share:g} leaves one set out: give only the other, or a `total`")
         if self.patient_count is not None and self.patient_fraction < 1:
             raise ValueError("give either `patient_count` or `patient_fraction`")
         if isinstance(self.total, int) and self.total < 1:

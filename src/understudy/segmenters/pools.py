@@ -14,9 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
 
 
-def split_counts(
-    k: NDArray[np.int64], share: float
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+def split_counts(k: NDArray[np.int64], share: float) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
     """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible.
 
     Args:
@@ -56,9 +54,7 @@ class Pool:
     def _order(self, number: int) -> NDArray[np.int64]:
         if number not in self._orders:
             rng = np.random.default_rng([*self.key, number])
-            kept = {
-                n: order for n, order in self._orders.items() if n >= number - 1
-            }  # a batch spans two rounds
+            kept = {n: order for n, order in self._orders.items() if n >= number - 1}  # a batch spans two rounds
             self._orders = {**kept, number: rng.permutation(self.rows)}
         return self._orders[number]
 

@@ -98,10 +98,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     where = resolve_device(device)
     try:
         network = build_model(
-            model_config(record["model"]),
-            len(record["channels"]),
-            len(record["classes"]),
-            record["resolution"],
+            model_config(record["model"]), len(record["channels"]), len(record["classes"]), record["resolution"]
         )
         network.load_state_dict(load_file(weights))
     except (

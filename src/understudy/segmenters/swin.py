@@ -173,13 +173,8 @@ class Swin(nn.Module):
         In evaluation mode only the first is returned.
         """
         features = self.body.backbone(x).feature_maps
-        heads = (
-            [self.body.decode_head, self.body.auxiliary_head] if self.training else [self.body.decode_head]
-        )
-        return [
-            F.interpolate(head(features), size=x.shape[2:], mode="bilinear", align_corners=False)
-            for head in heads
-        ]
+        heads = [self.body.decode_head, self.body.auxiliary_head] if self.training else [self.body.decode_head]
+        return [F.interpolate(head(features), size=x.shape[2:], mode="bilinear", align_corners=False) for head in heads]
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay leaves alone, as in the authors' configuration: the transformer's layer

@@ -105,9 +105,7 @@ def train_segmenter(
     training = _Training(mixture, model_config, config, folder, identity, validation, where, start)
     with (
         StopRequest() as stop,
-        track(
-            training.steps * config.batch, "training segmenter", "samples", training.samples, progress
-        ) as meter,
+        track(training.steps * config.batch, "training segmenter", "samples", training.samples, progress) as meter,
     ):
         training.run(stop, meter)
     training.finish()
@@ -264,9 +262,7 @@ class _Training:
             group["lr"] = config.rate(self.step, self.steps)
         self.network.train()
         plan = draw(config.augment, config.seed, numbers)
-        x, target = apply(
-            plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device)
-        )
+        x, target = apply(plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device))
         loss = self._gradient(x, target)
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
@@ -308,9 +304,7 @@ class _Training:
     def _note_parts(self) -> None:
         if self.parts > 1:
             same = not normalises_over_the_batch(self.network)
-            effect = (
-                "the same up to rounding" if same else "other results, slices are normalised within a part"
-            )
+            effect = "the same up to rounding" if same else "other results, slices are normalised within a part"
             current().cut(TRAINING, -(-self.config.batch // self.parts), self.config.batch, effect)
 
     @contextmanager
@@ -325,9 +319,7 @@ class _Training:
     def _report(self) -> dict[str, Any]:
         """Adds a line to the history every few steps and at validations; returns figures for the bar."""
         last = self.step == self.steps or self.ended == "time"
-        turn, turn_before = (
-            step * self.config.validations // self.steps for step in (self.step, self.step - 1)
-        )
+        turn, turn_before = (step * self.config.validations // self.steps for step in (self.step, self.step - 1))
         validate = bool(self.validate) and (last or turn > turn_before)
         if self.step % LOG_STEPS and not validate and not last:
             return {}

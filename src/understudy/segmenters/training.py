@@ -7,14 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.augment import AugmentConfig
@@ -71,18 +64,13 @@ class SegmenterTrainingConfig(BaseModel):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adamw")
     weight_decay: float = Field(default=3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
     schedule: Literal["poly", "linear"] = Field(
-        default="poly",
-        description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up",
+        default="poly", description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up"
     )
-    poly_exponent: float = Field(
-        default=0.9, ge=0, description="of the polynomial decay to 0 over the budget"
-    )
+    poly_exponent: float = Field(default=0.9, ge=0, description="of the polynomial decay to 0 over the budget")
     warmup_samples: int = Field(
         default=0, ge=0, description="linear increase of the learning rate; the paper's Swin: 1500 steps of 8"
     )
-    clip: float | None = Field(
-        default=12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any"
-    )
+    clip: float | None = Field(default=12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any")
     loss: Literal["ce_dice", "dice_ce"] = Field(
         default="ce_dice",
         description="ce_dice: cross-entropy + soft Dice over the batch (U-Net); dice_ce: MONAI's DiceCELoss, the Dice"

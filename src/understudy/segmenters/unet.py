@@ -35,22 +35,15 @@ class UNetConfig(BaseModel):
 
     kind: Literal["unet"] = Field(default="unet", description="name of the architecture")
     filters: tuple[int, ...] | None = Field(
-        default=None,
-        description="filters of each stage, highest resolution first; None: from width and depth",
+        default=None, description="filters of each stage, highest resolution first; None: from width and depth"
     )
     width: int = Field(default=32, ge=1, description="filters of the first stage, doubled at every stage")
     max_width: int | None = Field(
-        default=None,
-        ge=1,
-        description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net",
+        default=None, ge=1, description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net"
     )
-    depth: int | None = Field(
-        default=None, ge=3, description="stages; None: until the edge is 4 pixels, as nnU-Net"
-    )
+    depth: int | None = Field(default=None, ge=3, description="stages; None: until the edge is 4 pixels, as nnU-Net")
     deep_supervision: int = Field(
-        default=5,
-        ge=1,
-        description="levels, from the highest, that the loss is applied to (fewer in shallow networks)",
+        default=5, ge=1, description="levels, from the highest, that the loss is applied to (fewer in shallow networks)"
     )
 
     def stages(self, resolution: int) -> tuple[int, ...]:
@@ -85,9 +78,7 @@ class _NormEachSlice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
         out, means, inverses = torch.empty_like(x), [], []
         for one, into in zip(x.split(1), out.split(1), strict=True):
             normed, mean, inverse = torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, eps)

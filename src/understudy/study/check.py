@@ -82,9 +82,7 @@ def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
             make_plan(study)  # what `run` refuses before it starts: regions of unknown classes, and others
         except UnderstudyError as error:
             where = Path(error.where or source)
-            done[-1].checked.problems.append(
-                Problem("", where, error.what, error.fix or "correct the study file")
-            )
+            done[-1].checked.problems.append(Problem("", where, error.what, error.fix or "correct the study file"))
             done[-1] = replace(done[-1], stops=True)
     if not done:
         raise UnderstudyError(

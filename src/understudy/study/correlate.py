@@ -79,9 +79,7 @@ def correlate(
     paths = [Path(s) for s in sources]
     tables = [path for path in paths if path.suffix == ".csv"]
     if tables and len(paths) > 1:
-        raise UnderstudyError(
-            "a CSV stands alone", where=tables[0], fix="give one CSV, or folders of studies"
-        )
+        raise UnderstudyError("a CSV stands alone", where=tables[0], fix="give one CSV, or folders of studies")
     if tables:
         snapshots, scores = _from_csv(tables[0])
     else:
@@ -98,11 +96,7 @@ def correlate(
 
 
 def correlate_jobs(
-    jobs: Mapping[str, Path],
-    label: str = "study",
-    segmenter: str | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    jobs: Mapping[str, Path], label: str = "study", segmenter: str | None = None, resamples: int = 2000, seed: int = 0
 ) -> Correlations | None:
     """The same of the jobs of one study, however few generators it has, trained on synthetic slices alone.
 
@@ -183,9 +177,7 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UnderstudyError(
-            f"the table cannot be read ({error})", where=path, fix="give a CSV file"
-        ) from error
+        raise UnderstudyError(f"the table cannot be read ({error})", where=path, fix="give a CSV file") from error
     if "dice" not in frame or "snapshot" not in frame:
         raise UnderstudyError(
             "the table has no column `snapshot` or no column `dice`",
@@ -210,9 +202,7 @@ def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataF
     """A row a generator that was tested, and its Dice by patient (rows the same, columns patients)."""
     if not (out / "plan.json").is_file():
         raise UnderstudyError(
-            "no study was run in this folder",
-            where=out.absolute(),
-            fix="give the folder that `understudy run` made",
+            "no study was run in this folder", where=out.absolute(), fix="give the folder that `understudy run` made"
         )
     jobs = {job.id: job for job in jobs_of(out)}
     if any(job.stage == "overview" for job in jobs.values()):
@@ -258,9 +248,7 @@ def _training_of(sampled: Job, jobs: Mapping[str, Job]) -> tuple[str, float]:
     return str(trained[0].spec["name"]), float(kimg)
 
 
-def _dice_by_generator(
-    label: str, done: Finished, training: str, segmenter: str | None
-) -> dict[str, pd.Series]:
+def _dice_by_generator(label: str, done: Finished, training: str, segmenter: str | None) -> dict[str, pd.Series]:
     """Generator -> Dice of each test patient: whole volumes, BraTS rule, mean over classes and repeats."""
     cells = [(folder, job.spec["cell"]) for job, folder in done if job.stage == "evaluate"]
     cells = [

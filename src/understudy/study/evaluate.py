@@ -72,11 +72,7 @@ def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
         raise UnderstudyError(
             "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
         )
-    update: dict[str, Any] = {
-        "cohort": CohortConfig(path=cohort.absolute()),
-        "phantom": None,
-        "cohorts": None,
-    }
+    update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None, "cohorts": None}
     update["name"] = re.sub(r"[^A-Za-z0-9_-]+", "-", cohort.absolute().name).strip("-_") or "cohort"
     if resolution is not None:
         update["slices"] = base.slices.model_copy(update={"resolution": resolution})

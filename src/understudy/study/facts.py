@@ -117,9 +117,7 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         channels, classes = len(cohort.channels), cohort.classes
         shape = grid_of(list(cohort.patients[0].images.values()))
     split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
-    split = {
-        patient: part for patient, part in split.items() if patient in sites
-    }  # a patient's scans are one
+    split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
     if "test" not in split.values():
         raise UnderstudyError(
             f"nobody of {len(sites)} patients tests, so that nothing could be said about any training",

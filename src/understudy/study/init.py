@@ -63,9 +63,7 @@ def _head(found: Guess, gpu: bool) -> list[str]:
     lines += [_one_line(f"# CHECK: {note.text}. What to do: {note.fix}.") for note in cohort.notes]
     lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
     if gpu:
-        preset = (
-            "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
-        )
+        preset = "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
     else:
         preset = "preset: quickstart  # no GPU here: short trainings at 32 x 32 for a first look, not for a conclusion"
     return [*lines, preset, f"name: {_name(cohort.path)}", "seed: 1", ""]
@@ -82,9 +80,7 @@ def _grids(headers: Sequence[VolumeHeader]) -> list[str]:
     for (matrix, edges), found in sorted(depths.items(), key=lambda entry: -len(entry[1]))[:4]:
         low, high = min(found), max(found)
         deep = f"{low}" if low == high else f"{low} to {high}"
-        lines.append(
-            f"# Volumes: {matrix} x {deep} voxels of {edges} mm ({len(found)} of {len(headers)} looked at)."
-        )
+        lines.append(f"# Volumes: {matrix} x {deep} voxels of {edges} mm ({len(found)} of {len(headers)} looked at).")
     return lines or ["# CHECK: no header could be read; see `understudy check`."]
 
 
@@ -108,9 +104,7 @@ def _cohort(found: Guess) -> list[str]:
     lines = ["cohort:", f"  path: {_text(str(config.path))}", f"  layout: {config.layout}"]
     if config.channels:
         lines.append(f"  channels:{check('channels')}")
-        lines += [
-            f"    {_text(name)}: {_text(value)}{check(name)}" for name, value in config.channels.items()
-        ]
+        lines += [f"    {_text(name)}: {_text(value)}{check(name)}" for name, value in config.channels.items()]
     if config.labels:
         lines.append(f"  labels: {_text(config.labels)}{check('labels')}")
     if config.classes:
@@ -142,9 +136,7 @@ def _slices(cohort: Cohort, resolution: int) -> list[str]:
     sample = replace(cohort, patients=cohort.patients[:_TRIED], notes=())
     kept = check_cohort(sample, slicing, progress=False).kept
     if not kept or not all(kept.values()):
-        lines.append(
-            "  keep: all  # CHECK: no slice of some patients passes the usual rule: look at the volumes"
-        )
+        lines.append("  keep: all  # CHECK: no slice of some patients passes the usual rule: look at the volumes")
     return [*lines, ""]
 
 
@@ -174,9 +166,7 @@ def _split(cohort: Cohort) -> list[str]:
 
 def _next(gpu: bool) -> list[str]:
     if gpu:
-        return [
-            "# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."
-        ]
+        return ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
     return [
         "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
         "# {progan: null, stylegan1: null}` leaves some out, `segmenters: {swin: null}` likewise. For results",

@@ -59,9 +59,7 @@ def model_of(found: ReleaseInputs, generator: str) -> Path:
         raise UnderstudyError(
             f"{generator} is {said}",
             where=found.synthetic,
-            fix="audit the members one by one, each with its own samples"
-            if found.models
-            else "release its slices",
+            fix="audit the members one by one, each with its own samples" if found.models else "release its slices",
         )
     return found.models[0]
 

@@ -18,9 +18,7 @@ from understudy.io.folders import files_below
 from understudy.io.grids import VolumeHeader, as_stored
 from understudy.study.engine.jobs import folder_name
 
-PREPARATION = (
-    "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
-)
+PREPARATION = "preparation"  # of `config.json`: how slices were made, and what the classes are in label volumes
 
 
 def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None:
@@ -108,9 +106,7 @@ def find_channels(
             fix=f"its channels are {', '.join(channels)}",
         )
     files = files_below(patient, (".nii", ".nii.gz"))
-    found = {
-        name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels
-    }
+    found = {name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels}
     missing = [name for name in channels if not found[name] and name not in given]
     if missing:
         listed = ", ".join(files[:8]) or "no NIfTI file"
@@ -134,9 +130,7 @@ def _is_channel(file: str, name: str, pattern: str | None) -> bool:
     last = file.rsplit("/", 1)[-1]
     if pattern:
         pieces = re.split(r"(\{patient\}|\*)", pattern.rsplit("/", 1)[-1])
-        expression = "".join(
-            ".+?" if p == "{patient}" else "[^/]*" if p == "*" else re.escape(p) for p in pieces
-        )
+        expression = "".join(".+?" if p == "{patient}" else "[^/]*" if p == "*" else re.escape(p) for p in pieces)
         return re.fullmatch(expression, last) is not None
     tokens = "|".join(map(re.escape, {name.lower(), *ALIASES.get(name, ())}))
     return re.fullmatch(rf"(?:.*[-_. ])?(?:{tokens})\.nii(?:\.gz)?", last, re.IGNORECASE) is not None

@@ -12,17 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from understudy.cohort.phantom.cortex import fold
-from understudy.cohort.phantom.fields import (
-    Array,
-    Grid,
-    Point,
-    Streams,
-    ellipsoid,
-    ramp,
-    round_min,
-    smooth_noise,
-    tube,
-)
+from understudy.cohort.phantom.fields import Array, Grid, Point, Streams, ellipsoid, ramp, round_min, smooth_noise, tube
 
 Push = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
 
@@ -126,21 +116,15 @@ def ventricle_distance(x: Array, y: Array, z: Array, size: float) -> Array:
         ((31.0, -8.0, 53.0), 1.6 * size),
     ]
     # the septum: the two bodies never meet in the midline
-    return np.minimum(
-        np.maximum(tube(side, y, z, body, 1.35), tube(side, y, z, horn, 1.2)), side - np.float32(0.7)
-    )
+    return np.minimum(np.maximum(tube(side, y, z, body, 1.35), tube(side, y, z, horn, 1.2)), side - np.float32(0.7))
 
 
 def _nuclei(x: Array, y: Array, z: Array) -> Array:
     side = np.abs(x)
     thalamus = ellipsoid(side, y - 0.35 * (side - 10), z, (11.0, 9.0, 75.0), (8.5, 14.5, 9.5))
-    caudate = tube(
-        side, y, z, (((13.0, -28.0, 80.0), 6.0), ((16.0, -6.0, 89.0), 3.6), ((20.0, 18.0, 92.0), 2.2))
-    )
+    caudate = tube(side, y, z, (((13.0, -28.0, 80.0), 6.0), ((16.0, -6.0, 89.0), 3.6), ((20.0, 18.0, 92.0), 2.2)))
     lentiform = ellipsoid(side - 0.30 * (y + 6), y, z, (26.0, -6.0, 75.0), (7.0, 18.0, 11.0))
-    hippocampus = tube(
-        side, y, z, (((25.0, -10.0, 50.0), 5.0), ((27.0, 12.0, 57.0), 4.0), ((20.0, 28.0, 68.0), 2.5))
-    )
+    hippocampus = tube(side, y, z, (((25.0, -10.0, 50.0), 5.0), ((27.0, 12.0, 57.0), 4.0), ((20.0, 28.0, 68.0), 2.5)))
     return np.maximum(np.maximum(thalamus, caudate), np.maximum(lentiform, hippocampus))
 
 
@@ -155,9 +139,7 @@ def head_points(grid: Grid, streams: Streams, head: HeadShape) -> tuple[Array, A
     points = []
     for axis, (values, scale, middle) in enumerate(zip(turned, head.scale, (0, 2, 78), strict=True)):
         warp = smooth_noise(streams.rng(f"warp{axis}"), axes, 34.0)
-        points.append(
-            (values / np.float32(scale) + np.float32(middle) + np.float32(1.5) * warp).astype(np.float32)
-        )
+        points.append((values / np.float32(scale) + np.float32(middle) + np.float32(1.5) * warp).astype(np.float32))
     return points[0], points[1], points[2]
 
 
@@ -168,9 +150,7 @@ def _cerebellum(x: Array, y: Array, z: Array, depth: Array, noise: Array) -> tup
     notch = np.hypot(x, np.maximum(66 - y, 0)) - np.float32(1.0)
     surface = round_min(depth, notch, 1.0)
     sheets = np.hypot(leaf, np.maximum(surface - 9 - 3 * noise, 0))
-    return round_min(surface, sheets - np.float32(0.1), 0.6), np.minimum(
-        surface - 3, sheets - np.float32(1.1)
-    )
+    return round_min(surface, sheets - np.float32(0.1), 0.6), np.minimum(surface - 3, sheets - np.float32(1.1))
 
 
 def _paint_depths(

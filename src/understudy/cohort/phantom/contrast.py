@@ -76,11 +76,7 @@ class Site:
 def tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[str, np.ndarray]:
     """Intensity of every tissue in this patient on this scanner: name -> float64 [channel]."""
     rng = streams.rng("intensities")
-    vivid = {
-        "oedema": rng.uniform(0.75, 1.15),
-        "enhancing": rng.uniform(0.8, 1.3),
-        "necrosis": rng.uniform(0.8, 1.1),
-    }
+    vivid = {"oedema": rng.uniform(0.75, 1.15), "enhancing": rng.uniform(0.8, 1.3), "necrosis": rng.uniform(0.8, 1.1)}
     white = np.array(TISSUES["wm"])
     table = {}
     for tissue, values in TISSUES.items():
@@ -97,9 +93,7 @@ def tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[st
 def _blur(values: Array, anatomy: Anatomy, grid: Grid, sigmas: tuple[float, float]) -> Array:
     """Point spread inside the brain only, so that the skull-stripped border stays sharp as in BraTS volumes."""
     # a scanner averages over its voxel: without that, folds finer than the voxel would be sampled as salt and pepper
-    spread = [
-        np.hypot(s / w, 0.42) for s, w in zip((sigmas[0], sigmas[0], sigmas[1]), grid.spacing, strict=True)
-    ]
+    spread = [np.hypot(s / w, 0.42) for s, w in zip((sigmas[0], sigmas[0], sigmas[1]), grid.spacing, strict=True)]
     box = np.zeros((2, int(np.prod(grid.box_shape))), np.float32)
     box[0, anatomy.voxels], box[1, anatomy.voxels] = values, 1
     for part in box:

@@ -34,12 +34,7 @@ _INSULA: list[tuple[Point, float]] = [
     ((39.0, 15.0, 0.0), 0.0),
     ((47.0, 24.0, 0.0), 0.0),
 ]
-_CALLOSUM = (
-    2.0,
-    77.0,
-    44.0,
-    25.0,
-)  # y, z of its centre and half axes, mm: inside it the hemispheres are joined
+_CALLOSUM = (2.0, 77.0, 44.0, 25.0)  # y, z of its centre and half axes, mm: inside it the hemispheres are joined
 
 
 @dataclass
@@ -76,9 +71,7 @@ def _sulcal_sheets(streams: Streams, points: tuple[Array, Array, Array], in_temp
     x, y, z = points
     values = read(x, y, z)
     steepness = (
-        (read(x + 1, y, z) - values) ** 2
-        + (read(x, y + 1, z) - values) ** 2
-        + (read(x, y, z + 1) - values) ** 2
+        (read(x + 1, y, z) - values) ** 2 + (read(x, y + 1, z) - values) ** 2 + (read(x, y, z + 1) - values) ** 2
     )
     typical = np.median(steepness)
     return np.abs(values) / np.sqrt(np.clip(steepness, 0.25 * typical, 4 * typical) + np.float32(1e-12))

@@ -18,11 +18,7 @@ Point = tuple[float, float, float]
 
 FIELD_OF_VIEW: Point = (240.0, 240.0, 155.0)
 _MIDDLE: Point = (119.0, 122.0, 0.0)  # where BraTS heads have their midline, mm from the corner of the image
-_BOX = (
-    (-80.0, 80.0),
-    (-104.0, 104.0),
-    (2.0, 154.0),
-)  # no head reaches beyond: voxels outside are never computed
+_BOX = ((-80.0, 80.0), (-104.0, 104.0), (2.0, 154.0))  # no head reaches beyond: voxels outside are never computed
 _SPLINE_RMS = 0.4794**1.5  # of cubic B-spline noise with unit coefficients: (151 / 315)^(3/2)
 
 

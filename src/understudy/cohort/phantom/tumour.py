@@ -38,10 +38,7 @@ class Lesion:
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
-        return {
-            k: [round(u, 3) for u in v] if isinstance(v, tuple) else round(v, 3)
-            for k, v in asdict(self).items()
-        }
+        return {k: [round(u, 3) for u in v] if isinstance(v, tuple) else round(v, 3) for k, v in asdict(self).items()}
 
 
 def _place(rng: np.random.Generator, near: Point | None, radius: float) -> Point:
@@ -153,9 +150,7 @@ def add_tumours(grid: Grid, streams: Streams, anatomy: Anatomy, lesions: list[Le
         oedema = np.maximum(oedema, np.minimum(reach, spared))
         core = np.maximum(core, own)
         if lesion.rim:
-            thickness = min(max(lesion.rim, 1.05 * grid.voxel), 0.5 * lesion.radius) * (
-                1 + 0.3 * coarse + 0.15 * fine
-            )
+            thickness = min(max(lesion.rim, 1.05 * grid.voxel), 0.5 * lesion.radius) * (1 + 0.3 * coarse + 0.15 * fine)
             rim = np.maximum(rim, np.minimum(own, np.maximum(thickness, 0.7 * width) - own))
     oedema = np.minimum(_as_drawn(grid, anatomy, np.minimum(oedema, -fluid), core), -fluid)
     anatomy.paint("oedema", 1 / (1 + np.exp(-np.clip(oedema / np.float32(0.6 + 0.4 * width), -30, 30))))

@@ -23,25 +23,14 @@ from understudy import __version__
 from understudy.cohort.phantom.anatomy import Anatomy, HeadShape, build_anatomy
 from understudy.cohort.phantom.contrast import CHANNELS, Site, render
 from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Grid, Streams
-from understudy.cohort.phantom.tumour import (
-    ENHANCING,
-    NECROSIS,
-    OEDEMA,
-    Lesion,
-    add_tumours,
-    draw_lesions,
-    mass_effect,
-)
+from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, Lesion, add_tumours, draw_lesions, mass_effect
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json, write_text, writing
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import track
 
 DRAWING = 1  # raised whenever the same seed no longer gives the same volumes
-_SUFFIXES = {
-    "brats2018": ("t1", "t1ce", "t2", "flair", "seg"),
-    "brats2023": ("t1n", "t1c", "t2w", "t2f", "seg"),
-}
+_SUFFIXES = {"brats2018": ("t1", "t1ce", "t2", "flair", "seg"), "brats2023": ("t1n", "t1c", "t2w", "t2f", "seg")}
 _SEPARATORS = {"brats2018": "_", "brats2023": "-"}
 _TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio: even shares in every prefix
 _DATASET = "dataset.json"
@@ -68,8 +57,7 @@ class PhantomConfig(BaseModel):
 
     patients: int = Field(default=40, ge=1, description="number of patients")
     shape: tuple[Voxels, Voxels, Voxels] = Field(
-        default=(240, 240, 155),
-        description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm",
+        default=(240, 240, 155), description="voxels along x, y, z; the field of view is always 240 x 240 x 155 mm"
     )
     seed: int | None = Field(
         default=None,
@@ -87,9 +75,7 @@ class PhantomConfig(BaseModel):
     without_enhancement: float = Field(
         default=0.18, ge=0, le=1, description="part of the patients with no enhancing rim"
     )
-    multifocal: float = Field(
-        default=0.15, ge=0, le=1, description="part of the patients with two or three foci"
-    )
+    multifocal: float = Field(default=0.15, ge=0, le=1, description="part of the patients with two or three foci")
 
     @property
     def drawn_by(self) -> int:
@@ -234,9 +220,7 @@ def _claim(config: PhantomConfig, out: Path) -> None:
                 fix="choose another folder",
             )
     elif out.exists() and any(out.iterdir()):
-        raise UnderstudyError(
-            "the folder is not empty", where=out, fix="choose an empty folder for the phantoms"
-        )
+        raise UnderstudyError("the folder is not empty", where=out, fix="choose an empty folder for the phantoms")
     description = {
         "Name": "Understudy phantom cohort",
         "DatasetType": "raw",
@@ -253,9 +237,7 @@ def _claim(config: PhantomConfig, out: Path) -> None:
         "phantom": identity,
     }
     write_json(path, description)
-    write_text(
-        out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients)
-    )
+    write_text(out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients))
 
 
 def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> None:
@@ -272,9 +254,7 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
         UnderstudyError: `out` holds something else, or more patients than asked for; disk full, no permission.
     """
     if out.exists() and not out.is_dir():
-        raise UnderstudyError(
-            "there is a file of this name", where=out, fix="choose a folder for the phantoms"
-        )
+        raise UnderstudyError("there is a file of this name", where=out, fix="choose a folder for the phantoms")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _claim(config, out)
@@ -285,13 +265,9 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
             for number in range(config.patients):
                 folder = out / patient_id(config, number)
                 facts = folder / f"{folder.name}.json"
-                rows.append(
-                    read_json(facts)["row"] if facts.exists() else _write_patient(config, number, folder)
-                )
+                rows.append(read_json(facts)["row"] if facts.exists() else _write_patient(config, number, folder))
                 meter.advance()
-        write_text(
-            out / "participants.tsv", pd.DataFrame(rows, columns=_COLUMNS).to_csv(sep="\t", index=False)
-        )
+        write_text(out / "participants.tsv", pd.DataFrame(rows, columns=_COLUMNS).to_csv(sep="\t", index=False))
 
 
 _README = """# A phantom cohort

@@ -40,9 +40,7 @@ def noise_schedule(kind: NoiseSchedule, steps: int) -> NDArray[np.float64]:
         scale = 1000 / steps
         if scale * 0.02 >= 1:
             raise UnderstudyError(
-                f"the linear schedule cannot have {steps} steps",
-                where="steps",
-                fix="take more than 20, or cosine",
+                f"the linear schedule cannot have {steps} steps", where="steps", fix="take more than 20, or cosine"
             )
         return np.linspace(scale * 1e-4, scale * 0.02, steps)
     time = np.arange(steps + 1) / steps
@@ -80,9 +78,7 @@ def strided(total: int, count: int) -> list[int]:
     if count not in reachable:
         nearest = min(reachable, key=lambda n: abs(n - count))
         raise UnderstudyError(
-            f"no stride takes {count} of {total} steps",
-            where="sampler steps",
-            fix=f"{nearest} is the nearest number",
+            f"no stride takes {count} of {total} steps", where="sampler steps", fix=f"{nearest} is the nearest number"
         )
     return list(range(0, total, reachable.index(count) + 1))
 
@@ -99,9 +95,7 @@ def parse_respacing(spec: str, total: int) -> list[int]:
     except ValueError:
         counts = []
     if not counts or (fixed and len(counts) > 1):
-        raise UnderstudyError(
-            f"respacing {spec!r} is not understood", fix='write "250", "10,15,20" or "ddim25"'
-        )
+        raise UnderstudyError(f"respacing {spec!r} is not understood", fix='write "250", "10,15,20" or "ddim25"')
     return strided(total, counts[0]) if fixed else evenly_spaced(total, counts)
 
 
@@ -160,9 +154,7 @@ class GaussianProcess:
         level = self.alpha_bar[list(steps)]
         betas = 1 - level / np.append(1.0, level[:-1])
         timesteps = [int(self.timesteps[i]) for i in steps]
-        return GaussianProcess(
-            betas, timesteps, self.learned_range, self.time_scale, self.vlb_weight, self.prediction
-        )
+        return GaussianProcess(betas, timesteps, self.learned_range, self.time_scale, self.vlb_weight, self.prediction)
 
     def respaced(self, spec: str) -> GaussianProcess:
         """`kept` in guided diffusion's notation, see `parse_respacing`."""
@@ -280,12 +272,7 @@ def variational_bound(process: GaussianProcess, output: Tensor, x0: Tensor, xt: 
 
 
 def training_losses(
-    network: Network,
-    process: GaussianProcess,
-    x0: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    min_snr: float | None = None,
+    network: Network, process: GaussianProcess, x0: Tensor, t: Tensor, noise: Tensor, min_snr: float | None = None
 ) -> dict[str, Tensor]:
     """Losses [N] of clean images x0 [N, C, ...] at steps t [N] of the process.
 

@@ -42,9 +42,7 @@ class SamplerConfig(BaseModel):
         description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, or even in"
         " log SNR; None: even for ancestral, stride for ddim, quadratic for dpm++",
     )
-    eta: float = Field(
-        default=0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling"
-    )
+    eta: float = Field(default=0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling")
     clip: Literal["none", "clamp", "dynamic"] = Field(
         default="clamp", description="hold the predicted image in [-1, 1], or scale it into this range"
     )
@@ -84,9 +82,7 @@ def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
     count = config.steps or total
     if count > total:
         raise UnderstudyError(
-            f"{count} sampling steps, but the model has {total}",
-            where="sampler steps",
-            fix=f"take at most {total}",
+            f"{count} sampling steps, but the model has {total}", where="sampler steps", fix=f"take at most {total}"
         )
     spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "quadratic"}[config.kind]
     if spacing == "even" or count == total:
@@ -205,9 +201,7 @@ class NoiseStreams:
     The first image comes from NumPy and is the same on every device; what the steps add is drawn on the device.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], seed: int, start: int, count: int, device: torch.device
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int, start: int, count: int, device: torch.device) -> None:
         self.shape, self.device = shape, device
         self.keys = [[seed, index] for index in range(start, start + count)]
         self.generators = [
@@ -222,9 +216,7 @@ class NoiseStreams:
 
     def next(self) -> Tensor:
         """Fresh N(0, 1) [count, *shape]."""
-        return torch.stack(
-            [torch.randn(self.shape, generator=g, device=self.device) for g in self.generators]
-        )
+        return torch.stack([torch.randn(self.shape, generator=g, device=self.device) for g in self.generators])
 
 
 def sampling_block(shape: tuple[int, ...], device: torch.device) -> int:

@@ -119,9 +119,7 @@ class Resampling:
         """Names (a, b) of the planes."""
         return [(a, b) for a in range(self.down) for b in range(self.down)]
 
-    def _kernel(
-        self, name: str, rows: int, columns: int, step: int, like: Tensor, turned: bool = False
-    ) -> Tensor:
+    def _kernel(self, name: str, rows: int, columns: int, step: int, like: Tensor, turned: bool = False) -> Tensor:
         """[C, 1, K, K]: every `step`-th tap of a filter from (rows, columns) on, for every channel of `like`."""
         key = (name, rows, columns, step, turned, like.shape[1], like.dtype, like.device)
         if key not in self._kernels:

@@ -55,9 +55,7 @@ class Dense(nn.Module):
         activate: leaky ReLU with gain sqrt(2) behind it.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, activate: bool = False, rate: float = 1.0, bias: float = 0.0
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, activate: bool = False, rate: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
         self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
@@ -168,9 +166,7 @@ def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, .
         biases += [layer.bias for layer in group] + [ws.new_zeros(width - sum(size))]
     weight = torch.cat(weights).view(len(groups), width, -1)
     bias = torch.cat(biases).view(len(groups), 1, width)
-    styles = torch.baddbmm(
-        bias, ws.transpose(0, 1), weight.mT, alpha=groups[0][0].scale
-    )  # [groups, N, width]
+    styles = torch.baddbmm(bias, ws.transpose(0, 1), weight.mT, alpha=groups[0][0].scale)  # [groups, N, width]
     return [
         style.split([*size, width - sum(size)], dim=1)[: len(size)]
         for style, size in zip(styles.unbind(0), sizes, strict=True)

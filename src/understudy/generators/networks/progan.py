@@ -50,9 +50,7 @@ class First(nn.Module):
         self.width = config.width(4)
         self.weight = nn.Parameter(torch.randn(self.width * 16, config.latent_size))
         self.bias = nn.Parameter(torch.zeros(self.width))
-        self.scale = (
-            GAIN / 4 / math.sqrt(config.latent_size)
-        )  # a quarter of He's gain, as in the official code
+        self.scale = GAIN / 4 / math.sqrt(config.latent_size)  # a quarter of He's gain, as in the official code
         self.conv = ScaledConv(self.width, self.width)
 
     def forward(self, z: Tensor, dtype: torch.dtype) -> Tensor:
@@ -93,8 +91,7 @@ class Generator(ProgressiveGenerator):
         """
         if psi != 1.0:
             raise UnderstudyError(
-                f"Progressive GAN cannot truncate its latents (psi {psi})",
-                fix="use psi 1, or another generator",
+                f"Progressive GAN cannot truncate its latents (psi {psi})", fix="use psi 1, or another generator"
             )
         return self.full_size(self.grown(z, float(self.level) if level is None else level, dtype))
 
@@ -106,18 +103,12 @@ class Generator(ProgressiveGenerator):
             before, x = x, block(x, dtype)
         return self.image(x, before, index, fade)
 
-    def draw(
-        self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0
-    ) -> dict[str, Tensor]:
+    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
         """Everything random for a batch: z [count, Z]. `mixing` and `level` are for other models."""
         return {"z": torch.randn(count, self.latent_size, generator=rng, device=rng.device)}
 
     def synthesise(
-        self,
-        inputs: Mapping[str, Tensor],
-        level: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-        track: bool = False,
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
         """Inputs as from `draw` -> joint image float32 [N, C, A, A] at the active resolution A of the level.
 

@@ -48,9 +48,7 @@ class LevelSchedule(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> LevelSchedule:
         if self.start_resolution & (self.start_resolution - 1):
-            raise ValueError(
-                f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ..."
-            )
+            raise ValueError(f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ...")
         if any(v < 1 for v in self.batches.values()):
             raise ValueError("batches must be positive")
         return self

@@ -122,9 +122,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = ScaledConv(width, width, bias=False)
         self.style1 = Style(width, resolution, config)
 
-    def forward(
-        self, x: Tensor, ws: tuple[Tensor, ...], noise: list[Tensor | None], dtype: torch.dtype
-    ) -> Tensor:
+    def forward(self, x: Tensor, ws: tuple[Tensor, ...], noise: list[Tensor | None], dtype: torch.dtype) -> Tensor:
         """x [N, width(R/2), R/2, R/2] (anything for the first block) -> [N, width(R), R, R]; two of ws and noise."""
         if self.first:
             x = self.const.to(held_as(dtype, ws[0].device)).expand(len(ws[0]), -1, -1, -1)
@@ -186,9 +184,7 @@ class Generator(Styled, ProgressiveGenerator):
             before, x = x, block(x, w[2 * i : 2 * i + 2], own, dtype)
         return self.image(x, before, index, fade)
 
-    def draw(
-        self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0
-    ) -> dict[str, Tensor]:
+    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
         """Everything random for a batch, drawn in a fixed order, on the generator's device.
 
         Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
@@ -209,11 +205,7 @@ class Generator(Styled, ProgressiveGenerator):
         return inputs
 
     def synthesise(
-        self,
-        inputs: Mapping[str, Tensor],
-        level: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-        track: bool = False,
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
         """Inputs as from `draw` at this level -> joint image float32 [N, C, A, A] at its active resolution A.
 

@@ -41,9 +41,7 @@ class StyleGan2Config(NetworkConfig):
     channel_max: int = Field(default=512, ge=1, description="... but at most this many")
     mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
     mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
-    w_avg_beta: float = Field(
-        default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)"
-    )
+    w_avg_beta: float = Field(default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)")
     conv_clamp: float | None = Field(default=256.0, description="limit of the activations, None for none")
     mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
     mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
@@ -88,9 +86,7 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.clamp = config.conv_clamp
 
-    def forward(
-        self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype) -> Tensor:
         """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and behind the convolution;
         noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
         x = modulated(x, self.conv.weight, style, self.conv.up, dtype)
@@ -136,9 +132,7 @@ class Synthesis(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
 
-    def forward(
-        self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def forward(self, ws: Tensor, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
         blocks = [b for b in self.blocks if isinstance(b, SynthesisBlock)]
         convs = [c for b in blocks for c in ([b.conv1] if b.first else [b.conv0, b.conv1])]

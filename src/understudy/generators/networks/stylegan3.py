@@ -23,15 +23,7 @@ from torch import Tensor, nn
 
 from understudy.generators.networks.alias_free import Band, FourierInput, Resampling, filtered_lrelu, lowpass
 from understudy.generators.networks.base import Gan, LatentGenerator, NetworkConfig, fresh
-from understudy.generators.networks.layers import (
-    GAIN,
-    Dense,
-    ModulatedConv,
-    at_least_float,
-    held_as,
-    limit,
-    pointwise,
-)
+from understudy.generators.networks.layers import GAIN, Dense, ModulatedConv, at_least_float, held_as, limit, pointwise
 from understudy.generators.networks.mapping import Styled
 from understudy.generators.networks.stylegan2 import Discriminator, StyleGan2Config, mapping_network
 
@@ -66,9 +58,7 @@ class StyleGan3Config(NetworkConfig):
     margin: int = Field(default=10, ge=0, description="samples around the image in all but the last layers")
     output_scale: float = Field(default=0.25, gt=0, description="of the image")
     conv_kernel: Literal[1, 3] = Field(default=3, description="edge of the kernels: 3 for T, 1 for R")
-    use_radial_filters: bool = Field(
-        default=False, description="radial filters behind the nonlinearities, for R"
-    )
+    use_radial_filters: bool = Field(default=False, description="radial filters behind the nonlinearities, for R")
     magnitude_beta: float = Field(
         default=0.5 ** (32 / 20000),
         ge=0,
@@ -84,12 +74,8 @@ class StyleGan3Config(NetworkConfig):
     discriminator_max: int | None = Field(
         default=None, ge=1, description="channel_max of the discriminator, None for the same"
     )
-    mbstd_group: int = Field(
-        default=4, ge=1, description="samples per group of the minibatch standard deviation"
-    )
-    mbstd_maps: int = Field(
-        default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none"
-    )
+    mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch standard deviation")
+    mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch standard deviation, 0 for none")
 
     def check_size(self) -> None:
         last = self.resolution / 2
@@ -101,9 +87,7 @@ class StyleGan3Config(NetworkConfig):
         if self.num_critical >= self.num_layers:
             raise ValueError(f"num_critical must be below num_layers, {self.num_layers}")
         if not self.first_cutoff < self.first_stopband <= last * self.last_stopband:
-            raise ValueError(
-                "the schedule must rise: first_cutoff < first_stopband <= last_stopband * resolution / 2"
-            )
+            raise ValueError("the schedule must rise: first_cutoff < first_stopband <= last_stopband * resolution / 2")
         if self.first_cutoff >= last:
             raise ValueError(f"first_cutoff must be below resolution / 2, {last:g}")
         if self.bands[-2].rate != self.bands[-1].rate:
@@ -208,8 +192,7 @@ class Synthesis(nn.Module):
         critical = config.num_layers - config.num_critical
         self.input = FourierInput(bands[0], config.w_dim)
         self.layers = nn.ModuleList(
-            FilteredConv(bands[max(i - 1, 0)], bands[i], i >= critical, config)
-            for i in range(config.num_layers)
+            FilteredConv(bands[max(i - 1, 0)], bands[i], i >= critical, config) for i in range(config.num_layers)
         )
         self.to_image = ToImage(bands[-2].channels, config)
         self.beta, self.scale = config.magnitude_beta, config.output_scale
@@ -262,11 +245,7 @@ class Generator(Styled, LatentGenerator):
         return {"z": torch.randn(count, self.config.z_dim, generator=rng, device=rng.device)}
 
     def synthesise(
-        self,
-        inputs: Mapping[str, Tensor],
-        level: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-        track: bool = False,
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
         """Inputs as from `draw` -> joint image float32 [N, C, R, R].
 

@@ -59,8 +59,7 @@ class DiffusionConfig(NetworkConfig):
     steps: int = Field(default=4000, ge=1, description="diffusion steps T")
     noise_schedule: NoiseSchedule = Field(default="linear", description="how the noise grows over the steps")
     prediction: Prediction = Field(
-        default="noise",
-        description="what is predicted: the noise, or the velocity (better in short trainings)",
+        default="noise", description="what is predicted: the noise, or the velocity (better in short trainings)"
     )
     learn_sigma: bool = Field(default=False, description="predict the variance of a step, too")
     rescale_timesteps: bool = Field(default=False, description="show the network time as if T were 1000")
@@ -135,11 +134,7 @@ class ResBlock(nn.Module):
     """x [N, I, H, W] + two convolutions of it, told the time between them -> [N, O, H, W], or doubled or halved."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        config: DiffusionConfig,
-        resample: Literal["up", "down"] | None = None,
+        self, inputs: int, outputs: int, config: DiffusionConfig, resample: Literal["up", "down"] | None = None
     ) -> None:
         super().__init__()
         self.resample = {"up": double, "down": lambda x: F.avg_pool2d(x, 2), None: None}[resample]
@@ -238,11 +233,7 @@ class UNet(nn.Module):
         self.encoder, widths = self._encoder(config)
         deepest = widths[-1]
         self.middle = Stage(
-            [
-                ResBlock(deepest, deepest, config),
-                Attention(deepest, config),
-                ResBlock(deepest, deepest, config),
-            ]
+            [ResBlock(deepest, deepest, config), Attention(deepest, config), ResBlock(deepest, deepest, config)]
         )
         self.decoder = self._decoder(config, widths)
         self.norm = GroupNorm(width)

@@ -17,8 +17,7 @@ from understudy.generators.official.records import Array, Module, Network, Refus
 _MODULES = 5_000  # in one network; shared parts inside each other could otherwise be walked without end
 _DEPTH = 12
 _OFFICIAL_FIX = (
-    "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or"
-    " guided-diffusion"
+    "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or guided-diffusion"
 )
 
 
@@ -55,11 +54,7 @@ def collect(content: Any) -> Checkpoint:
         UnderstudyError: the content is of none of the five models, or of a form of theirs that cannot be imported.
         Refusal: arrays or networks are not what they claim.
     """
-    if (
-        isinstance(content, list | tuple)
-        and len(content) == 3
-        and all(isinstance(n, Network) for n in content)
-    ):
+    if isinstance(content, list | tuple) and len(content) == 3 and all(isinstance(n, Network) for n in content):
         return _tensorflow(*content)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
         return _persistent(content)
@@ -72,9 +67,7 @@ def collect(content: Any) -> Checkpoint:
             "the file holds the state of an optimiser, not a network",
             fix="give the ema_*.pt of the same step, or else model*.pt",
         )
-    raise UnderstudyError(
-        "the file holds something else than the networks of an official model", fix=_OFFICIAL_FIX
-    )
+    raise UnderstudyError("the file holds something else than the networks of an official model", fix=_OFFICIAL_FIX)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -85,9 +78,7 @@ def _plain(name: str, value: Any) -> Any:
         return tuple(_plain(name, part) for part in value if not isinstance(part, list | tuple))
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UnderstudyError(
-        "an argument that is neither a number nor a text", where=name[:80], fix=_OFFICIAL_FIX
-    )
+    raise UnderstudyError("an argument that is neither a number nor a text", where=name[:80], fix=_OFFICIAL_FIX)
 
 
 def _all_plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +161,7 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
         kind, source = ("sg3r" if arguments.get("use_radial_filters") else "sg3t"), "stylegan3"
     else:
         raise UnderstudyError(
-            f"a generator {average.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3",
-            fix=_OFFICIAL_FIX,
+            f"a generator {average.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3", fix=_OFFICIAL_FIX
         )
     _check_labels(arguments.pop("c_dim", 0))
     judged: dict[str, NDArray[Any]] = {}
@@ -216,9 +206,7 @@ def _module_arguments(module: Module) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for name, value in made_with.items():
         if name == "mapping_kwargs":
-            arguments |= {
-                "mapping_layers" if k == "num_layers" else k: v for k, v in _text_keys(value).items()
-            }
+            arguments |= {"mapping_layers" if k == "num_layers" else k: v for k, v in _text_keys(value).items()}
         elif name == "synthesis_kwargs":
             arguments |= _text_keys(value)
         else:
@@ -233,9 +221,7 @@ def _module_arguments(module: Module) -> dict[str, Any]:
     arguments = _all_plain(arguments)
     clamps = {_plain("conv_clamp", p.state["conv_clamp"]) for p in parts.values() if "conv_clamp" in p.state}
     if len(clamps) > 1:
-        raise UnderstudyError(
-            "layers with different limits (conv_clamp) are not supported", where=str(clamps)
-        )
+        raise UnderstudyError("layers with different limits (conv_clamp) are not supported", where=str(clamps))
     if clamps:
         arguments["conv_clamp"] = clamps.pop()
     return arguments

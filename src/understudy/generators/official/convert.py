@@ -29,12 +29,7 @@ from understudy.io.files import atomic_path, sha256_file, sha256_json
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
 RAW, DISCRIMINATOR = "generator-raw.safetensors", "discriminator.safetensors"
-BRATS_CLASSES = (
-    BACKGROUND,
-    LabelClass("NCR/NET", 1, 51),
-    LabelClass("ED", 2, 102),
-    LabelClass("ET", 4, 204),
-)
+BRATS_CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
 
 # Order of the channels in the models that the paper's authors share (facts 0.10); the annotation is always the last.
 _AUTHORS_ORDER = {
@@ -146,10 +141,7 @@ def parse_classes(text: str) -> tuple[LabelClass, ...]:
         UnderstudyError: another form; a value, name or code twice; a code that is not in 1 ... 255.
     """
     fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
-    matches = [
-        re.fullmatch(r"\s*([^=:]+?)\s*=\s*(\d{1,6})\s*(?::\s*(\d{1,3}))?\s*", part)
-        for part in text.split(",")
-    ]
+    matches = [re.fullmatch(r"\s*([^=:]+?)\s*=\s*(\d{1,6})\s*(?::\s*(\d{1,3}))?\s*", part) for part in text.split(",")]
     found = [(m[1], int(m[2]), None if m[3] is None else int(m[3])) for m in matches if m]
     codes = [code for _, _, code in found if code is not None]
     if len(found) != len(matches) or len(codes) not in (0, len(found)):
@@ -172,9 +164,7 @@ def _collected(path: Path) -> Checkpoint:
         return collect(content)
     except Refusal as refusal:
         raise UnderstudyError(
-            f"the file is no official checkpoint: it holds {refusal}",
-            where=path,
-            fix="check where it comes from",
+            f"the file is no official checkpoint: it holds {refusal}", where=path, fix="check where it comes from"
         ) from refusal
     except UnderstudyError as error:
         where = f"{path}, {error.where}" if error.where else path
@@ -210,9 +200,7 @@ def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
                 f"{name} = {value:.3g} is beyond any model", where=path, fix="check where the file comes from"
             )
         elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
-            raise UnderstudyError(
-                f"{name} is no known word", where=path, fix="check where the file comes from"
-            )
+            raise UnderstudyError(f"{name} is no known word", where=path, fix="check where the file comes from")
     return arguments
 
 
@@ -230,9 +218,7 @@ def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path:
             " --schedule linear, guided-diffusion's own defaults are --steps 1000 --schedule linear",
         )
     if {"num_heads", "num_head_channels"} <= set(given):
-        raise UnderstudyError(
-            "both --heads and --head-channels are given", fix="give the one of the training"
-        )
+        raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
     heads = {} if "num_head_channels" in given else {"num_heads": 4}
     return {**arguments, **heads, **given}
 
@@ -252,9 +238,7 @@ def _check_channels(
 ) -> None:
     counts = [arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments]
     if not counts or type(counts[0]) is not int:
-        raise UnderstudyError(
-            "the file does not tell its channels", where=path, fix="check where it comes from"
-        )
+        raise UnderstudyError("the file does not tell its channels", where=path, fix="check where it comes from")
     images = counts[0] - drawn
     if images < 1:
         raise UnderstudyError(
@@ -324,13 +308,9 @@ def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, pat
         notes.append(f"the weights are those called {checkpoint.taken} in the file{others}")
     if checkpoint.kind == "diffusion":
         if re.match(r"model\d+\.pt", path.name):
-            notes.append(
-                "these are the raw weights of the training; ema_*.pt of the same step usually samples better"
-            )
+            notes.append("these are the raw weights of the training; ema_*.pt of the same step usually samples better")
         if "num_heads" in arguments:
-            notes.append(
-                f"attention with {arguments['num_heads']} heads (--heads): the weights do not tell how many"
-            )
+            notes.append(f"attention with {arguments['num_heads']} heads (--heads): the weights do not tell how many")
     elif not checkpoint.discriminator:
         notes.append("the file has no discriminator")
     return tuple(notes)

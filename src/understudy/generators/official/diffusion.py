@@ -110,9 +110,7 @@ def _attention(arguments: Mapping[str, Any], resolution: int, script: bool) -> d
         ours["num_head_channels"] = width
     elif up not in (-1, None, arguments.get("num_heads")):
         raise UnderstudyError(
-            "other heads on the way up are not supported",
-            where="num_heads_upsample",
-            fix="use num_heads or -1",
+            "other heads on the way up are not supported", where="num_heads_upsample", fix="use num_heads or -1"
         )
     if "attention_resolutions" in arguments:
         found = _numbers(arguments["attention_resolutions"], int)

@@ -91,9 +91,7 @@ def _check_kind(start: bytes, path: Path) -> None:
     elif start[:4] == b"\x89HDF":
         found = ", but an HDF5 file, not a checkpoint of the five models"
     raise UnderstudyError(
-        f"not a pickle or PyTorch file{found}",
-        where=path,
-        fix="give a .pkl or .pt of the official code",
+        f"not a pickle or PyTorch file{found}", where=path, fix="give a .pkl or .pt of the official code"
     )
 
 

@@ -47,9 +47,7 @@ def our_arguments(
             value = tuple(value) if isinstance(value, list) else value
             if value not in required[name]:
                 allowed = " or ".join(str(v) for v in required[name])
-                raise UnderstudyError(
-                    f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}"
-                )
+                raise UnderstudyError(f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}")
         elif name not in ignored:
             raise UnderstudyError("unknown argument of the official network", where=name)
     return ours

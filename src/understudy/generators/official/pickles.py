@@ -218,9 +218,7 @@ class Machine:
         if not isinstance(self.stack[-1], DType | Array | Network):
             raise Refusal("the state of an object that has none")
         if isinstance(state, tuple) and state and isinstance(state[-1], str):
-            self.limits.spend(
-                len(state[-1])
-            )  # the values of an array that Python 2 pickled; copied on decoding
+            self.limits.spend(len(state[-1]))  # the values of an array that Python 2 pickled; copied on decoding
         self.stack[-1].restore(state)
 
     def append_one(self, _: Any) -> None:

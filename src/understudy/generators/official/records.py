@@ -93,11 +93,7 @@ def _view(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
 
 
 def _count(shape: Any) -> int:
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) > 8
-        or not all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
-    ):
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in shape):
         raise Refusal("an array whose shape is no tuple of sizes")
     return math.prod(shape)
 

@@ -81,10 +81,7 @@ def _rules(resolution: int) -> Rules:
         ("dlatent_avg", "mapping.w_avg"),
         (r"(?:G_)?mapping/Dense(\d+)/(weight|bias)", r"mapping.layers.\1.\2"),
         (scope + "4x4/Const/const", "blocks.0.const"),
-        (
-            scope + r"(\d+)x\1/(Const|Conv|Conv0_up|Conv1)/((?:Noise/|StyleMod/)?weight|(?:StyleMod/)?bias)",
-            layer,
-        ),
+        (scope + r"(\d+)x\1/(Const|Conv|Conv0_up|Conv1)/((?:Noise/|StyleMod/)?weight|(?:StyleMod/)?bias)", layer),
         (scope + r"noise(\d+)", noise),
         (scope + r"ToRGB_lod(\d+)/(weight|bias)", lambda m: f"to_image.{top - int(m[1])}.{m[2]}"),
     ]

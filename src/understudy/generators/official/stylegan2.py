@@ -59,10 +59,7 @@ _STYLEGAN2_GENERATOR: Rules = [
         r"synthesis\.b(\d+)\.torgb\.(weight|affine\.weight|affine\.bias)",
         lambda m: f"synthesis.blocks.{_level(m[1])}.to_image.conv.{m[2]}",
     ),
-    (
-        r"synthesis\.b(\d+)\.torgb\.bias",
-        lambda m: f"synthesis.blocks.{_level(m[1])}.to_image.bias",
-    ),
+    (r"synthesis\.b(\d+)\.torgb\.bias", lambda m: f"synthesis.blocks.{_level(m[1])}.to_image.bias"),
 ]
 
 
@@ -76,17 +73,11 @@ def discriminator_rules(resolution: int) -> Rules:
     top = _level(str(resolution))
     return [
         (r".*resample_filter", None),
-        (
-            r"b(\d+)\.fromrgb\.(weight|bias)",
-            lambda m: f"blocks.{top - _level(m[1])}.from_image.{m[2]}",
-        ),
+        (r"b(\d+)\.fromrgb\.(weight|bias)", lambda m: f"blocks.{top - _level(m[1])}.from_image.{m[2]}"),
         (r"b4\.conv\.(weight|bias)", r"conv.\1"),
         (r"b4\.fc\.(weight|bias)", r"dense.\1"),
         (r"b4\.out\.(weight|bias)", r"out.\1"),
-        (
-            r"b(\d+)\.(conv0|conv1|skip)\.(weight|bias)",
-            lambda m: f"blocks.{top - _level(m[1])}.{m[2]}.{m[3]}",
-        ),
+        (r"b(\d+)\.(conv0|conv1|skip)\.(weight|bias)", lambda m: f"blocks.{top - _level(m[1])}.{m[2]}.{m[3]}"),
     ]
 
 

@@ -59,15 +59,9 @@ def _rules(config: StyleGan3Config) -> Rules:
     return [
         (r"mapping\.w_avg", "mapping.w_avg"),
         (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
-        (
-            r"synthesis\.input\.(weight|freqs|phases|transform|affine\.weight|affine\.bias)",
-            r"synthesis.input.\1",
-        ),
+        (r"synthesis\.input\.(weight|freqs|phases|transform|affine\.weight|affine\.bias)", r"synthesis.input.\1"),
         (_LAYER + r"(up_filter|down_filter)", None),
-        (
-            _LAYER + r"(weight|bias|magnitude_ema|affine\.weight|affine\.bias)",
-            lambda match: _layer_name(match, config),
-        ),
+        (_LAYER + r"(weight|bias|magnitude_ema|affine\.weight|affine\.bias)", lambda match: _layer_name(match, config)),
     ]
 
 

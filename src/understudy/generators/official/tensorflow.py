@@ -28,11 +28,7 @@ ARGUMENTS = {
     "z_dim": "z_dim",
 }
 NO_EFFECT = {"kind", "dtype", "structure", "is_template_graph", "is_training", "is_validation"}
-REQUIRED: dict[str, tuple[Any, ...]] = {
-    "label_size": (0,),
-    "use_wscale": (True,),
-    "normalize_latents": (True,),
-}
+REQUIRED: dict[str, tuple[Any, ...]] = {"label_size": (0,), "use_wscale": (True,), "normalize_latents": (True,)}
 
 
 def our_arguments(

@@ -75,9 +75,7 @@ def _masked(gradient: Tensor, y: Tensor, activate: bool, clamp: float | None) ->
 def _scaled(gradient: Tensor, scale: float, like: Tensor) -> Tensor:
     """A weight's gradient times a factor; in the weight's type and contiguous, or autograd would copy it."""
     gradient = gradient.to(like.dtype)
-    return (
-        gradient * scale if torch.is_grad_enabled() else torch.mul(gradient, scale, out=_empty_like(gradient))
-    )
+    return gradient * scale if torch.is_grad_enabled() else torch.mul(gradient, scale, out=_empty_like(gradient))
 
 
 def _empty_like(x: Tensor) -> Tensor:
@@ -101,9 +99,7 @@ class _Dense(torch.autograd.Function):
     """leaky_relu(scale * x W^T + rate * b), x [N, I], W [O, I]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
         y = _activate_(torch.addmm(bias, x, weight.t(), beta=rate, alpha=scale), activate, None)
         ctx.save_for_backward(x, weight, y)
         ctx.factors = scale, rate, activate
@@ -306,9 +302,7 @@ class _NoisyActivation(torch.autograd.Function):
         by_strength = by_bias = None
         if _weights_wanted() and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
             rows = gradient.permute(0, 2, 3, 1).flatten(1, 2)  # [N, H W, C]
-            by_strength = (noise.to(x.dtype).reshape(-1, 1, rows.shape[1]) @ rows).to(
-                scale.dtype
-            ).sum() * GAIN
+            by_strength = (noise.to(x.dtype).reshape(-1, 1, rows.shape[1]) @ rows).to(scale.dtype).sum() * GAIN
             by_bias = gradient.sum((0, 2, 3)).to(scale.dtype) * GAIN
         factor = scale.to(x.dtype)[:, :, None, None]
         by_x = gradient * factor if torch.is_grad_enabled() else gradient.mul_(factor)

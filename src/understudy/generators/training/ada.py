@@ -29,34 +29,21 @@ class AugmentConfig(BaseModel):
         description="off, adaptive (p by overfitting), fixed (constant p), or auto: adaptive below 5,000 slices, where"
         " the discriminator would memorise them, else off",
     )
-    p: float = Field(
-        default=0.0, ge=0, le=1, description="probability of each operation: constant, or at the start"
-    )
+    p: float = Field(default=0.0, ge=0, le=1, description="probability of each operation: constant, or at the start")
     target: float = Field(default=0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
     interval: int = Field(default=4, ge=1, description="adaptive: steps between adjustments of p")
     kimg: float = Field(
-        default=100.0,
-        gt=0,
-        description="adaptive: thousand images in which p could go from 0 to 1 (official: 500)",
+        default=100.0, gt=0, description="adaptive: thousand images in which p could go from 0 to 1 (official: 500)"
     )
     p_max: float = Field(
-        default=0.85,
-        gt=0,
-        le=1,
-        description="adaptive: p stays below (augmentation leaks near 1; official: no limit)",
+        default=0.85, gt=0, le=1, description="adaptive: p stays below (augmentation leaks near 1; official: no limit)"
     )
     flip: bool = Field(default=True, description="mirror left and right")
     quarter_turns: bool = Field(default=False, description="turn by 90, 180 or 270 degrees")
-    translate: float = Field(
-        default=0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge"
-    )
+    translate: float = Field(default=0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
     scale: float = Field(default=0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
-    stretch: float = Field(
-        default=0.2, ge=0, description="anisotropic scaling, standard deviation in octaves"
-    )
-    rotate: float = Field(
-        default=30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)"
-    )
+    stretch: float = Field(default=0.2, ge=0, description="anisotropic scaling, standard deviation in octaves")
+    rotate: float = Field(default=30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)")
     shift: float = Field(
         default=0.125, ge=0, description="fractional translation, standard deviation, part of the edge"
     )
@@ -93,9 +80,7 @@ class Augment:
             return
         mean = sum(self._signs) / len(self._signs)
         direction = (mean > self.config.target) - (mean < self.config.target)
-        self.p = min(
-            max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max
-        )
+        self.p = min(max(self.p + direction * self._images / (self.config.kimg * 1000), 0.0), self.config.p_max)
         self._signs.clear()
         self._images = 0
 

@@ -15,9 +15,7 @@ from understudy.generators.joint import Annotation
 from understudy.generators.networks.progressive import LevelSchedule
 from understudy.generators.training.ada import AugmentConfig
 
-UNTRACED = frozenset(
-    {"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"}
-)
+UNTRACED = frozenset({"snapshot_kimg", "checkpoint_seconds", "checkpoints_kept", "tensorboard", "keep_weights_kimg"})
 """Fields that say what else is written, and how often: the result does not depend on them."""
 
 
@@ -37,9 +35,7 @@ class TrainingConfig(BaseModel):
         description="images computed at once, the gradients are added up; None: the whole batch. Halved where memory"
         " runs out",
     )
-    annotation: Annotation = Field(
-        default="coded", description="one channel of codes, or one channel per class"
-    )
+    annotation: Annotation = Field(default="coded", description="one channel of codes, or one channel per class")
     balance_classes: float | None = Field(
         default=None,
         gt=0,
@@ -49,17 +45,12 @@ class TrainingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="of the activations; auto: bf16 where the processor computes in it"
     )
-    tick_kimg: float = Field(
-        default=1.0, gt=0, description="thousand images between two lines of the history"
-    )
-    snapshot_kimg: float = Field(
-        default=50.0, gt=0, description="thousand images between two pictures of samples"
-    )
+    tick_kimg: float = Field(default=1.0, gt=0, description="thousand images between two lines of the history")
+    snapshot_kimg: float = Field(default=50.0, gt=0, description="thousand images between two pictures of samples")
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
     checkpoints_kept: int = Field(default=2, ge=1, description="the last so many checkpoints are kept")
     keep_weights_kimg: list[float] = Field(
-        default=[],
-        description="thousand images after which the averaged generator is kept as well, for sampling",
+        default=[], description="thousand images after which the averaged generator is kept as well, for sampling"
     )
     tensorboard: bool = Field(
         default=True, description="also write curves and pictures for TensorBoard, if it is installed"
@@ -93,9 +84,7 @@ class _LazyTraining(GanTraining):
     ema_kimg: float | None = Field(
         default=None, gt=0, description="half-life of the averaged generator; None: batch * 10 / 32"
     )
-    ema_rampup: float | None = Field(
-        default=0.05, gt=0, description="half-life at most this part of the images so far"
-    )
+    ema_rampup: float | None = Field(default=0.05, gt=0, description="half-life at most this part of the images so far")
 
     def gamma(self, resolution: int) -> float:
         """Weight of R1 at a resolution."""
@@ -125,9 +114,7 @@ class StyleGan2Training(_LazyTraining):
     pl_weight: float = Field(default=2.0, ge=0, description="weight of the path length penalty, 0 for none")
     pl_interval: int = Field(default=4, ge=1, description="steps between path length penalties")
     pl_decay: float = Field(default=0.01, gt=0, le=1, description="decay of the running mean path length")
-    pl_shrink: int = Field(
-        default=2, ge=1, description="the path length is computed on batch / pl_shrink images"
-    )
+    pl_shrink: int = Field(default=2, ge=1, description="the path length is computed on batch / pl_shrink images")
 
     @model_validator(mode="after")
     def _path_length_batch(self) -> StyleGan2Training:
@@ -189,8 +176,7 @@ class ProGanTraining(GrowingTraining):
     kind: Literal["progan"] = Field(default="progan", description="what is trained")
     kimg: float = Field(default=12000, gt=0, description="thousand real images shown")
     batches: dict[int, int] = Field(
-        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16},
-        description="images per step by active resolution",
+        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}, description="images per step by active resolution"
     )
     gp_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty (lambda)")
     drift: float = Field(default=0.001, ge=0, description="weight of the squared scores of real images")
@@ -215,9 +201,7 @@ class StyleGan1Training(GrowingTraining):
     mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
     r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1")
     r1_interval: int = Field(
-        default=1,
-        ge=1,
-        description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)",
+        default=1, ge=1, description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)"
     )
     ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the averaged generator")
 
@@ -232,8 +216,7 @@ class DiffusionTraining(TrainingConfig):
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     ema_beta: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged network per step")
     ema_rampup: bool = Field(
-        default=False,
-        description="decay at most (1 + steps) / (10 + steps): for trainings too short for ema_beta",
+        default=False, description="decay at most (1 + steps) / (10 + steps): for trainings too short for ema_beta"
     )
     min_snr: float | None = Field(
         default=None,
@@ -258,7 +241,5 @@ def training_config_for(kind: str) -> type[TrainingConfig]:
         UnderstudyError: no such kind.
     """
     if kind not in _TRAININGS:
-        raise UnderstudyError(
-            f"there is no generator of kind {kind!r}", fix=f"use one of {', '.join(_TRAININGS)}"
-        )
+        raise UnderstudyError(f"there is no generator of kind {kind!r}", fix=f"use one of {', '.join(_TRAININGS)}")
     return _TRAININGS[kind]

@@ -72,9 +72,7 @@ class DiffusionTrainer(Trainer):
 
     def _loss(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         t, noise = part["t"].to(self.device), part["noise"].to(self.device)
-        losses = training_losses(
-            self._predict, self.process, part["clean"], t, noise, self.config.min_snr
-        )  # each [N]
+        losses = training_losses(self._predict, self.process, part["clean"], t, noise, self.config.min_snr)  # each [N]
         return losses["loss"].mean(), {
             name if name == "loss" else f"loss_{name}": v.mean() for name, v in losses.items()
         }
@@ -89,7 +87,5 @@ class DiffusionTrainer(Trainer):
 
     def preview(self, count: int) -> Tensor:
         """See `Trainer.preview`; in few steps of the sampler."""
-        images: Tensor = self.average.sample(
-            count, self.config.seed, sampler=PREVIEW_SAMPLER, dtype=self.dtype
-        )
+        images: Tensor = self.average.sample(count, self.config.seed, sampler=PREVIEW_SAMPLER, dtype=self.dtype)
         return images

@@ -99,9 +99,7 @@ def train(
         try:
             outcome = _own_fabric(device, devices, port).launch(_report, *arguments)
         except ProcessException as error:
-            if (
-                passed
-            ):  # it ended processes that were still starting: nothing was done since the last checkpoint
+            if passed:  # it ended processes that were still starting: nothing was done since the last checkpoint
                 raise Interrupted("training stopped before its first step") from error
             raise
     if isinstance(outcome, Exception):
@@ -131,14 +129,10 @@ def check_devices(device: str, devices: int, nodes: int = 1) -> None:
         raise UnderstudyError(f"{devices} devices on {nodes} machines", fix="use at least one of each")
     kind = resolve_device(device)
     if kind.index is not None and devices > 1:
-        raise UnderstudyError(
-            f"{device} is one device, {devices} are wanted", fix=f"name the kind only: {kind.type}"
-        )
+        raise UnderstudyError(f"{device} is one device, {devices} are wanted", fix=f"name the kind only: {kind.type}")
     present = torch.cuda.device_count()
     if kind.type == "cuda" and devices > max(1, present):
-        raise UnderstudyError(
-            f"{devices} GPUs wanted, this machine has {present}", fix=f"ask for at most {present}"
-        )
+        raise UnderstudyError(f"{devices} GPUs wanted, this machine has {present}", fix=f"ask for at most {present}")
     world = started()[1]
     if nodes > 1 and world == 1:
         raise UnderstudyError(
@@ -155,9 +149,7 @@ def _need_fabric() -> None:
     try:
         import lightning_fabric  # noqa: F401
     except ImportError as error:
-        raise UnderstudyError(
-            "several devices need lightning-fabric", fix="pip install lightning-fabric"
-        ) from error
+        raise UnderstudyError("several devices need lightning-fabric", fix="pip install lightning-fabric") from error
 
 
 def _joined_fabric(device: str, devices: int, nodes: int) -> Any:

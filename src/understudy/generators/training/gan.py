@@ -93,9 +93,7 @@ class GanTrainer(Trainer):
 
     def _draw_fakes(self, rng: torch.Generator) -> dict[str, Any]:
         """This worker's inputs of synthetic images as the discriminator sees them."""
-        return self.local(
-            {"latents": self._draw_latents(rng), "seen": self._draw_seen(self.batch, self.edge, rng)}
-        )
+        return self.local({"latents": self._draw_latents(rng), "seen": self._draw_seen(self.batch, self.edge, rng)})
 
     def _fakes(self, drawn: Inputs, track: bool = False) -> Tensor:
         """Synthetic images as the discriminator sees them; track: move the generator's running statistics."""
@@ -135,9 +133,7 @@ class GanTrainer(Trainer):
 
     def _discriminator_turn(self, rng: torch.Generator) -> None:
         inputs = self._draw_fakes(rng) | self._draw_more(rng) | {"real": self._reals(rng)}
-        figures = self.descend(
-            "discriminator", self.d_optimiser, inputs, self.local_batch, self._discriminator_loss
-        )
+        figures = self.descend("discriminator", self.d_optimiser, inputs, self.local_batch, self._discriminator_loss)
         self.note({"ada_p": self.augment.p})
         if self.augment.config.mode == "adaptive":
             self.augment.observe(float(figures["real_sign"]), self.batch)

@@ -87,9 +87,7 @@ class _GrowingTrainer(GanTrainer):
         return fade_real(super().real_batch(step), self.level)
 
     def _scores(self, images: Tensor, batches: int = 1, dtype: torch.dtype | None = None) -> Tensor:
-        scores: Tensor = self.discriminator(
-            images, dtype=dtype or self.dtype, batches=batches, level=self.level
-        )
+        scores: Tensor = self.discriminator(images, dtype=dtype or self.dtype, batches=batches, level=self.level)
         return scores
 
     def _squared_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,9 +131,7 @@ class ProGanTrainer(_GrowingTrainer):
         scores, scores_fake = self._scores_of_both(part, fake)
         images = between(part["real"], fake, part["between"].to(self.device))
         squared = self._squared_gradient(images)[1]
-        value = wgan_gp_discriminator_loss(
-            scores, scores_fake, squared, self.config.gp_weight, drift=self.config.drift
-        )
+        value = wgan_gp_discriminator_loss(scores, scores_fake, squared, self.config.gp_weight, drift=self.config.drift)
         return value, {
             "loss_d": value,
             "real_sign": (scores.detach() - self.middle).sign().mean(),

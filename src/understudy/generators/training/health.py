@@ -60,9 +60,7 @@ def vital_signs(
     """Figures of samples [N, C, H, W]: diversity (1: as diverse as real slices), and share_<class>, the part of the
     samples with a pixel or more of that class."""
     labels = decode(joint, classes, annotation)[1]
-    shares = {
-        f"share_{c.name}": float((labels == i).any(axis=(1, 2)).mean()) for i, c in enumerate(classes) if i
-    }
+    shares = {f"share_{c.name}": float((labels == i).any(axis=(1, 2)).mean()) for i, c in enumerate(classes) if i}
     annotated = {"annotated": float(labels.any(axis=(1, 2)).mean())}
     return {"diversity": spread(joint) / max(real.spread, 1e-8)} | annotated | shares
 

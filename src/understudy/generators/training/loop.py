@@ -21,14 +21,7 @@ from understudy.faults import FAULTS
 from understudy.generators.folder import CONFIG, is_finished, save_model, snapshot_folder
 from understudy.generators.joint import annotation_channels, decode
 from understudy.generators.training.config import UNTRACED, TrainingConfig
-from understudy.generators.training.health import (
-    PART,
-    check_divergence,
-    faults,
-    reference,
-    summary,
-    vital_signs,
-)
+from understudy.generators.training.health import PART, check_divergence, faults, reference, summary, vital_signs
 from understudy.generators.training.monitor import Board, grid, memory_mb, save_picture
 from understudy.generators.training.shares import Workers
 from understudy.generators.training.trainer import Trainer

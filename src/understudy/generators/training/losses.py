@@ -34,12 +34,7 @@ def wasserstein_generator_loss(fake: Tensor) -> Tensor:
 
 
 def wgan_gp_discriminator_loss(
-    real: Tensor,
-    fake: Tensor,
-    squared: Tensor,
-    weight: float = 10.0,
-    target: float = 1.0,
-    drift: float = 0.001,
+    real: Tensor, fake: Tensor, squared: Tensor, weight: float = 10.0, target: float = 1.0, drift: float = 0.001
 ) -> Tensor:
     """Critic's loss with gradient penalty (Gulrajani et al. 2017) and drift (Karras et al. 2018, app. A.1), a mean.
 
@@ -68,10 +63,7 @@ def between(real: Tensor, fake: Tensor, factors: Tensor) -> Tensor:
 
 
 def squared_gradient(
-    discriminator: Callable[..., Tensor],
-    images: Tensor,
-    dtype: torch.dtype = torch.float32,
-    level: float = 0.0,
+    discriminator: Callable[..., Tensor], images: Tensor, dtype: torch.dtype = torch.float32, level: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Scores [N, 1] of images at the active resolution of `level`, and the squared norm [N] of their gradient.
 

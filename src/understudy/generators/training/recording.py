@@ -203,8 +203,7 @@ def _is_random(func: Any, args: Sequence[Any]) -> bool:
     names = [a.name for a in func._schema.arguments]
     given = dict(zip(names, args, strict=False))
     return (
-        torch.Tag.nondeterministic_seeded in func.tags
-        and given.get("dropout_p", 0 if "dropout_p" in names else 1) != 0
+        torch.Tag.nondeterministic_seeded in func.tags and given.get("dropout_p", 0 if "dropout_p" in names else 1) != 0
     )
 
 
@@ -317,9 +316,7 @@ class _Script:
             return f"float('{value}')"
         if isinstance(value, int) and kind == "float":
             return repr(float(value))
-        if value is None or isinstance(
-            value, bool | int | float | torch.dtype | torch.memory_format | torch.layout
-        ):
+        if value is None or isinstance(value, bool | int | float | torch.dtype | torch.memory_format | torch.layout):
             return str(value)
         raise _CannotRecord(f"an argument {value!r}")
 
@@ -358,11 +355,7 @@ class _Recording:
             constants[i] = constants[i].clone()
         # Below autograd, whose part of an operation costs as much as a small operation itself. And optimisation would
         # take seconds and find nothing: these are the operations that there have to be.
-        with (
-            torch._C._AutoDispatchBelowADInplaceOrView(),
-            torch.no_grad(),
-            torch.jit.optimized_execution(False),
-        ):
+        with torch._C._AutoDispatchBelowADInplaceOrView(), torch.no_grad(), torch.jit.optimized_execution(False):
             results: list[Tensor] = self._replay(inputs, constants)
         return results + [constants[i] for i in self._written]
 

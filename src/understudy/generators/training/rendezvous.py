@@ -42,9 +42,7 @@ class Guests(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Joins the others; runs in each process that was started."""
-        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = (
-            "True"  # PyTorch's word for it: the first one hosts nothing
-        )
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # PyTorch's word for it: the first one hosts nothing
         super().setup_environment()
 
 

@@ -22,13 +22,7 @@ from understudy.errors import UnderstudyError
 from understudy.generators.joint import encode
 from understudy.generators.training.config import TrainingConfig
 from understudy.generators.training.recording import Loss, Recordings
-from understudy.generators.training.shares import (
-    Inputs,
-    RunningMeans,
-    Workers,
-    rows_of,
-    shares_of,
-)
+from understudy.generators.training.shares import Inputs, RunningMeans, Workers, rows_of, shares_of
 from understudy.runtime.devices import resolve_precision
 from understudy.runtime.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.slices import SliceSet
@@ -66,9 +60,7 @@ class Trainer(ABC):
     """
 
     config: Any
-    side_by_side = (
-        False  # whether two halves of a batch at once are faster than two threads for each operation
-    )
+    side_by_side = False  # whether two halves of a batch at once are faster than two threads for each operation
     quick_preview = True  # a preview costs little beside the steps between two lines of the history
 
     def __init__(
@@ -301,9 +293,7 @@ class Trainer(ABC):
         self.note(figures)
         return figures
 
-    def _lanes(
-        self, key: Hashable, inputs: Inputs, count: int, loss: Loss, parameters: Sequence[Tensor]
-    ) -> int:
+    def _lanes(self, key: Hashable, inputs: Inputs, count: int, loss: Loss, parameters: Sequence[Tensor]) -> int:
         """Shares that are computed side by side: as many as there are lanes, if the loss can be recorded.
 
         It is decided when a loss comes for the first time and by sizes alone, so that a resumed training decides alike.

@@ -57,9 +57,7 @@ def dinov2(tensors: Mapping[str, torch.Tensor], where: Path) -> ClassToken:
     cls = "cls_token" if official else "embeddings.cls_token"
     positions = "pos_embed" if official else "embeddings.position_embeddings"
     patches = "patch_embed.proj.weight" if official else "embeddings.patch_embeddings.projection.weight"
-    blocks = {
-        int(m[1]) for n in tensors if (m := re.match(r"(?:blocks|encoder\.layer)\.(\d+)\.norm1\.weight", n))
-    }
+    blocks = {int(m[1]) for n in tensors if (m := re.match(r"(?:blocks|encoder\.layer)\.(\d+)\.norm1\.weight", n))}
     if not blocks or not {cls, positions, patches} <= set(tensors) or "register_tokens" in tensors:
         raise UnderstudyError(
             "not the state dict of a DINOv2 without registers", where=where,

@@ -71,11 +71,7 @@ class _Block(nn.Module):
 
 
 class _A(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch5x5_1", "branch5x5_2"),
-        ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-    )
+    chains = (("branch1x1",), ("branch5x5_1", "branch5x5_2"), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
 
     def __init__(self, n: int, pooled: int, pool: str) -> None:
         super().__init__(
@@ -134,10 +130,7 @@ class _C(_Block):
 
 
 class _D(_Block):
-    chains = (
-        ("branch3x3_1", "branch3x3_2"),
-        ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"),
-    )
+    chains = (("branch3x3_1", "branch3x3_2"), ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"))
 
     def __init__(self, n: int) -> None:
         super().__init__(

@@ -55,13 +55,9 @@ def scatter(
         for i in range(0, len(chosen), columns):
             grid[i].set_ylabel("Dice", color=QUIET)
         handles = {
-            label: handle
-            for place in grid
-            for handle, label in zip(*place.get_legend_handles_labels(), strict=True)
+            label: handle for place in grid for handle, label in zip(*place.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower left", ncols=min(5, max(1, len(runs)))
-        )
+        figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=min(5, max(1, len(runs))))
         drawn = "; ".join(words(metric) for metric in chosen)
         alt = f"Mean Dice of {len(snapshots)} points against {drawn}."
         return panel_of(figure, alt, wide=columns > 2, key="correlation")
@@ -82,9 +78,7 @@ def _draw_run(axes: Axes, own: pd.DataFrame, metric: str, look: Look, run: str) 
 
 
 def _first(table: pd.DataFrame) -> list[str]:
-    defined = [
-        str(m) for m in table["metric"] if m != "kimg" and math.isfinite(_of(table, str(m))["spearman"])
-    ]
+    defined = [str(m) for m in table["metric"] if m != "kimg" and math.isfinite(_of(table, str(m))["spearman"])]
     return defined[:PLOTS] + (["kimg"] if (table["metric"] == "kimg").any() else [])
 
 

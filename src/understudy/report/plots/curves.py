@@ -128,9 +128,7 @@ def _draw_line(axes: Axes, line: Line, found: Found, aside: float) -> list[float
     return [float(v) for v in high if np.isfinite(v)]
 
 
-def _draw_trainings(
-    axes: Axes, data: ReportData, scored: pd.DataFrame, line: Line, found: Found, aside: float
-) -> None:
+def _draw_trainings(axes: Axes, data: ReportData, scored: pd.DataFrame, line: Line, found: Found, aside: float) -> None:
     """A small dot for each training, where there are several."""
     for at, s, entry in found:
         if entry["n_repeats"] > 1:
@@ -139,9 +137,7 @@ def _draw_trainings(
             axes.scatter(place, each, s=9, color=line.colour, alpha=0.45, linewidths=0, zorder=2)
 
 
-def _draw_baseline(
-    data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: Axes
-) -> list[float]:
+def _draw_baseline(data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: Axes) -> list[float]:
     """The real slices as a dashed line; its height, [] without one."""
     base = data.baseline_of(like)
     if base is None:
@@ -167,9 +163,7 @@ def ratio_sentences(data: ReportData, answer: Answer) -> list[str]:
             continue
         (first, low), *rest = found
         grown = ", ".join(
-            f"{value(r)} ({interval(r)}) with {percent_of(share_of(s))}"
-            for s, r in rest
-            if number(r.value) != "–"
+            f"{value(r)} ({interval(r)}) with {percent_of(share_of(s))}" for s, r in rest if number(r.value) != "–"
         )
         said.append(
             f"{curve[0].shown}: with {percent_of(share_of(first))} real slices in the set a network reaches"

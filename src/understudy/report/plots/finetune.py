@@ -83,15 +83,11 @@ def _panel(
         base = data.baseline_of(next(iter(lines.values()))[0])
         height = float(pick(summary, base.id, "dice", name, data.scope)["value"]) if base else np.nan
         if np.isfinite(height):
-            axes.axhline(
-                height, color=INK, linestyle="--", linewidth=1.1, label="all real patients", zorder=1
-            )
+            axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, label="all real patients", zorder=1)
             tops.append(height)
         axes.set_xticks(range(len(counts)), [str(k) for k in counts])
         axes.set_xlim(-0.25, len(counts) - 0.75)
-        axes.set(
-            title=data.shown(segmenter) + ("" if augmented else ", no augmentation"), xlabel="real patients"
-        )
+        axes.set(title=data.shown(segmenter) + ("" if augmented else ", no augmentation"), xlabel="real patients")
         axes.set(ylabel="Dice, mean over the classes", ylim=(0, min(1.03, 1.12 * max(tops) + 0.02)))
         axes.grid(axis="x", visible=False)
         legend_below(figure, axes, 2)

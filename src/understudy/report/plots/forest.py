@@ -33,9 +33,7 @@ def forest_panels(answer: Answer, margin: float) -> list[Panel]:
         axes.axvline(1, color=INK, linewidth=0.9)
         for y, m, a, b, c in zip(at, middle, low, high, shown, strict=True):
             axes.plot([a, min(b, top)], [y, y], color=c.setting.colour, linewidth=2, solid_capstyle="butt")
-            axes.plot(
-                m, y, marker=c.setting.marker, color=c.setting.colour, markersize=6.5, markeredgecolor="white"
-            )
+            axes.plot(m, y, marker=c.setting.marker, color=c.setting.colour, markersize=6.5, markeredgecolor="white")
             axes.annotate(f"{value(c.relative)} ({interval(c.relative)})", (1.01, y), va="center", fontsize=8,
                           xycoords=("axes fraction", "data"), annotation_clip=False)  # fmt: skip
         axes.set_yticks(at, [c.setting.label for c in shown])

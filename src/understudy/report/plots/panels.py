@@ -115,15 +115,12 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
     )
     wanted = (("val_dice", "Validation Dice"), ("loss", "Training loss"))
     drawn = [
-        _segmenter_panel(data, key, title, [(chosen[k[0]], path) for k, path in histories])
-        for key, title in wanted
+        _segmenter_panel(data, key, title, [(chosen[k[0]], path) for k, path in histories]) for key, title in wanted
     ]
     return [panel for panel in drawn if panel is not None]
 
 
-def _segmenter_panel(
-    data: ReportData, key: str, title: str, histories: list[tuple[Setting, Path]]
-) -> Panel | None:
+def _segmenter_panel(data: ReportData, key: str, title: str, histories: list[tuple[Setting, Path]]) -> Panel | None:
     with one_plot((5.6, 2.9)) as (figure, axes):
         ends: dict[str, list[str]] = {}
         for setting, path in histories:
@@ -132,9 +129,7 @@ def _segmenter_panel(
                 continue
             (line,) = axes.plot(*thinned(x / 1000, y), **line_of(data, setting))
             crowded = len(x) > 8
-            line.set(
-                marker="" if crowded else line_of(data, setting).get("marker", setting.marker), markersize=4
-            )
+            line.set(marker="" if crowded else line_of(data, setting).get("marker", setting.marker), markersize=4)
             if setting.label not in ends:
                 line.set_label(setting.label)
             ends.setdefault(setting.label, []).append(f"{y[-1]:.3f}")
@@ -163,9 +158,7 @@ def data_looks(data: ReportData) -> dict[str, Look]:
     return looks(data.generators)
 
 
-def patient_dots(
-    data: ReportData, means: pd.DataFrame, summary: pd.DataFrame, width: float = PANEL[0]
-) -> list[Panel]:
+def patient_dots(data: ReportData, means: pd.DataFrame, summary: pd.DataFrame, width: float = PANEL[0]) -> list[Panel]:
     """One panel a class: a dot for each patient and setting, lines join a patient's, the mean with its interval."""
     settings = [s for s in data.closest(MOST_SETTINGS) if s.id in set(means["setting"])]
     names = [MEAN, *data.class_names] if len(data.class_names) > 1 else list(data.class_names)
@@ -209,18 +202,8 @@ def _draw_dots(
         if len(found):
             e = found.iloc[0]
             at = i + 0.24
-            axes.plot(
-                [at, at], [e["low"], e["high"]], color=s.colour, linewidth=2, zorder=3, solid_capstyle="butt"
-            )
-            axes.plot(
-                at,
-                e["value"],
-                marker=s.marker,
-                color=s.colour,
-                markersize=7,
-                markeredgecolor="white",
-                zorder=4,
-            )
+            axes.plot([at, at], [e["low"], e["high"]], color=s.colour, linewidth=2, zorder=3, solid_capstyle="butt")
+            axes.plot(at, e["value"], marker=s.marker, color=s.colour, markersize=7, markeredgecolor="white", zorder=4)
             axes.annotate(f"{e['value']:.2f}", (at, e["value"]), (7, 0), textcoords="offset points", va="center",
                           fontsize=8.5, color=s.colour, fontweight="bold",
                           bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})  # fmt: skip
@@ -257,8 +240,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
                       markeredgecolor="white", label=s.label)  # fmt: skip
         counts = [mean.loc[mean["site"].astype(str) == site, "subject"].nunique() for site in sites]
         axes.set_xticks(
-            range(len(sites)),
-            [f"{site or 'unknown'}\n(n = {n})" for site, n in zip(sites, counts, strict=True)],
+            range(len(sites)), [f"{site or 'unknown'}\n(n = {n})" for site, n in zip(sites, counts, strict=True)]
         )
         axes.set(title="By hospital", ylabel="Dice, mean over the classes", ylim=(-0.03, 1.03))
         axes.grid(axis="x", visible=False)
@@ -268,10 +250,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
                       columnspacing=1.0)  # fmt: skip
         return [
             panel_of(
-                figure,
-                f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.",
-                wide,
-                "hospitals",
+                figure, f"Dice of the test patients by hospital ({', '.join(sites)}) and setting.", wide, "hospitals"
             )
         ]
 

@@ -76,12 +76,7 @@ def setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
 
 
 def _sheet(
-    data: ReportData,
-    volumes: VolumeSet,
-    volume: TestVolume,
-    network: str,
-    settings: list[Setting],
-    means: pd.DataFrame,
+    data: ReportData, volumes: VolumeSet, volume: TestVolume, network: str, settings: list[Setting], means: pd.DataFrame
 ) -> Sheet:
     view = View.of_largest(volumes, volume)
     name = data.patient_names.get(volume.subject, volume.subject)

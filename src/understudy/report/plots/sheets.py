@@ -17,11 +17,7 @@ from understudy.report.sections.gallery import Tile
 
 CELL, GAP = 1.3, 0.06  # inches: edge of a tile, and between tiles
 LABEL = 1.25  # inches: width of row labels
-HEAD, WORDS, LEGEND = (
-    0.42,
-    0.17,
-    0.25,
-)  # inches: heights of column heads, of captions below tiles, of the legend
+HEAD, WORDS, LEGEND = (0.42, 0.17, 0.25)  # inches: heights of column heads, of captions below tiles, of the legend
 
 Row = tuple[str, Sequence[Tile | None]]
 

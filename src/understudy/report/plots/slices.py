@@ -20,11 +20,7 @@ CLASS_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#0072B2
 OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 # Where rows and columns of a picture run, seen as a radiologist sees it: from the feet (axial), from the front
 # (coronal), from the left (sagittal).
-DISPLAYED = {
-    frozenset("LP"): ("P", "L"),
-    frozenset("LI"): ("I", "L"),
-    frozenset("PI"): ("I", "P"),
-}
+DISPLAYED = {frozenset("LP"): ("P", "L"), frozenset("LI"): ("I", "L"), frozenset("PI"): ("I", "P")}
 CANONICAL = {"L": "L", "R": "L", "P": "P", "A": "P", "I": "I", "S": "I"}
 
 
@@ -91,12 +87,7 @@ def _border(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 
 def overlay(
-    grey: Pixels,
-    labels: Pixels,
-    classes: int,
-    outline: Pixels | None = None,
-    fill: float = 0.42,
-    width: int = 2,
+    grey: Pixels, labels: Pixels, classes: int, outline: Pixels | None = None, fill: float = 0.42, width: int = 2
 ) -> Pixels:
     """The annotation drawn over a picture: each class tinted, with a solid border.
 

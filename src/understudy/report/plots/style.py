@@ -96,9 +96,7 @@ class Look:
 def looks(names: Sequence[str]) -> dict[str, Look]:
     """A look for each generator, by its place in the study."""
     return {
-        name: Look(
-            *(given[i % len(given)] for given in (GENERATOR_COLOURS, GENERATOR_DASHES, GENERATOR_MARKERS))
-        )
+        name: Look(*(given[i % len(given)] for given in (GENERATOR_COLOURS, GENERATOR_DASHES, GENERATOR_MARKERS)))
         for i, name in enumerate(names)
     }
 
@@ -144,9 +142,7 @@ def legend_below(figure: Figure, axes: Axes, most: int = 3) -> None:
     longest = 0.075 * max(map(len, labels)) + 0.45  # inches, with its line
     columns = max(1, min(most, len(labels), int(figure.get_figwidth() / longest)))
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))
-    figure.legend(
-        handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.0, handlelength=1.8
-    )
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.0, handlelength=1.8)
 
 
 def file_name(key: str) -> str:

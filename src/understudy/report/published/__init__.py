@@ -35,9 +35,7 @@ def published(table: int) -> pd.DataFrame:
     if table not in range(2, 10):
         raise ValueError(f"table {table} of the paper is not here; 2 to 9 are")
     with (resources.files(__package__) / f"table{table}.csv").open() as handle:
-        frame = pd.read_csv(
-            handle, keep_default_na=False, na_values={"value": [""], "sd": [""], "gamma": [""]}
-        )
+        frame = pd.read_csv(handle, keep_default_na=False, na_values={"value": [""], "sd": [""], "gamma": [""]})
     flags = [name for name in ("original", "augmentation") if name in frame]
     return frame.astype(dict.fromkeys(flags, bool))
 

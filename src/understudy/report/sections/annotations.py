@@ -20,16 +20,7 @@ from matplotlib.figure import Figure
 
 from understudy.report.data import ReportData, count, number, percent
 from understudy.report.plots.slices import upright
-from understudy.report.plots.style import (
-    REAL_COLOUR,
-    Look,
-    Panel,
-    legend_below,
-    looks,
-    one_plot,
-    panel_of,
-    styled,
-)
+from understudy.report.plots.style import REAL_COLOUR, Look, Panel, legend_below, looks, one_plot, panel_of, styled
 from understudy.report.tables.base import Table
 from understudy.slices import SliceSet
 
@@ -80,8 +71,7 @@ class AnnotationSection:
 def make_annotation_section(data: ReportData) -> AnnotationSection:
     """Reads every generator's `annotations.json`; empty if there is none."""
     found = {
-        data.hide(name): json.loads(Path(path).read_text(encoding="utf-8"))
-        for name, path in data.annotations.items()
+        data.hide(name): json.loads(Path(path).read_text(encoding="utf-8")) for name, path in data.annotations.items()
     }
     if not found:
         return AnnotationSection()
@@ -154,12 +144,7 @@ def _borders(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
     first = next(iter(found.values()))
     body, rows = [], []
     for row in (v for v in first["values"] if v["measure"] == "border"):
-        cells = [
-            row["class_name"],
-            row["other"],
-            _ranged(row, "real", 0, True),
-            _figure(row["heldout"], 0, True),
-        ]
+        cells = [row["class_name"], row["other"], _ranged(row, "real", 0, True), _figure(row["heldout"], 0, True)]
         for name, content in found.items():
             own = _same(content["values"], row)
             cells.append(_ranged(own, "synthetic", 0, True))
@@ -189,9 +174,7 @@ def _distances(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
         " means, total variation (0 the same, 1 nothing in common) of borders and positions. The range is that of"
         " 95\u00a0% of random divisions of the real patients into as many training and other patients."
     )
-    return Table(
-        "annotation_distances", "How far from real annotations", note, header, body, pd.DataFrame(rows), 3
-    )
+    return Table("annotation_distances", "How far from real annotations", note, header, body, pd.DataFrame(rows), 3)
 
 
 def _same(values: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
@@ -236,12 +219,7 @@ def _area_panels(found: dict[str, dict[str, Any]], look: dict[str, Look]) -> lis
                     continue
                 axes.plot(areas, np.linspace(0, 1, len(areas)), color=colour, linestyle=style, label=label)
                 said.append(f"{label} {areas[len(areas) // 2]:.2f} %")
-            axes.set(
-                title=f"Area of {class_name}",
-                xlabel="% of the slice",
-                ylabel="share of slices",
-                ylim=(0, 1.02),
-            )
+            axes.set(title=f"Area of {class_name}", xlabel="% of the slice", ylabel="share of slices", ylim=(0, 1.02))
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -270,17 +248,13 @@ def _map_panels(found: dict[str, dict[str, Any]], axes: Any) -> list[Panel]:
         grid = figure.subplots(len(classes), len(shown), squeeze=False)
         for i, name in enumerate(classes):
             for place, (label, maps) in zip(grid[i], shown, strict=True):
-                picture = place.imshow(
-                    upright(np.array(maps[name]), axes), cmap=SHARES, vmin=0, vmax=top[name]
-                )
+                picture = place.imshow(upright(np.array(maps[name]), axes), cmap=SHARES, vmin=0, vmax=top[name])
                 place.set(xticks=[], yticks=[])
                 place.grid(visible=False)
                 if i == 0:
                     place.set_title(textwrap.fill(label, 16), fontsize=8.5)
             grid[i, 0].set_ylabel(name)
-            bar = figure.colorbar(
-                picture, ax=list(grid[i]), pad=0.01, aspect=14, extend="max", format="{x:.0%}"
-            )
+            bar = figure.colorbar(picture, ax=list(grid[i]), pad=0.01, aspect=14, extend="max", format="{x:.0%}")
             bar.outline.set_visible(False)
             bar.set_ticks([0, top[name]])
             bar.ax.tick_params(labelsize=7.5)

@@ -122,12 +122,7 @@ def _without_baseline(left_out: list[str], any_rows: bool) -> Answer:
 
 
 def _compared(
-    data: ReportData,
-    scored: pd.DataFrame,
-    setting: Setting,
-    relative: Estimate,
-    own: Setting,
-    base: Setting,
+    data: ReportData, scored: pd.DataFrame, setting: Setting, relative: Estimate, own: Setting, base: Setting
 ) -> Comparison:
     rows = scored[scored["setting"] == setting.id]
     dice = rows[rows["class_name"].isin(data.class_names)].groupby("class_name")["dice"].mean().mean()
@@ -224,9 +219,7 @@ def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float)
         said.append(f"Segmentations that found no voxel of a tumour that is there: {missed}.")
     if shown:
         if not baseline.absent:
-            said.append(
-                "False alarms in patients without a tumour cannot be judged: every test patient has one."
-            )
+            said.append("False alarms in patients without a tumour cannot be judged: every test patient has one.")
         else:
             alarms = "; ".join(f"{_short(c)} {c.false_alarms} of {c.absent}" for c in shown)
             said.append(f"Segmentations that found a tumour where there is none: {alarms}.")
@@ -276,13 +269,9 @@ def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) ->
         reasons.append(f"{count(patients, 'test patient')}: a few others could change the result.{few}")
     if repeats == 1:
         level = min(level, 1)
-        reasons.append(
-            "Each network was trained once: how much another training would differ is not in the interval."
-        )
+        reasons.append("Each network was trained once: how much another training would differ is not in the interval.")
     elif repeats < 5:
-        reasons.append(
-            f"Each network was trained {repeats} times: how much trainings differ is known only roughly."
-        )
+        reasons.append(f"Each network was trained {repeats} times: how much trainings differ is known only roughly.")
     sites = scored["site"].replace("", pd.NA).nunique() if "site" in scored else 0
     if sites < 2:
         reasons.append(

@@ -12,15 +12,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.report.data import ReportData, listed, percent, percent_of
-from understudy.report.plots.style import (
-    INK,
-    NARROW,
-    SYNTHETIC_COLOUR,
-    Panel,
-    legend_below,
-    one_plot,
-    panel_of,
-)
+from understudy.report.plots.style import INK, NARROW, SYNTHETIC_COLOUR, Panel, legend_below, one_plot, panel_of
 from understudy.report.tables.results import Table
 
 GROUPS = {"held-out": ("#8A8A8A", "new patients"), "synthetic": (SYNTHETIC_COLOUR, "synthetic")}
@@ -85,9 +77,7 @@ def make_audit_section(data: ReportData) -> AuditSection:
     for name, numbers in found.items():
         if not numbers.get("controls") and not numbers.get("refusal"):
             raise UnderstudyError(
-                "an audit without its controls is not shown",
-                where=data.audits[name],
-                fix="run the audit again",
+                "an audit without its controls is not shown", where=data.audits[name], fix="run the audit again"
             )
     if not found:
         return AuditSection("", "Are they copies of patients? Not examined.", NOT_AUDITED, "warn", [], [], {})
@@ -146,12 +136,7 @@ def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) 
             colour, label = GROUPS.get(group, (PLANTED, f"planted copies ({group})"))
             share = 100 * np.array(counts) / max(1, sum(counts))
             axes.stairs(
-                share,
-                edges,
-                color=colour,
-                label=label,
-                fill=group in GROUPS,
-                alpha=0.55 if group in GROUPS else 1,
+                share, edges, color=colour, label=label, fill=group in GROUPS, alpha=0.55 if group in GROUPS else 1
             )
         if limit is not None:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -159,9 +144,7 @@ def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) 
         axes.set_xlabel("highest correlation with a training slice")
         axes.set_ylabel("slices, %")
         legend_below(figure, axes, 3)
-        medians = ", ".join(
-            f"{GROUPS.get(n, ('', n))[1]} {_median(c, edges):.2f}" for n, c in shown["counts"].items()
-        )
+        medians = ", ".join(f"{GROUPS.get(n, ('', n))[1]} {_median(c, edges):.2f}" for n, c in shown["counts"].items())
         where = (
             ""
             if limit is None

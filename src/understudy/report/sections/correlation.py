@@ -66,9 +66,7 @@ def make_correlation_section(data: ReportData) -> CorrelationSection:
         _sentences(snapshots, table),
         list(content["words"]) if told else [],
         [scatter(snapshots, table, chosen, told)] if len(snapshots) > 1 and chosen else [],
-        _table("correlation", "Metrics of image quality and Dice", table, _ordered(quality))
-        if told
-        else None,
+        _table("correlation", "Metrics of image quality and Dice", table, _ordered(quality)) if told else None,
         _table("correlation_annotations", "Metrics of the annotations and Dice", table, others)
         if told and others
         else None,
@@ -160,9 +158,7 @@ def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> T
 def _expected(metric: str) -> str:
     if metric == "kimg":
         return ""
-    better = (
-        METRICS.get(metric.rpartition(":")[2], ("", 0, None))[2] if metric.startswith("quality:") else False
-    )
+    better = METRICS.get(metric.rpartition(":")[2], ("", 0, None))[2] if metric.startswith("quality:") else False
     return {True: "+", False: "−", None: ""}[better]
 
 

@@ -146,8 +146,7 @@ def _areas(source: _Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pixels of every class but the background, [n, K], read in blocks that fit any memory."""
     classes = range(1, len(source.slices.classes))
     parts = [
-        np.stack([(labels == k).sum((1, 2)) for k in classes], 1)
-        for _, _, labels in source.slices.blocks(rows, 128)
+        np.stack([(labels == k).sum((1, 2)) for k in classes], 1) for _, _, labels in source.slices.blocks(rows, 128)
     ]
     return np.concatenate(parts).astype(np.int64)
 
@@ -173,9 +172,7 @@ def _view(sources: list[_Source], seed: int) -> View:
 
 def overlay_channel(channels: Sequence[str]) -> int:
     """The channel below the annotation: FLAIR, where most classes show, else the last one."""
-    return next(
-        (i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1
-    )
+    return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
 
 
 def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, float]], view: View) -> Block:
@@ -185,14 +182,8 @@ def _block(source: _Source, rows: NDArray[np.int64], windows: list[tuple[float, 
     under = overlay_channel(slices.channels)
     grid = []
     for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-        greys = [
-            enlarged(upright(windowed(c, w), slices.axes), factor)
-            for c, w in zip(image, windows, strict=True)
-        ]
-        row = [
-            Tile(png(g), f"{source.name}, example {n}, {c}")
-            for g, c in zip(greys, slices.channels, strict=True)
-        ]
+        greys = [enlarged(upright(windowed(c, w), slices.axes), factor) for c, w in zip(image, windows, strict=True)]
+        row = [Tile(png(g), f"{source.name}, example {n}, {c}") for g, c in zip(greys, slices.channels, strict=True)]
         drawn = overlay(greys[under], enlarged(upright(label, slices.axes), factor), len(slices.classes) - 1)
         names = [slices.classes[k].name for k in np.unique(label) if k]
         held = ", ".join(names) if names else "nothing annotated"
@@ -248,23 +239,13 @@ def _annotation_panels(gallery: Gallery, first: SliceSet) -> list[Panel]:
         present = {n: s[s > 0] for n, s in shares.items()}
         made.append(
             distribution(
-                f"Area of {name}",
-                "% of the slice, where it is there",
-                present,
-                kinds,
-                narrow,
-                f"areas_{name}",
+                f"Area of {name}", "% of the slice, where it is there", present, kinds, narrow, f"areas_{name}"
             )
         )
     distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
     made.append(
         distribution(
-            "Doubt in generated codes",
-            "grey levels from the nearest code",
-            distances,
-            kinds,
-            narrow,
-            "code_distances",
+            "Doubt in generated codes", "grey levels from the nearest code", distances, kinds, narrow, "code_distances"
         )
     )
     return [panel for panel in made if panel is not None]

@@ -21,8 +21,7 @@ def faults(data: ReportData) -> list[str]:
 def described(found: dict[str, Any]) -> str:
     """Faults of a training in words."""
     return " and ".join(
-        f"{FAULTS.get(fault, fault)} (from {float(kimg):,.1f} thousand images on)"
-        for fault, kimg in found.items()
+        f"{FAULTS.get(fault, fault)} (from {float(kimg):,.1f} thousand images on)" for fault, kimg in found.items()
     )
 
 

@@ -15,9 +15,7 @@ from understudy.report.sections.verdicts import Verdict
 from understudy.report.tables.base import collapsed_of
 from understudy.slices import SliceSet
 
-MOST_ROWS = (
-    14  # of relative Dice shown at once; of a larger grid those that differ from the baseline in their slices
-)
+MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the baseline in their slices
 
 
 def alarm(verdicts: list[Verdict]) -> str:
@@ -66,9 +64,7 @@ def collapsed(data: ReportData) -> list[str]:
         if not broken:
             continue
         of = collapsed_of(data, setting)[1]
-        reasons = {
-            str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken
-        }
+        reasons = {str(data.runs.get((setting.id, r), {}).get("collapse") or "it finds nothing") for r in broken}
         why = "; ".join(sorted(reasons))
         if of == 1:
             said.append(
@@ -96,11 +92,7 @@ def key_figures(answer: Answer) -> list[dict[str, str]]:
                 "name": f"{words}: relative Dice",
                 "more": f"95\u00a0% interval {interval(comparison.relative)}",
             }
-            own = {
-                "value": number(comparison.dice, 2),
-                "name": f"{words}: mean Dice",
-                "more": "no share of it given",
-            }
+            own = {"value": number(comparison.dice, 2), "name": f"{words}: mean Dice", "more": "no share of it given"}
             found.append(own if answer.weak else share)
     if top is not None and answer.baseline is not None and top.present:
         base = answer.baseline
@@ -129,8 +121,7 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     shown: list[Comparison] = [
         c
         for c in answer.comparisons
-        if not math.isnan(c.relative.value)
-        and c.setting.training != "ratio"  # these have curves of their own
+        if not math.isnan(c.relative.value) and c.setting.training != "ratio"  # these have curves of their own
     ]
     if not shown:
         return None
@@ -181,9 +172,7 @@ def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
         index = slices.index
         if "split" in index:
             parts = index.groupby("split")["subject"].nunique()
-            shown = [
-                f"{parts[s]} {w}" for s, w in (("train", "training"), ("val", "validation")) if parts.get(s)
-            ]
+            shown = [f"{parts[s]} {w}" for s, w in (("train", "training"), ("val", "validation")) if parts.get(s)]
             if not data.scores.empty:
                 shown.append(f"{data.scores['subject'].nunique()} test")
             facts.append(("Patients", ", ".join(shown)))

@@ -68,9 +68,7 @@ def make_quality_section(data: ReportData) -> QualitySection:
     if len(others):
         tables.append(_table(data, others, "quality_channels", "Image quality, channel by channel", ""))
     notes = sorted({str(n) for n in frame["note"] if n})
-    return QualitySection(
-        _sentences(data, shown), tables, [n[:1].upper() + n[1:] + "." for n in notes], contents
-    )
+    return QualitySection(_sentences(data, shown), tables, [n[:1].upper() + n[1:] + "." for n in notes], contents)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,9 +89,7 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
     body = []
     order = {m: i for i, m in enumerate(METRICS)}
     frame = frame.assign(_order=frame["metric"].map(order))
-    frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(
-        columns="_order"
-    )
+    frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
     for row in frame.to_dict(orient="records"):
         name, digits, better = METRICS[str(row["metric"])]
         arrow = {True: " ↑", False: " ↓", None: ""}[better]

@@ -92,9 +92,7 @@ def _table(data: ReportData, failed: list[dict[str, str]]) -> Table | None:
         ]
         for job in failed
     ]
-    frame = pd.DataFrame(
-        [{**job, "name": r[0], "message": r[3]} for job, r in zip(failed, body, strict=True)]
-    )
+    frame = pd.DataFrame([{**job, "name": r[0], "message": r[3]} for job, r in zip(failed, body, strict=True)])
     note = "Jobs that failed after every retry. No number of this page comes from them."
     return Table("failed", "Failed jobs", note, ["Job", "Stage", "Why", "Message"], body, frame, 4)
 
@@ -180,8 +178,7 @@ def cost_table(data: ReportData) -> Table | None:
     together = wide.sum().rename("together")
     full = pd.concat([wide, together.to_frame().T])
     body = [
-        [data.shown(str(n)), *(in_hours(v) for v in row)]
-        for n, row in zip(full.index, full.to_numpy(), strict=True)
+        [data.shown(str(n)), *(in_hours(v) for v in row)] for n, row in zip(full.index, full.to_numpy(), strict=True)
     ]
     header = ["Generator", *(STAGES.get(str(s), str(s)).capitalize() for s in order), "Together"]
     note = (
@@ -218,9 +215,7 @@ def cost_panels(table: Table | None) -> list[Panel]:
         return []
     shown = [row[0] for row in table.body[:-1]][::-1]  # without "together"
     frame = table.frame[table.frame["generator"] != "together"].iloc[::-1]
-    stages = [
-        c.removesuffix("_hours") for c in map(str, frame) if c.endswith("_hours") and frame[c].sum() > 0
-    ]
+    stages = [c.removesuffix("_hours") for c in map(str, frame) if c.endswith("_hours") and frame[c].sum() > 0]
     stages.remove("total")
     hours = frame[[f"{stage}_hours" for stage in stages]].to_numpy(float)
     few = hours.sum(1).max() < 1  # an axis of hundredths of an hour says little
@@ -229,19 +224,10 @@ def cost_panels(table: Table | None) -> list[Panel]:
         left = np.zeros(len(frame))
         for i, stage in enumerate(stages):
             width, label = scale * hours[:, i], STAGES.get(stage, stage)
-            axes.barh(
-                shown,
-                width,
-                left=left,
-                color=COLOURS[i % len(COLOURS)],
-                label=label,
-                height=0.62,
-            )
+            axes.barh(shown, width, left=left, color=COLOURS[i % len(COLOURS)], label=label, height=0.62)
             left += width
         for at, total in enumerate(left):
-            axes.annotate(
-                in_hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5
-            )
+            axes.annotate(in_hours(total), (total, at), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
         axes.set(xlabel=unit, xlim=(0, 1.12 * max(left)))
         axes.grid(axis="y", visible=False)
         legend_below(figure, axes, 4)

@@ -43,8 +43,7 @@ def chosen_settings(data: ReportData, comparisons: list[Any]) -> list[Setting]:
     """The settings whose predictions are shown: baseline, then the best of real and synthetic, and synthetic only."""
     shown = [data.baseline_setting] if data.baseline_setting else []
     both, alone = (
-        sorted(primary(comparisons, t), key=lambda c: -np.nan_to_num(c.relative.value))
-        for t in ("both", "synthetic")
+        sorted(primary(comparisons, t), key=lambda c: -np.nan_to_num(c.relative.value)) for t in ("both", "synthetic")
     )
     half = (MOST_PREDICTIONS - 1) // 2
     kept = both[: max(half, MOST_PREDICTIONS - 1 - len(alone))]
@@ -93,9 +92,7 @@ def segmentations(
 def _volume_windows(volumes: VolumeSet, subjects: list[str]) -> tuple[float, float]:
     """One window for the overlay channel over up to four test patients."""
     under = overlay_channel(volumes.channels)
-    some = [
-        volumes.read(s).images[:, under].ravel()[::7] for s in subjects[:: max(1, len(subjects) // 4)][:4]
-    ]
+    some = [volumes.read(s).images[:, under].ravel()[::7] for s in subjects[:: max(1, len(subjects) // 4)][:4]]
     return channel_window(np.concatenate(some)[None])
 
 
@@ -121,9 +118,7 @@ def _case(
 ) -> Case:
     volume = volumes.read(subject)
     stacks = [
-        prediction_of(folder, subject, volume.truth.shape)
-        for s in shown
-        if (folder := folder_of(data, s)) is not None
+        prediction_of(folder, subject, volume.truth.shape) for s in shown if (folder := folder_of(data, s)) is not None
     ]
     z = int(np.argmax((volume.truth > 0).sum((1, 2)) * 1_000_000 + (stacks[0] > 0).sum((1, 2))))
     grey = upright(on_original_grid(volume, z, overlay_channel(volumes.channels), window), volumes.axes)
@@ -146,9 +141,7 @@ def _case(
     tiles = [Tile(png(whole), f"{name}, slice {z}", f"slice {z + 1} of {len(volume.truth)}")]
     tiles.append(Tile(drawn(truth), f"{name}, truth", "truth"))
     for s, p in zip(shown, predicted, strict=True):
-        mine = means[
-            (means["setting"] == s.id) & (means["subject"] == subject) & (means["class_name"] == MEAN)
-        ]
+        mine = means[(means["setting"] == s.id) & (means["subject"] == subject) & (means["class_name"] == MEAN)]
         dice = f"Dice {mine['dice'].iloc[0]:.2f}" if len(mine) else "not scored"
         tiles.append(Tile(drawn(p, truth), f"{name}, prediction after training on: {s.label}, {dice}", dice))
     site = f", {volume.site}" if volume.site else ""

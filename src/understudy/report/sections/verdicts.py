@@ -12,14 +12,7 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.ranks import ranks
 from understudy.metrics.statistics import paired_difference
 from understudy.report.data import ReportData, count, number, percent
-from understudy.report.sections.answer import (
-    FEWEST_PATIENTS,
-    Answer,
-    Comparison,
-    interval,
-    primary,
-    value,
-)
+from understudy.report.sections.answer import FEWEST_PATIENTS, Answer, Comparison, interval, primary, value
 from understudy.report.sections.audit import too_few_to_flag
 from understudy.report.sections.health import described
 from understudy.report.tables.base import RESAMPLES, collapsed_of
@@ -82,11 +75,7 @@ class Verdict:
     @property
     def parts(self) -> list[tuple[str, Part]]:
         """The question of each answer, and the answer."""
-        return [
-            ("Useful?", self.useful),
-            ("Copies of patients?", self.copy),
-            ("Better than what?", self.better_than),
-        ]
+        return [("Useful?", self.useful), ("Copies of patients?", self.copy), ("Better than what?", self.better_than)]
 
     def as_numbers(self) -> dict[str, Any]:
         """For `report.json`: generator, name; useful, copy, better_than, each {kind, title, lines, ...numbers}."""
@@ -100,9 +89,7 @@ class Verdict:
         }
 
 
-def make_verdicts(
-    data: ReportData, scored: pd.DataFrame, answer: Answer, audits: dict[str, Any]
-) -> list[Verdict]:
+def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits: dict[str, Any]) -> list[Verdict]:
     """A verdict for every generator of the study, the best first.
 
     Args:
@@ -147,19 +134,9 @@ def _ratio(comparison: Comparison | None) -> dict[str, Any] | None:
 
 
 def _useful(
-    data: ReportData,
-    name: str,
-    answer: Answer,
-    alone: Comparison | None,
-    added: Comparison | None,
-    copy: str,
+    data: ReportData, name: str, answer: Answer, alone: Comparison | None, added: Comparison | None, copy: str
 ) -> Part:
-    numbers = {
-        "alone": _ratio(alone),
-        "added": _ratio(added),
-        "margin": data.margin,
-        "patients": answer.patients,
-    }
+    numbers = {"alone": _ratio(alone), "added": _ratio(added), "margin": data.margin, "patients": answer.patients}
     kind, title = _how_useful(answer, alone, added, 1 - data.margin)
     lines = []
     if alone is not None:
@@ -200,9 +177,7 @@ def _in_brief(data: ReportData, answer: Answer, comparison: Comparison | None) -
     return f"{value(comparison.relative)} ({interval(comparison.relative)}){broken}"
 
 
-def _how_useful(
-    answer: Answer, alone: Comparison | None, added: Comparison | None, limit: float
-) -> tuple[str, str]:
+def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | None, limit: float) -> tuple[str, str]:
     if alone is None and added is None:
         return "unanswered", "Not answered: no network trained on it was scored"
     if answer.weak:
@@ -212,11 +187,7 @@ def _how_useful(
     base = answer.baseline
     if alone is not None and alone.relative.low >= limit:
         more = base is not None and alone.missed / max(alone.present, 1) > base.missed / max(base.present, 1)
-        return (
-            ("partly", "Partly: misses the tumour more often")
-            if more
-            else ("can_replace", "Yes: can replace")
-        )
+        return ("partly", "Partly: misses the tumour more often") if more else ("can_replace", "Yes: can replace")
     if added is not None and added.relative.low > 1:
         return "helps", "Helps when added"
     if alone is not None and alone.relative.high < limit:
@@ -270,8 +241,7 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     if heaped and heaped["found"]:
         who = "one training patient" if heaped["patients"] == 1 else f"{heaped['patients']} training patients"
         lines.insert(
-            1,
-            f"The flagged slices are concentrated on {who}: look at the pairs in private/gallery.png before release.",
+            1, f"The flagged slices are concentrated on {who}: look at the pairs in private/gallery.png before release."
         )
         numbers["concentrated_on"] = heaped["patients"]
     return Part(kind, title, lines, numbers, BRIEF.get(kind, title))
@@ -286,10 +256,7 @@ def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, 
         found = ranks(scored, list(ids), metric="dice", scope=data.scope, seed=data.seed, resamples=RESAMPLES)
     except UnderstudyError:
         return {}  # settings of different patients; the table of ranks says so
-    return {
-        ids[str(row["setting"])]: {str(k): v for k, v in row.items()}
-        for row in found.to_dict(orient="records")
-    }
+    return {ids[str(row["setting"])]: {str(k): v for k, v in row.items()} for row in found.to_dict(orient="records")}
 
 
 def _better(
@@ -302,11 +269,7 @@ def _better(
     placed: dict[str, dict[str, Any]],
     generators: int,
 ) -> Part:
-    versus = {
-        key: _against_real(data, scored, c)
-        for key, c in (("alone", alone), ("added", added))
-        if c is not None
-    }
+    versus = {key: _against_real(data, scored, c) for key, c in (("alone", alone), ("added", added)) if c is not None}
     lines = [] if answer.weak else [f"{_WORDS[key]}: {v['words']}." for key, v in versus.items()]
     plain = {key: {k: x for k, x in v.items() if k != "words"} for key, v in versus.items()}
     numbers: dict[str, Any] = {"against_real": plain, "generators": generators}
@@ -341,19 +304,13 @@ def _single(kinds: dict[str, str]) -> str:
         return "Better than real slices alone"
     if not kinds:
         return "Not compared"
-    return (
-        "Not better than real slices"
-        if set(kinds.values()) != {"same"}
-        else "No clear difference from real slices"
-    )
+    return "Not better than real slices" if set(kinds.values()) != {"same"} else "No clear difference from real slices"
 
 
 def _against_real(data: ReportData, scored: pd.DataFrame, c: Comparison) -> dict[str, Any]:
     """The difference of mean Dice from real slices with augmentation, by patient."""
     try:
-        d = paired_difference(
-            scored, c.setting.id, c.base.id, scope=data.scope, seed=data.seed, resamples=RESAMPLES
-        )
+        d = paired_difference(scored, c.setting.id, c.base.id, scope=data.scope, seed=data.seed, resamples=RESAMPLES)
     except UnderstudyError as error:
         return {"kind": "unknown", "words": f"not compared: {error.what}"}
     kind = "better" if d.low > 0 else "worse" if d.high < 0 else "same"

@@ -47,9 +47,7 @@ class Table:
         return len(self.header) > 9 or sum(longest) + 3 * len(longest) > 105
 
 
-def pick(
-    summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats"
-) -> pd.Series:
+def pick(summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
     """The row of a summary about one thing; NaN and no repeats where there is none."""
     place = _places(summary).get((setting, metric, name, scope, policy))
     if place is None:
@@ -57,9 +55,7 @@ def pick(
     return summary.iloc[place]
 
 
-_PLACES: dict[
-    str, Any
-] = {}  # of the summary that was asked last: the tables of a study ask one thousands of times
+_PLACES: dict[str, Any] = {}  # of the summary that was asked last: the tables of a study ask one thousands of times
 
 
 def _places(summary: pd.DataFrame) -> dict[tuple[str, ...], int]:
@@ -81,12 +77,7 @@ def spread(entry: pd.Series, digits: int) -> str:
 
 def identity(setting: Setting) -> list[str]:
     """The paper's first columns: network, generator, original slices used, augmentation."""
-    return [
-        setting.network,
-        setting.shown or "none",
-        setting.original,
-        "✓" if setting.augmentation else "",
-    ]
+    return [setting.network, setting.shown or "none", setting.original, "✓" if setting.augmentation else ""]
 
 
 def collapsed_of(data: ReportData, setting: Setting) -> tuple[int, int]:

@@ -30,14 +30,8 @@ def numbers_of_paper(data: ReportData, metric: str) -> dict[tuple[Any, ...], flo
     if not dataset:
         return {}
     frame = published({"dice": DICE, "hd": HAUSDORFF}[metric][dataset])
-    keys = frame[["segmenter", "original", "augmentation", "generator", "class"]].itertuples(
-        index=False, name=None
-    )
-    return {
-        (*k[:4], str(k[4]).lower()): float(v)
-        for k, v in zip(keys, frame["value"], strict=True)
-        if pd.notna(v)
-    }
+    keys = frame[["segmenter", "original", "augmentation", "generator", "class"]].itertuples(index=False, name=None)
+    return {(*k[:4], str(k[4]).lower()): float(v) for k, v in zip(keys, frame["value"], strict=True) if pd.notna(v)}
 
 
 def relative_of_paper(data: ReportData) -> dict[tuple[Any, ...], float]:

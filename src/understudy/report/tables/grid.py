@@ -54,11 +54,7 @@ def training_sets(data: ReportData, settings: list[Setting]) -> Table:
         numbers.append(
             about(data, s)
             | {"real_slices": _range(real), "real_patients": _range(patients)}
-            | {
-                "synthetic_slices": _range(synthetic),
-                "samples": _range(seen),
-                "validation": ", ".join(sorted(kinds)),
-            }
+            | {"synthetic_slices": _range(synthetic), "samples": _range(seen), "validation": ", ".join(sorted(kinds))}
         )
     note = (
         "Different slices in the training set, patients that the real ones come from, and slices shown in training,"
@@ -133,9 +129,7 @@ def ratio_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame
                     percent(share_of(s), 0 if float(100 * share_of(s)).is_integer() else 2),
                     *(_range(c) if c else "0" if share_of(s) == 0 else "–" for c in counts),
                     spread(entry, 3),
-                    f"{number(float(entry['low']))} to {number(float(entry['high']))}"
-                    if "low" in entry
-                    else "–",
+                    f"{number(float(entry['low']))} to {number(float(entry['high']))}" if "low" in entry else "–",
                     value(other.relative) if other else "100\u00a0%",
                     interval(other.relative) if other else "",
                 ]
@@ -158,15 +152,9 @@ def regions(data: ReportData, settings: list[Setting], summary: pd.DataFrame) ->
     """Dice and HD95 of the regions (WT, TC, ET), which overlap and are in no mean."""
     body, numbers = [], []
     for s in settings:
-        found = {
-            m: [pick(summary, s.id, m, r, data.scope) for r in data.regions] for m in ("dice", "hd95_pooled")
-        }
+        found = {m: [pick(summary, s.id, m, r, data.scope) for r in data.regions] for m in ("dice", "hd95_pooled")}
         body.append(
-            [
-                *identity(s),
-                *(spread(e, 3) for e in found["dice"]),
-                *(spread(e, 1) for e in found["hd95_pooled"]),
-            ]
+            [*identity(s), *(spread(e, 3) for e in found["dice"]), *(spread(e, 1) for e in found["hd95_pooled"])]
         )
         numbers.append(
             about(data, s)
@@ -191,9 +179,7 @@ def ranking(data: ReportData, settings: list[Setting], rows: pd.DataFrame) -> li
     for group, metric in product((g for g in groups.values() if len(g) > 1), ("dice", "hd")):
         by_id = {s.id: s for s in group}
         try:
-            found = ranks(
-                scored, list(by_id), metric=metric, scope=data.scope, seed=data.seed, resamples=RESAMPLES
-            )
+            found = ranks(scored, list(by_id), metric=metric, scope=data.scope, seed=data.seed, resamples=RESAMPLES)
         except UnderstudyError as error:
             left_out = data.hide(f" Some are not ranked: {error.what}.")
             continue

@@ -97,9 +97,7 @@ def _scores(data: ReportData, settings: list[Setting], summary: pd.DataFrame, me
     place = NUMBERS.get(dataset_of(data), NUMBERS["brats2020"])[metric]
     key = f"table{place}_{FILES[metric]}"
     caption = f"Table {place}: {CAPTIONS[metric]}, as the paper counts"
-    return Table(
-        key, caption, _score_note(data, metric, scope), header, body, pd.DataFrame(numbers), len(IDENTITY)
-    )
+    return Table(key, caption, _score_note(data, metric, scope), header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
 def _score_note(data: ReportData, metric: str, scope: str) -> str:
@@ -134,9 +132,7 @@ def _with_count(data: ReportData, s: Setting) -> list[str]:
     return [f"{there} of {_planned(data).get(s.id, there)}"] if _incomplete(data) else []
 
 
-def _relative(
-    data: ReportData, settings: list[Setting], rows: pd.DataFrame, summary: pd.DataFrame
-) -> Table | None:
+def _relative(data: ReportData, settings: list[Setting], rows: pd.DataFrame, summary: pd.DataFrame) -> Table | None:
     """Table 5: mean Dice divided by that of real slices with augmentation and the same network."""
     scope, paper = scope_of(data, summary), relative_of_paper(data)
     scored = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER)
@@ -165,9 +161,7 @@ def _relative(
         + (f" Paper: Table 5, {COHORTS[dataset_of(data)]}; difference in percentage points." if paper else "")
     )
     header = [*IDENTITY, "Relative Dice", "95\u00a0% interval", *(["Paper", "Difference"] if paper else [])]
-    return Table(
-        "table5_relative_dice", "Table 5: relative Dice", note, header, body, pd.DataFrame(numbers), 4
-    )
+    return Table("table5_relative_dice", "Table 5: relative Dice", note, header, body, pd.DataFrame(numbers), 4)
 
 
 def _rank_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame) -> Table | None:
@@ -184,13 +178,9 @@ def _rank_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame
     for metric, sign, title in (("dice", -1.0, "Dice"), ("hd", 1.0, "Hausdorff")):
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
-            key, word = (
-                f"{metric}_{segmenter}_{'aug' if augmented else 'noaug'}",
-                "" if augmented else ", no aug.",
-            )
+            key, word = (f"{metric}_{segmenter}_{'aug' if augmented else 'noaug'}", "" if augmented else ", no aug.")
             columns[key] = {
-                s.generator: sign * float(pick(summary, s.id, metric, name, scope, PAPER)["value"])
-                for s in mine
+                s.generator: sign * float(pick(summary, s.id, metric, name, scope, PAPER)["value"]) for s in mine
             }
             titles[key] = f"{title}, {data.shown(segmenter)}{word}"
             kind = kind_of(data.study, "segmenters", segmenter)
@@ -233,9 +223,7 @@ def _rank_cells(
         + (" In brackets: the rank that follows from the paper's tables." if theirs else "")
     )
     header = ["Generator", *(titles[k] for k in columns)]
-    return Table(
-        "table1_ranks", "Table 1: ranks of the generators", note, header, body, pd.DataFrame(numbers)
-    )
+    return Table("table1_ranks", "Table 1: ranks of the generators", note, header, body, pd.DataFrame(numbers))
 
 
 def signed(value: float, digits: int) -> str:

@@ -56,9 +56,7 @@ def quality_table(data: ReportData) -> Table | None:
     rows = _quality_rows(data)
     if rows.empty:
         return None
-    wanted = [
-        m for m in ("frechet_distance", "kernel_distance", "inception_score") if m in set(rows["metric"])
-    ]
+    wanted = [m for m in ("frechet_distance", "kernel_distance", "inception_score") if m in set(rows["metric"])]
     columns: dict[str, tuple[str, dict[str, float]]] = {}
     for extractor in sorted(rows["extractor"].unique(), key=lambda e: e != INCEPTION):
         for metric in wanted:
@@ -70,9 +68,7 @@ def quality_table(data: ReportData) -> Table | None:
                 columns[f"{extractor}_{metric}"] = title, values
     theirs = published(2)
     theirs = theirs[theirs["dataset"] == dataset_of(data)].set_index("generator")
-    printed = {
-        str(k): {"fid": float(f), "is": float(i)} for k, f, i in theirs[["fid", "is"]].itertuples(name=None)
-    }
+    printed = {str(k): {"fid": float(f), "is": float(i)} for k, f, i in theirs[["fid", "is"]].itertuples(name=None)}
     body, numbers = [], []
     for g in dict.fromkeys(rows["generator"].astype(str)):
         kind = kind_of(data.study, "generators", g)
@@ -92,11 +88,7 @@ def quality_table(data: ReportData) -> Table | None:
          " and cannot be compared with the paper's.")
         + (f" Paper: Table 2, {COHORTS[dataset_of(data)]}." if len(theirs) else "")
     )  # fmt: skip
-    header = [
-        "Generator",
-        *(t for t, _ in columns.values()),
-        *(["Paper: FID", "Paper: IS"] if len(theirs) else []),
-    ]
+    header = ["Generator", *(t for t, _ in columns.values()), *(["Paper: FID", "Paper: IS"] if len(theirs) else [])]
     return Table("table2_image_quality", "Table 2: image quality", note, header, body, pd.DataFrame(numbers))
 
 
@@ -124,9 +116,7 @@ def reading_table(data: ReportData) -> Table | None:
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content.get("rows"), list):
         raise UnderstudyError(
-            "the analysis of the reading study has no rows",
-            where=path,
-            fix="make it again: understudy reading",
+            "the analysis of the reading study has no rows", where=path, fix="make it again: understudy reading"
         )
     theirs = published(6).set_index("image") if dataset_of(data) else pd.DataFrame()
     shares = {str(k): float(v) / 100 for k, v in theirs["real"].items()} if len(theirs) else {}
@@ -146,14 +136,7 @@ def reading_table(data: ReportData) -> Table | None:
         + " Equal shares called real for real and synthetic images mean that readers could not tell them apart."
         + (" Paper: one neuroradiologist, 100 images a row." if len(theirs) else "")
     )
-    header = [
-        "Images",
-        "Read",
-        "Called real",
-        "Called synthetic",
-        "Share real",
-        *(["Paper"] if len(theirs) else []),
-    ]
+    header = ["Images", "Read", "Called real", "Called synthetic", "Share real", *(["Paper"] if len(theirs) else [])]
     return Table("table6_reading", "Table 6: reading study", note, header, body, pd.DataFrame(numbers))
 
 
@@ -191,16 +174,7 @@ def recipe_table(data: ReportData) -> Table | None:
         f"Hardware: {machine}. Time: measured, of all trainings of the generator, restarts included. kimg: thousand"
         " images shown to the discriminator (or the denoiser)."
     )
-    header = [
-        "Generator",
-        "Kind",
-        "Recipe",
-        "Batch",
-        "kimg",
-        "R1 γ",
-        "Time",
-        *(["Paper"] if len(theirs) else []),
-    ]
+    header = ["Generator", "Kind", "Recipe", "Batch", "kimg", "R1 γ", "Time", *(["Paper"] if len(theirs) else [])]
     return Table("table7_recipes", "Table 7: recipes, hardware, training times", note, header, body,
                  pd.DataFrame(numbers), 2)  # fmt: skip
 

@@ -73,9 +73,7 @@ def summaries(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     metrics = [*METRICS, *(name for name in LATER if name in rows)]
     parts = [
-        summarise(apply_policy(rows, policy), metrics, seed=data.seed, resamples=RESAMPLES).assign(
-            policy=str(policy)
-        )
+        summarise(apply_policy(rows, policy), metrics, seed=data.seed, resamples=RESAMPLES).assign(policy=str(policy))
         for policy in POLICIES
     ]
     return pd.concat(parts, ignore_index=True)
@@ -88,15 +86,11 @@ def result_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame, a
     settings = [s for s in data.settings if s.id in set(rows["setting"])]
     made = [_dice(data, settings, summary, answer)]
     made += [_distances(data, settings, summary, "hd", "Maximum Hausdorff distance, mm")]
-    made += [
-        _distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")
-    ]
+    made += [_distances(data, settings, summary, "hd95_pooled", "95th percentile Hausdorff distance (HD95), mm")]
     if "hd95_surfel" in rows:
         made += [_distances(data, settings, summary, "hd95_surfel", "HD95 by area of the border, mm")]
     made += [_misses(data, settings, rows), _conventions(data, settings, summary)]
-    made += (
-        [ratio_table(data, settings, summary, answer)] if any(s.training == "ratio" for s in settings) else []
-    )
+    made += [ratio_table(data, settings, summary, answer)] if any(s.training == "ratio" for s in settings) else []
     made += [regions(data, settings, summary)] if data.regions else []
     made += score_tables(data, rows, summary)
     made += ranking(data, settings, rows)
@@ -140,10 +134,7 @@ def _missed(data: ReportData, summary: pd.DataFrame) -> dict[str, tuple[int, int
     """Setting -> segmentations that found no voxel of the tumour, of how many of patients with one."""
     mine = summary[(summary["class_name"] == FOREGROUND) & (summary["scope"] == data.scope)]
     mine = mine.drop_duplicates("setting")
-    return {
-        str(s): (int(m), int(p))
-        for s, m, p in zip(mine["setting"], mine["missed"], mine["present"], strict=True)
-    }
+    return {str(s): (int(m), int(p)) for s, m, p in zip(mine["setting"], mine["missed"], mine["present"], strict=True)}
 
 
 def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answer: Answer) -> Table:
@@ -155,29 +146,16 @@ def _dice(data: ReportData, settings: list[Setting], summary: pd.DataFrame, answ
     for s, entries, more in zip(settings, rows, cells, strict=True):
         other, missed = relative.get(s.id), misses[s.id]
         own = data.baseline_of(s) == s
-        ratio = (
-            [value(other.relative), interval(other.relative)] if other else ["100\u00a0%" if own else "–", ""]
-        )
+        ratio = [value(other.relative), interval(other.relative)] if other else ["100\u00a0%" if own else "–", ""]
         whole = main_entry(keys, entries)
         spans = [_span(whole, 3), number(whole.get("median", np.nan), 3)]
         body.append(
-            [
-                *identity(s),
-                *(spread(e, 3) for e in entries),
-                *more,
-                *spans,
-                *ratio,
-                f"{missed[0]} of {missed[1]}",
-            ]
+            [*identity(s), *(spread(e, 3) for e in entries), *more, *spans, *ratio, f"{missed[0]} of {missed[1]}"]
         )
         numbers.append(
             about(data, s)
             | numbers_of(keys, entries)
-            | {
-                f"{k}_{part}": e.get(part, np.nan)
-                for k, e in zip(keys, entries, strict=True)
-                for part in _PARTS
-            }
+            | {f"{k}_{part}": e.get(part, np.nan) for k, e in zip(keys, entries, strict=True) for part in _PARTS}
             | {
                 "relative_dice": other.relative.value if other else np.nan,
                 "relative_low": other.relative.low if other else np.nan,
@@ -204,26 +182,20 @@ def _span(entry: pd.Series, digits: int) -> str:
     return "" if np.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
-def _distances(
-    data: ReportData, settings: list[Setting], summary: pd.DataFrame, metric: str, caption: str
-) -> Table:
+def _distances(data: ReportData, settings: list[Setting], summary: pd.DataFrame, metric: str, caption: str) -> Table:
     keys, names = class_columns(data, [FOREGROUND])
     rows = [[pick(summary, s.id, metric, k, data.scope) for k in keys] for s in settings]
     extra, cells = without_collapsed(data, settings, [main_entry(keys, row) for row in rows], 1)
     body, numbers = [], []
     for s, entries, more in zip(settings, rows, cells, strict=True):
         kept = [pick(summary, s.id, metric, k, data.scope, "paper") for k in keys]
-        body.append(
-            [*identity(s), *(spread(e, 1) for e in entries), *more, spread(main_entry(keys, kept), 1)]
-        )
+        body.append([*identity(s), *(spread(e, 1) for e in entries), *more, spread(main_entry(keys, kept), 1)])
         numbers.append(
             about(data, s)
             | numbers_of(keys, entries)
             | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, kept, strict=True)}
         )
-    note = (
-        f"{DEFINED[metric]} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
-    )
+    note = f"{DEFINED[metric]} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
     header = [*IDENTITY, *names, *extra, "Paper's rule"]
     return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
@@ -335,9 +307,7 @@ def _differences(data: ReportData, rows: pd.DataFrame, answer: Answer) -> Table:
         + (" All trainings count, also those that collapsed." if data.collapsed else "")
     )
     header = ["Trained on", "Minus", "Difference", "95\u00a0% interval", "p", "p (Holm)"]
-    return Table(
-        "differences", "Differences from the real slices, patient by patient", note, header, body, frame, 2
-    )
+    return Table("differences", "Differences from the real slices, patient by patient", note, header, body, frame, 2)
 
 
 def _same_patients(data: ReportData, setting: Setting) -> Setting | None:
@@ -372,9 +342,7 @@ def patient_means(data: ReportData, rows: pd.DataFrame) -> pd.DataFrame:
 def _matrix(
     data: ReportData, settings: list[Setting], means: pd.DataFrame, key: str, name: Callable[[str], str]
 ) -> tuple[list[str], list[list[str]], pd.DataFrame]:
-    table = means[means["class_name"] == MEAN].pivot_table(
-        "dice", key, "setting", aggfunc="mean", observed=True
-    )
+    table = means[means["class_name"] == MEAN].pivot_table("dice", key, "setting", aggfunc="mean", observed=True)
     table = table.reindex(columns=[s.id for s in settings])
     counts = means[means["class_name"] == MEAN].groupby(key)["subject"].nunique().to_dict()
     body = []

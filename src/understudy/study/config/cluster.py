@@ -54,8 +54,7 @@ class StageResources(BaseModel):
         " generator's training, other stages use one",
     )
     sbatch: list[str] | None = Field(
-        None,
-        description="further options of sbatch, e.g. [--exclude=node7]; those with a field here are refused",
+        None, description="further options of sbatch, e.g. [--exclude=node7]; those with a field here are refused"
     )
 
     @field_validator("sbatch")
@@ -94,19 +93,13 @@ class ClusterConfig(StageResources):
     )
     max_jobs: int = Field(100, ge=1, description="jobs in the queue at once")
     requeues: int = Field(
-        20,
-        ge=0,
-        description="how often a job that met its time limit is queued again before it counts as failed",
+        20, ge=0, description="how often a job that met its time limit is queued again before it counts as failed"
     )
     retries: int = Field(
-        1,
-        ge=0,
-        description="how often a job that was lost (a machine failed, scancel, no memory) is tried again",
+        1, ge=0, description="how often a job that was lost (a machine failed, scancel, no memory) is tried again"
     )
     reserve_seconds: int = Field(
-        120,
-        ge=1,
-        description="before the time limit, in which a job saves its state; at most half of the limit",
+        120, ge=1, description="before the time limit, in which a job saves its state; at most half of the limit"
     )
     status_seconds: int = Field(40, ge=1, description="between looks at the queue, at first")
     latency_seconds: int = Field(
@@ -133,9 +126,7 @@ class ClusterConfig(StageResources):
         for stage in STAGES:
             gpus = self.of(stage).gpus
             if gpus > 1 and stage != "generator":
-                raise ValueError(
-                    f"{gpus} GPUs for {stage}, which uses one; ask for several in stages.generator"
-                )
+                raise ValueError(f"{gpus} GPUs for {stage}, which uses one; ask for several in stages.generator")
         return self
 
     def of(self, stage: str) -> Asked:

@@ -120,9 +120,7 @@ def _laid_over(below: Any, over: Any) -> Any:
     """Fields of `over` that were given, upon those of `below` that were."""
     if over is None:
         return below
-    return type(below).model_validate(
-        {**below.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)}
-    )
+    return type(below).model_validate({**below.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)})
 
 
 def with_absolute_files(split: SplitConfig, folder: Path) -> SplitConfig:

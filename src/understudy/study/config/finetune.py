@@ -35,9 +35,7 @@ class FineTuneTraining(BaseModel):
     lr: float | None = Field(None, gt=0, description="learning rate; null: a tenth of the segmenter's")
     warmup_samples: int = Field(0, ge=0, description="linear increase of the learning rate")
     validations: int = Field(10, ge=1, description="times that the validation patients are predicted")
-    max_minutes: float | None = Field(
-        None, gt=0, description="ends the training before its budget is used up"
-    )
+    max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
 
 
 class ScratchTraining(BaseModel):
@@ -47,12 +45,8 @@ class ScratchTraining(BaseModel):
 
     samples: int | None = Field(None, ge=1, description="budget; needed where the segmenter's is in epochs")
     warmup_samples: int | None = Field(None, ge=0, description="linear increase of the learning rate")
-    validations: int | None = Field(
-        None, ge=1, description="times that the validation patients are predicted"
-    )
-    max_minutes: float | None = Field(
-        None, gt=0, description="ends the training before its budget is used up"
-    )
+    validations: int | None = Field(None, ge=1, description="times that the validation patients are predicted")
+    max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
 
 
 class FineTune(BaseModel):
@@ -60,9 +54,7 @@ class FineTune(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    patients: list[int] = Field(
-        min_length=1, description="numbers of real training patients, e.g. [1, 5, 10]"
-    )
+    patients: list[int] = Field(min_length=1, description="numbers of real training patients, e.g. [1, 5, 10]")
     training: FineTuneTraining = Field(
         default_factory=lambda: FineTuneTraining.model_validate({}), description="of the pre-trained network"
     )
@@ -104,9 +96,7 @@ def fine_tune_problem(study: Study) -> tuple[tuple[str, ...], str] | None:
     if study.fine_tune is None:
         return None
     if not study.generators or "synthetic" not in study.trainings:
-        return (
-            "fine_tune",
-        ), "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
+        return ("fine_tune",), "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
     for name, segmenter in study.segmenters.items():
         spec = segmenter.training.model_dump(mode="json")
         if segmenter.training.epochs is not None and study.fine_tune.scratch.samples is None:

@@ -9,16 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
@@ -44,8 +35,7 @@ from understudy.study.config.snapshots import SnapshotOf
 from understudy.study.config.yaml import kinds_meant, merged, problem_at
 
 ModelConfig = Annotated[
-    ProGanConfig | StyleGan1Config | StyleGan2Config | StyleGan3Config | DiffusionConfig,
-    Discriminator("kind"),
+    ProGanConfig | StyleGan1Config | StyleGan2Config | StyleGan3Config | DiffusionConfig, Discriminator("kind")
 ]
 AnyTraining = Annotated[
     ProGanTraining | StyleGan1Training | StyleGan2Training | StyleGan3Training | DiffusionTraining,
@@ -114,9 +104,7 @@ class GeneratorSpec(BaseModel):
     @field_validator("model")
     @classmethod
     def _no_size(cls, value: Any) -> Any:
-        return refuse_set(
-            value, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort"
-        )
+        return refuse_set(value, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort")
 
     @model_validator(mode="after")
     def _fits_together(self) -> GeneratorSpec:
@@ -211,9 +199,7 @@ def with_kinds(generators: Any) -> Any:
             and isinstance(spec.get("model", {}), Mapping)
         ):
             spec = merged({"model": {"kind": name}}, spec)
-        elif _says_no_kind(spec) and (
-            meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, _OTHER_NAMES)
-        ):
+        elif _says_no_kind(spec) and (meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, _OTHER_NAMES)):
             raise kind_missing(name, meant)
         found[name] = spec
     return found
@@ -247,10 +233,7 @@ def size_problem(
     if networks:
         for resolution in resolutions:
             if resolution not in SIZES:
-                return (
-                    "slices",
-                    "resolution",
-                ), f"generators are for slices of {_SIZES} pixels, not {resolution}"
+                return ("slices", "resolution"), f"generators are for slices of {_SIZES} pixels, not {resolution}"
     for name, model in networks.items():
         for resolution in resolutions:
             try:

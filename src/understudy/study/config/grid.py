@@ -39,8 +39,7 @@ class RatioStudy(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     shares: list[float] = Field(
-        min_length=1,
-        description="shares of real slices, 0 to 1; 1 is the same for every generator and trained once",
+        min_length=1, description="shares of real slices, 0 to 1; 1 is the same for every generator and trained once"
     )
     total: int | None = Field(
         None,
@@ -186,9 +185,7 @@ def _sources(study: Study) -> Iterator[tuple[Kind, str, float | None, float]]:
         yield from _ratio_sources(study.ratios, list(study.generators))
 
 
-def _ratio_sources(
-    ratios: RatioStudy, generators: Sequence[str]
-) -> Iterator[tuple[Kind, str, float | None, float]]:
+def _ratio_sources(ratios: RatioStudy, generators: Sequence[str]) -> Iterator[tuple[Kind, str, float | None, float]]:
     for share in sorted(ratios.shares):
         if share < 1:
             yield from (("ratio", name, share, 1.0) for name in generators)
@@ -248,11 +245,7 @@ def _without_start(study: Study) -> tuple[tuple[str, ...], str] | None:
 def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
     """Something that a segmenter's own mixture says although the grid says it."""
     says = {
-        "real_share": "`real_shares`"
-        if study.real_shares is not None
-        else "`ratios`"
-        if study.ratios
-        else "",
+        "real_share": "`real_shares`" if study.real_shares is not None else "`ratios`" if study.ratios else "",
         "patient_fraction": "`real_fractions`" if study.real_fractions is not None else "",
         "patient_count": "`fine_tune`" if study.fine_tune is not None else "",
         "total": "`ratios`",
@@ -271,10 +264,7 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
 
 def _idle_rule(study: Study) -> tuple[tuple[str, ...], str] | None:
     """A rule that names what is not there, or fits no cell: most likely misspelt."""
-    known: Mapping[str, Sequence[str]] = {
-        "generator": list(study.generators),
-        "segmenter": list(study.segmenters),
-    }
+    known: Mapping[str, Sequence[str]] = {"generator": list(study.generators), "segmenter": list(study.segmenters)}
     cells = _all(study)
     for field in ("include", "exclude"):
         for number, rule in enumerate(getattr(study, field)):

@@ -5,14 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 
 class EvaluationConfig(BaseModel):
@@ -40,9 +33,7 @@ class EvaluationConfig(BaseModel):
     @classmethod
     def _known_word(cls, value: Any) -> Any:
         if not isinstance(value, dict) and value not in ("auto", "none"):
-            raise ValueError(
-                "should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}"
-            )
+            raise ValueError("should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}")
         return value
 
 
@@ -58,8 +49,7 @@ class ReportConfig(BaseModel):
         " after, none for other names",
     )
     reading: Path | None = Field(
-        None,
-        description="table6.json of `understudy reading analyse`: the readers' answers, shown as Table 6",
+        None, description="table6.json of `understudy reading analyse`: the readers' answers, shown as Table 6"
     )
 
     @model_serializer(mode="wrap")

@@ -21,15 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from understudy.cohort.config import as_before_auto
 from understudy.cohort.layouts import CohortConfig
@@ -55,16 +47,7 @@ from understudy.study.config.grid import problem as grid_problem
 from understudy.study.config.outcomes import EvaluationConfig, ReportConfig
 from understudy.study.config.segmenters import SegmenterSpec, segmenter_size_problem, with_segmenter_kinds
 from understudy.study.config.snapshots import with_snapshots
-from understudy.study.config.yaml import (
-    Lines,
-    explain,
-    merged,
-    odd_numbers,
-    parse_yaml,
-    problem_at,
-    read_yaml,
-    refusal,
-)
+from understudy.study.config.yaml import Lines, explain, merged, odd_numbers, parse_yaml, problem_at, read_yaml, refusal
 from understudy.study.stages.annotations import AnnotationConfig
 from understudy.study.stages.quality import QualitySpec, with_absolute_weights
 
@@ -81,9 +64,7 @@ class Study(BaseModel):
 
     name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
     seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
-    cohort: CohortConfig | None = Field(
-        None, description="patients on disk; give this, `phantom` or `cohorts`"
-    )
+    cohort: CohortConfig | None = Field(None, description="patients on disk; give this, `phantom` or `cohorts`")
     phantom: PhantomConfig | None = Field(
         None, description="artificial patients made first; give this, `cohort` or `cohorts`"
     )
@@ -144,21 +125,16 @@ class Study(BaseModel):
         description="patients of `real_fractions` and `fine_tune`, real slices of `ratios`: the same in every setting"
         " and repeat, or others in each repeat",
     )
-    include: list[Rule] = Field(
-        default_factory=list, description="only settings that fit one of these; empty: all"
-    )
+    include: list[Rule] = Field(default_factory=list, description="only settings that fit one of these; empty: all")
     exclude: list[Rule] = Field(
         default_factory=list,
         description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
     )
     repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
     audit: AuditConfig | None = Field(
-        default_factory=AuditConfig,
-        description="of the synthetic slices for copies of training patients; null: none",
+        default_factory=AuditConfig, description="of the synthetic slices for copies of training patients; null: none"
     )
-    evaluation: EvaluationConfig = Field(
-        default_factory=EvaluationConfig, description="how results are scored"
-    )
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how results are scored")
     quality: QualitySpec | None = Field(
         None, description="distances of synthetic from real slices, beside held-out patients'; null: none"
     )
@@ -297,10 +273,7 @@ class Study(BaseModel):
 
 def _as_before(content: dict[str, Any]) -> dict[str, Any]:
     """A dumped study with what fields say that are now null or `auto` until something else is known: hashes stay."""
-    usual: dict[str, dict[str, float]] = {
-        "split": {"seed": 0, "test_patients": TEST_FRACTION},
-        "phantom": {"seed": 1},
-    }
+    usual: dict[str, dict[str, float]] = {"split": {"seed": 0, "test_patients": TEST_FRACTION}, "phantom": {"seed": 1}}
     changed = dict(content)
     for name, values in usual.items():
         if content.get(name) is not None:
@@ -354,9 +327,7 @@ def parse_study(text: str, name: str) -> Study:
     return _from_content(*parse_yaml(text, name), name, Path.cwd())
 
 
-def _from_content(
-    content: dict[str, Any], lines: Lines, path: str, folder: Path, cohort_only: bool = False
-) -> Study:
+def _from_content(content: dict[str, Any], lines: Lines, path: str, folder: Path, cohort_only: bool = False) -> Study:
     base = content.pop("preset", None)
     if base is not None:
         if base not in presets():
@@ -425,9 +396,7 @@ def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -
 def _with_absolute_paths(study: Study, folder: Path) -> Study:
     """Paths of the study file are relative to its folder."""
     if study.cohort is not None:
-        cohort = study.cohort.model_copy(
-            update={"path": (folder / study.cohort.path.expanduser()).absolute()}
-        )
+        cohort = study.cohort.model_copy(update={"path": (folder / study.cohort.path.expanduser()).absolute()})
         study = study.model_copy(update={"cohort": cohort})
     if study.cohorts is not None:
         entries = {name: with_absolute_path(entry, folder) for name, entry in study.cohorts.items()}
@@ -450,7 +419,5 @@ def _with_absolute_paths(study: Study, folder: Path) -> Study:
 
 def _checked_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)"
-        )
+        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
     return value

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.models import DEFAULT_KIND, KINDS, ModelConfig
@@ -31,9 +24,7 @@ class SegmenterSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: ModelConfig = Field(default_factory=UNetConfig, description="network, by `kind`: unet or swin")
-    training: SegmenterTrainingConfig = Field(
-        default_factory=SegmenterTrainingConfig, description="how it is trained"
-    )
+    training: SegmenterTrainingConfig = Field(default_factory=SegmenterTrainingConfig, description="how it is trained")
 
     @model_validator(mode="before")
     @classmethod
@@ -99,9 +90,7 @@ def segmenter_size_problem(
     for name, spec in segmenters.items():
         for resolution in resolutions:
             try:
-                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(
-                    resolution
-                )
+                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(resolution)
             except UnderstudyError as error:
                 return ("segmenters", name), f"{error.what}; {error.fix}"
     return None

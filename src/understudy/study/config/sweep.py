@@ -44,9 +44,7 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
             fix=f"use one of {', '.join(study.generators) or '(there are none)'}",
         )
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
-        raise UnderstudyError(
-            "the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40"
-        )
+        raise UnderstudyError("the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40")
     study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})
     jobs: list[Job] = []
     prepare = prepare_jobs(study, jobs)

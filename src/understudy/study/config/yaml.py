@@ -67,9 +67,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             content = file.read(LONGEST + 1)
         if len(content) > LONGEST:
             raise UnderstudyError(
-                "the file is too long for a study file",
-                where=path,
-                fix="give a .yaml file, or a preset's name",
+                "the file is too long for a study file", where=path, fix="give a .yaml file, or a preset's name"
             )
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,9 +78,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         ) from error
     except UnderstudyError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise UnderstudyError(
-                "the study file does not exist", where=path, fix="check the path"
-            ) from error
+            raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
         raise
     return parse_yaml(text, str(path))
 
@@ -220,9 +216,7 @@ def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[
     if isinstance(content, list | tuple):
         return [p for i, value in enumerate(content) for p in odd_numbers(value, lines, (*path, str(i)))]
     if isinstance(content, float) and not math.isfinite(content):
-        return [
-            f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a finite number (given: {content})"
-        ]
+        return [f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a finite number (given: {content})"]
     if isinstance(content, int) and abs(content) >= 1 << 63:
         return [f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a smaller number"]
     return []

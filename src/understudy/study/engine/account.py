@@ -18,9 +18,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json
 from understudy.runtime.progress import latest
 
-HEARTBEAT_EVERY = (
-    5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
-)
+HEARTBEAT_EVERY = 5.0  # seconds between heartbeats: what a SIGKILL can take from the time that is accounted for
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
 
 

@@ -241,13 +241,7 @@ def _snakemake(words: Sequence[str], left: Sequence[Job], out: Path, kind: Kind,
         Interrupted: this process was asked to stop, or Snakemake was killed.
     """
     orphaned = signal.SIGINT if kind == "slurm" else signal.SIGKILL
-    module = [
-        sys.executable,
-        "-m",
-        "understudy.study.engine.snakemake_process",
-        str(os.getpid()),
-        str(int(orphaned)),
-    ]
+    module = [sys.executable, "-m", "understudy.study.engine.snakemake_process", str(os.getpid()), str(int(orphaned))]
     with StopRequest() as stop, _log(out) as log:
         process = subprocess.Popen(
             [*module, *words], cwd=out / "cluster", stdin=subprocess.DEVNULL, stdout=log, stderr=log,

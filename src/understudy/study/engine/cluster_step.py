@@ -167,9 +167,7 @@ class Step:
         self._record(Killed(f"{text}: the system was out of memory") if memory else LostWorker(text))
 
     def _record(self, error: Exception, cause: Exception | None = None) -> None:
-        from understudy.study.engine.status import (
-            jobs_of,  # pandas, for which a job that is well need not wait
-        )
+        from understudy.study.engine.status import jobs_of  # pandas, for which a job that is well need not wait
 
         error.__cause__ = cause
         (job,) = (job for job in jobs_of(self.out) if job.folder_name == self.name)

@@ -40,9 +40,7 @@ HALF_SATURATION = {
     "progan": 1.8e10, "stylegan1": 1.5e10, "stylegan2": 5.7e9, "stylegan3": 1.5e10, "diffusion": 1.6e10,
     "unet": 5.7e9, "swin": 1.5e10,
 }  # fmt: skip
-GPU_STEP_SECONDS = (
-    0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
-)
+GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
 SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the calibration's speed
@@ -140,9 +138,7 @@ def _audit(job: Job, plan: Plan, facts: Facts, speed: Speed) -> tuple[float, flo
     transforms = len(TRANSFORMS[config.transforms])
     # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
     views = (2 + 1 + 1 + facts.channels / 2) if config.more_views else 2
-    products = (
-        2.0 * training * queries * transforms * plan.study.slices.resolution**2 * facts.channels * views
-    )
+    products = 2.0 * training * queries * transforms * plan.study.slices.resolution**2 * facts.channels * views
     return 6 + products / (speed.peak * SEARCHED), made * 60.0 + 2e6
 
 

@@ -45,9 +45,7 @@ def count_generator(config: Any) -> tuple[int, int, int]:
             scores = 0
         else:
             latents = torch.empty(_COUNTED, network.generator.latents(0, 0, 1).shape[1])
-            full = (
-                {"level": 0.0} if config.kind in ("progan", "stylegan1") else {}
-            )  # a buffer has no value here
+            full = {"level": 0.0} if config.kind in ("progan", "stylegan1") else {}  # a buffer has no value here
             forward = _count(network.generator, latents, **full)
             scores = _count(network.discriminator, images)
         weights = sum(parameter.numel() for parameter in network.parameters())

@@ -33,11 +33,7 @@ from understudy.study.engine.account import Heartbeat, software, torch_threads
 from understudy.study.engine.failures import LostWorker, TimeLimit, failure_class
 
 ERROR_LOG = "error.log"  # in a job's folder: the traceback of an error that nobody foresaw
-_FORESEEN = (
-    UnderstudyError,
-    FloatingPointError,
-    LostWorker,
-)  # numbers that ran away, a process that was killed
+_FORESEEN = (UnderstudyError, FloatingPointError, LostWorker)  # numbers that ran away, a process that was killed
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -240,9 +236,7 @@ def state_of(folder: Path) -> State:
     return "failed" if (folder / "failed.json").is_file() else "waiting"
 
 
-def _inputs(
-    job: Job, jobs: Mapping[str, Job], out: str | Path
-) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
     """Role -> (folder, done.json) of the jobs in that role."""
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for role, job_id in job.inputs:

@@ -86,9 +86,7 @@ class Pool:
         self.result, self.clock, self.count = result, clock, count
         self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
         threads = max(1, cores() // count) if count > 1 else None  # alone: as in the run's own process
-        self.task = Task(
-            dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes, devices
-        )
+        self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes, devices)
         self.priority = longest_after(jobs)
         self.done = {job.id for job in jobs if read_done(job_folder(result.out, job)) is not None}
         result.reused += [job for job in jobs if job.id in self.done]

@@ -132,11 +132,7 @@ def changed_fields(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = dict.fromkeys([*before, *after])
-        return [
-            entry
-            for key in keys
-            for entry in changed_fields(before.get(key), after.get(key), (*path, str(key)))
-        ]
+        return [entry for key in keys for entry in changed_fields(before.get(key), after.get(key), (*path, str(key)))]
     return [] if before == after else [{"field": ".".join(path), "before": before, "after": after}]
 
 
@@ -146,18 +142,14 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
     for name, facts in plan.facts.items():
         where = f"cohort {name}: " if name else ""
         if not facts.counts["val"]:
-            found.append(
-                f"{where}no patient validates: the last weights of a segmenter are kept, not the best"
-            )
+            found.append(f"{where}no patient validates: the last weights of a segmenter are kept, not the best")
         if facts.counts["test"] < 5:
             tested = f"{facts.counts['test']} patient{'s' if facts.counts['test'] > 1 else ''}"
             found.append(f"{where}only {tested} for testing: intervals will be wide or missing")
         found += _short_of_slices(where, plan, facts)
     plugged = sorted({job.spec["name"] for job in plan.jobs if "plugin" in job.spec})
     if plugged:
-        found.append(
-            f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all"
-        )
+        found.append(f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all")
     free = _free_bytes(out)
     if free is not None and free < SPARE * disk_bytes:
         found.append(

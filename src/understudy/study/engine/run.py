@@ -21,16 +21,7 @@ from understudy.io.files import atomic_path, read_json, write_json, writing
 from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
 from understudy.study.engine.failures import AGAIN, RETRIES, failure_class
-from understudy.study.engine.jobs import (
-    Job,
-    StageFunction,
-    job_folder,
-    locked,
-    read_done,
-    read_failed,
-    run_job,
-    told,
-)
+from understudy.study.engine.jobs import Job, StageFunction, job_folder, locked, read_done, read_failed, run_job, told
 from understudy.study.engine.plan import Plan
 from understudy.study.engine.pool import PartialReport, Pool, worker_count
 from understudy.study.engine.schedule import elapsed
@@ -85,22 +76,12 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     with writing(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
-        except (
-            FileNotFoundError,
-            FileExistsError,
-        ) as error:  # below /proc, on a drive that is gone, a broken link
+        except (FileNotFoundError, FileExistsError) as error:  # below /proc, on a drive that is gone, a broken link
             raise UnderstudyError(
-                f"the folder cannot be made ({error.strerror})",
-                where=out,
-                fix="use another folder: --out FOLDER",
+                f"the folder cannot be made ({error.strerror})", where=out, fix="use another folder: --out FOLDER"
             ) from error
     with locked(out) if exclusive else contextlib.nullcontext():
-        identity = {
-            "format": FORMAT,
-            "name": study.name,
-            "hash": study.hash,
-            "study": study.model_dump(mode="json"),
-        }
+        identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
         if exclusive or not _says(out / "study.json", identity):
             write_json(out / "study.json", identity)
         if exclusive or not _is_planned(out / "plan.json", plan):
@@ -115,9 +96,7 @@ def _says(path: Path, content: dict[str, Any]) -> bool:
 
 def _is_planned(path: Path, plan: Plan) -> bool:
     """Whether the plan on disk has the same jobs (and perhaps estimates, which a single job does not make)."""
-    return path.is_file() and [entry["id"] for entry in read_json(path)["jobs"]] == [
-        job.id for job in plan.jobs
-    ]
+    return path.is_file() and [entry["id"] for entry in read_json(path)["jobs"]] == [job.id for job in plan.jobs]
 
 
 def _refuse_foreign(out: Path, study: Study) -> None:
@@ -137,9 +116,7 @@ def _refuse_foreign(out: Path, study: Study) -> None:
                 fix="use another folder (--out FOLDER), or give the study its old name",
             )
     elif out.is_file():
-        raise UnderstudyError(
-            "this is a file, not a folder", where=out.absolute(), fix="use another folder: --out"
-        )
+        raise UnderstudyError("this is a file, not a folder", where=out.absolute(), fix="use another folder: --out")
     elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
         raise UnderstudyError(
             "the folder is not empty and holds no study",
@@ -222,9 +199,7 @@ def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
             result.blocked.append(job)
         elif (failed := read_failed(folder)).get("class") == "nan" and read_done(folder) is None:
             lost.add(job.id)
-            again = (
-                f"understudy job {job.id[:12]} trains it again as it is; better change its settings or seed"
-            )
+            again = f"understudy job {job.id[:12]} trains it again as it is; better change its settings or seed"
             result.failed.append((job, f"{failed.get('message', '')}\n  {again}"))
     return [job for job in jobs if job.id not in lost]
 

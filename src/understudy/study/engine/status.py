@@ -29,9 +29,7 @@ def study_status(out: str | Path) -> pd.DataFrame:
     out = Path(out)
     if not (out / "plan.json").is_file():
         raise UnderstudyError(
-            "no study was run in this folder",
-            where=out.absolute(),
-            fix="give the folder that `understudy run` made",
+            "no study was run in this folder", where=out.absolute(), fix="give the folder that `understudy run` made"
         )
     jobs = read_json(out / "plan.json", dict)["jobs"]
     rows = [_row(out / "jobs" / folder_name(entry["stage"], entry["id"]), entry) for entry in jobs]

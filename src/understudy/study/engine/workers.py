@@ -22,15 +22,7 @@ from typing import Any
 
 from understudy.errors import Interrupted
 from understudy.study.engine.failures import STUCK, Killed, LostWorker, TimeLimit, failure_class, oom_kills
-from understudy.study.engine.jobs import (
-    Job,
-    StageFunction,
-    job_folder,
-    next_attempt,
-    record_failure,
-    run_job,
-    told,
-)
+from understudy.study.engine.jobs import Job, StageFunction, job_folder, next_attempt, record_failure, run_job, told
 from understudy.study.engine.leases import leased
 
 START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
@@ -250,9 +242,7 @@ def _do(task: Task, job: Job) -> Outcome:
 
 
 def _run(task: Task, job: Job) -> dict[str, Any]:
-    return run_job(
-        job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes
-    )
+    return run_job(job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes)
 
 
 def _leave_with_the_run() -> None:

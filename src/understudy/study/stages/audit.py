@@ -34,9 +34,7 @@ def audit(context: Context) -> dict[str, Any]:
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     try:
-        done = performed(
-            real, real, made, config, rows, _witness(context, device), work, device, context.progress
-        )
+        done = performed(real, real, made, config, rows, _witness(context, device), work, device, context.progress)
     except UnfitSets as error:
         write_json(context.folder / "audit.json", refused(error))
     else:

@@ -78,9 +78,7 @@ def _split_spec(split: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     for name, path in paths.items():
         if not Path(path).is_file():
             raise UnderstudyError(
-                "a file that the study names does not exist",
-                where=f"split.{name}: {path}",
-                fix="correct the path",
+                "a file that the study names does not exist", where=f"split.{name}: {path}", fix="correct the path"
             )
         hashes[name] = f"sha256:{sha256_file(path)}"
     return {**split, **hashes}, paths

@@ -72,9 +72,7 @@ def _plugin_jobs(
     return jobs[-1].id
 
 
-def _sampling(
-    study: Study, name: str, generator: GeneratorSpec, samples: int | None = None
-) -> dict[str, Any]:
+def _sampling(study: Study, name: str, generator: GeneratorSpec, samples: int | None = None) -> dict[str, Any]:
     return {
         "name": name,
         "count": samples or generator.samples,
@@ -97,12 +95,7 @@ def _folder_job(name: str, generator: FolderGenerator, prepare: str, jobs: list[
     """Adds the reading of a folder of images; its id follows from what is in the folder."""
     spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
     _, files = layout_of(generator.folder, generator)
-    wanted = {
-        "name": name,
-        "folder": spec,
-        "count": generator.samples,
-        "content": folder_mark(generator.folder, files),
-    }
+    wanted = {"name": name, "folder": spec, "count": generator.samples, "content": folder_mark(generator.folder, files)}
     local = {"path": str(generator.folder), "files": len(files)}
     job = job_of("sample", f"read {name}", wanted, [("prepare", prepare)], **local)
     jobs.append(job)

@@ -70,9 +70,7 @@ def with_absolute_weights(spec: QualitySpec | None, folder: Path) -> QualitySpec
     if spec is None:
         return None
     extractors = [
-        e
-        if e.weights is None
-        else e.model_copy(update={"weights": (folder / e.weights.expanduser()).absolute()})
+        e if e.weights is None else e.model_copy(update={"weights": (folder / e.weights.expanduser()).absolute()})
         for e in spec.extractors
     ]
     return spec.model_copy(update={"extractors": extractors})
@@ -156,12 +154,7 @@ def quality(context: Context) -> dict[str, Any]:
     rows: list[Row] = []
     for spec, weights in zip(context.spec["extractors"], context.local["weights"], strict=True):
         extractor = make_extractor(
-            spec["name"],
-            Path(weights) if weights else None,
-            spec["sha256"],
-            segmenter,
-            spec["resize"],
-            context.device,
+            spec["name"], Path(weights) if weights else None, spec["sha256"], segmenter, spec["resize"], context.device
         )
         extractor, own = suited(extractor, parts)
         if own is None:
@@ -196,11 +189,4 @@ def held_out_slices(volumes: VolumeSet, path: Path) -> SliceSet | None:
     return writer.close()
 
 
-__all__ = [
-    "ExtractorSpec",
-    "QualitySpec",
-    "held_out_slices",
-    "quality",
-    "quality_parts",
-    "with_absolute_weights",
-]
+__all__ = ["ExtractorSpec", "QualitySpec", "held_out_slices", "quality", "quality_parts", "with_absolute_weights"]

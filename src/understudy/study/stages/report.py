@@ -13,15 +13,7 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
 from understudy.study.engine.account import software
-from understudy.study.engine.jobs import (
-    Context,
-    Job,
-    job_folder,
-    plain_name,
-    read_done,
-    read_failed,
-    state_of,
-)
+from understudy.study.engine.jobs import Context, Job, job_folder, plain_name, read_done, read_failed, state_of
 from understudy.study.engine.status import memory_words
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]
@@ -60,9 +52,7 @@ def write_report(
     done = _done_by_stage(folders)
     if "evaluate" not in done:
         raise _nothing_evaluated(out)
-    scores = pd.concat(
-        [pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True
-    )
+    scores = pd.concat([pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
     with atomic_path(out / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     ((prepared_spec, prepared),) = done["prepare"]
@@ -111,8 +101,7 @@ def _of_segmenters(done: _Done) -> dict[str, Any]:
 
     def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:
         return {
-            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below
-            for spec, folder in done.get(stage, [])
+            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below for spec, folder in done.get(stage, [])
         }
 
     return {
@@ -201,9 +190,7 @@ def _cells_of(report: Job, jobs: dict[str, Job]) -> list[dict[str, Any]]:
 
 def _nothing_evaluated(out: Path) -> UnderstudyError:
     return UnderstudyError(
-        "no test patient has been evaluated yet",
-        where=out,
-        fix="finish at least one evaluation: understudy run",
+        "no test patient has been evaluated yet", where=out, fix="finish at least one evaluation: understudy run"
     )
 
 
@@ -233,12 +220,7 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _provenance(
-    spec: dict[str, Any],
-    prepared_spec: dict[str, Any],
-    prepared: Path,
-    done: _Done,
-) -> dict[str, Any]:
+def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: Path, done: _Done) -> dict[str, Any]:
     """What was run on what: versions, seeds, and hashes of inputs and data."""
     accounts = [read_done(folder) or {} for entries in done.values() for _, folder in entries]
     versions = {json.dumps(a["software"], sort_keys=True) for a in accounts}

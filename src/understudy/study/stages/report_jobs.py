@@ -38,9 +38,7 @@ def _read_reading(path: Path) -> dict[str, Any]:
     known = {"source", "n", "called_real", "called_synthetic"}
     if not isinstance(content, dict) or not all(known <= row.keys() for row in content.get("rows") or [{}]):
         raise UnderstudyError(
-            "not the result of a reading study",
-            where=path,
-            fix="give the table6.json of `understudy reading analyse`",
+            "not the result of a reading study", where=path, fix="give the table6.json of `understudy reading analyse`"
         )
     return content
 

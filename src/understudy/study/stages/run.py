@@ -62,9 +62,7 @@ def prepare(context: Context) -> dict[str, Any]:
     write_json(context.folder / "problems.json", listed)
     cohort = accept(cohort, problems, config.skip_bad_patients)
     _warn(problems, context.folder / "problems.json")
-    split = split_patients(
-        cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]})
-    )
+    split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
     write_json(context.folder / "split.json", split)
     # who is left out of the training (`train_patients`) is not sliced either
     cohort = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
@@ -84,9 +82,7 @@ def _warn(problems: Sequence[Problem], listed: Path) -> None:
     shown = {f"{p.severity}: {p.problem}": p for p in problems}  # one of a kind
     for p in list(shown.values())[:_SHOWN_PROBLEMS]:
         whose = f"patient {p.patient}" if p.patient else str(p.file)
-        log.warning(
-            "%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix
-        )
+        log.warning("%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix)
     if len(problems) > _SHOWN_PROBLEMS:
         log.warning("all %d problems are listed in %s", len(problems), listed)
 
@@ -194,9 +190,7 @@ def evaluate(context: Context) -> dict[str, Any]:
     subjects = volumes.subjects("test")
     if not subjects:
         raise UnderstudyError(
-            "there is no test patient",
-            where=volumes.path,
-            fix="raise `split.test_patients` in the study file",
+            "there is no test patient", where=volumes.path, fix="raise `split.test_patients` in the study file"
         )
     parts = [context.folder / "patients" / f"{subject}.parquet" for subject in subjects]
     left = [(subject, part) for subject, part in zip(subjects, parts, strict=True) if not part.is_file()]
@@ -224,16 +218,11 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
         [entry.name for entry in volumes.classes],
         dropped=context.spec["dropped_slices"],
     )
-    with (
-        atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary,
-        open(temporary, "wb") as handle,
-    ):
+    with atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, prediction=prediction)
     names = [entry.name for entry in volumes.classes[1:]]
     regions = context.spec["regions"]
-    rows = pd.DataFrame(
-        score_volume(volume.truth, prediction, names, volume.spacing, volume.kept, regions=regions)
-    )
+    rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept, regions=regions))
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"

@@ -42,7 +42,5 @@ def segmenter_jobs(
         "dropped_slices": study.evaluation.dropped_slices,
         "regions": study.evaluation.regions,
     }
-    evaluated = job_of(
-        "evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)]
-    )
+    evaluated = job_of("evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)])
     jobs += [network, evaluated]
