@@ -1,6 +1,8 @@
-"""Names for people: keys such as "stylegan2" stay in files, tables and messages show "StyleGAN 2"."""
+"""Names, shares and durations as people read them; files keep keys and plain numbers."""
 
 from __future__ import annotations
+
+import math
 
 DISPLAY = {
     "progan": "Progressive GAN",
@@ -21,3 +23,42 @@ def display_name(key: str) -> str:
         ('Progressive GAN', 'our-wgan')
     """
     return DISPLAY.get(key, key)
+
+
+def percent(share: float | None, digits: int | None = None, space: str = " ") -> str:
+    """A share as a percentage; a dash for None and NaN.
+
+    Args:
+        digits: after the point; None: as many as a rate needs, 0 to 2.
+
+    Example:
+        >>> percent(0.015), percent(0.0004), percent(0.99), percent(0.5, 1), percent(None)
+        ('1.5 %', '0.04 %', '99 %', '50.0 %', '–')
+    """
+    if share is None or math.isnan(share):
+        return "–"
+    value = 100 * share
+    if math.isinf(value):
+        return "∞"
+    if digits is None:
+        digits = 0 if value == 0 or value >= 20 or abs(value - round(value)) < 0.005 else 1 if value >= 0.95 else 2
+    return f"{value:.{digits}f}{space}%"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in two units; a dash for None, NaN and infinity.
+
+    Example:
+        >>> duration(12.3), duration(200), duration(7500), duration(273600)
+        ('12 s', '3 min 20 s', '2 h 05 min', '3 d 4 h')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

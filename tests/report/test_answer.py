@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.empties import apply_policy
-from understudy.report.data import ReportData, count, duration, number, percent, plain
+from understudy.report.data import ReportData, count, number, percent, plain
 from understudy.report.sections.answer import Answer, make_answer
 
 
@@ -183,12 +183,5 @@ def test_words_for_numbers() -> None:
     assert (number(float("nan")), number(0.71349), number(float("inf"))) == ("–", "0.713", "∞")
     assert (percent(0.875), percent(None), percent(0.0333, 1)) == ("88\u00a0%", "–", "3.3\u00a0%")
     assert (count(1, "patient"), count(1054, "slice")) == ("1 patient", "1,054 slices")
-    assert [duration(s) for s in (1.26, 59.4, 200, 7500, float("nan"))] == [
-        "1.3 s",
-        "59 s",
-        "3 min 20 s",
-        "2 h 5 min",
-        "–",
-    ]
     value = {"a": np.float32("nan"), "b": [np.int64(3), np.bool_(True)], 1: float("inf"), "c": None}
     assert plain(value) == {"a": None, "b": [3, True], "1": None, "c": None}

@@ -14,6 +14,7 @@ from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.controls import DETECTED, Controls
 from understudy.memorization.intervals import upper_bound
+from understudy.names import percent
 
 Kind = Literal["copies_found", "no_sign", "cannot_tell"]
 MORE_HELD_OUT = "Hold out more patients and audit again."
@@ -391,16 +392,6 @@ def flag_bound(count: int, judged: int) -> float:
 def count(number: int, one: str) -> str:
     """E.g. "no slice", "1 slice", "1,054 slices"."""
     return f"{f'{number:,}' if number else 'no'} {one if number < 2 else one + 's'}"
-
-
-def percent(share: float, digits: int | None = None) -> str:
-    """E.g. "1.5 %", "0.04 %", "99 %"; a dash for what is not there."""
-    if math.isnan(share):
-        return "–"
-    value = 100 * share
-    if digits is None:
-        digits = 0 if value == 0 or value >= 20 or abs(value - round(value)) < 0.005 else 1 if value >= 0.95 else 2
-    return f"{value:.{digits}f} %"
 
 
 def points(share: float) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from understudy import names
 from understudy.io.files import write_json, write_text
 from understudy.reading.result_page import result_page
 from understudy.report.data import plain
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
 
-
-def percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+percent = partial(names.percent, digits=1)
 
 
 def _points(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from understudy import names
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.metrics.rows import class_names, flag, region_names
@@ -239,11 +240,11 @@ class ReportData:
         if self.slices is not None:
             with contextlib.suppress(UnderstudyError, KeyError):
                 known |= set(map(str, SliceSet.open(self.slices).index["subject"]))
-        names = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
-        ids = sorted((n for n in names if n), key=len, reverse=True)
+        shown = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
+        ids = sorted((n for n in shown if n), key=len, reverse=True)
         if not ids:
             return None
-        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), names
+        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), shown
 
     def hide(self, value: Any) -> Any:
         """Strings, and strings in lists and dicts, without patient ids if these are not to be shown."""
@@ -255,8 +256,8 @@ class ReportData:
             return [self.hide(v) for v in value]
         if not isinstance(value, str | Path):
             return value
-        pattern, names = self._replaced
-        return pattern.sub(lambda m: names[m.group()], str(value))
+        pattern, shown = self._replaced
+        return pattern.sub(lambda m: shown[m.group()], str(value))
 
 
 def kind_of(study: Any, group: str, name: str) -> str:
@@ -360,10 +361,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """E.g. "87 %" of 0.87, the space unbreakable; a dash for what is not there."""
-    if value is None or math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    """As `names.percent`, with an unbreakable space."""
+    return names.percent(value, digits, "\N{NO-BREAK SPACE}")
 
 
 def bounded(value: float | None, digits: int = 0) -> str:
@@ -380,18 +379,6 @@ def count(value: int, one: str, many: str = "") -> str:
 def listed(names: Sequence[str]) -> str:
     """E.g. "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def duration(seconds: float | None) -> str:
-    """E.g. "48 s", "3 min 20 s", "2 h 5 min"; a dash for what is not there."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def plain(value: Any) -> Any:

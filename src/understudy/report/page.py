@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import __version__
 from understudy.io.files import write_text, writing
+from understudy.names import duration
 from understudy.report.content import Content, make_content
-from understudy.report.data import ReportData, Setting, duration, number, percent, plain
+from understudy.report.data import ReportData, Setting, number, percent, plain
 from understudy.report.folder import write_files
 from understudy.report.machine import report_numbers
 from understudy.report.plots import panels as figures

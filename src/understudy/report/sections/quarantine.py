@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.report.data import ReportData, count, duration
+from understudy.names import duration
+from understudy.report.data import ReportData, count
 from understudy.report.plots.style import Panel, legend_below, one_plot, panel_of
 from understudy.report.tables.base import Table
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
-from understudy.report.data import NAMES, ReportData, count, duration, kind_of, number, percent
+from understudy.names import duration
+from understudy.report.data import NAMES, ReportData, count, kind_of, number, percent
 from understudy.report.published import published
 from understudy.report.sections.quality import ALL, EXTRACTORS, MEAN, METRICS
 from understudy.report.tables.base import Table
