@@ -214,3 +214,94 @@ def test_a_set_that_is_not_held_in_memory_reads_the_same(tmp_path: Path) -> None
             path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UnderstudyError, match="cannot be read"):
         SliceSet.open(held.path, cache_bytes=0).read([0])
+
+
+def in_memory(n: int = 12) -> SliceSet:
+    images, labels, rows = content(n)
+    source = np.array([0, 1, 2, 4])[labels]
+    patients = [row["subject"] for row in rows]
+    named = {1: "NCR", 2: "ED", 4: "ET"}
+    return SliceSet.from_arrays(images, source, patients=patients, channels=["T1w", "FLAIR"], classes=named)
+
+
+def test_arrays_become_a_set_with_class_indices() -> None:
+    images, labels, _ = content(12)
+    made = in_memory()
+    np.testing.assert_array_equal(made.images, images)
+    np.testing.assert_array_equal(made.labels, labels)
+    assert (made.classes, made.path, made.resolution, len(made)) == (CLASSES, None, 8, 12)
+    assert made[-1].image.tolist() == images[11].tolist()
+    with pytest.raises(IndexError):
+        made[12]
+
+
+def test_a_set_in_memory_saves_to_the_same_content(tmp_path: Path) -> None:
+    made = in_memory(SHARD + 3)
+    saved = made.save(tmp_path / "set")
+    saved.verify()
+    assert saved.content_hash == made.content_hash
+    np.testing.assert_array_equal(SliceSet.open(tmp_path / "set", cache_bytes=0).images, made.images)
+    with pytest.raises(UnderstudyError):
+        assert made.folder
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_subsets_of_subsets(tmp_path: Path, cache_bytes: int) -> None:
+    images, labels, _ = content(300)
+    write(tmp_path / "set", 300)
+    whole = SliceSet.open(tmp_path / "set", cache_bytes=cache_bytes)
+    part = whole[whole.index["split"].to_numpy() == "test"][[5, 2, 2]]
+    np.testing.assert_array_equal(part.images, images[[25, 10, 10]])
+    np.testing.assert_array_equal(part.labels, labels[[25, 10, 10]])
+    assert part.index["id"].tolist() == ["s25", "s10", "s10"]
+    assert len(whole[10:20]) == 10
+
+
+@given(patients=st.lists(st.integers(0, 40), min_size=3, max_size=60), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_no_patient_is_on_two_sides_of_a_split(patients: list[int], seed: int) -> None:
+    n = len(patients)
+    made = SliceSet.from_arrays(np.zeros((n, 1, 4, 4), np.uint8), np.zeros((n, 4, 4), int), patients=patients)
+    if len(set(patients)) < 3:
+        with pytest.raises(UnderstudyError):
+            made.split(seed=seed)
+        return
+    parts = made.split(seed=seed)
+    sides = [set(part.index["subject"]) for part in parts]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(patients))
+    assert sum(map(len, parts)) == n
+
+
+def test_a_recorded_split_is_kept(tmp_path: Path) -> None:
+    found = write(tmp_path / "set", 20)
+    train, val, test = found.split()
+    assert (len(train), len(val), len(test)) == (16, 0, 4)
+    assert set(test.index["split"]) == {"test"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": np.zeros((3, 1, 4, 4), np.float32)},
+        {"images": np.zeros((3, 1, 4, 5), np.uint8)},
+        {"images": np.zeros((3, 4, 4), np.uint8)},
+        {"labels": np.zeros((2, 4, 4), int)},
+        {"labels": np.zeros((3, 4, 4), float)},
+        {"labels": np.full((3, 4, 4), 2)},
+        {"labels": np.full((3, 4, 4), -1)},
+        {"patients": ["a"]},
+        {"channels": ["a", "b"]},
+    ],
+)
+def test_arrays_that_are_no_slices_are_refused(change: dict) -> None:
+    given = {"images": np.zeros((3, 1, 4, 4), np.uint8), "labels": np.zeros((3, 4, 4), int)} | change
+    with pytest.raises(UnderstudyError):
+        SliceSet.from_arrays(given.pop("images"), given.pop("labels"), **given)
+
+
+def test_what_a_notebook_shows() -> None:
+    made = in_memory()
+    assert "12 slices, 5 patients" in repr(made)
+    assert "<th>slices</th><td>12</td>" in made._repr_html_()
+    assert made.plot(count=4).shape == (2, 4)

@@ -1,9 +1,7 @@
-"""SliceSet: the one container that all rooms exchange.
+"""SliceSet: the one container that all rooms exchange, on disk or in memory.
 
-A folder that holds a Zarr v3 group (`images` uint8 [N, C, H, W], `labels` uint8 [N, H, W] of class indices) and
-`index.parquet` (one row a slice). Channels and classes are named, never positional. A set is written under
-`<path>.partial` in whole shards and takes its name only when it is complete, so an interrupted writer continues
-where its last shard ended and no reader ever sees half a set.
+On disk it is a folder with a Zarr v3 group (`images` uint8 [N, C, H, W], `labels` uint8 [N, H, W] of class indices) and
+`index.parquet` (one row a slice). Channels and classes are named, never positional.
 """
 
 from __future__ import annotations
@@ -11,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from html import escape as html_escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
@@ -29,10 +28,17 @@ from understudy.io.shards import ShardReader, create_sharded, encode_chunk, writ
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.lazy import zarr
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed writer loses at most this many
 FORMAT = "understudy-slices-1"
 READ = 64  # slices that are read at a time: 21 MB of 256 x 256 pixels with four channels
+CACHE_BYTES = 1 << 30
 _THREADS = 2  # that compress slices while they are hashed
+_PARTS = ("train", "val", "test")
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Rows = NDArray[np.int64] | Sequence[int] | slice
 
 
 @dataclass(frozen=True)
@@ -53,92 +59,279 @@ class LabelClass:
 BACKGROUND = LabelClass("background", 0, 0)
 
 
-def evenly_coded(named: dict[int, str]) -> tuple[LabelClass, ...]:
+def evenly_coded(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
     """Classes with codes evenly spaced over 0..255, background first; {1: "lesion"} gives codes 0 and 255."""
     step = 255 / max(1, len(named))
-    return BACKGROUND, *(
-        LabelClass(name, value, round(step * (i + 1))) for i, (value, name) in enumerate(sorted(named.items()))
-    )
+    classes = [LabelClass(name, value, round(step * i)) for i, (value, name) in enumerate(sorted(named.items()), 1)]
+    return BACKGROUND, *classes
+
+
+class Slice(NamedTuple):
+    """One slice of a set: image uint8 [C, H, W] and label uint8 [H, W] of class indices."""
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+
+
+class _Source(Protocol):
+    """Where the pixels of a set come from."""
+
+    shape: tuple[int, ...]  # [N, C, H, W]
+
+    def read(self, rows: NDArray[np.int64]) -> Arrays:
+        """Images and labels of sorted rows without repeats."""
+
+
+class _Stored:
+    def __init__(self, path: Path, group: Any) -> None:
+        self.path, self.shape = path, tuple(group["images"].shape)
+        # zarr's own reading leaves some 200 MB behind in its threads' shares of the heap
+        self.readers = [ShardReader(group[name], path / name) for name in ("images", "labels")]
+
+    def read(self, rows: NDArray[np.int64]) -> Arrays:
+        with _reading(self.path):
+            images, labels = (reader.read(rows) for reader in self.readers)
+        return images, labels
+
+
+class _InMemory:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        self.images, self.labels, self.shape = images, labels, images.shape
+
+    def read(self, rows: NDArray[np.int64]) -> Arrays:
+        return self.images[rows], self.labels[rows]
+
+
+class _View:
+    def __init__(self, whole: SliceSet, rows: NDArray[np.int64]) -> None:
+        self.whole, self.rows, self.shape = whole, rows, (len(rows), *whole._source.shape[1:])
+
+    def read(self, rows: NDArray[np.int64]) -> Arrays:
+        return self.whole.read(self.rows[rows])
 
 
 class SliceSet:
-    """A complete set of slices on disk, opened for reading.
+    """Slices with their annotations: a set on disk (`open`), arrays (`from_arrays`), or some rows of another (`[]`).
 
     Attributes:
-        path: the folder.
+        path: its folder; None for a set in memory.
         channels: names of the image channels, e.g. ("T1w", "T1wGd", "T2w", "FLAIR").
         classes: `classes[k]` describes label value k; `classes[0]` is the background.
         spacing: (row, column, slice) distance in mm, of the slices as stored; None for sets without one.
         axes: directions of rows and columns as two of "LRAPSI", e.g. ("L", "P"); None where unknown.
         attrs: everything else that was recorded (software version, hashes of the sources, spec).
+
+    Example:
+        >>> images, labels = np.zeros((6, 2, 8, 8), np.uint8), np.zeros((6, 8, 8), np.uint8)
+        >>> slices = SliceSet.from_arrays(images, labels, patients=list("aabbcc"), channels=["T1w", "FLAIR"])
+        >>> slices
+        SliceSet(6 slices, 3 patients, T1w + FLAIR, 8 x 8 pixels, classes: lesion, in memory)
+        >>> train, val, test = slices.split(seed=1)
+        >>> len(train), len(val), len(test)
+        (2, 2, 2)
+        >>> slices[3].image.shape, len(slices[:4])
+        ((2, 8, 8), 4)
     """
 
-    def __init__(self, path: str | Path, cache_bytes: int = 1 << 30) -> None:
-        self.path = Path(path)
-        if not (self.path / "index.parquet").is_file():
-            partial = _partial(self.path)
-            below = sets_below(self.path)
-            fix = (
-                f"finish the job that writes {partial}"
-                if partial.exists()
-                else ("check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`")
-            )
-            fix = f"give one of the slice sets in it: {', '.join(below[:3])}" if below else fix
-            raise UnderstudyError("not a complete slice set", where=self.path, fix=fix)
-        group = zarr.open_group(str(self.path), mode="r")
-        meta = dict(group.attrs)
-        if meta.get("format") != FORMAT:
-            raise UnderstudyError("unknown slice set format", where=self.path, fix="write it again with this version")
-        self._images, self._labels = group["images"], group["labels"]
-        try:
-            self._readers = _readers(self.path, group)
-        except ValueError as error:
-            raise UnderstudyError(
-                f"unknown layout of a slice set: {error}", where=self.path, fix="write it again"
-            ) from error
-        self.channels: tuple[str, ...] = tuple(meta["channels"])  # type: ignore[arg-type]
-        self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])  # type: ignore[union-attr,arg-type]
-        self.spacing: tuple[float, float, float] | None = tuple(meta["spacing"]) if meta["spacing"] else None  # type: ignore
-        self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore
-        self.content_hash: str = str(meta["content_hash"])
-        self.attrs: dict[str, Any] = dict(meta["attrs"])  # type: ignore[call-overload]
-        self._small = self._images.nbytes + self._labels.nbytes <= cache_bytes  # type: ignore[union-attr]
+    path: Path | None
+
+    def __init__(
+        self,
+        source: _Source,
+        channels: Sequence[str],
+        classes: Sequence[LabelClass],
+        spacing: Sequence[float] | None = None,
+        axes: Sequence[str] | None = None,
+        path: Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._source, self.path = source, path
+        self.channels, self.classes = tuple(channels), tuple(classes)
+        self.spacing: tuple[float, float, float] | None = tuple(spacing) if spacing else None  # type: ignore
+        self.axes: tuple[str, str] | None = tuple(axes) if axes else None  # type: ignore
+        self.attrs: dict[str, Any] = {}
+        n, c, h, w = source.shape
+        self._small = isinstance(source, _InMemory) or n * (c + 1) * h * w <= cache_bytes
 
     @classmethod
-    def open(cls, path: str | Path, cache_bytes: int = 1 << 30) -> SliceSet:
-        """Opens a complete set; one of at most `cache_bytes` is held in memory after its first read.
+    def open(cls, path: str | Path, cache_bytes: int = CACHE_BYTES) -> SliceSet:
+        """Opens a set on disk; one of at most `cache_bytes` is held in memory after its first read.
 
         Raises:
             UnderstudyError: absent, incomplete or of another format.
         """
-        return cls(path, cache_bytes)
+        path = Path(path)
+        if not (path / "index.parquet").is_file():
+            partial, below = _partial(path), sets_below(path)
+            if below:
+                fix = f"give one of the slice sets in it: {', '.join(below[:3])}"
+            elif partial.exists():
+                fix = f"finish the job that writes {partial}"
+            else:
+                fix = "check the path; a folder of images becomes a slice set by `understudy read FOLDER NEW`"
+            raise UnderstudyError("not a complete slice set", where=path, fix=fix)
+        group = zarr.open_group(str(path), mode="r")
+        meta: Any = dict(group.attrs)
+        if meta.get("format") != FORMAT:
+            raise UnderstudyError("unknown slice set format", where=path, fix="write it again with this version")
+        try:
+            source = _Stored(path, group)
+        except ValueError as error:
+            raise UnderstudyError(
+                f"unknown layout of a slice set: {error}", where=path, fix="write it again"
+            ) from error
+        classes = [LabelClass(**c) for c in meta["classes"]]
+        opened = cls(source, meta["channels"], classes, meta["spacing"], meta["axes"], path, cache_bytes)
+        opened.attrs, opened.content_hash = dict(meta["attrs"]), str(meta["content_hash"])
+        return opened
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        patients: Sequence[Any] | None = None,
+        channels: Sequence[str] | None = None,
+        classes: Mapping[int, str] | Sequence[str | LabelClass] = ("lesion",),
+        spacing: Sequence[float] | None = None,
+        index: pd.DataFrame | None = None,
+    ) -> SliceSet:
+        """A set in memory.
+
+        Args:
+            images: uint8 [N, C, H, W], H = W.
+            labels: integers [N, H, W]: 0 for the background, else a class.
+            patients: of each slice; needed wherever real patients are split or compared.
+            channels: C names; None: "channel1", "channel2", ...
+            classes: {value in `labels`: name}, or the names of the values 1 ... K.
+            spacing: (row, column, slice) distance, mm.
+            index: further columns, one row a slice (e.g. `split`, `z`).
+
+        Raises:
+            UnderstudyError: other shapes or types, values of `labels` that no class has.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.ndim != 4 or images.shape[2] != images.shape[3] or images.dtype != np.uint8:
+            raise UnderstudyError(
+                f"images are {images.dtype} {list(images.shape)}, not uint8 [N, C, H, W] with H = W",
+                fix="scale each image to 0 ... 255, convert to uint8, pad to a square",
+            )
+        if labels.shape != (len(images), *images.shape[2:]) or labels.dtype.kind not in "iub":
+            raise UnderstudyError(
+                f"labels are {labels.dtype} {list(labels.shape)}, not integers {[len(images), *images.shape[2:]]}",
+                fix="give one label image of class values for each image",
+            )
+        coded: Any
+        if not isinstance(classes, Mapping) and classes and isinstance(classes[0], LabelClass):
+            coded, indices = classes, labels  # of another set: the values are class indices already
+            known = np.arange(len(classes))
+        else:
+            named = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
+            coded = evenly_coded(named)
+            known = np.array([c.source for c in coded])
+            indices = np.searchsorted(known, labels).clip(max=len(known) - 1)
+        if not np.isin(labels, known).all():
+            unknown = np.setdiff1d(np.unique(labels), known)[:5].tolist()
+            raise UnderstudyError(f"labels have the values {unknown}, which no class has", fix="name them in `classes`")
+        columns: dict[str, Any] = {"id": [f"slice{i:06d}" for i in range(len(images))]}
+        columns |= {} if patients is None else {"subject": [str(p) for p in patients]}
+        columns |= {} if index is None else {str(name): index[name].to_numpy() for name in index}
+        if wrong := [name for name, values in columns.items() if len(values) != len(images)]:
+            raise UnderstudyError(f"{wrong[0]} has {len(columns[wrong[0]])} entries for {len(images)} slices")
+        names = [f"channel{i + 1}" for i in range(images.shape[1])] if channels is None else list(channels)
+        if len(names) != images.shape[1] or len(set(names)) != len(names):
+            raise UnderstudyError(f"{images.shape[1]} channels need as many different names, not {names}")
+        made = cls(_InMemory(images, indices.astype(np.uint8)), names, coded, spacing)
+        made.index, made.attrs = pd.DataFrame(columns), {"software_version": __version__}
+        return made
 
     def __len__(self) -> int:
-        return int(self._images.shape[0])  # type: ignore[union-attr]
+        return self._source.shape[0]
+
+    @overload
+    def __getitem__(self, rows: int) -> Slice: ...
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> SliceSet: ...
+    def __getitem__(self, rows: Any) -> Slice | SliceSet:
+        """A slice by its number (image, label), or the set of some rows: a slice, numbers or a mask."""
+        if isinstance(rows, int | np.integer):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"slice {rows} of {len(self)}")
+            images, labels = self.read([int(rows) % len(self)])
+            return Slice(images[0], labels[0])
+        return self.subset(np.arange(len(self))[rows])
+
+    def __repr__(self) -> str:
+        patients = f", {self.index['subject'].nunique()} patients" if "subject" in self.index else ""
+        return (
+            f"SliceSet({len(self):,} slices{patients}, {' + '.join(self.channels)}, {self.resolution} x"
+            f" {self.resolution} pixels, classes: {', '.join(self.class_names)}, {self.path or 'in memory'})"
+        )
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {
+            "slices": f"{len(self):,}",
+            "channels": ", ".join(self.channels),
+            "classes": ", ".join(self.class_names),
+            "pixels": f"{self.resolution} x {self.resolution}",
+        }
+        if "subject" in self.index:
+            facts["patients"] = self.index["subject"].nunique()
+        if self.spacing:
+            facts["spacing"] = " x ".join(f"{s:g}" for s in self.spacing) + " mm"
+        rows = "".join(f"<tr><th>{name}</th><td>{html_escape(str(value))}</td></tr>" for name, value in facts.items())
+        return f"<table>{rows}</table>"
 
     @property
     def resolution(self) -> int:
         """Height and width in pixels."""
-        return int(self._images.shape[-1])  # type: ignore[union-attr]
+        return int(self._source.shape[-1])
+
+    @property
+    def folder(self) -> Path:
+        """Where the set is on disk.
+
+        Raises:
+            UnderstudyError: it is in memory.
+        """
+        if self.path is None:
+            raise UnderstudyError("the set is only in memory", fix="write it to a folder first: slices.save(folder)")
+        return self.path
 
     @property
     def cached(self) -> bool:
         """Whether the pixels are held in memory after the first read."""
-        return bool(self._small)
+        return self._small
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes without the background."""
         return tuple(c.name for c in self.classes[1:])
 
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """All images, uint8 [N, C, H, W]; of a large set on disk read `blocks` instead."""
+        return self.read(slice(None))[0]
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """All labels, uint8 [N, H, W] of class indices."""
+        return self.read(slice(None))[1]
+
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a slice, in the order of the arrays."""
-        return pd.read_parquet(self.path / "index.parquet")
+        return pd.read_parquet(self.folder / "index.parquet")
 
     @cached_property
-    def _cache(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return self._decoded(np.arange(len(self)))
+    def content_hash(self) -> str:
+        """SHA-256 of channels, classes, pixels, labels and index."""
+        return self._hash()
+
+    @cached_property
+    def _cache(self) -> Arrays:
+        return self._source.read(np.arange(len(self)))
 
     def rows(self, **where: Any) -> NDArray[np.int64]:
         """Row numbers whose index columns equal the given values (a list means: any of these)."""
@@ -148,26 +341,65 @@ class SliceSet:
             mask &= self.index[column].isin(list(values)).to_numpy()
         return np.flatnonzero(mask)
 
-    def read(self, rows: NDArray[np.int64] | Sequence[int] | slice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] of the rows, in the order given (repeats allowed)."""
+    def subset(self, rows: Rows) -> SliceSet:
+        """The set of these rows, in the order given; nothing is copied before it is read."""
+        rows = self._numbers(rows)
+        part = SliceSet(_View(self, rows), self.channels, self.classes, self.spacing, self.axes)
+        part.index, part.attrs = self.index.iloc[rows].reset_index(drop=True), dict(self.attrs)
+        return part
+
+    def split(self, test: float = 0.2, val: float = 0.2, seed: int = 0) -> tuple[SliceSet, SliceSet, SliceSet]:
+        """Training, validation and test slices, by patient: no patient is on two sides.
+
+        A split that the index records (column `split`, as `understudy prepare` writes it) is kept.
+
+        Args:
+            test, val: part of all patients, each at least one.
+
+        Raises:
+            UnderstudyError: the patients are not known, or fewer than three.
+        """
+        if "split" in self.index:
+            train, validation, tested = (self.subset(self.rows(split=part)) for part in _PARTS)
+            return train, validation, tested
+        if "subject" not in self.index:
+            raise UnderstudyError(
+                "the set does not say which patient a slice is of, and slices of one patient are alike",
+                where=self.path,
+                fix="name the patients: SliceSet.from_arrays(..., patients=...)",
+            )
+        patients = np.random.default_rng(seed).permutation(np.unique(self.index["subject"].astype(str)))
+        counts = [max(1, round(part * len(patients))) for part in (test, val)]
+        if len(patients) <= sum(counts):
+            raise UnderstudyError(
+                f"{len(patients)} patients cannot be split into training, validation and test patients",
+                where=self.path,
+                fix="use at least three patients, or smaller parts",
+            )
+        of_test, of_val, of_train = np.split(patients, np.cumsum(counts))
+        train, validation, tested = (self.subset(self.rows(subject=list(p))) for p in (of_train, of_val, of_test))
+        return train, validation, tested
+
+    def _numbers(self, rows: Rows) -> NDArray[np.int64]:
+        """Row numbers 0 ... N - 1."""
         if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        rows = np.asarray(rows, np.int64)
+            return np.arange(*rows.indices(len(self)))
+        numbers = np.asarray(rows, np.int64)
+        if ((numbers < -len(self)) | (numbers >= len(self))).any():
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of {len(self)} slices in {self.path}")
+        return numbers % max(1, len(self))
+
+    def read(self, rows: Rows) -> Arrays:
+        """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] of the rows, in the order given (repeats allowed)."""
+        numbers = self._numbers(rows)
         if self._small:
             images, labels = self._cache
-            return images[rows], labels[rows]
-        if ((rows < -len(self)) | (rows >= len(self))).any():
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} slices in {self.path}")
-        unique, inverse = np.unique(rows % len(self), return_inverse=True)
-        images, labels = self._decoded(unique)
-        if len(unique) == len(rows) and (inverse[:-1] < inverse[1:]).all():
+            return images[numbers], labels[numbers]
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        images, labels = self._source.read(unique)
+        if len(unique) == len(numbers) and (inverse[:-1] < inverse[1:]).all():
             return images, labels
         return images[inverse], labels[inverse]
-
-    def _decoded(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        with _reading(self.path):
-            images, labels = (reader.read(rows) for reader in self._readers)
-        return images, labels
 
     def blocks(
         self, rows: NDArray[np.int64] | None = None, size: int = READ
@@ -179,18 +411,58 @@ class SliceSet:
             images, labels = self.read(block)
             yield block, images, labels
 
+    def plot(self, count: int = 6, seed: int = 0) -> NDArray[Any]:
+        """Draws slices with the outlines of their annotation: a column a slice, a row a channel.
+
+        Args:
+            count: slices, drawn at random by `seed`; the whole set if it has no more.
+
+        Returns:
+            The axes, [C, count].
+        """
+        import matplotlib.pyplot as plt
+
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        images, labels = self.read(chosen)
+        shape = (len(self.channels), len(chosen))
+        _, grid = plt.subplots(*shape, figsize=(1.6 * shape[1], 1.7 * shape[0]), squeeze=False)
+        for (channel, column), axis in np.ndenumerate(grid):
+            ax: Axes = axis
+            ax.imshow(images[column, channel], cmap="gray", vmin=0, vmax=255)
+            for k in range(1, len(self.classes)):
+                if (labels[column] == k).any():
+                    ax.contour(labels[column] == k, [0.5], colors=[f"C{k}"], linewidths=1)
+            ax.set(xticks=[], yticks=[], title=str(chosen[column]) if channel == 0 else "")
+            ax.set_ylabel(self.channels[channel] if column == 0 else "")
+        return grid
+
+    def save(self, path: str | Path, **attrs: Any) -> SliceSet:
+        """Writes the set to a folder and opens it there; `attrs` are recorded with it.
+
+        Raises:
+            UnderstudyError: an empty set, disk full, no permission.
+        """
+        identity = {"content": self.content_hash}
+        writer = SliceWriter(
+            path, self.channels, self.classes, self.resolution, self.spacing, self.axes, identity=identity
+        )
+        for rows, images, labels in self.blocks(np.arange(writer.done, len(self))):
+            writer.append(images, labels, self.index.iloc[rows])
+        return writer.close(**{k: v for k, v in self.attrs.items() if k != "software_version"}, **attrs)
+
     def verify(self) -> None:
         """Computes the content hash again.
 
         Raises:
             UnderstudyError: the content is not what was written.
         """
-        meta = {"channels": list(self.channels), "classes": [asdict(c) for c in self.classes]}
-        digest = _start_hash(meta)
-        with _reading(self.path):
-            _add_to_hash(digest, self._readers, len(self))
-        if _end_hash(digest, self.index) != self.content_hash:
+        if self._hash() != self.content_hash:
             raise UnderstudyError("the slice set was changed or damaged", where=self.path, fix="write it again")
+
+    def _hash(self) -> str:
+        digest = _start_hash({"channels": list(self.channels), "classes": [asdict(c) for c in self.classes]})
+        _add_to_hash(digest, self._source, len(self))
+        return _end_hash(digest, self.index)
 
 
 class SliceWriter:
@@ -255,7 +527,7 @@ class SliceWriter:
                 temporary.write_text(self._identity)
         self._written = self._whole_shards()
         self._digest = _start_hash(self._meta)
-        _add_to_hash(self._digest, _readers(self._partial, group), self._written)
+        _add_to_hash(self._digest, _Stored(self._partial, group), self._written)
 
     def _whole_shards(self) -> int:
         """Slices in whole shards; a shorter one, of a writer that was killed while closing, is given up."""
@@ -353,11 +625,6 @@ class SliceWriter:
         return SliceSet.open(self.path)
 
 
-def _readers(path: Path, group: Any) -> list[ShardReader]:
-    """Of images and labels. zarr's own reading leaves some 200 MB behind in its threads' shares of the heap."""
-    return [ShardReader(group[name], path / name) for name in ("images", "labels")]
-
-
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
@@ -380,13 +647,14 @@ def _start_hash(meta: dict[str, Any]) -> Any:
     return hashlib.sha256(sha256_json({k: meta[k] for k in ("channels", "classes")}).encode())
 
 
-def _add_to_hash(digest: Any, readers: Sequence[ShardReader], count: int) -> None:
+def _add_to_hash(digest: Any, source: _Source, count: int) -> None:
     """The images of a shard, then its labels, then those of the next one."""
     for start in range(0, count, SHARD):
         rows = np.arange(start, min(start + SHARD, count))
-        for reader in readers:
-            for part in range(0, len(rows), READ):
-                digest.update(reader.read(rows[part : part + READ]).data)
+        blocks = [source.read(rows[part : part + READ]) for part in range(0, len(rows), READ)]
+        for arrays in zip(*blocks, strict=True):
+            for array in arrays:
+                digest.update(np.ascontiguousarray(array).data)
 
 
 def _end_hash(digest: Any, index: pd.DataFrame) -> str:

@@ -219,4 +219,4 @@ class SetSource:
         for rows, images, labels in self._set.blocks(np.arange(start, len(self._set))):
             for row, image, label in zip(rows.tolist(), images, labels, strict=True):
                 drawn = (label[None] == values).astype(np.uint8) * np.uint8(255)
-                yield RawSlice(index[row], image[order], drawn, self._set.path, self._set.path)
+                yield RawSlice(index[row], image[order], drawn, self._set.folder, self._set.folder)

@@ -131,7 +131,7 @@ def _codes(apart: tuple[ArrayLike, ArrayLike], of_queries: NDArray[np.int64], of
 def _bounded(slices: SliceSet, limit: int) -> SliceSet:
     """The set, opened anew without its cache if holding it would take more than `limit` bytes."""
     size = len(slices) * slices.resolution**2 * (len(slices.channels) + 1)
-    return slices if size <= limit else SliceSet.open(slices.path, cache_bytes=0)
+    return slices if size <= limit or slices.path is None else SliceSet.open(slices.path, cache_bytes=0)
 
 
 class Tiles(NamedTuple):

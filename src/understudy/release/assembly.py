@@ -71,7 +71,7 @@ def sealed(
         UnderstudyError: the scan found something.
     """
     sets = list({id(s): s for s in real}.values())
-    words = secret_words(sets, [*paths, *(s.path for s in sets), folder])
+    words = secret_words(sets, [*paths, *(s.folder for s in sets), folder])
     searched = scan(folder, certificate.get("data", {}), sets, words)
     refuse(searched, folder)
     return Released(out, write_sums(folder), certificate, searched)

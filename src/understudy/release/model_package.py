@@ -84,7 +84,7 @@ def release_model(
         copy_audit(s.audit, folder)
         certificate = _certificate(folder, about, decision, cleared, config, s.evaluation)
         _documents(folder, about, decision, certificate, config, s, cleared)
-        hidden = [s.model, s.synthetic.path, s.audit, *s.paths]
+        hidden = [s.model, s.synthetic.folder, s.audit, *s.paths]
         return sealed(folder, out, certificate, [s.training, s.heldout], hidden)
 
 

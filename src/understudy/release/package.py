@@ -75,7 +75,7 @@ def release_slices(
         cleared = clear(audited, decision, override, device, progress)
         order = _Order(about, decision, cleared, audited.audit, layout, shard_bytes)
         certificate = _write(audited.synthetic, order, folder, work)
-        hidden = [audited.synthetic.path, audited.audit]
+        hidden = [audited.synthetic.folder, audited.audit]
         return sealed(folder, out, certificate, [audited.training, audited.heldout], hidden)
 
 

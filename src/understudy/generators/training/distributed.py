@@ -86,7 +86,7 @@ def train(
         return models.train(slices, rows, model, config, run_dir, device, progress)
     check_devices(device, devices, nodes)
     _need_fabric()
-    arguments = (str(slices.path), rows, model, config, str(run_dir), progress)
+    arguments = (str(slices.folder), rows, model, config, str(run_dir), progress)
     if started()[1] > 1:
         fabric = _joined_fabric(device, devices, nodes)
         fabric.launch()
