@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from understudy.io.files import read_json, write_json
-from understudy.runtime.memory import OutOfMemory, thrift
+from understudy.runtime.memory import OutOfMemory, oom_fallback
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.models import build_model
 from understudy.segmenters.parts import backward, normalises_over_the_batch
@@ -83,7 +83,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], most: int) -
 def trained(folder: Path, real: SliceSet, model: Any = TINY, **changes: Any) -> dict[str, Tensor]:
     given: dict[str, Any] = {"samples": 24, "batch": 4, "momentum": 0.9, "precision": "fp32", **changes}
     config = SegmenterTrainingConfig(**given)
-    with thrift(folder / "memory.json") as found:
+    with oom_fallback(folder / "memory.json") as found:
         train_segmenter(real, None, model, config, folder / "model", device="cpu", progress=False)
     write_json(folder / "told.json", found.record)
     return load_file(folder / "model" / "segmenter.safetensors")
@@ -122,7 +122,7 @@ def test_prediction_goes_on_in_parts(real: SliceSet, tmp_path: Path, monkeypatch
     model = load(tmp_path / "run" / "model", "cpu")
     whole = model.probabilities(images)
     asked = limited(monkeypatch, UNet, most=4)
-    with thrift(tmp_path / "memory.json") as found:
+    with oom_fallback(tmp_path / "memory.json") as found:
         torch.testing.assert_close(model.probabilities(images), whole)
     assert asked == [12, 6, 3, 3, 3, 3]
     assert found.record == {"prediction": "3 of 12 at once: the same up to rounding"}

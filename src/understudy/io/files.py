@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, canonical JSON and hashes."""
+"""Atomic writes, JSON and hashes; what the system refuses becomes an `UnderstudyError`."""
 
 from __future__ import annotations
 
@@ -14,78 +14,70 @@ from typing import Any
 from understudy.errors import MissingField, UnderstudyError
 
 _AGAIN = "run the same command again: it continues"
+_ANOTHER = "choose another folder"
+_WRITABLE = "choose a folder you may write to"
+_CHECK = "check the path"
+_RIGHTS = "ask the owner of the file or folder for the right to read it"
 _NO_ANSWER = ("the disk or network drive does not answer", f"see whether the drive is still connected, then {_AGAIN}")
 _TOO_MANY = ("too many files are open at once", "raise the limit of open files (ulimit -n 4096) and run it again")
+_FILE_FOR_FOLDER = ("a file stands where a folder is needed", _ANOTHER)
+# errno -> (what, fix); the first table holds for reading and for writing
 _DISK = {
     errno.ENOSPC: ("the disk is full", f"free some space and {_AGAIN}"),
     errno.EDQUOT: ("the disk quota is used up", f"free some space and {_AGAIN}"),
-    errno.EFBIG: (
-        "the file is larger than a limit of this system allows",
-        "raise the limit (ulimit -f), or choose another disk",
-    ),
-    errno.EROFS: ("the file system is read-only", "choose a folder you may write to"),
-    errno.EEXIST: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EFBIG: ("the file exceeds a limit of this system", "raise the limit (ulimit -f), or choose another disk"),
+    errno.EROFS: ("the file system is read-only", _WRITABLE),
+    errno.EEXIST: _FILE_FOR_FOLDER,
     errno.EMFILE: _TOO_MANY,
     errno.ENFILE: _TOO_MANY,
     errno.EIO: ("the disk reports an error", "copy the files to another disk and use the copy"),
     errno.ENAMETOOLONG: ("the file's name or path is too long", "use a shorter name or a folder higher up"),
     errno.ELOOP: ("links that lead back to each other", "replace the link by the file or folder that is meant"),
-} | dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN), _NO_ANSWER)
+    errno.ESTALE: _NO_ANSWER,
+    errno.ENOTCONN: _NO_ANSWER,
+    errno.ETIMEDOUT: _NO_ANSWER,
+    errno.EHOSTDOWN: _NO_ANSWER,
+}
 _WRITING = _DISK | {
-    errno.EACCES: ("no permission to write", "choose a folder you may write to"),
-    errno.EPERM: ("no permission to write", "choose a folder you may write to"),
-    errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
+    errno.EACCES: ("no permission to write", _WRITABLE),
+    errno.EPERM: ("no permission to write", _WRITABLE),
+    errno.ENOTDIR: _FILE_FOR_FOLDER,
     errno.EISDIR: ("a folder stands where a file is needed", "choose another name"),
 }
 _READING = _DISK | {
-    errno.ENOENT: ("file not found", "check the path"),
-    errno.EACCES: ("no permission to read", "ask the owner of the file or folder for the right to read it"),
-    errno.EPERM: ("no permission to read", "ask the owner of the file or folder for the right to read it"),
-    errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
+    errno.ENOENT: ("file not found", _CHECK),
+    errno.EACCES: ("no permission to read", _RIGHTS),
+    errno.EPERM: ("no permission to read", _RIGHTS),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", _CHECK),
     errno.EISDIR: ("a folder, not a file", "give the path of a file"),
 }
 
 
 def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> UnderstudyError | None:
-    """The message for what the system refuses, in the words of reading or of writing.
-
-    A file that was only read while `path` was written is told in the words of reading.
+    """The message for an OSError; None if it says nothing about a file or disk.
 
     Args:
-        error: its own file name is told, if it has one; else `path`.
-        writing: whether `path` was being written.
-
-    Returns:
-        None for errors that say nothing about a file or disk.
+        error: its own file name is shown, if it has one; else `path`.
+        writing: whether `path` was being written. An error about a file elsewhere was one of reading all the same.
     """
-    writing = writing and (path is None or _belongs(error.filename, path))
+    named = isinstance(error.filename, str | Path)
+    if writing and path is not None and named:
+        file, target = Path(error.filename).absolute(), Path(path).absolute()
+        writing = file.is_relative_to(target.parent) or target.is_relative_to(file)
     known = (_WRITING if writing else _READING).get(error.errno or 0)
-    where = error.filename if isinstance(error.filename, str | Path) else path
-    return UnderstudyError(known[0], where=where, fix=known[1]) if known else None
-
-
-def _belongs(name: object, path: str | Path) -> bool:
-    """Whether an error's file name is `path`, a folder above it, or something in it or beside it."""
-    if not isinstance(name, str | Path):
-        return True
-    file, folder = Path(name).absolute(), Path(path).absolute()
-    return file.is_relative_to(folder.parent) or folder.is_relative_to(file)
+    return UnderstudyError(known[0], where=error.filename if named else path, fix=known[1]) if known else None
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turns what the system refuses inside the block into an `UnderstudyError` in the words of reading.
-
-    Raises:
-        UnderstudyError: no such file, no permission to read, a folder, a broken disk, too many open files, ...
-    """
+    """Turns an OSError inside the block (absent, no permission, a folder, a broken disk) into an `UnderstudyError`."""
     with _explained(path, writing=False):
         yield
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turns a full disk or a missing permission inside the block into an `UnderstudyError` naming `path`."""
+    """Turns an OSError inside the block (disk full, no permission, read-only) into an `UnderstudyError`."""
     with _explained(path, writing=True):
         yield
 
@@ -104,25 +96,17 @@ def _explained(path: str | Path, writing: bool) -> Iterator[None]:
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes the folder of results before any work is done for them.
-
-    Raises:
-        UnderstudyError: disk full, no permission, read-only file system, a file in its place.
-    """
+    """Makes a folder with its parents; raises `UnderstudyError` where that fails, before any work is done for it."""
     try:
         with writing(path):
             Path(path).mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # below /proc, or on a drive that is gone
-        raise UnderstudyError("the folder cannot be made", where=path, fix="choose another folder") from error
+        raise UnderstudyError("the folder cannot be made", where=path, fix=_ANOTHER) from error
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, flushed to disk, only if the block succeeds.
-
-    Raises:
-        UnderstudyError: disk full, no permission, read-only file system.
-    """
+    """Yields a temporary path beside `path`; it replaces `path`, flushed to disk, if the block succeeds."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
@@ -148,7 +132,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 class Record(dict[str, Any]):
-    """An object of a JSON file; a field that is not there is told with the file's name."""
+    """An object of a JSON file; reading a missing key raises `MissingField`, which names the file."""
 
     def __init__(self, content: Any = (), path: str | Path = "") -> None:
         super().__init__(content)  # content alone, too: `dataclasses.asdict` rebuilds dictionaries so
@@ -157,9 +141,7 @@ class Record(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         raise MissingField(
             f"the file has no field `{key}`: another version of Understudy, or another program, wrote it",
-            where=self.path,
-            fix="give the file or folder that this version made, or make it anew",
-        )
+            where=self.path, fix="give the file or folder that this version made, or make it anew")  # fmt: skip
 
 
 def read_json(path: str | Path, kind: type | None = None) -> Any:
@@ -176,20 +158,16 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
             text = Path(path).read_text(encoding="utf-8")
         found = json.loads(text, object_hook=lambda content: Record(content, path))
     except (ValueError, RecursionError) as error:  # also bytes that are no text, endless digits, deep nesting
-        raise UnderstudyError(
-            f"not a JSON file ({error})", where=path, fix="delete it or restore it from a copy"
-        ) from error
+        fix = "delete it or restore it from a copy"
+        raise UnderstudyError(f"not a JSON file ({error})", where=path, fix=fix) from error
     if kind is not None and not isinstance(found, kind):
-        raise UnderstudyError(
-            "the file does not hold what its name says: another program wrote it",
-            where=path,
-            fix="give the file or folder that Understudy made, or make it anew",
-        )
+        fix = "give the file or folder that Understudy made, or make it anew"
+        raise UnderstudyError("unexpected content: another program wrote this file", where=path, fix=fix)
     return found
 
 
 def canonical_json(value: Any) -> str:
-    """One text for equal values, whatever the order of keys: what job ids are hashed from."""
+    """The same text for equal values, whatever the order of keys: what job ids are hashed from."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

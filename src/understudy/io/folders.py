@@ -1,4 +1,4 @@
-"""A user's files: walking a folder, and opening a file that may be a dangling link or only a pointer to one."""
+"""A user's files: list a folder, and open a file that may be a dangling link or a pointer to absent content."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
             seen.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(folder))
         except OSError as error:
-            problem = _unreadable(folder, error)
+            problem = explain_os_error(error, folder, writing=False) or UnderstudyError(
+                "the folder cannot be read", where=folder, fix="check the disk or the network share")  # fmt: skip
             if folder == root:
                 raise problem from error
             found.problems.append(problem)
@@ -60,24 +61,25 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             if not _is_utf8(entry.name):
-                found.problems.append(_strange_name(folder, entry.name))
+                shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+                fix = "rename it, for example with convmv -f latin1 -t utf8 --notest -r FOLDER"
+                found.problems.append(UnderstudyError("the name is not UTF-8", where=f"{folder}/{shown}", fix=fix))
             elif _is_folder(entry):
                 left.append((f"{prefix}{entry.name}/", Path(entry.path)))
             elif entry.name.lower().endswith(lowered):
                 found.files.append(prefix + entry.name)
             elif entry.is_symlink() and "." not in entry.name and not os.path.exists(entry.path):
-                found.problems.append(_lost_link(entry.path))
+                # a link without an ending may have been a patient's folder
+                what = f"this is a link to {os.readlink(entry.path)}, which is not there or cannot be read"
+                fix = "restore what it points to, or remove the link"
+                found.problems.append(UnderstudyError(what, where=entry.path, fix=fix))
     found.files.sort(key=natural)
     found.problems.sort(key=lambda problem: str(problem.where))
     return found
 
 
 def files_below(root: Path, endings: Sequence[str]) -> list[str]:
-    """The files of `list_files`, where nothing may be passed over.
-
-    Raises:
-        UnderstudyError: as `list_files`, or the first folder or name that cannot be read.
-    """
+    """The files of `list_files`; raises the first of its problems."""
     found = list_files(root, endings)
     if found.problems:
         raise found.problems[0]
@@ -85,12 +87,9 @@ def files_below(root: Path, endings: Sequence[str]) -> list[str]:
 
 
 def natural(name: str) -> str:
-    """Sort key by which "image_10" comes after "image_9".
+    """Sort key by which "image_10" comes after "image_9"."""
 
-    One string in which each number is preceded by its length: a list of parts for each name would take ten times the
-    memory.
-    """
-
+    # Each number is preceded by its length: a tuple of parts for each name would take ten times the memory.
     def key(digits: re.Match[str]) -> str:
         value = str(int(digits[0]))
         return f"\0{chr(len(value))}{value}{digits[0]}\0"
@@ -99,10 +98,9 @@ def natural(name: str) -> str:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a folder or a link to one; False for a dangling link and for a cycle of links."""
     try:
         return entry.is_dir()  # asks the disk about links only
-    except OSError:
+    except OSError:  # a cycle of links
         return False
 
 
@@ -114,31 +112,6 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _strange_name(folder: Path, name: str) -> UnderstudyError:
-    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return UnderstudyError(
-        "the name is not UTF-8",
-        where=f"{folder}/{shown}",
-        fix="rename it, for example with convmv -f latin1 -t utf8 --notest -r FOLDER",
-    )
-
-
-def _lost_link(path: str) -> UnderstudyError:
-    """A link without an ending may have been a patient's folder."""
-    return UnderstudyError(
-        f"this is a link to {os.readlink(path)}, which is not there or cannot be read",
-        where=path,
-        fix="restore what it points to, or remove the link",
-    )
-
-
-def _unreadable(folder: Path, error: OSError) -> UnderstudyError:
-    known = explain_os_error(error, folder, writing=False)
-    if known is None:
-        known = UnderstudyError("the folder cannot be read", where=folder, fix="check the disk or the network share")
-    return known
-
-
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The content of a regular file, or its first `most` bytes.
 
@@ -147,24 +120,18 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
             fetched (Git LFS, git-annex).
     """
     if path.is_symlink() and not path.exists():
-        raise UnderstudyError(
-            f"the file is a link to {os.readlink(path)}, which is not there",
-            where=path,
-            fix="fetch its content (git annex get, datalad get), or restore the file that it points to",
-        )
+        what = f"the file is a link to {os.readlink(path)}, which is not there"
+        fix = "fetch its content (git annex get, datalad get), or restore the file that it points to"
+        raise UnderstudyError(what, where=path, fix=fix)
     with reading(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
         with path.open("rb") as handle:
             content = handle.read(-1 if most is None else most)
     if content.startswith(b"version https://git-lfs"):
-        raise UnderstudyError(
-            "the file is a Git LFS pointer, not the image", where=path, fix="fetch the content: git lfs pull"
-        )
+        what, fix = "the file is a Git LFS pointer, not the image", "fetch the content: git lfs pull"
+        raise UnderstudyError(what, where=path, fix=fix)
     if b"/annex/objects/" in content[:200]:
-        raise UnderstudyError(
-            "the file is a git-annex pointer, not the image",
-            where=path,
-            fix="fetch the content: git annex get, or datalad get",
-        )
+        fix = "fetch the content: git annex get, or datalad get"
+        raise UnderstudyError("the file is a git-annex pointer, not the image", where=path, fix=fix)
     return content

@@ -1,4 +1,4 @@
-"""Where the voxels of a volume lie: the one comparison of grids, and the planes into which a volume is cut."""
+"""Where the voxels of a volume lie: comparison of grids, and the planes into which a volume is cut."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
-# voxels that two headers may put a corner of the volume apart: rounding, not another position
-SAME_GRID = 0.05
-SAME_EDGES = 0.02  # by which voxel sizes of files that are taken as aligned may differ
+SAME_GRID = 0.05  # voxels by which two headers may differ at a corner: rounding, not another position
+SAME_EDGES = 0.02  # relative difference of voxel sizes between files that are taken as aligned
 _SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
 _STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
 _SMALLEST = 8  # pixels: narrower slices show no head
 
 # Directions of (columns, rows, slices) in each plane: heads upright, and in axial slices the nose at the top.
-_DIRECTIONS: dict[str, str] = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
+_DIRECTIONS: dict[Plane, str] = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
 
 
 def axes_of(plane: Plane) -> tuple[str, str]:
@@ -37,7 +36,7 @@ class VolumeHeader:
         shape: as stored, trailing axes of length 1 left out.
         dtype: of the voxels as stored, with their byte order.
         offset: bytes before the first voxel.
-        slope, intercept: what the voxels are to be multiplied by, and what is to be added.
+        slope, intercept: value = stored * slope + intercept.
         affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
         plane: of the slices into which the volume is cut.
         doubts: (what is doubtful about the header, what to do); such a file can be used.
@@ -65,7 +64,7 @@ class VolumeHeader:
 
     @cached_property
     def reorientation(self) -> NDArray[np.float64]:
-        """nibabel's description of the flips and swaps that turn the stored axes into (columns, rows, slices)."""
+        """nibabel's orientation array: flips and swaps that turn the stored axes into (columns, rows, slices)."""
         if self.turn is not None:
             return self.turn
         stored = nib.orientations.io_orientation(self.affine)
@@ -93,9 +92,9 @@ class VolumeHeader:
         if order is None or tuple(other.shape[i] for i in np.argsort(order[:, 0])) != self.shape:
             return float("inf")
         turned = other.affine @ nib.orientations.inv_ornt_aff(order, other.shape)
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape) - 1)
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape) - 1)  # [8, 3]
         difference = turned[:3] - self.affine[:3]
-        moved = corners @ difference[:, :3].T + difference[:, 3]
+        moved = corners @ difference[:, :3].T + difference[:, 3]  # [8, 3], mm
         return float(np.abs(np.linalg.solve(self.affine[:3, :3], moved.T)).max())
 
     def same_grid(self, other: VolumeHeader) -> bool:
@@ -122,10 +121,8 @@ class VolumeHeader:
         return replace(self, turn=turn)
 
     def _order_of(self, other: VolumeHeader) -> NDArray[np.float64] | None:
-        """Flips and swaps that turn the stored axes of `other` into those of this volume; None if there are none.
-
-        Not by the anatomical direction of each: at 45 degrees rounding decides that.
-        """
+        """Flips and swaps that turn the stored axes of `other` into those of this volume; None if there are none."""
+        # Not by the anatomical direction of each axis: at 45 degrees rounding decides that.
         steps = np.linalg.solve(self.affine[:3, :3], other.affine[:3, :3])
         axes = np.abs(steps).argmax(axis=0)
         if len(set(axes.tolist())) < 3:
@@ -135,8 +132,7 @@ class VolumeHeader:
     @cached_property
     def slice_affine(self) -> NDArray[np.float64]:
         """float64 [4, 4]: (row, column, slice) of the volume as `slices_of` returns it, to world."""
-        undo = nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
-        turned = self.affine @ undo
+        turned = self.affine @ nib.orientations.inv_ornt_aff(self.reorientation, self.shape)
         return np.asarray(turned[:, [1, 0, 2, 3]])
 
     @cached_property
@@ -159,38 +155,30 @@ def slices_of(voxels: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
 
 
 def as_stored(slices: NDArray[Any], header: VolumeHeader) -> NDArray[Any]:
-    """[Z, H, W] -> view [as stored]: what `slices_of` did, undone."""
+    """[Z, H, W] -> view [as stored]: the inverse of `slices_of`."""
     back = np.empty((3, 2))
     back[header.reorientation[:, 0].astype(int)] = np.stack([np.arange(3), header.reorientation[:, 1]], axis=1)
     return nib.orientations.apply_orientation(slices.T, back)
 
 
 def judge_pixels(header: VolumeHeader) -> list[tuple[str, str, Literal["error", "warning"]]]:
-    """What does not suit two-dimensional slices in the header's plane: strips, and slices of a few pixels."""
+    """What does not suit two-dimensional slices in the header's plane, as (what, fix, severity): strips, few pixels."""
     _, height, width = header.slice_shape
     _, *edges = header.spacing
     long, short = max(edges), min(edges)
     pixels = f"{header.plane} slices have pixels of {edges[0]:.3g} x {edges[1]:.3g} mm"
     if min(height, width) < _SMALLEST or long > _STRETCHED * short:
         what = pixels if long > _STRETCHED * short else f"{header.plane} slices have {height} x {width} pixels"
-        better = _best_plane(header)
+
+        def badness(plane: Plane) -> tuple[bool, float]:
+            turned = replace(header, plane=plane)
+            return min(turned.slice_shape[1:]) < _SMALLEST, max(turned.spacing[1:]) / min(turned.spacing[1:])
+
+        better = min(_DIRECTIONS, key=badness)
         if better != header.plane:
-            return [
-                (f"{what}: the volume was acquired in {better} slices", f"set `slices: {{plane: {better}}}`", "error")
-            ]
+            fix = f"set `slices: {{plane: {better}}}`"
+            return [(f"{what}: the volume was acquired in {better} slices", fix, "error")]
         return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
     if long > _SQUARE * short:
         return [(pixels, "nothing to do: they are resampled to squares", "warning")]
     return []
-
-
-def _best_plane(header: VolumeHeader) -> Plane:
-    """The plane whose slices have the most nearly square pixels and are not a few pixels wide."""
-
-    def badness(plane: Plane) -> tuple[bool, float]:
-        turned = replace(header, plane=plane)
-        _, *edges = turned.spacing
-        return min(turned.slice_shape[1:]) < _SMALLEST, max(edges) / min(edges)
-
-    planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    return min(planes, key=badness)

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import writing
 
-_LOOKS = 20  # 10 ms each
+# The kernel's flock and not filelock: the file names its holder and is also looked at with a shared lock
+# (`is_locked`); filelock's older versions empty the file when they open it, its newer ones delete it.
 
 
 @contextmanager
@@ -22,9 +22,8 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
 
     Args:
         path: of the file, which stays and says who holds the lock.
-        where: this process is, for the message that another one gets.
-        problem: that message, with `{holder}` in it.
-        fix: what to do about it.
+        where: this process runs, for the message that another one gets.
+        problem, fix: that message; `{holder}` in it is replaced.
 
     Raises:
         UnderstudyError: another process holds it; no permission, disk full.
@@ -32,30 +31,18 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
     with writing(path.parent):
         handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
     with handle:
-        try:
-            _lock(handle)
-        except BlockingIOError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise UnderstudyError(problem.format(holder=holder), where=path.parent, fix=fix) from error
+        for last in [False] * 20 + [True]:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if last:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "unknown"
+                    raise UnderstudyError(problem.format(holder=holder), where=path.parent, fix=fix) from error
+                time.sleep(0.01)  # held for an instant, it is a look at the lock (`understudy status`), not work
         with writing(path.parent):
             handle.truncate(0)
             handle.write(f"process {os.getpid()} {where}\n")
             handle.flush()
         yield
-
-
-def _lock(handle: TextIO) -> None:
-    """Takes the lock; one held for an instant only is somebody's look at it (`understudy status`), not work.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    for _ in range(_LOOKS):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-        else:
-            return
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

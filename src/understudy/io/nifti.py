@@ -1,7 +1,6 @@
 """NIfTI volumes: the one reader of headers and voxels.
 
-A plain `get_fdata` loop makes every voxel a float64 and inflates gzip in small pieces. Here a file is inflated in one
-call of ISA-L, which is two to three times as fast as zlib and releases the GIL, and integers stay integers.
+A file is inflated in one call of ISA-L, two to three times as fast as zlib and outside the GIL; integers stay integers.
 """
 
 from __future__ import annotations
@@ -36,14 +35,15 @@ LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single pre
 _LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
 _TEMPLATES = (3, 4, 5)  # sform codes: Talairach, MNI, another template
-_LEAST_SPANNED = 0.05  # volume of a voxel beside that of a box with its edges
+_LEAST_SPANNED = 0.05  # volume of a voxel relative to a box with its edges
 _MOST_DEFLATED = 1032  # times that gzip can shrink its input
 _MOST_TRAILING = 1 << 24  # bytes behind the last voxel that are inflated as well
 _GZIP_MAGIC = b"\x1f\x8b"
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, zlib.error, EOFError, ValueError)  # type: ignore[assignment]
 _REPLACE = "replace the file by an intact copy (download or export it again)"
-_QUIET = logging.getLogger("understudy.io.nifti.nibabel")  # nibabel's own remarks; what matters is said by us
+_SAME_HEADER = "nibabel.Nifti1Image(mask, image.affine)"
+_QUIET = logging.getLogger("understudy.io.nifti.nibabel")  # nibabel's own remarks; what matters we say ourselves
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
@@ -63,26 +63,23 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
     stored = _parse(path)
     shape = _shape(stored, path, flat)
     dtype = stored.get_data_dtype()
-    if dtype.fields is not None or dtype.kind not in "biuf":
-        kind = "colours (RGB)" if dtype.fields is not None else f"{dtype.name} numbers"
-        cure = "grey values: one channel a file" if dtype.fields is not None else "magnitudes (numpy.abs)"
-        raise UnderstudyError(f"the voxels are {kind}, not grey values", where=path, fix=f"save {cure}")
+    if dtype.fields is not None:
+        fix = "save grey values: one channel a file"
+        raise UnderstudyError("the voxels are colours (RGB), not grey values", where=path, fix=fix)
+    if dtype.kind not in "biuf":
+        what, fix = f"the voxels are {dtype.name} numbers, not grey values", "save magnitudes (numpy.abs)"
+        raise UnderstudyError(what, where=path, fix=fix)
     try:
         slope, intercept = stored.get_slope_inter()
         offset = int(stored["vox_offset"])
     except (HeaderDataError, ValueError, OverflowError) as error:
-        raise UnderstudyError(
-            f"the scale or the offset of the voxels is no number ({_short(error)})",
-            where=path,
-            fix="correct scl_slope, scl_inter and vox_offset in the header, or export the volume again",
-        ) from error
+        what = f"the scale or the offset of the voxels is no number ({_short(error)})"
+        fix = "correct scl_slope, scl_inter and vox_offset in the header, or export the volume again"
+        raise UnderstudyError(what, where=path, fix=fix) from error
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size > _LARGEST or offset < 0:
-        raise UnderstudyError(
-            f"the header announces {size / 2**30:,.1f} GB of voxels from byte {offset} on",
-            where=path,
-            fix=f"{_REPLACE}; a volume may have {_LARGEST >> 30} GB",
-        )
+        what = f"the header announces {size / 2**30:,.1f} GB of voxels from byte {offset} on"
+        raise UnderstudyError(what, where=path, fix=f"{_REPLACE}; a volume may have {_LARGEST >> 30} GB")
     affine, doubts, units = _position(stored, path)
     positioned = max(int(stored["sform_code"]), int(stored["qform_code"])) > 0
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
@@ -93,13 +90,10 @@ def _parse(path: Path) -> Any:
     """nibabel's header object of a single-file NIfTI-1 or NIfTI-2 image."""
     raw = read_bytes(path, most=1 << 16)
     zipped, named = raw.startswith(_GZIP_MAGIC), path.name.lower().endswith(".gz")
-    if zipped != named and raw:
+    if zipped != named and (zipped or _size_of_header(raw)):
         kind = "compressed by gzip" if zipped else "not compressed by gzip"
-        name = path.name + ".gz" if zipped else path.name[: -len(".gz")]
-        if zipped or _size_of_header(raw):
-            raise UnderstudyError(
-                f"the name ends in {path.suffix}, but the file is {kind}", where=path, fix=f"rename it to {name}"
-            )
+        fix = f"rename it to {path.name + '.gz' if zipped else path.name[: -len('.gz')]}"
+        raise UnderstudyError(f"the name ends in {path.suffix}, but the file is {kind}", where=path, fix=fix)
     try:
         content = isal_zlib.decompressobj(wbits=31).decompress(raw, max_length=4096) if zipped else raw
         reader = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(_size_of_header(content))
@@ -109,18 +103,13 @@ def _parse(path: Path) -> Any:
         header.check_fix(logger=_QUIET, error_level=40)
     except Exception as error:  # nibabel raises nearly anything for a damaged header
         if "data code" in str(error):
-            raise UnderstudyError(
-                f"voxels of this type cannot be read ({_short(error)})",
-                where=path,
-                fix="save the volume with voxels of another type, for example int16 or float32",
-            ) from error
+            fix = "save the volume with voxels of another type, for example int16 or float32"
+            what = f"voxels of this type cannot be read ({_short(error)})"
+            raise UnderstudyError(what, where=path, fix=fix) from error
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
-        raise UnderstudyError(
-            "this is the header of a pair of files (.hdr, .img) or of the old format Analyze",
-            where=path,
-            fix="convert it to a single NIfTI file (.nii.gz)",
-        )
+        what = "this is the header of a pair of files (.hdr, .img) or of the old format Analyze"
+        raise UnderstudyError(what, where=path, fix="convert it to a single NIfTI file (.nii.gz)")
     return header
 
 
@@ -131,9 +120,8 @@ def _size_of_header(content: bytes) -> int:
 
 
 def _bad_header(path: Path, error: BaseException) -> UnderstudyError:
-    return UnderstudyError(
-        f"the header cannot be read ({_short(error)}): not a NIfTI file, or damaged", where=path, fix=_REPLACE
-    )
+    what = f"the header cannot be read ({_short(error)}): not a NIfTI file, or damaged"
+    return UnderstudyError(what, where=path, fix=_REPLACE)
 
 
 def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
@@ -150,11 +138,8 @@ def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
         raise UnderstudyError(f"the volume of shape {shape} has no voxels", where=path, fix=_REPLACE)
     if len(shape) != 3:
         several = "store one volume per file (split a series, for example with fslsplit)"
-        raise UnderstudyError(
-            f"the image has {len(shape)} dimensions {shape}, not 3",
-            where=path,
-            fix=several if len(shape) > 3 else "give the volume that the slice was taken from",
-        )
+        fix = several if len(shape) > 3 else "give the volume that the slice was taken from"
+        raise UnderstudyError(f"the image has {len(shape)} dimensions {shape}, not 3", where=path, fix=fix)
     return shape
 
 
@@ -176,29 +161,19 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
     except (HeaderDataError, ValueError) as error:
         raise _bad_header(path, error) from error
     if max(codes) <= 0:
-        doubts.append(
-            (
-                "neither sform nor qform is set, so that nothing tells which side is left",
-                "look at a slice in a viewer; if it is mirrored or upside down, correct the header",
-            )
-        )
+        what = "neither sform nor qform is set, so that nothing tells which side is left"
+        doubts.append((what, "look at a slice in a viewer; if it is mirrored or upside down, correct the header"))
     if not _spans_space(affine):
-        raise UnderstudyError(
-            "the header's affine is singular, so voxel size and orientation are unknown",
-            where=path,
-            fix="write the file again with a valid sform or qform",
-        )
+        what = "the header's affine is singular, so voxel size and orientation are unknown"
+        raise UnderstudyError(what, where=path, fix="write the file again with a valid sform or qform")
     if np.isfinite(qform).all() and not np.allclose(affine, qform, rtol=0, atol=1e-4 * np.abs(affine).max()):
-        doubts += _disagreement(affine, qform, path, codes[0] in _TEMPLATES)
+        doubts.append(_disagreement(affine, qform, path, codes[0] in _TEMPLATES))
     affine[:3] *= _MILLIMETRES.get(units, 1.0)
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if edges.min() < _EDGES[0] or edges.max() > _EDGES[1]:
-        listed = " x ".join(f"{edge:g}" for edge in edges)
-        raise UnderstudyError(
-            f"the header gives implausible voxels of {listed} mm (units: {units})",
-            where=path,
-            fix="correct the voxel size or the units of the header (xyzt_units: 2 is mm)",
-        )
+        what = f"the header gives implausible voxels of {' x '.join(f'{e:g}' for e in edges)} mm (units: {units})"
+        fix = "correct the voxel size or the units of the header (xyzt_units: 2 is mm)"
+        raise UnderstudyError(what, where=path, fix=fix)
     return affine, tuple(doubts), units
 
 
@@ -212,7 +187,7 @@ def _spans_space(affine: NDArray[np.float64]) -> bool:
 
 def _disagreement(
     sform: NDArray[np.float64], qform: NDArray[np.float64], path: Path, template: bool
-) -> list[tuple[str, str]]:
+) -> tuple[str, str]:
     """A doubt where sform and qform are two spaces of one volume, an error where one of them must be wrong."""
     fix = "set both to the right one: image.set_qform(image.affine), or set_sform(image.get_qform()) (nibabel)"
     steps = np.linalg.solve(sform[:3, :3], qform[:3, :3])
@@ -220,16 +195,13 @@ def _disagreement(
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
     # to a template the sform may stretch and turn
     if not template and (turned or not np.allclose(edges[0], edges[1], rtol=SAME_EDGES)):
-        words = [
-            f"{''.join(nib.orientations.aff2axcodes(a))}, {' x '.join(f'{e:.3g}' for e in sizes)} mm"
-            if _spans_space(a)
-            else "singular"
-            for a, sizes in zip((sform, qform), edges, strict=True)
-        ]
-        raise UnderstudyError(
-            f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size", where=path, fix=fix
-        )
-    return [("sform and qform are different positions; the sform is used", f"nothing, if this is meant; or {fix}")]
+        words = []
+        for affine, sizes in zip((sform, qform), edges, strict=True):
+            axes = "".join(nib.orientations.aff2axcodes(affine)) if _spans_space(affine) else ""
+            words.append(f"{axes}, {' x '.join(f'{e:.3g}' for e in sizes)} mm" if axes else "singular")
+        what = f"sform ({words[0]}) and qform ({words[1]}) disagree about orientation or voxel size"
+        raise UnderstudyError(what, where=path, fix=fix)
+    return "sform and qform are different positions; the sform is used", f"nothing, if this is meant; or {fix}"
 
 
 def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[VolumeHeader]:
@@ -244,28 +216,20 @@ def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[Volum
         header = read_header(path, flat)
         if header.positioned != first.positioned:
             unknown = path if first.positioned else paths[0]
-            raise UnderstudyError(
-                f"the header of {unknown.name} says nothing about its position (neither sform nor qform is set)",
-                where=unknown,
-                fix="if its array belongs to the other file's as stored, give it the same header:"
-                " nibabel.Nifti1Image(mask, image.affine)",
-            )
+            what = f"the header of {unknown.name} has no position (neither sform nor qform is set)"
+            fix = f"if its array belongs to the other file's as stored, give it the same header: {_SAME_HEADER}"
+            raise UnderstudyError(what, where=unknown, fix=fix)
         apart = first.voxels_apart(header)
         if apart == float("inf"):
             shapes = [" x ".join(map(str, h.slice_shape)) for h in (header, first)]
-            raise UnderstudyError(
-                f"{path.name} has {shapes[0]} voxels (slices, rows, columns), {paths[0].name} {shapes[1]}",
-                where=path,
-                fix="resample both to one grid, or leave both files out",
-            )
+            what = f"{path.name} has {shapes[0]} voxels (slices, rows, columns), {paths[0].name} {shapes[1]}"
+            raise UnderstudyError(what, where=path, fix="resample both to one grid, or leave both files out")
         if apart > SAME_GRID:
             raise UnderstudyError(
                 f"by the headers, the voxels of {path.name} ({header.axes}) lie up to {apart:.3g} voxels away from"
-                f" those of {paths[0].name} ({first.axes})",
-                where=path,
+                f" those of {paths[0].name} ({first.axes})", where=path,
                 fix="look at both in a viewer. If the arrays belong together as stored, give the file the header of"
-                " the other: nibabel.Nifti1Image(mask, image.affine); otherwise resample it",
-            )
+                f" the other: {_SAME_HEADER}; otherwise resample it")  # fmt: skip
         headers.append(header.like(first))
     return headers
 
@@ -289,12 +253,11 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         if size > len(raw) * _MOST_DEFLATED:  # before a buffer of this size is made
             raise EOFError(f"{size:,} bytes are announced, the file has {len(raw):,}")
         content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
-        # A view of the inflated bytes: nibabel would copy them twice.
+        # a view of the inflated bytes: nibabel would copy them twice
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
     except _DAMAGE as error:
-        raise UnderstudyError(
-            f"the file is truncated or damaged ({_short(error)})", where=path, fix=_REPLACE
-        ) from error
+        what = f"the file is truncated or damaged ({_short(error)})"
+        raise UnderstudyError(what, where=path, fix=_REPLACE) from error
     with np.errstate(all="ignore"):  # what overflows is found by whoever judges the values
         scaled = apply_read_scaling(stored, header.slope, header.intercept)
     return np.asarray(scaled).reshape(header.shape, order="F")
@@ -312,22 +275,17 @@ def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
         return values.astype(np.uint8)
     low, high = float(values.min()), float(values.max())
     if not -LABEL_TOLERANCE <= low <= high <= 65_535 + LABEL_TOLERANCE:  # NaN fails as well
-        raise UnderstudyError(
-            f"the values run from {low:g} to {high:g}: these are not labels",
-            where=path,
-            fix="labels are whole numbers from 0 (background) to 65535"
-            + (": set NaN to 0" if np.isnan(low) else "; save the label volume itself"),
-        )
+        cure = ": set NaN to 0" if np.isnan(low) else "; save the label volume itself"
+        fix = f"labels are whole numbers from 0 (background) to 65535{cure}"
+        raise UnderstudyError(f"the values run from {low:g} to {high:g}: these are not labels", where=path, fix=fix)
     small = np.uint8 if high < 255.5 else np.uint16
     if values.dtype.kind != "f":
         return values if values.dtype == np.uint8 else values.astype(small)
     nearest = np.rint(values)
     if (off := np.abs(values - nearest)).max() > LABEL_TOLERANCE:
-        raise UnderstudyError(
-            f"label values are not whole, for example {values.flat[int(off.argmax())]:.9g}",
-            where=path,
-            fix="round them, threshold a probability map, or resample labels by nearest neighbour",
-        )
+        what = f"label values are not whole, for example {values.flat[int(off.argmax())]:.9g}"
+        fix = "round them, threshold a probability map, or resample labels by nearest neighbour"
+        raise UnderstudyError(what, where=path, fix=fix)
     return nearest.astype(small)
 
 

@@ -1,11 +1,11 @@
-"""Less at once where memory ran out: smaller parts of a batch, and a record of which were made.
+"""OOM fallback: where memory runs out, work goes on in smaller parts, and `memory.json` records which.
 
-    with thrift(job_folder / "memory.json") as record:   # the runner
+    with oom_fallback(job_folder / "memory.json"):              # the runner
         ...
-    at_once = in_parts(work, len(rows), "prediction")     # a room, around what it computes at once
+    outputs = in_parts(work, len(rows), "prediction")           # a room, around what it computes at once
 
-A room that runs out of memory goes on in parts half as large, and begins with these the next time. A job that failed
-for want of memory all the same is begun with everything halved when it is tried again.
+The next call begins with the parts that fitted. A job that failed for want of memory all the same begins with
+everything halved when it is tried again.
 """
 
 from __future__ import annotations
@@ -43,11 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Gives memory that is no longer used back to the system, which the C library keeps for itself otherwise.
-
-    After a few blocks of slices have come and gone, glibc keeps up to 64 MB of freed memory a thread, and more where
-    something small that lives on lies above it.
-    """
+    """Gives unused memory back to the system: glibc keeps up to 64 MB of freed memory a thread otherwise."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
@@ -57,73 +53,72 @@ def release_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-class Thrift:
-    """In how many parts each thing is computed in this process, and what has been said about it.
+class OomFallback:
+    """How finely the work of this process is divided.
 
     Attributes:
         halvings: of everything from the start, as an earlier try ran out of memory.
-        record: what -> how it was cut; for `done.json`.
+        record: what -> how it was divided; for `done.json`.
     """
 
-    def __init__(self, path: Path | None = None, halvings: int = 0) -> None:
-        self.halvings, self.record = halvings, dict[str, str]()
+    def __init__(self, path: Path | None = None) -> None:
+        self.halvings, self.record = 0, dict[str, str]()
         self._path, self._parts = path, dict[str, int]()
+        if path is not None:
+            with contextlib.suppress(UnderstudyError, TypeError, ValueError, AttributeError):  # absent, or cut off
+                content = read_json(path)
+                self.halvings = int(content["halvings"])
+                self.record = {str(k): str(v) for k, v in content["record"].items()}
 
     @property
-    def least(self) -> int:
+    def least_parts(self) -> int:
         """The least number of parts for anything; 1 if no earlier try ran out of memory."""
         return int(2**self.halvings)
 
-    def parts(self, what: str) -> int:
-        """The least number of parts for something, by what was found out in this try too."""
-        return max(self.least, self.cut_into(what))
-
-    def cut_into(self, what: str) -> int:
-        """The parts of something that have been taken note of."""
-        return self._parts.get(what, 1)
-
-    def cut(self, what: str, at_once: int, whole: int, effect: str) -> None:
-        """Takes note, on disk too, that something is computed in smaller parts from now on.
+    def divide(self, what: str, size: int, whole: int, effect: str) -> None:
+        """Records that `what` is computed in parts of `size` of `whole` rows from now on.
 
         Args:
-            what: e.g. "prediction".
-            at_once, whole: rows in a part, and in a batch.
             effect: on the results, e.g. "the same up to rounding".
         """
-        self._parts[what] = max(self._parts.get(what, 1), -(-whole // at_once))
-        self.note(what, f"{at_once} of {whole} at once: {effect}")
+        self._parts[what] = max(self._parts.get(what, 1), -(-whole // size))
+        self.note(what, f"{size} of {whole} at once: {effect}")
+
+    def divided(self, what: str) -> int:
+        """The parts that `divide` recorded; 1 before."""
+        return self._parts.get(what, 1)
 
     def note(self, what: str, text: str) -> None:
-        """Adds to the record how something is computed, and what this does to the results."""
+        """Records how something is computed, and what this does to the results."""
         log.warning("memory ran out in %s: going on with %s", what, text)
         self.record[what] = text
         self.save()
 
     def save(self) -> None:
-        """Writes halvings and record; where the disk is full as well, only the account of it is lost."""
+        """Writes halvings and record; on a full disk only this record is lost."""
         if self._path is not None:
             with contextlib.suppress(UnderstudyError, OSError):
                 write_json(self._path, {"halvings": self.halvings, "record": self.record})
 
 
-_current = Thrift()
+_current = OomFallback()
 
 
-def current() -> Thrift:
+def current() -> OomFallback:
     """What holds for the job that runs in this process."""
     return _current
 
 
 @contextlib.contextmanager
-def thrift(path: Path, more: bool = False) -> Iterator[Thrift]:
-    """Inside the block rooms keep to what the file says of earlier tries, and add to it.
+def oom_fallback(path: Path, more: bool = False) -> Iterator[OomFallback]:
+    """Inside the block work is divided as the file says of earlier tries, and new divisions are added to it.
 
     Args:
         path: of the file, which need not be there.
         more: halve everything once more: the try before ran out of memory.
     """
     global _current
-    before, _current = _current, _read(path)
+    before, _current = _current, OomFallback(path)
     if more:
         _current.halvings = min(MOST_HALVINGS, _current.halvings + 1)
         _current.save()
@@ -133,17 +128,8 @@ def thrift(path: Path, more: bool = False) -> Iterator[Thrift]:
         _current = before
 
 
-def _read(path: Path) -> Thrift:
-    found = Thrift(path)
-    with contextlib.suppress(UnderstudyError, TypeError, ValueError, AttributeError):  # absent, or cut off
-        content = read_json(path)
-        found.halvings = int(content["halvings"])
-        found.record = {str(k): str(v) for k, v in content["record"].items()}
-    return found
-
-
 def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "the same up to rounding") -> list[T]:
-    """`work(rows)` of consecutive parts of `count` rows, in order; anew in smaller parts where memory runs out.
+    """`work(rows)` of consecutive parts of `count` rows, in order; again in smaller parts where memory runs out.
 
     Args:
         work: computes some rows; may be called again for the same ones.
@@ -158,17 +144,17 @@ def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "t
         >>> in_parts(lambda rows: sum(range(10)[rows]), 10, "a sum")
         [45]
     """
-    parts = min(count, current().parts(what))
+    parts = min(count, max(current().least_parts, current().divided(what)))
     while True:
         size = -(-count // parts)
-        if parts > current().cut_into(what):
-            current().cut(what, size, count, effect)
+        if parts > current().divided(what):
+            current().divide(what, size, count, effect)
         try:
             return [work(slice(start, min(count, start + size))) for start in range(0, count, size)]
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                raise OutOfMemory(f"memory runs out in {what}, and it cannot be parted further", fix=FIX) from error
+                raise OutOfMemory(f"memory runs out in {what} with a single row", fix=FIX) from error
         release_memory()  # not while the exception is handled: it keeps what fills the memory
         parts = min(count, 2 * parts)

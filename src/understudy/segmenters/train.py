@@ -191,7 +191,7 @@ class _Training:
         self.best: dict[str, Any] = {"samples": 0, "val_dice": None, "found": 0, "weights": self._weights()}
         self.waited = 0.0  # seconds, for data
         self.ended, self.collapse = "budget", ""
-        self.parts = min(current().least, self._most_parts)  # of a batch; more where memory ran out
+        self.parts = min(current().least_parts, self._most_parts)  # of a batch; more where memory ran out
         self._restore()
         self._note_parts()
 
@@ -305,7 +305,7 @@ class _Training:
         if self.parts > 1:
             same = not normalises_over_the_batch(self.network)
             effect = "the same up to rounding" if same else "other results, slices are normalised within a part"
-            current().cut(TRAINING, -(-self.config.batch // self.parts), self.config.batch, effect)
+            current().divide(TRAINING, -(-self.config.batch // self.parts), self.config.batch, effect)
 
     @contextmanager
     def _own_random(self, part: int = 0) -> Iterator[None]:

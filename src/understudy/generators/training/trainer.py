@@ -83,7 +83,7 @@ class Trainer(ABC):
         self.figures: dict[str, tuple[float | Tensor, int]] = {}
         self._running = RunningMeans(self.generator)
         self._annotated = self._find_annotated(config) if config.balance_classes else None
-        self._least_shares = current().least  # more where memory ran out
+        self._least_shares = current().least_parts  # more where memory ran out
         self.recordings = Recordings(active=device.type == "cpu" and self.workers.world == 1)
         self._side_by_side: dict[Hashable, bool] = {}
         self._prepare()
@@ -251,7 +251,7 @@ class Trainer(ABC):
     def _note_shares(self) -> None:
         if self._least_shares > 1:
             local = self.local_batch
-            current().cut(TRAINING, local // self.shares, local, "gradients are the same up to rounding")
+            current().divide(TRAINING, local // self.shares, local, "gradients are the same up to rounding")
 
     def _numbers(self) -> Hashable:
         """What the losses depend on besides their inputs and the networks; None: they cannot be recorded."""

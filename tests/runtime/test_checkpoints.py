@@ -1,8 +1,7 @@
-"""Checkpoints, stop requests, history and atomic files."""
+"""Checkpoints, stop requests and history."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, sha256_json, write_json, writing
 from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
 
 
@@ -75,34 +73,3 @@ def test_history_drops_what_the_checkpoint_does_not_know(tmp_path: Path) -> None
     history.resume(200)
     history.append(samples=300, loss=0.5)
     assert [(r["samples"], r["loss"]) for r in History.read(history.path)] == [(100, 0.01), (200, 0.005), (300, 0.5)]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "value.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert read_json(path) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
-
-
-def test_a_full_disk_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="disk is full") as caught, writing(tmp_path / "big"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert "big" in caught.value.message
-    with pytest.raises(FileNotFoundError), writing(tmp_path):
-        (tmp_path / "absent").read_text()
-
-
-def test_hash_of_equal_values_is_equal() -> None:
-    assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json({"b": [1, 2], "a": 1})
-    assert sha256_json({"a": 1}) != sha256_json({"a": 2})
-
-
-def test_read_json_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="file not found"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UnderstudyError, match="not a JSON file"):
-        read_json(tmp_path / "a.json")

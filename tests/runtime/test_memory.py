@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.io.files import read_json
-from understudy.runtime.memory import OutOfMemory, current, in_parts, is_out_of_memory, thrift
+from understudy.runtime.memory import OutOfMemory, current, in_parts, is_out_of_memory, oom_fallback
 
 
 def small(limit: int, data: np.ndarray, asked: list[int]) -> object:
@@ -39,25 +39,25 @@ def test_parts_together_are_the_whole(count: int, limit: int) -> None:
 
 def test_smaller_parts_are_remembered_and_recorded(tmp_path: Path) -> None:
     data, asked, path = np.arange(8), list[int](), tmp_path / "memory.json"
-    with thrift(path) as found:
+    with oom_fallback(path) as found:
         for _ in range(2):
             in_parts(small(2, data, asked), 8, "squares", "the same")  # type: ignore[arg-type]
         assert found.record == {"squares": "2 of 8 at once: the same"}
     assert asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]  # twice too many, then four parts; four at once the next time
     assert read_json(path)["record"] == found.record
-    assert current().parts("squares") == 1  # what one job found out holds for it alone
+    assert current().divided("squares") == 1  # what one job found out holds for it alone
 
 
 def test_a_try_after_one_that_ran_out_of_memory_begins_with_less(tmp_path: Path) -> None:
     path = tmp_path / "memory.json"
     for expected in (2, 4):
-        with thrift(path, more=True):
-            assert current().parts("anything") == expected
-    with thrift(path):
-        assert current().parts("anything") == 4
+        with oom_fallback(path, more=True):
+            assert current().least_parts == expected
+    with oom_fallback(path):
+        assert current().least_parts == 4
     path.write_text('{"halvings": 3, "rec')
-    with thrift(path):
-        assert current().parts("anything") == 1
+    with oom_fallback(path):
+        assert current().least_parts == 1
 
 
 def test_one_row_that_is_too_large_is_an_error_of_its_own_class() -> None:
