@@ -156,7 +156,7 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnderstudyError, match="no command squeue"):
         slurm.queued("a")
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnderstudyError, match=r"pip install 'understudy\[cluster\]'"):
+    with pytest.raises(UnderstudyError, match=r"pip install 'understudy-mri\[cluster\]'"):
         cluster.check_tools("local")
 
 

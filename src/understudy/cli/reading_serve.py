@@ -105,6 +105,6 @@ def _need_server() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UnderstudyError(
-            f"the package {error.name} is not installed", fix="pip install 'understudy[reading]'"
+            f"the package {error.name} is not installed", fix="pip install 'understudy-mri[reading]'"
         ) from error
     del starlette

@@ -96,7 +96,7 @@ def check_tools(kind: Kind) -> None:
     for module in wanted:
         if importlib.util.find_spec(module) is None:
             raise UnderstudyError(
-                f"--cluster {kind} needs {module.replace('_', '-')}", fix="pip install 'understudy[cluster]'"
+                f"--cluster {kind} needs {module.replace('_', '-')}", fix="pip install 'understudy-mri[cluster]'"
             )
     if kind == "slurm" and shutil.which("sbatch") is None:
         raise UnderstudyError(
