@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class UnderstudyError(Exception):
-    """Something that the user can mend: says what is wrong, where, and what to do.
+    """Something that the user can fix: says what is wrong, where, and what to do.
 
     Args:
         what: the problem, one sentence without a full stop.

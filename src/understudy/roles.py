@@ -1,4 +1,4 @@
-"""Who plays which part where sets are compared: training slices, slices of patients held out, synthetic slices."""
+"""The roles of slice sets in a comparison: training, held-out (of other patients), synthetic."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ class UnfitSets(UnderstudyError):
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a set that play one part.
-
-    Attributes:
-        name: e.g. "training", "held-out", "synthetic"; stands in messages.
-        slices: the set.
-        rows: of it.
-    """
+    """Rows of a set in one role; `name` ("training", "held-out", "synthetic") stands in messages."""
 
     name: str
     slices: SliceSet
@@ -38,18 +32,13 @@ class Part:
 
     @cached_property
     def patients(self) -> NDArray[np.str_]:
-        """Patient of each row.
-
-        Raises:
-            UnfitSets: the set does not say whose slices they are.
-        """
+        """Patient of each row; raises `UnfitSets` if the set does not name them."""
         if "subject" not in self.slices.index:
             raise UnfitSets(
                 f"the {self.name} slices do not say which patient they are of (no column `subject`)",
                 where=self.slices.path,
                 fix="name the patients, since slices of one patient are alike; of image folders `understudy read"
-                " --pattern` takes {subject}",
-            )
+                " --pattern` takes {subject}")  # fmt: skip
         return self.slices.index["subject"].to_numpy()[self.rows].astype(str)
 
     @cached_property
@@ -68,7 +57,7 @@ class Part:
         found = [
             part.reshape(len(part), -1).std(axis=1, dtype=np.float64)
             for _, images, _ in self.slices.blocks(self.rows)
-            for part in (images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE))
+            for part in np.split(images, range(_AT_ONCE, len(images), _AT_ONCE))
         ]
         return np.concatenate(found) if found else np.zeros(0)
 
@@ -96,45 +85,28 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
     """
     first = parts[0]
     for part in parts:
-        mine = part.slices.channels
+        mine, theirs, where = part.slices.channels, first.slices.channels, part.slices.path
         if not len(part.rows):
-            raise UnfitSets(
-                f"there are no {part.name} slices",
-                where=part.slices.path,
-                fix="check the set and its column `split` (train, val, test)",
-            )
-        missing = [c for c in (first.slices.channels if channels is None else channels) if c not in mine]
-        if missing or (channels is None and len(mine) > len(first.slices.channels)):
-            raise UnfitSets(
-                f"the {part.name} slices have the channels {', '.join(part.slices.channels)}, but"
-                + (
-                    f" the {first.name} slices {', '.join(first.slices.channels)}"
-                    if channels is None
-                    else f" {', '.join(missing)} is to be compared"
-                ),
-                where=part.slices.path,
-                fix="compare sets of the same channels; `understudy quality --channels` compares some of them",
-            )
+            fix = "check the set and its column `split` (train, val, test)"
+            raise UnfitSets(f"there are no {part.name} slices", where=where, fix=fix)
+        missing = [c for c in (theirs if channels is None else channels) if c not in mine]
+        if missing or (channels is None and len(mine) > len(theirs)):
+            asked = f"{', '.join(missing)} is to be compared"
+            other = f"the {first.name} slices {', '.join(theirs)}" if channels is None else asked
+            fix = "compare sets of the same channels; `understudy quality --channels` compares some of them"
+            what = f"the {part.name} slices have the channels {', '.join(mine)}, but {other}"
+            raise UnfitSets(what, where=where, fix=fix)
         if part.slices.resolution != first.slices.resolution:
-            raise UnfitSets(
-                f"the {part.name} slices are {part.slices.resolution} pixels wide, the {first.name} slices"
-                f" {first.slices.resolution}",
-                where=part.slices.path,
-                fix="prepare the real slices at the resolution of the synthetic ones: resizing changes every number",
-            )
+            sizes = part.slices.resolution, first.slices.resolution
+            what = f"the {part.name} slices are {sizes[0]} pixels wide, the {first.name} slices {sizes[1]}"
+            fix = "prepare the real slices at the resolution of the synthetic ones: resizing changes every number"
+            raise UnfitSets(what, where=where, fix=fix)
 
 
 def check_other_patients(training: Part, heldout: Part) -> None:
-    """Refuses held-out slices of training patients.
-
-    Raises:
-        UnfitSets: a patient on both sides, a set that does not name its patients.
-    """
-    shared = set(training.patients) & set(heldout.patients)
+    """Raises `UnfitSets` if a patient is on both sides, or a set does not name its patients."""
+    shared = len(set(training.patients) & set(heldout.patients))
     if shared:
-        raise UnfitSets(
-            f"{len(shared)} of the held-out patients are also among the {training.name} slices, so nothing can be"
-            " learned from them",
-            where=heldout.slices.path,
-            fix="hold out whole patients who were never trained on",
-        )
+        what = f"{shared} of the held-out patients are also among the {training.name} slices"
+        fix = "hold out whole patients who were never trained on"
+        raise UnfitSets(what, where=heldout.slices.path, fix=fix)

@@ -1,4 +1,4 @@
-"""Training that survives: checkpoints, the request to stop, and the history of a run."""
+"""What lets a run continue after an interruption: checkpoints, stop requests, time limits and its history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from understudy.errors import Interrupted, TimeOver, UnderstudyError
@@ -50,11 +50,9 @@ class Checkpoints:
             try:
                 torch.save({"identity": self.identity, "step": step, "state": state}, temporary)
             except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
-                raise UnderstudyError(
-                    f"the checkpoint could not be written ({str(error).splitlines()[0]})",
-                    where=self.folder,
-                    fix="check the free space and run the same command again: it continues",
-                ) from error
+                what = f"the checkpoint could not be written ({str(error).splitlines()[0]})"
+                fix = "check the free space and run the same command again: it continues"
+                raise UnderstudyError(what, where=self.folder, fix=fix) from error
         for old in self._paths()[: -self.keep]:
             old.unlink(missing_ok=True)
 
@@ -75,11 +73,8 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
                 continue
             if found != self.identity:
-                raise UnderstudyError(
-                    "the checkpoint belongs to another training (other settings, data or software)",
-                    where=path,
-                    fix="use another folder, or delete this one to start anew",
-                )
+                what = "the checkpoint belongs to another training (other settings, data or software)"
+                raise UnderstudyError(what, where=path, fix="use another folder, or delete this one to start anew")
             return int(step), state
         if paths:
             raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start anew")
@@ -92,7 +87,7 @@ class Checkpoints:
 
 
 class StopRequest:
-    """Inside the block SIGTERM and SIGINT set `requested` instead of ending the process; a second one ends it.
+    """Inside the block SIGTERM, SIGINT and SIGUSR1 set `requested` instead of ending the process; a second one ends it.
 
     The second one must come later by `AGAIN` seconds: a queue signals all processes of a job, and one of them may pass
     the same signal on to another.
@@ -118,21 +113,16 @@ class StopRequest:
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def time_limit(minutes: float | None) -> Iterator[None]:
-    """Asks this process to stop, as SIGUSR1 of a queue does, when so many minutes are over; None: never.
+    """Sends this process SIGUSR1, as a queue does, after so many minutes (None: never), then raises `TimeOver`.
 
     Signals reach a process's main thread alone; in others there is no limit.
-
-    Raises:
-        TimeOver: the time is over; what ran inside has saved its state.
     """
     if minutes is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -146,7 +136,7 @@ def time_limit(minutes: float | None) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted("stopped before its work began")
 
-    before = signal.signal(signal.SIGUSR1, interrupt)  # what trainings replace while they run
+    before = signal.signal(signal.SIGUSR1, interrupt)  # replaced by trainings while they run
     timer = threading.Timer(min(minutes * 60, threading.TIMEOUT_MAX), ask)
     timer.daemon = True
     timer.start()
@@ -162,25 +152,18 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 
 
 class History:
-    """`history.jsonl`: one JSON object a line, in order of `key`.
-
-    On resume, lines after the checkpoint are dropped, so an interrupted run leaves the same file as an unbroken one.
-    """
+    """`history.jsonl`: one JSON object a line, in order of `key`."""
 
     def __init__(self, path: str | Path, key: str) -> None:
         self.path, self.key = Path(path), key
 
     def resume(self, step: float) -> None:
-        """Keeps the lines whose `key` is at most `step`."""
+        """Keeps the lines whose `key` is at most `step`, so that a resumed run leaves the file of an unbroken one."""
         kept = [line for line in self.read(self.path) if line[self.key] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, **line: Any) -> None:
-        """Adds one line.
-
-        Raises:
-            UnderstudyError: disk full, no permission.
-        """
+        """Adds one line; raises `UnderstudyError` for a full disk or a missing permission."""
         with writing(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
@@ -188,7 +171,5 @@ class History:
     def read(path: str | Path) -> list[dict[str, Any]]:
         """All lines; [] if there is no file; a last line cut off by a kill is left out."""
         path = Path(path)
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
         return [json.loads(line) for line in lines[:-1] if line]

@@ -14,18 +14,12 @@ _NAME = re.compile(r"auto|cuda(:[0-9]{1,3})?|(cpu|mps)(:0)?")
 
 
 def check_device_name(device: str) -> None:
-    """Refuses what names no device, whether or not this machine has it.
-
-    Raises:
-        UnderstudyError: not auto, cpu, cuda, cuda:NUMBER or mps.
-    """
+    """Raises `UnderstudyError` for what is not auto, cpu, cuda, cuda:NUMBER or mps, on this machine or not."""
     if not _NAME.fullmatch(device):
         close = difflib.get_close_matches("cuda" if "gpu" in device.lower() else device.lower(), _KINDS, n=1)
-        raise UnderstudyError(
-            f"there is no device called {device!r}",
-            where=f"--device {device}",
-            fix=f"{f'did you mean {close[0]}? ' if close else ''}use auto (a GPU if there is one), cpu, cuda or cuda:1",
-        )
+        hint = f"did you mean {close[0]}? " if close else ""
+        fix = f"{hint}use auto (a GPU if there is one), cpu, cuda or cuda:1"
+        raise UnderstudyError(f"there is no device called {device!r}", where=f"--device {device}", fix=fix)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -40,23 +34,17 @@ def resolve_device(device: str | torch.device) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return torch.device("cuda" if gpus else "cpu")
-    found = torch.device(device)
+    found, where = torch.device(device), f"--device {device}"
     if found.type == "cuda" and not gpus:
         why = "" if torch.backends.cuda.is_built() else " (it was installed without support for them)"
-        raise UnderstudyError(
-            f"PyTorch finds no GPU on this machine{why}",
-            where=f"--device {device}",
-            fix="use --device cpu or auto; for an NVIDIA GPU install its driver and PyTorch with CUDA",
-        )
+        fix = "use --device cpu or auto; for an NVIDIA GPU install its driver and PyTorch with CUDA"
+        raise UnderstudyError(f"PyTorch finds no GPU on this machine{why}", where=where, fix=fix)
     if found.type == "cuda" and (found.index or 0) >= gpus:
         present = "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
-        raise UnderstudyError(
-            f"there is no {device}: this machine has {present}", where=f"--device {device}", fix="use one of these"
-        )
+        raise UnderstudyError(f"there is no {device}: this machine has {present}", where=where, fix="use one of these")
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise UnderstudyError(
-            "this machine has no Apple GPU that PyTorch can use", where="--device mps", fix="use auto or cpu"
-        )
+        what = "this machine has no Apple GPU that PyTorch can use"
+        raise UnderstudyError(what, where=where, fix="use auto or cpu")
     return found
 
 

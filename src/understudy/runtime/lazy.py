@@ -1,6 +1,4 @@
-"""Libraries that take tenths of a second to import, loaded when something of them is first used.
-
-    from understudy.runtime.lazy import pandas as pd
+"""Libraries that take tenths of a second to import, loaded at their first use: `from ...lazy import pandas as pd`.
 
 For modules that `understudy plan`, `status` and `--help` load as well, and that use them in functions only.
 """
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 else:
 
     class _Lazy(ModuleType):
-        """A stand-in that becomes like the module at its first use."""
-
         def __getattr__(self, name: str) -> Any:
             module = importlib.import_module(self.__name__)
             self.__dict__.update(module.__dict__)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
@@ -18,7 +18,7 @@ _open: list[Meter] = []  # those of this process, shown or not, the outermost fi
 
 
 class Meter:
-    """What `track` yields: `advance` moves it on and shows the latest figures."""
+    """What `track` yields: `advance` moves it on and shows the latest figures. This one shows nothing."""
 
     def __init__(self, total: float, done: float, description: str, unit: str) -> None:
         self.total, self.done, self.description, self.unit = total, done, description, unit
@@ -27,7 +27,7 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Units a second since the start of this process (not counting what an earlier one did)."""
+        """Units a second in this process (without those that an earlier one did)."""
         return (self.done - self._first) / max(1e-9, time.monotonic() - self._start)
 
     def advance(self, amount: float = 1, **figures: Any) -> None:
@@ -47,12 +47,7 @@ class Meter:
                 "rate": self.rate, "figures": _format(self.figures)}  # fmt: skip
 
     def _show(self, text: str) -> None:
-        """Shows nothing: the silent meter."""
-
-
-def latest() -> dict[str, Any] | None:
-    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
-    return _open[0].as_dict() if _open else None
+        """Shows nothing."""
 
 
 class _LineMeter(Meter):
@@ -65,7 +60,7 @@ class _LineMeter(Meter):
         self._last = now
         sys.stderr.write(
             f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit}"
-            f" ({self.rate:,.1f} {self.unit}/s, {clock(self.left)} left) {text}\n"
+            f" ({self.rate:,.1f} {self.unit}/s, {_clock(self.left)} left) {text}\n"
         )
         sys.stderr.flush()
 
@@ -92,6 +87,11 @@ def track(total: float, description: str, unit: str = "it", done: float = 0, sho
             _open.remove(meter)
 
 
+def latest() -> dict[str, Any] | None:
+    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
+    return _open[0].as_dict() if _open else None
+
+
 @contextmanager
 def _meter(total: float, done: float, description: str, unit: str, show: bool) -> Iterator[Meter]:
     if not show:
@@ -99,30 +99,24 @@ def _meter(total: float, done: float, description: str, unit: str, show: bool) -
     elif not sys.stderr.isatty():
         yield _LineMeter(total, done, description, unit)
     else:
-        with Progress(*_columns(), console=Console(stderr=True), expand=True) as progress:
+        tight, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        columns = [  # one line, also on a narrow terminal: the last is cut first
+            TextColumn("{task.description}", table_column=tight),
+            BarColumn(bar_width=16, table_column=tight),
+            TextColumn("{task.percentage:>3.0f} %", table_column=tight),
+            TextColumn("{task.fields[rate]}", table_column=tight),
+            TimeRemainingColumn(compact=True, table_column=tight),
+            TextColumn("{task.fields[figures]}", style="dim", table_column=rest),
+        ]
+        with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
             yield _BarMeter(total, done, description, unit, progress)
-
-
-def _columns() -> list[ProgressColumn]:
-    """One line, also where it is short: what is told last is cut first."""
-    tight = Column(no_wrap=True)
-    return [
-        TextColumn("{task.description}", table_column=tight),
-        BarColumn(bar_width=16, table_column=tight),
-        TextColumn("{task.percentage:>3.0f} %", table_column=tight),
-        TextColumn("{task.fields[rate]}", table_column=tight),
-        TimeRemainingColumn(compact=True, table_column=tight),
-        TextColumn(
-            "{task.fields[figures]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        ),
-    ]
 
 
 def _format(figures: dict[str, Any]) -> str:
     return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     """E.g. "12:05", "1:02:05"."""
     if seconds == float("inf"):
         return "unknown time"

@@ -12,10 +12,7 @@ Result = TypeVar("Result")
 
 
 def in_order(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    """Maps `function` over `items` on threads, in order, with at most `workers` + 1 results in memory.
-
-    Threads suffice: inflating and array arithmetic, nearly all of the work, run outside the interpreter's lock.
-    """
+    """Maps `function` over `items` on threads, in order, with at most `workers` + 1 results in memory."""
     if workers <= 1 or len(items) < 2:
         yield from map(function, items)
         return

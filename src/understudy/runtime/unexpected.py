@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw: one line for the user, and a file with what a report of them needs."""
+"""Unexpected errors: one line for the user, and a file with what a bug report needs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from understudy import __version__
 from understudy.errors import UnderstudyError
 
 DEBUG = "UNDERSTUDY_DEBUG"  # set to 1: tracebacks are shown
-FIX = (
-    "look through that file (it may name folders or patients) and send it, with what you did, to whoever maintains"
-    " Understudy: this is a bug"
-)
-_PACKAGES = ("torch", "numpy", "nibabel", "pydantic", "typer")
 
 
 def debugging() -> bool:
@@ -30,36 +25,25 @@ def debugging() -> bool:
 
 
 def unexpected(error: BaseException, log: Path | None) -> UnderstudyError:
-    """What the user is told of an error that nobody foresaw.
-
-    Args:
-        log: file with its traceback; None if none could be written.
-    """
+    """What the user is told; `log` is the file with the traceback, None if none could be written."""
     first = (str(error).strip() or "no message").splitlines()[0][:300]
-    what = f"unexpected {type(error).__name__}: {first}"
+    send = "this is a bug: look through that file (it may name folders or patients) and send it to the maintainers"
     again = f"run the command again with {DEBUG}=1 to see where it happened, and report that"
-    return UnderstudyError(what, where=log, fix=FIX if log else again)
+    return UnderstudyError(f"unexpected {type(error).__name__}: {first}", where=log, fix=send if log else again)
 
 
 def report(error: BaseException) -> str:
     """The command, versions and traceback of an error, as text."""
     versions = [f"understudy {__version__}", f"Python {platform.python_version()}", platform.platform()]
-    for name in _PACKAGES:
+    for name in ("torch", "numpy", "nibabel", "pydantic", "typer"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
-    return "\n".join(
-        [
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            shlex.join(["understudy", *sys.argv[1:]]),
-            ", ".join(versions),
-            "",
-            "".join(traceback.format_exception(error)),
-        ]
-    )
+    now, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(["understudy", *sys.argv[1:]])
+    return "\n".join([now, command, ", ".join(versions), "", "".join(traceback.format_exception(error))])
 
 
 def write_report(error: BaseException) -> Path | None:
-    """Writes `report` to the user's cache folder, or to the system's folder for temporary files.
+    """Writes `report` to the user's cache folder, or else to the system's temporary folder.
 
     Returns:
         The file, which only its owner may read; None if neither folder can be written.
