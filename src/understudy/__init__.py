@@ -1,5 +1,62 @@
-"""Understudy: synthetic MR slices that stand in for patients' images - are they useful, and are they copies?"""
+"""Understudy: synthetic MR slices that stand in for patients' images - are they useful, and are they copies?
 
+    import understudy as us
+
+Names are imported when they are first used: `import understudy` loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("understudy")
+if TYPE_CHECKING:
+    from understudy import metrics, quality
+    from understudy.api import (
+        Diffusion,
+        Evaluation,
+        Generator,
+        ProgressiveGAN,
+        Segmenter,
+        StyleGAN1,
+        StyleGAN2,
+        StyleGAN3,
+        Swin,
+        UNet,
+        audit,
+        evaluate,
+        read,
+    )
+    from understudy.errors import UnderstudyError
+    from understudy.slices import LabelClass, SliceSet
+
+__version__ = version("understudy-mri")
+
+_HOMES = {
+    "understudy.api": [
+        "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
+        "Swin", "UNet", "audit", "evaluate", "read",
+    ],
+    "understudy.errors": ["UnderstudyError"],
+    "understudy.slices": ["LabelClass", "SliceSet"],
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS = ("metrics", "quality")  # whose functions are public: us.metrics.dice
+
+__all__ = [
+    "Diffusion", "Evaluation", "Generator", "LabelClass", "ProgressiveGAN", "Segmenter", "SliceSet", "StyleGAN1",
+    "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "quality", "read",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"understudy.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'understudy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,398 @@
+"""What a notebook needs: `import understudy as us`. The commands call the same functions underneath."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.names import display_name, percent
+from understudy.runtime.lazy import pandas as pd
+from understudy.slices import SliceSet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from understudy.memorization.result import AuditResult
+
+Recipe = Literal["quick", "workstation", "paper"]
+
+
+class _Trained:
+    """A model in a folder, which is a temporary one unless the user names it."""
+
+    folder: Path | None = None
+    _temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def _new_folder(self, out: str | Path | None) -> Path:
+        if out is not None:
+            return Path(out)
+        self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
+        return Path(self._temporary.name) / "model"
+
+    def _finished(self) -> Path:
+        if self.folder is None:
+            raise UnderstudyError("the model has not been trained", fix="call fit first, or open a trained one")
+        return self.folder
+
+
+class Generator(_Trained):
+    """A generative model of joint images (channels + annotation). Use one of its five kinds.
+
+    Args:
+        channels: names of the image channels, as `SliceSet.channels`.
+        resolution: height and width of the slices, pixels.
+        recipe: settings of network and training: "quick" (a CPU, minutes), "workstation" (one GPU, about a day) or
+            "paper" (Table 7 of Akbar et al.).
+        device: "auto", "cpu", "cuda", ...
+        model: fields of the network's configuration that differ from the recipe, e.g. `width=32`.
+
+    Example:
+        >>> gen = StyleGAN2(channels=["T1w", "FLAIR"], resolution=32)
+        >>> gen
+        StyleGAN2(T1w + FLAIR, 32 x 32 pixels, not trained)
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self, channels: Sequence[str], resolution: int, recipe: Recipe = "quick", device: str = "auto", **model: Any
+    ) -> None:
+        self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
+        self._model = model
+
+    def __repr__(self) -> str:
+        state = f"trained in {self.folder}" if self.folder else "not trained"
+        return (
+            f"{type(self).__name__}({' + '.join(self.channels)}, {self.resolution} x {self.resolution} pixels, {state})"
+        )
+
+    def fit(
+        self,
+        slices: SliceSet,
+        kimg: float | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+        progress: bool = False,
+        **training: Any,
+    ) -> Generator:
+        """Trains on all slices of a set; give it training patients only.
+
+        Args:
+            slices: the training slices.
+            kimg: thousand images shown; None: the recipe's.
+            seed: of weights, data order and everything drawn.
+            out: folder of the model, which continues there if it was interrupted; None: a temporary one.
+            progress: show a bar.
+            training: fields of the training's configuration that differ from the recipe, e.g. `batch=16`.
+
+        Returns:
+            itself, trained.
+
+        Raises:
+            UnderstudyError: other channels or resolution, settings that do not fit, a training that diverged.
+        """
+        from understudy.generators.joint import annotation_channels
+        from understudy.generators.recipes import recipe
+        from understudy.generators.registry import model_config, train
+        from understudy.generators.training.config import training_config_for
+
+        if slices.channels != self.channels or slices.resolution != self.resolution:
+            raise UnderstudyError(
+                f"the slices are {' + '.join(slices.channels)} at {slices.resolution} pixels, the generator is of"
+                f" {' + '.join(self.channels)} at {self.resolution}",
+                fix="build it with channels=slices.channels, resolution=slices.resolution",
+            )
+        given = recipe(self.recipe, self.kind)
+        chosen = {**given.get("training", {}), **training, "seed": seed, **({} if kimg is None else {"kimg": kimg})}
+        annotated = [bool(a) for _, _, labels in slices.blocks() for a in labels.any((1, 2))]
+        if "balance_classes" not in training and len(set(annotated)) < 2:
+            chosen.pop("balance_classes", None)  # of the recipe: nothing to balance where all slices have a lesion
+        config = training_config_for(self.kind).model_validate(chosen)
+        channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
+        fields = {**given.get("model", {}), **self._model, "kind": self.kind}
+        model = model_config({**fields, "resolution": self.resolution, "channels": channels})
+        folder = self._new_folder(out)
+        train(slices, None, model, config, folder, device=self.device, progress=progress)
+        self.folder = folder
+        return self
+
+    @staticmethod
+    def open(folder: str | Path, device: str = "auto") -> Generator:
+        """A trained generator of any kind, e.g. `jobs/generator-.../model` of a study."""
+        from understudy.generators.folder import load_generator
+
+        config = load_generator(folder)[1]
+        (kind,) = [c for c in Generator.__subclasses__() if c.kind == config["kind"]] or [Generator]
+        opened = kind(config["channels"], config["model"]["resolution"], device=device)
+        opened.folder = Path(folder)
+        return opened
+
+    def sample(self, n: int, seed: int = 0, **options: Any) -> SliceSet:
+        """Synthetic slices with their annotations, in memory; slice i of a seed is the same for any `n`.
+
+        Args:
+            n: number of slices.
+            seed: of the latents.
+            options: `psi` (truncation, 1 for none), `sampler` (of diffusion models).
+
+        Raises:
+            UnderstudyError: not trained.
+        """
+        from understudy.generators.sample import sample_set
+
+        with tempfile.TemporaryDirectory() as folder:
+            made = sample_set(
+                self._finished(), n, seed, Path(folder) / "set", device=self.device, progress=False, **options
+            )
+            return in_memory(made)
+
+
+class ProgressiveGAN(Generator):
+    """Progressive GAN (Karras et al. 2018)."""
+
+    kind = "progan"
+
+
+class StyleGAN1(Generator):
+    """StyleGAN (Karras et al. 2019)."""
+
+    kind = "stylegan1"
+
+
+class StyleGAN2(Generator):
+    """StyleGAN 2 (Karras et al. 2020)."""
+
+    kind = "stylegan2"
+
+
+class StyleGAN3(Generator):
+    """StyleGAN 3 (Karras et al. 2021)."""
+
+    kind = "stylegan3"
+
+
+class Diffusion(Generator):
+    """Guided diffusion without guidance (Dhariwal & Nichol 2021)."""
+
+    kind = "diffusion"
+
+
+class Segmenter(_Trained):
+    """A segmentation network for 2D slices. Use `UNet` or `Swin`.
+
+    Args:
+        samples: slices shown in training; None: the paper's number.
+        device: "auto", "cpu", "cuda", ...
+        options: fields of the network's or the training's configuration, e.g. `width=16`, `batch=8`.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, samples: int | None = None, device: str = "auto", **options: Any) -> None:
+        self.device, self._options = device, options | ({} if samples is None else {"samples": samples})
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{k}={v!r}" for k, v in self._options.items())
+        return f"{type(self).__name__}({options})"
+
+    def fit(
+        self,
+        real: SliceSet | None = None,
+        synthetic: SliceSet | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+        progress: bool = False,
+    ) -> Segmenter:
+        """Trains on real slices, synthetic ones or both; of a real set with a recorded split on the training part.
+
+        Returns:
+            a trained copy; the segmenter itself keeps no weights, so one serves several trainings.
+
+        Raises:
+            UnderstudyError: neither set, other channels or classes, settings that do not fit.
+        """
+        from understudy.segmenters.config import model_config, paper_training
+        from understudy.segmenters.train import train_segmenter
+
+        fields = dict(self._options)
+        network = type(model_config({"kind": self.kind}))
+        model = network.model_validate({k: fields.pop(k) for k in list(fields) if k in network.model_fields})
+        default = paper_training(model)
+        config = type(default).model_validate({**default.model_dump(exclude_unset=True), **fields, "seed": seed})
+        fitted = type(self)(device=self.device, **self._options)
+        fitted.folder = train_segmenter(
+            real, synthetic, model, config, fitted._new_folder(out), device=self.device, progress=progress
+        )
+        return fitted
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels uint8 [N, H, W] (class indices) of images uint8 [N, C, H, W].
+
+        Raises:
+            UnderstudyError: not trained.
+        """
+        from understudy.segmenters.predict import load
+
+        return load(self._finished(), self.device).probabilities(images).argmax(1).numpy().astype(np.uint8)
+
+
+class UNet(Segmenter):
+    """nnU-Net's 2D network (MONAI's DynUNet)."""
+
+    kind = "unet"
+
+
+class Swin(Segmenter):
+    """Swin transformer with UPerNet."""
+
+    kind = "swin"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Can synthetic slices replace real ones in the training of a segmenter?
+
+    Attributes:
+        relative_dice: mean Dice on test patients after training on synthetic slices / after training on real ones.
+        interval: its 95 % interval, bootstrap over patients.
+        dice: mean Dice of each training ("real", "synthetic", "both").
+        rows: raw results, one row a training, patient and class.
+    """
+
+    relative_dice: float
+    interval: tuple[float, float]
+    dice: Mapping[str, float]
+    rows: pd.DataFrame
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        means = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
+        return (
+            f"Evaluation(relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)};"
+            f" Dice: {means})"
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Dice of each test patient under each training; returns the axes."""
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=(4, 3))[1] if ax is None else ax
+        means = self.rows.groupby(["setting", "subject"], sort=False)["dice"].mean()
+        names = list(self.dice)
+        ax.boxplot([means[name].dropna().to_numpy() for name in names], showmeans=True)
+        ax.set_xticks(range(1, len(names) + 1), names)
+        ax.set(ylabel="Dice of a test patient", ylim=(0, 1))
+        return ax
+
+
+def evaluate(
+    real: SliceSet,
+    synthetic: SliceSet,
+    segmenter: Segmenter | None = None,
+    trainings: Sequence[str] = ("real", "synthetic"),
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Trains a segmenter on real and on synthetic slices and scores both on real test patients.
+
+    The slices of a test patient are scored together, as they are stored. Whole volumes on their original grid,
+    repeats and tables: `understudy evaluate`.
+
+    Args:
+        real: slices of patients; `real.split()` says which train and which test.
+        synthetic: slices that stand in for the training patients'.
+        segmenter: None: `UNet()`.
+        trainings: of "real", "synthetic", "both"; "real" and "synthetic" must be among them.
+        seed: of the trainings.
+
+    Raises:
+        UnderstudyError: sets that do not fit together, patients that cannot be split.
+    """
+    from understudy.metrics.overlap import apply_policy
+    from understudy.metrics.scores import score_volume
+    from understudy.metrics.statistics import relative_dice, summarise
+
+    segmenter = segmenter or UNet()
+    train, _, test = real.split()
+    if not len(test):
+        raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
+    spacing = tuple(real.spacing[i] for i in (2, 0, 1)) if real.spacing else (1.0, 1.0, 1.0)
+    rows: list[dict[str, Any]] = []
+    for name in trainings:
+        sets = (train if name != "synthetic" else None, synthetic if name != "real" else None)
+        fitted = segmenter.fit(*sets, seed=seed, progress=progress)
+        for subject, places in test.index.groupby("subject", sort=True).indices.items():
+            images, labels = test.read(places)
+            scored = score_volume(
+                pred=fitted.predict(images), target=labels, class_names=real.class_names, spacing=spacing
+            )
+            rows += [row | {"setting": name, "repeat": 0, "subject": str(subject)} for row in scored]
+    table = apply_policy(pd.DataFrame(rows))
+    estimate = relative_dice(table, "synthetic", "real")
+    summary = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"]
+    means = {name: float(summary[name]) for name in trainings}
+    return Evaluation(estimate.value, (estimate.low, estimate.high), means, table)
+
+
+def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: Any) -> AuditResult:
+    """Are synthetic slices copies of training slices?
+
+    Args:
+        train: slices that the generator was trained on.
+        held_out: slices of other patients, whom the generator never saw: what chance looks like.
+        synthetic: the slices to be judged.
+        options: fields of `AuditConfig`; `device`, `progress`.
+
+    Returns:
+        `verdict`, `plot()`, and the numbers of every slice.
+
+    Raises:
+        UnderstudyError: sets that do not fit together, a patient on both sides.
+    """
+    from understudy.memorization.perform import audit as perform
+
+    return perform(train, held_out, synthetic, **options)
+
+
+def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
+    """Reads a folder of images that anyone made (PNG, NumPy, NIfTI, WebDataset, ...) into a slice set at `out`.
+
+    Args:
+        folder: the images with their masks.
+        out: new folder of the slice set.
+        spec: fields of `FolderSpec`, as the options of `understudy read`.
+
+    Raises:
+        UnderstudyError: no images, images that do not fit together.
+    """
+    from understudy.exchange.read import read_folder
+    from understudy.exchange.spec import FolderSpec
+
+    return read_folder(Path(folder), Path(out), FolderSpec(**spec))
+
+
+def in_memory(slices: SliceSet) -> SliceSet:
+    """A copy of a set that needs no folder any more."""
+    copy = SliceSet.from_arrays(
+        slices.images,
+        slices.labels,
+        channels=slices.channels,
+        classes=slices.classes,
+        spacing=slices.spacing,
+        index=slices.index,
+    )
+    copy.axes, copy.attrs = slices.axes, dict(slices.attrs)
+    return copy
+
+
+__all__ = [
+    "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
+    "Swin", "UNet", "audit", "display_name", "evaluate", "read",
+]  # fmt: skip
