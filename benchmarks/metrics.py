@@ -24,7 +24,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from understudy.metrics.overlap import dice
+from understudy.metrics.overlap import scores_of_counts
 from understudy.metrics.scores import score_volume
 
 SHAPE, SPACING = (155, 240, 240), (1.0, 1.0, 1.0)
@@ -86,9 +86,9 @@ def ours(truth: Labels, prediction: Labels) -> Callable[[], Scores]:
     """Rows of the three classes and the foreground."""
 
     def run() -> Scores:
-        rows = score_volume(truth, prediction, NAMES, SPACING)[:3]
+        rows = score_volume(pred=prediction, target=truth, class_names=NAMES, spacing=SPACING)[:3]
         found = {k: [r[k] for r in rows] for k in DISTANCES}
-        return found | {"dice": [float(dice(r["tp"], r["fp"], r["fn"])) for r in rows]}
+        return found | {"dice": [float(scores_of_counts(r["tp"], r["fp"], r["fn"])["dice"]) for r in rows]}
 
     return run
 

@@ -13,7 +13,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.bootstrap import drawn_weights, mean_interval, per_patient, per_repeat, weighted_means
+from understudy.metrics.bootstrap import (
+    drawn_weights,
+    holm,
+    mean_interval,
+    per_patient,
+    per_repeat,
+    sign_flip,
+    weighted_means,
+)
 
 
 def naive_mean(data: np.ndarray, patients: np.ndarray, repeats: np.ndarray) -> float:
@@ -117,3 +125,28 @@ def test_means_of_repeats_and_patients() -> None:
 def test_no_scores_are_refused() -> None:
     with pytest.raises(UnderstudyError, match="no scores"):
         mean_interval([])
+
+
+def test_random_sign_flips_approach_the_exact_test() -> None:
+    d = np.random.default_rng(9).normal(0.3, 1, 16)
+    exact = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flip(d) == pytest.approx(exact, abs=4 * math.sqrt(exact / 10_000))
+    assert sign_flip(d) == sign_flip(d)
+    assert sign_flip(np.full(40, 1.0)) == pytest.approx(1 / 10_001)  # never zero
+    assert sign_flip(np.zeros(5)) == 1
+    assert np.isnan(sign_flip([]))
+
+
+@given(p=st.lists(st.floats(0, 1), max_size=8), alpha=st.floats(0.001, 0.999))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], alpha: float) -> None:
+    rejected = [False] * len(p)
+    for step, i in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
+        if p[i] * (len(p) - step) > alpha:
+            break
+        rejected[i] = True
+    assert (holm(p) <= alpha).tolist() == rejected
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.02, math.nan, 0.5]), [0.04, math.nan, 0.5])

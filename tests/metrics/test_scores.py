@@ -47,7 +47,7 @@ def masks_of(volume: np.ndarray, name: str) -> np.ndarray:
 
 def test_whole_volume_rows_equal_medpy() -> None:
     truth, prediction = volumes()
-    rows = score_volume(truth, prediction, NAMES, SPACING)
+    rows = score_volume(prediction, truth, NAMES, SPACING)
     assert [r["class_name"] for r in rows] == [*NAMES, "foreground"]
     for row in rows:
         assert list(row) == COLUMNS
@@ -63,9 +63,9 @@ def test_kept_slices_are_restacked(kept: np.ndarray) -> None:
     truth, prediction = volumes(1)
     prediction[:2] = 0
     stays = np.isin(np.arange(14), kept)
-    rows = score_volume(truth, prediction, NAMES, SPACING, stays)
-    assert rows[:4] == score_volume(truth, prediction, NAMES, SPACING)
-    alone = score_volume(truth[stays], prediction[stays], NAMES, SPACING)
+    rows = score_volume(prediction, truth, NAMES, SPACING, stays)
+    assert rows[:4] == score_volume(prediction, truth, NAMES, SPACING)
+    alone = score_volume(prediction[stays], truth[stays], NAMES, SPACING)
     for row, expected in zip(rows[4:], alone, strict=True):
         np.testing.assert_equal(row, expected | {"scope": "kept_slices"})
 
@@ -77,29 +77,29 @@ def test_kept_slices_of_foreground_on_the_edge_of_the_stack() -> None:
     prediction = truth.copy()
     prediction[3, 4, 4] = 0
     stays = np.arange(8) <= 3
-    row = score_volume(truth, prediction, ["lesion"], SPACING, stays)[2]
+    row = score_volume(prediction, truth, ["lesion"], SPACING, stays)[2]
     check_against_medpy(row, truth[stays] == 1, prediction[stays] == 1)
 
 
 def test_regions_are_scored_as_their_masks() -> None:
     truth, prediction = volumes(4)
-    plain = score_volume(truth, prediction, NAMES, SPACING)
-    rows = score_volume(truth, prediction, NAMES, SPACING, regions="auto")
+    plain = score_volume(prediction, truth, NAMES, SPACING)
+    rows = score_volume(prediction, truth, NAMES, SPACING, regions="auto")
     assert [r["class_name"] for r in rows] == [*NAMES, "WT", "TC", "foreground"]
     assert [r for r in rows if not r["region"]] == plain
     check_against_medpy(rows[3], truth > 0, prediction > 0)
     check_against_medpy(rows[4], *(np.isin(v, [1, 3]) for v in (truth, prediction)))
-    (own,) = score_volume(truth, prediction, NAMES, SPACING, np.arange(14) > 6, {"rim": ["ED", "NCR"]})[8:9]
+    (own,) = score_volume(prediction, truth, NAMES, SPACING, np.arange(14) > 6, {"rim": ["ED", "NCR"]})[8:9]
     assert (own["class_name"], own["scope"], own["region"]) == ("rim", "kept_slices", True)
     check_against_medpy(own, *(np.isin(v[7:], [1, 2]) for v in (truth, prediction)))
 
 
 def test_memory_layout_and_integer_type_do_not_matter() -> None:
     truth, prediction = volumes(2)
-    expected = score_volume(truth, prediction, NAMES, SPACING)
+    expected = score_volume(prediction, truth, NAMES, SPACING)
     fortran = np.asfortranarray(prediction.astype(np.int64))
-    assert score_volume(truth.astype(np.int16), fortran, NAMES, SPACING) == expected
-    turned = score_volume(truth.transpose(2, 1, 0), prediction.transpose(2, 1, 0), NAMES, SPACING[::-1])
+    assert score_volume(fortran, truth.astype(np.int16), NAMES, SPACING) == expected
+    turned = score_volume(prediction.transpose(2, 1, 0), truth.transpose(2, 1, 0), NAMES, SPACING[::-1])
     for row, other in zip(expected, turned, strict=True):
         assert other == pytest.approx(row)
 
@@ -108,7 +108,7 @@ def test_empty_volumes_give_rows_without_distances() -> None:
     truth, prediction = volumes(3)
     truth[truth == 1] = 0
     empty = np.zeros_like(truth)
-    ncr, ed, *_ = score_volume(truth, prediction, NAMES, SPACING)
+    ncr, ed, *_ = score_volume(prediction, truth, NAMES, SPACING)
     assert (ncr["truth_empty"], ncr["predicted_empty"]) == (True, False)
     assert np.isnan([ncr["hd"], ncr["hd95_pooled"], ncr["hd95_directed"]]).all()
     assert ed["hd"] > 0
@@ -124,11 +124,11 @@ TRUTH = np.zeros((3, 4, 5), np.uint8)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prediction": np.zeros((3, 5, 4), np.uint8)}, "shape"),
-        ({"truth": TRUTH[0], "prediction": TRUTH[0]}, "not a volume"),
-        ({"prediction": TRUTH.astype(np.float32)}, "float32"),
-        ({"prediction": TRUTH + np.uint8(4)}, "the label 4"),
-        ({"truth": TRUTH.astype(np.int16) - 1}, "the label -1"),
+        ({"pred": np.zeros((3, 5, 4), np.uint8)}, "shape"),
+        ({"target": TRUTH[0], "pred": TRUTH[0]}, "not a volume"),
+        ({"pred": TRUTH.astype(np.float32)}, "float32"),
+        ({"pred": TRUTH + np.uint8(4)}, "the label 4"),
+        ({"target": TRUTH.astype(np.int16) - 1}, "the label -1"),
         ({"regions": {"core": ["NCR", "NET"]}}, "union of classes"),
         ({"regions": {"ED": ["NCR"]}}, "cannot be called 'ED'"),
         ({"spacing": (1.0, 1.0)}, "spacing"),
@@ -143,7 +143,7 @@ TRUTH = np.zeros((3, 4, 5), np.uint8)
     ],
 )
 def test_bad_input_is_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"truth": TRUTH, "prediction": TRUTH, "class_names": NAMES, "spacing": SPACING}
+    good: dict[str, Any] = {"target": TRUTH, "pred": TRUTH, "class_names": NAMES, "spacing": SPACING}
     assert len(score_volume(**good)) == 4
     with pytest.raises(UnderstudyError, match=message):
         score_volume(**(good | change))

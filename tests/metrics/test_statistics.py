@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from made_rows import scored_rows
 from scipy import stats
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.empties import apply_policy
-from understudy.metrics.statistics import compare, cube, holm, paired_difference, relative_dice, sign_flip, summarise
+from understudy.metrics.overlap import apply_policy
+from understudy.metrics.scores import class_names, flag, region_names
+from understudy.metrics.statistics import compare, cube, paired_difference, ranks, relative_dice, summarise
 
 CLASSES = ("NCR", "ED")
 
@@ -159,31 +159,6 @@ def test_paired_difference_and_its_tests() -> None:
     assert (same.value, same.p) == (0, 1)
 
 
-def test_random_sign_flips_approach_the_exact_test() -> None:
-    d = np.random.default_rng(9).normal(0.3, 1, 16)
-    exact = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
-    assert sign_flip(d) == pytest.approx(exact, abs=4 * math.sqrt(exact / 10_000))
-    assert sign_flip(d) == sign_flip(d)
-    assert sign_flip(np.full(40, 1.0)) == pytest.approx(1 / 10_001)  # never zero
-    assert sign_flip(np.zeros(5)) == 1
-    assert np.isnan(sign_flip([]))
-
-
-@given(p=st.lists(st.floats(0, 1), max_size=8), alpha=st.floats(0.001, 0.999))
-def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], alpha: float) -> None:
-    rejected = [False] * len(p)
-    for step, i in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
-        if p[i] * (len(p) - step) > alpha:
-            break
-        rejected[i] = True
-    assert (holm(p) <= alpha).tolist() == rejected
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
-    np.testing.assert_allclose(holm([0.02, math.nan, 0.5]), [0.04, math.nan, 0.5])
-
-
 def test_compare_adjusts_over_all_settings() -> None:
     base = scores(10)
     table = pd.concat([rows_of("real", base), rows_of("worse", base - 0.2), rows_of("alike", base[::-1].copy())])
@@ -199,7 +174,7 @@ def test_gaps_are_errors_not_smaller_tables() -> None:
     table = rows_of("real", scores(11))
     with pytest.raises(UnderstudyError, match=r"lacks 1 results.*p04.*ED"):
         cube(table[~((table.subject == "p04") & (table.repeat == 1) & (table.class_name == "ED"))], "real")
-    with pytest.raises(UnderstudyError, match="3 results twice"):
+    with pytest.raises(UnderstudyError, match="3 duplicate"):
         cube(pd.concat([table, table[(table.subject == "p04") & (table.class_name == "ED")]]), "real")
     with pytest.raises(UnderstudyError, match=r"no results of the setting 'synth'[\s\S]*real"):
         cube(table, "synth")
@@ -210,3 +185,149 @@ def test_gaps_are_errors_not_smaller_tables() -> None:
     fewer = rows_of("syn", scores(12, patients=11))
     with pytest.raises(UnderstudyError, match=r"same patients: 1 differ, e.g. p11"):
         relative_dice(pd.concat([table, fewer]), "syn", "real")
+
+
+# --- regions and collapsed runs
+
+DICE = np.random.default_rng(0).uniform(0.4, 0.9, (6, 3, 4))  # two classes, then two regions
+
+
+def with_regions(collapsed: tuple[int, ...] = ()) -> pd.DataFrame:
+    return scored_rows("s", DICE, ["NCR", "ED"], ["WT", "TC"], collapsed)
+
+
+def test_regions_stand_beside_the_classes_and_out_of_the_mean() -> None:
+    rows = with_regions()
+    assert class_names(rows) == ["NCR", "ED"]
+    assert region_names(rows) == ["WT", "TC"]
+    assert cube(rows, "s").classes == ("NCR", "ED")
+    assert cube(rows, "s", classes=["WT"]).values == pytest.approx(DICE[:, :, 2:3])
+    table = summarise(rows, ("dice",)).set_index("class_name")
+    assert list(table.index) == ["NCR", "ED", "WT", "TC", "foreground", "mean"]
+    assert table.loc["mean", "value"] == pytest.approx(DICE[:, :, :2].mean())
+    assert table.loc["TC", "value"] == pytest.approx(DICE[:, :, 3].mean())
+    assert table["region"].tolist() == [False, False, True, True, False, False]
+
+
+def test_rows_of_an_older_version_count_as_before() -> None:
+    old = scored_rows("old", DICE[:, :, :2]).drop(columns=["region", "collapsed"])
+    mixed = pd.concat([old, with_regions(collapsed=(1,))])
+    assert not flag(old, "region").any()
+    assert class_names(old) == class_names(mixed) == ["NCR", "ED"]
+    assert flag(mixed, "collapsed").sum() == 6 * 5
+    assert cube(mixed, "old").values == pytest.approx(DICE[:, :, :2])
+    assert relative_dice(mixed, "s", "old").value == pytest.approx(1)
+    assert list(summarise(mixed, ("dice",))["n_collapsed"].unique()) == [0, 1]
+
+
+def test_both_means_are_given_where_runs_collapsed() -> None:
+    dice = DICE.copy()
+    dice[:, 2] = 0.02
+    rows = scored_rows("s", dice, ["NCR", "ED"], ["WT", "TC"], collapsed=(2,))
+    mean = summarise(rows, ("dice",)).set_index("class_name").loc["mean"]
+    assert mean["value"] == pytest.approx(dice[:, :, :2].mean())
+    assert (mean["n_repeats"], mean["n_collapsed"]) == (3, 1)
+    assert mean["value_without_collapsed"] == pytest.approx(dice[:, :2, :2].mean())
+    assert mean["sd_without_collapsed"] == pytest.approx(dice[:, :2, :2].mean((0, 2)).std())
+    assert mean["sd"] > 5 * mean["sd_without_collapsed"]
+    base = scored_rows("real", DICE, ["NCR", "ED"], ["WT", "TC"])
+    both = pd.concat([rows, base])
+    assert compare(both, "real").loc[0, "difference"] < -0.1
+    out = compare(both[~flag(both, "collapsed")], "real").loc[0]
+    assert out["difference"] == pytest.approx(DICE[:, :2, :2].mean() - DICE[:, :, :2].mean())
+    assert out["n_repeats"] == 2
+
+
+def test_nothing_is_left_out_without_a_word() -> None:
+    rows = with_regions(collapsed=(0, 1, 2))
+    mean = summarise(rows, ("dice",)).set_index("class_name").loc["mean"]
+    assert mean["value"] == pytest.approx(DICE[:, :, :2].mean())
+    assert np.isnan(mean["value_without_collapsed"])
+
+
+# --- ranks
+
+
+def several(**dice: np.ndarray) -> pd.DataFrame:
+    return pd.concat([scored_rows(name, values) for name, values in dice.items()])
+
+
+def noisy(seed: int, mean: float, patients: int = 30, repeats: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return mean + 0.02 * rng.standard_normal((patients, repeats, 2))
+
+
+def test_clear_winners_have_their_ranks_for_certain() -> None:
+    table = several(c=noisy(0, 0.5), a=noisy(1, 0.9), b=noisy(2, 0.7))
+    found = ranks(table, ["a", "b", "c"])
+    assert found["setting"].tolist() == ["a", "b", "c"]
+    assert found["rank"].tolist() == found["expected_rank"].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(found[["p_rank_1", "p_rank_2", "p_rank_3"]], np.eye(3))
+    assert ranks(table, ["a", "b", "c"], metric="hd")["setting"].tolist() == ["a", "b", "c"]  # less is better
+
+
+def test_probability_of_the_first_rank_has_its_closed_form() -> None:
+    """Two models on the same patients: P(a first) = Phi(mean / standard error of the paired difference)."""
+    base = np.random.default_rng(3).uniform(0.3, 0.9, (60, 1, 1))
+    step = np.random.default_rng(4).normal(0.004, 0.03, (60, 1, 1))
+    table = pd.concat([scored_rows(n, v, ["lesion"]) for n, v in (("a", base + step), ("b", base))])
+    found = ranks(table, ["a", "b"]).set_index("setting")
+    expected = stats.norm.cdf(step.mean() / (step.std() / math.sqrt(60)))
+    assert 0.6 < expected < 0.95
+    assert found.loc["a", "p_rank_1"] == pytest.approx(expected, abs=0.02)
+    assert found.loc["a", "expected_rank"] == pytest.approx(1 + found.loc["b", "p_rank_1"])
+
+
+def test_ranks_equal_a_loop_over_resamples() -> None:
+    dice = {n: noisy(i, 0.7 + 0.004 * i, 9, 1 + i % 3) for i, n in enumerate("abcd")}
+    found = ranks(several(**dice), list(dice)).set_index("setting")
+    rng, counts = np.random.default_rng(7), np.zeros((4, 4))
+    for _ in range(3000):
+        p = rng.integers(0, 9, 9)
+        means = [v[p][:, rng.integers(0, v.shape[1], v.shape[1])].mean() for v in dice.values()]
+        counts[np.arange(4), stats.rankdata(-np.array(means)).astype(int) - 1] += 1
+    shares = found.loc[list(dice), [f"p_rank_{k}" for k in (1, 2, 3, 4)]].to_numpy()
+    np.testing.assert_allclose(shares, counts / 3000, atol=0.035)
+    np.testing.assert_allclose(shares.sum(axis=0), 1)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(found.loc[list(dice), "expected_rank"], shares @ np.arange(1, 5))
+
+
+def test_ties_share_their_ranks_and_the_order_of_the_call_does_not_matter() -> None:
+    same = noisy(5, 0.6)
+    table = several(x=same, y=same, z=noisy(6, 0.3))
+    found = ranks(table, ["z", "y", "x"])
+    pd.testing.assert_frame_equal(found, ranks(table, ["x", "y", "z"]))
+    assert found["rank"].tolist() == [1.5, 1.5, 3]
+    assert found["p_rank_1"].tolist() == found["p_rank_2"].tolist() == [0.5, 0.5, 0]
+    assert found["rank_low"].tolist() == found["rank_high"].tolist() == [1.5, 1.5, 3]
+
+
+def test_a_collapsed_run_counts_unless_it_is_left_out() -> None:
+    good, other = noisy(8, 0.8, repeats=3), noisy(9, 0.7, repeats=3)
+    good[:, 1] = 0.01
+    table = pd.concat([scored_rows("a", good, collapsed=[1]), scored_rows("b", other)])
+    assert ranks(table, ["a", "b"])["setting"].tolist() == ["b", "a"]
+    out = ranks(table[~flag(table, "collapsed")], ["a", "b"])
+    assert out["setting"].tolist() == ["a", "b"]
+    assert out["n_repeats"].tolist() == [2, 3]
+
+
+def test_undefined_resamples_are_counted_and_infinite_scores_come_last() -> None:
+    table = several(a=noisy(1, 0.9, 3), b=noisy(2, 0.7, 3))
+    table.loc[(table.setting == "a") & (table.subject != "p00"), "hd"] = math.nan
+    found = ranks(table, ["a", "b"], metric="hd", resamples=1000)
+    assert found["resamples"].iloc[0] == pytest.approx(1000 * (1 - (2 / 3) ** 3), abs=60)
+    table.loc[table.setting == "a", "hd"] = math.inf
+    assert ranks(table, ["a", "b"], metric="hd")["setting"].tolist() == ["b", "a"]
+
+
+def test_what_cannot_be_ranked_is_refused() -> None:
+    table = several(a=noisy(0, 0.5), b=noisy(1, 0.5, patients=29))
+    for chosen in (["a"], ["a", "a"]):
+        with pytest.raises(UnderstudyError, match="cannot be ranked"):
+            ranks(table, chosen)
+    with pytest.raises(UnderstudyError, match="same patients: 1 differ"):
+        ranks(table, ["a", "b"])
+    with pytest.raises(UnderstudyError, match="no results of the setting"):
+        ranks(table, ["a", "c"])

@@ -97,7 +97,7 @@ def make_study(root: Path, patients: int = 6, repeats: int = 2) -> ReportData:
                 if training == "synthetic" and n == 0:
                     prediction = np.zeros_like(prediction)
                 np.savez_compressed(folder / f"{subject}.npz", prediction=prediction)
-                for row in score_volume(volume.truth, prediction, ["core", "edema"], volume.spacing, volume.kept):
+                for row in score_volume(prediction, volume.truth, ["core", "edema"], volume.spacing, volume.kept):
                     rows.append(
                         {"setting": setting, "training": training, "generator": generator, "segmenter": "unet",
                          "augmentation": True, "repeat": repeat, "subject": subject, "site": volume.site, **row}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from understudy.metrics.empties import apply_policy
+from understudy.metrics.overlap import apply_policy
 from understudy.report.data import ReportData, count, number, percent, plain
 from understudy.report.sections.answer import Answer, make_answer
 

@@ -13,7 +13,7 @@ import pytest
 from papers_numbers import CLASSES, GENERATORS, STUDY, rows_of_the_paper
 from read_html import cells_of_html
 
-from understudy.metrics.scores import FOREGROUND
+from understudy.metrics.overlap import FOREGROUND
 from understudy.quality.measure import Row
 from understudy.report.data import ReportData
 from understudy.report.page import build_report

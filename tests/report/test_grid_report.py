@@ -89,7 +89,7 @@ def grid(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> ReportD
 
 @pytest.fixture(scope="module")
 def made(grid: ReportData) -> dict[str, Any]:
-    from understudy.metrics.empties import apply_policy
+    from understudy.metrics.overlap import apply_policy
     from understudy.report.sections.answer import make_answer
 
     rows, left_out = usable_rows(grid)
@@ -129,7 +129,7 @@ def test_a_ratio_curve_ends_in_the_real_slices(grid: ReportData, made: dict[str,
 def test_parts_of_the_patients_are_drawn_and_compared_with_the_same_patients(
     grid: ReportData, made: dict[str, Any]
 ) -> None:
-    from understudy.metrics.empties import apply_policy
+    from understudy.metrics.overlap import apply_policy
 
     (panel,) = fraction_panels(grid, made["rows"], made["summary"])
     assert "real only: 20 %" in panel.alt

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from understudy.metrics.empties import apply_policy
+from understudy.metrics.overlap import apply_policy
 from understudy.report.page import ReportData, build_report
 from understudy.report.sections.answer import make_answer
 from understudy.report.sections.segmentations import segmentations

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from papers_numbers import CLASSES, STUDY, rows_of_the_paper
 
-from understudy.metrics.empties import EmptyPolicy, apply_policy
+from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.statistics import summarise
 from understudy.report.data import ReportData
 from understudy.report.plots.finetune import finetune_panels, finetune_table

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from understudy.metrics.empties import apply_policy
+from understudy.metrics.overlap import apply_policy
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
 from understudy.report.sections.answer import make_answer

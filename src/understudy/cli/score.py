@@ -55,11 +55,11 @@ def score(
     import json
 
     from understudy.io.files import write_text
-    from understudy.metrics.label_scores import as_result, means_over_files, score_labels
+    from understudy.metrics.label_files import as_result, means_over_files, score_labels
 
     scores = score_labels(
-        truth,
-        prediction,
+        pred=prediction,
+        target=truth,
         policy=policy,
         classes=parse_classes(classes),
         regions=parse_regions(regions),

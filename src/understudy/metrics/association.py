@@ -1,8 +1,7 @@
-"""Does one number predict another? Rank correlations over snapshots, with intervals that know what they rest on.
+"""Rank correlations of a metric with Dice over snapshots of trainings, with bootstrap intervals and permutation tests.
 
-Snapshots of one training resemble each other and tend to improve together, so that runs, not snapshots, are what is
-drawn where there are enough of them; and the Dice that is to be predicted is itself an estimate over few patients, who
-are drawn too.
+Snapshots of one training resemble each other and tend to improve together: where there are enough trainings, these are
+drawn, not snapshots. The Dice is itself an estimate over few patients, who are drawn too.
 """
 
 from __future__ import annotations
@@ -17,25 +16,24 @@ from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
-FEWEST_RUNS = 5  # that are drawn as wholes; fewer say nothing of other runs
+FEWEST_RUNS = 5  # trainings that are drawn as wholes; fewer say nothing about others
 FEWEST = 4  # snapshots with both numbers
-PAIRS_AT_ONCE = 4_000_000  # of snapshots, over resamples: what bounds the memory
-EXACT_UP_TO = 7  # snapshots whose orders are all tried: 5,040
+PAIRS_AT_ONCE = 4_000_000  # pairs of snapshots over resamples, bounds the memory
+EXACT_UP_TO = 7  # snapshots for which all 5,040 orders are tried
 
 
 @dataclass(frozen=True)
 class Association:
-    """Of one metric with the Dice.
+    """One metric's correlation with the Dice; NaN where undefined.
 
     Attributes:
-        n, runs: snapshots with both numbers, and the trainings that they are of.
+        n, runs: snapshots with both numbers, and their trainings.
         spearman, low, high: rank correlation with a bootstrap interval.
-        kendall, kendall_low, kendall_high: tau-b likewise.
-        within: Spearman within each training, averaged by its number of snapshots: what is left when trainings are not
-            compared with each other; NaN if no training has three.
-        p: two-sided, exact or of random orders, of |Spearman| if all orders of the snapshots were as likely.
-        p_within: likewise of the agreement within trainings, if all orders of each training's snapshots were as likely:
-            two trainings that differ in both numbers make p small, not this; NaN where `within` is.
+        kendall, kendall_low, kendall_high: tau-b with its interval.
+        within: Spearman within each training, averaged by its number of snapshots; NaN if no training has three.
+        p: two-sided permutation p of |Spearman|.
+        p_within: the same of `within`, snapshots permuted within each training: two trainings that differ in both
+            numbers make p small, not this.
     """
 
     n: int
@@ -52,18 +50,20 @@ class Association:
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """Correlation of ranks, ties sharing theirs; NaN if either is constant."""
-    return _correlation(rankdata(x), rankdata(y))
-
-
-def _correlation(a: Floats, b: Floats) -> float:
-    a, b = a - a.mean(), b - b.mean()
+    """Spearman's rank correlation with average ranks for ties; NaN if either is constant."""
+    a, b = _ranks(x), _ranks(y)
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > 0 else math.nan
 
 
+def _ranks(values: Floats) -> Floats:
+    """Average ranks about their mean."""
+    ranks = rankdata(values)
+    return np.asarray(ranks - ranks.mean(), np.float64)
+
+
 def kendall(x: Floats, y: Floats) -> float:
-    """Kendall's tau-b: pairs in the same order less pairs in opposite order, corrected for ties."""
+    """Kendall's tau-b; NaN if either is constant."""
     a, b = (np.sign(v[:, None] - v[None, :]) for v in (x, y))
     scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return float((a * b).sum()) / scale if scale > 0 else math.nan
@@ -78,7 +78,7 @@ class Draws:
 
 
 def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: int = 0) -> Draws:
-    """Draws trainings (if there are enough), snapshots within each, and patients; see `associate` for the arguments."""
+    """Draws trainings (if there are enough), snapshots within each, and patients; for arguments see `associate`."""
     rng = np.random.default_rng([seed, 7])
     order = np.argsort(runs, kind="stable")
     _, starts, sizes = np.unique(runs[order], return_index=True, return_counts=True)
@@ -117,19 +117,37 @@ def associate(
     if n < FEWEST or np.ptp(metric[some]) == 0 or np.ptp(dice[some]) == 0:
         return Association(n, count)
     drawn = np.where(draws.rows >= 0, metric[np.maximum(draws.rows, 0)], np.nan)
-    low, high, kendall_low, kendall_high = (e for v in _both(drawn, draws.dice) for e in _interval(v))
+    low, high, kendall_low, kendall_high = (bound for values in _both(drawn, draws.dice) for bound in _interval(values))
     x, y, of = metric[some], dice[some], runs[some]
+    by_run = [(int((of == r).sum()), spearman(x[of == r], y[of == r])) for r in np.unique(of) if (of == r).sum() >= 3]
+    by_run = [(size, value) for size, value in by_run if math.isfinite(value)]
+    total = sum(size for size, _ in by_run)
     rng = np.random.default_rng([seed, 8])
-    p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
     return Association(
-        n, count, spearman(x, y), low, high, kendall(x, y), kendall_low, kendall_high, _within(x, y, of), p, p_within
+        n,
+        count,
+        spearman(x, y),
+        low,
+        high,
+        kendall(x, y),
+        kendall_low,
+        kendall_high,
+        within=sum(size * value for size, value in by_run) / total if total else math.nan,
+        p=permutation_p(x, y, orders, rng),
+        p_within=within_p(x, y, of, orders, rng),
     )
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    defined = values[np.isfinite(values)]
+    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Spearman and Kendall [b] of the rows of x and y [b, n], pairs without both numbers left out.
 
-    The sums of the signs of differences are, up to a factor, ranks about their mean, with ties sharing theirs.
+    The sums of the signs of differences are, up to a factor, average ranks about their mean.
     """
     found = []
     step = max(1, PAIRS_AT_ONCE // x.shape[1] ** 2)
@@ -158,26 +176,9 @@ def _means(scores: Floats, weights: Floats) -> Floats:
     return np.divide(total, below, out=np.full(total.shape, np.nan), where=below > 0)
 
 
-def _interval(values: Floats) -> tuple[float, float]:
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _within(metric: Floats, dice: Floats, runs: NDArray[np.int64]) -> float:
-    rows = [np.flatnonzero(runs == r) for r in np.unique(runs)]
-    found = [(len(r), spearman(metric[r], dice[r])) for r in rows if len(r) >= 3]
-    found = [(n, value) for n, value in found if math.isfinite(value)]
-    total = sum(n for n, _ in found)
-    return sum(n * value for n, value in found) / total if total else math.nan
-
-
 def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -> float:
-    """Two-sided p of |Spearman|: exact up to 7 values, else of so many random orders."""
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
+    """Two-sided p of |Spearman|: exact up to 7 values, else from random orders."""
+    a, b = _ranks(x), _ranks(y)
     reached = abs(float(a @ b)) * (1 - 1e-12)
     if len(a) <= EXACT_UP_TO:
         every = np.array(list(permutations(range(len(a)))))
@@ -190,8 +191,7 @@ def within_p(x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np
     """Two-sided p of the sum over trainings of n times Spearman, snapshots reordered within each; NaN without any."""
     reached, drawn, some = 0.0, np.zeros(orders), False
     for run in np.unique(runs):
-        a, b = (rankdata(v[runs == run]) for v in (x, y))
-        a, b = a - a.mean(), b - b.mean()
+        a, b = (_ranks(v[runs == run]) for v in (x, y))
         scale = math.sqrt(float(a @ a) * float(b @ b))
         if len(a) < 3 or not scale > 0:
             continue
@@ -204,7 +204,7 @@ def within_p(x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np
 
 
 def smallest_p(n: int) -> float:
-    """The smallest two-sided p that n snapshots without ties can reach: two orders of n! are perfect.
+    """The smallest two-sided p that n snapshots without ties can reach: 2 of n! orders are perfect.
 
     Example:
         >>> smallest_p(5) == 2 / 120

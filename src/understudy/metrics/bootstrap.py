@@ -1,4 +1,4 @@
-"""The bootstrap over patients and repeats: arrays in, numbers out (the tables are in `statistics`).
+"""The bootstrap over patients and repeats, and tests of paired differences: arrays in, numbers out.
 
 Scores are float64 [patients, repeats, classes]; NaN is a score that a policy for empty masks leaves undefined. A
 resample is a weight per patient and a weight per repeat (how often each was drawn), so that 10,000 resampled means are
@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.stats import norm, wilcoxon
 
 from understudy.errors import UnderstudyError
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
+EXACT_UP_TO = 13  # patients: 2^13 = 8192 sign patterns are fewer than the random ones
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,38 @@ def mean_interval(
 
     Returns:
         The mean over classes of the mean over patients, averaged over repeats.
+
+    Raises:
+        UnderstudyError: no values, or more than three axes.
     """
     data = three_axes(values)
     n, r = data.shape[:2]
-    value = float(weighted_means(data, np.ones((1, n)), np.ones((1, r)))[0])
+    value = whole_mean(data)
     drawn = weighted_means(data, *drawn_weights(n, r, resamples, seed))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    tails = both_tails(level)
     if method == "bca" and n > 1:
+        # Efron 1987, section 6: the percentiles that replace the tails
         without_one = weighted_means(data, 1 - np.eye(n), np.ones((n, r)))
-        tails = _bca_tails(value, drawn, without_one, tails)
+        bias = norm.ppf((np.mean(drawn < value) + np.mean(drawn <= value)) / 2)
+        spread = without_one.mean() - without_one
+        scale = 6 * (spread**2).sum() ** 1.5
+        if np.isfinite(bias) and scale > 0:  # else all patients are alike: nothing to correct
+            acceleration = (spread**3).sum() / scale
+            z = bias + norm.ppf(tails)
+            tails = np.asarray(norm.cdf(bias + z / (1 - acceleration * z)), np.float64)
     low, high = quantiles(drawn, tails)
     return Estimate(value, low, high, n, r, level)
+
+
+def both_tails(level: float) -> Floats:
+    """The two percentiles of an interval, e.g. 0.025 and 0.975."""
+    return np.array([(1 - level) / 2, (1 + level) / 2])
+
+
+def whole_mean(data: Floats) -> float:
+    """Mean of [patients, repeats, classes]: over patients, then classes, then repeats."""
+    n, r = data.shape[:2]
+    return float(weighted_means(data, np.ones((1, n)), np.ones((1, r)))[0])
 
 
 def per_repeat(values: ArrayLike) -> Floats:
@@ -89,7 +111,11 @@ def three_axes(values: ArrayLike) -> Floats:
 
 @lru_cache(maxsize=16)
 def drawn_weights(patients: int, repeats: int, resamples: int, seed: int, stream: int = 1) -> tuple[Floats, Floats]:
-    """How often each patient [resamples, patients] and each repeat [resamples, repeats] is drawn."""
+    """How often each patient [resamples, patients] and each repeat [resamples, repeats] is drawn.
+
+    Args:
+        stream: other draws of the repeats; those of the patients are the same in all streams.
+    """
     counts = []
     for number, n in ((0, patients), (stream, repeats)):
         rng = np.random.default_rng([seed, number])
@@ -127,19 +153,6 @@ def _weighted(data: Floats, weights: Floats) -> Floats:
     return out
 
 
-def _bca_tails(value: float, drawn: Floats, without_one: Floats, tails: Floats) -> Floats:
-    """The percentiles that replace `tails` (Efron 1987, section 6)."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    bias = norm.ppf(below)
-    spread = without_one.mean() - without_one
-    scale = 6 * (spread**2).sum() ** 1.5
-    if not np.isfinite(bias) or not scale > 0:
-        return tails  # all patients alike: nothing to correct
-    acceleration = (spread**3).sum() / scale
-    z = bias + norm.ppf(tails)
-    return np.asarray(norm.cdf(bias + z / (1 - acceleration * z)), np.float64)
-
-
 def quantiles(drawn: Floats, tails: Floats) -> tuple[float, float]:
     """Two order statistics (no interpolation, so that infinite scores are allowed); resamples without a value leave."""
     defined = drawn[~np.isnan(drawn)]
@@ -147,3 +160,40 @@ def quantiles(drawn: Floats, tails: Floats) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, tails, method="nearest")
     return float(low), float(high)
+
+
+# --- tests of paired differences --------------------------------------------------------------------------------------
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's step-down adjustment of p values (family-wise error); NaN stay NaN and do not count as tests."""
+    p = np.asarray(p_values, np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p value of mean difference 0 when every sign was as likely: exact for up to 13 values, else random.
+
+    NaN for no values.
+    """
+    d = np.asarray(differences, np.float64)
+    n = len(d)
+    if n == 0:
+        return float("nan")
+    observed = abs(d.sum()) * (1 - 1e-12)  # ties must count, whatever the order of summation
+    if n <= EXACT_UP_TO:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return float(np.mean(np.abs(signs @ d) >= observed))
+    signs = np.random.default_rng([seed, 3]).integers(0, 2, (resamples, n)) * 2.0 - 1.0
+    return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (resamples + 1))
+
+
+def signed_rank(differences: Floats) -> float:
+    """Two-sided p value of Wilcoxon's signed-rank test; 1 if all differences are 0, NaN for no values."""
+    if not len(differences):
+        return float("nan")
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0

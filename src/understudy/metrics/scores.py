@@ -1,18 +1,17 @@
-"""Raw results of one label volume: counts and border distances per class, to which any policy can be applied later."""
+"""Raw results of one label volume: counts and surface distances per class, and the rows that tables are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.overlap import confusion, counts, union_box
-from understudy.metrics.regions import RESERVED, resolve_regions
-from understudy.metrics.rows import FOREGROUND
-from understudy.metrics.surface import UNDEFINED, Spacing, SurfaceDistances, surface_distances
+from understudy.metrics.overlap import FOREGROUND, RESERVED, Counts, confusion, counts, resolve_regions, union_box
+from understudy.metrics.surface import UNDEFINED, Spacing, SurfaceDistances, checked_spacing, surface_distances
+from understudy.runtime.lazy import pandas as pd
 
 WHOLE, KEPT = "whole", "kept_slices"
 MAX_CLASSES = 255
@@ -21,162 +20,141 @@ Labels = NDArray[np.uint8]
 
 
 def score_volume(
-    truth: NDArray[np.generic],
-    prediction: NDArray[np.generic],
+    pred: NDArray[np.generic],
+    target: NDArray[np.generic],
     class_names: Sequence[str],
     spacing: Sequence[float],
     kept: NDArray[np.bool_] | None = None,
     regions: Mapping[str, Sequence[str]] | str = "none",
 ) -> list[dict[str, Any]]:
-    """Scores a predicted label volume against the truth.
+    """Scores a predicted label volume.
 
     Args:
-        truth, prediction: integer [Z, H, W], class indices, same shape; axis 0 counts the slices. (Without `kept`
-            any order of axes will do, as long as `spacing` follows it.)
+        pred, target: integer [Z, H, W], class indices, same shape; axis 0 counts the slices. (Without `kept` any order
+            of axes will do, as long as `spacing` follows it.)
         class_names: names of the labels 1, 2, ... without the background (`SliceSet.class_names`).
         spacing: (z, y, x) voxel edges in mm.
-        kept: bool [Z], slices that pass the slice rule. If given, rows of scope "kept_slices" follow: the protocol
-            of the paper's code, which stacks only these slices. A gap between kept slices collapses (neighbours in
-            the stack count as one slice apart) and what lies in other slices is not scored.
-        regions: unions of classes to be scored beside them: {name: [class, ...]}, "auto" (`regions.auto_regions`) or
-            "none".
+        kept: bool [Z], slices that pass the slice rule. If given, rows of scope "kept_slices" follow: the protocol of
+            the code of Akbar et al., which stacks only these slices. A gap between kept slices collapses (neighbours
+            in the stack count as one slice apart) and what lies in other slices is not scored.
+        regions: unions of classes to be scored as well: {name: [class, ...]}, "auto" (`overlap.auto_regions`), "none".
 
     Returns:
-        For each scope one row per class, per region and one, "foreground", for the union of all classes: class_name,
-        scope, region (bool), tp, fp, fn, truth_voxels, predicted_voxels, truth_empty, predicted_empty, hd,
-        hd95_pooled, hd95_directed, hd95_surfel (mm, see `surface`; NaN if truth or prediction is empty), diagonal_mm
-        (of the scored stack, edge to edge).
+        For each scope one row per class, per region, and "foreground", the union of all classes: class_name, scope,
+        region (bool), tp, fp, fn, truth_voxels, predicted_voxels, truth_empty, predicted_empty, hd, hd95_pooled,
+        hd95_directed, hd95_surfel (mm, see `surface`; NaN if either mask is empty), diagonal_mm (of the stack).
 
     Raises:
         UnderstudyError: shapes that differ, not three axes, float labels, labels without a name, a bad spacing,
             `kept` of another length, a region of unknown classes.
+
+    Example:
+        >>> target = np.zeros((3, 4, 4), np.uint8)
+        >>> target[1, 1:3, 1:3] = 1
+        >>> rows = score_volume(pred=target, target=target, class_names=["lesion"], spacing=(1, 1, 1))
+        >>> [(row["class_name"], row["tp"], row["hd"]) for row in rows]
+        [('lesion', 4, 0.0), ('foreground', 4, 0.0)]
     """
-    names = checked_names(class_names)
-    unions = _unions(names, resolve_regions(regions, names))
-    voxel = checked_spacing(spacing)
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
+    names, voxel = checked_names(class_names), checked_spacing(spacing)
+    label = {name: i for i, name in enumerate(names, start=1)}
+    unions = [(name, frozenset([i]), False) for name, i in label.items()]
+    unions += [
+        (name, frozenset(label[m] for m in members), True) for name, members in resolve_regions(regions, names).items()
+    ]
+    unions.append((FOREGROUND, frozenset(label.values()), False))
+    pred, target = np.asarray(pred), np.asarray(target)
+    if pred.shape != target.shape:
         raise UnderstudyError(
-            f"the truth has the shape {truth.shape}, the prediction {prediction.shape}",
+            f"the truth has the shape {target.shape}, the prediction {pred.shape}",
             fix="resample the prediction to the grid of the truth",
         )
-    a, b = (_checked_labels(truth, "the truth", len(names)), _checked_labels(prediction, "the prediction", len(names)))
-    stays = None if kept is None else _checked_kept(kept, len(a))
+    b, a = _checked_labels(target, "the truth", len(names)), _checked_labels(pred, "the prediction", len(names))
+    kept = None if kept is None else np.asarray(kept)
+    if kept is not None and (kept.dtype != np.bool_ or kept.shape != (len(a),)):
+        raise UnderstudyError(
+            f"`kept` is {kept.dtype} of the shape {kept.shape}, not one bool for each of {len(a)} slices",
+            fix="give the slice rule's answer for every slice along axis 0",
+        )
+
+    def diagonal(slices: int) -> float:
+        return float(np.linalg.norm(np.asarray((slices, *target.shape[1:])) * np.asarray(voxel)))
 
     box = union_box(a, b)
     if box is not None:  # outside the box everything is background in both, which no score counts
         a, b = np.ascontiguousarray(a[box]), np.ascontiguousarray(b[box])
-    rows = _score(a, b, unions, len(names), voxel, WHOLE, _diagonal(truth.shape, voxel))
-    if stays is None:
+    rows = _score(a, b, unions, len(names), voxel, WHOLE, diagonal(len(target)))
+    if kept is None:
         return rows
-    diagonal = _diagonal((int(stays.sum()), *truth.shape[1:]), voxel)
-    if box is None or stays[box[0]].all():  # nothing scored is dropped and no gap collapses: the same numbers
-        return rows + [row | {"scope": KEPT, "diagonal_mm": diagonal} for row in rows]
-    inside = stays[box[0]]
-    return rows + _score(a[inside], b[inside], unions, len(names), voxel, KEPT, diagonal)
-
-
-class _Union(NamedTuple):
-    """What a row is about: its name, the labels that belong to it, and whether it is a region."""
-
-    name: str
-    labels: frozenset[int]
-    region: bool
-
-
-def _unions(names: tuple[str, ...], regions: Mapping[str, Sequence[str]]) -> list[_Union]:
-    label = {name: i for i, name in enumerate(names, start=1)}
-    return [
-        *(_Union(name, frozenset([i]), False) for name, i in label.items()),
-        *(_Union(name, frozenset(label[m] for m in members), True) for name, members in regions.items()),
-        _Union(FOREGROUND, frozenset(label.values()), False),
-    ]
+    stack = diagonal(int(kept.sum()))
+    if box is None or kept[box[0]].all():  # nothing scored is dropped and no gap collapses: the same numbers
+        return rows + [row | {"scope": KEPT, "diagonal_mm": stack} for row in rows]
+    inside = kept[box[0]]
+    return rows + _score(a[inside], b[inside], unions, len(names), voxel, KEPT, stack)
 
 
 def _score(
-    truth: Labels, prediction: Labels, unions: list[_Union], classes: int, spacing: Spacing, scope: str, diagonal: float
-) -> list[dict[str, Any]]:
+    pred: Labels, target: Labels, unions: list[tuple[str, frozenset[int], bool]], classes: int, spacing: Spacing,
+    scope: str, diagonal: float,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of one scope for volumes that may be cropped; `diagonal` is that of the uncropped stack."""
-    table = confusion(truth, prediction, classes + 1)
+    table = confusion(pred, target, classes + 1)
     measured: dict[frozenset[int], SurfaceDistances] = {}  # WT is often all classes: the same distances
     rows = []
     for name, labels, region in unions:
-        tp, fp, fn = counts(table, labels)
+        found = counts(table, labels)
         if labels not in measured:
-            a, b = (_mask(volume, labels, classes) for volume in (truth, prediction))
-            measured[labels] = surface_distances(a, b, spacing) if tp + fn and tp + fp else UNDEFINED
-        rows.append(raw_row(name, scope, region, (tp, fp, fn), measured[labels], diagonal))
+            a, b = (_mask(volume, labels, classes) for volume in (pred, target))
+            some = found.tp + found.fn and found.tp + found.fp
+            measured[labels] = surface_distances(a, b, spacing) if some else UNDEFINED
+        rows.append(raw_row(name, scope, region, found, measured[labels], diagonal))
     return rows
-
-
-def raw_row(
-    name: str, scope: str, region: bool, found: tuple[int, int, int], distances: SurfaceDistances, diagonal: float
-) -> dict[str, Any]:
-    """A row of raw results from (tp, fp, fn) and distances, see `score_volume`."""
-    tp, fp, fn = found
-    return {
-        "class_name": name,
-        "scope": scope,
-        "region": region,
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-        "truth_voxels": tp + fn,
-        "predicted_voxels": tp + fp,
-        "truth_empty": tp + fn == 0,
-        "predicted_empty": tp + fp == 0,
-        **distances._asdict(),
-        "diagonal_mm": diagonal,
-    }
 
 
 def _mask(volume: Labels, labels: frozenset[int], classes: int) -> NDArray[np.bool_]:
     if len(labels) == 1:
-        return volume == next(iter(labels))
+        return volume == min(labels)
     if len(labels) == classes:
         return volume > 0
-    inside = np.zeros(classes + 1, bool)
-    inside[list(labels)] = True
-    return inside[volume]
+    return np.isin(np.arange(classes + 1), list(labels))[volume]  # type: ignore[no-any-return]
 
 
-def _diagonal(shape: tuple[int, ...], spacing: Spacing) -> float:
-    return float(np.linalg.norm(np.asarray(shape) * np.asarray(spacing)))
+def raw_row(
+    name: str, scope: str, region: bool, found: Counts, distances: SurfaceDistances, diagonal: float
+) -> dict[str, Any]:
+    """A row of raw results, see `score_volume`."""
+    tp, fp, fn = found
+    return {
+        "class_name": name, "scope": scope, "region": region, "tp": tp, "fp": fp, "fn": fn,
+        "truth_voxels": tp + fn, "predicted_voxels": tp + fp, "truth_empty": tp + fn == 0,
+        "predicted_empty": tp + fp == 0, **distances._asdict(), "diagonal_mm": diagonal,
+    }  # fmt: skip
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names of classes that can be scored.
 
     Raises:
-        UnderstudyError: none or too many, a name twice, a reserved name, a text in place of a list.
+        UnderstudyError: none or too many, a duplicate, a reserved name, a text in place of a list.
     """
-    reserved = [n for n in names if n in RESERVED]
-    if isinstance(names, str) or not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names) or reserved:
+    if (
+        isinstance(names, str)
+        or not 0 < len(names) <= MAX_CLASSES
+        or len(set(names)) < len(names)
+        or set(names) & set(RESERVED)
+    ):
         raise UnderstudyError(
             f"these are not names of classes that can be scored: {names!r}",
-            fix="give different names for the labels 1, 2, ...; "
-            "leave out the background; 'foreground' and 'mean' are reserved",
+            fix="give different names for the labels 1, 2, ..., without the background; 'foreground' and 'mean' are"
+            " reserved",
         )
     return tuple(names)
-
-
-def checked_spacing(spacing: Sequence[float]) -> Spacing:
-    edges = tuple(float(s) for s in spacing)
-    if len(edges) != 3 or not all(np.isfinite(s) and s > 0 for s in edges):
-        raise UnderstudyError(
-            f"the voxel spacing {edges} is not three positive lengths",
-            fix="give the voxel edges in mm in the order of the volume's axes; check the file's header",
-        )
-    return edges[0], edges[1], edges[2]
 
 
 def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Labels:
     if volume.ndim != 3 or not volume.size:
         raise UnderstudyError(f"{what} is not a volume: its shape is {volume.shape}", fix="give [Z, H, W]")
     if volume.dtype.kind not in "biu":
-        raise UnderstudyError(
-            f"{what} holds {volume.dtype} values, not class indices", fix="round the labels to whole numbers first"
-        )
+        raise UnderstudyError(f"{what} holds {volume.dtype} values, not class indices", fix="round the labels first")
     low, high = int(volume.min()), int(volume.max())
     if low < 0 or high > classes:
         raise UnderstudyError(
@@ -186,11 +164,22 @@ def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Lab
     return volume.astype(np.uint8, copy=False)
 
 
-def _checked_kept(kept: NDArray[np.bool_], slices: int) -> NDArray[np.bool_]:
-    stays = np.asarray(kept)
-    if stays.dtype != np.bool_ or stays.shape != (slices,):
-        raise UnderstudyError(
-            f"`kept` is {stays.dtype} of the shape {stays.shape}, not one bool for each of {slices} slices",
-            fix="give the slice rule's answer for every slice along axis 0",
-        )
-    return stays
+# --- tables of such rows ----------------------------------------------------------------------------------------------
+
+
+def flag(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
+    """An optional bool column (region, collapsed); False where it, or its entry, is missing, as in older results."""
+    if column not in rows:
+        return np.zeros(len(rows), bool)
+    return rows[column].map(lambda v: False if pd.isna(v) else bool(v)).to_numpy(bool)
+
+
+def class_names(rows: pd.DataFrame) -> list[str]:
+    """The single classes in the order of the rows: no regions, not "foreground". Means over classes take these."""
+    single = (rows["class_name"] != FOREGROUND) & ~flag(rows, "region")
+    return [str(name) for name in rows.loc[single, "class_name"].unique()]
+
+
+def region_names(rows: pd.DataFrame) -> list[str]:
+    """The regions (unions of classes such as WT and TC), in the order of the rows."""
+    return [str(name) for name in rows.loc[flag(rows, "region"), "class_name"].unique()]

@@ -1,12 +1,11 @@
-"""Statistics by patient: means with intervals, relative Dice, paired tests.
+"""Statistics by patient: means with intervals, relative Dice, paired tests, ranks.
 
 All functions take scored rows: `score_volume`'s, with the columns setting, repeat and subject added by the study and a
-policy applied (`empties.apply_policy`). Conventions:
+policy applied (`overlap.apply_policy`). Conventions:
 
 - A *mean over classes* is the paper's: per class the mean over patients, then the mean of these. Regions and the row
   "foreground" are never part of it. NaN scores (some policies) leave the mean over patients.
-- Runs marked in the optional column `collapsed` count like others ("in") unless a caller says "out"; a summary gives
-  their number and both means.
+- Runs marked in the optional column `collapsed` count like others; a summary gives their number and both means.
 - The spread `sd` is over repeats of the mean over patients, with ddof 0, as the paper prints it.
 - Intervals come from a hierarchical bootstrap (`bootstrap`): patients are drawn with replacement, then repeats. With
   few repeats the latter part of the interval is too narrow.
@@ -17,46 +16,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from understudy.errors import UnderstudyError
 from understudy.metrics.bootstrap import (
     RESAMPLES,
     Estimate,
     Floats,
+    both_tails,
     drawn_weights,
+    holm,
     mean_interval,
     per_patient,
     per_repeat,
     quantiles,
+    sign_flip,
+    signed_rank,
     weighted_means,
+    whole_mean,
 )
-from understudy.metrics.rows import Collapsed, class_names, counted, flag, region_names
-from understudy.metrics.significance import holm, sign_flip, signed_rank
-
-__all__ = [
-    "Cube",
-    "Difference",
-    "Estimate",
-    "compare",
-    "cube",
-    "holm",
-    "mean_interval",
-    "paired_difference",
-    "per_repeat",
-    "relative_dice",
-    "sign_flip",
-    "summarise",
-]
+from understudy.metrics.scores import class_names, flag, region_names
 
 Test = Literal["sign_flip", "wilcoxon"]
 
 MEAN = "mean"
 METRICS = ("dice", "hd", "hd95_pooled", "hd95_directed")  # every version of raw rows has these
+HIGHER_IS_BETTER = ("dice", "precision", "recall")
+TIE = 1e-9  # means closer than this are equal: the order of a summation must not decide a rank
 
 
 @dataclass(frozen=True)
@@ -76,20 +66,20 @@ class Cube:
     repeats: tuple[int, ...]
     classes: tuple[str, ...]
 
+    def drawn(self, resamples: int, seed: int, stream: int) -> Floats:
+        """Resampled means [resamples]; the drawn patients are the same in all streams, the repeats are not."""
+        patients, repeats = drawn_weights(len(self.patients), len(self.repeats), resamples, seed, stream=stream)
+        return weighted_means(self.values, patients, repeats)
+
 
 def cube(
-    rows: pd.DataFrame,
-    setting: str,
-    metric: str = "dice",
-    scope: str = "whole",
-    classes: Sequence[str] | None = None,
-    collapsed: Collapsed = "in",
+    rows: pd.DataFrame, setting: str, metric: str = "dice", scope: str = "whole", classes: Sequence[str] | None = None
 ) -> Cube:
     """Arranges one metric of one setting; patients and repeats sorted, classes as given (default: all single ones).
 
     Raises:
-        UnderstudyError: no such rows or columns, a row twice, a patient, repeat or class missing from a part of
-            the rows (a failed run must not vanish from a table), or every run collapsed and none to count.
+        UnderstudyError: no such rows or columns, a duplicate row, a patient, repeat or class missing from a part of
+            the rows (a failed run must not vanish from a table).
     """
     needed = {"setting", "repeat", "subject", "class_name", "scope", metric}
     if absent := sorted(needed - set(rows)):
@@ -98,10 +88,6 @@ def cube(
     if classes is None:
         classes = class_names(part)
     part = part[part["class_name"].isin(list(classes))]
-    if len(part) and (part := counted(part, collapsed)).empty:
-        raise UnderstudyError(
-            f"every run of the setting '{setting}' collapsed", fix="count collapsed runs, or train again"
-        )
     if part.empty:
         raise UnderstudyError(
             f"no results of the setting '{setting}' (scope '{scope}', classes {list(classes)})",
@@ -110,7 +96,7 @@ def cube(
     keys = ["subject", "repeat", "class_name"]
     if (doubled := part.duplicated(keys)).any():
         raise UnderstudyError(
-            f"the setting '{setting}' has {int(doubled.sum())} results twice", fix="keep one result file per repeat"
+            f"the setting '{setting}' has {int(doubled.sum())} duplicate results", fix="keep one result file per repeat"
         )
     patients, repeats = sorted(part["subject"].unique()), sorted(part["repeat"].unique())
     grid = pd.MultiIndex.from_product([patients, repeats, classes], names=keys)
@@ -137,12 +123,11 @@ def summarise(
 
     Returns:
         One row per setting, scope, class (each class, "foreground", and "mean" over the classes) and metric, in the
-        order of the rows: value (mean over patients, then repeats), sd (over repeats; NaN if
-        one of them has no finite mean), low, high (interval), median
-        (over patients, of their mean over repeats), n_patients, n_repeats, n_collapsed (of the repeats),
-        value_without_collapsed, sd_without_collapsed (NaN if all collapsed), and over all patients and repeats: present
-        (truth not empty), missed, false_alarms, undefined (scores that the policy made NaN); region: whether the class
-        is one, i.e. a union of others.
+        order of the rows: value (mean over patients, then repeats), sd (over repeats; NaN if one of them has no finite
+        mean), low, high (interval), median (over patients, of their mean over repeats), n_patients, n_repeats,
+        n_collapsed (of the repeats), value_without_collapsed, sd_without_collapsed (NaN if all collapsed), and over all
+        patients and repeats: present (target not empty), missed, false_alarms, undefined (scores that the policy made
+        NaN); region: whether the class is a union of others.
 
     Raises:
         UnderstudyError: as `cube`.
@@ -152,58 +137,47 @@ def summarise(
     table = []
     for (setting, scope), part in rows.groupby(["setting", "scope"], sort=False):
         names, single, regions = list(part["class_name"].unique()), class_names(part), region_names(part)
-        healthy = _healthy(part)
+        runs = part[["repeat"]].assign(collapsed=flag(part, "collapsed"))
+        healthy = ~runs.groupby("repeat", sort=True)["collapsed"].any().to_numpy(bool)  # [repeats]
         cubes = {metric: cube(part, str(setting), metric, str(scope), names).values for metric in metrics}
         for name in [*names, MEAN]:
             members = single if name == MEAN else [name]
             mine = part[part["class_name"].isin(members)]
-            totals = {
-                "present": int((~mine["truth_empty"].astype(bool)).sum()),
-                "missed": int(mine["missed"].sum()),
-                "false_alarms": int(mine["false_alarm"].sum()),
-            }
             for metric in metrics:
                 data = cubes[metric][:, :, [names.index(n) for n in members]]
-                about = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
-                e = mean_interval(data, level=level, resamples=resamples, seed=seed)
-                totals |= {"undefined": int(np.isnan(data).sum()), "region": name in regions}
-                table.append(about | _summary(data, e) | _without_collapsed(data, healthy) | totals)
+                mean = mean_interval(data, level=level, resamples=resamples, seed=seed)
+                models, patients = per_repeat(data), per_patient(data)
+                patients = patients[~np.isnan(patients)]
+                stable = models[healthy & ~np.isnan(models)]
+                table.append(
+                    {
+                        "setting": setting,
+                        "scope": scope,
+                        "class_name": name,
+                        "metric": metric,
+                        "value": mean.value,
+                        "sd": _sd(models),
+                        "low": mean.low,
+                        "high": mean.high,
+                        "median": float(np.median(patients)) if len(patients) else float("nan"),
+                        "n_patients": mean.n_patients,
+                        "n_repeats": mean.n_repeats,
+                        "n_collapsed": int((~healthy).sum()),
+                        "value_without_collapsed": float(stable.mean()) if len(stable) else float("nan"),
+                        "sd_without_collapsed": _sd(stable),
+                        "present": int((~mine["truth_empty"].astype(bool)).sum()),
+                        "missed": int(mine["missed"].sum()),
+                        "false_alarms": int(mine["false_alarm"].sum()),
+                        "undefined": int(np.isnan(data).sum()),
+                        "region": name in regions,
+                    }
+                )
     return pd.DataFrame(table)
-
-
-def _healthy(part: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which repeats of one setting, in their order, did not collapse."""
-    runs = part[["repeat"]].assign(collapsed=flag(part, "collapsed"))
-    return ~runs.groupby("repeat", sort=True)["collapsed"].any().to_numpy(bool)
-
-
-def _without_collapsed(data: Floats, healthy: NDArray[np.bool_]) -> dict[str, float | int]:
-    models = per_repeat(data)[healthy]
-    models = models[~np.isnan(models)]
-    return {
-        "n_collapsed": int((~healthy).sum()),
-        "value_without_collapsed": float(models.mean()) if len(models) else float("nan"),
-        "sd_without_collapsed": _sd(models),
-    }
 
 
 def _sd(models: Floats) -> float:
     """Spread over repeats, ddof 0 as the paper has it."""
     return float(np.std(models)) if len(models) and np.isfinite(models).all() else float("nan")
-
-
-def _summary(data: Floats, mean: Estimate) -> dict[str, float | int]:
-    models, patients = per_repeat(data), per_patient(data)
-    patients = patients[~np.isnan(patients)]
-    return {
-        "value": mean.value,
-        "sd": _sd(models),
-        "low": mean.low,
-        "high": mean.high,
-        "median": float(np.median(patients)) if len(patients) else float("nan"),
-        "n_patients": mean.n_patients,
-        "n_repeats": mean.n_repeats,
-    }
 
 
 def relative_dice(
@@ -214,7 +188,6 @@ def relative_dice(
     metric: str = "dice",
     scope: str = "whole",
     classes: Sequence[str] | None = None,
-    collapsed: Collapsed = "in",
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -227,12 +200,11 @@ def relative_dice(
     Raises:
         UnderstudyError: as `cube`; patients or classes that differ between the two settings.
     """
-    a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
-    (value,), (base,) = (weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b))
-    top, bottom = _paired_draws(a, b, resamples, seed)
+    a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
+    top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, drawn = value / base, top / bottom
-    low, high = quantiles(drawn, np.array([(1 - level) / 2, (1 + level) / 2]))
+        ratio, drawn = np.float64(whole_mean(a.values)) / whole_mean(b.values), top / bottom
+    low, high = quantiles(drawn, both_tails(level))
     return Estimate(float(ratio), low, high, len(a.patients), min(len(a.repeats), len(b.repeats)), level)
 
 
@@ -244,7 +216,6 @@ def paired_difference(
     metric: str = "dice",
     scope: str = "whole",
     classes: Sequence[str] | None = None,
-    collapsed: Collapsed = "in",
     test: Test = "sign_flip",
     level: float = 0.95,
     resamples: int = RESAMPLES,
@@ -260,107 +231,119 @@ def paired_difference(
     Raises:
         UnderstudyError: as `relative_dice`.
     """
-    a, b = _pair(rows, setting, baseline, metric, scope, classes, collapsed)
-    (value,), (base,) = (weighted_means(c.values, *(np.ones((1, k)) for k in c.values.shape[:2])) for c in (a, b))
-    top, bottom = _paired_draws(a, b, resamples, seed)
+    a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
+    top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)
     with np.errstate(invalid="ignore"):
-        low, high = quantiles(top - bottom, np.array([(1 - level) / 2, (1 + level) / 2]))
+        low, high = quantiles(top - bottom, both_tails(level))
         by_patient = per_patient(a.values) - per_patient(b.values)
-        difference = float(value - base)
+        difference = float(np.float64(whole_mean(a.values)) - whole_mean(b.values))
     by_patient = by_patient[np.isfinite(by_patient)]
     p = sign_flip(by_patient, resamples, seed) if test == "sign_flip" else signed_rank(by_patient)
     repeats = min(len(a.repeats), len(b.repeats))
     return Difference(difference, low, high, len(a.patients), repeats, level, p, test)
 
 
-def compare(
-    rows: pd.DataFrame,
-    baseline: str,
-    settings: Iterable[str] | None = None,
-    *,
-    metric: str = "dice",
-    scope: str = "whole",
-    classes: Sequence[str] | None = None,
-    collapsed: Collapsed = "in",
-    test: Test = "sign_flip",
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
+def compare(rows: pd.DataFrame, baseline: str, settings: Iterable[str] | None = None, **options: Any) -> pd.DataFrame:
     """`paired_difference` of every setting (default: all others) from the baseline, p values adjusted by `holm`.
+
+    Args:
+        options: metric, scope, classes, test, level, resamples and seed of `paired_difference`.
 
     Returns:
         setting, baseline, metric, scope, difference, low, high, p, p_holm, test, n_patients, n_repeats.
     """
     chosen = [s for s in rows["setting"].unique() if s != baseline] if settings is None else list(settings)
-    found = [
-        paired_difference(
-            rows,
-            s,
-            baseline,
-            metric=metric,
-            scope=scope,
-            classes=classes,
-            collapsed=collapsed,
-            test=test,
-            level=level,
-            resamples=resamples,
-            seed=seed,
-        )
-        for s in chosen
-    ]
-    adjusted = holm([d.p for d in found])
+    found = [paired_difference(rows, s, baseline, **options) for s in chosen]
+    adjusted = holm([d.p for d in found]).tolist()
+    about = {"metric": options.get("metric", "dice"), "scope": options.get("scope", "whole")}
     return pd.DataFrame(
         [
-            {
-                "setting": s,
-                "baseline": baseline,
-                "metric": metric,
-                "scope": scope,
-                "difference": d.value,
-                "low": d.low,
-                "high": d.high,
-                "p": d.p,
-                "p_holm": p,
-                "test": d.test,
-                "n_patients": d.n_patients,
-                "n_repeats": d.n_repeats,
-            }
-            for s, d, p in zip(chosen, found, adjusted.tolist(), strict=True)
+            {"setting": s, "baseline": baseline, **about, "difference": d.value, "low": d.low, "high": d.high, "p": d.p,
+             "p_holm": p, "test": d.test, "n_patients": d.n_patients, "n_repeats": d.n_repeats}
+            for s, d, p in zip(chosen, found, adjusted, strict=True)
         ]
-    )
+    )  # fmt: skip
 
 
-def _pair(
+def ranks(
     rows: pd.DataFrame,
-    setting: str,
-    baseline: str,
-    metric: str,
-    scope: str,
-    classes: Sequence[str] | None,
-    collapsed: Collapsed,
-) -> tuple[Cube, Cube]:
-    a = cube(rows, setting, metric, scope, classes, collapsed)
-    b = cube(rows, baseline, metric, scope, a.classes, collapsed)
-    same_patients(setting, a, baseline, b)
-    return a, b
+    settings: Sequence[str],
+    *,
+    metric: str = "dice",
+    scope: str = "whole",
+    classes: Sequence[str] | None = None,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Ranks of settings (e.g. one per generator) by their mean over patients, repeats and classes; 1 is the best.
 
+    In every resample the same patients are drawn for all settings and the repeats for each on its own (they are
+    different models), the means are taken and the settings ranked. The share of resamples in which a setting has a
+    rank is the probability of that rank *given these patients and models*; settings that tie share their ranks evenly.
 
-def same_patients(setting: str, a: Cube, other: str, b: Cube) -> None:
-    """Refuses a comparison of two settings by different patients.
+    Args:
+        rows: scored rows, as for `cube`; higher is better for dice, precision and recall, else lower.
+        settings: at least two, all tested on the same patients.
+
+    Returns:
+        One row a setting, the best first: setting, metric, scope, value (mean), rank (of the mean; ties share the
+        average), expected_rank (mean over resamples), rank_low, rank_high (interval), p_rank_1 ... p_rank_K (each row
+        and each column sums to 1), n_patients, n_repeats, resamples (those in which every setting has a mean).
 
     Raises:
-        UnderstudyError: the patients differ.
+        UnderstudyError: as `cube`; fewer than two settings or a duplicate; patients that differ.
     """
-    if a.patients != b.patients:
-        odd = sorted(set(a.patients) ^ set(b.patients))
+    if len(settings) < 2 or len(set(settings)) < len(settings):
         raise UnderstudyError(
-            f"'{setting}' and '{other}' were not tested on the same patients: {len(odd)} differ, e.g. {odd[0]}",
-            fix="evaluate both on the same test patients",
+            f"these settings cannot be ranked: {list(settings)}", fix="name two or more different settings"
         )
+    names = sorted(settings)  # the draws belong to a name's place: the order of the call must not matter
+    cubes = _same_patients(rows, names, metric, scope, classes)
+    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    values = np.array([whole_mean(c.values) for c in cubes])
+    own = np.full(len(values), np.nan)  # NaN for NaN, which nobody competes with
+    if (some := ~np.isnan(values)).any():
+        own[some] = np.mean(_tied(sign * values[some][None]), axis=0)[0]
+    drawn = np.stack([c.drawn(resamples, seed, i) for i, c in enumerate(cubes, start=1)], axis=1)
+    drawn = drawn[~np.isnan(drawn).any(axis=1)]
+    lowest, highest = _tied(sign * drawn)
+    place = (lowest + highest) / 2
+    table = []
+    for i, name in enumerate(names):
+        low, high = quantiles(place[:, i], both_tails(level))
+        row = {"setting": name, "metric": metric, "scope": scope, "value": values[i], "rank": own[i]}
+        row |= {"expected_rank": place[:, i].mean() if len(place) else np.nan, "rank_low": low, "rank_high": high}
+        for k in range(1, len(names) + 1):
+            here = (lowest[:, i] <= k) & (k <= highest[:, i])
+            share = here / (highest[:, i] - lowest[:, i] + 1)
+            row[f"p_rank_{k}"] = share.mean() if len(share) else np.nan
+        row |= {"n_patients": len(cubes[i].patients), "n_repeats": len(cubes[i].repeats), "resamples": len(drawn)}
+        table.append(row)
+    return pd.DataFrame(table).sort_values(["rank", "setting"], ignore_index=True)
 
 
-def _paired_draws(a: Cube, b: Cube, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    patients, of_a = drawn_weights(len(a.patients), len(a.repeats), resamples, seed)
-    of_b = drawn_weights(len(a.patients), len(b.repeats), resamples, seed, stream=2)[1]
-    return weighted_means(a.values, patients, of_a), weighted_means(b.values, patients, of_b)
+def _tied(costs: Floats) -> tuple[Floats, Floats]:
+    """First and last rank [b, k] that each of the costs [b, k] (lower is better) shares with its equals."""
+    with np.errstate(invalid="ignore"):
+        steps = np.where(np.isfinite(costs), np.round(costs / TIE) * TIE, costs)
+    return rankdata(steps, method="min", axis=1), rankdata(steps, method="max", axis=1)
+
+
+def _same_patients(
+    rows: pd.DataFrame, settings: Sequence[str], metric: str, scope: str, classes: Sequence[str] | None
+) -> list[Cube]:
+    """The cubes of settings that are compared.
+
+    Raises:
+        UnderstudyError: as `cube`; patients or classes that differ.
+    """
+    first = cube(rows, settings[0], metric, scope, classes)
+    cubes = [first] + [cube(rows, name, metric, scope, first.classes) for name in settings[1:]]
+    for name, other in zip(settings, cubes, strict=True):
+        if odd := sorted(set(first.patients) ^ set(other.patients)):
+            raise UnderstudyError(
+                f"'{settings[0]}' and '{name}' were not tested on the same patients: {len(odd)} differ, e.g. {odd[0]}",
+                fix="evaluate both on the same test patients",
+            )
+    return cubes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from understudy.metrics.empties import apply_policy
+from understudy.metrics.overlap import apply_policy
 from understudy.report.data import ReportData
 from understudy.report.plots import panels as figures
 from understudy.report.plots.curves import fraction_panels, ratio_panels

@@ -16,7 +16,7 @@ import pandas as pd
 from understudy import names
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
-from understudy.metrics.rows import class_names, flag, region_names
+from understudy.metrics.scores import class_names, flag, region_names
 from understudy.metrics.scores import KEPT, WHOLE
 from understudy.slices import SliceSet
 

@@ -15,14 +15,13 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_text
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
-from understudy.metrics.empties import apply_policy
-from understudy.metrics.rows import class_names
+from understudy.metrics.overlap import apply_policy
+from understudy.metrics.scores import class_names
 from understudy.metrics.scores import WHOLE
-from understudy.metrics.significance import holm
+from understudy.metrics.bootstrap import holm
 from understudy.report.plots.correlation import scatter
 from understudy.report.sections.quality import METRICS
-from understudy.study.engine.jobs import Job, job_folder, read_done
-from understudy.study.engine.status import jobs_of
+from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
 
 KEYS = ("snapshot", "run", "kimg", "dice")
 LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
@@ -204,7 +203,7 @@ def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataF
         raise UnderstudyError(
             "no study was run in this folder", where=out.absolute(), fix="give the folder that `understudy run` made"
         )
-    jobs = {job.id: job for job in jobs_of(out)}
+    jobs = {job.id: job for job in saved_jobs(out)}
     if any(job.stage == "overview" for job in jobs.values()):
         raise UnderstudyError(
             "the study has several cohorts, whose generators are not states of the same training",

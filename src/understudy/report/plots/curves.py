@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from understudy.metrics.empties import apply_policy
-from understudy.metrics.statistics import MEAN, cube, per_repeat
+from understudy.metrics.bootstrap import per_repeat
+from understudy.metrics.overlap import apply_policy
+from understudy.metrics.statistics import MEAN, cube
 from understudy.report.data import TRAINING, ReportData, Setting, number, percent_of
 from understudy.report.plots.panels import data_looks
 from understudy.report.plots.style import INK, Look, Panel, legend_below, one_plot, panel_of

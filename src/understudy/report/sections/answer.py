@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.scores import FOREGROUND
-from understudy.metrics.statistics import Estimate, relative_dice
+from understudy.metrics.bootstrap import Estimate
+from understudy.metrics.overlap import FOREGROUND
+from understudy.metrics.statistics import relative_dice
 from understudy.report.data import ReportData, Setting, bounded, count, number, percent
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only

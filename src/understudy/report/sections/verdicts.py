@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.ranks import ranks
+from understudy.metrics.statistics import ranks
 from understudy.metrics.statistics import paired_difference
 from understudy.report.data import ReportData, count, number, percent
 from understudy.report.sections.answer import FEWEST_PATIENTS, Answer, Comparison, interval, primary, value

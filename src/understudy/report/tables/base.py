@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from understudy.metrics.empties import EmptyPolicy
-from understudy.metrics.scores import FOREGROUND, KEPT, WHOLE
+from understudy.metrics.overlap import FOREGROUND, EmptyPolicy
+from understudy.metrics.scores import KEPT, WHOLE
 from understudy.metrics.statistics import MEAN
 from understudy.report.data import ReportData, Setting, number
 

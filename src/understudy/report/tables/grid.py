@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.empties import apply_policy
-from understudy.metrics.ranks import ranks
-from understudy.metrics.statistics import MEAN
+from understudy.metrics.overlap import apply_policy
+from understudy.metrics.statistics import MEAN, ranks
 from understudy.report.data import ReportData, Setting, number, percent
 from understudy.report.sections.answer import Answer, interval, value
 from understudy.report.tables.base import (

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.empties import EmptyPolicy, apply_policy
+from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT
 from understudy.metrics.statistics import MEAN, relative_dice
 from understudy.report.data import ReportData, Setting, bounded, kind_of, number, percent

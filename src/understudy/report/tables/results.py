@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.empties import LATER, EmptyPolicy, apply_policy
-from understudy.metrics.scores import FOREGROUND
-from understudy.metrics.statistics import MEAN, METRICS, compare, cube, holm, summarise
+from understudy.metrics.bootstrap import holm
+from understudy.metrics.overlap import FOREGROUND, LATER, EmptyPolicy, apply_policy
+from understudy.metrics.statistics import MEAN, METRICS, compare, cube, summarise
 from understudy.report.data import ReportData, Setting, count, number, percent
 from understudy.report.sections.answer import Answer, interval, value
 from understudy.report.tables.base import (

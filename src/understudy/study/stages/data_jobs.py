@@ -12,11 +12,10 @@ from understudy.cohort.frame import Frame
 from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file
-from understudy.metrics.regions import resolve_regions
+from understudy.metrics.overlap import resolve_regions
 from understudy.slices import LabelClass
 from understudy.study.config.schema import Study
-from understudy.study.engine.identity import job_of
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import Job, job_of
 from understudy.study.facts import find_cohort, fingerprint
 
 

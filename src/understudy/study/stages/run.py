@@ -150,8 +150,8 @@ def _weights(model: Path, spec: dict[str, Any]) -> Path:
 
 def segmenter(context: Context) -> dict[str, Any]:
     """Trains a segmenter on real slices, synthetic ones or both; the result is the folder `model`."""
-    from understudy.segmenters.models import model_config
-    from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
+    from understudy.segmenters.config import SegmenterTrainingConfig, model_config
+    from understudy.segmenters.train import train_segmenter
     from understudy.slices import SliceSet
     from understudy.study.segment import record_preparation
     from understudy.volumes import VolumeSet
@@ -222,7 +222,9 @@ def _evaluate_patient(context: Context, model: Any, volumes: Any, subject: str, 
         np.savez_compressed(handle, prediction=prediction)
     names = [entry.name for entry in volumes.classes[1:]]
     regions = context.spec["regions"]
-    rows = pd.DataFrame(score_volume(volume.truth, prediction, names, volume.spacing, volume.kept, regions=regions))
+    rows = pd.DataFrame(score_volume(
+        pred=prediction, target=volume.truth, class_names=names, spacing=volume.spacing, kept=volume.kept, regions=regions
+    ))
     rows = rows[rows["scope"].isin(context.spec["scopes"])].reset_index(drop=True)
     cell = {**context.spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"
