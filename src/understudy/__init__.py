@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UNet,
         audit,
         evaluate,
+        phantoms,
         read,
     )
     from understudy.errors import UnderstudyError
@@ -36,7 +37,7 @@ __version__ = version("understudy-mri")
 _HOMES = {
     "understudy.api": [
         "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-        "Swin", "UNet", "audit", "evaluate", "read",
+        "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
     ],
     "understudy.errors": ["UnderstudyError"],
     "understudy.slices": ["LabelClass", "SliceSet"],
@@ -46,7 +47,7 @@ _ROOMS = ("metrics", "quality")  # whose functions are public: us.metrics.dice
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "LabelClass", "ProgressiveGAN", "Segmenter", "SliceSet", "StyleGAN1",
-    "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "quality", "read",
+    "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "phantoms", "quality", "read",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.names import display_name, percent
+from understudy.names import percent
 from understudy.runtime.lazy import pandas as pd
 from understudy.slices import SliceSet
 
@@ -378,6 +378,34 @@ def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
     return read_folder(Path(folder), Path(out), FolderSpec(**spec))
 
 
+def phantoms(patients: int = 12, resolution: int = 32, seed: int = 1) -> SliceSet:
+    """Slices of simulated patients, in memory: four sequences, three classes, a recorded split. For a first try.
+
+    Args:
+        patients: number of patients; a fifth is for testing, a fifth of the others for validation.
+        resolution: height and width, pixels.
+        seed: patient k of a seed is always the same.
+    """
+    from understudy.cohort.checks import check_cohort
+    from understudy.cohort.config import CohortConfig
+    from understudy.cohort.layouts import find_patients
+    from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
+    from understudy.cohort.prepare import prepare
+    from understudy.cohort.slicing import SliceConfig
+    from understudy.cohort.splits import SplitConfig, split_patients
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = PhantomConfig(patients=patients, shape=(64, 64, 40), seed=seed, sites=1)
+        write_phantoms(config, folder / "phantoms", progress=False)
+        cohort = find_patients(CohortConfig(path=folder / "phantoms"))
+        slicing = SliceConfig(resolution=resolution, scaling="robust")
+        frame = check_cohort(cohort, slicing, progress=False).frame
+        split = split_patients(cohort, SplitConfig(test_patients=0.2, validation_fraction=0.2, seed=seed))
+        prepare(cohort, split, slicing, folder, progress=False, frame=frame)
+        return in_memory(SliceSet.open(folder / "slices"))
+
+
 def in_memory(slices: SliceSet) -> SliceSet:
     """A copy of a set that needs no folder any more."""
     copy = SliceSet.from_arrays(
@@ -394,5 +422,5 @@ def in_memory(slices: SliceSet) -> SliceSet:
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-    "Swin", "UNet", "audit", "display_name", "evaluate", "read",
+    "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
 ]  # fmt: skip
