@@ -1,4 +1,4 @@
-"""Draws docs/images/architecture.svg from the code: the rooms in the layers of the import contract, and who imports whom.
+"""Draws docs/images/architecture.svg from the code: the rooms in the layers of the import contract.
 
 python docs/hooks/architecture.py
 """
@@ -6,6 +6,7 @@ python docs/hooks/architecture.py
 from __future__ import annotations
 
 import ast
+import textwrap
 import tomllib
 from collections import defaultdict
 from html import escape
@@ -14,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "understudy"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
-WIDTH, BOX, GAP, ROW, MARGIN = 960, 52, 16, 96, 16  # pixels
+WIDTH, GAP, MARGIN, LINE, LETTER = 960, 16, 16, 15, 6.6  # pixels
 
 
 def layers() -> list[list[str]]:
@@ -47,40 +48,44 @@ def first_line(room: str) -> str:
     folder = PACKAGE / room.replace(".", "/")
     path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.split("\n")[0].rstrip(".")
+    return text.split("\n")[0].rstrip(".").replace("`", "")
 
 
 def drawing() -> str:
-    """The picture as SVG: a box a room with its first docstring line on hover, a line for each import."""
+    """The picture as SVG: a row a layer, a box a room; on hover, what it imports."""
     rows = layers()
-    rooms = [room for row in rows for room in row]
-    place: dict[str, tuple[float, float, float]] = {}  # left, top, width of each box
+    edges = imports([room for row in rows for room in row])
+    parts, top = [], MARGIN
     for number, row in enumerate(rows):
         width = (WIDTH - 2 * MARGIN - GAP * (len(row) - 1)) / len(row)
-        for column, room in enumerate(row):
-            place[room] = MARGIN + column * (width + GAP), MARGIN + number * ROW, width
-    height = MARGIN * 2 + ROW * (len(rows) - 1) + BOX
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" font-family="sans-serif">',
-        "<title>The rooms of Understudy: an upper one imports from lower ones</title>",
-    ]
-    for room, targets in imports(rooms).items():
-        left, top, width = place[room]
-        for target in sorted(targets):
-            to_left, to_top, to_width = place[target]
-            x0, y0, x1, y1 = left + width / 2, top + BOX, to_left + to_width / 2, to_top
-            bend = (y1 - y0) / 2
+        texts = [textwrap.wrap(first_line(room), int(width / LETTER)) for room in row]
+        height = 32 + LINE * max(map(len, texts))
+        for column, (room, lines) in enumerate(zip(row, texts, strict=True)):
+            left = MARGIN + column * (width + GAP)
+            middle = f'x="{left + width / 2:.1f}" text-anchor="middle"'
             parts.append(
-                f'<path d="M{x0:.0f} {y0:.0f} C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1:.0f}"'
-                f' fill="none" stroke="#888" stroke-opacity=".35"><title>{room} imports {target}</title></path>'
+                f"<g><title>{room} imports {', '.join(sorted(edges[room])) or 'no other room'}</title>"
+                f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{height}" rx="6" fill="#e0f2f1"'
+                f' stroke="#00796b"/><text {middle} y="{top + 21}" font-size="15" font-weight="600" fill="#00332e">'
+                f"{room}</text>"
             )
-    for room, (left, top, width) in place.items():
-        parts.append(
-            f'<g><title>{escape(first_line(room))}</title><rect x="{left:.1f}" y="{top}" width="{width:.1f}"'
-            f' height="{BOX}" rx="6" fill="#e0f2f1" stroke="#00796b"/><text x="{left + width / 2:.1f}"'
-            f' y="{top + BOX / 2 + 5}" text-anchor="middle" font-size="15" fill="#00332e">{room}</text></g>'
-        )
-    return "\n".join([*parts, "</svg>\n"])
+            for k, line in enumerate(lines):
+                y = top + 38 + LINE * k
+                parts.append(f'<text {middle} y="{y}" font-size="12" fill="#37474f">{escape(line)}</text>')
+            parts.append("</g>")
+        top += height
+        if number < len(rows) - 1:
+            x = WIDTH / 2
+            parts.append(f'<path d="M{x} {top + 2}v{GAP - 6}m-4 -5l4 5l4 -5" fill="none" stroke="#00796b"/>')
+        top += GAP
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" font-family="sans-serif">',
+            "<title>The rooms of Understudy: a room imports from the rows below it only</title>",
+            *parts,
+            "</svg>\n",
+        ]
+    )
 
 
 if __name__ == "__main__":
