@@ -24,10 +24,11 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from understudy.cohort.layouts import Cohort, CohortConfig, find_patients
+from understudy.cohort.config import Cohort, CohortConfig
+from understudy.cohort.layouts import find_patients
 from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
 from understudy.cohort.prepare import prepare
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.slicing import SliceConfig
 from understudy.slices import SliceSet
 
 Write = Callable[[Path, np.ndarray, np.ndarray], None]

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.cohort.background import grey_background, without_background
-from understudy.cohort.scaling import SliceConfig, slice_images
+from understudy.cohort.slicing import SliceConfig, grey_background, slice_images, without_background
 from understudy.volumes import SliceGeometry
 
 TYPES = ["u1", "i2", ">i2", "u2", "f4", ">f8"]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from understudy.cohort.checks import accept, check_cohort
-from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
 
 FLAT = np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # two axes in one direction

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from understudy.cohort.checks import check_cohort, check_split
-from understudy.cohort.frame import Frame
-from understudy.cohort.layouts import CohortConfig, find_patients
-from understudy.cohort.new_patient import slice_new_patient
-from understudy.cohort.prepare import prepare
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients
+from understudy.cohort.prepare import prepare, slice_new_patient
+from understudy.cohort.slicing import Frame, SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.io.grids import VolumeHeader

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from understudy.cohort.layouts import CohortConfig, _pattern_expression, find_patients
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients, pattern_expression
 from understudy.errors import UnderstudyError
 
 
@@ -125,7 +126,7 @@ def test_patterns_with_wildcards(tmp_path):
 @given(st.from_regex(r"[A-Za-z0-9_.\-]{1,12}", fullmatch=True))
 def test_a_pattern_finds_the_id_it_was_filled_with(patient):
     pattern = "data/{patient}/{patient}_flair.nii.gz"
-    match = _pattern_expression("FLAIR", pattern).fullmatch(pattern.replace("{patient}", patient))
+    match = pattern_expression("FLAIR", pattern).fullmatch(pattern.replace("{patient}", patient))
     assert match is not None
     assert match["patient"] == patient
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from understudy.cohort.config import CohortConfig, Note
+from understudy.cohort.config import CohortConfig, Problem
 from understudy.cohort.participants import read_sites
 from understudy.errors import UnderstudyError
 
 
 def sites_of(
     root: Path, table: str, patients: list[str], name: str = "participants.tsv", **fields: Any
-) -> tuple[dict[str, str], list[Note]]:
+) -> tuple[dict[str, str], list[Problem]]:
     (root / name).write_text(table, encoding="utf-8")
     config = CohortConfig.model_validate({"path": root, **fields})
     return read_sites(config, {p.partition("@")[2] or p: p.partition("@")[0] for p in patients})
@@ -53,7 +53,7 @@ def test_a_table_that_names_nobody_or_some_is_told(tmp_path: Path) -> None:
     for named, table in {0: "q0\tA\n", 2: "p0\tA\np1\tB\n"}.items():
         sites, (note,) = sites_of(tmp_path, f"participant_id\tsite\n{table}", patients)
         assert len(sites) == named
-        assert f"names {named} of 6 patients" in note.text
+        assert f"names {named} of 6 patients" in note.problem
         assert note.file == tmp_path / "participants.tsv"
         assert note.fix
 
@@ -96,7 +96,7 @@ def test_sites_that_differ_by_case_or_spaces_are_one(tmp_path: Path) -> None:
     rows = "p1\tUtrecht\np2\tutrecht \np3\tZu\u0308rich\np4\tZ\u00fcrich\n"
     sites, notes = sites_of(tmp_path, f"participant_id\tsite\n{rows}", ["p1", "p2", "p3", "p4"])
     assert sites == {"p1": "Utrecht", "p2": "Utrecht", "p3": "Z\u00fcrich", "p4": "Z\u00fcrich"}
-    assert "Utrecht" in notes[0].text
+    assert "Utrecht" in notes[0].problem
 
 
 def test_ids_match_in_either_form_of_an_accent(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients
 from understudy.cohort.patient import class_indices
 from understudy.cohort.prepare import prepare
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.slicing import SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet, evenly_coded
 from understudy.volumes import VolumeSet

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from understudy.cohort.scaling import SliceConfig, passes_rule, to_8_bit
+from understudy.cohort.slicing import SliceConfig, passes_rule, to_8_bit
 from understudy.volumes import SliceGeometry
 
 

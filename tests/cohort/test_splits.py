@@ -11,7 +11,7 @@ import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.cohort.layouts import Cohort, Patient
+from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.cohort.visits import perhaps_one_person, person_of, persons_of
+from understudy.cohort.participants import perhaps_one_person, person_of, persons_of
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import pytest
 import zoo
 
 from understudy.cohort.checks import check_cohort
+from understudy.cohort.config import Cohort, CohortConfig, Patient
 from understudy.cohort.guess import guess
-from understudy.cohort.layouts import Cohort, CohortConfig, Patient, find_patients
+from understudy.cohort.layouts import find_patients
 from understudy.cohort.prepare import prepare
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.slicing import SliceConfig
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
 from understudy.slices import SliceSet
@@ -149,7 +150,7 @@ def test_two_time_points_of_one_patient_are_on_one_side(tmp_path: Path) -> None:
     cohort = found(tmp_path)
     assert ids(cohort) == TIME_POINTS
     assert {p.id: p.subject for p in cohort.patients}["BraTS-GLI-00008-002"] == "BraTS-GLI-00008-000"
-    assert any("8 patients have several scans" in note.text for note in cohort.notes)
+    assert any("8 patients have several scans" in note.problem for note in cohort.notes)
     for seed in range(5):
         split = split_patients(cohort, SplitConfig(seed=seed, test_patients=4, validation_fraction=0.25))
         sides = {part: {scan[:15] for scan, own in split.items() if own == part} for part in ("train", "val", "test")}
@@ -339,7 +340,7 @@ def test_bids_masks_of_the_brain_and_rare_sequences_are_not_used(tmp_path: Path)
     cohort = found(tmp_path)
     assert cohort.channels == ("T1w", "FLAIR")
     assert not any(patient.surplus for patient in cohort.patients)
-    assert [n for n in cohort.notes if "PDw (1)" in n.text]
+    assert [n for n in cohort.notes if "PDw (1)" in n.problem]
 
 
 def test_bids_labels_table_and_what_the_study_file_says(tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_bids_labels_table_and_what_the_study_file_says(tmp_path: Path) -> None:
     assert classes(cohort) == {1: "oedema", 2: "core"}
     assert cohort.channels == ("FLAIR",)  # which T1w is meant?
     (note,) = cohort.notes
-    assert "acq-a_T1w, acq-b_T1w" in note.text
+    assert "acq-a_T1w, acq-b_T1w" in note.problem
     assert "T1w: acq-a_T1w" in note.fix
     chosen = found(tmp_path, layout="bids", channels={"T1": "acq-b_T1w"}, labels="dseg", classes={1: "x"})
     assert named(chosen)["T1"] == "sub-01/anat/sub-01_acq-b_T1w.nii.gz"
@@ -373,7 +374,7 @@ def test_bids_as_pipelines_leave_it(tmp_path: Path) -> None:
     assert cohort.channels == ("T1w", "FLAIR")
     assert named(cohort, 1)["T1w"] == "sub-02/anat/sub-02_T1w.nii.gz"
     assert not any(patient.surplus or patient.missing for patient in cohort.patients)
-    assert [("MEGRE" in n.text, "MEGRE: echo-1_MEGRE" in n.fix) for n in cohort.notes] == [(True, True)]
+    assert [("MEGRE" in n.problem, "MEGRE: echo-1_MEGRE" in n.fix) for n in cohort.notes] == [(True, True)]
     with pytest.raises(UnderstudyError, match="several files") as caught:  # nothing else is left
         for name in ("T1w", "FLAIR"):
             for file in tmp_path.rglob(f"sub-*_{name}.nii.gz"):
@@ -543,7 +544,7 @@ def test_ids_that_differ_by_a_short_number_are_asked_about(tmp_path: Path) -> No
     zoo.patterned(tmp_path, {"T1w": "{p}_t1.nii.gz", "labels": "{p}_seg.nii.gz"}, scans)
     made = guess(tmp_path)
     (note,) = made.cohort.notes
-    assert "U-00001_11 and U-00001_21" in note.text
+    assert "U-00001_11 and U-00001_21" in note.problem
     assert "{patient}_{visit}" in note.fix
     stated = {
         "channels": {"T1w": "{patient}_{visit}_t1.nii.gz"},
@@ -568,8 +569,8 @@ def test_visits_without_a_mask_are_left_out_where_another_has_one(tmp_path: Path
     (tmp_path / "P1/tp2/seg.nii.gz").unlink()
     cohort = guess(tmp_path).cohort
     assert ids(cohort) == ["P1", "P2_tp1", "P2_tp2"]
-    assert [n.file for n in cohort.notes if "no mask" in n.text] == [tmp_path / "P1/tp2/seg.nii.gz"]
-    assert not any("belong" in n.text for n in cohort.notes)
+    assert [n.file for n in cohort.notes if "no mask" in n.problem] == [tmp_path / "P1/tp2/seg.nii.gz"]
+    assert not any("belong" in n.problem for n in cohort.notes)
 
 
 def test_sites_as_folders_with_the_same_ids(tmp_path: Path) -> None:
@@ -609,7 +610,7 @@ def test_no_patient_vanishes_without_a_word(tmp_path: Path) -> None:
     zoo.put(tmp_path / "bids/Sub-07/anat/Sub-07_T1w.nii.gz", zoo.image(0, 0))
     for name, text in {"brats": "1 NIfTI file ", "pattern": "1 NIfTI file ", "bids": "2 NIfTI files "}.items():
         (note,) = guess(tmp_path / name).cohort.notes
-        assert note.text.startswith(text)
+        assert note.problem.startswith(text)
         assert note.severity == "warning"
         assert note.fix
 
@@ -674,7 +675,7 @@ def test_two_raters_masks_and_masks_in_one_word(tmp_path: Path) -> None:
     zoo.patterned(tmp_path / "a", names, ["p1", "p2"])
     made = guess(tmp_path / "a")
     assert made.config.labels == "{patient}_mask1.nii.gz"
-    assert ["mask2" in note.text for note in made.cohort.notes] == [True]
+    assert ["mask2" in note.problem for note in made.cohort.notes] == [True]
     zoo.patterned(tmp_path / "b", {"FLAIR": "{p}_t2f.nii.gz", "labels": "{p}_tumorMask.nii.gz"}, ["p1", "p2"])
     assert guess(tmp_path / "b").config.labels == "{patient}_tumorMask.nii.gz"
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
 from understudy.study.config.grid import baseline, settings
 from understudy.study.config.schema import Study

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from understudy.cohort.layouts import CohortConfig
+from understudy.cohort.config import CohortConfig
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.generators.registry import model_config
 from understudy.study.config.schema import Study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.background import grey_background
-from understudy.cohort.frame import Frame
-from understudy.cohort.layouts import LABELS, Cohort, Patient
-from understudy.cohort.patient import PatientReader, Problem
-from understudy.cohort.scaling import SliceConfig, bright_part, kept_slices
+from understudy.cohort.config import Cohort, Patient, Problem, note
+from understudy.cohort.patient import PatientReader
+from understudy.cohort.slicing import Frame, SliceConfig, bright_part, grey_background, kept_slices
 from understudy.cohort.splits import SplitConfig, split_patients
 from understudy.errors import UnderstudyError
+from understudy.exchange.spec import LABELS
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header
 from understudy.runtime.progress import track
@@ -31,7 +30,7 @@ _CLEAR = (
     "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a generator"
     " learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to tissue"
 )
-_CUT = 0.001  # of a channel's summed intensity that cropping may take without a word
+_CUT = 0.001  # of a channel's summed intensity that cropping may take without a warning
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,23 @@ class Checked:
     kept: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Inspected:
+    """What is known of a patient whose files have been read.
+
+    Attributes:
+        kept: slices that pass the rule; None where the rule's channel cannot be used.
+        digests: channel -> hash of its voxels.
+        classes: indices of the classes that occur in the annotation.
+    """
+
+    patient: Patient
+    problems: list[Problem]
+    kept: int | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    classes: frozenset[int] = frozenset()
+
+
 def check_cohort(
     cohort: Cohort, slicing: SliceConfig | None = None, workers: int = 2, progress: bool = True
 ) -> Checked:
@@ -64,10 +80,13 @@ def check_cohort(
         UnderstudyError: slices that cannot be made of any patient (unknown rule channel, resolution). Nothing is
             raised for a bad file.
     """
-    slicing = slicing or default_slicing(cohort)
+    if slicing is None:
+        slicing = SliceConfig(resolution=4)  # small enough for any cohort
+        if slicing.rule_channel not in cohort.channels:
+            slicing = slicing.model_copy(update={"rule_channel": cohort.channels[0]})
     refuse_rule_channel(cohort, slicing)
     frame = frame_of(cohort, slicing)
-    problems = [Problem("", note.file, note.text, note.fix, note.severity) for note in cohort.notes]
+    problems = list(cohort.notes)
     inspected: list[_Inspected] = []
     with track(len(cohort.patients), "checking", unit="patients", show=progress) as meter:
         work = partial(_inspect, cohort=cohort, slicing=slicing, frame=frame)
@@ -75,8 +94,18 @@ def check_cohort(
             inspected.append(found)
             problems += found.problems
             meter.advance(1, problems=len(problems))
-    problems += _repeated_ids(cohort) + _copies_between_patients(inspected)
-    problems += _absent_classes(cohort, inspected)
+    first: dict[str, Path] = {}
+    for patient in cohort.patients:
+        if patient.id in first:
+            what = f"the patient is also in {first[patient.id]}"
+            problems.append(Problem(patient.id, patient.folder, what, "remove one of the two folders"))
+        first.setdefault(patient.id, patient.folder)
+    problems += _copies_between_patients(inspected)
+    seen = frozenset[int]().union(*(i.classes for i in inspected))
+    for index, entry in enumerate(cohort.classes):
+        if seen and index and index not in seen:  # where nothing is annotated, each patient has a warning already
+            text = f"no patient has the class {entry.name} (label value {entry.source})"
+            problems.append(note(cohort.path, text, "correct its label value under `classes`, or leave the class out"))
     problems.sort(key=lambda p: (p.patient, p.severity, str(p.file), p.problem))
     return Checked(problems, frame, {i.patient.id: i.kept for i in inspected if i.kept is not None})
 
@@ -84,7 +113,7 @@ def check_cohort(
 def check_split(cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_patients: bool) -> list[Problem]:
     """What is wrong with the parts of a split, once the patients with errors are left out.
 
-    Nothing is said where errors stop `prepare` before it splits.
+    Empty where errors stop `prepare` before it splits.
     """
     if not skip_bad_patients and any(p.severity == "error" for p in checked.problems):
         return []
@@ -98,31 +127,19 @@ def check_split(cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_p
     return []
 
 
-def default_slicing(cohort: Cohort) -> SliceConfig:
-    """The defaults, with a rule that looks at the first channel where there is no T1w, at any resolution."""
-    usual = SliceConfig.model_validate({})
-    channel = usual.rule_channel if usual.rule_channel in cohort.channels else cohort.channels[0]
-    return usual.model_copy(update={"rule_channel": channel, "resolution": 4})
-
-
 def refuse_rule_channel(cohort: Cohort, slicing: SliceConfig) -> None:
     """Raises an `UnderstudyError` where the slice rule looks at a channel that the cohort does not have."""
     if slicing.rule_channel not in cohort.channels:
-        raise UnderstudyError(
-            f"the slice rule looks at {slicing.rule_channel}, which the cohort does not have",
-            where="slices.rule_channel",
-            fix=f"set `slices: {{rule_channel: {cohort.channels[0]}}}`, or another of {', '.join(cohort.channels)}",
-        )
+        what = f"the slice rule looks at {slicing.rule_channel}, which the cohort does not have"
+        fix = f"set `slices: {{rule_channel: {cohort.channels[0]}}}`, or another of {', '.join(cohort.channels)}"
+        raise UnderstudyError(what, where="slices.rule_channel", fix=fix)
 
 
 def refuse_empty_training(slices: int, cohort: Cohort) -> None:
     """Raises an `UnderstudyError` where no training slice passes the rule, which then is wrong for these images."""
     if not slices:
-        raise UnderstudyError(
-            "no training slice passes the slice rule",
-            where=cohort.path,
-            fix="lower `rule_fraction` or `rule_intensity` under `slices`, set `scaling: robust`, or `keep: all`",
-        )
+        fix = "lower `rule_fraction` or `rule_intensity` under `slices`, set `scaling: robust`, or `keep: all`"
+        raise UnderstudyError("no training slice passes the slice rule", where=cohort.path, fix=fix)
 
 
 def frame_of(cohort: Cohort, slicing: SliceConfig) -> Frame | None:
@@ -137,16 +154,15 @@ def frame_of(cohort: Cohort, slicing: SliceConfig) -> Frame | None:
 
 def first_headers(cohort: Cohort, slicing: SliceConfig) -> list[VolumeHeader]:
     """The first readable header of each patient."""
-    return [header for patient in cohort.patients if (header := _first_header(patient, slicing))]
-
-
-def _first_header(patient: Patient, slicing: SliceConfig) -> VolumeHeader | None:
-    for path in patient.images.values():
-        try:
-            return read_header(path, plane=slicing.plane)
-        except UnderstudyError:
-            continue
-    return None
+    headers = []
+    for patient in cohort.patients:
+        for path in patient.images.values():
+            try:
+                headers.append(read_header(path, plane=slicing.plane))
+                break
+            except UnderstudyError:
+                continue
+    return headers
 
 
 def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool = False) -> Cohort:
@@ -160,50 +176,25 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
         return cohort
     first, bad = errors[0], sorted({problem.patient for problem in errors if problem.patient})
     if not first.patient and not skip_bad_patients:
-        raise UnderstudyError(
-            first.problem, where=first.file, fix=f"{first.fix}; `skip_bad_patients: true` goes on without it"
-        )
-    listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-    if not skip_bad_patients:
-        raise UnderstudyError(
-            f"{len(bad)} of {len(cohort.patients)} patients cannot be used ({listed}); "
-            f"{first.patient}: {first.problem}",
-            where=first.file,
-            fix=f"{first.fix}; `understudy check` lists everything; `skip_bad_patients: true` goes on without them",
-        )
+        fix = f"{first.fix}; `skip_bad_patients: true` goes on without it"
+        raise UnderstudyError(first.problem, where=first.file, fix=fix)
     left = tuple(patient for patient in cohort.patients if patient.id not in bad)
-    if not left:
-        raise UnderstudyError(
-            f"no patient is left: all {len(bad)} have errors; {first.patient}: {first.problem}",
-            where=first.file,
-            fix=f"{first.fix}; `understudy check` lists everything",
-        )
-    return replace(cohort, patients=left)
-
-
-@dataclass(frozen=True)
-class _Inspected:
-    """What is known of a patient whose files have been read.
-
-    Attributes:
-        patient: whose.
-        problems: found.
-        kept: slices that pass the rule; None where the rule's channel cannot be used.
-        digests: channel -> hash of its voxels.
-        classes: indices of the classes that occur in the annotation.
-    """
-
-    patient: Patient
-    problems: list[Problem]
-    kept: int | None = None
-    digests: dict[str, str] = field(default_factory=dict)
-    classes: frozenset[int] = frozenset()
+    if left and skip_bad_patients:
+        return replace(cohort, patients=left)
+    fix = f"{first.fix}; `understudy check` lists everything"
+    if skip_bad_patients:
+        what = f"no patient is left: all {len(bad)} have errors"
+    else:
+        listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        what = f"{len(bad)} of {len(cohort.patients)} patients cannot be used ({listed})"
+        fix += "; `skip_bad_patients: true` goes on without them"
+    raise UnderstudyError(f"{what}; {first.patient}: {first.problem}", where=first.file, fix=fix)
 
 
 def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
-    """Everything that can be said of one patient alone; what nobody foresaw is a row of the table, not its end."""
+    """Everything that can be said of one patient alone; an unforeseen exception becomes an error of this patient."""
     try:
-        return _inspected(patient, cohort, slicing, frame)
+        return _read_all(patient, cohort, slicing, frame)
     except Exception as error:
         log.debug("checking %s", patient.id, exc_info=True)
         what = f"unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -211,7 +202,7 @@ def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fram
         return _Inspected(patient, [Problem(patient.id, patient.folder, what, fix)])
 
 
-def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
+def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
     reader = PatientReader(patient, cohort, slicing.plane)
     problems, geometry = reader.problems, None
 
@@ -225,13 +216,14 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
             add(next(iter(reader.headers)), error)
     kept, classes, digests = None, frozenset[int](), dict[str, str]()
     for name in reader.headers:
+        own = None if name in reader.off_grid else geometry
         try:
             if name == LABELS:
                 labels = reader.labels()
                 classes = frozenset(np.unique(labels[labels > 0]).tolist())
-                if geometry is not None and name not in reader.off_grid and _outside(labels, geometry).any():
-                    what = f"cropping to {geometry.padded} pixels would cut off annotated voxels"
-                    add(name, UnderstudyError(what, fix=_wider(geometry)))
+                if own is not None and _outside(labels, own).any():
+                    what = f"cropping to {own.padded} pixels would cut off annotated voxels"
+                    add(name, UnderstudyError(what, fix=_wider(own)))
                 continue
             volume = reader.image(name)
         except UnderstudyError:
@@ -239,38 +231,47 @@ def _inspected(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fr
         # of the values, not of how they are stored: a copy may have been saved with another type
         with np.errstate(over="ignore"):
             digests[name] = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
-        if background := grey_background(volume):
-            what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
-            problems.append(Problem(patient.id, reader.files[name], what, _CLEAR, "warning"))
-        if geometry is None or name in reader.off_grid:
+        problems += _judge_background_and_crop(patient, name, volume, own)
+        if own is None:
             continue
-        lost = _outside(volume, geometry)
-        if lost.any() and lost.sum(dtype=np.float64) > _CUT * volume.sum(dtype=np.float64):
-            share = lost.sum(dtype=np.float64) / volume.sum(dtype=np.float64)
-            what = f"cropping to {geometry.padded} pixels cuts off {share:.1%} of {name}"
-            problems.append(Problem(patient.id, reader.files[name], what, _wider(geometry), "warning"))
         try:
-            bright = bright_part(volume, reader.files[name], geometry, slicing)
+            bright = bright_part(volume, reader.files[name], own, slicing)
         except UnderstudyError as error:
             add(name, error)
             continue
         if name == slicing.rule_channel:
-            kept = int(kept_slices(bright, geometry, slicing).sum())
+            kept = int(kept_slices(bright, own, slicing).sum())
             if not kept:
-                what = f"no slice passes the slice rule ({_rule(slicing)}), so that the patient is not trained on"
-                fix = (
-                    "look at the volume: if it is dim, set `slices: {scaling: robust}`; if the head is small in the"
-                    " slice, lower `rule_fraction`"
-                )
-                problems.append(Problem(patient.id, reader.files[name], what, fix, "warning"))
+                problems.append(_no_slice(patient, slicing))
     return _Inspected(patient, problems + _copies_within(patient, digests), kept, digests, classes)
 
 
-def _rule(slicing: SliceConfig) -> str:
-    return (
+def _judge_background_and_crop(
+    patient: Patient, name: str, volume: NDArray[np.generic], geometry: SliceGeometry | None
+) -> list[Problem]:
+    problems, path = [], patient.files[name]
+    if background := grey_background(volume):
+        what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
+        problems.append(Problem(patient.id, path, what, _CLEAR, "warning"))
+    if geometry is not None:
+        lost = _outside(volume, geometry).sum(dtype=np.float64)
+        if lost and lost > _CUT * (total := volume.sum(dtype=np.float64)):
+            what = f"cropping to {geometry.padded} pixels cuts off {lost / total:.1%} of {name}"
+            problems.append(Problem(patient.id, path, what, _wider(geometry), "warning"))
+    return problems
+
+
+def _no_slice(patient: Patient, slicing: SliceConfig) -> Problem:
+    rule = (
         f"{slicing.rule_channel} above {slicing.rule_intensity:g} of 255 on more than {slicing.rule_fraction:.0%} of"
         " the padded pixels"
     )
+    what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
+    fix = (
+        "look at the volume: if it is dim, set `slices: {scaling: robust}`; if the head is small in the slice, lower"
+        " `rule_fraction`"
+    )
+    return Problem(patient.id, patient.files[slicing.rule_channel], what, fix, "warning")
 
 
 def _outside(stack: NDArray[np.generic], geometry: SliceGeometry) -> NDArray[np.generic]:
@@ -288,59 +289,15 @@ def _wider(geometry: SliceGeometry) -> str:
     return f"set `slices: {{matrix: {2 * geometry.padded}}}` for all patients, or crop or recentre this volume"
 
 
-def _absent_classes(cohort: Cohort, inspected: Sequence[_Inspected]) -> list[Problem]:
-    """Classes that no patient has: usually a wrong label value."""
-    seen = frozenset[int]().union(*(i.classes for i in inspected))
-    if not seen:
-        return []  # each empty annotation is a warning already
-    return [
-        Problem(
-            "",
-            cohort.path,
-            f"no patient has the class {entry.name} (label value {entry.source})",
-            "correct its label value under `classes`, or leave the class out",
-            "warning",
-        )
-        for index, entry in enumerate(cohort.classes)
-        if index and index not in seen
-    ]
-
-
-def _copies_within(patient: Patient, digests: dict[str, str]) -> list[Problem]:
+def _copies_within(patient: Patient, digests: Mapping[str, str]) -> list[Problem]:
     """Two sequences of one patient with the same voxels: a missing one was filled with a copy."""
     first: dict[str, str] = {}
-    problems = []
-    for name, digest in digests.items():
-        if digest in first:
-            problems.append(
-                Problem(
-                    patient.id,
-                    patient.images[name],
-                    f"{name} is identical to {first[digest]}",
-                    "probably a stand-in for a missing sequence: add the real one, or leave the patient out",
-                    "warning",
-                )
-            )
-        first.setdefault(digest, name)
-    return problems
-
-
-def _repeated_ids(cohort: Cohort) -> list[Problem]:
-    """One id in two folders."""
-    first: dict[str, Path] = {}
-    problems = []
-    for patient in cohort.patients:
-        if patient.id in first:
-            problems.append(
-                Problem(
-                    patient.id,
-                    patient.folder,
-                    f"the patient is also in {first[patient.id]}",
-                    "remove one of the two folders",
-                )
-            )
-        first.setdefault(patient.id, patient.folder)
-    return problems
+    fix = "probably a stand-in for a missing sequence: add the real one, or leave the patient out"
+    return [
+        Problem(patient.id, patient.images[name], f"{name} is identical to {original}", fix, "warning")
+        for name, digest in digests.items()
+        if (original := first.setdefault(digest, name)) != name
+    ]
 
 
 def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
@@ -353,13 +310,10 @@ def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
             earlier, earlier_name = first.setdefault(digest, (patient, name))
             if earlier.id == patient.id:
                 continue
-            what = f"{name} is identical to {earlier_name} of patient {earlier.id}"
-            file, fix = (
-                patient.images[name],
-                "remove one of the two patients (they would leak between training and test)",
-            )
+            what, file = f"{name} is identical to {earlier_name} of patient {earlier.id}", patient.images[name]
             if earlier.subject == patient.subject:  # both are on one side of the split
                 problems.append(Problem(patient.id, file, what, "nothing, or remove one of the two scans", "warning"))
             else:
+                fix = "remove one of the two patients (they would leak between training and test)"
                 problems.append(Problem(patient.id, file, what, fix))
     return problems

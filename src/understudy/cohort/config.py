@@ -1,4 +1,4 @@
-"""What a user says about a cohort, and what is known of it before a volume is opened."""
+"""What a user says about a cohort, and what is known of its patients before a volume is opened."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import UnderstudyError
+from understudy.exchange.spec import LABELS
 from understudy.slices import LabelClass, evenly_coded
 
-UNKNOWN_SITE = ""
-LABELS = "labels"  # the annotation's name among a patient's files
 AUTO = "auto"
-PARTICIPANTS = "participants.tsv"
-SITE_COLUMN = "site"
-PARTICIPANT_COLUMN = "participant_id"
+PARTICIPANTS, PARTICIPANT_COLUMN, SITE_COLUMN = "participants.tsv", "participant_id", "site"  # as in BIDS
 
 
 class CohortConfig(BaseModel):
@@ -34,13 +31,13 @@ class CohortConfig(BaseModel):
     channels: dict[str, str] = Field(
         default_factory=dict,
         description="pattern layout: sequence name -> file below `path`, with {patient}, {visit}, {site}, * and **;"
-        " bids: entities and"
-        " suffix, e.g. ce-gadolinium_T1w (empty: all that most patients have); BraTS, nnU-Net: leave empty",
+        " bids: entities and suffix, e.g. ce-gadolinium_T1w (empty: all that most patients have); BraTS, nnU-Net:"
+        " leave empty",
     )
     labels: str = Field(
         default="",
-        description="pattern layout: file of the annotation, with the same marks; bids: entities and suffix, e.g."
-        " label-lesion_mask",
+        description="pattern layout: file of the annotation, with the same placeholders; bids: entities and suffix,"
+        " e.g. label-lesion_mask",
     )
     classes: dict[int, str] = Field(
         default_factory=dict,
@@ -63,12 +60,10 @@ class CohortConfig(BaseModel):
     )
 
 
-_BEFORE_AUTO = {"participants": PARTICIPANTS, "site_column": SITE_COLUMN}
-
-
 def as_before_auto(cohort: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped `CohortConfig` as it was when `auto` had the names themselves: hashes of older studies stay."""
-    return {n: _BEFORE_AUTO[n] if n in _BEFORE_AUTO and v == AUTO else v for n, v in cohort.items()}
+    """A dumped `CohortConfig` with the defaults of the time before `auto`: the job ids of older studies stay."""
+    before = {"participants": PARTICIPANTS, "site_column": SITE_COLUMN}
+    return {n: before[n] if n in before and v == AUTO else v for n, v in cohort.items()}
 
 
 def described_classes(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
@@ -77,57 +72,71 @@ def described_classes(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
     Raises:
         UnderstudyError: a value that is not in 1 to 255, two classes of one name.
     """
-    wrong = [value for value in named if not 1 <= value <= 255]
-    if wrong or len(set(named.values())) < len(named):
-        raise UnderstudyError(
-            "label values must lie in 1 to 255 (0 is the background) and class names must differ",
-            where=f"classes: {dict(named)}",
-            fix="correct the label map",
-        )
+    if not all(1 <= value <= 255 for value in named) or len(set(named.values())) < len(named):
+        what = "label values must lie in 1 to 255 (0 is the background) and class names must differ"
+        raise UnderstudyError(what, where=f"classes: {dict(named)}", fix="correct the label map")
     return evenly_coded(dict(named))
 
 
 @dataclass(frozen=True)
-class Note:
-    """Something to know about a cohort as a whole.
+class Problem:
+    """One thing that is wrong with, or should be known of, a cohort.
 
     Attributes:
-        text: what it is.
-        fix: what to do about it.
+        patient: id; "" for the cohort as a whole.
         file: the file or folder concerned.
-        severity: an "error" may hide patients: it is refused unless bad patients are skipped.
+        problem: what is wrong.
+        fix: what to do about it.
+        severity: an "error" keeps the patient out.
     """
 
-    text: str
-    fix: str
+    patient: str
     file: Path
-    severity: Literal["error", "warning"] = "warning"
+    problem: str
+    fix: str
+    severity: Literal["error", "warning"] = "error"
+
+    def as_error(self) -> UnderstudyError:
+        """The exception that says the same."""
+        whose = f"patient {self.patient}: " if self.patient else ""
+        return UnderstudyError(whose + self.problem, where=self.file, fix=self.fix)
+
+
+def note(file: Path, text: str, fix: str) -> Problem:
+    """A warning about the cohort as a whole."""
+    return Problem("", file, text, fix, "warning")
 
 
 @dataclass(frozen=True)
 class Patient:
-    """The files of one scan of one patient; `missing` and `surplus` are judged by `checks`."""
+    """The files of one scan of one patient.
+
+    Attributes:
+        missing: channel (or "labels") -> the file that was expected.
+        surplus: channel (or "labels") -> further files that match as well.
+        subject: the person: the id of the first scan where one person was scanned several times, otherwise `id`.
+    """
 
     id: str
     site: str
     images: dict[str, Path]
     labels: Path | None
     missing: dict[str, Path] = field(default_factory=dict)
-    """channel name (or "labels") -> the file that was expected"""
     surplus: dict[str, tuple[Path, ...]] = field(default_factory=dict)
-    """channel name (or "labels") -> further files that match as well"""
     subject: str = ""
-    """the person: the id of the first scan where one person was scanned several times, otherwise `id`"""
 
     def __post_init__(self) -> None:
-        if not self.subject:
-            object.__setattr__(self, "subject", self.id)
+        object.__setattr__(self, "subject", self.subject or self.id)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Channel or "labels" -> file, of those that are there."""
+        return self.images | ({LABELS: self.labels} if self.labels else {})
 
     @property
     def folder(self) -> Path:
-        """The folder of the patient's first file, or where it should have been."""
-        files = [*self.images.values(), *([self.labels] if self.labels else []), *self.missing.values()]
-        return files[0].parent
+        """The folder of the first file, or where it should have been."""
+        return next(iter([*self.files.values(), *self.missing.values()])).parent
 
 
 @dataclass(frozen=True)
@@ -140,18 +149,18 @@ class Cohort:
     layout: str
     path: Path
     trust_array_order: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
 
 @dataclass
 class Scan:
-    """The files of one patient as a layout finds them, below the cohort's folder.
+    """The files of one scan as a layout finds them, relative to the cohort's folder.
 
     Attributes:
-        id: unique but for a patient who is in two folders.
-        files: channel name (or "labels") -> files; more than one is ambiguous.
-        expected: channel name (or "labels") -> the file that would be there, had nothing been forgotten.
-        person: name that all scans of one person share; "": as the id tells.
+        id: unique unless a patient is in two folders.
+        files: channel (or "labels") -> files; more than one is ambiguous.
+        expected: channel (or "labels") -> where the file should be.
+        person: common to all scans of one person; "": the ids tell (see `participants.persons_of`).
         site: as the path tells; "" if it does not.
     """
 
@@ -159,19 +168,15 @@ class Scan:
     files: dict[str, list[str]] = field(default_factory=dict)
     expected: dict[str, str] = field(default_factory=dict)
     person: str = ""
-    site: str = UNKNOWN_SITE
+    site: str = ""
 
 
 @dataclass
 class Found:
-    """What a layout makes of a folder.
-
-    Attributes:
-        passed_over: files that belong to no scan, for a reason that a note tells.
-    """
+    """What a layout makes of a folder; `ignored` are files that belong to no scan, as a note says."""
 
     channels: tuple[str, ...]
     classes: tuple[LabelClass, ...]
     scans: list[Scan]
-    notes: list[Note] = field(default_factory=list)
-    passed_over: set[str] = field(default_factory=set)
+    notes: list[Problem] = field(default_factory=list)
+    ignored: set[str] = field(default_factory=set)

@@ -1,46 +1,69 @@
-"""Who is from which hospital: the table beside the patients, and how its ids are matched with theirs."""
+"""Who is who: which scans are visits of one person, and the table (participants.tsv) that gives each a site."""
 
 from __future__ import annotations
 
 import csv
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from understudy.cohort.config import (
-    AUTO,
-    PARTICIPANT_COLUMN,
-    PARTICIPANTS,
-    SITE_COLUMN,
-    UNKNOWN_SITE,
-    CohortConfig,
-    Note,
-)
+from understudy.cohort.config import AUTO, PARTICIPANT_COLUMN, PARTICIPANTS, SITE_COLUMN, CohortConfig, Problem, note
 from understudy.errors import UnderstudyError
 
-_UNKNOWN = ("", "n/a", "na", "nan", "none", "null", "unknown")
+_DATE = r"(?:19|20)\d{6}|(?:19|20)\d\d[-_.]\d\d[-_.]\d\d"
+_NUMBERED = r"ses|session|visit|time[-_]?point|tp|week|month|year|day|scan|run"
+_NAMED = r"baseline|bl|follow[-_]?up|fu|pre[-_]?op|post[-_]?op|preoperative|postoperative|initial|recurrence"
+# week-000-1 of LUMIERE is the first of two scans of a week
+VISIT = rf"{_DATE}|(?:{_NUMBERED})[-_]?[a-z]?\d*(?:-\d+)?|(?:{_NAMED})[-_]?\d*"
+IS_VISIT = re.compile(VISIT, re.IGNORECASE)
 
-
-def _composed(name: str) -> str:
-    """The letter ü may be one character or two (macOS)."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _plain(name: str) -> str:
-    return _composed(name).strip().casefold().removeprefix("sub-")
-
-
-# One after the other, until an id of the table and a patient have the same key and nobody else has it.
-_KEYS: tuple[Callable[[str], str], ...] = (
-    _composed,
-    lambda name: _composed(name).removeprefix("sub-"),
-    _plain,
-    lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", _plain(name)),  # 0050772 and 50772
+# "scan" and a number may be a patient's (mri_scan12): only behind another number is it surely a visit.
+_LAST_VISIT = re.compile(
+    rf"(?P<person>.+?)[-_. ](?:{_DATE}|(?:{_NAMED}|pre|post)[-_]?\d*)|"
+    rf"(?P<numbered>.*\d)[-_. ](?:(?:{_NUMBERED})[-_]?[a-z]?\d*(?:-\d+)?|[tvmy]\d{{1,2}})",
+    re.IGNORECASE,
 )
+_BRATS = re.compile(r"(?P<person>BraTS-[A-Za-z]+-\d+)-\d{3}")  # BraTS-GLI-00008-001: second scan of BraTS-GLI-00008
+# A short number or a letter behind a number: _11 and _21 of UPENN-GBM-00001_11, b of P01b.
+_PERHAPS = re.compile(r"(?P<person>.*\d)(?:[-_. ]\d{1,2}|[-_. ]?[A-Da-d])")
+_FEW = 4  # scans of a person, on average, up to which the last number of an id may be that of the scan
+_UNKNOWN_SITES = ("", "n/a", "na", "nan", "none", "null", "unknown")
 
 
-def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str, str], list[Note]]:
+def person_of(scan: str) -> str:
+    """The id without the visits at its end: p01 of p01_20200101 and of p01_ses-2; otherwise the id itself."""
+    if match := _BRATS.fullmatch(scan):
+        return match["person"]
+    while match := _LAST_VISIT.fullmatch(scan):
+        scan = match["person"] or match["numbered"]
+    return scan
+
+
+def persons_of(scans: Iterable[str]) -> dict[str, str]:
+    """Scan's id -> person. Where all would be one person without a number (scan of scan_20200101), each is its own."""
+    persons = {scan: person_of(scan) for scan in scans}
+    names = set(persons.values())
+    if len(names) == 1 and not any(letter.isdigit() for letter in names.pop()):
+        return {scan: scan for scan in persons}
+    return persons
+
+
+def perhaps_one_person(persons: Iterable[str]) -> list[tuple[str, str]]:
+    """Two ids of each person whose ids may differ by the visit alone, as -00001_11 and -00001_21 do."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    persons = list(persons)
+    for name in persons:
+        if match := _PERHAPS.fullmatch(name):
+            alike[match["person"]].append(name)
+    numbered = sum(map(len, alike.values()))
+    if numbered > _FEW * len(alike) or (len(alike) == 1 and numbered == len(persons)):
+        return []  # the numbers of patients, not of visits
+    return [(found[0], found[1]) for found in alike.values() if len(found) > 1]
+
+
+def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
     """The site of each scan.
 
     Args:
@@ -59,34 +82,38 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     path = Path(config.path) / (PARTICIPANTS if config.participants == AUTO else config.participants)
     asked = (config.participants, config.site_column, config.participant_column) != (AUTO, AUTO, PARTICIPANT_COLUMN)
     if not path.is_file():
-        if not asked:
-            return {}, []
-        raise UnderstudyError(
-            "the table of participants does not exist",
-            where=path,
-            fix="correct `participants`, or remove what the study file says of the table and its columns",
-        )
+        if asked:
+            fix = "correct `participants`, or remove it and its columns from the study file"
+            raise UnderstudyError("the table of participants does not exist", where=path, fix=fix)
+        return {}, []
     header, rows = _read(path)
     ids = _column(header, config.participant_column, path)
     sites = _column(header, SITE_COLUMN if config.site_column == AUTO else config.site_column, path)
-    there = f"the table has {', '.join(header)}"
     if sites is None and config.site_column == AUTO and (ids is not None or not asked):
         return {}, []  # BIDS tables often have no site
     if ids is None or sites is None:
-        name, option = (
-            (config.participant_column, "participant_column") if ids is None else (config.site_column, "site_column")
-        )
-        what, fix = f"the table of participants has no column {name}", f"set `{option}`; {there}"
+        option = "participant_column" if ids is None else "site_column"
+        what = f"the table of participants has no column {getattr(config, option)}"
+        fix = f"set `{option}`; the table has {', '.join(header)}"
         if asked:
             raise UnderstudyError(what, where=path, fix=fix)
-        return {}, [Note(f"{what}: no patient has a site", fix, path)]
-    table, notes = _one_site_each(header, rows, ids, sites, path)
-    found, doubts = _matched(table, names, path)
-    return found, notes + doubts
+        return {}, [note(path, f"{what}: no patient has a site", fix)]
+    table, doubts = _one_site_each(header, rows, ids, sites, path)
+    found = _matched(table, names)
+    people, named = set(names.values()), {names[scan] for scan in found}
+    if named != people:
+        what = (
+            f"the table names {len(named)} of {len(people)} patients, the others are of unknown site"
+            f" ({min(people - named)} is not in it)"
+        )
+        example = next(iter(table), "no row")
+        fix = f"write the ids as in the file names (the table has {example}), or set `participants: null`"
+        doubts.append(note(path, what, fix))
+    return found, doubts
 
 
 def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """The header, and line -> fields, whatever separates them; lines without any are left out."""
+    """The header, and line -> fields, whatever separates them; empty lines are left out."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         separator = next((mark for mark in "\t;," if mark in lines[0]), " ")
@@ -98,16 +125,11 @@ def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
             raise ValueError("it is empty")
         return rows[0][1], dict(rows[1:])
     except PermissionError as error:
-        raise UnderstudyError(
-            "no permission to read the table of participants", where=path, fix="ask its owner (chmod u+r)"
-        ) from error
+        raise UnderstudyError("no permission to read the table of participants", path, "chmod u+r") from error
     except (ValueError, csv.Error) as error:  # not text, or not a table
-        raise UnderstudyError(
-            f"the table of participants cannot be read ({str(error).strip()})",
-            where=path,
-            fix="save it as tab-separated text in UTF-8, quotation marks in pairs, or set `participants: null` to go"
-            " without sites",
-        ) from error
+        what = f"the table of participants cannot be read ({str(error).strip()})"
+        fix = "save it as tab-separated UTF-8 text, quotation marks in pairs; `participants: null` goes without sites"
+        raise UnderstudyError(what, where=path, fix=fix) from error
 
 
 def _column(header: Sequence[str], wanted: str, path: Path) -> int | None:
@@ -115,51 +137,60 @@ def _column(header: Sequence[str], wanted: str, path: Path) -> int | None:
     close = [name for name in header if name == wanted]
     close = close or [name for name in header if name.strip().casefold() == wanted.strip().casefold()]
     if len(close) > 1:
-        raise UnderstudyError(
-            f"the table of participants has the columns {' and '.join(close)}",
-            where=path,
-            fix=f"remove one, or name one of them in place of {wanted}",
-        )
+        what = f"the table of participants has the columns {' and '.join(close)}"
+        raise UnderstudyError(what, where=path, fix=f"remove one, or name one of them in place of {wanted}")
     return header.index(close[0]) if close else None
 
 
 def _one_site_each(
     header: Sequence[str], rows: Mapping[int, Sequence[str]], ids: int, sites: int, path: Path
-) -> tuple[dict[str, str], list[Note]]:
+) -> tuple[dict[str, str], list[Problem]]:
     """Id -> site. Several rows of a patient (visits) must agree; a row without a site says nothing."""
     found: dict[str, str] = {}
-    spellings: dict[str, dict[str, None]] = {}
+    spellings: dict[str, dict[str, None]] = {}  # in the order in which they occur
     for line, row in rows.items():
         if len(row) < len(header) or any(field.strip() for field in row[len(header) :]):
-            raise UnderstudyError(
-                f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}",
-                where=path,
-                fix="write n/a for what is not known, and put text that holds the separator in quotation marks",
-            )
+            what = f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}"
+            fix = "write n/a for what is not known, and put text that holds the separator in quotation marks"
+            raise UnderstudyError(what, where=path, fix=fix)
         name, site = row[ids], " ".join(_composed(row[sites]).split())
-        if site.casefold() in _UNKNOWN:
-            site = UNKNOWN_SITE
+        if site.casefold() in _UNKNOWN_SITES:
+            site = ""
         else:
             same = spellings.setdefault(site.casefold(), {})
             same[row[sites]] = None
             site = " ".join(_composed(next(iter(same))).split())
-        before = found.get(name, UNKNOWN_SITE)
+        before = found.get(name, "")
         if before and site and before != site:
-            raise UnderstudyError(
-                f"the table of participants says that {name} is from {before} and from {site}",
-                where=path,
-                fix="give the patient one site in all rows",
-            )
+            what = f"the table of participants says that {name} is from {before} and from {site}"
+            raise UnderstudyError(what, where=path, fix="give the patient one site in all rows")
         found[name] = before or site
     notes = [
-        Note(f"the sites {' and '.join(map(repr, same))} are taken as one", "write the site in one way", path)
+        note(path, f"the sites {' and '.join(map(repr, same))} are taken as one", "write the site in one way")
         for same in spellings.values()
         if len(same) > 1
     ]
     return found, notes
 
 
-def _matched(table: Mapping[str, str], names: Mapping[str, str], path: Path) -> tuple[dict[str, str], list[Note]]:
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # ü may be one character or two (macOS)
+
+
+def _plain(name: str) -> str:
+    return _composed(name).strip().casefold().removeprefix("sub-")
+
+
+# One after the other, until an id of the table and a patient have the same key and nobody else has it.
+_KEYS: tuple[Callable[[str], str], ...] = (
+    _composed,
+    lambda name: _composed(name).removeprefix("sub-"),
+    _plain,
+    lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", _plain(name)),  # 0050772 and 50772
+)
+
+
+def _matched(table: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """Scan's id -> site by the first key that tells a patient and a row from all others."""
     sites: dict[str, str] = {}
     for key in _KEYS:
@@ -169,21 +200,11 @@ def _matched(table: Mapping[str, str], names: Mapping[str, str], path: Path) -> 
                 row = rows.get(key(name), [])
                 if scan not in sites and len(row) == len(others[key(name)]) == 1:
                     sites[scan] = table[row[0]]
-    people, named = set(names.values()), {names[scan] for scan in sites}
-    if named == people:
-        return sites, []
-    note = Note(
-        f"the table names {len(named)} of {len(people)} patients, the others are of unknown site"
-        f" ({min(people - named)} is not in it)",
-        f"write the ids as in the file names (the table has for example {next(iter(table), 'no row')}), or set"
-        " `participants: null`",
-        path,
-    )
-    return sites, [note]
+    return sites
 
 
 def _by_key(key: Callable[[str], str], names: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found.setdefault(key(name), []).append(name)
+        found[key(name)].append(name)
     return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.cohort.layouts import LABELS, Cohort, Patient
+from understudy.cohort.config import Cohort, Patient, Problem
 from understudy.errors import UnderstudyError
+from understudy.exchange.spec import LABELS
 from understudy.io.grids import Plane, VolumeHeader, judge_pixels, slices_of
 from understudy.io.nifti import Digest, read_header, read_voxels, whole_numbers
 from understudy.slices import LabelClass
@@ -21,30 +22,6 @@ Severity = Literal["error", "warning"]
 _TOLERATED_NEGATIVE = 0.01  # fraction of the voxels
 _TOLERATED_UNDERSHOOT = 0.05  # of the maximum
 _MOST_ANNOTATED = 0.5  # of a volume's voxels: a head fills about half of its field of view
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a cohort.
-
-    Attributes:
-        patient: id; "" for the cohort as a whole.
-        file: the file or folder concerned.
-        problem: what is wrong.
-        fix: what to do about it.
-        severity: an "error" keeps the patient out; a "warning" is to be known.
-    """
-
-    patient: str
-    file: Path
-    problem: str
-    fix: str
-    severity: Severity = "error"
-
-    def as_error(self) -> UnderstudyError:
-        """The exception that says the same."""
-        whose = f"patient {self.patient}: " if self.patient else ""
-        return UnderstudyError(whose + self.problem, where=self.file, fix=self.fix)
 
 
 class PatientReader:
@@ -64,13 +41,12 @@ class PatientReader:
     """
 
     def __init__(self, patient: Patient, cohort: Cohort, plane: Plane) -> None:
-        self.patient, self.cohort = patient, cohort
+        self.patient, self.cohort, self.files = patient, cohort, patient.files
         self.problems: list[Problem] = _missing_and_surplus(patient)
         self.headers: dict[str, VolumeHeader] = {}
         self.header: VolumeHeader | None = None
         self.off_grid: set[str] = set()
         self.sliceable = True
-        self.files = dict(patient.images) | ({LABELS: patient.labels} if patient.labels else {})
         for name, path in self.files.items():
             try:
                 self.headers[name] = read_header(path, plane=plane)
@@ -79,13 +55,12 @@ class PatientReader:
         doubts = {doubt: name for name in reversed(self.headers) for doubt in self.headers[name].doubts}
         for (what, fix), name in doubts.items():  # once, though all files may share it
             self._add(name, what, fix, "warning")
-        self._grid()
+        self._compare_grids()
 
     def refuse_errors(self) -> None:
         """Raises the first error found so far."""
-        for problem in self.problems:
-            if problem.severity == "error":
-                raise problem.as_error()
+        if error := next((problem for problem in self.problems if problem.severity == "error"), None):
+            raise error.as_error()
 
     def image(self, channel: str, digest: Digest | None = None) -> NDArray[Any]:
         """The voxels of a channel [Z, H, W], in the type they are stored in.
@@ -98,9 +73,9 @@ class PatientReader:
             UnderstudyError: missing or damaged file, voxels that cannot be used; the same is in `problems`.
         """
         slices = self._slices(channel, digest)
-        for what, fix, severity in _judge_image(channel, slices):
-            self._add(channel, what, fix, severity)
-            if severity == "error":
+        if found := _judge_image(channel, slices):
+            self._add(channel, *found)
+            if found[-1] == "error":
                 raise self.problems[-1].as_error()
         return slices
 
@@ -122,18 +97,19 @@ class PatientReader:
         if stored.dtype.kind == "f":
             what = f"the annotation is stored as {stored.dtype.name}, though all values are whole"
             self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
-        if np.count_nonzero(indices) > _MOST_ANNOTATED * indices.size:
-            what = f"{np.count_nonzero(indices) / indices.size:.0%} of all voxels are annotated"
+        annotated = np.count_nonzero(indices)
+        if annotated > _MOST_ANNOTATED * indices.size:
+            what = f"{annotated / indices.size:.0%} of all voxels are annotated"
             self._add(LABELS, what, "look at it in a viewer: is it inverted, or a mask of the brain?", "warning")
-        if not indices.any():
-            what = "the annotation is empty (background only)"
-            self._add(LABELS, what, "nothing, if there is no lesion; else replace the file", "warning")
+        if not annotated:
+            what, fix = "the annotation is empty (background only)", "nothing, if there is no lesion; else replace it"
+            self._add(LABELS, what, fix, "warning")
         return indices
 
     def _slices(self, name: str, digest: Digest | None) -> NDArray[Any]:
         if name not in self.headers:
-            found = [p for p in self.problems if p.severity == "error"]
-            raise (found[0] if found else Problem(self.patient.id, Path(name), f"no {name}", "add it")).as_error()
+            self.refuse_errors()
+            raise Problem(self.patient.id, Path(name), f"no {name}", "add it").as_error()
         try:
             return slices_of(read_voxels(self.files[name], self.headers[name], digest), self.headers[name])
         except UnderstudyError as error:
@@ -143,7 +119,7 @@ class PatientReader:
     def _add(self, name: str, what: str, fix: str, severity: Severity = "error") -> None:
         self.problems.append(Problem(self.patient.id, self.files[name], what, fix, severity))
 
-    def _grid(self) -> None:
+    def _compare_grids(self) -> None:
         """Compares all grids with the one that most files are on, and judges its pixels."""
         if not self.headers:
             return
@@ -160,7 +136,8 @@ class PatientReader:
                 self._note_order(name, reference)
                 self.headers[name] = header.like(on_grid)
             elif header.shape != on_grid.shape:
-                what = f"{_named(name)} has shape {_times(header.shape)}, {_named(reference)} {_times(on_grid.shape)}"
+                shapes = ["x".join(map(str, h.shape)) for h in (header, on_grid)]
+                what = f"{_named(name)} has shape {shapes[0]}, {_named(reference)} {shapes[1]}"
                 self._add(name, what, "resample it onto the grid of the other files")
             elif self.cohort.trust_array_order and header.stored_alike(on_grid):
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
@@ -188,29 +165,29 @@ class PatientReader:
             self._add(name, what, fix, "warning")
 
     def _other_position(self, name: str, reference: str) -> str:
-        """Same shape, other position in the world: wrong header or wrong data, which only the user can know."""
+        """Same shape, other position in the world: wrong header or wrong data, which only the user can know.
+
+        Of an annotation also how much of it lies on tissue by the array and by the header: a hint at which is right.
+        """
         one, other = self.headers[name], self.headers[reference]
         apart = other.voxels_apart(one)
         far = "" if apart == float("inf") else f" by up to {apart:.3g} voxels"
         what = f"the affines of {_named(name)} ({one.axes}) and {_named(reference)} ({other.axes}) differ{far}"
-        return what + (self._overlaps(reference) if name == LABELS else "")
-
-    def _overlaps(self, reference: str) -> str:
-        """A hint at which of array and header is right: how much of the annotation lies on tissue by either."""
+        if name != LABELS:
+            return what
         try:
             labels, image = (read_voxels(self.files[n], self.headers[n]) for n in (LABELS, reference))
         except UnderstudyError:
-            return ""  # reported when the file is read
+            return what  # reported when the file is read
         annotated = int(np.count_nonzero(labels))
         if not annotated:
-            return ""
+            return what
         stored = np.count_nonzero(image[labels != 0]) / annotated
-        text = f" ({stored:.0%} of the annotation lies on non-zero voxels as stored"
-        turned = slices_of(labels, self.headers[LABELS]) != 0
-        by_header = slices_of(image, self.headers[reference])
+        what += f" ({stored:.0%} of the annotation lies on non-zero voxels as stored"
+        turned, by_header = slices_of(labels, one) != 0, slices_of(image, other)
         if turned.shape == by_header.shape:
-            text += f", {np.count_nonzero(by_header[turned]) / annotated:.0%} by the headers"
-        return text + ")"
+            what += f", {np.count_nonzero(by_header[turned]) / annotated:.0%} by the headers"
+        return what + ")"
 
 
 def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: Path) -> NDArray[np.uint8]:
@@ -231,71 +208,56 @@ def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: P
         if known < plane.size:
             unexpected = sorted(set(np.unique(slices).tolist()) - {entry.source for entry in classes})
             more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
-            raise UnderstudyError(
-                f"unexpected label {', '.join(map(str, unexpected[:5]))}{more};"
-                f" expected {', '.join(f'{c.source} ({c.name})' for c in classes)}",
-                where=path,
-                fix="correct the file, or name all label values under `classes` of the cohort",
-            )
+            expected = ", ".join(f"{c.source} ({c.name})" for c in classes)
+            what = f"unexpected label {', '.join(map(str, unexpected[:5]))}{more}; expected {expected}"
+            fix = "correct the file, or name all label values under `classes` of the cohort"
+            raise UnderstudyError(what, where=path, fix=fix)
     return indices
 
 
-_Found = list[tuple[str, str, Severity]]
-
-
-def _judge_image(name: str, voxels: NDArray[Any]) -> _Found:
-    """NaN, infinite, empty, constant and negative volumes [Z, H, W]."""
+def _judge_image(name: str, voxels: NDArray[Any]) -> tuple[str, str, Severity] | None:
+    """What is wrong with a volume [Z, H, W]: NaN, infinite, empty, constant or negative."""
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        return [(f"{name} holds {bad} NaN or infinite voxels", "export it again, or set these voxels to 0", "error")]
+        return f"{name} holds {bad} NaN or infinite voxels", "export it again, or set these voxels to 0", "error"
     if low == high:
         kind = "is empty (all zeros)" if low == 0 else f"is constant (all {low:g})"
-        return [(f"{name} {kind}", "replace it by the real image", "error")]
-    if low < 0:
-        share = np.count_nonzero(voxels < 0) / voxels.size
-        if share > _TOLERATED_NEGATIVE or low < -_TOLERATED_UNDERSHOOT * high:
-            what = f"{name} is negative in {share:.1%} of its voxels (minimum {low:g}, maximum {high:g})"
-            fix = "use intensities before z-scoring, or shift them so that the background is 0"
-            return [(what, fix, "error")]
-        what = f"{name} is slightly negative in {share:.2%} of its voxels (minimum {low:g})"
-        return [(what, "nothing, if this comes from interpolation: these voxels become 0", "warning")]
-    return []
+        return f"{name} {kind}", "replace it by the real image", "error"
+    if low >= 0:
+        return None
+    share = np.count_nonzero(voxels < 0) / voxels.size
+    if share > _TOLERATED_NEGATIVE or low < -_TOLERATED_UNDERSHOOT * high:
+        what = f"{name} is negative in {share:.1%} of its voxels (minimum {low:g}, maximum {high:g})"
+        return what, "use intensities before z-scoring, or shift them so that the background is 0", "error"
+    what = f"{name} is slightly negative in {share:.2%} of its voxels (minimum {low:g})"
+    return what, "nothing, if this comes from interpolation: these voxels become 0", "warning"
 
 
 def _named(name: str) -> str:
     return "the annotation" if name == LABELS else name
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    """(240, 240, 155) -> 240x240x155."""
-    return "x".join(map(str, shape))
-
-
 def _missing_and_surplus(patient: Patient) -> list[Problem]:
     """Files that are not there, and files that are there twice."""
     problems = []
+    known = {path.name for path in patient.files.values()}
     for name, path in patient.missing.items():
         try:
             others = sorted(p.name for p in path.parent.glob("*.nii*"))
         except OSError:  # an unreadable folder is a problem of its own
             others = []
-        known = {p.name for p in (*patient.images.values(), patient.labels) if p}
         # BraTS 2020 ships one annotation under a name of its own (patient 355).
         strange = [other for other in others if other not in known and not other.startswith(".")]
         hint = f" (or rename {strange[0]}, if it is this one)" if strange else ""
         what = "no annotation" if name == LABELS else f"no {name} image"
         problems.append(Problem(patient.id, path, what, f"add {path.name}{hint}, or leave the patient out"))
     for name, paths in patient.surplus.items():
-        first = patient.labels if name == LABELS else patient.images[name]
-        chosen = first.name if first else ""
-        problems.append(
-            Problem(
-                patient.id,
-                paths[0],
-                f"{len(paths) + 1} files match {name}: {', '.join([chosen, *(p.name for p in paths)])}",
-                "keep one of them (or make one annotation of several), or name one in the study file: by a narrower"
-                " pattern, in BIDS by its entities (`channels: {T1w: run-1_T1w}`)",
-            )
+        names = [path.name for path in (patient.files[name], *paths)]
+        what = f"{len(names)} files match {name}: {', '.join(names)}"
+        fix = (
+            "keep one of them (or make one annotation of several), or name one in the study file: by a narrower"
+            " pattern, in BIDS by its entities (`channels: {T1w: run-1_T1w}`)"
         )
+        problems.append(Problem(patient.id, paths[0], what, fix))
     return problems

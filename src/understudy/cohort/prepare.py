@@ -1,31 +1,33 @@
-"""The slices of a cohort's patients, written patient by patient; `cohort.scaling` says what a slice is made of."""
+"""The slices of a cohort's patients, written patient by patient; `cohort.slicing` says how a slice is made."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.cohort.checks import frame_of, refuse_empty_training, refuse_rule_channel
-from understudy.cohort.frame import Frame
-from understudy.cohort.layouts import LABELS, Cohort, Patient
+from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.patient import PatientReader
-from understudy.cohort.scaling import SliceConfig, slice_images
+from understudy.cohort.slicing import Frame, SliceConfig, slice_images
 from understudy.errors import UnderstudyError
-from understudy.io.grids import axes_of
+from understudy.exchange.spec import LABELS
+from understudy.io.grids import VolumeHeader, axes_of
 from understudy.io.nifti import read_header
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import track
 from understudy.runtime.threads import in_order
 from understudy.slices import SliceWriter
 from understudy.volumes import TestVolume, VolumeWriter
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _COUNTED = {"patients": 0, "slices": 0, "annotated": 0, "without_slices": 0}
@@ -67,6 +69,8 @@ def prepare(
         raise UnderstudyError("no image of the cohort can be read", where=cohort.path, fix="run `understudy check`")
     spec = config.model_dump(exclude={"workers"})
     axes = axes_of(config.plane)
+    # sizes tell cheaply that the files are still those that an interrupted run has read
+    sizes = {str(path): path.stat().st_size for patient in order for path in patient.files.values()}
     writer = SliceWriter(
         Path(out) / "slices",
         cohort.channels,
@@ -74,7 +78,7 @@ def prepare(
         config.resolution,
         spacing=_common_spacing(order, frame),
         axes=axes,
-        identity={"config": spec, "split": dict(split), "files": _file_sizes(order), "frame": frame.as_dict()},
+        identity={"config": spec, "split": dict(split), "files": sizes, "frame": frame.as_dict()},
     )
     volumes = VolumeWriter(Path(out) / "volumes", cohort.channels, cohort.classes, axes=axes, frame=frame.as_dict())
     # What an interrupted run has written is not written again; the order of patients is always the same.
@@ -87,7 +91,9 @@ def prepare(
             already -= skip
             if len(sliced.rows) > skip:
                 writer.append(sliced.images[skip:], sliced.labels[skip:], sliced.rows.iloc[skip:])
-            counts[split[sliced.patient.id]].update(sliced.counted)
+            annotated = int(sliced.labels.any(axis=(1, 2)).sum())
+            counted = (1, len(sliced.rows), annotated, int(sliced.rows.empty))
+            counts[split[sliced.patient.id]].update(dict(zip(_COUNTED, counted, strict=True)))
             sources[sliced.patient.id] = sliced.source
             meter.advance(1, slices=sum(part["slices"] for part in counts.values()))
     refuse_empty_training(counts["train"]["slices"], cohort)
@@ -102,10 +108,9 @@ class SlicedPatient:
     """A patient's kept slices.
 
     Attributes:
-        patient: whose.
         images: uint8 [n, C, R, R].
         labels: uint8 [n, R, R], class indices.
-        rows: their index rows.
+        rows: their index rows; z counts from 0 at the inferior end.
         source: SHA-256 over the bytes of the patient's files.
     """
 
@@ -115,20 +120,9 @@ class SlicedPatient:
     rows: pd.DataFrame
     source: str
 
-    @property
-    def counted(self) -> dict[str, int]:
-        """What the patient adds to the counts of its part."""
-        annotated = int(self.labels.any(axis=(1, 2)).sum())
-        return dict(zip(_COUNTED, (1, len(self.rows), annotated, int(self.rows.empty)), strict=True))
-
 
 def slice_patient(
-    patient: Patient,
-    cohort: Cohort,
-    split: Mapping[str, str],
-    config: SliceConfig,
-    frame: Frame,
-    volumes: VolumeWriter | None = None,
+    patient: Patient, cohort: Cohort, split: Mapping[str, str], config: SliceConfig, frame: Frame, volumes: VolumeWriter
 ) -> SlicedPatient:
     """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test".
 
@@ -140,38 +134,25 @@ def slice_patient(
     reader.refuse_errors()
     header = reader.headers[LABELS]
     geometry = frame.geometry(header)
-
-    def read(channel: str) -> NDArray[Any]:
-        return reader.image(channel, digest)
-
     files = {channel: reader.files[channel] for channel in cohort.channels}
-    images, kept = slice_images(read, files, geometry, config, only_kept=part == "train")
+    images, kept = slice_images(partial(reader.image, digest=digest), files, geometry, config, part == "train")
     truth = reader.labels(digest)
     if part == "train":
         truth = truth[kept]
     labels = geometry.network_labels(truth, len(cohort.classes))
-
-    if part != "train" and volumes is not None:
-        volumes.write(
-            TestVolume(
-                patient.subject, patient.site, part, images, kept, truth, geometry, header.spacing, header.slice_affine
-            )
-        )
-    rows = _index_rows(patient, part, np.flatnonzero(kept))
     if part != "train":
+        where = (geometry, header.spacing, header.slice_affine)
+        volumes.write(TestVolume(patient.subject, patient.site, part, images, kept, truth, *where))
         images, labels = images[kept], labels[kept]
+    z = np.flatnonzero(kept)
+    text = {"subject": patient.subject, "site": patient.site, "split": part}
+    columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
+    rows = pd.DataFrame({"id": [f"{patient.id}_{i:03d}" for i in z], **columns, "z": z.astype(np.int64)})
+    rows = rows[["id", "subject", "site", "z", "split"]]
     return SlicedPatient(patient, images, labels, rows, digest.hexdigest())
 
 
-def _index_rows(patient: Patient, part: str, z: NDArray[np.int64]) -> pd.DataFrame:
-    """Rows of the slice set's index; z counts from 0 at the inferior end."""
-    text = {"subject": patient.subject, "site": patient.site, "split": part}
-    columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
-    ids = [f"{patient.id}_{i:03d}" for i in z]
-    return pd.DataFrame({"id": ids, **columns, "z": z.astype(np.int64)})[["id", "subject", "site", "z", "split"]]
-
-
-def _common_spacing(patients: list[Patient], frame: Frame) -> tuple[float, float, float] | None:
+def _common_spacing(patients: Sequence[Patient], frame: Frame) -> tuple[float, float, float] | None:
     """(row, column, slice) distance in mm of the slices as networks see them; None if patients differ."""
     spacings = set()
     for patient in patients:
@@ -184,7 +165,39 @@ def _common_spacing(patients: list[Patient], frame: Frame) -> tuple[float, float
     return spacings.pop() if len(spacings) == 1 else None
 
 
-def _file_sizes(patients: list[Patient]) -> dict[str, int]:
-    """What tells cheaply that the files are still those that an interrupted run has read."""
-    paths = [path for patient in patients for path in (*patient.images.values(), patient.labels) if path]
-    return {str(path): path.stat().st_size for path in paths}
+def slice_new_patient(
+    files: Mapping[str, Path], config: SliceConfig, frame: Frame | None = None, trust_array_order: bool = False
+) -> tuple[TestVolume, VolumeHeader]:
+    """All slices of a patient without an annotation, made as those of a training, and the first channel's header.
+
+    Args:
+        files: channel -> NIfTI volume.
+        config: how slices are made.
+        frame: pixel size and field of view of the training; None (older trainings): the patient's own.
+        trust_array_order: take the files as aligned voxel by voxel even where their headers disagree.
+
+    Returns:
+        The volume, with an empty truth, and the header.
+
+    Raises:
+        UnderstudyError: unreadable file, channels on different grids, voxels that cannot be used, no channel for the
+            slice rule.
+    """
+    folder = next(iter(files.values())).parent
+    cohort = Cohort((), tuple(files), (), "pattern", folder, trust_array_order)
+    refuse_rule_channel(cohort, config)
+    reader = PatientReader(Patient(folder.name, "", dict(files), None), cohort, config.plane)
+    for problem in reader.problems:
+        if problem.severity == "warning":
+            log.warning("%s; what to do: %s", problem.problem, problem.fix)
+    if not reader.sliceable:
+        what = f"the segmenter was trained on {config.plane} slices with square pixels; this volume has none"
+        fix = "resample all its sequences to isotropic voxels, or use a segmenter of the plane of this acquisition"
+        raise UnderstudyError(what, where=folder, fix=fix)
+    reader.refuse_errors()
+    header = reader.headers[cohort.channels[0]]
+    geometry = (frame or Frame.of([header], config)).geometry(header)
+    images, kept = slice_images(reader.image, reader.files, geometry, config)
+    empty = np.zeros(header.slice_shape, np.uint8)
+    volume = TestVolume(folder.name, "", "test", images, kept, empty, geometry, header.spacing, header.slice_affine)
+    return volume, header

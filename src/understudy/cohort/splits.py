@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,18 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from understudy.cohort.layouts import Cohort
+from understudy.cohort.config import Cohort
 from understudy.errors import UnderstudyError
 
 PAPER_TEST_PATIENTS = 56  # of 369 (BraTS 2020) and of 1251 (BraTS 2021) patients
 TEST_FRACTION = 0.2
-# Of the seed, so that the test patients do not depend on the validation, nor these on how many patients train.
+# Streams of the seed: the test patients do not depend on the validation, nor these on how many patients train.
 _TEST_STREAM, _VALIDATION_STREAM, _TRAIN_STREAM = 0, 1, 2
-_LATER = ("test_sites", "train_patients")
 
 
 class SplitConfig(BaseModel):
-    """How patients are parted into train, val and test."""
+    """How patients are divided into train, val and test."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,8 +72,8 @@ class SplitConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that came later are left out at their default: older studies keep the ids of their jobs."""
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in _LATER or value}
+        later = ("test_sites", "train_patients")
+        return {name: value for name, value in handler(self).items() if name not in later or value}
 
 
 def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) -> dict[str, str]:
@@ -100,86 +100,39 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     """
     config = config.settled()
     sites, scans = _persons(patients)
-    _refuse_sites_of_a_list(config)
-    if config.method == "seed":
-        _refuse_lists(config)
+    if config.test_sites and config.method != "seed":
+        what = f"`test_sites` names who tests, and so does the method {config.method}"
+        raise UnderstudyError(what, where="split.test_sites", fix="remove `test_sites`, or set `method: seed`")
+    val: set[str] | None = None
+    train: set[str] | None = None
+    if config.method == "list":
+        test, val, train, named = _read_lists(config, scans)
+        scans = {person: [scan for scan in own if scan in named] or own for person, own in scans.items()}
+    elif config.method == "permutation":
+        test = _permuted_test(config, sites)
+    else:
+        given = [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]
+        if given:  # would be ignored
+            what = f"{' and '.join(given)} given, but the split's method is seed"
+            raise UnderstudyError(what, where="split", fix="set `method: list` (or permutation), or remove them")
         if config.test_sites:
             test = _at_test_sites(sites, config.test_sites)
         else:
             test = _draw(sites, _count(config.test_patients or 0, len(sites)), config, _TEST_STREAM)
-        train, val = None, None
-    elif config.method == "list":
-        test, val, train, named = _read_lists(config, scans)
-        scans = {person: [scan for scan in own if scan in named] or own for person, own in scans.items()}
-    else:
-        test, val, train = _permuted_test(config, sites), None, None
     left = {patient: site for patient, site in sites.items() if patient not in test}
-    if val is None:
-        candidates = {patient: site for patient, site in left.items() if train is None or patient not in train}
-        # Given training ids are kept as they are; then everybody else validates.
-        val = set(candidates) if train is not None else _draw_validation(left, config)
+    if val is None and train is not None:  # given training ids are kept as they are; then everybody else validates
+        val = left.keys() - train
+    elif val is None:
+        fraction = config.validation_fraction
+        val = _draw(left, _count(fraction, len(left)), config, _VALIDATION_STREAM) if fraction else set()
     parts = {patient: "test" if patient in test else "val" if patient in val else "train" for patient in sites}
     if "train" not in parts.values():
-        raise UnderstudyError(
-            f"no patient of {len(sites)} is left for training ({len(test)} test, {len(val)} validation)",
-            where="split",
-            fix="lower `test_patients` or `validation_fraction`",
-        )
+        what = f"no patient of {len(sites)} is left for training ({len(test)} test, {len(val)} validation)"
+        raise UnderstudyError(what, where="split", fix="lower `test_patients` or `validation_fraction`")
     if config.train_patients is not None:
-        parts = _fewer(parts, sites, config)
+        parts = _fewer(parts, sites, config, config.train_patients)
     used = {i: part for s, part in parts.items() for i in (scans[s] if part == "train" else scans[s][:1])}
     return dict(sorted(used.items()))
-
-
-def _refuse_sites_of_a_list(config: SplitConfig) -> None:
-    if config.test_sites and config.method != "seed":
-        raise UnderstudyError(
-            f"`test_sites` names who tests, and so does the method {config.method}",
-            where="split.test_sites",
-            fix="remove `test_sites`, or set `method: seed`",
-        )
-
-
-def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
-    """The patients of the sites that test."""
-    known = sorted(set(sites.values()))
-    unknown = sorted(set(wanted) - set(known))
-    if unknown:
-        there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
-        raise UnderstudyError(
-            f"no patient is from the site {', '.join(unknown)}",
-            where="split.test_sites",
-            fix=f"use sites of the cohort ({there}), which come from its participants table",
-        )
-    test = {patient for patient, site in sites.items() if site in wanted}
-    if len(test) == len(sites):
-        raise UnderstudyError(
-            f"all {len(sites)} patients are from the sites that test, nobody is left for training",
-            where="split.test_sites",
-            fix="leave a site out",
-        )
-    return test
-
-
-def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig) -> dict[str, str]:
-    """The split with `train_patients` of its training patients: a start of one order, in which the sites take turns."""
-    training = [patient for patient, part in parts.items() if part == "train"]
-    wanted = config.train_patients or 0
-    if wanted > len(training):
-        raise UnderstudyError(
-            f"{wanted} training patients wanted, but only {len(training)} are left for training",
-            where="split.train_patients",
-            fix=f"ask for 1 to {len(training)}",
-        )
-    order = np.random.default_rng([config.seed or 0, _TRAIN_STREAM]).permutation(len(training))
-    members: dict[str, list[str]] = {}
-    for i in order:
-        patient = training[int(i)]
-        members.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
-    # the k-th of n patients of a site stands at (k + 1/2) / n: any start of the order has the sites in proportion
-    place = {p: ((k + 0.5) / len(own), site) for site, own in members.items() for k, p in enumerate(own)}
-    kept = set(sorted(training, key=place.__getitem__)[:wanted])
-    return {patient: part for patient, part in parts.items() if part != "train" or patient in kept}
 
 
 def _persons(patients: Cohort | Mapping[str, str]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -195,6 +148,37 @@ def _persons(patients: Cohort | Mapping[str, str]) -> tuple[dict[str, str], dict
     return dict(sorted(sites.items())), scans
 
 
+def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
+    """The patients of the sites that test."""
+    known = sorted(set(sites.values()))
+    if unknown := sorted(set(wanted) - set(known)):
+        there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
+        fix = f"use sites of the cohort ({there}), which come from its participants table"
+        raise UnderstudyError(f"no patient is from the site {', '.join(unknown)}", where="split.test_sites", fix=fix)
+    test = {patient for patient, site in sites.items() if site in wanted}
+    if len(test) == len(sites):
+        what = f"all {len(sites)} patients are from the sites that test, nobody is left for training"
+        raise UnderstudyError(what, where="split.test_sites", fix="leave a site out")
+    return test
+
+
+def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig, wanted: int) -> dict[str, str]:
+    """The split with so many of its training patients: a start of one order, in which the sites take turns."""
+    training = [patient for patient, part in parts.items() if part == "train"]
+    if wanted > len(training):
+        what = f"{wanted} training patients wanted, but only {len(training)} are left for training"
+        raise UnderstudyError(what, where="split.train_patients", fix=f"ask for 1 to {len(training)}")
+    order = np.random.default_rng([config.seed or 0, _TRAIN_STREAM]).permutation(len(training))
+    members: dict[str, list[str]] = {}
+    for i in order:
+        patient = training[int(i)]
+        members.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    # the k-th of n patients of a site stands at (k + 1/2) / n: any start of the order has the sites in proportion
+    place = {p: ((k + 0.5) / len(own), site) for site, own in members.items() for k, p in enumerate(own)}
+    kept = set(sorted(training, key=place.__getitem__)[:wanted])
+    return {patient: part for patient, part in parts.items() if part != "train" or patient in kept}
+
+
 def _count(wanted: float, total: int) -> int:
     """A fraction of `total`, halves rounded up and at least one, or a whole number."""
     if wanted == 0:
@@ -202,21 +186,12 @@ def _count(wanted: float, total: int) -> int:
     if wanted < 1:
         return max(1, int(wanted * total + 0.5))
     if wanted != int(wanted) or wanted >= total:
-        raise UnderstudyError(
-            f"{wanted:g} test patients of {total} are not possible",
-            where="split.test_patients",
-            fix="give a fraction below 1, or a whole number below the number of patients"
-            if total > 1
-            else "add patients: a study needs two at least, and about 20 to tell anything",
-        )
+        fix = "give a fraction below 1, or a whole number below the number of patients"
+        if total <= 1:
+            fix = "add patients: a study needs two at least, and about 20 to tell anything"
+        what = f"{wanted:g} test patients of {total} are not possible"
+        raise UnderstudyError(what, where="split.test_patients", fix=fix)
     return int(wanted)
-
-
-def _draw_validation(left: dict[str, str], config: SplitConfig) -> set[str]:
-    """The validation patients, drawn from those who do not test."""
-    if config.validation_fraction == 0:
-        return set()
-    return _draw(left, _count(config.validation_fraction, len(left)), config, _VALIDATION_STREAM)
 
 
 def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -> set[str]:
@@ -247,96 +222,65 @@ def _shares(sizes: dict[str, int], count: int) -> dict[str, int]:
     return shares
 
 
-def _refuse_lists(config: SplitConfig) -> None:
-    """Lists that the method would ignore in silence."""
-    given = [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]
-    if given:
-        raise UnderstudyError(
-            f"{' and '.join(given)} given, but the split's method is seed",
-            where="split",
-            fix="set `method: list` (or permutation), or remove them",
-        )
-
-
 def _read_lists(
     config: SplitConfig, scans: Mapping[str, list[str]]
 ) -> tuple[set[str], set[str] | None, set[str] | None, set[str]]:
     """Persons who test, validate and train as given (None where a list is empty), and the scans that are named."""
+    where = "the lists of the split"
     lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
         raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
     together = [patient for ids in lists.values() for patient in ids]
     person = {scan: subject for subject, own in scans.items() for scan in own}
-    _refuse_repeated(together, "the lists of the split")
-    _refuse_unknown(together, person, "the lists of the split")
+    _refuse_repeated(together, where)
+    if unknown := sorted(set(together) - person.keys()):
+        what = f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})"
+        fix = f"correct them; an id of the cohort is for example {next(iter(person), '(none)')}"
+        raise UnderstudyError(what, where=where, fix=fix)
     test, validation, train = ({person[scan] for scan in ids} for ids in lists.values())
     if torn := sorted((test & validation) | (test & train) | (validation & train)):
-        raise UnderstudyError(
-            f"scans of one patient are in two lists ({', '.join(scans[torn[0]])})",
-            where="the lists of the split",
-            fix="put all scans of a patient into the same list, or name one of them only",
-        )
+        what = f"scans of one patient are in two lists ({', '.join(scans[torn[0]])})"
+        fix = "put all scans of a patient into the same list, or name one of them only"
+        raise UnderstudyError(what, where=where, fix=fix)
     if validation and train and (rest := sorted(scans.keys() - test - validation - train)):
-        raise UnderstudyError(
-            f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})",
-            where="split",
-            fix="add them to a list, or leave the training list empty to train on all the others",
-        )
+        what = f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})"
+        fix = "add them to a list, or leave the training list empty to train on all the others"
+        raise UnderstudyError(what, where="split", fix=fix)
     return test, validation or None, train or None, set(together)
 
 
 def _read_list(name: str, given: list[str] | str) -> list[str]:
     """Ids as given, or the lines of a text file without comments (#)."""
-    if not isinstance(given, str):
-        return given
-    if not given:
-        return []
+    if not isinstance(given, str) or not given:
+        return list(given)
     try:
         lines = Path(given).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UnderstudyError(
-            f"the list of {name} patients cannot be read ({error})", where=given, fix="correct the path"
-        ) from error
+        what = f"the list of {name} patients cannot be read ({error})"
+        raise UnderstudyError(what, where=given, fix="correct the path") from error
     return [text for line in lines if (text := line.split("#")[0].strip())]
 
 
 def _refuse_repeated(ids: Iterable[str], where: str) -> None:
-    """No patient twice."""
-    seen: set[str] = set()
-    repeated = sorted({patient for patient in ids if patient in seen or seen.add(patient)})  # type: ignore[func-returns-value]
+    repeated = sorted(patient for patient, count in Counter(ids).items() if count > 1)
     if repeated:
-        raise UnderstudyError(
-            f"{', '.join(repeated[:5])} named more than once", where=where, fix="keep each patient once"
-        )
-
-
-def _refuse_unknown(ids: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Only patients of the cohort."""
-    known = list(known)
-    unknown = sorted(set(ids) - set(known))
-    if unknown:
-        raise UnderstudyError(
-            f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})",
-            where=where,
-            fix=f"correct them; an id of the cohort is for example {next(iter(known), '(none)')}",
-        )
+        what = f"{', '.join(repeated[:5])} named more than once"
+        raise UnderstudyError(what, where=where, fix="keep each patient once")
 
 
 def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
     """The test patients of the authors' permutation."""
-    if not config.permutation:
+    path = config.permutation
+    if not path:
         raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
     import scipy.io
 
     try:
-        content = scipy.io.loadmat(config.permutation, squeeze_me=True, struct_as_record=True)
+        content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=True)
     except (OSError, ValueError, NotImplementedError, TypeError) as error:
-        raise UnderstudyError(
-            f"not a readable MATLAB file ({error})",
-            where=config.permutation,
-            fix="give the authors' .mat file, or save the vector with save('-v7')",
-        ) from error
-    order = _names_in_order(content, sites) or _positions_in_order(content, sites, config.permutation)
+        fix = "give the authors' .mat file, or save the vector with save('-v7')"
+        raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
+    order = _names_in_order(content, sites) or _positions_in_order(content, sites, path)
     count = _count(config.test_patients or 0, len(order))
     return set(order[len(order) - count :] if config.permutation_test == "last" else order[:count])
 
@@ -353,23 +297,17 @@ def _names_in_order(content: Mapping[str, Any], sites: dict[str, str]) -> list[s
 
 def _positions_in_order(content: Mapping[str, Any], sites: dict[str, str], path: str) -> list[str]:
     """The cohort's ids, sorted, in the order of the one vector in the file that permutes 1..N."""
-    vectors = {
-        name: value.astype(np.int64)
-        for name, value in content.items()
-        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iuf" and value.size
-    }
-    permutations = {
-        name: vector
-        for name, vector in vectors.items()
-        if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1))
-    }
+    permutations = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iuf" and value.size:
+            vector = value.astype(np.int64)
+            if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1)):
+                permutations[name] = vector
     fitting = [vector for vector in permutations.values() if vector.size == len(sites)]
     if len(fitting) == 1:
         ids = sorted(sites)
         return [ids[position - 1] for position in fitting[0]]
     found = ", ".join(f"{name} of {vector.size}" for name, vector in permutations.items()) or "none"
-    raise UnderstudyError(
-        f"no single permutation of the cohort's {len(sites)} patients in the file (found: {found})",
-        where=path,
-        fix="use the permutation that belongs to this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)",
-    )
+    what = f"no single permutation of the cohort's {len(sites)} patients in the file (found: {found})"
+    fix = "use the permutation that belongs to this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)"
+    raise UnderstudyError(what, where=path, fix=fix)

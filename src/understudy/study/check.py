@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from understudy.cohort.checks import Checked, check_cohort, check_split
-from understudy.cohort.layouts import Cohort, find_patients
-from understudy.cohort.patient import Problem
+from understudy.cohort.config import Cohort
+from understudy.cohort.layouts import find_patients
+from understudy.cohort.config import Problem
 from understudy.errors import UnderstudyError
 from understudy.study.config.schema import load_study, parse_study
 from understudy.study.engine.plan import make_plan

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from understudy.cohort.layouts import CohortConfig, find_patients
+from understudy.cohort.config import CohortConfig
+from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_folder

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.cohort.layouts import Cohort, brats_classes, find_patients
+from understudy.cohort.config import Cohort
+from understudy.cohort.layouts import brats_classes, find_patients
 from understudy.cohort.phantom.write import PhantomConfig, patient_id
 from understudy.cohort.splits import split_patients
 from understudy.errors import UnderstudyError

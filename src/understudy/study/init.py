@@ -15,7 +15,7 @@ import yaml
 from understudy.cohort.checks import check_cohort, frame_of
 from understudy.cohort.config import Cohort, Patient
 from understudy.cohort.guess import Guess, guess
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.slicing import SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.io.grids import Plane, VolumeHeader, judge_pixels
 from understudy.io.nifti import read_header
@@ -60,7 +60,7 @@ def _head(found: Guess, gpu: bool) -> list[str]:
     ]
     if sites:
         lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
-    lines += [_one_line(f"# CHECK: {note.text}. What to do: {note.fix}.") for note in cohort.notes]
+    lines += [_one_line(f"# CHECK: {note.problem}. What to do: {note.fix}.") for note in cohort.notes]
     lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
     if gpu:
         preset = "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"

@@ -161,9 +161,9 @@ def segment_patient(
     Raises:
         UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
     """
-    from understudy.cohort.frame import Frame
-    from understudy.cohort.new_patient import slice_new_patient
-    from understudy.cohort.scaling import SliceConfig
+    from understudy.cohort.slicing import Frame
+    from understudy.cohort.prepare import slice_new_patient
+    from understudy.cohort.slicing import SliceConfig
     from understudy.segmenters.predict import load, predict_volume
 
     if not out.name.endswith((".nii", ".nii.gz")):

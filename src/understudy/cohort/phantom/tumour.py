@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.cohort.phantom.anatomy import Anatomy, Push, cerebrum_depth
 from understudy.cohort.phantom.fields import Array, Grid, Point, Streams, ramp, smooth_noise
+from understudy.cohort.phantom.head import Anatomy, Push, cerebrum_depth
 from understudy.runtime.lazy import ndimage
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
@@ -18,7 +18,7 @@ NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
 class Lesion:
     """One tumour focus.
 
-    Args:
+    Attributes:
         centre: mm, head coordinates.
         radius: of the core (necrosis and rim), mm.
         axes: three factors of the radius; their product is one.
@@ -139,8 +139,8 @@ def add_tumours(grid: Grid, streams: Streams, anatomy: Anatomy, lesions: list[Le
     fluid = np.maximum(anatomy.ventricle, 0.5 - anatomy.depth)
     nuclei = anatomy.tissues["nuclei"]
     for lesion in lesions:
-        own = _core_distance(lesion, anatomy.points, coarse, fine)
-        own = np.minimum(own, 1.0 - fluid)
+        own = np.minimum(_core_distance(lesion, anatomy.points, coarse, fine), 1.0 - fluid)
+        # oedema reaches beyond the core, less into nuclei and cortex, and across the midline in the callosum only
         reach = np.float32(lesion.oedema) * (0.8 + 0.35 * coarse) + own + np.float32(1.0) * fine
         reach -= 5 * nuclei
         side = np.float32(np.sign(lesion.centre[0])) * x + 2 + 2 * fine

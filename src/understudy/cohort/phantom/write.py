@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,32 +20,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy import __version__
-from understudy.cohort.phantom.anatomy import Anatomy, HeadShape, build_anatomy
-from understudy.cohort.phantom.contrast import CHANNELS, Site, render
 from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Grid, Streams
-from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, Lesion, add_tumours, draw_lesions, mass_effect
+from understudy.cohort.phantom.head import HeadShape, build_anatomy
+from understudy.cohort.phantom.scanner import CHANNELS, Site, render
+from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, add_tumours, draw_lesions, mass_effect
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json, write_text, writing
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import track
 
 DRAWING = 1  # raised whenever the same seed no longer gives the same volumes
-_SUFFIXES = {"brats2018": ("t1", "t1ce", "t2", "flair", "seg"), "brats2023": ("t1n", "t1c", "t2w", "t2f", "seg")}
-_SEPARATORS = {"brats2018": "_", "brats2023": "-"}
+_SUFFIXES = {
+    "brats2018": ("_t1", "_t1ce", "_t2", "_flair", "_seg"),
+    "brats2023": ("-t1n", "-t1c", "-t2w", "-t2f", "-seg"),
+}
 _TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio: even shares in every prefix
-_DATASET = "dataset.json"
-_COLUMNS = [
-    "participant_id",
-    "site",
-    "tumour_ml",
-    "necrosis_ml",
-    "oedema_ml",
-    "enhancing_ml",
-    "enhances",
-    "foci",
-    "age_hyperintensities",
-    "side",
-]
 
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 
@@ -91,7 +80,7 @@ class PhantomConfig(BaseModel):
 class Phantom:
     """One patient in memory.
 
-    Args:
+    Attributes:
         images: channel (t1, t1gd, t2, flair) -> float32 [x, y, z], 0 outside the brain and above 0 inside.
         labels: uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing.
         tissues: tissue -> part of the voxel, float32 [x, y, z].
@@ -108,7 +97,7 @@ class Phantom:
 
 def patient_id(config: PhantomConfig, number: int) -> str:
     """The name of patient `number` (from 0): Phantom_001, or Phantom-001 with the naming of 2023."""
-    return f"Phantom{_SEPARATORS[config.naming]}{number + 1:03d}"
+    return f"Phantom{_SUFFIXES[config.naming][0][0]}{number + 1:03d}"
 
 
 def _share(config: PhantomConfig, number: int, which: int) -> float:
@@ -129,115 +118,36 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     images = render(grid, streams, anatomy, site, enhancing)
 
     def whole(values: np.ndarray) -> np.ndarray:
-        return _on_grid(values, grid, anatomy)
+        """Values of the anatomy's voxels -> the whole image, 0 elsewhere."""
+        box = np.zeros(grid.box_shape, values.dtype)
+        box.ravel()[anatomy.voxels] = values
+        image = np.zeros(grid.shape, values.dtype)
+        image[grid.box] = box
+        return image
 
     sx, sy, sz = grid.spacing
     affine = np.array([[-sx, 0, 0, 0], [0, -sy, 0, FIELD_OF_VIEW[1] - 1], [0, 0, sz, 0], [0, 0, 0, 1]], float)
-    return Phantom(
-        images={channel: whole(values) for channel, values in images.items()},
-        labels=whole(labels),
-        tissues={tissue: whole(part) for tissue, part in anatomy.tissues.items()},
-        affine=affine,
-        facts=_facts(config, number, site, head, lesions, labels, grid),
-    )
-
-
-def _on_grid(values: np.ndarray, grid: Grid, anatomy: Anatomy) -> np.ndarray:
-    """Values of the anatomy's voxels -> the whole image, 0 elsewhere."""
-    box = np.zeros(grid.box_shape, values.dtype)
-    box.ravel()[anatomy.voxels] = values
-    image = np.zeros(grid.shape, values.dtype)
-    image[grid.box] = box
-    return image
-
-
-def _facts(
-    config: PhantomConfig,
-    number: int,
-    site: Site,
-    head: HeadShape,
-    lesions: list[Lesion],
-    labels: np.ndarray,
-    grid: Grid,
-) -> dict[str, Any]:
-    millilitres = {
+    volumes = {  # ml
         name: round(float(np.count_nonzero(labels == value)) * float(np.prod(grid.spacing)) / 1000, 3)
         for name, value in (("necrosis", NECROSIS), ("oedema", OEDEMA), ("enhancing", ENHANCING))
     }
     row = {
         "participant_id": patient_id(config, number),
         "site": site.name,
-        "tumour_ml": round(sum(millilitres.values()), 3),
-        **{f"{name}_ml": volume for name, volume in millilitres.items()},
+        "tumour_ml": round(sum(volumes.values()), 3),
+        **{f"{name}_ml": volume for name, volume in volumes.items()},
         "enhances": lesions[0].rim > 0,
         "foci": len(lesions),
         "age_hyperintensities": head.lesions_of_age > 0,
         "side": "left" if lesions[0].centre[0] > 0 else "right",
     }
-    return {"row": row, "scanner": site.facts(), "lesions": [lesion.facts() for lesion in lesions]}
-
-
-def _write_patient(config: PhantomConfig, number: int, folder: Path) -> dict[str, Any]:
-    """Writes one patient's folder, whole or not at all; returns its row of participants.tsv."""
-    phantom = draw_patient(config, number)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    labels = phantom.labels
-    if config.naming == "brats2023":
-        labels = np.where(labels == ENHANCING, np.uint8(3), labels)
-    try:
-        temporary.mkdir()
-        for suffix, values in zip(
-            _SUFFIXES[config.naming], [phantom.images[c] for c in CHANNELS] + [labels], strict=True
-        ):
-            image = nib.Nifti1Image(values, phantom.affine)
-            image.header.set_xyzt_units("mm")
-            image.header["descrip"] = f"Understudy phantom, seed {config.drawn_by}"[:80].encode()
-            nib.save(image, temporary / f"{folder.name}{_SEPARATORS[config.naming]}{suffix}.nii.gz")
-        write_json(temporary / f"{folder.name}.json", phantom.facts)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return phantom.facts["row"]
-
-
-def _claim(config: PhantomConfig, out: Path) -> None:
-    """Refuses a folder that holds something else; otherwise says whose phantoms will stand here."""
-    identity = {"drawing": DRAWING, **config.model_dump(mode="json"), "seed": config.drawn_by}
-    identity.pop("patients")
-    path = out / _DATASET
-    if path.exists():
-        known = read_json(path)
-        if known.get("phantom") != identity:
-            raise UnderstudyError(
-                "this folder holds phantoms of another configuration",
-                where=path,
-                fix="choose an empty folder, or delete this one",
-            )
-        if known.get("patients", 0) > config.patients:
-            raise UnderstudyError(
-                f"this folder already holds {known['patients']} phantoms, more than the {config.patients} asked for",
-                where=path,
-                fix="choose another folder",
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise UnderstudyError("the folder is not empty", where=out, fix="choose an empty folder for the phantoms")
-    description = {
-        "Name": "Understudy phantom cohort",
-        "DatasetType": "raw",
-        "Description": "Drawn by rule: no patient, no animal, no scanner. Not for any clinical conclusion.",
-        "License": "CC0-1.0",
-        "software": f"understudy {__version__}",
-        "channels": dict(zip(CHANNELS, _SUFFIXES[config.naming][:4], strict=True)),
-        "labels": {
-            "necrotic or non-enhancing core": 1,
-            "oedema": 2,
-            "enhancing": 4 if config.naming == "brats2018" else 3,
-        },
-        "patients": config.patients,
-        "phantom": identity,
-    }
-    write_json(path, description)
-    write_text(out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients))
+    return Phantom(
+        images={channel: whole(values) for channel, values in images.items()},
+        labels=whole(labels),
+        tissues={tissue: whole(part) for tissue, part in anatomy.tissues.items()},
+        affine=affine,
+        facts={"row": row, "scanner": asdict(site), "lesions": [lesion.facts() for lesion in lesions]},
+    )
 
 
 def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> None:
@@ -267,7 +177,66 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
                 facts = folder / f"{folder.name}.json"
                 rows.append(read_json(facts)["row"] if facts.exists() else _write_patient(config, number, folder))
                 meter.advance()
-        write_text(out / "participants.tsv", pd.DataFrame(rows, columns=_COLUMNS).to_csv(sep="\t", index=False))
+        # JSON sorts names: the columns have the order of the first of these
+        columns = ["participant_id", "site", "tumour_ml", "necrosis_ml", "oedema_ml", "enhancing_ml"]
+        columns += ["enhances", "foci", "age_hyperintensities", "side"]
+        write_text(out / "participants.tsv", pd.DataFrame(rows, columns=columns).to_csv(sep="\t", index=False))
+
+
+def _claim(config: PhantomConfig, out: Path) -> None:
+    """Refuses a folder that holds something else; otherwise writes the description of these phantoms."""
+    identity = {"drawing": DRAWING, **config.model_dump(mode="json"), "seed": config.drawn_by}
+    identity.pop("patients")
+    path = out / "dataset.json"
+    if path.exists():
+        known = read_json(path)
+        if known.get("phantom") != identity:
+            what, fix = (
+                "this folder holds phantoms of another configuration",
+                "choose an empty folder, or delete this one",
+            )
+            raise UnderstudyError(what, where=path, fix=fix)
+        if known.get("patients", 0) > config.patients:
+            what = f"this folder already holds {known['patients']} phantoms, more than the {config.patients} asked for"
+            raise UnderstudyError(what, where=path, fix="choose another folder")
+    elif out.exists() and any(out.iterdir()):
+        raise UnderstudyError("the folder is not empty", where=out, fix="choose an empty folder for the phantoms")
+    enhancing = 4 if config.naming == "brats2018" else 3
+    description = {
+        "Name": "Understudy phantom cohort",
+        "DatasetType": "raw",
+        "Description": "Drawn by rule: no patient, no animal, no scanner. Not for any clinical conclusion.",
+        "License": "CC0-1.0",
+        "software": f"understudy {__version__}",
+        "channels": {channel: suffix[1:] for channel, suffix in zip(CHANNELS, _SUFFIXES[config.naming], strict=False)},
+        "labels": {"necrotic or non-enhancing core": 1, "oedema": 2, "enhancing": enhancing},
+        "patients": config.patients,
+        "phantom": identity,
+    }
+    write_json(path, description)
+    write_text(out / "README.md", _README.format(version=__version__, seed=config.drawn_by, patients=config.patients))
+
+
+def _write_patient(config: PhantomConfig, number: int, folder: Path) -> dict[str, Any]:
+    """Writes one patient's folder, whole or not at all; returns its row of participants.tsv."""
+    phantom = draw_patient(config, number)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    labels = phantom.labels
+    if config.naming == "brats2023":
+        labels = np.where(labels == ENHANCING, np.uint8(3), labels)
+    volumes = [*(phantom.images[channel] for channel in CHANNELS), labels]
+    try:
+        temporary.mkdir()
+        for suffix, values in zip(_SUFFIXES[config.naming], volumes, strict=True):
+            image = nib.Nifti1Image(values, phantom.affine)
+            image.header.set_xyzt_units("mm")
+            image.header["descrip"] = f"Understudy phantom, seed {config.drawn_by}"[:80].encode()
+            nib.save(image, temporary / f"{folder.name}{suffix}.nii.gz")
+        write_json(temporary / f"{folder.name}.json", phantom.facts)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return phantom.facts["row"]
 
 
 _README = """# A phantom cohort

@@ -1,4 +1,4 @@
-"""Several cohorts in one study: each is a study of its own, with the same grid, and one page stands above them.
+"""Who is studied: the fields `name` to `split` of a study file, with one cohort or several.
 
 ```yaml
 cohorts:
@@ -7,29 +7,29 @@ cohorts:
   across: {path: /data/brats2021, split: {test_sites: [TCIA01, TCIA02]}}   # the same patients, split by site
 ```
 
-A part's jobs are those that the study would have with this cohort alone, so that nothing is done again when a cohort
-is added.
+Each of several cohorts is a study of its own with the same grid; its jobs are those that the study would have with this
+cohort alone, so that adding a cohort repeats nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from understudy.cohort.layouts import CohortConfig
+from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
 from understudy.cohort.scaling import SliceConfig
 from understudy.cohort.splits import SplitConfig
-
-if TYPE_CHECKING:
-    from understudy.study.config.schema import Study
+from understudy.io.files import sha256_json
 
 TAKEN = ("jobs", "tables", "logs", "cluster")  # names of folders beside those of the cohorts
 PUBLISHED = ("brats2020", "brats2021")  # cohorts that the paper has results of
-LISTS = ("train", "validation", "test", "permutation")  # fields of a split that may be files
+SPLIT_FILES = ("train", "validation", "test", "permutation")  # fields of a split that may be files
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class CohortEntry(CohortConfig):
@@ -64,45 +64,79 @@ class CohortEntry(CohortConfig):
         return None if self.phantom is not None else CohortConfig.model_validate(fields)
 
 
-def without_dropped(cohorts: Any) -> Any:
-    """The cohorts of a study file; null drops one of a preset's."""
-    if not isinstance(cohorts, Mapping):
-        return cohorts
-    return {name: entry for name, entry in cohorts.items() if entry is not None}
+class Patients(BaseModel):
+    """The first fields of a study: its name and seed, whose patients, how their volumes become slices."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
+    seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
+    cohort: CohortConfig | None = Field(None, description="patients on disk; give this, `phantom` or `cohorts`")
+    phantom: PhantomConfig | None = Field(
+        None, description="artificial patients made first; give this, `cohort` or `cohorts`"
+    )
+    cohorts: dict[str, CohortEntry] | None = Field(
+        None,
+        description="several cohorts by name, each with the fields of `cohort` or a `phantom`, and what of `split` and"
+        " `slices` is other for it; the whole grid is done with each. null drops one of the preset's",
+    )
+    slices: SliceConfig = Field(
+        default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices"
+    )
+    split: SplitConfig = Field(
+        default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
+    )
+
+    @field_validator("cohorts", mode="before")
+    @classmethod
+    def _without_dropped(cls, value: Any) -> Any:
+        return {n: e for n, e in value.items() if e is not None} if isinstance(value, Mapping) else value
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        return checked_name(value)
+
+    @field_validator("cohorts")
+    @classmethod
+    def _free_names(cls, value: dict[str, CohortEntry] | None, info: ValidationInfo) -> dict[str, CohortEntry] | None:
+        if value is not None and not value:
+            raise ValueError("name at least one cohort, or use `cohort` or `phantom`")
+        for name in value or {}:
+            if checked_name(name).lower() in TAKEN:
+                raise ValueError(f"a cohort cannot be called {name!r}: a folder of this name holds other results")
+        return value
+
+    def derived_seed(self, *keys: str | int) -> int:
+        """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
+        return int(sha256_json([self.seed, *keys])[:8], 16) >> 1
 
 
-def checked_names(cohorts: Mapping[str, CohortEntry] | None) -> None:
-    """Refuses cohorts whose folder would be another.
+def checked_name(value: str) -> str:
+    """The name, if it can be a folder's.
 
     Raises:
-        ValueError: none at all, or a name that is taken.
+        ValueError: otherwise.
     """
-    if cohorts is not None and not cohorts:
-        raise ValueError("name at least one cohort, or use `cohort` or `phantom`")
-    for name in cohorts or {}:
-        if name.lower() in TAKEN:
-            raise ValueError(f"a cohort cannot be called {name!r}: a folder of this name holds other results")
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
+    return value
 
 
-def part_of(study: Study, name: str) -> Study:
-    """The study of one of the cohorts alone."""
-    assert study.cohorts is not None
-    entry, phantom = study.cohorts[name], study.cohorts[name].phantom
+def fields_of_part(patients: Patients, name: str) -> dict[str, Any]:
+    """The fields that a study has if it has only this one of its cohorts."""
+    assert patients.cohorts is not None
+    entry, phantom = patients.cohorts[name], patients.cohorts[name].phantom
     if phantom is not None and phantom.seed is None:
-        phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom", name)})
-    title = study.report.title or f"Understudy: {study.name}"
-    published: str = study.report.published
-    published = published_as(name) if published == "auto" else published
-    return study.model_copy(
-        update={
-            "cohorts": None,
-            "cohort": entry.cohort,
-            "phantom": phantom,
-            "split": _laid_over(study.split, entry.split),
-            "slices": _laid_over(study.slices, entry.slices),
-            "report": study.report.model_copy(update={"title": f"{title}, {name}", "published": published}),
-        }
-    )
+        phantom = phantom.model_copy(update={"seed": patients.derived_seed("phantom", name)})
+    fields: dict[str, Any] = {"cohorts": None, "cohort": entry.cohort, "phantom": phantom}
+    for section in ("split", "slices"):
+        below, over = getattr(patients, section), getattr(entry, section)
+        if over is not None:  # fields that were given, upon those of the study that were
+            given = {**below.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)}
+            below = type(below).model_validate(given)
+        fields[section] = below
+    return fields
 
 
 def published_as(name: str) -> str:
@@ -112,32 +146,30 @@ def published_as(name: str) -> str:
         >>> published_as("BraTS_2021")
         'brats2021'
     """
-    plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    plain = re.sub(r"[-_ ]", "", name.lower())
     return plain if plain in PUBLISHED else "none"
 
 
-def _laid_over(below: Any, over: Any) -> Any:
-    """Fields of `over` that were given, upon those of `below` that were."""
-    if over is None:
-        return below
-    return type(below).model_validate({**below.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)})
+def with_absolute_paths(patients: Patients, folder: Path) -> dict[str, Any]:
+    """The fields in which paths of the study file become absolute: they are relative to its folder."""
+    fields: dict[str, Any] = {"split": _absolute_files(patients.split, folder)}
+    if patients.cohort is not None:
+        fields["cohort"] = patients.cohort.model_copy(update={"path": absolute(patients.cohort.path, folder)})
+    entries = {}
+    for name, entry in (patients.cohorts or {}).items():
+        update: dict[str, Any] = {} if entry.phantom else {"path": absolute(entry.path, folder)}
+        if entry.split is not None:
+            update["split"] = _absolute_files(entry.split, folder)
+        entries[name] = entry.model_copy(update=update)
+    return fields | ({"cohorts": entries} if entries else {})
 
 
-def with_absolute_files(split: SplitConfig, folder: Path) -> SplitConfig:
-    """Files that a split names are relative to the folder of the study file."""
-    files = {
-        field: str((folder / Path(value).expanduser()).absolute())
-        for field in LISTS
-        if isinstance(value := getattr(split, field), str) and value
-    }
+def _absolute_files(split: SplitConfig, folder: Path) -> SplitConfig:
+    given = {field: getattr(split, field) for field in SPLIT_FILES}
+    files = {f: str(absolute(Path(value), folder)) for f, value in given.items() if isinstance(value, str) and value}
     return split.model_copy(update=files)
 
 
-def with_absolute_path(entry: CohortEntry, folder: Path) -> CohortEntry:
-    """The path of a cohort and the files of its split are relative to the folder of the study file."""
-    update: dict[str, Any] = {}
-    if entry.phantom is None:
-        update["path"] = (folder / entry.path.expanduser()).absolute()
-    if entry.split is not None:
-        update["split"] = with_absolute_files(entry.split, folder)
-    return entry.model_copy(update=update)
+def absolute(path: Path, folder: Path) -> Path:
+    """A path of a study file in `folder`."""
+    return (folder / path.expanduser()).absolute()

@@ -24,10 +24,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from understudy.cohort.config import as_before_auto
-from understudy.cohort.layouts import CohortConfig
+from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
-from understudy.cohort.scaling import SliceConfig
-from understudy.cohort.splits import TEST_FRACTION, SplitConfig
+from understudy.cohort.slicing import SliceConfig
+from understudy.cohort.splits import SplitConfig, TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig

@@ -8,8 +8,9 @@ from typing import Any
 
 from understudy.cohort.checks import first_headers
 from understudy.cohort.config import as_before_auto
-from understudy.cohort.frame import Frame
-from understudy.cohort.layouts import Cohort, CohortConfig, brats_classes
+from understudy.cohort.slicing import Frame
+from understudy.cohort.config import Cohort, CohortConfig
+from understudy.cohort.layouts import brats_classes
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file
 from understudy.metrics.overlap import resolve_regions

@@ -21,7 +21,7 @@ from understudy.study.stages.quality import quality
 from understudy.study.stages.report import overview, report
 
 if TYPE_CHECKING:
-    from understudy.cohort.checks import Problem
+    from understudy.cohort.config import Problem
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ def phantom(context: Context) -> dict[str, Any]:
 def prepare(context: Context) -> dict[str, Any]:
     """Checks the cohort, splits it and writes `slices`, `volumes`, `split.json` and `problems.json`."""
     from understudy.cohort.checks import accept, check_cohort
-    from understudy.cohort.layouts import CohortConfig, find_patients
+    from understudy.cohort.config import CohortConfig
+    from understudy.cohort.layouts import find_patients
     from understudy.cohort.prepare import prepare as write_slices
-    from understudy.cohort.scaling import SliceConfig
+    from understudy.cohort.slicing import SliceConfig
     from understudy.cohort.splits import SplitConfig, split_patients
     from understudy.slices import SliceSet
 

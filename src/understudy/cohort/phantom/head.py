@@ -1,4 +1,4 @@
-"""The phantom's head: cortex, white matter, nuclei, ventricles, cerebellum and brainstem, as parts of voxels.
+"""The phantom's head: folded cortex, white matter, nuclei, ventricles, cerebellum, brainstem, as parts of voxels.
 
 Everything is a signed distance (mm) that a ramp one voxel wide turns into the part of the voxel inside, so that
 partial volume is right at any resolution.
@@ -11,10 +11,128 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from understudy.cohort.phantom.cortex import fold
-from understudy.cohort.phantom.fields import Array, Grid, Point, Streams, ellipsoid, ramp, round_min, smooth_noise, tube
+from understudy.cohort.phantom.fields import (
+    Array,
+    Grid,
+    Point,
+    Streams,
+    ellipsoid,
+    lattice_size,
+    ramp,
+    round_min,
+    sheet,
+    smooth_noise,
+    spline_field,
+    tube,
+)
+from understudy.runtime.lazy import ndimage
+
+_GYRAL_LATTICE = 5.8  # mm: sulci some 12 mm apart
+_CURTAIN = ((75.0, -36.0), (52.0, -31.0), (39.5, -23.0), (36.5, -4.0), (39.0, 15.0), (47.0, 24.0))  # x, y, mm
+_INSULA: list[tuple[Point, float]] = [((x, y, 0.0), 0.0) for x, y in _CURTAIN]
+_CALLOSUM = (2.0, 77.0, 44.0, 25.0)  # y, z of its centre and half axes, mm: inside it the hemispheres are joined
+# Points (mm) along a lateral ventricle from its frontal to its occipital horn, and along its temporal horn, with radii.
+_VENTRICLE: list[tuple[Point, float]] = [
+    ((15.0, -38.0, 77.0), 2.2), ((8.0, -24.0, 83.0), 5.0), ((7.5, -4.0, 91.0), 5.2), ((12.0, 20.0, 93.0), 5.2),
+    ((22.0, 36.0, 84.0), 7.0), ((24.0, 52.0, 77.0), 3.6), ((22.0, 66.0, 74.0), 1.2),
+]  # fmt: skip
+_TEMPORAL_HORN = [((23.0, 34.0, 82.0), 5.5), ((33.0, 20.0, 62.0), 2.8), ((31.0, -8.0, 53.0), 1.6)]
 
 Push = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
+
+
+def _sulcal_sheets(streams: Streams, points: tuple[Array, Array, Array], in_temporal: np.ndarray) -> Array:
+    """Distance (mm) of each point to the nearest sulcal sheet, were it endless in depth.
+
+    A zero set becomes a distance by the gradient: forward differences over 1 mm, because the rays stretch space
+    differently from place to place.
+    """
+    lattice = streams.rng("sulci").standard_normal(lattice_size(_GYRAL_LATTICE), dtype=np.float32)
+    lattice -= ndimage.gaussian_filter(lattice, 1.1)  # no slow waves: sulci keep their distance
+    axes = Grid((160, 160, 104)).axes()  # 1.5 mm apart: the table that the rays are looked up in
+    table = spline_field(lattice, axes, _GYRAL_LATTICE)
+
+    def read(x: Array, y: Array, z: Array) -> Array:
+        rays, _ = _rays(x, y, z, in_temporal)
+        where = [(r - np.float32(a[0])) / np.float32(a[1] - a[0]) for r, a in zip(rays, axes, strict=True)]
+        return ndimage.map_coordinates(table, where, output=np.float32, order=1, mode="nearest")
+
+    x, y, z = points
+    values = read(x, y, z)
+    steepness = (
+        (read(x + 1, y, z) - values) ** 2 + (read(x, y + 1, z) - values) ** 2 + (read(x, y, z + 1) - values) ** 2
+    )
+    typical = np.median(steepness)
+    return np.abs(values) / np.sqrt(np.clip(steepness, 0.25 * typical, 4 * typical) + np.float32(1e-12))
+
+
+def _rays(x: Array, y: Array, z: Array, in_temporal: np.ndarray) -> tuple[list[Array], Array]:
+    """Points moved half way along the ray from their lobe's axis to a shell, and their distance to that axis.
+
+    Noise read there varies little along a ray, so that sulci point inwards.
+    """
+    sign = np.where(x < 0, np.float32(-1), np.float32(1))
+    cx = sign * np.where(in_temporal, np.float32(40), np.float32(24))
+    cz = np.where(in_temporal, 52 + 0.16 * (y + 10), np.float32(82))
+    cy = np.where(in_temporal, np.clip(y, -44, 30), np.clip(y, -52, 52))
+    dx, dy, dz = x - cx, y - cy, z - cz
+    radius = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-3)
+    factor = 0.45 + np.where(in_temporal, np.float32(14), np.float32(24)) / np.maximum(radius, 4)
+    return [cx + dx * factor, cy + dy * factor, cz + dz * factor], radius
+
+
+def fold(
+    streams: Streams,
+    atrophy: float,
+    points: tuple[Array, Array, Array],
+    depths: tuple[Array, Array, Array],
+    noise: Array,
+    width: float,
+) -> tuple[Array, Array, Array]:
+    """Folds the cerebrum: hemispheres, fissures and sulci.
+
+    Sulci are the zero set of a band-limited noise that is read where rays from the lobe's axis meet a shell, so that
+    they point inwards; they end at a depth that varies. The pial surface is the rounded minimum of the distances to
+    the brain's hull, to the fissures and to those sheets.
+
+    Args:
+        atrophy: half the width (mm) of a sulcus.
+        points: x, y, z in mm.
+        depths: distances (mm) to the hull, to the temporal lobes and to the ventricles.
+        noise: unit variance, varying over some 30 mm.
+        width: voxel size, mm. Sulci are thinner than most voxels, so their part of a voxel is that of a sheet.
+
+    Returns:
+        The part of each voxel that is cerebrum and not fluid, mm below the pial surface, and mm to the nearest sulcus
+        or Sylvian fissure.
+    """
+    x, y, z = points
+    hull, temporal, ventricle = depths
+    yc, zc, b, c = _CALLOSUM
+    callosum = np.maximum(1 - np.sqrt(((y - yc) / b) ** 2 + ((z - zc) / c) ** 2), 0) * np.float32(c)
+    fissure = np.hypot(x + 0.8 * noise, callosum)
+    fissure_half = np.full_like(x, 0.5 + 0.6 * atrophy)
+    side = np.abs(x) + 2 * noise
+    # a curtain from the side of the brain to the insula and along it, leaning backwards
+    curtain = tube(side, y + 0.45 * (z - 70) - noise, np.zeros_like(z), _INSULA)
+    sylvian = np.hypot(curtain, np.maximum(np.abs(z - 70) - 10, 0))
+    sylvian_half = np.float32(0.2 + 1.0 * atrophy) * (1 + 0.5 * noise)
+    lobe_depth = np.minimum(hull, fissure - fissure_half)
+    in_temporal = temporal > hull - 6
+    sheets = _sulcal_sheets(streams, points, in_temporal)
+    reach = np.clip(19 + 6 * noise, 6, 28)
+    # no sulcus where the rays meet, in the corpus callosum or beside a ventricle
+    centre = np.where(in_temporal, np.float32(7), np.float32(13)) - _rays(x, y, z, in_temporal)[1]
+    joined = np.maximum(np.minimum(callosum + 2, 20 - side), ventricle + 5)
+    beyond = np.maximum(np.maximum(lobe_depth - reach, centre), joined)
+    sulci = np.hypot(sheets, np.maximum(beyond, 0))
+    sulci_half = np.float32(atrophy) * np.clip(1.25 - 0.9 * np.maximum(lobe_depth, 0) / reach, 0.2, 1.25)
+    sulci_half += np.clip(1.2 - 0.4 * np.maximum(lobe_depth, 0), 0, None)  # gyri are rounded
+    brain, depth = ramp(hull, width), hull
+    for distance, half in ((fissure, fissure_half), (sylvian, sylvian_half), (sulci, sulci_half)):
+        brain = brain * (1 - np.minimum(sheet(distance, half, width), 1))
+        depth = round_min(depth, distance - half, 2.0)
+    return brain, depth, np.minimum(sheets, np.abs(sylvian))
 
 
 @dataclass(frozen=True)
@@ -30,7 +148,6 @@ class HeadShape:
 
     @classmethod
     def draw(cls, streams: Streams) -> HeadShape:
-        """A head at random."""
         rng = streams.rng("head")
         sx, sy, sz = np.clip(rng.normal(1.0, 0.03, 3), 0.93, 1.06)
         ax, ay, az = np.clip(rng.normal(0.0, 0.03, 3), -0.08, 0.08)
@@ -49,7 +166,7 @@ class HeadShape:
 class Anatomy:
     """A head before any tumour, on the flat list of the voxels that are inside the mask.
 
-    Args:
+    Attributes:
         voxels: flat indices into the box of the grid.
         points: x, y, z of the voxels in mm (before mass effect).
         tissues: part of the voxel per tissue; they add up to one.
@@ -101,20 +218,7 @@ def _brainstem(x: Array, y: Array, z: Array) -> Array:
 def ventricle_distance(x: Array, y: Array, z: Array, size: float) -> Array:
     """Signed distance (mm, positive inside) to the two lateral ventricles with their three horns."""
     side = np.abs(x)
-    body: list[tuple[Point, float]] = [
-        ((15.0, -38.0, 77.0), 2.2 * size),
-        ((8.0, -24.0, 83.0), 5.0 * size),
-        ((7.5, -4.0, 91.0), 5.2 * size),
-        ((12.0, 20.0, 93.0), 5.2 * size),
-        ((22.0, 36.0, 84.0), 7.0 * size),
-        ((24.0, 52.0, 77.0), 3.6 * size),
-        ((22.0, 66.0, 74.0), 1.2 * size),
-    ]
-    horn: list[tuple[Point, float]] = [
-        ((23.0, 34.0, 82.0), 5.5 * size),
-        ((33.0, 20.0, 62.0), 2.8 * size),
-        ((31.0, -8.0, 53.0), 1.6 * size),
-    ]
+    body, horn = ([(point, radius * size) for point, radius in path] for path in (_VENTRICLE, _TEMPORAL_HORN))
     # the septum: the two bodies never meet in the midline
     return np.minimum(np.maximum(tube(side, y, z, body, 1.35), tube(side, y, z, horn, 1.2)), side - np.float32(0.7))
 
@@ -191,27 +295,26 @@ def build_anatomy(grid: Grid, streams: Streams, head: HeadShape, push: Push | No
     coarse = smooth_noise(streams.rng("coarse"), axes, 10.0)
     voxels = np.flatnonzero(whole + 0.9 + 0.5 * coarse > 0)
     x, y, z = (p.ravel()[voxels] for p in points)
-    hulls = (d.ravel()[voxels] for d in (main, temporal, cerebellum))
-    main, temporal, cerebellum = hulls
+    main, temporal, cerebellum = (d.ravel()[voxels] for d in (main, temporal, cerebellum))
     noise = coarse.ravel()[voxels]
     spots = smooth_noise(streams.rng("spots"), axes, 6.5).ravel()[voxels]
     slow = smooth_noise(streams.rng("slow"), axes, 16.0).ravel()[voxels]
     hull = np.minimum(np.maximum(main, temporal), -cerebellum - 1.2) - 0.3 + 0.6 * slow
     inner = (x, y, z) if push is None else push(x, y, z, whole.ravel()[voxels])
     ventricle = ventricle_distance(*inner, head.ventricles)
-    cortex = fold(streams, head.atrophy, inner, (hull, temporal, ventricle), slow, width)
-    white = cortex.depth - np.float32(head.ribbon) * (1 + 0.1 * noise)
+    brain, pial, cleft = fold(streams, head.atrophy, inner, (hull, temporal, ventricle), slow, width)
+    white = pial - np.float32(head.ribbon) * (1 + 0.1 * noise)
     csf = np.ones(len(voxels), np.float32)
     anatomy = Anatomy(voxels, (x, y, z), {"csf": csf}, hull, white, ventricle)
-    anatomy.paint("gm", cortex.brain)
+    anatomy.paint("gm", brain)
     anatomy.paint("wm", ramp(white, width))
     leaf, core = _cerebellum(*inner, cerebellum, noise)
     anatomy.paint("cerebellum", ramp(leaf, width))
     anatomy.paint("wm", ramp(np.minimum(core, leaf), width))
     _paint_depths(anatomy, head, inner, spots, width)
-    twigs = np.float32(0.9) - np.hypot(cortex.cleft, 9 * np.abs(noise))
+    twigs = np.float32(0.9) - np.hypot(cleft, 9 * np.abs(noise))
     sinus = np.float32(2.6) - np.hypot(inner[0], np.minimum(main, 50) - 0.3)
-    twigs = np.minimum(np.minimum(twigs, 1 - cortex.depth), -cerebellum - 3)
+    twigs = np.minimum(np.minimum(twigs, 1 - pial), -cerebellum - 3)
     vessels = np.maximum(twigs, np.minimum(sinus, z - 62))
     anatomy.paint("vessel", ramp(vessels, width) * (vessels > -width))
     return anatomy

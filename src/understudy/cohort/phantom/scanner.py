@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.cohort.phantom.anatomy import Anatomy
 from understudy.cohort.phantom.fields import Array, Grid, Streams, smooth_noise
+from understudy.cohort.phantom.head import Anatomy
 from understudy.runtime.lazy import ndimage
 
 CHANNELS = ("t1", "t1gd", "t2", "flair")
@@ -37,7 +36,7 @@ _NON_ENHANCING = (0.58, 0.60, 1.45, 1.38)  # a core that does not enhance is tum
 class Site:
     """A hospital's scanner and protocol.
 
-    Args:
+    Attributes:
         contrast: factor of every tissue's difference from white matter, per sequence.
         gamma: exponent of the intensities, per sequence.
         noise: standard deviation of the complex noise, in units of white matter on T1w, at 1 mm voxels.
@@ -67,10 +66,6 @@ class Site:
             blur=(round(float(rng.uniform(0.3, 0.7)), 2), round(float(rng.uniform(0.3, 1.0)), 2)),
             thick=round(float(rng.uniform(0.6, 1.9)), 2),
         )
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[str, np.ndarray]:
