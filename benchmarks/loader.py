@@ -22,21 +22,20 @@ import numpy as np
 import torch
 
 from understudy.io.files import read_json
+from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig
 from understudy.segmenters.mixing import Mixture
-from understudy.segmenters.mixture_config import MixtureConfig
-from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
+from understudy.segmenters.train import train_segmenter
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "T1wGd", "T2w", "FLAIR")
 READING = """
 import sys
 from pathlib import Path
-from understudy.segmenters.loader import Ahead
-from understudy.segmenters.mixing import Mixture
-from understudy.segmenters.mixture_config import MixtureConfig
+from understudy.segmenters.config import MixtureConfig
+from understudy.segmenters.mixing import Mixture, Prefetcher
 from understudy.slices import SliceSet
 mixture = Mixture(SliceSet.open(sys.argv[1], cache_bytes=0), None, MixtureConfig(), 0)
-with Ahead(mixture.read, int(sys.argv[2]), 0, 200) as batches:
+with Prefetcher(mixture.read, int(sys.argv[2]), 0, 200) as batches:
     for _ in range(200):
         batches.next()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -33,8 +33,9 @@ from torch import nn
 from understudy.segmenters.augment import AugmentConfig, draw
 from understudy.segmenters.augment_apply import apply
 from understudy.segmenters.losses import segmentation_loss
-from understudy.segmenters.training import SegmenterTrainingConfig, optimiser_for
-from understudy.segmenters.unet import SliceNorm, UNet, UNetConfig, build
+from understudy.segmenters.config import SegmenterTrainingConfig
+from understudy.segmenters.train import optimiser_for
+from understudy.segmenters.unet import SliceNorm, UNet, UNetConfig, build_unet
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "segmenters"))
 
@@ -164,7 +165,7 @@ def levers(options: argparse.Namespace, folder: str) -> dict[str, Step]:
     config, filters = SegmenterTrainingConfig(), UNetConfig().stages(options.resolution)
 
     def ours(**on: bool) -> Step:
-        return our_step(build(UNetConfig(), CHANNELS, CLASSES, options.resolution), config, **on)
+        return our_step(build_unet(UNetConfig(), CHANNELS, CLASSES, options.resolution), config, **on)
 
     rows: dict[str, Step] = {}
     with contextlib.suppress(ModuleNotFoundError):
@@ -210,11 +211,11 @@ def curves(options: argparse.Namespace) -> None:
     filters = UNetConfig().stages(options.resolution)
     # nnU-Net's loss leaves the lowest output out: five levels of six at 256 pixels, three of four at 64
     model = UNetConfig(deep_supervision=len(filters) - 2)
-    network = build(model, CHANNELS, CLASSES, options.resolution)
+    network = build_unet(model, CHANNELS, CLASSES, options.resolution)
     with tempfile.TemporaryDirectory() as folder:
         trainer = nnunet_trainer(filters, options.resolution, options.batch, folder)
         copy_weights(network, trainer.network)
-        exact = build(model, CHANNELS, CLASSES, options.resolution)
+        exact = build_unet(model, CHANNELS, CLASSES, options.resolution)
         runs = {
             "nnU-Net, fp32": nnunet_step(trainer),
             "ours, fp32": our_step(exact, config),

@@ -88,7 +88,7 @@ def test_a_sample_is_the_same_to_the_bit_in_any_batch_and_from_its_record(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        again = replay(json.loads(json.dumps(plan.take(some).record())))
+        again = replay(json.loads(json.dumps(plan.part(some).record())))
         x_some, y_some = apply(again, images[some], labels[some])
         assert torch.get_num_threads() == threads
     finally:

@@ -1,3 +1,5 @@
+"""A training that goes on from another's weights: which these are, names and not positions, refusals."""
+
 from __future__ import annotations
 
 import json
@@ -14,17 +16,16 @@ import torch
 import toys
 from safetensors.torch import load_file
 
+import understudy.segmenters.train as module
 from understudy.errors import Interrupted, UnderstudyError
+from understudy.io.files import sha256_file
 from understudy.runtime.checkpoints import Checkpoints, History
-from understudy.segmenters import train as module
 from understudy.segmenters.augment import AugmentConfig, draw
+from understudy.segmenters.config import MixtureConfig, SegmenterTrainingConfig, build_model, paper_training
 from understudy.segmenters.mixing import Mixture
-from understudy.segmenters.mixture_config import MixtureConfig
-from understudy.segmenters.models import build_model
-from understudy.segmenters.predict import load
+from understudy.segmenters.predict import load, predict
 from understudy.segmenters.swin import SwinConfig
-from understudy.segmenters.train import SegmenterTrainingConfig, train_segmenter
-from understudy.segmenters.training import paper_training
+from understudy.segmenters.train import train, train_segmenter
 from understudy.segmenters.unet import UNetConfig
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
@@ -98,16 +99,16 @@ def test_an_interrupted_run_ends_in_the_same_weights(
         return train_segmenter(real, synthetic, model, config, tmp_path / name, volumes, "cpu", progress=False)
 
     whole = run("whole")
-    real_step, calls = module._Training.train_step, []
+    real_step, calls = module.Training.train_step, []
 
-    def broken(self: module._Training, *arguments: object) -> torch.Tensor:
+    def broken(self: module.Training, *arguments: object) -> torch.Tensor:
         calls.append(self.step)
         if len(calls) in (7, 20):
             raise KeyboardInterrupt  # like a kill: nothing is saved on the way out
         return real_step(self, *arguments)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Training, "train_step", broken)
+        patch.setattr(module.Training, "train_step", broken)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 run("broken")
@@ -143,7 +144,7 @@ def test_a_finished_folder_returns_at_once_and_refuses_another_training(
     arguments = (real, None, TINY, short(samples=8), tmp_path / "run", None, "cpu", False)
     train_segmenter(*arguments)
     assert record(tmp_path / "run")["best_samples"] == 8  # no validation patients: the last weights
-    monkeypatch.setattr(module._Training, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module.Training, "run", lambda *_: pytest.fail("trained again"))
     before = (tmp_path / "run" / "segmenter.safetensors").stat().st_mtime_ns
     assert train_segmenter(*arguments) == tmp_path / "run"
     train_segmenter(*arguments[:3], short(samples=8, checkpoint_seconds=9), *arguments[4:])
@@ -199,9 +200,9 @@ def test_a_run_that_finds_nothing_is_recorded_as_a_collapse(real: SliceSet, volu
 
 
 def test_a_last_step_that_breaks_the_weights_is_a_collapse_too(real: SliceSet, tmp_path: Path) -> None:
-    step = module._Training.train_step
+    step = module.Training.train_step
 
-    def break_last(self: module._Training, *arguments: object) -> torch.Tensor:
+    def break_last(self: module.Training, *arguments: object) -> torch.Tensor:
         loss = step(self, *arguments)  # type: ignore[arg-type]
         if self.step == self.steps - 1:
             torch.nn.utils.vector_to_parameters(torch.full((sum(p.numel() for p in self.network.parameters()),),
@@ -209,7 +210,7 @@ def test_a_last_step_that_breaks_the_weights_is_a_collapse_too(real: SliceSet, t
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Training, "train_step", break_last)
+        patch.setattr(module.Training, "train_step", break_last)
         folder = train_segmenter(real, None, TINY, short(samples=12), tmp_path / "run", None, "cpu", False)
     assert "not finite" in str(record(folder)["collapse"])
     assert all(torch.isfinite(t).all() for t in weights(folder).values())
@@ -276,7 +277,7 @@ def test_a_swin_trains_and_is_loaded_again(real: SliceSet, volumes: VolumeSet, t
     assert model.record["model"]["kind"] == "swin"
     images, _ = real.read(np.arange(3))
     assert model.probabilities(images).sum(1).allclose(torch.ones(3, 16, 16))
-    with pytest.raises(UnderstudyError, match="normalises over the batch"):
+    with pytest.raises(UnderstudyError, match="batch"):
         train_segmenter(real, None, TINY_SWIN, paper_training("swin", batch=1), tmp_path / "one", None)
 
 
@@ -308,7 +309,7 @@ def test_seeds_change_everything_and_the_global_state_nothing(real: SliceSet, tm
 
 def test_a_checkpoint_of_another_training_is_refused(real: SliceSet, tmp_path: Path) -> None:
     Checkpoints(tmp_path / "run", "something else").save({"step": 1}, 4)
-    with pytest.raises(UnderstudyError, match="belongs to another training"):
+    with pytest.raises(UnderstudyError, match="another training"):
         train_segmenter(real, None, TINY, short(), tmp_path / "run", None, "cpu", progress=False)
 
 
@@ -316,3 +317,124 @@ def test_without_augmentation(real: SliceSet, tmp_path: Path) -> None:
     config = short(samples=8, augment=AugmentConfig(enabled=False))
     folder = train_segmenter(real, None, TINY, config, tmp_path / "run", None, "cpu", progress=False)
     assert record(folder)["training"]["augment"]["enabled"] is False
+
+
+def test_in_memory_it_is_the_same_training(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
+    """Validated on slices: selected on them, and they are not part of the training."""
+    arguments = (real, None, TINY, short(samples=40, validations=2))
+    held_out = synthetic.subset(range(6))
+    model = train(*arguments, validation=held_out, progress=False)
+    folder = train_segmenter(*arguments, tmp_path / "run", held_out, progress=False)
+    expected, got = weights(folder), model.network.state_dict()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert model.record["validated_on"] == {"kind": "real", "slices": 6}
+    assert model.record["outcome"] == record(folder)["outcome"]
+    assert model.record["best_val_dice"] == record(folder)["best_val_dice"]
+    images, _ = real.read(np.arange(3))
+    assert predict(model, images).shape == (3, 16, 16)
+
+
+# --- continuing from another's weights ---
+
+
+def fine_tuning(**changes: object) -> SegmenterTrainingConfig:
+    return short(**({"samples": 32, "validations": 2} | changes))
+
+
+@pytest.fixture(scope="module")
+def pretrained(synthetic: SliceSet, volumes: VolumeSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    return train_segmenter(None, synthetic, TINY, fine_tuning(), folder, volumes, "cpu", progress=False)
+
+
+def test_no_step_at_all_leaves_the_weights_and_the_order_of_channels(
+    real: SliceSet, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one step with a rate of almost nothing: what comes out is what went in
+    config = fine_tuning(samples=4, lr=1e-12, momentum=0, weight_decay=0)
+    folder = train_segmenter(real, None, TINY, config, tmp_path / "run", None, "cpu", False, pretrained)
+    before, after = weights(pretrained), weights(folder)
+    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
+    record = json.loads((folder / "config.json").read_text())
+    assert record["channels"] == ["FLAIR", "T1w"]  # the pre-training's; the real slices have T1w first
+    assert record["initial"]["weights_sha256"] == sha256_file(pretrained / "segmenter.safetensors")
+    assert "initial" not in json.loads((pretrained / "config.json").read_text())
+
+
+def test_slices_are_read_by_the_names_of_the_network(real: SliceSet) -> None:
+    as_they_are = Mixture(real, None, MixtureConfig(), 0)
+    swapped = Mixture(real, None, MixtureConfig(), 0, (("FLAIR", "T1w"), as_they_are.classes))
+    numbers = np.arange(6)
+    (one, labels), (other, same) = as_they_are.read(numbers), swapped.read(numbers)
+    np.testing.assert_array_equal(one, other[:, ::-1])
+    np.testing.assert_array_equal(labels, same)
+
+
+def test_an_interrupted_fine_tuning_ends_in_the_same_weights(
+    real: SliceSet, volumes: VolumeSet, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = fine_tuning(checkpoint_seconds=1e-6, mixture=MixtureConfig(patient_count=2))
+
+    def run(name: str) -> Path:
+        return train_segmenter(real, None, TINY, config, tmp_path / name, volumes, "cpu", False, initial=pretrained)
+
+    unbroken = run("unbroken")
+    assert json.loads((unbroken / "config.json").read_text())["sources"]["real"]["patients"] == 2
+    saved = Checkpoints.save
+
+    def save(self: Checkpoints, state: object, number: int) -> None:
+        saved(self, state, number)  # type: ignore[arg-type]
+        if number == 16:
+            raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Checkpoints, "save", save)
+        with pytest.raises(Interrupted):
+            run("broken")
+    broken = run("broken")
+    assert all(torch.equal(t, weights(broken)[name]) for name, t in weights(unbroken).items())
+    assert any(not torch.equal(t, weights(pretrained)[name]) for name, t in weights(unbroken).items())
+
+
+def test_the_start_is_part_of_a_trainings_identity(real: SliceSet, pretrained: Path, tmp_path: Path) -> None:
+    config, folder = fine_tuning(samples=4), tmp_path / "run"
+    train_segmenter(real, None, TINY, config, folder, None, "cpu", False, pretrained)
+    with pytest.raises(UnderstudyError, match="another training"):
+        train_segmenter(real, None, TINY, config, folder, None, "cpu", False)
+
+
+def test_what_cannot_be_gone_on_from_is_refused(real: SliceSet, pretrained: Path, tmp_path: Path) -> None:
+    def go(start: Path, model: UNetConfig = TINY) -> None:
+        train_segmenter(real, None, model, fine_tuning(), tmp_path / "run", None, "cpu", False, start)
+
+    with pytest.raises(UnderstudyError, match="no finished segmenter"):
+        go(tmp_path)
+    with pytest.raises(UnderstudyError, match="another network"):
+        go(pretrained, UNetConfig(width=8, max_width=8))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_bytes((pretrained / "config.json").read_bytes())
+    (damaged / "segmenter.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UnderstudyError, match="cannot be used"):
+        go(damaged)
+    other = json.loads((pretrained / "config.json").read_text()) | {"resolution": 64}
+    (damaged / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UnderstudyError, match="64 pixels"):
+        go(damaged)
+
+
+def test_counted_patients_are_the_first_of_the_same_order_as_fractions(real: SliceSet) -> None:
+    def patients(**fields: object) -> set[str]:
+        mixture = Mixture(real, None, MixtureConfig(subset_seed=5, **fields), 0)  # type: ignore[arg-type]
+        source = mixture._parts[0].source
+        return set(real.index["subject"].iloc[source.rows].astype(str))
+
+    found = [patients(patient_count=n) for n in (1, 3, 6)]
+    assert [len(names) for names in found] == [1, 3, 6]
+    assert found[0] < found[1] < found[2]
+    assert patients(patient_fraction=0.5) == found[1]
+    with pytest.raises(UnderstudyError, match="7 .* 6"):
+        patients(patient_count=7)
+    assert "patient_count" not in MixtureConfig().model_dump()
+    with pytest.raises(ValueError, match="either `patient_count`"):
+        MixtureConfig(patient_count=2, patient_fraction=0.5)

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.unet import SliceNorm, UNetConfig, build, level_weights
+from understudy.segmenters.unet import SliceNorm, UNetConfig, build_unet, level_weights
 
 
 def test_the_papers_network_has_the_published_size() -> None:
-    network = build(UNetConfig(), channels=4, classes=4, resolution=256)
+    network = build_unet(UNetConfig(), channels=4, classes=4, resolution=256)
     heads = sum(p.numel() for p in network.body.deep_supervision_heads.parameters())
     total = sum(p.numel() for p in network.parameters())
     # facts/segmenters 2.1: 33.47 M for MONAI's DynUNet (33.48 M in nnU-Net, whose convolutions have a bias)
@@ -34,7 +34,7 @@ def test_default_stages(resolution: int, stages: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("config", "resolution"), [(UNetConfig(), 8), (UNetConfig(depth=6), 32)])
 def test_a_network_too_deep_for_the_slices_is_refused(config: UNetConfig, resolution: int) -> None:
     with pytest.raises(UnderstudyError, match="does not fit"):
-        build(config, 1, 2, resolution)
+        build_unet(config, 1, 2, resolution)
 
 
 def test_level_weights_are_the_papers() -> None:
@@ -45,7 +45,7 @@ def test_level_weights_are_the_papers() -> None:
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 5)])
 def test_outputs_at_every_level(channels: int, classes: int) -> None:
-    network = build(UNetConfig(width=4, deep_supervision=3), channels, classes, 64)
+    network = build_unet(UNetConfig(width=4, deep_supervision=3), channels, classes, 64)
     shapes = [tuple(level.shape) for level in network(torch.zeros(2, channels, 64, 64))]
     assert shapes == [(2, classes, edge, edge) for edge in (64, 32, 16)]
     assert len(network.level_weights) == 3
@@ -53,12 +53,12 @@ def test_outputs_at_every_level(channels: int, classes: int) -> None:
 
 
 def test_shallow_networks_have_fewer_levels() -> None:
-    network = build(UNetConfig(width=4), 1, 2, 16)
+    network = build_unet(UNetConfig(width=4), 1, 2, 16)
     assert len(network(torch.zeros(1, 1, 16, 16))) == len(network.level_weights) == 2
 
 
 def test_the_blocks_are_nnunets() -> None:
-    network = build(UNetConfig(width=4), 1, 2, 32)
+    network = build_unet(UNetConfig(width=4), 1, 2, 32)
     norms = [m for m in network.modules() if isinstance(m, nn.InstanceNorm2d)]
     assert norms
     assert all(m.affine and m.eps == 1e-5 for m in norms)
@@ -68,7 +68,7 @@ def test_the_blocks_are_nnunets() -> None:
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
     before = torch.get_rng_state()
-    one, same, other = (build(UNetConfig(width=4), 1, 2, 16, seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (build_unet(UNetConfig(width=4), 1, 2, 16, seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert any(not torch.equal(one[k], other[k]) for k in one)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from plain_conv_unet import copy_weights, reference
 
-from understudy.segmenters.unet import UNetConfig, build
+from understudy.segmenters.unet import UNetConfig, build_unet
 
 pytest.importorskip(
     "dynamic_network_architectures",
@@ -17,7 +17,7 @@ pytest.importorskip(
 def test_the_papers_network_has_nnunets_parameters() -> None:
     filters = UNetConfig().stages(256)
     with torch.device("meta"):
-        theirs, ours = reference(4, 4, filters), build(UNetConfig(), 4, 4, 256)
+        theirs, ours = reference(4, 4, filters), build_unet(UNetConfig(), 4, 4, 256)
     count = sum(p.numel() for p in theirs.parameters())
     assert round(count / 1e6, 2) == 33.48
     # theirs has biases that the normalisation after them takes out again, and an output of weight 0 in its loss
@@ -28,7 +28,7 @@ def test_the_papers_network_has_nnunets_parameters() -> None:
 
 def test_the_same_weights_give_the_same_scores_and_gradients_at_every_level() -> None:
     config = UNetConfig(width=4)
-    ours = build(config, 4, 3, 128, seed=1)  # six stages: five of its levels are supervised
+    ours = build_unet(config, 4, 3, 128, seed=1)  # six stages: five of its levels are supervised
     theirs = reference(4, 3, config.stages(128))
     copy_weights(ours, theirs)
     x = torch.randn(2, 4, 128, 128, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.report.data import ReportData
-from understudy.segmenters.training import SegmenterTrainingConfig
+from understudy.segmenters.config import SegmenterTrainingConfig
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.calibration import Calibration

@@ -13,7 +13,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_json
 from understudy.quality.extractor import Extractor
 from understudy.segmenters.predict import FORMAT
-from understudy.segmenters.unet import UNetConfig, build
+from understudy.segmenters.unet import UNetConfig, build_unet
 from understudy.study.stages.quality_extractors import NAMES, EncoderExtractor, make_extractor
 
 
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmenter's folder with a network that is not trained."""
     folder = tmp_path_factory.mktemp("model")
     config = UNetConfig(width=4)
-    state = {k: v.clone() for k, v in build(config, 2, 2, 16, seed=3).state_dict().items()}
+    state = {k: v.clone() for k, v in build_unet(config, 2, 2, 16, seed=3).state_dict().items()}
     save_file(state, folder / "segmenter.safetensors")
     write_json(folder / "config.json", {
         "format": FORMAT, "model": config.model_dump(mode="json"), "channels": ["T1w", "FLAIR"],
@@ -39,7 +39,7 @@ def test_the_encoders_features_are_its_lowest_convolution(model: Path) -> None:
     images = np.random.default_rng(0).integers(1, 256, (5, 2, 16, 16)).astype(np.uint8)
     features = found.features(images, batch=2)
     # by hand: z-score each slice's channels (all of it is foreground), run the encoder's stages one by one
-    network = build(UNetConfig(width=4), 2, 2, 16, seed=3).eval()
+    network = build_unet(UNetConfig(width=4), 2, 2, 16, seed=3).eval()
     x = torch.from_numpy(images).double()
     x = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True, unbiased=False)
     with torch.inference_mode():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from understudy.segmenters.training import paper_training
+from understudy.segmenters.config import paper_training
 from understudy.study.config.schema import Study, preset
 from understudy.study.engine.plan import make_plan
 

@@ -1,8 +1,7 @@
 """Augmentation as the paper's text: what is done to each sample is drawn here, as plain numbers.
 
 `draw` makes an `AugmentPlan` from (seed, sample number) alone, so any batch can be replayed, on any machine, after
-any interruption; `record` and `replay` turn a plan into JSON and back. `augment_apply.apply` renders it. A training
-counts its samples through all epochs, so the sample number says the epoch, too.
+any interruption; `record` and `replay` turn a plan into JSON and back. `augment_apply.apply` renders it.
 
 Two sets (section 4.3 of the paper), the U-Net's and the Swin transformer's; every number of either can be changed:
 
@@ -14,7 +13,7 @@ Two sets (section 4.3 of the paper), the U-Net's and the Swin transformer's; eve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -63,8 +62,8 @@ SWIN_SET: dict[str, Any] = {
     "flips": "either",
 }
 
+# Fields that came after the first release; older trainings keep their identity without them.
 LATER = ("set", "p_elastic", "elastic_sd", "elastic_points", "input")
-"""Fields that came after the first release; older trainings keep their identity without them."""
 
 
 class AugmentConfig(BaseModel):
@@ -122,12 +121,10 @@ class AugmentConfig(BaseModel):
         return self.rotate if isinstance(self.rotate, tuple) else (-self.rotate, self.rotate)
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came after the first release is left out where the U-Net's set has it at its default."""
-        content: dict[str, Any] = handler(self)
-        known = type(self).model_fields
-        usual = {name for name in LATER if self.set == "unet" and getattr(self, name) == known[name].default}
-        return {name: value for name, value in content.items() if name not in usual}
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in LATER if self.set == "unet" and getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in unused}
 
     @model_validator(mode="before")
     @classmethod
@@ -137,46 +134,28 @@ class AugmentConfig(BaseModel):
 
 @dataclass(frozen=True)
 class AugmentPlan:
-    """What is done to each of N samples; a value that changes nothing stands for "not applied".
+    """What is done to each of N samples."""
 
-    Attributes:
-        angle: float64 [N], degrees, counter-clockwise as displayed with row 0 on top; 0.
-        scale: float64 [N, 2], factors of rows and columns; 1.
-        flip: bool [N, 2], rows and columns mirrored; False.
-        turns: int64 [N], turns by 90 degrees, counter-clockwise; 0.
-        elastic: float64 [N, 2, P, P], displacements of rows and columns at the grid's points, pixels: where the
-            result is, what was that much further on is seen; 0.
-        noise_sd: float64 [N]; 0.
-        noise_seed: int64 [N].
-        blur_sd: float64 [N], pixels; 0.
-        zoom: float64 [N]; 1.
-        gamma: float64 [N]; 1.
-        input: of the configuration.
-    """
-
-    angle: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    flip: NDArray[np.bool_]
-    turns: NDArray[np.int64]
+    angle: NDArray[np.float64]  # [N], degrees, counter-clockwise as displayed with row 0 on top; 0: not applied
+    scale: NDArray[np.float64]  # [N, 2], factors of rows and columns; 1: not applied
+    flip: NDArray[np.bool_]  # [N, 2], rows and columns mirrored
+    turns: NDArray[np.int64]  # [N], turns by 90 degrees, counter-clockwise
+    # [N, 2, P, P], displacements of rows and columns at the grid's points, pixels: the result shows what was that much
+    # further on; 0: not applied
     elastic: NDArray[np.float64]
-    noise_sd: NDArray[np.float64]
-    noise_seed: NDArray[np.int64]
-    blur_sd: NDArray[np.float64]
-    zoom: NDArray[np.float64]
-    gamma: NDArray[np.float64]
-    input: Input = "z_score"
+    noise_sd: NDArray[np.float64]  # [N]; 0: not applied
+    noise_seed: NDArray[np.int64]  # [N]
+    blur_sd: NDArray[np.float64]  # [N], pixels; 0: not applied
+    zoom: NDArray[np.float64]  # [N], factor of the lower resolution; 1: not applied
+    gamma: NDArray[np.float64]  # [N]; 1: not applied
+    input: Input = "z_score"  # of the configuration
 
     def __len__(self) -> int:
         return len(self.angle)
 
-    def take(self, which: Sequence[int]) -> AugmentPlan:
+    def part(self, rows: slice | Sequence[int]) -> AugmentPlan:
         """The plan of some of the samples, to replay them alone."""
-        rows: dict[str, Any] = {name: getattr(self, name)[list(which)] for name in _PER_SAMPLE}
-        return AugmentPlan(**rows, input=self.input)
-
-    def part(self, which: slice) -> AugmentPlan:
-        """The plan of a run of samples; faster than `take`, as nothing is copied."""
-        return AugmentPlan(**{name: getattr(self, name)[which] for name in _PER_SAMPLE}, input=self.input)
+        return AugmentPlan(**{name: getattr(self, name)[rows] for name in _PER_SAMPLE}, input=self.input)
 
     def record(self) -> dict[str, Any]:
         """The plan as plain JSON values; `replay` makes it again, to the bit."""
@@ -191,7 +170,7 @@ class AugmentPlan:
         return np.stack([np.stack([cos * column, -sin * row], -1), np.stack([sin * column, cos * row], -1)], 1)
 
 
-_PER_SAMPLE = {
+_PER_SAMPLE: dict[str, Any] = {
     "angle": np.float64,
     "scale": np.float64,
     "flip": np.bool_,
@@ -217,11 +196,11 @@ def replay(record: dict[str, Any]) -> AugmentPlan:
         >>> bool((replay(json.loads(json.dumps(plan.record()))).elastic == plan.elastic).all())
         True
     """
-    wanted = {field.name for field in fields(AugmentPlan)}
-    if set(record) != wanted:
-        odd = ", ".join(sorted(set(record) ^ wanted))
-        raise UnderstudyError(f"not the record of an augmentation: {odd}", fix="use `AugmentPlan.record`")
-    rows: dict[str, Any] = {name: np.array(record[name], dtype) for name, dtype in _PER_SAMPLE.items()}
+    if odd := set(record) ^ {*_PER_SAMPLE, "input"}:
+        raise UnderstudyError(
+            f"not the record of an augmentation: {', '.join(sorted(odd))}", fix="use `AugmentPlan.record`"
+        )
+    rows = {name: np.array(record[name], dtype) for name, dtype in _PER_SAMPLE.items()}
     return AugmentPlan(**rows, input=record["input"])
 
 
@@ -233,23 +212,31 @@ def draw(config: AugmentConfig, seed: int, samples: Sequence[int] | NDArray[np.i
         >>> bool((draw(AugmentConfig(), seed=0, samples=[6]).angle == plan.angle[1:]).all())
         True
     """
-    draws = [np.random.default_rng([seed, _STREAM, int(k)]) for k in samples]
-    u = np.array([rng.random(_UNIFORMS) for rng in draws]).reshape(len(draws), _UNIFORMS)
-    noise_seed = np.array([int(rng.integers(1 << 62)) for rng in draws], np.int64)
+    rngs = [np.random.default_rng([seed, _STREAM, int(k)]) for k in samples]
+    u = np.array([rng.random(_UNIFORMS) for rng in rngs]).reshape(len(rngs), _UNIFORMS)
+    noise_seed = np.array([int(rng.integers(1 << 62)) for rng in rngs], np.int64)
+    # drawn last, so that the others' draws are the same with and without it
+    elastic = np.zeros((len(rngs), 2, config.elastic_points, config.elastic_points))
+    if config.enabled and config.p_elastic:
+        for n, rng in enumerate(rngs):
+            if rng.random() < config.p_elastic:
+                elastic[n] = rng.standard_normal(elastic[n].shape) * config.elastic_sd
 
     def maybe(p: float, switch: int, low_high: Range, column: int, neutral: float) -> NDArray[np.float64]:
         low, high = low_high
-        on = config.enabled & (u[:, switch] < p)
-        return np.where(on, low + (high - low) * u[:, column], neutral)
+        return np.where(config.enabled & (u[:, switch] < p), low + (high - low) * u[:, column], neutral)
 
     rows = maybe(config.p_scale, 2, config.scale, 3, 1.0)
     columns = maybe(config.p_scale, 2, config.scale, 4, 1.0)
+    flip = u[:, 13:15] < 0.5
+    if config.flips == "either":
+        flip = flip[:, :1] & np.stack([flip[:, 1], ~flip[:, 1]], 1)
     return AugmentPlan(
         angle=maybe(config.p_rotate, 0, config.angles, 1, 0.0),
         scale=np.stack([rows, columns], 1),
-        flip=_flips(config, u[:, 13:15]),
+        flip=flip & bool(config.flips) & config.enabled,
         turns=(u[:, 15] * 4).astype(np.int64) * (config.quarter_turns & config.enabled),
-        elastic=_displacements(config, draws),
+        elastic=elastic,
         noise_sd=maybe(config.p_noise, 5, config.noise_sd, 6, 0.0),
         noise_seed=noise_seed,
         blur_sd=maybe(config.p_blur, 7, config.blur_sd, 8, 0.0),
@@ -257,22 +244,3 @@ def draw(config: AugmentConfig, seed: int, samples: Sequence[int] | NDArray[np.i
         gamma=maybe(config.p_gamma, 11, config.gamma, 12, 1.0),
         input=config.input,
     )
-
-
-def _flips(config: AugmentConfig, u: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """bool [N, 2] of two uniform numbers a sample."""
-    heads = u < 0.5
-    if config.flips == "either":
-        heads = heads[:, :1] & np.stack([heads[:, 1], ~heads[:, 1]], 1)
-    return heads & bool(config.flips) & config.enabled
-
-
-def _displacements(config: AugmentConfig, draws: list[np.random.Generator]) -> NDArray[np.float64]:
-    """float64 [N, 2, P, P], pixels; drawn last, so that the others' draws are the same with and without."""
-    points = config.elastic_points
-    found = np.zeros((len(draws), 2, points, points))
-    if config.enabled and config.p_elastic:
-        for n, rng in enumerate(draws):
-            if rng.random() < config.p_elastic:
-                found[n] = rng.standard_normal((2, points, points)) * config.elastic_sd
-    return found

@@ -1,17 +1,22 @@
-"""Cross-entropy plus soft Dice, equally weighted, over the outputs of a network (paper 4.3)."""
+"""Cross-entropy plus soft Dice over the outputs of a network (paper, section 4.3), and its gradient in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMOOTH = 1e-5  # of the authors' code and nnU-Net
 
+Forward = Callable[[Tensor, int], Sequence[Tensor]]
+"""Slices [n, C, R, R] and the number of their part -> class scores of each level; the same for the same arguments."""
 
-def soft_dice_loss(scores: torch.Tensor, target: torch.Tensor, background: bool = True) -> torch.Tensor:
+
+def soft_dice_loss(scores: Tensor, target: Tensor, background: bool = True) -> Tensor:
     """1 - mean over classes of the soft Dice coefficient, summed over the whole batch (`batch_dice`).
 
     Args:
@@ -22,27 +27,27 @@ def soft_dice_loss(scores: torch.Tensor, target: torch.Tensor, background: bool 
     Returns:
         A scalar in [0, 1].
     """
-    probabilities = scores.float().softmax(1)
-    truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], 1.0)
-    overlap = (probabilities * truth).sum((0, 2, 3))
-    sizes = probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    probabilities = scores.float().softmax(1)  # [N, K, H, W]
+    truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], 1.0)  # [N, K, H, W], one-hot
+    overlap = (probabilities * truth).sum((0, 2, 3))  # [K]
+    sizes = probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3))  # [K]
     dice = (2 * overlap + SMOOTH) / (sizes + SMOOTH)
     return 1 - (dice if background else dice[1:]).mean()
 
 
-def shrink_target(target: torch.Tensor, edge: int) -> torch.Tensor:
-    """Class indices [N, H, W] -> [N, edge, edge]: of each block the pixel nearest its centre, never a mixture."""
-    factor = target.shape[-1] // edge
+def shrink_target(target: Tensor, size: int) -> Tensor:
+    """Class indices [N, H, W] -> [N, size, size]: of each block the pixel nearest its centre, never a mixture."""
+    factor = target.shape[-1] // size
     return target[:, factor // 2 :: factor, factor // 2 :: factor]
 
 
 def segmentation_loss(
-    outputs: Sequence[torch.Tensor],
-    target: torch.Tensor,
+    outputs: Sequence[Tensor],
+    target: Tensor,
     weights: Sequence[float],
     background: bool = True,
     kind: Literal["ce_dice", "dice_ce"] = "ce_dice",
-) -> torch.Tensor:
+) -> Tensor:
     """Sum over levels of weight x (cross-entropy + soft Dice loss).
 
     Args:
@@ -58,28 +63,77 @@ def segmentation_loss(
         True
     """
     target = target.long()
-    one = _ce_dice if kind == "ce_dice" else _dice_ce
     total = outputs[0].new_zeros((), dtype=torch.float32)
     for scores, weight in zip(outputs, weights, strict=True):
-        total = total + weight * one(scores.float(), shrink_target(target, scores.shape[-1]), background)
+        level, scores = shrink_target(target, scores.shape[-1]), scores.float()
+        if kind == "ce_dice":
+            total = total + weight * (F.cross_entropy(scores, level) + soft_dice_loss(scores, level, background))
+        else:
+            from monai.losses import DiceCELoss  # takes seconds
+
+            loss = DiceCELoss(  # the authors' options for their Swin transformer
+                include_background=background, to_onehot_y=True, softmax=True, squared_pred=True,
+                smooth_nr=SMOOTH, smooth_dr=SMOOTH, batch=False,
+            )  # fmt: skip
+            total = total + weight * loss(scores, level[:, None])
     return total
 
 
-def _ce_dice(scores: torch.Tensor, target: torch.Tensor, background: bool) -> torch.Tensor:
-    return F.cross_entropy(scores, target) + soft_dice_loss(scores, target, background)
+# --- batches that do not fit into memory ---
 
 
-def _dice_ce(scores: torch.Tensor, target: torch.Tensor, background: bool) -> torch.Tensor:
-    """MONAI's DiceCELoss with the authors' options for their Swin transformer (facts/segmenters 2.3)."""
-    from monai.losses import DiceCELoss  # takes seconds to import
+def backward(
+    network: nn.Module, forward: Forward, loss: Callable[[Sequence[Tensor]], Tensor], x: Tensor, parts: int
+) -> Tensor:
+    """Adds the gradient of the loss to the parameters' `grad`; returns the loss, a scalar.
 
-    loss: torch.Tensor = DiceCELoss(
-        include_background=background,
-        to_onehot_y=True,
-        softmax=True,
-        squared_pred=True,
-        smooth_nr=SMOOTH,
-        smooth_dr=SMOOTH,
-        batch=False,
-    )(scores, target[:, None])
-    return loss
+    The soft Dice coefficient is one over the batch, so the losses of parts do not add up to it. Instead the scores of
+    all parts are computed without graphs, the loss of the whole batch gives the gradient of these scores, and each part
+    is computed once more and differentiated from there. Only a network that normalises over the batch, or draws random
+    numbers for it, gives other results in parts.
+
+    Args:
+        network: whose running means, if any, move once. forward: of the network.
+        loss: of the scores of the whole batch. x: float32 [N, C, R, R].
+        parts: 1: the batch at once; at most N.
+    """
+    if parts == 1:
+        value = loss(forward(x, 0))
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+    pieces = torch.tensor_split(x, parts)
+    with torch.no_grad(), _momentum(network, 0.0):
+        found = [forward(piece, number) for number, piece in enumerate(pieces)]
+    levels = [torch.cat(level).float().requires_grad_() for level in zip(*found, strict=True)]
+    value = loss(levels)
+    value.backward()  # type: ignore[no-untyped-call]
+    gradients = [torch.tensor_split(level.grad, parts) for level in levels if level.grad is not None]
+    with _momentum(network, 1 / parts):
+        for number, piece in enumerate(pieces):
+            scores = list(forward(piece, number))
+            of_scores = [g[number].to(s.dtype) for g, s in zip(gradients, scores, strict=True)]
+            torch.autograd.backward(scores, of_scores)
+    return value.detach()
+
+
+def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def normalises_over_the_batch(network: nn.Module) -> bool:
+    """Whether a slice's scores in training depend on the slices beside it."""
+    return bool(_batch_norms(network))
+
+
+@contextmanager
+def _momentum(network: nn.Module, power: float) -> Iterator[None]:
+    """Slows running means down: with 1 / n, n passes together move them as far as one usually does."""
+    norms = _batch_norms(network)
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1 - (1 - (norm.momentum or 0.0)) ** power
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum

@@ -1,6 +1,6 @@
-"""Which slice is sample k of a training: real, synthetic, or both, decided by (seed, k) alone.
+"""Which slice is sample k of a training: real, synthetic, or both, decided by (seed, k) alone; and its reading.
 
-Every source is gone through in a new random order each round, so that a slice is seen as often as any other; two
+Every source is drawn from in rounds of a new random order each, so that a slice is seen as often as any other; two
 sources alternate in their exact proportion. Nothing is kept between steps: a resumed training continues anywhere.
 
 Two ways to mix: all slices of both sets, of which `real_share` says how often each set is drawn from (the paper's
@@ -11,17 +11,132 @@ any other (the paper's Figure 2).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from time import perf_counter as clock
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.mixture_config import MixtureConfig
-from understudy.segmenters.pools import Pool, Source, channel_order, class_table, split_counts
+from understudy.segmenters.config import MixtureConfig
 from understudy.slices import SliceSet
 
+Rows = NDArray[np.int64]
+Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
 _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
+
+
+def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
+    """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible.
+
+    Args:
+        k: numbers, int64 [n]. share: of the first stream, 0 to 1.
+
+    Returns:
+        bool [n], k belongs to the first stream; how many numbers below k belong to the first; to the second.
+
+    Example:
+        >>> split_counts(np.arange(4), 0.5)[0].tolist()
+        [False, True, False, True]
+    """
+    exact = Fraction(share).limit_denominator(10_000)
+    before = k * exact.numerator // exact.denominator
+    after = (k + 1) * exact.numerator // exact.denominator
+    return after > before, before, k - before
+
+
+class Pool:
+    """Rows of one slice set that are drawn from in rounds; `key` seeds the order of every round."""
+
+    def __init__(self, rows: Rows, key: Sequence[int]) -> None:
+        self.rows, self.key = rows, list(key)
+        self._orders: dict[int, Rows] = {}
+
+    def draw(self, j: Rows) -> Rows:
+        """Rows of the draws with numbers `j`."""
+        rounds, places = np.divmod(j, len(self.rows))
+        return np.array([self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)], np.int64)
+
+    def _order(self, number: int) -> Rows:
+        if number not in self._orders:
+            rng = np.random.default_rng([*self.key, number])
+            kept = {n: order for n, order in self._orders.items() if n >= number - 1}  # a batch spans two rounds
+            self._orders = {**kept, number: rng.permutation(self.rows)}
+        return self._orders[number]
+
+
+def channel_order(have: Sequence[str], want: Sequence[str], where: Any) -> list[int]:
+    """Positions in `have` of the channels `want`, by name; `have` may hold more.
+
+    Raises:
+        UnderstudyError: a channel is missing.
+    """
+    missing = [name for name in want if name not in have]
+    if missing:
+        raise UnderstudyError(
+            f"no channel {', '.join(missing)} among {', '.join(have)}",
+            where=where,
+            fix=f"use data with the channels {', '.join(want)}",
+        )
+    return [list(have).index(name) for name in want]
+
+
+def class_table(have: Sequence[str], want: Sequence[str], where: Any) -> NDArray[np.uint8]:
+    """uint8 [256]: index in `want` of each index in `have`, by name (both with the background first).
+
+    Raises:
+        UnderstudyError: a class of `have` is not among those wanted.
+    """
+    unknown = [name for name in have[1:] if name not in want]
+    if unknown:
+        raise UnderstudyError(
+            f"unknown class {', '.join(unknown)}; the classes are {', '.join(want[1:])}",
+            where=where,
+            fix="use data with the same class names",
+        )
+    table = np.zeros(256, np.uint8)
+    table[1 : len(have)] = [list(want).index(name) for name in have[1:]]
+    return table
+
+
+class Source:
+    """Some rows of a slice set, with channels and classes in the network's order, by name."""
+
+    def __init__(self, slices: SliceSet, rows: Rows, channels: Sequence[str], classes: Sequence[str]) -> None:
+        self.slices, self.rows = slices, rows
+        self._channels = channel_order(slices.channels, channels, slices.path)
+        self._classes = class_table([c.name for c in slices.classes], classes, slices.path)
+
+    def read(self, rows: Rows) -> Arrays:
+        """Images uint8 [n, C, R, R] and labels uint8 [n, R, R]."""
+        images, labels = self.slices.read(rows)
+        return images[:, self._channels], self._classes[labels]
+
+    def foreground(self) -> NDArray[np.bool_]:
+        """bool [len(rows)]: has any class but the background."""
+        return np.concatenate([labels.any((1, 2)) for _, _, labels in self.slices.blocks(self.rows)])
+
+
+@dataclass
+class _Part:
+    source: Source
+    fraction: float | None  # of slices with foreground, where these are balanced
+    pools: list[Pool]  # of all slices, or of those with and those without foreground
+
+    def draw(self, j: Rows) -> Rows:
+        if self.fraction is None or len(self.pools) == 1:
+            return self.pools[0].draw(j)
+        first, in_first, in_second = split_counts(j, self.fraction)
+        rows = np.empty(len(j), np.int64)
+        rows[first] = self.pools[0].draw(in_first[first])
+        rows[~first] = self.pools[1].draw(in_second[~first])
+        return rows
 
 
 class Mixture:
@@ -30,14 +145,13 @@ class Mixture:
     Args:
         real: slices of patients (those of the split "train" are used), or None.
         synthetic: generated slices (all are used), or None.
-        config: what of them.
         seed: of the order.
-        names: channels and classes in the order that a network has already; None: of the slices.
+        names: channels and classes in the order of an existing network; None: of the slices.
 
     Attributes:
         channels, classes: names, of the real set if there is one; `classes[0]` is the background.
-        resolution: edge of the slices, pixels.
-        sources: names and numbers of slices and of patients, for the record.
+        resolution: of the slices, pixels.
+        sources: numbers of slices and of patients by "real" and "synthetic", for the record.
 
     Raises:
         UnderstudyError: nothing to train on; names or resolutions that do not fit together.
@@ -54,45 +168,32 @@ class Mixture:
         reference = real if real is not None else synthetic
         if reference is None:
             raise UnderstudyError("no slices to train on", fix="give real slices, synthetic slices, or both")
-        self.channels, self.resolution = reference.channels, reference.resolution
-        self.classes = tuple(c.name for c in reference.classes)
-        if names is not None:
-            self.channels, self.classes = names
+        self.resolution = reference.resolution
+        self.channels, self.classes = names or (reference.channels, tuple(c.name for c in reference.classes))
         self.sources: dict[str, Any] = {}
-        self._parts: list[tuple[Source, float | None, list[Pool]]] = []
-        chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
-        for number, (name, slices, rows) in enumerate(
-            zip(("real", "synthetic"), (real, synthetic), chosen, strict=True)
-        ):
-            if slices is not None and rows is not None:
-                self._add(name, number, slices, rows, config.foreground_fraction, seed)
         self._share = config.real_share
-
-    def _add(
-        self, name: str, number: int, slices: SliceSet, rows: NDArray[np.int64], fraction: float | None, seed: int
-    ) -> None:
-        if slices.resolution != self.resolution:
-            raise UnderstudyError(
-                f"real slices have {self.resolution} pixels, synthetic ones {slices.resolution}",
-                where=slices.path,
-                fix="generate at the resolution of the real slices",
-            )
-        if not len(rows):
-            raise UnderstudyError(
-                f"no {name} slices to train on", where=slices.path, fix="check the split and the subset"
-            )
-        source = Source(
-            slices,
-            rows,
-            channel_order(slices.channels, self.channels, slices.path),
-            class_table([c.name for c in slices.classes], self.classes, slices.path),
-        )
-        masks = [np.ones(len(rows), bool)] if fraction is None else _two_kinds(source, fraction)
-        pools = [Pool(rows[mask], [seed, _STREAM, number, kind]) for kind, mask in enumerate(masks)]
-        self._parts.append((source, fraction, pools))
-        self.sources[name] = {"slices": len(rows), "content_hash": slices.content_hash}
-        if name == "real" and "subject" in slices.index:
-            self.sources[name]["patients"] = int(slices.index["subject"].iloc[rows].nunique())
+        self._parts: list[_Part] = []
+        chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
+        for number, name, slices, rows in zip((0, 1), ("real", "synthetic"), (real, synthetic), chosen, strict=True):
+            if slices is None or rows is None:
+                continue
+            if slices.resolution != self.resolution:
+                raise UnderstudyError(
+                    f"real slices have {self.resolution} pixels, synthetic ones {slices.resolution}",
+                    where=slices.path,
+                    fix="generate at the resolution of the real slices",
+                )
+            if not len(rows):
+                raise UnderstudyError(
+                    f"no {name} slices to train on", where=slices.path, fix="check the split and the subset"
+                )
+            source = Source(slices, rows, self.channels, self.classes)
+            masks = _balanced(source, config.foreground_fraction)
+            pools = [Pool(rows[mask], [seed, _STREAM, number, kind]) for kind, mask in enumerate(masks)]
+            self._parts.append(_Part(source, config.foreground_fraction, pools))
+            self.sources[name] = {"slices": len(rows), "content_hash": slices.content_hash}
+            if name == "real" and "subject" in slices.index:
+                self.sources[name]["patients"] = int(slices.index["subject"].iloc[rows].nunique())
 
     @property
     def only_synthetic(self) -> bool:
@@ -104,7 +205,7 @@ class Mixture:
         """Slices in the training set."""
         return sum(source["slices"] for source in self.sources.values())
 
-    def hold_out(self, share: float, most: int) -> tuple[Source, NDArray[np.int64]]:
+    def hold_out(self, share: float, most: int) -> tuple[Source, Rows]:
         """Takes the last `share` of the only source's slices, at most so many, out of the training.
 
         Where the slices have patients, no other slice of a patient who is held out is trained on either.
@@ -115,92 +216,89 @@ class Mixture:
         Raises:
             UnderstudyError: too few slices for both.
         """
-        ((source, fraction, pools),) = self._parts
-        ((name, record),) = self.sources.items()
+        (part,), ((name, record),) = self._parts, self.sources.items()
+        source, index = part.source, part.source.slices.index
         held = source.rows[len(source.rows) - min(most, round(share * len(source.rows))) :]
-        trained = source.rows[~np.isin(source.rows, _with_their_patients(held, source.slices))]
-        left = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in pools]
-        if not len(held) or not all(len(pool.rows) for pool in left):
+        excluded = held
+        if "subject" in index:
+            subject = index["subject"].fillna("").astype(str).to_numpy()
+            excluded = np.union1d(held, np.flatnonzero(np.isin(subject, subject[held]) & (subject != "")))
+        trained = source.rows[~np.isin(source.rows, excluded)]
+        pools = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in part.pools]
+        if not len(held) or not all(len(pool.rows) for pool in pools):
             raise UnderstudyError(
                 f"{len(source.rows)} {name} slices are too few to hold some out for validation",
                 where=source.slices.path,
                 fix="sample more, or use `validation: real`",
             )
-        self._parts = [(source, fraction, left)]
+        part.pools = pools
         self.sources[name] = {**record, "slices": len(trained), "held_out": len(held)}
         return source, held
 
-    def draw(self, samples: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def draw(self, samples: Rows) -> list[tuple[Rows, Rows]]:
         """For each source: positions in `samples` that it provides, and the rows."""
         if len(self._parts) == 1:
-            shares = [(np.arange(len(samples)), samples)]
-        else:
-            first, in_first, in_second = split_counts(samples, self._share)
-            shares = [(np.flatnonzero(first), in_first[first]), (np.flatnonzero(~first), in_second[~first])]
+            return [(np.arange(len(samples)), self._parts[0].draw(samples))]
+        first, in_first, in_second = split_counts(samples, self._share)
+        real, synthetic = self._parts
         return [
-            (at, _draw_kind(pools, fraction, j))
-            for (at, j), (_, fraction, pools) in zip(shares, self._parts, strict=True)
+            (np.flatnonzero(first), real.draw(in_first[first])),
+            (np.flatnonzero(~first), synthetic.draw(in_second[~first])),
         ]
 
-    def read(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, samples: Rows) -> Arrays:
         """Images uint8 [n, C, R, R] and labels uint8 [n, R, R] of the samples with these numbers."""
-        n, edge = len(samples), self.resolution
-        images = np.empty((n, len(self.channels), edge, edge), np.uint8)
-        labels = np.empty((n, edge, edge), np.uint8)
-        for (at, rows), (source, _, _) in zip(self.draw(samples), self._parts, strict=True):
+        n, size = len(samples), self.resolution
+        images = np.empty((n, len(self.channels), size, size), np.uint8)
+        labels = np.empty((n, size, size), np.uint8)
+        for (at, rows), part in zip(self.draw(samples), self._parts, strict=True):
             if len(at):
-                images[at], labels[at] = source.read(rows)
+                images[at], labels[at] = part.source.read(rows)
         return images, labels
 
 
-def _with_their_patients(rows: NDArray[np.int64], slices: SliceSet) -> NDArray[np.int64]:
-    """The rows and all others of the same patients, where the set names them."""
-    if "subject" not in slices.index:
-        return rows
-    subject = slices.index["subject"].fillna("").astype(str).to_numpy()
-    named = np.isin(subject, subject[rows]) & (subject != "")
-    return np.union1d(rows, np.flatnonzero(named))
-
-
-def _draw_kind(pools: list[Pool], fraction: float | None, j: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of draws j of one source, from its slices with and without foreground if these are balanced."""
-    if fraction is None or len(pools) == 1:
-        return pools[0].draw(j)
-    first, in_first, in_second = split_counts(j, fraction)
-    rows = np.empty(len(j), np.int64)
-    rows[first] = pools[0].draw(in_first[first])
-    rows[~first] = pools[1].draw(in_second[~first])
-    return rows
-
-
-def _two_kinds(source: Source, fraction: float) -> list[NDArray[np.bool_]]:
+def _balanced(source: Source, fraction: float | None) -> list[NDArray[np.bool_]]:
     """Masks of the slices with and without foreground; one mask of all where a kind is absent or not wanted."""
+    everything = [np.ones(len(source.rows), bool)]
+    if fraction is None:
+        return everything
     foreground = source.foreground()
     kinds = [foreground, ~foreground]
     if not 0 < fraction < 1:
         kinds = [kinds[0] if fraction else kinds[1]]
-    present = [kind for kind in kinds if kind.any()]
-    return present if len(present) == len(kinds) else [np.ones(len(source.rows), bool)]
+    return kinds if all(kind.any() for kind in kinds) else everything
 
 
-_Rows = NDArray[np.int64] | None
+# --- which rows of a set are trained on ---
 
 
-def _all_of_both(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[_Rows, _Rows]:
-    """Rows of each set that is given."""
-    return (
-        None if real is None else _real_rows(real, config),
-        None if synthetic is None else _synthetic_rows(synthetic, config),
-    )
+def _all_of_both(
+    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
+) -> tuple[Rows | None, Rows | None]:
+    rows = None if real is None else _real_rows(real, config)
+    if synthetic is None:
+        return rows, None
+    count = config.synthetic_count or len(synthetic)
+    if count > len(synthetic):
+        raise UnderstudyError(
+            f"{count} synthetic slices wanted, there are {len(synthetic)}", where=synthetic.path, fix="sample more"
+        )
+    return rows, np.arange(count)
 
 
-def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[_Rows, _Rows]:
-    """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted.
-
-    Raises:
-        UnderstudyError: more wanted than there is of either.
-    """
-    ordered = _in_order_of_choice(real, config) if real is not None else np.empty(0, np.int64)
+def _constant_total(
+    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
+) -> tuple[Rows | None, Rows | None]:
+    """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted."""
+    ordered = np.empty(0, np.int64)
+    if real is not None:  # in an order whose first n rows are the set of n: patient by patient, or any
+        rng = np.random.default_rng([config.subset_seed, _STREAM, 1])
+        ordered = rng.permutation(_real_rows(real, config))
+        if config.choose == "patients":
+            subject = real.index["subject"].to_numpy()[ordered].astype(str)
+            names, of = np.unique(subject, return_inverse=True)
+            place = rng.permutation(len(names))[of]
+            ordered = ordered[np.argsort(place, kind="stable")]  # whole patients, but for the last
     total = len(ordered) if config.total == "real" else int(config.total or 0)
     wanted = round(config.real_share * total)
     if (wanted == 0) != (config.real_share == 0) or (wanted == total) != (config.real_share == 1):
@@ -209,33 +307,21 @@ def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: M
             where=real.path if real else None,
             fix="raise the total or the share",
         )
-    for name, slices, number, there in (
+    for name, slices, number, available in (
         ("real", real, wanted, len(ordered)),
         ("synthetic", synthetic, total - wanted, 0 if synthetic is None else len(synthetic)),
     ):
-        if number > there:
+        if number > available:
             raise UnderstudyError(
-                f"{number} {name} slices wanted for a training set of {total}, there are {there}",
+                f"{number} {name} slices wanted for a training set of {total}, there are {available}",
                 where=slices.path if slices is not None else None,
                 fix="lower `ratios.total`" + (", or sample more" if name == "synthetic" else ""),
             )
     return ordered[:wanted] if wanted else None, np.arange(total - wanted) if total > wanted else None
 
 
-def _in_order_of_choice(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
-    """The real rows so that the first n are chosen for a set that wants n: patient by patient, or any."""
-    rows = _real_rows(slices, config)
-    rng = np.random.default_rng([config.subset_seed, _STREAM, 1])
-    mixed = rng.permutation(rows)
-    if config.choose == "slices":
-        return mixed
-    subject = slices.index["subject"].to_numpy()[mixed].astype(str)
-    names, of = np.unique(subject, return_inverse=True)
-    place = rng.permutation(len(names))[of]
-    return mixed[np.argsort(place, kind="stable")]  # whole patients; the last one with any of its slices
-
-
-def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
+def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
+    """Rows of the training patients that the configuration asks for."""
     rows = slices.rows(split="train") if "split" in slices.index else np.arange(len(slices))
     if config.patients is None and config.patient_fraction == 1 and config.patient_count is None:
         return rows
@@ -256,14 +342,62 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
             where=slices.path,
             fix=f"ask for 1 to {len(order)}",
         )
-    kept = order[:count]
-    return rows[np.isin(subject[rows].astype(str), kept)]
+    return rows[np.isin(subject[rows].astype(str), order[:count])]
 
 
-def _synthetic_rows(slices: SliceSet, config: MixtureConfig) -> NDArray[np.int64]:
-    count = config.synthetic_count or len(slices)
-    if count > len(slices):
-        raise UnderstudyError(
-            f"{count} synthetic slices wanted, there are {len(slices)}", where=slices.path, fix="sample more"
-        )
-    return np.arange(count)
+# --- reading ahead ---
+
+
+class Prefetcher:
+    """Gives the batches of a training in order and holds the next one ready: two batches in memory, no more.
+
+    Args:
+        read: images and labels of samples with these numbers (`Mixture.read`); called from one other thread only.
+        batch: samples in each. start, stop: numbers of the first batch and of the one after the last.
+
+    Attributes:
+        waited: seconds that `next` has taken, so what a faster disk could save.
+
+    Example:
+        >>> with Prefetcher(lambda numbers: (numbers, -numbers), batch=2, start=3, stop=5) as batches:
+        ...     [images.tolist() for _, images, _ in (batches.next(), batches.next())]
+        [[6, 7], [8, 9]]
+    """
+
+    def __init__(self, read: Callable[[Rows], Arrays], batch: int, start: int, stop: int) -> None:
+        self._read, self._batch, self._number, self._stop = read, batch, start, stop
+        self.waited = 0.0
+        self._pool = ThreadPoolExecutor(1, "prefetch")
+        self._pending: Future[Arrays] | None = None
+        self._submit()
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _numbers(self) -> Rows:
+        return np.arange(self._number * self._batch, (self._number + 1) * self._batch)
+
+    def _submit(self) -> None:
+        more = self._number < self._stop
+        self._pending = self._pool.submit(self._read, self._numbers()) if more else None
+
+    def next(self) -> tuple[Rows, NDArray[np.uint8], NDArray[np.uint8]]:
+        """Numbers of the samples, images and labels; the batch after them is read from now on.
+
+        Raises:
+            StopIteration: there was no batch left.
+        """
+        if self._pending is None:
+            raise StopIteration
+        asked = clock()
+        images, labels = self._pending.result()
+        self.waited += clock() - asked
+        numbers = self._numbers()
+        self._number += 1
+        self._submit()
+        return numbers, images, labels

@@ -1,12 +1,8 @@
 """The paper's Swin transformer with UPerNet's head, through `transformers`, at any number of channels and classes.
 
-Swin-B as in MMSegmentation's configuration that the authors used (facts/segmenters 2.3): patches of 4 x 4 pixels,
-windows of 7 x 7 patches, stages of 2, 2, 18 and 2 blocks, stochastic depth up to 0.3, a UPerNet head of 512 channels
-and, with weight 0.4 in the loss, a one-convolution auxiliary head on the third stage. 121.2 M parameters with four
-channels and four classes. Weights are drawn from the seed; nothing is downloaded.
-
-What `transformers` leaves out and is put back here: the auxiliary head's scores (computed, but not returned),
-dropout before both classifiers, and stochastic depth on the blocks' second branch, the perceptron.
+Swin-B as in the MMSegmentation configuration that the authors used: patches of 4 x 4 pixels, windows of 7 x 7 patches,
+stages of 2, 2, 18 and 2 blocks, stochastic depth up to 0.3, a UPerNet head of 512 channels and, with weight 0.4 in the
+loss, an auxiliary head on the third stage. Weights are drawn from the seed; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.errors import UnderstudyError
@@ -24,27 +20,31 @@ from understudy.errors import UnderstudyError
 if TYPE_CHECKING:
     from transformers import UperNetForSemanticSegmentation
 
-# `transformers` takes seconds to import: only where a network is built.
+COARSE = 128  # pixels; from here on the published patch (4) and window (7) are used, below it 2 and 4
 
-COARSE = 128  # pixels on an edge from which the published patch (4) and window (7) are used; below it 2 and 4
+_PUBLISHED = {"drop_path": 0.3, "head_channels": 512, "auxiliary_channels": 256}
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {"embed": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), **_PUBLISHED},
+    "small": {"embed": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24), **_PUBLISHED},
+    "tiny": {"embed": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), **_PUBLISHED},
+    # ours, for CPUs: 3.6 M parameters
+    "mini": {"embed": 32, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8),
+             "drop_path": 0.1, "head_channels": 96, "auxiliary_channels": 48},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Size:
+class SwinShape:
+    """A `SwinConfig` with every size filled in."""
+
     embed: int
     depths: tuple[int, ...]
     heads: tuple[int, ...]
-    drop_path: float = 0.3
-    head_channels: int = 512
-    auxiliary_channels: int = 256
-
-
-SIZES = {
-    "base": _Size(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    "small": _Size(96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "tiny": _Size(96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "mini": _Size(32, (2, 2, 2, 2), (1, 2, 4, 8), 0.1, 96, 48),  # ours, for CPUs: 3.6 M parameters
-}
+    drop_path: float
+    head_channels: int
+    auxiliary_channels: int
+    patch: int
+    window: int
 
 
 class SwinConfig(BaseModel):
@@ -69,10 +69,10 @@ class SwinConfig(BaseModel):
     depths: tuple[int, ...] | None = Field(default=None, description="blocks of each stage")
     heads: tuple[int, ...] | None = Field(default=None, description="attention heads of each stage")
     patch: int | None = Field(
-        default=None, ge=1, description="edge of a patch, pixels; null: 4 (the paper), 2 below 128 pixels"
+        default=None, ge=1, description="width of a patch, pixels; null: 4 (the paper), 2 below 128 pixels"
     )
     window: int | None = Field(
-        default=None, ge=2, description="edge of a window, patches; null: 7 (the paper), 4 below 128 pixels"
+        default=None, ge=2, description="width of a window, patches; null: 7 (the paper), 4 below 128 pixels"
     )
     mlp_ratio: float = Field(default=4.0, gt=0, description="width of the perceptrons, in features")
     drop_path: float | None = Field(
@@ -89,61 +89,31 @@ class SwinConfig(BaseModel):
         Raises:
             UnderstudyError: they do not fit together, or the resolution is too small for them.
         """
-        size, coarse = SIZES[self.size], resolution >= COARSE
-
-        def own(name: str) -> Any:
-            value = getattr(self, name)
-            return getattr(size, name) if value is None else value
-
-        found = SwinShape(
-            embed=own("embed"),
-            depths=tuple(own("depths")),
-            heads=tuple(own("heads")),
-            patch=self.patch or (4 if coarse else 2),
-            window=self.window or (7 if coarse else 4),
-            drop_path=own("drop_path"),
-            head_channels=own("head_channels"),
-            auxiliary_channels=own("auxiliary_channels"),
-        )
-        found.check(resolution)
-        return found
-
-
-@dataclass(frozen=True)
-class SwinShape:
-    """A `SwinConfig` with every size filled in."""
-
-    embed: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
-    patch: int
-    window: int
-    drop_path: float
-    head_channels: int
-    auxiliary_channels: int
-
-    def check(self, resolution: int) -> None:
-        """Raises UnderstudyError where `shape` says."""
-        stages = len(self.depths)
-        if stages < 3 or len(self.heads) != stages or min(self.depths) < 1 or min(self.heads) < 1:
+        coarse = resolution >= COARSE
+        own = {name: getattr(self, name) for name in SIZES[self.size] if getattr(self, name) is not None}
+        patch, window = self.patch or (4 if coarse else 2), self.window or (7 if coarse else 4)
+        shape = SwinShape(**{**SIZES[self.size], **own}, patch=patch, window=window)
+        stages = len(shape.depths)
+        if stages < 3 or len(shape.heads) != stages or min(shape.depths) < 1 or min(shape.heads) < 1:
             raise UnderstudyError(
-                f"a Swin transformer with depths {self.depths} and heads {self.heads}",
+                f"a Swin transformer with depths {shape.depths} and heads {shape.heads}",
                 where="model.depths",
                 fix="give both for the same number of stages, at least three",
             )
-        for stage, heads in enumerate(self.heads):
-            if (self.embed << stage) % heads:
+        for stage, heads in enumerate(shape.heads):
+            if (shape.embed << stage) % heads:
                 raise UnderstudyError(
-                    f"{self.embed << stage} features of stage {stage + 1} do not divide among {heads} heads",
+                    f"{shape.embed << stage} features of stage {stage + 1} are not divisible by {heads} heads",
                     where="model.heads",
                     fix="give heads that divide embed x 2^stage",
                 )
-        if resolution % self.patch or resolution // self.patch < 1 << (stages - 1):
+        if resolution % patch or resolution // patch < 1 << (stages - 1):
             raise UnderstudyError(
-                f"patches of {self.patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}",
+                f"patches of {patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}",
                 where="model.patch",
-                fix=f"use slices of at least {self.patch << (stages - 1)} pixels, a multiple of {self.patch}",
+                fix=f"use slices of at least {patch << (stages - 1)} pixels, a multiple of {patch}",
             )
+        return shape
 
 
 class Swin(nn.Module):
@@ -158,16 +128,21 @@ class Swin(nn.Module):
         self.body = body
         self.level_weights = (1.0, auxiliary_weight)
 
-        def drop(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        # What MMSegmentation has and `transformers` leaves out: dropout before both classifiers, stochastic depth on
+        # each block's second branch, and (in `forward`) the scores of the auxiliary head.
+        def drop(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
             return (F.dropout2d(inputs[0], dropout, module.training),)
+
+        def skip(path: nn.Module) -> Any:
+            return lambda module, inputs, output: path(output)
 
         for head in (body.decode_head, body.auxiliary_head):
             head.classifier.register_forward_pre_hook(drop)
         for stage in body.backbone.swin.encoder.layers:
             for block in stage.blocks:
-                block.mlp.register_forward_hook(_dropping(block.drop_path))
+                block.mlp.register_forward_hook(skip(block.drop_path))
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """[N, C, R, R] z-scored slices -> class scores [N, K, R, R] of UPerNet's head and the auxiliary one.
 
         In evaluation mode only the first is returned.
@@ -177,35 +152,21 @@ class Swin(nn.Module):
         return [F.interpolate(head(features), size=x.shape[2:], mode="bilinear", align_corners=False) for head in heads]
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay leaves alone, as in the authors' configuration: the transformer's layer
-        norms and relative position biases (the heads' batch norms do decay there)."""
+        """Parameters without weight decay, as in the authors' configuration: the transformer's layer norms and
+        relative position biases (the batch norms of the heads do decay there)."""
         norms = [p for m in self.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
         return norms + [p for n, p in self.named_parameters() if n.endswith("relative_position_bias_table")]
 
 
-def _dropping(path: nn.Module) -> Any:
-    return lambda module, inputs, output: path(output)
-
-
-def build(config: SwinConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> Swin:
-    """A new network with weights drawn from `seed` (the global random state is left alone).
-
-    Args:
-        config: the architecture.
-        channels: image channels.
-        classes: classes including the background.
-        resolution: edge of the slices, pixels.
-        seed: of the weights.
-
-    Raises:
-        UnderstudyError: architecture and resolution do not fit.
+def build_swin(config: SwinConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> Swin:
+    """A new network; see `config.build_model`.
 
     Example:
-        >>> network = build(SwinConfig(size="mini"), channels=3, classes=2, resolution=32)
+        >>> network = build_swin(SwinConfig(size="mini"), channels=3, classes=2, resolution=32)
         >>> [tuple(level.shape) for level in network(torch.zeros(2, 3, 32, 32))]
         [(2, 2, 32, 32), (2, 2, 32, 32)]
     """
-    import transformers
+    import transformers  # takes seconds
 
     shape = config.shape(resolution)
     backbone = transformers.SwinConfig(

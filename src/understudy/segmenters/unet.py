@@ -1,12 +1,8 @@
 """The paper's U-Net: nnU-Net's 2D network (MONAI's DynUNet) at any number of channels, classes and resolution.
 
-Two 3x3 convolutions a stage, each followed by affine instance normalisation and leaky ReLU 0.01; a strided
-convolution on the way down, a transposed one on the way up; the loss is applied on the five highest levels with
-weights 0.5^d (paper 4.3; facts/segmenters 2.1: 33.47 M parameters at 256x256 with 4 channels and 4 classes).
-
-Where the authors' own code differs from the text we follow the text: their code has 116 M parameters, unpadded
-convolutions on 636x636, normalisation after the activation, and up-samples its five outputs with the weight of the
-last set to 0, which leaves four levels (facts/segmenters 2.2).
+Two 3x3 convolutions a stage, each followed by affine instance normalisation and leaky ReLU 0.01; a strided convolution
+on the way down, a transposed one on the way up; deep supervision (paper, section 4.3). The authors' code differs from
+their text in padding, order of layers and supervision: this follows the text.
 """
 
 from __future__ import annotations
@@ -15,11 +11,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
 
-SMALLEST = 4  # pixels on an edge at the lowest stage, nnU-Net's rule; 256 gives 7 stages, 64 gives 5
+SMALLEST = 4  # pixels at the lowest stage, nnU-Net's rule; 256 gives 7 stages, 64 gives 5
 WIDEST = 512  # filters, nnU-Net's limit for 2D networks
 
 
@@ -41,7 +37,7 @@ class UNetConfig(BaseModel):
     max_width: int | None = Field(
         default=None, ge=1, description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net"
     )
-    depth: int | None = Field(default=None, ge=3, description="stages; None: until the edge is 4 pixels, as nnU-Net")
+    depth: int | None = Field(default=None, ge=3, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
     deep_supervision: int = Field(
         default=5, ge=1, description="levels, from the highest, that the loss is applied to (fewer in shallow networks)"
     )
@@ -50,7 +46,7 @@ class UNetConfig(BaseModel):
         """Filters of each stage for slices of `resolution` x `resolution` pixels.
 
         Raises:
-            UnderstudyError: the resolution does not carry so many stages, or fewer than three.
+            UnderstudyError: fewer than three stages, or more than the resolution can be halved.
         """
         most = max(0, (resolution // SMALLEST).bit_length())
         depth = len(self.filters) if self.filters else self.depth or most
@@ -65,7 +61,7 @@ class UNetConfig(BaseModel):
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
-    """0.5^d for d = 0 .. levels - 1, normalised to sum 1 (paper 4.3; five levels: 0.516, 0.258, ... as nnU-Net's)."""
+    """0.5^d for d = 0 .. levels - 1, normalised to sum 1 (paper, section 4.3)."""
     total = sum(0.5**d for d in range(levels))
     return tuple(0.5**d / total for d in range(levels))
 
@@ -74,11 +70,11 @@ class _NormEachSlice(torch.autograd.Function):
     """Instance normalisation of channels-last tensors on the CPU as batch normalisation of one slice at a time.
 
     torch's own kernel copies to channels-first and back around every call, which costs more than bf16 convolutions
-    gain from channels-last (a training step at 64x64, batch 32: 0.58 s with it, 0.43 s so, 0.47 s channels-first).
+    gain from channels-last (a training step at 64x64, batch 32: 0.58 s with it, 0.43 s with this).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         out, means, inverses = torch.empty_like(x), [], []
         for one, into in zip(x.split(1), out.split(1), strict=True):
             normed, mean, inverse = torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, eps)
@@ -90,15 +86,16 @@ class _NormEachSlice(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, means, inverses = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         out, scale, shift = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         for n in range(len(x)):
+            one = slice(n, n + 1)
             to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-                gradient[n : n + 1], x[n : n + 1], weight, None, None, means[n], inverses[n],
-                True, ctx.eps, [True, True, True])  # fmt: skip
-            out[n : n + 1] = to_x
+                gradient[one], x[one], weight, None, None, means[n], inverses[n], True, ctx.eps, [True] * 3
+            )
+            out[one] = to_x
             scale += to_weight
             shift += to_bias
         return out, scale, shift, None
@@ -107,8 +104,7 @@ class _NormEachSlice(torch.autograd.Function):
 class SliceNorm(nn.InstanceNorm2d):
     """`InstanceNorm2d` (same parameters, same result) that is fast on channels-last tensors on the CPU."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+    def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
             return _NormEachSlice.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         return super().forward(x)
@@ -122,8 +118,8 @@ class UNet(nn.Module):
     """
 
     def __init__(self, channels: int, classes: int, filters: tuple[int, ...], levels: int) -> None:
-        with torch.random.fork_rng(devices=[]):  # an import must not touch the weights that are drawn next
-            from monai.networks.nets import DynUNet  # takes seconds: only where a network is built
+        with torch.random.fork_rng(devices=[]):  # this import draws random numbers
+            from monai.networks.nets import DynUNet  # takes seconds
 
         super().__init__()
         stages = len(filters)
@@ -145,12 +141,12 @@ class UNet(nn.Module):
             if type(module) is nn.InstanceNorm2d:
                 module.__class__ = SliceNorm
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """[N, C, R, R] z-scored slices -> class scores [N, K, R / 2^d, R / 2^d] for d = 0 .. levels - 1.
 
         In evaluation mode only the first, at full resolution, is returned.
         """
-        # DynUNet's own forward up-samples every output to R x R; we want the loss at each level's resolution
+        # DynUNet's own forward up-samples every output to R x R; the loss is wanted at each level's resolution
         outputs = [self.body.output_block(self.body.skip_layers(x))]
         heads = self.body.heads
         if self.training and self.body.deep_supervision:
@@ -160,25 +156,15 @@ class UNet(nn.Module):
         return outputs
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay leaves alone: none, as in nnU-Net."""
+        """Parameters without weight decay: none, as in nnU-Net."""
         return []
 
 
-def build(config: UNetConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> UNet:
-    """A new network with He-initialised weights drawn from `seed` (the global random state is left alone).
-
-    Args:
-        config: the architecture.
-        channels: image channels.
-        classes: classes including the background.
-        resolution: edge of the slices, pixels.
-        seed: of the weights.
-
-    Raises:
-        UnderstudyError: architecture and resolution do not fit.
+def build_unet(config: UNetConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> UNet:
+    """A new network with He-initialised weights; see `config.build_model`.
 
     Example:
-        >>> network = build(UNetConfig(width=8), channels=3, classes=2, resolution=32)
+        >>> network = build_unet(UNetConfig(width=8), channels=3, classes=2, resolution=32)
         >>> [tuple(level.shape) for level in network(torch.zeros(1, 3, 32, 32))]
         [(1, 2, 32, 32), (1, 2, 16, 16), (1, 2, 8, 8)]
     """

@@ -1,44 +1,27 @@
-"""What a training selects its best weights on: real patients, synthetic slices, or nothing."""
+"""What a training selects its best weights on: real patients, slices, or nothing."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.segmenters.mixing import Mixture
-from understudy.segmenters.pools import Source, channel_order, class_table
+from understudy.segmenters.config import SegmenterTrainingConfig
+from understudy.segmenters.mixing import Mixture, Source, channel_order, class_table
 from understudy.segmenters.predict import Segmenter
-from understudy.segmenters.training import SegmenterTrainingConfig
+from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 
 CACHE_BYTES = 1 << 29  # validation volumes stay in memory up to this size
 HELD_OUT = 0.2  # share of the synthetic slices that validate, as the paper's share of images
-BLOCK = 64  # synthetic slices predicted at a time
+BLOCK = 64  # slices predicted at a time
 
-
-class Validation(Protocol):
-    """Data to select weights on.
-
-    Attributes:
-        record: what they are, for the result: "kind" (real, synthetic, none) and how many.
-    """
-
-    record: dict[str, Any]
-
-    def __bool__(self) -> bool:
-        """There is something to validate on."""
-
-    def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
-        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted).
-
-        A class that neither truth nor prediction contains scores 1, one that only one of them contains 0 (design 4).
-        """
+Patient = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
 
 
 def validation_for(
-    config: SegmenterTrainingConfig, mixture: Mixture, volumes: VolumeSet | None
+    config: SegmenterTrainingConfig, mixture: Mixture, held_out: VolumeSet | SliceSet | None
 ) -> PatientValidation | SliceValidation:
     """The validation data of a training; takes what it needs of the synthetic slices out of the mixture.
 
@@ -46,18 +29,25 @@ def validation_for(
     slices for a training on such alone.
     """
     if config.validation == "same_as_training" and mixture.only_synthetic:
-        return SliceValidation(*mixture.hold_out(HELD_OUT, config.validation_slices), mixture.classes)
-    return PatientValidation(volumes, mixture)
+        return SliceValidation(*mixture.hold_out(HELD_OUT, config.validation_slices), mixture.classes, "synthetic")
+    if isinstance(held_out, SliceSet):
+        rows = np.arange(len(held_out))
+        return SliceValidation(Source(held_out, rows, mixture.channels, mixture.classes), rows, mixture.classes, "real")
+    return PatientValidation(held_out, mixture)
 
 
 class PatientValidation:
-    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty."""
+    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty.
+
+    Attributes:
+        record: what the data are, for the result: "kind" (real, synthetic, none) and how many.
+    """
 
     def __init__(self, volumes: VolumeSet | None, mixture: Mixture) -> None:
         self._volumes, self._classes = volumes, mixture.classes
         self.subjects = volumes.subjects("val") if volumes else []
-        self.record = {"kind": "real" if self.subjects else "none", "patients": len(self.subjects)}
-        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]] = {}
+        self.record: dict[str, Any] = {"kind": "real" if self.subjects else "none", "patients": len(self.subjects)}
+        self._cache: dict[str, Patient] = {}
         self._cached = 0
         if volumes and self.subjects:
             self._order = channel_order(volumes.channels, mixture.channels, volumes.path)
@@ -66,7 +56,7 @@ class PatientValidation:
     def __bool__(self) -> bool:
         return bool(self.subjects)
 
-    def _read(self, subject: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    def _read(self, subject: str) -> Patient:
         if subject in self._cache:
             return self._cache[subject]
         assert self._volumes is not None
@@ -78,50 +68,50 @@ class PatientValidation:
         return found
 
     def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
-        """See `Validation`."""
+        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted).
+
+        A class that neither truth nor prediction contains scores 1, one that only one of them contains 0.
+        """
         scores, found = [], 0
         for subject in self.subjects:
             images, truth, kept = self._read(subject)
-            predicted = np.zeros_like(truth)
+            pred = np.zeros_like(truth)
             if kept.any():
-                predicted[kept] = model.probabilities(images).argmax(1).numpy()
-            found += int((predicted > 0).sum())
-            scores.append([dice(truth == k, predicted == k) for k in range(1, len(self._classes))])
+                pred[kept] = model.probabilities(images).argmax(1).numpy()
+            found += int((pred > 0).sum())
+            scores.append([dice(pred == k, truth == k) for k in range(1, len(self._classes))])
         return _named(np.array(scores), self._classes), found
 
 
 class SliceValidation:
-    """Mean Dice over held-out synthetic slices.
+    """Mean Dice over held-out slices; called as `PatientValidation`.
 
     Args:
-        source: where they are.
-        rows: which of its slices.
-        classes: of the network.
+        rows: of the source. classes: of the network. kind: "synthetic" or "real".
     """
 
-    def __init__(self, source: Source, rows: NDArray[np.int64], classes: tuple[str, ...]) -> None:
+    def __init__(self, source: Source, rows: NDArray[np.int64], classes: tuple[str, ...], kind: str) -> None:
         self._source, self._rows, self._classes = source, rows, classes
-        self.record = {"kind": "synthetic", "slices": len(rows)}
+        self.record: dict[str, Any] = {"kind": kind, "slices": len(rows)}
 
     def __bool__(self) -> bool:
-        return True
+        return len(self._rows) > 0
 
     def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
-        """See `Validation`."""
         scores, found = [], 0
         for start in range(0, len(self._rows), BLOCK):
             images, truth = self._source.read(self._rows[start : start + BLOCK])
-            predicted = model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy()
-            found += int((predicted > 0).sum())
+            pred = model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy()
+            found += int((pred > 0).sum())
             classes = range(1, len(self._classes))
-            scores += [[dice(t == k, p == k) for k in classes] for t, p in zip(truth, predicted, strict=True)]
+            scores += [[dice(p == k, t == k) for k in classes] for p, t in zip(pred, truth, strict=True)]
         return _named(np.array(scores), self._classes), found
 
 
-def dice(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+def dice(pred: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|), 1 where both are empty."""
-    size = int(truth.sum()) + int(predicted.sum())
-    return 2 * int((truth & predicted).sum()) / size if size else 1.0
+    size = int(pred.sum()) + int(target.sum())
+    return 2 * int((pred & target).sum()) / size if size else 1.0
 
 
 def _named(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:

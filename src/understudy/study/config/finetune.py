@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.training import SegmenterTrainingConfig
+from understudy.segmenters.config import SegmenterTrainingConfig
 
 if TYPE_CHECKING:
     from understudy.study.config.schema import Study

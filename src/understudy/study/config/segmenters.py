@@ -8,9 +8,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from understudy.errors import UnderstudyError
-from understudy.segmenters.models import DEFAULT_KIND, KINDS, ModelConfig
-from understudy.segmenters.training import LATER, SegmenterTrainingConfig, check_batch, with_paper
-from understudy.segmenters.unet import UNetConfig
+from understudy.segmenters.config import (
+    DEFAULT_KIND,
+    KINDS,
+    LATER,
+    ModelConfig,
+    SegmenterTrainingConfig,
+    UNetConfig,
+    check_batch,
+    with_paper,
+)
 from understudy.study.config.generators import kind_missing, refuse_set
 from understudy.study.config.yaml import kinds_meant, merged
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import torch
 
 from understudy.errors import UnderstudyError
-from understudy.runtime.devices import resolve_device
-from understudy.study.engine.measured import read_cached, write_cached
+from understudy.runtime.devices import resolve_device, resolve_precision
+from understudy.study.engine.costs import read_cached, write_cached
 
 FILE = "calibration.json"
 RATED = {  # dense bf16 operations a second as the makers state them
@@ -70,11 +70,16 @@ def calibrated(device: str = "auto", again: bool = False, threads: int | None = 
         finally:
             torch.set_num_threads(before)
     where = resolve_device(device)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{_processor()}, {_threads()}"
+    if where.type == "cuda":
+        name = torch.cuda.get_device_name(where)
+    else:
+        count = torch.get_num_threads()
+        name = f"{_processor()}, {count} thread{'s' if count > 1 else ''} of {os.cpu_count()}"
     key = f"{platform.node()} | {name} | {where} | torch {torch.__version__}"
     known = read_cached(FILE)
     if again or key not in known:
-        found = Calibration(calibrate(device), name, _now(), where.type == "cuda")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = Calibration(calibrate(device), name, now, where.type == "cuda")
         write_cached(FILE, {**read_cached(FILE), key: asdict(found)})
         return found
     return Calibration(**known[key])
@@ -95,20 +100,15 @@ def stated(speed: str) -> Calibration:
     except ValueError:
         value = 0.0
     if not 1e6 < value < 1e20:
-        raise UnderstudyError(
-            f"{speed!r} is no speed",
-            where="--speed",
-            fix=f"give operations a second such as 1e14, or one of {', '.join(RATED)}",
-        )
+        fix = f"give operations a second such as 1e14, or one of {', '.join(RATED)}"
+        raise UnderstudyError(f"{speed!r} is no speed", where="--speed", fix=fix)
     return Calibration(value, "a device", "", True)
 
 
 def calibrate(device: str = "auto", seconds: float = 0.25) -> float:
     """Floating-point operations a second of a 3x3 convolution, forward and backward, bfloat16 where it is used."""
-    from understudy.segmenters.predict import choose_precision
-
     where = resolve_device(device)
-    kind = torch.bfloat16 if choose_precision("auto", where) == "bf16" else torch.float32
+    kind = resolve_precision("auto", where)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(16, 64, 32, 32, generator=rng).to(where, kind, memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3, generator=rng).to(where, kind).requires_grad_()
@@ -135,12 +135,3 @@ def _processor() -> str:
     except OSError:  # not Linux
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'s' if count > 1 else ''} of {os.cpu_count()}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,307 @@
+"""How a segmenter is built, what it is trained on and how, as data; the paper's settings for both networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
+
+from understudy.errors import UnderstudyError
+from understudy.segmenters.augment import AugmentConfig
+from understudy.segmenters.swin import Swin, SwinConfig, build_swin
+from understudy.segmenters.unet import UNet, UNetConfig, build_unet
+
+# --- the network ---
+
+ModelConfig = Annotated[UNetConfig | SwinConfig, Discriminator("kind")]
+Network = UNet | Swin
+KINDS: dict[str, type[UNetConfig] | type[SwinConfig]] = {"unet": UNetConfig, "swin": SwinConfig}
+DEFAULT_KIND = "unet"
+
+_ADAPTER: TypeAdapter[UNetConfig | SwinConfig] = TypeAdapter(ModelConfig)
+
+
+def model_config(fields: Mapping[str, Any]) -> UNetConfig | SwinConfig:
+    """The configuration that the fields describe, by their "kind" (a U-Net without one).
+
+    Raises:
+        pydantic.ValidationError: no such kind, or fields that it does not have.
+    """
+    return _ADAPTER.validate_python({"kind": DEFAULT_KIND, **fields})
+
+
+def build_model(
+    config: UNetConfig | SwinConfig, channels: int, classes: int, resolution: int, seed: int = 0
+) -> Network:
+    """A network with weights drawn from `seed`; the global random state is left alone.
+
+    It maps slices [N, C, R, R] to a list of class scores, the first [N, K, R, R]; in training more follow, which the
+    loss weighs by `level_weights`.
+
+    Args:
+        channels: image channels. classes: including the background. resolution: of the slices, pixels.
+
+    Raises:
+        UnderstudyError: architecture and resolution do not fit.
+
+    Example:
+        >>> import torch
+        >>> network = build_model(model_config({"kind": "unet", "width": 8}), channels=1, classes=2, resolution=32)
+        >>> len(network(torch.zeros(1, 1, 32, 32))), len(network.level_weights)
+        (3, 3)
+    """
+    if isinstance(config, SwinConfig):
+        return build_swin(config, channels, classes, resolution, seed)
+    return build_unet(config, channels, classes, resolution, seed)
+
+
+# --- the training set ---
+
+
+class MixtureConfig(BaseModel):
+    """What a segmenter is trained on, out of the slice sets that it is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    real_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of real samples when both are given; 0.5: sampled equally often; 0 and 1 with `total` only",
+    )
+    total: int | Literal["real"] | None = Field(
+        default=None,
+        description="slices in the training set, `real_share` of them real; real: as many as there are real training"
+        " slices; None: all of both",
+    )
+    choose: Literal["patients", "slices"] = Field(
+        default="patients",
+        description="the real slices of a `total` are those of the first patients in a random order, or any",
+    )
+    patients: tuple[str, ...] | None = Field(default=None, description="train on these real patients only; None: all")
+    patient_fraction: float = Field(
+        default=1.0, gt=0, le=1, description="share of the real training patients; smaller shares are subsets of larger"
+    )
+    patient_count: int | None = Field(
+        default=None,
+        ge=1,
+        description="so many of the real training patients, the first in the order of `patient_fraction`; None: all",
+    )
+    subset_seed: int = Field(default=0, ge=0, description="which patients a smaller share consists of")
+    synthetic_count: int | None = Field(default=None, ge=1, description="first n synthetic slices; None: all")
+    foreground_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of slices with any class but background; None: as they come (paper)",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> MixtureConfig:
+        if self.total is None and self.real_share in (0, 1):
+            raise ValueError(f"`real_share` {self.real_share:g} leaves one set out: give only the other, or a `total`")
+        if self.patient_count is not None and self.patient_fraction < 1:
+            raise ValueError("give either `patient_count` or `patient_fraction`")
+        if isinstance(self.total, int) and self.total < 1:
+            raise ValueError("`total` should be 1 or more")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # later fields are left out where they are unused: the identities of older trainings stay
+        unused = {"total", "choose"} if self.total is None else set()
+        unused |= {"patient_count"} if self.patient_count is None else set()
+        return {name: value for name, value in handler(self).items() if name not in unused}
+
+
+# --- the training ---
+
+WARMUP_START = 1e-6  # share of the learning rate that a linear warm-up starts from, as in MMSegmentation
+
+PAPER: dict[str, dict[str, Any]] = {
+    "unet": {},  # the defaults of SegmenterTrainingConfig
+    "swin": {
+        "epochs": 25,
+        "batch": 8,
+        "optimiser": "adamw",
+        "lr": 6e-5,
+        "weight_decay": 0.01,
+        "schedule": "linear",
+        "warmup_samples": 12_000,  # 1500 iterations of 8
+        "clip": None,
+        "loss": "dice_ce",
+        "dice_background": False,
+        "augment": {"set": "swin"},
+        "validations": 25,
+    },
+}
+
+# Fields that came after the first release; older trainings keep their identity without them.
+LATER = ("epochs", "max_minutes", "optimiser", "betas", "schedule", "loss", "validation_slices")
+
+
+class SegmenterTrainingConfig(BaseModel):
+    """How a segmenter is trained; optimiser and schedule default to the paper's for the U-Net (section 4.3)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int | None = Field(
+        default=40_000, ge=1, description="budget, slices shown to the network; the paper's U-Net: 30,000,000"
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description="budget in place of `samples`, rounds through the training set; the paper's Swin: 25",
+    )
+    max_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="ends the training before the budget is used up; the learning rate still follows the budget",
+    )
+    batch: int = Field(default=32, ge=1, description="slices a step; the authors' code: 48")
+    optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (Nesterov) or adamw")
+    lr: float = Field(default=0.05, gt=0, description="learning rate, the largest")
+    momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov momentum of sgd")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adamw")
+    weight_decay: float = Field(default=3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
+    schedule: Literal["poly", "linear"] = Field(
+        default="poly", description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up"
+    )
+    poly_exponent: float = Field(default=0.9, ge=0, description="of the polynomial decay to 0 over the budget")
+    warmup_samples: int = Field(
+        default=0, ge=0, description="linear increase of the learning rate; the paper's Swin: 1500 steps of 8"
+    )
+    clip: float | None = Field(default=12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any")
+    loss: Literal["ce_dice", "dice_ce"] = Field(
+        default="ce_dice",
+        description="ce_dice: cross-entropy + soft Dice over the batch (U-Net); dice_ce: MONAI's DiceCELoss, the Dice"
+        " of each slice with squared probabilities (Swin)",
+    )
+    dice_background: bool = Field(
+        default=True, description="the soft Dice counts the background, as the authors' code of the U-Net"
+    )
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="augmentation")
+    mixture: MixtureConfig = Field(default=MixtureConfig(), description="real, synthetic, or both")
+    validation: Literal["real", "same_as_training"] = Field(
+        default="real",
+        description="what the best weights are selected on: real patients whatever is trained on, or synthetic slices"
+        " where only such are trained on, as the authors did",
+    )
+    validation_slices: int = Field(
+        default=2000,
+        ge=1,
+        description="synthetic slices that `same_as_training` holds out at most; else a fifth of them",
+    )
+    validations: int = Field(default=20, ge=1, description="times that the validation data are predicted")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the hardware computes in it"
+    )
+    seed: int = Field(default=0, ge=0, description="of weights, order and augmentation")
+    checkpoint_seconds: float = Field(default=300.0, gt=0, description="time between checkpoints, seconds")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_for_samples(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("epochs") is not None and "samples" not in data:
+            return {**data, "samples": None}
+        return data
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> SegmenterTrainingConfig:
+        if (self.samples is None) == (self.epochs is None):
+            raise ValueError("give either `samples` or `epochs`; the other is null")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in unused}
+
+    def planned_steps(self, slices: int) -> int:
+        """Batches in the budget for an estimated number of training slices; unlike `steps` it refuses nothing."""
+        if self.epochs is not None:  # without the incomplete batch at the end of each round, which the paper drops
+            return max(1, round(self.epochs * max(1, slices // self.batch)))
+        assert self.samples is not None
+        return math.ceil(self.samples / self.batch)
+
+    def steps(self, slices: int) -> int:
+        """Batches in the budget for a training set of so many slices.
+
+        Raises:
+            UnderstudyError: the warm-up is longer than the budget.
+        """
+        found = self.planned_steps(slices)
+        if self.schedule == "linear" and self.warmup_samples >= found * self.batch:
+            raise UnderstudyError(
+                f"a warm-up of {self.warmup_samples} samples in a training of {found * self.batch}",
+                where="training.warmup_samples",
+                fix="lower it, or raise the budget",
+            )
+        return found
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, counted from 0, of `steps`."""
+        if self.schedule == "poly":
+            warmup = min(1.0, (step + 1) * self.batch / self.warmup_samples) if self.warmup_samples else 1.0
+            return self.lr * warmup * (1 - step / steps) ** self.poly_exponent
+        warm = self.warmup_samples / self.batch
+        if step < warm:
+            return self.lr * (WARMUP_START + (1 - WARMUP_START) * step / warm)
+        return self.lr * (1 - (step - warm) / (steps - warm))
+
+
+def with_paper(kind: str, training: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a training on top of the paper's for this kind of network; `samples` replaces its epochs."""
+    paper = dict(PAPER[kind])
+    if training.get("samples") is not None:
+        paper.pop("epochs", None)
+    if isinstance(training.get("augment"), Mapping):  # some of its fields, on top of those of the network's set
+        training = {**training, "augment": {**paper.get("augment", {}), **training["augment"]}}
+    return {**paper, **training}
+
+
+def paper_training(kind: str = DEFAULT_KIND, **changes: Any) -> SegmenterTrainingConfig:
+    """The paper's training of a kind of network, with some fields changed.
+
+    Example:
+        >>> paper_training("swin", samples=1000, warmup_samples=100).optimiser
+        'adamw'
+    """
+    return SegmenterTrainingConfig(**with_paper(kind, changes))
+
+
+def segmenter_config(kind: str = DEFAULT_KIND, **fields: Any) -> tuple[ModelConfig, SegmenterTrainingConfig]:
+    """Network and training from the fields of both, e.g. `segmenter_config("unet", width=16, samples=4000)`.
+
+    Raises:
+        pydantic.ValidationError: fields that neither has.
+
+    Example:
+        >>> model, training = segmenter_config("unet", width=16, samples=4000)
+        >>> model.width, training.samples
+        (16, 4000)
+    """
+    own = {name: fields.pop(name) for name in list(fields) if name in KINDS[kind].model_fields}
+    return model_config({"kind": kind, **own}), paper_training(kind, **fields)
+
+
+def check_batch(model: ModelConfig, config: SegmenterTrainingConfig) -> None:
+    """Raises UnderstudyError where the network cannot be trained with so few slices a step."""
+    if model.kind == "swin" and config.batch < 2:
+        raise UnderstudyError(
+            "UPerNet normalises over the batch and cannot be trained slice by slice",
+            where="training.batch",
+            fix="use at least 2",
+        )
