@@ -218,7 +218,7 @@ def checked_and_prepared(root: Path) -> str:
     from understudy.study.check import check_source
     from understudy.study.config.schema import load_study
     from understudy.study.engine.plan import make_plan
-    from understudy.study.engine.run import run_plan
+    from understudy.study.engine.run import run_study
     from understudy.study.stages.run import STAGES
 
     try:
@@ -242,7 +242,7 @@ def checked_and_prepared(root: Path) -> str:
         return "refused"
     failed = False
     try:
-        result = run_plan(make_plan(study), root / "out", STAGES, progress=False, until="prepare", workers=1)
+        result = run_study(make_plan(study), root / "out", progress=False, until="prepare", workers=1)
         failed = bool(result.failed)
         for _, message in result.failed:
             if message.startswith("unexpected"):

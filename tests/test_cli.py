@@ -22,8 +22,7 @@ from understudy.cli.base import Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine.identity import STAGE_VERSIONS
-from understudy.study.engine.jobs import job_folder
+from understudy.study.engine.jobs import STAGE_VERSIONS, job_folder
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import claimed
 

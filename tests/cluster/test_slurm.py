@@ -25,9 +25,8 @@ from understudy.io.files import read_json
 from understudy.study.config.schema import load_study
 from understudy.study.engine.jobs import is_locked
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 from understudy.study.engine.slurm import Queued, name_of, queued
-from understudy.study.stages.run import STAGES
 
 pytestmark = pytest.mark.skipif(os.environ.get("UNDERSTUDY_SLURM") != "1", reason="needs SLURM on this machine")
 if os.environ.get("UNDERSTUDY_SLURM") == "1":
@@ -51,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("slurm")
     (path / "study.yaml").write_text(STUDY.replace("MINUTES", "60"))
     study = load_study(path / "study.yaml")
-    run_plan(make_plan(study), path / "whole", STAGES, "cpu", progress=False, until="evaluate")
+    run_study(make_plan(study), path / "whole", "cpu", progress=False, until="evaluate")
     (trained,) = (path / "whole").glob("jobs/generator-*/done.json")
     seconds = read_json(trained)["seconds"]  # as busy as this machine is; half of the limit is reserved
     minutes = round(0.8 * seconds / 60, 2)

@@ -15,8 +15,7 @@ from understudy.slices import SliceSet
 from understudy.study.check import check_source
 from understudy.study.config.schema import load_study
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import run_plan
-from understudy.study.stages.run import STAGES
+from understudy.study.engine.run import run_study
 
 sys.path.append(str(Path(__file__).parents[1] / "cohort"))
 from faulty_cohorts import FAULTS, HARMLESS, WHOLE, break_file, break_patient, write_cohort
@@ -28,8 +27,8 @@ FILES = st.tuples(PATIENTS, st.sampled_from(["t1", "flair", "seg"]), st.sampled_
 def prepared(root: Path) -> SliceSet | None:
     """The slices of the study, None where `run` refuses to make them."""
     try:
-        result = run_plan(
-            make_plan(load_study(root / "study.yaml")), root / "out", STAGES, progress=False, until="prepare", workers=1
+        result = run_study(
+            make_plan(load_study(root / "study.yaml")), root / "out", progress=False, until="prepare", workers=1
         )
     except UnderstudyError:
         return None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from understudy.errors import UnderstudyError
 from understudy.study.config.cluster import ON_GPU, STAGES, ClusterConfig
 from understudy.study.config.schema import load_study
-from understudy.study.engine.identity import STAGE_VERSIONS
+from understudy.study.engine.jobs import STAGE_VERSIONS
 from understudy.study.engine.plan import ACCELERATED, make_plan
 
 STUDY = "name: a\npreset: quickstart\n"

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from understudy import cli
@@ -17,9 +16,9 @@ from understudy.errors import UnderstudyError
 from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.schema import load_study
 from understudy.study.engine import cluster, slurm
+from understudy.study.engine.display import RunLog
 from understudy.study.engine.jobs import Job, job_folder, locked
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.run import Clock
 
 FIRST = Job("generator", "first", {"n": 1})
 SECOND = Job("sample", "second", {"n": 2}, (("generator", FIRST.id),))
@@ -85,9 +84,9 @@ def test_what_an_earlier_run_left_is_waited_for_or_cancelled(queue: Path, tmp_pa
     ]
     (queue / "squeue.said").write_text("\n".join(lines) + "\n")
     plan = Plan(load_study("quickstart"), (FIRST, SECOND))
-    clock = Clock(plan, out, Console(quiet=True))
+    log = RunLog(plan, out, False)
     with locked(job_folder(out, FIRST)):  # it runs
-        running = cluster.settle("tiny", out, plan.jobs, "slurm", clock)
+        running = cluster.settle("tiny", out, plan.jobs, "slurm", log)
     assert running == {FIRST.folder_name: "12"}
     assert "scancel 13" in (queue / "calls").read_text().splitlines()
     given = cluster.queue_plan(plan.jobs, out, plan.study.cluster, "slurm", "auto", running)["jobs"]
@@ -97,9 +96,9 @@ def test_what_an_earlier_run_left_is_waited_for_or_cancelled(queue: Path, tmp_pa
 
 def test_a_job_that_somebody_works_at_is_not_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
-    clock = Clock(Plan(load_study("quickstart"), (FIRST,)), tmp_path, Console(quiet=True))
+    log = RunLog(Plan(load_study("quickstart"), (FIRST,)), tmp_path, False)
     with locked(job_folder(tmp_path, FIRST)), pytest.raises(UnderstudyError, match="another process works at `first`"):
-        cluster.settle("tiny", tmp_path, [FIRST], "local", clock)
+        cluster.settle("tiny", tmp_path, [FIRST], "local", log)
 
 
 def test_only_what_is_left_is_given_with_its_resources(tmp_path: Path) -> None:
@@ -139,8 +138,8 @@ def test_what_would_be_run_is_shown_and_nothing_is_written(tmp_path: Path, monke
     [
         (["--cluster", "pbs"], "--cluster is 'pbs'"),
         (["--dry-run"], "--cluster is ''"),
-        (["--cluster", "local", "--job-minutes", "2"], "--job-minutes is of one machine's own run"),
-        (["--cluster", "local", "--devices", "2"], "--devices is of one machine's own run"),
+        (["--cluster", "local", "--job-minutes", "2"], "--job-minutes does not go with --cluster"),
+        (["--cluster", "local", "--devices", "2"], "--devices does not go with --cluster"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(words: list[str], said: str) -> None:
@@ -169,7 +168,7 @@ def test_a_snakemake_that_runs_nothing_is_an_error_with_its_last_words(tmp_path:
 
 
 def test_snakemake_leaves_with_the_process_that_started_it(tmp_path: Path) -> None:
-    module = [sys.executable, "-m", "understudy.study.engine.snakemake_process"]
+    module = [sys.executable, "-m", "understudy.study.engine.cluster_step", "snakemake"]
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / "Snakefile").write_text("rule all:\n    shell: 'sleep 60'\n")

@@ -21,8 +21,7 @@ from understudy.study.config.schema import load_study
 from understudy.study.engine.cluster import run_on_cluster
 from understudy.study.engine.jobs import Job, is_locked, job_folder
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.run import run_plan
-from understudy.study.stages.run import STAGES
+from understudy.study.engine.run import run_study
 
 STUDY = tiny_study("tiny", kimg=0.4, tick=0.1, samples=80, seconds=0.05)
 
@@ -70,15 +69,16 @@ def fake_plan(folder: Path) -> Plan:
     return Plan(load_study(folder / "study.yaml"), (first, limit, killed, fails, blocked, evaluated))
 
 
-def test_what_fails_is_left_out_what_is_lost_or_late_is_not(tmp_path: Path) -> None:
+def test_what_fails_is_left_out_what_is_lost_or_late_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, out = fake_plan(tmp_path), tmp_path / "out"
     reported: list[Path] = []
 
-    def partial_report(folder: Path) -> tuple[Path, str]:
+    def report_again(folder: Path) -> tuple[Path, str]:
         reported.append(folder)
         return folder / "report.html", "of what is there"
 
-    result = run_on_cluster(plan, out, "local", progress=False, at_once=2, partial_report=partial_report)
+    monkeypatch.setattr("understudy.study.engine.run.report_again", report_again)
+    result = run_on_cluster(plan, out, "local", progress=False, at_once=2)
     assert [job.name for job in result.done] == ["first", "limit", "killed", "evaluated"]
     assert [(job.name, message) for job, message in result.failed] == [("fails", "no luck")]
     assert [job.name for job in result.blocked] == ["blocked"]
@@ -102,7 +102,7 @@ def kill_snakemake(out: Path) -> None:
     for _ in range(10_000):
         for job in out.glob("jobs/generator-*"):
             if list(job.glob("model/checkpoint-*.pt")) and is_locked(job):
-                words = ["pgrep", "--parent", str(os.getpid()), "-f", "snakemake_process"]
+                words = ["pgrep", "--parent", str(os.getpid()), "-f", "cluster_step snakemake"]
                 found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
                 os.kill(int(found[0]), signal.SIGKILL)
                 return
@@ -112,9 +112,9 @@ def kill_snakemake(out: Path) -> None:
 def test_snakemake_is_killed_and_the_results_are_those_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     plan, whole, broken = (make_plan(load_study(tmp_path / "study.yaml")), tmp_path / "whole", tmp_path / "broken")
-    run_plan(plan, broken, STAGES, "cpu", progress=False, until="prepare")
+    run_study(plan, broken, "cpu", progress=False, until="prepare")
     shutil.copytree(broken, whole)
-    run_plan(plan, whole, STAGES, "cpu", progress=False, until="sample")
+    run_study(plan, whole, "cpu", progress=False, until="sample")
 
     killer = threading.Thread(target=kill_snakemake, args=[broken], daemon=True)
     killer.start()

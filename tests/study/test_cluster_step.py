@@ -15,7 +15,8 @@ import pytest
 from understudy.io.files import read_json, write_json
 from understudy.study.engine import slurm
 from understudy.study.engine.cluster_step import Step, failed_for_good, memory_for
-from understudy.study.engine.jobs import Job, record_failure
+from understudy.study.engine.failures import record_failure
+from understudy.study.engine.jobs import Job
 
 JOB = Job("count", "a job", {})
 # A job that needs `turns` runs: each but the last leaves with `status`, a negative one by that signal.
@@ -118,7 +119,7 @@ def test_a_process_that_ends_without_a_word_is_recorded_and_tried_again(tmp_path
     made = step(tmp_path, turns=2, status=status)
     assert made.run() == 1
     failed = read_json(made.folder / "failed.json")
-    assert f"ended without a word ({said})" in failed["message"]
+    assert f"ended unexpectedly ({said})" in failed["message"]
     assert not failed_for_good(made.folder)
     assert step(tmp_path, turns=2, status=status, attempt=2).run() == 0
 

@@ -14,10 +14,9 @@ from understudy.io.files import read_json, write_json
 from understudy.report.overview import write_overview
 from understudy.study.config.cohorts import published_as
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine.identity import STAGE_VERSIONS
-from understudy.study.engine.jobs import Context, job_folder, plain_name
+from understudy.study.engine.jobs import STAGE_VERSIONS, Context, job_folder, plain_name
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "job_ids.json").read_text())
@@ -146,7 +145,7 @@ def test_every_report_is_published_in_its_place(tmp_path: Path) -> None:
         return {"answer": "yes"}
 
     plan = make_plan(study_of(trainings=["real"], generators={}, audit=None))
-    result = run_plan(plan, tmp_path, dict.fromkeys(STAGE_VERSIONS, write), progress=False)
+    result = run_study(plan, tmp_path, progress=False, stages=dict.fromkeys(STAGE_VERSIONS, write))
     assert result.complete
     assert result.page == tmp_path / "report.html"
     assert result.page.read_text() == "a+b"

@@ -13,10 +13,10 @@ from understudy.segmenters.unet import UNetConfig
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import estimate
 from understudy.study.engine.calibration import Calibration, calibrate
+from understudy.study.engine.costs import segmenter_cost
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.identity import STAGE_VERSIONS
+from understudy.study.engine.jobs import STAGE_VERSIONS
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.segmenter_cost import segmenter_cost
 
 
 def test_the_papers_networks_cost_what_others_measured() -> None:

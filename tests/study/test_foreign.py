@@ -18,11 +18,10 @@ from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 from understudy.study.evaluate import evaluation_study
 from understudy.study.stages.foreign import refuse_held_out
 from understudy.study.stages.report import report_again
-from understudy.study.stages.run import STAGES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
 from foreign import png_folder, save_png
@@ -74,7 +73,7 @@ def test_a_study_with_a_folder_can_be_estimated(study: Path) -> None:
 
 def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) -> None:
     plan = make_plan(load_study(study))
-    result = run_plan(plan, tmp_path / "out", STAGES, "cpu", progress=False, until="sample")
+    result = run_study(plan, tmp_path / "out", "cpu", progress=False, until="sample")
     assert result.complete
     assert [job.stage for job in result.done] == ["phantom", "prepare", "sample"]
     made = SliceSet.open(next((tmp_path / "out" / "jobs").glob("sample-*")) / "slices")
@@ -85,7 +84,7 @@ def test_the_folder_is_read_in_place_of_a_training(study: Path, tmp_path: Path) 
 
 def test_a_bad_folder_fails_its_job_and_what_needs_it_only(study: Path, tmp_path: Path) -> None:
     (tmp_path / "synthetic" / "FLAIR" / "seed0001_flair.png").unlink()
-    result = run_plan(make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False, until="sample")
+    result = run_study(make_plan(load_study(study)), tmp_path / "out", "cpu", progress=False, until="sample")
     ((job, message),) = result.failed
     assert job.name == "read mine"
     assert "slice seed0001 has no FLAIR" in message
@@ -141,7 +140,7 @@ def test_the_study_of_one_folder(study: Path, tmp_path: Path) -> None:
 
 def test_a_folder_is_evaluated_to_the_report_which_can_be_made_anew(study: Path, tmp_path: Path) -> None:
     study.write_text(STUDY + "audit: null\nannotations: null\n")
-    result = run_plan(make_plan(load_study(study)), tmp_path / "out", STAGES, "cpu", progress=False)
+    result = run_study(make_plan(load_study(study)), tmp_path / "out", "cpu", progress=False)
     assert result.complete, [(job.name, message) for job, message in result.failed]
     first = read_json(tmp_path / "out" / "report.json")
     assert {setting["id"] for setting in first["settings"]} >= {"real.unet.aug", "synthetic-mine.unet.aug"}

@@ -22,14 +22,14 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import RunResult, run_plan
+from understudy.study.engine.run import RunResult, run_study
 from understudy.study.stages.run import STAGES
 
 STUDY = tiny_study("full", kimg=0.1, tick=0.05, samples=80, seconds=0.05)
 
 
 def run(folder: Path, out: Path) -> RunResult:
-    return run_plan(make_plan(load_study(folder / "study.yaml")), out, STAGES, "cpu", False, "evaluate")
+    return run_study(make_plan(load_study(folder / "study.yaml")), out, "cpu", False, "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_disk_that_takes_nothing_ends_the_run_at_once(
         monkeypatch.setattr("understudy.io.files.os.replace", refuse)
         return {}
 
-    result = run_plan(plan, folder / f"none{number}", dict.fromkeys(STAGES, stage), "cpu", False)
+    result = run_study(plan, folder / f"none{number}", "cpu", False, stages=dict.fromkeys(STAGES, stage))
     assert len(asked) == 1
     assert len(result.failed) == 1
     assert len(result.blocked) == len(plan.jobs) - 1

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.generators import registry as models
 from understudy.generators.diffusion.samplers import SamplerConfig
-from understudy.study.engine.generator_cost import generator_cost, sampling_work, training_work
+from understudy.study.engine.costs import generator_cost, sampling_work, training_work
 
 SMALL = {
     "progan": {"fmap_base": 128, "fmap_max": 16},

@@ -15,19 +15,10 @@ import pytest
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import read_json
-from understudy.study.engine import jobs as jobs_module
-from understudy.study.engine.jobs import (
-    Context,
-    Heartbeat,
-    Job,
-    is_locked,
-    job_folder,
-    locked,
-    read_done,
-    run_job,
-    state_of,
-    told,
-)
+from understudy.study.engine import failures
+from understudy.study.engine.execute import Heartbeat, run_job
+from understudy.study.engine.failures import failure_message
+from understudy.study.engine.jobs import Context, Job, is_locked, job_folder, locked, read_done, state_of
 
 
 def count_calls(context: Context) -> dict[str, Any]:
@@ -103,11 +94,11 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     assert "in broken" in failed["traceback"]
     log = job_folder(tmp_path, job) / "error.log"
     assert "in broken" in log.read_text()
-    assert told(ZeroDivisionError("by zero"), log.parent).splitlines()[:2] == [
+    assert failure_message(ZeroDivisionError("by zero"), log.parent).splitlines()[:2] == [
         "unexpected ZeroDivisionError: by zero", f"  where: {log}",
     ]  # fmt: skip
-    assert "memory ran out" in told(MemoryError(), log.parent)
-    assert told(FloatingPointError("the loss is not finite"), log.parent) == "the loss is not finite"
+    assert "memory ran out" in failure_message(MemoryError(), log.parent)
+    assert failure_message(FloatingPointError("the loss is not finite"), log.parent) == "the loss is not finite"
 
 
 def test_time_and_memory_go_on_after_a_restart(tmp_path: Path) -> None:
@@ -118,9 +109,9 @@ def test_time_and_memory_go_on_after_a_restart(tmp_path: Path) -> None:
         f'{{"seconds": 100.0, "peak_rss_mb": 1e9, "restarts": {account["restarts"]}}}'
     )
     with Heartbeat(tmp_path) as heart:
-        assert 100 <= heart.seconds < 110
+        assert 100 <= heart.account["seconds"] < 110
         assert heart.restarts == 1
-        assert heart.peak_rss_mb == 1e9
+        assert heart.account["peak_rss_mb"] == 1e9
 
 
 def test_a_damaged_heartbeat_does_not_stop_a_job(tmp_path: Path) -> None:
@@ -133,7 +124,6 @@ def test_a_damaged_heartbeat_does_not_stop_a_job(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from understudy.study.engine.jobs import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -180,16 +170,20 @@ def test_a_signal_interrupts_a_stage_and_leaves_no_failure(tmp_path: Path, numbe
     assert read_done(job_folder(tmp_path, job)) is None
 
 
-def test_peak_memory_is_that_of_the_job() -> None:
+def test_peak_memory_is_that_of_the_job(tmp_path: Path) -> None:
     script = """
-    from understudy.study.engine import account
+    import sys
+    from pathlib import Path
+    from understudy.study.engine.execute import Heartbeat, peak_rss_mb
     block = bytearray(300 << 20)
-    high = account.peak_rss_mb()
+    high = peak_rss_mb()
     del block
-    account.reset_peak_rss()
-    print(high, account.peak_rss_mb())
+    with Heartbeat(Path(sys.argv[1])) as heart:
+        print(high, heart.account["peak_rss_mb"])
     """
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=True
+    )
     high, low = map(float, ran.stdout.split())
     assert high > 300
     if sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK):
@@ -202,8 +196,8 @@ def test_a_full_disk_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest
             raise UnderstudyError("the disk is full", where=path)
         original(path, value)
 
-    original = jobs_module.write_json
-    monkeypatch.setattr(jobs_module, "write_json", write_json)
+    original = failures.write_json
+    monkeypatch.setattr(failures, "write_json", write_json)
     with pytest.raises(UnderstudyError, match="no luck"):
         run_job(Job("fail", "a", {}), {}, tmp_path, STAGES)
 

@@ -85,7 +85,7 @@ def test_the_run_is_stopped_and_killed_and_a_worker_is_killed(folder: Path) -> N
     os.kill(holder, signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert "ended without a word (SIGKILL); it is tried again" in " ".join(errors.split())
+    assert "ended unexpectedly (SIGKILL); it is tried again" in " ".join(errors.split())
     assert results(out) == results(folder / "whole")
     assert len(results(out)) == 10  # phantom, prepare, two each of generator, sample, segmenter and evaluate
     assert read_json(job / "done.json")["restarts"] >= 1

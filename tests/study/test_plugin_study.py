@@ -17,8 +17,7 @@ from understudy.study.engine.estimate import estimated
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.preview import warnings
-from understudy.study.engine.run import run_plan
-from understudy.study.stages.run import STAGES
+from understudy.study.engine.run import run_study
 
 STUDY = """
 name: plugged
@@ -51,7 +50,7 @@ def ids(study: Study) -> dict[str, str]:
 def test_it_is_planned_run_audited_and_tested(tmp_path: Path, example_plugin: Path) -> None:
     study = load_study(written(tmp_path))
     plan = estimated(make_plan(study), "cpu")
-    result = run_plan(plan, tmp_path / "out", STAGES, "cpu", progress=False)
+    result = run_study(plan, tmp_path / "out", "cpu", progress=False)
     assert result.complete, result.failed
     assert any("plug-in mine takes is not known" in said for said in warnings(plan, tmp_path, 0.0))
     done = {job.stage: job_folder(tmp_path / "out", job) for job in plan.jobs}

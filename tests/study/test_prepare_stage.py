@@ -14,8 +14,7 @@ from understudy.io.files import read_json
 from understudy.slices import SliceSet
 from understudy.study.config.schema import load_study
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import run_plan
-from understudy.study.stages.run import STAGES
+from understudy.study.engine.run import run_study
 
 STUDY = """
 cohort: {path: patients}
@@ -39,7 +38,7 @@ def test_a_grey_background_is_said_and_set_to_zero_if_wanted(
     (tmp_path / "study.yaml").write_text(STUDY % background)
     plan = make_plan(load_study(tmp_path / "study.yaml"))
     with caplog.at_level(logging.WARNING):
-        assert not run_plan(plan, tmp_path / "out", STAGES, progress=False, until="prepare").failed
+        assert not run_study(plan, tmp_path / "out", progress=False, until="prepare").failed
     assert "Phantom_001: T1w is not dark in the corners" in caplog.text
     (prepared,) = (tmp_path / "out" / "jobs").glob("prepare-*")
     assert [p["severity"] for p in read_json(prepared / "problems.json")] == ["warning"]

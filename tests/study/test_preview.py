@@ -18,10 +18,10 @@ from understudy.generators.registry import model_config
 from understudy.generators.training.config import training_config_for
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine import calibration, measured
+from understudy.study.engine import calibration, costs
 from understudy.study.engine.calibration import Calibration, calibrated, stated
+from understudy.study.engine.costs import count_generator, generator_cost, training_work
 from understudy.study.engine.estimate import Speed, estimated
-from understudy.study.engine.generator_cost import count_generator, generator_cost, training_work
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.preview import changed_fields, preview
@@ -83,12 +83,12 @@ def test_the_paper_with_one_cohort_is_half_of_it(paper: Path, tmp_path: Path) ->
 def test_networks_of_the_paper_are_counted_in_the_package(
     paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(key: str, count: Any) -> tuple[int, ...]:
-        assert key in measured.shipped(), "run python -m understudy.study.engine.count_presets"
-        return tuple(measured.shipped()[key])
+    def write(name: str, value: dict[str, Any]) -> None:
+        raise AssertionError("a network is not in costs.json: run python -m understudy.study.engine.costs")
 
-    monkeypatch.setattr("understudy.study.engine.generator_cost.counted", refuse)
-    monkeypatch.setattr("understudy.study.engine.segmenter_cost.counted", refuse)
+    costs._kept.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(costs, "write_cached", write)
     seen(make_plan(load_study(paper)), tmp_path / "out")
 
 

@@ -12,11 +12,20 @@ from rich.console import Console
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import read_json, write_json
 from understudy.study.config.schema import Study
-from understudy.study.engine.identity import STAGE_VERSIONS, pages_version
-from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked
+from understudy.study.engine.display import RunLog
+from understudy.study.engine.jobs import (
+    STAGE_VERSIONS,
+    Context,
+    Job,
+    StageFunction,
+    job_folder,
+    locked,
+    pages_version,
+    saved_jobs,
+)
 from understudy.study.engine.plan import Plan, make_plan
-from understudy.study.engine.run import Clock, claimed, duration, run_plan
-from understudy.study.engine.status import jobs_of, study_status
+from understudy.study.engine.run import claimed, run_study
+from understudy.study.engine.status import study_status
 
 
 def study(**changes: Any) -> Study:
@@ -49,7 +58,7 @@ class Stages:
 
 
 def run(plan: Plan, out: Path, stages: Stages, **options: Any) -> Any:
-    return run_plan(plan, out, stages.table, progress=False, **options)
+    return run_study(plan, out, progress=False, **options, stages=stages.table)
 
 
 def test_all_jobs_run_once_in_order_and_the_report_is_published(tmp_path: Path) -> None:
@@ -63,7 +72,7 @@ def test_all_jobs_run_once_in_order_and_the_report_is_published(tmp_path: Path) 
     assert len(stages.ran) == len(plan.jobs)
     assert len(again.reused) == len(plan.jobs)
     assert set(study_status(out)["state"]) == {"done"}
-    assert [job.id for job in jobs_of(out)] == [job.id for job in plan.jobs]
+    assert [job.id for job in saved_jobs(out)] == [job.id for job in plan.jobs]
 
 
 def test_a_failed_job_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
@@ -119,7 +128,7 @@ def test_a_finished_study_gets_its_new_page_when_pages_are_made_in_another_way(
 ) -> None:
     assert run(make_plan(study()), tmp_path / "out", Stages()).complete
     before = make_plan(study())
-    monkeypatch.setattr("understudy.study.engine.identity.pages_version", lambda: 5)
+    monkeypatch.setattr("understudy.study.engine.jobs.pages_version", lambda: 5)
     after, stages = make_plan(study()), Stages()
     changed = [a.stage for a, b in zip(after.jobs, before.jobs, strict=True) if a.id != b.id]
     assert changed == ["report"]
@@ -211,20 +220,12 @@ def test_status_shows_a_trainings_last_figures(tmp_path: Path) -> None:
     assert (row["state"], row["detail"]) == ("running", "training 45 %, 109 images/s, loss_d 0.2")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (3.2 * 86400, "3 d 4 h"), (None, "")],
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
 def test_what_is_left_is_told_for_as_many_workers_as_there_are(tmp_path: Path) -> None:
     jobs = tuple(Job("segmenter", f"job {n}", {"n": n}, seconds=100) for n in range(4))
     said = []
     for workers in (1, 2):
         text = io.StringIO()
-        Clock(Plan(study(), jobs), tmp_path, Console(file=text)).announce(1, jobs[0], workers)
+        RunLog(Plan(study(), jobs), tmp_path, True, Console(file=text)).announce(1, jobs[0], workers)
         said.append(text.getvalue())
     assert "whole study 6 min 40 s" in said[0]
     assert "whole study 3 min 20 s" in said[1]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.study.engine.jobs import Job
-from understudy.study.engine.schedule import elapsed, longest_after, width
+from understudy.study.engine.plan import elapsed, longest_after, width
 
 
 def job(n: int, seconds: float, *before: Job) -> Job:

@@ -16,9 +16,8 @@ from understudy.io.grids import slices_of
 from understudy.io.nifti import read_header, read_voxels
 from understudy.study.config.schema import Study
 from understudy.study.engine.plan import make_plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 from understudy.study.segment import PREPARATION, find_channels, save_labels, segment_patient
-from understudy.study.stages.run import STAGES
 from understudy.volumes import VolumeSet
 
 VALUES = np.array([0, 1, 2, 4], np.uint8)  # of BraTS' label volumes
@@ -39,14 +38,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, st
         }
     )
     plan = make_plan(study)
-    assert run_plan(plan, out, STAGES, "cpu", progress=False, until="segmenter").complete
+    assert run_study(plan, out, "cpu", progress=False, until="segmenter").complete
     (job,) = (out / "jobs").glob("segmenter-*")
     weights = load_file(job / "model" / "segmenter.safetensors")
     for name, tensor in weights.items():
         if name.endswith("bias") and tensor.shape == (4,) and "norm" not in name and "adn" not in name:
             tensor[0] -= 50  # the background of every output
     save_file(weights, job / "model" / "segmenter.safetensors")
-    assert run_plan(plan, out, STAGES, "cpu", progress=False, until="evaluate").complete
+    assert run_study(plan, out, "cpu", progress=False, until="evaluate").complete
     (prepared,) = (out / "jobs").glob("prepare-*")
     (subject,) = VolumeSet.open(prepared / "volumes").subjects("test")
     (patient,) = (out / "jobs").glob(f"phantom-*/phantoms/{subject}")
@@ -99,7 +98,7 @@ def test_a_swin_gives_the_labels_of_its_evaluation_too(tmp_path: Path) -> None:
         }
     )
     out = tmp_path / "out"
-    assert run_plan(make_plan(study), out, STAGES, "cpu", progress=False, until="evaluate").complete
+    assert run_study(make_plan(study), out, "cpu", progress=False, until="evaluate").complete
     (job,) = (out / "jobs").glob("segmenter-*")
     (file,) = (out / "jobs").glob("evaluate-*/predictions/*.npz")
     (patient,) = (out / "jobs").glob(f"phantom-*/phantoms/{file.stem}")

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from understudy import cli
 from understudy.errors import Interrupted
 from understudy.runtime.checkpoints import StopRequest, time_limit
-from understudy.study.engine.jobs import Context, Job, job_folder, run_job, state_of
+from understudy.study.engine.execute import run_job
+from understudy.study.engine.jobs import Context, Job, job_folder, state_of
 
 
 def train(context: Context) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from understudy.runtime.memory import OutOfMemory, current, in_parts
 from understudy.study.config.schema import Study
 from understudy.study.engine.failures import TimeLimit, failure_class
 from understudy.study.engine.jobs import Context, Job, job_folder
-from understudy.study.engine.leases import leased
+from understudy.study.engine.machine import leased
 from understudy.study.engine.plan import Plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 
 
 def work(context: Context) -> dict[str, Any]:
@@ -83,24 +83,24 @@ def plan_of(*hows: str) -> Plan:
 
 def test_killed_and_memory_are_tried_again_and_the_rest_goes_on(tmp_path: Path) -> None:
     plan = plan_of("", "die once", "memory once", "nan")
-    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2)
+    result = run_study(plan, tmp_path, "cpu", False, "report", 1, 2, stages=STAGES)
     assert [job.name for job, _ in result.failed] == ["first 3"]
     assert [job.name for job in result.blocked] == ["second 3"]
-    alone = run_plan(plan_of("", "", ""), tmp_path.with_name("alone"), STAGES, "cpu", False)
+    alone = run_study(plan_of("", "", ""), tmp_path.with_name("alone"), "cpu", False, stages=STAGES)
     assert alone.complete
     for job in result.done:
         done = read_json(job_folder(tmp_path, job) / "done.json")
         assert done["results"] == {"n": 1 if job.stage == "segmenter" else 2}
     failed = read_json(job_folder(tmp_path, plan.jobs[6]) / "failed.json")
     assert (failed["class"], failed["attempts"]) == ("nan", 1)
-    again = run_plan(plan, tmp_path, STAGES, "cpu", False)  # the diverged one is not tried again
+    again = run_study(plan, tmp_path, "cpu", False, stages=STAGES)  # the diverged one is not tried again
     assert [job.name for job, _ in again.failed] == ["first 3"]
     assert read_json(job_folder(tmp_path, plan.jobs[6]) / "failed.json")["attempts"] == 1
 
 
 def test_each_try_after_a_lack_of_memory_takes_less_and_the_record_says_so(tmp_path: Path) -> None:
     plan = plan_of("memory for a quarter", "")
-    assert run_plan(plan, tmp_path, STAGES, "cpu", False).complete
+    assert run_study(plan, tmp_path, "cpu", False, stages=STAGES).complete
     folder = job_folder(tmp_path, plan.jobs[0])
     done = read_json(folder / "done.json")
     assert done["memory"] == {"work": "2 of 8 at once: the same up to rounding"}
@@ -111,7 +111,7 @@ def test_each_try_after_a_lack_of_memory_takes_less_and_the_record_says_so(tmp_p
 
 def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path: Path) -> None:
     plan = plan_of("slow once", "slow", "")
-    result = run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.005)
+    result = run_study(plan, tmp_path, "cpu", False, minutes=0.005, stages=STAGES)
     assert [job.name for job, _ in result.failed] == ["first 1"]
     assert [job.name for job in result.blocked] == ["second 1"]
     failed = read_json(job_folder(tmp_path, plan.jobs[2]) / "failed.json")
@@ -123,9 +123,9 @@ def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path:
 def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("understudy.study.engine.workers.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.pool.STUCK", 2)
     plan = plan_of("hang", "slow once")
-    result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, workers, minutes=0.02)
+    result = run_study(plan, tmp_path, "cpu", False, "report", 1, workers, minutes=0.02, stages=STAGES)
     assert [job.name for job, _ in result.failed] == ["first 0"]
     assert [job.name for job in result.blocked] == ["second 0"]
     assert [job.name for job in result.done] == ["first 1", "second 1"]
@@ -135,9 +135,9 @@ def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
 
 
 def test_what_a_hanging_job_has_started_is_killed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.study.engine.workers.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.pool.STUCK", 2)
     plan = plan_of("hang with a child")
-    assert run_plan(plan, tmp_path, STAGES, "cpu", False, minutes=0.02).failed
+    assert run_study(plan, tmp_path, "cpu", False, minutes=0.02, stages=STAGES).failed
     children = (job_folder(tmp_path, plan.jobs[0]) / "children").read_text().split()
     assert len(children) == 2  # one of each try
     for child in children:  # a zombie is dead; who has adopted it may not have buried it yet
@@ -148,7 +148,7 @@ def test_what_a_hanging_job_has_started_is_killed_with_it(tmp_path: Path, monkey
 def test_one_worker_computes_with_as_many_threads_as_the_run_itself(tmp_path: Path) -> None:
     plan = plan_of("threads")
     for name, minutes in (("here", None), ("there", 5.0)):
-        assert run_plan(plan, tmp_path / name, STAGES, "cpu", False, minutes=minutes).complete
+        assert run_study(plan, tmp_path / name, "cpu", False, minutes=minutes, stages=STAGES).complete
     here, there = (read_json(job_folder(tmp_path / name, plan.jobs[0]) / "done.json") for name in ("here", "there"))
     assert here["torch_threads"] == there["torch_threads"]
 
@@ -156,14 +156,14 @@ def test_one_worker_computes_with_as_many_threads_as_the_run_itself(tmp_path: Pa
 def test_every_try_at_a_job_whose_process_is_killed_counts(tmp_path: Path) -> None:
     plan = plan_of("die", "")
     for tries in (2, 4):  # two in each run
-        result = run_plan(plan, tmp_path, STAGES, "cpu", False, "report", 1, 2)
+        result = run_study(plan, tmp_path, "cpu", False, "report", 1, 2, stages=STAGES)
         assert [job.name for job, _ in result.failed] == ["first 0"]
         failed = read_json(job_folder(tmp_path, plan.jobs[0]) / "failed.json")
         assert (failed["type"], failed["attempts"]) == ("LostWorker", tries)
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    result = run_plan(plan_of("disk", "", ""), tmp_path, STAGES, "cpu", False)
+    result = run_study(plan_of("disk", "", ""), tmp_path, "cpu", False, stages=STAGES)
     assert [job.name for job, _ in result.failed] == ["first 0"]
     assert not result.done
     assert len(result.blocked) == 5

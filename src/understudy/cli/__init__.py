@@ -12,8 +12,8 @@ import understudy.cli.annotations
 import understudy.cli.correlate
 import understudy.cli.reading_serve
 import understudy.cli.release_model  # noqa: F401
-from understudy.cli import audit, cohort, exchange, generators, init, plan, quality, reading, release, score, study  # noqa: F401
-from understudy.cli.base import app, complain
+from understudy.cli import audit, cohort, exchange, generators, quality, reading, release, score, study  # noqa: F401
+from understudy.cli.base import app, print_error
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import explain_os_error
 from understudy.runtime.memory import is_out_of_memory
@@ -46,9 +46,9 @@ def main() -> None:
             raise
         known = _explained(error)
         if known is None:
-            complain(unexpected(error, write_report(error)).message)
+            print_error(unexpected(error, write_report(error)).message)
             sys.exit(UNEXPECTED)
-        complain(known.message)
+        print_error(known.message)
         sys.exit(1)
 
 

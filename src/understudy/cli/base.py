@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +43,11 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group whose own line in the list of commands is whole too."""
+    """A group whose commands are listed in their order, with groups last and whole sentences."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, then of the groups."""
+        return sorted(super().list_commands(ctx), key=lambda name: isinstance(self.commands[name], Group))
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """As of a command."""
@@ -73,6 +79,7 @@ app = Commands(
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
 ]
+ResultsArgument = Annotated[Path, typer.Argument(help="Folder of a study's results.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>].")
 ]
@@ -82,7 +89,7 @@ DevicesOption = Annotated[
     typer.Option(
         min=1,
         help="Devices of this machine (GPUs, or processes with --device cpu) that share every batch of a generator's"
-        " training. Segmenters are not data parallel and use one.",
+        " training. Segmenters use one.",
     ),
 ]
 NodesOption = Annotated[
@@ -92,14 +99,9 @@ NodesOption = Annotated[
         help="Machines with so many --devices each: start this command by torchrun or srun, one process a device.",
     ),
 ]
-ClusterOption = Annotated[
-    str,
-    typer.Option(
-        help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster)."
-        " Resources come from the `cluster` section of the study file; --workers: jobs at once."
-    ),
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
 
 
 def _check_device(given: Mapping[str, Any]) -> None:
@@ -133,16 +135,41 @@ def _options(
 
 
 def study_of(source: str | Path) -> Study:
+    """The study of a file or preset."""
     from understudy.study.config.schema import load_study
 
     return load_study(source)
 
 
-def out_of(study: Study, out: Path | None) -> Path:
+def results_folder(study: Study, out: Path | None) -> Path:
+    """Where a study's results go: as given, or by its name."""
     return out if out is not None else Path(f"understudy-{study.name}")
 
 
-def print_table(header: list[str], rows: list[list[Any]], markup: tuple[int, ...] = ()) -> None:
+def workers_of(text: str) -> int | None:
+    """The number of workers asked for; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
+    return int(text)
+
+
+def named(option: str, text: str) -> tuple[str, Path]:
+    """The two parts of NAME=PATH."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise UnderstudyError(f"{text!r} should be NAME=PATH", where=option, fix=f"e.g. {option} stylegan2=made")
+    return name, Path(path)
+
+
+def exit_with(failed: bool, status: int = 1) -> None:
+    """Ends the command with a status other than 0 if something failed."""
+    if failed:
+        raise typer.Exit(status)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], markup: tuple[int, ...] = ()) -> None:
     """A table; cells are shown as they are but for the columns in `markup`."""
     from rich.console import Console
     from rich.markup import escape
@@ -156,18 +183,16 @@ def print_table(header: list[str], rows: list[list[Any]], markup: tuple[int, ...
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def megabytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+def dashed(row: Sequence[Any]) -> list[str]:
+    """The cells of a row of numbers with a dash for each NaN and its interval."""
+    return [re.sub(r"(?<!\w)\+?nan\b(?: \(\+?nan to \+?nan\)| to \+?nan)?", "–", str(cell)) for cell in row]
 
 
-def complain(message: str) -> None:
+def print_json(value: Any) -> None:
+    """Plain JSON values, indented."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_error(message: str) -> None:
+    """A message on stderr."""
     sys.stderr.write(f"error: {message}\n")
-
-
-def workers_of(text: str) -> int | None:
-    """The number of workers asked for; None for auto."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UnderstudyError(f"--workers is {text!r}", fix="give a number from 1, or auto")
-    return int(text)

@@ -86,11 +86,8 @@ def evaluate(
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
     from understudy.cli.study import print_result
-    from understudy.study.engine.estimate import estimated
-    from understudy.study.engine.plan import make_plan
-    from understudy.study.engine.run import run_plan
+    from understudy.study.engine.run import run_study
     from understudy.study.evaluate import evaluation_study, study_of_cohort
-    from understudy.study.stages.run import STAGES
 
     if (study is None) == (cohort is None):
         raise UnderstudyError(
@@ -105,10 +102,7 @@ def evaluate(
     base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
     made = evaluation_study(synthetic, reading.spec, base, out, samples)
     folder = out if out is not None else Path(f"understudy-{made.name}")
-    result = run_plan(estimated(make_plan(made), device), folder, STAGES, device, not quiet)
-    print_result(result)
-    if not result.complete:
-        raise typer.Exit(1)
+    print_result(run_study(made, folder, device, not quiet))
 
 
 @app.command()

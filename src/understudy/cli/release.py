@@ -13,9 +13,9 @@ from understudy.cli.base import Commands, DeviceOption, QuietOption, app
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
-    from understudy.release.assembly import Released
     from understudy.release.forms import Decision
     from understudy.release.gate import Audited
+    from understudy.release.package import Released
     from understudy.study.released import ReleaseInputs
 
 FORCED = 3  # exit code of an intact package that was released against the gate

@@ -1,44 +1,167 @@
-"""Commands on a study: run, one job, status, report, presets."""
+"""Commands on a study, in the order in which one needs them: init, check, plan, run, status, job, report, preset."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from understudy.cli.base import (
-    ClusterOption,
     DeviceOption,
     DevicesOption,
+    JsonOption,
     NodesOption,
     OutOption,
     QuietOption,
+    ResultsArgument,
     StudyArgument,
     app,
-    complain,
-    out_of,
+    exit_with,
+    print_error,
+    print_json,
     print_table,
+    results_folder,
     study_of,
     workers_of,
 )
-from understudy.errors import Interrupted, UnderstudyError
+from understudy.errors import UnderstudyError
+from understudy.names import duration
 
 if TYPE_CHECKING:
     from understudy.study.engine.run import RunResult
 
+LISTED = 60  # jobs that `plan` lists one by one without being asked for
+SITES = 12  # sites that it names in a line
 
-UntilOption = Annotated[
-    str,
-    typer.Option(
-        help="Stop after this stage, without side branches it does not need:"
-        " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
-        " annotations, report (with the overview of several cohorts)."
-    ),
-]
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of patients: BraTS, nnU-Net, BIDS, or any other names.")],
+) -> None:
+    """Print a commented study file for a folder of patients: understudy init FOLDER > my-study.yaml."""
+    from understudy.study.init import suggest_study
+
+    print(suggest_study(folder), end="")
+
+
+@app.command()
+def check(
+    source: Annotated[Path, typer.Argument(help="Folder of a cohort, or a study file that describes one.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List what is wrong with a cohort, by doing all that `run` does to prepare it except writing the slices.
+
+    Exit status 1 if `run` would stop.
+    """
+    from understudy.study.check import check_source
+
+    found = check_source(source, progress=not quiet)
+    header = ["severity", "patient", "file", "problem", "what to do"]
+    rows = [[p.severity, p.patient, p.file.name, p.problem, p.fix] for one in found for p in one.checked.problems]
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        if rows:
+            print_table(header, rows)
+        for one in found:
+            print(one.summary())
+    exit_with(any(one.stops for one in found))
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    speed: Annotated[
+        str,
+        typer.Option(
+            help="Estimate for another machine: operations a second of large convolutions, e.g. 2.5e14, or a100, h100,"
+            " rtx4090, rtx3090."
+        ),
+    ] = "",
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Jobs at once, for the estimated time: a number, or auto: as `understudy run` on this machine, and 1"
+            " with --speed."
+        ),
+    ] = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine's speed again; otherwise it is measured once.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--list", help="Show every job; otherwise stages where there are many jobs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
+    from understudy.study.engine.preview import preview_study
+
+    loaded, asked = study_of(study), workers_of(workers)
+    folder = results_folder(loaded, out)
+    found = preview_study(loaded, folder, device, speed, asked, calibrate)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    jobs = found["list"]
+    if every or len(jobs) <= LISTED:
+        rows = [[job["id"][:12], job["name"], job["state"], *_cost(job)] for job in jobs]
+        print_table(["id", "job", "state", "about", "disk"], rows)
+    else:
+        rows = [[stage, row["jobs"], row["done"], *_cost(row)] for stage, row in found["stages"].items()]
+        print_table(["stage", "jobs", "done", "about", "disk"], rows)
+    for name, cohort in found["cohorts"].items():
+        print(_who(name, cohort))
+    times = "once" if loaded.repeats == 1 else f"{loaded.repeats} times"
+    print(f"{found['settings']} settings, each trained {times}")
+    _print_difference(found["diff"])
+    for warning in found["warnings"]:
+        print(f"warning: {warning}")
+    left = sum(job["state"] != "done" for job in jobs)
+    print(
+        f"{left} of {len(jobs)} jobs to do: about {duration(found['elapsed_seconds'])} with {found['workers']} at once"
+        f" ({duration(3600 * found['gpu_hours'])} of training and sampling, all jobs added up) and"
+        f" {_bytes(found['disk_bytes'])} of disk in {folder}\nestimated {found['calibration']['words']}"
+    )
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    return [duration(row["seconds"]), _bytes(row["disk_bytes"])]
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _who(name: str, cohort: dict[str, Any]) -> str:
+    """E.g. "brats2020: of 369 patients 250 train, 63 validate, 56 test; by site site1 13/3/2, ..."."""
+    parts = ("train", "val", "test")
+    counts = [f"{cohort[part]} {word}" for part, word in zip(parts, ("train", "validate", "test"), strict=True)]
+    text = f"{name + ': ' if name else ''}of {cohort['patients'] + cohort['left_out']} patients {', '.join(counts)}"
+    if cohort["left_out"]:
+        text += f", {cohort['left_out']} are left out"
+    sites = [f"{site or 'unknown'} {'/'.join(str(n[p]) for p in parts)}" for site, n in cohort["sites"].items()]
+    if any(cohort["sites"]):
+        more = f" and {len(sites) - SITES} more" if len(sites) > SITES else ""
+        text += f"; by site {', '.join(sites[:SITES])}{more}"
+    return text
+
+
+def _print_difference(diff: dict[str, Any] | None) -> None:
+    if diff is None:
+        return
+    for entry in diff["changed"]:
+        texts = [json.dumps(entry[when]) for when in ("before", "after")]
+        before, after = (text if len(text) <= 60 else f"{text[:57]}..." for text in texts)
+        print(f"changed: {entry['field']}: {before} -> {after}")
+    more = f", {diff['new']} new" if diff["new"] else ""
+    more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
+    print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
 
 
 @app.command()
@@ -55,7 +178,14 @@ def run(
         ),
     ] = "auto",
     quiet: QuietOption = False,
-    until: UntilOption = "report",
+    until: Annotated[
+        str,
+        typer.Option(
+            help="Stop after this stage, without side branches it does not need:"
+            " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
+            " annotations, report (with the overview of several cohorts)."
+        ),
+    ] = "report",
     job_minutes: Annotated[
         float | None,
         typer.Option(
@@ -64,113 +194,56 @@ def run(
             " it counts as failed.",
         ),
     ] = None,
-    cluster: ClusterOption = "",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster)."
+            " Resources come from the `cluster` section of the study file; --workers: jobs at once."
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --cluster: only show what would be given to the queue.")
     ] = False,
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
-        from understudy.cli.cluster import run_cluster
-
-        run_cluster(study, out, cluster, device, devices, workers, quiet, until, dry_run, job_minutes)
+        _run_on_cluster(study, out, device, devices, workers, quiet, until, job_minutes, cluster, dry_run)
         return
-    from understudy.study.engine.estimate import estimated
-    from understudy.study.engine.plan import make_plan
-    from understudy.study.engine.run import run_plan
-    from understudy.study.stages.report import report_again
-    from understudy.study.stages.run import STAGES
+    from understudy.study.engine.run import run_study
 
     loaded, count = study_of(study), workers_of(workers)
-    if devices > 1:
-        usable_devices(device, devices)
-    planned = estimated(make_plan(loaded), device)
-    result = run_plan(
-        planned, out_of(loaded, out), STAGES, device, not quiet, until, devices, count, report_again, job_minutes
-    )
-    print_result(result)
-    if not result.complete:
-        raise typer.Exit(1)
+    folder = results_folder(loaded, out)
+    print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes))
 
 
-@app.command()
-def job(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")],
-    study: Annotated[
-        str, typer.Option(help="Study file or preset [default: the plan that was last run in --out].")
-    ] = "",
-    out: OutOption = None,
-    device: DeviceOption = "auto",
-    devices: DevicesOption = 1,
-    nodes: NodesOption = 1,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop after so many minutes with a checkpoint and status 75, which means: to be continued by the same"
-            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same."
-        ),
-    ] = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
+def _run_on_cluster(
+    study: str, out: Path | None, device: str, devices: int, workers: str, quiet: bool, until: str,
+    job_minutes: float | None, kind: str, dry: bool,
+) -> None:  # fmt: skip
+    from understudy.study.engine.cluster import KINDS, dry_run, run_on_cluster
 
-    Ends with 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
-    """
-    from understudy.runtime.checkpoints import time_limit
-
-    if minutes is not None and minutes <= 0:
-        raise UnderstudyError(f"--minutes is {minutes:g}", fix="give a number above 0")
-    with time_limit(minutes):
-        _run_job(job_id, study, out, device, devices, nodes, quiet)
-
-
-def _run_job(job_id: str, study: str, out: Path | None, device: str, devices: int, nodes: int, quiet: bool) -> None:
-    from understudy.study.engine.jobs import job_folder, join_job, run_job, told
-    from understudy.study.engine.plan import find_job, make_plan
-    from understudy.study.engine.run import claimed, duration
-    from understudy.study.engine.status import jobs_of
-    from understudy.study.stages.run import STAGES
-
-    place: contextlib.AbstractContextManager[Path]
-    if study:
-        loaded = study_of(study)
-        planned, folder = make_plan(loaded), out_of(loaded, out)
-        jobs, place = planned.jobs, claimed(folder, planned, exclusive=False)
-    elif out is not None:
-        jobs, folder, place = tuple(jobs_of(out)), out, contextlib.nullcontext(out)
+    if kind not in KINDS:
+        raise UnderstudyError(f"--cluster is {kind!r}", fix=f"use {' or '.join(KINDS)}")
+    for option, given, section in (
+        ("--devices", devices > 1, "stages: {generator: {gpus: ...}}"),
+        ("--job-minutes", job_minutes is not None, "minutes: ..."),
+    ):
+        if given:
+            fix = f"say `cluster: {{{section}}}` in the study file"
+            raise UnderstudyError(f"{option} does not go with --cluster", fix=fix)
+    loaded, at_once = study_of(study), workers_of(workers)
+    folder = results_folder(loaded, out)
+    if dry:
+        rows, lines = dry_run(loaded, folder, kind, device, until, at_once)
+        print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
+        print("\n".join(lines))
     else:
-        raise UnderstudyError(
-            "neither a study nor a folder of results is given",
-            fix="give --study FILE, or --out FOLDER of a study that was run or planned there",
-        )
-    found, by_id = find_job(jobs, job_id, study or str(out)), {entry.id: entry for entry in jobs}
-    if devices * nodes > 1:
-        if found.stage != "generator":
-            raise UnderstudyError(
-                f"`{found.name}` is not the training of a generator and uses one device",
-                fix="leave --devices and --nodes out",
-            )
-        if usable_devices(device, devices, nodes) > 0:
-            join_job(found, by_id, folder, STAGES, device, devices, nodes)
-            return
-    with place:
-        try:
-            done = run_job(found, by_id, folder, STAGES, device, not quiet, devices, nodes)
-        except (UnderstudyError, Interrupted):
-            raise
-        except Exception as error:  # recorded in the job's folder
-            complain(told(error, job_folder(folder, found)))
-            raise typer.Exit(1) from error
-    print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
+        print_result(run_on_cluster(loaded, folder, kind, device, not quiet, until, at_once))
 
 
 @app.command()
-def status(
-    out: Annotated[Path, typer.Argument(help="Folder of a study's results.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+def status(out: ResultsArgument, as_json: JsonOption = False) -> None:
     """Show which jobs of a study are done, running, failed or waiting."""
-    from understudy.study.engine.run import duration
     from understudy.study.engine.status import study_status
 
     table = study_status(out)
@@ -194,8 +267,46 @@ def status(
 
 
 @app.command()
-def report(out: Annotated[Path, typer.Argument(help="Folder of a study's results.")]) -> None:
-    """Make a study's report anew from what is done so far."""
+def job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")],
+    study: Annotated[
+        str, typer.Option(help="Study file or preset [default: the plan that was last run in --out].")
+    ] = "",
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after so many minutes with a checkpoint and status 75, which means: to be continued by the same"
+            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
+
+    Exit status 0 if the job is done, 1 if it failed, 75 if it was stopped and is to be continued.
+    """
+    if minutes is not None and minutes <= 0:
+        raise UnderstudyError(f"--minutes is {minutes:g}", fix="give a number above 0")
+    if not study and out is None:
+        fix = "give --study FILE, or --out FOLDER of a study that was run or planned there"
+        raise UnderstudyError("neither a study nor a folder of results is given", fix=fix)
+    from understudy.study.engine.run import run_one
+
+    loaded = study_of(study) if study else None
+    folder = results_folder(loaded, out) if loaded else Path(str(out))
+    ran = run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)
+    if ran is not None:
+        found, done = ran
+        print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
+
+
+@app.command()
+def report(out: ResultsArgument) -> None:
+    """Make a study's report again from what is done so far."""
     from understudy.study.stages.report import report_again
 
     page, answer = report_again(out)
@@ -210,45 +321,25 @@ def preset(name: Annotated[str, typer.Argument(help="quickstart, workstation or 
     print(preset_text(name), end="")
 
 
-def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
-    """Refuses devices that are not there; gives this process's rank among those of a launcher, 0 without one.
-
-    Without `nodes` a launcher is refused: its processes would all run the whole study.
-    """
-    from understudy.generators.training.distributed import check_devices, started
-
-    rank, world = started()
-    if nodes is None and world > 1:
-        raise UnderstudyError(
-            f"torchrun or srun has started {world} processes of the whole study",
-            fix="start the study by itself (--devices starts processes of its own), or single generators by"
-            " `understudy job ID` with --devices and --nodes",
-        )
-    check_devices(device, devices, nodes or 1)
-    return rank
-
-
 def print_result(result: RunResult) -> None:
-    """The report and its answer, or what failed."""
+    """The report and its answer, or what failed: then the exit status is 1."""
     messages: dict[str, list[str]] = {}
     for failed, message in result.failed:
         messages.setdefault(message, []).append(failed.name)
     for message, names in messages.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        complain(f"{message}\n  job: {names[0]}{others}")
+        print_error(f"{message}\n  job: {names[0]}{others}")
     if result.failed:
-        waiting = f"; {_jobs(result.blocked)} waiting for them" if result.blocked else ""
         if result.page is not None:
             print(f"{result.answer}\nreport of what is there, with what is missing: {result.page}")
+        count, waiting = len(result.failed), len(result.blocked)
+        blocked = f"; {waiting} job{'s' * (waiting != 1)} waiting for them" if waiting else ""
         sys.stderr.write(
-            f"{_jobs(result.failed)} failed{waiting}. What is done is kept in {result.out};"
+            f"{count} job{'s' * (count != 1)} failed{blocked}. What is done is kept in {result.out};"
             f" run the same command again to continue, or `understudy report {result.out}` for what is there.\n"
         )
     elif result.page is not None:
         print(f"{result.answer}\nreport: {result.page}")
     else:
         print(f"{len(result.done)} jobs done, {len(result.reused)} were done before; results in {result.out}")
-
-
-def _jobs(found: Sequence[object]) -> str:
-    return f"{len(found)} job{'' if len(found) == 1 else 's'}"
+    exit_with(not result.complete)

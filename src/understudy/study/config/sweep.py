@@ -19,7 +19,7 @@ from understudy.memorization.pictures import save_sweep
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Job, job_folder
 from understudy.study.engine.plan import Plan
-from understudy.study.engine.run import run_plan
+from understudy.study.engine.run import run_study
 from understudy.study.stages.data_jobs import prepare_jobs
 from understudy.study.stages.generator_jobs import audit_job, generator_jobs
 from understudy.study.stages.run import STAGES
@@ -77,7 +77,7 @@ def run_sweep(
     if config is not None:
         study = study.model_copy(update={"audit": config})
     plan = sweep_plan(study, generator, sizes, samples)
-    result = run_plan(plan, out, STAGES, device, progress)
+    result = run_study(plan, out, device, progress)
     if result.failed:
         raise UnderstudyError(
             f"{result.failed[0][0].name} failed: {result.failed[0][1]}",

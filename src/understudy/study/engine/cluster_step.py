@@ -1,20 +1,25 @@
-"""What a cluster's queue starts for one job: it runs the job, and answers a time limit by queueing it once more.
+"""The processes of a study on a cluster.
 
     python -m understudy.study.engine.cluster_step OUT JOB ATTEMPT
 
-It ends with 0 if the job is done, 1 if it failed, 75 if it was told to stop; it says itself what the job's own process
-can no longer say, as that was killed. The job's process is in a process group of its own: a Ctrl-C reaches it once,
-from here.
+is what the queue starts for one job. It runs the job, queues it again when it met its time limit, and records what the
+job's own process can no longer say, as that was killed. It ends with 0 if the job is done, 1 if it failed, 75 if it was
+told to stop. The job's process is in a process group of its own: a Ctrl-C reaches it once, from here.
+
+    python -m understudy.study.engine.cluster_step snakemake PARENT SIGNAL ARGUMENTS...
+
+is Snakemake in a process that gets SIGNAL when the process PARENT is gone: on SIGINT it takes its jobs out of the queue
+and leaves; on SIGKILL the jobs that it has started on this machine see that it is gone and leave by themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,14 +31,12 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.runtime.checkpoints import STOPPING
 from understudy.study.engine import slurm
-from understudy.study.engine.failures import STUCK, Killed, LostWorker, oom_kills
-from understudy.study.engine.jobs import next_attempt, read_done, read_failed, record_failure
-from understudy.study.engine.leases import leased
+from understudy.study.engine.failures import STUCK, lost_process, next_attempt, oom_kills, record_failure
+from understudy.study.engine.jobs import read_done, read_failed, saved_jobs
+from understudy.study.engine.machine import THREADS, leased
 
 TO_BE_CONTINUED = 75  # EX_TEMPFAIL
-LOOK = 0.5  # seconds between looks at the signals that came and at the parent
-_LOST = ("LostWorker", "Killed")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POLL = 0.5  # seconds between looks at the signals that came and at the parent
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Step:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What jobs of this stage ask for."""
+        """The resources of this stage's jobs."""
         return dict(self.plan["stages"][self.plan["jobs"][self.name]["stage"]])
 
     def command(self) -> list[str]:
@@ -86,26 +89,32 @@ class Step:
             status, told = self._once()
             if read_done(self.folder) is not None:
                 break
+            limit, where = f"{self.asked['stop_minutes']:g} minutes", self.folder
+            again = "run the same command again, it continues; or raise cluster.stages.*.minutes"
             if status == TO_BE_CONTINUED or told:
                 if told and told != signal.SIGUSR1:
                     return TO_BE_CONTINUED
-                if not self._may_go_on(turns):
+                number, allowed = slurm.own_number(), self.plan["requeues"]
+                if (slurm.restarts(number) if number else turns) >= allowed:
+                    what = f"the job met its limit of {limit} {allowed + 1} times and is not done"
+                    self._record(UnderstudyError(what, where, f"{again} or cluster.requeues"), TimeoutError())
                     return 1
-                if slurm.own_number():
-                    return self._queue_again()
+                if number:
+                    return self._queue_again(number)
                 turns += 1
                 continue
             if self.stuck:
-                self._record_stuck()
+                what = f"the job hung past its limit of {limit} and was killed"
+                self._record(UnderstudyError(what, where, again), TimeoutError())
             elif status < 0 or not read_failed(self.folder):
-                self._record_lost(status, oom_kills() > kills)
+                self._record(lost_process(status, oom_kills() > kills))
             return 1
         return 0
 
     def _once(self) -> tuple[int, int]:
         """Runs the command; gives its status and the signal that told us to stop, 0 if none did."""
         told: list[int] = []
-        threads = dict.fromkeys(_THREADS, str(self.asked["threads"]))
+        threads = dict.fromkeys(THREADS, str(self.asked["threads"]))
         with contextlib.ExitStack() as stack:
             gpus = [stack.enter_context(leased(self.plan["gpus"])) for _ in range(self.asked["gpus"])]
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(g for g in gpus if g)} if any(gpus) else {}
@@ -124,61 +133,27 @@ class Step:
                     self.stuck = True
                     os.killpg(child.pid, signal.SIGKILL)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return child.wait(LOOK), (told[0] if told else 0)
+                    return child.wait(POLL), (told[0] if told else 0)
 
-    def _may_go_on(self, turns: int) -> bool:
-        """Whether a job that met its limit may have another turn; else its failure is recorded."""
-        number, allowed = slurm.own_number(), self.plan["requeues"]
-        if (slurm.restarts(number) if number else turns) < allowed:
-            return True
-        limit = f"{self.asked['stop_minutes']:g} minutes"
-        self._record(
-            UnderstudyError(
-                f"the job met its limit of {limit} {allowed + 1} times and is not done",
-                where=self.folder,
-                fix="run the same command again, it continues; or raise cluster.stages.*.minutes or cluster.requeues",
-            ),
-            TimeoutError(),
-        )
-        return False
-
-    def _queue_again(self) -> int:
-        number = slurm.own_number()
+    def _queue_again(self, number: str) -> int:
         if slurm.requeue(number):
             _say(f"{self.name}: queued again as job {number}")
         else:
             _say(f"{self.name}: the cluster does not queue job {number} again; Snakemake may send another")
         return TO_BE_CONTINUED
 
-    def _record_stuck(self) -> None:
-        self._record(
-            UnderstudyError(
-                f"the job hung past its limit of {self.asked['stop_minutes']:g} minutes and was killed",
-                where=self.folder,
-                fix="run the same command again: it continues from its checkpoint; or raise cluster.stages.*.minutes",
-            ),
-            TimeoutError(),
-        )
-
-    def _record_lost(self, status: int, memory: bool) -> None:
-        """Says that the process ended without saying why."""
-        ended = signal.Signals(-status).name if status < 0 else f"status {status}"
-        text = f"the process that ran the job ended without a word ({ended})"
-        self._record(Killed(f"{text}: the system was out of memory") if memory else LostWorker(text))
-
     def _record(self, error: Exception, cause: Exception | None = None) -> None:
-        from understudy.study.engine.status import jobs_of  # pandas, for which a job that is well need not wait
-
         error.__cause__ = cause
-        (job,) = (job for job in jobs_of(self.out) if job.folder_name == self.name)
+        (job,) = (job for job in saved_jobs(self.out) if job.folder_name == self.name)
         record_failure(self.folder, job, error, self.tries)
         _say(f"{job.name}: {error}")
 
 
 def failed_for_good(folder: Path) -> bool:
-    """Whether trying again would fail in the same way: all but lost processes and want of memory."""
+    """Whether trying again would fail in the same way: all but lost processes and lack of memory."""
     failed = read_failed(folder)
-    return bool(failed) and failed.get("type") not in _LOST and failed.get("class") != "out_of_memory"
+    lost = failed.get("type") in ("LostWorker", "Killed") or failed.get("class") == "out_of_memory"
+    return bool(failed) and not lost
 
 
 def memory_for(out: Path, megabytes: int) -> Callable[..., int]:
@@ -211,20 +186,34 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def snakemake(parent: int, number: int, words: list[str]) -> None:
+    """Runs Snakemake here, and sends this process a signal when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup and scripts' `&` had ignored
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
+    from snakemake.cli import main as run  # seconds, in which the other process may go
+
+    run(words)
+
+
 def main() -> None:
-    """The command line above."""
-    out, name, attempt = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    """The command lines above."""
+    first, *others = sys.argv[1:]
+    if first == "snakemake":
+        snakemake(int(others[0]), int(others[1]), others[2:])
+        return
+    out, name, attempt = Path(first), others[0], int(others[1])
     plan = read_json(out / "cluster" / "jobs.json")
     try:
         sys.exit(Step(out, name, plan, attempt).run())
     except UnderstudyError as error:
         _say(f"error: {error.message}")
         sys.exit(1)
-
-
-def shell_words(out: Path) -> str:
-    """The beginning of the command line above, for a shell."""
-    return shlex.join([sys.executable, "-m", "understudy.study.engine.cluster_step", str(out)])
 
 
 if __name__ == "__main__":

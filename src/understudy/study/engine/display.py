@@ -1,23 +1,117 @@
-"""What several workers do, on a terminal: a line each, and one for the whole study."""
+"""What a run shows while it goes on (lines, and a table of its workers on a terminal), and what became of it."""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from understudy.study.engine.jobs import Job
+from understudy.names import duration
+from understudy.study.engine.jobs import Job, job_folder, read_done
+from understudy.study.engine.plan import Plan, elapsed
 
 REFRESH = 1.0  # seconds
 LONGEST = 1e9  # seconds; what would take longer has hardly begun and is not known
 WIDE = 100  # columns from which a training's figures are shown
+
+
+@dataclass
+class RunResult:
+    """What became of a run.
+
+    Attributes:
+        out: folder of the results.
+        reused: jobs that were done before.
+        done: jobs done by this run.
+        failed: (job, message) of those that failed.
+        blocked: jobs that need a failed one.
+        page, answer: the report and the line that it opens with, if the report was made.
+    """
+
+    out: Path
+    reused: list[Job] = field(default_factory=list)
+    done: list[Job] = field(default_factory=list)
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+    blocked: list[Job] = field(default_factory=list)
+    page: Path | None = None
+    answer: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job is done."""
+        return not self.failed and not self.blocked
+
+
+class RunLog:
+    """Lines on stderr about jobs and how long they and the study will take, corrected by what earlier jobs took."""
+
+    def __init__(self, plan: Plan, out: Path, progress: bool, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, quiet=not progress)
+        self.total = len(plan.jobs)
+        self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
+        self._estimated: dict[str, float] = {}  # stage -> seconds, of the jobs that were timed
+        self._taken: dict[str, float] = {}
+        self._beside = False  # other jobs run at the same time
+        if kept := self.total - len(self._left):
+            self.console.print(f"{kept} of {self.total} jobs are done already")
+
+    def left(self) -> list[tuple[Job, float]]:
+        """Jobs that are not done and their estimated seconds, scaled by what earlier jobs of the stage took."""
+        found = []
+        for job in self._left:
+            estimated = self._estimated.get(job.stage)
+            found.append((job, job.seconds * self._taken[job.stage] / estimated if estimated else job.seconds))
+        return found
+
+    def announce(self, number: int, job: Job, workers: int = 1) -> None:
+        """Prints the line above a job's own progress, or that one of several workers has begun it."""
+        self._beside = workers > 1
+        seconds = {other.id: seconds for other, seconds in self.left()}
+        whole = elapsed([replace(other, seconds=seconds[other.id]) for other in self._left], workers)
+        times = f" - about {duration(seconds.get(job.id, job.seconds))}, whole study {duration(whole)}" if whole else ""
+        if self._beside and self.console.is_terminal:  # the table below has them
+            times = ""
+        self._print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
+
+    def finished(self, job: Job, done: Mapping[str, Any], named: bool = False) -> None:
+        """Learns how long a job took; prints its name too if others run beside it, or if `named`."""
+        self._left.remove(job)
+        if not done["restarts"]:
+            self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
+            self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
+        name = f"{escape(job.name)}: " if self._beside or named else ""
+        self._print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
+
+    def failed(self, job: Job, kind: str, message: str) -> None:
+        """Prints at once that a job failed for good."""
+        self._left = [other for other in self._left if other.id != job.id]
+        first = message.splitlines()[0] if message else kind
+        text = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
+        self._print(f"[bold red]{escape(text)}[/bold red]")
+
+    def warn(self, text: str) -> None:
+        """Prints a line."""
+        self._print(f"[yellow]{escape(text)}[/yellow]")
+
+    def pass_on(self, text: str) -> None:
+        """Prints what a worker's process said, which must be seen also where no progress is wanted."""
+        if self.console.quiet:
+            sys.stderr.write(f"{text}\n")
+        else:
+            self.console.print(escape(text), style="dim", highlight=False, soft_wrap=True)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=not self.console.is_terminal)  # no file or pipe cuts it at 80 columns
 
 
 @dataclass(frozen=True)
@@ -61,20 +155,17 @@ class Overall:
 
 
 def remaining(left: Sequence[tuple[Job, float]], running: Sequence[Line], workers: int) -> float | None:
-    """Seconds to the end of a study.
+    """Seconds to the end of a study; None without an estimate.
 
     Args:
         left: jobs that are not done, with their estimated seconds.
         running: what workers do.
         workers: that share the work.
-
-    Returns:
-        None without an estimate.
     """
     shares = {line.name: line.share or 0.0 for line in running}
-    alone = [seconds * (1 - shares.get(job.name, 0.0)) for job, seconds in left]
+    work = sum(seconds * (1 - shares.get(job.name, 0.0)) for job, seconds in left)
     longest = max((line.left for line in running if line.left is not None), default=0.0)
-    found = max(sum(alone) / max(1, workers), longest)
+    found = max(work / max(1, workers), longest)
     return found if found > 0 and math.isfinite(found) else None
 
 
@@ -88,43 +179,33 @@ def table_of(lines: Sequence[Line], overall: Overall, width: int) -> Table:
         table.add_column(no_wrap=True, justify="right")
     if width >= WIDE:
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", width=width // 5)
-    for line in lines:
-        table.add_row(*_cells(line)[: len(table.columns)])
-    table.add_row(*_whole(overall)[: len(table.columns)], style="bold")
+    rows = [_cells(line) for line in lines]
+    failed = f", [red]{overall.failed} failed[/red]" if overall.failed else ""
+    name, share = f"study: {overall.done} of {overall.total} jobs{failed}", overall.done / max(1, overall.total)
+    for cells in rows:
+        table.add_row(*cells[: len(table.columns)])
+    whole: list[Any] = ["", name, _bar(share), f"{math.floor(100 * share)} %", "", _left(overall.left), ""]
+    table.add_row(*whole[: len(table.columns)], style="bold")
     return table
 
 
 def _cells(line: Line) -> list[Any]:
-    from understudy.study.engine.run import duration
-
     share, name = line.share, line.name.replace("[", r"\[")
     if share is None:
         return [str(line.number), name, "", "", "", f"since {duration(line.seconds)}", ""]
-    rate = f"{_short(line.progress['rate'])} {line.progress['unit']}/s"
-    left = "" if line.left is None else f"{duration(line.left)} left"
+    rate = float(line.progress["rate"])  # "12,300", "98", "4.1", "0.052"
+    shown = f"{round(rate, -2):,.0f}" if rate >= 1000 else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
     figures = str(line.progress.get("figures", "")).replace("[", r"\[")
-    return [str(line.number), name, _bar(share), f"{math.floor(100 * share)} %", rate, left, figures]
+    done, speed = f"{math.floor(100 * share)} %", f"{shown} {line.progress['unit']}/s"
+    return [str(line.number), name, _bar(share), done, speed, _left(line.left), figures]
 
 
-def _whole(overall: Overall) -> list[Any]:
-    from understudy.study.engine.run import duration
-
-    name = f"study: {overall.done} of {overall.total} jobs"
-    name += f", [red]{overall.failed} failed[/red]" if overall.failed else ""
-    share = overall.done / max(1, overall.total)
-    left = "" if overall.left is None else f"{duration(overall.left)} left"
-    return ["", name, _bar(share), f"{math.floor(100 * share)} %", "", left, ""]
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} left"
 
 
 def _bar(share: float) -> ProgressBar:
     return ProgressBar(total=1.0, completed=share, width=10)
-
-
-def _short(rate: float) -> str:
-    """Three figures at most before the point: "12,300", "98", "4.1", "0.052"."""
-    if rate >= 1000:
-        return f"{round(rate, -2):,.0f}"
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class Display:

@@ -1,4 +1,4 @@
-"""From a study to its jobs: what depends on what, under ids that change only where a result would.
+"""From a study to its jobs: what depends on what, and what runs first.
 
 phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each setting and repeat) -> evaluate
 -> report; and sample -> audit -> report. With several cohorts all this for each, and an overview of the reports.
@@ -6,6 +6,7 @@ phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each sett
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,8 +16,7 @@ from understudy.study.config.finetune import refuse_too_many
 from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.grid import baseline, settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.identity import STAGE_VERSIONS, job_of
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import STAGE_VERSIONS, Job, find_job, job_of
 from understudy.study.facts import Facts, facts_of, find_cohort
 from understudy.study.stages.annotations import annotation_parts
 from understudy.study.stages.data_jobs import prepare_jobs
@@ -25,11 +25,9 @@ from understudy.study.stages.quality import quality_parts
 from understudy.study.stages.report_jobs import overview_job, report_job
 from understudy.study.stages.segmenter_jobs import segmenter_jobs
 
+# Stages whose jobs compute on a device; the hours of the others are not GPU hours.
 ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
-"""Stages whose jobs compute on a device; the hours of the others are not GPU hours."""
-
-SIDE_STAGES = {"audit", "quality", "annotations"}
-"""Stages on whose results only the report depends."""
+SIDE_STAGES = {"audit", "quality", "annotations"}  # on whose results only the report depends
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,7 @@ class Plan:
         return {job.id: job for job in self.jobs}
 
     def find(self, prefix: str) -> Job:
-        """The job whose id starts with `prefix`.
-
-        Raises:
-            UnderstudyError: none, or more than one.
-        """
+        """The job whose id starts with `prefix`, see `find_job`."""
         return find_job(self.jobs, prefix, f"study {self.study.name}")
 
     def until(self, stage: str) -> Plan:
@@ -80,29 +74,11 @@ class Plan:
         return replace(self, jobs=tuple(job for job in self.jobs if job.id in needed))
 
 
-def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
-    """The job whose id starts with `prefix`, or whose folder is called so; `where` is for the message.
-
-    Raises:
-        UnderstudyError: none, or more than one.
-    """
-    found = [job for job in jobs if job.id.startswith(prefix) or job.folder_name == prefix]
-    if len(found) != 1 or not prefix:
-        known = ", ".join(f"{job.id[:12]} ({job.name})" for job in (found or jobs)[:20])
-        raise UnderstudyError(
-            f"{'no job' if not found else 'more than one job'} has an id that starts with {prefix!r}",
-            where=where,
-            fix=f"use one of {known}",
-        )
-    return found[0]
-
-
 def make_plan(study: Study) -> Plan:
     """The jobs of a study.
 
     Raises:
-        UnderstudyError: a cohort or a file that the study names is not there, a split that cannot be, two cohorts that
-            are the same.
+        UnderstudyError: a cohort or file of the study is missing, an impossible split, two cohorts that are the same.
     """
     jobs: dict[str, Job] = {}
     facts: dict[str, Facts] = {}
@@ -110,7 +86,13 @@ def make_plan(study: Study) -> Plan:
     reports: list[tuple[str, str]] = []
     for name, part in study.parts().items():
         own, facts[name] = _jobs_of(part, name, study)
-        _refuse_twins(name, own, cohort_of)
+        twin = next((cohort_of[job.id] for job in own if job.stage == "prepare" and job.id in cohort_of), None)
+        if twin is not None:
+            raise UnderstudyError(
+                f"the cohorts {twin} and {name} are the same patients in the same split",
+                where=f"cohorts.{name}",
+                fix="leave one out, or give it another `path`, `split` or `slices`",
+            )
         for job in own:
             named = replace(job, name=f"{name}: {job.name}") if name else job
             jobs.setdefault(job.id, named)  # phantoms of one seed are drawn once for all
@@ -123,22 +105,8 @@ def make_plan(study: Study) -> Plan:
     return Plan(study, tuple(jobs.values()), facts, cohort_of)
 
 
-def _refuse_twins(name: str, own: Sequence[Job], cohort_of: Mapping[str, str]) -> None:
-    twin = next((cohort_of[job.id] for job in own if job.stage == "prepare" and job.id in cohort_of), None)
-    if twin is not None:
-        raise UnderstudyError(
-            f"the cohorts {twin} and {name} are the same patients in the same split",
-            where=f"cohorts.{name}",
-            fix="leave one out, or give it another `path`, `split` or `slices`",
-        )
-
-
 def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
-    """The jobs of a study with one cohort and what is known of this.
-
-    Args:
-        name: of the cohort in the `whole` study, "" if that is `study`.
-    """
+    """The jobs of a study with one cohort, called `name` in the `whole` study, and what is known of it."""
     cohort = find_cohort(study, name)
     jobs: list[Job] = []
     prepare = prepare_jobs(study, jobs, cohort)
@@ -146,10 +114,10 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
     # Folders first: what is wrong in them is said before a network has been trained for days.
     names = sorted(study.generators, key=lambda name: not isinstance(study.generators[name], FolderGenerator))
     samples = {name: generator_jobs(study, name, prepare, jobs) for name in names}
+    sampled = [job for job in jobs if job.stage == "sample"]
     if study.audit is not None:
         # Snapshots are there to be compared, not to be shared; the finished generator of their training is audited.
-        audited = [job for job in jobs if job.stage == "sample" and "snapshot_kimg" not in job.spec]
-        jobs += [audit_job(study, job, prepare) for job in audited]
+        jobs += [audit_job(study, job, prepare) for job in sampled if "snapshot_kimg" not in job.spec]
     refuse_too_many(study, facts)
     trained: dict[tuple[str, int], str] = {}
     for setting in settings(study):
@@ -157,12 +125,60 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
             segmenter_jobs(study, setting, repeat, prepare, samples, trained, jobs)
     if study.quality is not None:
         base = baseline(study)
-        for sampled in [job for job in jobs if job.stage == "sample"]:
-            title, spec, inputs, local = quality_parts(study.quality, sampled, prepare, jobs, base)
+        for job in sampled:
+            title, spec, inputs, local = quality_parts(study.quality, job, prepare, jobs, base)
             jobs.append(job_of("quality", title, spec, inputs, **local))
     if study.annotations is not None:
-        for sampled in [job for job in jobs if job.stage == "sample"]:
-            title, spec, inputs = annotation_parts(study.annotations, sampled, prepare)
+        for job in sampled:
+            title, spec, inputs = annotation_parts(study.annotations, job, prepare)
             jobs.append(job_of("annotations", title, spec, inputs))
     jobs.append(report_job(study, jobs, name, whole))
     return jobs, facts
+
+
+def longest_after(jobs: Sequence[Job]) -> dict[str, float]:
+    """Job id -> estimated seconds of the longest chain of jobs that begins with it; jobs stand after their inputs."""
+    after: dict[str, float] = {}
+    for job in reversed(jobs):
+        after[job.id] = job.seconds + after.get(job.id, 0.0)
+        for _, before in job.inputs:
+            after[before] = max(after.get(before, 0.0), after[job.id])
+    return after
+
+
+def width(jobs: Sequence[Job]) -> int:
+    """The most jobs that may run side by side, if all took equally long."""
+    level: dict[str, int] = {}
+    for job in jobs:
+        level[job.id] = 1 + max((level.get(before, 0) for _, before in job.inputs), default=0)
+    counts = [list(level.values()).count(n) for n in set(level.values())]
+    return max(counts, default=1)
+
+
+def elapsed(jobs: Sequence[Job], workers: int) -> float:
+    """Seconds until the last of the jobs has ended, by so many workers that take the longest chain first.
+
+    Args:
+        jobs: that are left, each after its inputs; inputs that are not among them are done.
+        workers: jobs at once; each takes its estimated seconds, whatever runs beside it.
+    """
+    priority, left = longest_after(jobs), {job.id for job in jobs}
+    waits_for = {job.id: {before for _, before in job.inputs} & left for job in jobs}
+    needed_by: dict[str, list[int]] = {job.id: [] for job in jobs}
+    for n, job in enumerate(jobs):
+        for before in waits_for[job.id]:
+            needed_by[before].append(n)
+    ready = [(-priority[job.id], n) for n, job in enumerate(jobs) if not waits_for[job.id]]
+    heapq.heapify(ready)
+    running: list[tuple[float, int]] = []  # when each ends
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < workers:
+            _, n = heapq.heappop(ready)
+            heapq.heappush(running, (now + jobs[n].seconds, n))
+        now, ended = heapq.heappop(running)
+        for n in needed_by[jobs[ended].id]:
+            waits_for[jobs[n].id].discard(jobs[ended].id)
+            if not waits_for[jobs[n].id]:
+                heapq.heappush(ready, (-priority[jobs[n].id], n))
+    return now

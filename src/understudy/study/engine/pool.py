@@ -1,28 +1,48 @@
-"""Several jobs at once: which is next, what to do when one fails, and how it is shown."""
+"""Several jobs at once, each in a process of its own that does many, so that PyTorch is imported once.
+
+A worker is in a process group of its own, so that Ctrl-C in a terminal reaches only the run, which then asks for
+checkpoints. It watches the run: when that is killed, the worker writes its checkpoint, leaves and frees its locks.
+(`concurrent.futures` and joblib give up the whole pool when one process dies, and cannot end one that hangs.)
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.runtime.checkpoints import StopRequest
-from understudy.study.engine.display import Display, Line, Overall, remaining
-from understudy.study.engine.failures import AGAIN, LOST_RETRIES, RETRIES
-from understudy.study.engine.jobs import Job, StageFunction, job_folder, read_done
-from understudy.study.engine.leases import free_devices, gpus
-from understudy.study.engine.schedule import longest_after, width
-from understudy.study.engine.status import heartbeat
-from understudy.study.engine.workers import Outcome, Task, Worker, next_outcomes
-
-if TYPE_CHECKING:
-    from understudy.study.engine.run import Clock, RunResult
+from understudy.study.engine.display import Display, Line, Overall, RunLog, RunResult, remaining
+from understudy.study.engine.execute import run_job
+from understudy.study.engine.failures import (
+    RETRIES,
+    RETRY_WORDS,
+    STUCK,
+    LostWorker,
+    TimeLimit,
+    failure_class,
+    failure_message,
+    lost_process,
+    next_attempt,
+    oom_kills,
+    record_failure,
+)
+from understudy.study.engine.jobs import Job, StageFunction, job_folder, read_done, read_quietly
+from understudy.study.engine.machine import THREADS, cores, gpus, leased
+from understudy.study.engine.plan import longest_after, width
 
 WORTH = 30.0  # seconds of work left below which starting processes costs more than it saves
 MEMORY = 3 << 30  # bytes that a worker on a CPU may need
+START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
 
 
 def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: int) -> tuple[int, list[str]]:
@@ -41,7 +61,10 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
         return 1, []
     all_gpus = gpus() if device in ("auto", "cuda") else []
     if all_gpus:
-        free = free_devices(all_gpus)
+        free = []
+        for gpu in all_gpus:
+            with leased([gpu]) as found:
+                free += [found] if found else []
         if not free or (asked or 0) > len(free):
             raise UnderstudyError(
                 f"{len(free)} of {len(all_gpus)} GPUs are free; other runs of Understudy have leased the rest",
@@ -63,9 +86,197 @@ def likely_workers(jobs: Sequence[Job], device: str) -> int:
     return len(all_gpus) or worker_count(None, jobs, "cpu" if device == "auto" else device, 1)[0]
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know once.
+
+    Attributes:
+        jobs: of the plan, by id.
+        out: folder of the study's results.
+        stages: stage name -> function of a module, which another process can import.
+        device: "auto", "cpu", "cuda", ...
+        threads: that a worker computes with; None: as the environment or PyTorch says.
+        gpus: of which each worker leases one; () on a CPU.
+        minutes: that a job may take; None for no limit.
+        devices: that a generator's training is spread over.
+    """
+
+    jobs: Mapping[str, Job]
+    out: Path
+    stages: Mapping[str, StageFunction]
+    device: str
+    threads: int | None
+    gpus: Sequence[str]
+    minutes: float | None
+    devices: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job in a worker: its `done.json`, or the class and text of its failure."""
+
+    job: Job
+    done: dict[str, Any] | None = None
+    failure: str = ""
+    message: str = ""
+    interrupted: bool = False
+
+
+class Worker:
+    """A process that does one job at a time.
+
+    Args:
+        pass_on: is given each line that the process writes: a warning, or the last message of a library.
+    """
+
+    def __init__(self, task: Task, number: int, pass_on: Callable[[str], None]) -> None:
+        self.task, self.number = task, number
+        self.job: Job | None = None
+        self.since = 0.0  # when its job began
+        self._begun = False  # its job, rather than starting
+        self._kills = oom_kills()
+        self._attempt = 1  # at its job
+        self._asked = False  # to leave
+        self._stuck = False  # killed, as its job hung past its limit
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        output, written = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(task, theirs, written), daemon=False)
+        with _limited_threads(task.threads):
+            self.process.start()
+        theirs.close()
+        written.close()
+
+        def read() -> None:  # whole lines, so that several workers and a display do not write into each other
+            with output, open(output.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+                for line in lines:
+                    pass_on(f"worker {number}: {line.rstrip()}")
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def start(self, job: Job) -> None:
+        """Gives it a job; a process that is gone is found out by `outcome`."""
+        self.job, self.since, self._kills, self._begun = job, time.monotonic(), oom_kills(), False
+        self._attempt = next_attempt(job_folder(self.task.out, job))
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(job.id)
+
+    def outcome(self) -> Outcome:
+        """Waits for what it reports, or gives that it is lost."""
+        while (outcome := self.listen()) is None:
+            pass
+        return outcome
+
+    def listen(self) -> Outcome | None:
+        """What it reports, or that it is lost; None if it only says that it has begun."""
+        assert self.job is not None
+        outcome: Outcome | None
+        try:
+            outcome = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            outcome = self._lost(self.job)
+        if outcome is None:
+            self._begun, self.since = True, time.monotonic()
+        else:
+            self.job = None
+        return outcome
+
+    def end_if_stuck(self) -> None:
+        """Kills the process of a job that is past its time limit and did not leave when it was asked to."""
+        minutes = self.task.minutes
+        if self.job is None or minutes is None or self._stuck:
+            return
+        if time.monotonic() - self.since > (60 * minutes + STUCK if self._begun else START):
+            self._stuck = True
+            assert self.process.pid is not None
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)  # and the processes that it has started
+            except ProcessLookupError:  # it has not yet begun, and so is in the run's own group
+                self.process.kill()
+
+    def _lost(self, job: Job) -> Outcome:
+        """Records on the process's behalf that it ended in the middle of a job."""
+        status = self.process.exitcode or 0
+        if not self._stuck and self._asked and status == -signal.SIGTERM:  # it was asked to leave before it had begun
+            return Outcome(job, interrupted=True)
+        killed = lost_process(status, oom_kills() > self._kills)
+        error = TimeLimit(self.task.minutes or 0) if self._stuck else killed
+        record_failure(job_folder(self.task.out, job), job, error, self._attempt)
+        kind = "lost" if type(error) is LostWorker else failure_class(error, job.stage)
+        return Outcome(job, failure=kind, message=str(error))
+
+    def stop(self) -> None:
+        """Asks for a checkpoint and the end; the second time it ends at once."""
+        if self.job is None:
+            self.connection.close()
+        elif self.process.pid is not None and self.process.is_alive():
+            self._asked = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _limited_threads(count: int | None) -> Iterator[None]:
+    """Inside the block the environment limits the threads of processes that start; None: as it is."""
+    if count is None:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(task: Task, connection: Connection, written: Connection) -> None:
+    """The life of a worker: jobs until the pipe is closed."""
+    os.setpgid(0, 0)
+    for stream in (1, 2):
+        os.dup2(written.fileno(), stream)
+    written.close()
+    with leased(task.gpus) as gpu:
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        elif task.gpus:
+            return  # another run was faster; without a lease it would compute on that run's GPU
+        threading.Thread(target=_leave_with_the_run, daemon=True).start()
+        if task.threads is not None:
+            import torch
+
+            torch.set_num_threads(task.threads)
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            while True:
+                job = task.jobs[connection.recv()]
+                connection.send(None)  # it has begun
+                outcome = _do(task, job)
+                connection.send(outcome)
+                if outcome.interrupted:
+                    return
+
+
+def _do(task: Task, job: Job) -> Outcome:
+    try:
+        done = run_job(job, task.jobs, task.out, task.stages, task.device, False, task.devices, minutes=task.minutes)
+    except Interrupted:
+        return Outcome(job, interrupted=True)
+    except Exception as error:  # told to the run, and recorded in failed.json
+        kind, message = failure_class(error, job.stage), failure_message(error, job_folder(task.out, job))
+        return Outcome(job, None, kind, message)
+    return Outcome(job, done)
+
+
+def _leave_with_the_run() -> None:
+    """Sends this process SIGTERM, which is a checkpoint and the end, once the run is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Pool:
@@ -73,6 +284,7 @@ class Pool:
 
     Args:
         jobs: in an order in which each stands after its inputs.
+        by_id: all jobs of the plan.
         count: of workers.
         minutes: that a job may take; None for no limit.
         devices: that a generator's training is spread over.
@@ -80,10 +292,10 @@ class Pool:
 
     def __init__(
         self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
-        result: RunResult, clock: Clock, device: str, count: int, gpus: Sequence[str],
+        result: RunResult, log: RunLog, device: str, count: int, gpus: Sequence[str],
         minutes: float | None = None, devices: int = 1,
     ) -> None:  # fmt: skip
-        self.result, self.clock, self.count = result, clock, count
+        self.result, self.log, self.count = result, log, count
         self.number = {job.id: n for n, job in enumerate(jobs, start=1)}
         threads = max(1, cores() // count) if count > 1 else None  # alone: as in the run's own process
         self.task = Task(dict(by_id), result.out, dict(stages), device, threads, tuple(gpus), minutes, devices)
@@ -94,7 +306,7 @@ class Pool:
         self.tries: dict[str, int] = {}
         self.alone: set[str] = set()  # ids of jobs that ran out of memory beside others
         self.workers: list[Worker] = []
-        self.full = False  # the disk
+        self.disk_full = False
 
     def run(self) -> None:
         """Until nothing is left that can be done.
@@ -102,14 +314,17 @@ class Pool:
         Raises:
             Interrupted: SIGTERM or SIGINT; the workers have written their checkpoints.
         """
-        with StopRequest() as stop, Display(self.clock.console) as display:
+        with StopRequest() as stop, Display(self.log.console) as display:
             try:
                 while not stop.requested:
                     self._give_out()
                     if not self._busy:
                         break
-                    for worker, outcome in next_outcomes(self.workers, 0.5):
-                        self._take(worker, outcome)
+                    busy = {worker.connection: worker for worker in self._busy}
+                    for connection in wait(list(busy), 0.5):
+                        worker = busy[connection]  # type: ignore[index]  # the values of `wait` are its arguments
+                        if (outcome := worker.listen()) is not None:
+                            self._take(outcome)
                     for worker in self._busy:
                         worker.end_if_stuck()
                     if display.due:
@@ -121,72 +336,63 @@ class Pool:
                 self._stop_all()
         self.result.blocked += self.waiting
 
-    def _show(self, display: Display) -> None:
-        now, lines = time.monotonic(), []
-        for worker in sorted(self._busy, key=lambda w: w.number):
-            if worker.job is not None:
-                told = heartbeat(job_folder(self.result.out, worker.job)).get("progress") or {}
-                lines.append(Line(worker.number, worker.job.name, now - worker.since, told))
-        left = remaining(self.clock.left(), lines, min(self.count, max(1, len(lines))))
-        done = len(self.result.done) + len(self.result.reused)
-        display.show(lines, Overall(done, self.clock.total, len(self.result.failed), left))
-
     @property
     def _busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.job is not None]
 
-    def _ready(self) -> list[Job]:
-        """Jobs whose inputs are done, the one with the longest chain behind it first."""
-        ready = [job for job in self.waiting if all(i in self.done for _, i in job.inputs)]
-        return sorted(ready, key=lambda job: (-self.priority[job.id], self.number[job.id]))
+    def _show(self, display: Display) -> None:
+        now, lines = time.monotonic(), []
+        for worker in sorted(self._busy, key=lambda w: w.number):
+            if worker.job is not None:
+                beat = read_quietly(job_folder(self.result.out, worker.job) / "heartbeat.json")
+                lines.append(Line(worker.number, worker.job.name, now - worker.since, beat.get("progress") or {}))
+        left = remaining(self.log.left(), lines, min(self.count, max(1, len(lines))))
+        done = len(self.result.done) + len(self.result.reused)
+        display.show(lines, Overall(done, self.log.total, len(self.result.failed), left))
 
     def _give_out(self) -> None:
-        if self.full:
+        """Starts jobs whose inputs are done, the one with the longest chain behind it first."""
+        if self.disk_full:
             return
-        for job in self._ready():
+        ready = [job for job in self.waiting if all(before in self.done for _, before in job.inputs)]
+        for job in sorted(ready, key=lambda job: (-self.priority[job.id], self.number[job.id])):
             running = [worker.job.id for worker in self._busy if worker.job]
             if len(running) >= self.count or (running and self.alone & {job.id, *running}):
                 return
-            worker = self._idle()
+            self.workers = [w for w in self.workers if w.job is not None or w.process.is_alive()]
+            worker = next((w for w in self.workers if w.job is None), None)
+            if worker is None:
+                number = min(set(range(1, self.count + 1)) - {w.number for w in self.workers})
+                worker = Worker(self.task, number, self.log.pass_on)
+                self.workers.append(worker)
             self.waiting.remove(job)
             self.tries[job.id] = self.tries.get(job.id, 0) + 1
-            self.clock.announce(self.number[job.id], job, self.count)
+            self.log.announce(self.number[job.id], job, self.count)
             worker.start(job)
 
-    def _idle(self) -> Worker:
-        self.workers = [w for w in self.workers if w.job is not None or w.alive]
-        free = [worker for worker in self.workers if worker.job is None]
-        if free:
-            return free[0]
-        number = min(set(range(1, self.count + 1)) - {w.number for w in self.workers})
-        self.workers.append(Worker(self.task, number, self.clock.tell))
-        return self.workers[-1]
-
-    def _take(self, worker: Worker, outcome: Outcome) -> None:
-        job = outcome.job
+    def _take(self, outcome: Outcome) -> None:
+        """Records what became of a job, which waits again if another try may help."""
+        job, kind, message = outcome.job, outcome.failure, outcome.message
         if outcome.done is not None:
             self.done.add(job.id)
             self.result.done.append(job)
-            self.clock.finished(job, outcome.done)
+            self.log.finished(job, outcome.done)
             return
         if outcome.interrupted:  # by somebody else's signal
-            self.waiting.append(job)
-            if self.tries[job.id] <= LOST_RETRIES:
+            if self.tries[job.id] <= RETRIES["lost"]:
+                self.waiting.append(job)
                 return
-            self.waiting.remove(job)
-            outcome = Outcome(job, None, "error", "the job was stopped by a signal twice")
-        allowed = LOST_RETRIES if outcome.failure == "lost" else RETRIES.get(outcome.failure, 0)
-        if self.tries[job.id] <= allowed:
-            then = AGAIN.get(outcome.failure, "it is tried again")
-            self.clock.say(f"{job.name}: {outcome.message.splitlines()[0]}; {then}")
-            if outcome.failure == "out_of_memory":
+            kind, message = "error", "the job was stopped by a signal twice"
+        elif self.tries[job.id] <= RETRIES.get(kind, 0):
+            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {RETRY_WORDS.get(kind, 'it is tried again')}")
+            if kind == "out_of_memory":
                 self.alone.add(job.id)
             self.waiting.append(job)
             return
-        self.clock.failed(job, outcome.failure, outcome.message)
-        self.result.failed.append((job, outcome.message))
-        if outcome.failure == "disk":
-            self.full = True
+        self.log.failed(job, kind, message)
+        self.result.failed.append((job, message))
+        if kind == "disk":
+            self.disk_full = True
             for other in self._busy:
                 other.stop()
 
@@ -202,6 +408,3 @@ class Pool:
             worker.connection.close()
             worker.process.join()
         self.workers = []
-
-
-PartialReport = Callable[[Path], tuple[Path, str]]

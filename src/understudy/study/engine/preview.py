@@ -4,100 +4,110 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from understudy.io.files import read_json
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.calibration import Calibration
-from understudy.study.engine.identity import STAGE_VERSIONS
-from understudy.study.engine.jobs import Job, State
-from understudy.study.engine.plan import ACCELERATED, Plan
-from understudy.study.engine.schedule import elapsed
-from understudy.study.engine.status import jobs_of, state_in
-from understudy.study.facts import Facts
+from understudy.study.engine.calibration import Calibration, calibrated, stated
+from understudy.study.engine.estimate import estimated
+from understudy.study.engine.jobs import STAGE_VERSIONS, State, job_folder, read_done, saved_jobs, state_of
+from understudy.study.engine.machine import cores
+from understudy.study.engine.plan import ACCELERATED, Plan, elapsed, make_plan
+from understudy.study.engine.pool import likely_workers
 
 SPARE = 1.1  # of the disk space that a study needs should be free
 
 
-def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -> dict[str, Any]:
-    """All of it as plain JSON values, from a plan with estimates and the folder that it is or will be run in.
+def preview_study(
+    study: Study, out: Path, device: str = "auto", speed: str = "", workers: int | None = None, calibrate: bool = False
+) -> dict[str, Any]:
+    """What a study will do and cost, as plain JSON values (see `preview`).
 
     Args:
-        workers: jobs at once, of which `elapsed_seconds` is told.
+        out: folder that it is or will be run in.
+        device: that is calibrated.
+        speed: of another machine, see `calibration.stated`.
+        workers: jobs at once; None: as a run on this machine, or 1 with `speed`.
+        calibrate: measure this machine's speed anew.
+    """
+    plan = make_plan(study)
+    if speed:
+        calibration = stated(speed)
+        return preview(estimated(plan, calibration=calibration), out, calibration, workers or 1)
+    calibration = calibrated(device, again=calibrate)
+    plan = estimated(plan, calibration=calibration)
+    count = workers or likely_workers([job for job in plan.jobs if read_done(job_folder(out, job)) is None], device)
+    if count > 1 and not calibration.gpu:  # which divide the cores between them
+        calibration = calibrated(device, calibrate, max(1, cores() // count))
+        plan = estimated(plan, calibration=calibration)
+    return preview(plan, out, calibration, count)
+
+
+def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -> dict[str, Any]:
+    """What is known of a plan with estimates and the folder that it is or will be run in, as plain JSON values.
+
+    Args:
+        workers: jobs at once, for `elapsed_seconds`.
     """
     begun = set(os.listdir(out / "jobs")) if (out / "jobs").is_dir() else set()
     states: dict[str, State] = {
-        job.id: state_in(out, job) if job.folder_name in begun else "waiting" for job in plan.jobs
+        job.id: state_of(job_folder(out, job)) if job.folder_name in begun else "waiting" for job in plan.jobs
     }
     left = [job for job in plan.jobs if states[job.id] != "done"]
+    stages: dict[str, dict[str, float]] = {}  # in the order of the stages
+    for stage in STAGE_VERSIONS:
+        mine = [job for job in plan.jobs if job.stage == stage]
+        todo = [job for job in left if job.stage == stage]
+        if mine:
+            stages[stage] = {
+                "jobs": len(mine),
+                "done": len(mine) - len(todo),
+                "seconds": sum(job.seconds for job in todo),
+                "disk_bytes": sum(job.disk_bytes for job in todo),
+            }
+    cells = [  # with the cohort's name in front where there are several
+        f"{name}: {setting.id}" if name else setting.id
+        for name, part in plan.study.parts().items()
+        for setting in settings(part)
+    ]
+    disk_bytes = sum(job.disk_bytes for job in left)
     accelerated = sum(job.seconds for job in left if job.stage in ACCELERATED)
-    cells = setting_ids(plan.study)
-    found: dict[str, Any] = {
-        "jobs": {stage: row["jobs"] for stage, row in by_stage(plan.jobs, states).items()},
+    speed = {"speed": calibration.speed, "device": calibration.device, "measured": calibration.measured or None}
+    fields = ("stage", "name", "seconds", "disk_bytes")
+    return {
+        "jobs": {stage: row["jobs"] for stage, row in stages.items()},
+        "stages": stages,
         "settings": len(cells),
         "repeats": plan.study.repeats,
         "seconds": sum(job.seconds for job in left),
         "workers": workers,
         "elapsed_seconds": round(elapsed(left, workers), 1),
         "gpu_hours": round(accelerated / 3600, 3),
-        "disk_bytes": sum(job.disk_bytes for job in left),
-        "calibration": {
-            "speed": calibration.speed,
-            "device": calibration.device,
-            "measured": calibration.measured or None,
-            "words": calibration.words,
+        "disk_bytes": disk_bytes,
+        "calibration": {**speed, "words": calibration.words},
+        "cohorts": {
+            name: {
+                "patients": facts.patients,
+                **facts.counts,
+                "left_out": len(facts.sites) - facts.patients,
+                "sites": facts.by_site(),
+                "channels": facts.channels,
+                "classes": [entry.name for entry in facts.classes[1:]],
+                "grid": list(facts.shape),
+            }
+            for name, facts in plan.facts.items()
         },
-        "cohorts": {name: _cohort(facts) for name, facts in plan.facts.items()},
         "diff": difference(plan, out, states),
         "study_hash": plan.study.hash,
         "setting_ids": cells,
-    }
-    found["warnings"] = warnings(plan, out, found["disk_bytes"])
-    found["list"] = [
-        {"id": j.id, "stage": j.stage, "name": j.name, "state": states[j.id], "seconds": j.seconds,
-         "disk_bytes": j.disk_bytes}
-        for j in plan.jobs
-    ]  # fmt: skip
-    return found
-
-
-def setting_ids(study: Study) -> list[str]:
-    """Ids of the settings, with the cohort's name in front where there are several."""
-    return [
-        f"{name}: {setting.id}" if name else setting.id
-        for name, part in study.parts().items()
-        for setting in settings(part)
-    ]
-
-
-def by_stage(jobs: Sequence[Job], states: Mapping[str, State]) -> dict[str, dict[str, float]]:
-    """Stage -> jobs, done, and seconds and disk_bytes of those that are not."""
-    found: dict[str, dict[str, float]] = {}
-    for stage in STAGE_VERSIONS:
-        mine = [job for job in jobs if job.stage == stage]
-        left = [job for job in mine if states[job.id] != "done"]
-        if mine:
-            found[stage] = {
-                "jobs": len(mine),
-                "done": len(mine) - len(left),
-                "seconds": sum(job.seconds for job in left),
-                "disk_bytes": sum(job.disk_bytes for job in left),
-            }
-    return found
-
-
-def _cohort(facts: Facts) -> dict[str, Any]:
-    return {
-        "patients": facts.patients,
-        **facts.counts,
-        "left_out": len(facts.sites) - facts.patients,
-        "sites": facts.by_site(),
-        "channels": facts.channels,
-        "classes": [entry.name for entry in facts.classes[1:]],
-        "grid": list(facts.shape),
+        "warnings": warnings(plan, out, disk_bytes),
+        "list": [
+            {"id": job.id, "state": states[job.id], **{name: getattr(job, name) for name in fields}}
+            for job in plan.jobs
+        ],
     }
 
 
@@ -109,8 +119,10 @@ def difference(plan: Plan, out: Path, states: Mapping[str, State]) -> dict[str, 
     """
     if not ((out / "study.json").is_file() and (out / "plan.json").is_file()):
         return None
-    before = {job.name: job for job in jobs_of(out)}
-    old = {name for name, job in before.items() if job.id not in plan.by_id and state_in(out, job) == "done"}
+    before = {job.name: job for job in saved_jobs(out)}
+    old = {
+        name for name, job in before.items() if job.id not in plan.by_id and read_done(job_folder(out, job)) is not None
+    }
     names = {job.name for job in plan.jobs}
     redo = [job.name for job in plan.jobs if states[job.id] != "done" and job.name in old]
     return {
@@ -139,6 +151,7 @@ def changed_fields(before: Any, after: Any, path: tuple[str, ...] = ()) -> list[
 def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
     """What is allowed and will most likely disappoint."""
     found = []
+    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
     for name, facts in plan.facts.items():
         where = f"cohort {name}: " if name else ""
         if not facts.counts["val"]:
@@ -146,33 +159,18 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
         if facts.counts["test"] < 5:
             tested = f"{facts.counts['test']} patient{'s' if facts.counts['test'] > 1 else ''}"
             found.append(f"{where}only {tested} for testing: intervals will be wide or missing")
-        found += _short_of_slices(where, plan, facts)
+        about = round(facts.counts["train"] * facts.slices_each)
+        if wanted > about:  # more than there can be the plan refuses
+            found.append(f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule")
     plugged = sorted({job.spec["name"] for job in plan.jobs if "plugin" in job.spec})
     if plugged:
         found.append(f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all")
-    free = _free_bytes(out)
-    if free is not None and free < SPARE * disk_bytes:
-        found.append(
-            f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free in {out.absolute()}"
-        )
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:  # a file system that does not say
+        return found
+    if free < SPARE * disk_bytes:
+        needed = f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free"
+        found.append(f"{needed} in {out.absolute()}")
     return found
-
-
-def _short_of_slices(where: str, plan: Plan, facts: Facts) -> list[str]:
-    """A ratio study of more real slices than there will most likely be; more than there can be the plan refuses."""
-    wanted = plan.study.ratios.real_slices if plan.study.ratios is not None else 0
-    about = round(facts.counts["train"] * facts.slices_each)
-    if wanted <= about:
-        return []
-    return [f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule"]
-
-
-def _free_bytes(out: Path) -> int | None:
-    """Free on the disk of a folder that may not be there yet."""
-    for folder in (out.absolute(), *out.absolute().parents):
-        if folder.is_dir():
-            try:
-                return shutil.disk_usage(folder).free
-            except OSError:  # a file system that does not say
-                return None
-    return None

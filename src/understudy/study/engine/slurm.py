@@ -1,4 +1,4 @@
-"""The few questions that are asked of SLURM beside Snakemake: what is left in the queue, and once more, please."""
+"""The few questions that are asked of SLURM beside Snakemake: what is left in the queue, and to queue a job again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
 
+NO_SLURM = "start the study where jobs are sent to SLURM from (a login node), or use --cluster local"
 _FOLDER = re.compile(r"[a-z]+-[0-9a-f]{12}")  # of a job, as it stands in the comment that Snakemake gives
 
 
@@ -40,9 +41,8 @@ def queued(prefix: str) -> list[Queued]:
     Raises:
         UnderstudyError: the queue does not answer.
     """
-    lines = _ask("squeue", "--me", "--noheader", "--format=%i|%T|%j|%k").splitlines()
     found = []
-    for line in lines:
+    for line in _ask("squeue", "--me", "--noheader", "--format=%i|%T|%j|%k").splitlines():
         number, state, name, comment = line.split("|", 3)
         if name.startswith(prefix):
             folder = _FOLDER.search(comment)
@@ -63,7 +63,7 @@ def restarts(number: str) -> int:
 
 
 def requeue(number: str) -> bool:
-    """Has a running job end and wait in the queue once more; False if the cluster does not allow it."""
+    """Ends a running job and queues it again; False if the cluster does not allow it."""
     return subprocess.run(["scontrol", "requeue", number], check=False).returncode == 0
 
 
@@ -82,19 +82,13 @@ def own_number() -> str:
 
 
 def _ask(*words: str) -> str:
+    where = " ".join(words[:2])
     try:
-        done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
     except FileNotFoundError as error:
-        raise UnderstudyError(
-            f"there is no command {words[0]} on this machine",
-            fix="start the study where jobs are sent to SLURM from (a login node), or use --cluster local",
-        ) from error
+        raise UnderstudyError(f"there is no command {words[0]} on this machine", fix=NO_SLURM) from error
     except subprocess.CalledProcessError as error:
-        raise UnderstudyError(
-            f"SLURM refuses: {str(error.stderr).strip()}", where=" ".join(words[:2]), fix="try again later"
-        ) from error
+        said = str(error.stderr).strip()
+        raise UnderstudyError(f"SLURM refuses: {said}", where=where, fix="try again later") from error
     except subprocess.TimeoutExpired as error:
-        raise UnderstudyError(
-            "SLURM has not answered for two minutes", where=" ".join(words[:2]), fix="try again later"
-        ) from error
-    return done.stdout
+        raise UnderstudyError("SLURM has not answered for two minutes", where=where, fix="try again later") from error

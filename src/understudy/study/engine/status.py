@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.runtime.lazy import pandas as pd
-from understudy.study.engine.jobs import Job, State, folder_name, job_folder, read_done, read_failed, state_of
+from understudy.study.engine.jobs import folder_name, read_done, read_failed, read_quietly, state_of
 
 STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
 STATUS_COLUMNS += ["failure", "message", "memory"]
@@ -28,50 +27,20 @@ def study_status(out: str | Path) -> pd.DataFrame:
     """
     out = Path(out)
     if not (out / "plan.json").is_file():
-        raise UnderstudyError(
-            "no study was run in this folder", where=out.absolute(), fix="give the folder that `understudy run` made"
-        )
-    jobs = read_json(out / "plan.json", dict)["jobs"]
-    rows = [_row(out / "jobs" / folder_name(entry["stage"], entry["id"]), entry) for entry in jobs]
+        fix = "give the folder that `understudy run` made"
+        raise UnderstudyError("no study was run in this folder", where=out.absolute(), fix=fix)
+    rows = []
+    for entry in read_json(out / "plan.json", dict)["jobs"]:
+        folder = out / "jobs" / folder_name(entry["stage"], entry["id"])
+        state = state_of(folder)
+        failed = read_failed(folder) if state == "failed" else {}
+        account = read_done(folder) or read_quietly(folder / "heartbeat.json")
+        row = {name: entry[name] for name in ("stage", "id", "name")} | {"state": state, "estimate": entry["seconds"]}
+        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb", "restarts")}
+        row["failure"] = failed.get("class", "error") if failed else ""
+        row |= {"message": failed.get("message", ""), "memory": memory_words(account), "detail": _detail(folder, state)}
+        rows.append(row)
     return pd.DataFrame(rows, columns=STATUS_COLUMNS)
-
-
-def jobs_of(out: str | Path) -> Sequence[Job]:
-    """The jobs as they were planned when the study was last run.
-
-    Raises:
-        UnderstudyError: the folder holds no plan.
-    """
-    entries = read_json(Path(out) / "plan.json", dict)["jobs"]
-    return [
-        Job(**{**entry, "inputs": tuple(tuple(i) for i in entry["inputs"])})
-        for entry in ({k: v for k, v in entry.items() if k != "id"} for entry in entries)
-    ]
-
-
-def state_in(out: str | Path, job: Job) -> State:
-    """The state of a job in a folder of results."""
-    return state_of(job_folder(out, job))
-
-
-def _row(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    state = state_of(folder)
-    failed = read_failed(folder) if state == "failed" else {}
-    account = read_done(folder) or heartbeat(folder)
-    return {
-        "stage": entry["stage"],
-        "id": entry["id"],
-        "name": entry["name"],
-        "state": state,
-        "seconds": account.get("seconds"),
-        "estimate": entry["seconds"],
-        "peak_rss_mb": account.get("peak_rss_mb"),
-        "restarts": account.get("restarts"),
-        "detail": detail(folder, state),
-        "failure": failed.get("class", "error") if failed else "",
-        "message": failed.get("message", ""),
-        "memory": memory_words(account),
-    }
 
 
 def memory_words(done: dict[str, Any]) -> str:
@@ -79,14 +48,17 @@ def memory_words(done: dict[str, Any]) -> str:
     return "; ".join(f"{what}: {how}" for what, how in done.get("memory", {}).items())
 
 
-def detail(folder: Path, state: str) -> str:
+def _detail(folder: Path, state: str) -> str:
     """A training's last figures, or the first line of an error."""
-    if state == "failed":
-        return str(_quietly(folder / "failed.json").get("message", "")).split("\n")[0]
     if state == "done":
         return ""
-    if state == "running" and (told := heartbeat(folder).get("progress")):
-        return progress_words(told)
+    if state == "failed":
+        return str(read_failed(folder).get("message", "")).split("\n")[0]
+    progress = read_quietly(folder / "heartbeat.json").get("progress")
+    if state == "running" and progress:  # e.g. "training generator 45 %, 109 images/s, loss_d 0.5"
+        share = f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+        rate = f"{progress['rate']:.3g} {progress['unit']}/s"
+        return ", ".join(words for words in (f"{progress['what']}{share}", rate, progress.get("figures", "")) if words)
     histories = sorted(folder.rglob("history.jsonl"))
     return _last_line(histories[0]) if histories else ""
 
@@ -101,23 +73,3 @@ def _last_line(path: Path) -> str:
         return ""
     shown = list(json.loads(lines[-1]).items())[:4]
     return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
-
-
-def progress_words(told: dict[str, Any]) -> str:
-    """E.g. "training generator 45 %, 109 images/s, loss_d 0.5", from a heartbeat."""
-    share = f" {100 * told['done'] / told['total']:.0f} %" if told.get("total") else ""
-    words = [f"{told['what']}{share}", f"{told['rate']:.3g} {told['unit']}/s", told.get("figures", "")]
-    return ", ".join(word for word in words if word)
-
-
-def heartbeat(folder: Path) -> dict[str, Any]:
-    """The last `heartbeat.json` of a job that is not done; {} if there is none."""
-    return _quietly(folder / "heartbeat.json")
-
-
-def _quietly(path: Path) -> dict[str, Any]:
-    """A JSON file of a job that may be starting or being killed: {} if it is not there or not whole."""
-    try:
-        return dict(read_json(path))
-    except UnderstudyError:
-        return {}

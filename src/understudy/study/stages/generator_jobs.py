@@ -9,8 +9,7 @@ from understudy.exchange.read import layout_of
 from understudy.memorization.config import AuditConfig
 from understudy.study.config.generators import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.config.schema import Study
-from understudy.study.engine.identity import job_of, training_spec
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import Job, job_of, training_spec
 from understudy.study.stages.plugin import plugin_content
 
 

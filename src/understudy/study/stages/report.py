@@ -12,7 +12,7 @@ import pandas as pd
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
-from understudy.study.engine.account import software
+from understudy.study.engine.execute import software
 from understudy.study.engine.jobs import Context, Job, job_folder, plain_name, read_done, read_failed, state_of
 from understudy.study.engine.status import memory_words
 
@@ -157,9 +157,10 @@ def report_again(out: str | Path) -> tuple[Path, str]:
         UnderstudyError: the folder holds no study, or nothing was evaluated yet.
     """
     from understudy.report.overview import write_overview
-    from understudy.study.engine.status import jobs_of, study_status
+    from understudy.study.engine.jobs import saved_jobs
+    from understudy.study.engine.status import study_status
 
-    out, jobs = Path(out), {job.id: job for job in jobs_of(out)}
+    out, jobs = Path(out), {job.id: job for job in saved_jobs(out)}
     planned, table = [job for job in jobs.values() if job.stage == "report"], study_status(out)
     above = next((job for job in jobs.values() if job.stage == "overview"), None)
     if above is None:

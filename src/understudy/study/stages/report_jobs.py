@@ -9,8 +9,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.study.config.grid import baseline
 from understudy.study.config.schema import Study, preset, presets
-from understudy.study.engine.identity import job_of
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import Job, job_of
 
 
 def report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from understudy.study.config.finetune import changed_training
 from understudy.study.config.grid import Setting, mixture_of
 from understudy.study.config.schema import Study
-from understudy.study.engine.identity import job_of, training_spec
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import Job, job_of, training_spec
 
 
 def segmenter_jobs(

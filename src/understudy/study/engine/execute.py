@@ -1,0 +1,271 @@
+"""Runs one job in its folder: a lock, a heartbeat, the stage's function, and `done.json` written last.
+
+Running a job that is done does nothing; one that was interrupted, killed or has failed continues from what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from understudy import __version__
+from understudy.errors import Interrupted, TimeOver, UnderstudyError
+from understudy.io.files import sha256_json, write_json
+from understudy.runtime.checkpoints import STOPPING, time_limit
+from understudy.runtime.memory import oom_fallback, release_memory
+from understudy.runtime.progress import latest
+from understudy.study.engine.failures import ERROR_LOG, TimeLimit, disk_error, next_attempt, record_failure
+from understudy.study.engine.jobs import (
+    Context,
+    Job,
+    StageFunction,
+    job_folder,
+    locked,
+    read_done,
+    read_failed,
+    read_quietly,
+)
+
+HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
+
+Inputs = dict[str, list[tuple[Path, dict[str, Any]]]]  # role -> (folder, done.json) of the jobs in that role
+
+
+def run_job(
+    job: Job,
+    jobs: Mapping[str, Job],
+    out: str | Path,
+    stages: Mapping[str, StageFunction],
+    device: str = "auto",
+    progress: bool = True,
+    devices: int = 1,
+    nodes: int = 1,
+    minutes: float | None = None,
+) -> dict[str, Any]:
+    """Runs one job to its end, or continues it; a job that is done is left alone.
+
+    Args:
+        job: what to run.
+        jobs: all jobs of the plan by id, among them its inputs.
+        out: folder of the study's results.
+        stages: stage name -> function.
+        device: "auto", "cpu", "cuda", ...
+        progress: show progress bars.
+        devices, nodes: devices on each of so many machines, for stages that are data parallel.
+        minutes: after which it is stopped, with a checkpoint; None for no limit.
+
+    Returns:
+        The content of `done.json`.
+
+    Raises:
+        UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
+        TimeLimit: it took longer than `minutes`; the job continues when it is run again.
+        Interrupted: SIGTERM or SIGINT; the job continues when it is run again.
+    """
+    folder = job_folder(out, job)
+    if (finished := read_done(folder)) is not None:
+        return finished
+    inputs = _inputs(job, jobs, out)
+    with locked(folder):
+        if (finished := read_done(folder)) is not None:  # by another process while this one waited
+            return finished
+        attempts, less = next_attempt(folder), read_failed(folder).get("class") == "out_of_memory"
+        for name in ("failed.json", ERROR_LOG):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
+        context = _context(job, folder, inputs, device, progress, devices, nodes)
+        with (
+            Heartbeat(folder) as heart,
+            _failures_recorded(folder, job, attempts),
+            oom_fallback(folder / "memory.json", less) as memory,
+            interruptible(),
+            _limited(minutes),
+        ):
+            results = stages[job.stage](context)
+        done = {"id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account}
+        done |= _provenance(inputs) | ({"memory": memory.record} if memory.record else {})
+        write_json(folder / "done.json", done)
+        for name in ("heartbeat.json", "memory.json"):
+            (folder / name).unlink(missing_ok=True)
+    release_memory()
+    return done
+
+
+def join_job(
+    job: Job, jobs: Mapping[str, Job], out: str | Path, stages: Mapping[str, StageFunction], device: str,
+    devices: int, nodes: int,
+) -> None:  # fmt: skip
+    """Takes part in a job that the launcher's first process runs: no lock, no heartbeat, no record.
+
+    Raises:
+        UnderstudyError: an input is not done, or what the stage raises.
+        Interrupted: SIGTERM or SIGINT.
+    """
+    folder = job_folder(out, job)
+    if read_done(folder) is None:
+        inputs = _inputs(job, jobs, out)
+        with interruptible():
+            stages[job.stage](_context(job, folder, inputs, device, False, devices, nodes))
+
+
+def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> Inputs:
+    found: Inputs = {}
+    for role, job_id in job.inputs:
+        folder = job_folder(out, jobs[job_id])
+        done = read_done(folder)
+        if done is None:
+            raise UnderstudyError(
+                f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done",
+                where=folder,
+                fix=f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them",
+            )
+        found.setdefault(role, []).append((folder, done))
+    return found
+
+
+def _context(job: Job, folder: Path, inputs: Inputs, device: str, progress: bool, devices: int, nodes: int) -> Context:
+    folders = {role: [path for path, _ in entries] for role, entries in inputs.items()}
+    return Context(folder, job.spec, job.local, folders, device, progress, devices, nodes)
+
+
+def _provenance(inputs: Inputs) -> dict[str, Any]:
+    """When, by which software and from which results a job was done."""
+    torch = sys.modules.get("torch")  # None if the job did not need it
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": software(),
+        "torch_threads": torch.get_num_threads() if torch else None,
+        "inputs": [
+            {"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])}
+            for role, entries in inputs.items()
+            for _, done in entries
+        ],
+    }
+
+
+@contextlib.contextmanager
+def _failures_recorded(folder: Path, job: Job, attempts: int) -> Iterator[None]:
+    """Leaves `failed.json` if the block fails, and turns trouble with the disk into a message."""
+    try:
+        yield
+    except Exception as error:
+        known = disk_error(error, folder)
+        record_failure(folder, job, known or error, attempts)
+        if known is not None:
+            raise known from error
+        raise
+
+
+@contextlib.contextmanager
+def _limited(minutes: float | None) -> Iterator[None]:
+    """Makes the end of a job's time a failure, which has a class of its own, rather than an interruption."""
+    try:
+        with time_limit(minutes):
+            yield
+    except TimeOver as over:
+        if minutes is None:  # the limit of `understudy job --minutes`
+            raise
+        raise TimeLimit(minutes) from over
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGINT raise `Interrupted`; training loops replace this by a checkpoint first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, interrupt) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Heartbeat:
+    """Keeps `heartbeat.json` of a running job up to date: process id, times so far, peak memory and progress.
+
+    Times, restarts and peak memory go on from what an interrupted process left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "heartbeat.json"
+        before = read_quietly(self._path)
+        self._earlier = float(before.get("seconds", 0.0))
+        self._earlier_processor = float(before.get("processor_seconds", 0.0))
+        self._earlier_peak = float(before.get("peak_rss_mb", 0.0))
+        self.restarts = int(before.get("restarts", -1)) + 1
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._start, self._start_processor = time.monotonic(), time.process_time()
+        with contextlib.suppress(OSError):  # an earlier job's peak in this process is not this one's; Linux only
+            Path("/proc/self/clear_refs").write_text("5")
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._write()
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Seconds, those of the processor, peak resident memory in MiB, and restarts; earlier processes included."""
+        processor = self._earlier_processor + time.process_time() - self._start_processor
+        return {
+            "seconds": round(self._earlier + time.monotonic() - self._start, 3),
+            "processor_seconds": round(processor, 3),
+            "peak_rss_mb": round(max(self._earlier_peak, peak_rss_mb()), 1),
+            "restarts": self.restarts,
+        }
+
+    def _beat(self) -> None:
+        wait = 1.0  # so that there is something to see soon
+        while not self._stop.wait(wait):
+            self._write()
+            wait = HEARTBEAT_EVERY
+
+    def _write(self) -> None:
+        process = {"pid": os.getpid(), "host": platform.node()}
+        # A full disk must not end a training that may still be able to finish; the stage itself reports it.
+        with contextlib.suppress(UnderstudyError, OSError):
+            write_json(self._path, {**process, **self.account, "progress": latest()})
+
+
+def software() -> dict[str, str]:
+    """Versions of Understudy, Python and the packages that results depend on."""
+    found = {"understudy": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process since the last reset (Linux) or its start, MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
