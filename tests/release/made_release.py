@@ -9,13 +9,12 @@ from pathlib import Path
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.perform import audit
 from understudy.memorization.result import write_audit
-from understudy.release.assembly import Released
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited
-from understudy.release.package import release_slices
+from understudy.release.package import Released, release_slices
 from understudy.slices import SliceSet
 
-_spec = importlib.util.spec_from_file_location("made_heads", Path(__file__).parents[1] / "audit" / "made.py")
+_spec = importlib.util.spec_from_file_location("made_heads", Path(__file__).parents[1] / "memorization" / "made.py")
 assert _spec is not None
 assert _spec.loader is not None
 made = importlib.util.module_from_spec(_spec)

@@ -13,11 +13,9 @@ import pytest
 from made_release import ABOUT, make_inputs, released
 
 from understudy.io.files import read_json, write_json
-from understudy.release.assembly import Released
 from understudy.release.content import LAYOUTS
-from understudy.release.crate import ro_crate
-from understudy.release.croissant import croissant
-from understudy.release.package import DOCUMENTS
+from understudy.release.metadata import croissant, ro_crate
+from understudy.release.package import DOCUMENTS, Released
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The inplace keyword")  # of theirs
 

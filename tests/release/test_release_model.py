@@ -17,7 +17,7 @@ from made_release import ABOUT, CONFIG, decision, made
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-import understudy.release.model_gate as gate_module
+import understudy.release.gate as gate_module
 from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import generator_in
@@ -29,11 +29,11 @@ from understudy.generators.sample import sample_set
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit
 from understudy.memorization.result import write_audit
-from understudy.release.assembly import Released
+from understudy.release.content import write_sums
 from understudy.release.forms import Decision
 from understudy.release.model_package import Sources, release_model
+from understudy.release.package import Released
 from understudy.release.scan import scan, secret_words
-from understudy.release.sums import write_sums
 from understudy.release.verify import verify
 from understudy.slices import SliceSet
 
@@ -111,7 +111,8 @@ def test_the_card_has_front_matter_and_every_section(package: Released) -> None:
     _, front, body = text.split("---\n", 2)
     fields = yaml.safe_load(front)
     assert fields["license"] == "cc-by-4.0"
-    assert fields["library_name"] == "understudy"
+    assert fields["library_name"] == "understudy-mri"
+    assert "pip install understudy-mri" in body
     assert "stylegan2" in fields["tags"]
     asked = package.certificate["white_box"]
     assert f"AUC {asked['auc']:.2f} (95 % interval by patient {asked['low']:.2f} to {asked['high']:.2f}" in body
@@ -148,8 +149,8 @@ def test_one_byte_of_the_weights(package: Released, tmp_path: Path) -> None:
     write_sums(folder)  # hashes made anew: the certificate and the white-box check still tell
     said = " ".join(verify(folder).problems)
     assert "not those that were certified" in said
-    assert "white-box check is not of these weights" in said
-    with pytest.raises(UnderstudyError, match="not those that its certificate"):
+    assert "membership inference is not of these weights" in said
+    with pytest.raises(UnderstudyError, match="certificate"):
         generator_in(folder)
 
 
@@ -161,7 +162,7 @@ def test_weights_of_another_training_under_a_new_certificate(package: Released, 
     write_json(folder / "release.json", said)
     write_sums(folder)
     problems = verify(folder).problems
-    assert "the white-box check is not of these weights" in problems
+    assert "the membership inference is not of these weights" in problems
     assert "the model card is of other weights" in problems
 
 
@@ -198,7 +199,7 @@ def test_extra_files_other_audits_and_nicer_numbers(package: Released, tmp_path:
     assert f"model/{DISCRIMINATOR} does not belong" in said
     assert "samples.png is missing" in said
     assert "audit is not the one" in said
-    assert "another white-box check" in said
+    assert "another membership inference" in said
 
 
 def test_a_plug_in_in_the_configuration_is_not_loaded(package: Released, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_plug_in_in_the_configuration_is_not_loaded(package: Released, tmp_pat
     write_sums(folder)
     assert any("other fields" in p for p in verify(folder).problems)
     assert "antigravity" not in sys.modules
-    with pytest.raises(UnderstudyError, match="not those that its certificate"):
+    with pytest.raises(UnderstudyError, match="certificate"):
         generator_in(folder)
 
 
@@ -226,10 +227,10 @@ def _audit_with(sources: Sources, tmp_path: Path, **membership: Any) -> Path:
 @pytest.mark.parametrize(
     ("membership", "words"),
     [
-        ({}, "has not asked the weights"),
-        ({"weights": {}}, "does not say that it is of these weights"),
-        ({"weights": {WEIGHTS: "0" * 64}}, "is of other weights"),
-        ({"auc": 0.3}, "said something else"),
+        ({}, "no membership inference"),
+        ({"weights": {}}, "unnamed weights"),
+        ({"weights": {WEIGHTS: "0" * 64}}, "other weights"),
+        ({"auc": 0.3}, "done again"),
     ],
 )
 def test_no_white_box_check_of_exactly_these_weights(
@@ -248,7 +249,7 @@ def test_samples_of_other_weights_and_other_things_than_generators(sources: Sour
         release_model(changed(sources, model=other), ABOUT, agreed(), tmp_path / "out")
     bare = Path(shutil.copytree(sources.model, tmp_path / "bare"))
     (bare / DISCRIMINATOR).unlink()
-    with pytest.raises(UnderstudyError, match="can be asked"):
+    with pytest.raises(UnderstudyError, match="discriminator"):
         release_model(changed(sources, model=bare), ABOUT, agreed(), tmp_path / "out")
     config = read_json(bare / CONFIG_FILE)
     write_json(bare / CONFIG_FILE, {**config, "plugin": "mine"})

@@ -1,4 +1,4 @@
-"""The slices of a package: written in a layout, read back from it, and hashed whatever the layout."""
+"""The slices of a package: written in a layout, read back from it, and hashed whatever the layout; SHA256SUMS."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token
-from understudy.io.files import canonical_json
+from understudy.io.files import atomic_path, canonical_json, sha256_file
 from understudy.slices import SliceSet, SliceWriter
 
 LAYOUTS = ("sliceset", "png", "nifti", "nnunet", "webdataset")
 COLUMNS = ("id", "generator", "seed", "p", "sha256")  # of the manifest, beside area.<class>
 SHARD_BYTES = 2_000_000_000
+SUMS = "SHA256SUMS"
 Pixels = NDArray[np.uint8]
 
 
@@ -47,11 +50,8 @@ def content_root(head: dict[str, Any], manifest: pd.DataFrame) -> str:
 
 def head_of(slices: SliceSet) -> dict[str, Any]:
     """What names the axes of the pixels."""
-    return {
-        "channels": list(slices.channels),
-        "classes": [{"name": c.name, "source": c.source, "code": c.code} for c in slices.classes],
-        "resolution": slices.resolution,
-    }
+    classes = [{"name": c.name, "source": c.source, "code": c.code} for c in slices.classes]
+    return {"channels": list(slices.channels), "classes": classes, "resolution": slices.resolution}
 
 
 def clean_set(
@@ -62,9 +62,8 @@ def clean_set(
     ids = np.array([n.replace(".", "_") for n in file_names(synthetic)])
     if len(set(map(str.lower, ids))) < len(ids):
         raise UnderstudyError("ids are not unique", where=synthetic.path, fix="give slices other ids")
-    writer = SliceWriter(
-        out, synthetic.channels, synthetic.classes, synthetic.resolution, synthetic.spacing, synthetic.axes
-    )
+    s = synthetic
+    writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes)
     parts = []
     for rows, images, labels in synthetic.blocks(kept):
         frame = pd.DataFrame({"id": ids[rows]})
@@ -95,35 +94,43 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
     codes = {c.name: c.code for c in slices.classes[1:]}
     table = np.array([c.code for c in slices.classes], np.uint8)
     names = {c: token(c) for c in slices.channels}
+    reading: dict[str, Any] = {"layout": layout, "channels": names, "codes": codes}
     if layout == "nifti":
         if slices.axes not in (None, ("P", "L")):
             raise UnderstudyError(f"NIfTI of slices with axes {slices.axes}", fix="use another format")
+        height, width, depth = slices.spacing or (1.0, 1.0, 1.0)
+        affine = np.diag([-width, -height, depth, 1.0])
+        reading |= {"pattern": "{channel}/{id}_{channel}.nii.gz", "labels": "seg"}
         for name in (*names.values(), "seg"):
             (out / name).mkdir(parents=True)
-        for key, image, drawn, _ in _each(slices, table):
-            for name, pixels in zip((*names.values(), "seg"), (*image, drawn), strict=True):
-                (out / name / f"{key}_{name}.nii.gz").write_bytes(_nifti(pixels, slices.spacing))
-        reading = {
-            "layout": "nifti",
-            "pattern": "{channel}/{id}_{channel}.nii.gz",
-            "channels": names,
-            "labels": "seg",
-            "codes": codes,
-        }
-        describe(slices, out, reading)
-        return reading
-    if layout == "webdataset":
+        for key, planes, _ in _each(slices, table):
+            for name, pixels in zip((*names.values(), "seg"), planes, strict=True):
+                volume = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], affine)
+                content = gzip.compress(volume.to_bytes(), 6, mtime=0)
+                (out / name / f"{key}_{name}.nii.gz").write_bytes(content)
+    elif layout == "webdataset":
+        reading |= {"labels": SEGMENTATION}
         shards = ShardFiles(out, limit)
-        for key, image, drawn, row in _each(slices, table):
-            members = [
-                (f"{n}.png", _png(x)) for n, x in zip((*names.values(), SEGMENTATION), (*image, drawn), strict=True)
-            ]
+        for key, planes, row in _each(slices, table):
+            members = []
+            for name, pixels in zip((*names.values(), SEGMENTATION), planes, strict=True):
+                buffer = io.BytesIO()
+                Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=3)
+                members.append((f"{name}.png", buffer.getvalue()))
             shards.add(key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())])
         shards.close()
-        reading = {"layout": "webdataset", "channels": names, "labels": SEGMENTATION, "codes": codes}
-        describe(slices, out, reading)
-        return reading
-    raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
+    else:
+        raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
+    describe(slices, out, reading)
+    return reading
+
+
+def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, list[Pixels], dict[str, Any]]]:
+    """Id, planes (channels, then the annotation in grey values) and index row of each slice."""
+    for rows, images, labels in slices.blocks():
+        index = slices.index.iloc[rows].to_dict(orient="records")
+        for row, image, label in zip(index, images, labels, strict=True):
+            yield str(row["id"]), [*image, table[label]], {str(k): v for k, v in row.items()}
 
 
 def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels, Pixels]]:
@@ -149,20 +156,54 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
         yield str(raw.row["id"]), raw.images, labels
 
 
-def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, Pixels, Pixels, dict[str, Any]]]:
-    for rows, images, labels in slices.blocks():
-        said = slices.index.iloc[rows].to_dict(orient="records")
-        for row, image, label in zip(said, images, labels, strict=True):
-            yield str(row["id"]), image, table[label], {str(k): v for k, v in row.items()}
+def names_below(folder: Path) -> list[str]:
+    """Relative names, sorted, of all below a folder that is no folder, links among it."""
+
+    # Strings: packages hold hundreds of thousands of files, and a `Path` takes ten times as much memory.
+    def listed(place: str, before: str) -> Iterator[str]:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from listed(entry.path, f"{before}{entry.name}/")
+                else:
+                    yield before + entry.name
+
+    return sorted(listed(str(folder), ""))
 
 
-def _png(pixels: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+def write_sums(folder: Path) -> str:
+    """Writes SHA256SUMS, as `sha256sum -c` reads it; returns its own hash: the package's root hash."""
+    names = names_below(folder)
+    with atomic_path(folder / SUMS) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{sha256_file(folder / n)}  {n}\n" for n in names if n != SUMS)
+    return sha256_file(folder / SUMS)
 
 
-def _nifti(pixels: Pixels, spacing: tuple[float, float, float] | None) -> bytes:
-    row, column, depth = spacing or (1.0, 1.0, 1.0)
-    image = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], np.diag([-column, -row, depth, 1.0]))
-    return gzip.compress(image.to_bytes(), 6, mtime=0)
+def check_sums(folder: Path) -> tuple[int, list[str]]:
+    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links.
+
+    Raises:
+        UnderstudyError: no list, or one that cannot be read.
+    """
+    path, wanted = folder / SUMS, dict[str, bytes]()  # name -> 32 bytes
+    if not path.is_file():
+        raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            match = re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", line.removesuffix("\n"))
+            parts = match[2].split("/") if match else []
+            if match is None or "" in parts or ".." in parts or match[2] in wanted or "\\" in match[2]:
+                raise UnderstudyError(f"line {number} cannot be read", where=path, fix="get the package again")
+            wanted[match[2]] = bytes.fromhex(match[1])
+    count, problems = len(wanted), []
+    for name in names_below(folder):
+        expected, place = wanted.pop(name, None), folder / name
+        if name == SUMS:
+            continue
+        if place.is_symlink() or not place.is_file():
+            problems.append(f"{name} is a link or no plain file")
+        elif expected is None:
+            problems.append(f"{name} does not belong to the package")
+        elif sha256_file(place) != expected.hex():
+            problems.append(f"{name} was changed")
+    return count, problems + [f"{name} is missing" for name in sorted(wanted)]

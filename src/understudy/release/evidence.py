@@ -1,76 +1,61 @@
-"""The evidence for others: the audit's section and pictures of synthetic slices. No real picture, no patient."""
+"""evidence.html and sheets of slices: the audit and pictures of synthetic slices. No real picture, no patient."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import ChoiceLoader, DictLoader, Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from understudy.release.documents import signed, stamp
 from understudy.release.forms import About, Decision
 from understudy.report.data import ReportData
-from understudy.report.plots.slices import colours, png
+from understudy.report.plots.slices import (
+    channel_window,
+    colours,
+    contact_sheet,
+    enlarged,
+    overlay,
+    png,
+    upright,
+    windowed,
+)
 from understudy.report.sections.audit import make_audit_section
 from understudy.report.sections.gallery import make_gallery
 
-_PAGE = """{% from "macros.html.j2" import block, legend with context %}<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ about.title }}: evidence</title><style>{{ style | safe }}</style></head><body>
-{% if forced %}<p class="banner" role="note"><strong>{{ forced }}</strong></p>{% endif %}
-<header><p class="eyebrow">Evidence of a release, version {{ about.version }}, {{ released }}</p><h1>{{
-about.title }}</h1>
-<dl class="facts">{% for name, value in facts %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
-<nav aria-label="Contents"><a href="#left">{{ heading }}</a> <a href="#pictures">Pictures</a> <a
-href="#copies">The audit</a></nav></header>
-<main><section id="left"><h2>{{ heading }}</h2>
-{% for said in paragraphs %}<p>{% if loop.first %}<strong>{{ said }}</strong>{% else %}{{ said }}{% endif %}</p>
-{% endfor %}</section>
-<section id="pictures"><h2>Pictures</h2><p>Synthetic slices only, drawn at random{{ drawn }}. No picture on this page
-shows a patient.</p>{% if gallery %}{{ legend(classes) }}
-{% for b in gallery.random %}{{ block(b) }}{% endfor %}
-{% for s in gallery.sheets %}<div class="sheets"><img src="{{ s.src }}" alt="{{ s.alt }}"></div>{% endfor %}
-{% else %}<div class="sheets"><img src="{{ picture }}" alt="Synthetic slices with their annotations"></div>{% endif %}
-</section>
-{% if before %}<section><h2>What was audited</h2><p>{{ before }}</p></section>{% endif %}
-{% include "audit.html.j2" %}
-</main><footer><p>Understudy {{ version }}. Check this package: understudy verify
-PACKAGE.</p></footer></body></html>
-"""
+Pixels = NDArray[np.uint8]
+SHOWN = 12  # slices on a sheet
+_TILE = 96  # pixels of a small slice
+_LINE = 18  # pixels of a line of words
+_PAIRS = 2  # slices side by side
 
 
 def evidence(about: About, decision: Decision, certificate: dict[str, Any], slices: Path, audit: Path) -> str:
     """The page of a package of slices; `slices` is what is released, `audit` the folder of the audit."""
-    c = certificate["audit"]
-    data = _data(about, audit, ", ".join(certificate["data"]["generators"]) or "synthetic", slices)
-    gallery = make_gallery(data)
+    c, data = certificate["audit"], certificate["data"]
+    name = ", ".join(data["generators"]) or "synthetic"
+    report = ReportData(
+        about.title, {}, pd.DataFrame(), synthetic={name: slices}, audits={name: audit}, show_patient_ids=False
+    )
+    gallery = make_gallery(report)
+    removed = ", the flagged ones among them, which are not in this package." if c["flagged"] else ": those here."
     return _render(
-        about,
-        certificate,
-        data,
+        about, certificate, report, decision, data,
         heading="What is left after the audit",
-        paragraphs=[
-            c["verdict"]["headline"],
-            f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates of"
-            f" them were taken out, {c['released']:,} are here.",
-            signed(decision),
-            f"Known defects: {about.known_defects}",
-        ],
-        facts=[("Slices", f"{certificate['data']['slices']:,}"), *_facts(about, certificate["data"])],
+        second=f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates"
+        f" of them were taken out, {c['released']:,} are here.",
+        facts=[("Slices", f"{data['slices']:,}")],
         drawn=" from those that are here",
-        before=f"All {c['before']:,} slices"
-        + (
-            ", the flagged ones among them, which are not in this package."
-            if c["flagged"]
-            else ": those that are here."
-        ),
+        audited=f"All {c['before']:,} slices{removed}",
         gallery=gallery,
         classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
-    )
+    )  # fmt: skip
 
 
 def model_evidence(
@@ -78,53 +63,70 @@ def model_evidence(
 ) -> str:
     """The page of a package of weights; `picture` shows samples that were not flagged."""
     c, model = certificate["audit"], certificate["model"]
+    report = ReportData(about.title, {}, pd.DataFrame(), audits={model["kind"]: audit}, show_patient_ids=False)
     return _render(
-        about,
-        certificate,
-        _data(about, audit, model["kind"]),
+        about, certificate, report, decision, model,
         heading="Samples and weights",
-        paragraphs=[
-            c["verdict"]["headline"],
-            certificate["white_box"]["words"],
-            signed(decision),
-            f"Known defects: {about.known_defects}",
-        ],
-        facts=[("Weights", f"{model['weights']['parameters']:,}"), *_facts(about, model)],
+        second=certificate["white_box"]["words"],
+        facts=[("Weights", f"{model['weights']['parameters']:,}")],
         drawn=" from those that the audit did not flag",
-        before=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
+        audited=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
         picture=png(np.asarray(picture)),
-    )
+    )  # fmt: skip
 
 
-def _data(about: About, audit: Path, name: str, slices: Path | None = None) -> ReportData:
-    return ReportData(
-        about.title,
-        {},
-        pd.DataFrame(),
-        synthetic={name: slices} if slices else {},
-        audits={name: audit},
-        show_patient_ids=False,
-    )
-
-
-def _facts(about: About, data: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        ("Size", f"{data['resolution']} pixels"),
-        ("Channels", ", ".join(data["channels"])),
-        ("Licence", about.licence),
-    ]
-
-
-def _render(about: About, certificate: dict[str, Any], data: ReportData, **fields: Any) -> str:
-    loader = ChoiceLoader([DictLoader({"page": _PAGE}), PackageLoader("understudy.report", "templates")])
+def _render(
+    about: About, certificate: dict[str, Any], report: ReportData, decision: Decision, data: dict[str, Any],
+    second: str, facts: list[tuple[str, str]], **fields: Any,
+) -> str:  # fmt: skip
+    loader = ChoiceLoader([PackageLoader("understudy.release"), PackageLoader("understudy.report", "templates")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    style = files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    return environment.get_template("page").render(
+    size, channels = f"{data['resolution']} pixels", ", ".join(data["channels"])
+    return environment.get_template("evidence.html.j2").render(
         about=about,
         released=certificate["released"],
         version=certificate["software_version"],
-        style=style,
+        style=files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8"),
         forced=stamp(certificate),
-        audit=make_audit_section(data),
+        paragraphs=[certificate["audit"]["verdict"]["headline"], second, signed(decision),
+                    f"Known defects: {about.known_defects}"],
+        facts=[*facts, ("Size", size), ("Channels", channels), ("Licence", about.licence)],
+        audit=make_audit_section(report),
         **{"gallery": None, "picture": "", "classes": [], **fields},
-    )
+    )  # fmt: skip
+
+
+def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Image.Image:
+    """A picture of slices: for each its channels and its annotation, under headings.
+
+    Args:
+        chosen: image uint8 [C, H, W] and labels uint8 [H, W] of each slice.
+        data: channels, classes, resolution and axes.
+    """
+    factor = max(1, _TILE // data["resolution"])
+    classes = [c["name"] for c in data["classes"][1:]]
+    windows = [channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))]
+    below = next((i for i, name in enumerate(data["channels"]) if "FLAIR" in name.upper()), 0)
+    tiles: list[Pixels] = []
+    for image, labels in chosen:
+        grey = [enlarged(upright(windowed(x, w), data["axes"]), factor) for x, w in zip(image, windows, strict=True)]
+        tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
+        tiles.append(overlay(grey[below], enlarged(upright(labels, data["axes"]), factor), len(classes)))
+    pairs = min(_PAIRS, len(chosen))
+    heads = [*data["channels"], "annotation"] * pairs
+    picture = contact_sheet(tiles, len(heads))
+    height, width = picture.shape[:2]
+    page = Image.new("RGB", (width, height + 2 * _LINE), "white")
+    page.paste(Image.fromarray(picture), (0, _LINE))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    step = width / len(heads)
+    for i, name in enumerate(heads):  # above the columns
+        while len(name) > 1 and font.getlength(name) > step - 4:
+            name = name.removesuffix("…")[:-1] + "…"
+        draw.text((i * step + 2, 2), name, "black", font)
+    place = 2.0
+    for name, colour in zip(classes, colours(len(classes)), strict=True):  # below the picture
+        draw.rectangle((place, height + _LINE + 4, place + 10, height + _LINE + 14), colour)
+        draw.text((place + 14, height + _LINE + 2), name, "black", font)
+        place += 28 + font.getlength(name)
+    return page

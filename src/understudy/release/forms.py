@@ -1,4 +1,4 @@
-"""What only a steward knows, asked for in two YAML files: `about.yaml` and `decision.yaml`."""
+"""What only a data steward knows, asked for in two YAML files: `about.yaml` and `decision.yaml`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ class About(_Form):
     doi: str = Field("", description="if it has one already")
     keywords: list[str] = Field([], description="a list, such as [MRI, glioma]")
 
+    @property
+    def full_licence(self) -> str:
+        """Name and address."""
+        return f"{self.licence} {self.licence_url}".strip()
+
+    @property
+    def citation(self) -> str:
+        """Creators, title and version, publisher."""
+        return f"{', '.join(self.creators)}: {self.title}, version {self.version}. {self.publisher}"
+
 
 class Signer(_Form):
     """Who decides."""
@@ -68,11 +78,9 @@ class Thresholds(_Form):
     )
     before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
     most_auc: float | None = Field(
-        default=None,
-        ge=0.5,
-        le=1,
-        description="for weights only (0.5 to 1): what the white-box check's AUC may reach with its 95 % interval",
-    )
+        None, ge=0.5, le=1,
+        description="for weights only (0.5 to 1): limit of the 95 % interval of the AUC of membership inference",
+    )  # fmt: skip
 
 
 class Decision(_Form):
@@ -85,10 +93,9 @@ class Decision(_Form):
     date: dt.date = Field(description="of the decision, YYYY-MM-DD")
     thresholds: Thresholds
     gallery: str = Field(
-        default="",
-        description="what the closest pairs (private/gallery.png of the audit) show; needed where flagged slices are"
-        " concentrated on few training patients",
-    )
+        "", description="what the closest pairs (private/gallery.png of the audit) show; needed where flagged"
+        " slices are concentrated on few training patients",
+    )  # fmt: skip
     remarks: str = ""
 
 
@@ -105,35 +112,27 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise UnderstudyError(
-            f"the form is no YAML ({error.problem})",
-            where=f"{path}, line {mark.line + 1}" if mark else path,
-            fix="put a text with a colon or a # in quotes",
-        ) from error
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        fix = "put a text with a colon or a # in quotes"
+        raise UnderstudyError(f"the form is no YAML ({error.problem})", where=where, fix=fix) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UnderstudyError(
-            f"the form cannot be read ({error})", where=path, fix="write one: understudy release template FOLDER"
-        ) from error
+        fix = "write one: understudy release template FOLDER"
+        raise UnderstudyError(f"the form cannot be read ({error})", where=path, fix=fix) from error
     return checked_form(content, form, path)
 
 
 def checked_form(content: object, form: type[Form], where: str | Path) -> Form:
-    """Answers as a form.
-
-    Raises:
-        UnderstudyError: fields that are missing, wrong, or still TODO (all at once).
-    """
-    left = _unfilled(content)
-    problems = [f"{name}: still to be filled in" for name in left]
+    """Answers as a form; raises `UnderstudyError` with all fields that are missing, wrong, or still TODO."""
+    unfilled = _unfilled(content)
+    problems = [f"{name}: still to be filled in" for name in unfilled]
     try:
         found = form.model_validate(content)
     except ValidationError as error:
         places = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
-        problems += [f"{place}: {what}" for place, what in places if place not in left]
+        problems += [f"{place}: {what}" for place, what in places if place not in unfilled]
     if problems:
-        raise UnderstudyError(
-            "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems), where=where, fix="fill it in"
-        )
+        what = "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems)
+        raise UnderstudyError(what, where=where, fix="fill it in")
     return found
 
 
@@ -155,8 +154,7 @@ def write_templates(folder: Path) -> None:
         if (folder / name).exists():
             raise UnderstudyError("the form is there already", where=folder / name, fix="fill it in, or delete it")
         head = f"# Replace every {TODO}; what is empty may stay so. A text with a colon or a # stands in quotes."
-        lines = [head, *_blank(form)]
-        write_text(folder / name, "\n".join(lines) + "\n")
+        write_text(folder / name, "\n".join([head, *_blank(form)]) + "\n")
 
 
 def _blank(form: type[BaseModel]) -> list[str]:
@@ -164,11 +162,10 @@ def _blank(form: type[BaseModel]) -> list[str]:
     lines = []
     for name, field in form.model_fields.items():
         inner = field.annotation
+        words = f"  # {field.description}" if field.description else ""
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             lines += [f"{name}:", *(f"  {line}" for line in _blank(inner))]
-            continue
-        words = f"  # {field.description}" if field.description else ""
-        if not field.is_required():
+        elif not field.is_required():
             lines.append(f"{name}: {json.dumps(field.default)}{words}")
         elif "list" in str(inner):
             lines += [f"{name}:{words}", f"- {TODO}"]

@@ -1,4 +1,8 @@
-"""May this set be released? Everything that speaks against it, at once; flagged slices are out in any case."""
+"""May these slices, or these weights, be released? Everything that speaks against it, at once.
+
+Flagged slices are out in any case. Nothing can be taken out of weights: whoever has them draws any number of slices,
+flagged ones among them, so their samples are audited and the weights are tested by membership inference.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
+from understudy.generators.folder import CONFIG, WEIGHTS
+from understudy.generators.membership import NetworkWitness, can_testify
+from understudy.generators.registry import KINDS
+from understudy.io.files import read_json, sha256_file
+from understudy.memorization.config import FEWEST_PATIENTS, AuditConfig
+from understudy.memorization.membership import Membership, membership
 from understudy.memorization.recheck import MEMORY, Recheck, recheck
 from understudy.memorization.screen import near_duplicates
 from understudy.memorization.verdict import missed_copies, people, spread
@@ -19,6 +29,8 @@ from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
 
 _FEWEST_WORDS = 3  # of a reason
+_SAME = 0.005  # by which areas under the curve may differ that are computed again on another machine
+_ASK = "audit samples of these weights with them: understudy audit --model FOLDER"
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Audited:
         synthetic: the set that was audited, all of it.
         training, heldout: real slices of the audit; often one set.
         audit: folder of the audit.
-        training_rows: as in `perform.audit`.
+        training_rows: as in the audit.
     """
 
     synthetic: SliceSet
@@ -42,8 +54,7 @@ class Audited:
         """The audit, done again."""
         return recheck(
             self.training, self.heldout, self.synthetic, self.audit, self.training_rows, device=device,
-            progress=progress,
-        )  # fmt: skip
+            progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,18 @@ class Clearance:
     screened: dict[str, int] = field(default_factory=dict)  # slices before `understudy screen`, and what it took out
 
 
+@dataclass(frozen=True)
+class ModelClearance:
+    """What passed: the audit of the samples and membership inference, both done again on these weights."""
+
+    weights: str
+    found: Recheck
+    white_box: Membership
+    judged: int
+    flagged: int
+    override: dict[str, Any] | None
+
+
 def clear(
     audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu", progress: bool = False
 ) -> Clearance:
@@ -68,113 +91,158 @@ def clear(
         UnderstudyError: something speaks against the release and no reason to override it is given; a refusal and an
             audit of other files cannot be overridden.
     """
-    check_will(decision, override)
+    _check_decision(decision, override)
     found, synthetic = audited.recheck(device, progress), audited.synthetic
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, found.numbers, device, progress, MEMORY)
     release_memory()
     kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
     if not len(kept):
-        raise UnderstudyError(
-            f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release",
-            where=synthetic.path,
-            fix="train the generator on more patients, sample and audit again",
-        )
+        what = f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release"
+        fix = "train the generator on more patients, sample and audit again"
+        raise UnderstudyError(what, where=synthetic.path, fix=fix)
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
     rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
-    against = objections(found, decision, rate, audited.audit)
+    against = _objections(found, decision, rate, audited.audit)
     if decision.decision == "approve" and (rate or before.get("flagged")):
-        taken = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
-        against.append(f"slices are flagged ({taken}), but the decision is `approve`: write `approve_with_removal`")
+        removed = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
+        against.append(f"slices are flagged ({removed}), but the decision is `approve`: write `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}")
-    stamp = weighed(against, override, audited.audit)
+    stamp = _weighed(against, override, audited.audit)
     counts = {name: int(before[name]) for name in ("before", "flagged", "alike")} if before else {}
     return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp, counts)
 
 
-def check_will(decision: Decision, override: str | None) -> None:
-    """What no reason overrides: a decision to refuse, and an override without a reason.
+def clear_model(
+    model: Path, audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu",
+    progress: bool = False,
+) -> ModelClearance:  # fmt: skip
+    """Rechecks the audit of samples, repeats membership inference, and weighs the decision.
+
+    Args:
+        model: folder of the trained generator; of a GAN with its discriminator, which is needed and not released.
+        audited: its samples and their audit, done with the generator at hand.
 
     Raises:
-        UnderstudyError: says which.
+        UnderstudyError: something speaks against the release and no reason to override it is given. Not to be
+            overridden: a refusal, an audit of other files, no membership inference on exactly these weights.
     """
-    if decision.decision == "refuse":
-        raise UnderstudyError(
-            "the decision is `refuse`, so there is no package",
-            where=f"decision of {decision.by.name}",
-            fix="train on more patients or remove the flagged slices, audit again, and ask for a new decision",
-        )
-    if override is not None and len(override.split()) < _FEWEST_WORDS:
-        raise UnderstudyError(
-            "an override needs a reason in words",
-            where="--override",
-            fix=f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'",
-        )
-
-
-def weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:
-    """The override's stamp (reason, and what it overrules), None without one.
-
-    Raises:
-        UnderstudyError: something speaks against the release, and nobody overrides it.
-    """
-    if against and override is None:
-        raise UnderstudyError(
-            "this may not be released:\n" + "\n".join(f"  - {a}" for a in against),
-            where=audit,
-            fix="settle each point and run the command again; or release in spite of them with --override 'REASON',"
-            " which is printed on every document of the package",
-        )
-    return {"reason": override, "against": against} if override is not None else None
+    _check_decision(decision, override)
+    synthetic, audit = audited.synthetic, audited.audit
+    weights = _bound_weights(model, synthetic)
+    witness = NetworkWitness(model, device)
+    recorded: dict[str, Any] | None = read_json(audit / "audit.json").get("membership")
+    if not recorded:
+        raise UnderstudyError("the audit has no membership inference on the weights", where=audit, fix=_ASK)
+    if recorded.get("weights") != witness.weights:
+        whose = "other weights" if recorded.get("weights") else "unnamed weights"
+        raise UnderstudyError(f"the audit's membership inference is of {whose}", where=audit, fix=_ASK)
+    found = audited.recheck(device, progress)
+    config = AuditConfig.model_validate(found.numbers["config"])
+    asked = membership(*found.asked, witness, config.membership_slices, config.resamples, config.seed)
+    apart = max(abs(getattr(asked, name) - float(recorded[name])) for name in ("auc", "low", "high"))
+    if not apart <= _SAME:
+        what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
+        raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
+    verdict = found.rest(np.arange(len(synthetic)), screened=False)
+    if verdict.kind != found.numbers["verdict"]["kind"]:
+        raise UnderstudyError("the audit's verdict is not that of these slices", where=audit, fix=_ASK)
+    flagged, judged = int(found.table["flagged"].sum()), int(found.table["judged"].sum())
+    against = _objections(found, decision, flagged / max(1, judged), audit)
+    most = decision.thresholds.most_auc
+    if asked.low > 0.5 or min(asked.training_patients, asked.heldout_patients) < FEWEST_PATIENTS:
+        against.append(asked.words)
+    if most is None:
+        against.append("no highest AUC of membership inference was agreed on (thresholds.most_auc)")
+    elif asked.high > most:
+        interval = f"95 % interval by patient {asked.low:.2f} to {asked.high:.2f}"
+        against.append(f"the weights' AUC may be as high as {asked.high:.2f} ({interval}), agreed was {most:.2f}")
+    if verdict.kind != "no_sign":
+        against.append(f"the audit's verdict on its samples: {found.numbers['verdict']['headline']}")
+    if decision.decision == "approve_with_removal":
+        against.append("the decision is `approve_with_removal`, but nothing can be taken out of weights")
+    return ModelClearance(weights, found, asked, judged, flagged, _weighed(against, override, audit))
 
 
 def concentration_record(found: Recheck) -> dict[str, Any] | None:
-    """For the certificate: how the flagged slices are spread over training patients, and in words; None without any."""
-    heaped = found.concentration
-    return None if heaped is None else {**heaped.as_dict(), "words": spread(heaped)}
+    """For the certificate: how flagged slices are spread over training patients, and in words; None without any."""
+    concentration = found.concentration
+    return None if concentration is None else {**concentration.as_dict(), "words": spread(concentration)}
 
 
-def objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
+def _bound_weights(model: Path, synthetic: SliceSet) -> str:
+    """SHA-256 (hex) of the weights, after checking that the slices are samples of them, as they came."""
+    config = read_json(model / CONFIG)
+    if "plugin" in config or config.get("kind") not in KINDS:
+        fix = f"release its slices instead, or train one of {', '.join(KINDS)}"
+        raise UnderstudyError("the generator is a plug-in, whose files are not known", where=model, fix=fix)
+    if not (model / WEIGHTS).is_file() or not can_testify(model):
+        what = "no generator that supports membership inference here (of a GAN the discriminator is needed)"
+        raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
+    weights = sha256_file(model / WEIGHTS)
+    if synthetic.attrs.get("weights") != weights:
+        fix = f"sample them (understudy sample {model} SLICES), audit the samples with --model, and decide anew"
+        raise UnderstudyError("the audited slices are not samples of these weights", where=synthetic.path, fix=fix)
+    if "screened" in synthetic.attrs:
+        what = "the audited slices were screened: they say nothing about the weights"
+        raise UnderstudyError(what, where=synthetic.path, fix="audit samples as they come")
+    return weights
+
+
+def _check_decision(decision: Decision, override: str | None) -> None:
+    """Raises for what no reason overrides: a decision to refuse, and an override without a reason."""
+    if decision.decision == "refuse":
+        where, what = f"decision of {decision.by.name}", "the decision is `refuse`, so there is no package"
+        fix = "train on more patients or remove the flagged slices, audit again, and ask for a new decision"
+        raise UnderstudyError(what, where=where, fix=fix)
+    if override is not None and len(override.split()) < _FEWEST_WORDS:
+        fix = f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'"
+        raise UnderstudyError("an override needs a reason in words", where="--override", fix=fix)
+
+
+def _weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:
+    """The override's stamp (reason, and what it overrules); None without one. Raises if it is needed and missing."""
+    if against and override is None:
+        raise UnderstudyError(
+            "this may not be released:\n" + "\n".join(f"  - {a}" for a in against), where=audit,
+            fix="settle each point and run the command again; or release in spite of them with --override 'REASON',"
+            " which is printed on every document of the package")  # fmt: skip
+    return {"reason": override, "against": against} if override is not None else None
+
+
+def _objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
     """Where the audit's controls failed, or it is not what was agreed on; `rate`: share of judged slices flagged."""
-    limits, config, heaped = decision.thresholds, found.numbers["config"], found.concentration
+    limits, config, concentration = decision.thresholds, found.numbers["config"], found.concentration
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
-    said = []
+    against = []
     if found.controls.missed:
-        said.append(
-            f"to test the audit copies were made on purpose, and it found too few: {missed_copies(found.controls)};"
+        against.append(
+            f"the audit found too few of the copies that were planted to test it: {missed_copies(found.controls)};"
             " audit slices of a higher resolution, or hold out more patients"
         )
     if np.isnan(found.controls.false_alarms.rate):
-        said.append(
-            "the audit could not measure how often it flags slices of new patients by mistake: hold out more"
-            " patients and audit again"
-        )
-    if heaped is not None and heaped.found and len(decision.gallery.split()) < _FEWEST_WORDS:
-        said.append(
-            f"the flagged slices are concentrated on {people(heaped.patients)}: look at private/gallery.png of the"
-            " audit, and write under `gallery` of the decision what it shows"
+        against.append("the audit could not measure its false alarms: hold out more patients and audit again")
+    if concentration is not None and concentration.found and len(decision.gallery.split()) < _FEWEST_WORDS:
+        against.append(
+            f"the flagged slices are concentrated on {people(concentration.patients)}: look at private/gallery.png of"
+            " the audit, and write under `gallery` of the decision what it shows"
         )
     if limits.quantile != config["quantile"]:
-        said.append(
+        against.append(
             f"the audit used the quantile {config['quantile']}, but {limits.quantile} was agreed on: audit again with"
             f" --quantile {limits.quantile}"
         )
     if rate > limits.most_flagged:
-        said.append(
+        against.append(
             f"{rate:.2%} of the slices are flagged, more than the {limits.most_flagged:.2%} that were agreed on"
             " (`most_flagged`): train on more patients and audit again"
         )
     if limits.set_on > audited:
-        said.append(
-            f"the thresholds were agreed on {limits.set_on}, after the audit of {audited}: they must be agreed before"
-            " it, so audit again"
-        )
+        against.append(f"the thresholds of {limits.set_on} are younger than the audit of {audited}: audit again")
     if decision.date < limits.set_on:
-        said.append(
-            f"the decision of {decision.date} is older than its thresholds of {limits.set_on}: correct the dates"
-        )
+        against.append(f"the decision of {decision.date} is older than its thresholds of {limits.set_on}")
     if decision.date > dt.date.today():
-        said.append(f"the decision's date {decision.date} is in the future: correct it")
-    return said
+        against.append(f"the decision's date {decision.date} is in the future: correct it")
+    return against

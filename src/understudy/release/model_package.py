@@ -1,31 +1,29 @@
-"""A package of a trained generator: gate with white-box check, weights, model card, scan, hashes; whole or absent."""
+"""A package of a trained generator: gate, weights, model card, scan, hashes; whole or absent."""
 
 from __future__ import annotations
 
-import datetime as dt
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import safetensors
+import torch
+from safetensors import safe_open
 
-from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import CERTIFICATE, FORMAT
-from understudy.generators.folder import CONFIG, WEIGHTS
-from understudy.io.files import sha256_file, write_json, write_text
-from understudy.release import documents
-from understudy.release.assembly import Released, assembling, copy_audit, sealed
-from understudy.release.card import card
-from understudy.release.crate import ro_crate
-from understudy.release.evidence import model_evidence
+from understudy.exchange.packaged import CERTIFICATE
+from understudy.generators.folder import CONFIG, WEIGHTS, load_generator, save_model
+from understudy.generators.registry import KINDS
+from understudy.generators.training.config import UNTRACED
+from understudy.io.files import read_json, sha256_file
+from understudy.release.documents import MODEL, model_documents
+from understudy.release.evidence import SHOWN, model_evidence, sheet
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Audited, concentration_record
-from understudy.release.model_gate import ModelClearance, clear_model
-from understudy.release.pictures import SHOWN, sheet
-from understudy.release.weights import MODEL, describe, write_weights
-from understudy.slices import SliceSet
+from understudy.release.gate import Audited, clear_model
+from understudy.release.metadata import ro_crate
+from understudy.release.package import Released, assembling, audit_record, certificate_head, copy_audit, sealed
 
 DOCUMENTS = {
     "README.md": "model card",
@@ -36,10 +34,12 @@ DOCUMENTS = {
     "CITATION.cff": "citation",
     "evidence.html": "evidence",
     "decision.json": "the decision",
-    "audit/audit.json": "the audit of its samples, and the white-box check",
+    "audit/audit.json": "the audit of its samples, and membership inference on the weights",
     "audit/audit.md": "the audit in words",
     CERTIFICATE: "certificate",
 }
+_KEPT = ("kind", "model", "channels", "classes", "annotation", "spacing", "axes", "kimg", "steps", "precision", "torch")
+_NOT_TRAINING = {*UNTRACED, "seed"}  # the seed gives the order of the training slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Sources(Audited):
     Attributes:
         model: folder of the trained generator.
         evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`), None: not measured.
-        paths: further ones that must not be told.
+        paths: further ones that no document may name.
     """
 
     model: Path
@@ -58,14 +58,9 @@ class Sources(Audited):
 
 
 def release_model(
-    sources: Sources,
-    about: About,
-    decision: Decision,
-    out: Path,
-    override: str | None = None,
-    device: str = "cpu",
+    sources: Sources, about: About, decision: Decision, out: Path, override: str | None = None, device: str = "cpu",
     progress: bool = False,
-) -> Released:
+) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist.
 
     Raises:
@@ -76,84 +71,101 @@ def release_model(
         cleared = clear_model(s.model, s, decision, override, device, progress)
         config = write_weights(s.model, folder / MODEL)
         if sha256_file(folder / MODEL / WEIGHTS) != cleared.weights:
-            raise UnderstudyError(
-                "the audited file of weights holds more than the averaged generator (metadata, or another precision)",
-                where=s.model,
-                fix="train it again with this version, then sample and audit",
-            )
+            what = "the audited file of weights holds more than the EMA generator (metadata, or another precision)"
+            fix = "train it again with this version, then sample and audit"
+            raise UnderstudyError(what, where=s.model, fix=fix)
         copy_audit(s.audit, folder)
-        certificate = _certificate(folder, about, decision, cleared, config, s.evaluation)
-        _documents(folder, about, decision, certificate, config, s, cleared)
+        verdict = cleared.found.numbers["verdict"]
+        certificate = {
+            **certificate_head("generator", about, decision, cleared.override),
+            "model": describe(folder / MODEL, config),
+            "audit": {
+                **audit_record(cleared.found, folder),
+                "judged": cleared.judged,
+                "flagged": cleared.flagged,
+                "verdict": {k: verdict[k] for k in ("kind", "headline", "sentences", "limits")},
+            },
+            "white_box": cleared.white_box.as_dict(),
+            "evaluation": s.evaluation,
+        }
+        # some samples at random, none that lies near a training slice
+        table = cleared.found.table
+        rows = np.flatnonzero(~table["flagged"].to_numpy(bool) & table["judged"].to_numpy(bool))
+        chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SHOWN])
+        picture = sheet(list(zip(*s.synthetic.read(chosen), strict=True)), certificate["model"])
+        picture.save(folder / "samples.png", optimize=True)
+        texts = model_documents(about, decision, certificate, config)
+        texts["evidence.html"] = model_evidence(about, decision, certificate, picture, s.audit)
+        crate = ro_crate(about, certificate, DOCUMENTS, {})
         hidden = [s.model, s.synthetic.folder, s.audit, *s.paths]
-        return sealed(folder, out, certificate, [s.training, s.heldout], hidden)
+        return sealed(folder, out, certificate, texts, crate, [s.training, s.heldout], hidden)
 
 
-def _certificate(
-    folder: Path,
-    about: About,
-    decision: Decision,
-    cleared: ModelClearance,
-    config: dict[str, Any],
-    evaluation: dict[str, Any] | None,
-) -> dict[str, Any]:
-    numbers = cleared.found.numbers
+def write_weights(model: Path, folder: Path) -> dict[str, Any]:
+    """Writes the EMA generator and what is needed to sample from it into the new `folder`; returns its configuration.
+
+    The tensors are read into the network of the configuration and written anew: a tensor that is not the
+    architecture's, optimiser states, metadata of the file and the discriminator stay behind. Of config.json only named
+    fields go along: no seed or order of data, no hash of the training slices, no history.
+
+    Raises:
+        UnderstudyError: damaged weights, values that are not finite, disk full.
+    """
+    generator, config = load_generator(model)
+    for name, value in generator.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UnderstudyError(f"{name} has values that are not finite", where=model, fix="train it again")
+    kept = {name: config[name] for name in _KEPT if name in config}
+    if "training" in config:
+        kept["training"] = {k: v for k, v in config["training"].items() if k not in _NOT_TRAINING}
+    folder.mkdir(parents=True)
+    save_model(folder, generator, kept)
+    for name in (WEIGHTS, CONFIG):
+        (folder / name).chmod(0o644)
+    return kept
+
+
+def describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate says of written weights."""
+    with safe_open(folder / WEIGHTS, "pt") as tensors:
+        sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118  # no mapping
+    weights = {
+        "file": f"{MODEL}/{WEIGHTS}",
+        "sha256": sha256_file(folder / WEIGHTS),
+        "tensors": len(sizes),
+        "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
+    }
     return {
-        "format": FORMAT,
-        "kind": "generator",
-        "software_version": __version__,
-        "title": about.title,
-        "version": about.version,
-        "released": dt.date.today().isoformat(),
-        "model": describe(folder / MODEL, config),
-        "audit": {
-            "sha256": sha256_file(folder / "audit" / "audit.json"),
-            "audited_set": numbers["sets"]["synthetic"]["content_hash"],
-            "judged": cleared.judged,
-            "flagged": cleared.flagged,
-            "quantile": numbers["config"]["quantile"],
-            "rule": numbers["rule"]["text"],
-            "training_slices": len(cleared.found.training.rows),
-            "training_patients": cleared.found.training.count,
-            "concentration": concentration_record(cleared.found),
-            "verdict": {k: numbers["verdict"][k] for k in ("kind", "headline", "sentences", "limits")},
-            "recomputed": True,
-        },
-        "white_box": cleared.white_box.as_dict(),
-        "evaluation": evaluation,
-        "decision": decision.model_dump(mode="json"),
-        "override": cleared.override,
+        **{k: config.get(k) for k in ("kind", "channels", "classes", "annotation", "spacing", "axes")},
+        "resolution": config["model"]["resolution"],
+        "weights": weights,
+        "config_sha256": sha256_file(folder / CONFIG),
     }
 
 
-def _documents(
-    folder: Path,
-    about: About,
-    decision: Decision,
-    certificate: dict[str, Any],
-    config: dict[str, Any],
-    sources: Sources,
-    cleared: ModelClearance,
-) -> None:
-    picture = sheet(_unflagged(sources.synthetic, cleared), certificate["model"])
-    picture.save(folder / "samples.png", optimize=True)
-    texts = {
-        "README.md": card(about, decision, certificate, config),
-        "LICENSE": documents.licence(about, "These are the weights of a generator of synthetic slices"),
-        "CITATION.cff": documents.citation(about, certificate["released"], "software"),
-        "evidence.html": model_evidence(about, decision, certificate, picture, sources.audit),
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    signed = {**decision.model_dump(mode="json"), "override": certificate["override"]}
-    write_json(folder / "decision.json", signed)
-    crate = ro_crate(about, certificate, DOCUMENTS, {})
-    write_json(folder / "ro-crate-metadata.json", crate)
-    write_json(folder / CERTIFICATE, certificate)
+def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
+    """What is wrong with weights and configuration, compared with the certificate's `model`; nothing is executed.
 
-
-def _unflagged(synthetic: SliceSet, cleared: ModelClearance) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Some samples at random, none that lies near a training slice."""
-    table = cleared.found.table
-    rows = np.flatnonzero(~table["flagged"].to_numpy(bool) & table["judged"].to_numpy(bool))
-    chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SHOWN])
-    return list(zip(*synthetic.read(chosen), strict=True))
+    Raises:
+        UnderstudyError: a file that cannot be read, or whose tensors are not the architecture's.
+    """
+    problems, path = [], folder / WEIGHTS
+    if sha256_file(path) != certified["weights"]["sha256"]:
+        problems.append("the weights are not those that were certified")
+    if sha256_file(folder / CONFIG) != certified["config_sha256"]:
+        problems.append("the configuration is not the one that was certified")
+    config = read_json(folder / CONFIG)
+    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training"}:
+        return [*problems, "the configuration has other fields than a release has"]
+    try:
+        with safe_open(path, "pt") as tensors:
+            extra = tensors.metadata()
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        what = f"the weights cannot be read ({str(error).splitlines()[0]})"
+        raise UnderstudyError(what, where=path, fix="get them again") from error
+    if extra:
+        problems.append(f"the weights' file holds metadata ({', '.join(sorted(extra))})")
+    generator, _ = load_generator(folder)  # refuses tensors that are missing, strange, or of another shape
+    if not all(torch.isfinite(value).all() for value in generator.state_dict().values()):
+        problems.append("the weights hold values that are not finite")
+    return problems

@@ -1,27 +1,28 @@
-"""A package from a set, its audit and a decision: gate, data, documents, scan, hashes; whole or absent."""
+"""A package of slices from a set, its audit and a decision: gate, data, documents, scan, hashes; whole or absent."""
 
 from __future__ import annotations
 
 import datetime as dt
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, FORMAT
-from understudy.io.files import sha256_file, write_json, write_text
-from understudy.release import documents
-from understudy.release.assembly import Released, assembling, copy_audit, sealed
-from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout
-from understudy.release.crate import ro_crate
-from understudy.release.croissant import croissant
-from understudy.release.datasheet import datasheet, readme
+from understudy.io.files import sha256_file, write_json, write_text, writing
+from understudy.memorization.recheck import Recheck
+from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
+from understudy.release.documents import slice_documents
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, concentration_record
+from understudy.release.metadata import croissant, ro_crate
+from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
 
@@ -42,29 +43,27 @@ DOCUMENTS = {
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What was asked for, and what the gate said."""
+class Released:
+    """A finished package: its folder, root hash (to be published), certificate and scan."""
 
-    about: About
-    decision: Decision
-    cleared: Clearance
-    audit: Path
-    layout: str
-    shard_bytes: int
+    path: Path
+    root: str
+    certificate: dict[str, Any]
+    scan: Scan
 
 
 def release_slices(
-    audited: Audited,
-    about: About,
-    decision: Decision,
-    out: Path,
-    layout: str = "sliceset",
-    override: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    device: str = "cpu",
-    progress: bool = False,
-) -> Released:
+    audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
+    override: str | None = None, shard_bytes: int = SHARD_BYTES, device: str = "cpu", progress: bool = False,
+) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist.
+
+    Args:
+        audited: the slices and their audit.
+        about, decision: the two forms.
+        layout: one of `content.LAYOUTS`.
+        override: the reason for releasing against the gate.
+        shard_bytes: the largest tar file of WebDataset.
 
     Raises:
         UnderstudyError: the gate or the scan refuses, unknown layout, disk full, `out` exists.
@@ -73,100 +72,144 @@ def release_slices(
         raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
     with assembling(out) as (folder, work):
         cleared = clear(audited, decision, override, device, progress)
-        order = _Order(about, decision, cleared, audited.audit, layout, shard_bytes)
-        certificate = _write(audited.synthetic, order, folder, work)
-        hidden = [audited.synthetic.folder, audited.audit]
-        return sealed(folder, out, certificate, [audited.training, audited.heldout], hidden)
-
-
-def _write(synthetic: SliceSet, order: _Order, folder: Path, work: Path) -> dict[str, Any]:
-    """Everything but the hashes; returns the certificate."""
-    place = folder / "data" if order.layout == "sliceset" else work / "slices"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    p = order.cleared.found.table["p"].to_numpy(float)
-    slices, manifest = clean_set(synthetic, order.cleared.kept, p, place)
-    release_memory()
-    reading: dict[str, Any] = {"layout": "slices"}
-    if order.layout != "sliceset":
-        reading = write_layout(slices, order.layout, folder / "data", order.shard_bytes)
+        place = folder / "data" if layout == "sliceset" else work / "slices"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        p = cleared.found.table["p"].to_numpy(float)
+        slices, manifest = clean_set(audited.synthetic, cleared.kept, p, place)
         release_memory()
-    manifest.to_parquet(folder / "manifest.parquet", index=False)
-    copy_audit(order.audit, folder)
-    certificate = _certificate(slices, manifest, order, reading, folder)
-    _documents(folder, order, certificate, manifest, place)
-    return certificate
-
-
-def _certificate(
-    slices: SliceSet, manifest: pd.DataFrame, order: _Order, reading: dict[str, Any], folder: Path
-) -> dict[str, Any]:
-    head, about = head_of(slices), order.about
-    generators = sorted(set(manifest["generator"].dropna().astype(str)))
-    with_class = {c[5:]: int((manifest[c] > 0).sum()) for c in map(str, manifest) if c.startswith("area.")}
-    return {
-        "format": FORMAT,
-        "kind": "slices",
-        "software_version": __version__,
-        "title": about.title,
-        "version": about.version,
-        "released": dt.date.today().isoformat(),
-        "layout": order.layout,
-        "data": {
+        reading: dict[str, Any] = {"layout": "slices"}
+        if layout != "sliceset":
+            reading = write_layout(slices, layout, folder / "data", shard_bytes)
+            release_memory()
+        manifest.to_parquet(folder / "manifest.parquet", index=False)
+        copy_audit(audited.audit, folder)
+        head, hashed = head_of(slices), sha256_file(folder / "manifest.parquet")
+        data = {
             **head,
             "slices": len(slices),
             "spacing": slices.spacing,
             "axes": slices.axes,
             "reading": reading,
-            "generators": generators,
-            "slices_with_class": with_class,
-        },
-        "content": {"root": content_root(head, manifest), "manifest_sha256": sha256_file(folder / "manifest.parquet")},
-        "audit": _audit(order.cleared, len(slices), folder),
-        "decision": order.decision.model_dump(mode="json"),
-        "override": order.cleared.override,
-    }
+            "generators": sorted(set(manifest["generator"].dropna().astype(str))),
+            "slices_with_class": {
+                c[5:]: int((manifest[c] > 0).sum()) for c in map(str, manifest) if c.startswith("area.")
+            },
+        }
+        certificate = {
+            **certificate_head("slices", about, decision, cleared.override),
+            "layout": layout,
+            "data": data,
+            "content": {"root": content_root(head, manifest), "manifest_sha256": hashed},
+            "audit": _audit_record(cleared, len(slices), folder),
+        }
+        kinds = {"i": "sc:Integer", "f": "sc:Float"}
+        columns = {str(c): kinds.get(manifest[c].dtype.kind, "sc:Text") for c in manifest}
+        write_json(folder / "croissant.json", croissant(about, certificate, hashed, columns))
+        texts = slice_documents(about, decision, certificate)
+        texts["evidence.html"] = evidence(about, decision, certificate, place, audited.audit)
+        crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
+        hidden = [audited.synthetic.folder, audited.audit]
+        return sealed(folder, out, certificate, texts, crate, [audited.training, audited.heldout], hidden)
 
 
-def _audit(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
+def _audit_record(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
     numbers = cleared.found.numbers
     return {
-        "sha256": sha256_file(folder / "audit" / "audit.json"),
-        "audited_set": numbers["sets"]["synthetic"]["content_hash"],
+        **audit_record(cleared.found, folder),
         "before": int(numbers["sets"]["synthetic"]["slices"]),
         "flagged": cleared.flagged,
         "alike": cleared.alike,
         "released": released,
-        "quantile": numbers["config"]["quantile"],
-        "rule": numbers["rule"]["text"],
-        "training_slices": len(cleared.found.training.rows),
-        "training_patients": cleared.found.training.count,
         "verdict_before": numbers["verdict"]["headline"],
-        "concentration": concentration_record(cleared.found),
         "verdict": cleared.verdict,
-        "recomputed": True,
         **({"screened": cleared.screened} if cleared.screened else {}),
     }
 
 
-def _documents(folder: Path, order: _Order, certificate: dict[str, Any], manifest: pd.DataFrame, slices: Path) -> None:
-    about, decision = order.about, order.decision
-    kinds = {"i": "sc:Integer", "f": "sc:Float"}
-    columns = {str(c): kinds.get(manifest[c].dtype.kind, "sc:Text") for c in manifest}
-    texts = {
-        "README.md": readme(about, certificate),
-        "LICENSE": documents.licence(about),
-        "CITATION.cff": documents.citation(about, certificate["released"]),
-        "DATASHEET.md": datasheet(about, decision, certificate),
-        "aida.md": documents.aida(about, certificate),
-        "evidence.html": evidence(about, decision, certificate, slices, order.audit),
+# What packages of slices and of weights have in common.
+
+
+def certificate_head(kind: str, about: About, decision: Decision, override: dict[str, Any] | None) -> dict[str, Any]:
+    """The first fields of a certificate."""
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "software_version": __version__,
+        "title": about.title,
+        "version": about.version,
+        "released": dt.date.today().isoformat(),
+        "decision": decision.model_dump(mode="json"),
+        "override": override,
     }
+
+
+def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
+    """What every certificate says of the audit, which was done again."""
+    numbers = found.numbers
+    return {
+        "sha256": sha256_file(folder / "audit" / "audit.json"),
+        "audited_set": numbers["sets"]["synthetic"]["content_hash"],
+        "quantile": numbers["config"]["quantile"],
+        "rule": numbers["rule"]["text"],
+        "training_slices": len(found.training.rows),
+        "training_patients": found.training.count,
+        "concentration": concentration_record(found),
+        "recomputed": True,
+    }
+
+
+@contextmanager
+def assembling(out: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder that replaces `out` if the block succeeds, and one for temporary work.
+
+    Raises:
+        UnderstudyError: `out` exists, disk full, no permission.
+    """
+    if out.exists():
+        raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
+    partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
+    with writing(out):
+        for folder in (partial, work):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield partial, work
+            os.replace(partial, out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_audit(audit: Path, folder: Path) -> None:
+    """The shareable parts of an audit: its numbers and words, no neighbour and no p-value by slice."""
+    (folder / "audit").mkdir(exist_ok=True)
+    for name in ("audit.json", "audit.md"):
+        shutil.copyfile(audit / name, folder / "audit" / name)
+
+
+def sealed(
+    folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
+    real: Sequence[SliceSet], paths: Sequence[Path],
+) -> Released:  # fmt: skip
+    """Writes the documents, searches the folder for what must not leave, and writes its hashes.
+
+    Args:
+        folder: data and audit are written.
+        out: the place that it will have.
+        certificate, texts, crate: the documents.
+        real: sets of patients that nothing may be of.
+        paths: that no file may hold, besides those of `real` and the folder's own.
+
+    Raises:
+        UnderstudyError: the scan found something.
+    """
     for name, text in texts.items():
         write_text(folder / name, text)
-    signed = {**decision.model_dump(mode="json"), "override": certificate["override"]}
-    write_json(folder / "decision.json", signed)
-    described = croissant(about, certificate, certificate["content"]["manifest_sha256"], columns)
-    write_json(folder / "croissant.json", described)
-    part = f"{certificate['data']['slices']:,} slices, layout {order.layout}"
-    crate = ro_crate(about, certificate, DOCUMENTS, {"data/": part})
+    write_json(folder / "decision.json", {**certificate["decision"], "override": certificate["override"]})
     write_json(folder / "ro-crate-metadata.json", crate)
     write_json(folder / CERTIFICATE, certificate)
+    sets = list({id(s): s for s in real}.values())
+    words = secret_words(sets, [*paths, *(s.folder for s in sets), folder])
+    searched = scan(folder, certificate.get("data", {}), sets, words)
+    refuse(searched, folder)
+    return Released(out, write_sums(folder), certificate, searched)

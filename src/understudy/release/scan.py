@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE
 from understudy.exchange.webdataset import members_of
-from understudy.release.content import COLUMNS, read_back
-from understudy.release.sums import names_below
+from understudy.release.content import COLUMNS, names_below, read_back
 from understudy.slices import SliceSet
 
 _SHORT = 4  # characters; shorter ids and names are compared with whole values only
@@ -53,8 +52,8 @@ class Scan:
 def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[str]:
     """What no file may hold: ids of patients and of their slices, paths, this machine and its user."""
     words = {str(v) for s in real for c in ("subject", "id") if c in s.index for v in s.index[c].unique()}
-    words |= {str(p.absolute()) for p in paths} | {str(Path.home())}
-    return {w for w in words | {socket.gethostname(), getpass.getuser()} if w and w.lower() not in _COMMON | {"/"}}
+    words |= {str(p.absolute()) for p in paths} | {str(Path.home()), socket.gethostname(), getpass.getuser()}
+    return {w for w in words if w and w.lower() not in _COMMON | {"/"}}
 
 
 def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: set[str]) -> Scan:
@@ -69,21 +68,32 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
     Raises:
         UnderstudyError: a file that cannot be opened.
     """
-    files = names_below(package)
+    files, count = names_below(package), 0
     findings = _words_in(files, package, words)
-    count = 0
     if head and (package / CERTIFICATE).is_file():
-        count, same = _same_slices(package, head, real)
-        findings += same
+        known, single = _hashes(real, head["channels"])
+        for name, image, _ in read_back(package, head):
+            count += 1
+            if _digest(image) in known:
+                findings.append(f"slice {name} is a real slice, pixel by pixel")
+            elif any(c.any() and c.min() != c.max() and _digest(c) in single for c in image):
+                findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
     return Scan(len(files), count, sum(map(len, real)), len(words), findings)
 
 
+def refuse(found: Scan, where: Path) -> None:
+    """Raises `UnderstudyError` with what was found; nothing overrides it."""
+    if found.findings:
+        listed = "\n".join(f"  {f}" for f in found.findings[:_SHOWN])
+        what = f"the scan found {len(found.findings)} things that must not leave:\n{listed}"
+        raise UnderstudyError(what, where=where, fix="take them out; a release cannot be forced past the scan")
+
+
 def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]:
-    findings: list[str] = []
     ordered = sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)
     long = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
     in_names = {m for name in files for m in _hits(long, name)}
-    findings += [f"a file's name holds {_masked(m)}" for m in sorted(in_names)]
+    findings = [f"a file's name holds {_masked(m)}" for m in sorted(in_names)]
     for name in files:
         path = package / name
         for place, text in _texts(path):
@@ -91,37 +101,14 @@ def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]
             findings += [f"{where} holds {_masked(m)}" for m in _hits(long, text)]
             findings += [f"{where} holds the path {m.decode()}" for m in set(_FORBIDDEN.findall(text.encode()))]
         if path.suffix == ".parquet":
-            findings += _columns(path, package, {w for w in words if len(w) < _SHORT})
+            frame = pd.read_parquet(path)
+            for column in map(str, frame):
+                if (column not in COLUMNS and not column.startswith("area.")) or _NEIGHBOUR.search(column):
+                    findings.append(f"{name} has the column {column!r}")
+            short = {w for w in words if len(w) < _SHORT}
+            texts = frame.select_dtypes(include=["object", "string"])
+            findings += [f"{name} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())]
     return findings
-
-
-def _same_slices(package: Path, head: dict[str, Any], real: Sequence[SliceSet]) -> tuple[int, list[str]]:
-    """Slices in the package, and those that are real ones, whole or in a channel."""
-    findings: list[str] = []
-    known, single = _hashes(real, head["channels"])
-    count = 0
-    for name, image, _ in read_back(package, head):
-        count += 1
-        if _digest(image) in known:
-            findings.append(f"slice {name} is a real slice, pixel by pixel")
-        elif any(c.any() and c.min() != c.max() and _digest(c) in single for c in image):
-            findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
-    return count, findings
-
-
-def refuse(found: Scan, where: Path) -> None:
-    """Raises what was found; nothing overrides it.
-
-    Raises:
-        UnderstudyError: something was found.
-    """
-    if found.findings:
-        listed = "\n".join(f"  {f}" for f in found.findings[:_SHOWN])
-        raise UnderstudyError(
-            f"the scan found {len(found.findings)} things that must not leave:\n{listed}",
-            where=where,
-            fix="take them out; a release cannot be forced past the scan",
-        )
 
 
 def _hits(words: re.Pattern[str], text: str) -> set[str]:
@@ -152,17 +139,12 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
             yield (f" ({column})", column + "\n" + "\n".join(map(str, values) if isinstance(values[0], str) else []))
     elif path.name.isdigit():  # a shard of Zarr: compressed pixels
         yield "", ""
-    elif path.suffix == ".safetensors":
-        yield "", _header(path)
+    elif path.suffix == ".safetensors":  # names of tensors and free text; `understudy verify` checks the numbers
+        with open(path, "rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            yield "", handle.read(min(size, path.stat().st_size)).decode("utf-8", "replace")
     else:
         yield "", _text(path.read_bytes(), path.name) if path.stat().st_size else ""
-
-
-def _header(path: Path) -> str:
-    """Names of tensors and free text of a safetensors file; its numbers are `understudy verify`'s business."""
-    with open(path, "rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        return handle.read(min(size, path.stat().st_size)).decode("utf-8", "replace")
 
 
 def _text(content: bytes, name: str) -> str:
@@ -175,7 +157,7 @@ def _text(content: bytes, name: str) -> str:
 
 
 def _chunks(content: bytes) -> Iterator[bytes]:
-    """What a PNG file holds beside pixels, and what was hung behind its end."""
+    """What a PNG file holds beside pixels, and what was appended behind its end."""
     place = 8
     while place + 8 <= len(content):
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
@@ -185,15 +167,6 @@ def _chunks(content: bytes) -> Iterator[bytes]:
         if kind == b"IEND":
             break
     yield content[place:]
-
-
-def _columns(path: Path, package: Path, short: set[str]) -> list[str]:
-    frame = pd.read_parquet(path)
-    where = path.relative_to(package)
-    found = [f"{where} has the column {c!r}" for c in frame.columns if c not in COLUMNS and not c.startswith("area.")]
-    found += [f"{where} has the column {c!r}" for c in frame.columns if _NEIGHBOUR.search(c)]
-    texts = frame.select_dtypes(include=["object", "string"])
-    return found + [f"{where} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())]
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:

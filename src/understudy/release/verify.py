@@ -10,21 +10,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.packaged import CERTIFICATE, certificate_of
+from understudy.generators.folder import WEIGHTS, classes_of, load_generator
+from understudy.generators.joint import decode
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.recheck import controls_of
-from understudy.release.content import COLUMNS, content_root, read_back, slice_hash
-from understudy.release.documents import stamp
+from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
+from understudy.release.documents import MODEL, stamp
+from understudy.release.evidence import SHOWN, Pixels, sheet
 from understudy.release.model_package import DOCUMENTS as MODEL_DOCUMENTS
+from understudy.release.model_package import weights_problems
 from understudy.release.package import DOCUMENTS
-from understudy.release.pictures import SHOWN, sheet
-from understudy.release.sums import SUMS, check_sums
-from understudy.release.verify_model import drawn, model_problems
+
+_ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
+_SAME = 0.005  # by which the certificate's numbers, computed again, may differ from the audit's
 
 
 @dataclass
@@ -62,7 +64,7 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
     found = Verification(own, root is not None, certificate, files, 0, "", problems)
-    check = _CHECKS.get(str(certificate.get("kind")))
+    check = {"slices": _slices, "generator": _generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
         return found
@@ -70,100 +72,105 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
         found.override = stamp(certificate)
         check(found, folder, pictures)
     except (UnderstudyError, OSError, KeyError, TypeError, ValueError) as error:
-        found.problems.append(f"it cannot be read: {error}")
+        problems.append(f"it cannot be read: {error}")
     return found
 
 
 def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
-    found.problems += _missing(folder, [*DOCUMENTS, "croissant.json"])
+    problems, data, certified = found.problems, found.certificate["data"], found.certificate["audit"]
+    _check_documents(found, folder, list(DOCUMENTS), ("README.md", "DATASHEET.md"), "data/")
     manifest = pd.read_parquet(folder / "manifest.parquet")
-    _manifest(found, manifest)
-    _audit(found, folder, manifest)
-    _metadata(found, folder)
-    chosen = _pixels(found, folder, manifest)
-    if pictures is not None and chosen:
-        _save(chosen, found.certificate["data"], pictures)
-
-
-def _generator(found: Verification, folder: Path, pictures: Path | None) -> None:
-    found.problems += _missing(folder, list(MODEL_DOCUMENTS))
-    damaged = bool(found.problems)
-    found.problems += model_problems(folder, found.certificate, found.override)
-    if pictures is not None and not damaged and not found.problems:
-        _save(drawn(folder, SHOWN), found.certificate["model"], pictures)
-
-
-_CHECKS = {"slices": _slices, "generator": _generator}
-
-
-def _missing(folder: Path, names: list[str]) -> list[str]:
-    return [f"{name} is missing" for name in [*names, "ro-crate-metadata.json"] if not (folder / name).is_file()]
-
-
-def _manifest(found: Verification, manifest: pd.DataFrame) -> None:
-    data = found.certificate["data"]
-    areas = [f"area.{c['name']}" for c in data["classes"][1:]]
-    if set(manifest.columns) != {*COLUMNS, *areas}:
-        found.problems.append("manifest.parquet has other columns than a release has")
+    if set(manifest.columns) != {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}:
+        problems.append("manifest.parquet has other columns than a release has")
     if len(manifest) != data["slices"] or manifest["id"].duplicated().any():
-        found.problems.append("manifest.parquet does not list each slice once")
-    if (
-        content_root({k: data[k] for k in ("channels", "classes", "resolution")}, manifest)
-        != found.certificate["content"]["root"]
-    ):
-        found.problems.append("the manifest is not the one that was certified: ids or slices were changed")
-
-
-def _audit(found: Verification, folder: Path, manifest: pd.DataFrame) -> None:
-    said, path = found.certificate["audit"], folder / "audit" / "audit.json"
-    numbers = read_json(path)
-    wrong = []
-    if sha256_file(path) != said["sha256"]:
-        wrong.append("the audit is not the one that was certified")
-    if numbers["sets"]["synthetic"]["content_hash"] != said["audited_set"]:
-        wrong.append("the audit is of another set")
-    if said["before"] - said["flagged"] - said["alike"] != len(manifest):
-        wrong.append(f"{said['before']} audited less those taken out are not the {len(manifest)} slices here")
-    if (manifest["p"] <= 1 - said["quantile"] + 1e-12).any():
-        wrong.append("a flagged slice is in the manifest")
+        problems.append("manifest.parquet does not list each slice once")
+    head = {k: data[k] for k in ("channels", "classes", "resolution")}
+    if content_root(head, manifest) != found.certificate["content"]["root"]:
+        problems.append("the manifest is not the one that was certified: ids or slices were changed")
+    numbers = _check_audit(found, folder)
+    if certified["before"] - certified["flagged"] - certified["alike"] != len(manifest):
+        problems.append(f"{certified['before']} audited less those taken out are not the {len(manifest)} slices here")
+    if (manifest["p"] <= 1 - certified["quantile"] + 1e-12).any():
+        problems.append("a flagged slice is in the manifest")
     if controls_of(numbers).missed and not found.override:
-        wrong.append("the audit misses its planted copies")
-    found.problems += wrong
-
-
-def _metadata(found: Verification, folder: Path) -> None:
+        problems.append("the audit misses its planted copies")
     listed = {p["@id"]: p for p in read_json(folder / "croissant.json")["distribution"]}
     if listed["manifest.parquet"]["sha256"] != sha256_file(folder / "manifest.parquet"):
-        found.problems.append("croissant.json names another manifest")
-    crate = {e["@id"] for e in read_json(folder / "ro-crate-metadata.json")["@graph"]}
-    if not {"./", "data/", CERTIFICATE} <= crate:
-        found.problems.append("ro-crate-metadata.json does not describe this package")
-    found.problems += [
-        f"{name} hides that the release was forced"
-        for name in ("README.md", "DATASHEET.md")
-        if found.override and found.override not in (folder / name).read_text(encoding="utf-8")
-    ]
+        problems.append("croissant.json names another manifest")
 
-
-def _pixels(
-    found: Verification, folder: Path, manifest: pd.DataFrame
-) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Every slice read and hashed; some of them to look at."""
+    # every slice is read and hashed; some of them are kept to look at
     wanted = dict(zip(manifest["id"], manifest["sha256"], strict=True))
     shown = set(manifest["id"].sample(min(SHOWN, len(manifest)), random_state=0))
-    seen, chosen = set(), []
-    for name, image, labels in read_back(folder, found.certificate["data"]):
+    seen: set[str] = set()
+    chosen: list[tuple[Pixels, Pixels]] = []
+    for name, image, labels in read_back(folder, data):
         if wanted.get(name) != slice_hash(image, labels):
-            known = "was changed" if name in wanted else "is not in the manifest"
-            found.problems.append(f"slice {name} {known}")
+            problems.append(f"slice {name} {'was changed' if name in wanted else 'is not in the manifest'}")
         seen.add(name)
         if name in shown:
             chosen.append((image, labels))
     found.slices = len(seen)
-    found.problems += [f"slice {name} is missing" for name in wanted.keys() - seen]
-    return chosen
+    problems += [f"slice {name} is missing" for name in wanted.keys() - seen]
+    if pictures is not None and chosen:
+        _save_sheet(chosen, data, pictures)
 
 
-def _save(chosen: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], data: dict[str, Any], path: Path) -> None:
+def _generator(found: Verification, folder: Path, pictures: Path | None) -> None:
+    problems, certificate = found.problems, found.certificate
+    damaged = bool(problems)
+    _check_documents(found, folder, list(MODEL_DOCUMENTS), ("README.md",), f"{MODEL}/{WEIGHTS}")
+    problems += weights_problems(folder / MODEL, certificate["model"])
+    numbers = _check_audit(found, folder)
+    asked, stated, certified = numbers["membership"] or {}, certificate["white_box"], certificate["audit"]
+    if asked.get("weights", {}).get(WEIGHTS) != sha256_file(folder / MODEL / WEIGHTS):
+        problems.append("the membership inference is not of these weights")
+    if any(_differ(asked.get(name), stated[name]) for name in _ASKED):
+        problems.append("the certificate states another membership inference than the audit")
+    if numbers["flags"]["count"] != certified["flagged"] or numbers["verdict"]["kind"] != certified["verdict"]["kind"]:
+        problems.append("the certificate states another verdict than the audit")
+    if not found.override and controls_of(numbers).missed:
+        problems.append("the audit misses its planted copies")
+    if not found.override and (numbers["verdict"]["kind"] != "no_sign" or asked.get("low", 1) > 0.5):
+        problems.append("the audit speaks against a release that was not forced")
+    if certificate["model"]["weights"]["sha256"] not in (folder / "README.md").read_text(encoding="utf-8"):
+        problems.append("the model card is of other weights")
+    if pictures is not None and not damaged and not problems:
+        generator, config = load_generator(folder / MODEL)
+        images, labels, _ = decode(generator.sample(SHOWN, 0), classes_of(config), config["annotation"])
+        _save_sheet(list(zip(images, labels, strict=True)), certificate["model"], pictures)
+
+
+def _check_documents(
+    found: Verification, folder: Path, documents: list[str], stamped: tuple[str, ...], held: str
+) -> None:
+    """Whether all are there, the `stamped` ones show an override, and the crate describes what the package holds."""
+    missing = [name for name in [*documents, "ro-crate-metadata.json"] if not (folder / name).is_file()]
+    found.problems += [f"{name} is missing" for name in missing]
+    crate = {e["@id"] for e in read_json(folder / "ro-crate-metadata.json")["@graph"]}
+    if not {"./", held, CERTIFICATE} <= crate:
+        found.problems.append("ro-crate-metadata.json does not describe this package")
+    for name in stamped:
+        if found.override and found.override not in (folder / name).read_text(encoding="utf-8"):
+            found.problems.append(f"{name} hides that the release was forced")
+
+
+def _check_audit(found: Verification, folder: Path) -> dict[str, Any]:
+    """The numbers of the audit, which must be the certified one."""
+    certified, path = found.certificate["audit"], folder / "audit" / "audit.json"
+    numbers: dict[str, Any] = read_json(path)
+    if sha256_file(path) != certified["sha256"]:
+        found.problems.append("the audit is not the one that was certified")
+    if numbers["sets"]["synthetic"]["content_hash"] != certified["audited_set"]:
+        found.problems.append("the audit is of another set")
+    return numbers
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return not abs(one - other) <= _SAME
+    return bool(one != other)
+
+
+def _save_sheet(chosen: list[tuple[Pixels, Pixels]], data: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet(chosen, data).save(path)
