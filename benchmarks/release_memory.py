@@ -31,7 +31,6 @@ import numpy as np
 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.perform import audit
-from understudy.memorization.result import write_audit
 from understudy.release.content import LAYOUTS
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited
@@ -123,7 +122,7 @@ def step(what: str, folder: Path, layout: str) -> None:
     """What a process does; prints its peak memory (MB) and processor seconds."""
     if what == "audit":
         real, made = SliceSet.open(folder / "real", 0), SliceSet.open(folder / "synthetic", 0)
-        write_audit(audit(real, real, made, CONFIG), folder / "audit")
+        audit(real, real, made, CONFIG).save(folder / "audit")
     elif what == "release":
         release(folder, layout)
     elif what == "verify":

@@ -1,17 +1,24 @@
-"""Small heads of made-up patients: alike within a patient, different between patients."""
+"""Small heads of made-up patients (alike within a patient, different between patients), and findings of an audit."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from understudy.memorization.concentration import Concentration
+from understudy.memorization.config import AuditConfig
+from understudy.memorization.controls import Controls, Detection, FalseAlarms
+from understudy.memorization.verdict import Findings, Flags, Hits
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "FLAIR")
 CLASSES = evenly_coded({1: "lesion"})
 EDGE = 16
+FAST = AuditConfig(copies=24, splits=10, resamples=200, within=80)
 
 
 def heads(patient: int, count: int, seed: int = 0, edge: int = EDGE) -> tuple[np.ndarray, np.ndarray]:
@@ -57,3 +64,21 @@ def new_slices(count: int, seed: int = 99) -> tuple[np.ndarray, np.ndarray]:
     """Slices of as many patients whom nobody has seen."""
     made = [heads(1000 + i, 1, seed) for i in range(count)]
     return np.concatenate([m[0] for m in made]), np.concatenate([m[1] for m in made])
+
+
+NAN = float("nan")
+ALARMS = FalseAlarms(0.011, 0.0, 0.03, 0.01, 0.0, 0.04, 100, 0.01)
+FOUND = Detection("exact", True, 100, 1.0, 0.9, 1.0, {}, {})
+MISSED = Detection("shift 1 pixel", False, 100, 0.2, 0.1, 0.3, {}, {})
+CONCENTRATED = Concentration(22, 1, 22, 8, 1, 4e-6, 3e-7, 0.3)
+FLAGS = Flags(
+    1000, 10, 0.01, 0.001, 0.02, 0.006, 0.018, 0.01, 0.0, -0.009, 0.01, 0.0, -0.01, 0.01, 0.017,
+    {"stacked": 0.01, "centred": 0.01}, 0, 0.05, 0, 0,
+)  # fmt: skip
+
+
+def findings(flags: dict[str, Any], **changes: Any) -> Findings:
+    """Of an audit without a sign of copies, but for these changes."""
+    hits = Hits(3, 20, {"patient 1": 6, "patient 2": 3, "patient 3": 1})
+    plain = Findings(replace(FLAGS, **flags), hits, Controls((FOUND, MISSED), ALARMS), 12, 400, 99, 0.99)
+    return replace(plain, **changes)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.perform import audit
-from understudy.memorization.result import write_audit
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited
 from understudy.release.package import Released, release_slices
@@ -47,7 +46,7 @@ def make_inputs(root: Path) -> dict[str, Path]:
     images, labels = made.new_slices(60)
     images[7], labels[7] = real.read([3])[0][0], 0  # a copy of a training slice: has to go
     synthetic = made.synthetic_set(root / "synthetic", images, labels)
-    write_audit(audit(real, real, synthetic, CONFIG), root / "audit")
+    audit(real, real, synthetic, CONFIG).save(root / "audit")
     return {"real": real.path, "synthetic": synthetic.path, "audit": root / "audit"}
 
 

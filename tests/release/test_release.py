@@ -21,7 +21,6 @@ from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.memorization.perform import audit
-from understudy.memorization.result import write_audit
 from understudy.release.content import write_sums
 from understudy.release.forms import About, Decision, read_form, write_templates
 from understudy.release.package import Released
@@ -209,7 +208,7 @@ def test_flags_beside_one_patient_need_a_look_at_the_gallery_which_is_recorded(t
     noisy = copies + np.random.default_rng(0).normal(0, 4, copies.shape)
     images[:36], labels[:36] = np.clip(noisy, 0, 255).astype(np.uint8), marks
     synthetic = made.synthetic_set(tmp_path / "synthetic", images, labels)
-    write_audit(audit(real, real, synthetic, CONFIG), tmp_path / "audit")
+    audit(real, real, synthetic, CONFIG).save(tmp_path / "audit")
     inputs = {"real": real.path, "synthetic": synthetic.path, "audit": tmp_path / "audit"}
     limits = {"quantile": 0.95, "most_flagged": 0.5, "set_on": "2020-01-01", "before_looking": True}
     with pytest.raises(UnderstudyError, match=r"concentrated.*`gallery`"):

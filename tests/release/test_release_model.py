@@ -28,7 +28,6 @@ from understudy.generators.membership import NetworkWitness
 from understudy.generators.sample import sample_set
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit
-from understudy.memorization.result import write_audit
 from understudy.release.content import write_sums
 from understudy.release.forms import Decision
 from understudy.release.model_package import Sources, release_model
@@ -66,7 +65,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
     model = trained(root / "model")
     samples = sample_set(model, 60, 3, root / "samples", progress=False)
-    write_audit(audit(real, real, samples, CONFIG, witness=NetworkWitness(model)), root / "audit")
+    audit(real, real, samples, CONFIG, membership_score=NetworkWitness(model)).save(root / "audit")
     return Sources(samples, real, real, root / "audit", model=model)
 
 
@@ -286,7 +285,7 @@ def test_weights_that_give_patients_away_go_only_by_override_and_stamped(
 
     monkeypatch.setattr(gate_module, "NetworkWitness", Telltale)
     real, samples = sources.training, sources.synthetic
-    write_audit(audit(real, real, samples, CONFIG, witness=Telltale(sources.model)), tmp_path / "audit")
+    audit(real, real, samples, CONFIG, membership_score=Telltale(sources.model)).save(tmp_path / "audit")
     told = changed(sources, audit=tmp_path / "audit")
     with pytest.raises(UnderstudyError, match="give training patients away"):
         release_model(told, ABOUT, agreed(most_auc=1.0), tmp_path / "out")

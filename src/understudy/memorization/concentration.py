@@ -1,20 +1,8 @@
-"""Do the flagged slices heap up beside few training patients, more than slices of new patients would? Arrays in.
+"""Are the flagged slices concentrated on few training patients, more than slices of new patients would be?
 
 Some training patients are the nearest ones of nearly everybody (hubs), so that flags beside one patient prove nothing
-by themselves. What honest slices would do is told by held-out patients, who face the same training set: each names the
-training patient beside its own nearest slice. That is one vote a patient, however many slices it has, since slices of
-one patient are alike. Only those held-out patients vote whose nearest slices are about as near as flagged ones, since
-hubs differ between near and far slices (`VOTERS` of them, more where more reach the flags' level).
-
-Of F flagged slices c lie beside the worst hit patients, of K votes x. If flagged slices were drawn as votes are, all
-ways of dividing the F + K between the two groups would be equally likely: Fisher's exact test (Fisher 1935), whose
-p-value is the upper tail of the hypergeometric law. The patients are chosen because they are hit, so that p is
-multiplied by the number of sets of so many patients among all D that are named, and by the number of sizes tried
-(Bonferroni). The smallest p-value is 2 / C(F + K, K).
-
-Synthetic slices count one by one, since a generator draws them independently of each other: what is judged is whether
-it draws too many beside one patient, by copying or by having collapsed near one. Not so, where the set holds whole
-volumes: their slices are alike as those of patients are.
+by themselves. Held-out patients, who face the same training set, tell what honest slices do: each has one vote, the
+training patient beside its own nearest slice.
 """
 
 from __future__ import annotations
@@ -28,11 +16,11 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from understudy.memorization.config import CONCENTRATED
-from understudy.memorization.conformal import Null, own_ranks
+from understudy.memorization.conformal import Null
 
 Names = NDArray[np.str_]
 FEW = 3  # patients that are looked at together, at most
-VOTERS = 8
+VOTERS = 8  # the nearest held-out patients; more where more reach the flags' level
 
 
 @dataclass(frozen=True)
@@ -41,12 +29,12 @@ class Concentration:
 
     Attributes:
         flagged: F, judged slices that are flagged.
-        patients: worst hit training patients that are looked at together, 1, 2 or 3: the fewest beside which the
-            flags are concentrated, or, where they are not, those that come nearest to it.
+        patients: worst hit training patients that are looked at together, 1, 2 or 3: the fewest on whom the flags are
+            concentrated, or, where they are not, those that come nearest to it.
         hit: c, flagged slices beside these.
         votes: K, held-out patients that vote.
         same: x, of them, beside these patients too.
-        p: see above.
+        p: of Fisher's exact test, corrected for the choice of patients.
         smallest_p: that so many flags and votes can give.
         share_of_all: of all judged slices, flagged or not, part beside these patients.
     """
@@ -77,6 +65,11 @@ class Concentration:
 
 def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration | None:
     """Tests whether flags are concentrated; None without flags or votes.
+
+    If flagged slices were drawn as votes are, all ways of dividing the F + K between the two groups would be equally
+    likely: Fisher's exact test (Fisher 1935), p the upper tail of the hypergeometric law. Since the patients are chosen
+    because they are hit, p is multiplied by the number of sets of so many of the D patients that are named, and by the
+    number of sizes tried (Bonferroni).
 
     Args:
         flagged: training patient beside each flagged slice, [F].
@@ -110,14 +103,15 @@ def smallest_p(flagged: int, votes: int) -> float:
 def votes_of(null: Null, nearest: Names, quantile: float) -> Names:
     """The training patient beside the nearest slice of each voting held-out patient, [K], the nearest vote first.
 
-    Nearest is the slice of the best rank in any view, as in the rule for flags.
+    One vote a patient, since slices of one patient are alike. Nearest is the slice of the best rank in any view, as in
+    the rule for flags; only patients about as near as flags vote, since hubs differ between near and far slices.
 
     Args:
         null: scores [n, V] of the held-out slices.
         nearest: training patient beside each of them in each view, [n, V].
         quantile: of the rule; patients with a slice at its level vote even beyond `VOTERS`.
     """
-    ranks = own_ranks(null)
+    ranks = null.ranks()
     view = ranks.argmin(axis=1)
     best, at = ranks.min(axis=1), np.arange(null.slices)
     order = np.lexsort((at, -np.nan_to_num(null.scores[at, view], nan=-np.inf), best))

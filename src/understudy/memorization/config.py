@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from understudy.memorization.similarity import SearchConfig
-from understudy.memorization.transforms import ALL, FLIPS, NONE
-
-TESTED = ("stacked", "centred")  # the views that decide; see `conformal` on why two cost no false alarms
-SHOWN = ("channels", "annotation")  # views for information
 CERTAIN = 0.01  # chance that a set without copies has a single slice that is called one
 CONCENTRATED = 0.01  # p-value at which flags are said to be concentrated on few training patients
 FEWEST_PATIENTS = 5  # below, a bootstrap over patients says nothing
-TRANSFORMS = {"none": NONE, "flips": FLIPS, "dihedral": ALL}
+# symmetries of the square that the search tries, see `views.transform`
+TRANSFORMS = {"none": (0,), "flips": (0, 2, 4, 6), "dihedral": tuple(range(8))}
 
 
 class AuditConfig(BaseModel):
-    """What counts as too near, what is planted, and how intervals are made."""
+    """What counts as too near, which copies are planted, and how intervals are made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +29,7 @@ class AuditConfig(BaseModel):
         description="also look for mirrored (flips) or turned (dihedral) copies; for generators trained with such",
     )
     more_views: bool = Field(
-        default=True, description="also compare every channel for itself and the annotations, for information"
+        default=True, description="also compare every channel by itself and the annotations, for information"
     )
     least_content: float = Field(
         default=0.5,
@@ -47,15 +43,15 @@ class AuditConfig(BaseModel):
     resamples: int = Field(default=2000, ge=200, description="bootstrap resamples of patients")
     within: int = Field(default=2000, ge=0, description="synthetic slices compared with each other at most (0: none)")
     membership: bool = Field(
-        default=True, description="where the generator is at hand: do its weights tell training patients?"
+        default=True, description="membership inference on the weights, where the generator is at hand"
     )
-    membership_slices: int = Field(
-        default=400, ge=20, description="slices of each side that the generator is asked about"
-    )
+    membership_slices: int = Field(default=400, ge=20, description="slices of each side whose membership is scored")
     memory_bytes: int = Field(default=1 << 30, gt=0, description="for pixels and products of the search, bytes")
     seed: int = Field(default=0, ge=0, description="of planted copies, halves and resamples")
 
-    def search(self, more: bool = True) -> SearchConfig:
-        """The search for nearest neighbours."""
+    def search(self, more: bool = True) -> dict[str, Any]:
+        """Arguments of `search.nearest`; `more`: also the views for information."""
+        from understudy.memorization.views import SHOWN, TESTED  # imports torch
+
         views = TESTED + (SHOWN if more and self.more_views else ())
-        return SearchConfig(views=views, transforms=TRANSFORMS[self.transforms], memory_bytes=self.memory_bytes)
+        return {"views": views, "transforms": TRANSFORMS[self.transforms], "memory_bytes": self.memory_bytes}

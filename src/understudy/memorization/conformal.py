@@ -1,15 +1,7 @@
-"""Is a slice nearer to the training set than a new patient's would be? Ranks, p-values and their bootstrap: arrays in.
+"""Is a slice nearer to the training set than a new patient's would be? Ranks, p-values, bootstrap, intervals.
 
-A score is a slice's highest similarity to any training slice, one column a view; larger is nearer. Held-out slices
-face the same training set as synthetic ones, so that under "a synthetic slice behaves like a slice of a new patient"
-they are drawn alike, whatever the similarity is. p-values by slice would be exact if held-out slices were independent.
-Those of one patient are not, so that with few held-out patients new slices are flagged more often than promised (all
-slices of one new patient in P + 1, where a patient's slices score the same). Hence the p-values by patient, the
-bootstrap over patients and the false alarms that each audit measures on patients left out (`controls`).
-
-Several views are one test, not several: among the held-out slices and one synthetic slice, each slice's rank is taken
-in every view and its best rank counts. The p-value is the share of slices whose best rank is as good (Westfall &
-Young's minimum-rank permutation test), so looking at two views costs no false alarms.
+A score is a slice's highest similarity to any training slice, one column a view; larger is nearer. Held-out slices face
+the same training set as synthetic ones, so that p-values are valid whatever the similarity is.
 """
 
 from __future__ import annotations
@@ -18,14 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta, norm
 
 from understudy.errors import UnderstudyError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 _BLOCK = 1 << 24  # elements of a temporary array
-_LEAST = -0.999  # of correlations whose logarithm is taken
 _TAIL = 0.9  # quantile of held-out scores from which on their tail is extrapolated
+_ROUNDING = 1e-12  # by which a p-value may miss the level
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Null:
         """The smallest p-value that any slice can have."""
         return 1 / (self.slices + 1)
 
-    def without(self, patients: NDArray[np.bool_]) -> Null:
+    def without(self, patients: Mask) -> Null:
         """The null without the patients marked in [P]."""
         kept = ~patients[self.patients]
         codes = np.unique(self.patients[kept], return_inverse=True)[1]
@@ -71,6 +65,14 @@ class Null:
     def view(self, column: int) -> Null:
         """The null of a single view."""
         return Null(self.scores[:, [column]], self.patients)
+
+    def ranks(self) -> Ints:
+        """How many held-out slices are at or above each one, itself included: [n, V]."""
+        return np.stack([_at_or_above(column, column) for column in self.scores.T], axis=1)
+
+    def drawn(self, rng: np.random.Generator, resamples: int) -> Ints:
+        """How often each patient is drawn, with replacement: [resamples, P]."""
+        return rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=resamples)
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,14 @@ class PValues:
         """Stricter p-values [m] by patient: (1 + held-out patients with such a slice) / (P + 1)."""
         return ((1 + (self.above > 0).sum(axis=1)) / (self.null.count + 1))[self.pattern]
 
-    def flagged(self, quantile: float) -> NDArray[np.bool_]:
+    @property
+    def beyond(self) -> Mask:
+        """Slices [m] nearer than every slice of every held-out patient."""
+        return np.asarray(self.slice <= self.null.smallest_p + _ROUNDING)
+
+    def flagged(self, quantile: float) -> Mask:
         """Slices [m] nearer to the training set than the quantile of held-out slices."""
-        return np.asarray(self.slice <= 1 - quantile + 1e-12)
+        return np.asarray(self.slice <= 1 - quantile + _ROUNDING)
 
     def resampled_rates(self, quantile: float, resamples: int, seed: int) -> Floats:
         """Rates of flags [resamples] when other held-out patients, and other synthetic slices, had been drawn.
@@ -108,40 +115,38 @@ class PValues:
         flags among m slices.
         """
         rng = np.random.default_rng([seed, 11])
-        patients, m = self.null.count, len(self.pattern)
-        drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
-        sizes = np.bincount(self.null.patients, minlength=patients).astype(np.float64)
-        total = drawn @ sizes + 1
+        m = len(self.pattern)
+        drawn = self.null.drawn(rng, resamples).astype(np.float64)
+        total = drawn @ np.bincount(self.null.patients, minlength=self.null.count).astype(np.float64) + 1
         weight = np.bincount(self.pattern, minlength=len(self.above)) / m
         rates = np.zeros(resamples)
         step = max(1, _BLOCK // resamples)
         for start in range(0, len(self.above), step):
             part = slice(start, start + step)
             p = (1 + self.above[part] @ drawn.T) / total
-            rates += weight[part] @ (p <= 1 - quantile + 1e-12)
+            rates += weight[part] @ (p <= 1 - quantile + _ROUNDING)
         return np.asarray(rng.binomial(m, np.clip(rates, 0, 1)) / m, np.float64)
 
 
 def p_values(scores: Floats, null: Null) -> PValues:
-    """Compares slices with held-out ones; exact for one view, and for several never too small.
+    """Compares slices with held-out ones, all views as one test (minimum-rank permutation test, Westfall & Young 1993).
 
-    With a_v(x) held-out slices at or above x in view v, slice s has the best rank k = 1 + min_v a_v(s) among the
-    held-out slices and itself. A held-out slice h is as extreme if a_v(h), plus 1 where s is above it, is at most k in
-    some view; that is if a_v(h) <= min(k, a_v(s)). (With ties more held-out slices count: p is larger.)
+    Among the held-out slices and one slice s each slice's best rank over the views counts; the p-value is the share
+    with a best rank as good. With ties more held-out slices count, so that p is never too small.
 
     Args:
-        scores: float64 [m, V].
-        null: its scores have the same V views.
+        scores: float64 [m, V], the same views as the null's.
     """
     if scores.ndim != 2 or scores.shape[1] != null.scores.shape[1]:
         raise UnderstudyError(f"scores of shape {scores.shape} for {null.scores.shape[1]} views")
-    ranks = own_ranks(null)
+    # With a_v(x) held-out slices at or above x in view v, s has the best rank k = 1 + min_v a_v(s). A held-out slice h
+    # is as extreme if a_v(h), plus 1 where s is above it, is at most k in some view: if a_v(h) <= min(k, a_v(s)).
     above = np.stack([_at_or_above(scores[:, v], null.scores[:, v]) for v in range(scores.shape[1])], 1)
     limit = np.minimum(above, 1 + above.min(axis=1, keepdims=True))
     limits, pattern = np.unique(limit, axis=0, return_inverse=True)
     own = np.zeros((null.slices, null.count), np.float32)
     own[np.arange(null.slices), null.patients] = 1
-    counts = np.empty((len(limits), null.count))
+    counts, ranks = np.empty((len(limits), null.count)), null.ranks()
     step = max(1, _BLOCK // (null.slices * scores.shape[1]))
     for start in range(0, len(limits), step):
         extreme = (ranks[None] <= limits[start : start + step, None]).any(axis=2)
@@ -149,55 +154,45 @@ def p_values(scores: Floats, null: Null) -> PValues:
     return PValues(pattern.reshape(-1).astype(np.int64), counts, null)
 
 
-def own_ranks(null: Null) -> Ints:
-    """How many held-out slices are at or above each one, itself included: [n, V]."""
-    return np.stack([_at_or_above(column, column) for column in null.scores.T], axis=1)
-
-
 def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floats:
     """p-values [m] beyond the nearest held-out slice, where ranks say no more: an extrapolation, on the safe side.
 
     In each view the held-out scores above their 90 % quantile, as Fisher's z = atanh(r), are taken to fall off
-    exponentially (correlations of images that are bounded away from 1 fall off faster, so that p is too large rather
-    than too small), at the slowest rate that 97.5 % of resamples of the patients stay below. Times the number of views.
+    exponentially (correlations bounded away from 1 fall off faster, so that p is too large rather than too small), at
+    the slowest rate that 97.5 % of resamples of the patients stay below. Times the number of views.
     """
+
+    def fisher(values: Floats) -> Floats:
+        return np.arctanh(np.clip(_numbers(values), -0.999, 1 - 1e-15))
+
     best = np.ones(len(scores))
     for v in range(scores.shape[1]):
-        held = np.arctanh(np.clip(_numbers(null.scores[:, v]), _LEAST, 1 - 1e-15))
+        held = fisher(null.scores[:, v])
         start = float(np.quantile(held, _TAIL))
-        scale = _slowest(held - start, null, resamples, seed)
-        excess = np.arctanh(np.clip(_numbers(scores[:, v]), _LEAST, 1 - 1e-15)) - start
+        in_tail = held > start
+        sums = np.bincount(null.patients, weights=np.where(in_tail, held - start, 0.0), minlength=null.count)
+        counts = np.bincount(null.patients, weights=in_tail, minlength=null.count)
+        drawn = null.drawn(np.random.default_rng([seed, 13]), resamples)
+        total, n = drawn @ sums, drawn @ counts
+        means = total[n > 0] / n[n > 0]  # mean excess over the start of the tail
+        scale = max(1e-6, float(np.quantile(means, 0.975)) if len(means) else 1.0)
+        excess = fisher(scores[:, v]) - start
         with np.errstate(over="ignore"):
             p = np.where(excess > 0, (1 - _TAIL) * np.exp(-excess / scale), 1.0)
         best = np.minimum(best, p)
     return np.minimum(1.0, best * scores.shape[1])
 
 
-def beyond_chance(
-    scores: Floats, compared: PValues, tests: int, level: float, resamples: int, seed: int
-) -> NDArray[np.bool_]:
+def beyond_chance(scores: Floats, compared: PValues, tests: int, level: float, resamples: int, seed: int) -> Mask:
     """Slices [m] beyond every held-out one whose extrapolated p-value times `tests` is below `level`.
 
     Args:
         scores: [m, V], of which `compared` are the p-values.
         tests: slices that are judged together.
     """
-    beyond = compared.slice <= compared.null.smallest_p + 1e-12
-    if not beyond.any():
-        return np.asarray(beyond)
-    return np.asarray(beyond & (tail_p_values(scores, compared.null, resamples, seed) * tests < level))
-
-
-def _slowest(excess: Floats, null: Null, resamples: int, seed: int) -> float:
-    """Upper 97.5 % bound of the mean excess over the start of the tail, patients drawn with replacement."""
-    in_tail = excess > 0
-    sums = np.bincount(null.patients, weights=np.where(in_tail, excess, 0.0), minlength=null.count)
-    counts = np.bincount(null.patients, weights=in_tail, minlength=null.count)
-    rng = np.random.default_rng([seed, 13])
-    drawn = rng.multinomial(null.count, np.full(null.count, 1 / null.count), size=resamples)
-    total, n = drawn @ sums, drawn @ counts
-    means = total[n > 0] / n[n > 0]
-    return max(1e-6, float(np.quantile(means, 0.975)) if len(means) else 1.0)
+    if not compared.beyond.any():
+        return compared.beyond
+    return compared.beyond & (tail_p_values(scores, compared.null, resamples, seed) * tests < level)
 
 
 def threshold(scores: Floats, quantile: float) -> float:
@@ -223,3 +218,47 @@ def _at_or_above(scores: Floats, reference: Floats) -> Ints:
 
 def _numbers(scores: Floats) -> Floats:
     return np.where(np.isnan(scores), -np.inf, scores)
+
+
+# --- intervals of shares ----------------------------------------------------------------------------------------------
+
+
+def wilson(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of hits of n (Wilson 1927); n may be an effective number. (0, 1) for n = 0."""
+    if n <= 0:
+        return 0.0, 1.0
+    z = float(norm.ppf((1 + level) / 2))
+    share = hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return (0.0 if hits <= 0 else low), (1.0 if hits >= n else high)
+
+
+def clustered_wilson(hits: Mask, clusters: Ints, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval with the effective number of independent draws when they come in clusters (patients).
+
+    The variance of the share is estimated between clusters; where all or none hit there is nothing to estimate, and
+    the number of clusters counts.
+    """
+    n, share = len(hits), float(np.mean(hits))
+    groups = int(clusters.max()) + 1
+    if share in (0.0, 1.0):
+        return wilson(share * groups, groups, level)
+    size = np.bincount(clusters, minlength=groups)
+    off = np.bincount(clusters, weights=hits - share, minlength=groups)
+    used = int((size > 0).sum())
+    variance = (off**2).sum() / n**2 * used / max(1, used - 1)
+    effective = min(float(n), max(1.0, share * (1 - share) / variance)) if variance > 0 else float(n)
+    return wilson(share * effective, effective, level)
+
+
+def upper_bound(hits: int, n: int, level: float = 0.95) -> float:
+    """One-sided exact upper bound of a share (Clopper & Pearson 1934): 3 / n for no hit of many."""
+    return 1.0 if hits >= n else float(beta.ppf(level, hits + 1, n - hits))
+
+
+def percentiles(drawn: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled values."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

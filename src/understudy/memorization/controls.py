@@ -1,7 +1,6 @@
-"""The two controls without which no audit is shown: does it find planted copies, and does it leave new patients alone?
+"""The two controls of every audit: does it find copies made on purpose, and does it leave new patients alone?
 
-Positive: training slices are changed (see `plant`) and searched for like synthetic ones. Negative: held-out patients
-are audited against other held-out patients, left out one at a time and halved many times.
+To plant another kind of copy, write one function and one line of `planted_copies`.
 """
 
 from __future__ import annotations
@@ -9,26 +8,155 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
 
-from understudy.memorization.config import CERTAIN, TESTED, AuditConfig
-from understudy.memorization.conformal import Null, beyond_chance, p_values, slices_needed
-from understudy.memorization.intervals import clustered_wilson, percentiles
-from understudy.memorization.plant import Severity, severities
+from understudy.memorization.config import CERTAIN, AuditConfig
+from understudy.memorization.conformal import (
+    Floats,
+    Ints,
+    Null,
+    beyond_chance,
+    clustered_wilson,
+    p_values,
+    percentiles,
+    slices_needed,
+)
+from understudy.memorization.views import TESTED
 from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
-Floats = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+Pair = tuple[Bytes, Bytes]
+Change = Callable[[Bytes, Bytes, np.random.Generator], Pair]
+"""Images uint8 [n, C, H, W] and labels [n, H, W] -> a changed pair."""
 Search = Callable[[SliceSet], pd.DataFrame]
-"""Nearest training slices of all slices of a set: what `similarity.nearest` returns."""
+"""Nearest training slices of all slices of a set: what `search.nearest` returns."""
 
 DETECTED = 0.9  # of the copies that must be found; below, an audit that finds nothing says nothing
 COPY = "noise 5 %"  # planted copies that the histograms show
+
+
+# --- copies made on purpose -------------------------------------------------------------------------------------------
+
+
+def _bytes(values: Any) -> Bytes:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def exact(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    """The slice itself."""
+    return images, labels
+
+
+def noise(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
+    """Gaussian noise on every pixel, s.d. `share` of a channel's bright tissue (BrainWeb's convention)."""
+    # bright: 99th percentile of pixels above 0; 255 would drown a channel that was scaled by one bright voxel
+    bright = [np.percentile(c[c > 0], 99) if c.any() else 0.0 for c in np.moveaxis(images, 1, 0)]
+    return _bytes(images + rng.normal(0, 1, images.shape) * (share * np.array(bright)[None, :, None, None])), labels
+
+
+def shift(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: int) -> Pair:
+    """Moved by so many pixels up, down, left or right; the edge is repeated."""
+    moved, marks = np.empty_like(images), np.empty_like(labels)
+    for i in range(len(images)):
+        axis, back = divmod(int(rng.integers(4)), 2)
+        places = np.arange(images.shape[-1]) - (1 - 2 * back) * pixels
+        places = np.clip(places, 0, images.shape[-1] - 1)
+        moved[i], marks[i] = np.take(images[i], places, axis + 1), np.take(labels[i], places, axis)
+    return moved, marks
+
+
+def flip(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    """Mirrored, last axis reversed."""
+    return np.ascontiguousarray(images[..., ::-1]), np.ascontiguousarray(labels[..., ::-1])
+
+
+def quarter_turn(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
+    """Turned by 90 degrees."""
+    return np.ascontiguousarray(np.rot90(images, axes=(-2, -1))), np.ascontiguousarray(np.rot90(labels, axes=(-2, -1)))
+
+
+def gamma(images: Bytes, labels: Bytes, rng: np.random.Generator, exponent: float) -> Pair:
+    """Grey values g of 0 ... 1 become g ** exponent."""
+    return _bytes(255 * (images / 255.0) ** exponent), labels
+
+
+def dim(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
+    """Grey values times `share`: the contrast of a nearly empty slice, the picture of a patient."""
+    return _bytes(share * images.astype(np.float64)), labels
+
+
+def blur(images: Bytes, labels: Bytes, rng: np.random.Generator, sigma: float) -> Pair:
+    """Smoothed by a Gaussian, s.d. in pixels."""
+    return _bytes(gaussian_filter(images.astype(np.float64), (0, 0, sigma, sigma))), labels
+
+
+def blend(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
+    """`share` of the slice and the rest of another planted slice (half the list further on); labels of the larger."""
+    other = np.roll(images, len(images) // 2, axis=0)
+    return _bytes(share * images + (1 - share) * other.astype(np.float64)), labels
+
+
+def warp(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: float) -> Pair:
+    """Small elastic deformation, smooth over a tenth of the edge; mean displacement in pixels."""
+    edge = images.shape[-1]
+    grid = np.mgrid[:edge, :edge].astype(np.float64)
+    out, marks = np.empty_like(images), np.empty_like(labels)
+    for i in range(len(images)):
+        field = gaussian_filter(rng.standard_normal((2, edge, edge)), (0, edge / 10, edge / 10))
+        field *= pixels / np.hypot(*field).mean()
+        bent = [map_coordinates(c.astype(float), grid + field, order=1, mode="nearest") for c in images[i]]
+        out[i] = _bytes(np.stack(bent))
+        marks[i] = map_coordinates(labels[i], grid + field, order=0, mode="nearest")
+    return out, marks
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One way to copy.
+
+    Attributes:
+        name: e.g. "noise 5 %".
+        must: be found for an audit to be trusted.
+        faint: judged as slices of little contrast are, by the first view alone.
+    """
+
+    name: str
+    change: Change
+    must: bool = False
+    faint: bool = False
+
+
+def planted_copies(transforms: str = "none") -> list[Planted]:
+    """All kinds; under `transforms` that the search looks for, mirrored copies must be found as well."""
+    kinds = [
+        Planted("exact", exact, must=True),
+        Planted("noise 2 %", partial(noise, share=0.02), must=True),
+        Planted("noise 5 %", partial(noise, share=0.05), must=True),
+        Planted("noise 10 %", partial(noise, share=0.10)),
+        Planted("gamma 0.7", partial(gamma, exponent=0.7), must=True),
+        Planted("gamma 1.4", partial(gamma, exponent=1.4), must=True),
+        Planted("dimmed to 30 %", partial(dim, share=0.3), faint=True),
+        Planted("blur 1 pixel", partial(blur, sigma=1.0)),
+        Planted("shift 1 pixel", partial(shift, pixels=1)),
+        Planted("shift 2 pixels", partial(shift, pixels=2)),
+        Planted("warp 0.5 pixels", partial(warp, pixels=0.5)),
+        Planted("warp 1 pixel", partial(warp, pixels=1.0)),
+        Planted("blend 75 % + 25 %", partial(blend, share=0.75)),
+        Planted("blend 50 % + 50 %", partial(blend, share=0.5)),
+        Planted("flip", flip, must=transforms != "none"),
+    ]
+    return [*kinds, Planted("quarter turn", quarter_turn, must=True)] if transforms == "dihedral" else kinds
+
+
+# --- what the audit makes of them, and of new patients ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -36,7 +164,7 @@ class Detection:
     """How many planted copies of one kind are flagged.
 
     Attributes:
-        name, must: of the severity.
+        name, must: of the kind.
         copies: planted.
         rate, low, high: share flagged by the rule, with its interval by patient.
         views: share that each view alone would flag.
@@ -82,9 +210,9 @@ class Controls:
     """Both controls, and what the pictures need.
 
     Attributes:
-        detections: by severity.
+        detections: by kind of copy.
         false_alarms: on new patients.
-        scores: severity -> scores [n, V] of planted copies.
+        scores: kind -> scores [n, V] of planted copies.
     """
 
     detections: tuple[Detection, ...]
@@ -100,11 +228,18 @@ class Controls:
         """Plain values for the audit's JSON."""
         return {"detection": [asdict(d) for d in self.detections], "false_alarms": asdict(self.false_alarms)}
 
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> Controls:
+        """The controls that an audit.json records."""
+        found = numbers["controls"]
+        alarms: dict[str, Any] = {k: float("nan") if v is None else v for k, v in found["false_alarms"].items()}
+        return cls(tuple(Detection(**d) for d in found["detection"]), FalseAlarms(**alarms))
+
 
 def run_controls(
     training: Part, null: Null, search: Search, config: AuditConfig, work_dir: Path | None = None
 ) -> Controls:
-    """Plants copies and looks for them; halves the held-out patients.
+    """Plants copies and searches for them; audits held-out patients against each other.
 
     Args:
         training: judged rows (not nearly empty).
@@ -112,15 +247,18 @@ def run_controls(
         search: finds the nearest training slices.
         work_dir: where planted copies, which are training slices, are kept meanwhile; None: the system's folder.
     """
-    kinds = severities(config.transforms)
-    rows = _spread(training, config.copies, config.seed)
-    images, labels = training.slices.read(training.rows[rows])
+    kinds, like = planted_copies(config.transforms), training.slices
+    rows = evenly(training, config.copies, [config.seed, 23])
+    images, labels = like.read(training.rows[rows])
     clusters = np.unique(training.codes[rows], return_inverse=True)[1].astype(np.int64)
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="planted-", dir=work_dir) as folder:
-        planted = _plant(kinds, images, labels, training.slices, Path(folder), config.seed)
-        found = scores_of(search(planted)).reshape(len(kinds), len(rows), len(TESTED))
+        writer = SliceWriter(Path(folder) / "slices", like.channels, like.classes, like.resolution)
+        for number, kind in enumerate(kinds):
+            changed = kind.change(images, labels, np.random.default_rng([config.seed, 21, number]))
+            writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(images))])
+        found = scores_of(search(writer.close())).reshape(len(kinds), len(rows), len(TESTED))
     scores = {kind.name: found[k] for k, kind in enumerate(kinds)}
     detections = [_detection(kind, scores[kind.name], null, clusters, config.quantile) for kind in kinds]
     return Controls(tuple(detections), false_alarms(null, config), scores)
@@ -131,88 +269,49 @@ def scores_of(found: pd.DataFrame, views: Sequence[str] = TESTED) -> Floats:
     return found[[f"{view}.score" for view in views]].to_numpy(np.float64)
 
 
-def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
-    """What the rule does to patients who were never trained on."""
-    rng = np.random.default_rng([config.seed, 22])
-    rates, sizes, certain = _left_out(null, config)
-    if np.isnan(rates).any():
-        rate = low = high = float("nan")
-    else:
-        drawn = rng.multinomial(null.count, np.full(null.count, 1 / null.count), size=config.resamples)
-        rate = float((rates * sizes).sum() / sizes.sum())
-        low, high = percentiles(drawn @ (rates * sizes) / (drawn @ sizes))
-    halves = _halves(null, config, rng)
-    half_low, half_high = percentiles(halves) if len(halves) else (float("nan"), float("nan"))
-    half = float(halves.mean()) if len(halves) else float("nan")
-    nominal = round(1 - config.quantile, 12)
-    return FalseAlarms(rate, low, high, half, half_low, half_high, len(halves), nominal, certain)
-
-
-def _left_out(null: Null, config: AuditConfig) -> tuple[Floats, Floats, int]:
-    """Share of each patient's slices [P] that the others would flag (NaN: too few others), how many they are, and how
-    many of all slices would be called nearer than chance explains (in a set of as many as are held out)."""
-    quantile, certain = config.quantile, 0
-    rates, sizes = np.full(null.count, np.nan), np.bincount(null.patients, minlength=null.count).astype(float)
-    for patient in range(null.count):
-        own = null.patients == patient
-        if (~own).sum() >= slices_needed(quantile):
-            others = null.without(np.arange(null.count) == patient)
-            compared = p_values(null.scores[own], others)
-            rates[patient] = compared.flagged(quantile).mean()
-            certain += int(
-                beyond_chance(
-                    null.scores[own], compared, null.slices, CERTAIN, min(500, config.resamples), config.seed
-                ).sum()
-            )
-    return rates, sizes, certain
-
-
-def _halves(null: Null, config: AuditConfig, rng: np.random.Generator) -> Floats:
-    """Share flagged in each split; splits whose reference half is too small to flag anything are left out."""
-    rates: list[float] = []
-    if null.count < 4:
-        return np.array(rates)
-    for _ in range(config.splits):
-        first = np.isin(np.arange(null.count), rng.permutation(null.count)[: null.count // 2])
-        tested = null.scores[first[null.patients]]
-        others = null.without(first)
-        if others.slices >= slices_needed(config.quantile):
-            rates.append(float(p_values(tested, others).flagged(config.quantile).mean()))
-    return np.array(rates)
-
-
-def _spread(training: Part, count: int, seed: int) -> NDArray[np.int64]:
-    """Positions of at most `count` rows, as evenly over the patients as there are slices."""
-    rng = np.random.default_rng([seed, 23])
-    order = rng.permutation(len(training.rows))
-    turn = pd.Series(training.codes[order]).groupby(training.codes[order]).cumcount().to_numpy()
+def evenly(part: Part, count: int, seed: Sequence[int]) -> Ints:
+    """Positions of at most `count` rows, drawn as evenly over the patients as there are slices."""
+    order = np.random.default_rng(seed).permutation(len(part.rows))
+    turn = pd.Series(part.codes[order]).groupby(part.codes[order]).cumcount().to_numpy()
     return np.asarray(order[np.argsort(turn, kind="stable")][:count], np.int64)
 
 
-def _plant(
-    kinds: Sequence[Severity],
-    images: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    like: SliceSet,
-    folder: Path,
-    seed: int,
-) -> SliceSet:
-    """All copies as one set, kind after kind; the folder is deleted once they have been searched for."""
-    writer = SliceWriter(folder / "slices", like.channels, like.classes, like.resolution)
-    for number, kind in enumerate(kinds):
-        changed = kind.change(images, labels, np.random.default_rng([seed, 21, number]))
-        writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(images))])
-    return writer.close()
-
-
-def _detection(kind: Severity, scores: Floats, null: Null, clusters: NDArray[np.int64], quantile: float) -> Detection:
-    if kind.faint:
-        flagged = p_values(scores[:, :1], null.view(0)).flagged(quantile)
-    else:
-        flagged = p_values(scores, null).flagged(quantile)
+def _detection(kind: Planted, scores: Floats, null: Null, clusters: Ints, quantile: float) -> Detection:
+    alone = [p_values(scores[:, [v]], null.view(v)).flagged(quantile) for v in range(len(TESTED))]
+    flagged = alone[0] if kind.faint else p_values(scores, null).flagged(quantile)
     low, high = clustered_wilson(flagged, clusters)
-    alone = {
-        view: float(p_values(scores[:, [v]], null.view(v)).flagged(quantile).mean()) for v, view in enumerate(TESTED)
-    }
+    views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
     median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
-    return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), low, high, alone, median)
+    return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), low, high, views, median)
+
+
+def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
+    """What the rule does to patients who were never trained on."""
+    needed, quantile = slices_needed(config.quantile), config.quantile
+    # each patient against all others: NaN where the others are too few
+    rates, certain = np.full(null.count, np.nan), 0
+    for patient in range(null.count):
+        own = null.patients == patient
+        if (~own).sum() >= needed:
+            compared = p_values(null.scores[own], null.without(np.arange(null.count) == patient))
+            rates[patient] = compared.flagged(quantile).mean()
+            resamples = min(500, config.resamples)
+            beyond = beyond_chance(null.scores[own], compared, null.slices, CERTAIN, resamples, config.seed)
+            certain += int(beyond.sum())
+    rng = np.random.default_rng([config.seed, 22])
+    rate = low = high = float("nan")
+    if not np.isnan(rates).any():
+        sizes = np.bincount(null.patients, minlength=null.count).astype(float)
+        drawn = null.drawn(rng, config.resamples)
+        rate = float((rates * sizes).sum() / sizes.sum())
+        low, high = percentiles(drawn @ (rates * sizes) / (drawn @ sizes))
+    # one half against the other, unless the reference half is too small to flag anything
+    halves: list[float] = []
+    for _ in range(config.splits if null.count >= 4 else 0):
+        first = np.isin(np.arange(null.count), rng.permutation(null.count)[: null.count // 2])
+        others = null.without(first)
+        if others.slices >= needed:
+            tested = null.scores[first[null.patients]]
+            halves.append(float(p_values(tested, others).flagged(quantile).mean()))
+    spread = (float(np.mean(halves)), *percentiles(np.array(halves))) if halves else (float("nan"),) * 3
+    return FalseAlarms(rate, low, high, *spread, len(halves), round(1 - quantile, 12), certain)

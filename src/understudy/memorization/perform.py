@@ -2,68 +2,289 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from understudy import __version__
+from understudy.io.files import atomic_path, sha256_json, write_json, write_text
+from understudy.memorization.comparison import (
+    Comparison,
+    all_neighbours,
+    compare,
+    concentration_of,
+    findings,
+    sides,
+    slice_table,
+)
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.controls import run_controls
-from understudy.memorization.findings import assembled, compared_all
-from understudy.memorization.membership import Witness, membership
-from understudy.memorization.result import Audit
-from understudy.memorization.sides import faint_of, judged_of, refuse_training_slices, sides
-from understudy.memorization.similarity import nearest
-from understudy.roles import Part
+from understudy.memorization.conformal import Floats, Ints, p_values, slices_needed, threshold
+from understudy.memorization.controls import COPY, run_controls, scores_of
+from understudy.memorization.membership import MembershipScore, membership
+from understudy.memorization.search import nearest
+from understudy.memorization.verdict import Findings, Verdict
+from understudy.memorization.views import TESTED
+from understudy.memorization.words import README, as_markdown, verdict
+from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
+
+FORMAT = "understudy-audit-1"
+_BINS = 48  # of the histograms
+
+
+@dataclass
+class AuditResult:
+    """A finished audit.
+
+    Attributes:
+        numbers: the content of audit.json.
+        verdict: what was decided, in words.
+        neighbours: one row a synthetic slice: its nearest training slice and patient. Not to be shared.
+        slices: one row a synthetic slice: p-values and flags, shareable.
+        scores: tested views' scores of "synthetic", "held-out" and planted copies, for pictures.
+    """
+
+    numbers: dict[str, Any]
+    verdict: Verdict
+    neighbours: pd.DataFrame
+    slices: pd.DataFrame
+    scores: dict[str, Floats] = field(default_factory=dict)
+
+    @property
+    def flagged(self) -> Ints:
+        """Rows of the synthetic set that are flagged."""
+        return np.flatnonzero(self.slices["flagged"].to_numpy())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of audit.json, plain values."""
+        return self.numbers
+
+    def plot(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Histograms of the nearest scores by view: held-out, synthetic, planted copies; returns the axes [3, V]."""
+        from matplotlib import pyplot
+
+        from understudy.memorization.pictures import histograms
+
+        return histograms(self.numbers, pyplot.figure())
+
+    def save(self, out: str | Path) -> Path:
+        """Writes audit.json, audit.md and p_values.parquet, which may be shared, and `private/` without its pictures.
+
+        Returns:
+            The path of audit.json.
+
+        Raises:
+            UnderstudyError: disk full, no permission.
+        """
+        out = Path(out)
+        write_text(out / "private" / "README.txt", README)
+        names = self.neighbours.loc[self.neighbours["name"] != "", ["name", "patient"]].drop_duplicates()
+        write_text(out / "private" / "patients.csv", names.to_csv(index=False))
+        tables = {out / "private" / "neighbours.parquet": self.neighbours, out / "p_values.parquet": self.slices}
+        for path, frame in tables.items():
+            with atomic_path(path) as temporary:
+                frame.to_parquet(temporary, index=False)
+        write_text(out / "audit.md", as_markdown(self.numbers))
+        write_json(out / "audit.json", self.numbers)
+        return out / "audit.json"
+
+    def __repr__(self) -> str:
+        flags = self.numbers["flags"]
+        return f"AuditResult({self.verdict.kind}, {flags['count']:,} of {flags['judged']:,} slices flagged)"
+
+    def _repr_html_(self) -> str:
+        return self.verdict._repr_html_()
 
 
 def audit(
-    training: SliceSet,
-    heldout: SliceSet,
+    train: SliceSet,
+    held_out: SliceSet,
     synthetic: SliceSet,
     config: AuditConfig | None = None,
-    training_rows: NDArray[np.int64] | None = None,
-    witness: Witness | None = None,
+    training_rows: Ints | None = None,
+    membership_score: MembershipScore | None = None,
     work_dir: Path | None = None,
     device: str = "cpu",
     progress: bool = False,
-) -> Audit:
-    """Compares every synthetic and every held-out slice with all training slices, with controls, and judges.
+    **fields: Any,
+) -> AuditResult:
+    """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
+
+    Every synthetic and every held-out slice is compared with all training slices. A slice is flagged if hardly any
+    held-out slice is as near to the training set.
 
     Args:
-        training, heldout: sets, or one prepared set with a column `split` for both (train against val and test).
+        train, held_out: sets on disk or in memory, uint8 [N, C, H, W], that name their patients; or one prepared set
+            with a column `split` for both (train against val and test).
         synthetic: what may be released.
         training_rows: what the generator was trained on, if it was not all.
-        witness: the generator's score of slices, to ask its weights as well; None without a generator.
+        membership_score: the generator's score of slices, for membership inference; None without a generator.
         work_dir: keeps the search's progress, so that a killed audit continues.
+        device: where products are computed, e.g. "cuda".
+        fields: of `AuditConfig`, in place of `config`, e.g. `quantile=0.95`.
 
     Raises:
         UnfitSets: empty sets, other channels or sizes, a patient on both sides, constant slices only.
         UnderstudyError: disk full, too little memory allowed.
-    """
-    config = config or AuditConfig()
-    parts = sides(training, heldout, synthetic, training_rows)
-    judged = judged_of(parts, config)
 
-    def search(name: str, queries: SliceSet, rows: NDArray[np.int64] | None, among: Part = parts[0]) -> pd.DataFrame:
+    Example:
+        >>> def heads(patients, seed):
+        ...     rng = np.random.default_rng(seed)
+        ...     images = rng.integers(0, 255, (10 * len(patients), 1, 8, 8), dtype=np.uint8)
+        ...     return SliceSet.from_arrays(images, images[:, 0] * 0, patients=[p for p in patients for _ in range(10)])
+        >>> found = audit(heads("abcde", 0), heads("fghijklmno", 1), heads("abcde", 0)[:20])
+        >>> found
+        AuditResult(copies_found, 20 of 20 slices flagged)
+    """
+    config = config or AuditConfig.model_validate(fields)
+
+    def search(name: str, part: Part, among: Part) -> pd.DataFrame:
         shown = name not in ("planted", "faint")
         return nearest(
-            queries, training, query_rows=rows, training_rows=among.rows, config=config.search(shown),
+            part.slices, train, query_rows=part.rows, training_rows=among.rows, **config.search(shown),
             work_dir=work_dir / name if work_dir else None, device=device, progress=progress and shown,
         )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
 
-    of_heldout = search("heldout", heldout, judged[1].rows)
-    refuse_training_slices(of_heldout, heldout)
-    of_synthetic = search("synthetic", synthetic, judged[2].rows)
-    faint = faint_of(parts[2], judged[2])
-    of_faint = search("faint", synthetic, faint.rows, judged[0]) if len(faint.rows) else of_synthetic[:0]
-    groups = compared_all(judged, faint, of_heldout, of_synthetic, of_faint)
-    null = groups[0].null
-    controls = run_controls(judged[0], null, lambda made: search("planted", made, None), config, work_dir)
-    done = assembled(parts, judged, of_heldout, groups, controls, config, device)
-    if witness is not None and config.membership:
-        asked = membership(judged[0], judged[1], witness, config.membership_slices, config.resamples, config.seed)
-        done.numbers["membership"] = asked.as_dict()
-    return done
+    parts = sides(train, held_out, synthetic, training_rows)
+    found = compare(parts, config, search)
+
+    def search_planted(made: SliceSet) -> pd.DataFrame:
+        return search("planted", Part("planted", made, np.arange(len(made))), parts.training)
+
+    controls = run_controls(found.judged.training, found.null, search_planted, config, work_dir)
+    neighbours, concentrated = all_neighbours(found, config), concentration_of(found, config)
+    facts = findings(found, neighbours, controls, concentrated, config)
+    scores = {"synthetic": found.main.scores, "held-out": found.null.scores, **controls.scores}
+    said = verdict(facts)
+    numbers = _numbers(found, facts, said, scores, config)
+    numbers["within"] = _repeats(found, config, device)
+    if membership_score is not None and config.membership:
+        training, heldout, _ = found.judged
+        asked = config.membership_slices, config.resamples, config.seed
+        numbers["membership"] = membership(training, heldout, membership_score, *asked).as_dict()
+    return AuditResult(_plain(numbers), said, neighbours, slice_table(found, config.quantile), scores)
+
+
+def refused(error: UnfitSets) -> dict[str, Any]:
+    """What audit.json says where nothing could be audited."""
+    cure = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
+    said = Verdict("cannot_tell", f"Cannot tell: {error.what}.{cure}", [], [])
+    return {"format": FORMAT, "software_version": __version__, "verdict": said.as_dict(), "refusal": error.what}
+
+
+def _numbers(
+    found: Comparison, facts: Findings, said: Verdict, scores: dict[str, Floats], config: AuditConfig
+) -> dict[str, Any]:
+    """The content of audit.json."""
+    null, hits, concentrated = found.null, facts.hits, facts.concentration
+    return {
+        "format": FORMAT,
+        "software_version": __version__,
+        "verdict": said.as_dict(),
+        "refusal": said.headline if said.kind == "cannot_tell" else None,
+        "sets": {part.name: _set_numbers(part, kept) for part, kept in zip(found.parts, found.judged, strict=True)},
+        "rule": _rule(config),
+        "null": {
+            "slices": null.slices,
+            "patients": null.count,
+            "smallest_p": null.smallest_p,
+            "smallest_patient_p": 1 / (null.count + 1),
+            "slices_needed": facts.needed,
+            "thresholds": {view: threshold(null.scores[:, v], config.quantile) for v, view in enumerate(TESTED)},
+        },
+        "flags": asdict(facts.flags),
+        "patients": {"hit": hits.patients, "of": hits.of, "worst": hits.worst, "counts": hits.counts},
+        "concentration": concentrated.as_dict() if concentrated else None,
+        "more_views": _more_views(found.heldout, found.main.found, config.quantile),
+        "controls": facts.controls.as_dict(),
+        "within": None,
+        "histograms": _histograms({name: scores[name] for name in ("synthetic", "held-out", COPY)}),
+        "membership": None,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _set_numbers(part: Part, judged: Part) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "slices": len(part.rows),
+        "judged": len(judged.rows),
+        "constant": int((part.contrast == 0).sum()),
+        "content_hash": part.slices.content_hash,
+        "rows_hash": sha256_json(part.rows.tolist()),
+    }
+    return numbers if part.name == "synthetic" else {**numbers, "patients": part.count}
+
+
+def _rule(config: AuditConfig) -> dict[str, Any]:
+    text = (
+        f"a slice is flagged if its conformal p-value is at most {round(1 - config.quantile, 6):g}: its best rank over"
+        f" the views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
+        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
+    )
+    return {
+        "quantile": config.quantile,
+        "views": list(TESTED),
+        "transforms": config.transforms,
+        "least_content": config.least_content,
+        "text": text,
+    }
+
+
+def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: float) -> dict[str, Any]:
+    """Flag rates of the views that are for information: single channels and annotations, where they are defined."""
+    found: dict[str, dict[str, float | None]] = {}
+    for column in of_synthetic.columns:
+        view = column.removesuffix(".score")
+        if view == column or view in TESTED:
+            continue
+        mine, theirs = of_synthetic[column].dropna().to_numpy(), of_heldout[column].dropna().to_numpy()
+        limit = rate = None
+        if len(mine) and len(theirs) >= slices_needed(quantile):
+            limit = threshold(theirs, quantile)
+            rate = float((mine > limit).mean())
+        found[view] = {"slices": len(mine), "heldout": len(theirs), "threshold": limit, "rate": rate}
+    return found
+
+
+def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, Any] | None:
+    """Near-duplicates within the synthetic set (mode collapse): slices nearer to each other than held-out slices are
+    to other patients' slices; None if that is not wanted or there is one slice only."""
+    synthetic = found.judged.synthetic
+    # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
+    count = min(len(synthetic.rows), config.within, len(found.parts.training.rows) + 1)
+    if count < 2:
+        return None
+    rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
+    own = np.arange(count)
+    near = nearest(
+        synthetic.slices, synthetic.slices, query_rows=rows, training_rows=rows, apart=(own, own),
+        **config.search(more=False), device=device,
+    )  # fmt: skip
+    first = TESTED.index("stacked")
+    flagged = p_values(scores_of(near)[:, [first]], found.null.view(first)).flagged(config.quantile)
+    expected = round(1 - config.quantile, 12)
+    return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}
+
+
+def _histograms(drawn: dict[str, Floats]) -> dict[str, Any]:
+    """Counts of the nearest scores of each group, by view, in common bins."""
+    shown = {}
+    for v, view in enumerate(TESTED):
+        columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in drawn.items()}
+        low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
+        edges = np.linspace(low, 1.0, _BINS + 1)
+        counts = {name: np.histogram(np.clip(x, low, 1), edges)[0].tolist() for name, x in columns.items()}
+        shown[view] = {"edges": edges.round(6).tolist(), "counts": counts}
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    """NaN becomes None, tuples become lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -8,14 +8,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from understudy.io.files import atomic_path
-from understudy.memorization.config import TESTED
-from understudy.memorization.result import Audit
-from understudy.memorization.transforms import transform
+from understudy.memorization.perform import AuditResult
+from understudy.memorization.views import TESTED, VIEWS, transform
 from understudy.slices import SliceSet
 
 INK, QUIET = "#222222", "#5F6670"
@@ -24,18 +24,19 @@ STYLE: dict[str, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9AA1AB",
     "axes.labelcolor": QUIET, "xtick.color": QUIET, "ytick.color": QUIET, "text.color": INK, "legend.frameon": False,
 }  # fmt: skip
+DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (4, 2))}
 SHOWN = 12  # pairs in the gallery
-NAMES = {"stacked": "all channels together", "centred": "mean training image removed"}
 _HEADROOM = 1.3  # of a histogram, times its highest bar
 _DIFFERENCE = 0.5  # of the channel's range: grey values at which the difference picture is saturated
 
 
-def save_pictures(done: Audit, training: SliceSet, synthetic: SliceSet, out: str | Path) -> None:
+def save_pictures(done: AuditResult, training: SliceSet, synthetic: SliceSet, out: str | Path) -> None:
     """Writes `private/histograms.png` and `private/gallery.png` of an audit's folder."""
-    private = Path(out) / "private"
     with mpl.rc_context(STYLE):
-        _save(_histograms(done), private / "histograms.png")
-        _save(_gallery(done, training, synthetic), private / "gallery.png")
+        figure = Figure()
+        histograms(done.numbers, figure)
+        _save(figure, Path(out) / "private" / "histograms.png")
+        _save(_gallery(done, training, synthetic), Path(out) / "private" / "gallery.png")
 
 
 def save_sweep(table: pd.DataFrame, path: str | Path, expected: float) -> None:
@@ -46,7 +47,7 @@ def save_sweep(table: pd.DataFrame, path: str | Path, expected: float) -> None:
         x, y = table["patients"], 100 * table["rate"]
         off = np.abs(100 * table[["low", "high"]].to_numpy().T - y.to_numpy())
         ax.errorbar(x, y, yerr=off, marker="o", color=COLOURS["synthetic"], capsize=3, linewidth=1.4)
-        ax.axhline(100 * expected, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        ax.axhline(100 * expected, **DASHED)
         ax.text(x.iloc[-1], 100 * expected, "chance ", ha="right", va="bottom", fontsize=8, color=QUIET)
         ax.set_xscale("log")
         ax.set_xticks(x, [str(n) for n in x])
@@ -66,43 +67,44 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def _histograms(done: Audit) -> Figure:
-    """For each tested view three histograms below each other: held-out, synthetic, planted copies."""
-    figure = Figure(figsize=(4.6 * len(TESTED), 4.4), layout="constrained")
-    axes = figure.subplots(3, len(TESTED), sharex="col", squeeze=False)
+def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
+    """For each tested view three histograms below each other: held-out, synthetic, planted copies; the axes [3, V]."""
+    figure.set_size_inches(4.6 * len(TESTED), 4.4)
+    figure.set_layout_engine("constrained")
+    axes: NDArray[Any] = figure.subplots(3, len(TESTED), sharex="col", squeeze=False)
     for v, view in enumerate(TESTED):
-        shown = done.numbers["histograms"][view]
+        shown = numbers["histograms"][view]
         edges = np.array(shown["edges"])
-        limit = done.numbers["null"]["thresholds"][view]
+        limit = numbers["null"]["thresholds"][view]
         groups = list(shown["counts"].items())
         for ax, (name, counts) in zip(axes[:, v], (groups[1], groups[0], groups[2]), strict=True):
             colour = COLOURS.get(name, COLOURS["planted"])
             total = max(1, sum(counts))
             ax.stairs(np.array(counts) / total, edges, fill=True, color=colour, alpha=0.85)
             if limit is not None:
-                ax.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+                ax.axvline(limit, **DASHED)
             label = {"held-out": "held-out patients", "synthetic": "synthetic"}.get(name, f"planted copies ({name})")
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
             ax.set_ylim(0, _HEADROOM * max(counts) / total or 1)  # the label is above the bars
-        axes[0, v].set_title(NAMES[view].capitalize(), loc="left", fontsize=10, weight="bold")
-        part = f"{100 * done.numbers['rule']['quantile']:g} %"
+        axes[0, v].set_title(VIEWS[view].title.capitalize(), loc="left", fontsize=10, weight="bold")
+        part = f"{100 * numbers['rule']['quantile']:g} %"
         axes[-1, v].set_xlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)")
-    return figure
+    return axes
 
 
-def _gallery(done: Audit, training: SliceSet, synthetic: SliceSet) -> Figure:
+def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figure:
     """The closest pairs, most suspicious first: for each channel synthetic, nearest training slice and difference."""
     order = done.neighbours.sort_values(["p", "stacked.score"], ascending=[True, False]).head(SHOWN)
     channels = training.channels
+    of_synthetic = [synthetic.channels.index(name) for name in channels]
     rows, columns = len(order), 3 * len(channels)
     figure = Figure(figsize=(0.85 * columns + 1.7, 0.92 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
     for i, pair in enumerate(order.to_dict(orient="records")):
-        made = _channels(synthetic, int(pair["row"]), channels)
-        made = transform(made[None], int(pair["transform"]))[0]
-        real = _channels(training, int(pair["training_row"]), channels)
+        made = transform(synthetic.read([int(pair["row"])])[0], int(pair["transform"]))[0][of_synthetic]
+        real = training.read([int(pair["training_row"])])[0][0]
         for c, name in enumerate(channels):
             _pair(axes[i, 3 * c : 3 * c + 3], made[c], real[c], name if i == 0 else "")
         note = f"#{pair['row']}  p {pair['p']:.2g}\nr {pair['stacked.score']:.3f}\n{pair['name'] or 'not flagged'}"
@@ -110,21 +112,15 @@ def _gallery(done: Audit, training: SliceSet, synthetic: SliceSet) -> Figure:
     return figure
 
 
-def _pair(axes: Any, made: NDArray[np.uint8], real: NDArray[np.uint8], name: str) -> None:
+def _pair(axes: NDArray[Any], made: NDArray[np.uint8], real: NDArray[np.uint8], name: str) -> None:
     top = max(1.0, float(np.percentile(real, 99.5)), float(np.percentile(made, 99.5)))
     difference = made.astype(float) - real.astype(float)
-    for ax, picture, title in zip(axes, (made, real), ("synthetic", "training"), strict=False):
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=top)
-        ax.set_title(f"{name}\n{title}" if name else "", fontsize=8)
+    axes[0].imshow(made, cmap="gray", vmin=0, vmax=top)
+    axes[1].imshow(real, cmap="gray", vmin=0, vmax=top)
     axes[2].imshow(difference, cmap="RdBu_r", vmin=-_DIFFERENCE * top, vmax=_DIFFERENCE * top)
-    axes[2].set_title("\ndifference" if name else "", fontsize=8)
-    for ax in axes:
-        ax.set_xticks([])
-        ax.set_yticks([])
+    ax: Axes
+    for ax, title in zip(axes, (f"{name}\nsynthetic", f"{name}\ntraining", "\ndifference"), strict=True):
+        ax.set_title(title if name else "", fontsize=8)
+        ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
             spine.set_visible(False)
-
-
-def _channels(slices: SliceSet, row: int, names: tuple[str, ...]) -> NDArray[np.uint8]:
-    images, _ = slices.read([row])
-    return images[0][[slices.channels.index(name) for name in names]]

@@ -1,259 +1,555 @@
-"""The exact search itself: one tile of queries after the other against the whole training set."""
+"""Exact nearest neighbours: for every query slice its most similar training slice, in several views.
+
+Both sets are read in tiles, so that memory does not grow with them, and a killed search continues where it was. Up to
+the last step everything is an integer: the result does not depend on tiles, memory, threads or machine.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
-from understudy.memorization import prefilter
-from understudy.memorization import views as formulas
-from understudy.memorization.pairing import Pairing, Tiles
-from understudy.memorization.products import signed
-from understudy.memorization.transforms import inverse, transform
-from understudy.memorization.views import ANNOTATION, Annotated, Ints, Side, Sums
-from understudy.memorization.winners import Floats, Store, Winners, overall
+from understudy.errors import UnderstudyError
+from understudy.io.files import atomic_path, sha256_json, write_text
+from understudy.memorization.views import (
+    ANNOTATION,
+    SHOWN,
+    TESTED,
+    Pixels,
+    Terms,
+    View,
+    inverse,
+    named_views,
+    product,
+    signed,
+    transform,
+)
+from understudy.runtime.devices import resolve_device
 from understudy.runtime.lazy import pandas as pd
-from understudy.runtime.progress import Meter
+from understudy.runtime.progress import Meter, track
+from understudy.slices import SliceSet
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Codes = tuple[Ints, Ints]
+
+VERSION = 1  # of the stored parts
 SAVE_EVERY = 60.0  # seconds between two times that an unfinished tile is stored
-SPREAD = 16  # with the prefilter every 16th training slice, at most a tile of them, comes first
+READ = 64  # slices that are read at a time where they go into an array of their own
+TILE_BYTES = 48 << 20  # pixels of the training slices of a tile
+LEAST = 16  # queries and training slices of the smallest tile
+CHUNK = 1 << 15  # pairs that a thread scores at a time: 256 KiB of float64, and torch opens no threads of its own
+FLOAT_PIXELS = 370_727  # floor(2^18.5): covariances of at most n^2 2^16 <= 2^53 are computed in float64,
+MAX_PIXELS = 11_863_283  # up to floor(2^23.5) in int64
 
 
-class Tile(NamedTuple):
-    """Queries under one transform beside some training slices.
-
-    Attributes:
-        turn: position of the transform.
-        queries, training: the sides; the training is turned back instead of the queries.
-        sizes: int64 [V, n] cov(y, y) of every image view.
-        rows: int64 [n] of the training slices.
-        barred: bool [q, n] pairs that are not compared, or None.
-    """
-
-    turn: int
-    queries: Side
-    training: Side
-    sizes: Ints
-    rows: Ints
-    barred: torch.Tensor | None
-
-
-class Queries:
-    """A tile of queries, held in memory.
-
-    Attributes:
-        pixels: int8 [C, q, P].
-        labels: uint8 [q, P].
-        sums: of the queries.
-        annotated: what the annotation view needs, None without it.
-        shift, variances: int64 [T, q] cov(x, m) and [V, T, q] cov(x, x), of every transform and image view.
-        scales: float64 [V, T, q] 1 / sqrt(cov(x, x)), 0 for constant ones.
-        low: float32 [C, q, K] vectors of the prefilter, empty without it.
-    """
-
-    def __init__(self, search: Search, start: int, stop: int) -> None:
-        pair, count = search.pair, stop - start
-        self.start, self.stop = start, stop
-        pixels = torch.empty((len(pair.channels), count, pair.pixels), dtype=torch.int8)
-        labels = torch.empty((count, pair.pixels), dtype=torch.uint8)
-        parts, low = [], []
-        for first, last, (images, annotation) in pair.query_blocks(start, stop):
-            parts.append(formulas.sums_of(images, annotation))
-            place = slice(first - start, last - start)
-            pixels[:, place] = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1)
-            labels[place] = torch.from_numpy(annotation).flatten(1)
-            if search.filtered:
-                whole = signed(torch.from_numpy(images))
-                low.append(prefilter.vectors(prefilter.grids(whole, torch.from_numpy(parts[-1].linear))))
-        self.sums = formulas.join(parts)
-        self.pixels = pixels.to(search.device)
-        self.low = torch.cat(low, 1).to(search.device) if low else torch.empty(0)
-        self.annotated: Annotated | None = None
-        if search.annotation is not None:
-            self.annotated = formulas.annotated(labels.to(search.device), len(pair.classes))
-        self.shift = np.stack([formulas.covariance_with(m, self.pixels, self.sums.linear) for m in search.means])
-        self.variances = np.stack([search.variances(self.sums, shift) for shift in self.shift], 1)
-        self.scales = formulas.scales_of(self.variances)
-
-    def side(self, turn: int) -> Side:
-        """As the formulas need it under a transform."""
-        return formulas.side(self.pixels, self.sums.linear, self.shift[turn], self.variances[:, turn])
-
-
-class Search:
-    """One search.
+def nearest(
+    queries: SliceSet,
+    training: SliceSet,
+    *,
+    query_rows: ArrayLike | None = None,
+    training_rows: ArrayLike | None = None,
+    apart: tuple[ArrayLike, ArrayLike] | None = None,
+    views: Sequence[str] = TESTED + SHOWN,
+    transforms: Sequence[int] = (0,),
+    memory_bytes: int = 2 << 30,
+    tile: tuple[int, int] | None = None,
+    work_dir: Path | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The most similar training slice of every query.
 
     Args:
-        pair: the sets.
-        views, transforms: what is compared, and how the queries are turned.
-        tiles: how many at a time.
-        store: where parts are kept.
+        queries, training: sets of the same resolution, channels and (for the annotation) classes, matched by name.
+        query_rows, training_rows: which rows; None means all. The mean image is the mean of `training_rows`.
+        apart: a code for every query row and one for every training row; pairs of equal codes are not compared, e.g.
+            the rows themselves to search a set within itself.
+        views: see `views.named_views`.
+        transforms: of the query, tried beside each other, see `views.transform`.
+        memory_bytes: for pixels and products, beside the 0.5 GB of a process with torch.
+        tile: (queries, training slices) a tile; None chooses them from `memory_bytes`.
+        work_dir: keeps what is found, so that a killed search continues; None keeps nothing.
         device: where products are computed.
-        filtered: use the prefilter.
+
+    Returns:
+        One row a query, in order: `row`, and for every view V `V.score` (Pearson correlation in -1..1, or Dice in
+        0..1; NaN where undefined: constant image, empty annotation, no partner), `V.row` (of the best training slice,
+        -1 where undefined) and `V.transform` (of the query; 0 where undefined). Ties, and correlations that differ by
+        less than the rounding of float64, go to the lowest training row, then transform. `attrs["compared"]` is the
+        number of pairs (and transforms of them) that this call compared.
+
+    Raises:
+        UnderstudyError: the sets do not fit together, no rows, unknown view, memory too small.
+    """
+    named = named_views(views, training.channels)
+    transforms = tuple(sorted(set(transforms)))
+    pair = _paired(queries, training, query_rows, training_rows, apart, ANNOTATION in named, memory_bytes)
+    tiles = tile or _tiles(pair, memory_bytes, ANNOTATION in named)
+    groups: dict[Callable[[Pixels], Pixels] | None, dict[str, View]] = {}
+    for name, view in named.items():  # views of the same pixels share their products
+        groups.setdefault(view.pixels, {})[name] = view
+    tables = []
+    for number, (pixels, own) in enumerate(groups.items()):
+        folder = work_dir / str(number) if work_dir and number else work_dir
+        store = _Store(folder, sha256_json([VERSION, pair.identity(), tuple(own), transforms, tiles[0]]))
+        search = _Search(pair._replace(pixels=pixels), own, transforms, tiles, store, resolve_device(device))
+        work = len(pair.query_rows) * len(pair.training_rows) * len(transforms)
+        with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
+            tables.append(search.run(meter))
+        tables[-1].attrs["compared"] = search.compared
+    columns = ["row", *(f"{name}.{field}" for name in named for field in ("score", "row", "transform"))]
+    found = pd.concat([tables[0], *(t.drop(columns="row") for t in tables[1:])], axis=1)[columns]
+    found.attrs["compared"] = sum(t.attrs["compared"] for t in tables)
+    return found
+
+
+# --- the two sets -----------------------------------------------------------------------------------------------------
+
+
+class _Pair(NamedTuple):
+    """Queries and training slices, matched by the names of channels and classes.
 
     Attributes:
-        compared: pairs (and transforms of them) that were compared exactly by this process.
-        candidates: pairs that the bounds could not rule out; more are compared, in blocks.
+        query_rows, training_rows: int64; those of the training ascending, without repeats.
+        channel_order: position of each training channel in the queries.
+        class_values: uint8, training label of every label of the queries.
+        apart: codes of query and training rows; pairs of equal codes are not compared.
+        pixels: what is compared in place of the slices, see `View`.
     """
 
-    def __init__(self, pair: Pairing, views: Sequence[str], transforms: Sequence[int], tiles: Tiles, store: Store,
-                 device: torch.device, filtered: bool) -> None:  # fmt: skip
-        self.pair, self.views, self.tiles, self.store, self.device = pair, views, tiles, store, device
-        self.filtered, self.compared, self.candidates = filtered, 0, 0
-        self.image_views = [v for v in views if v != ANNOTATION]
-        self.image_places = [i for i, v in enumerate(views) if v != ANNOTATION]
-        self.annotation = views.index(ANNOTATION) if ANNOTATION in views else None
-        self.transforms = tuple(transforms)
-        self.training = self._training_sums()
-        mean = formulas.mean_image(self.training).to(device)
-        square = mean.view(len(pair.channels), pair.training.resolution, -1)
-        # cov(Tx, m) = cov(x, T^-1 m): the mean is turned back instead of every query.
+    queries: SliceSet
+    training: SliceSet
+    query_rows: Ints
+    training_rows: Ints
+    channel_order: list[int]
+    class_values: NDArray[np.uint8]
+    apart: Codes | None
+    pixels: Callable[[Pixels], Pixels] | None = None
+
+    def identity(self) -> list[object]:
+        """What the result depends on, beside views and transforms."""
+        arrays = [self.query_rows, self.training_rows, *(self.apart or ())]
+        return [self.queries.content_hash, self.training.content_hash, *(a.tolist() for a in arrays)]
+
+    def read_queries(self, start: int, stop: int) -> tuple[Pixels, Pixels]:
+        """Images [n, C, H, W] and labels [n, H, W] of positions among the query rows."""
+        images, labels = self.queries.read(self.query_rows[start:stop])
+        images = images[:, self.channel_order]
+        return (images if self.pixels is None else self.pixels(images)), self.class_values[labels]
+
+    def read_training(self, start: int, stop: int) -> tuple[Pixels, Pixels]:
+        """The same of the training rows."""
+        images, labels = self.training.read(self.training_rows[start:stop])
+        return (images if self.pixels is None else self.pixels(images)), labels
+
+
+def _paired(
+    queries: SliceSet, training: SliceSet, query_rows: ArrayLike | None, training_rows: ArrayLike | None,
+    apart: tuple[ArrayLike, ArrayLike] | None, annotation: bool, memory_bytes: int,
+) -> _Pair:  # fmt: skip
+    kinds = {
+        "channels": (queries.channels, training.channels),
+        "sizes": ((f"{queries.resolution} pixels",), (f"{training.resolution} pixels",)),
+        "classes": (queries.class_names, training.class_names),
+    }
+    for kind, (mine, theirs) in kinds.items():
+        if set(mine) != set(theirs) and (annotation or kind != "classes"):
+            raise UnderstudyError(
+                f"the sets have different {kind}: {', '.join(mine) or 'none'} and {', '.join(theirs) or 'none'}",
+                where=f"{queries.path} and {training.path}",
+                fix=f"prepare both with the same {kind}",
+            )
+    if len(training.channels) * training.resolution**2 > MAX_PIXELS:
+        raise UnderstudyError(
+            f"a slice may have at most {MAX_PIXELS:,} pixels in all channels",
+            where=training.path,
+            fix="prepare the set with a lower resolution",
+        )
+    chosen = []
+    for slices, wanted in ((queries, query_rows), (training, training_rows)):
+        rows = np.arange(len(slices)) if wanted is None else np.asarray(wanted, np.int64)
+        if not len(rows):
+            raise UnderstudyError("no slices to compare", where=slices.path, fix="check the rows that were chosen")
+        if rows.min() < 0 or rows.max() >= len(slices):
+            what = f"rows {rows.min()}..{rows.max()} of a set of {len(slices)} slices"
+            raise UnderstudyError(what, where=slices.path, fix="choose rows of this set")
+        chosen.append(rows)
+    unique, first = np.unique(chosen[1], return_index=True)
+    codes = None
+    if apart is not None:
+        of_queries, of_training = (np.asarray(a, np.int64) for a in apart)
+        if len(of_queries) != len(chosen[0]) or len(of_training) != len(chosen[1]):
+            what = "apart must hold one code for every row"
+            raise UnderstudyError(what, fix="give codes for the chosen rows only")
+        codes = of_queries, of_training[first]
+
+    def bounded(slices: SliceSet) -> SliceSet:  # without its cache, if that took more than a third of the memory
+        size = len(slices) * slices.resolution**2 * (len(slices.channels) + 1)
+        return slices if size <= memory_bytes // 3 or slices.path is None else SliceSet.open(slices.path, cache_bytes=0)
+
+    names = list(training.class_names)
+    values = [0, *(names.index(n) + 1 if n in names else 0 for n in queries.class_names)]
+    order = [queries.channels.index(c) for c in training.channels]
+    return _Pair(
+        bounded(queries), bounded(training), chosen[0], unique, order, np.array(values, np.uint8), codes
+    )  # fmt: skip
+
+
+def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:
+    """(queries, training slices) a tile: as many queries as fit, since the training set is read once a tile of them.
+
+    Raises:
+        UnderstudyError: not even the smallest tile fits.
+    """
+    channels, pixels = len(pair.training.channels), pair.training.resolution**2
+    image = channels * pixels
+    query = image + pixels * (1 + (len(pair.training.class_names) if annotation else 0))  # int8, layers of the classes
+    training = 6 * (image + pixels)  # raw, decoded, as int8 and transformed
+    product = 8 * channels + 8 + (16 if annotation else 0)  # of a pair
+    held = {id(s): s for s in (pair.queries, pair.training)}.values()
+    free = memory_bytes - sum(len(s) * (image + pixels) for s in held if s.cached)
+    wide = int(np.clip(min(TILE_BYTES // image, free // 3 // training), LEAST, 2048))
+    tall = (free - 2 * READ * query - wide * training) // (query + wide * product)
+    if tall < LEAST:
+        # small sets are held in memory: up to two thirds of what is allowed
+        least = 3 * (2 * READ * query + LEAST * (training + query + LEAST * product))
+        raise UnderstudyError(
+            f"{memory_bytes / 2**20:,.0f} MiB of memory do not hold the smallest tile",
+            where="memory_bytes",
+            fix=f"allow at least {-(-least // 2**20):,.0f} MiB",
+        )
+    return int(min(tall, len(pair.query_rows))), min(wide, len(pair.training_rows))
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+class _Sums(NamedTuple):
+    """Of every slice, as int64: sums [n, C] and sums of squares [n, C] of its int8 pixels, annotated pixels [n]."""
+
+    linear: Ints
+    square: Ints
+    area: Ints
+    total: Ints  # [C, H, W], uint8 pixels added up over the slices
+
+
+def _sums_of(images: Pixels, labels: Pixels) -> _Sums:
+    n, channels = images.shape[:2]
+    linear, square = np.empty((n, channels), np.int64), np.empty((n, channels), np.int64)
+    for i in range(n):
+        pixels = images[i].reshape(channels, -1).astype(np.int32) - 128
+        linear[i] = pixels.sum(1, dtype=np.int64)
+        square[i] = np.square(pixels).sum(1, dtype=np.int64)
+    area = np.count_nonzero(labels.reshape(n, -1), axis=1).astype(np.int64)
+    return _Sums(linear, square, area, images.sum(0, dtype=np.int64))
+
+
+def _joined(parts: Sequence[_Sums]) -> _Sums:
+    rows = [np.concatenate([p[i] for p in parts]) for i in range(3)]
+    return _Sums(rows[0], rows[1], rows[2], np.sum([p.total for p in parts], axis=0))
+
+
+class _Side(NamedTuple):
+    """Slices of one side of a tile: int8 pixels [C, n, P], channel sums [C, n], cov(y, mean) [n], 1 / sd [V, n]."""
+
+    pixels: torch.Tensor
+    sums: torch.Tensor
+    with_mean: torch.Tensor
+    scale: torch.Tensor
+
+
+class _Best(NamedTuple):
+    """The best partner of every query within one tile: key cov / sd(y) or Dice (-inf without a partner), the exact
+    covariance or number of agreeing pixels, and its column in the tile."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    column: torch.Tensor
+
+    @classmethod
+    def of(cls, key: torch.Tensor, value: torch.Tensor) -> _Best:
+        """The largest key [m, n] of every row; the first column on ties, as `torch.max` documents."""
+        largest, column = key.max(1)
+        return cls(largest, value.gather(1, column[:, None])[:, 0].to(torch.int64), column)
+
+
+class _Winners(NamedTuple):
+    """The best partners so far of a tile's queries, for every view V and transform T: [V, T, q] each.
+
+    Attributes:
+        key: what is compared; -inf without a partner.
+        value: covariance, or the number of agreeing pixels.
+        size: the partner's cov(y, y), or its annotated pixels.
+        row: the partner's row, -1 without one.
+    """
+
+    key: Floats
+    value: Ints
+    size: Ints
+    row: Ints
+
+    @classmethod
+    def none(cls, *shape: int) -> _Winners:
+        """Nothing found yet."""
+        zeros = np.zeros(shape, np.int64)
+        return cls(np.full(shape, -np.inf), zeros, zeros.copy(), zeros - 1)
+
+    def improve(self, view: int, turn: int, queries: Ints, best: _Best, sizes: Ints, rows: Ints) -> None:
+        """Takes over what is better, or as good and of a lower row.
+
+        Args:
+            queries: [m] positions of the queries.
+            sizes, rows: [n] of the training slices of the tile.
+        """
+        key, value, column = (field.cpu().numpy() for field in best)
+        row = rows[column]
+        old_key, old_row = self.key[view, turn, queries], self.row[view, turn, queries]
+        better = (key > old_key) | ((key == old_key) & (row < old_row) & np.isfinite(key))
+        where = queries[better]
+        self.key[view, turn, where] = key[better]
+        self.value[view, turn, where] = value[better]
+        self.size[view, turn, where] = sizes[column][better]
+        self.row[view, turn, where] = row[better]
+
+
+class _Queries:
+    """A tile of queries, held in memory: pixels int8 [C, q, P], and for every transform cov(x, mean) [T, q] and
+    variances [V, T, q]; of those with an annotation their layers, one a class, restricted to the pixels that occur."""
+
+    def __init__(self, search: _Search, start: int, stop: int) -> None:
+        pair, count = search.pair, stop - start
+        self.start, self.stop = start, stop
+        pixels = torch.empty((len(pair.channel_order), count, search.pixels), dtype=torch.int8)
+        labels = torch.empty((count, search.pixels), dtype=torch.uint8)
+        parts = []
+        for first in range(start, stop, READ):
+            last = min(stop, first + READ)
+            images, annotation = pair.read_queries(first, last)
+            parts.append(_sums_of(images, annotation))
+            pixels[:, first - start : last - start] = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1)
+            labels[first - start : last - start] = torch.from_numpy(annotation).flatten(1)
+        self.sums, self.pixels = _joined(parts), pixels.to(search.device)
+        self.with_mean = np.stack([search.with_mean(m, self.pixels, self.sums.linear) for m in search.means])
+        self.variances = np.stack([search.variances(self.sums, shift) for shift in self.with_mean], 1)
+        self.members: Ints = np.zeros(0, np.int64)
+        if search.annotation is not None:
+            labels = labels.to(search.device)
+            members = (labels != 0).any(1).nonzero()[:, 0]
+            kept = labels[members]
+            self.members, self.area = members.cpu().numpy(), (kept != 0).sum(1).double()
+            masks = [kept == k for k in range(1, len(pair.training.class_names) + 1)]
+            self.columns = [mask.any(0).nonzero()[:, 0] for mask in masks]
+            self.layers = [mask[:, c].to(torch.int8) for mask, c in zip(masks, self.columns, strict=True)]
+
+
+class _Search:
+    def __init__(
+        self, pair: _Pair, views: dict[str, View], transforms: Sequence[int], tiles: tuple[int, int], store: _Store,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.pair, self.views, self.tiles, self.store, self.device = pair, tuple(views), tiles, store, device
+        self.transforms, self.compared = tuple(transforms), 0
+        self.image_views = {i: view.covariance for i, (name, view) in enumerate(views.items()) if name != ANNOTATION}
+        self.annotation = self.views.index(ANNOTATION) if ANNOTATION in views else None
+        self.channels, self.pixels = len(pair.channel_order), pair.training.resolution**2
+        count = len(pair.training_rows)
+        if (stored := store.load("training")) is not None:
+            self.training = _Sums(**stored)
+        else:
+            blocks = (pair.read_training(first, min(count, first + READ)) for first in range(0, count, READ))
+            self.training = _joined([_sums_of(*block) for block in blocks])
+            store.save("training", **self.training._asdict())
+        mean = (2 * self.training.total + count) // (2 * count)  # rounded to 8 bits, halves up
+        square = signed(torch.from_numpy(mean.astype(np.uint8))).to(device)
+        # cov(Tx, m) = cov(x, T^-1 m): the mean is turned back instead of every query
         self.means = [transform(square, inverse(k)).flatten(1).contiguous() for k in self.transforms]
-        self.mean, self.of_mean = mean, formulas.variance_of(mean)
+        self.mean, wide = square.flatten(1), square.to(torch.int64)
+        self.mean_mean = wide.numel() * int((wide * wide).sum()) - int(wide.sum()) ** 2
 
-    def _training_sums(self) -> Sums:
-        stored = self.store.load("training")
-        if stored is not None:
-            return Sums(**stored)
-        sums = formulas.join([formulas.sums_of(*block) for block in self.pair.training_blocks()])
-        self.store.save("training", **sums._asdict())
-        return sums
+    def with_mean(self, mean: torch.Tensor, pixels: torch.Tensor, linear: Ints) -> Ints:
+        """cov(y, mean), int64 [n], of int8 pixels [C, n, P] and their sums [n, C]."""
+        dots = torch.stack([product(p, m[None])[:, 0].long() for p, m in zip(pixels, mean, strict=True)]).sum(0)
+        size = self.channels * self.pixels
+        return size * dots.cpu().numpy() - linear.sum(1) * int(mean.long().sum())
 
-    def variances(self, sums: Sums, shift: Ints) -> Ints:
-        """cov(y, y) of every image view, int64 [V, n]; `shift` = cov(y, m)."""
-        return formulas.variances(sums, self.pair.pixels, shift, self.of_mean, self.image_views, self.pair.channels)
+    def variances(self, sums: _Sums, with_mean: Ints) -> Ints:
+        """cov(y, y) of every image view, int64 [V, n]."""
+        y = sums.linear.T
+        terms = Terms(self.pixels, list(sums.square.T), y, y, with_mean, with_mean, self.mean_mean)
+        found = [covariance(terms) for covariance in self.image_views.values()]
+        return np.stack(found) if found else np.empty((0, len(sums.area)), np.int64)
 
-    def run(self, meter: Meter) -> pd.DataFrame:
-        """The whole table."""
-        tiles = self.tiles.of_queries(len(self.pair.query_rows))
-        return pd.concat([self._tile(start, stop, meter) for start, stop in tiles], ignore_index=True)
+    def side(self, pixels: torch.Tensor, sums: _Sums, with_mean: Ints, variances: Ints) -> _Side:
+        dtype = torch.float64 if self.channels * self.pixels <= FLOAT_PIXELS else torch.int64
+        scale = np.where(variances > 0, 1 / np.sqrt(np.maximum(variances, 1).astype(np.float64)), 0.0)
+        linear, shift = (torch.from_numpy(x).to(self.device, dtype) for x in (sums.linear.T.copy(), with_mean))
+        return _Side(pixels, linear, shift, torch.from_numpy(scale).to(self.device))
+
+    def query_tiles(self) -> list[tuple[int, int, str]]:
+        """(start, stop, name of the stored part) of every tile of queries."""
+        count = len(self.pair.query_rows)
+        starts = range(0, count, self.tiles[0])
+        return [(s, min(count, s + self.tiles[0]), f"queries-{s:09d}") for s in starts]
 
     def pairs_done(self) -> int:
         """Pairs that an earlier run has compared."""
-        done = 0
-        for start, stop in self.tiles.of_queries(len(self.pair.query_rows)):
-            part = self.store.load(_name(start))
-            done += (stop - start) * int(part["done"]) if part else 0
-        return done * len(self.transforms)
+        parts = [(stop - start, self.store.load(name)) for start, stop, name in self.query_tiles()]
+        return sum(count * int(part["done"]) for count, part in parts if part) * len(self.transforms)
 
-    def _tile(self, start: int, stop: int, meter: Meter) -> pd.DataFrame:
-        """The table of the queries start..stop, from what is stored or by comparing."""
-        count, part = len(self.pair.training_rows), self.store.load(_name(start))
-        if part is not None and int(part["done"]) == count:
-            return self._frame(start, stop, part["table"])
-        if part is None:
-            done, best = 0, Winners.none(len(self.views), len(self.transforms), stop - start)
-        else:
-            done, best = int(part["done"]), Winners(*(part[field] for field in Winners._fields))
-        queries, saved = Queries(self, start, stop), time.monotonic()
-        if self.filtered and done == 0:  # from everywhere in the set, so that bounds soon have something to beat
-            spread = np.unique(np.linspace(0, count - 1, min(self.tiles.training, -(-count // SPREAD))).astype(int))
-            self._compare(queries, spread, best, filtered=False)
-        for first in range(done, count, self.tiles.training):
-            last = min(count, first + self.tiles.training)
-            self._compare(queries, np.arange(first, last), best, self.filtered)
+    def run(self, meter: Meter) -> pd.DataFrame:
+        """The whole table, tile after tile, from what is stored or by comparing."""
+        frames = []
+        for start, stop, name in self.query_tiles():
+            part = self.store.load(name) or {"done": np.int64(0)}
+            table = part["table"] if "table" in part else self._tile(start, stop, name, part, meter)
+            columns: dict[str, Any] = {"row": self.pair.query_rows[start:stop]}
+            for v, view in enumerate(self.views):
+                columns[f"{view}.score"] = table[v, 0]
+                columns[f"{view}.row"] = table[v, 1].astype(np.int64)
+                columns[f"{view}.transform"] = table[v, 2].astype(np.int64)
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def _tile(self, start: int, stop: int, name: str, part: dict[str, Any], meter: Meter) -> Floats:
+        """Score, row and transform [V, 3, q] of queries start..stop; `part`: how far an earlier run came."""
+        count, done = len(self.pair.training_rows), int(part["done"])
+        best = _Winners.none(len(self.views), len(self.transforms), stop - start)
+        if done:
+            best = _Winners(*(part[field] for field in _Winners._fields))
+        queries, saved = _Queries(self, start, stop), time.monotonic()
+        for first in range(done, count, self.tiles[1]):
+            last = min(count, first + self.tiles[1])
+            self._compare(queries, first, last, best)
             meter.advance((stop - start) * (last - first) * len(self.transforms))
             if last < count and time.monotonic() - saved > SAVE_EVERY:
-                self.store.save(_name(start), done=np.int64(last), **best._asdict())
+                self.store.save(name, done=np.int64(last), **best._asdict())
                 saved = time.monotonic()
-        table = self._table(queries, best)
-        self.store.save(_name(start), done=np.int64(count), table=table)
-        return self._frame(start, stop, table)
+        table = np.empty((len(self.views), 3, stop - start))
+        for v, place in enumerate(self.image_views):
+            # for equal images the square root is exact, and so is the score: 1
+            size = queries.variances[v].astype(np.float64) * best.size[place].astype(np.float64)
+            defined = (best.row[place] >= 0) & (size > 0)
+            root = np.sqrt(np.where(defined, size, 1.0))
+            table[place] = self._overall(np.where(defined, best.value[place] / root, np.nan), best.row[place])
+        if self.annotation is not None:
+            rows, dice = best.row[self.annotation], best.key[self.annotation]
+            table[self.annotation] = self._overall(np.where(rows >= 0, dice, np.nan), rows)
+        self.store.save(name, done=np.int64(count), table=table)
+        return table
 
-    def _compare(self, queries: Queries, positions: Ints, best: Winners, filtered: bool) -> None:
-        """Compares a tile: all queries, under every transform, with the training slices at `positions`."""
-        images, labels = self.pair.training.read(self.pair.training_rows[positions])
+    def _overall(self, scores: Floats, rows: Ints) -> Floats:
+        """The best over the transforms, [3, q], of scores and rows [T, q]."""
+        transforms = np.array(self.transforms, np.int64)
+        ranked = np.where(np.isnan(scores), -np.inf, scores)
+        turns = np.broadcast_to(transforms[:, None], rows.shape)
+        best = np.lexsort((turns, rows, -ranked), axis=0)[0], np.arange(scores.shape[1])
+        undefined = np.isnan(scores[best])
+        row, turn = np.where(undefined, -1, rows[best]), np.where(undefined, 0, turns[best])
+        return np.stack([scores[best], row, turn])
+
+    def _compare(self, queries: _Queries, first: int, last: int, best: _Winners) -> None:
+        """Compares all queries, under every transform, with the training slices at first..last."""
+        images, labels = self.pair.read_training(first, last)
         pixels = signed(torch.from_numpy(images).to(self.device))
         annotation = torch.from_numpy(labels).to(self.device)
         linear, square, area, total = self.training
-        sums = Sums(linear[positions], square[positions], area[positions], total)
-        flat = pixels.transpose(0, 1).flatten(2).contiguous()
-        shift = formulas.covariance_with(self.mean, flat, sums.linear)
-        sizes = self.variances(sums, shift)
-        rows, barred = self.pair.training_rows[positions], self._barred(queries, positions)
-        grid = prefilter.grids(pixels, torch.from_numpy(sums.linear).to(self.device)) if filtered else None
+        sums = _Sums(linear[first:last], square[first:last], area[first:last], total)
+        flat = pixels.transpose(0, 1).flatten(2).contiguous()  # [C, n, P]
+        with_mean = self.with_mean(self.mean, flat, sums.linear)
+        variances, rows = self.variances(sums, with_mean), self.pair.training_rows[first:last]
+        barred = None
+        if self.pair.apart is not None:
+            of_queries, of_training = self.pair.apart
+            equal = of_queries[queries.start : queries.stop, None] == of_training[None, first:last]
+            barred = torch.from_numpy(equal).to(self.device)
+        everyone = np.arange(queries.stop - queries.start)
         for turn, k in enumerate(self.transforms):
+            # corr(Tx, y) = corr(x, T^-1 y): the training slices are turned back instead of the queries
             if self.image_views:
                 turned = flat if k == 0 else transform(pixels, inverse(k)).transpose(0, 1).flatten(2).contiguous()
-                training = formulas.side(turned, sums.linear, shift - self.of_mean, sizes)
-                tile = Tile(turn, queries.side(turn), training, sizes, rows, barred)
-                if grid is None:
-                    self._exactly(tile, np.arange(queries.stop - queries.start), slice(0, len(rows)), best)
-                else:
-                    self._where_it_may_win(tile, queries, transform(grid, inverse(k)), best)
-            if self.annotation is not None and queries.annotated is not None and len(queries.annotated.members):
-                members = queries.annotated.members
-                found = formulas.best_annotations(
-                    queries.annotated,
-                    transform(annotation, inverse(k)).flatten(1),
-                    None if barred is None else barred[members],
-                )
-                best.improve(self.annotation, turn, members.cpu().numpy(), found, sums.area, rows)
+                x = self.side(queries.pixels, queries.sums, queries.with_mean[turn], queries.variances[:, turn])
+                y = self.side(turned, sums, with_mean, variances)
+                for v, (place, found) in enumerate(zip(self.image_views, self._best(x, y, barred), strict=True)):
+                    best.improve(place, turn, everyone, found, variances[v], rows)
+                self.compared += len(everyone) * len(rows)
+            if self.annotation is not None and len(queries.members):
+                marks = transform(annotation, inverse(k)).flatten(1)
+                dice = _best_dice(queries, marks, None if barred is None else barred[queries.members])
+                best.improve(self.annotation, turn, queries.members, dice, sums.area, rows)
 
-    def _exactly(self, tile: Tile, members: Ints, columns: slice, best: Winners) -> None:
-        """Compares some queries of a tile with some of its training slices, in every image view."""
-        queries = tile.queries
-        if len(members) < len(queries.linear):
-            queries = queries.take(torch.from_numpy(members).to(self.device))
-        barred = None if tile.barred is None else tile.barred[members][:, columns]
-        found = formulas.best_images(queries, tile.training.span(columns), self.image_views, self.pair.channels, barred)
-        self.compared += len(members) * (columns.stop - columns.start)
-        for v, (place, of_view) in enumerate(zip(self.image_places, found, strict=True)):
-            best.improve(place, tile.turn, members, of_view, tile.sizes[v, columns], tile.rows[columns])
+    def _best(self, x: _Side, y: _Side, barred: torch.Tensor | None) -> list[_Best]:
+        """The best of y for every one of x, in each image view; `barred` bool [m, n] must not be matched."""
+        dots = [product(a, b) for a, b in zip(x.pixels, y.pixels, strict=True)]  # of each channel, [m, n]
+        m, n = dots[0].shape
+        step = max(1, CHUNK // n)
 
-    def _where_it_may_win(self, tile: Tile, queries: Queries, grid: torch.Tensor, best: Winners) -> None:
-        """Compares, block after block of training slices, the queries whose bound is not below what they reached."""
-        low = queries.low, prefilter.vectors(grid)
-        bounds = prefilter.bounds(low, tile.queries, tile.training, self.image_views, self.pair.channels)
-        if tile.barred is not None:
-            bounds.masked_fill_(tile.barred, -torch.inf)
-        for start in range(0, len(tile.rows), prefilter.BLOCK):
-            columns = slice(start, min(len(tile.rows), start + prefilter.BLOCK))
-            reached = torch.from_numpy(self._reached(queries, best, tile.turn)).to(self.device, torch.float32)
-            may = (bounds[:, :, columns] >= reached[:, :, None] - prefilter.MARGIN).any(0)
-            self.candidates += int(may.sum())
-            members = may.any(1).nonzero()[:, 0].cpu().numpy()
-            if len(members):
-                self._exactly(tile, members, columns, best)
+        def score(start: int) -> list[_Best]:
+            rows = slice(start, start + step)
+            part = [dot[rows].to(x.sums.dtype) for dot in dots]
+            terms = Terms(
+                self.pixels, part, x.sums[:, rows, None], y.sums[:, None], x.with_mean[rows, None], y.with_mean,
+                self.mean_mean,
+            )  # fmt: skip
+            found = []
+            for covariance, scale in zip(self.image_views.values(), y.scale, strict=True):
+                value = covariance(terms)
+                key = value * scale
+                key[:, scale == 0] = -torch.inf  # constant training slices
+                if barred is not None:
+                    key.masked_fill_(barred[rows], -torch.inf)
+                found.append(_Best.of(key, value))
+            return found
 
-    def _reached(self, queries: Queries, best: Winners, turn: int) -> Floats:
-        """The best correlation so far under any transform [V, q]; infinite where the query is constant."""
-        scale, key = queries.scales, best.key[self.image_places]
-        score = np.full(key.shape, -np.inf)
-        np.multiply(key, scale, out=score, where=scale > 0)
-        return np.where(scale[:, turn] > 0, score.max(1), np.inf)
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with ThreadPoolExecutor(threads) as pool:
+            pieces = list(pool.map(score, range(0, m, step)))
+        return [_Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in zip(*pieces, strict=True)]
 
-    def _barred(self, queries: Queries, positions: Ints) -> torch.Tensor | None:
-        """bool [q, n] pairs that are not compared; None where there are none."""
-        if self.pair.apart is None:
+
+def _best_dice(queries: _Queries, labels: torch.Tensor, barred: torch.Tensor | None) -> _Best:
+    """The best Dice of every annotated query with labels uint8 [n, P]: 2 sum_k |x = k and y = k| / (|x| + |y|)."""
+    agreeing = torch.zeros((len(queries.members), len(labels)), dtype=torch.int64, device=labels.device)
+    for k, (columns, layer) in enumerate(zip(queries.columns, queries.layers, strict=True), start=1):
+        if len(columns):
+            agreeing += product(layer, (labels[:, columns] == k).to(torch.int8))
+    area = (labels != 0).sum(1).double()
+    key = 2 * agreeing / (queries.area[:, None] + area)
+    key[:, area == 0] = -torch.inf  # empty ones never match
+    if barred is not None:
+        key.masked_fill_(barred, -torch.inf)
+    return _Best.of(key, agreeing)
+
+
+class _Store:
+    """The parts of a search in a folder; parts of another search are removed."""
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is None:
+            return
+        stamp = self._folder / "search.sha256"
+        if not stamp.is_file() or stamp.read_text() != identity:
+            for old in self._folder.glob("*.search.npz"):
+                old.unlink()
+            write_text(stamp, identity)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The arrays of a part, or None where it was not stored."""
+        if self._folder is None or not (self._folder / f"{name}.search.npz").is_file():
             return None
-        of_queries, of_training = self.pair.apart
-        equal = of_queries[queries.start : queries.stop, None] == of_training[None, positions]
-        return torch.from_numpy(equal).to(self.device) if equal.any() else None
+        with np.load(self._folder / f"{name}.search.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
 
-    def _table(self, queries: Queries, best: Winners) -> Floats:
-        """[V, 3, q] score, row and transform."""
-        table = np.empty((len(self.views), 3, queries.stop - queries.start))
-        transforms = np.array(self.transforms, np.int64)
-        for v, place in enumerate(self.image_places):
-            table[place] = overall(best.scores(place, queries.variances[v]), best.row[place], transforms)
-        if self.annotation is not None:
-            place = self.annotation
-            table[place] = overall(best.dice(place), best.row[place], transforms)
-        return table
-
-    def _frame(self, start: int, stop: int, table: Floats) -> pd.DataFrame:
-        columns: dict[str, np.ndarray] = {"row": self.pair.query_rows[start:stop]}
-        for v, view in enumerate(self.views):
-            columns[f"{view}.score"] = table[v, 0]
-            columns[f"{view}.row"] = table[v, 1].astype(np.int64)
-            columns[f"{view}.transform"] = table[v, 2].astype(np.int64)
-        return pd.DataFrame(columns)
-
-
-def _name(start: int) -> str:
-    return f"queries-{start:09d}"
+    def save(self, name: str, **arrays: Any) -> None:
+        """Stores a part atomically."""
+        if self._folder is not None:
+            with atomic_path(self._folder / f"{name}.search.npz") as temporary, open(temporary, "wb") as handle:
+                np.savez(handle, **arrays)

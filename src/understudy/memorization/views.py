@@ -1,291 +1,196 @@
-"""What is compared: the views of a slice, and their scores from exact integer products.
+"""The views of an audit: what is compared between two slices. All from exact integer sums of their pixels.
 
-With n pixels, S the sums of int8 pixels (see `products`) and m the mean training image (rounded to 8 bits, so that all
-of this stays in integers):
-
-    cov(x, y)       = n Sxy - Sx Sy                                    at most n^2 2^14 in size, as each term
-    cov(x-m, y-m)   = cov(x, y) - cov(x, m) - (cov(y, m) - cov(m, m))  its partial sums at most n^2 2^16
-    corr            = cov(x, y) / sqrt(cov(x, x) cov(y, y))            the only rounding, in float64
-    Dice            = 2 sum_k |x = k and y = k| / (|x > 0| + |y > 0|)
-
-The products of each channel, computed once, give the channels, the stacked and the centred view. Up to n = 2^18.5
-(five channels of 256 x 256) the covariances are computed in float64, which holds integers up to 2^53; beyond, in
-int64, which lasts to n = 2^23.5. float64 operations are applied one by one, as IEEE 754 rounds them, so that every
-machine finds the same numbers.
+To add a view, write one function and one line of `VIEWS`: a covariance made of `Terms`, or a change of the slices
+before they are compared (say, a blur).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.memorization.products import product, signed
+from understudy.errors import UnderstudyError
 
-FLOAT_PIXELS = 370_727  # floor(2^18.5): n^2 2^16 <= 2^53
-MAX_PIXELS = 11_863_283  # floor(2^23.5): n^2 2^16 <= 2^63
-STACKED, CENTRED, ANNOTATION, CHANNEL = "stacked", "centred", "annotation", "channel:"
-CHUNK = 1 << 15  # pairs that a thread scores at a time: 256 KiB of float64, and torch opens no threads of its own
-
-Ints = NDArray[np.int64]
-T = TypeVar("T")
+Pixels = NDArray[np.uint8]
+AnyPixels = TypeVar("AnyPixels", Pixels, torch.Tensor)
 
 
-class Sums(NamedTuple):
-    """Of every slice of one side, as int64.
+@dataclass(frozen=True)
+class Terms:
+    """Sums over the pixels of slices x (queries) and y (training), as tensors or arrays that broadcast.
+
+    They are integers of at most N^2 2^16, N = pixels of all channels: exact in float64 up to N = 2^18.5.
 
     Attributes:
-        linear: [n, C] sum of a channel's int8 pixels.
-        square: [n, C] sum of their squares.
-        area: [n] annotated pixels.
-        total: [C, H, W] sum over the slices of the uint8 pixels.
+        pixels: of a channel.
+        dot: sum of x y of each channel; [m, n] for pairs, [n] for each slice with itself (then its variance results).
+        x, y: sum of each channel, [C, m, 1] and [C, n].
+        x_mean, y_mean: covariance with the mean training image, [m, 1] and [n].
+        mean_mean: variance of the mean training image.
     """
 
-    linear: Ints
-    square: Ints
-    area: Ints
-    total: Ints
+    pixels: int
+    dot: Sequence[Any]
+    x: Any
+    y: Any
+    x_mean: Any
+    y_mean: Any
+    mean_mean: int
+
+    @cached_property
+    def whole(self) -> Any:
+        """Covariance over the pixels of all channels: N sum(x y) - sum(x) sum(y)."""
+        return sum(self.dot[1:], self.dot[0]) * (self.pixels * len(self.dot)) - self.x.sum(0) * self.y.sum(0)
 
 
-def sums_of(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Sums:
-    """Sums over images uint8 [n, C, H, W] and labels uint8 [n, H, W]."""
-    n, channels = images.shape[:2]
-    linear, square = np.empty((n, channels), np.int64), np.empty((n, channels), np.int64)
-    for i in range(n):
-        pixels = images[i].reshape(channels, -1).astype(np.int32) - 128
-        linear[i] = pixels.sum(1, dtype=np.int64)
-        square[i] = np.square(pixels).sum(1, dtype=np.int64)
-    area = np.count_nonzero(labels.reshape(n, -1), axis=1).astype(np.int64)
-    return Sums(linear, square, area, images.sum(0, dtype=np.int64))
+def stacked(terms: Terms) -> Any:
+    """All channels as one image, the paper's number."""
+    return terms.whole
 
 
-def join(parts: Sequence[Sums]) -> Sums:
-    """Sums of the concatenated slices."""
-    rows = [np.concatenate([p[i] for p in parts]) for i in range(3)]
-    return Sums(rows[0], rows[1], rows[2], np.sum([p.total for p in parts], axis=0))
+def centred(terms: Terms) -> Any:
+    """Less the mean training image m: cov(x - m, y - m), so that the shape of the skull does not count."""
+    return terms.whole - terms.x_mean - (terms.y_mean - terms.mean_mean)
 
 
-def mean_image(sums: Sums) -> torch.Tensor:
-    """The mean image rounded to 8 bits (halves up), as int8 [C, H W]."""
-    count = len(sums.area)
-    mean = (2 * sums.total + count) // (2 * count)
-    return signed(torch.from_numpy(mean.astype(np.uint8)).flatten(1))
+def one_channel(terms: Terms, c: int) -> Any:
+    """Channel c by itself."""
+    return terms.dot[c] * terms.pixels - terms.x[c] * terms.y[c]
 
 
-def covariance_with(mean: torch.Tensor, pixels: torch.Tensor, linear: Ints) -> Ints:
-    """cov(y, m) of every image, int64 [n].
+@dataclass(frozen=True)
+class View:
+    """How two slices are compared: by Pearson's correlation cov(x, y) / sqrt(cov(x, x) cov(y, y)).
+
+    Attributes:
+        title: for pictures.
+        covariance: of `Terms`.
+        pixels: what is compared in place of the slices, uint8 [n, C, H, W] -> the same; None: the slices.
+        decides: whether slices are flagged by it; the others are for information.
+    """
+
+    title: str
+    covariance: Callable[[Terms], Any] = stacked
+    pixels: Callable[[Pixels], Pixels] | None = None
+    decides: bool = False
+
+
+VIEWS = {
+    "stacked": View("all channels together", stacked, decides=True),
+    "centred": View("mean training image removed", centred, decides=True),
+}
+CHANNELS, ANNOTATION = "channels", "annotation"  # every channel by itself; Dice of the annotations
+TESTED = tuple(name for name, view in VIEWS.items() if view.decides)
+SHOWN = (*(name for name, view in VIEWS.items() if not view.decides), CHANNELS, ANNOTATION)
+
+
+def named_views(names: Sequence[str], channels: Sequence[str]) -> dict[str, View]:
+    """The views by name; "channels" becomes "channel:<NAME>" of each channel.
+
+    Raises:
+        UnderstudyError: an unknown view, or none.
+    """
+    each = {f"channel:{name}": View(name, partial(one_channel, c=c)) for c, name in enumerate(channels)}
+    known = {**VIEWS, **each, ANNOTATION: View("annotation")}
+    wanted = [name for view in names for name in (each if view == CHANNELS else [view])]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        what = f"unknown view {unknown[0]!r}" if unknown else "no view to compare"
+        raise UnderstudyError(what, where="views", fix=f"use some of: {CHANNELS}, {', '.join(known)}")
+    return {name: known[name] for name in wanted}
+
+
+# --- symmetries of the square -----------------------------------------------------------------------------------------
+
+
+def transform(images: AnyPixels, k: int) -> AnyPixels:
+    """Mirrors left and right if k >= 4, then turns counter-clockwise by k % 4 quarter turns (the last two axes).
+
+    Example:
+        >>> transform(np.array([[1, 2], [3, 4]], np.uint8), 4).tolist()
+        [[2, 1], [4, 3]]
+    """
+    if isinstance(images, torch.Tensor):
+        return torch.rot90(images.flip(-1) if k >= 4 else images, k % 4, (-2, -1))
+    return np.rot90(np.flip(images, -1) if k >= 4 else images, k % 4, (-2, -1))
+
+
+def inverse(k: int) -> int:
+    """The transform that undoes `k`: the opposite turn; every mirrored one undoes itself."""
+    return k if k >= 4 else -k % 4
+
+
+# --- exact products ---------------------------------------------------------------------------------------------------
+
+TERMS = 1 << 16  # of an int32 product of int8: 2^16 x 2^14 = 2^30; 131,072 background pixels would overflow
+FLOAT_TERMS = 1 << 10  # of a float32 product: 2^10 x 2^14 = 2^24, up to which float32 holds every integer
+
+
+def signed(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 pixels 0..255 as int8 -128..127 (one bit turned over)."""
+    return (pixels ^ 128).view(torch.int8)
+
+
+def product(a: torch.Tensor, b: torch.Tensor, exact_kernel: bool | None = None) -> torch.Tensor:
+    """All dot products of int8 vectors [m, K] and [n, K], exactly: int32 [m, n], int64 for K above 65,536.
 
     Args:
-        mean: int8 [C, P].
-        pixels: int8 [C, n, P].
-        linear: `Sums.linear` of these images.
+        exact_kernel: use `torch._int_mm`; None asks `kernel_is_exact`.
     """
-    channels, _, size = pixels.shape
-    dots = sum(product(pixels[c], mean[c : c + 1])[:, 0].to(torch.int64) for c in range(channels))
-    whole = int(mean.to(torch.int64).sum())
-    return channels * size * dots.cpu().numpy() - linear.sum(1) * whole  # type: ignore[union-attr]
+    if exact_kernel is None:
+        exact_kernel = kernel_is_exact(a.device)
+    multiply = _integer_product if exact_kernel else _float_product
+    if a.shape[1] <= TERMS:
+        return multiply(a, b)
+    total = torch.zeros((len(a), len(b)), dtype=torch.int64, device=a.device)
+    for start in range(0, a.shape[1], TERMS):
+        piece = slice(start, start + TERMS)
+        total += multiply(a[:, piece].contiguous(), b[:, piece].contiguous())
+    return total
 
 
-def variance_of(mean: torch.Tensor) -> int:
-    """cov(m, m)."""
-    wide = mean.to(torch.int64)
-    return wide.numel() * int((wide * wide).sum()) - int(wide.sum()) ** 2
+def _integer_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    m, n = len(a), len(b)
+    if a.device.type == "cpu" and a.shape[1] > 1:  # vectors of one pixel: torch 2.13 returns garbage
+        return torch._int_mm(a, b.t())
+
+    def padded(x: torch.Tensor, least: int) -> torch.Tensor:  # cuBLAS: sizes in multiples of 16, more than 16 rows
+        rows, columns = (-(-size // 16) * 16 for size in (max(len(x), least), x.shape[1]))
+        return torch.nn.functional.pad(x, (0, columns - x.shape[1], 0, rows - len(x))).contiguous()
+
+    return torch._int_mm(padded(a, 32), padded(b, 16).t())[:m, :n]
 
 
-class Side(NamedTuple):
-    """The slices of one side of a tile as the formulas need them, on the device.
+def _float_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros((len(a), len(b)), dtype=torch.int32, device=a.device)
+    for start in range(0, a.shape[1], FLOAT_TERMS):
+        piece = slice(start, start + FLOAT_TERMS)
+        total += (a[:, piece].float() @ b[:, piece].float().t()).to(torch.int32)
+    return total
 
-    Attributes:
-        pixels: int8 [C, n, H W].
-        linear: [n, C] sums in the type that the covariances are computed in.
-        shift: [n] cov(y, m) (of the training: minus cov(m, m)), in the same type.
-        scale: [V, n] 1 / sqrt(cov(y, y)) of every image view; 0 for constant ones.
+
+@lru_cache
+def kernel_is_exact(device: torch.device) -> bool:
+    """Whether `torch._int_mm` exists on the device and is right on the worst cases: all low, all high, mixed.
+
+    A processor without VNNI may saturate its 16-bit intermediate sums.
     """
-
-    pixels: torch.Tensor
-    linear: torch.Tensor
-    shift: torch.Tensor
-    scale: torch.Tensor
-
-    def take(self, members: torch.Tensor) -> Side:
-        """Some of the slices, copied."""
-        return Side(self.pixels[:, members], self.linear[members], self.shift[members], self.scale[:, members])
-
-    def span(self, columns: slice) -> Side:
-        """Neighbouring slices, as a view."""
-        return Side(self.pixels[:, columns], self.linear[columns], self.shift[columns], self.scale[:, columns])
-
-
-def variances(sums: Sums, pixels: int, shift: Ints, of_mean: int, views: Sequence[str],
-              channels: Sequence[str]) -> Ints:  # fmt: skip
-    """cov(y, y) of every image view, int64 [V, n]; `pixels` a channel, `shift` = cov(y, m)."""
-    whole = pixels * len(channels)
-    stacked = whole * sums.square.sum(1) - sums.linear.sum(1) ** 2
-    found = []
-    for view in views:
-        if view == STACKED:
-            found.append(stacked)
-        elif view == CENTRED:
-            found.append(stacked - 2 * shift + of_mean)
-        else:
-            c = channels.index(view.removeprefix(CHANNEL))
-            found.append(pixels * sums.square[:, c] - sums.linear[:, c] ** 2)
-    return np.stack(found) if found else np.empty((0, len(sums.area)), np.int64)
-
-
-def scales_of(variance: Ints) -> NDArray[np.float64]:
-    """1 / sqrt(variance), 0 where it is 0."""
-    return np.where(variance > 0, 1 / np.sqrt(np.maximum(variance, 1).astype(np.float64)), 0.0)
-
-
-def side(pixels: torch.Tensor, linear: Ints, shift: Ints, variance: Ints) -> Side:
-    """A side of a tile from its int8 pixels [C, n, P]; `variance` as of `variances`."""
-    dtype = torch.float64 if pixels.shape[0] * pixels.shape[2] <= FLOAT_PIXELS else torch.int64
-    scale, device = scales_of(variance), pixels.device
-    return Side(pixels, torch.from_numpy(linear).to(device, dtype), torch.from_numpy(shift).to(device, dtype),
-                torch.from_numpy(scale).to(device))  # fmt: skip
-
-
-class Best(NamedTuple):
-    """The best partner of every query within one tile, of one view.
-
-    Attributes:
-        key: float64 [m] what is compared: cov / sqrt(cov(y, y)), or Dice; -inf without a partner.
-        value: int64 [m] cov, or the number of agreeing pixels.
-        column: int64 [m] the first column of the tile that has it.
-    """
-
-    key: torch.Tensor
-    value: torch.Tensor
-    column: torch.Tensor
-
-
-def best_images(queries: Side, training: Side, views: Sequence[str], channels: Sequence[str],
-                barred: torch.Tensor | None = None) -> list[Best]:  # fmt: skip
-    """The best partner in every image view.
-
-    Args:
-        queries, training: the tile's sides.
-        views: image views, in the order of `Side.scale`.
-        channels: names.
-        barred: bool [m, n] pairs that must not be matched.
-    """
-    needed = needed_channels(views, channels)
-    sums = {c: product(queries.pixels[c], training.pixels[c]) for c in needed}
-    m, n = len(queries.linear), len(training.linear)
-    step = max(1, CHUNK // n)
-
-    def score(start: int) -> list[Best]:
-        rows = slice(start, min(m, start + step))
-        part = {c: s[rows].to(queries.linear.dtype) for c, s in sums.items()}
-        covered = covariances(part, queries, training, rows, views, channels)
-        of_rows = None if barred is None else barred[rows]
-        return [_best(cov, scale, of_rows) for cov, scale in zip(covered, training.scale, strict=True)]
-
-    pieces = in_threads(score, range(0, m, step), queries.pixels.device)
-    return [Best(*(torch.cat(field) for field in zip(*piece, strict=True))) for piece in zip(*pieces, strict=True)]
-
-
-def in_threads(work: Callable[[int], T], starts: Sequence[int], device: torch.device) -> list[T]:
-    """`work` on every start, in order; on a processor by as many threads as torch may use."""
-    threads = min(torch.get_num_threads(), len(starts)) if device.type == "cpu" else 1
-    if threads == 1:
-        return [work(start) for start in starts]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, starts))
-
-
-def needed_channels(views: Sequence[str], channels: Sequence[str]) -> list[int]:
-    """Channels whose products the views are made of."""
-    if STACKED in views or CENTRED in views:
-        return list(range(len(channels)))
-    return [c for c, name in enumerate(channels) if CHANNEL + name in views]
-
-
-def covariances(sums: dict[int, torch.Tensor], queries: Side, training: Side, rows: slice,
-                 views: Sequence[str], channels: Sequence[str]) -> list[torch.Tensor]:  # fmt: skip
-    """cov of every image view [rows, n], exact, from the products of each channel."""
-    pixels, whole = training.pixels.shape[2], None
-    if STACKED in views or CENTRED in views:
-        total = sums[0].clone()
-        for c in range(1, len(channels)):
-            total += sums[c]
-        x, y = queries.linear[rows].sum(1), training.linear.sum(1)
-        whole = total.mul_(pixels * len(channels)).sub_(x[:, None] * y)
-    found = []
-    for view in views:
-        if view == STACKED:
-            assert whole is not None
-            found.append(whole)
-        elif view == CENTRED:
-            assert whole is not None
-            found.append((whole - queries.shift[rows, None]).sub_(training.shift))
-        else:
-            c = channels.index(view.removeprefix(CHANNEL))
-            x, y = queries.linear[rows, c], training.linear[:, c]
-            found.append((sums[c] * pixels).sub_(x[:, None] * y))
-    return found
-
-
-def _best(covariance: torch.Tensor, scale: torch.Tensor, barred: torch.Tensor | None) -> Best:
-    """The largest covariance x scale of every row; the first column on ties, as `torch.max` documents."""
-    key = covariance * scale
-    constant = scale == 0
-    if bool(constant.any()):
-        key[:, constant] = -torch.inf
-    if barred is not None:
-        key.masked_fill_(barred, -torch.inf)
-    largest, column = key.max(1)
-    return Best(largest, covariance.gather(1, column[:, None])[:, 0].to(torch.int64), column)
-
-
-class Annotated(NamedTuple):
-    """The annotated slices of a tile's queries, restricted to the pixels that occur.
-
-    Attributes:
-        members: int64 [f] which of the tile's queries have an annotation.
-        columns: of every foreground class the pixels where any of them has it.
-        layers: of every class int8 [f, pixels] 1 where the query has it.
-        area: float64 [f] annotated pixels.
-    """
-
-    members: torch.Tensor
-    columns: list[torch.Tensor]
-    layers: list[torch.Tensor]
-    area: torch.Tensor
-
-
-def annotated(labels: torch.Tensor, classes: int) -> Annotated:
-    """Prepares uint8 labels [m, P] of `classes` foreground classes 1..K."""
-    members = (labels != 0).any(1).nonzero()[:, 0]
-    kept = labels[members]
-    columns, layers = [], []
-    for k in range(1, classes + 1):
-        mask = kept == k
-        where = mask.any(0).nonzero()[:, 0]
-        columns.append(where)
-        layers.append(mask[:, where].to(torch.int8))
-    return Annotated(members, columns, layers, (kept != 0).sum(1).double())
-
-
-def best_annotations(queries: Annotated, labels: torch.Tensor, barred: torch.Tensor | None = None) -> Best:
-    """The best Dice of every annotated query with training labels uint8 [n, P]; empty ones never match.
-
-    Args:
-        barred: bool [f, n] pairs that must not be matched.
-    """
-    agreeing = torch.zeros((len(queries.members), len(labels)), dtype=torch.int64, device=labels.device)
-    for k, (where, layer) in enumerate(zip(queries.columns, queries.layers, strict=True), start=1):
-        if len(where):
-            agreeing += product(layer, (labels[:, where] == k).to(torch.int8))
-    area = (labels != 0).sum(1).double()
-    key = 2 * agreeing / (queries.area[:, None] + area)
-    key[:, area == 0] = -torch.inf
-    if barred is not None:
-        key.masked_fill_(barred, -torch.inf)
-    largest, column = key.max(1)
-    return Best(largest, agreeing.gather(1, column[:, None])[:, 0], column)
+    generator = torch.Generator().manual_seed(0)
+    for m, n, terms in ((1, 1, TERMS), (7, 8, 1), (33, 17, 1000), (64, 128, 4096)):
+        noise = torch.randint(0, 2, (2, max(m, n), terms), generator=generator) * 255 - 128
+        low, high = torch.full_like(noise[0], -128), torch.full_like(noise[0], 127)
+        for a, b in ((noise[0], noise[1]), (noise[0], noise[0]), (low, low), (high, high), (high, low)):
+            a, b = a[:m].to(torch.int8), b[:n].to(torch.int8)
+            try:
+                found = _integer_product(a.to(device), b.to(device)).cpu()
+            except (RuntimeError, NotImplementedError, AttributeError):  # no such kernel in this build
+                return False
+            if not torch.equal(found.double(), a.double() @ b.double().t()):
+                return False
+    return True

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import CONFIG, WEIGHTS
-from understudy.generators.membership import NetworkWitness, can_testify
+from understudy.generators.membership import MembershipScores, supports_membership_inference
 from understudy.generators.registry import KINDS
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.config import FEWEST_PATIENTS, AuditConfig
 from understudy.memorization.membership import Membership, membership
-from understudy.memorization.recheck import MEMORY, Recheck, recheck
-from understudy.memorization.screen import near_duplicates
-from understudy.memorization.verdict import missed_copies, people, spread
+from understudy.memorization.screen import MEMORY, Recheck, near_duplicates, recheck, rows_left
+from understudy.memorization.words import missed_copies, people, spread
 from understudy.release.forms import Decision
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -96,11 +95,7 @@ def clear(
     flagged = np.flatnonzero(found.table["flagged"].to_numpy(bool))
     alike = near_duplicates(synthetic, flagged, found.numbers, device, progress, MEMORY)
     release_memory()
-    kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
-    if not len(kept):
-        what = f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release"
-        fix = "train the generator on more patients, sample and audit again"
-        raise UnderstudyError(what, where=synthetic.path, fix=fix)
+    kept = rows_left(synthetic, flagged, alike)
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
     rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
     rate = len(flagged) / max(1, int(found.table["judged"].sum()))
@@ -132,7 +127,7 @@ def clear_model(
     _check_decision(decision, override)
     synthetic, audit = audited.synthetic, audited.audit
     weights = _bound_weights(model, synthetic)
-    witness = NetworkWitness(model, device)
+    witness = MembershipScores(model, device)
     recorded: dict[str, Any] | None = read_json(audit / "audit.json").get("membership")
     if not recorded:
         raise UnderstudyError("the audit has no membership inference on the weights", where=audit, fix=_ASK)
@@ -178,7 +173,7 @@ def _bound_weights(model: Path, synthetic: SliceSet) -> str:
     if "plugin" in config or config.get("kind") not in KINDS:
         fix = f"release its slices instead, or train one of {', '.join(KINDS)}"
         raise UnderstudyError("the generator is a plug-in, whose files are not known", where=model, fix=fix)
-    if not (model / WEIGHTS).is_file() or not can_testify(model):
+    if not (model / WEIGHTS).is_file() or not supports_membership_inference(model):
         what = "no generator that supports membership inference here (of a GAN the discriminator is needed)"
         raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
     weights = sha256_file(model / WEIGHTS)

@@ -18,8 +18,8 @@ def audit(context: Context) -> dict[str, Any]:
     """
     from understudy.memorization.config import AuditConfig
     from understudy.memorization.perform import audit as performed
+    from understudy.memorization.perform import refused
     from understudy.memorization.pictures import save_pictures
-    from understudy.memorization.result import refused, write_audit
     from understudy.roles import UnfitSets
     from understudy.runtime.devices import resolve_device
     from understudy.slices import SliceSet
@@ -38,7 +38,7 @@ def audit(context: Context) -> dict[str, Any]:
     except UnfitSets as error:
         write_json(context.folder / "audit.json", refused(error))
     else:
-        write_audit(done, context.folder)
+        done.save(context.folder)
         save_pictures(done, real, made, context.folder)
     shutil.rmtree(work, ignore_errors=True)
     return summary(read_json(context.folder / "audit.json"))
@@ -57,12 +57,12 @@ def summary(numbers: dict[str, Any]) -> dict[str, Any]:
 
 def _witness(context: Context, device: str) -> Any:
     """The score of slices by the (first) generator's network; None where its folder cannot give one."""
-    from understudy.generators.membership import NetworkWitness, can_testify
+    from understudy.generators.membership import MembershipScores, supports_membership_inference
 
     models = context.inputs.get("generator")
     if not models:
         return None  # a folder of images, whose generator is not here
     model = models[0] / "model"
-    if not can_testify(model):
+    if not supports_membership_inference(model):
         return None
-    return NetworkWitness(model, device)
+    return MembershipScores(model, device)

@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.memorization import prefilter, products, search, views
-from understudy.memorization.similarity import SearchConfig, nearest
-from understudy.memorization.transforms import ALL, FLIPS, inverse, transform
+from understudy.memorization import search, views
+from understudy.memorization.config import TRANSFORMS
+from understudy.memorization.search import nearest
+from understudy.memorization.views import View, transform
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "NCR", 2: "ED"})
 Pixels = NDArray[np.uint8]
+FLIPS, ALL = TRANSFORMS["flips"], TRANSFORMS["dihedral"]
 VIEWS = ("stacked", "centred", "channel:T1w", "channel:FLAIR", "annotation")
 
 
@@ -47,13 +48,6 @@ def slices(rng: np.random.Generator, count: int, size: int, kind: str = "random"
         if draw in (3, 4):
             labels[i] = 0
     return images, labels
-
-
-def smooth_slices(rng: np.random.Generator, count: int) -> tuple[Pixels, Pixels]:
-    """Slices of 64 x 64 with little in the high frequencies, and noise."""
-    coarse = np.kron(rng.integers(0, 200, (count, 2, 16, 16)), np.ones((4, 4), int))
-    images = np.clip(coarse + rng.integers(0, 30, coarse.shape), 0, 255).astype(np.uint8)
-    return images, (images[:, 0] // 100).astype(np.uint8)
 
 
 def covariance(x: NDArray, y: NDArray) -> int:
@@ -127,7 +121,7 @@ def test_equals_brute_force(tmp_path_factory, seed, size, tile, transforms, kind
     queries, training = slices(rng, 7, size, kind), slices(rng, 8, size, kind)
     queries[0][1], queries[1][1] = training[0][3], training[1][3]  # an exact copy
     a, b = write(folder / "a", *queries), write(folder / "b", *training)
-    table = nearest(a, b, config=SearchConfig(transforms=transforms, tile=tile))
+    table = nearest(a, b, transforms=transforms, tile=tile)
     assert list(table.row) == list(range(7))
     assert_equal(table, queries, training, transforms)
 
@@ -143,21 +137,21 @@ def pair(tmp_path_factory) -> tuple[SliceSet, SliceSet, tuple, tuple]:
 def test_any_tiling_and_memory_gives_the_same_table(pair) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    for config in (SearchConfig(tile=(7, 11)), SearchConfig(tile=(40, 1)), SearchConfig(memory_bytes=3 << 20)):
-        pd.testing.assert_frame_equal(nearest(a, b, config=config), whole, check_exact=True)
+    for options in ({"tile": (7, 11)}, {"tile": (40, 1)}, {"memory_bytes": 3 << 20}):
+        pd.testing.assert_frame_equal(nearest(a, b, **options), whole, check_exact=True)
 
 
 def test_the_float_kernel_gives_the_same_table(pair, monkeypatch) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    monkeypatch.setattr(products, "kernel_is_exact", lambda device: False)
+    monkeypatch.setattr(views, "kernel_is_exact", lambda device: False)
     pd.testing.assert_frame_equal(nearest(a, b), whole, check_exact=True)
 
 
 def test_integers_beyond_float64_give_the_same_table(pair, monkeypatch) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    monkeypatch.setattr(views, "FLOAT_PIXELS", 0)
+    monkeypatch.setattr(search, "FLOAT_PIXELS", 0)
     pd.testing.assert_frame_equal(nearest(a, b), whole, check_exact=True)
 
 
@@ -173,7 +167,7 @@ def test_copies_score_exactly_one(pair, tmp_path) -> None:
 def test_rows_and_apart(pair) -> None:
     a, b, queries, training = pair
     of_queries, of_training = np.array([5, 2, 5, 30]), np.array([50, 4, 4, 31, 8, 20])
-    table = nearest(a, b, query_rows=of_queries, training_rows=of_training, config=SearchConfig(tile=(3, 2)))
+    table = nearest(a, b, query_rows=of_queries, training_rows=of_training, tile=(3, 2))
     assert list(table.row) == [5, 2, 5, 30]
     kept = np.unique(of_training)
     table = table.replace({f"{view}.row": dict(zip(kept, range(5), strict=True)) for view in VIEWS})
@@ -183,7 +177,7 @@ def test_rows_and_apart(pair) -> None:
 def test_a_set_within_itself(pair) -> None:
     _, b, _, training = pair
     rows = np.arange(60)
-    table = nearest(b, b, apart=(rows, rows), config=SearchConfig(tile=(25, 17)))
+    table = nearest(b, b, apart=(rows, rows), tile=(25, 17))
     assert_equal(table, training, training, barred=np.eye(60, dtype=bool))
 
 
@@ -196,56 +190,37 @@ def test_channels_and_classes_go_by_name(pair, tmp_path) -> None:
 
 def test_one_channel_and_no_annotation(pair) -> None:
     a, b, *_ = pair
-    table = nearest(a, b, config=SearchConfig(views=("channel:FLAIR",)))
+    table = nearest(a, b, views=("channel:FLAIR",))
     assert list(table) == ["row", "channel:FLAIR.score", "channel:FLAIR.row", "channel:FLAIR.transform"]
     pd.testing.assert_frame_equal(table, nearest(a, b)[list(table)], check_exact=True)
 
 
-@pytest.mark.parametrize("transforms", [(0,), (0, 3, 6)])
-@pytest.mark.parametrize("apart", [None, (np.arange(50) % 7, np.arange(90) % 5)])
-def test_the_prefilter_spares_pairs_and_changes_nothing(tmp_path, transforms, apart) -> None:
-    rng = np.random.default_rng(0)
-    training, queries = smooth_slices(rng, 90), smooth_slices(rng, 50)
-    queries[0][:9] = training[0][7::9][:9]  # copies
-    training[0][33], queries[0][3], queries[0][4, 1] = training[0][80], 0, 77
-    a, b = write(tmp_path / "a", *queries), write(tmp_path / "b", *training)
-    for names in (("stacked", "centred", "channels"), ("channel:FLAIR", "annotation")):
-        config = SearchConfig(tile=(32, 30), transforms=transforms, views=names, prefilter="off")
-        plain = nearest(a, b, config=config, apart=apart)
-        filtered = nearest(a, b, config=config.model_copy(update={"prefilter": "on"}), apart=apart)
-        pd.testing.assert_frame_equal(filtered, plain, check_exact=True)
-        assert filtered.attrs["compared"] < 0.8 * plain.attrs["compared"]
-        assert plain.attrs["compared"] == 50 * 90 * len(transforms)
+def moved_up(images: Pixels) -> Pixels:
+    return np.roll(images, -2, axis=2)
 
 
-def test_bounds_are_never_below_the_correlation() -> None:
-    rng = np.random.default_rng(3)
-    images = np.concatenate([smooth_slices(rng, 12)[0], rng.integers(0, 256, (4, 2, 64, 64), dtype=np.uint8)])
-    images[0] = images[15]
-    pixels = products.signed(torch.from_numpy(images))
-    linear = views.sums_of(images, images[:, 0]).linear
-    low = prefilter.vectors(prefilter.grids(pixels, torch.from_numpy(linear)))
-    centred = images.reshape(16, 2, -1) - images.reshape(16, 2, -1).mean(2, keepdims=True)
-    for c in range(2):
-        exact = centred[:, c] @ centred[:, c].T
-        bound = (low[c] @ low[c].T).double().numpy()
-        length = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
-        assert (bound >= exact).all()
-        assert (bound <= length * 1.001).all()  # no worse than Cauchy-Schwarz on the whole
-        assert bound.diagonal() == pytest.approx(exact.diagonal(), rel=1e-3)
-
-
-def test_refuses_a_prefilter_that_cannot_be(pair) -> None:
-    with pytest.raises(UnderstudyError, match="no prefilter for slices of 16 pixels"):
-        nearest(*pair[:2], config=SearchConfig(prefilter="on"))
+def test_a_view_of_changed_slices_is_one_line_of_the_registry(pair, tmp_path, monkeypatch) -> None:
+    a, b, queries, training = pair
+    monkeypatch.setitem(views.VIEWS, "moved", View("moved", pixels=moved_up))
+    options = {"views": ("moved", "stacked", "annotation"), "tile": (16, 20), "work_dir": tmp_path / "w"}
+    table = nearest(a, b, **options)
+    assert list(table)[1:5] == ["moved.score", "moved.row", "moved.transform", "stacked.score"]
+    other = [write(tmp_path / name, moved_up(i), m) for name, (i, m) in (("a", queries), ("b", training))]
+    expected = nearest(*other, views=("stacked",))
+    for field in ("score", "row"):
+        assert table[f"moved.{field}"].equals(expected[f"stacked.{field}"])
+    assert table.attrs["compared"] == 2 * 40 * 60
+    again = nearest(a, b, **options)
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+    assert again.attrs["compared"] == 0
 
 
 @pytest.mark.parametrize("kill_after", [1, 4, 7])
 def test_continues_where_it_was_killed(pair, tmp_path, monkeypatch, kill_after) -> None:
     a, b, *_ = pair
-    config = SearchConfig(tile=(16, 20))  # 3 x 3 tiles
+    tile = (16, 20)  # 3 x 3 tiles
     monkeypatch.setattr(search, "SAVE_EVERY", -1.0)
-    compare, calls = search.Search._compare, []
+    compare, calls = search._Search._compare, []
 
     def killed(self, *args) -> None:
         if len(calls) == kill_after:
@@ -253,14 +228,14 @@ def test_continues_where_it_was_killed(pair, tmp_path, monkeypatch, kill_after) 
         calls.append(1)
         compare(self, *args)
 
-    monkeypatch.setattr(search.Search, "_compare", killed)
+    monkeypatch.setattr(search._Search, "_compare", killed)
     with pytest.raises(KeyboardInterrupt):
-        nearest(a, b, config=config, work_dir=tmp_path)
-    monkeypatch.setattr(search.Search, "_compare", lambda self, *args: calls.append(1) or compare(self, *args))
-    table = nearest(a, b, config=config, work_dir=tmp_path)
+        nearest(a, b, tile=tile, work_dir=tmp_path)
+    monkeypatch.setattr(search._Search, "_compare", lambda self, *args: calls.append(1) or compare(self, *args))
+    table = nearest(a, b, tile=tile, work_dir=tmp_path)
     assert len(calls) == 9  # no tile twice
     pd.testing.assert_frame_equal(table, nearest(a, b), check_exact=True)
-    pd.testing.assert_frame_equal(nearest(a, b, config=config, work_dir=tmp_path), table, check_exact=True)
+    pd.testing.assert_frame_equal(nearest(a, b, tile=tile, work_dir=tmp_path), table, check_exact=True)
     assert len(calls) == 9 + 1  # the search of the whole in one tile; the finished one is read
 
 
@@ -294,8 +269,8 @@ def test_refuses_what_does_not_fit(pair, tmp_path) -> None:
     for arguments, message in (
         ({"query_rows": []}, "no slices"),
         ({"training_rows": [60]}, "rows 60..60 of a set of 60"),
-        ({"config": SearchConfig(views=("T2w",))}, "unknown view 'T2w'"),
-        ({"config": SearchConfig(memory_bytes=1000)}, "do not hold the smallest tile"),
+        ({"views": ("T2w",)}, "unknown view 'T2w'"),
+        ({"memory_bytes": 1000}, "do not hold the smallest tile"),
         ({"apart": ([1], [2])}, "one code for every row"),
     ):
         with pytest.raises(UnderstudyError, match=message):
@@ -304,15 +279,7 @@ def test_refuses_what_does_not_fit(pair, tmp_path) -> None:
 
 def test_the_memory_asked_for_suffices(pair) -> None:
     with pytest.raises(UnderstudyError) as error:
-        nearest(*pair[:2], config=SearchConfig(memory_bytes=1 << 17))
+        nearest(*pair[:2], memory_bytes=1 << 17)
     asked = int(str(error.value.fix).split()[-2])
-    pd.testing.assert_frame_equal(nearest(*pair[:2], config=SearchConfig(memory_bytes=asked << 20)),
+    pd.testing.assert_frame_equal(nearest(*pair[:2], memory_bytes=asked << 20),
                                   nearest(*pair[:2]), check_exact=True)  # fmt: skip
-
-
-@pytest.mark.parametrize("k", ALL)
-def test_transforms_and_their_inverse(k) -> None:
-    x = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    assert np.array_equal(transform(transform(x, k), inverse(k)), x)
-    assert np.array_equal(transform(torch.from_numpy(x), k).numpy(), transform(x, k))
-    assert len({transform(x, j).tobytes() for j in ALL}) == 8

@@ -1,4 +1,4 @@
-"""Exact products against Python's integers."""
+"""Exact products against Python's integers, and the symmetries of the square."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.memorization.products import kernel_is_exact, product, signed
+from understudy.memorization.config import TRANSFORMS
+from understudy.memorization.views import inverse, kernel_is_exact, product, signed, transform
 
 
 def test_signed_shifts_by_128() -> None:
@@ -39,3 +40,11 @@ def test_a_channel_of_512_pixels_squared_does_not_overflow(value: int, kernel: b
     a = torch.full((2, 512 * 512), value, dtype=torch.int8)
     found = product(a, a, kernel and kernel_is_exact(torch.device("cpu")))
     assert found.tolist() == [[value * value * 512 * 512] * 2] * 2  # 2^32 for the background: an int32 says 0
+
+
+@pytest.mark.parametrize("k", TRANSFORMS["dihedral"])
+def test_transforms_and_their_inverse(k: int) -> None:
+    x = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    assert np.array_equal(transform(transform(x, k), inverse(k)), x)
+    assert np.array_equal(transform(torch.from_numpy(x), k).numpy(), transform(x, k))
+    assert len({transform(x, j).tobytes() for j in range(8)}) == 8

@@ -1,0 +1,286 @@
+"""A verdict in sentences, and the audit as Markdown: renders what `verdict` decides, decides nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from understudy.memorization.concentration import Concentration
+from understudy.memorization.config import FEWEST_PATIENTS
+from understudy.memorization.controls import DETECTED, Controls
+from understudy.memorization.verdict import REASONS, Findings, Flags, Kind, Verdict, reason
+from understudy.names import percent
+
+MORE_HELD_OUT = "Hold out more patients and audit again."
+GALLERY = "look at the pairs in private/gallery.png before release"
+NEXT = (
+    "What to do: look at the nearest pairs in private/gallery.png, let the data's owner decide, and make the package"
+    " with `understudy release`."
+)
+README = """PRIVATE: not for release.
+
+This folder belongs to an audit and says which training patient lies next to which synthetic slice; its pictures show
+training images. Keep it where the training images are kept. What may be shared is beside it: audit.json, audit.md and
+p_values.parquet.
+
+neighbours.parquet  every synthetic slice with its nearest training slice, patient and scores
+patients.csv        which patient "patient 1", "patient 2", ... of the audit is
+histograms.png      nearest scores of synthetic slices, held-out slices and planted copies
+gallery.png         the closest pairs: synthetic, nearest training slice, difference
+"""
+
+
+def verdict(found: Findings) -> Verdict:
+    """The verdict: decided by `reason`, in words."""
+    why = reason(found)
+    kind = REASONS[why]
+    return Verdict(kind, _headline(why, found), _evidence(kind, found), _limits(found))
+
+
+def _headline(why: str, found: Findings) -> str:
+    flags, controls = found.flags, found.controls
+    flagged = f"{flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)})"
+    nearer = f"nearer to a training slice than {percent(found.quantile)} of new patients' slices"
+    chance = f"chance alone would give {percent(flags.expected)}."
+    certain = f"{count(flags.certain, 'synthetic slice')} {are(flags.certain)} nearer to a training slice than chance"
+    match why:
+        case "too_few_slices":
+            said = f"{count(found.slices, 'held-out slice')} {are(found.slices)} too few"
+            return f"Cannot tell: {said}: it takes at least {found.needed} to flag any slice. {MORE_HELD_OUT}"
+        case "too_few_patients":
+            said = f"{count(found.patients, 'held-out patient')} {are(found.patients)} too few"
+            return f"Cannot tell: {said}: it takes at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
+        case "new_patients_certain":
+            alarms = controls.false_alarms.certain
+            return (
+                f"Cannot tell: {certain} explains, but so {are(alarms)} {count(alarms, 'slice')} of new patients. Look"
+                " for one patient under two names among the training and held-out patients, then audit again."
+            )
+        case "certain":
+            return f"Copies found: {certain} explains; {flagged} are {nearer}."
+        case "false_alarms_unknown":
+            return (
+                f"Cannot tell: {found.slices} held-out slices are too few to measure how often new patients' slices are"
+                f" flagged by mistake: without any one patient at least {found.needed} must be left. {MORE_HELD_OUT}"
+            )
+        case "rate":
+            return f"Copies found: {flagged} are {nearer}; {chance}"
+        case "copies_missed":
+            return (
+                f"Cannot tell: of the copies planted to test this search it found too few: {missed_copies(controls)}."
+                " So it cannot rule out copying. Audit again with slices of a higher resolution, or hold out more"
+                " patients."
+            )
+        case "rate_unclear":
+            return (
+                f"Cannot tell: {flagged} are {nearer}, more than the {percent(flags.expected)} expected by chance, but"
+                f" the {found.patients} held-out patients differ too much from each other to call it copying."
+                f" {MORE_HELD_OUT}"
+            )
+        case "mostly_empty":
+            return (
+                f"Cannot tell: {flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices are constant or"
+                " nearly empty, too many to judge the set by the others. Look at the slices, and train the generator"
+                " longer."
+            )
+        case "concentrated":
+            assert found.concentration is not None
+            few = people(found.concentration.patients)
+            return (
+                f"Cannot tell, look first: {flagged} are {nearer}, no more than chance gives, but they are concentrated"
+                f" on {few} of {found.hits.of}: {GALLERY}."
+            )
+        case "screened":
+            return (
+                f"No copy that this audit can find is left among {count(flags.judged, 'screened slice')}. This says"
+                " nothing about the generator: see the audit before screening."
+            )
+    return f"No sign of copying: {flagged} are {nearer}; {chance}"
+
+
+def _evidence(kind: Kind, found: Findings) -> list[str]:
+    flags, enough = found.flags, found.slices >= found.needed
+    said = [
+        f"For comparison {count(found.slices, 'slice')} of {count(found.patients, 'patient')} whom the generator never"
+        " saw (new patients, held out) were searched for in the same training slices. The smallest p-value that a slice"
+        f" can have is {1 / (found.slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
+        f" {count(flags.strict, 'synthetic slice')} {'reach' if flags.strict > 1 else 'reaches'}."
+    ]
+    if enough:
+        low, high = (points(x).split()[0] for x in (flags.excess_low, flags.excess_high))
+        direction = "no clear difference from"
+        if flags.excess_low > 0:
+            direction = "more than"
+        elif flags.excess_high < 0:
+            direction = "fewer than"
+        said.append(
+            f"{percent(flags.rate)} of the slices are too near to a training slice (flagged), {direction} the"
+            f" {percent(flags.expected)} expected by chance: the difference is {points(flags.excess)} (95 % interval"
+            f" {low} to {high}; above 0 means more than chance)."
+        )
+    if flags.skipped:
+        said.append(_little_contrast(flags))
+    if not enough:
+        said.append("With so few held-out slices none could be flagged, whatever the synthetic slices show.")
+    elif flags.count:
+        name, most = found.hits.worst or ("", 0)
+        said.append(
+            f"The flagged slices are nearest to slices of {found.hits.patients} of"
+            f" {count(found.hits.of, 'training patient')}; {name} has the most, {most:,} of them."
+        )
+        said += [] if found.concentration is None else [spread(found.concentration)]
+    elif found.screened:
+        said.append(
+            "No slice is flagged, because the flagged ones were taken out by the same rule. New samples of the same"
+            " generator would contain such slices again, so screen them as well."
+        )
+    else:
+        said.append(
+            "No slice is flagged. That does not prove that there are none: of further slices of this kind up to"
+            f" {percent(flags.bound)} could be too near (95 % bound from {count(flags.judged, 'slice')})."
+        )
+    if flags.wilson_high < flags.expected and not found.screened and enough:
+        said.append(
+            "That is fewer than chance gives: these slices are less like the training slices than new patients'"
+            " slices are, as those of a generator that has not learned enough would be. Audit again after a longer"
+            " training."
+        )
+    if enough:
+        said.append(_controls(found.controls))
+    if kind == "copies_found":
+        said.append(
+            "What to do: do not release this set. Look at the nearest pairs in private/gallery.png; take the flagged"
+            " slices out with `understudy screen`, or train on more patients, and audit again."
+        )
+    return said
+
+
+def _little_contrast(flags: Flags) -> str:
+    said = (
+        f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
+        f" judged like the others: {flags.skipped - flags.faint:,} of one grey value, {flags.faint:,} nearly empty."
+    )
+    if not flags.faint:
+        return said
+    return (
+        f"{said} The nearly empty ones were compared with the training slices of full contrast, since they might be"
+        f" dimmed copies: {flags.faint_count:,} of them {are(flags.faint_count)} too near."
+    )
+
+
+def _controls(controls: Controls) -> str:
+    alarms = controls.false_alarms
+    least = min((d for d in controls.detections if d.must), key=lambda d: d.rate)
+    found = "all" if least.rate == 1 else f"at least {percent(least.rate)} (fewest: {least.name})"
+    if math.isnan(alarms.rate):
+        mistakes = "how often it flags slices of new patients by mistake could not be measured"
+    else:
+        mistakes = (
+            f"it flagged {percent(alarms.rate)} of new patients' slices by mistake (95 % interval"
+            f" {percent(alarms.low)} to {percent(alarms.high)}), where {percent(alarms.nominal)} is expected"
+        )
+    return (
+        "Test of the search: copies of training slices were planted (exact, with noise up to 5 %, with changed"
+        f" contrast), and of each kind it found {found}; {mistakes}."
+    )
+
+
+def _limits(found: Findings) -> list[str]:
+    """What no audit can say, and which planted copies this one does not find."""
+    missed = [d for d in found.controls.detections if d.rate < DETECTED] if found.slices >= found.needed else []
+    listed = "; ".join(f"{d.name}: {percent(d.rate)}" for d in missed)
+    return [
+        *([f"Of some kinds of planted copies it finds only a part: {listed}."] if missed else []),
+        "It compares pixels. It does not find a slice that shows a patient in another position, or only a patient's"
+        " unusual tumour.",
+        "It judges these slices, not the generator: other samples, or the weights themselves, can give away more.",
+        "Slices are judged one by one; what can be learned from many of them together is not examined.",
+        "Whether a remaining risk is acceptable is a legal question and not answered here.",
+    ]
+
+
+def missed_copies(controls: Controls) -> str:
+    """Kinds of planted copies that must be found and are not, in words, each with the share found."""
+    kinds = {"exact": "exact copies", "noise": "noisy copies", "gamma": "copies with changed contrast"}
+    return "; ".join(
+        f"{percent(d.rate)} of the {kinds.get(d.name.split()[0], 'copies')}{f' ({d.name})' * (' ' in d.name)},"
+        f" {percent(DETECTED)} needed"
+        for d in controls.missed
+    )
+
+
+def spread(found: Concentration) -> str:
+    """What the test of concentration found, and what it means; names nobody."""
+    whom = people(found.patients)
+    p = "below 0.0001" if found.p < 1e-4 else f"= {found.p:.2g}"
+    counts = (
+        f"{found.hit:,} of {found.flagged:,} flagged slices are nearest to {whom}, and so are the nearest slices of"
+        f" {found.same} of the {found.votes} held-out patients who come nearest ({percent(found.share_of_all)} of all"
+        " judged slices are)"
+    )
+    if found.found:
+        return (
+            f"Concentrated on {whom}: {counts}; p {p} by patient. These may be copies of {whom}, or slices of a"
+            f" generator that collapsed: {GALLERY}."
+        )
+    if not found.testable:
+        return (
+            "Too few to tell whether they are concentrated on few patients: with"
+            f" {count(found.flagged, 'flagged slice')} and {count(found.votes, 'held-out patient')} p is"
+            f" {found.smallest_p:.2g} or more."
+        )
+    return f"No more concentrated on few patients than new patients' slices are: {counts}; p = {found.p:.2g}."
+
+
+def people(number: int) -> str:
+    """E.g. "2 training patients"."""
+    return "one training patient" if number == 1 else f"{number} training patients"
+
+
+def count(number: int, one: str) -> str:
+    """E.g. "no slice", "1 slice", "1,054 slices"."""
+    return f"{f'{number:,}' if number else 'no'} {one if number < 2 else one + 's'}"
+
+
+def are(number: int) -> str:
+    """E.g. "1 slice is", "2 slices are"."""
+    return "is" if number == 1 else "are"
+
+
+def points(share: float) -> str:
+    """E.g. "+3.2 percentage points"; a dash for what is not there."""
+    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f} percentage points"  # + 0.0: no "-0.0"
+
+
+def as_markdown(numbers: dict[str, Any]) -> str:
+    """The content of audit.json as a page: verdict, controls, limits."""
+    said, null, detection = numbers["verdict"], numbers["null"], numbers["controls"]["detection"]
+    rows = [
+        f"| {d['name']} | {100 * d['rate']:.0f} % | {100 * d['low']:.0f} to {100 * d['high']:.0f} % |"
+        for d in detection
+    ]
+    too_few = " With too few held-out slices to flag any, every share is 0 %."
+    return "\n".join(
+        [
+            f"# {said['headline']}",
+            "",
+            *[f"{sentence}\n" for sentence in said["sentences"]],
+            *([f"{numbers['membership']['words']}\n"] if numbers["membership"] else []),
+            *([f"{NEXT}\n"] if said["kind"] == "no_sign" else []),
+            "## How many copies this audit finds",
+            "",
+            f"{detection[0]['copies']:,} training slices were changed as named and searched for."
+            + too_few * (null["slices"] < null["slices_needed"]),
+            "",
+            "| planted copy | found | 95 % interval by patient |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            "## What this audit cannot say",
+            "",
+            *[f"- {limit}" for limit in said["limits"]],
+            "",
+            f"Understudy {numbers['software_version']}, rule: {numbers['rule']['text']}",
+            "",
+        ]
+    )
