@@ -1,33 +1,28 @@
-"""The command `understudy`: every command parses, calls one function and prints.
-
-One module a topic; importing it adds its commands to `app`.
-"""
+"""The command `understudy`: every command parses, calls one function and prints; one module a topic."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
-import understudy.cli.annotations
-import understudy.cli.correlate
-import understudy.cli.reading_serve
-import understudy.cli.release_model  # noqa: F401
-from understudy.cli import audit, cohort, exchange, generators, quality, reading, release, score, study  # noqa: F401
 from understudy.cli.base import app, print_error
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import explain_os_error
 from understudy.runtime.memory import is_out_of_memory
 from understudy.runtime.unexpected import debugging, unexpected, write_report
 
+# Importing a topic adds its commands to `app`, in the order in which `--help` lists them.
+for _topic in ("study", "data", "generators", "segmentation", "quality", "audit", "reading", "release"):
+    importlib.import_module(f"understudy.cli.{_topic}")
+
 UNEXPECTED = 70  # EX_SOFTWARE: a mistake of ours
 INTERRUPTED = 75  # EX_TEMPFAIL: "try again", which queues of clusters understand as well
 CLOSED_PIPE = 141  # as a program that SIGPIPE ends: `understudy ... | head`
 
-__all__ = ["app", "main"]
-
 
 def main() -> None:
-    """Runs the command line; an error is one message, and one that nobody foresaw has its traceback in a file."""
+    """Runs the command line; an error is one message, and the traceback of an unforeseen one is in a file."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -45,11 +40,8 @@ def main() -> None:
         if debugging():
             raise
         known = _explained(error)
-        if known is None:
-            print_error(unexpected(error, write_report(error)).message)
-            sys.exit(UNEXPECTED)
-        print_error(known.message)
-        sys.exit(1)
+        print_error((known or unexpected(error, write_report(error))).message)
+        sys.exit(1 if known else UNEXPECTED)
 
 
 def _explained(error: Exception) -> UnderstudyError | None:
@@ -57,24 +49,21 @@ def _explained(error: Exception) -> UnderstudyError | None:
     if isinstance(error, UnderstudyError):
         return error
     if is_out_of_memory(error):
-        return UnderstudyError(
-            "there is not enough memory for this",
-            fix="close other programs, use fewer --workers or a smaller model or resolution, or a larger machine",
-        )
+        fix = "close other programs, use fewer --workers or a smaller model or resolution, or a larger machine"
+        return UnderstudyError("there is not enough memory for this", fix=fix)
     if isinstance(error, OSError):
         return explain_os_error(error, None, writing=False)
     if type(error).__name__ == "ValidationError":  # pydantic's, which need not be loaded
         from understudy.study.config.yaml import settings_problems
 
-        return UnderstudyError(
-            "a setting cannot be used:\n" + "\n".join(f"  {problem}" for problem in settings_problems(error)),
-            fix="give another value; the command's --help says what it means",
-        )
+        problems = "\n".join(f"  {problem}" for problem in settings_problems(error))
+        fix = "give another value; the command's --help says what it means"
+        return UnderstudyError(f"a setting cannot be used:\n{problems}", fix=fix)
     return None
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads the output any more; what is left of it then goes nowhere."""
+    """Whether nobody reads the output any more; what is left of it is then dropped."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

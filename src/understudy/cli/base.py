@@ -159,7 +159,7 @@ def named(option: str, text: str) -> tuple[str, Path]:
     """The two parts of NAME=PATH."""
     name, _, path = text.partition("=")
     if not name or not path:
-        raise UnderstudyError(f"{text!r} should be NAME=PATH", where=option, fix=f"e.g. {option} stylegan2=made")
+        raise UnderstudyError(f"{text!r} should be NAME=PATH", where=option, fix=f"write {option} NAME=PATH")
     return name, Path(path)
 
 

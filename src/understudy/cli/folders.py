@@ -19,49 +19,10 @@ if TYPE_CHECKING:
     from understudy.exchange.spec import FolderSpec
     from understudy.slices import SliceSet
 
-LayoutOption = Annotated[
-    str, typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set).")
-]
-PatternOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
-    ),
-]
-ChannelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in its"
-        " order [default: found by their names]."
-    ),
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."),
-]
-CodesOption = Annotated[
-    str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
-]
-ValuesOption = Annotated[
-    str, typer.Option(help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1.")
-]
-ClipOption = Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")]
-ToleranceOption = Annotated[
-    float | None, typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap].")
-]
-PatientsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
-        " '^(.+)_z[0-9]+$'; '(.*)': every slice is of another patient [default: names without the number at their end]."
-    ),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-patients",
-        help="Go on although the patients look wrong: all slices of one patient, or patients who look like one person.",
-    ),
+RealOption = Annotated[Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")]
+SyntheticOption = Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")]
+HeldoutOption = Annotated[
+    Path | None, typer.Option(help="Slices of other patients for the floor [default: validation slices of --real].")
 ]
 
 
@@ -83,19 +44,60 @@ class Reading:
 
 
 def _folder_options(
-    layout: LayoutOption = "auto",
-    pattern: PatternOption = None,
-    channels: ChannelsOption = None,
-    labels: LabelsOption = None,
-    codes: CodesOption = None,
-    values: ValuesOption = "as_is",
-    clip: ClipOption = False,
-    tolerance: ToleranceOption = None,
+    layout: Annotated[
+        str,
+        typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."),
+    ] = "auto",
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in"
+            " its order [default: found by their names]."
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."),
+    ] = None,
+    codes: Annotated[
+        str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
+    ] = None,
+    values: Annotated[
+        str,
+        typer.Option(help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."),
+    ] = "as_is",
+    clip: Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")] = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap].")
+    ] = None,
 ) -> None:
     """Names, types and defaults of the options that say how images are read: only the signature is used."""
 
 
-def _patient_options(patients: PatientsOption = None, trust_patients: TrustOption = False) -> None:
+def _patient_options(
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
+            " '^(.+)_z[0-9]+$'; '(.*)': every slice is of another patient [default: names without the number at their"
+            " end]."
+        ),
+    ] = None,
+    trust_patients: Annotated[
+        bool,
+        typer.Option(
+            "--trust-patients",
+            help="Go on although the patients look wrong: all slices of one patient, or patients who look like one"
+            " person.",
+        ),
+    ] = False,
+) -> None:
     """The same of those that say whose slices they are."""
 
 
@@ -107,15 +109,19 @@ def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable
             shared one takes the shared one's place.
         patients: it matters whose slices they are.
     """
-    ways = _parameters(_folder_options)
-    shared = (_parameters(_patient_options) if patients else {}) | ways
+
+    def parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(function, eval_str=True).parameters)
+
+    ways = parameters(_folder_options)
+    shared = (parameters(_patient_options) if patients else {}) | ways
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = _parameters(command)
-        parameters: list[inspect.Parameter] = []
+        own = parameters(command)
+        options: list[inspect.Parameter] = []
         for name, parameter in own.items():
             new = [p for p in shared.values() if p.name not in own] if name == "reading" else [parameter]
-            parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in new]
+            options += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in new]
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
@@ -125,15 +131,11 @@ def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable
             reading = Reading(spec, given.get("patients"), given.get("trust_patients", False))
             command(reading=reading, **{name: value for name, value in given.items() if name in own})
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer's source of options
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # Typer's source of options
         run.__annotations__ = {}
         return run
 
     return decorate
-
-
-def _parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function, eval_str=True).parameters)
 
 
 def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:
@@ -148,12 +150,12 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
     Raises:
         UnderstudyError: see `open_images`; patients that look wrong.
     """
-    from understudy.exchange.images import open_images
+    from understudy.exchange.read import open_images
     from understudy.exchange.patients import doubt
     from understudy.io.files import make_folder, read_json, write_json
 
     opened = open_images(path, read_into, reading.spec, reading.patients)
-    notes = [*opened.notes, *_not_selected(path, reading)]
+    notes = [*opened.notes, *_unused_channels(path, reading)]
     doubted = None
     if opened.patients is not None:
         if not _is_set(path):  # which counts them itself
@@ -166,11 +168,11 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
             "found": opened.patients.found, "how": opened.patients.how, "trusted": reading.trusted,
             "slices": opened.patients.counts(), "doubt": doubted.what if doubted else None,
         }})  # fmt: skip
-    _say(notes)
+    print_notes(notes)
     if doubted is not None:
         if strict:
             raise doubted
-        _say([f"{doubted.what}; {doubted.fix}"])
+        print_notes([f"{doubted.what}; {doubted.fix}"])
     return opened.slices
 
 
@@ -180,10 +182,10 @@ def open_synthetic(path: Path, read_into: Path, reading: Reading) -> SliceSet:
     Raises:
         UnderstudyError: see `open_images`.
     """
-    from understudy.exchange.images import open_images
+    from understudy.exchange.read import open_images
 
     opened = open_images(path, read_into, reading.spec, real=False)
-    _say([*opened.notes, *_not_selected(path, reading)])
+    print_notes([*opened.notes, *_unused_channels(path, reading)])
     return opened.slices
 
 
@@ -201,11 +203,12 @@ def _is_set(path: Path) -> bool:
     return (path / "index.parquet").is_file()
 
 
-def _not_selected(path: Path, reading: Reading) -> list[str]:
+def _unused_channels(path: Path, reading: Reading) -> list[str]:
     ignored = _is_set(path) and reading.spec.named and not reading.selects
     return [f"--channels is not used for the slice set {path.name}"] if ignored else []
 
 
-def _say(notes: list[str]) -> None:
+def print_notes(notes: list[str]) -> None:
+    """Notes on stderr."""
     for note in notes:
         sys.stderr.write(f"note: {note}\n")

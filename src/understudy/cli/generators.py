@@ -1,4 +1,4 @@
-"""Commands on generators: sampling, official checkpoints, recipes."""
+"""Commands on generators: sample, import, recipe."""
 
 from __future__ import annotations
 
@@ -32,20 +32,12 @@ def sample(
     quiet: QuietOption = False,
 ) -> None:
     """Make synthetic slices with their annotations from a trained or imported generator."""
-    from understudy.exchange.packaged import generator_in
+    from understudy.exchange.description import generator_in
     from understudy.generators.diffusion.samplers import sampler_config
     from understudy.generators.sample import sample_set
 
-    made = sample_set(
-        [generator_in(folder) for folder in (model, *(also or []))],
-        count,
-        seed,
-        out,
-        psi=psi,
-        device=device,
-        progress=not quiet,
-        sampler=sampler_config(sampler, steps),
-    )
+    models, wanted = [generator_in(folder) for folder in (model, *(also or []))], sampler_config(sampler, steps)
+    made = sample_set(models, count, seed, out, psi=psi, device=device, progress=not quiet, sampler=wanted)
     print(f"{len(made)} slices written to {out} (content {made.content_hash[:12]})")
 
 
@@ -87,17 +79,16 @@ def import_checkpoint(
     """Convert an official checkpoint into a generator; nothing in the file is executed."""
     from understudy.generators.official import convert
 
-    told = {"image_size": resolution, "steps": steps, "noise_schedule": schedule, "num_heads": heads,
-            "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None,
-            "rescale_timesteps": rescale_timesteps or None}  # fmt: skip
     made = convert.import_checkpoint(
         file,
         out if out is not None else Path(f"understudy-{file.stem}"),
         None if channels is None else convert.parse_channels(channels),
         convert.parse_classes(classes),
         annotation,  # type: ignore[arg-type]  # checked there
-        told,
-    )
+        {"image_size": resolution, "steps": steps, "noise_schedule": schedule, "num_heads": heads,
+         "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None,
+         "rescale_timesteps": rescale_timesteps or None},
+    )  # fmt: skip
     print(
         f"{made.kind}, {made.resolution} pixels, {', '.join(made.channels)} and annotation ({made.source}) written to"
         f" {made.folder}"

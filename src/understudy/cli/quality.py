@@ -1,67 +1,59 @@
-"""The command that measures how near synthetic slices are to real ones."""
+"""Commands that compare sets of slices: quality, annotations, correlate."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.base import DeviceOption, QuietOption, app, print_table
-from understudy.cli.folders import Reading, as_given, open_real, open_synthetic, with_folder_options
+from understudy.cli.base import DeviceOption, JsonOption, QuietOption, SeedOption, app, dashed, print_table
+from understudy.cli.folders import (
+    HeldoutOption,
+    Reading,
+    RealOption,
+    SyntheticOption,
+    as_given,
+    open_real,
+    open_synthetic,
+    with_folder_options,
+)
 from understudy.errors import UnderstudyError
 
-FEWEST = 5  # held-out patients below which the floor is called rough
-
 if TYPE_CHECKING:
+    from understudy.quality.annotation import Annotations
     from understudy.quality.measure import Row
-    from understudy.quality.rules import Resize
+    from understudy.study.correlate import Correlations
 
-
-ExtractorOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
-        " radimagenet_resnet50, dinov2; may be repeated."
-    ),
-]
-
-
-WeightsOption = Annotated[
-    list[Path] | None,
-    typer.Option(help="File of weights for each extractor that needs one, in their order; nothing is downloaded."),
-]
-
-
-HeldoutOption = Annotated[
-    Path | None, typer.Option(help="Slices of other patients for the floor [default: validation slices of --real].")
-]
-
-
-WeightsSha256Option = Annotated[
-    list[str] | None, typer.Option(help="SHA-256 that each of these files must have [default: the published one].")
-]
-
-
-RealOption = Annotated[Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")]
-
-
-SegmenterOption = Annotated[
-    Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
-]
+FEWEST = 5  # held-out patients below which the floor is called rough
+SHOWN = 15  # metrics that `correlate` lists
 
 
 @app.command()
 @with_folder_options()
 def quality(
     real: RealOption,
-    synthetic: Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")],
+    synthetic: SyntheticOption,
     heldout: HeldoutOption = None,
-    extractor: ExtractorOption = None,
-    weights: WeightsOption = None,
-    weights_sha256: WeightsSha256Option = None,
-    segmenter: SegmenterOption = None,
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
+            " radimagenet_resnet50, dinov2; may be repeated."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of weights for each extractor that needs one, in their order; nothing is downloaded."),
+    ] = None,
+    weights_sha256: Annotated[
+        list[str] | None, typer.Option(help="SHA-256 that each of these files must have [default: the published one].")
+    ] = None,
+    segmenter: Annotated[
+        Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
+    ] = None,
     channels: Annotated[
         str | None,
         typer.Option(
@@ -78,15 +70,15 @@ def quality(
         bool, typer.Option("--extrapolate", help="Also the distance at infinitely many slices.")
     ] = False,
     neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall, density, coverage.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of random subsets.")] = 0,
+    seed: SeedOption = 0,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for quality.json, quality.parquet and kept features.")
     ] = Path("understudy-quality"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print quality.json.")] = False,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Compare synthetic with real slices: FID and its kin, each beside the same of held-out patients."""
+    """Compare synthetic with real slices: FID and similar metrics, each beside the same of held-out patients."""
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
@@ -95,7 +87,9 @@ def quality(
     from understudy.quality.results import write_results
     from understudy.quality.sets import make_parts
 
-    names = extractor or ["random"]
+    if resize not in ("antialiased_bicubic", "tf1"):
+        fix = "use antialiased_bicubic or tf1"
+        raise UnderstudyError(f"there is no way of resizing called {resize!r}", where="--resize", fix=fix)
     reading = replace(reading, selects=True)
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
@@ -106,10 +100,10 @@ def quality(
     make_folder(out)
     config = QualityConfig.model_validate({"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed})
     rows: list[Row] = []
-    for name, file, digest in _files(names, weights or [], weights_sha256 or []):
+    for name, file, digest in _files(extractor or ["random"], weights or [], weights_sha256 or []):
         from understudy.study.stages.quality_extractors import make_extractor
 
-        made = make_extractor(name, file, digest, segmenter, _resize(resize), device)
+        made = make_extractor(name, file, digest, segmenter, resize, device)  # type: ignore[arg-type]
         made, own = suited(made, parts)
         if own is None:
             rows.append(unmeasured(parts, made, "not computed: no slice of a set has a tumour"))
@@ -120,21 +114,15 @@ def quality(
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")
         return
-    _print(rows)
+    _print_quality(rows)
     print(f"all numbers: {out / 'quality.json'}")
-
-
-def _resize(word: str) -> Resize:
-    if word not in ("antialiased_bicubic", "tf1"):
-        raise UnderstudyError(f"there is no way of resizing called {word!r}", fix="use antialiased_bicubic or tf1")
-    return word  # type: ignore[return-value]  # checked above
 
 
 def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tuple[str, Path | None, str | None]]:
     """(extractor, its file, its stated hash); files belong to those that need one, in their order."""
     from understudy.quality.extractors import needs_a_file
 
-    needing = [n for n in names if needs_a_file(n)]
+    needing = [name for name in names if needs_a_file(name)]
     if len(weights) > len(needing) or (digests and len(digests) != len(weights)):
         raise UnderstudyError(
             f"{len(weights)} files of weights and {len(digests)} hashes for {len(needing)} extractors that need a file",
@@ -145,16 +133,16 @@ def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tu
     return [(name, *given.get(name, (None, None))) for name in names]
 
 
-def _print(rows: list[Row]) -> None:
+def _print_quality(rows: list[Row]) -> None:
     from understudy.quality.words import LABELS
 
     header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [
-        [r.extractor, r.channel, LABELS.get(r.metric, r.metric), f"{r.value:.4g}", f"{r.matched:.4g}",
-         f"{r.floor:.4g}", f"{r.floor_sd:.2g}", r.note]
+        [r.extractor, r.channel, LABELS.get(r.metric, r.metric),
+         *dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
         for r in rows
     ]  # fmt: skip
-    print_table(header, [[cell.replace("nan", "–") for cell in row] for row in body])
+    print_table(header, body)
     first = rows[0]
     print(
         f"{first.n_synthetic:,} synthetic slices, {first.n_real:,} real ones of {first.patients_real} patients; floor:"
@@ -162,3 +150,125 @@ def _print(rows: list[Row]) -> None:
     )
     if 0 < first.patients_heldout < FEWEST:
         print(f"a floor of {first.patients_heldout} patients is rough; take {FEWEST} or more to judge by it")
+
+
+@app.command("annotations")
+@with_folder_options()
+def compare_annotated(
+    real: RealOption,
+    synthetic: SyntheticOption,
+    heldout: HeldoutOption = None,
+    *,
+    reading: Reading,
+    seed: SeedOption = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for annotations.json.")] = Path(
+        "understudy-annotations"
+    ),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
+    from understudy.io.files import make_folder, write_text
+    from understudy.quality.annotation import compare_annotations
+    from understudy.quality.groups import AnnotationConfig
+
+    kept = out / "private" / "read"
+    first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
+    others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
+    sets = ((first, real), (second, synthetic), (others or first, heldout))
+    for slices, path in sets:
+        if path is not None and not slices.class_names:
+            fix = "name its files and their values: --labels Seg --codes lesion=255"
+            raise UnderstudyError("the slices have no annotation", where=path, fix=fix)
+    make_folder(out)
+    with as_given(*sets):
+        found = compare_annotations(first, second, others, AnnotationConfig(seed=seed), progress=not quiet)
+    text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(out / "annotations.json", f"{text}\n")
+    if as_json:
+        print(text)
+        return
+    _print_annotations(found)
+    print(f"all numbers: {out / 'annotations.json'}")
+
+
+def _print_annotations(found: Annotations) -> None:
+    rows = [
+        [f"{v.measure} with {v.other}" if v.other else v.measure, v.class_name,
+         f"{v.real:.3g} ({v.real_low:.3g} to {v.real_high:.3g})", f"{v.heldout:.3g}",
+         f"{v.synthetic:.3g} ({v.synthetic_low:.3g} to {v.synthetic_high:.3g})", v.unit]
+        for v in found.values
+        if v.measure == "area_p50" or not v.measure.startswith("area_p")
+    ]  # fmt: skip
+    header = ["Measure", "Class", "Real (95 % by patient)", "Held-out", "Synthetic (95 %)", "Unit"]
+    print_table(header, [dashed(row) for row in rows])
+    print()
+    rows = [
+        [d.measure, d.class_name, f"{d.value:.3g} ({d.low:.3g} to {d.high:.3g})", f"{d.floor:.3g}",
+         f"{d.floor_low:.3g} to {d.floor_high:.3g}", "yes" if d.outside else ""]
+        for d in found.distances
+    ]  # fmt: skip
+    header = ["Distance", "Class", "Synthetic (95 %)", "Floor: held-out", "Its range", "Outside"]
+    print_table(header, [dashed(row) for row in rows])
+    compared = [d for d in found.distances if d.value == d.value and d.floor == d.floor]  # neither is NaN
+    patients = " and ".join(f"{n} {'held-out' if k == 'held-out' else 'training'}" for k, n in found.patients.items())
+    if compared:
+        outside = f"{sum(d.outside for d in compared)} of {len(compared)} distances are larger than real patients'"
+        print(f"{outside} among themselves ({patients} patients)")
+    else:
+        print("Nothing tells whether these distances are large: there are no held-out patients to compare with.")
+    for note in found.notes:
+        print(note)
+
+
+@app.command()
+def correlate(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="OUT...", help="Folders of studies, or one CSV: snapshot, dice, run, kimg, a column a metric."
+        ),
+    ],
+    training: Annotated[
+        str, typer.Option(help="synthetic or both: what the segmenters whose Dice counts were trained on.")
+    ] = "synthetic",
+    segmenter: Annotated[str | None, typer.Option(help="Its name [default: the study's first].")] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
+    seed: SeedOption = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for correlate.json, two CSV files and scatter.svg.")
+    ] = Path("understudy-correlate"),
+    as_json: JsonOption = False,
+) -> None:
+    """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
+    from understudy.io.files import make_folder
+    from understudy.study.correlate import correlate as find
+    from understudy.study.correlate import write_correlations
+
+    if training not in ("synthetic", "both"):
+        raise UnderstudyError(f"no training is called {training!r} here", fix="use synthetic or both")
+    make_folder(out)
+    found = find(list(sources), training, segmenter, resamples, seed)
+    write_correlations(found, out)
+    if as_json:
+        print((out / "correlate.json").read_text(encoding="utf-8"), end="")
+        return
+    _print_correlations(found)
+    print(f"all numbers: {out / 'correlate.json'}; picture: {out / 'scatter.svg'}")
+
+
+def _print_correlations(found: Correlations) -> None:
+    header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p (Holm)", "p within (Holm)"]
+    rows = [
+        [r["metric"], r["n"], f"{r['spearman']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})", f"{r['within']:+.2f}",
+         f"{r['kendall']:+.2f} ({r['kendall_low']:+.2f} to {r['kendall_high']:+.2f})", f"{r['p_holm']:.2g}",
+         f"{r['p_within_holm']:.2g}"]
+        for r in found.table.to_dict(orient="records")
+    ]  # fmt: skip
+    at = next((i for i, row in enumerate(rows) if row[0] == "kimg"), 0)
+    shown = rows[:SHOWN] + ([rows[at]] if at >= SHOWN else [])
+    print_table(header, [dashed(row) for row in shown])
+    if len(rows) > SHOWN:
+        print(f"the {SHOWN} of {len(rows)} that agree most with the Dice")
+    for words in found.words:
+        print(words)

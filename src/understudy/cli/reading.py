@@ -1,16 +1,17 @@
-"""Commands of the blinded reading study: prepare, segmentations, analyse (serve, token, status: `reading_serve`)."""
+"""Commands of the blinded reading study: prepare, segmentations, serve, token, status, analyse."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.base import Commands, app, print_table
+from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
-from understudy.io.files import read_json
 
 reading_app = Commands(
     no_args_is_help=True, help="Blinded reading study: can experts tell, and what would they correct?"
@@ -21,6 +22,16 @@ OutArgument = Annotated[Path, typer.Option("--out", "-o", help="New folder of th
 KeyOption = Annotated[
     Path | None,
     typer.Option(help="New file of the answer key, never shown [default: <out>-key.json beside the folder]."),
+]
+MarginOption = Annotated[
+    float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none (equivalence margin).")
+]
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="Folder that `understudy reading prepare` wrote.")
+]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")]
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen at; anything but this machine is readable on the network.")
 ]
 
 
@@ -43,7 +54,7 @@ def prepare_command(
     channels: Annotated[str | None, typer.Option(help="Channels shown, e.g. T1wGd [default: all].")] = None,
     splits: Annotated[str, typer.Option(help="Parts of the real set that are drawn from.")] = "test,val,validation",
     scale: Annotated[str, typer.Option(help="confidence (1 to 5) or binary.")] = "confidence",
-    margin: Annotated[float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none.")] = 0.1,
+    margin: MarginOption = 0.1,
     pixels: Annotated[int, typer.Option(min=32, max=2048, help="Edge of a panel.")] = 512,
     floor: Annotated[
         int, typer.Option(min=0, max=64, help="Grey values below this are shown black, in all pictures alike.")
@@ -51,28 +62,31 @@ def prepare_command(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Real or synthetic?",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Draw real and synthetic slices under names that say nothing; the answer key goes elsewhere."""
+    """Draw real and synthetic slices under names that say nothing; the answer key is written elsewhere."""
     from pydantic import ValidationError
 
+    from understudy.io.files import read_json
     from understudy.reading.prepare import Design, prepare
+    from understudy.reading.telltales import TELLING
     from understudy.slices import SliceSet
 
+    asked = {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats}
+    asked |= {"channels": channels.split(",") if channels else None, "splits": splits.split(","), "scale": scale}
+    asked |= {"margin": margin, "pixels": pixels, "floor": floor, "title": title, "seed": seed}
     try:
-        asked = Design.model_validate(
-            {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats,
-             "channels": channels.split(",") if channels else None, "splits": splits.split(","), "scale": scale,
-             "margin": margin, "pixels": pixels, "floor": floor, "title": title, "seed": seed}
-        )  # fmt: skip
+        wanted = Design.model_validate(asked)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UnderstudyError(
-            f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}", fix="see `understudy reading prepare --help`"
-        ) from error
-    sets = {name: SliceSet.open(path) for name, path in map(_named, synthetic)}
+        what = f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}"
+        raise UnderstudyError(what, fix="see `understudy reading prepare --help`") from error
+    sets = {name: SliceSet.open(path) for name, path in (named("--synthetic", text) for text in synthetic)}
     where = key or out.with_name(f"{out.name}-key.json")
-    study = prepare(SliceSet.open(real), sets, out, where, asked)
-    _told(study, out, where)
-    _tell(read_json(where)["telltales"])
+    _print_study(prepare(SliceSet.open(real), sets, out, where, wanted), out, where)
+    rows = [row for row in read_json(where)["telltales"] if row["auc"] >= TELLING]
+    if rows:
+        print("careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):")
+        print_table(["Measure", "Generator", "AUC"], [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in rows])
+        print("readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)")
 
 
 @reading_app.command("segmentations")
@@ -84,17 +98,96 @@ def segmentations_command(
     key: KeyOption = None,
     count: Annotated[int, typer.Option(min=1, help="Slices.")] = 50,
     channel: Annotated[str, typer.Option(help="Under the overlay [default: FLAIR, or the last].")] = "",
-    margin: Annotated[float, typer.Option(min=0.001, max=0.999)] = 0.1,
+    margin: MarginOption = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Two segmentations of the same slice, left and right by lot: which would you rather correct?"""
     from understudy.reading.overlays import prepare_overlays
 
     where = key or out.with_name(f"{out.name}-key.json")
-    study = prepare_overlays(
-        volumes, _named(first), _named(second), out, where, count=count, channel=channel, margin=margin, seed=seed
-    )
-    _told(study, out, where)
+    sides = named("--first", first), named("--second", second)
+    study = prepare_overlays(volumes, *sides, out, where, count=count, channel=channel, margin=margin, seed=seed)
+    _print_study(study, out, where)
+
+
+@reading_app.command()
+def serve(
+    study: FolderArgument,
+    port: PortOption = 8321,
+    readers: Annotated[str, typer.Option(help="Names of new readers, with commas: alice,bob.")] = "",
+    host: HostOption = "127.0.0.1",
+) -> None:
+    """The reading page in a browser on this machine; every answer is on the disk at once.
+
+    Each new reader's personal link is printed once; it goes on where the reader stopped, on any day.
+    """
+    from understudy.reading.folder import open_folder
+    from understudy.reading.integrity import read_hashes
+    from understudy.reading.serving import address, listen, only_server, run
+    from understudy.reading.store import Store
+
+    if host in ("0.0.0.0", "::", ""):
+        raise UnderstudyError(
+            "the server answers to one name only", where="--host",
+            fix="give this machine's own address, or keep 127.0.0.1 and let readers use an SSH tunnel",
+        )  # fmt: skip
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            fix = "pip install 'understudy-mri[reading]'"
+            raise UnderstudyError(f"the package {package} is not installed", fix=fix)
+    folder = open_folder(study)
+    where = address(host, port)
+    with only_server(study, where), listen(host, port) as server, Store(study) as store:
+        store.begin(read_hashes(study))
+        known = set(store.readers())
+        for name in dict.fromkeys(part.strip() for part in readers.split(",") if part.strip()):
+            if name in known:
+                print(f"{name}: has a link (a new one: understudy reading token {study} {name})")
+            else:
+                print(f"{name}: {where}/r/{store.new_token(name)}")
+        if not store.readers():
+            raise UnderstudyError("nobody may read yet", where=study, fix="name readers: --readers alice,bob")
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            print("careful: not encrypted, and anybody on the network who has a link can read")
+        print(f"{len(folder.items)} items at {where}/ (stop with Ctrl-C)", flush=True)
+        run(folder, store, server, host)
+
+
+@reading_app.command()
+def token(
+    study: FolderArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The reader, new or known.")],
+    port: PortOption = 8321,
+    host: HostOption = "127.0.0.1",
+) -> None:
+    """A personal link for a reader; one that the reader had before ends, the answers stay."""
+    from understudy.reading.folder import open_folder
+    from understudy.reading.serving import address
+    from understudy.reading.store import Store
+
+    open_folder(study)
+    with Store(study) as store:
+        print(f"{address(host, port)}/r/{store.new_token(name)}")
+
+
+@reading_app.command()
+def status(study: FolderArgument, as_json: JsonOption = False) -> None:
+    """How far every reader is. Says nothing about what they answered."""
+    from understudy.reading.folder import open_folder
+    from understudy.reading.store import Store
+
+    total = len(open_folder(study).items)
+    with Store(study) as store:
+        found, head = store.progress(), store.head()
+    if as_json:
+        print(json.dumps({"items": total, "readers": [asdict(one) for one in found], "head": head}, indent=1))
+        return
+    rows = [
+        [p.reader, f"{p.done} of {total}", p.changed, "–" if p.seconds is None else f"{p.seconds:.1f} s", p.last or "–"]
+        for p in found
+    ]
+    print_table(["Reader", "Answered", "Changed", "Median time", "Last answer (UTC)"], rows)
+    print(f"head of the answers: {head[:16]} (note it when reading has ended: `analyse` names it again)")
 
 
 @reading_app.command("analyse")
@@ -108,7 +201,7 @@ def analyse_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results [default: <study>-results].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Table 6, d', AUC, equivalence and agreement, with intervals."""
     from understudy.reading.analyse import analyse, of_counts
@@ -128,7 +221,7 @@ def analyse_command(
         result = analyse(study, key or study.with_name(f"{study.name}-key.json"))
         out = out or study.with_name(f"{study.name}-results")
     if as_json:
-        print(json.dumps(plain(result), indent=2))
+        print_json(plain(result))
     else:
         if "rows" in result:
             table = table6(result)
@@ -140,28 +233,10 @@ def analyse_command(
             print(f"written to {out}")
 
 
-def _named(value: str) -> tuple[str, Path]:
-    name, found, path = value.partition("=")
-    if not found or not name or not path:
-        raise UnderstudyError(f"{value!r} should be NAME=PATH", fix="e.g. --synthetic stylegan2=made")
-    return name, Path(path)
-
-
-def _told(study: dict[str, Any], out: Path, key: Path) -> None:
+def _print_study(study: dict[str, Any], out: Path, key: Path) -> None:
     print(f"study: {out}")
     print(f"answer key: {key} (keep it from readers)")
     print(f"its SHA-256, to be noted before reading: {study['key_sha256']}")
     if study["kind"] == "real_or_synthetic":
         print(f"margin of the equivalence test, fixed with it: {100 * study['margin']:g} points")
     print(f"next: understudy reading serve {out}")
-
-
-def _tell(rows: list[dict[str, Any]]) -> None:
-    """Warns of what a trivial number would give away."""
-    from understudy.reading.telltales import TELLING
-
-    found = [row for row in rows if row["auc"] >= TELLING]
-    if found:
-        print("careful: trivial numbers of the pictures tell synthetic from real (AUC; 0.5 says nothing, 1 all):")
-        print_table(["Measure", "Generator", "AUC"], [[r["measure"], r["generator"], f"{r['auc']:.2f}"] for r in found])
-        print("readers see this without looking at anatomy: see docs/reading.md (--floor N hides a noisy background)")

@@ -1,4 +1,4 @@
-"""Commands on the shared package: release, verify."""
+"""Commands on packages that are shared: release (template, slices, model, scan), verify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.base import Commands, DeviceOption, QuietOption, app
+from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with
 from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
@@ -23,16 +23,6 @@ FORCED = 3  # exit code of an intact package that was released against the gate
 release = Commands(help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True)
 app.add_typer(release, name="release")
 
-
-@release.command()
-def template(folder: Annotated[Path, typer.Argument(help="Folder for about.yaml and decision.yaml.")]) -> None:
-    """Write the two forms that a steward fills in; set the thresholds before looking at the audit."""
-    from understudy.release.forms import write_templates
-
-    write_templates(folder)
-    print(f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)")
-
-
 AboutOption = Annotated[Path, typer.Option(help="Form about.yaml (release template).")]
 PackageOption = Annotated[Path, typer.Option("--out", "-o", help="New folder: the package.")]
 DecisionOption = Annotated[Path | None, typer.Option(help="Form decision.yaml [default: asked for].")]
@@ -43,7 +33,16 @@ HeldoutOption = Annotated[Path | None, typer.Option(help="Held-out slices [defau
 OverrideOption = Annotated[
     str | None, typer.Option(help="Release against the gate for this REASON, stamped on everything.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+PackageArgument = Annotated[Path, typer.Argument(help="Folder of a released package.")]
+
+
+@release.command()
+def template(folder: Annotated[Path, typer.Argument(help="Folder for about.yaml and decision.yaml.")]) -> None:
+    """Write the two forms that a steward fills in; set the thresholds before looking at the audit."""
+    from understudy.release.forms import write_templates
+
+    write_templates(folder)
+    print(f"fill in {folder / 'about.yaml'}, and {folder / 'decision.yaml'} (its thresholds before the audit)")
 
 
 @release.command()
@@ -68,78 +67,69 @@ def slices(
     from understudy.release.package import release_slices
     from understudy.runtime.devices import resolve_device
 
-    told = read_form(about, About)
-    signed = decision_of(decision)
-    found, _ = audited(study, generator, synthetic, audit, training, heldout)
-    done = release_slices(
-        found, told, signed, out, layout, override, device=str(resolve_device(device)), progress=not quiet
-    )
+    told, signed = read_form(about, About), _decision(decision)
+    found, _ = _audited(study, generator, synthetic, audit, training, heldout)
+    where = str(resolve_device(device))
+    done = release_slices(found, told, signed, out, layout, override, device=where, progress=not quiet)
     of = done.certificate["audit"]
-    print_released(
-        done,
+    words = (
         f"{of['released']:,} of {of['before']:,} slices released to {out}"
         f" ({of['flagged']:,} flagged and {of['alike']:,} near-duplicates of them are out)\n"
-        f"{of['verdict']['headline']}",
-        as_json,
+        f"{of['verdict']['headline']}"
     )
+    _print_released(done, words, as_json)
 
 
-def audited(
-    study: Path | None,
-    generator: str | None,
-    synthetic: Path | None,
-    audit: Path | None,
-    training: Path | None,
-    heldout: Path | None,
-) -> tuple[Audited, ReleaseInputs | None]:
-    """The sets and the audit, of a study's generator or as they are given."""
-    from understudy.release.gate import Audited
-    from understudy.slices import SliceSet
-    from understudy.study.released import release_inputs
-    from understudy.study.stages.subsets import training_rows
+@release.command("model")
+def model_command(
+    about: AboutOption,
+    out: PackageOption,
+    decision: DecisionOption = None,
+    study: ResultsOption = None,
+    generator: Annotated[str | None, typer.Option(help="With --study: which generator.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Or: folder of the generator to be released.")] = None,
+    synthetic: Annotated[Path | None, typer.Option(help="Its samples that were audited.")] = None,
+    audit: AuditOption = None,
+    training: TrainingOption = None,
+    heldout: HeldoutOption = None,
+    override: OverrideOption = None,
+    as_json: JsonOption = False,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Release a trained generator: rechecks the audit of its samples, tests its weights by membership inference, and
+    writes safetensors with a model card."""
+    from understudy.release.forms import About, read_form
+    from understudy.release.model_package import Sources, release_model
+    from understudy.runtime.devices import resolve_device
+    from understudy.study.released import dice_of, model_of
 
-    found = release_inputs(study, generator) if study is not None and generator is not None else None
-    if found is not None:
-        synthetic, audit, training = found.synthetic, found.audit, found.real
-    if synthetic is None or audit is None or training is None:
-        raise UnderstudyError(
-            "a release needs the slices, their audit and the real slices of that audit",
-            fix="give --study and --generator, or --synthetic, --audit and --training",
-        )
-    made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)
-    held = SliceSet.open(heldout, cache_bytes=0) if heldout else real
-    rows = training_rows(real, found.subset) if found is not None and found.subset else None
-    return Audited(made, real, held, audit, rows), found
-
-
-def decision_of(path: Path | None) -> Decision:
-    """The signed decision, from its form or asked for at the terminal."""
-    from understudy.release.forms import Decision, read_form
-
-    return read_form(path, Decision) if path else _asked()
-
-
-def print_released(done: Released, words: str, as_json: bool) -> None:
-    """What was written, found nowhere, and its root hash."""
-    if as_json:
-        told = {"path": str(done.path), "root": done.root, **done.certificate, "scan": done.scan.as_dict()}
-        print(json.dumps(told, indent=2))
-        return
-    print(
-        f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"
-        f" {done.scan.training_slices:,} real slices: nothing found\n"
-        f"root hash, to be published where recipients trust it:\n  {done.root}"
+    told, signed = read_form(about, About), _decision(decision)
+    found, of_study = _audited(study, generator, synthetic, audit, training, heldout)
+    evaluation = None
+    if of_study is not None and study is not None and generator is not None:
+        model, evaluation = model_of(of_study, generator), dice_of(study, generator)
+    if model is None:
+        fix = "give --study and --generator, or --model FOLDER"
+        raise UnderstudyError("no generator is named", where="--model", fix=fix)
+    sources = Sources(**vars(found), model=model, evaluation=evaluation, paths=(study,) if study else ())
+    done = release_model(sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet)
+    c = done.certificate
+    words = (
+        f"weights of a {c['model']['kind']} ({c['model']['weights']['parameters']:,}) released to {out}\n"
+        f"{c['audit']['verdict']['headline']}\n{c['white_box']['words']}"
     )
+    _print_released(done, words, as_json)
 
 
 @release.command("scan")
 def scan_command(
-    package: Annotated[Path, typer.Argument(help="Folder of a package.")],
+    package: PackageArgument,
     training: Annotated[Path, typer.Option(help="Real slice set that nothing of may be in it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
-    from understudy.exchange.packaged import certificate_of
+    from understudy.exchange.description import certificate_of
     from understudy.release.scan import refuse, scan, secret_words
     from understudy.slices import SliceSet
 
@@ -147,8 +137,7 @@ def scan_command(
     found = scan(package, certificate_of(package).get("data", {}), [real], secret_words([real], [training]))
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
-        if found.findings:
-            raise typer.Exit(1)
+        exit_with(bool(found.findings))
         return
     refuse(found, package)
     print(f"{found.files:,} files and {found.slices:,} slices searched, nothing found")
@@ -156,10 +145,10 @@ def scan_command(
 
 @app.command()
 def verify(
-    package: Annotated[Path, typer.Argument(help="Folder of a released package.")],
+    package: PackageArgument,
     root: Annotated[str | None, typer.Option(help="Root hash that its publisher made known.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="PNG file for a sheet of its slices.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released against the gate."""
     from understudy.release.verify import verify as verified
@@ -184,36 +173,69 @@ def verify(
             else:
                 print(f"weights: {said['white_box']['words']}")
                 print(f"sample from it: understudy sample {package} SLICES --count 1000")
-    if found.problems:
-        raise typer.Exit(1)
-    if found.override:
-        raise typer.Exit(FORCED)
+    exit_with(bool(found.problems))
+    exit_with(bool(found.override), FORCED)
 
 
-def _asked() -> Decision:
-    """The decision, asked for at the terminal."""
-    from understudy.release.forms import Decision, checked_form
+def _audited(
+    study: Path | None, generator: str | None, synthetic: Path | None, audit: Path | None, training: Path | None,
+    heldout: Path | None,
+) -> tuple[Audited, ReleaseInputs | None]:  # fmt: skip
+    """The sets and the audit, of a study's generator or as they are given."""
+    from understudy.release.gate import Audited
+    from understudy.slices import SliceSet
+    from understudy.study.released import release_inputs
+    from understudy.study.stages.subsets import training_rows
 
-    if not sys.stdin.isatty():
+    found = release_inputs(study, generator) if study is not None and generator is not None else None
+    if found is not None:
+        synthetic, audit, training = found.synthetic, found.audit, found.real
+    if synthetic is None or audit is None or training is None:
         raise UnderstudyError(
-            "a release needs a decision", where="--decision", fix="fill one in: understudy release template FOLDER"
+            "a release needs the slices, their audit and the real slices of that audit",
+            fix="give --study and --generator, or --synthetic, --audit and --training",
         )
+    made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)
+    held = SliceSet.open(heldout, cache_bytes=0) if heldout else real
+    rows = training_rows(real, found.subset) if found is not None and found.subset else None
+    return Audited(made, real, held, audit, rows), found
+
+
+def _decision(path: Path | None) -> Decision:
+    """The signed decision, from its form or asked for at the terminal."""
+    from understudy.release.forms import Decision, checked_form, read_form
+
+    if path is not None:
+        return read_form(path, Decision)
+    if not sys.stdin.isatty():
+        fix = "fill one in: understudy release template FOLDER"
+        raise UnderstudyError("a release needs a decision", where="--decision", fix=fix)
     ask = typer.prompt
     if not typer.confirm("Were the thresholds set before anyone looked at the audit's result?"):
         raise UnderstudyError("thresholds have to be set before looking", fix="set them, then audit new samples")
-    return checked_form(
-        {
-            "by": {"name": ask("Your name"), "role": ask("Your role")},
-            "thresholds": {
-                "quantile": ask("Quantile agreed on", type=float),
-                "before_looking": True,
-                "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
-                "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
-                "set_on": ask("Agreed on (YYYY-MM-DD)"),
-            },
-            "date": ask("Today (YYYY-MM-DD)"),
-            "decision": ask("Decision (approve, approve_with_removal, refuse)"),
+    answers = {
+        "by": {"name": ask("Your name"), "role": ask("Your role")},
+        "thresholds": {
+            "quantile": ask("Quantile agreed on", type=float),
+            "before_looking": True,
+            "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
+            "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
+            "set_on": ask("Agreed on (YYYY-MM-DD)"),
         },
-        Decision,
-        "the decision",
+        "date": ask("Today (YYYY-MM-DD)"),
+        "decision": ask("Decision (approve, approve_with_removal, refuse)"),
+    }
+    return checked_form(answers, Decision, "the decision")
+
+
+def _print_released(done: Released, words: str, as_json: bool) -> None:
+    """What was written, found nowhere, and its root hash."""
+    if as_json:
+        told = {"path": str(done.path), "root": done.root, **done.certificate, "scan": done.scan.as_dict()}
+        print(json.dumps(told, indent=2))
+        return
+    print(
+        f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"
+        f" {done.scan.training_slices:,} real slices: nothing found\n"
+        f"root hash, to be published where recipients trust it:\n  {done.root}"
     )

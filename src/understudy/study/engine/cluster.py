@@ -125,7 +125,7 @@ def check_tools(kind: Kind) -> None:
     for module in ["snakemake"] + (["snakemake_executor_plugin_slurm"] if kind == "slurm" else []):
         if importlib.util.find_spec(module) is None:
             raise UnderstudyError(
-                f"--cluster {kind} needs {module.replace('_', '-')}", fix="pip install 'understudy[cluster]'"
+                f"--cluster {kind} needs {module.replace('_', '-')}", fix="pip install 'understudy-mri[cluster]'"
             )
     if kind == "slurm" and shutil.which("sbatch") is None:
         raise UnderstudyError("there is no command sbatch on this machine", fix=slurm.NO_SLURM)
