@@ -17,8 +17,8 @@ from understudy.generators import registry as models
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.networks.unet import Attention, DiffusionConfig, UNet, build, sinusoids
-from understudy.generators.official import load_official_arrays
 from understudy.generators.official.diffusion import diffusion_config
+from understudy.generators.official.weights import load_official_arrays
 from understudy.generators.ops.group_norm import GroupNorm
 
 SMALL: dict[str, Any] = {"resolution": 16, "model_channels": 8, "num_res_blocks": 1, "num_heads": 2}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.generators.official import load_official_arrays
+from understudy.generators.official.weights import load_official_arrays
 
 FOLDER = Path(os.environ.get("UNDERSTUDY_GOLDEN") or Path(__file__).parents[1] / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))

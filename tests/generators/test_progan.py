@@ -14,7 +14,7 @@ from tf_variables import fused_enlarging, variables
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.progan import ProGan, ProGanConfig, build
-from understudy.generators.official import load_official_arrays
+from understudy.generators.official.weights import load_official_arrays
 
 CONFIG: dict[str, Any] = {
     "kind": "progan", "resolution": 32, "num_channels": 3, "fmap_base": 64, "fmap_max": 8, "latent_size": 6,

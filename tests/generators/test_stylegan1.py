@@ -14,8 +14,8 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.stylegan1 import Generator, StyleGan1, StyleGan1Config, build, restyle
-from understudy.generators.official import load_official_arrays
-from understudy.generators.official.stylegan1 import stylegan1_config
+from understudy.generators.official.gans import stylegan1_config
+from understudy.generators.official.weights import load_official_arrays
 
 CONFIG: dict[str, Any] = {
     "kind": "sg1", "resolution": 32, "num_channels": 3, "fmap_base": 64, "fmap_max": 8, "latent_size": 5,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config, build
-from understudy.generators.official import load_official_arrays
+from understudy.generators.official.weights import load_official_arrays
 
 R = {"conv_kernel": 1, "use_radial_filters": True}
 

@@ -7,7 +7,8 @@ Example:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,30 +20,26 @@ from torch import nn
 from understudy.errors import UnderstudyError
 from understudy.generators.folder import is_finished, save_model
 from understudy.generators.joint import Annotation, annotation_channels
-from understudy.generators.official import load_official_arrays
-from understudy.generators.official.collect import Checkpoint, collect
-from understudy.generators.official.files import read_checkpoint
-from understudy.generators.official.names import Arrays
-from understudy.generators.official.records import Refusal
-from understudy.generators.official.unet import unet_arguments
+from understudy.generators.official.checkpoints import Checkpoint, collect, read_checkpoint
+from understudy.generators.official.diffusion import unet_arguments
+from understudy.generators.official.pickles import Refusal
+from understudy.generators.official.weights import load_official_arrays
 from understudy.io.files import atomic_path, sha256_file, sha256_json
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
 RAW, DISCRIMINATOR = "generator-raw.safetensors", "discriminator.safetensors"
 BRATS_CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
 
-# Order of the channels in the models that the paper's authors share (facts 0.10); the annotation is always the last.
+# Order of the channels in the models that the paper's authors share on AIDA data hub; the annotation is the last.
 _AUTHORS_ORDER = {
     "progan": "T1wGd,T1w,FLAIR,T2w",
     "sg1": "T1wGd,T1w,FLAIR,T2w (their sampling script names the first two the other way round: look at samples)",
-    "sg2": "T1w,T2w,FLAIR,T1wGd",
-    "sg3t": "T1w,T2w,FLAIR,T1wGd",
-    "sg3r": "T1w,T2w,FLAIR,T1wGd",
-    "diffusion": "T1w,T2w,FLAIR,T1wGd",
+    **dict.fromkeys(("sg2", "sg3t", "sg3r", "diffusion"), "T1w,T2w,FLAIR,T1wGd"),
 }
 # Widths of the U-Net -> the resolution for which guided-diffusion has them by default.
 _RESOLUTIONS = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
 _LARGEST, _MOST_LAYERS = 4096, 64  # sizes and depths: beyond them a claim, not a model
+_ORIGIN = "check where the file comes from"
 
 
 @dataclass(frozen=True)
@@ -86,17 +83,36 @@ def import_checkpoint(
             imported; channels, classes or diffusion do not fit; `out` holds something else; disk full.
     """
     path, folder = Path(path), Path(out)
-    _check_annotation(annotation, classes)
-    checkpoint = _collected(path)
-    arguments = _arguments(checkpoint, diffusion or {}, path)
-    _check_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation), path)
-    assert channels is not None
-    model = _loaded(checkpoint, arguments, checkpoint.average | checkpoint.discriminator, path)
+    if annotation not in get_args(Annotation):
+        raise UnderstudyError(
+            f"annotation {annotation!r} is unknown",
+            fix="coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)",
+        )
+    if len(classes) < 2 or classes[0].source != 0:
+        raise UnderstudyError("no classes besides the background", fix="name them by --classes")
+    content = read_checkpoint(path)
+    with _naming(path):
+        checkpoint = collect(content)
+    given = {k: v for k, v in (diffusion or {}).items() if v is not None}
+    if checkpoint.kind == "diffusion":
+        arguments = _diffusion_arguments(checkpoint, given, path)
+    elif given:
+        raise UnderstudyError(
+            f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself",
+            where=path,
+            fix="leave options that say `.pt only` to guided-diffusion's .pt",
+        )
+    else:
+        arguments = _bounded(checkpoint, path)
+    names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation), path)
+    config = {"kind": checkpoint.kind, **arguments}
+    with _naming(path):
+        model: Any = load_official_arrays(config, checkpoint.ema | checkpoint.discriminator)
     source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
               "network": checkpoint.network}  # fmt: skip
     record = {
         "kind": model.config.kind, "model": model.config.model_dump(), "training": None, "imported": source,
-        **_progress(path.name), "channels": list(channels), "classes": [vars(c) for c in classes],
+        **_progress(path.name), "channels": list(names), "classes": [vars(c) for c in classes],
         "annotation": annotation, "spacing": None, "axes": None, "torch": torch.__version__,
     }  # fmt: skip
     if checkpoint.taken:
@@ -106,16 +122,36 @@ def import_checkpoint(
         if checkpoint.discriminator:
             _save(folder / DISCRIMINATOR, model.discriminator)
         if checkpoint.raw:
-            _save(folder / RAW, _loaded(checkpoint, arguments, checkpoint.raw, path).generator)
+            with _naming(path):
+                raw: Any = load_official_arrays(config, checkpoint.raw)
+            _save(folder / RAW, raw.generator)
         save_model(folder, model.generator, record)
-    return Imported(
-        folder,
-        record["kind"],
-        checkpoint.source,
-        model.config.resolution,
-        tuple(channels),
-        _notes(checkpoint, arguments, model, path),
-    )
+    notes = _notes(checkpoint, arguments, model, path)
+    return Imported(folder, record["kind"], checkpoint.source, model.config.resolution, names, notes)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors inside the block name the file."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise UnderstudyError(
+            f"the file is no official checkpoint: it holds {refusal}", where=path, fix=_ORIGIN
+        ) from refusal
+    except UnderstudyError as error:
+        where = f"{path}, {error.where}" if error.where else path
+        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
+    except (MemoryError, RuntimeError) as error:
+        raise UnderstudyError(
+            f"the model does not fit into memory ({error})"[:300], where=path, fix="use a machine with more memory"
+        ) from error
+
+
+def _save(path: Path, module: nn.Module) -> None:
+    with atomic_path(path) as temporary:
+        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+        safetensors.torch.save_file(weights, temporary)
 
 
 def parse_channels(text: str) -> tuple[str, ...]:
@@ -140,54 +176,25 @@ def parse_classes(text: str) -> tuple[LabelClass, ...]:
     Raises:
         UnderstudyError: another form; a value, name or code twice; a code that is not in 1 ... 255.
     """
+    where = f"--classes {text}"
     fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
     matches = [re.fullmatch(r"\s*([^=:]+?)\s*=\s*(\d{1,6})\s*(?::\s*(\d{1,3}))?\s*", part) for part in text.split(",")]
     found = [(m[1], int(m[2]), None if m[3] is None else int(m[3])) for m in matches if m]
     codes = [code for _, _, code in found if code is not None]
     if len(found) != len(matches) or len(codes) not in (0, len(found)):
-        raise UnderstudyError("the classes cannot be read", where=f"--classes {text}", fix=fix)
+        raise UnderstudyError("the classes cannot be read", where=where, fix=fix)
     for column in ([name for name, _, _ in found], [value for _, value, _ in found], codes):
         if len(set(column)) != len(column) or 0 in column or any(code > 255 for code in codes):
-            raise UnderstudyError(
-                "names, values and codes must differ, values be at least 1 and codes 1 to 255",
-                where=f"--classes {text}",
-                fix=fix,
-            )
+            what = "names, values and codes must differ, values be at least 1 and codes 1 to 255"
+            raise UnderstudyError(what, where=where, fix=fix)
     if not codes:
         return evenly_coded({value: name for name, value, _ in found})
     return BACKGROUND, *(LabelClass(name, value, code or 0) for name, value, code in found)
 
 
-def _collected(path: Path) -> Checkpoint:
-    content = read_checkpoint(path)
-    try:
-        return collect(content)
-    except Refusal as refusal:
-        raise UnderstudyError(
-            f"the file is no official checkpoint: it holds {refusal}", where=path, fix="check where it comes from"
-        ) from refusal
-    except UnderstudyError as error:
-        where = f"{path}, {error.where}" if error.where else path
-        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
-
-
-def _arguments(checkpoint: Checkpoint, diffusion: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Arguments of the official network, complete and within what its arrays can fill."""
-    given = {k: v for k, v in diffusion.items() if v is not None}
-    if checkpoint.kind == "diffusion":
-        return _diffusion_arguments(checkpoint, given, path)
-    if given:
-        raise UnderstudyError(
-            f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself",
-            where=path,
-            fix="leave options that say `.pt only` to guided-diffusion's .pt",
-        )
-    return _bounded(checkpoint, path)
-
-
 def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     """The arguments, within what the arrays can fill: a network is built before its shapes are compared."""
-    widest = max((sorted(a.shape)[-2] for a in checkpoint.average.values() if a.ndim >= 2), default=1)
+    widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)
     arguments = dict(checkpoint.arguments)
     for name, value in arguments.items():
         numeric = isinstance(value, int | float)
@@ -196,16 +203,15 @@ def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         elif name in ("channel_base", "fmap_base"):
             continue  # divided by the resolution, and limited by the maximum
         elif numeric and value > (_MOST_LAYERS if "layers" in name else _LARGEST):
-            raise UnderstudyError(
-                f"{name} = {value:.3g} is beyond any model", where=path, fix="check where the file comes from"
-            )
+            raise UnderstudyError(f"{name} = {value:.3g} is beyond any model", where=path, fix=_ORIGIN)
         elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
-            raise UnderstudyError(f"{name} is no known word", where=path, fix="check where the file comes from")
+            raise UnderstudyError(f"{name} is no known word", where=path, fix=_ORIGIN)
     return arguments
 
 
 def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    arguments = unet_arguments(checkpoint.average)
+    """Arguments of guided diffusion: what the weights tell, and what was given."""
+    arguments = unet_arguments(checkpoint.ema)
     if "image_size" not in given and arguments["channel_mult"] in _RESOLUTIONS:
         arguments["image_size"] = _RESOLUTIONS[arguments["channel_mult"]]
     needed = {"image_size": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
@@ -223,22 +229,13 @@ def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path:
     return {**arguments, **heads, **given}
 
 
-def _check_annotation(annotation: str, classes: Sequence[LabelClass]) -> None:
-    if annotation not in get_args(Annotation):
-        raise UnderstudyError(
-            f"annotation {annotation!r} is unknown",
-            fix="coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)",
-        )
-    if len(classes) < 2 or classes[0].source != 0:
-        raise UnderstudyError("no classes besides the background", fix="name them by --classes")
-
-
-def _check_channels(
+def _checked_channels(
     checkpoint: Checkpoint, arguments: Mapping[str, Any], names: Sequence[str] | None, drawn: int, path: Path
-) -> None:
+) -> tuple[str, ...]:
+    """The names, as many as the model has channels besides the `drawn` ones of the annotation."""
     counts = [arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments]
     if not counts or type(counts[0]) is not int:
-        raise UnderstudyError("the file does not tell its channels", where=path, fix="check where it comes from")
+        raise UnderstudyError("the file does not tell its channels", where=path, fix=_ORIGIN)
     images = counts[0] - drawn
     if images < 1:
         raise UnderstudyError(
@@ -261,36 +258,14 @@ def _check_channels(
             where=path,
             fix=f"correct --channels (or --annotation, --classes); {example}",
         )
-
-
-def _loaded(checkpoint: Checkpoint, arguments: Mapping[str, Any], arrays: Arrays, path: Path) -> Any:
-    """Our model with these weights."""
-    try:
-        return load_official_arrays({"kind": checkpoint.kind, **arguments}, arrays)
-    except UnderstudyError as error:
-        where = f"{path}, {error.where}" if error.where else path
-        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
-    except (MemoryError, RuntimeError) as error:
-        raise UnderstudyError(
-            f"the model does not fit into memory ({str(error).splitlines()[0]})"[:300],
-            where=path,
-            fix="use a machine with more memory",
-        ) from error
-
-
-def _save(path: Path, module: nn.Module) -> None:
-    with atomic_path(path) as temporary:
-        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        safetensors.torch.save_file(weights, temporary)
+    return tuple(names)
 
 
 def _progress(name: str) -> dict[str, Any]:
-    """How far the training was, as far as the official names of files tell: thousand images, or steps and average."""
-    found = re.search(r"network-snapshot-(\d+)\.pkl$", name)
-    if found:
+    """How far the training was, as far as the official names of files tell: thousand images, or steps and EMA."""
+    if found := re.search(r"network-snapshot-(\d+)\.pkl$", name):
         return {"kimg": float(found[1])}
-    found = re.search(r"(?:ema_([\d.]+)_|model)(\d+)\.pt$", name)
-    if found:
+    if found := re.search(r"(?:ema_([\d.]+)_|model)(\d+)\.pt$", name):
         return {"kimg": None, "trained_steps": int(found[2]), "ema": float(found[1]) if found[1] else None}
     return {"kimg": None}
 
@@ -304,7 +279,7 @@ def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, pat
             " a later snapshot of the same training has none left"
         )
     if checkpoint.taken:
-        others = f"; {', '.join(checkpoint.left)} left aside" if checkpoint.left else ""
+        others = f"; {', '.join(checkpoint.left)} not used" if checkpoint.left else ""
         notes.append(f"the weights are those called {checkpoint.taken} in the file{others}")
     if checkpoint.kind == "diffusion":
         if re.match(r"model\d+\.pt", path.name):

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import Diffusion, DiffusionConfig, build
-from understudy.generators.official.names import Arrays, Rules, fill, our_arguments
+from understudy.generators.official.weights import Arrays, Rules, fill, our_arguments
 
 # Arguments come in two forms: those of the network with the steps of the process, where attention is given as
 # down-rates, and those of the training script, where it is given in pixels, as "16,8". What they call alike:
@@ -52,18 +52,10 @@ _SCRIPT_DEFAULTS = {
 }  # fmt: skip
 
 _LAYERS = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "film",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "skip",
-    "norm": "norm",
-    "qkv": "qkv",
-    "proj_out": "project",
-    "op": "conv",
-    "conv": "conv",
-}
+    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "film", "out_layers.0": "norm2",
+    "out_layers.3": "conv2", "skip_connection": "skip", "norm": "norm", "qkv": "qkv", "proj_out": "project",
+    "op": "conv", "conv": "conv",
+}  # fmt: skip
 _STAGE = rf"(\d+)\.({'|'.join(map(re.escape, _LAYERS))})\.(weight|bias)"
 _RULES: Rules = [
     (r"time_embed\.0\.(weight|bias)", r"time.0.\1"),
@@ -89,7 +81,19 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
     ours |= our_arguments(arguments, _SHARED, _REQUIRED, _NO_EFFECT | _CONVERTED)
     if "image_size" not in arguments and not script:
         raise UnderstudyError("the size of the images is not given", where="image_size")
-    ours |= _attention(arguments, int(ours.get("resolution", 0)), script)
+    ours["split_heads_first"] = not arguments.get("use_new_attention_order", False)
+    width, up = arguments.get("num_head_channels", -1), arguments.get("num_heads_upsample", -1)
+    if width not in (-1, None):
+        ours["num_head_channels"] = width
+    elif up not in (-1, None, arguments.get("num_heads")):
+        raise UnderstudyError(
+            "other heads on the way up are not supported", where="num_heads_upsample", fix="use num_heads or -1"
+        )
+    if "attention_resolutions" in arguments:
+        found, resolution = _numbers(arguments["attention_resolutions"], int), int(ours.get("resolution", 0))
+        # The official network asks for the exact rate: others than powers of two are never met.
+        halved = tuple(resolution // rate for rate in found if resolution % rate == 0)
+        ours["attention_resolutions"] = found if script else halved
     if "channel_mult" in arguments:
         ours["channel_mult"] = _numbers(arguments["channel_mult"], float) or None
     outputs = arguments.get("out_channels")
@@ -102,32 +106,14 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
     return DiffusionConfig(**ours)
 
 
-def _attention(arguments: Mapping[str, Any], resolution: int, script: bool) -> dict[str, Any]:
-    """Our arguments of attention."""
-    ours: dict[str, Any] = {"split_heads_first": not arguments.get("use_new_attention_order", False)}
-    width, up = arguments.get("num_head_channels", -1), arguments.get("num_heads_upsample", -1)
-    if width not in (-1, None):
-        ours["num_head_channels"] = width
-    elif up not in (-1, None, arguments.get("num_heads")):
-        raise UnderstudyError(
-            "other heads on the way up are not supported", where="num_heads_upsample", fix="use num_heads or -1"
-        )
-    if "attention_resolutions" in arguments:
-        found = _numbers(arguments["attention_resolutions"], int)
-        # The official network asks for the exact rate: others than powers of two are never met.
-        rates = [rate for rate in found if resolution % rate == 0]
-        ours["attention_resolutions"] = found if script else tuple(resolution // rate for rate in rates)
-    return ours
-
-
 def _numbers(value: Any, kind: type) -> tuple[Any, ...]:
     """A tuple from "16,8", (16, 8), [16, 8] or {16, 8}."""
-    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else sorted(value) \
-        if isinstance(value, set) else value  # fmt: skip
-    return tuple(kind(part) for part in parts)
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    return tuple(kind(part) for part in (sorted(value) if isinstance(value, set) else value))
 
 
-def load(arguments: Mapping[str, Any], weights: Arrays) -> Diffusion:
+def load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> Diffusion:
     """The U-Net with official weights (a `model*.pt` or `ema_*.pt`, as arrays); see `load_official_arrays`."""
     model = build(diffusion_config(arguments))
     arrays = {k.removeprefix("M/"): np.asarray(v) for k, v in weights.items()}
@@ -136,3 +122,67 @@ def load(arguments: Mapping[str, Any], weights: Arrays) -> Diffusion:
             arrays[name] = array[:, :, 0]
     fill(model.generator, arrays, _RULES, "M")
     return model
+
+
+# --- the architecture, read off the names and shapes of the weights ---
+
+_FIX = "give a model of guided-diffusion's U-Net without labels, trained with convolutions for resampling"
+
+
+def unet_arguments(weights: Arrays) -> dict[str, Any]:
+    """Official arguments of the U-Net with these weights ("M/..." or without prefix).
+
+    What weights cannot tell is left out: the resolution, the heads of the attention, the steps and the noise schedule.
+
+    Raises:
+        UnderstudyError: the weights are of another form than the U-Net's.
+    """
+    shapes = {name.removeprefix("M/"): array.shape for name, array in weights.items()}
+    if "label_emb.weight" in shapes:
+        raise UnderstudyError("the model is conditioned on labels, which is not supported", fix=_FIX)
+    try:
+        channels, unit = shapes["input_blocks.0.0.weight"][1], shapes["time_embed.0.weight"][1]
+        outputs = shapes["out.2.weight"][0]
+        if outputs not in (channels, 2 * channels):
+            raise ValueError(f"{outputs} outputs for {channels} channels")
+        blocks = _block_count(shapes)
+        widths, attending = _levels(shapes, blocks)
+        embedding = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+        return {
+            "in_channels": channels,
+            "out_channels": outputs,
+            "learn_sigma": outputs == 2 * channels,
+            "model_channels": unit,
+            "num_res_blocks": blocks,
+            "channel_mult": tuple(w // unit if w % unit == 0 else w / unit for w in widths),
+            "attention_resolutions": tuple(attending),
+            "use_scale_shift_norm": embedding == 2 * widths[0],
+            "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
+        }
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise UnderstudyError(
+            f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})", fix=_FIX
+        ) from error
+
+
+def _block_count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling."""
+    indices = {int(m[1]) for name in shapes if (m := re.match(r"output_blocks\.(\d+)\.0\.", name))}
+    for index in sorted(indices):
+        if any(re.match(rf"output_blocks\.{index}\.[12]\.(conv|in_layers)\.", name) for name in shapes):
+            return index
+    return len(indices) - 1
+
+
+def _levels(shapes: dict[str, tuple[int, ...]], blocks: int) -> tuple[list[int], list[int]]:
+    """Width of each level, and the halvings (1, 2, 4, ...) at which there is attention."""
+    count = 1 + max(int(m[1]) for name in shapes if (m := re.match(r"input_blocks\.(\d+)\.", name)))
+    widths, attending = [], []
+    for level in range(count // (blocks + 1)):
+        first = 1 + level * (blocks + 1)
+        widths.append(shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0])
+        if f"input_blocks.{first}.1.qkv.weight" in shapes:
+            attending.append(2**level)
+    if count != len(widths) * (blocks + 1):
+        raise ValueError(f"{count} input blocks")
+    return widths, attending

@@ -1,19 +1,23 @@
-"""Pickles read without executing anything in them.
+"""Pickles read without executing anything in them: a small stack machine, and the inert records that it makes.
 
-Python's own unpickler calls whatever a file names. This one is a small machine of its own: `pickletools` splits the
-file into operations, and the machine follows those that official checkpoints use. A name in the file is looked up in
-the table `NAMES` and never imported; what the table gives are the inert records of `records.py`. Whatever else the
-file names or asks for ends the reading with a `Refusal`, before anything has happened.
+Kept by hand, because neither `pickle.Unpickler` with an allow-listing `find_class` nor `torch.load(weights_only=True)`
+is as safe. `find_class` guards names only: BUILD still sets attributes of whatever a name gave, a memo index of 2^31
+reserves gigabytes, and in both a deeply nested tuple as the key of a dictionary overflows the interpreter's stack. Here
+`pickletools` splits the file into operations, and the machine follows those that official checkpoints use. A name is
+looked up in `NAMES` and never imported. Whatever else a file asks for ends in a `Refusal` before anything has happened.
 """
 
 from __future__ import annotations
 
+import math
 import pickletools
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
-from understudy.generators.official.records import Array, DType, Module, Network, Refusal, Storage, Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
@@ -21,19 +25,170 @@ STORAGES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Name:
-    """A name that official checkpoints use.
+class Refusal(ValueError):
+    """The file asks for something that no official checkpoint needs."""
 
-    Attributes:
-        text: e.g. "numpy dtype".
-        call: what stands in for calling it, None if it may only be mentioned; given the limits and the arguments.
-        create: what stands in for creating an empty object of this class.
-    """
 
-    text: str
-    call: Callable[..., Any] | None = None
-    create: Callable[[], Any] | None = None
+def require(condition: object, otherwise: str) -> None:
+    """Raises Refusal(otherwise) where the condition does not hold."""
+    if not condition:
+        raise Refusal(otherwise)
+
+
+# --- records: what a checkpoint holds once read; they check what the file claims, and cannot act ---
+
+
+@dataclass
+class DType:
+    """Element type of a NumPy array: numbers only, no objects, no fields, no metadata."""
+
+    code: str
+    order: str = "="
+
+    @classmethod
+    def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:
+        """As `numpy.dtype(code, align, copy)` of a pickle."""
+        what = "Python objects" if str(code)[:1] == "O" else "something else than numbers"
+        plain = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)
+        require(plain, f"a NumPy array of {what}")
+        return cls(code)
+
+    def restore(self, state: Any) -> None:
+        """Takes the state (version, byte order, subarray, names, fields, size, alignment, flags) of a pickle."""
+        plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
+        require(plain, "a NumPy element type that is no plain number")
+        self.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
+
+
+@dataclass
+class Array:
+    """A NumPy array."""
+
+    value: NDArray[Any] | None = None
+
+    @classmethod
+    def create(cls, *arguments: Any) -> Array:
+        """As NumPy's `_reconstruct`: empty until its state comes."""
+        return cls()
+
+    @classmethod
+    def scalar(cls, dtype: Any, data: Any) -> Array:
+        """As NumPy's `scalar(dtype, bytes)`."""
+        return cls.buffer(data, dtype, (), "C")
+
+    @classmethod
+    def buffer(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+        """As NumPy's `_frombuffer(bytes, dtype, shape, order)`."""
+        if isinstance(data, str):  # bytes that Python 2 pickled
+            data = data.encode("latin1")
+        numeric = isinstance(data, bytes | bytearray) and isinstance(dtype, DType)
+        require(numeric, "a NumPy array whose values are not numbers")
+        kind = np.dtype(dtype.order + dtype.code)
+        numbers = np.frombuffer(data, kind) if data else np.empty(0, kind)
+        require(order in ("C", "F") and numbers.size == count_of(shape), "a NumPy array of another shape")
+        return cls(numbers.reshape(shape, order=order))
+
+    def restore(self, state: Any) -> None:
+        """Takes the state (version, shape, dtype, Fortran order, bytes) of a pickle."""
+        require(isinstance(state, tuple) and len(state) == 5, "a NumPy array of an unknown form")
+        _, shape, dtype, fortran, data = state
+        self.value = self.buffer(data, dtype, shape, "F" if fortran else "C").value
+
+    def array(self) -> NDArray[Any]:
+        """The values."""
+        if self.value is None:
+            raise Refusal("a NumPy array without values")
+        return self.value
+
+
+def count_of(shape: Any) -> int:
+    """Elements of an array of this shape."""
+    sizes = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
+    require(sizes, "an array whose shape is no tuple of sizes")
+    return math.prod(shape)
+
+
+@dataclass
+class Storage:
+    """The numbers behind a PyTorch tensor; bfloat16 is kept as the upper halves of float32."""
+
+    code: str
+    count: int
+    data: bytes | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return 2 if self.code == "bf16" else np.dtype(self.code).itemsize
+
+
+@dataclass
+class Tensor:
+    """A PyTorch tensor: a strided view of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def create(cls, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+        """As PyTorch's `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
+        count, _ = count_of(shape), count_of(strides)
+        known = isinstance(storage, Storage) and type(offset) is int and len(shape) == len(strides)
+        require(known, "a tensor of an unknown form")
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else offset
+        inside = offset >= 0 and count <= storage.count and last < max(storage.count, 1)
+        require(inside, "a tensor that reaches beyond its values")
+        return cls(storage, offset, shape, strides)
+
+    @classmethod
+    def parameter(cls, data: Any, *rest: Any) -> Tensor:
+        """As PyTorch's `_rebuild_parameter(tensor, requires_grad, hooks)`."""
+        require(isinstance(data, Tensor), "a parameter that is no tensor")
+        return data  # type: ignore[no-any-return]
+
+    def array(self) -> NDArray[Any]:
+        """The values, as a view where that is possible."""
+        storage, half = self.storage, self.storage.code == "bf16"
+        if storage.data is None or len(storage.data) < storage.count * storage.itemsize:
+            raise Refusal("a tensor without its values")
+        numbers = np.frombuffer(storage.data, "<u2" if half else "<" + storage.code, storage.count)
+        steps = [s * numbers.itemsize for s in self.strides]
+        view = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, steps, writeable=False)
+        return (view.astype(np.uint32) << 16).view(np.float32) if half else view
+
+
+@dataclass
+class Network:
+    """A TensorFlow network of progressive_growing_of_gans or stylegan: its state, never its source."""
+
+    state: Any = None
+
+    def restore(self, state: Any) -> None:
+        """Takes the state of a pickle."""
+        require(isinstance(state, dict), "a network whose state is no dictionary")
+        self.state = {k: v for k, v in state.items() if k != "build_module_src"}
+
+
+@dataclass
+class Module:
+    """A PyTorch module of stylegan2-ada-pytorch or stylegan3: name of its class and its state, never its source."""
+
+    class_name: str
+    state: dict[Any, Any]
+
+    @classmethod
+    def create(cls, meta: Any) -> Module:
+        """As `torch_utils.persistence._reconstruct_persistent_obj(meta)`."""
+        require(isinstance(meta, dict) and meta.get("type") == "class", "a persistent object of an unknown form")
+        name, state = meta.get("class_name"), meta.get("state")
+        if not isinstance(name, str) or not isinstance(state, dict):
+            raise Refusal("a persistent object without class or state")
+        return cls(name, state)
+
+
+# --- the names that official checkpoints use, and what stands for each ---
 
 
 @dataclass
@@ -55,8 +210,23 @@ class Limits:
     def spend(self, count: int) -> None:
         """Takes `count` bytes from the budget."""
         self.budget -= count
-        if self.budget < 0:
-            raise Refusal("more memory than a file of its size can need")
+        require(self.budget >= 0, "more memory than a file of its size can need")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name such as "numpy dtype", what stands for calling it (given the limits and the arguments), and for creating
+    an empty object of it; None where it may only be mentioned."""
+
+    text: str
+    call: Callable[..., Any] | None = None
+    create: Callable[[], Any] | None = None
+
+
+def _key(value: Any) -> Any:
+    # plain keys only: hashing a deeply nested tuple overflows the stack of the interpreter
+    require(isinstance(value, str | int | bytes), "a dictionary or set whose keys are neither texts nor numbers")
+    return value
 
 
 def _encode(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
@@ -67,23 +237,25 @@ def _encode(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _mapping(limits: Limits, pairs: Any = ()) -> dict[Any, Any]:
-    if isinstance(pairs, list | tuple):
-        limits.spend(100 * len(pairs))
-        return {_key(key): value for key, value in pairs}
-    raise Refusal("a dictionary of an unknown form")
+    require(isinstance(pairs, list | tuple), "a dictionary of an unknown form")
+    limits.spend(100 * len(pairs))
+    return {_key(key): value for key, value in pairs}
 
 
 def _set(limits: Limits, items: Any = ()) -> set[Any]:
-    if isinstance(items, list | tuple):
-        limits.spend(100 * len(items))
-        return {_key(item) for item in items}
-    raise Refusal("a set of an unknown form")
+    require(isinstance(items, list | tuple), "a set of an unknown form")
+    limits.spend(100 * len(items))
+    return {_key(item) for item in items}
 
 
 def _bytes(limits: Limits, *arguments: Any) -> bytes:
-    if arguments:
-        raise Refusal("bytes made by a call")
+    require(not arguments, "bytes made by a call")
     return b""
+
+
+def _size(limits: Limits, items: Any = ()) -> tuple[Any, ...]:
+    limits.spend(8 * len(items))
+    return tuple(items)
 
 
 def _inner(limits: Limits, data: Any) -> Any:
@@ -93,67 +265,50 @@ def _inner(limits: Limits, data: Any) -> Any:
     return limits.inner(data)
 
 
-def _size(limits: Limits, items: Any = ()) -> tuple[Any, ...]:
-    limits.spend(8 * len(items))
-    return tuple(items)
-
-
-def _unlimited(create: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda limits, *arguments: create(*arguments)
-
-
 def _names() -> dict[str, Name]:
+    def free(create: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda limits, *arguments: create(*arguments)
+
     calls: dict[str, Callable[..., Any] | None] = {
         "numpy ndarray": None,
-        "numpy dtype": _unlimited(DType.create),
+        "numpy dtype": free(DType.create),
         "_codecs encode": _encode,
         "collections OrderedDict": _mapping,
         "builtins set": _set,
         "__builtin__ set": _set,
         "builtins bytes": _bytes,
         "__builtin__ bytes": _bytes,
-        "torch_utils.persistence _reconstruct_persistent_obj": _unlimited(Module.create),
-        "torch._utils _rebuild_tensor_v2": _unlimited(Tensor.create),
-        "torch._utils _rebuild_parameter": _unlimited(Tensor.parameter),
+        "torch_utils.persistence _reconstruct_persistent_obj": free(Module.create),
+        "torch._utils _rebuild_tensor_v2": free(Tensor.create),
+        "torch._utils _rebuild_parameter": free(Tensor.parameter),
         "torch.storage _load_from_bytes": _inner,
         "torch Size": _size,
+        **dict.fromkeys(f"torch {storage}" for storage in STORAGES),
     }
     for core in ("numpy.core", "numpy._core"):
-        calls[f"{core}.multiarray _reconstruct"] = _unlimited(Array.create)
-        calls[f"{core}.multiarray scalar"] = _unlimited(Array.scalar)
-        calls[f"{core}.numeric _frombuffer"] = _unlimited(Array.buffer)
-    calls |= {f"torch {storage}": None for storage in STORAGES}
+        calls[f"{core}.multiarray _reconstruct"] = free(Array.create)
+        calls[f"{core}.multiarray scalar"] = free(Array.scalar)
+        calls[f"{core}.numeric _frombuffer"] = free(Array.buffer)
+    made = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
+    made |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)  # type: ignore[arg-type]
     names = {text: Name(text, call) for text, call in calls.items()}
-    for text in ("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"):
-        names[text] = Name(text, create=dict)
-    for text in ("tfutil Network", "dnnlib.tflib.network Network"):
-        names[text] = Name(text, create=Network.create)
-    return names
+    return names | {text: Name(text, create=create) for text, create in made.items()}
 
 
 NAMES = _names()
 
 
-def _key(value: Any) -> Any:
-    # Plain keys only: hashing a deeply nested tuple overflows the stack of the interpreter.
-    if not isinstance(value, str | int | bytes):
-        raise Refusal("a dictionary or set whose keys are neither texts nor numbers")
-    return value
+# --- the machine ---
 
 
-@dataclass
 class Machine:
-    """Reads one pickle from a stream, which is left behind its end.
+    """Reads one pickle from a binary stream, which is left behind its end. `limits` are those of the whole file."""
 
-    Args:
-        stream: binary, with `read` and `readline`. limits: of the whole file.
-    """
-
-    stream: IO[bytes]
-    limits: Limits
-    stack: list[Any] = field(default_factory=list)
-    marks: list[list[Any]] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
+    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
+        self.stream, self.limits = stream, limits
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         """The object of the pickle: numbers, texts, containers and records.
@@ -164,8 +319,7 @@ class Machine:
         """
         for operation, argument, _ in pickletools.genops(self.stream):
             self.limits.operations -= 1
-            if self.limits.operations < 0:
-                raise Refusal("more steps than a checkpoint can need")
+            require(self.limits.operations >= 0, "more steps than a checkpoint can need")
             if operation.name == "STOP":
                 return self.stack.pop()
             if operation.name in _PUSHED:
@@ -176,85 +330,82 @@ class Machine:
                 raise Refusal(f"the operation {operation.name}")
         raise EOFError("no end of the pickle")
 
+    def mark(self) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
     def since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
-    def mark(self, _: Any) -> None:
-        self.marks.append(self.stack)
-        self.stack = []
-
     def gather(self, kind: Callable[[list[Any]], Any]) -> None:
-        made = kind(self.since_mark())
-        self.stack.append(made)
-
-    def push_global(self, text: str) -> None:
-        if text not in NAMES:
-            raise Refusal(f"the name {'.'.join(text.split(' '))!r}"[:200])
-        self.stack.append(NAMES[text])
-
-    def stack_global(self, _: Any) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise Refusal("a name that is no text")
-        self.push_global(f"{module} {name}")
-
-    def call(self, _: Any) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name.call is None or not isinstance(arguments, tuple):
-            raise Refusal(f"a call of {name.text if isinstance(name, Name) else 'an object'}")
-        self.stack.append(name.call(self.limits, *arguments))
-
-    def create(self, _: Any) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name.create is None or arguments != ():
-            raise Refusal(f"an object of {name.text if isinstance(name, Name) else 'something unnamed'}")
-        self.stack.append(name.create())
-
-    def restore(self, _: Any) -> None:
-        state = self.stack.pop()
-        if type(self.stack[-1]) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
-            return  # `state_dict()` carries the versions of its modules as an attribute
-        if not isinstance(self.stack[-1], DType | Array | Network):
-            raise Refusal("the state of an object that has none")
-        if isinstance(state, tuple) and state and isinstance(state[-1], str):
-            self.limits.spend(len(state[-1]))  # the values of an array that Python 2 pickled; copied on decoding
-        self.stack[-1].restore(state)
-
-    def append_one(self, _: Any) -> None:
-        item = self.stack.pop()
-        self._target(list).append(item)
-
-    def append_all(self, _: Any) -> None:
         items = self.since_mark()
-        self._target(list).extend(items)
-
-    def set_one(self, _: Any) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._target(dict)[_key(key)] = value
-
-    def set_all(self, _: Any) -> None:
-        items = self.since_mark()
-        self._target(dict).update(_paired(items))
-
-    def add_all(self, _: Any) -> None:
-        items = self.since_mark()
-        self._target(set).update(_key(item) for item in items)
-
-    def _target(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise Refusal(f"items for something that is no {kind.__name__}")
-        return self.stack[-1]
+        self.stack.append(kind(items))
 
     def push_tuple(self, count: int) -> None:
         if len(self.stack) < count:
             raise IndexError("the stack is empty")
         self.stack[len(self.stack) - count :] = [tuple(self.stack[len(self.stack) - count :])]
 
-    def memorise(self, index: int | None) -> None:
+    def remember(self, index: int | None) -> None:
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
-    def persistent(self, _: Any) -> None:
+    def push_global(self, text: str) -> None:
+        require(text in NAMES, f"the name {'.'.join(text.split(' '))!r}"[:200])
+        self.stack.append(NAMES[text])
+
+    def stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        require(isinstance(name, str) and isinstance(module, str), "a name that is no text")
+        self.push_global(f"{module} {name}")
+
+    def call(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, Name) or name.call is None or not isinstance(arguments, tuple):
+            raise Refusal(f"a call of {name.text if isinstance(name, Name) else 'an object'}")
+        self.stack.append(name.call(self.limits, *arguments))
+
+    def create(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, Name) or name.create is None or arguments != ():
+            raise Refusal(f"an object of {name.text if isinstance(name, Name) else 'something unnamed'}")
+        self.stack.append(name.create())
+
+    def restore(self) -> None:
+        state = self.stack.pop()
+        if type(self.stack[-1]) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
+            return  # `state_dict()` carries the versions of its modules as an attribute
+        require(isinstance(self.stack[-1], DType | Array | Network), "the state of an object that has none")
+        if isinstance(state, tuple) and state and isinstance(state[-1], str):
+            self.limits.spend(len(state[-1]))  # the values of an array that Python 2 pickled; copied on decoding
+        self.stack[-1].restore(state)
+
+    def target(self, kind: type) -> Any:
+        """The container that items are put into."""
+        require(type(self.stack[-1]) is kind, f"items for something that is no {kind.__name__}")
+        return self.stack[-1]
+
+    def append_one(self) -> None:
+        item = self.stack.pop()
+        self.target(list).append(item)
+
+    def append_all(self) -> None:
+        items = self.since_mark()
+        self.target(list).extend(items)
+
+    def set_one(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.target(dict)[_key(key)] = value
+
+    def set_all(self) -> None:
+        items = self.since_mark()
+        self.target(dict).update(_paired(items))
+
+    def add_all(self) -> None:
+        items = self.since_mark()
+        self.target(set).update(_key(item) for item in items)
+
+    def persistent(self) -> None:
         if self.limits.storage is None:
             raise Refusal("an object outside of the file")
         self.stack.append(self.limits.storage(self.stack.pop()))
@@ -272,8 +423,7 @@ _PUSHED = {
 }  # fmt: skip
 
 _OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
-    "PROTO": lambda m, a: None,
-    "FRAME": lambda m, a: None,
+    **dict.fromkeys(("PROTO", "FRAME"), lambda m, a: None),
     "NONE": lambda m, a: m.stack.append(None),
     "NEWTRUE": lambda m, a: m.stack.append(True),
     "NEWFALSE": lambda m, a: m.stack.append(False),
@@ -281,31 +431,26 @@ _OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "EMPTY_LIST": lambda m, a: m.stack.append([]),
     "EMPTY_DICT": lambda m, a: m.stack.append({}),
     "EMPTY_SET": lambda m, a: m.stack.append(set()),
-    "MARK": Machine.mark,
+    "MARK": lambda m, a: m.mark(),
     "TUPLE": lambda m, a: m.gather(tuple),
     "LIST": lambda m, a: m.gather(list),
     "DICT": lambda m, a: m.gather(_paired),
     "TUPLE1": lambda m, a: m.push_tuple(1),
     "TUPLE2": lambda m, a: m.push_tuple(2),
     "TUPLE3": lambda m, a: m.push_tuple(3),
-    "APPEND": Machine.append_one,
-    "APPENDS": Machine.append_all,
-    "SETITEM": Machine.set_one,
-    "SETITEMS": Machine.set_all,
-    "ADDITEMS": Machine.add_all,
-    "MEMOIZE": lambda m, a: m.memorise(None),
-    "PUT": Machine.memorise,
-    "BINPUT": Machine.memorise,
-    "LONG_BINPUT": Machine.memorise,
-    "GET": lambda m, a: m.stack.append(m.memo[a]),
-    "BINGET": lambda m, a: m.stack.append(m.memo[a]),
-    "LONG_BINGET": lambda m, a: m.stack.append(m.memo[a]),
+    "APPEND": lambda m, a: m.append_one(),
+    "APPENDS": lambda m, a: m.append_all(),
+    "SETITEM": lambda m, a: m.set_one(),
+    "SETITEMS": lambda m, a: m.set_all(),
+    "ADDITEMS": lambda m, a: m.add_all(),
+    **dict.fromkeys(("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.stack.append(m.memo[a])),
     "POP": lambda m, a: m.stack.pop(),
     "POP_MARK": lambda m, a: m.since_mark(),
     "GLOBAL": Machine.push_global,
-    "STACK_GLOBAL": Machine.stack_global,
-    "REDUCE": Machine.call,
-    "NEWOBJ": Machine.create,
-    "BUILD": Machine.restore,
-    "BINPERSID": Machine.persistent,
+    "STACK_GLOBAL": lambda m, a: m.stack_global(),
+    "REDUCE": lambda m, a: m.call(),
+    "NEWOBJ": lambda m, a: m.create(),
+    "BUILD": lambda m, a: m.restore(),
+    "BINPERSID": lambda m, a: m.persistent(),
 }

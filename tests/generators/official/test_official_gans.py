@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tf_variables import variables
 from torch import Tensor
 
-from understudy.generators.official import load_official_arrays
+from understudy.generators.official.weights import load_official_arrays
 
 Weights = dict[str, Tensor]
 HE = math.sqrt(2)

@@ -22,9 +22,10 @@ from understudy.generators import folder as runs
 from understudy.generators.networks.unet import DiffusionConfig
 from understudy.generators.official import convert
 from understudy.generators.official.convert import import_checkpoint, parse_channels, parse_classes
+from understudy.generators.registry import load_generator
 from understudy.generators.sample import sample_set
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 CHANNELS = ("T1w", "T2w", "FLAIR", "T1wGd")
 
 
@@ -79,7 +80,7 @@ def stylegan2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_imported_gan_draws_the_golden_image(name: str, image: str, protocol: int, tmp_path: Path) -> None:
     _, given = files.golden(GOLDEN / f"{name}.npz")
     made = import_checkpoint(official_file(name, tmp_path, protocol), tmp_path / "run", CHANNELS)
-    generator, config = runs.load_generator(made.folder)
+    generator, config = load_generator(made.folder)
     drawn = generator(torch.from_numpy(given["z"])).numpy()
     assert np.abs(drawn - given[image]).max() < 1e-4 * np.abs(given[image]).max()
     assert config["kind"] == made.kind
@@ -100,7 +101,7 @@ def test_an_imported_unet_predicts_the_golden_noise(name: str, protocol: int, tm
     _, given = files.golden(GOLDEN / f"{name}.npz")
     path = official_file(name, tmp_path, protocol)
     made = import_checkpoint(path, tmp_path / "run", CHANNELS, diffusion=DIFFUSION[name])
-    generator, config = runs.load_generator(made.folder)
+    generator, config = load_generator(made.folder)
     found = generator(torch.from_numpy(given["x"]), torch.from_numpy(given["t"])).numpy()
     assert np.abs(found - given["model_out"]).max() < 1e-4 * np.abs(given["model_out"]).max()
     assert (config["trained_steps"], config["ema"]) == (30000, 0.9999)
@@ -197,7 +198,7 @@ def test_classes_with_and_without_codes() -> None:
 def test_a_network_that_still_grows_is_imported_as_far_as_it_is(name: str, tmp_path: Path) -> None:
     _, given = files.golden(GOLDEN / f"{name}.npz")
     made = import_checkpoint(official_file(name, tmp_path, level=1.7), tmp_path / "run", CHANNELS)
-    drawn = runs.load_generator(made.folder)[0](torch.from_numpy(given["z"])).numpy()
+    drawn = load_generator(made.folder)[0](torch.from_numpy(given["z"])).numpy()
     assert np.abs(drawn - given["img_lod1.7"]).max() < 1e-4 * np.abs(given["img_lod1.7"]).max()
     assert any("still growing, 1.7" in note for note in made.notes)
 
@@ -256,7 +257,7 @@ def test_weights_as_training_scripts_wrap_them(
     path = tmp_path / "last.pt"
     torch.save(wrap(dict(good), bad), path)
     made = import_checkpoint(path, tmp_path / "run", CHANNELS, diffusion=DIFFUSION[name])
-    generator, config = runs.load_generator(made.folder)
+    generator, config = load_generator(made.folder)
     found = generator(torch.from_numpy(given["x"]), torch.from_numpy(given["t"])).numpy()
     assert np.abs(found - given["model_out"]).max() < 1e-4 * np.abs(given["model_out"]).max()
     assert config["imported"].get("weights", "") == taken

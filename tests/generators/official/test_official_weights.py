@@ -10,8 +10,8 @@ import torch
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.stylegan2 import StyleGan2, StyleGan2Config, build
-from understudy.generators.official import load_official_arrays
-from understudy.generators.official.stylegan2 import stylegan2_config
+from understudy.generators.official.gans import stylegan2_config
+from understudy.generators.official.weights import load_official_arrays
 
 CONFIG: dict[str, Any] = {
     "kind": "sg2", "resolution": 16, "img_channels": 2, "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8,

@@ -27,11 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.generators.official.collect import collect
+from understudy.generators.official.checkpoints import collect, read_checkpoint
 from understudy.generators.official.convert import import_checkpoint
-from understudy.generators.official.files import read_checkpoint
-from understudy.generators.official.pickles import NAMES, Limits, Machine
-from understudy.generators.official.records import DType, Module, Network, Refusal
+from understudy.generators.official.pickles import NAMES, DType, Limits, Machine, Module, Network, Refusal
 
 # What Python itself reports (PEP 578) when something is run, imported by a pickle, or reaches out.
 WATCHED = {
@@ -89,7 +87,7 @@ def read(content: bytes, tmp_path: Path) -> Any:
 
 
 def nested_in_persistence(attack: Any) -> bytes:
-    config, arrays = files.golden(Path(__file__).parents[1] / "golden" / "stylegan2_r32.npz")
+    config, arrays = files.golden(Path(__file__).parents[2] / "golden" / "stylegan2_r32.npz")
     return files.stylegan2_pickle(arrays, config, training_set_kwargs=attack)
 
 

@@ -11,8 +11,7 @@ import torch
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import DiffusionConfig, build
-from understudy.generators.official.diffusion import diffusion_config
-from understudy.generators.official.unet import unet_arguments
+from understudy.generators.official.diffusion import diffusion_config, unet_arguments
 
 _LAYERS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "film": "emb_layers.1", "norm2": "out_layers.0",
            "conv2": "out_layers.3", "skip": "skip_connection", "project": "proj_out"}  # fmt: skip

@@ -1,0 +1,415 @@
+"""Official checkpoints: from a file to the model it holds, its arguments and its named arrays.
+
+Files are plain pickles or either format of `torch.save`, read with the machine of `pickles.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import mmap
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.generators.official.pickles import (
+    STORAGES,
+    Array,
+    Limits,
+    Machine,
+    Module,
+    Name,
+    Network,
+    Refusal,
+    Storage,
+    Tensor,
+    require,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+# A torch.save of the old format starts with this number, pickled, and its version.
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+_MAGIC_BYTES = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_AGAIN = "download it again and compare its size or checksum with the source"
+_OFFICIAL = (
+    "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or guided-diffusion"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An official checkpoint.
+
+    Attributes:
+        kind: as `load_official_arrays` knows it: "progan", "sg1", "sg2", "sg3t", "sg3r", "diffusion".
+        source: the repository whose format it is.
+        network: official name of the generator's function or class.
+        arguments: of the networks, by their official names; {} for a diffusion model, whose file has none.
+        ema, raw, discriminator: arrays by official names with the prefixes "G/", "D/", "M/"; `ema` is the exponential
+            moving average of the generator, `raw` the generator that was trained. {} where absent.
+        taken, left: of a file that holds more than the weights of one network: where `ema` was found, and what was
+            not used.
+    """
+
+    kind: str
+    source: str
+    network: str
+    arguments: dict[str, Any]
+    ema: Arrays
+    raw: Arrays = field(default_factory=dict)
+    discriminator: Arrays = field(default_factory=dict)
+    taken: str = ""
+    left: tuple[str, ...] = ()
+
+
+# --- files ---
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """The content of a file: containers, numbers, texts and the records of `pickles.py`.
+
+    Nothing in the file is executed or imported, whatever it asks for.
+
+    Raises:
+        UnderstudyError: no such file; not a checkpoint; damaged; or it asks for something that is not on the list of
+            what official checkpoints need.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder, not a file" if path.is_dir() else "file not found"
+        raise UnderstudyError(kind, where=path, fix="give the path of a checkpoint (.pkl or .pt)")
+    if path.stat().st_size == 0:
+        raise UnderstudyError("the file is empty", where=path, fix=_AGAIN)
+    if not os.access(path, os.R_OK):
+        raise UnderstudyError("no permission to read the file", where=path, fix="check its permissions")
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        _check_kind(content[:512], path)
+        try:
+            # Reading a mapped file never reserves more than there is, whatever length the file claims; zip archives
+            # need a file proper, and `zipfile` has its own checks.
+            return _parse(handle if content[:2] == b"PK" else content)  # type: ignore[arg-type]
+        except Refusal as refusal:
+            raise UnderstudyError(
+                f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed",
+                where=path,
+                fix="do not load it with other software unless you trust whoever made it",
+            ) from refusal
+        except Exception as error:  # damage shows in as many ways as there are operations
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise UnderstudyError(
+                f"the file is damaged or not a checkpoint ({reason})", where=path, fix=_AGAIN
+            ) from error
+
+
+def _check_kind(start: bytes, path: Path) -> None:
+    """Names the usual wrong files."""
+    if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
+        return
+    text, found = start.lstrip().lower(), ""
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        found = ", but a web page: the download needs a login, or a confirmation of its size"
+    elif text.startswith(b"version https://git-lfs"):
+        found = ", but a pointer of Git LFS: the file itself is fetched by `git lfs pull`"
+    elif start[:2] in (b"\x1f\x8b", b"BZ") or start[:6] == b"\xfd7zXZ\x00" or start[257:262] == b"ustar":
+        found = ", but an archive: unpack it and give the checkpoint inside"
+    elif start[:4] == b"\x89HDF":
+        found = ", but an HDF5 file, not a checkpoint of the five models"
+    raise UnderstudyError(
+        f"not a pickle or PyTorch file{found}", where=path, fix="give a .pkl or .pt of the official code"
+    )
+
+
+def _parse(content: IO[bytes]) -> Any:
+    size = content.seek(0, io.SEEK_END) or content.tell()
+    content.seek(0)
+    start = content.read(len(_MAGIC_BYTES))
+    content.seek(0)
+    limits = Limits(budget=4 * size + (1 << 20))
+    if start[:4] == b"PK\x03\x04":
+        return _read_zip(content, limits)
+    if start == _MAGIC_BYTES:
+        return _read_legacy(content, limits)
+
+    def inner(data: bytes) -> Any:  # a `torch.save` inside a pickle: always the old format
+        require(data.startswith(_MAGIC_BYTES), "nested bytes that are no PyTorch storage")
+        limits.inner = None
+        try:
+            return _read_legacy(io.BytesIO(data), limits)
+        finally:
+            limits.inner, limits.storage = inner, None
+
+    limits.inner = inner
+    return Machine(content, limits).run()
+
+
+def _storage_of(identifier: Any) -> Storage:
+    """An empty storage for the persistent id ("storage", type, key, device, count[, view])."""
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+        raise Refusal("an object outside of the file")
+    _, kind, key, _, count = identifier[:5]
+    name = kind.text.removeprefix("torch ") if isinstance(kind, Name) else ""
+    if name not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
+        raise Refusal("a storage of an unknown form")
+    if len(identifier) == 6 and identifier[5] is not None:
+        raise Refusal("a view of a storage, which only PyTorch before 0.4 wrote")
+    return Storage(STORAGES[name], count)
+
+
+def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
+    """Five pickles (magic number, version, machine, object, keys), then each storage as count and values."""
+    storages: dict[str, Storage] = {}
+
+    def storage(identifier: Any) -> Storage:
+        made = _storage_of(identifier)
+        return storages.setdefault(identifier[2], made)
+
+    if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
+        raise ValueError("another version of torch.save")
+    require(Machine(stream, limits).run().get("little_endian") is True, "the byte order of a big-endian machine")
+    limits.storage = storage
+    result = Machine(stream, limits).run()
+    limits.storage = None
+    for key in Machine(stream, limits).run():
+        made = storages[key]
+        count = int.from_bytes(stream.read(8), "little")
+        made.data = stream.read(count * made.itemsize)
+        if count != made.count or len(made.data) != count * made.itemsize:
+            raise EOFError("the values of a tensor are cut off")
+    return result
+
+
+def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
+    """A zip archive with `<name>/data.pkl` and one uncompressed file a storage, `<name>/data/<key>`."""
+    with zipfile.ZipFile(stream) as archive:
+        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise ValueError("a zip archive, but not one that torch.save writes")
+        folder = pickles[0].removesuffix("data.pkl")
+        storages: dict[str, Storage] = {}
+
+        def member(name: str) -> bytes:
+            entry = archive.getinfo(folder + name)
+            require(entry.compress_type == zipfile.ZIP_STORED, "compressed values, which torch.save does not write")
+            limits.spend(entry.file_size)
+            return archive.read(entry)
+
+        def storage(identifier: Any) -> Storage:
+            made, key = _storage_of(identifier), identifier[2]
+            if key not in storages:
+                made.data = member(f"data/{key}")
+                storages[key] = made
+            return storages[key]
+
+        if folder + "byteorder" in archive.namelist():
+            require(member("byteorder") == b"little", "the byte order of a big-endian machine")
+        limits.storage = storage
+        return Machine(io.BytesIO(member("data.pkl")), limits).run()
+
+
+# --- from the content of a file to what an importer needs ---
+
+
+def collect(content: Any) -> Checkpoint:
+    """The checkpoint in the content of a file.
+
+    Raises:
+        UnderstudyError: the content is of none of the five models, or of a form of theirs that cannot be imported.
+        Refusal: arrays or networks are not what they claim.
+    """
+    if isinstance(content, list | tuple) and len(content) == 3 and all(isinstance(n, Network) for n in content):
+        return _tensorflow(*content)
+    if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
+        return _persistent(content)
+    if found := list(itertools.islice(_unets(content), 20)):
+        return _state_dict(found)
+    if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+        raise UnderstudyError("a state dictionary, but not of guided-diffusion's U-Net", fix=_OFFICIAL)
+    if isinstance(content, dict) and "param_groups" in content:
+        raise UnderstudyError(
+            "the file holds the state of an optimiser, not a network",
+            fix="give the ema_*.pt of the same step, or else model*.pt",
+        )
+    raise UnderstudyError("the file holds something else than the networks of an official model", fix=_OFFICIAL)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An argument of a network: a number, a text, or a few of them."""
+    if isinstance(value, Array) and value.array().ndim == 0:
+        value = value.array().item()
+    if isinstance(value, list | tuple) and len(value) <= 64:
+        return tuple(_plain(name, part) for part in value if not isinstance(part, list | tuple))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UnderstudyError("an argument that is neither a number nor a text", where=name[:80], fix=_OFFICIAL)
+
+
+def _all_plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _plain(k, v) for k, v in arguments.items() if v is not None}
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    if not isinstance(value, Array | Tensor):
+        raise Refusal(f"a variable {name[:80]!r} that is no array")
+    array = value.array()
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UnderstudyError(
+            "a weight is not finite: the training had diverged", where=name, fix="take an earlier checkpoint"
+        )
+    return array
+
+
+def _named(mapping: Any) -> dict[str, Any]:
+    named = isinstance(mapping, dict) and all(isinstance(key, str) for key in mapping)
+    require(named, "a network whose parts have no names")
+    return mapping  # type: ignore[no-any-return]
+
+
+def _without_labels(arguments: dict[str, Any], name: str) -> dict[str, Any]:
+    if count := arguments.pop(name, 0):
+        raise UnderstudyError(
+            f"the model is conditioned on {count} labels, which is not supported",
+            fix="give a model that was trained without labels",
+        )
+    return arguments
+
+
+def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Checkpoint:
+    """TensorFlow 1: a tuple (G, D, Gs) of networks."""
+
+    def variables(network: Network, prefix: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
+        state = _named(network.state)
+        for entry in state.get("variables", ()):
+            if not isinstance(entry, tuple | list) or len(entry) != 2 or not isinstance(entry[0], str):
+                raise Refusal("a variable without name and value")
+            yield prefix + entry[0], _array(prefix + entry[0], entry[1])
+        for name, part in _named(state.get("components", {})).items():
+            require(isinstance(part, Network) and depth < 2, "a part of a network that is no network")
+            yield from variables(part, f"{prefix}G_{name}/", depth + 1)
+
+    arrays, function = dict(variables(ema, "G/")), str(ema.state.get("build_func_name"))[:80]
+    if "G/4x4/Dense/weight" in arrays:
+        kind, source = "progan", "progressive_growing_of_gans"
+    elif "G/G_synthesis/4x4/Const/StyleMod/weight" in arrays and "G/G_mapping/Dense0/weight" in arrays:
+        kind, source = "sg1", "stylegan"
+    else:
+        raise UnderstudyError(
+            f"a TensorFlow network {function!r} that is neither Progressive GAN nor StyleGAN 1",
+            fix="convert a StyleGAN 2 of TensorFlow with legacy.py of NVlabs/stylegan3, and give the result",
+        )
+    made_with: dict[str, Any] = {}
+    for network in (discriminator, ema):
+        made_with |= _all_plain(_named(network.state.get("static_kwargs", {})))
+    arguments = _without_labels(made_with, "label_size")
+    raw, judge = dict(variables(generator, "G/")), dict(variables(discriminator, "D/"))
+    return Checkpoint(kind, source, function, arguments, arrays, raw, judge)
+
+
+def _persistent(content: Mapping[str, Any]) -> Checkpoint:
+    """PyTorch: a dictionary of persistent modules."""
+    ema = content["G_ema"]
+    arrays, arguments = _weights(ema, "G/"), _module_arguments(ema)
+    if any(name.startswith("G/synthesis.b4.") for name in arrays):
+        kind, source = "sg2", "stylegan2-ada-pytorch or stylegan3"
+    elif "G/synthesis.input.freqs" in arrays:
+        kind, source = ("sg3r" if arguments.get("use_radial_filters") else "sg3t"), "stylegan3"
+    else:
+        raise UnderstudyError(
+            f"a generator {ema.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3", fix=_OFFICIAL
+        )
+    arguments = _without_labels(arguments, "c_dim")
+    judge, raw = content.get("D"), content.get("G")
+    if isinstance(judge, Module):
+        deviation = dict(_walk(judge)).get("b4.mbstd.", Module("", {})).state
+        found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
+        arguments |= _all_plain(found)
+    trained, judged = (
+        _weights(module, prefix) if isinstance(module, Module) else {}
+        for module, prefix in ((raw, "G/"), (judge, "D/"))
+    )
+    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, trained, judged)
+
+
+def _walk(module: Module) -> Iterator[tuple[str, Module]]:
+    """The module and all parts, each with the prefix of its names."""
+    waiting = [("", module, 0)]
+    for _ in range(5_000):  # parts that hold each other could be walked without end
+        if not waiting:
+            return
+        prefix, part, depth = waiting.pop()
+        yield prefix, part
+        for name, inner in _named(part.state.get("_modules", {})).items():
+            if inner is not None:
+                known = isinstance(inner, Module) and depth < 12
+                require(known, "a part of a module that is no persistent module, or parts without end")
+                waiting.append((f"{prefix}{name}.", inner, depth + 1))
+    raise Refusal("a network of more parts than any official one")
+
+
+def _weights(module: Module, start: str) -> Arrays:
+    found = {}
+    for prefix, part in _walk(module):
+        held = _named(part.state.get("_parameters", {})) | _named(part.state.get("_buffers", {}))
+        found |= {start + prefix + k: _array(prefix + k, v) for k, v in held.items() if v is not None}
+    return found
+
+
+def _module_arguments(module: Module) -> dict[str, Any]:
+    """Arguments of a generator: those it was made with, and the defaults of its version, read off its parts."""
+    require(not module.state.get("_init_args"), "a generator made with arguments without names")
+    arguments: dict[str, Any] = {}
+    for name, value in _named(module.state.get("_init_kwargs", {})).items():
+        if name == "mapping_kwargs":
+            arguments |= {"mapping_layers" if k == "num_layers" else k: v for k, v in _named(value).items()}
+        elif name == "synthesis_kwargs":
+            arguments |= _named(value)
+        else:
+            arguments[name] = value
+    parts = dict(_walk(module))
+    if "mapping." in parts:
+        mapping = parts["mapping."].state
+        arguments |= {"mapping_layers": mapping.get("num_layers"), "w_avg_beta": mapping.get("w_avg_beta")}
+    if "mapping.fc0." in parts:
+        arguments["lr_multiplier"] = parts["mapping.fc0."].state.get("bias_gain")
+    arguments.pop("fp16_channels_last", None)  # how the official code computes
+    arguments = _all_plain(arguments)
+    clamps = {_plain("conv_clamp", p.state["conv_clamp"]) for p in parts.values() if "conv_clamp" in p.state}
+    if len(clamps) > 1:
+        raise UnderstudyError("layers with different limits (conv_clamp) are not supported", where=str(clamps))
+    return arguments | ({"conv_clamp": clamps.pop()} if clamps else {})
+
+
+_FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which guided-diffusion's U-Net is known
+_AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|averag|shadow")  # in the names of averaged weights
+
+
+def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every U-Net in a dictionary and those inside it: its place ("ema", "module.", "" where it is all there is), and
+    its weights without what `DataParallel` ("module."), `torch.compile` ("_orig_mod.") or a wrapper put before them."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for start in (key.removesuffix(_FIRST) for key in tensors if key.endswith(_FIRST)):
+        if start + _SECOND in tensors:
+            found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            yield "/".join([*place, start] if start else place), found
+    inside = {id(value): (key, value) for key, value in content.items() if isinstance(value, dict)}
+    if len(place) < 3:
+        for key, value in inside.values():
+            yield from _unets(value, (*place, key[:40]))
+
+
+def _state_dict(found: list[tuple[str, dict[str, Any]]]) -> Checkpoint:
+    """PyTorch: a state dictionary of guided-diffusion, bare, or as training scripts wrap it."""
+    place, weights = ([entry for entry in found if _AVERAGED.search(entry[0].lower())] or found)[0]
+    arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
+    others = tuple(other for other, _ in found if other != place)
+    return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)
