@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import DESCRIPTION
 from understudy.exchange.export import export_images, export_nnunet
-from understudy.exchange.images import open_images
-from understudy.exchange.read import read_folder
+from understudy.exchange.pixels import Target
+from understudy.exchange.read import open_images, read_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.target import Target
 from understudy.release.content import write_layout
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.export import export_images, export_nnunet, patient_folds
+from understudy.exchange.pixels import Target
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.target import Target
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, evenly_coded
 
 BRATS = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))

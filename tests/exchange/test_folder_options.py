@@ -37,7 +37,7 @@ def named_in_messages() -> set[str]:
     """Options in the texts of the modules that read folders."""
     found: set[str] = set()
     for path in Path(understudy.exchange.__path__[0]).glob("*.py"):
-        if path.stem in ("export", "packaged"):
+        if path.stem in ("export", "description"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

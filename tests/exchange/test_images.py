@@ -13,7 +13,7 @@ from foreign import save_png
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.images import Opened, open_images
+from understudy.exchange.read import Opened, open_images
 from understudy.exchange.spec import FolderSpec
 from understudy.slices import SliceWriter, evenly_coded
 

@@ -16,9 +16,9 @@ from scipy.ndimage import gaussian_filter
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange import read
+from understudy.exchange.pixels import Target
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.target import Target
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter
 
 CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))

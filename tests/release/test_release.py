@@ -17,7 +17,7 @@ from made_release import CONFIG, decision, made, make_inputs, released
 
 import understudy.release.package as package_module
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import unpacked
+from understudy.exchange.description import unpacked
 from understudy.exchange.read import read_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.memorization.perform import audit

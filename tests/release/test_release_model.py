@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 import understudy.release.gate as gate_module
 from understudy.cli import app
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import generator_in
+from understudy.exchange.description import generator_in
 from understudy.generators import registry as models
 from understudy.generators.folder import CONFIG as CONFIG_FILE
-from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, load_generator, save_model
-from understudy.generators.membership import NetworkWitness
+from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, save_model
+from understudy.generators.membership import MembershipScores
 from understudy.generators.sample import sample_set
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit
@@ -65,7 +65,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     real = made.real_set(root / "real", {f"Patient_{n}": s for n, s in made.split_of(10, 12).items()})
     model = trained(root / "model")
     samples = sample_set(model, 60, 3, root / "samples", progress=False)
-    audit(real, real, samples, CONFIG, membership_score=NetworkWitness(model)).save(root / "audit")
+    audit(real, real, samples, CONFIG, membership_score=MembershipScores(model)).save(root / "audit")
     return Sources(samples, real, real, root / "audit", model=model)
 
 
@@ -279,11 +279,11 @@ def test_weights_that_give_patients_away_go_only_by_override_and_stamped(
 ) -> None:
     known = set(sources.training.rows(split="train").tolist())
 
-    class Telltale(NetworkWitness):
+    class Telltale(MembershipScores):
         def __call__(self, slices: SliceSet, rows: Any) -> Any:
             return np.array([float(int(r) in known) + 0.01 * (int(r) % 7) for r in rows]), "score"
 
-    monkeypatch.setattr(gate_module, "NetworkWitness", Telltale)
+    monkeypatch.setattr(gate_module, "MembershipScores", Telltale)
     real, samples = sources.training, sources.synthetic
     audit(real, real, samples, CONFIG, membership_score=Telltale(sources.model)).save(tmp_path / "audit")
     told = changed(sources, audit=tmp_path / "audit")

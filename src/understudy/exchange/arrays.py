@@ -31,7 +31,6 @@ _SHORT = 0.8  # of the other axes, which are about equal: an axis that counts sl
 _LOOKED_AT = 64  # slices in which an annotation is looked for
 _OFF = 1.0  # grey values by which most of an annotation may miss its codes
 _MOST_CHANNELS = 8  # of arrays whose channels have no names; an axis of pixels is longer
-_ENDING = re.compile(r"\.(npy|npz)$", re.IGNORECASE)
 
 
 class ArrayFile:
@@ -105,21 +104,14 @@ def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
     """Why NumPy or zipfile cannot read a file, in words."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
     start = read_bytes(path, 8)
+    what, fix = f"the array cannot be read ({text})", "save it again, or replace it by an intact copy"
     if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
-        return UnderstudyError(
-            f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty",
-            where=path,
-            fix="save the array with numpy.save or numpy.savez, or replace the file by an intact copy",
-        )
-    if "pickle" in text or "Python objects" in text:
-        return UnderstudyError(
-            "the file holds pickled Python objects, which are never executed",
-            where=path,
-            fix="save plain numeric arrays with numpy.save or numpy.savez",
-        )
-    return UnderstudyError(
-        f"the array cannot be read ({text})", where=path, fix="save it again, or replace it by an intact copy"
-    )
+        what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
+        fix = "save the array with numpy.save or numpy.savez, or replace the file by an intact copy"
+    elif "pickle" in text or "Python objects" in text:
+        what = "the file holds pickled Python objects, which are never executed"
+        fix = "save plain numeric arrays with numpy.save or numpy.savez"
+    return UnderstudyError(what, where=path, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -191,35 +183,34 @@ class ArraySource:
         self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None, plain: bool = False
     ) -> None:
         if not spec.named and not plain:
-            raise UnderstudyError(
-                "an array does not say which of its channels is which",
-                where=f"{root / files[0]}",
-                fix="name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (the authors' models differ"
-                " in it; the annotation comes last or in an array of its own)",
+            what = "an array does not say which of its channels is which"
+            fix = (
+                "name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (the authors' models differ"
+                " in it; the annotation comes last or in an array of its own)"
             )
+            raise UnderstudyError(what, where=root / files[0], fix=fix)
         if isinstance(spec.labels, dict):
-            raise UnderstudyError(
-                "an array has one annotation, of codes", where="labels", fix="give its position or its key"
-            )
-        self._spec, self._root, self._plain = spec, root, plain
+            fix = "give its position or its key"
+            raise UnderstudyError("an array has one annotation, of codes", where="labels", fix=fix)
+        self._said, self._spec, self._plain = spec.labels, spec, plain
         self._positions = _positions(spec)
-        missing = [name for name in known or () if name not in self._positions]
-        if missing:
-            raise UnderstudyError(
-                f"no channel of the array is called {', '.join(missing)}",
-                where=f"channels: {', '.join(self._positions)}",
-                fix=f"name all of {', '.join(known or ())}",
-            )
+        if missing := [name for name in known or () if name not in self._positions]:
+            what = f"no channel of the array is called {', '.join(missing)}"
+            where, fix = f"channels: {', '.join(self._positions)}", f"name all of {', '.join(known or ())}"
+            raise UnderstudyError(what, where=where, fix=fix)
         self.classes: tuple[str, ...] = ()
         self.notes: list[str] = []
-        opened = [self._opened(*pair) for pair in _pairs(root, files)]
-        apart = opened[0][2] is not None
-        odd = next((images for _, images, labels in opened if (labels is not None) != apart), None)
-        if odd is not None:
-            raise UnderstudyError(
-                "some arrays have labels and some have none", where=odd.path, fix="save all of them alike"
-            )
-        self._depth = self._agreed([images for _, images, _ in opened], apart)
+        opened = []  # id, images, labels
+        for file, labels_file in _pairs(root, files):
+            images, labels = self._arrays(root / file)
+            if labels_file is not None:
+                labels = self._arrays(root / labels_file, only=True)[0]
+            opened.append((_stem(file), images, labels))
+        self._apart = opened[0][2] is not None  # labels are arrays of their own
+        if odd := next((images for _, images, labels in opened if (labels is not None) != self._apart), None):
+            what = "some arrays have labels and some have none"
+            raise UnderstudyError(what, where=odd.path, fix="save all of them alike")
+        self._depth = self._agreed([images for _, images, _ in opened])
         if not self._positions:
             names = {PLAIN: 0} if self._depth == 1 else {f"channel {i + 1}": i for i in range(self._depth)}
             self._positions = {name: i for name, i in names.items() if i != spec.labels}
@@ -228,14 +219,15 @@ class ArraySource:
                     f"the {self._depth} channels of the arrays have no names, and none is taken for an annotation"
                     " (--channels names them in their order; an annotation comes last)"
                 )
-        self._pairs = [(name, images, labels, self._form(images, apart)) for name, images, labels in opened]
+        self._pairs = [(name, images, labels, self._form(images)) for name, images, labels in opened]
         for _, images, labels, form in self._pairs:
             if labels is not None:
                 _check_labels(images, labels, form)
-        self.annotated = apart or isinstance(spec.labels, int) or self._depth > 1 + max(self._positions.values())
+        said = self._apart or isinstance(spec.labels, int)
+        self.annotated = said or self._depth > 1 + max(self._positions.values())
         self.channels = tuple(known or self._positions)
         self.count: int | None = sum(i.shape[0] if f.stack else 1 for _, i, _, f in self._pairs)
-        if plain and self.annotated and not apart and not isinstance(spec.labels, int):
+        if plain and self.annotated and not said:
             self._refuse_grey_annotation()
 
     def _refuse_grey_annotation(self) -> None:
@@ -247,68 +239,61 @@ class ArraySource:
         codes = np.array(list((self._spec.codes or BRATS_CODES).values()))
         off = np.abs(seen[seen > 0][:, None] - codes.astype(np.float32)).min(axis=1)
         if (off > _OFF).mean() > 0.5:
-            names, place = list(self._positions), self._depth - 1
-            raise UnderstudyError(
+            names = list(self._positions)
+            what = (
                 f"the arrays have {self._depth} channels and {len(names)} names; the last channel does not look like an"
-                " annotation of the known codes",
-                where=self._pairs[0][1].path,
-                fix=f"if it is an image, name it as well: --channels {','.join([*names, 'NAME'])}; if it is the"
-                f" annotation, say so with its values: --labels {place} --codes NAME=VALUE,...",
+                " annotation of the known codes"
             )
+            fix = (
+                f"if it is an image, name it as well: --channels {','.join([*names, 'NAME'])}; if it is the"
+                f" annotation, say so with its values: --labels {self._depth - 1} --codes NAME=VALUE,..."
+            )
+            raise UnderstudyError(what, where=self._pairs[0][1].path, fix=fix)
 
-    def _opened(self, file: str, labels_file: str | None) -> tuple[str, ArrayFile, ArrayFile | None]:
-        """(id, images, labels)."""
-        images, labels = self._arrays(self._root / file)
-        if labels_file is not None:
-            labels = self._arrays(self._root / labels_file, only=True)[0]
-        return _ENDING.sub("", file), images, labels
-
-    def _depths(self, apart: bool) -> set[int] | None:
+    def _depths(self) -> set[int] | None:
         """What the number of channels may be; None: anything."""
         if not self._positions:
             return None
         last = max(self._positions.values()) + 1
-        if apart:
+        if self._apart:
             return {last}
-        if isinstance(self._spec.labels, int):
-            return {max(last, self._spec.labels + 1)}
+        if isinstance(self._said, int):
+            return {max(last, self._said + 1)}
         return {last, last + 1} if self._plain else {last + 1}
 
-    def _agreed(self, arrays: Sequence[ArrayFile], apart: bool) -> int:
+    def _agreed(self, arrays: Sequence[ArrayFile]) -> int:
         """The number of channels, annotation included, by which all arrays can be read."""
-        common: set[int] | None = None
+        common: set[int] = set()
         for images in arrays:
-            forms = _forms(images.shape, self._depths(apart))
-            if not forms:
-                raise self._unfit(images, apart)
-            own = {form.depth for form in forms}
-            if common is not None and not common & own:
-                raise UnderstudyError(
-                    f"an array of shape {images.shape} beside others of {' or '.join(map(str, common))} channels",
-                    where=images.path,
-                    fix="make all arrays with the same channels, or remove those of others",
-                )
-            common = own if common is None else common & own
-        assert common
+            own = {form.depth for form in _forms(images.shape, self._depths())}
+            if not own:
+                raise self._unfit(images)
+            if common and not common & own:
+                channels = " or ".join(map(str, common))
+                what = f"an array of shape {images.shape} beside others of {channels} channels"
+                fix = "make all arrays with the same channels, or remove those of others"
+                raise UnderstudyError(what, where=images.path, fix=fix)
+            common = common & own or own
         if len(common) > 1:
-            raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths(apart)))
+            raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths()))
         return common.pop()
 
-    def _form(self, images: ArrayFile, apart: bool) -> _Form:
-        forms = [f for f in _forms(images.shape, self._depths(apart)) if f.depth == self._depth]
+    def _form(self, images: ArrayFile) -> _Form:
+        forms = [f for f in _forms(images.shape, self._depths()) if f.depth == self._depth]
         if len(forms) > 1:
             raise self._unclear(images, forms)
         if forms[0].is_volume(images.shape):
             count, height, width = images.shape[:3]
-            raise UnderstudyError(
+            what = (
                 f"an array of shape {images.shape} is {count} slices of {height} x {width} pixels, or {width} slices"
-                f" of {count} x {height}",
-                where=images.path,
-                fix="if it is a volume whose third axis counts the slices, save numpy.moveaxis(array, 2, 0); if the"
-                " first does, save "
-                + ("array[:, None]" if len(images.shape) == 3 else "numpy.moveaxis(array, -1, 1)")
-                + ", which can be read in one way only",
+                f" of {count} x {height}"
             )
+            clear = "array[:, None]" if len(images.shape) == 3 else "numpy.moveaxis(array, -1, 1)"
+            fix = (
+                "if it is a volume whose third axis counts the slices, save numpy.moveaxis(array, 2, 0); if the first"
+                f" does, save {clear}, which can be read in one way only"
+            )
+            raise UnderstudyError(what, where=images.path, fix=fix)
         return forms[0]
 
     def _unclear(self, images: ArrayFile, forms: Sequence[_Form]) -> UnderstudyError:
@@ -323,29 +308,21 @@ class ArraySource:
                 f"name its channels: --channels {names} if it is one slice, --channels {PLAIN} if these are slices of"
                 " one channel"
             )
-        return UnderstudyError(
-            f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}",
-            where=images.path,
-            fix=fix,
-        )
+        what = f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}"
+        return UnderstudyError(what, where=images.path, fix=fix)
 
-    def _unfit(self, images: ArrayFile, apart: bool) -> UnderstudyError:
-        depths = self._depths(apart)
+    def _unfit(self, images: ArrayFile) -> UnderstudyError:
+        depths = self._depths()
+        what = f"an array of shape {images.shape}"
         if depths is None:
-            return UnderstudyError(
-                f"an array of shape {images.shape} is neither an image nor a stack of images with up to"
-                f" {_MOST_CHANNELS} channels",
-                where=images.path,
-                fix="name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]",
-            )
-        wanted = " or ".join(map(str, sorted(depths)))
-        annotation = "" if apart else " with the annotation"
-        return UnderstudyError(
-            f"an array of shape {images.shape} where {wanted} channels are expected"
-            f" ({', '.join(self._positions)}{annotation})",
-            where=images.path,
-            fix="save [N, C, H, W] or [C, H, W] (or channels last), or name the channels that it has (--channels)",
-        )
+            what += f" is neither an image nor a stack of images with up to {_MOST_CHANNELS} channels"
+            fix = "name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]"
+        else:
+            annotation = "" if self._apart else " with the annotation"
+            what += f" where {' or '.join(map(str, sorted(depths)))} channels are expected"
+            what += f" ({', '.join(self._positions)}{annotation})"
+            fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name the channels that it has (--channels)"
+        return UnderstudyError(what, where=images.path, fix=fix)
 
     def _arrays(self, path: Path, only: bool = False) -> tuple[ArrayFile, ArrayFile | None]:
         """The images of a file, and its labels if it has an array for them."""
@@ -357,7 +334,7 @@ class ArraySource:
                 keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         except Exception as error:
             raise unreadable_array(path, error) from error
-        said = self._spec.labels if isinstance(self._spec.labels, str) else ""
+        said = self._said if isinstance(self._said, str) else ""
         of_labels = [k for k in keys if (k == said if said else k.lower() in _LABEL_WORDS)]
         of_images = [k for k in keys if k not in of_labels]
         if len(of_images) > 1:
@@ -365,11 +342,9 @@ class ArraySource:
         if only:
             of_images, of_labels = (of_images or of_labels), []
         if len(of_images) != 1 or len(of_labels) > 1 or (said and not of_labels):
-            raise UnderstudyError(
-                f"which array holds the images{' and which the labels' if not only else ''} is not clear",
-                where=f"{path}: it has {', '.join(keys) or 'no array'}",
-                fix="call them `images` and `labels`, or give the key of the annotation (--labels KEY)",
-            )
+            what = f"which array holds the images{' and which the labels' if not only else ''} is not clear"
+            fix = "call them `images` and `labels`, or give the key of the annotation (--labels KEY)"
+            raise UnderstudyError(what, where=f"{path}: it has {', '.join(keys) or 'no array'}", fix=fix)
         return ArrayFile(path, of_images[0]), ArrayFile(path, of_labels[0]) if of_labels else None
 
     def slices(self, start: int) -> Iterator[RawSlice]:
@@ -381,23 +356,18 @@ class ArraySource:
                 continue
             drawn = None if labels is None else _items(labels, len(labels.shape) > 2, first)
             for number, item in enumerate(_items(images, form.stack, first), first):
-                mark = f"{name}_{number:07d}" if depth > 1 else name
+                row = {"id": f"{name}_{number:07d}" if depth > 1 else name}
+                where = Path(f"{images.path}, slice {number}")
                 image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
-                yield self._slice(mark, number, image, None if drawn is None else next(drawn), images.path)
-
-    def _slice(self, name: str, number: int, image: NDArray[Any], labels: NDArray[Any] | None, path: Path) -> RawSlice:
-        where = Path(f"{path}, slice {number}")
-        grey = to_grey(image, self._spec, where)
-        if labels is not None:
-            height, width = grey.shape[-2:]
-            drawn = to_grey(labels.reshape(1, height, width), self._spec, where, annotation=True)
-        elif self.annotated:
-            place = self._spec.labels if isinstance(self._spec.labels, int) else len(grey) - 1
-            drawn = grey[[place]]
-        else:
-            drawn = np.zeros_like(grey[:1])
-        order = [self._positions[channel] for channel in self.channels]
-        return RawSlice({"id": name}, to_8_bit(grey[order]), drawn, where, where)
+                grey = to_grey(image, self._spec, where)  # [C, H, W]
+                if drawn is not None:
+                    codes = to_grey(next(drawn).reshape(1, *grey.shape[-2:]), self._spec, where, annotation=True)
+                elif self.annotated:
+                    codes = grey[[self._said if isinstance(self._said, int) else len(grey) - 1]]
+                else:
+                    codes = np.zeros_like(grey[:1])
+                order = [self._positions[channel] for channel in self.channels]
+                yield RawSlice(row, to_8_bit(grey[order]), codes, where, where)
 
 
 def _check_labels(images: ArrayFile, labels: ArrayFile, form: _Form) -> None:
@@ -405,14 +375,9 @@ def _check_labels(images: ArrayFile, labels: ArrayFile, form: _Form) -> None:
     height, width = (n for i, n in enumerate(item) if i != form.axis)
     count = images.shape[0] if form.stack else 1
     allowed = [(count, height, width), (count, 1, height, width)]
-    if count == 1:
-        allowed.append((height, width))
-    if labels.shape not in allowed:
-        raise UnderstudyError(
-            f"labels of shape {labels.shape} for images of shape {images.shape}",
-            where=labels.path,
-            fix=f"save them as {allowed[0]}",
-        )
+    if labels.shape not in allowed and (count > 1 or labels.shape != (height, width)):
+        what = f"labels of shape {labels.shape} for images of shape {images.shape}"
+        raise UnderstudyError(what, where=labels.path, fix=f"save them as {allowed[0]}")
 
 
 def _items(array: ArrayFile, stack: bool, start: int) -> Iterator[NDArray[Any]]:
@@ -430,50 +395,41 @@ def _positions(spec: FolderSpec) -> dict[str, int]:
     positions = {}
     for name, said in spec.named.items():
         if isinstance(said, str) and said:
-            raise UnderstudyError(
-                f"{said!r} is not a position in an array", where=f"channels.{name}", fix="give a number, counted from 0"
-            )
+            what, fix = f"{said!r} is not a position in an array", "give a number, counted from 0"
+            raise UnderstudyError(what, where=f"channels.{name}", fix=fix)
         positions[name] = said if isinstance(said, int) else next(free)
     if taken in positions.values():
-        raise UnderstudyError(
-            f"position {taken} is said to be both the annotation and a channel",
-            where="labels",
-            fix="give each its own position, counted from 0",
-        )
+        what = f"position {taken} is said to be both the annotation and a channel"
+        raise UnderstudyError(what, where="labels", fix="give each its own position, counted from 0")
     return positions
+
+
+def _stem(file: str) -> str:
+    return re.sub(r"\.(npy|npz)$", "", file, flags=re.IGNORECASE)
 
 
 def _pairs(root: Path, files: Sequence[str]) -> list[tuple[str, str | None]]:
     """(file of images, file of their labels or None), sorted."""
+    words = "|".join(map(re.escape, sorted((*_IMAGE_WORDS, *_LABEL_WORDS), key=len, reverse=True)))
+    word_at_end = re.compile(rf"(?P<rest>.*?)(?:^|[-_.])(?P<word>{words})", re.IGNORECASE)
     images: dict[str, str] = {}
     labels: dict[str, str] = {}
     for file in files:
-        stem = _ENDING.sub("", file)
-        key, is_labels = _key(stem)
+        is_labels, kept = False, []  # what a file of images and that of its labels have in common
+        for part in _stem(file).split("/"):
+            match = word_at_end.fullmatch(part)
+            is_labels = is_labels or bool(match and match["word"].lower() in _LABEL_WORDS)
+            kept.append(match["rest"] if match else part)
+        key = "/".join(part for part in kept if part)
         target = labels if is_labels else images
         if key in target:
-            raise UnderstudyError(
-                "two files with the same name", where=f"{root}: {target[key]} and {file}", fix="remove one of them"
-            )
+            where = f"{root}: {target[key]} and {file}"
+            raise UnderstudyError("two files with the same name", where=where, fix="remove one of them")
         target[key] = file
-    lonely = sorted(labels.keys() - images.keys())
-    if lonely:
-        raise UnderstudyError(
-            "labels without images", where=root / labels[lonely[0]], fix="add the images, or remove the labels"
-        )
+    if lonely := sorted(labels.keys() - images.keys()):
+        fix = "add the images, or remove the labels"
+        raise UnderstudyError("labels without images", where=root / labels[lonely[0]], fix=fix)
     if labels and len(labels) < len(images):
         name = next(file for key, file in images.items() if key not in labels)
         raise UnderstudyError("images without labels", where=root / name, fix="add the labels, or remove the images")
     return [(images[key], labels.get(key)) for key in sorted(images, key=natural)]
-
-
-def _key(stem: str) -> tuple[str, bool]:
-    """What a file of images and that of its labels have in common, and whether it is the latter."""
-    words = "|".join(map(re.escape, sorted((*_IMAGE_WORDS, *_LABEL_WORDS), key=len, reverse=True)))
-    is_labels, kept = False, []
-    for part in stem.split("/"):
-        match = re.fullmatch(rf"(?P<rest>.*?)(?:^|[-_.])(?P<word>{words})", part, re.IGNORECASE)
-        if match and match["word"].lower() in _LABEL_WORDS:
-            is_labels = True
-        kept.append(match["rest"] if match else part)
-    return "/".join(part for part in kept if part), is_labels

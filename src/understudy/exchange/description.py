@@ -1,4 +1,4 @@
-"""`understudy-images.json`: what an exported folder of images says about itself, so that it is read back as it was."""
+"""What a folder says about itself: `understudy-images.json` of an exported folder, `release.json` of a package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
-from understudy.io.files import read_json, write_json
+from understudy.io.files import read_json, sha256_file, write_json
 from understudy.slices import LabelClass, SliceSet
 
 DESCRIPTION = "understudy-images.json"
+CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
 _COLUMNS = ("id", "subject", "site", "z", "split")  # of the index that are kept for each slice
 _Row = dict[str, str | int | float | None]
+_CHECK = "check the package: understudy verify PACKAGE"
 
 
 class DescribedChannel(BaseModel):
@@ -39,7 +41,7 @@ class DescribedClass(BaseModel):
 
 
 class Description(BaseModel):
-    """The content of the file.
+    """The content of `understudy-images.json`.
 
     Attributes:
         layout, pattern, labels: as in `FolderSpec`.
@@ -73,9 +75,30 @@ class Description(BaseModel):
         """Class -> its value in the annotation."""
         return {c.name: float(c.value) for c in self.classes[1:]}
 
+    def complete(self, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
+        """The spec, completed by the description; what the user says takes precedence.
+
+        Args:
+            spec: what the user says.
+            known: channels that are wanted; the folder's others are left out.
+        """
+        if spec.layout not in ("auto", self.layout):
+            return spec
+        files: dict[str, str | int] = {channel.name: channel.files for channel in self.channels}
+        named = spec.named or dict.fromkeys(known if known and set(known) <= files.keys() else files)
+        channels = {name: files.get(name) if text is None else text for name, text in named.items()}
+        completed = {
+            "layout": self.layout,
+            "pattern": spec.pattern or self.pattern,
+            "channels": list(channels) if None in channels.values() else channels,
+            "labels": spec.labels or self.labels,
+            "codes": spec.codes or self.codes,
+        }
+        return spec.model_copy(update=completed)
+
 
 def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Mapping[str, int] | None = None) -> None:
-    """Writes the file into an exported folder.
+    """Writes `understudy-images.json` into an exported folder.
 
     Args:
         slices: what was exported.
@@ -84,6 +107,12 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
         cases: slice as the files call it -> row of the set; None: say nothing about single slices.
     """
     codes = {slices.classes[0].name: 0, **reading["codes"]}
+    index = slices.index[[name for name in _COLUMNS if name in slices.index]]
+    records = index.astype(object).where(index.notna(), None).to_dict(orient="records")
+    rows = {
+        case: {str(k): v.item() if hasattr(v, "item") else v for k, v in records[row].items()}
+        for case, row in (cases or {}).items()
+    }
     said = Description(
         layout=reading["layout"],
         pattern=reading.get("pattern", ""),
@@ -95,23 +124,13 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
         resolution=slices.resolution,
         spacing=slices.spacing,
         axes=slices.axes,
-        slices=_rows(slices, cases or {}),
+        slices={case: row for case, row in rows.items() if row != {"id": case}},
     )
     write_json(out / DESCRIPTION, said.model_dump(mode="json"))
 
 
-def _rows(slices: SliceSet, cases: Mapping[str, int]) -> dict[str, _Row]:
-    index = slices.index[[name for name in _COLUMNS if name in slices.index]]
-    records = index.astype(object).where(index.notna(), None).to_dict(orient="records")
-    rows = {
-        case: {str(k): v.item() if hasattr(v, "item") else v for k, v in records[row].items()}
-        for case, row in cases.items()
-    }
-    return {case: row for case, row in rows.items() if row != {"id": case}}
-
-
 def description_of(root: Path) -> Description | None:
-    """What the folder says about itself; None if it says nothing.
+    """The description in an exported folder; None if there is none.
 
     Raises:
         UnderstudyError: the file is damaged, or of another version.
@@ -123,33 +142,73 @@ def description_of(root: Path) -> Description | None:
         return Description.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UnderstudyError(
-            f"the description of the images cannot be used: {place}: {first['msg']}",
-            where=path,
-            fix="restore it from a copy, or delete it and describe the images by options: see `understudy read --help`",
-        ) from error
+        what = f"the description of the images cannot be used: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        fix = "restore it, or delete it and describe the images by options: see `understudy read --help`"
+        raise UnderstudyError(what, where=path, fix=fix) from error
 
 
-def described(said: Description, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
-    """The spec, completed by what the folder says about itself; what the user says takes precedence.
+def certificate_of(package: str | Path) -> dict[str, Any]:
+    """What release.json says.
+
+    Raises:
+        UnderstudyError: no package, or one of another version.
+    """
+    path = Path(package) / CERTIFICATE
+    if not path.is_file():
+        what = "this is no released package: it has no release.json"
+        raise UnderstudyError(what, where=package, fix="give its folder")
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        fix = f"use a version that knows {FORMAT}"
+        raise UnderstudyError("the package is of an unknown format", where=path, fix=fix)
+    return found
+
+
+def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> tuple[Path, FolderSpec]:
+    """The data folder of a package and how it is read; any other folder as it is.
 
     Args:
-        said: by the folder.
-        spec: what the user says.
-        known: channels that are wanted; the folder's others are left out.
+        root: a package, or another folder.
+        spec: what the user says; what the package says takes its place, except for sizes.
+        known: channels that are wanted; the package's others are left out.
+
+    Raises:
+        UnderstudyError: a damaged certificate, or a package of a generator.
     """
-    if spec.layout not in ("auto", said.layout):
-        return spec
-    tokens: dict[str, str | int] = {channel.name: channel.files for channel in said.channels}
-    named = spec.named or dict.fromkeys(known if known and set(known) <= tokens.keys() else tokens)
-    channels = {name: tokens.get(name) if text is None else text for name, text in named.items()}
-    return spec.model_copy(
-        update={
-            "layout": said.layout,
-            "pattern": spec.pattern or said.pattern,
-            "channels": list(channels) if None in channels.values() else channels,
-            "labels": spec.labels or said.labels,
-            "codes": spec.codes or said.codes,
-        }
-    )
+    if not (root / CERTIFICATE).is_file():
+        return root, spec
+    said = certificate_of(root)
+    try:
+        data = said["data"]
+        reading = dict(data["reading"])
+        if isinstance(reading.get("channels"), dict):  # JSON sorts names; their order is that of the certificate
+            wanted = known or data["channels"]
+            reading["channels"] = {k: reading["channels"][k] for k in wanted if k in reading["channels"]}
+        keep = {"sizes": spec.sizes, "resolution": spec.resolution}
+        return root / "data", FolderSpec.model_validate({**reading, **keep})
+    except (KeyError, TypeError, ValueError) as error:
+        what = "the package holds no slices that its certificate describes"
+        raise UnderstudyError(what, where=root / CERTIFICATE, fix=_CHECK) from error
+
+
+def generator_in(folder: Path) -> Path:
+    """The generator's folder in a package of weights; any other folder as it is.
+
+    Raises:
+        UnderstudyError: a package of slices, or weights that are not those of its certificate.
+    """
+    if not (folder / CERTIFICATE).is_file():
+        return folder
+    said = certificate_of(folder)
+    if said.get("kind") != "generator":
+        fix = "use its slices: understudy evaluate --synthetic PACKAGE"
+        raise UnderstudyError("the package holds slices, not a generator", where=folder, fix=fix)
+    try:
+        weights = said["model"]["weights"]
+        wanted = {weights["file"]: weights["sha256"], "model/config.json": said["model"]["config_sha256"]}
+        intact = all(sha256_file(folder / name) == value for name, value in wanted.items())
+    except (KeyError, TypeError, OSError):
+        intact = False
+    if not intact:
+        raise UnderstudyError("the weights are not those of the package's certificate", where=folder, fix=_CHECK)
+    return folder / "model"

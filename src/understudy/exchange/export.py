@@ -56,8 +56,8 @@ def png_reading(slices: SliceSet) -> dict[str, Any]:
     for channel in (LABELS, *slices.channels):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", AUTHORS_NAMES.get(channel, channel)).strip("._") or "channel"
         taken = {used.lower() for used in names.values()}
-        again = (f"{name}_{i}" for i in itertools.count(2))
-        names[channel] = name if name.lower() not in taken else next(n for n in again if n.lower() not in taken)
+        again = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+        names[channel] = next(n for n in again if n.lower() not in taken)
     return {
         "layout": "png",
         "pattern": "{channel}/{id}_{channel}.png",
@@ -110,14 +110,20 @@ def export_nnunet(
     Raises:
         UnderstudyError: the folder is not empty, too few patients, sets that do not fit together, disk full.
     """
-    title = _title(number, name)
+    title = f"Dataset{number:03d}_{name}"
+    if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        fix = "use a number from 1 to 999 and letters, digits, - and _"
+        raise UnderstudyError(f"nnU-Net cannot call a data set {title}", fix=fix)
     index = slices.index
     is_test = (index["split"] == "test").to_numpy() if "split" in index else np.zeros(len(index), bool)
     training = np.flatnonzero(~is_test)
     cases = file_names(slices)
     subjects = index["subject"].astype(str).to_numpy() if "subject" in index else np.array(cases, object)
     splits = patient_folds([cases[i] for i in training], subjects[training].tolist(), folds, seed)
-    added = _added(slices, synthetic)
+    added = []
+    if synthetic is not None:
+        _refuse_unfit(slices, synthetic)
+        added = [f"synthetic_{case}" for case in file_names(synthetic)]
     for split in splits:
         split["train"] += added
     out = _new_folder(Path(out))
@@ -141,32 +147,34 @@ def export_nnunet(
     if is_test.any():
         write(slices, np.flatnonzero(is_test), cases, "Ts")
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
-    write_json(raw / "dataset.json", _dataset(slices, len(training) + len(added), name))
+    dataset = {
+        "name": name,
+        "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
+        "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
+        "numTraining": len(training) + len(added),
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+        "source": {"content_hash": slices.content_hash},
+    }
+    write_json(raw / "dataset.json", dataset)
     reading = nnunet_reading(slices, raw.relative_to(out).as_posix())
     describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
     return raw
 
 
-def _title(number: int, name: str) -> str:
-    if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UnderstudyError(
-            f"nnU-Net cannot call a data set Dataset{number:03d}_{name}",
-            fix="use a number from 1 to 999 and letters, digits, - and _",
-        )
-    return f"Dataset{number:03d}_{name}"
-
-
-def _dataset(slices: SliceSet, count: int, name: str) -> dict[str, Any]:
-    """nnU-Net's description of a data set."""
-    return {
-        "name": name,
-        "channel_names": {str(i): channel for i, channel in enumerate(slices.channels)},
-        "labels": {entry.name: i for i, entry in enumerate(slices.classes)},
-        "numTraining": count,
-        "file_ending": ".png",
-        "overwrite_image_reader_writer": "NaturalImage2DIO",
-        "source": {"content_hash": slices.content_hash},
-    }
+def _refuse_unfit(slices: SliceSet, synthetic: SliceSet) -> None:
+    """Further slices need the same size, all channels, and no other classes."""
+    missing = sorted(set(slices.channels) - set(synthetic.channels))
+    unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
+    if missing:
+        what = f"channel {missing[0]} is missing"
+    elif unknown:
+        what = f"class {unknown[0]} is unknown"
+    elif synthetic.resolution != slices.resolution:
+        what = f"{synthetic.resolution} pixels, not {slices.resolution}"
+    else:
+        return
+    raise UnderstudyError(f"the sets do not fit together: {what}", where=synthetic.path, fix="use sets of one study")
 
 
 def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
@@ -177,34 +185,14 @@ def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, see
     """
     patients = np.unique(np.asarray(subjects, str))
     if folds < 2 or len(patients) < folds:
-        raise UnderstudyError(
-            f"{folds} folds of {len(patients)} patients", fix=f"use from 2 to {max(2, len(patients))} folds"
-        )
+        fix = f"use from 2 to {max(2, len(patients))} folds"
+        raise UnderstudyError(f"{folds} folds of {len(patients)} patients", fix=fix)
     fold_of = {p: i % folds for i, p in enumerate(np.random.default_rng(seed).permutation(patients).tolist())}
-    of_case = [fold_of[subject] for subject in map(str, subjects)]
+    own = [(case, fold_of[subject]) for case, subject in zip(cases, map(str, subjects), strict=True)]
     return [
-        {
-            "train": [case for case, own in zip(cases, of_case, strict=True) if own != fold],
-            "val": [case for case, own in zip(cases, of_case, strict=True) if own == fold],
-        }
+        {"train": [case for case, k in own if k != fold], "val": [case for case, k in own if k == fold]}
         for fold in range(folds)
     ]
-
-
-def _added(slices: SliceSet, synthetic: SliceSet | None) -> list[str]:
-    """Names of the further slices, after a check that they fit."""
-    if synthetic is None:
-        return []
-    missing = sorted(set(slices.channels) - set(synthetic.channels))
-    unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
-    if missing or unknown or synthetic.resolution != slices.resolution:
-        what = f"channel {missing[0]} is missing" if missing else f"class {unknown[0]} is unknown" if unknown else (
-            f"{synthetic.resolution} pixels, not {slices.resolution}"
-        )  # fmt: skip
-        raise UnderstudyError(
-            f"the sets do not fit together: {what}", where=synthetic.path, fix="use sets of one study"
-        )
-    return [f"synthetic_{case}" for case in file_names(synthetic)]
 
 
 def file_names(slices: SliceSet) -> list[str]:
@@ -231,10 +219,9 @@ def _write(
     made: set[Path] = set()
     with track(len(rows), "writing", "slices", show=progress) as meter, ThreadPoolExecutor(_WORKERS) as pool:
         for block, images, labels in slices.blocks(rows):
-            jobs = [
-                job for row, image, label in zip(block.tolist(), images, labels, strict=True)
-                for job in files(cases[row], image, label)
-            ]  # fmt: skip
+            jobs: list[tuple[Path, Any]] = []
+            for row, image, label in zip(block.tolist(), images, labels, strict=True):
+                jobs += files(cases[row], image, label)
             with writing(jobs[0][0].parent):
                 for folder in {path.parent for path, _ in jobs} - made:
                     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
@@ -87,41 +86,32 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patie
         >>> patients_of(["p1_z01", "p1_z02", "p2_z01"], None, Path("folder")).subjects
         ['p1', 'p1', 'p2']
     """
-    if pattern is not None:
-        wanted = compiled(pattern)
-        subjects = [_matched(wanted, name, where) for name in names]
-        return Patients(subjects, "each" if pattern == EACH else "pattern", f"by --patients '{pattern}'")
-    short = [_SLICE_NUMBER.sub("", name) for name in names]
-    if all(short) and 1 < len(set(short)) < len(names):
-        return Patients(short, "names", "by their names without the number at the end")
-    mark = sha256_json(str(where.absolute()))[:8]  # the same name in two folders is no proof of one patient
-    return Patients([f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none")
+    if pattern is None:
+        short = [_SLICE_NUMBER.sub("", name) for name in names]
+        if all(short) and 1 < len(set(short)) < len(names):
+            return Patients(short, "names", "by their names without the number at the end")
+        mark = sha256_json(str(where.absolute()))[:8]  # the same name in two folders is no proof of one patient
+        return Patients([f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none")
+    expression = compiled(pattern)
+    subjects = []
+    for name in names:
+        match = expression.search(name)
+        subject = match and match[1 if expression.groups else 0]
+        if not subject:
+            what = f"the slice {name!r} has no patient by --patients '{pattern}'"
+            fix = f"write a regular expression whose first group is the patient in every name, e.g. {_EXAMPLE}"
+            raise UnderstudyError(what, where=where, fix=fix)
+        subjects.append(subject)
+    return Patients(subjects, "each" if pattern == EACH else "pattern", f"by --patients '{pattern}'")
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """The regular expression.
-
-    Raises:
-        UnderstudyError: it is none.
-    """
+    """The regular expression; raises an UnderstudyError if it is none."""
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UnderstudyError(
-            f"'{pattern}' is not a valid regular expression ({error})", where="--patients", fix=f"write e.g. {_EXAMPLE}"
-        ) from error
-
-
-def _matched(pattern: re.Pattern[str], name: str, where: Path) -> str:
-    found = pattern.search(name)
-    patient = found and found[1 if pattern.groups else 0]
-    if not patient:
-        raise UnderstudyError(
-            f"the slice {name!r} has no patient by --patients '{pattern.pattern}'",
-            where=where,
-            fix=f"write a regular expression whose first group is the patient in every name, e.g. {_EXAMPLE}",
-        )
-    return patient
+        what = f"'{pattern}' is not a valid regular expression ({error})"
+        raise UnderstudyError(what, where="--patients", fix=f"write e.g. {_EXAMPLE}") from error
 
 
 def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError | None:
@@ -132,36 +122,33 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
         patients: how they were found.
         where: the set or folder, as the user called it.
     """
+    if patients.found == "each":
+        return None
     names = slices.index["id"].astype(str).tolist() if "id" in slices.index else []
     different = len(set(patients.subjects))
     example = f"; a slice is called {names[0]!r}" if names else ""
     sure = "; if they are right, add --trust-patients"
-    if patients.found == "each":
-        return None
+    fix = f"say which part of a name is the patient, e.g. {_EXAMPLE}"
     if patients.found != "set" and 1 < different == len(names):
-        return UnderstudyError(
+        what = (
             f"there are as many patients as slices ({different:,}), {patients.how}{example}: neighbouring slices of"
-            " one patient would pass for two patients, and all statistics by patient would be wrong",
-            where=where,
-            fix=f"say which part of a name is the patient, e.g. {_EXAMPLE}; if every slice is of another patient,"
-            f" --patients '{EACH}'",
+            " one patient would pass for two patients, and all statistics by patient would be wrong"
         )
+        fix += f"; if every slice is of another patient, --patients '{EACH}'"
+        return UnderstudyError(what, where=where, fix=fix)
     if patients.found in ("pattern", "names") and different == 1 < len(names):
-        return UnderstudyError(
-            f"all {len(names):,} slices are of one patient, {patients.how}{example}",
-            where=where,
-            fix=f"say which part of a name is the patient, e.g. {_EXAMPLE}{sure}",
-        )
+        what = f"all {len(names):,} slices are of one patient, {patients.how}{example}"
+        return UnderstudyError(what, where=where, fix=fix + sure)
     alike, pairs = neighbours(slices)
     if not alike:
         return None
-    cure = "read it again with the patients' names" if patients.found == "set" else f"e.g. {_EXAMPLE}"
-    return UnderstudyError(
+    what = (
         f"{alike} of {pairs} pairs of patients who follow each other look like neighbouring slices of one person"
-        f" ({different:,} patients, {patients.how}{example})",
-        where=where,
-        fix=f"say which part of a slice's name is the patient, {cure}{sure}",
+        f" ({different:,} patients, {patients.how}{example})"
     )
+    if patients.found == "set":
+        fix = "read it again with the patients' names"
+    return UnderstudyError(what, where=where, fix=fix + sure)
 
 
 def neighbours(slices: SliceSet) -> tuple[int, int]:
@@ -174,22 +161,30 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
     and one in nine is the best of nine. Reported are at least 3 pairs, a tenth of all and most of those that reach the
     first, unless chance gives as many once in 100 times.
     """
+    from scipy.stats import binom  # takes long, and `plan` imports this module
+
     subjects = slices.index["subject"].astype(str).to_numpy()
     names = sorted(set(subjects.tolist()), key=natural)
     starts = [0] if len(names) <= _MOST else np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist()
     length = len(names) if len(names) <= _MOST else _RUN
-    own: list[NDArray[np.float32]] = []
+    own: list[NDArray[np.float32]] = []  # each slice's correlation with the most similar other one of its patient
     found: list[tuple[float, float, int]] = []  # correlation with the next patient, best of the others, how many others
     for start in starts:
-        run = _bright([_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]])
-        own += [_best_own(marks) for marks in run if len(marks) > 1]
-        for i in range(len(run) - 1):
-            places = sorted(range(len(run)), key=lambda j: abs(j - i))
+        run = [_marks(slices, np.flatnonzero(subjects == name)) for name in names[start : start + length]]
+        least = _FAINT * float(np.median(np.concatenate([contrast for _, contrast in run])))
+        bright = [marks[(contrast >= least) & (contrast > 0)] for marks, contrast in run]
+        for marks in bright:
+            if len(marks) > 1:
+                products = marks @ marks.T
+                np.fill_diagonal(products, -1)
+                own.append(np.asarray(products.max(axis=1)))
+        for i in range(len(bright) - 1):
+            places = sorted(range(len(bright)), key=lambda j: abs(j - i))
             far = [j for j in places if abs(j - i) >= _APART]
             apart = (far if len(far) > _APART else [j for j in places if abs(j - i) > 1])[:_OTHERS]
-            if apart and len(run[i]):
-                others = max(_best(run[i], run[j]) for j in apart)
-                found.append((_best(run[i], run[i + 1]), others, len(apart)))
+            if apart and len(bright[i]):
+                others = max(_best(bright[i], bright[j]) for j in apart)
+                found.append((_best(bright[i], bright[i + 1]), others, len(apart)))
     if not own or not found:
         return 0, len(found)
     within = float(np.quantile(np.concatenate(own), _WITHIN))
@@ -212,18 +207,6 @@ def _marks(slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float3
     marks -= marks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(marks, axis=1)
     return marks / np.maximum(length, 1e-6)[:, None], length
-
-
-def _bright(run: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
-    least = _FAINT * float(np.median(np.concatenate([contrast for _, contrast in run])))
-    return [marks[(contrast >= least) & (contrast > 0)] for marks, contrast in run]
-
-
-def _best_own(marks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each slice's correlation with the most similar other one of its patient."""
-    products = marks @ marks.T
-    np.fill_diagonal(products, -1)
-    return np.asarray(products.max(axis=1))
 
 
 def _best(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -1,23 +1,35 @@
-"""Pixels of one file, checked: PNG, NIfTI and NumPy arrays as grey values 0..255."""
+"""Pixels of foreign images, checked: grey values 0..255, annotations as codes or a channel a class, and sizes."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import FolderSpec
+from understudy.exchange.spec import BRATS_CODES, FolderSpec
+from understudy.io.files import read_json, write_json
 from understudy.io.folders import read_bytes
 from understudy.io.nifti import LABEL_TOLERANCE
+from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, evenly_coded
+from understudy.volumes import SliceGeometry
 
-_GREY_PNG = {"L", "1"}
+if TYPE_CHECKING:
+    from understudy.exchange.sources import RawSlice, Source
+
+HALF = 127.5  # a channel of one class holds the class above half of 255
 _SLACK = 1e-4  # of the range: what single precision leaves of rounding
 _EXAMPLE = "--values=-1,1 (or `values: [-1, 1]`)"
+_FEW = 0.005  # share of annotated pixels below which an unknown value is a blot, not a code
+_MUCH = 0.2  # share of the pixels far from all codes that a code which nobody named makes up
+_SPIKE = 8  # times the mean of its neighbours: transitions between codes are spread out, codes are not
 
 
 def read_png(path: Path) -> NDArray[np.uint8]:
@@ -29,27 +41,22 @@ def read_png(path: Path) -> NDArray[np.uint8]:
     content = read_bytes(path)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode in _GREY_PNG:
+            if image.mode in ("L", "1"):
                 return np.asarray(image.convert("L"), np.uint8)
             mode, kind = image.mode, image.format
     except Exception as error:  # of a damaged file Pillow raises nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else reason
-        raise UnderstudyError(
-            f"the image cannot be read ({reason})", where=path, fix="replace it by an intact copy"
-        ) from error
+        fix = "replace it by an intact copy"
+        raise UnderstudyError(f"the image cannot be read ({reason})", where=path, fix=fix) from error
     if mode in ("RGB", "RGBA", "LA", "P", "PA"):
         words = {"P": "colours of a palette", "PA": "colours of a palette", "LA": "grey with transparency"}
-        raise UnderstudyError(
-            f"the {kind} image has {words.get(mode, f'colours ({mode})')}, not one channel of grey values",
-            where=path,
-            fix="write one 8-bit grey image a channel (a colour image cannot say which MR channel is which)",
-        )
-    raise UnderstudyError(
-        f"the {kind} image has more than 8 bits a pixel ({mode})",
-        where=path,
-        fix="scale it to 0-255 and save it with 8 bits, so that all images are scaled alike",
-    )
+        what = f"the {kind} image has {words.get(mode, f'colours ({mode})')}, not one channel of grey values"
+        fix = "write one 8-bit grey image a channel (a colour image cannot say which MR channel is which)"
+    else:
+        what = f"the {kind} image has more than 8 bits a pixel ({mode})"
+        fix = "scale it to 0-255 and save it with 8 bits, so that all images are scaled alike"
+    raise UnderstudyError(what, where=path, fix=fix)
 
 
 def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: bool = False) -> NDArray[Any]:
@@ -73,71 +80,296 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UnderstudyError(
-            f"the {'annotation' if annotation else 'image'} holds NaN or infinite values",
-            where=where,
-            fix="correct or remove it",
-        )
+        what = f"the {'annotation' if annotation else 'image'} holds NaN or infinite values"
+        raise UnderstudyError(what, where=where, fix="correct or remove it")
+    single = np.asarray(values, np.float32)
+    seen = f"values from {low:g} to {high:g}"
     if annotation:
-        return _codes(values, low, high, where)
+        _refuse_no_codes(single, low, high, where)
+        return np.clip(single, 0, 255)
     if scaling == "max":
         if high <= 0 or low < 0:
-            raise UnderstudyError(
-                f"values from {low:g} to {high:g} cannot be divided by their maximum",
-                where=where,
-                fix="give the two numbers that become 0 and 255 instead: " + _EXAMPLE,
-            )
-        return np.asarray(values, np.float32) * np.float32(255 / high)
+            fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
+            raise UnderstudyError(f"{seen} cannot be divided by their maximum", where=where, fix=fix)
+        return single * np.float32(255 / high)
     if scaling == "as_is":
-        return _as_is(values, low, high, spec.clip, where)
+        if (low < 0 or high > 255) and not spec.clip:
+            fix = f"say which numbers become 0 and 255: {_EXAMPLE}, or --values max"
+            raise UnderstudyError(f"{seen} are no grey values 0 to 255", where=where, fix=fix)
+        if np.issubdtype(values.dtype, np.floating) and 0 < high <= 1:
+            fix = "say which numbers become 0 and 255, e.g. --values 0,1 (or `values: [0, 1]`)"
+            raise UnderstudyError(f"{seen} would all become black", where=where, fix=fix)
+        return np.clip(single, 0, 255)
     bottom, top = scaling
     slack = _SLACK * (top - bottom)
     if (low < bottom - slack or high > top + slack) and not spec.clip:
-        raise UnderstudyError(
-            f"values from {low:g} to {high:g} lie outside of {bottom:g} to {top:g}",
-            where=where,
-            fix="correct `values`, or let what is outside be cut off: --clip (`clip: true`)",
-        )
-    grey = (np.asarray(values, np.float32) - np.float32(bottom)) * np.float32(255 / (top - bottom))
-    return np.clip(grey, 0, 255)
+        fix = "correct `values`, or let what is outside be cut off: --clip (`clip: true`)"
+        raise UnderstudyError(f"{seen} lie outside of {bottom:g} to {top:g}", where=where, fix=fix)
+    return np.clip((single - np.float32(bottom)) * np.float32(255 / (top - bottom)), 0, 255)
 
 
-def _codes(values: NDArray[Any], low: float, high: float, where: Path) -> NDArray[Any]:
-    """An annotation's values, which may lie between its codes as a generator's do, but are no probabilities."""
+def _refuse_no_codes(values: NDArray[np.float32], low: float, high: float, where: Path) -> None:
+    """An annotation's values may lie between its codes, as a generator's do, but are no probabilities."""
     if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
-        raise UnderstudyError(
-            f"the annotation has values from {low:g} to {high:g}, not from 0 (background) to 255",
-            where=where,
-            fix="save the number of each pixel's class, 0 for background, as 8-bit integers, and name the classes:"
-            " --codes NAME=VALUE,... (or `codes: {NAME: VALUE}`)",
+        what = f"the annotation has values from {low:g} to {high:g}, not from 0 (background) to 255"
+        fix = (
+            "save the number of each pixel's class, 0 for background, as 8-bit integers, and name the classes:"
+            " --codes NAME=VALUE,... (or `codes: {NAME: VALUE}`)"
         )
-    grey = np.clip(np.asarray(values, np.float32), 0, 255)
-    if 0 < high <= 1 + LABEL_TOLERANCE and np.abs(grey - np.rint(grey)).max() > LABEL_TOLERANCE:
-        raise UnderstudyError(
-            f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities",
-            where=where,
-            fix="save a threshold of it, (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or"
-            " `codes: {NAME: 1}`)",
+        raise UnderstudyError(what, where=where, fix=fix)
+    if 0 < high <= 1 + LABEL_TOLERANCE and np.abs(values - np.rint(values)).max() > LABEL_TOLERANCE:
+        what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
+        fix = (
+            "save a threshold of it, (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or"
+            " `codes: {NAME: 1}`)"
         )
-    return grey
-
-
-def _as_is(values: NDArray[Any], low: float, high: float, clip: bool, where: Path) -> NDArray[Any]:
-    if (low < 0 or high > 255) and not clip:
-        raise UnderstudyError(
-            f"values from {low:g} to {high:g} are no grey values 0 to 255",
-            where=where,
-            fix=f"say which numbers become 0 and 255: {_EXAMPLE}, or --values max",
-        )
-    if np.issubdtype(values.dtype, np.floating) and 0 < high <= 1:
-        raise UnderstudyError(
-            f"values from {low:g} to {high:g} would all become black",
-            where=where,
-            fix="say which numbers become 0 and 255, e.g. --values 0,1 (or `values: [0, 1]`)",
-        )
-    return np.clip(np.asarray(values, np.float32), 0, 255)
+        raise UnderstudyError(what, where=where, fix=fix)
 
 
 def to_8_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
     """Grey values rounded to the nearest of 0..255 (as StyleGAN's own export; guided-diffusion's rounds down)."""
     return grey if grey.dtype == np.uint8 else np.rint(grey).astype(np.uint8)
+
+
+def nearest_codes(drawn: NDArray[Any], codes: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Grey values [n, H, W] -> positions in `codes` of the nearest (the first on a tie), and the distance to it."""
+    distances = np.abs(drawn[:, None].astype(np.float32) - np.asarray(codes, np.float32)[None, :, None, None])
+    return distances.argmin(axis=1), distances.min(axis=1)
+
+
+def strongest_class(drawn: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Channels of one class each, 0..255 [n, K, H, W] -> the strongest above half (0: none), mean distance to 0/255."""
+    background = np.full_like(drawn[:, :1], HALF, dtype=np.float32)
+    labels = np.concatenate([background, drawn], axis=1).argmax(axis=1)
+    ideal = (labels[:, None] == np.arange(1, drawn.shape[1] + 1)[:, None, None]) * np.float32(255)
+    return labels, np.abs(drawn - ideal).mean(axis=1)
+
+
+class Annotation:
+    """Grey values of annotations -> class indices, with counts that tell soft borders from codes that nobody named.
+
+    A generator's annotation passes through all values between two codes at a border: these are spread out. A value
+    that occurs far more often than its neighbours and lies far from every code is a code of its own.
+
+    Args:
+        classes: of the set that is written, background first.
+        indices: class index of each code (the background's first), or of each channel of one class.
+        codes: grey value of each index; None: channels of one class.
+        tolerance: see `FolderSpec`.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[LabelClass, ...],
+        indices: Sequence[int],
+        codes: Sequence[float] | None,
+        tolerance: float | None,
+    ) -> None:
+        self.classes = classes
+        self._one_each = codes is None
+        self._table = np.asarray(indices, np.uint8)
+        self._names = [classes[i].name for i in indices[1:]]
+        self._codes = np.asarray([0.0, 255.0] if codes is None else codes, np.float64)
+        gaps = np.diff(np.sort(self._codes))
+        self._tolerance = float(tolerance if tolerance is not None else min(gaps, default=255) / 4)
+        self._pixels = np.zeros(256, np.int64)  # of each grey value, in all annotations so far
+        self._far = self._annotated = self._count = 0  # pixels far from every code, annotated pixels, slices
+        self._sum = self._worst = 0.0  # of the slices' mean distances to their codes
+
+    @classmethod
+    def of(cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> Annotation:
+        """That of a folder.
+
+        Args:
+            known: the classes that the set is to have, background first; None: those that the codes name.
+
+        Raises:
+            UnderstudyError: a class that the real slices do not have.
+        """
+        if not source.annotated:
+            return cls((BACKGROUND,), [0], [0.0], spec.tolerance)
+        codes: dict[str, float] = {name: float(i) for i, name in enumerate(source.classes, 1)} or spec.codes
+        if known is not None:
+            classes = known
+            indices = [0, *_indices(codes, [entry.name for entry in known], root)]
+        else:
+            named = sorted((codes or BRATS_CODES).items(), key=lambda entry: entry[1])
+            classes = BACKGROUND, *(LabelClass(name, round(code), round(code)) for name, code in named)
+            if source.classes:
+                classes = evenly_coded(dict(enumerate(source.classes, 1)))
+            names = [entry.name for entry in classes]
+            indices = [0, *(names.index(name, 1) for name in codes)]
+        if source.classes:
+            return cls(classes, indices, None, spec.tolerance)
+        if not codes:
+            return cls(classes, range(len(classes)), [float(entry.code) for entry in classes], spec.tolerance)
+        return cls(classes, indices, [0.0, *map(float, codes.values())], spec.tolerance)
+
+    def decode(self, drawn: NDArray[Any], where: Path) -> tuple[NDArray[np.uint8], list[float]]:
+        """Grey values [n, A, H, W] -> class indices uint8 [n, H, W], and each slice's mean distance to its codes.
+
+        Raises:
+            UnderstudyError: unknown codes.
+        """
+        if self._one_each:
+            found, distance = strongest_class(drawn)
+        else:
+            found, distance = nearest_codes(drawn[:, 0], self._codes.tolist())
+            grey = np.clip(np.rint(drawn[:, 0]), 0, 255).astype(np.uint8)
+            self._pixels += np.bincount(grey.ravel(), minlength=256)
+            self._far += int(np.count_nonzero(distance > self._tolerance))
+            self._annotated += int(np.count_nonzero(drawn[:, 0] > self._tolerance))
+            self._check(where, finished=False)
+        each = distance.mean(axis=(1, 2), dtype=np.float64)
+        self._sum += float(each.sum())
+        self._worst = max(self._worst, float(each.max()))
+        self._count += len(each)
+        return self._table[found], [float(np.float32(d)) for d in each]
+
+    def finish(self, root: Path) -> dict[str, Any]:
+        """Looks at the whole set.
+
+        Returns:
+            For the record: codes, distances (grey values) and the share of annotated pixels far from every code.
+
+        Raises:
+            UnderstudyError: unknown codes.
+        """
+        if not self._one_each:
+            self._check(root, finished=True)
+        return {
+            "codes": None if self._one_each else dict(zip(self._names, self._codes[1:].tolist(), strict=True)),
+            "mean_code_distance": self._sum / max(1, self._count),
+            "largest_code_distance": self._worst,
+            "tolerance": self._tolerance,
+            "far_fraction": self._far / max(1, self._annotated),
+        }
+
+    def _check(self, where: Path, finished: bool) -> None:
+        """Stops at codes that nobody named; `finished`: all annotations have been read."""
+        listed = ", ".join(f"{name} {code:g}" for name, code in zip(self._names, self._codes[1:], strict=True))
+        distance = np.abs(np.arange(256)[:, None] - self._codes[None])  # [value, code]
+        # values far from all codes that stand out among their neighbours
+        away = distance.min(axis=1) > self._tolerance
+        padded = np.pad(np.where(away, self._pixels, 0), 3)
+        around = sum(padded[3 + k : 259 + k] for k in (-3, -2, -1, 1, 2, 3)) / 6
+        unknown = away & (self._pixels > _SPIKE * (around + 1)) & (self._pixels > _FEW * self._pixels[1:].sum())
+        unknown &= self._pixels > _MUCH * self._pixels[away].sum()
+        unknown[0] = False
+        # all values, where none is near a code. Early only where it looks like label values (1, 2, 4): noise of a
+        # generator may come before its first lesion
+        near = distance[:, 1:].min(axis=1, initial=np.inf) <= self._tolerance
+        if not unknown.any() and not self._pixels[near].any():
+            drawn = self._pixels > 0
+            drawn[0] = False
+            if finished or 2 <= drawn.sum() <= 4:
+                unknown = drawn
+        if unknown.any():
+            values = sorted(np.flatnonzero(unknown).tolist(), key=lambda v: -self._pixels[v])
+            seen = ", ".join(f"{v} ({self._pixels[v]:,} pixels)" for v in values[:5])
+            fix = "name the codes in the files (--codes NAME=VALUE,... or `codes: {NAME: VALUE}`), or correct the files"
+            raise UnderstudyError(
+                f"the annotation has the value {seen}, far from every code ({listed})", where=where, fix=fix
+            )
+        if finished and self._far > self._annotated / 2:
+            what = (
+                f"more than half of the annotated pixels are farther than {self._tolerance:g} grey values from every"
+                f" code ({listed})"
+            )
+            fix = "name the codes in the files, check which channel is the annotation, or raise `tolerance`"
+            raise UnderstudyError(what, where=where, fix=fix)
+
+    # The counts lie beside the slices that are on disk, so that a set that was interrupted is judged as a whole.
+
+    def resume(self, writer: SliceWriter) -> int:
+        """Continues from the counts of an interrupted reading; returns how many slices it had counted."""
+        path = _counts_path(writer)
+        state = read_json(path) if writer.done and path.is_file() else {"done": 0}
+        if not writer.done or state["done"] != writer.done:
+            return 0
+        self._sum, self._worst, self._count = state["sum"], state["worst"], writer.done
+        self._pixels[:] = state["counts"]
+        self._far, self._annotated = state["far"], state["annotated"]
+        return writer.done
+
+    def save(self, writer: SliceWriter) -> None:
+        """Writes the counts after a whole shard."""
+        if writer.done == self._count:
+            state = {"done": writer.done, "sum": self._sum, "worst": self._worst, "counts": self._pixels.tolist()}
+            write_json(_counts_path(writer), state | {"far": self._far, "annotated": self._annotated})
+
+    def forget(self, writer: SliceWriter) -> None:
+        """Removes the counts: what `finish` returns is all that is worth keeping."""
+        _counts_path(writer).unlink(missing_ok=True)
+
+
+def _counts_path(writer: SliceWriter) -> Path:
+    return writer.path.with_name(writer.path.name + ".counts.json")
+
+
+def _indices(codes: dict[str, float], names: list[str], root: Path) -> list[int]:
+    """Index among the study's classes of each named code; a name may be a part of a class's ("NCR" of "NCR/NET")."""
+    indices = []
+    for name, code in codes.items():
+        fitting = [i for i, other in enumerate(names) if i and name == other]
+        fitting = fitting or [i for i, other in enumerate(names) if i and name in other.split("/")]
+        if len(fitting) != 1:
+            close = get_close_matches(name, names[1:], n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            example = names[1] if len(names) > 1 else "lesion"
+            fix = f"{hint}say which value is which of {', '.join(names[1:])}, e.g. --codes '{example}={code:g}'"
+            raise UnderstudyError(f"the real slices have no class {name!r}", where=f"codes, for {root}", fix=fix)
+        indices.append(fitting[0])
+    return indices
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the slices are to stand beside: names, classes and size of the real ones."""
+
+    channels: tuple[str, ...]
+    classes: tuple[LabelClass, ...]
+    resolution: int
+
+    @classmethod
+    def of(cls, slices: SliceSet) -> Target:
+        """That of a set."""
+        return cls(slices.channels, slices.classes, slices.resolution)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The size that all images of a folder have, and what becomes of it."""
+
+    geometry: SliceGeometry
+    first: Path
+
+    @classmethod
+    def of(cls, raw: RawSlice, spec: FolderSpec, target: Target | None) -> Sizes:
+        """From the first slice.
+
+        Raises:
+            UnderstudyError: another size than is wanted and no permission to change it, or too small.
+        """
+        height, width = raw.images.shape[-2:]
+        padded = 1 << (max(height, width) - 1).bit_length()
+        wanted = target.resolution if target else spec.resolution if spec.sizes == "fit" and spec.resolution else padded
+        if padded < wanted:
+            what = f"images of {height} x {width} pixels beside real slices of {wanted} x {wanted}"
+            fix = f"make them at {wanted} pixels, or run the study with `slices: {{resolution: {padded}}}`"
+            raise UnderstudyError(what, where=raw.where, fix=fix)
+        if (height, width) != (wanted, wanted) and spec.sizes == "refuse":
+            square = height == width == padded
+            what = f"where {wanted} x {wanted} are needed" if square else "are not square with a power of two"
+            fix = f"pad to {padded} x {padded} and average to {wanted} x {wanted}: --sizes fit (or `sizes: fit`)"
+            raise UnderstudyError(f"images of {height} x {width} pixels {what}", where=raw.where, fix=fix)
+        return cls(SliceGeometry.fit(height, width, wanted), raw.where)
+
+    def check(self, raw: RawSlice) -> None:
+        """Refuses another size than the first slice's."""
+        height, width = raw.images.shape[-2:]
+        if (height, width) != (self.geometry.height, self.geometry.width):
+            first = f"{self.geometry.height} x {self.geometry.width}"
+            what = f"{height} x {width} pixels where the first slice ({self.first.name}) has {first}"
+            fix = "make all images of the same size, or remove those of another"
+            raise UnderstudyError(what, where=raw.where, fix=fix)

@@ -1,4 +1,4 @@
-"""A folder of images that someone else made becomes a SliceSet: streamed, resumable, with every doubt said.
+"""A folder of images that someone else made becomes a SliceSet: streamed, resumable, every doubt noted.
 
 from understudy.exchange.read import read_folder
 read_folder("synthetic", FolderSpec(), "slices")   # T1/seed0007_T1.png, ... and SEG/seed0007_Seg.png
@@ -6,32 +6,35 @@ read_folder("synthetic", FolderSpec(), "slices")   # T1/seed0007_T1.png, ... and
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
-from understudy.exchange.description import DESCRIPTION, Description, described, description_of
-from understudy.exchange.fingerprint import folder_mark
+from understudy.exchange.description import DESCRIPTION, Description, description_of, unpacked
+from understudy.exchange.patients import ONE_A_VOLUME, Patients, compiled, patients_of
+from understudy.exchange.pixels import Annotation, Sizes, Target
 from understudy.exchange.recognise import recognise
-from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source
+from understudy.exchange.sources import FileSource, SetSource, Source
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.target import Annotation, Sizes, Target
 from understudy.exchange.webdataset import TarSource
-from understudy.io.files import sha256_json
-from understudy.io.folders import files_below, list_files
+from understudy.io.files import sha256_file, sha256_json
+from understudy.io.folders import files_below, list_files, read_bytes
 from understudy.runtime.checkpoints import StopRequest
+from understudy.runtime.lazy import zarr
 from understudy.runtime.progress import track
-from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
+from understudy.slices import SHARD, SliceSet, SliceWriter, sets_below
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
+_CHECKSUM = {".gz": 8, ".png": 24}  # last bytes: CRC-32 and length; the end of the last IDAT chunk and IEND
 
 
 def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
@@ -40,17 +43,13 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
     Raises:
         UnderstudyError: no such folder, that of a study, none or several kinds of files, an unfinished slice set.
     """
-    if spec.layout in ("auto", "slices") and (
-        (root / "index.parquet").is_file() or (root / "zarr.json").is_file() or spec.layout == "slices"
-    ):
+    is_set = (root / "index.parquet").is_file() or (root / "zarr.json").is_file()
+    if spec.layout == "slices" or (spec.layout == "auto" and is_set):
         return "slices", []
     own = (root / "jobs").is_dir() or root.absolute().parent.name == "jobs"
     if own and (below := sets_below(root)):  # files of a job are not images that anybody means
-        raise UnderstudyError(
-            "this is the folder of a study, or of one of its jobs",
-            where=root,
-            fix=f"give one of the slice sets in it: {', '.join(below[:3])}",
-        )
+        fix = f"give one of the slice sets in it: {', '.join(below[:3])}"
+        raise UnderstudyError("this is the folder of a study, or of one of its jobs", where=root, fix=fix)
     if spec.layout != "auto":
         return spec.layout, files_below(root, ENDINGS[spec.layout])
     images = files_below(root, list(chain.from_iterable(ENDINGS.values())))
@@ -59,19 +58,15 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
     if len(present) == 1:
         return present[0], found[present[0]]
     if present:
-        raise UnderstudyError(
-            "the folder holds " + " and ".join(f"{len(found[k])} files of layout {k}" for k in present),
-            where=root,
-            fix=f"say which are meant: --layout {present[0]} (or `layout: {present[0]}`)",
-        )
+        what = "the folder holds " + " and ".join(f"{len(found[k])} files of layout {k}" for k in present)
+        fix = f"say which are meant: --layout {present[0]} (or `layout: {present[0]}`)"
+        raise UnderstudyError(what, where=root, fix=fix)
     others = Counter(Path(file).suffix.lower() for file in list_files(root, ("",)).files)
     kinds = ", ".join(f"{count} {kind or 'files without an ending'}" for kind, count in others.most_common(3))
-    raise UnderstudyError(
-        "there is no image in the folder: no PNG, NumPy or NIfTI file, and no slice set"
-        + (f" (it holds {kinds})" if kinds else ""),
-        where=root,
-        fix="convert the images to 8-bit grey PNG" if kinds else "check the path, and unpack archives",
-    )
+    what = "there is no image in the folder: no PNG, NumPy or NIfTI file, and no slice set"
+    if not kinds:
+        raise UnderstudyError(what, where=root, fix="check the path, and unpack archives")
+    raise UnderstudyError(f"{what} (it holds {kinds})", where=root, fix="convert the images to 8-bit grey PNG")
 
 
 @dataclass(frozen=True)
@@ -107,8 +102,12 @@ def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
     layout, files = layout_of(root, spec)
     said = description_of(root) if layout != "slices" else None
     if said is not None:
-        spec = described(said, spec, known)
-    _refuse_other_channels(spec, known, root)
+        spec = said.complete(spec, known)
+    named = list(spec.named)
+    if known and named and set(named) != set(known):
+        what = f"the channels {', '.join(named)} are not those of the real slices, {', '.join(known)}"
+        fix = "name exactly these, e.g. " + ", ".join(f"{name}=..." for name in known)
+        raise UnderstudyError(what, where=f"channels, for {root}", fix=fix)
     if layout != "slices" and not files:
         raise UnderstudyError(f"there is no file of layout {layout} in the folder", where=root, fix="check the path")
     source: Source
@@ -121,16 +120,6 @@ def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
     else:
         source = FileSource(root, recognise(root, files, spec, known, plain), spec, layout == "nifti")
     return OpenedFolder(source, layout, files, spec, said)
-
-
-def _refuse_other_channels(spec: FolderSpec, known: Sequence[str] | None, root: Path) -> None:
-    named = list(spec.named)
-    if known and named and set(named) != set(known):
-        raise UnderstudyError(
-            f"the channels {', '.join(named)} are not those of the real slices, {', '.join(known)}",
-            where=f"channels, for {root}",
-            fix="name exactly these, e.g. " + ", ".join(f"{name}=..." for name in known),
-        )
 
 
 def read_folder(
@@ -164,10 +153,12 @@ def read_folder(
         Interrupted: SIGTERM or SIGINT; whole shards are kept.
     """
     root, out = Path(root), Path(out)
-    known = target.channels if target else None
-    opened = open_folder(root, spec, known, plain)
+    opened = open_folder(root, spec, target.channels if target else None, plain)
     source, spec, said = opened.source, opened.spec, opened.said
-    annotation = Annotation.of(source, spec, target.classes if target else _classes(said, spec), root)
+    classes = target.classes if target else None
+    if target is None and said is not None and set(spec.codes) == set(said.codes):
+        classes = said.label_classes  # unless the user names others
+    annotation = Annotation.of(source, spec, classes, root)
     identity = {
         "folder": folder_mark(root, opened.files),
         "spec": spec.model_dump(mode="json"),
@@ -175,40 +166,31 @@ def read_folder(
         "target": [list(target.channels), target.resolution] if target else None,
     }
     if (out / "index.parquet").is_file():
-        return _finished(out, identity)
+        found = SliceSet.open(out)
+        if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
+            fix = "use another folder, or delete this one"
+            raise UnderstudyError("the folder holds other slices", where=out, fix=fix)
+        return found
     first = next(source.slices(0), None)
     if first is None:
         raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
     sizes = Sizes.of(first, spec, target)
     edge = sizes.geometry.resolution
-    placed = said is not None and said.resolution == edge  # else the pixels are of another size
-    writer = SliceWriter(
-        out, source.channels, annotation.classes, edge,
-        said.spacing if said and placed else None, said.axes if said and placed else None, identity,
-    )  # fmt: skip
-    rows = said.slices if said else {}
-    done = _take(source, writer, annotation, sizes, rows, name or root.name, count, progress)
+    placed = said if said is not None and said.resolution == edge else None  # else the pixels are of another size
+    spacing, axes = (placed.spacing, placed.axes) if placed else (None, None)
+    writer = SliceWriter(out, source.channels, annotation.classes, edge, spacing, axes, identity)
+    done = _take(source, writer, annotation, sizes, said.slices if said else {}, name or root.name, count, progress)
     if count is not None and done < count:
         raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
-    annotation.finish(root)
+    summary = annotation.finish(root)
     annotation.forget(writer)
-    notes = source.notes + ([] if opened.layout == "slices" else _strangers(root, opened.layout))
+    notes = list(source.notes)
+    if opened.layout != "slices":
+        files = [file for file in list_files(root, ("",)).files if file != DESCRIPTION]
+        if others := [file for file in files if not file.lower().endswith(ENDINGS[opened.layout])]:
+            notes.append(f"{len(others)} other files were left out, e.g. {others[0]}")
     subjects = {"one_a_volume": True} if isinstance(source, FileSource) and source.one_a_volume else {}
-    return writer.close(source="folder", notes=notes, annotation=annotation.summary(), **subjects, **identity)
-
-
-def _classes(said: Description | None, spec: FolderSpec) -> tuple[LabelClass, ...] | None:
-    """The classes that an exported folder names, unless the user names others."""
-    return said.label_classes if said is not None and set(spec.codes) == set(said.codes) else None
-
-
-def _strangers(root: Path, layout: str) -> list[str]:
-    """A note on files of other kinds."""
-    others = [
-        file for file in list_files(root, ("",)).files
-        if not file.lower().endswith(ENDINGS[layout]) and file != DESCRIPTION
-    ]  # fmt: skip
-    return [f"{len(others)} other files were left out, e.g. {others[0]}"] if others else []
+    return writer.close(source="folder", notes=notes, annotation=summary, **subjects, **identity)
 
 
 def _take(
@@ -228,9 +210,14 @@ def _take(
     """
     start = annotation.resume(writer)
     left = None if count is None else max(0, count - start)
+    slices = islice(source.slices(start), left)
     with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", start, progress) as meter:
-        for block in _blocks(islice(source.slices(start), left)):
-            images, labels, distances = _convert(block, annotation, sizes)
+        while block := list(islice(slices, SHARD)):
+            for raw in block:
+                sizes.check(raw)
+            labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
+            labels = sizes.geometry.network_labels(labels, len(annotation.classes))  # [n, R, R]
+            images = sizes.geometry.shrink_images(sizes.geometry.pad(np.stack([raw.images for raw in block])))
             rows = [
                 {**raw.row, **said.get(raw.row["id"], {}), "generator": name, "code_distance": d}
                 for raw, d in zip(block, distances, strict=True)
@@ -247,24 +234,126 @@ def _take(
     return start
 
 
-def _blocks(slices: Iterator[RawSlice]) -> Iterator[list[RawSlice]]:
-    while block := list(islice(slices, SHARD)):
-        yield block
+def folder_mark(root: Path, files: Sequence[str]) -> str:
+    """A mark that changes with a folder's content, found without reading all of it.
+
+    SHA-256 (hex) over name, size and checksum of every file, or the content hash of a slice set (no files). The
+    checksum is the one that the format itself ends with (PNG, gzip, zip). Files without one (.npy, .nii) count with
+    their time of modification: a copy of them is another folder.
+    """
+    if not files:
+        return str(dict(zarr.open_group(str(root), mode="r").attrs).get("content_hash"))
+    marks: list[list[object]] = [[file, *_mark(root / file)] for file in files]
+    if (root / DESCRIPTION).is_file():  # says what the files are
+        marks.append([DESCRIPTION, sha256_file(root / DESCRIPTION)])
+    return sha256_json(marks)
 
 
-def _convert(
-    block: list[RawSlice], annotation: Annotation, sizes: Sizes
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
-    """Images, labels and code distances of a block, at the size of the set."""
-    for raw in block:
-        sizes.check(raw)
-    labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
-    images = np.stack([raw.images for raw in block])
-    return sizes.images(images), sizes.labels(labels, len(annotation.classes)), distances
+def _mark(path: Path) -> tuple[int, str]:
+    """Size and checksum of a file."""
+    ending = path.suffix.lower()
+    try:
+        status = path.stat()
+        if ending == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return status.st_size, ",".join(f"{m.filename}:{m.CRC:08x}" for m in archive.infolist())
+        tail = _CHECKSUM.get(ending)
+        if tail is None or status.st_size < tail:
+            return status.st_size, str(status.st_mtime_ns)
+        with open(path, "rb") as handle:
+            handle.seek(-tail, os.SEEK_END)
+            return status.st_size, handle.read().hex()
+    except (OSError, zipfile.BadZipFile) as error:
+        read_bytes(path, 1)  # says what is wrong with links and permissions
+        fix = "replace it by an intact copy, or remove it"
+        raise UnderstudyError(f"the file cannot be read ({error})", where=path, fix=fix) from error
 
 
-def _finished(out: Path, identity: dict[str, Any]) -> SliceSet:
-    found = SliceSet.open(out)
-    if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
-        raise UnderstudyError("the folder holds other slices", where=out, fix="use another folder, or delete this one")
-    return found
+@dataclass(frozen=True)
+class Opened:
+    """A set for a comparison.
+
+    Attributes:
+        slices: the set; with a column `subject` if `patients` is not None.
+        patients: whose slices they are; None where nothing says it and nobody asked.
+        notes: what a user should know about how the folder was understood.
+    """
+
+    slices: SliceSet
+    patients: Patients | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_images(
+    path: str | Path,
+    read_into: str | Path,
+    spec: FolderSpec | None = None,
+    patients: str | None = None,
+    real: bool = True,
+) -> Opened:
+    """A slice set, or a folder of images read as one, for a comparison.
+
+    A comparison needs no annotation and no names of sequences: a folder of grey images is one channel called "image".
+    It needs whose slices the real ones are: patients come from the set, from a pattern, or from the files' names.
+
+    Args:
+        path: a slice set, a released package, a folder that `read_folder` recognises, or plain images: grey PNG files
+            or NumPy arrays, see `ArraySource`.
+        read_into: folder for what is read; it then holds the images.
+        spec: what the user says of the folder.
+        patients: see `patients_of`; for sets and folders that do not say themselves whose slices they are.
+        real: whether slices of patients are expected; whose synthetic slices are is not asked.
+
+    Raises:
+        UnderstudyError: a wrong expression, nothing there, images that cannot be read or differ in size, a name without
+            a patient.
+    """
+    path, read_into = Path(path), Path(read_into)
+    if not path.exists():
+        what = "there is no such slice set or folder of images"
+        raise UnderstudyError(what, where=path.absolute(), fix="check the path")
+    if patients is not None:
+        compiled(patients)
+    # odd sizes are padded and averaged, as real slices are
+    spec = (spec or FolderSpec()).model_copy(update={"sizes": "fit"})
+    notes: list[str] = []
+    is_set = (path / "index.parquet").is_file()
+    if is_set:
+        found, usual = SliceSet.open(path), FolderSpec()
+        unused = [n for n in ("pattern", "labels", "codes", "values") if getattr(spec, n) != getattr(usual, n)]
+        if unused:
+            notes.append(f"{', '.join(f'--{n}' for n in unused)} is not used: {path.name} is a slice set")
+    else:
+        folder, spec = unpacked(path, spec)
+        files = layout_of(folder, spec)[1]
+        mark = folder_mark(folder, files) if files else ""  # what was read before may have changed
+        own = read_into / sha256_json([str(path.absolute()), spec.model_dump(mode="json"), mark])[:12]
+        found = read_folder(folder, spec, own, progress=False, plain=True, name=path.name)
+        notes += found.attrs["notes"]
+    if not real:
+        return Opened(found, None, notes)
+    one_a_volume = bool(found.attrs.get("one_a_volume"))
+    if "subject" in found.index and not (one_a_volume and patients is not None):
+        if patients is not None:
+            notes.append(f"--patients is not used: {path.name} says itself whose slices they are")
+        subjects = found.index["subject"].astype(str).tolist()
+        if one_a_volume:
+            return Opened(found, Patients(subjects, "volumes", ONE_A_VOLUME), notes)
+        return Opened(found, Patients(subjects, "set", f"as {path.name} says"), notes)
+    if is_set and patients is None:
+        return Opened(found, None, notes)
+    told = patients_of(found.index["id"].astype(str).tolist(), patients, path)
+    mark = sha256_json([str(path.absolute()), spec.model_dump(mode="json"), told.subjects])[:12]
+    return Opened(_with_subjects(found, told.subjects, read_into / f"{mark}-patients"), told, notes)
+
+
+def _with_subjects(slices: SliceSet, subjects: list[str], out: Path) -> SliceSet:
+    """A copy of the set whose index says the patients."""
+    identity = {"content": slices.content_hash, "subjects": sha256_json(subjects)}
+    if (out / "index.parquet").is_file() and SliceSet.open(out).attrs.get("identity") == identity:
+        return SliceSet.open(out)
+    writer = SliceWriter(out, slices.channels, slices.classes, slices.resolution, slices.spacing, slices.axes, identity)
+    index = slices.index.assign(subject=subjects)
+    for rows, images, labels in slices.blocks(np.arange(writer.done, len(slices))):
+        writer.append(images, labels, index.iloc[rows])
+    return writer.close(identity=identity)

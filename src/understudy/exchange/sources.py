@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,31 +81,40 @@ class FileSource:
         if not self.annotated:
             self.notes.append("no annotation was found (--labels names its files)")
         if found.surplus:
+            example = found.surplus[0]
             self.notes.append(
-                f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {found.surplus[0]}"
+                f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {example}"
             )
 
     def slices(self, start: int) -> Iterator[RawSlice]:
         """See `Source`."""
-        if not self._nifti:
+        if self._nifti:
+            yield from itertools.islice(self._volumes(), start, None)
+        else:
             yield from in_order(self._png, self._found.slices[start:], _WORKERS)
-            return
-        yield from itertools.islice(self._volumes(), start, None)
 
     def _png(self, entry: SliceFiles) -> RawSlice:
-        images, drawn = self._read(entry, lambda path: read_png(path)[None])
-        return RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))
+        return self._raw(entry, *self._read(entry, lambda path: read_png(path)[None]), 0)
 
     def _volumes(self) -> Iterator[RawSlice]:
         first: tuple[Path, VolumeHeader] | None = None
         for headers, slices in in_order(self._volume, self._found.slices, _WORKERS):
             path, header = next(iter(headers.items()))
             first = first or (path, header)
-            _refuse_other_pixels(path, header, *first)
+            if not np.allclose(header.spacing[1:], first[1].spacing[1:], rtol=_SAME_PIXELS, atol=0):
+                sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, first[1])]
+                what = (
+                    f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads would differ in size"
+                )
+                fix = (
+                    "resample all volumes to one pixel size, or read those of each size into a set of their own; a"
+                    " study of the folder resamples them: understudy init FOLDER"
+                )
+                raise UnderstudyError(what, where=path, fix=fix)
             self._note_doubts(headers)
             yield from slices
 
-    def _note_doubts(self, headers: dict[Path, VolumeHeader]) -> None:
+    def _note_doubts(self, headers: Mapping[Path, VolumeHeader]) -> None:
         """Each doubt once, with the first file that gives rise to it."""
         found = [(path, *doubt) for path, header in headers.items() for doubt in header.doubts]
         path, header = next(iter(headers.items()))
@@ -118,64 +127,50 @@ class FileSource:
 
     def _volume(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
         """The headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
-        paths = [self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)]
+        paths = list(self._paths(entry).values())
         headers = dict(zip(paths, headers_on_one_grid(paths, flat=True), strict=True))
-        _refuse_strips(paths[0], headers[paths[0]])
+        header = headers[paths[0]]
+        wrong = [what for what, _, severity in judge_pixels(header) if severity == "error"]
+        if wrong and header.slice_shape[0] > 1:
+            fix = (
+                "save its slices as images of their own (PNG), resample it to axial slices, or make a study of the"
+                " folder, which cuts volumes in any plane: understudy init FOLDER"
+            )
+            raise UnderstudyError(wrong[0], where=paths[0], fix=fix)
         images, drawn = self._read(entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path]))
         if images.shape[1] == 1:
-            return headers, [RawSlice(_row(entry), images[:, 0], drawn[:, 0], *self._places(entry))]
+            return headers, [self._raw(entry, images, drawn, 0)]
         subject = entry.subject or entry.id
         return headers, [
-            RawSlice(
-                {**_row(entry), "id": f"{entry.id}_{z:03d}", "subject": subject, "z": z},
-                images[:, z],
-                drawn[:, z],
-                *self._places(entry),
-            )
+            self._raw(entry, images, drawn, z, id=f"{entry.id}_{z:03d}", subject=subject, z=z)
             for z in np.flatnonzero(images.any(axis=(0, 2, 3))).tolist()
         ]
 
-    def _places(self, entry: SliceFiles) -> tuple[Path, Path]:
-        first = self._root / entry.files[self.channels[0]]
-        return first, self._root / entry.files[self._found.annotation[0]] if self.annotated else first
+    def _raw(
+        self, entry: SliceFiles, images: NDArray[np.uint8], drawn: NDArray[Any], at: int, **more: str | int
+    ) -> RawSlice:
+        """Slice `at` of images [C, Z, H, W] and annotation [A, Z, H, W]."""
+        row = {"id": entry.id, **({"subject": entry.subject} if entry.subject else {}), **more}
+        paths = list(self._paths(entry).values())
+        annotated_in = paths[len(self.channels)] if self.annotated else paths[0]
+        return RawSlice(row, images[:, at], drawn[:, at], paths[0], annotated_in)
+
+    def _paths(self, entry: SliceFiles) -> dict[str, Path]:
+        """Channels, then what the annotation consists of -> file."""
+        return {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
 
     def _read(self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Images uint8 [C, Z, H, W] and annotation [A, Z, H, W], all of one size."""
-        paths = {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
+        paths = self._paths(entry)
         images = [to_8_bit(to_grey(read(paths[n]), self._spec, paths[n])) for n in self.channels]
         drawn = [to_grey(read(paths[n]), self._spec, paths[n], True) for n in self._found.annotation]
         first = paths[self.channels[0]]
         for path, part in zip(paths.values(), (*images, *drawn), strict=True):
             if part.shape != images[0].shape:
-                raise UnderstudyError(
-                    f"slice {entry.id}: {path.name} has {_size(part)}, {first.name} has {_size(images[0])}",
-                    where=path,
-                    fix="all channels of a slice need the same size; make the files again or remove the slice",
-                )
+                what = f"slice {entry.id}: {path.name} has {_size(part)}, {first.name} has {_size(images[0])}"
+                fix = "all channels of a slice need the same size; make the files again or remove the slice"
+                raise UnderstudyError(what, where=path, fix=fix)
         return np.stack(images), np.stack(drawn or [np.zeros_like(images[0])])
-
-
-def _refuse_strips(path: Path, header: VolumeHeader) -> None:
-    """A volume that cannot be cut into axial slices; the one slice of a flat file is as it is."""
-    wrong = [what for what, _, severity in judge_pixels(header) if severity == "error"]
-    if wrong and header.slice_shape[0] > 1:
-        raise UnderstudyError(
-            wrong[0],
-            where=path,
-            fix="save its slices as images of their own (PNG), resample it to axial slices, or make a study of the"
-            " folder, which cuts volumes in any plane: understudy init FOLDER",
-        )
-
-
-def _refuse_other_pixels(path: Path, header: VolumeHeader, first: Path, wanted: VolumeHeader) -> None:
-    if not np.allclose(header.spacing[1:], wanted.spacing[1:], rtol=_SAME_PIXELS, atol=0):
-        sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, wanted)]
-        raise UnderstudyError(
-            f"{path.name} has pixels of {sizes[0]}, {first.name} of {sizes[1]}: heads would differ in size",
-            where=path,
-            fix="resample all volumes to one pixel size, or read those of each size into a set of their own; a study"
-            " of the folder resamples them: understudy init FOLDER",
-        )
 
 
 def _size(part: NDArray[Any]) -> str:
@@ -183,29 +178,19 @@ def _size(part: NDArray[Any]) -> str:
     return f"{height} x {width} pixels" + (f" and {depth} slices" if depth > 1 else "")
 
 
-def _row(entry: SliceFiles) -> dict[str, Any]:
-    return {"id": entry.id, **({"subject": entry.subject} if entry.subject else {})}
-
-
 class SetSource:
     """A slice set of Understudy, with its channels put in order by name and its classes as codes."""
 
     def __init__(self, root: Path, spec: FolderSpec, known: Sequence[str] | None) -> None:
-        self._set = SliceSet.open(root)
+        self._root, self._set = root, SliceSet.open(root)
         self.channels = tuple(known or self._set.channels)
-        missing = [name for name in self.channels if name not in self._set.channels]
-        if missing:
-            raise UnderstudyError(
-                f"the slice set has no channel {', '.join(missing)}",
-                where=f"{root}: its channels are {', '.join(self._set.channels)}",
-                fix="write it with all channels",
-            )
+        if missing := [name for name in self.channels if name not in self._set.channels]:
+            where = f"{root}: its channels are {', '.join(self._set.channels)}"
+            what = f"the slice set has no channel {', '.join(missing)}"
+            raise UnderstudyError(what, where=where, fix="write it with all channels")
         if spec.named or spec.labels or spec.pattern:
-            raise UnderstudyError(
-                "a slice set says itself what its channels are called",
-                where=root,
-                fix="leave channels, labels and pattern out",
-            )
+            what, fix = "a slice set says itself what its channels are called", "leave channels, labels and pattern out"
+            raise UnderstudyError(what, where=root, fix=fix)
         self.classes, self.annotated = self._set.class_names, True
         self.count: int | None = len(self._set)
         self.notes: list[str] = []
@@ -219,4 +204,4 @@ class SetSource:
         for rows, images, labels in self._set.blocks(np.arange(start, len(self._set))):
             for row, image, label in zip(rows.tolist(), images, labels, strict=True):
                 drawn = (label[None] == values).astype(np.uint8) * np.uint8(255)
-                yield RawSlice(index[row], image[order], drawn, self._set.folder, self._set.folder)
+                yield RawSlice(index[row], image[order], drawn, self._root, self._root)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.errors import UnderstudyError
-from understudy.slices import BACKGROUND, LabelClass
 
 LABELS = "labels"  # the annotation's name among the channels of a slice
 PLAIN = "image"  # the only channel of images whose names speak of none
@@ -24,7 +21,6 @@ ALIASES = {
     LABELS: ("seg", "label", "labels", "annotation", "annotations", "mask", "masks", "target"),
 }
 BRATS_CODES = {"NCR/NET": 51, "ED": 102, "ET": 204}  # the paper's: label / 5 * 255
-Values = Literal["as_is", "max"] | tuple[float, float]
 
 
 class FolderSpec(BaseModel):
@@ -34,9 +30,8 @@ class FolderSpec(BaseModel):
 
     layout: Literal["auto", "png", "array", "nifti", "webdataset", "slices"] = Field(
         default="auto",
-        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, WebDataset shards"
-        " (.tar), or a slice set of Understudy"
-        " (auto: find out)",
+        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, WebDataset shards (.tar), or a"
+        " slice set of Understudy (auto: find out)",
     )
     pattern: str = Field(
         default="",
@@ -63,7 +58,7 @@ class FolderSpec(BaseModel):
         description="grey values by which an annotation may miss a code before it counts as far off; none: a quarter"
         " of the distance between codes",
     )
-    values: Values = Field(
+    values: Literal["as_is", "max"] | tuple[float, float] = Field(
         default="as_is",
         description="grey values: as_is (0 to 255), max (each file's maximum becomes 255), or the two numbers that"
         " become 0 and 255, e.g. [-1, 1]",
@@ -90,7 +85,7 @@ class FolderSpec(BaseModel):
     def _different_channels(cls, channels: dict[str, str | int] | list[str]) -> Any:
         values = list(channels.values()) if isinstance(channels, dict) else channels
         if len(set(values)) < len(values):
-            raise ValueError("something stands there twice")
+            raise ValueError("duplicate entries")
         if LABELS in channels:
             raise ValueError(f"a channel cannot be called {LABELS!r}; the field `labels` describes the annotation")
         return channels
@@ -107,7 +102,7 @@ class FolderSpec(BaseModel):
     def _fits_together(self) -> FolderSpec:
         if isinstance(self.values, tuple) and self.values[0] >= self.values[1]:
             raise ValueError("`values` should be the lower number, then the higher one")
-        if self.pattern and not {"{id}", "{channel}"} <= set(_placeholders(self.pattern)):
+        if self.pattern and not ("{id}" in self.pattern and "{channel}" in self.pattern):
             raise ValueError("`pattern` needs {id} and {channel}, e.g. '{channel}/{id}_{channel}.png'")
         return self
 
@@ -115,51 +110,6 @@ class FolderSpec(BaseModel):
     def named(self) -> dict[str, str | int | None]:
         """Channel name -> what stands for it, None where only the name was given."""
         return dict(self.channels) if isinstance(self.channels, dict) else dict.fromkeys(self.channels)
-
-
-def _placeholders(pattern: str) -> list[str]:
-    return [name for name in ("{id}", "{channel}", "{subject}") if name in pattern]
-
-
-def classes_of(codes: dict[str, float], known: Sequence[LabelClass] | None, where: Any) -> tuple[LabelClass, ...]:
-    """The classes of the set that is written: the study's by name, or those that the codes name.
-
-    Args:
-        codes: of the spec; a name may be a part of a study's name ("NCR" of "NCR/NET").
-        known: the study's classes, background first; None without a study.
-        where: for messages.
-
-    Raises:
-        UnderstudyError: a name that the study does not have, or that could be two of its classes.
-    """
-    if known is None:
-        given = codes or BRATS_CODES
-        return BACKGROUND, *(LabelClass(n, round(c), round(c)) for n, c in sorted(given.items(), key=lambda e: e[1]))
-    names = [entry.name for entry in known[1:]]
-    for code in codes:
-        fitting = [code] if code in names else [name for name in names if code in name.split("/")]
-        if len(fitting) != 1:
-            close = get_close_matches(code, names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UnderstudyError(
-                f"the real slices have no class {code!r}",
-                where=f"codes, for {where}",
-                fix=f"{hint}their classes are {', '.join(names)}; say which value of the annotation is which, e.g."
-                f" --codes '{names[0] if names else 'lesion'}={codes[code]:g}'",
-            )
-    return tuple(known)
-
-
-def codes_of(codes: dict[str, float], classes: Sequence[LabelClass]) -> tuple[list[int], list[float]]:
-    """(class index, code) of each code that the annotation may hold, background first."""
-    if not codes:
-        return list(range(len(classes))), [float(entry.code) for entry in classes]
-    names = [entry.name for entry in classes]
-    indices = [0]
-    for name in codes:  # a name as it is before a part of another ("ED" before "NCR/ED")
-        parts = (i for i, other in enumerate(names) if i and name in other.split("/"))
-        indices.append(names.index(name, 1) if name in names[1:] else next(parts))
-    return indices, [0.0, *map(float, codes.values())]
 
 
 def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
@@ -172,26 +122,29 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
     Raises:
         UnderstudyError: an option that cannot be understood.
     """
-    fields: dict[str, Any] = {}
-    for name, text in words.items():
-        if text is None:
+
+    def number_or_text(text: str) -> str | int:
+        return int(text) if text.isdigit() else text
+
+    fields: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
+    for name, text in fields.items():
+        if not isinstance(text, str):
             continue
-        if name == "values" and isinstance(text, str) and "," in text:
+        if name == "values" and "," in text:
             fields[name] = text.split(",")
-        elif name == "channels" and isinstance(text, str):
-            fields[name] = _list_or_names(text)
-        elif name == "codes" and isinstance(text, str):
-            fields[name] = _names(text, name)
-        elif name == "labels" and isinstance(text, str):
-            fields[name] = _names(text, name) if "=" in text else _number_or_text(text)
-        else:
-            fields[name] = text
+        elif name == "codes" or (name in ("labels", "channels") and "=" in text):
+            pairs = _pairs(text, name)
+            fields[name] = {k: number_or_text(v) for k, v in pairs.items()} if name == "channels" else pairs
+        elif name == "channels":
+            fields[name] = [part.strip() for part in text.split(",")]
+        elif name == "labels":
+            fields[name] = number_or_text(text)
     try:
         return FolderSpec.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        told = re.search(r"`(\w+)`", first["msg"])  # of a rule on several fields
-        option = str(first["loc"][0]) if first["loc"] else told[1] if told else ""
+        named = re.search(r"`(\w+)`", first["msg"])  # by a rule on several fields
+        option = str(first["loc"][0]) if first["loc"] else named[1] if named else ""
         field = FolderSpec.model_fields.get(option)
         raise UnderstudyError(
             first["msg"].removeprefix("Value error, "),
@@ -200,24 +153,13 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
         ) from error
 
 
-def _list_or_names(text: str) -> dict[str, str | int] | list[str]:
-    if "=" not in text:
-        return [part.strip() for part in text.split(",")]
-    return {name: _number_or_text(value) for name, value in _names(text, "channels").items()}
-
-
-def _number_or_text(text: str) -> str | int:
-    return int(text) if text.isdigit() else text
-
-
-def _names(text: str, option: str) -> dict[str, str]:
+def _pairs(text: str, option: str) -> dict[str, str]:
     """ "A=x,B=y" -> {"A": "x", "B": "y"}."""
     found = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise UnderstudyError(
-                f"{part!r} should be NAME=VALUE", where=f"--{option} {text}", fix="write NAME=VALUE,NAME=VALUE"
-            )
+            fix = "write NAME=VALUE,NAME=VALUE"
+            raise UnderstudyError(f"{part!r} should be NAME=VALUE", where=f"--{option} {text}", fix=fix)
         found[name.strip()] = value.strip()
     return found

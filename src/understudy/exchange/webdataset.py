@@ -1,7 +1,6 @@
 """WebDataset: tar files whose members share a key up to the first dot, `ID.t1w.png`, `ID.seg.png`, `ID.json`.
 
-https://github.com/webdataset/webdataset: members of one sample stand next to each other. The writer's tar headers hold
-no name, number or time of whoever wrote them, so that equal slices give equal bytes.
+https://github.com/webdataset/webdataset: members of one sample stand next to each other.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.sources import RawSlice
@@ -24,6 +23,7 @@ from understudy.io.folders import read_bytes
 
 SEGMENTATION = "seg"
 _LARGEST = 1 << 28  # bytes of a member that is read
+_INTACT = "use an intact copy"
 
 
 def token(name: str) -> str:
@@ -33,6 +33,8 @@ def token(name: str) -> str:
 
 class ShardFiles:
     """Writes samples into `folder/shard-000000.tar`, ..., none larger than `limit` bytes.
+
+    The headers hold no name, number or time of whoever wrote them, so that equal slices give equal bytes.
 
     Args:
         folder: made if absent.
@@ -75,22 +77,20 @@ class TarSource:
 
     def __init__(self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> None:
         if spec.pattern or isinstance(spec.labels, int | dict):
-            raise UnderstudyError(
-                "members of a tar file are found by their endings",
-                where="pattern, labels",
-                fix="leave `pattern` out, and say what stands for channels and annotation: --channels T1w=t1w",
-            )
-        self._root, self._files = root, list(files)
+            what = "members of a tar file are found by their endings"
+            fix = "leave `pattern` out, and say what stands for channels and annotation: --channels T1w=t1w"
+            raise UnderstudyError(what, where="pattern, labels", fix=fix)
+        self._files = [root / file for file in files]
         wanted = list(spec.named) or list(known or [])
-        self._tokens = {str(v or token(k)): k for k, v in spec.named.items()} or {
-            word: name for name in (wanted or ALIASES) if name != LABELS
-            for word in {token(name), *ALIASES.get(name, ())}
-        }  # fmt: skip
-        self._seg = {spec.labels} if spec.labels else set(ALIASES[LABELS])
+        self._channel_of = {str(value or token(name)): name for name, value in spec.named.items()}
+        if not self._channel_of:
+            for name in [name for name in wanted or ALIASES if name != LABELS]:
+                self._channel_of |= dict.fromkeys([token(name), *ALIASES.get(name, ())], name)
+        self._channel_of |= dict.fromkeys([spec.labels] if spec.labels else ALIASES[LABELS], LABELS)
         first = next(self._samples(), None)
         if first is None:
             raise UnderstudyError("the shards hold no sample", where=root, fix="check the files")
-        self.channels = tuple(wanted) or tuple(n for n in ALIASES if n in first[1])
+        self.channels = tuple(wanted) or tuple(n for n in ALIASES if n in first[1] and n != LABELS)
         self.classes: tuple[str, ...] = ()
         self.annotated = True
         self.count: int | None = None
@@ -98,39 +98,32 @@ class TarSource:
 
     def slices(self, start: int) -> Iterator[RawSlice]:
         """See `Source`."""
-        for number, (key, parts, place) in enumerate(self._samples()):
+        for number, (key, parts, shard) in enumerate(self._samples()):
             if number < start:
                 continue
-            missing = [name for name in (*self.channels, LABELS) if name not in parts]
-            if missing:
-                raise UnderstudyError(
-                    f"sample {key} has no {missing[0]}", where=place, fix="get an intact copy of the shard"
-                )
-            images = np.stack([_png(parts[name], place, key) for name in self.channels])
-            yield RawSlice({"id": key}, images, _png(parts[LABELS], place, key)[None], place, place)
+            if missing := [name for name in (*self.channels, LABELS) if name not in parts]:
+                raise UnderstudyError(f"sample {key} has no {missing[0]}", where=shard, fix=_INTACT)
+            images = np.stack([_png(parts[name], shard, key) for name in self.channels])
+            yield RawSlice({"id": key}, images, _png(parts[LABELS], shard, key)[None], shard, shard)
 
     def _samples(self) -> Iterator[tuple[str, dict[str, bytes], Path]]:
         """Key, channel -> PNG, and the shard of each sample."""
-        for file in self._files:
-            place = self._root / file
+        for shard in self._files:
             key = ""
             parts: dict[str, bytes] = {}
-            for name, content in members_of(place):
+            for name, content in members_of(shard):
                 own, _, ending = name.partition(".")
                 if own != key and parts:
-                    yield key, parts, place
+                    yield key, parts, shard
                     parts = {}
-                key, word = own, ending.removesuffix(".png")
-                if ending.endswith(".png"):
-                    channel = LABELS if word in self._seg else self._tokens.get(word)
-                    if channel in parts:
-                        raise UnderstudyError(
-                            f"two files for {channel} of sample {key}", where=place, fix="use an intact copy"
-                        )
-                    if channel:
-                        parts[channel] = content
+                key = own
+                channel = self._channel_of.get(ending.removesuffix(".png")) if ending.endswith(".png") else None
+                if channel in parts:
+                    raise UnderstudyError(f"two files for {channel} of sample {key}", where=shard, fix=_INTACT)
+                if channel:
+                    parts[channel] = content
             if parts:
-                yield key, parts, place
+                yield key, parts, shard
 
 
 def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -145,27 +138,22 @@ def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]
                 if not entry.isreg() or entry.size > _LARGEST:
-                    raise UnderstudyError(
-                        f"{entry.name} is no plain file of a slice", where=path, fix="use an intact copy"
-                    )
+                    raise UnderstudyError(f"{entry.name} is no plain file of a slice", where=path, fix=_INTACT)
                 held = tar.extractfile(entry)
                 content = held.read() if held else b""
                 if len(content) < entry.size:
                     raise tarfile.ReadError("it ends too early")
                 yield entry.name, content
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UnderstudyError(
-            f"the tar file cannot be read ({error})", where=path, fix="replace it by an intact copy"
-        ) from error
+        raise UnderstudyError(f"the tar file cannot be read ({error})", where=path, fix=_INTACT) from error
 
 
-def _png(content: bytes, place: Path, key: str) -> NDArray[np.uint8]:
+def _png(content: bytes, shard: Path, key: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.mode != "L":
                 raise ValueError(f"its mode is {image.mode}, not 8-bit grey")
             return np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UnderstudyError(
-            f"an image of sample {key} cannot be read ({error})", where=place, fix="use an intact copy"
-        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors are OSError's
+        what = f"an image of sample {key} cannot be read ({error})"
+        raise UnderstudyError(what, where=shard, fix=_INTACT) from error

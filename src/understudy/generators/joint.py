@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.codes import nearest_codes, strongest_class
+from understudy.exchange.pixels import nearest_codes, strongest_class
 from understudy.slices import LabelClass
 
 Annotation = Literal["coded", "one_hot"]

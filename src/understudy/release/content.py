@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.description import describe
+from understudy.exchange.description import describe, unpacked
 from understudy.exchange.export import export_images, export_nnunet, file_names, nnunet_reading, png_reading
-from understudy.exchange.packaged import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token

@@ -13,7 +13,7 @@ from typing import Any
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import CERTIFICATE, FORMAT
+from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.io.files import sha256_file, write_json, write_text, writing
 from understudy.memorization.screen import Recheck
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import CERTIFICATE
+from understudy.exchange.description import CERTIFICATE
 from understudy.exchange.webdataset import members_of
 from understudy.release.content import COLUMNS, names_below, read_back
 from understudy.slices import SliceSet

@@ -9,7 +9,7 @@ from typing import Any
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import unpacked
+from understudy.exchange.description import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json
