@@ -6,8 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from understudy.reading.answers import Answer, Call, Preference
-from understudy.reading.store import Store
+from understudy.reading.store import Answer, Call, Preference, Store
 from understudy.slices import SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "lesion"})

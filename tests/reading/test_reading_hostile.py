@@ -15,7 +15,7 @@ from served_study import made_study
 
 from understudy.reading.folder import open_folder
 from understudy.reading.integrity import checked_answers
-from understudy.reading.serving import listen, make_server
+from understudy.reading.serve import listen, make_server
 from understudy.reading.store import Store
 
 INSIDE = (b"SECRET", b"feedface", b"Traceback", b"/tmp", b"site-packages", b"sqlite", b"key.json", b"alice", b"uvicorn")

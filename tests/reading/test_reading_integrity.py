@@ -9,10 +9,9 @@ from made_reading import answer_all, made_set
 from understudy.errors import UnderstudyError
 from understudy.reading import store as store_module
 from understudy.reading.analyse import analyse
-from understudy.reading.answers import Answer, Call
 from understudy.reading.integrity import checked_answers, read_hashes
 from understudy.reading.prepare import Design, prepare
-from understudy.reading.store import Store
+from understudy.reading.store import Answer, Call, Store
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from understudy.cli import app
 from understudy.errors import UnderstudyError
 from understudy.reading.analyse import analyse
 from understudy.reading.prepare import Design, prepare
-from understudy.reading.words import sentences, write_result
+from understudy.reading.results import sentences, write_result
 
 SUBJECTS = [("a", "test", 9), ("b", "test", 3), ("c", "val", 6), ("secret-train", "train", 20)]
 

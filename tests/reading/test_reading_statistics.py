@@ -71,7 +71,7 @@ def test_kappas_by_hand():
     a, b = list("rrrrssssrs"), list("rrrsssssrr")
     agreed, by_chance = 0.8, 0.5 * 0.5 + 0.5 * 0.5
     assert cohen_kappa(a, b) == pytest.approx((agreed - by_chance) / (1 - by_chance))
-    assert cohen_kappa([1, 2, 3], [1, 2, 3], weighted=True) == 1
+    assert cohen_kappa([1, 2, 3], [1, 2, 3]) == 1
     assert math.isnan(cohen_kappa(list("ss"), list("ss")))
     # Fleiss 1971: with two readers close to Cohen's; here the worked example of Fleiss' kappa in closed form
     table = np.array([[0, 14], [7, 7], [14, 0]])

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.reading.answers import Answer, parse_answer
 from understudy.reading.folder import StudyText
-from understudy.reading.store import Store
+from understudy.reading.store import Answer, Store, parse_answer
 
 ITEMS = [f"{i:016x}" for i in range(5)]
 TEXT = StudyText(format="understudy-reading-1", kind="real_or_synthetic", title="t", seed=1)

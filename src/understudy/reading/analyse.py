@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
@@ -18,20 +17,64 @@ from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.reading.integrity import checked_answers, checked_study
 from understudy.reading.statistics import (
-    Equivalence,
     Rate,
     auc,
     bootstrap,
     cohen_kappa,
     detection_errors,
     difference,
+    equivalence,
     fleiss_kappa,
+    mean_interval,
     rate,
     signal_detection,
+    tails,
 )
 from understudy.reading.store import FILE
 
-UNSURE = 1  # confidence of an answer that was given without one
+BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
+_UNSURE = 1  # confidence of an answer that was given without one
+_SOFTWARE = f"understudy {__version__}"
+Counts = tuple[int, int, int, int]  # hits, positives, alarms, negatives
+
+
+def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
+    """Everything that `understudy reading analyse` prints, as plain JSON values.
+
+    Raises:
+        UnderstudyError: as `read_answers`; answers about one kind of slice only.
+    """
+    about, truth, answers = read_answers(study, key)
+    if about["kind"] == "segmentations":
+        return _of_segmentations(about, truth, answers, level)
+    entries = pd.DataFrame.from_dict(truth["items"], orient="index").rename_axis("item").reset_index()
+    data = answers.merge(entries, on="item")
+    data["case"] = data["repeat_of"].where(data["repeat_of"] != "", data["item"])
+    sure = pd.to_numeric(data["confidence"], errors="coerce").fillna(_UNSURE)
+    data["score"] = sure.where(data["call"] == "synthetic", -sure)  # how surely synthetic
+    data["comment"] = data["comment"].fillna("")
+    first = data[data["repeat_of"] == ""]
+    by_source = first.groupby("source", sort=False)
+    counts = {str(source): (int((part["call"] == "real").sum()), len(part)) for source, part in by_source}
+    if "real" not in counts or len(counts) < 2:
+        what = "there are answers about one kind of slice only, so nothing can be compared"
+        raise UnderstudyError(what, where=study, fix="let readers go on, then analyse again")
+    seed, written = about["seed"], data[data["comment"] != ""]
+    comments = written[["reader", "item", "source", "call", "comment"]].astype(str).to_dict("records")
+    result = {
+        **of_counts(counts, about["margin"], level),
+        "readers": {str(reader): _reader(part, level, seed) for reader, part in data.groupby("reader")},
+        "agreement": _agreement(first),
+        "comments": comments,
+        "answers": len(answers),
+        "items": len(entries),
+        "answers_head": about["head"],
+        "auc": _auc(first, level, seed),
+        **{name: about[name] for name in ("kind", "title", "created", "design", "key_sha256")},
+    }
+    if first["reader"].nunique() > 1 or _clustered(first):
+        _resample(result, first, about["margin"], seed, level)
+    return result
 
 
 def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
@@ -49,44 +92,9 @@ def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]
     answers = pd.concat([last.drop(columns=["value", "nonce"]), values], axis=1)
     unknown = set(answers["item"]) - set(truth["items"])
     if unknown:
-        raise UnderstudyError(
-            f"{len(unknown)} answers are about items that are not in the key", where=study / FILE,
-            fix="use the key of this study",
-        )  # fmt: skip
+        what = f"{len(unknown)} answers are about items that are not in the key"
+        raise UnderstudyError(what, where=study / FILE, fix="use the key of this study")
     return {**about, "head": head}, truth, answers
-
-
-def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
-    """Everything that `understudy reading analyse` prints, as plain JSON values.
-
-    Raises:
-        UnderstudyError: as `read_answers`.
-    """
-    about, truth, answers = read_answers(study, key)
-    if about["kind"] == "segmentations":
-        return _of_segmentations(about, truth, answers, level)
-    entries = pd.DataFrame.from_dict(truth["items"], orient="index").rename_axis("item").reset_index()
-    data = answers.merge(entries, on="item")
-    data["case"] = data["repeat_of"].where(data["repeat_of"] != "", data["item"])
-    first = data[data["repeat_of"] == ""]
-    counts = {
-        str(source): (int((part["call"] == "real").sum()), len(part))
-        for source, part in first.groupby("source", sort=False)
-    }
-    if "real" not in counts or len(counts) < 2:
-        raise UnderstudyError(
-            "there are answers about one kind of slice only, so nothing can be compared",
-            where=study, fix="let readers go on, then analyse again",
-        )  # fmt: skip
-    result = of_counts(counts, about["margin"], level)
-    result |= {"readers": _readers(data, level, about["seed"]), "agreement": _agreement(data),
-               "kind": about["kind"], "title": about["title"], "created": about["created"],
-               "comments": _comments(data), "design": about["design"], "answers": len(answers), "items": len(entries),
-               "key_sha256": about["key_sha256"], "answers_head": about["head"]}  # fmt: skip
-    result["auc"] = _auc(first, level, about["seed"])
-    if first["reader"].nunique() > 1 or clustered(first):
-        _resample(result, first, about["margin"], about["seed"], level)
-    return result
 
 
 def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float = 0.95) -> dict[str, Any]:
@@ -101,50 +109,72 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
     called, read = (sum(entry[i] for entry in others.values()) for i in (0, 1))
     made = rate(called, read, level)
     value, low, high = difference(real, made)
-    narrow = difference(rate(*counts["real"], 0.9), rate(called, read, 0.9))
-    right = real.count + read - called
-    test = Equivalence(narrow[1], narrow[2], margin)
+    _, low90, high90 = difference(rate(*counts["real"], 0.9), rate(called, read, 0.9))
+    rows = [_row(name, counts[name], real, level) for name in ["real", *others]]
     return {
-        "software": f"understudy {__version__}",
+        "software": _SOFTWARE,
         "level": level,
         "method": "independent cases: Wilson",
-        "rows": [_row(name, counts[name], real, level) for name in ["real", *others]],
+        "rows": rows,
         "called_real": {"real": asdict(real), "synthetic": asdict(made)},
-        "accuracy": asdict(rate(right, real.n + read, level)),
+        "accuracy": asdict(rate(real.count + read - called, real.n + read, level)),
         "balanced_accuracy": (real.value + 1 - made.value) / 2,
         "sensitivity": asdict(rate(read - called, read, level)),
         "specificity": asdict(real),
         "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
         "difference": {"value": value, "low": low, "high": high, "method": "Newcombe"},
         **_detection((read - called, read, real.n - real.count, real.n), level),
-        "equivalence": {**asdict(test), "holds": test.holds, "method": "two one-sided tests at 5 %"},
-    }
-
-
-def _detection(table: tuple[int, int, int, int], level: float) -> dict[str, Any]:
-    """d' and criterion with intervals for independent cases; hits, positives, alarms, negatives."""
-    times = float(stats.norm.ppf((1 + level) / 2))
-    named = zip(("d_prime", "criterion"), signal_detection(*table), detection_errors(*table), strict=True)
-    return {
-        name: {"value": value, "low": value - times * error, "high": value + times * error}
-        for name, value, error in named
+        "equivalence": equivalence(low90, high90, margin, "two one-sided tests at 5 %"),
     }
 
 
 def _row(source: str, entry: tuple[int, int], real: Rate, level: float) -> dict[str, Any]:
-    found: Rate = rate(*entry, level)
+    found = rate(*entry, level)
     row = {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
            "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
     if source != "real":
-        value, low, high = difference(real, found)
-        row["difference"] = {"value": value, "low": low, "high": high}
+        row["difference"] = dict(zip(("value", "low", "high"), difference(real, found), strict=True))
     return row
 
 
-def _scores(part: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """How surely synthetic: confidence with the sign of the call."""
-    sure = pd.to_numeric(part["confidence"], errors="coerce").fillna(UNSURE).to_numpy(float)
-    return np.where(part["call"] == "synthetic", sure, -sure)
+def _detection(counts: Counts, level: float, drawn: Any = None) -> dict[str, Any]:
+    """d' and criterion with intervals: for independent cases, or of the draws of a bootstrap."""
+    times = float(stats.norm.ppf((1 + level) / 2))
+    values, errors = signal_detection(*counts), detection_errors(*counts)
+    intervals = [(value - times * error, value + times * error) for value, error in zip(values, errors, strict=True)]
+    if drawn is not None:
+        _, positives, _, negatives = counts
+        hit, alarm = (
+            stats.norm.ppf(((1 - drawn[:, column]) * n + 0.5) / (n + 1))
+            for column, n in ((1, positives), (0, negatives))
+        )
+        intervals = [tails(hit - alarm, level), tails(-(hit + alarm) / 2, level)]
+    named = zip(("d_prime", "criterion"), values, intervals, strict=True)
+    return {name: {"value": value, "low": low, "high": high} for name, value, (low, high) in named}
+
+
+def _reader(part: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
+    """What one reader did."""
+    first, again = part[part["repeat_of"] == ""], part[part["repeat_of"] != ""]
+    synthetic, said = first["source"] != "real", first["call"] == "synthetic"
+    cells = (said & synthetic, synthetic, said & ~synthetic, ~synthetic)
+    hits, positives, alarms, negatives = (int(cell.sum()) for cell in cells)
+    drawn = _draws(first, seed) if _clustered(first) else None
+    accuracy = asdict(rate(int((said == synthetic).sum()), len(first), level))
+    if drawn is not None:
+        accuracy["low"], accuracy["high"] = tails(_accuracy(drawn, first), level)
+    calls = part.set_index("item")["call"]
+    twice = again[again["repeat_of"].isin(calls.index)]  # answers to the same cases by the same reader
+    return {
+        "read": len(first),
+        "answered": len(part),
+        "accuracy": accuracy,
+        **_detection((hits, positives, alarms, negatives), level, drawn),
+        "intra_kappa": cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"])),
+        "seconds_median": float(part["seconds"].median()),
+        "hours": float(part["seconds"].sum() / 3600),
+        "comments": int((part["comment"] != "").sum()),
+    }
 
 
 def _auc(first: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
@@ -152,61 +182,16 @@ def _auc(first: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     found = {}
     for reader, part in first.groupby("reader"):
         real = part["source"] == "real"
-        value, low, high = auc(_scores(part[real]), _scores(part[~real]), level)
+        value, low, high = auc(part["score"][real], part["score"][~real], level)
         method = "DeLong"
-        if clustered(part):
-            (low, high), method = _tails(_draws(part, seed)[:, 2], level), BY_PATIENT
+        if _clustered(part):
+            (low, high), method = tails(_draws(part, seed)[:, 2], level), BY_PATIENT
         found[str(reader)] = {"value": value, "low": low, "high": high, "method": method}
     return {"readers": found, "mean": {"value": float(np.nanmean([e["value"] for e in found.values()]))}}
 
 
-def _readers(data: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
-    found = {}
-    for reader, part in data.groupby("reader"):
-        first = part[part["repeat_of"] == ""]
-        synthetic, said = first["source"] != "real", first["call"] == "synthetic"
-        table = (
-            int((said & synthetic).sum()),
-            int(synthetic.sum()),
-            int((said & ~synthetic).sum()),
-            int((~synthetic).sum()),
-        )
-        detection = _detection(table, level)
-        accuracy = asdict(rate(int((said == synthetic).sum()), len(first), level))
-        if clustered(first):
-            drawn = _draws(first, seed)
-            accuracy["low"], accuracy["high"] = _tails(_accuracy(drawn, first), level)
-            _redetect(detection, drawn, table, level)
-        found[str(reader)] = {
-            "read": len(first),
-            "answered": len(part),
-            "accuracy": accuracy,
-            **detection,
-            "intra_kappa": _intra(part),
-            "seconds_median": float(part["seconds"].median()),
-            "hours": float(part["seconds"].sum() / 3600),
-            "comments": int((part["comment"].fillna("") != "").sum()),
-        }
-    return found
-
-
-def _comments(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """What readers wrote, beside what they said and what was true."""
-    written = data[data["comment"].fillna("") != ""]
-    columns = ["reader", "item", "source", "call", "comment"]
-    return [{name: str(row[name]) for name in columns} for row in written.to_dict("records")]
-
-
-def _intra(part: pd.DataFrame) -> float:
-    """Agreement of a reader with the answers that the same reader gave to the same cases."""
-    calls = part.set_index("item")["call"]
-    twice = part[(part["repeat_of"] != "") & part["repeat_of"].isin(calls.index)]
-    return cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"]))
-
-
-def _agreement(data: pd.DataFrame) -> dict[str, Any]:
+def _agreement(first: pd.DataFrame) -> dict[str, Any]:
     """Between readers, on the cases that all of them have read."""
-    first = data[data["repeat_of"] == ""]
     calls = first.pivot(index="case", columns="reader", values="call").dropna()
     if calls.shape[1] < 2 or calls.empty:
         return {}
@@ -215,10 +200,7 @@ def _agreement(data: pd.DataFrame) -> dict[str, Any]:
     return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": fleiss_kappa(counts)}
 
 
-BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
-
-
-def clustered(first: pd.DataFrame) -> bool:
+def _clustered(first: pd.DataFrame) -> bool:
     """Whether some patient is there with several slices, which are alike."""
     real = first[first["source"] == "real"].drop_duplicates("case")
     return bool(real["subject"].duplicated().any())
@@ -226,9 +208,9 @@ def clustered(first: pd.DataFrame) -> bool:
 
 def _draws(first: pd.DataFrame, seed: int) -> Any:
     """`statistics.bootstrap` of answers."""
-    said = first.assign(real=(first["call"] == "real").astype(float), score=_scores(first))
-    called = said.pivot(index="reader", columns="case", values="real")
-    scores = said.pivot(index="reader", columns="case", values="score")
+    named = first.assign(real=(first["call"] == "real").astype(float))
+    called = named.pivot(index="reader", columns="case", values="real")
+    scores = named.pivot(index="reader", columns="case", values="score")
     cases = first.drop_duplicates("case").set_index("case").loc[called.columns]
     is_real = (cases["source"] == "real").to_numpy()
     group = [f"of {s}" if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)]
@@ -240,21 +222,8 @@ def _accuracy(drawn: Any, first: pd.DataFrame) -> Any:
     return share * drawn[:, 0] + (1 - share) * (1 - drawn[:, 1])
 
 
-def _redetect(found: dict[str, Any], drawn: Any, table: tuple[int, int, int, int], level: float) -> None:
-    """Puts intervals of the draws in the place of those of independent cases."""
-    hits, alarms = ((1 - drawn[:, k]) * n for k, n in ((1, table[1]), (0, table[3])))
-    z = [stats.norm.ppf((count + 0.5) / (n + 1)) for count, n in ((hits, table[1]), (alarms, table[3]))]
-    for name, values in (("d_prime", z[0] - z[1]), ("criterion", -(z[0] + z[1]) / 2)):
-        found[name]["low"], found[name]["high"] = _tails(values, level)
-
-
-def _tails(drawn: Any, level: float) -> tuple[float, float]:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: int, level: float) -> None:
-    """Puts intervals over readers and cases, real ones by patient, in the place of those of independent cases."""
+    """Replaces the intervals of independent cases by those over readers and cases, real ones by patient."""
     drawn = _draws(first, seed)
     real, made = drawn[:, 0], drawn[:, 1]
     result["method"] = BY_PATIENT
@@ -264,19 +233,19 @@ def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: 
         (result["accuracy"], _accuracy(drawn, first)), (result["difference"], real - made),
         (result["auc"]["mean"], drawn[:, 2]),
     ):  # fmt: skip
-        place["low"], place["high"] = _tails(values, level)
-    read = [int(result["called_real"][name]["n"]) for name in ("synthetic", "real")]
-    _redetect(result, drawn, (0, read[0], 0, read[1]), level)
+        place["low"], place["high"] = tails(values, level)
+    positives, negatives = (int(result["called_real"][name]["n"]) for name in ("synthetic", "real"))
+    for name, found in _detection((0, positives, 0, negatives), level, drawn).items():
+        result[name] |= {"low": found["low"], "high": found["high"]}
     for row in result["rows"]:
         if row["source"] == "real":
-            row["low"], row["high"] = _tails(real, level)
+            row["low"], row["high"] = tails(real, level)
             continue
         own = _draws(first[(first["source"] == row["source"]) | (first["source"] == "real")], seed)
-        row["low"], row["high"] = _tails(own[:, 1], level)
-        row["difference"]["low"], row["difference"]["high"] = _tails(own[:, 0] - own[:, 1], level)
+        row["low"], row["high"] = tails(own[:, 1], level)
+        row["difference"]["low"], row["difference"]["high"] = tails(own[:, 0] - own[:, 1], level)
     result["difference"]["method"] = BY_PATIENT
-    test = Equivalence(*_tails(real - made, 0.9), margin)
-    result["equivalence"] = {**asdict(test), "holds": test.holds, "method": f"90 % interval, {BY_PATIENT}"}
+    result["equivalence"] = equivalence(*tails(real - made, 0.9), margin, f"90 % interval, {BY_PATIENT}")
 
 
 def _of_segmentations(
@@ -289,33 +258,24 @@ def _of_segmentations(
         key = truth["items"][entry["item"]]
         preferred = entry["prefer"] if entry["prefer"] == "same" else key[entry["prefer"]]
         marks = {key[side]: entry[f"rating_{side.lower()}"] for side in "AB"}
-        rows.append({"reader": entry["reader"], "subject": key["subject"], "preferred": preferred,
-                     "better": {one: 1.0, two: 0.0}.get(preferred, 0.5), "one": marks[one],
-                     "two": marks[two]})  # fmt: skip
-    data = pd.DataFrame(rows)
+        better = {one: 1.0, two: 0.0}.get(preferred, 0.5)
+        rows.append((key["subject"], preferred, better, marks[one], marks[two]))
+    data = pd.DataFrame(rows, columns=["subject", "preferred", "better", "one", "two"])
     decided = int((data["preferred"] == one).sum()), int((data["preferred"] != "same").sum())
-    by_patient = data.groupby("subject")["better"].mean().to_numpy()
+    by_patient = data.groupby("subject")["better"].mean()
+    apart = (data["one"] - data["two"]).groupby(data["subject"]).mean()
     return {
-        "software": f"understudy {__version__}", "kind": "segmentations", "title": about["title"],
-        "created": about["created"], "pair": [one, two], "level": level,
-        "answers": len(data), "readers": int(data["reader"].nunique()), "patients": len(by_patient),
+        "software": _SOFTWARE,
+        "pair": [one, two],
+        "level": level,
+        "answers": len(data),
+        "readers": int(answers["reader"].nunique()),
+        "patients": len(by_patient),
         "preferred": {str(k): int(v) for k, v in data["preferred"].value_counts().items()},
         "first_of_decided": asdict(rate(*decided, level)),
-        "first_by_patient": _mean_interval(by_patient, level, about["seed"]),
+        "first_by_patient": mean_interval(by_patient, level, about["seed"]),
         "marks": {one: float(data["one"].mean()), two: float(data["two"].mean()),
-                  "difference": _mean_interval(
-                      (data["one"] - data["two"]).groupby(data["subject"]).mean().to_numpy(), level, about["seed"])},
-        "key_sha256": about["key_sha256"], "answers_head": about["head"],
+                  "difference": mean_interval(apart, level, about["seed"])},
+        "answers_head": about["head"],
+        **{name: about[name] for name in ("kind", "title", "created", "key_sha256")},
     }  # fmt: skip
-
-
-def _mean_interval(values: Any, level: float, seed: int) -> dict[str, float]:
-    """Mean over patients and its percentile bootstrap interval."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return {"value": math.nan, "low": math.nan, "high": math.nan}
-    rng = np.random.default_rng(seed)
-    drawn = values[rng.integers(len(values), size=(4000, len(values)))].mean(1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,15 +13,16 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_file
 
 FORMAT = "understudy-reading-1"
-ROUND_TO = 4096  # bytes: every panel is sent with one length, the largest file's rounded up to this
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SHOWN_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_ROUND_TO = 4096  # bytes: every panel is sent with one length, the largest file's rounded up to this
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SHOWN_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Label = Annotated[str, Field(max_length=80)]
 
 
 class StudyText(BaseModel):
-    """`study.json` but for what the server has no use for (the key's hash, the margin, the software)."""
+    """`study.json` without what the server has no use for (the key's hash, the margin, the software)."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -32,7 +32,7 @@ class StudyText(BaseModel):
     instructions: str = ""
     composition: str = ""
     scale: Literal["confidence", "binary"] = "confidence"
-    legend: list[tuple[Annotated[str, Field(max_length=80)], Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]]] = []
+    legend: list[tuple[Label, Annotated[str, Field(pattern=r"^#[0-9A-Fa-f]{6}$")]]] = []
     seed: int
 
 
@@ -42,7 +42,7 @@ class Panel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     file: Annotated[str, Field(pattern=r"^images/[0-9a-f]{16}\.png$")]
-    label: Annotated[str, Field(max_length=80)]
+    label: Label
 
 
 class Item(BaseModel):
@@ -81,35 +81,30 @@ class ReadingFolder:
         return sorted(self.items, key=lambda i: hashlib.sha256(f"{self.text.seed}:{reader}:{i}".encode()).digest())
 
     def panel(self, item: str, number: int) -> bytes | None:
-        """The bytes to send for a panel, `length` of them; None if there is no such item or panel.
-
-        Only chunks that a picture needs are kept (no text, no times), and zeros follow the end: the size
-        of a file says how well a slice compresses, and synthetic slices compress otherwise than real ones.
-        """
+        """The bytes to send for a panel, `length` of them; None if there is no such item or panel."""
         found = self.items.get(item)
         if found is None or not 0 <= number < len(found.panels):
             return None
+        # Zeros follow the end: a file's size says how well a slice compresses, and synthetic ones do it otherwise.
         return plain_png((self.path / found.panels[number].file).read_bytes()).ljust(self.length, b"\0")
 
 
 def plain_png(data: bytes) -> bytes:
-    """A PNG with the chunks that its pixels need and no other.
+    """A PNG with the chunks that its pixels need and no other (no text, no times).
 
     Raises:
         UnderstudyError: not a PNG, or cut short.
     """
-    kept, at = [SIGNATURE], len(SIGNATURE)
-    if not data.startswith(SIGNATURE):
-        raise UnderstudyError("a panel is not a PNG", fix="prepare the study again")
-    while at + 12 <= len(data):
+    kept, at = [_SIGNATURE], len(_SIGNATURE)
+    while data.startswith(_SIGNATURE) and at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
-        if kind in SHOWN_CHUNKS:
+        if kind in _SHOWN_CHUNKS:
             kept.append(data[at:end])
         if kind == b"IEND":
             return b"".join(kept)
         at = end
-    raise UnderstudyError("a panel's PNG is cut short", fix="prepare the study again")
+    raise UnderstudyError("a panel is not a whole PNG", fix="prepare the study again")
 
 
 def open_folder(path: str | Path) -> ReadingFolder:
@@ -120,33 +115,23 @@ def open_folder(path: str | Path) -> ReadingFolder:
     """
     path = Path(path)
     if not (path / "study.json").is_file():
-        raise UnderstudyError(
-            "not a reading study: it has no study.json", where=path,
-            fix="give the folder that `understudy reading prepare` wrote",
-        )  # fmt: skip
+        fix = "give the folder that `understudy reading prepare` wrote"
+        raise UnderstudyError("not a reading study: it has no study.json", where=path, fix=fix)
     try:
         text = StudyText.model_validate(read_json(path / "study.json"))
         items = _Items.model_validate({"items": read_json(path / "items.json")}).items
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UnderstudyError(
-            f"field {field or 'at the top'}: {first['msg']}", where=path, fix="prepare the study again"
-        ) from error
+        field = ".".join(map(str, first["loc"])) or "at the top"
+        raise UnderstudyError(f"field {field}: {first['msg']}", where=path, fix="prepare the study again") from error
     by_id = {item.id: item for item in items}
     if not items or len(by_id) < len(items):
         raise UnderstudyError("items.json is empty, or an id comes twice", where=path, fix="prepare it again")
     files = {path / panel.file for item in items for panel in item.panels}
     absent = sorted(file for file in files if not file.is_file())
     if absent:
-        raise UnderstudyError(
-            f"{len(absent)} pictures are absent", where=absent[0], fix="copy the whole folder, or prepare it again"
-        )
+        fix = "copy the whole folder, or prepare it again"
+        raise UnderstudyError(f"{len(absent)} pictures are absent", where=absent[0], fix=fix)
     largest = max(file.stat().st_size for file in files)
-    length = -(-largest // ROUND_TO) * ROUND_TO
+    length = -(-largest // _ROUND_TO) * _ROUND_TO
     return ReadingFolder(path, text, by_id, sha256_file(path / "items.json")[:16], length)
-
-
-def is_reader_name(name: str) -> bool:
-    """Names of readers: 1 to 40 letters (ASCII), digits, `.`, `_`, `-`."""
-    return re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name) is not None

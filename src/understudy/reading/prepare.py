@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_file, write_json
-from understudy.reading.cases import Case, check_alike, draw_real, draw_synthetic, shared_out, windows
+from understudy.reading.folder import FORMAT
 from understudy.reading.integrity import KEY_FORMAT, seal
-from understudy.reading.telltales import measured, telltales
-from understudy.report.plots.slices import upright, windowed
+from understudy.reading.shortcuts import measured, shortcut_table
+from understudy.report.plots.slices import channel_window, upright, windowed
 from understudy.roles import HELD_OUT
 from understudy.slices import SliceSet
 
-FORMAT = "understudy-reading-1"
+_ASKED = "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
+_KEYS = "Space goes on, Backspace goes back. Take breaks: every answer is kept at once."
+INSTRUCTIONS = {
+    "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
+    "binary": f"{_ASKED}. {_KEYS}",
+}
 
 
 class Design(BaseModel):
@@ -61,6 +67,15 @@ class Design(BaseModel):
     seed: int = Field(0, ge=0)
 
 
+@dataclass(frozen=True)
+class Case:
+    """One slice to be read: `source` ("real" or the generator's name), row of its set, patient ("" if synthetic)."""
+
+    source: str
+    row: int
+    subject: str
+
+
 def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: Path, design: Design) -> dict[str, Any]:
     """Draws the cases, writes `study.json`, `items.json` and `images/` to `out`, and the key to `key`.
 
@@ -76,85 +91,127 @@ def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: P
     """
     check_places(out, key)
     shown = _channels(real, synthetic, design)
-    rng = np.random.default_rng(design.seed)
-    cases = _cases(real, synthetic, design, rng)
-    repeated = _repeated(len(cases), design, rng)
-    identities = [secrets.token_hex(8) for _ in range(len(cases) + len(repeated))]
-    numbers = dict(zip(identities, [*range(len(cases)), *repeated], strict=True))
+    rng, paper = np.random.default_rng(design.seed), design.design == "paper"
+    cases = _draw_real(real, design, rng) + _draw_synthetic(synthetic, design, rng)
+    share = design.repeats if design.repeats is not None else (0.0 if paper else 0.1)
+    repeated = [int(i) for i in rng.choice(len(cases), round(share * len(cases)), replace=False)]
+    ids = [secrets.token_hex(8) for _ in range(len(cases) + len(repeated))]
+    numbers = dict(zip(ids, [*range(len(cases)), *repeated], strict=True))  # item -> number of its case
     sources = {"real": real, **synthetic}
-    building = out.with_name(out.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    items, trivial = _pictured(building, sources, {i: cases[n] for i, n in numbers.items()}, shown, design)
-    entries = {
-        item: {"source": cases[n].source, "row": cases[n].row, "subject": cases[n].subject,
-               "repeat_of": identities[n] if i >= len(cases) else ""}
-        for i, (item, n) in enumerate(numbers.items())
-    }  # fmt: skip
-    about = {"kind": "real_or_synthetic", "title": design.title, "composition": _composition(cases, design),
-             "scale": design.scale, "margin": design.margin, "seed": design.seed,
-             "design": design.design, "instructions": INSTRUCTIONS[design.scale]}  # fmt: skip
-    truth = {"items": entries, "sets": {name: slices.content_hash for name, slices in sources.items()},
-             "telltales": telltales(trivial)}  # fmt: skip
+
+    # One window for all, from real slices only: 0 to their 99.5th percentile.
+    rows = np.unique([c.row for c in cases if c.source == "real"])
+    images, _ = real.read(rows)
+    window = {name: channel_window(images[:, k]) for k, name in enumerate(real.channels)}
+    building = new_folder(out)
+    items: list[dict[str, Any]] = []
+    plain: dict[str, list[list[float]]] = {name: [] for name in sources}
+    for item in sorted(numbers):  # in random order, as files may tell when they were written
+        case = cases[numbers[item]]
+        pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
+        items.append({"id": item, "panels": save_panels(building, pictures)})
+        plain[case.source].append(measured([picture for _, picture in pictures]))
+
+    entries = {}
+    for i, (item, n) in enumerate(numbers.items()):
+        case, repeat_of = cases[n], ids[n] if i >= len(cases) else ""
+        entries[item] = {"source": case.source, "row": case.row, "subject": case.subject, "repeat_of": repeat_of}
+    composition = ""  # what readers are told of the mix: all of it in the paper's design, nothing otherwise
+    if paper:
+        counts = {name: sum(c.source == name for c in cases) for name in sources}
+        made = ", ".join(f"{counts[name]} of one generator" for name in synthetic)
+        composition = f"{len(cases)} cases: {counts['real']} real; synthetic: {made}."
+    about = {"kind": "real_or_synthetic", "composition": composition, "instructions": INSTRUCTIONS[design.scale],
+             **design.model_dump(include={"title", "scale", "margin", "seed", "design"})}  # fmt: skip
+    sets = {name: slices.content_hash for name, slices in sources.items()}
+    truth = {"items": entries, "sets": sets, "telltales": shortcut_table(plain)}
     return finish(building, out, key, about, items, truth)
 
 
 def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design) -> tuple[str, ...]:
-    """Those shown, of sets that can be read beside each other.
-
-    Raises:
-        UnderstudyError: no synthetic set, one called "real", other channels or sizes, an unknown channel.
-    """
+    """Those shown, of sets that can be read beside each other: a reader would tell sets by their channels or size."""
     if not synthetic:
         raise UnderstudyError("a reading study needs synthetic slices", fix="give --synthetic NAME=SET")
     if "real" in synthetic:
         raise UnderstudyError('a generator cannot be called "real"', fix="give it another name: --synthetic NAME=SET")
-    check_alike(real, synthetic)
+    for name, slices in synthetic.items():
+        if set(slices.channels) != set(real.channels) or slices.resolution != real.resolution:
+            theirs, ours = (f"{s.resolution} pixels and {', '.join(s.channels)}" for s in (slices, real))
+            fix = "prepare the real slices at the resolution and with the channels of the synthetic ones"
+            raise UnderstudyError(f"{name} has {theirs}; the real slices have {ours}", where=slices.path, fix=fix)
     shown = tuple(design.channels or real.channels)
     if unknown := set(shown) - set(real.channels):
-        raise UnderstudyError(
-            f"there is no channel {', '.join(sorted(unknown))}", where=real.path,
-            fix=f"use some of {', '.join(real.channels)}",
-        )  # fmt: skip
+        what, fix = f"there is no channel {', '.join(sorted(unknown))}", f"use some of {', '.join(real.channels)}"
+        raise UnderstudyError(what, where=real.path, fix=fix)
     return shown
 
 
-def _pictured(
-    folder: Path, sources: Mapping[str, SliceSet], cases: Mapping[str, Case], shown: Sequence[str], design: Design
-) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
-    """Writes the pictures of each item; returns items.json, and what is measured of the pictures of each source."""
-    window = windows(sources["real"], np.unique([c.row for c in cases.values() if c.source == "real"]))
-    items: list[dict[str, Any]] = []
-    trivial: dict[str, list[list[float]]] = {name: [] for name in sources}
-    for item in sorted(cases):  # in random order, as files may tell when they were written
-        case = cases[item]
-        pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
-        items.append({"id": item, "panels": save_panels(folder, pictures)})
-        trivial[case.source].append(measured([picture for _, picture in pictures]))
-    return items, trivial
+def _draw_real(slices: SliceSet, design: Design, rng: np.random.Generator) -> list[Case]:
+    """Real slices of held-out patients, one patient after the other, so that none dominates."""
+    index, count = slices.index, design.real_count
+    if "subject" not in index:
+        what = "the real slices do not say which patient they are of (no column `subject`)"
+        raise UnderstudyError(what, where=slices.path, fix="give a set that `understudy prepare` or a study made")
+    wanted = index["split"].astype(str).isin(design.splits) if "split" in index else np.ones(len(index), bool)
+    rows = np.flatnonzero(np.asarray(wanted))
+    if len(rows) < count:
+        what = f"{count} real slices are asked for, but there are {len(rows)} of held-out patients"
+        fix = "ask for fewer (--real-count), or allow others (--splits test,val)"
+        raise UnderstudyError(what, where=slices.path, fix=fix)
+    subjects = index["subject"].astype(str).to_numpy()
+    waiting = {s: list(rng.permutation(rows[subjects[rows] == s])) for s in rng.permutation(np.unique(subjects[rows]))}
+    found: list[Case] = []
+    while len(found) < count:
+        for subject, left in waiting.items():
+            if left and len(found) < count:
+                found.append(Case("real", int(left.pop()), str(subject)))
+    return found
 
 
-_ASKED = "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
-_KEYS = "Space goes on, Backspace goes back. Take breaks: every answer is kept at once."
-INSTRUCTIONS = {
-    "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
-    "binary": f"{_ASKED}. {_KEYS}",
-}
+def _draw_synthetic(sets: Mapping[str, SliceSet], design: Design, rng: np.random.Generator) -> list[Case]:
+    """As many of each generator as the design says; balanced: as many together as real ones."""
+    each, more = divmod(design.real_count, len(sets))
+    found: list[Case] = []
+    for i, (name, slices) in enumerate(sets.items()):
+        count = design.synthetic_count or (design.real_count if design.design == "paper" else each + (i < more))
+        if count > len(slices):
+            what = f"{count} slices of {name} are asked for, but there are {len(slices)}"
+            raise UnderstudyError(what, where=slices.path, fix="ask for fewer (--synthetic-count)")
+        found += [Case(name, int(row), "") for row in rng.choice(len(slices), count, replace=False)]
+    return found
+
+
+def check_places(out: Path, key: Path) -> None:
+    """Raises `UnderstudyError` for places that are taken, and for a key that readers could find."""
+    for place in (out, key):
+        if place.exists():
+            fix = "give another place, or remove it: a study that is being read must not change"
+            raise UnderstudyError("there is something already", where=place, fix=fix)
+    if out.resolve() in key.resolve().parents:
+        what = "the answer key must not lie in the folder that is shown to readers"
+        raise UnderstudyError(what, where=key, fix="give another --key")
+
+
+def new_folder(out: Path) -> Path:
+    """An empty folder beside `out`, which `finish` renames to it."""
+    building = out.with_name(out.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "images").mkdir(parents=True)
+    return building
 
 
 def finish(
     building: Path, out: Path, key: Path, about: dict[str, Any], items: list[dict[str, Any]], truth: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the key, then the study that names its hash, and puts the folder in its place."""
+    """Writes the key, then the study with its hash, and renames the folder; returns study.json."""
     now = datetime.now(UTC)
-    about = {"format": FORMAT, **about, "software": f"understudy {__version__}",
-             "created": now.isoformat(timespec="seconds")}  # fmt: skip
+    created = now.isoformat(timespec="seconds")
+    about = {"format": FORMAT, **about, "software": f"understudy {__version__}", "created": created}
     write_json(building / "items.json", sorted(items, key=lambda entry: entry["id"]))
-    for file in (building / "images").iterdir():  # in which order they were made is nobody's business
+    for file in (building / "images").iterdir():  # nobody learns in which order they were made
         os.utime(file, (now.timestamp(), now.timestamp()))
     key.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"format": KEY_FORMAT, "salt": secrets.token_hex(32), "sealed": seal(building, about), **truth}
-    write_json(key, whole)
+    write_json(key, {"format": KEY_FORMAT, "salt": secrets.token_hex(32), "sealed": seal(building, about), **truth})
     key.chmod(0o600)
     study = {**about, "key_sha256": sha256_file(key)}
     write_json(building / "study.json", study)
@@ -162,60 +219,10 @@ def finish(
     return study
 
 
-def check_places(out: Path, key: Path) -> None:
-    """Refuses places that are taken, and a key that readers could find.
-
-    Raises:
-        UnderstudyError: see above.
-    """
-    for place in (out, key):
-        if place.exists():
-            raise UnderstudyError(
-                "there is something already", where=place,
-                fix="give another place, or remove it: a study that is being read must not change",
-            )  # fmt: skip
-    if out.resolve() in key.resolve().parents:
-        raise UnderstudyError(
-            "the answer key must not lie in the folder that is shown to readers", where=key,
-            fix="give another --key",
-        )  # fmt: skip
-
-
-def _cases(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design, rng: np.random.Generator) -> list[Case]:
-    names = list(synthetic)
-    if design.synthetic_count is not None:
-        counts = dict.fromkeys(names, design.synthetic_count)
-    elif design.design == "paper":
-        counts = dict.fromkeys(names, design.real_count)
-    else:
-        counts = shared_out(design.real_count, names)
-    drawn = draw_real(real, design.real_count, rng, tuple(design.splits))
-    return drawn + draw_synthetic(synthetic, counts, rng)
-
-
-def _repeated(count: int, design: Design, rng: np.random.Generator) -> list[int]:
-    share = design.repeats if design.repeats is not None else (0.0 if design.design == "paper" else 0.1)
-    return [int(i) for i in rng.choice(count, round(share * count), replace=False)]
-
-
-def _composition(cases: Sequence[Case], design: Design) -> str:
-    """What readers are told of the mix: all of it in the paper's design, nothing otherwise."""
-    if design.design != "paper":
-        return ""
-    sources = list(dict.fromkeys(c.source for c in cases))
-    counts = {s: sum(c.source == s for c in cases) for s in sources}
-    made = ", ".join(f"{counts[s]} of one generator" for s in sources if s != "real")
-    return f"{len(cases)} cases: {counts['real']} real; synthetic: {made}."
-
-
 def panels(
-    slices: SliceSet,
-    row: int,
-    channels: Sequence[str],
-    window: Mapping[str, tuple[float, float]],
-    pixels: int,
+    slices: SliceSet, row: int, channels: Sequence[str], window: Mapping[str, tuple[float, float]], pixels: int,
     floor: int = 0,
-) -> list[tuple[str, NDArray[np.uint8]]]:
+) -> list[tuple[str, NDArray[np.uint8]]]:  # fmt: skip
     """(channel, uint8 [pixels, pixels]) of a slice, by one rule for all sets: window, upright, bicubic, floor."""
     images, _ = slices.read([row])
     found = []

@@ -1,8 +1,8 @@
-"""What a reading study may conclude: rates, signal detection, equivalence, agreement; for one reader and for several.
+"""Statistics of a reading study: rates, signal detection, equivalence, agreement; for one reader and for several.
 
 Rates have Wilson's intervals, their difference Newcombe's (1998, method 10, from Wilson's), an AUC has DeLong's: all of
-them for cases that are independent. With several readers, or several slices a patient, every interval is a bootstrap
-over readers and cases (real cases by patient).
+them for independent cases. With several readers, or several slices a patient, every interval is a bootstrap over
+readers and cases (real cases by patient).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,7 @@ class Rate:
 
 
 def rate(count: int, n: int, level: float = 0.95) -> Rate:
-    """A rate with Wilson's score interval.
-
-    Raises:
-        ValueError: count outside 0 ... n.
-    """
+    """A rate with Wilson's score interval; ValueError for a count outside 0 ... n."""
     if not 0 <= count <= n:
         raise ValueError(f"{count} of {n} is no rate")
     if n == 0:
@@ -92,23 +90,15 @@ def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[flo
     return value, max(0.0, value - half), min(1.0, value + half)
 
 
-def cohen_kappa(first: Sequence[object], second: Sequence[object], weighted: bool = False) -> float:
-    """Agreement of two readings beyond chance (Cohen 1960), or weighted by squared distance of ranks (1968).
-
-    NaN where chance alone agrees everywhere (one word only).
-    """
-    words = sorted({*first, *second}, key=lambda w: (str(type(w)), w))  # type: ignore[type-var]
-    place = {w: i for i, w in enumerate(words)}
-    table = np.zeros((len(words), len(words)))
-    for a, b in zip(first, second, strict=True):
-        table[place[a], place[b]] += 1
-    if table.sum() == 0:
+def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float:
+    """Agreement of two readings beyond chance (Cohen 1960); NaN if only one word was said."""
+    pairs = list(zip(first, second, strict=True))
+    if not pairs:
         return math.nan
-    rows, columns = np.indices(table.shape)
-    cost = (rows - columns) ** 2 if weighted else (rows != columns).astype(float)
-    expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
-    by_chance = float((cost * expected).sum())
-    return math.nan if by_chance == 0 else 1 - float((cost * table).sum()) / by_chance
+    words = {*first, *second}
+    observed = sum(a == b for a, b in pairs) / len(pairs)
+    chance = sum(list(first).count(w) * list(second).count(w) for w in words) / len(pairs) ** 2
+    return math.nan if chance == 1 else (observed - chance) / (1 - chance)
 
 
 def fleiss_kappa(counts: ArrayLike) -> float:
@@ -128,9 +118,9 @@ def fleiss_kappa(counts: ArrayLike) -> float:
 
 
 def bootstrap(
-    called_real: NDArray[np.float64], scores: NDArray[np.float64], is_real: NDArray[np.bool_],
-    group: Sequence[object], seed: int = 0, resamples: int = 2000,
-) -> NDArray[np.float64]:  # fmt: skip
+    called_real: Floats, scores: Floats, is_real: NDArray[np.bool_], group: Sequence[object], seed: int = 0,
+    resamples: int = 2000,
+) -> Floats:  # fmt: skip
     """Draws over readers and over cases: slices of a patient are alike, so they are drawn together.
 
     Args:
@@ -161,12 +151,12 @@ def bootstrap(
     return drawn[~np.isnan(drawn).any(axis=1)]
 
 
-def _times_drawn(rng: np.random.Generator, count: int, resamples: int) -> NDArray[np.float64]:
+def _times_drawn(rng: np.random.Generator, count: int, resamples: int) -> Floats:
     """[n, count]: how often each of `count` is in a sample of `count` with replacement."""
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
 
 
-def _areas(scores: NDArray[np.float64], sides: Sequence[tuple[Any, NDArray[np.float64]]]) -> NDArray[np.float64]:
+def _areas(scores: Floats, sides: Sequence[tuple[Any, Floats]]) -> Floats:
     """[n], a reader's AUC in each sample, from one table of which case is scored above which."""
     (real, often_real), (made, often_made) = sides
     x, y = scores[made], scores[real]
@@ -175,24 +165,26 @@ def _areas(scores: NDArray[np.float64], sides: Sequence[tuple[Any, NDArray[np.fl
     return _ratio(((often_made @ above) * often_real).sum(1), pairs)
 
 
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio(top: Floats, bottom: Floats) -> Floats:
     return np.divide(top, bottom, out=np.full(len(top), math.nan), where=bottom > 0)
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests at 5 % each: the 90 % interval of a difference against a margin set before.
+def tails(drawn: Any, level: float) -> tuple[float, float]:
+    """The percentile interval of draws."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
-    Attributes:
-        low, high: the 90 % interval.
-        margin: largest difference that still counts as none.
-        holds: the interval lies inside -margin ... margin.
-    """
 
-    low: float
-    high: float
-    margin: float
+def mean_interval(values: ArrayLike, level: float, seed: int) -> dict[str, float]:
+    """The mean of values (NaN left out) and its percentile bootstrap interval."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return {"value": math.nan, "low": math.nan, "high": math.nan}
+    low, high = tails(known[np.random.default_rng(seed).integers(len(known), size=(4000, len(known)))].mean(1), level)
+    return {"value": float(known.mean()), "low": low, "high": high}
 
-    @property
-    def holds(self) -> bool:
-        return -self.margin < self.low and self.high < self.margin
+
+def equivalence(low: float, high: float, margin: float, method: str) -> dict[str, Any]:
+    """Two one-sided tests at 5 % each: it holds if the 90 % interval of a difference lies inside -margin ... margin."""
+    return {"low": low, "high": high, "margin": margin, "holds": -margin < low and high < margin, "method": method}

@@ -1,4 +1,4 @@
-"""Answers and readers of a study in SQLite: append-only, on the disk before anybody is told so."""
+"""Answers of a study: what a browser may post, and their append-only file, flushed before an answer is confirmed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from statistics import median
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
-from understudy.reading.answers import Answer
-from understudy.reading.folder import is_reader_name
+from understudy.reading.folder import Identifier, StudyText
 
 FILE = "answers.sqlite"
-TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 random bytes in URL-safe base 64
-BUSY_SECONDS = 10.0
-
-SCHEMA = """
+START = "0" * 64  # stands before the first answer's chain
+COLUMNS = ("reader", "item", "value", "seconds", "comment", "at", "nonce")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 random bytes in URL-safe base 64
+_BUSY_SECONDS = 10.0
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS readers(name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers(
   id INTEGER PRIMARY KEY, reader TEXT NOT NULL, item TEXT NOT NULL, value TEXT NOT NULL,
@@ -39,14 +41,68 @@ CREATE TRIGGER IF NOT EXISTS answers_remain BEFORE DELETE ON answers
   BEGIN SELECT RAISE(ABORT, 'answers are never deleted'); END;
 """
 
+Rating = Annotated[int, Field(ge=1, le=5)]
 Stored = Literal["new", "known", "conflict"]
-COLUMNS = ("reader", "item", "value", "seconds", "comment", "at", "nonce")
-START = "0" * 64  # stands before the first answer's chain
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Call(_Strict):
+    """Real or synthetic, with a confidence from 1 (a guess) to 5 (certain) where the study's scale has one."""
+
+    call: Literal["real", "synthetic"]
+    confidence: Rating | None = None
+
+
+class Preference(_Strict):
+    """Which of two segmentations the reader would rather correct, and how good each is (1 to 5)."""
+
+    prefer: Literal["A", "B", "same"]
+    rating_a: Rating
+    rating_b: Rating
+
+
+class Answer(_Strict):
+    """One answer; the nonce is drawn by the browser, and a second arrival of it changes nothing.
+
+    Attributes:
+        seconds: time that the item was visible before the answer.
+    """
+
+    item: Identifier
+    value: Call | Preference
+    seconds: Annotated[float, Field(ge=0, le=86_400)]
+    comment: Annotated[str, Field(max_length=2000)] = ""
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+    @field_validator("comment")
+    @classmethod
+    def _printable(cls, comment: str) -> str:
+        if any(ord(letter) < 32 and letter not in "\n\t" for letter in comment):
+            raise ValueError("control characters")
+        return comment
+
+
+def parse_answer(body: bytes, study: StudyText) -> Answer:
+    """Reads a posted answer for this study.
+
+    Raises:
+        ValueError: not JSON, a field that is absent, wrong or unknown, or an answer of the other kind
+            or scale (pydantic's ValidationError is one).
+    """
+    answer = Answer.model_validate_json(body)
+    if isinstance(answer.value, Call) != (study.kind == "real_or_synthetic"):
+        raise ValueError("an answer of another kind of study")
+    if isinstance(answer.value, Call) and (answer.value.confidence is None) != (study.scale == "binary"):
+        raise ValueError("the scale of another study")
+    return answer
 
 
 def link(before: str, row: Sequence[Any]) -> str:
-    """SHA-256 of an answer (`COLUMNS`) and of the one before it: no earlier row can be changed, taken out or put in
-    without all later ones giving it away."""
+    """SHA-256 of an answer (`COLUMNS`) and of the one before it: a row that is changed, taken out or put in breaks all
+    later links."""
     return sha256_json([before, *row])
 
 
@@ -72,34 +128,30 @@ class Store:
         self.path = Path(folder) / FILE
         self._lock = threading.Lock()
         try:
-            self._base = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._base = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             # WAL with FULL: every commit is flushed to the disk before it returns.
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
-            self._base.executescript(SCHEMA)
+            self._base.executescript(_SCHEMA)
             found = {row[1] for row in self._base.execute("PRAGMA table_info(answers)")}
         except sqlite3.Error as error:
-            raise UnderstudyError(
-                f"the answers cannot be opened ({error})", where=self.path,
-                fix="check that the folder can be written, that the disk is not full, and that the file is the one made"
-                " by `reading serve`",
-            ) from error  # fmt: skip
+            fix = "check that the folder is writable, the disk not full, and the file the one made by `reading serve`"
+            raise UnderstudyError(f"the answers cannot be opened ({error})", where=self.path, fix=fix) from error
         if not found.issuperset({*COLUMNS, "chain"}):
             self.close()
-            raise UnderstudyError(
-                "the answers were begun with an older version", where=self.path,
-                fix="end the study with the version that began it, or prepare a new one",
-            )  # fmt: skip
+            fix = "end the study with the version that began it, or prepare a new one"
+            raise UnderstudyError("the answers were begun with an older version", where=self.path, fix=fix)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
+        """Closes the file."""
         with self._lock:
             self._base.close()
 
@@ -115,11 +167,22 @@ class Store:
                     self._base.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def _setup(self) -> Iterator[sqlite3.Connection]:
+        """A transaction of the steward, whose failure is told in words."""
+        try:
+            with self._writing() as base:
+                yield base
+        except sqlite3.Error as error:
+            fix = "free some space on this disk, or make the folder writable"
+            raise UnderstudyError(f"the answers cannot be written ({error})", where=self.path, fix=fix) from error
+
     def _rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._base.execute(question, values).fetchall()
 
     def readers(self) -> list[str]:
+        """Their names, sorted."""
         return [row[0] for row in self._rows("SELECT name FROM readers ORDER BY name")]
 
     def new_token(self, name: str) -> str:
@@ -128,26 +191,15 @@ class Store:
         Raises:
             UnderstudyError: the name is not 1 to 40 of A-Z a-z 0-9 . _ -
         """
-        if not is_reader_name(name):
+        if re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name) is None:
             raise UnderstudyError(f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -")
         token = secrets.token_urlsafe(16)
-        with self._told(), self._writing() as base:
-            base.execute(
-                "INSERT INTO readers VALUES(?, ?, ?)"
-                " ON CONFLICT(name) DO UPDATE SET token_sha256 = excluded.token_sha256",
-                (name, _hash(token), _now()),
-            )
+        insert = (
+            "INSERT INTO readers VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET token_sha256 = excluded.token_sha256"
+        )
+        with self._setup() as base:
+            base.execute(insert, (name, _hash(token), _now()))
         return token
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise UnderstudyError(
-                f"the file of answers cannot be written ({error})", where=self.path,
-                fix="free some space on this disk, or make the folder writable",
-            ) from error  # fmt: skip
 
     def begin(self, hashes: Mapping[str, str]) -> None:
         """Keeps the SHA-256 of the files that are read (name -> hash), once, before the first answer.
@@ -158,16 +210,14 @@ class Store:
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
         changed = sorted(name for name, found in hashes.items() if known.get(name, found) != found)
         if changed:
-            raise UnderstudyError(
-                f"{', '.join(changed)} changed since reading began", where=self.path.parent,
-                fix="put the files back that were there: a study that is being read must not change",
-            )  # fmt: skip
-        with self._told(), self._writing() as base:
+            what, fix = f"{', '.join(changed)} changed since reading began", "restore the files that were there"
+            raise UnderstudyError(what, where=self.path.parent, fix=f"{fix}: a study that is read must not change")
+        with self._setup() as base:
             base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
     def reader_of(self, token: str) -> str | None:
         """The reader whose link has this token; every stored hash is compared, each in constant time."""
-        if TOKEN.fullmatch(token) is None:
+        if _TOKEN.fullmatch(token) is None:
             return None
         asked, found = _hash(token), None
         for name, known in self._rows("SELECT name, token_sha256 FROM readers"):
@@ -179,23 +229,20 @@ class Store:
         """Appends an answer; it is on the disk when this returns.
 
         Returns:
-            "new"; "known" if this very answer had arrived before; "conflict" if its nonce came with
-            another answer (nothing is stored).
+            "new"; "known" if this very answer had arrived before; "conflict" if its nonce came with another answer
+            (nothing is stored).
         """
-        value = json.dumps(answer.stored_value(), sort_keys=True)
+        value = json.dumps(answer.value.model_dump(), sort_keys=True)
         row = (reader, answer.item, value, answer.seconds, answer.comment)
         with self._writing() as base:
-            known = base.execute(
-                "SELECT reader, item, value, seconds, comment FROM answers WHERE nonce = ?", (answer.nonce,)
-            ).fetchone()
+            same = "SELECT reader, item, value, seconds, comment FROM answers WHERE nonce = ?"
+            known = base.execute(same, (answer.nonce,)).fetchone()
             if known is not None:
                 return "known" if known == row else "conflict"
             last = base.execute("SELECT chain FROM answers ORDER BY id DESC LIMIT 1").fetchone()
             whole = (*row, _now(), answer.nonce)
-            base.execute(
-                f"INSERT INTO answers({', '.join(COLUMNS)}, chain) VALUES(?,?,?,?,?,?,?,?)",
-                (*whole, link(last[0] if last else START, whole)),
-            )
+            insert = f"INSERT INTO answers({', '.join(COLUMNS)}, chain) VALUES(?,?,?,?,?,?,?,?)"
+            base.execute(insert, (*whole, link(last[0] if last else START, whole)))
         return "new"
 
     def head(self) -> str:
@@ -215,8 +262,7 @@ class Store:
         for name in self.readers():
             own = [row[1:] for row in rows if row[0] == name]
             last = {item: seconds for item, seconds, _ in own}
-            times = sorted(last.values())
-            middle = (times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2 if times else None
+            middle = median(last.values()) if last else None
             found.append(Progress(name, len(last), len(own) - len(last), middle, own[-1][2] if own else None))
         return found
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.reading.analyse import analyse
-from understudy.reading.overlays import prepare_overlays
-from understudy.reading.words import sentences, write_result
+from understudy.reading.results import sentences, write_result
+from understudy.reading.segmentations import prepare_segmentations
 from understudy.volumes import SliceGeometry, TestVolume, VolumeWriter
 
 GRID = SliceGeometry.fit(40, 30, 32)
@@ -36,7 +36,9 @@ def volumes(tmp_path):
 
 def made(folder, count=12, **more):
     pair = ("good", folder / "good"), ("bad", folder / "bad")
-    return prepare_overlays(folder / "volumes", *pair, folder / "s", folder / "k.json", count=count, pixels=120, **more)
+    return prepare_segmentations(
+        folder / "volumes", *pair, folder / "s", folder / "k.json", count=count, pixels=120, **more
+    )
 
 
 def test_pairs_by_lot_and_the_key_knows_which(volumes):
@@ -96,7 +98,7 @@ def test_no_common_patient_and_no_such_channel(volumes):
 
 def test_two_models_that_agree_everywhere_are_no_study(volumes):
     with pytest.raises(UnderstudyError, match="the same on every slice"):
-        prepare_overlays(
+        prepare_segmentations(
             volumes / "volumes", ("a", volumes / "good"), ("b", volumes / "good"), volumes / "s", volumes / "k.json"
         )
     assert not (volumes / "s.partial").exists()

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.errors import UnderstudyError
+from understudy.reading.app import make_app
 from understudy.reading.folder import open_folder
 from understudy.reading.integrity import checked_answers
-from understudy.reading.server import make_app
-from understudy.reading.serving import listen, only_server
+from understudy.reading.serve import listen, only_server
 from understudy.reading.store import Store
 
 NOBODY = 65534
@@ -61,7 +61,7 @@ def test_a_second_server_is_told_where_the_first_is(tmp_path: Path) -> None:
 
 def test_a_killed_server_leaves_no_lock(tmp_path: Path) -> None:
     words = (
-        "import sys, time; from pathlib import Path; from understudy.reading.serving import only_server\n"
+        "import sys, time; from pathlib import Path; from understudy.reading.serve import only_server\n"
         "with only_server(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:

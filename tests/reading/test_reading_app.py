@@ -19,9 +19,8 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.errors import UnderstudyError
+from understudy.reading.app import LARGEST_BODY, SECURITY, make_app
 from understudy.reading.folder import open_folder, plain_png
-from understudy.reading.guard import LARGEST_BODY, SECURITY
-from understudy.reading.server import make_app
 from understudy.reading.store import Store
 
 INSIDE = (
@@ -134,7 +133,8 @@ def test_nothing_of_the_truth_and_nothing_from_outside(world: World) -> None:
         ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
         ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}, 403),
         ({"host": "localhost:1"}, 200), ({"host": "[::1]:8321"}, 200),
-        ({"origin": "http://127.0.0.1:8321"}, 200), ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
+        ({"origin": "http://127.0.0.1:8321"}, 200),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
     ],
 )  # fmt: skip
 def test_other_hosts_and_sites_are_refused(world: World, headers: dict[str, str], status: int) -> None:
@@ -189,11 +189,14 @@ def test_a_failing_disk_is_answered_503_and_says_nothing(world: World, monkeypat
 
 
 PATHS = [
-    "/../key.json", "/r/../study-key.json", "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py",
-    "/static/", "/static", "/static/reading.html", "/static/reading.js%00", "/items.json", "/study.json", "/answers.sqlite",
+    "/../key.json", "/r/../study-key.json", "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py",
+    "/static/", "/static", "/static/reading.html", "/static/reading.js%00", "/items.json", "/study.json",
+    "/answers.sqlite",
     "/r/", "/r", "/r/%00", "/r/{t}/", "/r/{t}/images", "/r/{t}/items/", "/r/{t}/items/{i}", "/r/{t}/items/{i}/-1",
-    "/r/{t}/items/{i}/4", "/r/{t}/items/{i}/%d9%a1", "/r/{t}/items/{i}/0%00", "/r/{t}/items/{i}/1e0", "/r/{t}/items/{i}/00",
-    "/r/{t}/items/..%2f..%2fstudy-key.json/0", "/r/{t}/items/%2e%2e/0", "/r/{t}/items/images%2fa.png/0", "/r/{t}/answers",
+    "/r/{t}/items/{i}/4", "/r/{t}/items/{i}/%d9%a1", "/r/{t}/items/{i}/0%00", "/r/{t}/items/{i}/1e0",
+    "/r/{t}/items/{i}/00",
+    "/r/{t}/items/..%2f..%2fstudy-key.json/0", "/r/{t}/items/%2e%2e/0", "/r/{t}/items/images%2fa.png/0",
+    "/r/{t}/answers",
     "/r/{t}/items/{i}%00/0", "//evil.example/r/{w}", "/r/{w}%2fstate", "/r/{t};/state", "/r/{w}", "/r/{w}/state",
     "/r/{w}/items/{i}/0", "/r/{t}/../../etc/passwd", "/docs", "/openapi.json", "/r/{t}/key", "/%ff%fe", "/r/{t}/state/",
 ]  # fmt: skip
@@ -209,9 +212,12 @@ def hostile_body(draw: random.Random, item: str, old: int) -> bytes:
         "nonce": f"{draw.getrandbits(128):032x}",
     }
     wrong: dict[str, list[Any]] = {
-        "item": [None, 1, "", item.upper() + "G", item + "\0", "../" + item, item + "\n", "f" * 16, [item], {"$ne": ""}],
-        "value": [None, {}, [], "real", {"call": "REAL", "confidence": 3}, {"call": "real"}, {"call": "real", "confidence": 6},
-                  {"call": "real", "confidence": 0}, {"call": "real", "confidence": "3"}, {"call": "real", "confidence": True},
+        "item": [None, 1, "", item.upper() + "G", item + "\0", "../" + item, item + "\n", "f" * 16, [item],
+                 {"$ne": ""}],
+        "value": [None, {}, [], "real", {"call": "REAL", "confidence": 3}, {"call": "real"},
+                  {"call": "real", "confidence": 6},
+                  {"call": "real", "confidence": 0}, {"call": "real", "confidence": "3"},
+                  {"call": "real", "confidence": True},
                   {"call": "real", "confidence": 3, "reader": "bob"}, {"prefer": "A", "rating_a": 1, "rating_b": 1}],
         "seconds": [None, -1, 1e9, "1", True, [], float("nan"), float("inf")],
         "comment": [None, 1, "\0", "a\x1b[31m", "x" * 2001, ["x"], {}],

@@ -1,11 +1,10 @@
-"""Starting the server: the port is taken, and the folder locked, before anybody is told a link."""
+"""Starts the server: the port is taken, and the folder locked, before anybody is told a link."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +13,20 @@ from understudy.io.locks import held_lock
 from understudy.reading.folder import ReadingFolder
 from understudy.reading.store import Store
 
-LOCK = "server.lock"
-
 
 def address(host: str, port: int) -> str:
     """http://host:port of a server, with an IPv6 host in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-@contextmanager
-def only_server(folder: Path, where: str) -> Iterator[None]:
-    """Holds the lock of a study's folder while it is served; the system lets go of it if the process is killed.
-
-    Args:
-        where: the address, for the message that another server gets.
+def only_server(folder: Path, where: str) -> AbstractContextManager[None]:
+    """Holds the lock of a study's folder while it is served at the address `where`.
 
     Raises:
         UnderstudyError: another process serves this folder; the folder cannot be written.
     """
-    with held_lock(
-        folder / LOCK,
-        f"at {where}",
-        "this study is being served already ({holder})",
-        "use that server, or stop it first",
-    ):
-        yield
+    fix = "use that server, or stop it first"
+    return held_lock(folder / "server.lock", f"at {where}", "this study is being served already ({holder})", fix)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -47,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UnderstudyError: the port is in use or reserved, the address is not of this machine.
     """
-    where = address(host, port)
+    where, local = address(host, port), "give --host 127.0.0.1"
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         server = socket.socket(family, kind)
@@ -59,32 +47,25 @@ def listen(host: str, port: int) -> socket.socket:
             server.close()
             raise
     except socket.gaierror as error:
-        raise UnderstudyError(
-            f"the address is not known ({error.strerror})", where=where, fix="give --host 127.0.0.1"
-        ) from error
+        raise UnderstudyError(f"the address is not known ({error.strerror})", where=where, fix=local) from error
     except OSError as error:
         known = {
             errno.EADDRINUSE: (f"port {port} is in use", "give another --port, or stop what listens there"),
             errno.EACCES: (f"port {port} is reserved for the system", "give one above 1023, e.g. --port 8321"),
-            errno.EADDRNOTAVAIL: ("this machine does not have that address", "give --host 127.0.0.1"),
-        }  # fmt: skip
+            errno.EADDRNOTAVAIL: ("this machine does not have that address", local),
+        }
         what, fix = known.get(error.errno or 0, (f"cannot listen ({error.strerror})", "give another --port"))
         raise UnderstudyError(what, where=where, fix=fix) from error
     return server
 
 
 def make_server(folder: ReadingFolder, store: Store, host: str) -> Any:
-    """The uvicorn server of a study. No access log: it would hold the readers' tokens."""
+    """The uvicorn server of a study; `run(sockets=[...])` answers requests until Ctrl-C."""
     import uvicorn
 
-    from understudy.reading.server import make_app
+    from understudy.reading.app import make_app
 
-    config = uvicorn.Config(
-        make_app(folder, store, [host]), log_level="warning", access_log=False, server_header=False, ws="none"
-    )
+    app = make_app(folder, store, [host])
+    # No access log: it would hold the readers' tokens.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
     return uvicorn.Server(config)
-
-
-def run(folder: ReadingFolder, store: Store, server: socket.socket, host: str) -> None:
-    """Answers requests until it is stopped (Ctrl-C)."""
-    make_server(folder, store, host).run(sockets=[server])

@@ -1,4 +1,4 @@
-"""The result of a reading study in words, as Table 6, and as the file that a study's report shows."""
+"""The result of a reading study: sentences, Table 6, a page, and the file that a study's report shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import names
 from understudy.io.files import write_json, write_text
-from understudy.reading.result_page import result_page
 from understudy.report.data import plain
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
@@ -22,6 +22,14 @@ percent = partial(names.percent, digits=1)
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def _between(entry: dict[str, Any], how: Callable[[float], str]) -> str:
@@ -37,42 +45,31 @@ def table6(result: dict[str, Any]) -> Table:
          _between(r["difference"], _points) if "difference" in r else ""]
         for r in result["rows"]
     ]  # fmt: skip
-    frame = pd.json_normalize(result["rows"], sep="_")
     note = (
-        f"Intervals of {100 * result['level']:g} %: {result['method']}. The difference: real slices less the"
-        " generator's, in points: 0 where readers cannot tell them."
+        f"Intervals of {100 * result['level']:g} %: {result['method']}. The difference: real slices minus the"
+        " generator's, in points; 0 where readers cannot tell them."
     )
     header = ["Source", "Called real", "Called synthetic", "Called real, %", "Interval", "Real less this, points"]
+    frame = pd.json_normalize(result["rows"], sep="_")
     return Table("table6", "Table 6: slices called real and synthetic", note, header, body, frame)
 
 
 def readers_table(result: dict[str, Any]) -> Table:
     """One row a reader: how many were read, accuracy, d', criterion, AUC, own repeats, time."""
-    body = []
-    for name, r in result["readers"].items():
-        body.append([
-            name, f"{r['read']}", _between(r["accuracy"], percent), _between(r["d_prime"], _signed),
-            _between(r["criterion"], _signed), _between(result["auc"]["readers"][name], _number),
-            _number(r["intra_kappa"]), f"{r['seconds_median']:.1f} s", f"{r['hours']:.1f} h",
-        ])  # fmt: skip
-    header = [
-        "Reader",
-        "Cases",
-        "Accuracy",
-        "d'",
-        "Criterion",
-        "AUC of confidence",
-        "Own repeats, kappa",
-        "Median time",
-        "In all",
-    ]
+    body = [
+        [name, f"{r['read']}", _between(r["accuracy"], percent), _between(r["d_prime"], _signed),
+         _between(r["criterion"], _signed), _between(result["auc"]["readers"][name], _number),
+         _number(r["intra_kappa"]), f"{r['seconds_median']:.1f} s", f"{r['hours']:.1f} h"]
+        for name, r in result["readers"].items()
+    ]  # fmt: skip
+    header = ["Reader", "Cases", "Accuracy", "d'", "Criterion", "AUC of confidence", "Own repeats, kappa"]
+    header += ["Median time", "In all"]
     note = 'd\': 0 cannot tell; criterion: below 0 leans to "synthetic"; AUC: 0.5 cannot tell, 1 tells always.'
-    frame = pd.DataFrame(body, columns=header)
-    return Table("readers", "Readers", note, header, body, frame)
+    return Table("readers", "Readers", note, header, body, pd.DataFrame(body, columns=header))
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
-    """What was found and what it allows to say, for people."""
+    """What was found and what may be concluded, for people."""
     if result.get("kind") == "segmentations":
         return _of_segmentations(result)
     d, e = result["difference"], result["equivalence"]
@@ -91,9 +88,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
     ]
     lean = result["criterion"]["value"]
     if abs(lean) > 0.5:
-        word = "synthetic" if lean < 0 else "real"
         found.append(
-            f'Readers leaned to "{word}" whatever they saw, so accuracy alone says little here: look at d\' and AUC.'
+            f'Readers leaned to "{"synthetic" if lean < 0 else "real"}" whatever they saw, so accuracy alone says'
+            " little here: look at d' and AUC."
         )
     if "auc" in result:
         found += [
@@ -103,40 +100,27 @@ def sentences(result: dict[str, Any]) -> list[str]:
         ]
         short = [name for name, r in result["readers"].items() if r["answered"] < result["items"]]
         if short:
-            found.append(
-                f"Not read to the end: {', '.join(short)} (of {result['items']} items). What is missing is left out."
-            )
+            found.append(f"Not finished: {', '.join(short)} (of {result['items']} items). Unread items are left out.")
     if result.get("agreement"):
         a = result["agreement"]
         pairs = ", ".join(f"{pair} {_number(kappa)}" for pair, kappa in a["cohen_kappa"].items())
-        found.append(
-            f"Agreement of the readers: Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases"
-            f" (Cohen's: {pairs})."
-        )
+        kappa = f"Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases (Cohen's: {pairs})"
+        found.append(f"Agreement of the readers: {kappa}.")
     return found
 
 
 def _of_segmentations(result: dict[str, Any]) -> list[str]:
     one, two = result["pair"]
-    share, marks = result["first_by_patient"], result["marks"]
+    preferred, share, marks = result["preferred"], result["first_by_patient"], result["marks"]
     d = marks["difference"]
     return [
         f"{result['answers']} comparisons of {result['patients']} patients by {result['readers']} readers: {one} was"
-        f" preferred {result['preferred'].get(one, 0)} times, {two} {result['preferred'].get(two, 0)} times, neither"
-        f" {result['preferred'].get('same', 0)} times.",
-        f"By patient, {one} is preferred in {percent(share['value'])} ({percent(share['low'])} to"
-        f" {percent(share['high'])}; no difference counts half).",
+        f" preferred {preferred.get(one, 0)} times, {two} {preferred.get(two, 0)} times, neither"
+        f" {preferred.get('same', 0)} times.",
+        f"By patient, {one} is preferred in {_between(share, percent).removesuffix(')')}; no difference counts half).",
         f"Marks from 1 to 5: {one} {marks[one]:.2f}, {two} {marks[two]:.2f}; difference {d['value']:+.2f}"
         f" ({d['low']:+.2f} to {d['high']:+.2f}).",
     ]
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def write_result(result: dict[str, Any], out: Path) -> None:
@@ -147,29 +131,21 @@ def write_result(result: dict[str, Any], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "reading.json", plain(result))
-    said = sentences(result)
-    write_text(out / "reading.md", "".join(f"- {line}\n" for line in said))
+    found = sentences(result)
+    write_text(out / "reading.md", "".join(f"- {line}\n" for line in found))
     tables = []
     if "rows" in result:
-        table = table6(result)
-        readers = result.get("readers", {})
+        table, readers = table6(result), result.get("readers", {})
         tables = [table, *([readers_table(result)] if readers else [])]
         write_text(out / "table6.csv", table.frame.to_csv(index=False))
         write_text(out / "table6.tex", latex(table))
         keys = ("source", "n", "called_real", "called_synthetic")
-        short = [{key: row[key] for key in keys} for row in result["rows"]]
-        write_json(
-            out / "table6.json", {"rows": short, "readers": max(1, len(readers)), "design": result.get("design", "")}
-        )
-    title = str(result.get("title") or "Reading study")
-    write_text(out / "reading.html", result_page(title, said, tables, result.get("comments", []), _bound(result)))
-
-
-def _bound(result: dict[str, Any]) -> str:
-    """What the result rests on, for whoever wants to check it."""
-    if "key_sha256" not in result:
-        return f"Made by {result['software']}."
-    return (
-        f"Prepared {result['created']}; SHA-256 of the answer key, fixed before reading: {result['key_sha256']}; head"
-        f" of the {result['answers']} answers: {result['answers_head']}. Made by {result['software']}."
+        rows = [{key: row[key] for key in keys} for row in result["rows"]]
+        short = {"rows": rows, "readers": max(1, len(readers)), "design": result.get("design", "")}
+        write_json(out / "table6.json", short)
+    comments = [[c["reader"], c["source"], c["call"], c["comment"]] for c in result.get("comments", [])]
+    environment = Environment(loader=PackageLoader("understudy.reading"), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("result.html.j2").render(
+        title=result.get("title") or "Reading study", sentences=found, tables=tables, comments=comments, result=result
     )
+    write_text(out / "reading.html", page)

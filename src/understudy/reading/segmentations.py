@@ -1,6 +1,6 @@
 """The second kind of reading study: two segmentations of the same patient, blinded, left and right by lot.
 
-"Which would you rather correct?" and a mark from 1 to 5 each (the third check of the study's summary).
+"Which would you rather correct?" and a mark from 1 to 5 each.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
-from understudy.reading.prepare import check_places, finish, save_panels
+from understudy.reading.prepare import check_places, finish, new_folder, save_panels
 from understudy.report.plots.slices import Pixels, channel_window, colours, overlay, square_around, upright, windowed
 from understudy.volumes import TestVolume, VolumeSet
 
-PLAIN = "plain"  # the panel without segmentation, which the page shows in the place of both while O hides them
 INSTRUCTIONS = (
     "Two segmentations of the same slice. Which would you rather correct: A, B, or no difference (=)? Give each a mark"
     " from 1 (useless) to 5 (nothing to correct). O hides them and shows them again."
 )
 
 
-def prepare_overlays(
+def prepare_segmentations(
     volumes: Path, first: tuple[str, Path], second: tuple[str, Path], out: Path, key: Path, *, count: int = 50,
     channel: str = "", pixels: int = 640, seed: int = 0, margin: float = 0.1,
 ) -> dict[str, Any]:  # fmt: skip
@@ -43,57 +42,41 @@ def prepare_overlays(
         UnderstudyError: places taken, no patient that both have predicted, no such channel, no difference.
     """
     check_places(out, key)
-    opened = VolumeSet.open(volumes)
-    under = _channel(opened, channel)
-    rng = np.random.default_rng(seed)
+    opened, rng = VolumeSet.open(volumes), np.random.default_rng(seed)
+    channel = channel or ("FLAIR" if "FLAIR" in opened.channels else opened.channels[-1])
+    if channel not in opened.channels:
+        raise UnderstudyError(f"there is no channel {channel!r}", fix=f"use one of {', '.join(opened.channels)}")
     subjects = [s for s in opened.subjects("test") if all((f / f"{s}.npz").is_file() for _, f in (first, second))]
     if not subjects:
-        raise UnderstudyError(
-            "no test patient has predictions in both folders", where=second[1],
-            fix="give the folders `predictions` of two evaluate jobs of the same study",
-        )  # fmt: skip
-    building = out.with_name(out.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
+        what = "no test patient has predictions in both folders"
+        fix = "give the folders `predictions` of two evaluate jobs of the same study"
+        raise UnderstudyError(what, where=second[1], fix=fix)
+    building = new_folder(out)
     names = (first[0], second[0])
     items: list[dict[str, Any]] = []
     entries: dict[str, Any] = {}
     each = -(-count // len(subjects))
     for subject in map(str, rng.permutation(subjects)):
         pair = [_prediction(folder, subject) for _, folder in (first, second)]
-        picture = _Picture(opened, opened.read(subject), under, pixels)
+        picture = _Picture(opened, opened.read(subject), opened.channels.index(channel), pixels)
         differing = rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))
         for z in differing[: min(each, count - len(items))].tolist():
             item, swapped = secrets.token_hex(8), bool(rng.integers(2))
-            items.append({"id": item, "panels": _panels(building, picture, z, pair, swapped)})
+            shown = zip("AB", (pair[swapped], pair[not swapped]), strict=True)
+            drawn = [(letter, picture.with_labels(z, labels[z])) for letter, labels in shown]
+            # "plain" is shown in the place of both while O hides the segmentations
+            items.append({"id": item, "panels": save_panels(building, [*drawn, ("plain", picture.plain(z))])})
             entries[item] = {"A": names[swapped], "B": names[not swapped], "subject": subject, "z": z}
     if not items:
         shutil.rmtree(building)
-        raise UnderstudyError(
-            "the two segmentations are the same on every slice", where=second[1], fix="give two other models"
-        )
+        what = "the two segmentations are the same on every slice"
+        raise UnderstudyError(what, where=second[1], fix="give two other models")
     named = [c.name for c in opened.classes[1:]]
     legend = [list(pair) for pair in zip(named, colours(len(named)), strict=True)]
     about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
              "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS,
              "legend": legend}  # fmt: skip
     return finish(building, out, key, about, items, {"items": entries, "pair": list(names)})
-
-
-def _panels(
-    building: Path, picture: _Picture, z: int, pair: list[NDArray[np.uint8]], swapped: bool
-) -> list[dict[str, str]]:
-    """Saves slice z with each of two segmentations, in this order or swapped, and without."""
-    order = pair[::-1] if swapped else pair
-    drawn = [(letter, picture.with_labels(z, p[z])) for letter, p in zip("AB", order, strict=True)]
-    return save_panels(building, [*drawn, (PLAIN, picture.plain(z))])
-
-
-def _channel(volumes: VolumeSet, asked: str) -> int:
-    name = asked or ("FLAIR" if "FLAIR" in volumes.channels else volumes.channels[-1])
-    if name not in volumes.channels:
-        raise UnderstudyError(f"there is no channel {name!r}", fix=f"use one of {', '.join(volumes.channels)}")
-    return volumes.channels.index(name)
 
 
 def _prediction(folder: Path, subject: str) -> NDArray[np.uint8]:

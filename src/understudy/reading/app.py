@@ -1,0 +1,219 @@
+"""The web application of a reading study. It knows items by random ids and has never seen the answer key.
+
+Everything a reader sees lies below `/r/<token>`, so that two readers can use one browser and no cookie exists
+that another site could ride on. Texts, script and style come from this package; nothing comes from outside.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from understudy.errors import UnderstudyError
+from understudy.reading.folder import ReadingFolder
+from understudy.reading.store import Store, parse_answer
+
+LARGEST_BODY = 16 * 1024  # bytes; the longest honest answer has about 8,500
+_STATIC = {"reading.js": "text/javascript", "reading.css": "text/css"}
+_WORDS = {404: "not found", 405: "wrong method", 413: "too large"}
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+SECURITY = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+
+def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> Guard:
+    """The ASGI application of a study.
+
+    Args:
+        folder: the study.
+        store: its answers; closing it is the caller's.
+        hosts: names that it answers to besides localhost, 127.0.0.1 and [::1].
+    """
+    server = ReadingServer(folder, store)
+    routes = [
+        Route("/", server.home),
+        Route("/static/{name}", server.static),
+        Route("/r/{token}", server.page),
+        Route("/r/{token}/state", server.state),
+        Route("/r/{token}/items/{item}/{panel}", server.panel),
+        Route("/r/{token}/answers", server.answer, methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _refused, Exception: _refused}
+    # A full or busy disk, a picture that went away: the browser keeps the answer and asks again.
+    handlers |= dict.fromkeys((ClientDisconnect, sqlite3.Error, OSError, UnderstudyError), _failed)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Guard(app, hosts)  # outside of everything: what Starlette itself answers to a failure passes it too
+
+
+class ReadingServer:
+    """Endpoints of one study."""
+
+    def __init__(self, folder: ReadingFolder, store: Store) -> None:
+        self.folder, self.store = folder, store
+        inside = files("understudy.reading") / "static"
+        self.page_text = (inside / "reading.html").read_bytes()
+        self.static_files = {name: (inside / name).read_bytes() for name in _STATIC}
+
+    def _reader(self, request: Request) -> str:
+        reader = self.store.reader_of(request.path_params["token"])
+        if reader is None:
+            raise HTTPException(404)
+        return reader
+
+    def home(self, request: Request) -> Response:
+        """For those who forgot their link."""
+        return Response("Open the link that you were given.\n", media_type="text/plain")
+
+    def static(self, request: Request) -> Response:
+        """Script and style."""
+        name = request.path_params["name"]
+        if name not in self.static_files:
+            raise HTTPException(404)
+        return Response(self.static_files[name], media_type=_STATIC[name])
+
+    def page(self, request: Request) -> Response:
+        """The page of a reader."""
+        self._reader(request)
+        return Response(self.page_text, media_type="text/html")
+
+    def state(self, request: Request) -> Response:
+        """What the page needs to begin or go on: texts, and the items in this reader's order with their answers."""
+        reader = self._reader(request)
+        text, given = self.folder.text, self.store.last(reader)
+        items = []
+        for name in self.folder.order(reader):
+            value, comment = given.get(name, (None, ""))
+            labels = [panel.label for panel in self.folder.items[name].panels]
+            items.append({"id": name, "labels": labels, "value": value, "comment": comment})
+        return JSONResponse({
+            **text.model_dump(include={"title", "kind", "instructions", "composition", "scale", "legend"}),
+            "study": self.folder.name, "reader": reader, "total": len(items), "items": items,
+            "done": len(given.keys() & self.folder.items.keys()),
+            "current": next((item["id"] for item in items if item["value"] is None), None),
+        })  # fmt: skip
+
+    def panel(self, request: Request) -> Response:
+        """A picture."""
+        self._reader(request)
+        number = request.path_params["panel"]
+        picture = None
+        if len(number) == 1 and number in "012345678":
+            picture = self.folder.panel(request.path_params["item"], int(number))
+        if picture is None:
+            raise HTTPException(404)
+        return Response(picture, media_type="image/png")
+
+    async def answer(self, request: Request) -> Response:
+        """Stores an answer; 200 only when it is on the disk."""
+        reader = await run_in_threadpool(self._reader, request)
+        body = bytearray()
+        async for part in request.stream():  # a chunked body has no length to look at before
+            body += part
+            if len(body) > LARGEST_BODY:
+                raise HTTPException(413)
+        try:
+            answer = parse_answer(bytes(body), self.folder.text)
+        except ValueError:
+            return _problem(422, "not an answer to this study")
+        if answer.item not in self.folder.items:
+            return _problem(422, "not an answer to this study")
+        if await run_in_threadpool(self.store.add, reader, answer) == "conflict":
+            return _problem(409, "this answer's number was used before")
+        return JSONResponse({"stored": answer.nonce})
+
+
+def _problem(status: int, words: str) -> JSONResponse:
+    """An error that says what happened and nothing of the inside."""
+    return JSONResponse({"error": words}, status_code=status)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _problem(status, _WORDS.get(status, "not possible"))
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return _problem(503, "not possible now")
+
+
+class Guard:
+    """ASGI middleware against DNS rebinding (Host), posts from other sites (Origin) and huge bodies; adds `SECURITY`.
+
+    Args:
+        hosts: names that the server answers to, besides those of the machine itself.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+        self.app = app
+        self.hosts = {*_LOCAL, *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no web sockets here
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY.items():
+                    headers[name] = value
+            await send(message)
+
+        refusal = self._refuse(Headers(scope=scope))
+        await (refusal or self.app)(scope, receive, secured)
+
+    def _refuse(self, headers: Headers) -> JSONResponse | None:
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or _host_name(hosts[0]) not in self.hosts:
+            return _problem(400, "wrong host")
+        origin = headers.get("origin")
+        if origin is not None and _netloc(origin) != hosts[0].lower():
+            return _problem(403, "wrong origin")
+        if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            return _problem(403, "wrong origin")
+        length = headers.get("content-length")
+        if length is not None and not (length.isascii() and length.isdigit()):
+            return _problem(400, "wrong length")
+        if length is not None and (len(length) > 9 or int(length) > LARGEST_BODY):
+            return _problem(413, "too large")
+        return None
+
+
+def _host_name(host: str) -> str | None:
+    try:
+        parts = urlsplit(f"//{host}")
+        parts.port  # noqa: B018  raises for a port that is no number
+        return parts.hostname if parts.username is None and not parts.path else None
+    except ValueError:
+        return None
+
+
+def _netloc(address: str) -> str | None:
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:
+        return None
