@@ -6,7 +6,7 @@ The step: forward, loss, gradients, AdamW, averaged network; 64x64, 5 channels, 
 - official structure (below): float32 and contiguous, group norm, scale and shift, and SiLU as operations of their own,
   attention as two products around a softmax and computed again for the gradient, AdamW with torch's defaults, the
   norms of weights and gradients for the log, and averaging tensor by tensor;
-- ours, the trainer's whole step with the reading of its images, in float32 and in bfloat16 (what
+- ours, the training's whole step with the reading of its images, in float32 and in bfloat16 (what
   `devices.resolve_precision` gives where the processor multiplies in it).
 Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 4 steps of each,
 one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 import torch.nn.functional as F
-from generator_steps import Case, make_trainer
+from generator_steps import Case, make_state
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -34,7 +34,6 @@ from torch.utils.checkpoint import checkpoint
 from understudy.generators.diffusion.process import training_losses
 from understudy.generators.networks.unet import Attention, DiffusionConfig, ResBlock, Stage, UNet, build, sinusoids
 from understudy.generators.ops.group_norm import GroupNorm
-from understudy.generators.training import recording
 
 BATCH, STEPS, DECAY = 8, 4, 0.9999
 VARIANTS = ("official structure", "ours, float32", "ours, bfloat16")
@@ -124,13 +123,10 @@ def official_step(network: UNet, x: Tensor) -> Callable[[], None]:
 def our_step(blocks: int, precision: str, folder: str) -> Callable[[], None]:
     """A function that does one step of a training that has been going on for a while."""
     fields = {"resolution": 64, "model_channels": 32, "num_res_blocks": blocks}
-    training = make_trainer(
+    training = make_state(
         Case("diffusion", "diffusion", fields, {"batch": BATCH}), precision, folder, torch.device("cpu")
     )
-    recording.TRIES = 2  # and not 32
     training.step()
-    while not training.recordings.settled:
-        training.step()
     step: Callable[[], None] = training.step
     return step
 

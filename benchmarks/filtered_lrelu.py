@@ -23,7 +23,7 @@ from torch import Tensor
 from understudy.generators.networks.alias_free import Resampling, filtered_lrelu, lowpass
 from understudy.generators.networks.layers import GAIN, SLOPE
 from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3Config, Synthesis, build
-from understudy.generators.training.trainer import keep_freed_memory
+from understudy.generators.training.state import keep_freed_memory
 
 CLAMP = 256.0
 TINY = {"resolution": 32, "channels": 5, "channel_base": 512, "channel_max": 32}

@@ -5,7 +5,7 @@ table.
 
 The step is the whole of it: reading the batch, both networks, every penalty, Adam, the average; without augmentation.
 A round is 16 steps, so that each lazy penalty (R1 every 16 steps, path length every 4) has its right share; a round
-before them warms up (more where operations are recorded, until that is done); medians are over the rounds. One job at
+before them warms up; medians are over the rounds. One job at
 a time, each in a process of its own: the allocator's settings and the peak memory are the process's.
 - default: 32x32, 5 channels, batch 8, tiny widths (channel_base 512 and channel_max 32, or fmap_base 512 and fmap_max
   64), Progressive GAN and StyleGAN 1 at level 0; diffusion at 64x64 with 32 model channels, batch 8.
@@ -36,8 +36,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.generators.registry import kind_called
-from understudy.generators.training import recording
+from understudy.generators.registry import network_type
 from understudy.generators.training.ada import AugmentConfig
 from understudy.generators.training.monitor import memory_mb
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
@@ -104,14 +103,14 @@ def noise_slices(folder: str | Path, resolution: int) -> SliceSet:
     return writer.close()
 
 
-def make_trainer(case: Case, precision: str, folder: str | Path, device: torch.device) -> Any:
-    """The case's trainer on slices of noise, without augmentation."""
-    kind = kind_called(case.kind)
+def make_state(case: Case, precision: str, folder: str | Path, device: torch.device) -> Any:
+    """The case's training on slices of noise, without augmentation."""
+    kind = network_type(case.kind)
     model = kind.config(**({"resolution": 32, "channels": 5} | case.model))
     fields = {"batch": 8, "precision": precision} | case.training
     config = kind.training(**(fields if case.kind == "diffusion" else fields | {"augment": OFF}))
     slices = noise_slices(folder, model.resolution)
-    return kind.trainer(slices, np.arange(len(slices)), model, config, device)
+    return kind.state(slices, np.arange(len(slices)), model, config, device)
 
 
 def process_mb(peak: bool) -> float:
@@ -129,7 +128,7 @@ class Result:
 
     Attributes:
         times: [rounds, (wall, processor)], seconds per 1000 images.
-        peak: of the process, MB. imports: of it what was there before the trainer was made.
+        peak: of the process, MB. imports: of it what was there before the training was made.
     """
 
     times: NDArray[np.float64]
@@ -143,12 +142,9 @@ def work(case: Case, precision: str, threads: int, rounds: int, pipe: Connection
     torch.set_num_threads(threads)
     imports = process_mb(peak=False)
     with tempfile.TemporaryDirectory() as folder:
-        training = make_trainer(case, precision, folder, torch.device("cpu"))
+        training = make_state(case, precision, folder, torch.device("cpu"))
         times = []
-        recording.TRIES = 2  # and not 32: what is measured is a training that has been going on for a while
         for _ in range(STEPS):
-            training.step()
-        while not training.recordings.settled:
             training.step()
         for _ in range(rounds):
             images, wall, processor = training.images, time.perf_counter(), time.process_time()

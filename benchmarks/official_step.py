@@ -26,8 +26,8 @@ from understudy.generators.networks.stylegan2 import (
     SynthesisBlock,
     ToImage,
 )
-from understudy.generators.training.gan import StyleGan2Trainer
-from understudy.generators.training.trainer import annealed_beta
+from understudy.generators.training.config import decay_of_half_life
+from understudy.generators.training.gan import GanState
 
 
 def resample(x: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0), gain: float = 1.0) -> Tensor:
@@ -137,15 +137,15 @@ def discriminate(network: Discriminator, x: Tensor) -> Tensor:
     return dense(network.out, dense(network.dense, x.flatten(1)))
 
 
-class OfficialStep(StyleGan2Trainer):
+class OfficialStep(GanState):
     """The same training with the step as the official code does it."""
 
     def plain_optimisers(self) -> None:
         """torch's default Adam with the rates of this package's."""
-        for name in ("g_optimiser", "d_optimiser"):
-            group = getattr(self, name).param_groups[0]
+        for name, optimiser in list(self.optimisers.items()):
+            group = optimiser.param_groups[0]
             plain = torch.optim.Adam(group["params"], lr=group["lr"], betas=group["betas"], eps=group["eps"])
-            setattr(self, name, plain)
+            self.optimisers[name] = plain
 
     def step(self) -> None:
         """Generator, path length (lazily), discriminator, R1 (lazily), average."""
@@ -157,13 +157,13 @@ class OfficialStep(StyleGan2Trainer):
             self._path_length_step()
         self.generator.requires_grad_(False)
         self.discriminator.requires_grad_(True)
-        real = self.real_batch(step)
+        real = self.data.batch(step, self.batch)
         self._discriminator_step(real)
         if step % config.r1_interval == 0:
             self._r1_step(real)
         self.images += self.batch
         self.steps += 1
-        self._average()
+        self._update_ema()
 
     def _latents(self, count: int, update: bool = False) -> Tensor:
         generator = self.generator
@@ -177,7 +177,7 @@ class OfficialStep(StyleGan2Trainer):
     def _generator_step(self) -> None:
         image = synthesis(self.generator, self._latents(self.config.batch))
         F.softplus(-discriminate(self.discriminator, image)).mean().backward()
-        self._update(self.g_optimiser)
+        self._update(self.optimisers["generator"])
 
     def _path_length_step(self) -> None:
         config = self.config
@@ -188,14 +188,14 @@ class OfficialStep(StyleGan2Trainer):
         lengths = gradient.square().sum(2).mean(1).sqrt()
         self.path_mean = self.path_mean.lerp(lengths.detach().mean(), config.pl_decay)
         ((lengths - self.path_mean).square() * config.pl_weight).mean().mul(config.pl_interval).backward()
-        self._update(self.g_optimiser)
+        self._update(self.optimisers["generator"])
 
     def _discriminator_step(self, real: Tensor) -> None:
         with torch.no_grad():
             image = synthesis(self.generator, self._latents(self.config.batch, True))
         F.softplus(discriminate(self.discriminator, image)).mean().backward()
         F.softplus(-discriminate(self.discriminator, real)).mean().backward()
-        self._update(self.d_optimiser)
+        self._update(self.optimisers["discriminator"])
 
     def _r1_step(self, real: Tensor) -> None:
         real = real.detach().requires_grad_()
@@ -203,9 +203,9 @@ class OfficialStep(StyleGan2Trainer):
         (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
         penalty = gradient.square().sum([1, 2, 3]) * (self.gamma / 2)
         penalty.mean().mul(self.config.r1_interval).backward()
-        self._update(self.d_optimiser)
+        self._update(self.optimisers["discriminator"])
 
-    def _update(self, optimiser: torch.optim.Adam) -> None:
+    def _update(self, optimiser: torch.optim.Optimizer) -> None:
         parameters = [p for p in optimiser.param_groups[0]["params"] if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in parameters])
         torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
@@ -215,9 +215,9 @@ class OfficialStep(StyleGan2Trainer):
         optimiser.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def _average(self) -> None:
-        pairs: list[nn.Module] = [self.average, self.generator]
-        beta = annealed_beta(self.batch, self.images, 10_000, 0.05)
+    def _update_ema(self) -> None:
+        pairs: list[nn.Module] = [self.ema, self.generator]
+        beta = decay_of_half_life(self.batch, self.images, 10_000, 0.05)
         for ours, theirs in zip(*(m.parameters() for m in pairs), strict=True):
             ours.copy_(theirs.lerp(ours, beta))
         for ours, theirs in zip(*(m.buffers() for m in pairs), strict=True):

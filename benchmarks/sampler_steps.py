@@ -45,8 +45,9 @@ from torch import Tensor
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess
 from understudy.generators.diffusion.samplers import SamplerConfig, evaluations
-from understudy.generators.folder import classes_of, load_generator
+from understudy.generators.folder import classes_of
 from understudy.generators.joint import decode, encode
+from understudy.generators.registry import load_generator
 from understudy.slices import LabelClass, SliceSet
 
 Floats = NDArray[np.float64]

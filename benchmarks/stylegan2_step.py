@@ -9,8 +9,7 @@ style mixing, average; float32 where nothing else is said):
 - ours, grouped: our step with nothing but the modulated convolution replaced by the grouped one, in contiguous layout
   (a grouped convolution folds the batch into the channels, so channels-last cannot be kept);
 - ours, in float32 and in bfloat16 (what `precision: auto` takes where the processor has it);
-- with `--levers`, ours without one of them: contiguous in place of channels-last, operation by operation in place of
-  recorded (see `generators/recording.py`); and in float32 as well.
+- with `--levers`, ours contiguous in place of channels-last, and in float32 as well.
 Each variant lives in a process of its own, as the allocator's settings are the process's. A round is 16 steps of each,
 one after the other, so that all see the same load of the machine; the medians of the rounds and of the rounds' ratios
 are given, in processor time (which a loaded machine distorts less) and in wall time.
@@ -37,15 +36,16 @@ from understudy.generators.networks import stylegan2
 from understudy.generators.networks.resampling import blur
 from understudy.generators.networks.stylegan2 import StyledConv, StyleGan2Config
 from understudy.generators.ops import fused
+from understudy.generators.training import state
 from understudy.generators.training.ada import AugmentConfig
-from understudy.generators.training.config import StyleGan2Training, recording, trainer
-from understudy.generators.training.gan import StyleGan2Trainer
+from understudy.generators.training.config import StyleGan2Training
+from understudy.generators.training.gan import GanState
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 STEPS = 16  # they hold every lazy penalty in its right share
 OFFICIAL, GROUPED = "official structure", "ours, grouped"
 VARIANTS = (OFFICIAL, GROUPED, "ours, float32", "ours, bfloat16")
-LEVERS = ("ours, float32, contiguous", "ours, float32, not recorded", "ours, bfloat16, not recorded")
+LEVERS = ("ours, float32, contiguous",)
 
 
 def grouped(x: Tensor, weight: Tensor, style: Tensor, scale: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
@@ -89,9 +89,9 @@ def work(variant: str, options: argparse.Namespace, pipe: Connection) -> None:
     """A process that does a round for every message and answers with (wall, processor) seconds per 1000 images; it
     begins with four rounds to warm up, and says so."""
     torch.set_num_threads(options.threads)
-    kind: type[StyleGan2Trainer] = StyleGan2Trainer
+    kind: type[GanState] = GanState
     if variant == OFFICIAL:
-        kind, trainer.keep_freed_memory = OfficialStep, lambda: None
+        kind, state.keep_freed_memory = OfficialStep, lambda: None
     elif variant == GROUPED:
         modulate_weights()
     elif "contiguous" in variant:
@@ -105,10 +105,8 @@ def work(variant: str, options: argparse.Namespace, pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         slices = random_slices(folder, options.edge)
         training = kind(slices, np.arange(64), model, config, torch.device("cpu"))
-        training.recordings.active &= "not recorded" not in variant
         if isinstance(training, OfficialStep):
             training.plain_optimisers()
-        recording.TRIES = 2  # and not 32: what is measured is a training that has been going on for a while
         for _ in range(STEPS * 4 + 1):
             training.step()
         pipe.send(None)

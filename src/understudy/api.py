@@ -19,7 +19,7 @@ from understudy.slices import SliceSet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from understudy.memorization.result import AuditResult
+    from understudy.memorization.perform import AuditResult
 
 Recipe = Literal["quick", "workstation", "paper"]
 
@@ -99,9 +99,8 @@ class Generator(_Trained):
             UnderstudyError: other channels or resolution, settings that do not fit, a training that diverged.
         """
         from understudy.generators.joint import annotation_channels
-        from understudy.generators.recipes import recipe
-        from understudy.generators.registry import model_config, train
-        from understudy.generators.training.config import training_config_for
+        from understudy.generators.registry import model_config, network_type
+        from understudy.generators.training.loop import train
 
         if slices.channels != self.channels or slices.resolution != self.resolution:
             raise UnderstudyError(
@@ -109,12 +108,13 @@ class Generator(_Trained):
                 f" {' + '.join(self.channels)} at {self.resolution}",
                 fix="build it with channels=slices.channels, resolution=slices.resolution",
             )
-        given = recipe(self.recipe, self.kind)
+        kind = network_type(self.kind)
+        given = kind.recipe(self.recipe)
         chosen = {**given.get("training", {}), **training, "seed": seed, **({} if kimg is None else {"kimg": kimg})}
         annotated = [bool(a) for _, _, labels in slices.blocks() for a in labels.any((1, 2))]
         if "balance_classes" not in training and len(set(annotated)) < 2:
             chosen.pop("balance_classes", None)  # of the recipe: nothing to balance where all slices have a lesion
-        config = training_config_for(self.kind).model_validate(chosen)
+        config = kind.training.model_validate(chosen)
         channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
         fields = {**given.get("model", {}), **self._model, "kind": self.kind}
         model = model_config({**fields, "resolution": self.resolution, "channels": channels})
@@ -126,7 +126,7 @@ class Generator(_Trained):
     @staticmethod
     def open(folder: str | Path, device: str = "auto") -> Generator:
         """A trained generator of any kind, e.g. `jobs/generator-.../model` of a study."""
-        from understudy.generators.folder import load_generator
+        from understudy.generators.registry import load_generator
 
         config = load_generator(folder)[1]
         (kind,) = [c for c in Generator.__subclasses__() if c.kind == config["kind"]] or [Generator]

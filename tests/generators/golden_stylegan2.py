@@ -33,7 +33,8 @@ def compute(
                 found[name] = generator(inputs["z"], psi=float(name.removeprefix("img_psi")))
     if "real" in inputs:
         found["score_real"] = discriminator(inputs["real"])
-        found["r1_grad_sq"] = squared_gradient(discriminator, inputs["real"])[1]
+        real = inputs["real"].requires_grad_()
+        found["r1_grad_sq"] = squared_gradient(discriminator(real), real)
     if "pl_noise" in inputs:
         ws = generator.broadcast(found["w"]).detach()
         found["pl_length"] = path_lengths(synthesis or generator.synthesis, ws, inputs["pl_noise"])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.generators.registry import kind_called, model_config
+from understudy.generators.registry import model_config, network_type
 from understudy.generators.training.config import TrainingConfig
-from understudy.generators.training.shares import Workers
+from understudy.generators.training.distributed import ProcessGroup
 from understudy.slices import SliceSet
 
 SMALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -39,18 +39,18 @@ def small(kind: str, **training: Any) -> tuple[Any, TrainingConfig]:
     fields, own = SMALL[kind]
     model = model_config({"kind": kind, "resolution": 16, "channels": 3, **fields})
     defaults = {"kimg": 0.096, "batch": 8, "seed": 3, "tensorboard": False, "precision": "fp32"}
-    return model, kind_called(kind).training(**{**defaults, **own, **training})
+    return model, network_type(kind).training(**{**defaults, **own, **training})
 
 
-def trainer_of(
+def state_of(
     slices: SliceSet,
     kind: str = "stylegan2",
     model: dict[str, Any] | None = None,
-    workers: Workers | None = None,
+    processes: ProcessGroup | None = None,
     **training: Any,
 ) -> Any:
-    """A trainer of a small network (with the fields `model` changed) on the CPU."""
+    """The state of a training of a small network (with the fields `model` changed) on the CPU."""
     config, settings = small(kind, **training)
     config = config.model_copy(update=model or {})
     rows, device = np.arange(len(slices)), torch.device("cpu")
-    return kind_called(kind).trainer(slices, rows, config, settings, device, workers)
+    return network_type(kind).state(slices, rows, config, settings, device, processes)

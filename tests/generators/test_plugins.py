@@ -14,11 +14,10 @@ from pydantic import ValidationError
 from plugged import declare_plugin
 from understudy.errors import UnderstudyError
 from understudy.generators.joint import encode
-from understudy.generators.membership import can_testify
-from understudy.generators.plugin_run import BLOCK, PluginGenerator, TrainingSlices, blamed, train_plugin
-from understudy.generators.plugins import Plugin, installed, plugin_called, told_installed
+from understudy.generators.membership import supports_membership_inference
+from understudy.generators.plugins import BLOCK, PluginType, TrainingSlices, plugin_errors
+from understudy.generators.registry import installed_plugins, list_plugins, load_generator, plugin_type
 from understudy.generators.sample import sample_set
-from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CLASSES = evenly_coded({1: "NCR", 2: "ED", 4: "ET"})
@@ -39,28 +38,28 @@ def slices(tmp_path: Path) -> SliceSet:
 
 def trained(slices: SliceSet, out: Path, **changes: Any) -> Path:
     words: dict[str, Any] = {"name": "principal", "fields": {"components": 5}, "seed": 3, **changes}
-    return train_plugin(slices, slices.rows(split="train"), folder=out, device="cpu", **words)
+    return plugin_type(words.pop("name")).train(slices, slices.rows(split="train"), folder=out, device="cpu", **words)
 
 
 def test_plugins_are_listed_without_being_imported(example_plugin: Path) -> None:
-    assert installed()["principal"].value == "principal:Principal"
-    assert "principal" in told_installed()
+    assert installed_plugins()["principal"].value == "principal:Principal"
+    assert "principal" in list_plugins()
     assert "principal" not in sys.modules
 
 
 def test_a_plugin_tells_who_it_is(example_plugin: Path) -> None:
-    identity = plugin_called("principal").identity
+    identity = plugin_type("principal").identity
     assert identity == {"name": "principal", "distribution": "understudy-principal", "version": "1"}
 
 
 def test_without_a_version_of_its_own_the_packages_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, "class C:\n  def train(): ...\n  def sample(): ...\n", version="7.1")
-    assert plugin_called("bad").version == "7.1"
+    assert plugin_type("bad").version == "7.1"
 
 
 def test_an_unknown_plugin_names_the_installed_ones(example_plugin: Path) -> None:
     with pytest.raises(UnderstudyError, match=r"no plug-in generator 'principle'.*installed plug-ins: principal") as e:
-        plugin_called("principle")
+        plugin_type("principle")
     assert "did you mean principal?" in str(e.value)
 
 
@@ -84,13 +83,13 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, name: str
 def test_what_is_no_plugin_is_named(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, code)
     with pytest.raises(UnderstudyError, match=said):
-        plugin_called("bad")
+        plugin_type("bad")
 
 
 def test_the_name_of_a_built_in_generator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, "class C: ...", name="diffusion")
     with pytest.raises(UnderstudyError, match="name of a built-in generator"):
-        plugin_called("diffusion")
+        plugin_type("diffusion")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_the_name_of_a_built_in_generator_is_refused(tmp_path: Path, monkeypatch
 def test_settings_are_checked_by_the_plugins_own_model(
     fields: dict[str, Any], path: tuple[str, ...], said: str, example_plugin: Path
 ) -> None:
-    plugin = plugin_called("principal")
+    plugin = plugin_type("principal")
     with pytest.raises(ValidationError) as error:
         plugin.configured(fields)
     where, what = plugin.settings_problem(error.value)
@@ -130,13 +129,13 @@ def test_the_example_reproduces_mean_and_covariance(slices: SliceSet, tmp_path: 
     """Independent reference: with all components, samples (before the cut at -1 and 1) have the data's moments."""
     shown = TrainingSlices(slices, slices.rows(split="train"))
     quiet = np.asarray(shown) * 0.05  # far from the cut
-    made_by: Any = plugin_called("principal").made_by
+    implementation: Any = plugin_type("principal").implementation
 
     class Shown(list):  # type: ignore[type-arg]
         shape = shown.shape
 
-    made_by.train(Shown(quiet), made_by.Config(components=16), tmp_path, 0, "cpu")
-    drawn = made_by(tmp_path, "cpu").sample(20_000, 1).reshape(20_000, -1)
+    implementation.train(Shown(quiet), implementation.Config(components=16), tmp_path, 0, "cpu")
+    drawn = implementation(tmp_path, "cpu").sample(20_000, 1).reshape(20_000, -1)
     flat = quiet.reshape(16, -1)
     assert np.abs(drawn.mean(0) - flat.mean(0)).max() < 0.002
     # variance along a direction of the data, closed form: that of its projections
@@ -151,13 +150,13 @@ def test_trained_sampled_continued_and_refused_like_a_network(
     assert trained(slices, model) == model  # finished: left alone
     with pytest.raises(UnderstudyError, match="another training"):
         trained(slices, model, seed=4)
-    assert not can_testify(model)
+    assert not supports_membership_inference(model)
     few, many = (sample_set(model, n, 5, tmp_path / f"s{n}", progress=False, device="cpu") for n in (70, 300))
     for one, other in zip(few.read(np.arange(70)), many.read(np.arange(70)), strict=True):
         np.testing.assert_array_equal(one, other)
     assert few.index["generator"][0].startswith("principal-")
     assert many.channels == ("T1w", "FLAIR")
-    generator = PluginGenerator(model, read_json(model / "config.json"))
+    generator = load_generator(model)[0]
     whole = generator.sample(3 * BLOCK, 5)
     assert (generator.sample(10, 5, start=BLOCK - 4) == whole[BLOCK - 4 : BLOCK + 6]).all()
     assert not (generator.sample(10, 6) == whole[:10]).all()
@@ -172,7 +171,7 @@ def test_another_version_neither_samples_nor_passes_for_the_same_training(
     slices: SliceSet, tmp_path: Path, example_plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = trained(slices, tmp_path / "model")
-    monkeypatch.setattr(plugin_called("principal").made_by, "version", "2")
+    monkeypatch.setattr(plugin_type("principal").implementation, "version", "2")
     with pytest.raises(UnderstudyError, match="trained by version 1 of the plug-in principal, but 2 is installed"):
         sample_set(model, 70, 5, tmp_path / "s", progress=False)
     with pytest.raises(UnderstudyError, match="another training"):
@@ -194,7 +193,7 @@ class C:
     ("body", "said"),
     [
         ("return np.zeros((count, 2, 16, 16))", r"bad gave an array of shape \(64, 2, 16, 16\), not \(64, 3, 16, 16\)"),
-        ("return np.full((count, 3, 16, 16), np.nan)", "bad gave values that are no numbers"),
+        ("return np.full((count, 3, 16, 16), np.nan)", "bad gave values that are NaN"),
         ("return np.full((count, 3, 16, 16), 200.0)", "bad gave values from 200 to 200, not from -1 to 1"),
         ("return np.full((count, 3, 16, 16), 0.5)", "bad gave values from 0.5 to 0.5, not from -1 to 1"),
         ("return 1 / 0", r"(?s)bad 1 failed to sample: ZeroDivisionError.*bad_plugin.py, line 8, in sample"),
@@ -220,6 +219,6 @@ def test_a_training_that_leaves_nothing_is_no_training(
 
 
 def test_out_of_memory_stays_what_it_is_with_a_note() -> None:
-    with pytest.raises(MemoryError) as error, blamed(Plugin("mine", None, "", "3"), "train"):
+    with pytest.raises(MemoryError) as error, plugin_errors(PluginType("mine", None, "", "3"), "train"):
         raise MemoryError
     assert error.value.__notes__ == ["in the plug-in generator mine 3 (train)"]

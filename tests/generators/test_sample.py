@@ -12,9 +12,9 @@ from small_models import small
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
-from understudy.generators.registry import train
 from understudy.generators.sample import sample_set
 from understudy.generators.training.config import StyleGan2Training
+from understudy.generators.training.loop import train
 from understudy.slices import SliceSet
 
 
@@ -91,7 +91,7 @@ def test_an_ensemble_is_sampled_in_turn(
             np.testing.assert_array_equal(mixed, single)
     assert both.index["id"].is_unique
     assert both.index["generator"].nunique() == 2
-    with pytest.raises(UnderstudyError, match="stands twice"):
+    with pytest.raises(UnderstudyError, match="duplicate"):
         sample_set([other, other], 9, 3, tmp_path / "twice", device="cpu", progress=False)
     onehot = config.model_copy(update={"annotation": "one_hot"})
     third = train(
@@ -103,7 +103,7 @@ def test_an_ensemble_is_sampled_in_turn(
 
 def test_the_sampler_of_a_diffusion_model_is_a_choice(model_dir: Path, slices: SliceSet, tmp_path: Path) -> None:
     few = SamplerConfig(kind="ddim", steps=5)
-    with pytest.raises(UnderstudyError, match="takes no sampler"):
+    with pytest.raises(UnderstudyError, match="sampled in one pass"):
         sample_set(model_dir, 2, 0, tmp_path / "s", sampler=few, progress=False)
     model, config = small("diffusion", kimg=0.008)
     folder = train(slices, None, model, config, tmp_path / "diffusion", "cpu", progress=False)

@@ -25,6 +25,7 @@ from understudy.generators import registry as models
 from understudy.generators.folder import CONFIG as CONFIG_FILE
 from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, save_model
 from understudy.generators.membership import MembershipScores
+from understudy.generators.registry import load_generator
 from understudy.generators.sample import sample_set
 from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit

@@ -39,7 +39,7 @@ def test_operations_are_those_of_a_real_pass(kind: str) -> None:
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_work_follows_the_images(kind: str) -> None:
     config = models.model_config({"kind": kind, "resolution": 16, "channels": 3, **SMALL[kind]})
-    training = models.kind_called(kind).training
+    training = models.network_type(kind).training
     grown = {"stabilise_kimg": 1, "fade_kimg": 1} if kind in ("progan", "stylegan1") else {}
     some, more = (training_work(config, training(kimg=k, **grown)) for k in (20, 40))
     last = training_work(config, training(kimg=60, **grown)) - more
@@ -49,7 +49,7 @@ def test_work_follows_the_images(kind: str) -> None:
 
 def test_a_growing_model_works_less_than_one_at_full_size() -> None:
     config = models.model_config({"kind": "progan", "resolution": 64, "channels": 3, **SMALL["progan"]})
-    training = models.kind_called("progan").training
+    training = models.network_type("progan").training
     growing, full = (
         training_work(config, training(kimg=100, stabilise_kimg=s, fade_kimg=s, start_resolution=8)) for s in (10, 0)
     )

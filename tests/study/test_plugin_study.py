@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.generators.plugins import plugin_called
+from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.estimate import estimated
@@ -76,7 +76,7 @@ def test_ids_follow_version_and_settings_and_nothing_else(
     default = ids(load_study(written(tmp_path, MINE.replace("8", "32"))))
     assert other == default  # a default that is written out is the same setting
     assert other["generator mine"] != first["generator mine"]
-    monkeypatch.setattr(plugin_called("principal").made_by, "version", "2")
+    monkeypatch.setattr(plugin_type("principal").implementation, "version", "2")
     newer = ids(load_study(written(tmp_path)))
     assert newer["prepare"] == first["prepare"]
     assert newer["generator mine"] != first["generator mine"]

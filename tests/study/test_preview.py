@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.errors import UnderstudyError
-from understudy.generators.registry import model_config
-from understudy.generators.training.config import training_config_for
+from understudy.generators.registry import model_config, network_type
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import calibration, costs
 from understudy.study.engine.calibration import Calibration, calibrated, stated
-from understudy.study.engine.costs import count_generator, generator_cost, training_work
+from understudy.study.engine.costs import generator_cost, training_work
 from understudy.study.engine.estimate import Speed, estimated
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import Plan, make_plan
@@ -95,7 +94,7 @@ def test_networks_of_the_paper_are_counted_in_the_package(
 def test_counts_in_the_package_are_those_of_the_networks() -> None:
     config = model_config({"kind": "progan", "resolution": 256, "channels": 5})
     cost = generator_cost(config)
-    assert (cost.forward, cost.scores, cost.weights) == count_generator(config)
+    assert cost == network_type("progan").count(config)
 
 
 def test_a_changed_line_names_its_field_and_what_is_redone(tmp_path: Path) -> None:
@@ -190,7 +189,7 @@ def test_a_stated_speed_is_a_number_or_a_device() -> None:
 def test_a_named_device_agrees_with_what_its_maker_published() -> None:
     # stylegan3/docs/configs.md: StyleGAN 2, 256 x 256, channel_base 16384, batch 16 on one A100: 12.5 s/kimg
     config = model_config({"kind": "stylegan2", "resolution": 256, "channels": 5, "channel_base": 16384})
-    training = training_config_for("stylegan2").model_validate({"kimg": 1, "batch": 16})
+    training = network_type("stylegan2").training.model_validate({"kimg": 1, "batch": 16})
     work = training_work(config, training)
     seconds = work / Speed(stated("a100").speed, gpu=True).reached("generator", "stylegan2", work / 1000 * 16)
     assert seconds == pytest.approx(12.5, rel=0.3)

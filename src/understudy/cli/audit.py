@@ -7,9 +7,9 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import (
     DeviceOption,
@@ -35,46 +35,34 @@ if TYPE_CHECKING:
 @app.command("audit")
 @with_folder_options()
 def audit_command(
-    training: Annotated[
-        Path | None, typer.Option(help="Slice set or image folder that the generator was trained on (its train rows).")
-    ] = None,
-    heldout: Annotated[
-        Path | None,
-        typer.Option(help="Slices of patients never trained on [default: val and test rows of --training]."),
-    ] = None,
-    synthetic: Annotated[Path | None, typer.Option(help="Synthetic slice set or image folder to be judged.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for audit.json, audit.md, p-values, private/.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the generator, if its weights are to be shared: membership inference tells whether they"
-            " give patients away."
-        ),
-    ] = None,
-    quantile: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Part of held-out slices that a copy must be nearer than.")
-    ] = 0.99,
+    training: Path | None = Option(
+        None, help="The generator's training slices: slice set (its train rows) or image folder."
+    ),
+    heldout: Path | None = Option(None, help="Slices of other patients [default: val and test rows of --training]."),
+    synthetic: Path | None = Option(None, help="Synthetic slice set or image folder to be judged."),
+    out: Path | None = Option(None, "--out", "-o", help="Folder for audit.json, audit.md, p-values, private/."),
+    model: Path | None = Option(
+        None, help="Generator folder, if its weights are to be shared: adds membership inference."
+    ),
+    quantile: float = Option(
+        0.99, min=0.5, max=0.9999, help="Share of held-out slices that a copy must be nearer than."
+    ),
     *,
     reading: Reading,
-    transforms: Annotated[
-        str, typer.Option(help="Also look for mirrored (flips) or turned (dihedral) copies: none, flips, dihedral.")
-    ] = "none",
-    seed: SeedOption = 0,
-    memory: Annotated[float, typer.Option(min=0.1, help="Of the search, GB.")] = 1.0,
-    as_json: JsonOption = False,
-    sweep_subjects: Annotated[
-        str | None,
-        typer.Option(help="Train --generator of --study on so many patients each, and audit each: 5,10,20,40."),
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="With --sweep-subjects: study file or preset.")] = None,
-    generator: Annotated[str | None, typer.Option(help="With --sweep-subjects: generator of the study.")] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=100, help="With --sweep-subjects: slices of each [default: the study's].")
-    ] = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    transforms: str = Option(
+        "none", help="Also find mirrored (flips) or turned (dihedral) copies: none, flips, dihedral."
+    ),
+    seed: int = SeedOption,
+    memory: float = Option(1.0, min=0.1, help="Of the search, GB."),
+    as_json: bool = JsonOption,
+    sweep_subjects: str | None = Option(
+        None, help="Train --generator of --study on so many patients, audit each: 5,10,20,40."
+    ),
+    study: str | None = Option(None, help="With --sweep-subjects: study file or preset."),
+    generator: str | None = Option(None, help="With --sweep-subjects: generator of the study."),
+    samples: int | None = Option(None, min=100, help="With --sweep-subjects: slices of each [default: the study's]."),
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Does a synthetic set contain copies of training patients? With controls, in words and numbers.
 
@@ -111,18 +99,16 @@ def audit_command(
 @app.command()
 @with_folder_options()
 def screen(
-    synthetic: Annotated[Path, typer.Argument(help="Synthetic slice set that was audited.")],
-    audit: Annotated[Path, typer.Option(help="Folder of its audit.")],
-    training: Annotated[Path, typer.Option(help="Training slices, for the audit of what is left.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the slices that are left.")],
-    heldout: Annotated[
-        Path | None, typer.Option(help="Held-out slices [default: val and test rows of --training].")
-    ] = None,
+    synthetic: Path = Argument(..., help="Synthetic slice set that was audited."),
+    audit: Path = Option(..., help="Folder of its audit."),
+    training: Path = Option(..., help="Training slices, for the audit of what is left."),
+    out: Path = Option(..., "--out", "-o", help="New folder for the slices that are left."),
+    heldout: Path | None = Option(None, help="Held-out slices [default: val and test rows of --training]."),
     *,
     reading: Reading,
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    as_json: bool = JsonOption,
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Take flagged slices and their near-duplicates out of a set, and audit what is left (to OUT-audit).
 
@@ -200,7 +186,7 @@ def _sweep(
     sizes: str, study: str | None, generator: str | None, samples: int | None, config: AuditConfig, out: Path | None,
     device: str, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    from understudy.study.config.sweep import run_sweep
+    from understudy.study.sweep import run_sweep
 
     if study is None or generator is None:
         raise UnderstudyError("a sweep needs --study and --generator", fix="name the study and one of its generators")

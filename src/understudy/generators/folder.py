@@ -1,35 +1,54 @@
-"""The folder of a generator: `generator.safetensors`, `config.json`, `history.jsonl` and pictures of samples; of a GAN
-also `discriminator.safetensors`."""
+"""The folder of a trained generator: `generator.safetensors`, `config.json`, `history.jsonl`, pictures of samples; of a
+GAN also `discriminator.safetensors`, for audits and never for release (it knows the training slices)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError
-from understudy.generators.registry import build, model_config
 from understudy.io.files import atomic_path, read_json, write_json
 from understudy.slices import LabelClass
 
-WEIGHTS, CONFIG = "generator.safetensors", "config.json"
-DISCRIMINATOR = "discriminator.safetensors"  # of a GAN: for audits, never for release (it knows the training slices)
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS, CONFIG, DISCRIMINATOR = "generator.safetensors", "config.json", "discriminator.safetensors"
 
 
 def save_model(
     folder: Path, generator: nn.Module, config: dict[str, Any], discriminator: nn.Module | None = None
 ) -> None:
     """Writes the weights, then `config.json`: the folder is finished when the latter is there."""
+    import safetensors.torch  # and torch, which readers of names need not wait for
+
     for name, network in ((WEIGHTS, generator), (DISCRIMINATOR, discriminator)):
-        if network is None:
-            continue
-        with atomic_path(folder / name) as temporary:
-            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-            safetensors.torch.save_file(weights, temporary)
+        if network is not None:
+            with atomic_path(folder / name) as temporary:
+                weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+                safetensors.torch.save_file(weights, temporary)
     write_json(folder / CONFIG, config)
+
+
+def load_weights(build: Callable[[], nn.Module], path: Path, what: str) -> Any:
+    """What `build` gives, with the weights of a file, for evaluation only.
+
+    Raises:
+        UnderstudyError: the file is damaged, or of another network; `what` names it.
+    """
+    import safetensors.torch
+
+    try:
+        network = build()
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UnderstudyError(
+            f"the {what} cannot be loaded ({str(error).splitlines()[0]})",
+            where=path.parent,
+            fix="train it again, or restore the folder from a copy",
+        ) from error
+    return network.requires_grad_(False).eval()
 
 
 def snapshot_folder(folder: str | Path, kimg: float) -> Path:
@@ -38,44 +57,18 @@ def snapshot_folder(folder: str | Path, kimg: float) -> Path:
 
 
 def is_finished(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the finished run of this identity.
+    """Whether `folder` holds the finished training of this identity.
 
     Raises:
-        UnderstudyError: it holds another run.
+        UnderstudyError: it holds another one.
     """
     if not (folder / CONFIG).is_file():
         return False
     if read_json(folder / CONFIG).get("identity") != identity:
         raise UnderstudyError(
-            "the folder holds another training (other settings or data)",
-            where=folder,
-            fix="use another folder, or delete this one",
+            "the folder holds another training (other settings or data)", folder, "use another folder, or delete it"
         )
     return True
-
-
-def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The averaged generator of any kind (float32, CPU, evaluation only) and `config.json` of a finished run.
-
-    Raises:
-        UnderstudyError: the run is not finished, or its files are damaged; a plug-in that is not there.
-    """
-    folder = Path(folder)
-    config = read_json(folder / CONFIG, dict)
-    if "plugin" in config:
-        from understudy.generators.plugin_run import PluginGenerator  # which nobody else needs
-
-        return PluginGenerator(folder, config), config
-    try:
-        generator: Any = build(model_config({"kind": config["kind"], **config["model"]})).generator
-        generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UnderstudyError(
-            f"the generator cannot be loaded ({str(error).splitlines()[0]})",
-            where=folder,
-            fix="train it again, or restore the folder from a copy",
-        ) from error
-    return generator.requires_grad_(False).eval(), config
 
 
 def classes_of(config: dict[str, Any]) -> tuple[LabelClass, ...]:

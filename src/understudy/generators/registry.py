@@ -1,123 +1,110 @@
-"""The five generators by kind: configuration, network, training and trainer.
+"""Generators by name. A built-in one is one line of `KINDS`; others are entry points of installed packages.
 
-Example:
-    >>> run = train(SliceSet.open("slices"), None, StyleGan2Config(resolution=32, channels=4),
-    ...             StyleGan2Training(kimg=100), Path("run"))    # doctest: +SKIP
+Nothing is imported before it is named.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from understudy.errors import UnderstudyError
-from understudy.generators.training.config import TrainingConfig
-from understudy.generators.training.shares import Workers
-from understudy.slices import SliceSet
+from understudy.generators.folder import CONFIG
+from understudy.io.files import read_json
 
+if TYPE_CHECKING:
+    from understudy.generators.builtin import NetworkType
+    from understudy.generators.interface import GeneratorType
+    from understudy.generators.plugins import PluginType
 
-@dataclass(frozen=True)
-class Kind:
-    """Where the parts of a kind of generator are: names of modules and in them, so that naming one imports no other."""
-
-    module: str
-    config_name: str
-    training_name: str
-    trainer_module: str
-    trainer_name: str
-
-    @property
-    def config(self) -> type[Any]:
-        """Class of the architecture's configuration."""
-        return _named(self.module, self.config_name)  # type: ignore[no-any-return]
-
-    @property
-    def training(self) -> type[TrainingConfig]:
-        """Class of the training's configuration."""
-        return _named("training.config", self.training_name)  # type: ignore[no-any-return]
-
-    @property
-    def trainer(self) -> Callable[..., Any]:
-        """Class that does the training's steps."""
-        return _named(self.trainer_module, self.trainer_name)  # type: ignore[no-any-return]
-
-    def build(self, config: Any, seed: int = 0) -> Any:
-        """A network with fresh weights; what is sampled is its `generator`."""
-        return _named(self.module, "build")(config, seed)
-
-
-KINDS = {
-    "progan": Kind("networks.progan", "ProGanConfig", "ProGanTraining", "training.growing", "ProGanTrainer"),
-    "stylegan1": Kind(
-        "networks.stylegan1", "StyleGan1Config", "StyleGan1Training", "training.growing", "StyleGan1Trainer"
-    ),
-    "stylegan2": Kind("networks.stylegan2", "StyleGan2Config", "StyleGan2Training", "training.gan", "StyleGan2Trainer"),
-    "stylegan3": Kind("networks.stylegan3", "StyleGan3Config", "StyleGan3Training", "training.gan", "StyleGan3Trainer"),
-    "diffusion": Kind(
-        "networks.unet", "DiffusionConfig", "DiffusionTraining", "training.denoising", "DiffusionTrainer"
-    ),
+KINDS = {  # name -> module and class, a `NetworkType`
+    "progan": "understudy.generators.builtin:ProGan",
+    "stylegan1": "understudy.generators.builtin:StyleGan1",
+    "stylegan2": "understudy.generators.builtin:StyleGan2",
+    "stylegan3": "understudy.generators.builtin:StyleGan3",
+    "diffusion": "understudy.generators.builtin:Diffusion",
 }
 DEFAULT_KIND = "stylegan2"
+PLUGINS = "understudy.generators"  # group of entry points
 
 
-def _named(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"understudy.generators.{module}"), name)
-
-
-def kind_called(name: str) -> Kind:
-    """The kind of a name, e.g. "stylegan2".
+def network_type(name: str) -> NetworkType:
+    """A built-in generator by its name, e.g. "stylegan2".
 
     Raises:
         UnderstudyError: there is none.
     """
     if name not in KINDS:
         raise UnderstudyError(f"there is no generator of kind {name!r}", fix=f"use one of {', '.join(KINDS)}")
-    return KINDS[name]
+    module, _, attribute = KINDS[name].partition(":")
+    found: NetworkType = getattr(importlib.import_module(module), attribute)(name)
+    return found
+
+
+def plugin_type(name: str) -> PluginType:
+    """A plug-in by its name.
+
+    Raises:
+        UnderstudyError: not installed, not importable, or of another form than `plugins` describes.
+    """
+    from understudy.generators.plugins import imported_plugin  # torch, which those who list names need not wait for
+
+    points = installed_plugins()
+    if name not in points:
+        close = difflib.get_close_matches(name, points, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UnderstudyError(
+            f"there is no plug-in generator {name!r} ({list_plugins()})",
+            where=f"entry points of the group {PLUGINS}",
+            fix=f"{hint}install the package that has it into the environment of understudy",
+        )
+    if name in KINDS:
+        raise UnderstudyError(
+            f"the plug-in has the name of a built-in generator, {name!r}", where=points[name].value, fix="rename it"
+        )
+    return imported_plugin(points[name])
+
+
+def installed_plugins() -> dict[str, EntryPoint]:
+    """Plug-ins by name, as installed packages declare them; none is imported."""
+    return {point.name: point for point in sorted(entry_points(group=PLUGINS), key=lambda point: point.name)}
+
+
+def list_plugins() -> str:
+    """The plug-ins in words, e.g. "installed plug-ins: mine, yours"."""
+    names = ", ".join(installed_plugins())
+    return f"installed plug-ins: {names}" if names else "no plug-in is installed"
 
 
 def model_config(fields: Mapping[str, Any]) -> Any:
-    """The configuration that the fields describe, by their "kind" (StyleGAN 2 without one)."""
-    return kind_called(fields.get("kind", DEFAULT_KIND)).config(**fields)
+    """The architecture that the fields describe, by their "kind" (StyleGAN 2 without one)."""
+    return network_type(fields.get("kind", DEFAULT_KIND)).config(**fields)
 
 
-def build(config: Any, seed: int = 0) -> nn.Module:
-    """A network of the configuration's kind with fresh weights; what is sampled is its `generator`.
+def build(config: Any, seed: int = 0) -> Any:
+    """A network of an architecture with fresh weights; what is sampled is its `generator`.
 
     Raises:
         ValueError: there is no such network at its resolution, which may have been left to its default.
     """
     config.check_size()
-    network: nn.Module = kind_called(config.kind).build(config, seed)
-    return network
+    return network_type(config.kind).build(config, seed)
 
 
-def train(
-    slices: SliceSet,
-    rows: NDArray[np.int64] | None,
-    model: Any,
-    config: TrainingConfig,
-    run_dir: str | Path,
-    device: str = "auto",
-    progress: bool = True,
-    workers: Workers | None = None,
-) -> Path:
-    """Trains a generator of any kind; see `loop.train`, whose trainer follows from `model`.
+def type_of(config: Mapping[str, Any]) -> GeneratorType:
+    """The type of a trained generator by its `config.json`."""
+    return plugin_type(config["plugin"]["name"]) if "plugin" in config else network_type(config["kind"])
+
+
+def load_generator(folder: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The EMA generator of any kind (float32, CPU, evaluation only) and `config.json` of a finished training.
 
     Raises:
-        UnderstudyError: also if the training is that of another kind.
+        UnderstudyError: the training is not finished, or its files are damaged; a plug-in that is not there.
     """
-    from understudy.generators.training import loop  # which reads models of this registry
-
-    kind = kind_called(model.kind)
-    if not isinstance(config, kind.training):
-        raise UnderstudyError(
-            f"a {type(config).__name__} cannot train {model.kind}", fix=f"use a {kind.training.__name__}"
-        )
-    return loop.train(kind.trainer, slices, rows, model, config, run_dir, device, progress, workers)
+    config = read_json(Path(folder) / CONFIG, dict)
+    return type_of(config).load(Path(folder), config), config

@@ -1,25 +1,85 @@
-"""Samples of trained generators as a SliceSet, streamed and resumable."""
+"""Samples of trained generators: in memory, or as a slice set on disk, streamed and resumable."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators.diffusion.samplers import SamplerConfig
-from understudy.generators.folder import WEIGHTS, classes_of, load_generator
+from understudy.generators.folder import CONFIG, classes_of
 from understudy.generators.joint import decode
-from understudy.io.files import sha256_file
+from understudy.generators.registry import type_of
+from understudy.io.files import read_json
 from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.progress import track
 from understudy.slices import SliceSet, SliceWriter
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained generator, ready to be sampled.
+
+    Attributes:
+        network: has `sample(count, seed, start, psi)` and `to(device)`.
+        config: the folder's config.json. content: SHA-256 (hex) of its weights. options: of `network.sample`.
+    """
+
+    folder: Path
+    network: Any
+    config: dict[str, Any]
+    content: str
+    options: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path, sampler: SamplerConfig | None = None, device: str = "cpu") -> Generator:
+        """Reads a folder.
+
+        Raises:
+            UnderstudyError: unfinished or damaged, or a sampler for a generator that takes none.
+        """
+        folder = Path(folder)
+        config = read_json(folder / CONFIG, dict)
+        kind = type_of(config)
+        if sampler is not None and not kind.takes_sampler:
+            raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")
+        network = kind.load(folder, config)
+        content = next(iter(kind.weights(folder, config).values()))
+        return cls(folder, network.to(resolve_device(device)), config, content, {"sampler": sampler} if sampler else {})
+
+    @property
+    def name(self) -> str:
+        """E.g. "stylegan2-1a2b3c4d"."""
+        return f"{self.config['kind']}-{self.content[:8]}"
+
+
+def sample_arrays(
+    model_dir: str | Path | Sequence[str | Path],
+    count: int,
+    seed: int,
+    psi: float = 1.0,
+    device: str = "auto",
+    sampler: SamplerConfig | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images uint8 [count, C, H, W] and labels uint8 [count, H, W] of samples 0 ... count - 1 of a seed, in memory.
+
+    Sample i of a seed is the same whatever `count`. Arguments and errors are those of `sample_set`.
+
+    Example:
+        >>> images, labels = sample_arrays("run", 100, seed=0)    # doctest: +SKIP
+    """
+    generators = load_ensemble(model_dir, sampler, device)
+    classes, annotation = classes_of(generators[0].config), generators[0].config["annotation"]
+    parts = [decode(joint, classes, annotation) for joint, _ in sample_blocks(generators, 0, count, seed, psi)]
+    return np.concatenate([images for images, _, _ in parts]), np.concatenate([labels for _, labels, _ in parts])
 
 
 def sample_set(
@@ -58,125 +118,77 @@ def sample_set(
     """
     if count < 1:
         raise UnderstudyError(f"{count} samples wanted", fix="ask for at least one")
-    out = Path(out)
-    members = [_Member.load(folder, sampler) for folder in _folders(model_dir)]
-    config = _common(members)
-    identity = _identity(members, count, seed, psi, sampler)
+    out, generators = Path(out), load_ensemble(model_dir, sampler, device)
+    config, contents = generators[0].config, [generator.content for generator in generators]
+    identity: dict[str, Any] = {
+        "weights": contents if len(contents) > 1 else contents[0],
+        "count": count,
+        "seed": seed,
+        "psi": psi,
+    }
+    identity |= {"sampler": sampler.model_dump(mode="json")} if sampler else {}
     if (out / "index.parquet").is_file():
-        return _finished(out, identity)
+        found = SliceSet.open(out)
+        if any(found.attrs.get(key) != identity.get(key) for key in {"sampler", *identity}):
+            raise UnderstudyError("the folder holds other samples", out, "use another folder, or delete this one")
+        return found
     classes = classes_of(config)
     writer = SliceWriter(
         out, config["channels"], classes, config["model"]["resolution"], config["spacing"], config["axes"], identity
     )
-    for member in members:
-        member.generator.to(resolve_device(device))
     with StopRequest() as stop, track(count, "sampling", "slices", writer.done, progress) as meter:
-        for start in range(writer.done, count, batch):
+        for joint, rows in sample_blocks(generators, writer.done, count, seed, psi, batch):
+            images, labels, distances = decode(joint, classes, config["annotation"])
+            for row, distance in zip(rows, distances, strict=True):
+                row["code_distance"] = float(distance)
+            writer.append(images, labels, rows)
+            meter.advance(len(rows))
             if stop.requested:
                 raise Interrupted(f"sampling stopped after {writer.done} slices, which are kept")
-            size = min(batch, count - start)
-            joint, rows = _block(members, start, size, seed, psi)
-            images, labels, distances = decode(joint, classes, config["annotation"])
-            writer.append(
-                images, labels, [row | {"code_distance": float(d)} for row, d in zip(rows, distances, strict=True)]
-            )
-            meter.advance(size)
     return writer.close(source="synthetic", **identity)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One generator of an ensemble."""
-
-    folder: Path
-    generator: Any
-    config: dict[str, Any]
-    weights: str
-    options: dict[str, Any]
-
-    @classmethod
-    def load(cls, folder: str | Path, sampler: SamplerConfig | None) -> _Member:
-        generator, config = load_generator(folder)
-        if sampler is not None and config["kind"] != "diffusion":
-            raise UnderstudyError(
-                f"a {config['kind']} is sampled in one pass and takes no sampler",
-                where=folder,
-                fix="leave the sampler out",
-            )
-        weights = str(config.get("content") or sha256_file(Path(folder) / WEIGHTS))  # a plug-in's own files
-        return cls(Path(folder), generator, config, weights, {"sampler": sampler} if sampler else {})
-
-    @property
-    def name(self) -> str:
-        """E.g. "stylegan2-1a2b3c4d"."""
-        return f"{self.config['kind']}-{self.weights[:8]}"
-
-
-def _folders(model_dir: str | Path | Sequence[str | Path]) -> list[str | Path]:
+def load_ensemble(
+    model_dir: str | Path | Sequence[str | Path], sampler: SamplerConfig | None, device: str
+) -> list[Generator]:
+    """The generators of some folders, after a check that all make the same kind of slices."""
     folders = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
     if not folders:
         raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
-    return folders
-
-
-def _common(members: list[_Member]) -> dict[str, Any]:
-    """The configuration of the first, after a check that all draw the same kind of slices."""
-    first = members[0]
-    for other in members[1:]:
-        for key in ("channels", "classes", "annotation", "spacing", "axes"):
-            if other.config[key] != first.config[key]:
+    first, *others = generators = [Generator.load(folder, sampler, device) for folder in folders]
+    for other in others:
+        pairs = [(key, first.config[key], other.config[key]) for key in ("channels", "classes", "annotation")]
+        pairs += [(key, first.config[key], other.config[key]) for key in ("spacing", "axes")]
+        pairs += [("resolution", first.config["model"]["resolution"], other.config["model"]["resolution"])]
+        for key, ours, theirs in pairs:
+            if ours != theirs:
                 raise UnderstudyError(
                     f"the generators do not fit together: they differ in {key}",
                     where=f"{first.folder}, {other.folder}",
                     fix="sample them into sets of their own",
                 )
-        if other.config["model"]["resolution"] != first.config["model"]["resolution"]:
-            raise UnderstudyError(
-                "the generators do not fit together: they differ in resolution",
-                where=f"{first.folder}, {other.folder}",
-                fix="sample them into sets of their own",
-            )
-    if len({member.weights for member in members}) < len(members):
-        raise UnderstudyError(
-            "the same generator stands twice in the ensemble", where=first.folder, fix="name each once"
-        )
-    return first.config
+    if len({generator.content for generator in generators}) < len(generators):
+        raise UnderstudyError("duplicate generators in the ensemble", where=first.folder, fix="name each once")
+    return generators
 
 
-def _identity(
-    members: list[_Member], count: int, seed: int, psi: float, sampler: SamplerConfig | None
-) -> dict[str, Any]:
-    weights = [member.weights for member in members]
-    identity = {"weights": weights if len(weights) > 1 else weights[0], "count": count, "seed": seed, "psi": psi}
-    return identity | ({"sampler": sampler.model_dump(mode="json")} if sampler else {})
-
-
-def _block(members: list[_Member], start: int, size: int, seed: int, psi: float) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Joint images float32 [size, C, R, R] of samples start ... start + size - 1, and their index rows."""
-    k, joint = len(members), torch.empty(0)
-    rows: list[dict[str, Any]] = [{} for _ in range(size)]
-    for j, member in enumerate(members):
-        places = np.arange(start, start + size)
-        places = places[places % k == j]
-        if not len(places):
-            continue
-        own = int(places[0]) // k
-        images = member.generator.sample(len(places), seed, own, psi, **member.options)
-        if not len(joint):
-            joint = images.new_empty(size, *images.shape[1:])
-        joint[places - start] = images
-        for number, place in enumerate(places, own):
-            rows[place - start] = {
-                "id": f"{member.name}-s{seed}-{number:07d}",
-                "generator": member.name,
-                "seed": seed,
-                "sample": number,
-            }
-    return joint, rows
-
-
-def _finished(out: Path, identity: dict[str, object]) -> SliceSet:
-    found = SliceSet.open(out)
-    if {k: found.attrs.get(k) for k in identity} != identity or ("sampler" in found.attrs) != ("sampler" in identity):
-        raise UnderstudyError("the folder holds other samples", where=out, fix="use another folder, or delete this one")
-    return found
+def sample_blocks(
+    generators: Sequence[Generator], start: int, count: int, seed: int, psi: float, batch: int = 256
+) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
+    """Samples start ... count - 1 in blocks: joint images float32 [n, C + A, R, R] and their rows of the index."""
+    for first in range(start, count, batch):
+        numbers = np.arange(first, min(first + batch, count))
+        joint: dict[int, Tensor] = {}
+        rows: dict[int, dict[str, Any]] = {}
+        for k, generator in enumerate(generators):
+            mine = numbers[numbers % len(generators) == k]
+            if not len(mine):
+                continue
+            own = int(mine[0]) // len(generators)  # the generator's own number of its first sample
+            images = generator.network.sample(len(mine), seed, own, psi, **generator.options)
+            joint |= dict(zip(mine.tolist(), images, strict=True))
+            for sample, number in enumerate(mine.tolist(), own):
+                name = generator.name
+                identifier = f"{name}-s{seed}-{sample:07d}"
+                rows[number] = {"id": identifier, "generator": name, "seed": seed, "sample": sample}
+        yield torch.stack([joint[number] for number in numbers.tolist()]), [rows[n] for n in numbers.tolist()]

@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import CERTIFICATE
-from understudy.generators.folder import CONFIG, WEIGHTS, load_generator, save_model
-from understudy.generators.registry import KINDS
+from understudy.exchange.description import CERTIFICATE
+from understudy.generators.folder import CONFIG, WEIGHTS, save_model
+from understudy.generators.registry import KINDS, load_generator
 from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file
 from understudy.release.documents import MODEL, model_documents

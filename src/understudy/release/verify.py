@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.packaged import CERTIFICATE, certificate_of
-from understudy.generators.folder import WEIGHTS, classes_of, load_generator
+from understudy.exchange.description import CERTIFICATE, certificate_of
+from understudy.generators.folder import WEIGHTS, classes_of
 from understudy.generators.joint import decode
+from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
-from understudy.memorization.recheck import controls_of
+from understudy.memorization.controls import Controls
 from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
 from understudy.release.documents import MODEL, stamp
 from understudy.release.evidence import SHOWN, Pixels, sheet
@@ -92,7 +93,7 @@ def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
         problems.append(f"{certified['before']} audited less those taken out are not the {len(manifest)} slices here")
     if (manifest["p"] <= 1 - certified["quantile"] + 1e-12).any():
         problems.append("a flagged slice is in the manifest")
-    if controls_of(numbers).missed and not found.override:
+    if Controls.of(numbers).missed and not found.override:
         problems.append("the audit misses its planted copies")
     listed = {p["@id"]: p for p in read_json(folder / "croissant.json")["distribution"]}
     if listed["manifest.parquet"]["sha256"] != sha256_file(folder / "manifest.parquet"):
@@ -128,7 +129,7 @@ def _generator(found: Verification, folder: Path, pictures: Path | None) -> None
         problems.append("the certificate states another membership inference than the audit")
     if numbers["flags"]["count"] != certified["flagged"] or numbers["verdict"]["kind"] != certified["verdict"]["kind"]:
         problems.append("the certificate states another verdict than the audit")
-    if not found.override and controls_of(numbers).missed:
+    if not found.override and Controls.of(numbers).missed:
         problems.append("the audit misses its planted copies")
     if not found.override and (numbers["verdict"]["kind"] != "no_sign" or asked.get("low", 1) > 0.5):
         problems.append("the audit speaks against a release that was not forced")

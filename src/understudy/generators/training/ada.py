@@ -84,17 +84,13 @@ class Augment:
         self._signs.clear()
         self._images = 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         return {"p": self.p, "signs": list(self._signs), "images": self._images}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues from `state()`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict()`."""
         self.p, self._signs, self._images = state["p"], list(state["signs"]), state["images"]
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """`apply` of what `draw` gives."""
-        return self.apply(images, self.draw(len(images), images.shape[-1], generator))
 
     def apply(self, images: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         """images [N, C, H, W] in [-1, 1], -1 being the background -> the same shape, differentiable in `images`.
@@ -109,42 +105,46 @@ class Augment:
         images = torch.where(active[:, None, None, None], moved, images)
         return images.masked_fill(drawn["hole"].to(images.device), -1.0) if "hole" in drawn else images
 
-    def draw(self, count: int, edge: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """What is done to each of `count` images of edge x edge pixels; {} at p = 0. `generator` lives on the CPU.
+    def draw(self, count: int, resolution: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """What is done to each of `count` images; {} at p = 0. `rng` lives on the CPU.
 
         Returns:
             matrix [count, 3, 3], maps from output to input coordinates (the image is [-1, 1]^2); active [count],
-            whether they do anything; hole [count, 1, edge, edge], where cutout is on.
+            whether they do anything; hole [count, 1, resolution, resolution], where cutout is on.
         """
         if self.p <= 0:
             return {}
-        matrix, active = self._draw_motion(count, edge, generator)
+        matrix, active = self._draw_matrix(count, resolution, rng)
         drawn = {"matrix": matrix, "active": active}
-        if self.config.cutout > 0:
-            drawn["hole"] = self._draw_hole(count, edge, generator)
+        if self.config.cutout > 0:  # a square around a random centre, with probability p
+            centre = torch.rand(2, count, 1, generator=rng)
+            positions = (torch.arange(resolution) + 0.5) / resolution
+            rows, columns = (positions - centre).abs() < self.config.cutout / 2  # each [N, resolution]
+            chosen = torch.rand(count, 1, 1, generator=rng) < self.p
+            drawn["hole"] = (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
         return drawn
 
-    def _draw_motion(self, count: int, edge: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw_matrix(self, count: int, resolution: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         c = self.config
 
         def uniform() -> Tensor:
-            return torch.rand(count, generator=generator) * 2 - 1
+            return torch.rand(count, generator=rng) * 2 - 1
 
         def normal() -> Tensor:
-            return torch.randn(count, generator=generator)
+            return torch.randn(count, generator=rng)
 
         one, zero = torch.ones(count), torch.zeros(count)
         octaves, stretch, angle = normal() * c.scale, normal() * c.stretch, uniform() * math.radians(c.rotate)
-        pixel = 2 / edge
-        mirror = torch.where(torch.rand(count, generator=generator) < 0.5, one, -one)
-        turns = torch.randint(0, 4, (count,), generator=generator) * (math.pi / 2)
+        pixel = 2 / resolution
+        mirror = torch.where(torch.rand(count, generator=rng) < 0.5, one, -one)
+        turns = torch.randint(0, 4, (count,), generator=rng) * (math.pi / 2)
         operations = [
             (c.flip, _matrix(mirror, zero, zero, zero, one, zero)),
             (c.quarter_turns, _rotation(turns)),
             (
                 c.translate > 0,
-                _matrix(one, zero, _whole(uniform() * c.translate * edge) * pixel,
-                        zero, one, _whole(uniform() * c.translate * edge) * pixel),
+                _matrix(one, zero, (uniform() * c.translate * resolution).round() * pixel,
+                        zero, one, (uniform() * c.translate * resolution).round() * pixel),
             ),
             (c.scale > 0, _matrix(torch.exp2(octaves), zero, zero, zero, torch.exp2(octaves), zero)),
             (c.rotate > 0, _rotation(angle)),
@@ -154,24 +154,11 @@ class Augment:
         total, active = torch.eye(3).repeat(count, 1, 1), torch.zeros(count, dtype=torch.bool)
         for wanted, matrix in operations:
             # Drawn even where the operation is switched off, so that a switch does not change the others' draws.
-            chosen = torch.rand(count, generator=generator) < self.p
+            chosen = torch.rand(count, generator=rng) < self.p
             if wanted:
                 total = torch.where(chosen[:, None, None], total @ matrix, total)
                 active |= chosen
         return total, active
-
-    def _draw_hole(self, count: int, edge: int, generator: torch.Generator) -> Tensor:
-        """A square around a random centre, with probability p."""
-        half = self.config.cutout / 2
-        centre = torch.rand(2, count, 1, generator=generator)
-        distance = ((torch.arange(edge) + 0.5) / edge - centre).abs()  # [2, N, edge]: of rows, of columns
-        rows, columns = distance < half
-        chosen = torch.rand(count, 1, 1, generator=generator) < self.p
-        return (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
-
-
-def _whole(x: Tensor) -> Tensor:
-    return x.round()
 
 
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:

@@ -1,16 +1,13 @@
-"""How each of the five generators is trained, as data: the defaults are the paper's (Table 7), where it is silent
-those of the code that it ran (facts 0 and 1).
-
-Progress is counted in real images shown, because the batch of a growing model depends on its resolution.
-"""
+"""How each of the five generators is trained, as data. The defaults are those of Table 7 of Akbar et al. 2024; where it
+is silent, those of the official code. Progress is counted in real images, as the batch of a growing model changes."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import math
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from understudy.errors import UnderstudyError
 from understudy.generators.joint import Annotation
 from understudy.generators.networks.progressive import LevelSchedule
 from understudy.generators.training.ada import AugmentConfig
@@ -32,8 +29,8 @@ class TrainingConfig(BaseModel):
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="images computed at once, the gradients are added up; None: the whole batch. Halved where memory"
-        " runs out",
+        description="images computed at once (gradient accumulation); None: the whole batch. Halved where memory runs"
+        " out",
     )
     annotation: Annotation = Field(default="coded", description="one channel of codes, or one channel per class")
     balance_classes: float | None = Field(
@@ -50,7 +47,7 @@ class TrainingConfig(BaseModel):
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
     checkpoints_kept: int = Field(default=2, ge=1, description="the last so many checkpoints are kept")
     keep_weights_kimg: list[float] = Field(
-        default=[], description="thousand images after which the averaged generator is kept as well, for sampling"
+        default=[], description="thousand images after which the EMA generator is kept as well, for sampling"
     )
     tensorboard: bool = Field(
         default=True, description="also write curves and pictures for TensorBoard, if it is installed"
@@ -59,7 +56,10 @@ class TrainingConfig(BaseModel):
 
 
 class GanTraining(TrainingConfig):
-    """What the trainings of the four GANs have in common."""
+    """What the trainings of the GANs have in common, and what `gan_step` asks of each of them."""
+
+    loss: ClassVar[Literal["logistic", "wgan-gp"]] = "logistic"
+    discriminator_first: ClassVar[bool] = False  # which network learns first in a step
 
     g_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the generator")
     d_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the discriminator")
@@ -71,9 +71,50 @@ class GanTraining(TrainingConfig):
     )
     augment: AugmentConfig = Field(default=AugmentConfig(), description="discriminator augmentation")
 
+    def ema_decay(self, batch: int, images: int) -> float:
+        """Weight of the EMA so far, in a step of `batch` images after which `images` were shown."""
+        raise NotImplementedError
 
-class _LazyTraining(GanTraining):
-    """StyleGAN 2 and 3: lazy R1, and an averaged generator whose half-life grows with the images so far."""
+    def schedule(self) -> LevelSchedule | None:
+        """How the resolution grows; None: it does not."""
+        return None
+
+    def learning_rates(self, resolution: int) -> tuple[float, float]:
+        """Of generator and discriminator while the networks work at a resolution, before `lazy_ratios`."""
+        return self.g_lr, self.d_lr
+
+    def lazy_ratios(self) -> tuple[float, float]:
+        """Factors on the rates of generator and discriminator for lazy penalties, see `lazy_ratio`."""
+        return 1.0, 1.0
+
+    def gamma(self, resolution: int) -> float:
+        """Weight of R1; 0 for none."""
+        return 0.0
+
+    def r1_due(self, step: int) -> bool:
+        """Whether lazy R1 follows the discriminator's loss in this step, with `gamma` times `r1_interval`."""
+        return False
+
+    @property
+    def r1_in_loss(self) -> bool:
+        """Whether R1 is part of every step's loss."""
+        return False
+
+    def path_length_due(self, step: int) -> bool:
+        """Whether the path length penalty follows the generator's loss in this step."""
+        return False
+
+    def blur(self, model: Any, images: int) -> float:
+        """Of what the discriminator sees after so many real images, pixels."""
+        return 0.0
+
+    def gamma_advice(self, resolution: int) -> str | None:
+        """A warning about the weight of R1, or None."""
+        return None
+
+
+class LazyTraining(GanTraining):
+    """StyleGAN 2 and 3: lazy R1, and an EMA whose half-life grows with the images so far."""
 
     gamma_factor: ClassVar[float]  # R1's weight is this times resolution^2 / batch
 
@@ -82,20 +123,24 @@ class _LazyTraining(GanTraining):
     )
     r1_interval: int = Field(default=16, ge=1, description="steps between R1 penalties")
     ema_kimg: float | None = Field(
-        default=None, gt=0, description="half-life of the averaged generator; None: batch * 10 / 32"
+        default=None, gt=0, description="half-life of the EMA generator; None: batch * 10 / 32"
     )
     ema_rampup: float | None = Field(default=0.05, gt=0, description="half-life at most this part of the images so far")
 
+    def ema_decay(self, batch: int, images: int) -> float:
+        return decay_of_half_life(batch, images, (self.ema_kimg or self.batch * 10 / 32) * 1000, self.ema_rampup)
+
+    def lazy_ratios(self) -> tuple[float, float]:
+        return 1.0, lazy_ratio(self.r1_interval)
+
     def gamma(self, resolution: int) -> float:
-        """Weight of R1 at a resolution."""
-        guide = self.gamma_factor * resolution**2 / self.batch
-        return guide if self.r1_gamma is None else self.r1_gamma
+        return self.gamma_factor * resolution**2 / self.batch if self.r1_gamma is None else self.r1_gamma
+
+    def r1_due(self, step: int) -> bool:
+        return step % self.r1_interval == 0
 
     def gamma_advice(self, resolution: int) -> str | None:
-        """A warning where `r1_gamma` is more than 100 times off the guide resolution^2 / batch, else None.
-
-        That wide, because what works is known to differ by ten times and more between data sets (facts 4.11).
-        """
+        # 100 times off, because what works is known to differ tenfold and more between data sets
         guide = self.gamma_factor * resolution**2 / self.batch
         if self.r1_gamma is None or guide / 100 <= self.r1_gamma <= guide * 100:
             return None
@@ -103,7 +148,7 @@ class _LazyTraining(GanTraining):
         return f"r1_gamma {self.r1_gamma:g} is far from {guide:.3g}, the guide for {setting}"
 
 
-class StyleGan2Training(_LazyTraining):
+class StyleGan2Training(LazyTraining):
     """StyleGAN 2 (Karras et al. 2020); g_lr and d_lr are before the correction for the lazy penalties."""
 
     kind: Literal["stylegan2"] = Field(default="stylegan2", description="what is trained")
@@ -122,8 +167,14 @@ class StyleGan2Training(_LazyTraining):
             raise ValueError(f"batch {self.batch} is not a multiple of pl_shrink {self.pl_shrink}")
         return self
 
+    def lazy_ratios(self) -> tuple[float, float]:
+        return lazy_ratio(self.pl_interval) if self.pl_weight > 0 else 1.0, lazy_ratio(self.r1_interval)
 
-class StyleGan3Training(_LazyTraining):
+    def path_length_due(self, step: int) -> bool:
+        return self.pl_weight > 0 and step % self.pl_interval == 0
+
+
+class StyleGan3Training(LazyTraining):
     """StyleGAN 3 (Karras et al. 2021): no path length, no mixing; configuration R shows D blurred images at first."""
 
     kind: Literal["stylegan3"] = Field(default="stylegan3", description="what is trained")
@@ -140,9 +191,17 @@ class StyleGan3Training(_LazyTraining):
         default=None, gt=0, description="the blur fades over so many thousand images; None: batch * 200 / 32"
     )
 
+    def blur(self, model: Any, images: int) -> float:
+        sigma = self.blur_sigma
+        if sigma is None:
+            sigma = 10.0 if model.use_radial_filters else 0.0  # Karras et al. 2021, app. F.1
+        return sigma * max(1 - images / ((self.blur_kimg or self.batch * 200 / 32) * 1000), 0.0)
+
 
 class GrowingTraining(GanTraining):
     """Progressive GAN and StyleGAN 1, whose resolution grows (Karras et al. 2018, sec. 2)."""
+
+    discriminator_first: ClassVar[bool] = True
 
     batch: int = Field(default=8, ge=2, description="images per step, where `batches` says nothing else")
     batches: dict[int, int] = Field(default={}, description="images per step by active resolution")
@@ -163,15 +222,19 @@ class GrowingTraining(GanTraining):
         return self
 
     def schedule(self) -> LevelSchedule:
-        """Level and batch as functions of the images shown."""
         return LevelSchedule(
             start_resolution=self.start_resolution, stabilise_kimg=self.stabilise_kimg, fade_kimg=self.fade_kimg,
             batch=self.batch, batches=self.batches,
         )  # fmt: skip
 
+    def learning_rates(self, resolution: int) -> tuple[float, float]:
+        return self.rates.get(resolution, self.g_lr), self.rates.get(resolution, self.d_lr)
+
 
 class ProGanTraining(GrowingTraining):
-    """Progressive GAN (Karras et al. 2018): the official preset for one GPU, which the paper ran (facts 1.1)."""
+    """Progressive GAN (Karras et al. 2018): the official preset for one GPU."""
+
+    loss: ClassVar[Literal["logistic", "wgan-gp"]] = "wgan-gp"
 
     kind: Literal["progan"] = Field(default="progan", description="what is trained")
     kimg: float = Field(default=12000, gt=0, description="thousand real images shown")
@@ -180,13 +243,14 @@ class ProGanTraining(GrowingTraining):
     )
     gp_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty (lambda)")
     drift: float = Field(default=0.001, ge=0, description="weight of the squared scores of real images")
-    ema_beta: float = Field(
-        default=0.999, ge=0, lt=1, description="decay of the averaged generator per step of the discriminator"
-    )
+    ema_beta: float = Field(default=0.999, ge=0, lt=1, description="decay of the EMA generator per step")
+
+    def ema_decay(self, batch: int, images: int) -> float:
+        return self.ema_beta
 
 
 class StyleGan1Training(GrowingTraining):
-    """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the paper's batch is 16 (facts 1.2)."""
+    """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the batch is 16 at 128 pixels and above."""
 
     kind: Literal["stylegan1"] = Field(default="stylegan1", description="what is trained")
     batch: int = Field(default=16, ge=2, description="images per step, where `batches` says nothing else")
@@ -203,18 +267,34 @@ class StyleGan1Training(GrowingTraining):
     r1_interval: int = Field(
         default=1, ge=1, description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)"
     )
-    ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the averaged generator")
+    ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the EMA generator")
+
+    def ema_decay(self, batch: int, images: int) -> float:
+        return decay_of_half_life(batch, images, self.ema_kimg * 1000, rampup=None)
+
+    def lazy_ratios(self) -> tuple[float, float]:
+        return 1.0, 1.0 if self.r1_in_loss else lazy_ratio(self.r1_interval)
+
+    def gamma(self, resolution: int) -> float:
+        return self.r1_gamma
+
+    def r1_due(self, step: int) -> bool:
+        return not self.r1_in_loss and step % self.r1_interval == 0
+
+    @property
+    def r1_in_loss(self) -> bool:
+        return self.r1_interval == 1
 
 
 class DiffusionTraining(TrainingConfig):
-    """Guided diffusion's U-Net (Dhariwal & Nichol 2021), as its code trains it (facts 1.5)."""
+    """Guided diffusion's U-Net (Dhariwal & Nichol 2021), as its code trains it."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="what is trained")
     kimg: float = Field(default=7800, gt=0, description="thousand real images shown")
     batch: int = Field(default=12, ge=1, description="images per step, on all devices together (code: 32)")
     lr: float = Field(default=1e-4, gt=0, description="AdamW learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
-    ema_beta: float = Field(default=0.9999, ge=0, lt=1, description="decay of the averaged network per step")
+    ema_beta: float = Field(default=0.9999, ge=0, lt=1, description="decay of the EMA network per step")
     ema_rampup: bool = Field(
         default=False, description="decay at most (1 + steps) / (10 + steps): for trainings too short for ema_beta"
     )
@@ -225,21 +305,17 @@ class DiffusionTraining(TrainingConfig):
     )
 
 
-_TRAININGS: dict[str, type[TrainingConfig]] = {
-    "progan": ProGanTraining,
-    "stylegan1": StyleGan1Training,
-    "stylegan2": StyleGan2Training,
-    "stylegan3": StyleGan3Training,
-    "diffusion": DiffusionTraining,
-}
+def lazy_ratio(interval: int) -> float:
+    """Correction of Adam for a penalty that adds a step to every `interval` steps (Karras et al. 2020, app. B)."""
+    return interval / (interval + 1)
 
 
-def training_config_for(kind: str) -> type[TrainingConfig]:
-    """The training configuration of a kind of generator.
+def decay_of_half_life(batch: int, images: int, half_life: float, rampup: float | None) -> float:
+    """Weight of the EMA so far after a step of `batch` images: it halves every `half_life` images.
 
-    Raises:
-        UnderstudyError: no such kind.
+    Args:
+        images: shown so far, this step included. rampup: the half-life is at most this part of them.
     """
-    if kind not in _TRAININGS:
-        raise UnderstudyError(f"there is no generator of kind {kind!r}", fix=f"use one of {', '.join(_TRAININGS)}")
-    return _TRAININGS[kind]
+    if rampup is not None:
+        half_life = min(half_life, images * rampup)
+    return math.pow(0.5, batch / max(half_life, 1e-8))

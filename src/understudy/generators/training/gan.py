@@ -1,368 +1,330 @@
-"""The adversarial trainings: what the four GANs share, and StyleGAN 2 and 3.
+"""The training step of the four GANs: Progressive GAN, StyleGAN 1, 2 and 3.
 
-The objective is the non-saturating logistic loss unless a model says otherwise (Goodfellow et al. 2014; facts 1).
+Read `gan_step` first. What differs between them is asked of the training configuration (`config.GanTraining`) and, for
+the networks that grow, follows from the level: 0 is the full resolution, 1 half of it (Karras et al. 2018, sec. 2).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.joint import annotation_channels
-from understudy.generators.networks import stylegan2, stylegan3
 from understudy.generators.networks.alias_free import blur_images
+from understudy.generators.networks.progressive import fade_real, resets_optimiser
+from understudy.generators.training.accumulation import Inputs
 from understudy.generators.training.ada import Augment
-from understudy.generators.training.config import GanTraining, StyleGan2Training, StyleGan3Training
+from understudy.generators.training.config import GanTraining, LazyTraining
+from understudy.generators.training.data import seeded_generator
+from understudy.generators.training.distributed import ProcessGroup
 from understudy.generators.training.losses import (
     logistic_discriminator_loss,
     logistic_generator_loss,
     path_lengths,
     r1_penalty,
     squared_gradient,
+    wasserstein_generator_loss,
+    wgan_gp_discriminator_loss,
 )
-from understudy.generators.training.shares import Inputs
-from understudy.generators.training.trainer import Trainer, annealed_beta, random_generator
+from understudy.generators.training.state import TrainingState
+from understudy.slices import SliceSet
 
 log = logging.getLogger(__name__)
 
-_PREVIEW_BATCH = 32  # samples of a preview computed together
-_BLUR_SIGMA = 10.0  # of configuration R at the start, pixels (Karras et al. 2021, appendix F.1)
+PREVIEW_BATCH = 32  # samples of a preview computed together
 
 
-class GanTrainer(Trainer):
-    """Two networks that take turns. A subclass gives losses, penalties, averaging and what the discriminator sees."""
+def gan_step(gan: GanState) -> None:
+    """One training step: the turns of generator and discriminator, each with its lazy penalty, then the EMA.
 
-    config: GanTraining
-    level = 0.0  # of a growing model: 0 is the full resolution
-    generator_first = True
-
-    def _prepare(self) -> None:
-        self.discriminator: Any = self.network.discriminator
-        self.g_optimiser, self.d_optimiser = self._make_optimisers()
-        self._turns = [(p, True) for p in self.generator.parameters()]
-        self._turns += [(p, False) for p in self.discriminator.parameters()]
-        self.augment = Augment(self.config.augment.resolved(len(self.rows)))
-
-    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Those of the generator and of the discriminator."""
-        raise NotImplementedError
-
-    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"generator": self.g_optimiser, "discriminator": self.d_optimiser}
-
-    @property
-    def group(self) -> int:
-        """Samples in a group of the minibatch standard deviation."""
-        return int(self.model.mbstd_group)
-
-    # --- what a step sees -------------------------------------------------------------------------------------------
-
-    def _draw_seen(self, count: int, edge: int, rng: torch.Generator) -> dict[str, Any]:
-        """What is done to `count` images before the discriminator sees them."""
-        drawn: dict[str, Any] = {"augment": self.augment.draw(count, edge, rng)}
-        if self.config.annotation_noise > 0:
-            channels = annotation_channels(self.slices.classes, self.config.annotation)
-            drawn["noise"] = torch.randn(count, channels, edge, edge, generator=rng)
-        return drawn
-
-    def _seen(self, images: Tensor, drawn: Inputs) -> Tensor:
-        """Images as the discriminator sees them: augmented, with noise on the annotation."""
-        images = self.augment.apply(images, drawn["augment"])
-        if "noise" in drawn:
-            noise = drawn["noise"].to(images.device)
-            count = noise.shape[1]
-            noisy = images[:, -count:] + noise * self.config.annotation_noise
-            images = torch.cat([images[:, :-count], noisy], dim=1)
-        return images
-
-    @property
-    def edge(self) -> int:
-        """Edge of the images that the networks now work on, pixels."""
-        return int(self.model.resolution) >> math.floor(self.level)
-
-    def _draw_latents(self, rng: torch.Generator) -> dict[str, Tensor]:
-        latents: dict[str, Tensor] = self.generator.draw(self.batch, rng, self.config.mixing)
-        return latents
-
-    def _draw_fakes(self, rng: torch.Generator) -> dict[str, Any]:
-        """This worker's inputs of synthetic images as the discriminator sees them."""
-        return self.local({"latents": self._draw_latents(rng), "seen": self._draw_seen(self.batch, self.edge, rng)})
-
-    def _fakes(self, drawn: Inputs, track: bool = False) -> Tensor:
-        """Synthetic images as the discriminator sees them; track: move the generator's running statistics."""
-        images = self.generator.synthesise(drawn["latents"], self.level, self.dtype, track=track)
-        return self._seen(images, drawn["seen"])
-
-    def _reals(self, rng: torch.Generator) -> Tensor:
-        """This worker's real images as the discriminator sees them."""
-        drawn = self.local(self._draw_seen(self.batch, self.edge, rng))
-        return self._seen(self.real_batch(self.steps), drawn)
-
-    def _scores(self, images: Tensor, batches: int = 1, dtype: torch.dtype | None = None) -> Tensor:
-        """Logits [N, 1] of images as they are seen."""
-        scores: Tensor = self.discriminator(images, dtype=dtype or self.dtype, batches=batches)
-        return scores
-
-    # --- one step ---------------------------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        """The generator's turn, the discriminator's (or the other way round), and the average."""
-        rng = random_generator(self.config.seed, 2, self.steps)
-        for generator_learns in (self.generator_first, not self.generator_first):
-            for parameter, learns in self._turns:
-                parameter.requires_grad = learns == generator_learns
-            if generator_learns:
-                self._generator_turn(rng)
-            else:
-                self._discriminator_turn(rng)
-        self._finish_step(self._average_beta())
-
-    def _generator_turn(self, rng: torch.Generator) -> None:
-        def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-            value = self._generator_loss(self._scores(self._fakes(part)))
-            return value, {"loss_g": value}
-
-        self.descend("generator", self.g_optimiser, self._draw_fakes(rng), self.local_batch, loss)
-
-    def _discriminator_turn(self, rng: torch.Generator) -> None:
-        inputs = self._draw_fakes(rng) | self._draw_more(rng) | {"real": self._reals(rng)}
-        figures = self.descend("discriminator", self.d_optimiser, inputs, self.local_batch, self._discriminator_loss)
-        self.note({"ada_p": self.augment.p})
-        if self.augment.config.mode == "adaptive":
-            self.augment.observe(float(figures["real_sign"]), self.batch)
-        self._follow_up(inputs, figures)
-
-    def _draw_more(self, rng: torch.Generator) -> dict[str, Any]:
-        """What else of the discriminator's turn is random."""
-        return {}
-
-    def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
-        """What comes behind the discriminator's loss, whose inputs and figures these are."""
-
-    def _generator_loss(self, scores: Tensor) -> Tensor:
-        return logistic_generator_loss(scores)
-
-    def _discriminator_loss(self, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        real, fake = self._scores_of_both(part, self._fixed_fakes(part))
-        value = logistic_discriminator_loss(real, fake)
-        return value, {"loss_d": value, "real_sign": real.detach().sign().mean()}
-
-    def _squared_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of images as they are seen, and the squared norm of the gradient by them."""
-        return squared_gradient(self._scores, images, self.dtype)
-
-    def _lazy_r1(self, inputs: dict[str, Any], gamma: float, interval: int) -> None:
-        """R1 in a step of its own every `interval` steps, scaled by the interval (Karras et al. 2020, app. B)."""
-        if gamma and self.steps % interval == 0:
-            loss = partial(self._r1, weight=gamma * interval)
-            self.descend("r1", self.d_optimiser, {"real": inputs["real"]}, self.local_batch, loss)
-
-    def _r1(self, part: dict[str, Any], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        squared = self._squared_gradient(part["real"])[1]
-        return r1_penalty(squared, weight), {"r1": squared.mean()}
-
-    @torch.no_grad()
-    def _fixed_fakes(self, part: dict[str, Any]) -> Tensor:
-        return self._fakes(part, track=True)
-
-    def _scores_of_both(self, part: dict[str, Any], fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the real and of the synthetic images, from one pass over two minibatches: the deviation must not
-        mix real with synthetic samples."""
-        scores_fake, scores = self._scores(torch.cat([fake, part["real"]]), batches=2).chunk(2)
-        return scores, scores_fake
-
-    def _average_beta(self) -> float:
-        """Weight of the averaged generator so far, after this step."""
-        raise NotImplementedError
-
-    # --- bookkeeping ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def preview(self, count: int) -> Tensor:
-        """See `Trainer.preview`."""
-        latents = self.average.latents(self.config.seed, 0, count).to(self.device)
-        return torch.cat([self._preview(z).float().cpu() for z in latents.split(_PREVIEW_BATCH)])
-
-    def _preview(self, z: Tensor) -> Tensor:
-        images: Tensor = self.average(z, dtype=self.dtype)
-        return images
-
-    def record(self) -> dict[str, Any]:
-        """See `Trainer.record`."""
-        return super().record() | {"augmentation": self.augment.config.mode, "ada_p": self.augment.p}
-
-    def state(self) -> dict[str, Any]:
-        """See `Trainer.state`."""
-        return super().state() | {"augment": self.augment.state()}
-
-    def restore(self, steps: int, state: dict[str, Any]) -> None:
-        """See `Trainer.restore`."""
-        super().restore(steps, state)
-        self.augment.restore(state["augment"])
-
-
-class _LazyTrainer(GanTrainer):
-    """StyleGAN 2 and 3: R1 every few steps, scaled by the interval as it comes so much more rarely.
-
-    R1 takes the gradient by the images that the discriminator sees, in the loss just before; the official code augments
-    them anew and takes the gradient by the images before that. Without augmentation both are the same.
+    Unlike in the official codes of the growing models, the EMA follows behind both turns, and the mean w of StyleGAN 1
+    moves in the discriminator's turn only.
     """
+    config = gan.config
+    gan.grow()  # level, batch size and learning rates; nothing for StyleGAN 2 and 3
+    rng = seeded_generator(config.seed, 2, gan.steps)
+    for network in ("discriminator", "generator") if config.discriminator_first else ("generator", "discriminator"):
+        gan.unfreeze(network)
+        if network == "generator":
+            gan.backward_and_step("generator", draw_fakes(gan, rng), partial(generator_loss, gan))
+            if config.path_length_due(gan.steps):
+                path_length_step(gan, rng)
+        else:
+            inputs = draw_fakes(gan, rng)
+            if config.loss == "wgan-gp":  # where the gradient is penalised, between real and fake
+                inputs |= gan.local({"between": torch.rand(gan.batch, 1, 1, 1, generator=rng)})
+            inputs["real"] = draw_reals(gan, rng)
+            figures = gan.backward_and_step("discriminator", inputs, partial(discriminator_loss, gan))
+            gan.note({"ada_p": gan.ada.p})
+            if gan.ada.config.mode == "adaptive":
+                gan.ada.observe(float(figures["real_sign"]), gan.batch)
+            gan.score_middle = figures.get("middle", gan.score_middle)
+            if gan.gamma and config.r1_due(gan.steps):
+                gan.backward_and_step("discriminator", {"real": inputs["real"]}, partial(r1_loss, gan))
+    gan.finish_step(config.ema_decay(gan.batch, gan.images + gan.batch))
+    if gan.schedule:
+        gan.note({"level": gan.level})
 
-    config: StyleGan2Training | StyleGan3Training
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self.gamma = self.config.gamma(self.model.resolution)
-        if advice := self.config.gamma_advice(self.model.resolution):
-            log.warning(advice)
-
-    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        config = self.config
-        return adam(self.generator, config.g_lr), adam(self.discriminator, config.d_lr, config.r1_interval)
-
-    def _follow_up(self, inputs: dict[str, Any], figures: dict[str, Tensor]) -> None:
-        self._lazy_r1(inputs, self.gamma, self.config.r1_interval)
-
-    def _average_beta(self) -> float:
-        config = self.config
-        half_life = (config.ema_kimg or config.batch * 10 / 32) * 1000
-        return annealed_beta(self.batch, self.images + self.batch, half_life, config.ema_rampup)
-
-    def record(self) -> dict[str, Any]:
-        """See `Trainer.record`."""
-        return super().record() | {"r1_gamma": self.gamma}
+# --- losses of a micro-batch: each gives the loss and figures for the history ----------------------------------------
 
 
-class StyleGan2Trainer(_LazyTrainer):
-    """With path length regularisation (Karras et al. 2020, sec. 3.2).
+def generator_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Non-saturating logistic loss (Goodfellow et al. 2014), or that of WGAN."""
+    scores = gan.scores(fakes(gan, part))
+    loss = wasserstein_generator_loss(scores) if gan.config.loss == "wgan-gp" else logistic_generator_loss(scores)
+    return loss, {"loss_g": loss}
+
+
+def discriminator_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logistic loss, with R1 in every step for StyleGAN 1; or WGAN-GP with drift (Karras et al. 2018, app. A.1)."""
+    config, real = gan.config, part["real"]
+    with torch.no_grad():
+        fake = fakes(gan, part, track=True)
+    if config.r1_in_loss:
+        fake_scores = gan.scores(fake)
+        real = real.detach().requires_grad_()
+        real_scores = gan.scores(real)
+        squared = squared_gradient(real_scores, real, gan.level)
+        loss = logistic_discriminator_loss(real_scores, fake_scores)
+        figures = {"loss_d": loss, "r1": squared.mean()}
+        loss = loss + r1_penalty(squared, gan.gamma)
+    else:
+        # one pass over two minibatches, as the minibatch deviation must not mix real with synthetic samples
+        fake_scores, real_scores = gan.scores(torch.cat([fake, real]), batches=2).chunk(2)
+        if config.loss == "wgan-gp":
+            between = real.lerp(fake, part["between"].to(gan.device)).requires_grad_()
+            squared = squared_gradient(gan.scores(between), between, gan.level)
+            loss = wgan_gp_discriminator_loss(real_scores, fake_scores, squared, config.gp_weight, config.drift)
+            middle = (real_scores.mean() + fake_scores.mean()) / 2
+            figures = {"loss_d": loss, "middle": middle, "gradient": squared.detach().sqrt().mean()}
+        else:
+            loss = logistic_discriminator_loss(real_scores, fake_scores)
+            figures = {"loss_d": loss}
+    return loss, figures | {"real_sign": (real_scores.detach() - gan.score_middle).sign().mean()}
+
+
+def r1_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """R1 of a step of its own, scaled by the interval as it comes so much more rarely (Karras et al. 2020, app. B).
+
+    By the images that the discriminator has just seen; the official code augments them anew and takes the gradient by
+    the images before that, which is the same without augmentation.
+    """
+    real = part["real"].detach().requires_grad_()
+    squared = squared_gradient(gan.scores(real), real, gan.level)
+    return r1_penalty(squared, gan.gamma * gan.config.r1_interval), {"r1": squared.mean()}
+
+
+def path_length_step(gan: GanState, rng: torch.Generator) -> None:
+    """Path length regularisation (Karras et al. 2020, sec. 3.2), in a step of its own.
 
     The running mean is a constant to the penalty's gradient; in the official code the hundredth of it that comes from
     this batch is not.
-
-    Attributes:
-        path_mean: running mean of the path lengths.
     """
+    config, resolution, count = gan.config, gan.model.resolution, gan.batch // gan.config.pl_shrink
+    direction = torch.randn(count, gan.model.channels, resolution, resolution, generator=rng) / resolution
+    latents = gan.generator.draw(count, rng, config.mixing)
+    inputs = gan.local({"latents": latents, "direction": direction, "mean": gan.path_mean})
+    rows, kept = count // gan.processes.world_size, list[Tensor]()
 
-    config: StyleGan2Training
+    def lengths_of(part: dict[str, Any]) -> Tensor:
+        maps = [x.to(gan.device) for name, x in part["latents"].items() if name.startswith("noise")]
+        ws = gan.generator.ws(part["latents"])
+        return path_lengths(gan.generator.synthesis, ws, part["direction"].to(gan.device), maps, gan.dtype)
 
-    def _numbers(self) -> Hashable:
-        return ()
+    def measure(weight: float, part: dict[str, Any]) -> Tensor:
+        lengths = lengths_of(part)
+        if weight == 1:
+            kept.append(lengths)  # there is no room for the graphs of several parts, which are computed again
+        return lengths.detach().mean() * weight
 
-    def _build(self) -> nn.Module:
-        return stylegan2.build(self.model, self.config.seed)
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        self.path_mean = torch.zeros([], device=self.device)
-
-    def _make_optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        config = self.config
-        g_optimiser = adam(self.generator, config.g_lr, config.pl_interval if config.pl_weight > 0 else None)
-        return g_optimiser, super()._make_optimisers()[1]
-
-    def _generator_turn(self, rng: torch.Generator) -> None:
-        super()._generator_turn(rng)
-        if self.config.pl_weight > 0 and self.steps % self.config.pl_interval == 0:
-            self._path_length_phase(rng)
-
-    def check_parting(self) -> None:
-        """See `Trainer.check_parting`; the images of the path length are parted, too."""
-        super().check_parting()
-        world, count = self.workers.world, self.batch // self.config.pl_shrink
-        if self.config.pl_weight > 0 and count % world:
-            raise UnderstudyError(
-                f"the {count} images of the path length cannot be parted among {world} devices",
-                fix="choose a batch that is a multiple of devices * pl_shrink, or a smaller pl_shrink",
-            )
-
-    def _path_length_phase(self, rng: torch.Generator) -> None:
-        config, count, edge = self.config, self.batch // self.config.pl_shrink, self.model.resolution
-        direction = torch.randn(count, self.model.channels, edge, edge, generator=rng) / edge
-        latents = self.generator.draw(count, rng, config.mixing)
-        inputs = self.local({"latents": latents, "direction": direction, "mean": self.path_mean})
-        local, kept = count // self.workers.world, list[Tensor]()
-        # The penalty needs the mean of the whole batch; where that comes in parts, it is measured first.
-        parted = self.workers.world * self.shares > 1
-        means = [self._mean_length(inputs, local, kept)] if parted else []
-
-        def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-            whole = len(part["direction"]) == count
-            if not whole and not means:  # memory has just run out
-                means.append(self._mean_length(inputs, local, kept))
-            lengths = kept.pop() if kept else self._path_lengths(part)
-            mean = lengths.detach().mean() if whole else means[0]
-            penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
-            return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
-
-        figures = self.descend("path length", self.g_optimiser, inputs, local, loss)
-        self.path_mean = self.path_mean.lerp(figures["pl"], config.pl_decay)
-
-    def _mean_length(self, inputs: dict[str, Any], count: int, kept: list[Tensor]) -> Tensor:
-        """Mean of the path lengths of all workers' inputs; count: rows of this worker, kept: gets its lengths if they
-        are one share. There is no room for the graphs of several, which are computed again."""
-
-        def measure(weight: float, part: dict[str, Any]) -> Tensor:
-            lengths = self._path_lengths(part)
-            kept.extend([lengths] if weight == 1 else [])
-            return lengths.detach().mean() * weight
-
-        parts = self.each_share(inputs, count, lambda group: [measure(*share) for share in group])
-        mean = torch.stack(parts).sum()
-        self.workers.mean([mean])
+    def mean_length() -> Tensor:
+        mean = torch.stack(gan.accumulation.run(inputs, rows, gan.local_batch, measure)).sum()
+        gan.processes.all_reduce_mean([mean])
         return mean
 
-    def _path_lengths(self, part: dict[str, Any]) -> Tensor:
-        latents, generator = part["latents"], self.generator
-        maps = [x.to(self.device) for name, x in latents.items() if name.startswith("noise")]
-        direction = part["direction"].to(self.device)
-        return path_lengths(generator.synthesis, generator.ws(latents), direction, maps, self.dtype)
+    # The penalty needs the mean of the whole batch; where that comes in parts, it is measured first.
+    means = [mean_length()] if gan.processes.world_size * gan.parts > 1 else []
 
-    def state(self) -> dict[str, Any]:
-        """See `Trainer.state`."""
-        return super().state() | {"path_mean": self.path_mean}
+    def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        whole = len(part["direction"]) == count
+        if not whole and not means:  # memory has just run out
+            means.append(mean_length())
+        lengths = kept.pop() if kept else lengths_of(part)
+        mean = lengths.detach().mean() if whole else means[0]
+        penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
+        return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
-    def restore(self, steps: int, state: dict[str, Any]) -> None:
-        """See `Trainer.restore`."""
-        super().restore(steps, state)
-        self.path_mean = state["path_mean"].to(self.device)
+    figures = gan.backward_and_step("generator", inputs, loss, rows)
+    gan.path_mean = gan.path_mean.lerp(figures["pl"], config.pl_decay)
 
 
-class StyleGan3Trainer(_LazyTrainer):
-    """Without path length and mixing; in configuration R the discriminator sees blurred images at first.
+# --- what the discriminator sees -------------------------------------------------------------------------------------
 
-    The blur is behind the augmentation, in the official code before it.
+
+def draw_fakes(gan: GanState, rng: torch.Generator) -> dict[str, Any]:
+    """This process's inputs of `fakes`."""
+    latents = gan.generator.draw(gan.batch, rng, gan.config.mixing, **gan.at_level)
+    return gan.local({"latents": latents, "augmentation": draw_augmentation(gan, rng)})
+
+
+def fakes(gan: GanState, drawn: Inputs, track: bool = False) -> Tensor:
+    """Synthetic images, augmented; track: move the generator's running statistics."""
+    images = gan.generator.synthesise(drawn["latents"], gan.level, gan.dtype, track=track)
+    return augmented(gan, images, drawn["augmentation"])
+
+
+def draw_reals(gan: GanState, rng: torch.Generator) -> Tensor:
+    """This process's real images at the level, augmented."""
+    drawn = gan.local(draw_augmentation(gan, rng))
+    return augmented(gan, fade_real(gan.data.batch(gan.steps, gan.batch), gan.level), drawn)
+
+
+def draw_augmentation(gan: GanState, rng: torch.Generator) -> dict[str, Any]:
+    """What is done to a batch of images before the discriminator sees them."""
+    drawn: dict[str, Any] = {"ada": gan.ada.draw(gan.batch, gan.resolution, rng)}
+    if gan.config.annotation_noise > 0:
+        shape = (gan.batch, gan.annotation_channels, gan.resolution, gan.resolution)
+        drawn["noise"] = torch.randn(shape, generator=rng)
+    return drawn
+
+
+def augmented(gan: GanState, images: Tensor, drawn: Inputs) -> Tensor:
+    """Images under the operations of `draw_augmentation`, with noise on the annotation."""
+    images = gan.ada.apply(images, drawn["ada"])
+    if "noise" in drawn:
+        noise = drawn["noise"].to(images.device)
+        channels = noise.shape[1]
+        noisy = images[:, -channels:] + noise * gan.config.annotation_noise
+        images = torch.cat([images[:, :-channels], noisy], dim=1)
+    return images
+
+
+# --- the state -------------------------------------------------------------------------------------------------------
+
+
+class GanState(TrainingState):
+    """Two networks that take turns.
+
+    Attributes:
+        level: of growing networks now, held for a few steps; 0 is the full resolution.
+        path_mean: running mean of the path lengths (StyleGAN 2).
+        score_middle: between the mean scores of real and synthetic images in the last step. WGAN's scores have no zero
+            of their own, so for the adaptive augmentation this is where "real" begins; 0 for the others.
     """
 
-    config: StyleGan3Training
+    step = gan_step
 
-    def _build(self) -> nn.Module:
-        return stylegan3.build(self.model, self.config.seed)
+    def __init__(
+        self, slices: SliceSet, rows: NDArray[np.int64], model: Any, config: GanTraining, device: torch.device,
+        processes: ProcessGroup | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(slices, rows, model, config, device, processes)
+        self.discriminator: Any = self.network.discriminator
+        networks = (("generator", self.generator), ("discriminator", self.discriminator))
+        self.optimisers = {
+            name: torch.optim.Adam(network.parameters(), betas=(0.0, 0.99**ratio), eps=1e-8, fused=True)
+            for (name, network), ratio in zip(networks, config.lazy_ratios(), strict=True)
+        }
+        self.ada = Augment(config.augment.resolved(len(rows)))
+        self.annotation_channels = annotation_channels(slices.classes, config.annotation)
+        self.gamma = config.gamma(model.resolution)
+        if advice := config.gamma_advice(model.resolution):
+            log.warning(advice)
+        self.path_mean = torch.zeros([], device=device)
+        self.score_middle = torch.zeros([], device=device)
+        self.schedule = config.schedule()
+        self.set_level(self.schedule.level(0, model.resolution) if self.schedule else 0.0)
+
+    def set_level(self, level: float) -> None:
+        """Sets the level of both networks and the learning rates that belong to its resolution."""
+        self.level = level
+        self.at_level = {"level": level} if level else {}  # only growing networks know levels
+        if self.schedule:
+            for network in (self.generator, self.ema):
+                network.level.fill_(level)
+        rates = zip(self.config.learning_rates(self.resolution), self.config.lazy_ratios(), strict=True)
+        for optimiser, (rate, ratio) in zip(self.optimisers.values(), rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * ratio
+
+    def grow(self) -> None:
+        """Brings the level up to date, every few steps; drops what the optimisers have learned about gradients whenever
+        layers join or leave."""
+        if self.schedule is None or self.steps % self.schedule.steps_per_update:
+            return
+        level = self.schedule.level(self.images, self.model.resolution)
+        if resets_optimiser(self.level, level):
+            for optimiser in self.optimisers.values():
+                optimiser.state.clear()
+        self.set_level(level)
+
+    def unfreeze(self, learning: str) -> None:
+        """Only this network learns: no gradients by the other one's weights are computed."""
+        for name, optimiser in self.optimisers.items():
+            for parameter in optimiser.param_groups[0]["params"]:
+                parameter.requires_grad = name == learning
 
     @property
-    def blur_sigma(self) -> float:
-        """Of the blur in this step, pixels."""
-        sigma, kimg = self.config.blur_sigma, self.config.blur_kimg or self.config.batch * 200 / 32
-        sigma = (_BLUR_SIGMA if self.model.use_radial_filters else 0.0) if sigma is None else sigma
-        return sigma * max(1 - self.images / (kimg * 1000), 0.0)
+    def resolution(self) -> int:
+        """Edge of the images that the networks now work on, pixels."""
+        return int(self.model.resolution) >> math.floor(self.level)
 
-    def _scores(self, images: Tensor, batches: int = 1, dtype: torch.dtype | None = None) -> Tensor:
-        return super()._scores(blur_images(images, self.blur_sigma), batches, dtype)
+    @property
+    def batch(self) -> int:
+        if self.schedule:
+            return self.schedule.batch_at(self.level, self.model.resolution)
+        return int(self.config.batch)
 
+    @property
+    def batches(self) -> set[int]:
+        """Those of all levels from the first to that reached after `kimg`."""
+        if self.schedule is None:
+            return {self.batch}
+        resolution, images = self.model.resolution, math.ceil(self.config.kimg * 1000)
+        first, last = (math.floor(self.schedule.level(n, resolution)) for n in (0, images))
+        return {self.schedule.batch_at(level, resolution) for level in range(last, first + 1)}
 
-def adam(module: nn.Module, rate: float, interval: int | None = None) -> torch.optim.Adam:
-    """Adam(0, 0.99); with a lazy penalty every `interval` steps rate and betas are corrected by `lazy_ratio`."""
-    ratio = lazy_ratio(interval) if interval else 1.0
-    betas = (0.0, 0.99**ratio)
-    return torch.optim.Adam(module.parameters(), lr=rate * ratio, betas=betas, eps=1e-8, fused=True)
+    def check_batches(self) -> None:
+        super().check_batches()
+        if self.config.path_length_due(0):
+            count, world_size = self.batch // self.config.pl_shrink, self.processes.world_size
+            if count % world_size:
+                raise UnderstudyError(
+                    f"the {count} images of the path length are not divisible by the world size {world_size}",
+                    fix="choose a batch that is a multiple of devices * pl_shrink, or a smaller pl_shrink",
+                )
 
+    def scores(self, images: Tensor, batches: int = 1) -> Tensor:
+        """Logits [N, 1] of augmented images; batches: minibatches that they consist of."""
+        images = blur_images(images, self.config.blur(self.model, self.images))  # the official code: then augmented
+        scores: Tensor = self.discriminator(images, dtype=self.dtype, batches=batches, **self.at_level)
+        return scores
 
-def lazy_ratio(interval: int) -> float:
-    """Correction for a penalty that adds a step to every `interval` steps (Karras et al. 2020, app. B)."""
-    return interval / (interval + 1)
+    @torch.no_grad()
+    def preview(self, count: int) -> Tensor:
+        latents = self.ema.latents(self.config.seed, 0, count).to(self.device)
+        return torch.cat([self.ema(z, dtype=self.dtype).float().cpu() for z in latents.split(PREVIEW_BATCH)])
+
+    def record(self) -> dict[str, Any]:
+        own = {"r1_gamma": self.gamma} if isinstance(self.config, LazyTraining) else {}
+        return super().record() | {"augmentation": self.ada.config.mode, "ada_p": self.ada.p} | own
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"augment": self.ada.state_dict(), "level": self.level}
+        return super().state_dict() | own | {"path_mean": self.path_mean, "middle": self.score_middle}
+
+    def load_state_dict(self, steps: int, state: dict[str, Any]) -> None:
+        super().load_state_dict(steps, state)
+        self.ada.load_state_dict(state["augment"])
+        # older checkpoints hold only what their kind needs
+        self.path_mean = state.get("path_mean", self.path_mean).to(self.device)
+        self.score_middle = state.get("middle", self.score_middle).to(self.device)
+        self.set_level(state.get("level", 0.0))

@@ -1,4 +1,4 @@
-"""Whether a training has gone wrong: weights that are no numbers, samples that are all alike, annotations left empty.
+"""Whether a training has gone wrong: a loss that is NaN, samples that are all alike, annotations left empty.
 
 Divergence ends a training, because it cannot recover. Collapse is recognised from the history and marked, in the
 history and in the run's config.json, so that no table averages a broken generator away.
@@ -22,7 +22,7 @@ from understudy.slices import LabelClass, SliceSet
 ALIKE = 0.1  # diversity, relative to real slices, below which samples count as all alike
 RARE = 0.25  # part of samples with an annotation, relative to real slices, below which they count as too few
 LINES, PART = 3, 0.1  # a fault lasts if at least so many lines and this last part of the training have it
-_MOST_REAL = 512  # slices that the reference is taken from
+MOST_REAL = 512  # slices that the reference is taken from, evenly spread
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Reference:
     spread: float
     annotated: float
 
-
-def reference(slices: SliceSet, rows: NDArray[np.int64], annotation: Annotation) -> Reference:
-    """The reference of the rows (of 512 of them, evenly spread, if there are more)."""
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST_REAL)).round().astype(np.int64)]
-    images, labels = slices.read(chosen)
-    joint = encode(images, labels, slices.classes, annotation)
-    return Reference(spread(joint), float(labels.any(axis=(1, 2)).mean()))
+    @classmethod
+    def of(cls, slices: SliceSet, rows: NDArray[np.int64], annotation: Annotation) -> Reference:
+        """The reference of the rows."""
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_REAL)).round().astype(np.int64)]
+        images, labels = slices.read(chosen)
+        joint = encode(images, labels, slices.classes, annotation)
+        return cls(spread(joint), float(labels.any(axis=(1, 2)).mean()))
 
 
 def spread(images: Tensor) -> float:
@@ -54,15 +54,16 @@ def spread(images: Tensor) -> float:
     return float((squares / (len(images) - 1)).sqrt().mean())
 
 
-def vital_signs(
+def sample_stats(
     joint: Tensor, classes: Sequence[LabelClass], annotation: Annotation, real: Reference
 ) -> dict[str, float]:
-    """Figures of samples [N, C, H, W]: diversity (1: as diverse as real slices), and share_<class>, the part of the
-    samples with a pixel or more of that class."""
+    """Figures of samples [N, C, H, W]: diversity (1: as diverse as real slices), annotated, the part of the samples
+    with any annotation, and share_<class>, the part with a pixel or more of that class."""
     labels = decode(joint, classes, annotation)[1]
-    shares = {f"share_{c.name}": float((labels == i).any(axis=(1, 2)).mean()) for i, c in enumerate(classes) if i}
-    annotated = {"annotated": float(labels.any(axis=(1, 2)).mean())}
-    return {"diversity": spread(joint) / max(real.spread, 1e-8)} | annotated | shares
+    stats = {"diversity": spread(joint) / max(real.spread, 1e-8), "annotated": float(labels.any(axis=(1, 2)).mean())}
+    for number, entry in enumerate(classes[1:], 1):
+        stats[f"share_{entry.name}"] = float((labels == number).any(axis=(1, 2)).mean())
+    return stats
 
 
 def faults(lines: Sequence[Mapping[str, Any]], real: Reference) -> list[str]:
@@ -70,16 +71,12 @@ def faults(lines: Sequence[Mapping[str, Any]], real: Reference) -> list[str]:
     all alike), "empty annotation" (no sample has any, though real slices do), "rare annotation" (on the average over
     these lines, less than a quarter as many samples have any as real slices do)."""
     measured = [line for line in lines if line.get("diversity") is not None]
-    if not measured:
+    if len(measured) < LINES:
         return []
     since = measured[-1]["kimg"] * (1 - PART)
     last = [line for line in measured if line["kimg"] >= since]
     last = last if len(last) >= LINES else measured[-LINES:]
-    if len(last) < LINES:
-        return []
-    found = []
-    if all(line["diversity"] < ALIKE for line in last):
-        found.append("collapsed")
+    found = ["collapsed"] if all(line["diversity"] < ALIKE for line in last) else []
     shares = [line["annotated"] for line in last]
     if sum(shares) / len(shares) < RARE * real.annotated:  # never, if real slices have none
         found.append("rare annotation" if any(shares) else "empty annotation")
@@ -91,7 +88,7 @@ def summary(lines: Sequence[Mapping[str, Any]], real: Reference) -> dict[str, An
 
     Returns:
         ok; faults, name -> kimg since when without a break; diversity and annotated at the end (None if never
-        measured); repaired_gradients, the updates in which gradients that were no numbers were set to 0.
+        measured); repaired_gradients, the updates in which NaN gradients were set to 0.
     """
     since: dict[str, float] = {}
     for end in range(len(lines), 0, -1):
@@ -99,30 +96,29 @@ def summary(lines: Sequence[Mapping[str, Any]], real: Reference) -> dict[str, An
         since |= {name: lines[end - 1]["kimg"] for name in present if end == len(lines) or name in since}
         if not present:
             break
-    measured = [line for line in lines if line.get("diversity") is not None]
-    end_signs = measured[-1] if measured else {}
+    last: Mapping[str, Any] = next((line for line in reversed(lines) if line.get("diversity") is not None), {})
     return {
         "ok": not since,
         "faults": since,
-        "diversity": end_signs.get("diversity"),
-        "annotated": end_signs.get("annotated"),
+        "diversity": last.get("diversity"),
+        "annotated": last.get("annotated"),
         "repaired_gradients": sum(line.get("repaired_gradients") or 0 for line in lines),
     }
 
 
 class Diverged(UnderstudyError, FloatingPointError):
-    """A training whose loss is no number any more: the same seed would lead there again."""
+    """A training whose loss is NaN: the same seed would lead there again."""
 
 
 def check_divergence(figures: Mapping[str, float | None], kimg: float, where: Path) -> None:
-    """Stops a training whose weights are no numbers any more.
+    """Stops a training whose weights are NaN.
 
     Raises:
-        Diverged: a loss is not a number.
+        Diverged: a loss is NaN or infinite.
     """
     if any(value is None for name, value in figures.items() if name.startswith("loss")):
         raise Diverged(
-            f"the training diverged (loss is not a number) at {kimg:.1f} kimg",
+            f"the training diverged (loss is NaN) at {kimg:.1f} kimg",
             where=where,
             fix="lower the learning rates or raise r1_gamma, and train in a new folder",
         )

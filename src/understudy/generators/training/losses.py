@@ -1,15 +1,8 @@
-"""Losses of adversarial training as functions of scores, and the penalties on gradients.
-
-A discriminator that runs at the active resolution of a level sees images that the official code enlarges, by nearest
-neighbours, to full size, and it penalises the gradient by the enlarged ones. Each of the f x f copies of a pixel has
-1 / f^2 of its gradient there, so that the squared norm is smaller by f^2, f = 2^floor(level); `squared_gradient`
-returns that.
-"""
+"""Losses of adversarial training as functions of scores, and the penalties on gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -34,22 +27,21 @@ def wasserstein_generator_loss(fake: Tensor) -> Tensor:
 
 
 def wgan_gp_discriminator_loss(
-    real: Tensor, fake: Tensor, squared: Tensor, weight: float = 10.0, target: float = 1.0, drift: float = 0.001
+    real: Tensor, fake: Tensor, squared: Tensor, weight: float = 10.0, drift: float = 0.001
 ) -> Tensor:
     """Critic's loss with gradient penalty (Gulrajani et al. 2017) and drift (Karras et al. 2018, app. A.1), a mean.
 
     Args:
-        real, fake: scores [N, 1]. squared: squared norm [N] of the gradient at images between them (`between`).
-        weight, target: weight and norm of the gradient penalty. drift: weight of the squared scores of real images.
+        real, fake: scores [N, 1]. squared: squared norm [N] of the gradient at images on the line between them.
+        weight: of the gradient penalty. drift: weight of the squared scores of real images.
     """
-    penalty = weight / target**2 * gradient_penalty(squared, target)
-    return fake.mean() - real.mean() + penalty + drift * real.square().mean()
+    return fake.mean() - real.mean() + weight * gradient_penalty(squared) + drift * real.square().mean()
 
 
-def gradient_penalty(squared: Tensor, target: float = 1.0) -> Tensor:
-    """Mean of (||gradient|| - target)^2 of squared norms [N]."""
+def gradient_penalty(squared: Tensor) -> Tensor:
+    """Mean of (||gradient|| - 1)^2 of squared norms [N]."""
     norm = (squared + 1e-12).sqrt()  # the root has no derivative at 0
-    return (norm - target).square().mean()
+    return (norm - 1).square().mean()
 
 
 def r1_penalty(squared: Tensor, gamma: float = 10.0) -> Tensor:
@@ -57,23 +49,15 @@ def r1_penalty(squared: Tensor, gamma: float = 10.0) -> Tensor:
     return squared.mean() * (gamma / 2)
 
 
-def between(real: Tensor, fake: Tensor, factors: Tensor) -> Tensor:
-    """Images on the line from real to fake [N, C, H, W], at factors in [0, 1] [N, 1, 1, 1]."""
-    return real.lerp(fake, factors)
+def squared_gradient(scores: Tensor, images: Tensor, level: float = 0.0) -> Tensor:
+    """Squared norm [N] of the gradient of scores [N, 1] by the images [N, C, H, W] that they are of.
 
-
-def squared_gradient(
-    discriminator: Callable[..., Tensor], images: Tensor, dtype: torch.dtype = torch.float32, level: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Scores [N, 1] of images at the active resolution of `level`, and the squared norm [N] of their gradient.
-
-    Both can be differentiated by the weights. The norm is that by the enlarged images (see the module).
+    It can be differentiated by the weights. At a level of a growing discriminator it is the norm by the enlarged
+    images, which the official code penalises: each of the f x f copies of a pixel has 1 / f^2 of its gradient there, so
+    that the squared norm is smaller by f^2, f = 2^floor(level).
     """
-    images = images.detach().requires_grad_()
-    options = {"level": level} if level else {}  # only growing discriminators have levels
-    scores = discriminator(images, dtype=dtype, **options)
     gradient = input_gradient(scores.sum(), images)
-    return scores, gradient.square().sum(dim=(1, 2, 3)) / 4 ** math.floor(level)
+    return gradient.square().sum(dim=(1, 2, 3)) / 4 ** math.floor(level)
 
 
 def path_lengths(

@@ -1,4 +1,4 @@
-"""What is there to watch while a generator trains: pictures of samples, and curves for TensorBoard if it is installed.
+"""What is kept and watched while a generator trains: history, health, checkpoints, pictures of samples, TensorBoard.
 
 tensorboard --logdir understudy-mystudy/jobs
 """
@@ -19,12 +19,164 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.faults import FAULTS
+from understudy.generators.folder import save_model, snapshot_folder
+from understudy.generators.joint import decode
+from understudy.generators.training.health import PART, Reference, check_divergence, faults, sample_stats, summary
+from understudy.generators.training.state import TrainingState
 from understudy.io.files import atomic_path
+from understudy.runtime.checkpoints import Checkpoints, History
+from understudy.slices import SliceSet
 
-FOLDER = "tensorboard"
+log = logging.getLogger(__name__)
+
+PREVIEW = 64  # samples that the figures of a line are taken from
+PICTURED = 12  # of them in a picture
 
 
-def grid(images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+class Monitor:
+    """The records of one training in its folder; only the process of rank 0 writes."""
+
+    def __init__(
+        self, state: TrainingState, slices: SliceSet, rows: NDArray[np.int64], folder: Path, identity: str
+    ) -> None:
+        self.state, self.slices, self.rows, self.folder, self.identity = state, slices, rows, folder, identity
+        self.config, self.writes = state.config, state.processes.rank == 0
+        self.checkpoints = Checkpoints(folder, identity, self.config.checkpoints_kept)
+        found = self.checkpoints.latest()
+        if found:
+            state.load_state_dict(*found)
+        state.accumulation.record(state.local_batch)
+        state.processes.barrier()  # before rank 0 writes anything anew
+        self.history = History(folder / "history.jsonl", "kimg")
+        if self.writes:
+            self.history.resume(self.kimg)
+        self.lines = History.read(self.history.path)
+        self.real = Reference.of(slices, rows, self.config.annotation)
+        self.tensorboard = TensorBoardLogger(folder, self.config.tensorboard and self.writes, state.images)
+        self._warned: list[str] = []  # faults last warned of
+        self._last_line = state.seconds, state.images
+
+    @property
+    def kimg(self) -> float:
+        """Thousand real images shown so far."""
+        return self.state.images / 1000
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        if self.writes:
+            self.checkpoints.save(self.state.state_dict(), self.state.steps)
+
+    def add_line(self, with_samples: bool) -> dict[str, Any]:
+        """Adds a line to the history; gives the training's own figures.
+
+        Raises:
+            Diverged: a loss is NaN.
+        """
+        state, (seconds, images) = self.state, self._last_line
+        self._last_line = state.seconds, state.images
+        rate = (state.images - images) / max(1e-9, state.seconds - seconds)
+        figures: dict[str, Any] = dict(state.take_figures())
+        check_divergence(figures, self.kimg, self.folder)
+        if with_samples and self.writes:
+            figures |= sample_stats(state.preview(PREVIEW), self.slices.classes, self.config.annotation, self.real)
+        line = {"kimg": self.kimg, "seconds": round(state.seconds, 2), "images_per_second": round(rate, 2),
+                "memory_mb": round(memory_mb(state.device), 1), **figures}  # fmt: skip
+        present = faults([*self.lines, line], self.real)
+        self._warn(present)
+        line |= {"health": ", ".join(present)} if present else {}
+        self.lines.append(line)
+        if self.writes:
+            self.history.append(**line)
+            self.tensorboard.scalars(line | {"seconds_per_kimg": 1000 / max(rate, 1e-9)}, state.images)
+        return line
+
+    def _warn(self, present: list[str]) -> None:
+        """Warns of faults that are new; not in the first tenth of the training, where nothing has formed yet."""
+        if self.kimg < PART * self.config.kimg:
+            return
+        if present and present != self._warned:
+            log.warning(
+                "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if this"
+                " lasts, look at samples-*.png in %s, and train longer or with another recipe",
+                self.kimg,
+                " and ".join(FAULTS[fault] for fault in present),
+                self.folder,
+            )
+        self._warned = present
+
+    def add_picture(self) -> None:
+        """samples-<kimg>.png: the same latents each time."""
+        if not self.writes:
+            return
+        images, labels, _ = decode(self.state.preview(PICTURED), self.slices.classes, self.config.annotation)
+        picture = sample_grid(images, labels, len(self.slices.classes))
+        save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
+        self.tensorboard.picture(picture, self.state.images)
+
+    def keep_weights(self, before: int) -> None:
+        """snapshots/<kimg>kimg: the EMA generator as a finished one, if the step went over a point to keep."""
+        for kimg in self.config.keep_weights_kimg:
+            if self.writes and before < kimg * 1000 <= self.state.images:
+                save_model(snapshot_folder(self.folder, kimg), self.state.ema, self.record())
+
+    def finish(self) -> None:
+        """Writes the result and deletes the checkpoints."""
+        if self.writes:
+            save_model(self.folder, self.state.ema, self.record(), getattr(self.state, "discriminator", None))
+            self.checkpoints.clear()
+        self.tensorboard.close()
+        self.state.processes.barrier()
+
+    def record(self) -> dict[str, Any]:
+        """The run's config.json."""
+        state, slices = self.state, self.slices
+        return {
+            "kind": state.model.kind, "model": state.model.model_dump(mode="json"),
+            "training": self.config.model_dump(mode="json"), "identity": self.identity, "kimg": self.kimg,
+            "steps": state.steps, "seconds": state.seconds, **state.record(),
+            "health": summary(self.lines, self.real),
+            "channels": list(slices.channels), "classes": [vars(c) for c in slices.classes],
+            "annotation": self.config.annotation, "spacing": slices.spacing, "axes": slices.axes,
+            "slices": slices.content_hash, "slice_count": len(self.rows), "torch": torch.__version__,
+            **({} if state.parts == 1 else {"shares": state.parts}),
+        }  # fmt: skip
+
+
+class TensorBoardLogger:
+    """TensorBoard's event file of a run, below its folder; does nothing if not wanted or not installed.
+
+    Args:
+        images: real images shown so far: what an interrupted run wrote after them is hidden.
+    """
+
+    def __init__(self, folder: Path, wanted: bool, images: int) -> None:
+        self._writer: Any = None
+        if not wanted or importlib.util.find_spec("tensorboard") is None:
+            return
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second, and is not needed without it
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images + 1 if images else None)
+
+    def scalars(self, figures: Mapping[str, Any], images: int) -> None:
+        """Adds a point to each curve; what is not a number is left out."""
+        for name, value in figures.items() if self._writer else ():
+            if isinstance(value, int | float) and name != "kimg":
+                self._writer.add_scalar(name, value, images)
+
+    def picture(self, picture: NDArray[np.uint8], images: int) -> None:
+        """Adds a picture of samples."""
+        if self._writer is not None:
+            self._writer.add_image("samples", picture, images, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is pending."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
     """Picture uint8 [(C + 1) H, n W, 3]: one column a sample, a row each channel, and one of the first channel with
     the classes in colour over it.
 
@@ -53,38 +205,3 @@ def memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-class Board:
-    """TensorBoard's event file of a run, below its folder; does nothing if not wanted or not installed.
-
-    Args:
-        images: real images shown so far: what an interrupted run wrote after them is hidden.
-    """
-
-    def __init__(self, folder: Path, wanted: bool, images: int) -> None:
-        self._writer: Any = None
-        if not wanted or importlib.util.find_spec("tensorboard") is None:
-            return
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)
-        from torch.utils.tensorboard import SummaryWriter  # takes a second, and is not needed without it
-
-        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=images + 1 if images else None)
-
-    def scalars(self, figures: Mapping[str, Any], images: int) -> None:
-        """Adds a point to each curve; what is not a number is left out."""
-        if self._writer is None:
-            return
-        for name, value in figures.items():
-            if isinstance(value, int | float) and name != "kimg":
-                self._writer.add_scalar(name, value, images)
-
-    def picture(self, picture: NDArray[np.uint8], images: int) -> None:
-        """Adds a picture of samples."""
-        if self._writer is not None:
-            self._writer.add_image("samples", picture, images, dataformats="HWC")
-
-    def close(self) -> None:
-        """Writes what is pending."""
-        if self._writer is not None:
-            self._writer.close()

@@ -15,7 +15,7 @@ from typing import Any
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.joint import annotation_channels
 from understudy.generators.registry import model_config as generator_config
-from understudy.generators.training.config import training_config_for
+from understudy.generators.registry import network_type
 from understudy.memorization.config import TRANSFORMS, AuditConfig
 from understudy.quality.config import QualityConfig
 from understudy.segmenters.config import SegmenterTrainingConfig, model_config
@@ -132,7 +132,7 @@ def _generator(work: _Work) -> tuple[float, float]:
     spec = work.job.spec
     if "plugin" in spec:
         return 0.0, 0.0  # only the plug-in knows
-    training = training_config_for(spec["model"]["kind"]).model_validate(spec["training"])
+    training = network_type(spec["model"]["kind"]).training.model_validate(spec["training"])
     config = work.generator(spec)
     operations = training_work(config, training)
     per_step = operations / (training.kimg * 1000) * training.batch

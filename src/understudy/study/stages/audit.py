@@ -6,8 +6,23 @@ import shutil
 from typing import Any
 
 from understudy.io.files import read_json, write_json
+from understudy.memorization.config import AuditConfig
 from understudy.runtime.memory import current
-from understudy.study.engine.jobs import Context
+from understudy.slices import SliceSet
+from understudy.study.config.schema import Study
+from understudy.study.engine.jobs import Context, Job, job_of
+from understudy.study.stages.data import training_rows
+
+
+def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] | None = None) -> Job:
+    """The audit of a generator's samples; `subset` as in `generator_jobs`."""
+    config = (study.audit or AuditConfig()).model_dump(mode="json")
+    local = {"memory_bytes": config.pop("memory_bytes")}
+    spec = {"name": sampled.spec["name"], "config": config, **({"subset": subset} if subset else {})}
+    models = [entry for entry in sampled.inputs if entry[0] == "generator"]
+    of = f" of {subset['patients']} patients" if subset else ""
+    inputs = [("prepare", prepare), ("sample", sampled.id), *models]
+    return job_of("audit", f"audit {sampled.spec['name']}{of}", spec, inputs, config=local)
 
 
 def audit(context: Context) -> dict[str, Any]:
@@ -16,36 +31,29 @@ def audit(context: Context) -> dict[str, Any]:
     Where nothing can be audited (no held-out patients, say) the reason is the result: a study goes on without, and its
     report says so. Anything else that goes wrong (a full disk, say) fails the job, which can then be run again.
     """
-    from understudy.memorization.config import AuditConfig
-    from understudy.memorization.perform import audit as performed
+    from understudy.memorization.perform import audit as perform
     from understudy.memorization.perform import refused
     from understudy.memorization.pictures import save_pictures
     from understudy.roles import UnfitSets
     from understudy.runtime.devices import resolve_device
-    from understudy.slices import SliceSet
-    from understudy.study.stages.subsets import training_rows
 
     real = SliceSet.open(context.input("prepare") / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
     config = AuditConfig.model_validate({**context.spec["config"], **context.local["config"]})
-    if (parts := current().least_parts) > 1:  # an earlier try ran out of memory
+    if (parts := current().least) > 1:  # an earlier try ran out of memory
         config = config.model_copy(update={"memory_bytes": config.memory_bytes // parts})
         current().note("audit", f"{config.memory_bytes >> 20:,} MiB for the search: the same results")
     rows = training_rows(real, context.spec.get("subset"))
     device, work = str(resolve_device(context.device)), context.folder / "private" / "search"
     try:
-        done = performed(real, real, made, config, rows, _witness(context, device), work, device, context.progress)
+        done = perform(real, real, made, config, rows, _membership(context, device), work, device, context.progress)
     except UnfitSets as error:
         write_json(context.folder / "audit.json", refused(error))
     else:
         done.save(context.folder)
         save_pictures(done, real, made, context.folder)
     shutil.rmtree(work, ignore_errors=True)
-    return summary(read_json(context.folder / "audit.json"))
-
-
-def summary(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The result of the job."""
+    numbers = read_json(context.folder / "audit.json")
     flags = numbers.get("flags") or {}
     return {
         "verdict": numbers["verdict"]["kind"],
@@ -55,14 +63,11 @@ def summary(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _witness(context: Context, device: str) -> Any:
-    """The score of slices by the (first) generator's network; None where its folder cannot give one."""
+def _membership(context: Context, device: str) -> Any:
+    """Membership scores by the (first) generator; None for a folder of images, or a generator that gives none."""
     from understudy.generators.membership import MembershipScores, supports_membership_inference
 
     models = context.inputs.get("generator")
-    if not models:
-        return None  # a folder of images, whose generator is not here
-    model = models[0] / "model"
-    if not supports_membership_inference(model):
+    if not models or not supports_membership_inference(models[0] / "model"):
         return None
-    return MembershipScores(model, device)
+    return MembershipScores(models[0] / "model", device)

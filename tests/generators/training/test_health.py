@@ -15,10 +15,9 @@ from understudy.generators.training.health import (
     Reference,
     check_divergence,
     faults,
-    reference,
+    sample_stats,
     spread,
     summary,
-    vital_signs,
 )
 from understudy.slices import SliceSet
 
@@ -37,10 +36,10 @@ def test_spread_is_the_mean_standard_deviation() -> None:
 
 def test_real_slices_are_as_diverse_as_real_slices(slices: SliceSet) -> None:
     rows = np.arange(len(slices))
-    real = reference(slices, rows, "coded")
+    real = Reference.of(slices, rows, "coded")
     assert real.annotated == 0.5
     images, labels = slices.read(rows)
-    signs = vital_signs(encode(images, labels, slices.classes), slices.classes, "coded", real)
+    signs = sample_stats(encode(images, labels, slices.classes), slices.classes, "coded", real)
     assert signs == pytest.approx({"diversity": 1, "annotated": 0.5, "share_core": 0.25, "share_oedema": 0.25})
 
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from small_models import SMALL, small
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators.folder import load_generator
-from understudy.generators.registry import kind_called, train
-from understudy.generators.training.trainer import Trainer
+from understudy.generators.registry import load_generator, network_type
+from understudy.generators.training.loop import train
+from understudy.generators.training.state import TrainingState
 from understudy.runtime.checkpoints import History
 from understudy.slices import SliceSet
 
@@ -30,16 +30,16 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
-def stop_at(step: int, trainer: type[Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_at(step: int, state: type[TrainingState], monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends SIGTERM to this very process while a step runs."""
-    original = trainer.step
+    original = state.step
 
-    def wrapped(self: Trainer) -> None:
+    def wrapped(self: TrainingState) -> None:
         original(self)
         if self.steps == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(trainer, "step", wrapped)
+    monkeypatch.setattr(state, "step", wrapped)
 
 
 def equal_weights(a: Path, b: Path) -> None:
@@ -55,10 +55,10 @@ def test_resumed_training_is_bit_identical_to_an_unbroken_one(
 ) -> None:
     special = {} if kind == "diffusion" else {"augment": ADAPTIVE, "annotation_noise": 0.1}
     model, config = small(kind, tick_kimg=0.024, snapshot_kimg=0.048, balance_classes=0.5, **special)
-    monkeypatch.setattr("understudy.generators.training.loop.PREVIEW", 16)
+    monkeypatch.setattr("understudy.generators.training.monitor.PREVIEW", 16)
     whole = train(slices, None, model, config, tmp_path / "whole", "cpu", progress=False)
     with monkeypatch.context() as patch:
-        stop_at(5, kind_called(kind).trainer, patch)  # type: ignore[arg-type]
+        stop_at(5, network_type(kind).state, patch)
         with pytest.raises(Interrupted):
             train(slices, None, model, config, tmp_path / "broken", "cpu", progress=False)
     assert not (tmp_path / "broken" / "config.json").exists()
@@ -93,15 +93,15 @@ def test_finished_training_is_returned_and_another_one_refused(slices: SliceSet,
 def test_divergence_ends_the_training_with_advice(
     slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer: Any = kind_called("stylegan2").trainer
-    original = trainer._prepare
+    state: Any = network_type("stylegan2").state
+    original = state.__init__
 
-    def poisoned(self: Any) -> None:
-        original(self)
+    def poisoned(self: Any, *args: Any) -> None:
+        original(self, *args)
         with torch.no_grad():
             self.network.discriminator.out.bias.fill_(float("nan"))
 
-    monkeypatch.setattr(trainer, "_prepare", poisoned)
+    monkeypatch.setattr(state, "__init__", poisoned)
     model, config = small("stylegan2")
     with pytest.raises(UnderstudyError, match="diverged"):
         train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
@@ -110,8 +110,8 @@ def test_divergence_ends_the_training_with_advice(
 def test_a_collapsed_generator_is_marked_and_not_stopped(
     slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer: Any = kind_called("stylegan2").trainer
-    monkeypatch.setattr(trainer, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
+    state: Any = network_type("stylegan2").state
+    monkeypatch.setattr(state, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
     model, config = small("stylegan2", tick_kimg=0.008)
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
     health = json.loads((folder / "config.json").read_text())["health"]
@@ -127,8 +127,8 @@ def test_a_collapsed_generator_is_marked_and_not_stopped(
 def test_nobody_is_warned_in_the_first_tenth_of_a_training(
     slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer: Any = kind_called("stylegan2").trainer
-    monkeypatch.setattr(trainer, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
+    state: Any = network_type("stylegan2").state
+    monkeypatch.setattr(state, "preview", lambda self, count: torch.full((count, 3, 16, 16), -1.0))
     model, config = small("stylegan2", tick_kimg=0.008, kimg=0.39)
     folder = train(slices, None, model, config, tmp_path / "run", "cpu", progress=False)
     assert next(line["kimg"] for line in history(folder) if "health" in line) == pytest.approx(0.024)

@@ -19,8 +19,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import get_context
 
 from understudy.errors import Interrupted, UnderstudyError
-from understudy.generators import registry as models
-from understudy.generators.training import distributed as parallel
+from understudy.generators.registry import build
+from understudy.generators.training import distributed, loop
 from understudy.runtime.checkpoints import History
 from understudy.slices import SliceSet
 
@@ -32,12 +32,12 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked from a server, which pays for the imports once; tests/test_cli.py starts them for real."""
     server = get_context("forkserver")
     server.set_forkserver_preload(["understudy.generators.training.rendezvous", "understudy.generators.training.loop"])
-    monkeypatch.setattr(parallel, "OWN_PROCESSES", "forkserver")
+    monkeypatch.setattr(distributed, "START_METHOD", "forkserver")
 
 
 def train(slices: Path, folder: Path, kimg: float) -> None:
     model, config = small("stylegan2", batch=16, kimg=kimg, tick_kimg=0.16)
-    parallel.train(SliceSet.open(slices), None, model, config, folder, "cpu", False, devices=2)
+    loop.train(SliceSet.open(slices), None, model, config, folder, "cpu", False, devices=2)
 
 
 def distance(a: Path, b: Path, start: dict[str, torch.Tensor]) -> float:
@@ -97,15 +97,15 @@ def test_two_processes_that_torchrun_has_started_are_one(slices: SliceSet, tmp_p
     )  # fmt: skip
     elastic_launch(launch, train)(slices.path, folder, 0.032)
     model, config = small("stylegan2", batch=16, kimg=0.032)
-    one = models.train(slices, None, model, config, tmp_path / "one", "cpu", progress=False)
-    start = models.build(model, config.seed).generator.state_dict()  # type: ignore[union-attr]
+    one = loop.train(slices, None, model, config, tmp_path / "one", "cpu", progress=False)
+    start = build(model, config.seed).generator.state_dict()  # type: ignore[union-attr]
     assert distance(one, folder, start) < 1e-4
 
 
 @pytest.mark.parametrize(
     ("device", "devices", "nodes", "environment", "said"),
     [
-        ("cpu", 1, 2, {}, "2 machines, but nothing has started processes"),
+        ("cpu", 1, 2, {}, "2 machines, but no processes"),
         ("cpu", 0, 1, {}, "0 devices on 1 machines"),
         ("cpu", 2, -1, {}, "2 devices on -1 machines"),
         ("cuda", 3, 1, {}, "3 GPUs wanted, this machine has 2"),
@@ -125,14 +125,14 @@ def test_devices_that_are_not_there_are_refused(
         monkeypatch.setenv(name, value)
     model, config = small("stylegan2")
     with pytest.raises(UnderstudyError, match=said):
-        parallel.train(slices, None, model, config, tmp_path / "run", device, devices=devices, nodes=nodes)
+        loop.train(slices, None, model, config, tmp_path / "run", device, devices=devices, nodes=nodes)
 
 
 def test_a_script_of_a_queue_is_not_taken_for_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a script of sbatch with --ntasks=4, srun has started nothing yet."""
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert parallel.started() == (0, 1)
+    assert distributed.started() == (0, 1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert parallel.started() == (3, 4)
+    assert distributed.started() == (3, 4)

@@ -6,18 +6,24 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import trainer_of
+from small_models import state_of
 
+from understudy.generators.training import denoising
+from understudy.generators.training.denoising import denoising_loss
 from understudy.slices import SliceSet
 
 
 def test_every_image_has_its_own_step_and_noise(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(slices, "diffusion", batch=16)
+    state = state_of(slices, "diffusion", batch=16)
     parts: list[dict[str, Any]] = []
-    original = trainer._loss
-    monkeypatch.setattr(trainer, "_loss", lambda part: parts.append(part) or original(part))
+
+    def watched(state: Any, part: dict[str, Any]) -> Any:
+        parts.append(part)
+        return denoising_loss(state, part)
+
+    monkeypatch.setattr(denoising, "denoising_loss", watched)
     for _ in range(8):
-        trainer.step()
+        state.step()
     times = torch.cat([part["t"] for part in parts])
     assert times.min() >= 0
     assert times.max() < 50
@@ -29,26 +35,26 @@ def test_every_image_has_its_own_step_and_noise(slices: SliceSet, monkeypatch: p
 
 @pytest.mark.parametrize(("rampup", "beta"), [(False, 0.9999), (True, 2 / 11)])
 def test_the_average_decays_by_step(slices: SliceSet, rampup: bool, beta: float) -> None:
-    trainer = trainer_of(slices, "diffusion", ema_rampup=rampup)
-    before = trainer.average.stem.weight.clone()
-    trainer.step()
-    now = trainer.generator.stem.weight.detach()
-    torch.testing.assert_close(trainer.average.stem.weight, before * beta + now * (1 - beta))
+    state = state_of(slices, "diffusion", ema_rampup=rampup)
+    before = state.ema.stem.weight.clone()
+    state.step()
+    now = state.generator.stem.weight.detach()
+    torch.testing.assert_close(state.ema.stem.weight, before * beta + now * (1 - beta))
 
 
 def test_training_leaves_the_global_random_numbers_alone(slices: SliceSet) -> None:
-    trainer = trainer_of(slices, "diffusion")
+    state = state_of(slices, "diffusion")
     before = torch.get_rng_state()
-    trainer.step()
+    state.step()
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_loss_falls_and_learned_variance_adds_its_bound(slices: SliceSet) -> None:
-    trainer = trainer_of(slices, "diffusion", {"learn_sigma": True}, lr=2e-3)
+    state = state_of(slices, "diffusion", {"learn_sigma": True}, lr=2e-3)
     means = []
     for _ in range(3):
         for _ in range(15):
-            trainer.step()
-        means.append(trainer.take_figures())
+            state.step()
+        means.append(state.take_figures())
     assert set(means[0]) == {"loss", "loss_mse", "loss_vb"}
     assert means[-1]["loss_mse"] < 0.8 * means[0]["loss_mse"]

@@ -6,20 +6,20 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
+from understudy.generators.registry import network_type
 from understudy.generators.training.config import (
     DiffusionTraining,
     ProGanTraining,
     StyleGan1Training,
     StyleGan2Training,
     StyleGan3Training,
-    training_config_for,
 )
 
 
 def test_the_defaults_are_table_7() -> None:
     kinds = ("progan", "stylegan1", "stylegan2", "stylegan3", "diffusion")
-    assert [training_config_for(kind)().kimg for kind in kinds] == [12000, 25000, 25000, 25000, 7800]
-    assert [training_config_for(kind)().batch for kind in kinds] == [8, 16, 32, 32, 12]
+    assert [network_type(kind).training().kimg for kind in kinds] == [12000, 25000, 25000, 25000, 7800]
+    assert [network_type(kind).training().batch for kind in kinds] == [8, 16, 32, 32, 12]
     progan = ProGanTraining().schedule()
     assert [progan.batch_at(level, 256) for level in range(6, -1, -1)] == [128, 128, 128, 64, 32, 16, 8]
     assert progan.grown_kimg(256) == 7200
@@ -29,8 +29,9 @@ def test_the_defaults_are_table_7() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UnderstudyError, match="progan, stylegan1"):
-        training_config_for("biggan")
+    with pytest.raises(UnderstudyError, match="biggan") as error:
+        network_type("biggan")
+    assert "progan, stylegan1" in str(error.value.fix)
 
 
 def test_gamma_follows_resolution_and_batch() -> None:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from small_models import SMALL, small
 
 from understudy.generators.diffusion.samplers import SamplerConfig
-from understudy.generators.registry import train
 from understudy.generators.sample import sample_set
+from understudy.generators.training.loop import train
 from understudy.runtime.checkpoints import History
 from understudy.slices import SHARD, SliceSet
 

@@ -1,4 +1,4 @@
-"""A batch computed in shares, or by several workers, is the batch; and memory that runs out makes shares smaller."""
+"""A batch computed in shares, or by several processes, is the batch; and memory that runs out makes shares smaller."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, trainer_of
+from small_models import SMALL, state_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.training.shares import Workers, rows_of, shares_of
+from understudy.generators.training.accumulation import micro_batches, strided_rows
+from understudy.generators.training.distributed import ProcessGroup
 from understudy.slices import SliceSet
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."
 
 
-class Threads(Workers):
-    """Two workers as threads of this process, of which one runs at a time: layers may keep state of the process."""
+class Threads(ProcessGroup):
+    """Two processes as threads of this process, of which one runs at a time: layers may keep state of the process."""
 
     def __init__(self, rank: int, shared: list[Any], turn: threading.Lock, barrier: threading.Barrier) -> None:
-        self.rank, self.world, self.turn = rank, 2, turn
+        self.rank, self.world_size, self.turn = rank, 2, turn
         self._shared, self._barrier = shared, barrier
 
     def _exchange(self, value: Any) -> list[Any]:
@@ -37,7 +38,7 @@ class Threads(Workers):
         self._barrier.wait()
         self.turn.acquire()
 
-    def mean(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce_mean(self, tensors: Sequence[torch.Tensor]) -> None:
         first, second = self._exchange([t.detach().clone() for t in tensors])
         for tensor, a, b in zip(tensors, first, second, strict=True):
             tensor.detach().copy_((a + b) / 2)
@@ -46,29 +47,28 @@ class Threads(Workers):
         return any(self._exchange(flag))
 
 
-def in_two_threads(make: Callable[[Workers], Any], steps: int) -> list[Any]:
-    """Two trainers that share their batches, after so many steps."""
+def in_two_threads(make: Callable[[ProcessGroup], Any], steps: int) -> list[Any]:
+    """Two states that share their batches, after so many steps."""
     shared: list[Any] = [None, None]
     turn, barrier = threading.Lock(), threading.Barrier(2, timeout=60)
-    trainers = [make(Threads(rank, shared, turn, barrier)) for rank in range(2)]
+    states = [make(Threads(rank, shared, turn, barrier)) for rank in range(2)]
 
-    def work(trainer: Any) -> None:
+    def work(state: Any) -> None:
         with turn:
             for _ in range(steps):
-                trainer.step()
+                state.step()
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(work, trainers))
-    return trainers
+        list(pool.map(work, states))
+    return states
 
 
-def plain_descent(trainer: Any) -> Any:
-    """The trainer with SGD in place of Adam, whose first steps take the sign of a gradient however small."""
-    for name, old in trainer._optimisers().items():
+def plain_descent(state: Any) -> Any:
+    """The state with SGD in place of Adam, whose first steps take the sign of a gradient however small."""
+    for name, old in list(state.optimisers.items()):
         plain = torch.optim.SGD(old.param_groups[0]["params"], lr=0.01)
-        setattr(trainer, {"generator": "g_optimiser", "discriminator": "d_optimiser"}[name], plain)
-        trainer.optimiser = plain
-    return trainer
+        state.optimisers[name] = plain
+    return state
 
 
 def without_chance(kind: str) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def specialities(kind: str) -> dict[str, Any]:
     return special | ({} if kind == "diffusion" else gan)
 
 
-def weights(trainer: Any) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in trainer.network.state_dict().items() if v.is_floating_point()}
+def weights(state: Any) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in state.network.state_dict().items() if v.is_floating_point()}
 
 
 def distance(a: Any, b: Any, start: dict[str, torch.Tensor]) -> float:
@@ -98,51 +98,51 @@ def distance(a: Any, b: Any, start: dict[str, torch.Tensor]) -> float:
 def test_shares_give_the_step_of_the_whole_batch(kind: str, micro_batch: int, slices: SliceSet) -> None:
     model, special = without_chance(kind), specialities(kind)
     whole, parted = (
-        plain_descent(trainer_of(slices, kind, model, batch=16, **special, **more))
+        plain_descent(state_of(slices, kind, model, batch=16, **special, **more))
         for more in ({}, {"micro_batch": micro_batch})
     )
     start = {k: v.clone() for k, v in weights(whole).items()}
-    for trainer in (whole, parted):
+    for state in (whole, parted):
         for _ in range(2):
-            trainer.step()
-    assert parted.shares == 16 // micro_batch
+            state.step()
+    assert parted.parts == 16 // micro_batch
     assert distance(whole, parted, start) < 1e-3
     ours, theirs = whole.take_figures(), parted.take_figures()
-    assert theirs.pop("shares") == parted.shares
+    assert theirs.pop("shares") == parted.parts
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_two_workers_take_the_step_of_one(kind: str, slices: SliceSet) -> None:
+def test_two_processes_take_the_step_of_one(kind: str, slices: SliceSet) -> None:
     model, special = without_chance(kind), specialities(kind)
-    one = plain_descent(trainer_of(slices, kind, model, batch=16, **special))
+    one = plain_descent(state_of(slices, kind, model, batch=16, **special))
     start = {k: v.clone() for k, v in weights(one).items()}
 
-    two = in_two_threads(lambda w: plain_descent(trainer_of(slices, kind, model, w, batch=16, **special)), 2)
+    two = in_two_threads(lambda w: plain_descent(state_of(slices, kind, model, w, batch=16, **special)), 2)
     for _ in range(2):
         one.step()
     assert distance(one, two[0], start) < 1e-3
     for name, value in weights(two[0]).items():
         assert torch.equal(value, weights(two[1])[name]), name
-    figures = [trainer.take_figures() for trainer in (one, *two)]
+    figures = [state.take_figures() for state in (one, *two)]
     assert figures[1] == figures[2] == pytest.approx(figures[0], rel=1e-3, abs=1e-5)
 
 
 def test_if_one_worker_runs_out_of_memory_all_make_their_shares_smaller(slices: SliceSet) -> None:
-    def make(workers: Workers) -> Any:
-        trainer = trainer_of(slices, "stylegan2", {}, workers, batch=16)
-        original = trainer.generator.synthesis.forward
+    def make(processes: ProcessGroup) -> Any:
+        state = state_of(slices, "stylegan2", {}, processes, batch=16)
+        original = state.generator.synthesis.forward
 
         def forward(ws: torch.Tensor, *args: Any) -> torch.Tensor:
-            if workers.rank == 1 and trainer.steps == 1 and len(ws) > 4:
+            if processes.rank == 1 and state.steps == 1 and len(ws) > 4:
                 raise MemoryError
             return original(ws, *args)  # type: ignore[no-any-return]
 
-        trainer.generator.synthesis.forward = forward
-        return trainer
+        state.generator.synthesis.forward = forward
+        return state
 
     first, second = in_two_threads(make, 2)
-    assert first.shares == second.shares == 2
+    assert first.parts == second.parts == 2
     for name, value in weights(first).items():
         assert torch.equal(value, weights(second)[name]), name
 
@@ -152,8 +152,8 @@ def test_memory_that_runs_out_makes_the_shares_smaller(
     kind: str, slices: SliceSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of a training, in whatever phase of the step: nothing is lost, and the history tells."""
-    trainer = trainer_of(slices, kind, without_chance(kind), batch=16)
-    network = trainer.generator if kind == "diffusion" else trainer.discriminator
+    state = state_of(slices, kind, without_chance(kind), batch=16)
+    network = state.generator if kind == "diffusion" else state.discriminator
     original, calls = network.forward, []
 
     def forward(images: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
@@ -164,16 +164,16 @@ def test_memory_that_runs_out_makes_the_shares_smaller(
 
     monkeypatch.setattr(network, "forward", forward)
     for _ in range(4):
-        trainer.step()
-    assert (trainer.steps, trainer.images, trainer.shares) == (4, 64, 2)
+        state.step()
+    assert (state.steps, state.images, state.parts) == (4, 64, 2)
     assert calls.count(16) == 3
     assert "8 of 16 at once" in caplog.text
-    assert trainer.take_figures()["shares"] == 2
+    assert state.take_figures()["shares"] == 2
 
 
 def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the very first phase on, so that the two are the same bit by bit."""
-    scarce, parted = (trainer_of(slices, batch=16, **more) for more in ({}, {"micro_batch": 4}))
+    scarce, parted = (state_of(slices, batch=16, **more) for more in ({}, {"micro_batch": 4}))
     original = scarce.generator.synthesis.forward
 
     def forward(ws: torch.Tensor, *args: Any) -> torch.Tensor:
@@ -185,36 +185,36 @@ def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(slices: SliceSet, m
     for _ in range(2):
         scarce.step()
         parted.step()
-    assert scarce.shares == parted.shares == 4
+    assert scarce.parts == parted.parts == 4
     for name, value in weights(scarce).items():
         assert torch.equal(value, weights(parted)[name]), name
 
 
 def test_smaller_shares_than_a_group_are_not_tried(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(slices, batch=8)
+    state = state_of(slices, batch=8)
 
     def forward(*args: Any, **options: Any) -> torch.Tensor:
         raise MemoryError
 
-    monkeypatch.setattr(trainer.discriminator, "forward", forward)
+    monkeypatch.setattr(state.discriminator, "forward", forward)
     with pytest.raises(UnderstudyError, match="with 4 images at once"):
-        trainer.step()
+        state.step()
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(slices)
-    monkeypatch.setattr(trainer.discriminator, "forward", lambda *a, **k: torch.zeros(2) @ torch.zeros(3))
+    state = state_of(slices)
+    monkeypatch.setattr(state.discriminator, "forward", lambda *a, **k: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        trainer.step()
+        state.step()
 
 
 def test_rows_are_strided_and_shares_add_up() -> None:
     inputs = {"x": torch.arange(10), "cutoff": torch.tensor(3), "inner": {"y": torch.arange(10) * 2}}
-    rows = rows_of(inputs, 1, 4)
+    rows = strided_rows(inputs, 1, 4)
     assert rows["x"].tolist() == [1, 5, 9]
     assert rows["inner"]["y"].tolist() == [2, 10, 18]
     assert int(rows["cutoff"]) == 3
-    parts = list(shares_of(inputs, 10, 4))
+    parts = list(micro_batches(inputs, 10, 4))
     assert sum(weight for weight, _ in parts) == pytest.approx(1)
     assert sorted(torch.cat([part["x"] for _, part in parts]).tolist()) == list(range(10))
-    assert len(list(shares_of(inputs, 10, 16))) == 10
+    assert len(list(micro_batches(inputs, 10, 16))) == 10

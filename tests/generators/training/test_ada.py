@@ -12,6 +12,10 @@ from understudy.generators.training.ada import Augment, AugmentConfig
 NOTHING: dict[str, Any] = {"flip": False, "translate": 0, "scale": 0, "stretch": 0, "rotate": 0, "shift": 0}
 
 
+def applied(step: Augment, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    return step.apply(images, step.draw(len(images), images.shape[-1], rng))
+
+
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -27,14 +31,14 @@ def images() -> torch.Tensor:
 
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(mode="fixed", p=0.0), AugmentConfig(p=0.9)])
 def test_identity_when_off_or_at_p_0(config: AugmentConfig, images: torch.Tensor) -> None:
-    assert torch.equal(Augment(config)(images, rng()), images)
+    assert torch.equal(applied(Augment(config), images, rng()), images)
 
 
 def test_samples_that_drew_nothing_are_untouched(images: torch.Tensor) -> None:
     step = Augment(AugmentConfig(mode="fixed", p=0.05))
     active = step.draw(8, 16, rng(4))["active"]
     assert 0 < active.sum() < 8
-    moved = step(images, rng(4))
+    moved = applied(step, images, rng(4))
     assert torch.equal(moved[~active], images[~active])
     assert (moved[active] != images[active]).any()
 
@@ -43,14 +47,14 @@ def test_image_and_annotation_move_together(images: torch.Tensor) -> None:
     """The same picture in two channels stays the same picture under everything at once."""
     images[:, 2] = images[:, 0]
     step = Augment(AugmentConfig(mode="fixed", p=1.0, quarter_turns=True, cutout=0.3))
-    moved = step(images, rng(3))
+    moved = applied(step, images, rng(3))
     assert not torch.equal(moved[:, 0], images[:, 0])
     assert torch.equal(moved[:, 2], moved[:, 0])
 
 
 def test_flips_are_exact_and_happen_half_of_the_time(images: torch.Tensor) -> None:
     images = images.repeat(25, 1, 1, 1)
-    moved = augment(flip=True)(images, rng())
+    moved = applied(augment(flip=True), images, rng())
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(moved, images, strict=True)]
     mirrored = [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(moved, images, strict=True)]
     assert all(a or b for a, b in zip(same, mirrored, strict=True))
@@ -58,10 +62,10 @@ def test_flips_are_exact_and_happen_half_of_the_time(images: torch.Tensor) -> No
 
 
 def test_quarter_turns_and_whole_translations_are_exact(images: torch.Tensor) -> None:
-    turned = augment(quarter_turns=True)(images, rng(2))
+    turned = applied(augment(quarter_turns=True), images, rng(2))
     for a, b in zip(turned, images, strict=True):
         assert any(torch.allclose(a, b.rot90(k, (1, 2)), atol=1e-4) for k in range(4))
-    shifted = augment(translate=0.25)(images, rng(2))
+    shifted = applied(augment(translate=0.25), images, rng(2))
     for a, b in zip(shifted, images, strict=True):
         padded = torch.nn.functional.pad(b, (4, 4, 4, 4), value=-1.0)
         crops = [padded[:, i : i + 16, j : j + 16] for i in range(9) for j in range(9)]
@@ -71,7 +75,7 @@ def test_quarter_turns_and_whole_translations_are_exact(images: torch.Tensor) ->
 def test_rotation_keeps_the_centre_of_a_disc() -> None:
     y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
     disc = torch.where(x**2 + y**2 < 100, 1.0, -1.0).expand(4, 1, 32, 32)
-    moved = augment(rotate=180)(disc, rng())
+    moved = applied(augment(rotate=180), disc, rng())
     assert (moved - disc).abs().mean() < 0.05
     assert ((moved > 0).float() - (disc > 0).float()).abs().sum(dim=(1, 2, 3)).max() < 30
 
@@ -79,7 +83,7 @@ def test_rotation_keeps_the_centre_of_a_disc() -> None:
 def test_gradients_reach_the_images(images: torch.Tensor) -> None:
     images.requires_grad_()
     step = Augment(AugmentConfig(mode="fixed", p=0.5))
-    step(images, rng()).square().sum().backward()
+    applied(step, images, rng()).square().sum().backward()
     assert images.grad is not None
     assert (images.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
 
@@ -104,7 +108,7 @@ def test_state_restores_p_in_the_middle_of_an_interval() -> None:
     first, second = Augment(config), Augment(config)
     first.observe(1.0, 8)
     first.observe(0.9, 8)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     for step in (first, second):
         step.observe(0.8, 8)
         step.observe(0.7, 8)

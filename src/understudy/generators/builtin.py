@@ -1,0 +1,261 @@
+"""The five built-in generators: what each consists of, what it costs, and how it scores slices.
+
+A sixth is one module with an architecture (`NetworkConfig`), a training (`TrainingConfig`), a network with a
+`generator`, a `TrainingState` with its step (a GAN: `GanState` as it is), and a `NetworkType` that names them; and one
+line of `registry.KINDS`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy.errors import UnderstudyError
+from understudy.generators.diffusion.process import training_losses
+from understudy.generators.diffusion.samplers import SamplerConfig, default_sampler
+from understudy.generators.folder import DISCRIMINATOR, WEIGHTS, load_weights
+from understudy.generators.interface import GeneratorType, Scorer
+from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3, unet
+from understudy.generators.networks.base import fresh
+from understudy.generators.recipes import recipe
+from understudy.generators.training.config import (
+    DiffusionTraining,
+    ProGanTraining,
+    StyleGan1Training,
+    StyleGan2Training,
+    StyleGan3Training,
+    TrainingConfig,
+)
+from understudy.generators.training.denoising import DiffusionState
+from understudy.generators.training.gan import GanState
+from understudy.generators.training.state import TrainingState
+from understudy.io.files import sha256_file
+
+COUNTED = 4  # images in a counted pass: one group of the minibatch deviation
+NOISE_LEVELS = 10  # at which a diffusion model scores slices, evenly over its steps
+
+
+class GeneratorCost(NamedTuple):
+    """What the networks of an architecture cost.
+
+    Attributes:
+        forward: operations of the generator for one image, forward.
+        scores: operations of the discriminator for one image, forward; 0 without one.
+        weights: numbers in all networks.
+    """
+
+    forward: int
+    scores: int
+    weights: int
+
+
+Costs = Callable[[Any], GeneratorCost]
+"""`NetworkType.count`, which may remember."""
+
+
+class NetworkType(GeneratorType):
+    """A generator whose network is defined here and trained by `training.loop.train`.
+
+    Attributes:
+        config, network: classes of the architecture and of its network; what is sampled is its `generator`.
+        training, state: classes of the training's settings, and of its state with its step.
+        aliases: other names that a study file may mean it by.
+        half_saturation: operations of a training step that reaches half of a CPU's speed, measured: small steps wait
+            between operations, and longer the more of these a network has.
+        recipes: name -> fields, where a recipe's YAML file says nothing.
+    """
+
+    config: ClassVar[type[Any]]
+    training: ClassVar[type[TrainingConfig]]
+    state: ClassVar[type[TrainingState]]
+    network: ClassVar[type[nn.Module]]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    half_saturation: ClassVar[float] = 1.5e10
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, config: Any, seed: int = 0) -> Any:
+        """A network with fresh weights, the same for the same seed."""
+        return fresh(self.network, config, seed)
+
+    def load(self, folder: Path, config: dict[str, Any]) -> Any:
+        return load_weights(lambda: self._network(config).generator, folder / WEIGHTS, "generator")
+
+    def _network(self, config: dict[str, Any]) -> Any:
+        """A network of the architecture in a `config.json`."""
+        architecture = self.config(**config["model"])
+        architecture.check_size()
+        return self.build(architecture)
+
+    def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:
+        paths = (folder / WEIGHTS, folder / DISCRIMINATOR)
+        return {path.name: sha256_file(path) for path in paths if path.is_file()}
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        return dict(self.recipes[name]) if name in self.recipes else recipe(name, self.name)
+
+    @abstractmethod
+    def count(self, config: Any) -> GeneratorCost:
+        """Counts an architecture on torch's `meta` device, which computes nothing."""
+
+    @abstractmethod
+    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        """Of the whole training. A backward pass costs two forward ones."""
+
+    def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
+        """Of one sample."""
+        return float(costs(config).forward)
+
+
+class Gan(NetworkType):
+    """Generator and discriminator, trained by `gan_step`."""
+
+    state = GanState
+    truncation = True
+    at_full_size: ClassVar[dict[str, float]] = {}  # options of a counted pass
+
+    def count(self, config: Any) -> GeneratorCost:
+        with torch.device("meta"):
+            network = self.build(config)
+            images = torch.empty(COUNTED, config.channels, config.resolution, config.resolution)
+            latents = torch.empty(COUNTED, network.generator.latents(0, 0, 1).shape[1])
+            forward = count_operations(network.generator, latents, **self.at_full_size)
+            scores = count_operations(network.discriminator, images)
+        return GeneratorCost(forward // COUNTED, scores // COUNTED, sum(p.numel() for p in network.parameters()))
+
+    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        # G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third
+        cost = costs(config)
+        return float(training.kimg * 1000 * (4 * cost.forward + 9 * cost.scores) * 4 / 3)
+
+    def supports_membership_inference(self, folder: Path) -> bool:
+        return (folder / DISCRIMINATOR).is_file()
+
+    def membership_scorer(
+        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
+    ) -> tuple[Scorer, str]:
+        if not self.supports_membership_inference(folder):
+            raise UnderstudyError(
+                f"there is no {DISCRIMINATOR}, by which a GAN scores slices", folder, "train it again"
+            )
+        path = folder / DISCRIMINATOR
+        discriminator = load_weights(lambda: self._network(config).discriminator, path, "discriminator").to(device)
+
+        @torch.no_grad()
+        def score(images: Tensor) -> Tensor:  # each slice a minibatch of its own
+            scores: Tensor = discriminator(images, dtype=torch.float32, batches=len(images)).flatten()
+            return scores
+
+        return score, "discriminator score"
+
+
+class GrowingGan(Gan):
+    """A GAN whose resolution grows."""
+
+    at_full_size: ClassVar[dict[str, float]] = {"level": 0.0}  # on the meta device the buffer of the level has no value
+
+    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        work, left, resolution = 0.0, training.kimg * 1000, max(4, training.start_resolution)
+        while True:  # each resolution for its time; while one fades in, the networks already work at its size
+            built = max(resolution, 16)  # below 16 a network costs about a quarter with every halving
+            cost, shrink = costs(config.model_copy(update={"resolution": built})), (built // resolution) ** 2
+            last = resolution >= config.resolution
+            shown = left if last else min(left, (training.stabilise_kimg + training.fade_kimg) * 1000)
+            # a penalty in every step differentiates twice: 9 D more than without
+            work += shown * (4 * (cost.forward // shrink) + 18 * (cost.scores // shrink))
+            left -= shown
+            if left <= 0 or last:
+                return work
+            resolution *= 2
+
+
+class ProGan(GrowingGan):
+    """Progressive GAN (Karras et al. 2018)."""
+
+    config, training, network = progan.ProGanConfig, ProGanTraining, progan.ProGan
+    aliases, half_saturation = ("pggan", "pgan"), 1.8e10
+    truncation = False
+
+
+class StyleGan1(GrowingGan):
+    """StyleGAN (Karras et al. 2019)."""
+
+    config, training, network = stylegan1.StyleGan1Config, StyleGan1Training, stylegan1.StyleGan1
+    aliases = ("sg1",)
+
+
+class StyleGan2(Gan):
+    """StyleGAN 2 (Karras et al. 2020)."""
+
+    config, training, network = stylegan2.StyleGan2Config, StyleGan2Training, stylegan2.StyleGan2
+    aliases, half_saturation = ("sg2",), 5.7e9
+
+
+class StyleGan3(Gan):
+    """StyleGAN 3 (Karras et al. 2021)."""
+
+    config, training, network = stylegan3.StyleGan3Config, StyleGan3Training, stylegan3.StyleGan3
+    aliases = ("sg3",)
+
+
+class Diffusion(NetworkType):
+    """Guided diffusion's U-Net (Dhariwal & Nichol 2021), trained by `denoising_step`."""
+
+    config, training, network = unet.DiffusionConfig, DiffusionTraining, unet.Diffusion
+    state = DiffusionState
+    takes_sampler = True
+    aliases, half_saturation = ("ddpm", "ddim"), 1.6e10
+
+    def count(self, config: Any) -> GeneratorCost:
+        with torch.device("meta"):
+            network = self.build(config)
+            images = torch.empty(COUNTED, config.channels, config.resolution, config.resolution)
+            forward = count_operations(network.generator, images, torch.empty(COUNTED, dtype=torch.int64))
+        return GeneratorCost(forward // COUNTED, 0, sum(p.numel() for p in network.parameters()))
+
+    def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
+        return float(3.0 * training.kimg * 1000 * costs(config).forward)
+
+    def sampling_operations(self, config: Any, sampler: SamplerConfig | None, costs: Costs) -> float:
+        steps = (sampler or default_sampler(config.steps)).steps or config.steps
+        return float(steps * costs(config).forward)
+
+    def supports_membership_inference(self, folder: Path) -> bool:
+        return True
+
+    def membership_scorer(
+        self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
+    ) -> tuple[Scorer, str]:
+        generator, model = self.load(folder, config).to(device), self.config(**config["model"])
+        process = model.process()
+        steps = np.linspace(0, len(process) - 1, NOISE_LEVELS + 2)[1:-1].astype(int)
+        shape = (NOISE_LEVELS, model.channels, model.resolution, model.resolution)
+        noises = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+        @torch.no_grad()
+        def score(images: Tensor) -> Tensor:  # minus the mean error over noise levels, with the same noise for all
+            total = torch.zeros(len(images), device=device)
+            for step, noise in zip(steps, noises, strict=True):
+                t = torch.full((len(images),), int(step), device=device)
+                losses = training_losses(generator, process, images, t, noise.expand_as(images))
+                total -= losses["mse"] / NOISE_LEVELS
+            return total
+
+        return score, "denoising error"
+
+
+def count_operations(module: nn.Module, *inputs: Tensor, **options: float) -> int:
+    """Floating-point operations of a forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs, **options)
+    return int(counter.get_total_flops())
