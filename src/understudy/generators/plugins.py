@@ -145,13 +145,18 @@ class PluginType(GeneratorType):
         """Whether its training can keep states on its way."""
         return "snapshots" in inspect.signature(self.implementation.train).parameters
 
+    @property
+    def tells_cost(self) -> bool:
+        """Whether it says what it costs."""
+        return callable(getattr(self.implementation, "cost", None))
+
     def cost(self, fields: Mapping[str, Any], shape: tuple[int, int, int], slices: int) -> dict[str, float] | None:
         """Operations of its "training" and of a "sample", and its "weights", as it says itself; None if it does not.
 
         Args:
             shape: (C + A, H, W). slices: to train on.
         """
-        if not hasattr(self.implementation, "cost"):
+        if not self.tells_cost:
             return None
         with plugin_errors(self, "tell its cost"):
             found = self.implementation.cost(self.configured(fields), shape, slices)

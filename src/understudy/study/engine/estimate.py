@@ -14,8 +14,8 @@ from typing import Any
 
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.joint import annotation_channels
+from understudy.generators.registry import KINDS, network_type, plugin_type
 from understudy.generators.registry import model_config as generator_config
-from understudy.generators.registry import network_type
 from understudy.memorization.config import TRANSFORMS, AuditConfig
 from understudy.quality.config import QualityConfig
 from understudy.segmenters.config import SegmenterTrainingConfig, model_config
@@ -31,10 +31,7 @@ REACHED = {"generator": 0.95, "sample": 0.5, "segmenter": 0.9, "evaluate": 1.0}
 # Operations of a step that reaches half of that: small steps wait between operations, and longer the more of these a
 # network has. From the processor time of quickstart's jobs (32 x 32 pixels, one thread of a server CPU): so many
 # seconds a step more than its operations take, 0.03 for StyleGAN 2 and the U-Net, 0.09 for the others.
-HALF_SATURATION = {
-    "progan": 1.8e10, "stylegan1": 1.5e10, "stylegan2": 5.7e9, "stylegan3": 1.5e10, "diffusion": 1.6e10,
-    "unet": 5.7e9, "swin": 1.5e10,
-}  # fmt: skip
+HALF_SATURATION = {name: network_type(name).half_saturation for name in KINDS} | {"unet": 5.7e9, "swin": 1.5e10}
 GPU_STEP_SECONDS = 0.01  # the same for a GPU, as time: what a step of many small operations takes at least; assumed
 VOXELS_A_SECOND = {"phantom": 2e6, "prepare": 1.2e7}  # voxels of a patient's grid
 FILES_A_SECOND = 1000  # PNG files of 256 x 256 pixels that are read
@@ -110,6 +107,14 @@ class _Work:
         channels = self.facts.channels + annotation_channels(self.facts.classes, spec["training"]["annotation"])
         return generator_config({**spec["model"], "channels": channels})
 
+    def plugin_cost(self, spec: dict[str, Any]) -> dict[str, float]:
+        """Operations of a plug-in's training and of a sample, and its weights; 0 where it does not tell."""
+        resolution = self.plan.study.slices.resolution
+        channels = self.facts.channels + annotation_channels(self.facts.classes, spec["annotation"])
+        slices = round(self.facts.counts["train"] * self.facts.slices_each)
+        cost = plugin_type(spec["plugin"]["name"]).cost(spec["config"], (channels, resolution, resolution), slices)
+        return cost or {"training": 0.0, "sample": 0.0, "weights": 0.0}
+
     def segmenter(self, job: Job) -> tuple[int, int]:
         """Operations and weights of a segmenter job's network."""
         config, resolution = model_config(job.spec["model"]), self.plan.study.slices.resolution
@@ -131,7 +136,8 @@ def _prepare(work: _Work) -> tuple[float, float]:
 def _generator(work: _Work) -> tuple[float, float]:
     spec = work.job.spec
     if "plugin" in spec:
-        return 0.0, 0.0  # only the plug-in knows
+        cost = work.plugin_cost(spec)
+        return cost["training"] / (work.speed.peak * REACHED["generator"]), cost["weights"] * 4
     training = network_type(spec["model"]["kind"]).training.model_validate(spec["training"])
     config = work.generator(spec)
     operations = training_work(config, training)
@@ -150,7 +156,8 @@ def _sample(work: _Work) -> tuple[float, float]:
         return job.local["files"] / FILES_A_SECOND, disk
     trained = work.plan.by_id[job.inputs[0][1]].spec
     if "plugin" in trained:
-        return 0.0, disk
+        sampling = job.spec["count"] * work.plugin_cost(trained)["sample"]
+        return sampling / (work.speed.peak * REACHED["sample"]), disk
     config, sampler = work.generator(trained), job.spec["sampler"]
     operations = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     per_step = 48 * generator_cost(config).forward  # of which a sampler makes many

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json
 from understudy.study.config.grid import settings
 from understudy.study.config.schema import Study
 from understudy.study.engine.calibration import Calibration, calibrated, stated
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.jobs import STAGE_VERSIONS, State, job_folder, read_done, saved_jobs, state_of
+from understudy.study.engine.jobs import State, job_folder, read_done, saved_jobs, state_of
 from understudy.study.engine.machine import cores
-from understudy.study.engine.plan import ACCELERATED, Plan, elapsed, make_plan
+from understudy.study.engine.plan import Plan, elapsed, make_plan
 from understudy.study.engine.pool import likely_workers
+from understudy.study.registry import STAGES
 
 SPARE = 1.1  # of the disk space that a study needs should be free
 
@@ -58,7 +60,7 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
     }
     left = [job for job in plan.jobs if states[job.id] != "done"]
     stages: dict[str, dict[str, float]] = {}  # in the order of the stages
-    for stage in STAGE_VERSIONS:
+    for stage in STAGES:
         mine = [job for job in plan.jobs if job.stage == stage]
         todo = [job for job in left if job.stage == stage]
         if mine:
@@ -74,7 +76,7 @@ def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -
         for setting in settings(part)
     ]
     disk_bytes = sum(job.disk_bytes for job in left)
-    accelerated = sum(job.seconds for job in left if job.stage in ACCELERATED)
+    accelerated = sum(job.seconds for job in left if STAGES[job.stage].on_gpu)
     speed = {"speed": calibration.speed, "device": calibration.device, "measured": calibration.measured or None}
     fields = ("stage", "name", "seconds", "disk_bytes")
     return {
@@ -162,8 +164,8 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
         about = round(facts.counts["train"] * facts.slices_each)
         if wanted > about:  # more than there can be the plan refuses
             found.append(f"{where}`ratios` want {wanted:,} real slices; about {about:,} will pass the slice rule")
-    plugged = sorted({job.spec["name"] for job in plan.jobs if "plugin" in job.spec})
-    if plugged:
+    plugins = {job.spec["name"]: job.spec["plugin"]["name"] for job in plan.jobs if "plugin" in job.spec}
+    if plugged := sorted(name for name, plugin in plugins.items() if not plugin_type(plugin).tells_cost):
         found.append(f"how long the plug-in {', '.join(plugged)} takes is not known: it counts as no time at all")
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     try:
