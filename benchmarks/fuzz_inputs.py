@@ -219,7 +219,6 @@ def checked_and_prepared(root: Path) -> str:
     from understudy.study.config.schema import load_study
     from understudy.study.engine.plan import make_plan
     from understudy.study.engine.run import run_study
-    from understudy.study.stages.run import STAGES
 
     try:
         study = load_study(root / "study.yaml")

@@ -22,7 +22,8 @@ from understudy.cli.base import Command, Group
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine.jobs import STAGE_VERSIONS, job_folder
+from understudy.study.engine.jobs import job_folder
+from understudy.study.registry import STAGES
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import claimed
 
@@ -67,7 +68,7 @@ def test_version_and_help() -> None:
 
 def test_the_help_of_run_names_every_stage() -> None:
     shown = invoke("run", "--help").output
-    assert {stage for stage in STAGE_VERSIONS if stage not in shown} == set()
+    assert {stage for stage in STAGES if stage not in shown} == set()
 
 
 def test_a_resolution_beside_a_study_is_refused(tmp_path: Path) -> None:

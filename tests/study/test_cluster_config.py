@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.errors import UnderstudyError
-from understudy.study.config.cluster import ON_GPU, STAGES, ClusterConfig
+from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.schema import load_study
-from understudy.study.engine.jobs import STAGE_VERSIONS
-from understudy.study.engine.plan import ACCELERATED, make_plan
+from understudy.study.engine.plan import make_plan
+from understudy.study.registry import STAGES
 
 STUDY = "name: a\npreset: quickstart\n"
 
@@ -21,11 +21,6 @@ STUDY = "name: a\npreset: quickstart\n"
 def written(folder: Path, text: str) -> Path:
     (folder / "study.yaml").write_text(STUDY + text)
     return folder / "study.yaml"
-
-
-def test_stages_are_those_of_the_plan() -> None:
-    assert set(STAGES) == set(STAGE_VERSIONS)
-    assert ON_GPU == ACCELERATED
 
 
 def test_stage_before_study_before_usual() -> None:
@@ -43,7 +38,7 @@ def test_stage_before_study_before_usual() -> None:
 
 def test_what_is_usual() -> None:
     usual = {stage: ClusterConfig().of(stage) for stage in STAGES}
-    assert {stage for stage in STAGES if usual[stage].gpus == 1} == set(ACCELERATED)
+    assert {stage for stage in STAGES if usual[stage].gpus == 1} == {s for s in STAGES if STAGES[s].on_gpu}
     assert usual["segmenter"].minutes == usual["generator"].minutes == 1440
     assert usual["evaluate"].minutes == 240
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from understudy.io.files import read_json, write_json
 from understudy.report.overview import write_overview
 from understudy.study.config.cohorts import published_as
 from understudy.study.config.schema import Study, load_study
-from understudy.study.engine.jobs import STAGE_VERSIONS, Context, job_folder, plain_name
+from understudy.study.engine.jobs import Context, job_folder, plain_name
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.run import run_study
+from understudy.study.registry import STAGES
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "job_ids.json").read_text())
@@ -38,7 +40,7 @@ def test_studies_with_one_cohort_keep_the_ids_that_they_had_before_there_were_se
         "audit": 1,
         "report": 1,
     }.items():  # as they were when the ids were written down
-        monkeypatch.setitem(STAGE_VERSIONS, stage, number)
+        monkeypatch.setitem(STAGES, stage, replace(STAGES[stage], version=number))
     study = load_study(EXAMPLES / Path(name).name)
     assert study.hash == GOLDEN[name]["hash"]
     assert {job.name: job.id[:12] for job in make_plan(study).jobs} == GOLDEN[name]["jobs"]
@@ -57,7 +59,7 @@ def test_a_part_has_the_jobs_that_the_study_would_have_with_this_cohort_alone() 
     assert [role for role, _ in overview.inputs] == ["a", "b"]
     assert plan.jobs[-1] is overview
     assert plan.until("report").jobs == plan.jobs
-    assert {j.stage for j in plan.until("evaluate").jobs} == set(STAGE_VERSIONS) - {
+    assert {j.stage for j in plan.until("evaluate").jobs} == set(STAGES) - {
         "audit", "quality", "annotations", "report", "overview"
     }  # fmt: skip
 
@@ -145,7 +147,7 @@ def test_every_report_is_published_in_its_place(tmp_path: Path) -> None:
         return {"answer": "yes"}
 
     plan = make_plan(study_of(trainings=["real"], generators={}, audit=None))
-    result = run_study(plan, tmp_path, progress=False, stages=dict.fromkeys(STAGE_VERSIONS, write))
+    result = run_study(plan, tmp_path, progress=False, stages=dict.fromkeys(STAGES, write))
     assert result.complete
     assert result.page == tmp_path / "report.html"
     assert result.page.read_text() == "a+b"

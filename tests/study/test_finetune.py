@@ -112,7 +112,7 @@ def test_an_ensemble_and_fine_tuning_with_several_cohorts() -> None:
     [
         ("fine_tune: {patients: []}", "line 3: `fine_tune.patients`"),
         ("fine_tune: {patients: [0]}", "1 or more"),
-        ("fine_tune: {patients: [2, 2]}", "twice"),
+        ("fine_tune: {patients: [2, 2]}", "duplicate"),
         ("trainings: [real]\nfine_tune: {patients: [1]}", "line 4: `fine_tune`: goes on from networks trained on"),
         (
             "fine_tune: {patients: [1]}\nexclude: [{training: synthetic}]",

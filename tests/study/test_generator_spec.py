@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.generators.recipes import RECIPES, recipe
-from understudy.generators.registry import KINDS
-from understudy.study.config.generators import GeneratorSpec, with_kinds
+from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type
+from understudy.study.config.generators import GeneratorSpec
 from understudy.study.config.schema import Study, load_study
+from understudy.study.config.yaml import named_kinds
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -21,8 +22,8 @@ from understudy.study.config.schema import Study, load_study
 def test_every_recipe_is_valid_and_taken_over(name: str, kind: str) -> None:
     spec = GeneratorSpec.model_validate({"recipe": name, "model": {"kind": kind}})
     given = recipe(name, kind)
-    assert type(spec.model) is KINDS[kind].config
-    assert type(spec.training) is KINDS[kind].training
+    assert type(spec.model) is network_type(kind).config
+    assert type(spec.training) is network_type(kind).training
     for part in ("model", "training"):
         found = getattr(spec, part).model_dump(mode="json")
         for field, value in given[part].items():
@@ -49,7 +50,8 @@ def test_fields_given_stand_above_the_recipe() -> None:
 
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
-    named = with_kinds({"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None})
+    given = {"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
+    named = named_kinds(given, list(KINDS), DEFAULT_KIND, {})
     kinds = {name: GeneratorSpec.model_validate(spec).model.kind for name, spec in named.items()}
     assert kinds == {"diffusion": "diffusion", "mine": "stylegan2", "progan": "stylegan1"}
 

@@ -131,7 +131,7 @@ def test_rules() -> None:
         ("exclude:\n- {augmentation: true}", "line 3: `exclude`: leaves no setting over"),
         ("include:\n- {generator: q}", "line 4: `include.0.generator`: there is no generator 'q' (there are: g)"),
         ("ratios: [0, 1.5]", "line 3: `ratios.shares`: 1.5 is not a share"),
-        ("ratios: [0.5, 0.5]", "line 3: `ratios.shares`: something stands there twice"),
+        ("ratios: [0.5, 0.5]", "line 3: `ratios.shares`: duplicate"),
         ("ratios: [0.00001]", "finer than a hundredth"),
         ("ratios: {shares: [0], total: 101}", "line 3: `ratios.total`: needs 101 synthetic slices"),
         ("real_fractions: [0, 1]", "line 3: `real_fractions`: 0 leaves one of the two out"),

@@ -15,7 +15,7 @@ from understudy.generators.registry import model_config
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Job
 from understudy.study.engine.plan import make_plan
-from understudy.study.stages.data_jobs import prepare_jobs
+from understudy.study.stages.data import prepare_jobs
 
 STUDIES: list[dict[str, Any]] = [
     {"phantom": {}},

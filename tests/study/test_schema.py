@@ -122,7 +122,7 @@ def test_null_drops_a_generator_and_sets_a_field(tmp_path: Path) -> None:
         ("phantom: {}\ncohort: {path: x}\ntrainings: [real]\n", ["give either `cohort", "both"]),
         ("phantom: {}\n", ["no `generators`"]),
         ("phantom: {}\nname: ../x\ntrainings: [real]\n", ["line 2", "`name`", "letters, digits"]),
-        ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "twice"]),
+        ("phantom: {}\ntrainings: [real, real]\n", ["line 2", "duplicate"]),
         ("preset: quickstrat\n", ["no preset 'quickstrat'", "line 1", "quickstart"]),
         (
             "phantom: {}\ngenerators:\n  g:\n    model: {channels: 7}\n",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.study.config.schema import Study
-from understudy.study.config.snapshots import snapshot_points
+from understudy.study.config.generators import snapshot_points
 from understudy.study.engine.plan import Plan, make_plan
 
 BASE: dict[str, Any] = {"name": "test", "phantom": {"patients": 5}, "slices": {"resolution": 32}}

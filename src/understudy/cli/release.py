@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with
 from understudy.errors import UnderstudyError
@@ -23,21 +24,19 @@ FORCED = 3  # exit code of an intact package that was released against the gate
 release = Commands(help="Make a package that others may have: gate, data, metadata, scan.", no_args_is_help=True)
 app.add_typer(release, name="release")
 
-AboutOption = Annotated[Path, typer.Option(help="Form about.yaml (release template).")]
-PackageOption = Annotated[Path, typer.Option("--out", "-o", help="New folder: the package.")]
-DecisionOption = Annotated[Path | None, typer.Option(help="Form decision.yaml [default: asked for].")]
-ResultsOption = Annotated[Path | None, typer.Option(help="Results of a study, with --generator.")]
-AuditOption = Annotated[Path | None, typer.Option(help="Folder of its audit.")]
-TrainingOption = Annotated[Path | None, typer.Option(help="Real slice set of that audit.")]
-HeldoutOption = Annotated[Path | None, typer.Option(help="Held-out slices [default: of --training].")]
-OverrideOption = Annotated[
-    str | None, typer.Option(help="Release against the gate for this REASON, stamped on everything.")
-]
-PackageArgument = Annotated[Path, typer.Argument(help="Folder of a released package.")]
+AboutOption = Option(..., help="Form about.yaml (release template).")
+PackageOption = Option(..., "--out", "-o", help="New folder: the package.")
+DecisionOption = Option(None, help="Form decision.yaml [default: asked for].")
+ResultsOption = Option(None, help="Results of a study, with --generator.")
+AuditOption = Option(None, help="Folder of its audit.")
+TrainingOption = Option(None, help="Real slice set of that audit.")
+HeldoutOption = Option(None, help="Held-out slices [default: of --training].")
+OverrideOption = Option(None, help="Release against the gate for this REASON, stamped on everything.")
+PackageArgument = Argument(..., help="Folder of a released package.")
 
 
 @release.command()
-def template(folder: Annotated[Path, typer.Argument(help="Folder for about.yaml and decision.yaml.")]) -> None:
+def template(folder: Path = Argument(..., help="Folder for about.yaml and decision.yaml.")) -> None:
     """Write the two forms that a steward fills in; set the thresholds before looking at the audit."""
     from understudy.release.forms import write_templates
 
@@ -47,20 +46,20 @@ def template(folder: Annotated[Path, typer.Argument(help="Folder for about.yaml 
 
 @release.command()
 def slices(
-    about: AboutOption,
-    out: PackageOption,
-    decision: DecisionOption = None,
-    study: ResultsOption = None,
-    generator: Annotated[str | None, typer.Option(help="With --study: which generator's slices.")] = None,
-    synthetic: Annotated[Path | None, typer.Option(help="Or: slice set to be released.")] = None,
-    audit: AuditOption = None,
-    training: TrainingOption = None,
-    heldout: HeldoutOption = None,
-    layout: Annotated[str, typer.Option("--format", help="sliceset, png, nifti, nnunet, webdataset.")] = "sliceset",
-    override: OverrideOption = None,
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    about: Path = AboutOption,
+    out: Path = PackageOption,
+    decision: Path | None = DecisionOption,
+    study: Path | None = ResultsOption,
+    generator: str | None = Option(None, help="With --study: which generator's slices."),
+    synthetic: Path | None = Option(None, help="Or: slice set to be released."),
+    audit: Path | None = AuditOption,
+    training: Path | None = TrainingOption,
+    heldout: Path | None = HeldoutOption,
+    layout: str = Option("sliceset", "--format", help="sliceset, png, nifti, nnunet, webdataset."),
+    override: str | None = OverrideOption,
+    as_json: bool = JsonOption,
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Release synthetic slices: rechecks the audit, takes flagged slices out, writes, scans and seals the package."""
     from understudy.release.forms import About, read_form
@@ -82,20 +81,20 @@ def slices(
 
 @release.command("model")
 def model_command(
-    about: AboutOption,
-    out: PackageOption,
-    decision: DecisionOption = None,
-    study: ResultsOption = None,
-    generator: Annotated[str | None, typer.Option(help="With --study: which generator.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Or: folder of the generator to be released.")] = None,
-    synthetic: Annotated[Path | None, typer.Option(help="Its samples that were audited.")] = None,
-    audit: AuditOption = None,
-    training: TrainingOption = None,
-    heldout: HeldoutOption = None,
-    override: OverrideOption = None,
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    about: Path = AboutOption,
+    out: Path = PackageOption,
+    decision: Path | None = DecisionOption,
+    study: Path | None = ResultsOption,
+    generator: str | None = Option(None, help="With --study: which generator."),
+    model: Path | None = Option(None, help="Or: folder of the generator to be released."),
+    synthetic: Path | None = Option(None, help="Its samples that were audited."),
+    audit: Path | None = AuditOption,
+    training: Path | None = TrainingOption,
+    heldout: Path | None = HeldoutOption,
+    override: str | None = OverrideOption,
+    as_json: bool = JsonOption,
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Release a trained generator: rechecks the audit of its samples, tests its weights by membership inference, and
     writes safetensors with a model card."""
@@ -124,9 +123,9 @@ def model_command(
 
 @release.command("scan")
 def scan_command(
-    package: PackageArgument,
-    training: Annotated[Path, typer.Option(help="Real slice set that nothing of may be in it.")],
-    as_json: JsonOption = False,
+    package: Path = PackageArgument,
+    training: Path = Option(..., help="Real slice set that nothing of may be in it."),
+    as_json: bool = JsonOption,
 ) -> None:
     """Search a package for real slices, patient ids, paths, hosts and users. Exit status 1 if something is found."""
     from understudy.exchange.description import certificate_of
@@ -145,10 +144,10 @@ def scan_command(
 
 @app.command()
 def verify(
-    package: PackageArgument,
-    root: Annotated[str | None, typer.Option(help="Root hash that its publisher made known.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="PNG file for a sheet of its slices.")] = None,
-    as_json: JsonOption = False,
+    package: Path = PackageArgument,
+    root: str | None = Option(None, help="Root hash that its publisher made known."),
+    pictures: Path | None = Option(None, help="PNG file for a sheet of its slices."),
+    as_json: bool = JsonOption,
 ) -> None:
     """Is a package whole, and what its audit judged? 0: yes; 1: no; 3: yes, but released against the gate."""
     from understudy.release.verify import verify as verified
@@ -185,7 +184,7 @@ def _audited(
     from understudy.release.gate import Audited
     from understudy.slices import SliceSet
     from understudy.study.released import release_inputs
-    from understudy.study.stages.subsets import training_rows
+    from understudy.study.stages.data import training_rows
 
     found = release_inputs(study, generator) if study is not None and generator is not None else None
     if found is not None:

@@ -10,19 +10,15 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from understudy.cohort.config import Cohort
-from understudy.cohort.layouts import brats_classes, find_patients
-from understudy.cohort.phantom.write import PhantomConfig, patient_id
+from understudy.cohort.layouts import Cohort, brats_classes, find_patients
+from understudy.cohort.phantom.write import patient_id
 from understudy.cohort.splits import split_patients
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
 from understudy.io.nifti import read_header
 from understudy.slices import BACKGROUND, LabelClass
-
-if TYPE_CHECKING:
-    from understudy.study.config.schema import Study
+from understudy.study.config.schema import Study
 
 PARTS = ("train", "val", "test")
 KEPT_SLICES = 0.5  # share of a volume's slices that the rule keeps, about
@@ -110,13 +106,16 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         UnderstudyError: a split that cannot be, or with nobody to test on.
     """
     if cohort is None:
-        assert study.phantom is not None
-        sites, channels, shape = phantom_sites(study.phantom), 4, study.phantom.shape
+        phantom = study.phantom
+        assert phantom is not None
+        names = phantom.site_names()
+        sites = {patient_id(phantom, n): names[n % len(names)] for n in range(phantom.patients)}
+        channels, shape = 4, phantom.shape
         classes = brats_classes("brats2018")  # the layout in which phantoms are written
     else:
         sites = {patient.id: patient.site for patient in cohort.patients if patient.id == patient.subject}
         channels, classes = len(cohort.channels), cohort.classes
-        shape = grid_of(list(cohort.patients[0].images.values()))
+        shape = _grid_of(list(cohort.patients[0].images.values()))
     split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
     split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
     if "test" not in split.values():
@@ -128,14 +127,8 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     return Facts(sites, split, channels, tuple(classes) or (BACKGROUND,), shape)
 
 
-def phantom_sites(config: PhantomConfig) -> dict[str, str]:
-    """Id -> site of the patients that will be drawn."""
-    names = config.site_names()
-    return {patient_id(config, n): names[n % len(names)] for n in range(config.patients)}
-
-
-def grid_of(files: list[Path]) -> tuple[int, int, int]:
-    """Grid of a patient from the first header that can be read, BraTS's if there is none."""
+def _grid_of(files: list[Path]) -> tuple[int, int, int]:
+    """Grid of a patient from the first header that can be read."""
     for path in files:
         try:
             x, y, z = read_header(path).shape
@@ -143,6 +136,30 @@ def grid_of(files: list[Path]) -> tuple[int, int, int]:
             continue
         return int(x), int(y), int(z)
     return BRATS_GRID
+
+
+def refuse_too_many(study: Study, facts: Facts) -> None:
+    """Refuses a study that wants more real patients or slices than there can be.
+
+    Raises:
+        UnderstudyError: `fine_tune` wants more patients than train, `ratios` more slices than these have.
+    """
+    training_patients = facts.counts["train"]
+    wanted = max(study.fine_tune.patients) if study.fine_tune is not None else 0
+    if wanted > training_patients:
+        raise UnderstudyError(
+            f"`fine_tune` wants {wanted} real patients, but only {training_patients} train",
+            where="fine_tune.patients of the study",
+            fix=f"ask for 1 to {training_patients}",
+        )
+    slices = study.ratios.real_slices if study.ratios is not None else 0
+    most = training_patients * facts.shape[2]
+    if slices > most:
+        raise UnderstudyError(
+            f"`ratios` want {slices:,} real slices, but {training_patients} training patients have at most {most:,}",
+            where="ratios.total of the study",
+            fix="lower `ratios.total`, or its largest share",
+        )
 
 
 def fingerprint(cohort: Cohort) -> str:

@@ -1,4 +1,4 @@
-"""The section `cluster` of a study file: what its jobs ask of a queue. No result depends on it, and no job's id.
+"""The section `cluster` of a study file: resources of its jobs in a queue. No result and no job's id depends on it.
 
 ```yaml
 cluster:
@@ -19,18 +19,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-STAGES = ("phantom", "prepare", "generator", "sample", "audit", "segmenter", "evaluate", "quality", "annotations",
-          "report", "overview")  # fmt: skip
-ON_GPU = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
-TRAININGS = ("generator", "segmenter")  # which save their state and can be stopped at any time
+from understudy.study.registry import STAGES
 
-# What is asked for where the study file says nothing.
-_USUAL = {"partition": "", "cpus": 4, "memory_mb": 16_000, "minutes": 240, "gpus": 0, "sbatch": []}
 _FIELDS_OF = {  # options of sbatch that have a field here, by which Snakemake must know them
     "account": "account", "partition": "partition", "qos": "qos", "constraint": "constraint", "time": "minutes",
     "mem": "memory_mb", "cpus-per-task": "cpus", "gpus": "gpus", "gres": "gpus", "nodes": "", "ntasks": "",
     "job-name": "", "output": "", "error": "", "export": "", "comment": "", "parsable": "", "requeue": "requeues",
 }  # fmt: skip
+
+# Resources where the study file says nothing.
+_DEFAULTS = {"partition": "", "cpus": 4, "memory_mb": 16_000, "minutes": 240, "gpus": 0, "sbatch": []}
 
 
 class StageResources(BaseModel):
@@ -131,27 +129,19 @@ class ClusterConfig(StageResources):
 
     def of(self, stage: str) -> Asked:
         """What a job of a stage asks for, without gaps."""
-        own = self.stages.get(stage)
+        own, known = self.stages.get(stage), STAGES[stage]
+        usual = {**_DEFAULTS, "gpus": int(known.on_gpu), "minutes": 1440 if known.training else _DEFAULTS["minutes"]}
         found: dict[str, Any] = {}
         for name in StageResources.model_fields:
-            general = None if name == "gpus" and stage not in ON_GPU else getattr(self, name)
-            values = (getattr(own, name, None), general)
-            given = [value for value in values if value is not None]
-            found[name] = given[0] if given else _usual(name, stage)
+            general = None if name == "gpus" and not known.on_gpu else getattr(self, name)
+            values = (getattr(own, name, None), general, usual[name])
+            found[name] = next(value for value in values if value is not None)
         return Asked(**found)
 
     def stop_minutes(self, stage: str) -> float:
         """Minutes after which a job of a stage saves its state, ahead of its limit."""
         minutes = self.of(stage).minutes
         return minutes - min(self.reserve_seconds / 60, minutes / 2)
-
-
-def _usual(name: str, stage: str) -> Any:
-    if name == "gpus" and stage in ON_GPU:
-        return 1
-    if name == "minutes" and stage in TRAININGS:
-        return 1440
-    return _USUAL[name]
 
 
 def with_absolute_places(cluster: ClusterConfig, folder: Path) -> ClusterConfig:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_seriali
 
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
-from understudy.cohort.scaling import SliceConfig
+from understudy.cohort.slicing import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.io.files import sha256_json
 

@@ -1,46 +1,59 @@
-"""A generator in a study file: which network, how it is trained, how and how often it is sampled.
+"""A generator in a study file: network, training and sampling; or a plug-in of another package; or a folder of images.
 
-Or a folder of images that somebody else made, or a plug-in of another package, in place of all that.
+`generators: {sg2: {snapshots: 4, training: {kimg: 100}}}` trains one network and keeps its weights at 25, 50 and 75
+kimg as well: besides `sg2` there are then the generators `sg2-25kimg`, `sg2-50kimg` and `sg2-75kimg`, used like others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.joint import Annotation
-from understudy.generators.networks.progan import ProGanConfig
-from understudy.generators.networks.stylegan1 import StyleGan1Config
-from understudy.generators.networks.stylegan2 import StyleGan2Config
-from understudy.generators.networks.stylegan3 import StyleGan3Config
-from understudy.generators.networks.unet import DiffusionConfig
-from understudy.generators.plugins import plugin_called
-from understudy.generators.recipes import RECIPES, recipe
-from understudy.generators.registry import DEFAULT_KIND, KINDS
-from understudy.generators.training.config import (
-    DiffusionTraining,
-    ProGanTraining,
-    StyleGan1Training,
-    StyleGan2Training,
-    StyleGan3Training,
-)
-from understudy.study.config.snapshots import SnapshotOf
-from understudy.study.config.yaml import kinds_meant, merged, problem_at
+from understudy.generators.recipes import RECIPES
+from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
+from understudy.generators.training.config import TrainingConfig
+from understudy.study.config.yaml import merged, problem_at
 
-ModelConfig = Annotated[
-    ProGanConfig | StyleGan1Config | StyleGan2Config | StyleGan3Config | DiffusionConfig, Discriminator("kind")
-]
-AnyTraining = Annotated[
-    ProGanTraining | StyleGan1Training | StyleGan2Training | StyleGan3Training | DiffusionTraining,
-    Discriminator("kind"),
-]
+SIZES = (16, 32, 64, 128, 256, 512)
+NETWORKS = {name: network_type(name) for name in KINDS}
+OTHER_NAMES = {alias: name for name, network in NETWORKS.items() for alias in network.aliases}
+
+if TYPE_CHECKING:
+    AnyNetwork: TypeAlias = Any
+    AnyTraining: TypeAlias = TrainingConfig
+else:
+    AnyNetwork = Annotated[reduce(or_, (n.config for n in NETWORKS.values())), Discriminator("kind")]
+    AnyTraining = Annotated[reduce(or_, (n.training for n in NETWORKS.values())), Discriminator("kind")]
+
+
+class SnapshotOf(BaseModel):
+    """Which training a snapshot is of, and when."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    of: str = Field(description="name of the generator that is trained")
+    kimg: float = Field(gt=0, description="thousand real images shown by then")
 
 
 class GeneratorSpec(BaseModel):
@@ -55,11 +68,11 @@ class GeneratorSpec(BaseModel):
     recipe: Literal["quick", "workstation", "paper"] | None = Field(
         None, description="fields to start from: quick, workstation or paper"
     )
-    model: ModelConfig = Field(
-        default_factory=StyleGan2Config,
+    model: AnyNetwork = Field(
+        default_factory=NETWORKS[DEFAULT_KIND].config,
         description="network, by `kind`; `resolution` and `channels` follow from the slices",
     )
-    training: AnyTraining = Field(default_factory=StyleGan2Training, description="how it is trained")
+    training: AnyTraining = Field(default_factory=NETWORKS[DEFAULT_KIND].training, description="how it is trained")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
     psi: float = Field(1.0, gt=0, le=1, description="truncation of a GAN's latents, 1 for none (the paper)")
     sampler: SamplerConfig | None = Field(
@@ -93,7 +106,7 @@ class GeneratorSpec(BaseModel):
         kind = kind or getattr(training, "kind", DEFAULT_KIND)
         if kind not in list(KINDS) or not all(v is None or isinstance(v, Mapping) for v in (model, training)):
             return data  # the fields' own validation says what is wrong
-        below = recipe(data["recipe"], kind) if data.get("recipe") in list(RECIPES) else {}
+        below = NETWORKS[kind].recipe(data["recipe"]) if data.get("recipe") in list(RECIPES) else {}
         return merged({"model": {"kind": kind}, "training": {"kind": kind}}, merged(below, data))
 
     @field_validator("training")
@@ -108,12 +121,13 @@ class GeneratorSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> GeneratorSpec:
-        if self.training.kind != self.model.kind:
-            raise ValueError(f"a training of kind {self.training.kind} for a model of kind {self.model.kind}")
-        if self.sampler is not None and self.model.kind != "diffusion":
-            raise ValueError(f"`sampler` is for diffusion models, not for {self.model.kind}")
-        if self.psi != 1 and self.model.kind in ("diffusion", "progan"):
-            raise ValueError(f"`psi` cannot be set for {self.model.kind}: it has no intermediate latent")
+        kind, other = self.model.kind, getattr(self.training, "kind", "")
+        if other != kind:
+            raise ValueError(f"a training of kind {other} for a model of kind {kind}")
+        if self.sampler is not None and not NETWORKS[kind].takes_sampler:
+            raise ValueError(f"`sampler` is for diffusion models, not for {kind}")
+        if self.psi != 1 and not NETWORKS[kind].truncation:
+            raise ValueError(f"`psi` cannot be set for {kind}: it has no intermediate latent")
         return self
 
 
@@ -139,24 +153,47 @@ class PluginSpec(BaseModel):
     union_tag: ClassVar[str] = "<plugin>"
 
     plugin: str = Field(description="name of its entry point; it is imported only where a study names it")
+    recipe: str | None = Field(None, description="settings to start from, by a name that the plug-in knows")
     config: dict[str, Any] = Field(
         default_factory=dict, description="its settings, which it checks itself; paths in it: absolute ones"
     )
     annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make")
+    ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
+    snapshots: list[float] | None = Field(
+        None, description="thousand images after which its state becomes a generator of its own, if it can keep it"
+    )
+    snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
+    keep_weights_kimg: list[float] = Field(default=[], description="set by `snapshots`: which states are kept")
 
     @model_validator(mode="after")
     def _settings_of_the_plugin(self) -> PluginSpec:
         try:
-            plugin = plugin_called(self.plugin)
+            plugin = plugin_type(self.plugin)
+            below = plugin.recipe(self.recipe) if self.recipe else {}
         except UnderstudyError as error:
             raise problem_at(("plugin",), f"{error.what}; {error.fix}") from error
         try:
-            self.config = plugin.configured(self.config).model_dump(mode="json")
+            self.config = plugin.configured(merged(below, self.config)).model_dump(mode="json")
         except ValidationError as error:
             path, what = plugin.settings_problem(error)
             raise problem_at(("config", *path), what) from error
+        if self.snapshots and not plugin.takes_snapshots:
+            raise problem_at(("snapshots",), f"the plug-in {self.plugin} keeps no states of its training")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later fields at their default: a study keeps its hash."""
+        later: dict[str, Any] = {
+            "recipe": None,
+            "ensemble": 1,
+            "snapshots": None,
+            "snapshot": None,
+            "keep_weights_kimg": [],
+        }
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in later or value != later[name]}
 
 
 def _kind_of_generator(value: Any) -> str:
@@ -174,55 +211,50 @@ AnyGenerator = Annotated[
 ]
 
 
-_OTHER_NAMES = {
-    "ddpm": "diffusion", "ddim": "diffusion", "sg1": "stylegan1", "sg2": "stylegan2", "sg3": "stylegan3",
-    "pggan": "progan", "pgan": "progan",
-}  # fmt: skip
-
-
-def with_kinds(generators: Any) -> Any:
-    """Generators of a study file, each named like a kind being of this kind unless it says another.
+def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
+    """The generators and, after each that asks for snapshots, these.
 
     Raises:
-        PydanticCustomError: a name seems to mean a kind that it would not get.
+        ValueError: snapshots where they make no sense, a name that is taken.
     """
-    if not isinstance(generators, Mapping):
-        return generators
-    found = {}
+    out: dict[str, Any] = {}
     for name, spec in generators.items():
-        if spec is None:
+        wanted = getattr(spec, "snapshots", None)
+        if wanted is None:
+            out[name] = spec
             continue
-        if (
-            name in KINDS
-            and isinstance(spec, Mapping)
-            and not {"folder", "plugin"} & set(spec)
-            and isinstance(spec.get("model", {}), Mapping)
-        ):
-            spec = merged({"model": {"kind": name}}, spec)
-        elif _says_no_kind(spec) and (meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, _OTHER_NAMES)):
-            raise kind_missing(name, meant)
-        found[name] = spec
-    return found
+        training = getattr(spec, "training", None)
+        if spec.ensemble > 1 or (training is not None and training.max_minutes is not None):
+            raise ValueError(f"{name}: `snapshots` need one training (no `ensemble`) without `max_minutes`")
+        points = snapshot_points(wanted, math.inf if training is None else training.kimg)
+        kept: dict[str, Any] = {"keep_weights_kimg": points}
+        if training is not None:
+            kept = {"training": training.model_copy(update=kept)}
+        out[name] = spec.model_copy(update={"snapshots": None, **kept})
+        for kimg in points:
+            own = f"{name}-{kimg:g}kimg".replace(".", "_")
+            if own in generators:
+                raise ValueError(f"the name {own} is that of a snapshot of {name}; use another")
+            out[own] = out[name].model_copy(update={"snapshot": SnapshotOf(of=name, kimg=kimg)})
+    return out
 
 
-def _says_no_kind(spec: Any) -> bool:
-    """Whether a generator of a study file is a network and neither its model nor its training says which."""
-    if not isinstance(spec, Mapping) or {"folder", "plugin"} & set(spec):
-        return False
-    parts = [spec.get("model"), spec.get("training")]
-    return all(part is None or (isinstance(part, Mapping) and "kind" not in part) for part in parts)
+def snapshot_points(wanted: int | list[float], kimg: float) -> list[float]:
+    """Thousand images at each snapshot but the last, which is the finished generator.
 
+    Raises:
+        ValueError: a point that is not within the training, or a duplicate.
 
-def kind_missing(name: Any, meant: Sequence[str]) -> PydanticCustomError:
-    """The error of a name that is no kind but seems to mean one."""
-    return problem_at(
-        (str(name),),
-        f"is {' or '.join(meant)} meant? Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name",
-    )
-
-
-SIZES = (16, 32, 64, 128, 256, 512)
-_SIZES = f"{', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}"
+    Example:
+        >>> snapshot_points(4, 100)
+        [25.0, 50.0, 75.0]
+    """
+    if isinstance(wanted, int):
+        return [round(kimg * i / wanted, 3) for i in range(1, wanted)]
+    points = sorted(float(p) for p in wanted if p != kimg)
+    if len(set(points)) < len(points) or not all(0 < p < kimg for p in points):
+        raise ValueError(f"`snapshots` must be different numbers of kimg between 0 and {kimg:g}: {wanted}")
+    return points
 
 
 def size_problem(
@@ -230,10 +262,10 @@ def size_problem(
 ) -> tuple[tuple[str, ...], str] | None:
     """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
     networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
-    if networks:
-        for resolution in resolutions:
-            if resolution not in SIZES:
-                return ("slices", "resolution"), f"generators are for slices of {_SIZES} pixels, not {resolution}"
+    for resolution in resolutions if networks else ():
+        if resolution not in SIZES:
+            sizes = ", ".join(map(str, SIZES))
+            return ("slices", "resolution"), f"generators are for slices of {sizes} pixels, not {resolution}"
     for name, model in networks.items():
         for resolution in resolutions:
             try:

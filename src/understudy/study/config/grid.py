@@ -1,32 +1,64 @@
-"""The grid of trainings as data: what a study file may ask for, and the cells that follow.
+"""The grid of trainings: the fields `generators` to `repeats` of a study file, and the settings that follow from them.
 
 ```yaml
 trainings: [real, synthetic, both]
 real_fractions: [0.2, 1.0]                 # of the real training patients, for `real` and `both`
 real_shares: [0.5, 0.8]                    # of the samples in `both`
-ratios: [0, 0.05, 0.25, 0.5, 1]            # of real slices in a set of constant size (the paper's Figure 2)
-fine_tune: {patients: [1, 5, 10]}          # after training on synthetic slices
+ratios: [0, 0.05, 0.25, 0.5, 1]            # of real slices in a set of constant size (Figure 2 of Akbar et al.)
+fine_tune: {patients: [1, 5, 10], training: {samples: 20000, lr: 0.005}}   # after training on synthetic slices
 exclude: [{segmenter: swin, training: ratio}]
 ```
 
-The id of a cell is made from what it is, so that adding others to a study leaves it, its jobs and its results alone.
+For each generator, network and number of patients `fine_tune` adds a setting such as `finetune5-stylegan2.unet.aug`,
+which goes on from the network of `synthetic-stylegan2.unet.aug` of the same repeat, and beside it
+`real_5patients.unet.aug`: the same patients and a new network.
+
+The id of a setting is made from what it is: adding others to a study leaves it, its jobs and its results alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from understudy.study.config.finetune import fine_tune_problem
-
-if TYPE_CHECKING:
-    from understudy.study.config.schema import Study
+from understudy.errors import UnderstudyError
+from understudy.generators.registry import DEFAULT_KIND, KINDS
+from understudy.segmenters.config import DEFAULT_KIND as DEFAULT_SEGMENTER
+from understudy.segmenters.config import KINDS as SEGMENTER_KINDS
+from understudy.segmenters.config import SegmenterTrainingConfig
+from understudy.study.config.cohorts import Patients, checked_name
+from understudy.study.config.generators import OTHER_NAMES, AnyGenerator, with_snapshots
+from understudy.study.config.segmenters import SegmenterSpec
+from understudy.study.config.yaml import named_kinds
 
 Training = Literal["real", "synthetic", "both"]
 Kind = Literal["real", "synthetic", "both", "ratio", "finetune"]
+Found = tuple[tuple[str, ...], str]  # a problem: path of the field, what is wrong
+
+LR_SHARE = 0.1  # of the learning rate of the pre-training
+
+
+def _checked_shares(value: list[float]) -> list[float]:
+    for share in value:
+        if not 0 <= share <= 1:
+            raise ValueError(f"{share} is not a share: give numbers from 0 to 1")
+        if abs(share * 10_000 - round(share * 10_000)) > 1e-6:  # ids have two decimals of a percent
+            raise ValueError(f"{share} is finer than a hundredth of a percent")
+    return no_duplicates(value)
+
+
+def no_duplicates(value: list[Any]) -> list[Any]:
+    """The list.
+
+    Raises:
+        ValueError: an entry stands there twice.
+    """
+    if len(set(value)) < len(value):
+        raise ValueError(f"duplicate entries: {value}")
+    return value
 
 
 class RatioStudy(BaseModel):
@@ -56,7 +88,7 @@ class RatioStudy(BaseModel):
     @field_validator("shares")
     @classmethod
     def _are_shares(cls, value: list[float]) -> list[float]:
-        return checked_shares(value, least=0.0)
+        return _checked_shares(value)
 
     @property
     def real_slices(self) -> int:
@@ -64,8 +96,53 @@ class RatioStudy(BaseModel):
         return round((self.total or 0) * max(self.shares))
 
 
+class FineTuneTraining(BaseModel):
+    """How the second training differs from the first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: int = Field(20_000, ge=1, description="budget, slices shown to the network")
+    lr: float | None = Field(None, gt=0, description="learning rate; null: a tenth of the segmenter's")
+    warmup_samples: int = Field(0, ge=0, description="linear increase of the learning rate")
+    validations: int = Field(10, ge=1, description="times that the validation patients are predicted")
+    max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
+
+
+class ScratchTraining(BaseModel):
+    """How a new network is trained on the same few patients; what is not given is as for all patients."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: int | None = Field(None, ge=1, description="budget; needed where the segmenter's is in epochs")
+    warmup_samples: int | None = Field(None, ge=0, description="linear increase of the learning rate")
+    validations: int | None = Field(None, ge=1, description="times that the validation patients are predicted")
+    max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
+
+
+class FineTune(BaseModel):
+    """On how many real patients, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    patients: list[int] = Field(min_length=1, description="numbers of real training patients, e.g. [1, 5, 10]")
+    training: FineTuneTraining = Field(
+        default_factory=lambda: FineTuneTraining.model_validate({}), description="of the pre-trained network"
+    )
+    scratch: ScratchTraining = Field(
+        default_factory=lambda: ScratchTraining.model_validate({}),
+        description="of a new network on the same patients, for comparison",
+    )
+
+    @field_validator("patients")
+    @classmethod
+    def _different_numbers(cls, value: list[int]) -> list[int]:
+        if min(value) < 1:
+            raise ValueError("numbers of patients are 1 or more")
+        return sorted(no_duplicates(value))
+
+
 class Rule(BaseModel):
-    """Cells of the grid, by what they are; a field that is not given allows any value, a list each of its values."""
+    """Settings by what they are; a field that is not given allows any value, a list each of its values."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,9 +155,106 @@ class Rule(BaseModel):
     real_patients: int | list[int] | None = Field(None, description="as in `fine_tune`")
 
     def holds(self, setting: Setting) -> bool:
-        """The cell is one of those meant."""
+        """The setting is one of those meant."""
         asked = self.model_dump(exclude_none=True)
         return all(getattr(setting, name) in _listed(value) for name, value in asked.items())
+
+
+class Grid(Patients):
+    """The fields of a study that make its grid."""
+
+    generators: dict[str, AnyGenerator] = Field(
+        default_factory=dict,
+        description="generators by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3,"
+        " diffusion) is of this kind unless `model.kind` says another; `folder` in place of a network reads images"
+        " that somebody else made; null drops one of the preset's",
+    )
+    segmenters: dict[str, SegmenterSpec] = Field(
+        default_factory=lambda: {"unet": SegmenterSpec()},
+        min_length=1,
+        description="segmenters by name; one named like a kind (unet, swin) is of this kind unless `model.kind` says"
+        " another; null drops one of the preset's",
+    )
+    trainings: list[Training] = Field(
+        default=["real", "synthetic", "both"],
+        min_length=1,
+        description="what segmenters are trained on: real slices, synthetic ones, both equally often",
+    )
+    augmentation: list[bool] = Field(
+        default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
+    )
+    real_fractions: list[float] | None = Field(
+        None,
+        min_length=1,
+        description="shares of the real training patients for `real` and `both`, e.g. [0.2, 1.0]; smaller ones are"
+        " part of larger ones. Generators are trained on all of them all the same. null: all patients",
+    )
+    real_shares: list[float] | None = Field(
+        None,
+        min_length=1,
+        description="shares of real slices among the samples of `both`; null: one half, equally often",
+    )
+    ratios: RatioStudy | None = Field(
+        None,
+        description="real and synthetic slices in changing proportion in a set of constant size; a list of shares,"
+        " or these and more",
+    )
+    fine_tune: FineTune | None = Field(
+        None,
+        description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
+        " network on the same patients; e.g. {patients: [1, 5, 10]}",
+    )
+    real_subsets: Literal["same", "each_repeat"] = Field(
+        "same",
+        description="patients of `real_fractions` and `fine_tune`, real slices of `ratios`: the same in every setting"
+        " and repeat, or others in each repeat",
+    )
+    include: list[Rule] = Field(default_factory=list, description="only settings that fit one of these; empty: all")
+    exclude: list[Rule] = Field(
+        default_factory=list,
+        description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
+    )
+    repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
+
+    @field_validator("generators", mode="before")
+    @classmethod
+    def _named_kinds(cls, value: Any) -> Any:
+        return named_kinds(value, list(KINDS), DEFAULT_KIND, OTHER_NAMES)
+
+    @field_validator("generators")
+    @classmethod
+    def _and_their_snapshots(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return with_snapshots(value)
+
+    @field_validator("segmenters", mode="before")
+    @classmethod
+    def _named_segmenters(cls, value: Any) -> Any:
+        return named_kinds(value, list(SEGMENTER_KINDS), DEFAULT_SEGMENTER, {})
+
+    @field_validator("generators", "segmenters")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            checked_name(name)
+        return value
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _list_of_shares(cls, value: Any) -> Any:
+        return {"shares": value} if isinstance(value, list) else value
+
+    @field_validator("real_fractions", "real_shares")
+    @classmethod
+    def _are_shares(cls, value: list[float] | None, info: ValidationInfo) -> list[float] | None:
+        for share in value or ():
+            if share == 0 or (share == 1 and info.field_name == "real_shares"):
+                raise ValueError(f"{share:g} leaves one of the two out; `trainings` has a word for that")
+        return None if value is None else _checked_shares(value)
+
+    @field_validator("trainings", "augmentation")
+    @classmethod
+    def _no_duplicates(cls, value: list[Any]) -> list[Any]:
+        return no_duplicates(value)
 
 
 @dataclass(frozen=True)
@@ -91,8 +265,6 @@ class Setting:
         training: real, synthetic, both (all slices of either, drawn in a proportion), ratio (a set of constant size),
             or finetune (synthetic, then a few real patients).
         generator: name of the generator, "" for real slices only.
-        segmenter: name of the segmenter.
-        augmentation: trained with augmentation.
         real_share: share of real slices in a ratio's set, or of real samples in `both` where it is not one half.
         real_fraction: share of the real training patients.
         real_patients: their number, where the study says it (`fine_tune`).
@@ -123,15 +295,10 @@ class Setting:
 
     @property
     def as_cell(self) -> dict[str, Any]:
-        """Plain values for job specs, without what is as usual: such fields came later, and ids must stay."""
-        cell = {"setting": self.id, **asdict(self)}
-        if self.real_share is None:
-            del cell["real_share"]
-        if self.real_fraction == 1:
-            del cell["real_fraction"]
-        if self.real_patients is None:
-            del cell["real_patients"]
-        return cell
+        """Plain values for job specs, without later fields at their default: the ids of jobs must stay."""
+        later = {"real_share": None, "real_fraction": 1, "real_patients": None}
+        fields = {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+        return {"setting": self.id, **fields}
 
     @property
     def start(self) -> Setting | None:
@@ -141,20 +308,20 @@ class Setting:
         return Setting("synthetic", self.generator, self.segmenter, self.augmentation)
 
 
-def settings(study: Study) -> list[Setting]:
-    """The cells that the study asks for, in the order in which they run: real first, all else is compared with it."""
+def settings(study: Grid) -> list[Setting]:
+    """The settings of a study in the order in which they run: real first, as all else is compared with it."""
     asked = [cell for cell in _all(study) if not study.include or any(r.holds(cell) for r in study.include)]
     return [cell for cell in asked if not any(rule.holds(cell) for rule in study.exclude)]
 
 
-def baseline(study: Study) -> str:
+def baseline(study: Grid) -> str:
     """Id of the setting that others are measured by: real slices, the first segmenter, augmented if any is."""
     segmenter = next(iter(study.segmenters))
     return Setting("real", "", segmenter, True in study.augmentation).id
 
 
-def _all(study: Study) -> list[Setting]:
-    """Every cell of the grid, before rules."""
+def _all(study: Grid) -> list[Setting]:
+    """Every setting, before rules."""
     found: list[Setting] = []
     for segmenter in study.segmenters:
         for augmentation in study.augmentation:
@@ -169,8 +336,8 @@ def _all(study: Study) -> list[Setting]:
     return list(dict.fromkeys(found))  # a ratio's share of 1 may be the training `real`
 
 
-def _sources(study: Study) -> Iterator[tuple[Kind, str, float | None, float]]:
-    """Training, generator, share and fraction of the training sets."""
+def _sources(study: Grid) -> Iterator[tuple[Kind, str, float | None, float]]:
+    """Training, generator, real share and real fraction of the training sets."""
     fractions = sorted(study.real_fractions or [1.0], reverse=True)
     shares = [None if share == 0.5 else share for share in study.real_shares or [0.5]]
     if "real" in study.trainings:
@@ -181,21 +348,16 @@ def _sources(study: Study) -> Iterator[tuple[Kind, str, float | None, float]]:
         for fraction in fractions:
             for share in shares:
                 yield from (("both", name, share, fraction) for name in study.generators)
-    if study.ratios is not None:
-        yield from _ratio_sources(study.ratios, list(study.generators))
-
-
-def _ratio_sources(ratios: RatioStudy, generators: Sequence[str]) -> Iterator[tuple[Kind, str, float | None, float]]:
-    for share in sorted(ratios.shares):
+    for share in sorted(study.ratios.shares) if study.ratios is not None else ():
         if share < 1:
-            yield from (("ratio", name, share, 1.0) for name in generators)
-        elif ratios.total is None:
+            yield from (("ratio", name, share, 1.0) for name in study.generators)
+        elif study.ratios is not None and study.ratios.total is None:
             yield "real", "", None, 1.0
         else:
             yield "ratio", "", share, 1.0
 
 
-def mixture_of(study: Study, setting: Setting, repeat: int) -> dict[str, Any]:
+def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
     """What a setting changes in `training.mixture` of its segmenter; {} for real, synthetic and both as they are."""
     changed: dict[str, Any] = {}
     if setting.real_share is not None:
@@ -214,8 +376,29 @@ def mixture_of(study: Study, setting: Setting, repeat: int) -> dict[str, Any]:
     return changed
 
 
-def problem(study: Study) -> tuple[tuple[str, ...], str] | None:
-    """The first thing in the grid that cannot be meant, as (path of the field, what is wrong); None if all is well."""
+def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A segmenter's training, as plain JSON values, for a setting with few real patients.
+
+    Args:
+        training: "finetune", or "real" for a new network.
+        spec: what the segmenter's own training says.
+    """
+    assert study.fine_tune is not None
+    own = study.fine_tune.training if training == "finetune" else study.fine_tune.scratch
+    changes = own.model_dump(mode="json", exclude_none=True)
+    replaced = {"epochs"} if "samples" in changes else set()
+    if training == "finetune":
+        changes.setdefault("lr", spec["lr"] * LR_SHARE)
+        replaced.add("max_minutes")
+    return {name: value for name, value in spec.items() if name not in replaced} | changes
+
+
+def grid_problem(study: Grid) -> Found | None:
+    """The first thing in the grid that cannot be meant; None if all is well."""
+    return _sources_problem(study) or _fine_tune_problem(study) or _mixture_problem(study) or _rules_problem(study)
+
+
+def _sources_problem(study: Grid) -> Found | None:
     for field, first in (("ratios", study.ratios), ("real_shares", study.real_shares)):
         if first is not None and not study.generators:
             return (field,), "mixes real and synthetic slices, but there are no `generators`"
@@ -224,26 +407,38 @@ def problem(study: Study) -> tuple[tuple[str, ...], str] | None:
     if study.real_fractions is not None and not {"real", "both"} & set(study.trainings):
         return ("real_fractions",), "needs `real` or `both` among the `trainings`"
     if study.ratios is not None and study.ratios.total is not None:
+        wanted = round(study.ratios.total * (1 - min(study.ratios.shares)))
         for name, generator in study.generators.items():
-            wanted = round(study.ratios.total * (1 - min(study.ratios.shares)))
             if generator.samples is not None and wanted > generator.samples:
                 what = f"needs {wanted:,} synthetic slices, but `generators.{name}.samples` is {generator.samples:,}"
                 return ("ratios", "total"), what
-    return fine_tune_problem(study) or _taken_twice(study) or _idle_rule(study) or _without_start(study)
-
-
-def _without_start(study: Study) -> tuple[tuple[str, ...], str] | None:
-    """A fine-tuning whose pre-training the rules leave out."""
-    cells = settings(study)
-    for cell in cells:
-        if cell.start is not None and cell.start not in cells:
-            what = f"leaves out {cell.start.id}, from which {cell.id} goes on"
-            return ("exclude",) if study.exclude else ("include",), what
     return None
 
 
-def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
-    """Something that a segmenter's own mixture says although the grid says it."""
+def _fine_tune_problem(study: Grid) -> Found | None:
+    if study.fine_tune is None:
+        return None
+    if not study.generators or "synthetic" not in study.trainings:
+        return ("fine_tune",), "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
+    for name, segmenter in study.segmenters.items():
+        spec = segmenter.training.model_dump(mode="json")
+        if segmenter.training.epochs is not None and study.fine_tune.scratch.samples is None:
+            what = (
+                f"needs `scratch: {{samples: ...}}`: {name} is trained for {segmenter.training.epochs:g} epochs, which"
+                " are few steps with few patients"
+            )
+            return ("fine_tune",), what
+        for training, field in (("finetune", "training"), ("real", "scratch")):
+            changed = SegmenterTrainingConfig.model_validate(changed_training(study, training, spec))
+            try:
+                changed.steps(1)
+            except UnderstudyError as error:
+                return ("fine_tune", field), f"{error.what} (segmenter {name})"
+    return None
+
+
+def _mixture_problem(study: Grid) -> Found | None:
+    """A field of a segmenter's own mixture that the grid sets as well."""
     says = {
         "real_share": "`real_shares`" if study.real_shares is not None else "`ratios`" if study.ratios else "",
         "patient_fraction": "`real_fractions`" if study.real_fractions is not None else "",
@@ -253,8 +448,7 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
     }
     for name, segmenter in study.segmenters.items():
         mixture = segmenter.training.mixture
-        # a study that is read again has every field, most of them as they are by default
-        usual = type(mixture)()
+        usual = type(mixture)()  # a study that is read again has every field, most of them at their default
         for field in sorted(mixture.model_fields_set & says.keys()):
             if says[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)
@@ -262,8 +456,8 @@ def _taken_twice(study: Study) -> tuple[tuple[str, ...], str] | None:
     return None
 
 
-def _idle_rule(study: Study) -> tuple[tuple[str, ...], str] | None:
-    """A rule that names what is not there, or fits no cell: most likely misspelt."""
+def _rules_problem(study: Grid) -> Found | None:
+    """A rule that names what is not there or fits no setting (most likely misspelt), or leaves out what others need."""
     known: Mapping[str, Sequence[str]] = {"generator": list(study.generators), "segmenter": list(study.segmenters)}
     cells = _all(study)
     for field in ("include", "exclude"):
@@ -275,25 +469,14 @@ def _idle_rule(study: Study) -> tuple[tuple[str, ...], str] | None:
                         return (field, str(number), name), what
             if not any(rule.holds(cell) for cell in cells):
                 return (field, str(number)), "fits no setting of the study"
-    if not settings(study):
-        return ("exclude",) if study.exclude else ("include",), "leaves no setting over"
+    rules = "exclude" if study.exclude else "include"
+    left = settings(study)
+    if not left:
+        return (rules,), "leaves no setting over"
+    for cell in left:
+        if cell.start is not None and cell.start not in left:
+            return (rules,), f"leaves out {cell.start.id}, from which {cell.id} goes on"
     return None
-
-
-def checked_shares(value: list[float], least: float) -> list[float]:
-    """The shares, if each is in `least` ... 1 (to the hundredth of a percent, as ids are written) and none is doubled.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    for share in value:
-        if not least <= share <= 1:
-            raise ValueError(f"{share} is not a share: give numbers from {least:g} to 1")
-        if abs(share * 10_000 - round(share * 10_000)) > 1e-6:
-            raise ValueError(f"{share} is finer than a hundredth of a percent")
-    if len(set(value)) < len(value):
-        raise ValueError(f"something stands there twice: {value}")
-    return value
 
 
 def _percent(share: float) -> str:

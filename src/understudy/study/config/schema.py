@@ -15,122 +15,35 @@ preset changes one field of one of them; `name: null` drops one.
 from __future__ import annotations
 
 import difflib
-import re
 import shlex
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from understudy.cohort.config import as_before_auto
-from understudy.cohort.config import CohortConfig
-from understudy.cohort.phantom.write import PhantomConfig
-from understudy.cohort.slicing import SliceConfig
-from understudy.cohort.splits import SplitConfig, TEST_FRACTION
+from understudy.cohort.splits import TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig
+from understudy.quality.groups import AnnotationConfig
 from understudy.study.config.cluster import ClusterConfig, with_absolute_places
-from understudy.study.config.cohorts import (
-    CohortEntry,
-    checked_names,
-    part_of,
-    with_absolute_files,
-    with_absolute_path,
-    without_dropped,
-)
-from understudy.study.config.finetune import FineTune
-from understudy.study.config.generators import AnyGenerator, FolderGenerator, size_problem, with_kinds
-from understudy.study.config.grid import RatioStudy, Rule, Training, checked_shares
-from understudy.study.config.grid import problem as grid_problem
-from understudy.study.config.outcomes import EvaluationConfig, ReportConfig
-from understudy.study.config.segmenters import SegmenterSpec, segmenter_size_problem, with_segmenter_kinds
-from understudy.study.config.snapshots import with_snapshots
+from understudy.study.config.cohorts import absolute, fields_of_part, published_as, with_absolute_paths
+from understudy.study.config.generators import FolderGenerator, size_problem
+from understudy.study.config.grid import Grid, grid_problem
+from understudy.study.config.sections import EvaluationConfig, QualitySpec, ReportConfig
+from understudy.study.config.segmenters import segmenter_size_problem
 from understudy.study.config.yaml import Lines, explain, merged, odd_numbers, parse_yaml, problem_at, read_yaml, refusal
-from understudy.study.stages.annotations import AnnotationConfig
-from understudy.study.stages.quality import QualitySpec, with_absolute_weights
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
 MOST_PHANTOMS = 100_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-class Study(BaseModel):
+class Study(Grid):
     """A whole study: cohort, generators, segmenters, and the grid of trainings."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
-    seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
-    cohort: CohortConfig | None = Field(None, description="patients on disk; give this, `phantom` or `cohorts`")
-    phantom: PhantomConfig | None = Field(
-        None, description="artificial patients made first; give this, `cohort` or `cohorts`"
-    )
-    cohorts: dict[str, CohortEntry] | None = Field(
-        None,
-        description="several cohorts by name, each with the fields of `cohort` or a `phantom`, and what of `split` and"
-        " `slices` is other for it; the whole grid is done with each. null drops one of the preset's",
-    )
-    slices: SliceConfig = Field(
-        default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices"
-    )
-    split: SplitConfig = Field(
-        default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
-    )
-    generators: dict[str, AnyGenerator] = Field(
-        default_factory=dict,
-        description="generators by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3,"
-        " diffusion) is of this kind unless `model.kind` says another; `folder` in place of a network reads images"
-        " that somebody else made; null drops one of the preset's",
-    )
-    segmenters: dict[str, SegmenterSpec] = Field(
-        default_factory=lambda: {"unet": SegmenterSpec()},
-        min_length=1,
-        description="segmenters by name; one named like a kind (unet, swin) is of this kind unless `model.kind` says"
-        " another; null drops one of the preset's",
-    )
-    trainings: list[Training] = Field(
-        default=["real", "synthetic", "both"],
-        min_length=1,
-        description="what segmenters are trained on: real slices, synthetic ones, both equally often",
-    )
-    augmentation: list[bool] = Field(
-        default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
-    )
-    real_fractions: list[float] | None = Field(
-        None,
-        min_length=1,
-        description="shares of the real training patients for `real` and `both`, e.g. [0.2, 1.0]; smaller ones are"
-        " part of larger ones. Generators are trained on all of them all the same. null: all patients",
-    )
-    real_shares: list[float] | None = Field(
-        None,
-        min_length=1,
-        description="shares of real slices among the samples of `both`; null: one half, equally often",
-    )
-    ratios: RatioStudy | None = Field(
-        None,
-        description="real and synthetic slices in changing proportion in a set of constant size; a list of shares,"
-        " or these and more",
-    )
-    fine_tune: FineTune | None = Field(
-        None,
-        description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
-        " network on the same patients; e.g. {patients: [1, 5, 10]}",
-    )
-    real_subsets: Literal["same", "each_repeat"] = Field(
-        "same",
-        description="patients of `real_fractions` and `fine_tune`, real slices of `ratios`: the same in every setting"
-        " and repeat, or others in each repeat",
-    )
-    include: list[Rule] = Field(default_factory=list, description="only settings that fit one of these; empty: all")
-    exclude: list[Rule] = Field(
-        default_factory=list,
-        description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
-    )
-    repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
     audit: AuditConfig | None = Field(
         default_factory=AuditConfig, description="of the synthetic slices for copies of training patients; null: none"
     )
@@ -147,65 +60,9 @@ class Study(BaseModel):
     )
     cluster: ClusterConfig = Field(
         default_factory=lambda: ClusterConfig.model_validate({}),
-        description="what jobs ask of a queue with `understudy run --cluster`; no result depends on it",
+        description="resources of the jobs with `understudy run --cluster`; no result depends on it",
         exclude=True,  # from `model_dump`, and so from all hashes and records: changing it redoes nothing
     )
-
-    @field_validator("cohorts", mode="before")
-    @classmethod
-    def _without_dropped(cls, value: Any) -> Any:
-        return without_dropped(value)
-
-    @field_validator("generators", mode="before")
-    @classmethod
-    def _named_kinds(cls, value: Any) -> Any:
-        return with_kinds(value)
-
-    @field_validator("generators")
-    @classmethod
-    def _and_their_snapshots(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return with_snapshots(value)
-
-    @field_validator("segmenters", mode="before")
-    @classmethod
-    def _named_segmenters(cls, value: Any) -> Any:
-        return with_segmenter_kinds(value)
-
-    @field_validator("ratios", mode="before")
-    @classmethod
-    def _list_of_shares(cls, value: Any) -> Any:
-        return {"shares": value} if isinstance(value, list) else value
-
-    @field_validator("real_fractions", "real_shares")
-    @classmethod
-    def _are_shares(cls, value: list[float] | None, info: ValidationInfo) -> list[float] | None:
-        if value is None:
-            return None
-        for share in value:
-            if share == 0 or (share == 1 and info.field_name == "real_shares"):
-                raise ValueError(f"{share:g} leaves one of the two out; `trainings` has a word for that")
-        return checked_shares(value, least=0.0)
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, value: str) -> str:
-        return _checked_name(value)
-
-    @field_validator("generators", "segmenters", "cohorts")
-    @classmethod
-    def _plain_names(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        for name in value or {}:
-            _checked_name(name)
-        if info.field_name == "cohorts":
-            checked_names(value)
-        return value
-
-    @field_validator("trainings", "augmentation")
-    @classmethod
-    def _no_repeats(cls, value: list[Any]) -> list[Any]:
-        if len(set(value)) < len(value):
-            raise ValueError(f"something stands there twice: {value}")
-        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
@@ -250,7 +107,15 @@ class Study(BaseModel):
 
     def parts(self) -> dict[str, Study]:
         """Cohort's name -> the study of this cohort alone; {"": itself} where there is one cohort without a name."""
-        return {"": self} if self.cohorts is None else {name: part_of(self, name) for name in self.cohorts}
+        if self.cohorts is None:
+            return {"": self}
+        parts = {}
+        title = self.report.title or f"Understudy: {self.name}"
+        for name in self.cohorts:
+            published = published_as(name) if self.report.published == "auto" else self.report.published
+            report = self.report.model_copy(update={"title": f"{title}, {name}", "published": published})
+            parts[name] = self.model_copy(update={**fields_of_part(self, name), "report": report})
+        return parts
 
     def with_one_cohort(self, purpose: str) -> Study:
         """The study, for what is done with one cohort only.
@@ -266,13 +131,9 @@ class Study(BaseModel):
             )
         return self
 
-    def derived_seed(self, *keys: str | int) -> int:
-        """The seed of something in the study, in 0 ... 2^31 - 1; adding other things to the study leaves it alone."""
-        return int(sha256_json([self.seed, *keys])[:8], 16) >> 1
-
 
 def _as_before(content: dict[str, Any]) -> dict[str, Any]:
-    """A dumped study with what fields say that are now null or `auto` until something else is known: hashes stay."""
+    """A dumped study with the earlier values of fields that are null or `auto` by now: hashes stay."""
     usual: dict[str, dict[str, float]] = {"split": {"seed": 0, "test_patients": TEST_FRACTION}, "phantom": {"seed": 1}}
     changed = dict(content)
     for name, values in usual.items():
@@ -284,6 +145,9 @@ def _as_before(content: dict[str, Any]) -> dict[str, Any]:
         entries = {name: as_before_auto(entry) for name, entry in content["cohorts"].items()}
         changed["cohorts"] = {n: {**e, **_as_before({"phantom": e["phantom"]})} for n, e in entries.items()}
     return changed
+
+
+# --- files and presets ------------------------------------------------------------------------------------------------
 
 
 def load_study(source: str | Path, cohort_only: bool = False) -> Study:
@@ -308,12 +172,10 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
             )
         missing = not path.exists() and path.suffix not in (".yaml", ".yml")
     if missing:
-        close = difflib.get_close_matches(source, presets(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
         raise UnderstudyError(
             f"no study file and no preset called {source!r}",
             where=path.absolute(),
-            fix=f"{hint}give the path of a .yaml file or one of the presets {', '.join(presets())}",
+            fix=f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}",
         )
     return _from_content(*read_yaml(path), str(path), path.parent, cohort_only)
 
@@ -331,33 +193,55 @@ def _from_content(content: dict[str, Any], lines: Lines, path: str, folder: Path
     base = content.pop("preset", None)
     if base is not None:
         if base not in presets():
-            close = difflib.get_close_matches(str(base), presets(), n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
             raise UnderstudyError(
                 f"there is no preset {base!r}",
                 where=f"{path}, line {lines['preset',]}",
-                fix=f"{hint}use one of {', '.join(presets())}",
+                fix=f"{_meant(str(base))}use one of {', '.join(presets())}",
             )
         under = preset(base)
         if any(content.get(name) is not None for name in SOURCES):
             # patients of another kind take the place of the preset's
             under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
-        content = merged(_without_rules_of_dropped(under, content), content)
+        sections = [content.get(section) for section in ("generators", "segmenters")]
+        dropped = {name for s in sections if isinstance(s, dict) for name, value in s.items() if value is None}
+        for field in ("include", "exclude"):  # without rules about networks that the file drops (`swin: null`)
+            under[field] = [rule for rule in under.get(field, []) if not dropped & set(map(str, rule.values()))]
+        content = merged(under, content)
     if cohort_only and not content.get("generators"):
         content = {**content, "trainings": ["real"]}
     return _validated(content, lines, path, folder)
 
 
-def _without_rules_of_dropped(under: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """The preset without the rules about generators and segmenters that the study file drops (`swin: null`)."""
-    sections = [content.get(section) for section in ("generators", "segmenters")]
-    dropped = {name for s in sections if isinstance(s, dict) for name, value in s.items() if value is None}
-    rules = {
-        field: [rule for rule in under[field] if not dropped & set(map(str, rule.values()))]
-        for field in ("include", "exclude")
-        if under.get(field)
+def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -> Study:
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, Study, lines, name) from error
+    if problems := odd_numbers(study.model_dump(), lines):
+        raise refusal(problems, name)
+    changed = with_absolute_paths(study, folder)  # paths of the file are relative to its folder
+    changed["cluster"] = with_absolute_places(study.cluster, folder)
+    changed["generators"] = {
+        name: spec.model_copy(update={"folder": absolute(spec.folder, folder)})
+        if isinstance(spec, FolderGenerator)
+        else spec
+        for name, spec in study.generators.items()
     }
-    return {**under, **rules}
+    if study.quality is not None:
+        extractors = [
+            e.model_copy(update={"weights": e.weights and absolute(e.weights, folder)})
+            for e in study.quality.extractors
+        ]
+        changed["quality"] = study.quality.model_copy(update={"extractors": extractors})
+    if study.report.reading is not None:
+        changed["report"] = study.report.model_copy(update={"reading": absolute(study.report.reading, folder)})
+    return study.model_copy(update=changed)
+
+
+def _meant(name: str) -> str:
+    """E.g. "did you mean quickstart? ", or ""."""
+    close = difflib.get_close_matches(name, presets(), n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def presets() -> list[str]:
@@ -381,43 +265,3 @@ def preset_text(name: str) -> str:
         raise UnderstudyError(f"there is no preset {name!r}", fix=f"use one of {', '.join(presets())}")
     entry = resources.files("understudy.study.config") / "presets" / f"{name}.yaml"
     return entry.read_text(encoding="utf-8")
-
-
-def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -> Study:
-    try:
-        study = Study.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, Study, lines, name) from error
-    if problems := odd_numbers(study.model_dump(), lines):
-        raise refusal(problems, name)
-    return _with_absolute_paths(study, folder)
-
-
-def _with_absolute_paths(study: Study, folder: Path) -> Study:
-    """Paths of the study file are relative to its folder."""
-    if study.cohort is not None:
-        cohort = study.cohort.model_copy(update={"path": (folder / study.cohort.path.expanduser()).absolute()})
-        study = study.model_copy(update={"cohort": cohort})
-    if study.cohorts is not None:
-        entries = {name: with_absolute_path(entry, folder) for name, entry in study.cohorts.items()}
-        study = study.model_copy(update={"cohorts": entries})
-    generators = {
-        name: spec.model_copy(update={"folder": (folder / spec.folder.expanduser()).absolute()})
-        if isinstance(spec, FolderGenerator)
-        else spec
-        for name, spec in study.generators.items()
-    }
-    split = with_absolute_files(study.split, folder)
-    quality = with_absolute_weights(study.quality, folder)
-    changed: dict[str, Any] = {"split": split, "generators": generators, "quality": quality}
-    changed["cluster"] = with_absolute_places(study.cluster, folder)
-    if study.report.reading is not None:
-        place = (folder / study.report.reading.expanduser()).absolute()
-        changed["report"] = study.report.model_copy(update={"reading": place})
-    return study.model_copy(update=changed)
-
-
-def _checked_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
-    return value

@@ -1,4 +1,4 @@
-"""A segmenter in a study file: which network and how it is trained, upon the paper's settings for its kind."""
+"""A segmenter in a study file: network and training; what is not given is the paper's for its kind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from understudy.segmenters.config import (
     check_batch,
     with_paper,
 )
-from understudy.study.config.generators import kind_missing, refuse_set
-from understudy.study.config.yaml import kinds_meant, merged
+from understudy.study.config.generators import refuse_set
 
 
 class SegmenterSpec(BaseModel):
@@ -67,27 +66,6 @@ class SegmenterSpec(BaseModel):
                 content["training"].setdefault(name, list(value) if isinstance(value, tuple) else value)
             content["training"]["augment"].setdefault("set", self.training.augment.set)
         return content
-
-
-def with_segmenter_kinds(segmenters: Any) -> Any:
-    """Segmenters of a study file, each named like a kind being of this kind unless it says another; null drops one."""
-    if not isinstance(segmenters, Mapping):
-        return segmenters
-    found = {}
-    for name, spec in segmenters.items():
-        if spec is None:
-            continue
-        if name in KINDS and isinstance(spec, Mapping) and isinstance(spec.get("model", {}), Mapping):
-            spec = merged({"model": {"kind": name}}, spec)
-        elif (
-            isinstance(spec, Mapping)
-            and isinstance(model := spec.get("model", {}), Mapping)
-            and "kind" not in model
-            and (meant := kinds_meant(str(name), list(KINDS), DEFAULT_KIND, {}))
-        ):
-            raise kind_missing(name, meant)
-        found[name] = spec
-    return found
 
 
 def segmenter_size_problem(

@@ -1,4 +1,4 @@
-"""YAML with line numbers, and validation errors in words: which line, which field, what is allowed, what was meant."""
+"""YAML with line numbers, and validation errors that name the line, the field, what is allowed and what was meant."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
-from understudy.generators.plugins import told_installed
+from understudy.generators.registry import list_plugins
 from understudy.io.files import reading
 
-Lines = dict[tuple[str, ...], int]
-"""Path of a field, e.g. ("generators", "stylegan2", "samples"), -> line of the file, from 1."""
-
+Lines = dict[tuple[str, ...], int]  # ("generators", "stylegan2", "samples") -> line of the file, from 1
 
 LONGEST = 4 << 20  # bytes of a study file
 DEEPEST, MOST = 40, 100_000  # levels and values of a study file, aliases counted as often as they are used
@@ -65,22 +63,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         with reading(path), open(path, "rb") as file:
             content = file.read(LONGEST + 1)
-        if len(content) > LONGEST:
-            raise UnderstudyError(
-                "the file is too long for a study file", where=path, fix="give a .yaml file, or a preset's name"
-            )
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnderstudyError(
-            "the study file is not text in UTF-8",
-            where=path,
-            fix="give a .yaml file; if it is one, save it as UTF-8 in your editor",
-        ) from error
     except UnderstudyError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
         raise
-    return parse_yaml(text, str(path))
+    if len(content) > LONGEST:
+        raise UnderstudyError(
+            "the file is too long for a study file", where=path, fix="give a .yaml file, or a preset's name"
+        )
+    try:
+        return parse_yaml(content.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        fix = "give a .yaml file; if it is one, save it as UTF-8 in your editor"
+        raise UnderstudyError("the study file is not text in UTF-8", where=path, fix=fix) from error
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
@@ -90,37 +85,29 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
-            _collect_lines(node, (), lines)
+            _collect_lines(node, (), lines, name)
         content = loader.construct_document(node) if node is not None else {}  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
         raise UnderstudyError(
             f"not a valid YAML file: {error.problem or error.context}",
-            where=f"{name}, line {line}" if line else name,
+            where=f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name,
             fix="correct that line (indentation with spaces, one `name: value` a line)",
         ) from error
     except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise UnderstudyError(
-            f"not a valid YAML file: {first}", where=name, fix="give a text file of `name: value` lines"
-        ) from error
+        what = f"not a valid YAML file: {str(error).splitlines()[0]}"
+        raise UnderstudyError(what, where=name, fix="give a text file of `name: value` lines") from error
     except RecursionError as error:
         raise _too_deep(name) from error
-    except UnderstudyError as error:
-        raise UnderstudyError(error.what, where=f"{name}, {error.where}", fix=error.fix) from None
     if not isinstance(content, dict):
         raise UnderstudyError(
             "a study file is a list of `name: value` lines",
             where=name,
             fix="start from a preset: understudy preset quickstart > my-study.yaml",
         )
-    odd = next((key for key in content if not isinstance(key, str)), "")
-    if not isinstance(odd, str):
-        raise UnderstudyError(
-            f"the field name {odd!r} is not text",
-            where=name,
-            fix="write `name: value` lines as `understudy preset` does",
-        )
+    for key in content:
+        if not isinstance(key, str):
+            fix = "write `name: value` lines as `understudy preset` does"
+            raise UnderstudyError(f"the field name {key!r} is not text", where=name, fix=fix)
     return content, lines
 
 
@@ -132,11 +119,8 @@ def _too_deep(where: str) -> UnderstudyError:
     )
 
 
-def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines) -> None:
-    """Raises:
-    UnderstudyError: too deep, or too many values.
-    """
-    here = f"line {node.start_mark.line + 1}"
+def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines, name: str) -> None:
+    here = f"{name}, line {node.start_mark.line + 1}"
     if len(path) > DEEPEST:
         raise _too_deep(here)
     if len(lines) > MOST:
@@ -149,11 +133,40 @@ def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines) -> None
         for key, value in node.value:
             place = (*path, str(key.value)[:200])
             lines[place] = key.start_mark.line + 1
-            _collect_lines(value, place, lines)
+            _collect_lines(value, place, lines, name)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             lines[*path, str(i)] = value.start_mark.line + 1
-            _collect_lines(value, (*path, str(i)), lines)
+            _collect_lines(value, (*path, str(i)), lines, name)
+
+
+def named_kinds(entries: Any, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> Any:
+    """Generators or segmenters of a study file, each named like a kind being of this kind; null drops one.
+
+    Args:
+        kinds: of networks; `default` is the kind of other names.
+        also: other names of kinds, e.g. {"ddpm": "diffusion"}.
+
+    Raises:
+        PydanticCustomError: a name seems to mean a kind that it would not get.
+    """
+    if not isinstance(entries, Mapping):
+        return entries
+    found = {}
+    for name, spec in entries.items():
+        if spec is None:
+            continue
+        if isinstance(spec, Mapping) and not {"folder", "plugin"} & set(spec):  # a network
+            parts = [spec.get("model"), spec.get("training")]
+            if name in kinds and isinstance(spec.get("model", {}), Mapping):
+                spec = merged({"model": {"kind": name}}, spec)
+            elif all(part is None or (isinstance(part, Mapping) and "kind" not in part) for part in parts) and (
+                meant := kinds_meant(str(name), kinds, default, also)
+            ):
+                fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
+                raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+        found[name] = spec
+    return found
 
 
 def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> list[str]:
@@ -193,7 +206,7 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Lines, name: 
     return refusal([_explain_one(dict(entry), model, lines) for entry in error.errors()], name)
 
 
-def settings_problems(error: Any) -> list[str]:
+def settings_problems(error: ValidationError) -> list[str]:
     """A line for each of pydantic's errors about settings that no study file gave."""
     return [_explain_one(dict(entry), BaseModel, {}) for entry in error.errors()]
 
@@ -201,24 +214,21 @@ def settings_problems(error: Any) -> list[str]:
 def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
     """Problems of a study file as one message; `name` stands for the file."""
     problems = list(dict.fromkeys(problems))
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return UnderstudyError(
-        f"the study file has {count}:\n" + "\n".join(f"  {p}" for p in problems),
-        where=name,
-        fix="correct the file; nothing was run",
-    )
+    head = f"the study file has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"
+    what = "\n".join([head, *(f"  {p}" for p in problems)])
+    return UnderstudyError(what, where=name, fix="correct the file; nothing was run")
 
 
 def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
     """A problem for each number that is not finite or beyond 2^63 in what a model holds."""
-    if isinstance(content, Mapping):
-        return [p for key, value in content.items() for p in odd_numbers(value, lines, (*path, str(key)))]
-    if isinstance(content, list | tuple):
-        return [p for i, value in enumerate(content) for p in odd_numbers(value, lines, (*path, str(i)))]
+    if isinstance(content, Mapping | list | tuple):
+        entries = content.items() if isinstance(content, Mapping) else enumerate(content)
+        return [p for key, value in entries for p in odd_numbers(value, lines, (*path, str(key)))]
+    field = f"{_prefix(path, lines)}`{'.'.join(_known_keys(path, lines))}`"
     if isinstance(content, float) and not math.isfinite(content):
-        return [f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a finite number (given: {content})"]
+        return [f"{field}: should be a finite number (given: {content})"]
     if isinstance(content, int) and abs(content) >= 1 << 63:
-        return [f"{_prefix(path, lines)}`{_known_path(path, lines)}`: should be a smaller number"]
+        return [f"{field}: should be a smaller number"]
     return []
 
 
@@ -241,14 +251,15 @@ _TYPES = {  # pydantic's names of errors, in words
 
 
 def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str:
+    kind, value, details = entry["type"], entry["input"], entry.get("ctx", {})
     keys = tuple(str(key) for key in entry["loc"])
-    if entry["type"] == "problem_at":
-        keys += entry["ctx"]["path"]
-    keys = tuple(key for key in keys if not _is_tag(key)) if entry["type"] == "problem_at" else keys
-    path, prefix, value = _known_path(keys, lines), _prefix(keys, lines), entry["input"]
-    if entry["type"] == "problem_at":  # perhaps of a field that the file leaves at its default
+    if kind == "problem_at":  # perhaps of a field that the file leaves at its default
+        keys = tuple(key for key in (*keys, *details["path"]) if not _is_tag(key))
         path = ".".join(keys)
-    if entry["type"] == "extra_forbidden":
+    else:
+        path = ".".join(_known_keys(keys, lines))
+    prefix = _prefix(keys, lines)
+    if kind == "extra_forbidden":
         allowed = fields_at(model, keys[:-1])
         close = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.75)
         elsewhere = "" if close else _elsewhere(_known_keys(keys, lines), value, model)
@@ -256,30 +267,25 @@ def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) ->
         if allowed and not elsewhere:
             hint += f" (allowed: {', '.join(allowed)})"
         return f"{prefix}`{path}` is not a known field{hint}"
-    if entry["type"] == "missing":
+    if kind == "missing":
         return f"{prefix}`{path}` is missing"
+    if kind in _TYPES and value is None:
+        return f"{prefix}`{path}` is empty: give it a value, or remove the line"
     message = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if entry["type"] in _TYPES:
-        message = _TYPES[entry["type"]] + _example(entry["type"], value, model, keys)
-        if value is None:
-            return f"{prefix}`{path}` is empty: give it a value, or remove the line"
-    if entry["type"] == "literal_error" and isinstance(value, str):
-        options = [part.strip("' ") for part in entry["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        message = f"should be {', '.join(options)}" + _closest(value, options)
-    if entry["type"] == "union_tag_invalid":
-        options = [part.strip("' ") for part in entry["ctx"]["expected_tags"].split(",")]
-        path, value = f"{path}.kind", entry["ctx"]["tag"]
-        message = f"should be {', '.join(options)}" + _closest(value, options)
-        if keys[0] == "generators":  # a package's own is named by another field
-            message += f"; a plug-in is named by `plugin: NAME` in place of `model` ({told_installed()})"
+    if kind in _TYPES:
+        message = _TYPES[kind] + _example(kind, value, model, keys)
+    if kind == "union_tag_invalid":
+        path, value = f"{path}.kind", details["tag"]
+    if kind == "union_tag_invalid" or (kind == "literal_error" and isinstance(value, str)):
+        listed = details.get("expected") or details["expected_tags"]
+        options = [part.strip("' ") for part in listed.replace(" or ", ", ").split(",")]
+        close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+        message = f"should be {', '.join(options)}" + (f"; did you mean {close[0]}?" if close else "")
+    if kind == "union_tag_invalid" and keys[0] == "generators":  # a package's own is named by another field
+        message += f"; a plug-in is named by `plugin: NAME` in place of `model` ({list_plugins()})"
     message = message[:1].lower() + message[1:]
     given = "" if isinstance(value, dict | list | BaseModel) else f" (given: {_yaml(value, repr)})"
     return f"{prefix}`{path}`: {message}{given}" if path else f"{prefix}{message}"
-
-
-def _closest(word: str, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _yaml(value: Any, plain: Callable[[Any], str] = str) -> str:
@@ -314,14 +320,19 @@ _NAME = "*"  # stands for any name in a path of fields
 def _elsewhere(keys: tuple[str, ...], value: Any, model: type[BaseModel]) -> str:
     """The field of another level that was meant by an unknown one: "; did you mean `training: {kimg: 5}`?", or ""."""
     here, unknown = keys[:-1], keys[-1]
-    places = [p for p in field_paths(model, here) if ".".join(p[-2:]) not in _FOLLOWS]
+    places = [p for p in _field_paths(model, here) if ".".join(p[-2:]) not in _FOLLOWS]
     named = [p for p in places if p[-1] == unknown]
     if not named and (close := difflib.get_close_matches(unknown, {p[-1] for p in places}, n=1, cutoff=0.8)):
         named = [p for p in places if p[-1] == close[0]]
     if not named:
         return ""
-    best = min(named, key=lambda p: (-_shared(p, here), len(p)))
-    common = _shared(best, here)
+
+    def shared(path: tuple[str, ...]) -> int:  # levels that lead to the place in the file as well
+        same = [a in (b, _NAME) for a, b in zip(path[:-1], here, strict=False)]
+        return next((i for i, yes in enumerate(same) if not yes), min(len(path) - 1, len(here)))
+
+    best = min(named, key=lambda p: (-shared(p), len(p)))
+    common = shared(best)
     text = _yaml(value)
     for key in reversed(best[common:]):
         text = f"{{{key.replace(_NAME, 'NAME')}: {text}}}"
@@ -331,32 +342,13 @@ def _elsewhere(keys: tuple[str, ...], value: Any, model: type[BaseModel]) -> str
     return f"; did you mean `{text[1:-1]}`{place}?"
 
 
-def _shared(path: tuple[str, ...], here: tuple[str, ...]) -> int:
-    """How many levels a path of fields shares with a place in the file, its last field not counted."""
-    pairs = zip(path[:-1], here, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a not in (b, _NAME)), min(len(path) - 1, len(here)))
-
-
-def field_paths(model: type[BaseModel], here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The paths of all fields below a model, "*" for any name or number; of a union whose member is named in `here`
-    only that member's."""
-    found: list[tuple[str, ...]] = []
-    for name, field in model.model_fields.items():
-        found.append((name,))
-        inside = _inside(field.annotation)
-        chosen = [entry for entry in inside if _tag(entry[0]) in here]
-        for inner, skip in chosen or inside:
-            found += [(name, *[_NAME] * skip, *path) for path in field_paths(inner, here)]
-    return found
-
-
 def _prefix(keys: tuple[str, ...], lines: Lines) -> str:
-    line = _line(keys, lines)
-    return f"line {line}: " if line else ""
-
-
-def _known_path(keys: tuple[str, ...], lines: Lines) -> str:
-    return ".".join(_known_keys(keys, lines))
+    """E.g. "line 3: ", of the field or of the closest part of the file that encloses it."""
+    kept: tuple[str, ...] = ()
+    for key in keys:
+        if (*kept, key) in lines:
+            kept = (*kept, key)
+    return f"line {lines[kept]}: " if kept in lines else ""
 
 
 def _known_keys(keys: tuple[str, ...], lines: Lines) -> tuple[str, ...]:
@@ -374,20 +366,16 @@ def _is_tag(key: str) -> bool:
     return key.startswith("<")
 
 
-def _line(keys: tuple[str, ...], lines: Lines) -> int | None:
-    """Line of the field, or of the closest part of the file that encloses it."""
-    kept: tuple[str, ...] = ()
-    for key in keys:
-        if (*kept, key) in lines:
-            kept = (*kept, key)
-    return lines.get(kept)
+# --- the fields of a model --------------------------------------------------------------------------------------------
 
 
 def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
     """Names of the fields that a model has at a path; [] if the path leads out of it."""
+    if not _is_model(model):
+        return []
     if not keys:
-        return list(model.model_fields) if _is_model(model) else []
-    candidates = _inside(model.model_fields[keys[0]].annotation) if _has_field(model, keys[0]) else []
+        return list(model.model_fields)
+    candidates = _inside(model.model_fields[keys[0]].annotation) if keys[0] in model.model_fields else []
     tags = {_tag(candidate) for candidate, _ in candidates} - {None}
     for candidate, skip in candidates:
         rest = keys[1 + skip :]
@@ -395,10 +383,22 @@ def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
             if rest[0] != _tag(candidate):
                 continue
             rest = rest[1:]
-        found = fields_at(candidate, rest)
-        if found:
+        if found := fields_at(candidate, rest):
             return found
     return []
+
+
+def _field_paths(model: type[BaseModel], here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all fields below a model, "*" for any name or number; of a union whose member is named in `here`
+    only that member's."""
+    found: list[tuple[str, ...]] = []
+    for name, field in model.model_fields.items():
+        found.append((name,))
+        inside = _inside(field.annotation)
+        chosen = [entry for entry in inside if _tag(entry[0]) in here]
+        for inner, skip in chosen or inside:
+            found += [(name, *[_NAME] * skip, *path) for path in _field_paths(inner, here)]
+    return found
 
 
 def _is_model(value: Any) -> bool:
@@ -413,19 +413,14 @@ def _tag(model: Any) -> str | None:
     return field.default if field is not None and isinstance(field.default, str) else None
 
 
-def _has_field(model: Any, key: str) -> bool:
-    return _is_model(model) and key in model.model_fields
-
-
 def _inside(annotation: Any) -> list[tuple[type[BaseModel], int]]:
     """Models inside an annotation and how many keys (of a dict or list) lead to each."""
     if _is_model(annotation):
         return [(annotation, 0)]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return [found for argument in arguments for found in _inside(argument)]
     if origin is typing.Annotated:
-        return _inside(arguments[0])
-    if origin in (dict, list, tuple):
-        return [(found, skip + 1) for argument in arguments for found, skip in _inside(argument)]
-    return []
+        arguments = arguments[:1]
+    elif origin not in (typing.Union, types.UnionType, dict, list, tuple):
+        return []
+    keys = 1 if origin in (dict, list, tuple) else 0
+    return [(model, skip + keys) for argument in arguments for model, skip in _inside(argument)]

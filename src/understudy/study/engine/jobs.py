@@ -22,23 +22,8 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json, writing
 from understudy.io.locks import held_lock
+from understudy.study.registry import STAGES
 
-# Raise the number of a stage whenever the same spec would give another result. A number, not a hash of the source: a
-# corrected comment must not throw away three days of training. Pages take seconds, so their version does follow from
-# their sources: a finished study gets its new page from the next run.
-STAGE_VERSIONS = {
-    "phantom": 1,
-    "prepare": 1,
-    "generator": 2,
-    "sample": 1,
-    "audit": 3,  # 2: slices of little contrast; 3: concentration on few patients
-    "segmenter": 3,  # 2: noise from a pool; 3: the augmentation rounds in another order
-    "evaluate": 2,  # 2: hd95_surfel, regions
-    "quality": 1,
-    "annotations": 1,
-    "report": 0,  # see `version_of`
-    "overview": 0,
-}
 _PAGE_SOURCES = ("report", "metrics", "study/stages/report.py")  # below the package
 
 # How often something is written: changing these redoes nothing.
@@ -49,26 +34,16 @@ State = Literal["done", "running", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class Job:
-    """A unit of work whose identity is what it does to what.
+    """A unit of work whose identity is what it does to what."""
 
-    Attributes:
-        stage: key of the stage's function, e.g. "generator".
-        name: for people, e.g. "segmenter real.unet.aug, repeat 2".
-        spec: plain JSON values that the result depends on.
-        inputs: (role, job id) of the jobs whose results it reads.
-        version: of the stage's code; raised whenever the same spec would give another result.
-        local: what this machine must know and the result does not depend on (paths, workers).
-        seconds, disk_bytes: estimates.
-    """
-
-    stage: str
-    name: str
-    spec: dict[str, Any]
-    inputs: tuple[tuple[str, str], ...] = ()
-    version: int = 1
-    local: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    disk_bytes: float = 0.0
+    stage: str  # key of the stage's function, e.g. "generator"
+    name: str  # for people, e.g. "segmenter real.unet.aug, repeat 2"
+    spec: dict[str, Any]  # plain JSON values that the result depends on
+    inputs: tuple[tuple[str, str], ...] = ()  # (role, job id) of the jobs whose results it reads
+    version: int = 1  # of the stage's code
+    local: dict[str, Any] = field(default_factory=dict)  # what the result does not depend on (paths, workers)
+    seconds: float = 0.0  # estimated
+    disk_bytes: float = 0.0  # estimated
 
     @functools.cached_property
     def id(self) -> str:
@@ -88,24 +63,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage's function is given.
+    """What a stage's function is given."""
 
-    Attributes:
-        folder: of the job; everything it writes goes here.
-        spec, local: as in `Job`.
-        inputs: role -> folders of the finished jobs in that role.
-        device: "auto", "cpu", "cuda", ...
-        progress: show progress bars.
-        devices, nodes: devices on each of so many machines, for stages that are data parallel.
-    """
-
-    folder: Path
-    spec: dict[str, Any]
+    folder: Path  # of the job; everything it writes goes here
+    spec: dict[str, Any]  # as in `Job`
     local: dict[str, Any]
-    inputs: dict[str, list[Path]]
+    inputs: dict[str, list[Path]]  # role -> folders of the finished jobs in that role
     device: str = "auto"
-    progress: bool = True
-    devices: int = 1
+    progress: bool = True  # show progress bars
+    devices: int = 1  # on each of so many `nodes`, for stages that are data parallel
     nodes: int = 1
 
     def input(self, role: str) -> Path:
@@ -119,8 +85,8 @@ StageFunction = Callable[[Context], dict[str, Any]]
 
 
 def job_of(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
-    """A job of the stage's present version; the arguments are fields of `Job`."""
-    return Job(stage, name, spec, tuple(inputs), STAGE_VERSIONS[stage] or pages_version(), local)
+    """A job of the stage's present version."""
+    return Job(stage, name, spec, tuple(inputs), STAGES[stage].version or pages_version(), local)
 
 
 @functools.cache
@@ -142,12 +108,7 @@ def training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict[
 
 
 def plain_name(name: str) -> str:
-    """A job's name without that of its cohort, which stands before it in a study with several.
-
-    Example:
-        >>> plain_name("brats2020: generator stylegan2")
-        'generator stylegan2'
-    """
+    """A job's name without that of its cohort: "generator stylegan2" of "brats2020: generator stylegan2"."""
     return name.split(": ", 1)[-1]
 
 

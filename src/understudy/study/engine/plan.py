@@ -12,37 +12,29 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from understudy.errors import UnderstudyError
-from understudy.study.config.finetune import refuse_too_many
 from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.grid import baseline, settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.jobs import STAGE_VERSIONS, Job, find_job, job_of
-from understudy.study.facts import Facts, facts_of, find_cohort
-from understudy.study.stages.annotations import annotation_parts
-from understudy.study.stages.data_jobs import prepare_jobs
-from understudy.study.stages.generator_jobs import audit_job, generator_jobs
-from understudy.study.stages.quality import quality_parts
-from understudy.study.stages.report_jobs import overview_job, report_job
-from understudy.study.stages.segmenter_jobs import segmenter_jobs
-
-# Stages whose jobs compute on a device; the hours of the others are not GPU hours.
-ACCELERATED = ("generator", "sample", "audit", "segmenter", "evaluate", "quality")
-SIDE_STAGES = {"audit", "quality", "annotations"}  # on whose results only the report depends
+from understudy.study.engine.jobs import Job, find_job
+from understudy.study.facts import Facts, facts_of, find_cohort, refuse_too_many
+from understudy.study.registry import STAGES
+from understudy.study.stages.annotations import annotations_job
+from understudy.study.stages.audit import audit_job
+from understudy.study.stages.data import prepare_jobs
+from understudy.study.stages.generator import generator_jobs
+from understudy.study.stages.quality import quality_job
+from understudy.study.stages.report import overview_job, report_job
+from understudy.study.stages.segmenter import segmenter_jobs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study and its jobs, each after the ones that it needs.
-
-    Attributes:
-        facts: cohort's name ("" where it has none) -> what is known of it; {} for plans that are not a whole study's.
-        cohort_of: job id -> name of its cohort, in a study with several; the overview is of none.
-    """
+    """A study and its jobs, each after the ones that it needs."""
 
     study: Study
     jobs: tuple[Job, ...]
-    facts: Mapping[str, Facts] = field(default_factory=dict)
-    cohort_of: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Facts] = field(default_factory=dict)  # by the cohort's name, "" where it has none
+    cohort_of: Mapping[str, str] = field(default_factory=dict)  # job id -> its cohort, in a study with several
 
     @cached_property
     def by_id(self) -> dict[str, Job]:
@@ -61,12 +53,13 @@ class Plan:
         Raises:
             UnderstudyError: no such stage.
         """
-        stages = list(STAGE_VERSIONS)
+        stages = list(STAGES)
+        side = {name for name, known in STAGES.items() if known.side}
         if stage not in stages:
             raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
         if stage in ("report", "overview"):
             return self
-        kept = {stage} if stage in SIDE_STAGES else set(stages[: stages.index(stage) + 1]) - SIDE_STAGES
+        kept = {stage} if stage in side else set(stages[: stages.index(stage) + 1]) - side
         needed: set[str] = set()
         for job in reversed(self.jobs):  # each stands after the ones that it needs
             if job.stage in kept or job.id in needed:
@@ -124,14 +117,9 @@ def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
         for repeat in range(study.repeats):
             segmenter_jobs(study, setting, repeat, prepare, samples, trained, jobs)
     if study.quality is not None:
-        base = baseline(study)
-        for job in sampled:
-            title, spec, inputs, local = quality_parts(study.quality, job, prepare, jobs, base)
-            jobs.append(job_of("quality", title, spec, inputs, **local))
+        jobs += [quality_job(study.quality, job, prepare, jobs, baseline(study)) for job in sampled]
     if study.annotations is not None:
-        for job in sampled:
-            title, spec, inputs = annotation_parts(study.annotations, job, prepare)
-            jobs.append(job_of("annotations", title, spec, inputs))
+        jobs += [annotations_job(study.annotations, job, prepare) for job in sampled]
     jobs.append(report_job(study, jobs, name, whole))
     return jobs, facts
 

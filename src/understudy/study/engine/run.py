@@ -30,8 +30,8 @@ from understudy.study.engine.jobs import (
 )
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.pool import Pool, worker_count
+from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
-from understudy.study.stages.run import STAGES
 
 FORMAT = "understudy-study-1"
 PUBLISHED = (  # copied to the study's folder
@@ -49,7 +49,7 @@ def run_study(
     devices: int = 1,
     workers: int | None = 1,
     minutes: float | None = None,
-    stages: Mapping[str, StageFunction] = STAGES,
+    stages: Mapping[str, StageFunction] | None = None,
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
 
@@ -67,7 +67,7 @@ def run_study(
         workers: jobs at once, each in a process of its own; 1: in this process, or in one of its own if `minutes` are
             given; None: by GPUs, cores and jobs.
         minutes: that a job may take; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
-        stages: stage name -> function.
+        stages: stage name -> function, in place of the usual ones.
 
     Raises:
         UnderstudyError: the folder cannot be used (see `claimed`), no such stage or devices.
@@ -75,6 +75,7 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
+    partly, stages = stages is None, stages or stage_functions()
     plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
     wanted = plan.until(until)
     with claimed(out, plan) as folder:
@@ -115,7 +116,7 @@ def run_study(
                 result.failed.append((job, message))
                 disk_full = kind == "disk"
                 break
-        conclude(wanted, result, until, partly=stages is STAGES)
+        conclude(wanted, result, until, partly=partly)
         return result
 
 
@@ -161,11 +162,11 @@ def run_one(
                     fix="leave --devices and --nodes out",
                 )
             if usable_devices(device, devices, nodes) > 0:
-                join_job(job, by_id, out, STAGES, device, devices, nodes)
+                join_job(job, by_id, out, stage_functions(), device, devices, nodes)
                 return None
         with place:
             try:
-                return job, run_job(job, by_id, out, STAGES, device, progress, devices, nodes)
+                return job, run_job(job, by_id, out, stage_functions(), device, progress, devices, nodes)
             except (UnderstudyError, Interrupted):
                 raise
             except Exception as error:  # recorded in the job's folder

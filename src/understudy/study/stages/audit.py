@@ -40,7 +40,7 @@ def audit(context: Context) -> dict[str, Any]:
     real = SliceSet.open(context.input("prepare") / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
     config = AuditConfig.model_validate({**context.spec["config"], **context.local["config"]})
-    if (parts := current().least) > 1:  # an earlier try ran out of memory
+    if (parts := current().least_parts) > 1:  # an earlier try ran out of memory
         config = config.model_copy(update={"memory_bytes": config.memory_bytes // parts})
         current().note("audit", f"{config.memory_bytes >> 20:,} MiB for the search: the same results")
     rows = training_rows(real, context.spec.get("subset"))

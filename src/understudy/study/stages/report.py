@@ -1,4 +1,4 @@
-"""The last stages of a study: the report of what is done, and the page above the reports of several cohorts."""
+"""The stages `report` and `overview`: the report of what is done, and the page above the reports of several cohorts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,62 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, write_json
+from understudy.runtime.lazy import pandas as pd
+from understudy.study.config.grid import baseline
+from understudy.study.config.schema import Study, preset, presets
 from understudy.study.engine.execute import software
-from understudy.study.engine.jobs import Context, Job, job_folder, plain_name, read_done, read_failed, state_of
+from understudy.study.engine.jobs import (
+    Context,
+    Job,
+    job_folder,
+    job_of,
+    plain_name,
+    read_done,
+    read_failed,
+    saved_jobs,
+    state_of,
+)
 from understudy.study.engine.status import memory_words
 
-_Done = dict[str, list[tuple[dict[str, Any], Path]]]
-"""stage -> (spec, folder) of the jobs that are done"""
+_Done = dict[str, list[tuple[dict[str, Any], Path]]]  # stage -> (spec, folder) of the jobs that are done
+
+
+def report_job(study: Study, jobs: list[Job], name: str, whole: Study) -> Job:
+    """The report on one cohort; `name` is that of its folder below the study's, "" for the study's own.
+
+    Raises:
+        UnderstudyError: `report.reading` is not the result of a reading study.
+    """
+    spec = {**_about(study, whole), "baseline": baseline(study)}
+    if (path := study.report.reading) is not None:  # small, so the specification holds it
+        content: Any = read_json(path)
+        known = {"source", "n", "called_real", "called_synthetic"}
+        if not isinstance(content, dict) or not all(known <= row.keys() for row in content.get("rows") or [{}]):
+            fix = "give the table6.json of `understudy reading analyse`"
+            raise UnderstudyError("not the result of a reading study", where=path, fix=fix)
+        spec["reading"] = content
+    local = {"publish": name} if name else {}
+    return job_of("report", "report", spec, [(job.stage, job.id) for job in jobs], **local)
+
+
+def overview_job(study: Study, reports: list[tuple[str, str]]) -> Job:
+    """The page above the reports of several cohorts."""
+    return job_of("overview", "overview", _about(study, study), reports)
+
+
+def _about(study: Study, whole: Study) -> dict[str, Any]:
+    # What runs the study again: a preset's name if it is one unchanged, else a file with its content.
+    name = whole.name
+    if name not in presets() or Study.model_validate(preset(name)).hash != whole.hash:
+        name = f"{name}.yaml"
+    return {
+        "title": study.report.title or f"Understudy: {study.name}",
+        "study": study.as_data(),
+        "study_hash": study.hash,
+        "command": f"understudy run {name}",
+    }
 
 
 def report(context: Context) -> dict[str, Any]:
@@ -26,6 +72,50 @@ def report(context: Context) -> dict[str, Any]:
     cells = [spec["cell"] for spec, _ in _done_by_stage(folders).get("evaluate", [])]
     page = write_report(context.spec, folders, cells, context.folder)
     return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+
+
+def overview(context: Context) -> dict[str, Any]:
+    """Writes the page, `report.json` and the tables above the reports of several cohorts."""
+    from understudy.report.overview import write_overview
+
+    page = write_overview({name: f for name, (f,) in context.inputs.items()}, context.spec, context.folder)
+    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
+
+
+def report_again(out: str | Path) -> tuple[Path, str]:
+    """Makes the report of the study in a folder from what is done so far; returns its path and its answer.
+
+    In a study with several cohorts all reports are made anew, but for those of which nothing was evaluated yet.
+
+    Raises:
+        UnderstudyError: the folder holds no study, or nothing was evaluated yet.
+    """
+    from understudy.report.overview import write_overview
+    from understudy.study.engine.status import study_status
+
+    out, jobs = Path(out), {job.id: job for job in saved_jobs(out)}
+    table = study_status(out)
+    above = next((job for job in jobs.values() if job.stage == "overview"), None)
+    made = {}
+    for job in (job for job in jobs.values() if job.stage == "report"):
+        folders = [job_folder(out, jobs[job_id]) for _, job_id in job.inputs]
+        cells = [jobs[job_id].spec["cell"] for stage, job_id in job.inputs if stage == "evaluate"]
+        if above is None:
+            page = write_report(job.spec, folders, cells, out, table)
+            return page, answer_of(out / "report.json")
+        if "evaluate" in _done_by_stage(folders):
+            name = str(job.local["publish"])
+            own = table[table["id"].isin([job_id for _, job_id in job.inputs])]
+            made[name] = write_report(job.spec, folders, cells, out / name, own).parent
+    if not made or above is None:
+        raise _nothing_evaluated(out)
+    return write_overview(made, above.spec, out), answer_of(out / "report.json")
+
+
+def answer_of(path: Path) -> str:
+    """The answer that a report opens with, in one line: useful or not, and what is wrong with releasing the slices."""
+    answer = read_json(path)["answer"]
+    return f"{answer['headline']} {answer.get('alarm', '')}".strip()
 
 
 def write_report(
@@ -48,6 +138,7 @@ def write_report(
         UnderstudyError: nothing was evaluated yet.
     """
     from understudy.report.page import ReportData, build_report
+    from understudy.study.correlate import correlate_jobs, write_correlations
 
     done = _done_by_stage(folders)
     if "evaluate" not in done:
@@ -55,6 +146,24 @@ def write_report(
     scores = pd.concat([pd.read_parquet(f / "scores.parquet") for _, f in done["evaluate"]], ignore_index=True)
     with atomic_path(out / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
+    if "reading" in spec:
+        (out / "reading").mkdir(parents=True, exist_ok=True)
+        write_json(out / "reading" / "table6.json", spec["reading"])
+    correlations = correlate_jobs({read_json(f / "spec.json")["id"]: f for e in done.values() for _, f in e})
+    if correlations is not None:
+        write_correlations(correlations, out / "correlation")
+
+    def by_name(stage: str, below: str = "") -> dict[str, Path]:  # generator -> file
+        return {job["name"]: folder / below for job, folder in done.get(stage, [])}
+
+    def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:  # setting and repeat -> file
+        cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
+        return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
+
+    # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    jobs_of_generators = {read_json(f / "spec.json")["name"]: f for _, f in done.get("generator", [])}
+    trained = {plain_name(name).removeprefix("generator "): folder for name, folder in jobs_of_generators.items()}
+    results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
     ((prepared_spec, prepared),) = done["prepare"]
     data = ReportData(
         title=spec["title"],
@@ -63,72 +172,22 @@ def write_report(
         slices=prepared / "slices",
         volumes=prepared / "volumes",
         baseline=spec["baseline"],
-        reading=_reading(spec, out),
-        correlation=_correlation(folders, out),
+        reading=out / "reading" if "reading" in spec else None,
+        correlation=out / "correlation" if correlations is not None else None,
         planned=pd.DataFrame(planned),
         jobs=_job_table(folders) if jobs is None else jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
-        **_of_generators(done),
-        **_of_segmenters(done),
+        synthetic=by_name("sample", "slices"),
+        quality=by_name("quality", "quality.json"),
+        audits=by_name("audit"),
+        annotations=by_name("annotations", "annotations.json"),
+        generator_histories={name: folder / "model" / "history.jsonl" for name, folder in trained.items()},
+        generator_health={name: found["health"] for name, found in results.items() if "health" in found},
+        segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
+        predictions=by_cell("evaluate", "predictions"),
     )
     return build_report(data, out)
-
-
-def _of_generators(done: _Done) -> dict[str, Any]:
-    """Fields of the report's data that have an entry a generator: slices, measurements, audits, trainings."""
-    trained = {
-        plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator "): folder
-        for _, folder in done.get("generator", [])
-    }
-    results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
-
-    def by_name(stage: str, below: str = "") -> dict[str, Path]:
-        return {spec["name"]: folder / below for spec, folder in done.get(stage, [])}
-
-    return {
-        "synthetic": by_name("sample", "slices"),
-        "quality": by_name("quality", "quality.json"),
-        "audits": by_name("audit"),
-        "annotations": by_name("annotations", "annotations.json"),
-        "generator_histories": {name: f / "model" / "history.jsonl" for name, f in trained.items()},
-        "generator_health": {name: r["health"] for name, r in results.items() if "health" in r},
-    }
-
-
-def _of_segmenters(done: _Done) -> dict[str, Any]:
-    """Fields with an entry a training of a segmenter: histories and predictions."""
-
-    def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:
-        return {
-            (spec["cell"]["setting"], spec["cell"]["repeat"]): folder / below for spec, folder in done.get(stage, [])
-        }
-
-    return {
-        "segmenter_histories": by_cell("segmenter", "model/history.jsonl"),
-        "predictions": by_cell("evaluate", "predictions"),
-    }
-
-
-def _reading(spec: dict[str, Any], out: Path) -> Path | None:
-    """Folder with the Table 6 that the study file names, None without one."""
-    if "reading" not in spec:
-        return None
-    (out / "reading").mkdir(parents=True, exist_ok=True)
-    write_json(out / "reading" / "table6.json", spec["reading"])
-    return out / "reading"
-
-
-def _correlation(folders: list[Path], out: Path) -> Path | None:
-    """Folder with the correlation of metrics with Dice over generators, None if there is nothing of both."""
-    from understudy.study.correlate import correlate_jobs, write_correlations
-
-    done = {str(read_json(f / "spec.json")["id"]): f for f in folders if read_done(f) is not None}
-    found = correlate_jobs(done)
-    if found is None:
-        return None
-    write_correlations(found, out / "correlation")
-    return out / "correlation"
 
 
 def _done_by_stage(folders: list[Path]) -> _Done:
@@ -140,83 +199,21 @@ def _done_by_stage(folders: list[Path]) -> _Done:
     return done
 
 
-def overview(context: Context) -> dict[str, Any]:
-    """Writes the page, `report.json` and the tables above the reports of several cohorts."""
-    from understudy.report.overview import write_overview
-
-    page = write_overview({name: f for name, (f,) in context.inputs.items()}, context.spec, context.folder)
-    return {"page_sha256": sha256_file(page), "answer": answer_of(page.with_name("report.json"))}
-
-
-def report_again(out: str | Path) -> tuple[Path, str]:
-    """Makes the report of the study in a folder from what is done so far; returns its path and its answer.
-
-    In a study with several cohorts these are all made anew, but for those of which nothing was evaluated yet.
-
-    Raises:
-        UnderstudyError: the folder holds no study, or nothing was evaluated yet.
-    """
-    from understudy.report.overview import write_overview
-    from understudy.study.engine.jobs import saved_jobs
-    from understudy.study.engine.status import study_status
-
-    out, jobs = Path(out), {job.id: job for job in saved_jobs(out)}
-    planned, table = [job for job in jobs.values() if job.stage == "report"], study_status(out)
-    above = next((job for job in jobs.values() if job.stage == "overview"), None)
-    if above is None:
-        (only,) = planned
-        page = write_report(only.spec, _folders_of(only, jobs, out), _cells_of(only, jobs), out, table)
-        return page, answer_of(out / "report.json")
-    made = {}
-    for job in planned:
-        folders = _folders_of(job, jobs, out)
-        if "evaluate" in _done_by_stage(folders):
-            name = str(job.local["publish"])
-            own = table[table["id"].isin([job_id for _, job_id in job.inputs])]
-            made[name] = write_report(job.spec, folders, _cells_of(job, jobs), out / name, own).parent
-    if not made:
-        raise _nothing_evaluated(out)
-    return write_overview(made, above.spec, out), answer_of(out / "report.json")
-
-
-def _folders_of(report: Job, jobs: dict[str, Job], out: Path) -> list[Path]:
-    """Folders of the jobs that a report is about."""
-    return [job_folder(out, jobs[job_id]) for _, job_id in report.inputs]
-
-
-def _cells_of(report: Job, jobs: dict[str, Job]) -> list[dict[str, Any]]:
-    """Cells of the evaluations that a report is about, done or not."""
-    return [jobs[job_id].spec["cell"] for stage, job_id in report.inputs if stage == "evaluate"]
-
-
 def _nothing_evaluated(out: Path) -> UnderstudyError:
     return UnderstudyError(
         "no test patient has been evaluated yet", where=out, fix="finish at least one evaluation: understudy run"
     )
 
 
-def answer_of(path: Path) -> str:
-    """The answer that a report opens with, in one line: useful or not, and what is wrong with releasing the slices."""
-    answer = read_json(path)["answer"]
-    return f"{answer['headline']} {answer.get('alarm', '')}".strip()
-
-
 def _job_table(folders: list[Path]) -> pd.DataFrame:
     rows = []
     for folder in folders:
-        job, account = read_json(folder / "spec.json"), read_done(folder) or {}
+        job, account, failed = read_json(folder / "spec.json"), read_done(folder) or {}, read_failed(folder)
         rows.append(
-            {
-                "stage": job["stage"],
-                "id": job["id"],
-                "name": job["name"],
-                "seconds": account.get("seconds"),
-                "peak_rss_mb": account.get("peak_rss_mb"),
-                "state": state_of(folder),
-                "failure": read_failed(folder).get("class", ""),
-                "message": read_failed(folder).get("message", ""),
-                "memory": memory_words(account),
-            }
+            {name: job[name] for name in ("stage", "id", "name")}
+            | {name: account.get(name) for name in ("seconds", "peak_rss_mb")}
+            | {"state": state_of(folder), "failure": failed.get("class", ""), "message": failed.get("message", "")}
+            | {"memory": memory_words(account)}
         )
     return pd.DataFrame(rows)
 
@@ -225,13 +222,18 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
     """What was run on what: versions, seeds, and hashes of inputs and data."""
     accounts = [read_done(folder) or {} for entries in done.values() for _, folder in entries]
     versions = {json.dumps(a["software"], sort_keys=True) for a in accounts}
-    results = (read_done(prepared) or {})["results"]
     seeds = {"study": spec["study"]["seed"], "split": prepared_spec["split"]["seed"]}
     for stage, entries in done.items():
         for own, folder in entries:
             seed = own.get("seed", own.get("training", {}).get("seed") if stage != "evaluate" else None)
             if seed is not None:
                 seeds[str(read_json(folder / "spec.json")["name"])] = seed
+    hashes = {
+        "cohort": prepared_spec.get("content", "phantom"),
+        "slices": (read_done(prepared) or {})["results"]["content_hash"],
+    }
+    for job, folder in done.get("sample", []):
+        hashes[f"synthetic {job['name']}"] = (read_done(folder) or {})["results"]["content_hash"]
     return {
         "command": spec["command"],
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -240,12 +242,5 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
         "torch_threads": sorted({a["torch_threads"] for a in accounts if a["torch_threads"]}),
         "study_hash": spec["study_hash"],
         "seeds": seeds,
-        "input_hashes": {
-            "cohort": prepared_spec.get("content", "phantom"),
-            "slices": results["content_hash"],
-            **{
-                f"synthetic {s['name']}": (read_done(f) or {})["results"]["content_hash"]
-                for s, f in done.get("sample", [])
-            },
-        },
+        "input_hashes": hashes,
     }

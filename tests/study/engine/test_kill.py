@@ -18,7 +18,7 @@ from understudy import cli
 from understudy.io.files import read_json
 from understudy.slices import SliceSet
 from understudy.study.stages.report import report_again
-from understudy.study.stages.run import SCORE_KEYS
+from understudy.study.stages.segmenter import SCORE_KEYS
 
 STUDY = """
 name: kill
@@ -47,7 +47,7 @@ SIGNS = {
 HEAVY = [
     "understudy.study.engine.estimate",
     "understudy.study.engine.run",
-    "understudy.study.stages.run",
+    "understudy.study.stages.segmenter",
     "understudy.generators.sample",
 ]
 

@@ -23,7 +23,7 @@ from understudy.io.files import read_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import RunResult, run_study
-from understudy.study.stages.run import STAGES
+from understudy.study.registry import STAGES
 
 STUDY = tiny_study("full", kimg=0.1, tick=0.05, samples=80, seconds=0.05)
 

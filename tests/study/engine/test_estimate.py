@@ -15,8 +15,8 @@ from understudy.study.engine import estimate
 from understudy.study.engine.calibration import Calibration, calibrate
 from understudy.study.engine.costs import segmenter_cost
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.jobs import STAGE_VERSIONS
 from understudy.study.engine.plan import make_plan
+from understudy.study.registry import STAGES
 
 
 def test_the_papers_networks_cost_what_others_measured() -> None:
@@ -64,7 +64,7 @@ def costs(**changes: Any) -> dict[str, tuple[float, float]]:
 @pytest.mark.usefixtures("fixed_speed")
 def test_every_stage_has_an_estimate_that_follows_its_work() -> None:
     once, twice = costs(), costs(generators={"g": {"samples": 200_000, "training": {"kimg": 50_000}}})
-    assert set(once) == set(STAGE_VERSIONS) - {"overview"}  # which several cohorts have
+    assert set(once) == set(STAGES) - {"overview"}  # which several cohorts have
     assert all(seconds > 0 and disk > 0 for seconds, disk in once.values())
     for stage in ("generator", "sample"):
         assert twice[stage][0] == pytest.approx(2 * once[stage][0], rel=0.01)

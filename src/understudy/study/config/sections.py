@@ -1,4 +1,4 @@
-"""The sections `evaluation` and `report` of the study file: how results are scored, and what is shown of them."""
+"""The sections `evaluation`, `quality` and `report` of a study file: how results are scored, measured and shown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+
+from understudy.quality.config import QualityConfig
+
+UNET = "unet"
 
 
 class EvaluationConfig(BaseModel):
@@ -35,6 +39,48 @@ class EvaluationConfig(BaseModel):
         if not isinstance(value, dict) and value not in ("auto", "none"):
             raise ValueError("should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}")
         return value
+
+
+class ExtractorSpec(BaseModel):
+    """An extractor in a study file; its name alone will do where no file is needed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal[
+        "random", "unet", "radiomics", "radiomics_tumour",
+        "inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2",
+    ] = Field(description="random, unet, radiomics and radiomics_tumour need no file")  # fmt: skip
+    weights: Path | None = Field(None, description="file of weights; relative to the study file")
+    sha256: str | None = Field(None, description="that the file must have; null: the published one, if any")
+    resize: Literal["antialiased_bicubic", "tf1"] = Field(
+        "antialiased_bicubic", description="tf1 only to compare with numbers of the first FID code"
+    )
+
+
+class QualitySpec(QualityConfig):
+    """Distances of synthetic from real slices, for every generator."""
+
+    extractors: list[ExtractorSpec] = Field(
+        default_factory=lambda: [ExtractorSpec.model_validate({"name": n}) for n in ("random", UNET)],
+        min_length=1,
+        description="what turns slices into vectors, e.g. [random, unet, {name: inception2015, weights: file.pth}]",
+    )
+    channels: list[str] | None = Field(
+        None, description="to compare, e.g. [T1wGd] (the paper); null: all, and their average"
+    )
+    too_few: Literal["refuse", "leave_out"] = Field(
+        "leave_out", description="a Frechet distance of fewer slices than dimensions: refuse, or say so"
+    )
+
+    @field_validator("extractors", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+    @property
+    def config(self) -> QualityConfig:
+        """Without extractors and channels."""
+        return QualityConfig.model_validate(self.model_dump(exclude={"extractors", "channels"}))
 
 
 class ReportConfig(BaseModel):

@@ -20,9 +20,9 @@ from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Job, job_folder
 from understudy.study.engine.plan import Plan
 from understudy.study.engine.run import run_study
-from understudy.study.stages.data_jobs import prepare_jobs
-from understudy.study.stages.generator_jobs import audit_job, generator_jobs
-from understudy.study.stages.run import STAGES
+from understudy.study.stages.audit import audit_job
+from understudy.study.stages.data import prepare_jobs
+from understudy.study.stages.generator import generator_jobs
 
 
 def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int | None = None) -> Plan:

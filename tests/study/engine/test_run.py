@@ -14,7 +14,6 @@ from understudy.io.files import read_json, write_json
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog
 from understudy.study.engine.jobs import (
-    STAGE_VERSIONS,
     Context,
     Job,
     StageFunction,
@@ -26,6 +25,7 @@ from understudy.study.engine.jobs import (
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.run import claimed, run_study
 from understudy.study.engine.status import study_status
+from understudy.study.registry import STAGES
 
 
 def study(**changes: Any) -> Study:
@@ -53,7 +53,7 @@ class Stages:
     def table(self) -> dict[str, StageFunction]:
         return {
             stage: (lambda context, stage=stage: self._run(stage, context))  # type: ignore[misc]
-            for stage in STAGE_VERSIONS
+            for stage in STAGES
         }
 
 
@@ -139,7 +139,7 @@ def test_a_finished_study_gets_its_new_page_when_pages_are_made_in_another_way(
 def test_the_version_of_pages_follows_from_every_file_that_they_are_made_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = ["report/page.py", "report/templates/page.html.j2", "metrics/scores.py", "study/report_stage.py"]
+    files = ["report/page.py", "report/templates/page.html.j2", "metrics/scores.py", "study/stages/report.py"]
     others = ["report/__pycache__/page.pyc", "study/run.py"]
     monkeypatch.setattr("understudy.__file__", str(tmp_path / "__init__.py"))
     for name in (*files, *others):

@@ -124,6 +124,7 @@ def test_a_damaged_heartbeat_does_not_stop_a_job(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from understudy.study.engine.jobs import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

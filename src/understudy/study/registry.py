@@ -1,0 +1,52 @@
+"""The stages of a study in the order in which they run, and what the engine must know of each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage; its function has the stage's name.
+
+    Attributes:
+        module: of `understudy.study.stages`, in which the function is.
+        version: of the code. Raise it whenever the same spec would give another result: a number, not a hash of the
+            source, as a corrected comment must not throw away three days of training. 0: pages, which take seconds;
+            their version follows from their sources, so that a finished study gets its new page from the next run.
+        on_gpu: computes on a device.
+        training: saves its state on the way and can be stopped at any time.
+        side: only the report depends on its results.
+    """
+
+    module: str
+    version: int
+    on_gpu: bool = False
+    training: bool = False
+    side: bool = False
+
+
+STAGES = {
+    "phantom": Stage("data", 1),
+    "prepare": Stage("data", 1),
+    "generator": Stage("generator", 2, on_gpu=True, training=True),
+    "sample": Stage("generator", 1, on_gpu=True),
+    "audit": Stage(
+        "audit", 3, on_gpu=True, side=True
+    ),  # 2: slices of little contrast; 3: concentration on few patients
+    "segmenter": Stage("segmenter", 3, on_gpu=True, training=True),  # 2: noise from a pool; 3: order of augmentation
+    "evaluate": Stage("segmenter", 2, on_gpu=True),  # 2: hd95_surfel, regions
+    "quality": Stage("quality", 1, on_gpu=True, side=True),
+    "annotations": Stage("annotations", 1, side=True),
+    "report": Stage("report", 0),
+    "overview": Stage("report", 0),
+}
+
+
+def stage_functions() -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """Stage -> its function of a `Context`; imported here, as these modules build jobs by the table above."""
+    modules = {name: importlib.import_module(f"understudy.study.stages.{s.module}") for name, s in STAGES.items()}
+    return {name: getattr(module, name) for name, module in modules.items()}

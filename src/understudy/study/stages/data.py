@@ -1,0 +1,188 @@
+"""The stages `phantom` and `prepare`: artificial patients, if there are no others, and how patients become slices."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.cohort.checks import first_headers
+from understudy.cohort.config import CohortConfig, as_before_auto
+from understudy.cohort.layouts import Cohort, brats_classes
+from understudy.cohort.slicing import Frame
+from understudy.errors import UnderstudyError
+from understudy.io.files import sha256_file, write_json
+from understudy.metrics.overlap import resolve_regions
+from understudy.runtime.lazy import pandas as pd
+from understudy.slices import LabelClass, SliceSet, SliceWriter
+from understudy.study.config.cohorts import SPLIT_FILES
+from understudy.study.config.schema import Study
+from understudy.study.engine.jobs import Context, Job, job_of
+from understudy.study.facts import find_cohort, fingerprint
+from understudy.volumes import VolumeSet
+
+log = logging.getLogger(__name__)
+
+_SHOWN_PROBLEMS = 5  # kinds of problems that are shown before training
+
+
+def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) -> str:
+    """Adds the phantom job, if any, and the prepare job; returns the id of the latter.
+
+    Args:
+        cohort: of the study, if it has been looked for already.
+    """
+    spec: dict[str, Any] = {"slices": study.slices.model_dump(mode="json", exclude={"workers"})}
+    inputs: list[tuple[str, str]] = []
+    local: dict[str, Any] = {"workers": study.slices.workers}
+    if study.phantom is not None:
+        phantom = study.phantom
+        if phantom.seed is None:
+            phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom")})
+        job = job_of("phantom", "phantom", phantom.model_dump(mode="json"), [])
+        jobs.append(job)
+        inputs.append(("phantom", job.id))
+        described = CohortConfig.model_validate({})
+        _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
+    else:
+        assert study.cohort is not None
+        cohort = cohort or find_cohort(study)
+        assert cohort is not None
+        described = study.cohort
+        spec["content"] = fingerprint(cohort)
+        headers = first_headers(cohort, study.slices)
+        frame = Frame.of(headers, study.slices) if headers else None
+        if frame is not None and frame.changes(headers):  # other cohorts keep the ids of their jobs
+            spec["frame"] = frame.as_dict()
+        _check_regions(study, cohort.classes)
+        local["path"] = str(study.cohort.path)
+    local["cohort"] = described.model_dump(mode="json", exclude={"path"})
+    spec["cohort"] = as_before_auto(local["cohort"])
+    split = study.split.settled(study.derived_seed("split")).model_dump(mode="json")
+    local["split"] = {name: split[name] for name in SPLIT_FILES if isinstance(split[name], str) and split[name]}
+    for name, path in local["split"].items():
+        if not Path(path).is_file():
+            raise UnderstudyError(
+                "a file that the study names does not exist", where=f"split.{name}: {path}", fix="correct the path"
+            )
+        split[name] = f"sha256:{sha256_file(path)}"
+    spec["split"] = split
+    job = job_of("prepare", "prepare", spec, inputs, **local)
+    jobs.append(job)
+    return job.id
+
+
+def _check_regions(study: Study, classes: Sequence[LabelClass]) -> None:
+    """Refuses regions of classes that the cohort does not have: before days of training, not after them."""
+    try:
+        resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
+    except UnderstudyError as error:
+        raise UnderstudyError(error.what, where="evaluation.regions of the study", fix=error.fix) from error
+
+
+def phantom(context: Context) -> dict[str, Any]:
+    """Writes the phantom cohort to `phantoms/`."""
+    from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
+
+    config = PhantomConfig.model_validate(context.spec)
+    write_phantoms(config, context.folder / "phantoms", progress=context.progress)
+    return {"patients": config.patients}
+
+
+def prepare(context: Context) -> dict[str, Any]:
+    """Checks the cohort, splits it and writes `slices`, `volumes`, `split.json` and `problems.json`."""
+    from understudy.cohort.checks import accept, check_cohort
+    from understudy.cohort.layouts import find_patients
+    from understudy.cohort.prepare import prepare as write_slices
+    from understudy.cohort.slicing import SliceConfig
+    from understudy.cohort.splits import SplitConfig, split_patients
+
+    path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else context.local["path"]
+    given = context.local.get("cohort", {})  # the same, but for what `auto` is in the spec
+    config = CohortConfig.model_validate({**context.spec["cohort"], **given, "path": path})
+    workers = int(context.local["workers"])
+    cohort = find_patients(config)
+    slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
+    checked = check_cohort(cohort, slicing, workers, context.progress)
+    listed = []
+    for problem in checked.problems:
+        file, inside = problem.file, problem.file.is_relative_to(cohort.path)
+        name = file.relative_to(cohort.path).as_posix() if inside else file.name
+        listed.append({**asdict(problem), "file": name})
+    write_json(context.folder / "problems.json", listed)
+    cohort = accept(cohort, checked.problems, config.skip_bad_patients)
+    kinds = {f"{p.severity}: {p.problem}": p for p in checked.problems}  # one of a kind
+    for p in list(kinds.values())[:_SHOWN_PROBLEMS]:
+        whose = f"patient {p.patient}" if p.patient else str(p.file)
+        log.warning("%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix)
+    if len(listed) > _SHOWN_PROBLEMS:
+        log.warning("all %d problems are listed in %s", len(listed), context.folder / "problems.json")
+    split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
+    write_json(context.folder / "split.json", split)
+    # who is left out of the training (`train_patients`) is not sliced either
+    cohort = replace(cohort, patients=tuple(p for p in cohort.patients if p.id in split))
+    counts = write_slices(cohort, split, slicing, context.folder, context.progress, checked.frame)
+    slices = SliceSet.open(context.folder / "slices")
+    return {
+        "counts": counts,
+        "slices": len(slices),
+        "content_hash": slices.content_hash,
+        "volumes_sha256": sha256_file(context.folder / "volumes" / "volumes.json"),
+        "problems": len(listed),
+    }
+
+
+# --- what other stages read of prepared patients ----------------------------------------------------------------------
+
+
+def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDArray[np.int64]:
+    """Rows of the training patients, or of the first `patients` of them in an order drawn by `seed`.
+
+    Args:
+        slices: prepared slices, with subject and split in the index.
+        subset: {"patients": 5, "seed": 0}, None for all training patients. Groups of one seed are nested: the 5
+            patients are among the 10.
+
+    Raises:
+        UnderstudyError: there are not so many training patients.
+    """
+    rows = slices.rows(split="train")
+    if subset is None:
+        return rows
+    subjects = slices.index["subject"].to_numpy()[rows]
+    names = np.array(sorted(set(map(str, subjects))))
+    count = int(subset["patients"])
+    if not 0 < count <= len(names):
+        raise UnderstudyError(
+            f"{count} training patients wanted, but there are {len(names)}",
+            where=slices.path,
+            fix=f"ask for 1 to {len(names)}",
+        )
+    chosen = np.random.default_rng([int(subset["seed"]), 7]).permutation(names)[:count]
+    return np.asarray(rows[np.isin(subjects.astype(str), chosen)], np.int64)
+
+
+def held_out_slices(volumes: VolumeSet, path: Path) -> SliceSet | None:
+    """The slices of validation and test patients that pass the slice rule, as a set; None without such patients.
+
+    Segmenters were chosen by the validation patients and nothing by the test patients, and no generator saw either.
+    """
+    subjects = volumes.subjects()
+    if not subjects:
+        return None
+    resolution = volumes.read(subjects[0]).images.shape[-1]
+    shutil.rmtree(path.with_name(path.name + ".partial"), ignore_errors=True)  # of an interrupted run
+    writer = SliceWriter(path, volumes.channels, volumes.classes, resolution)
+    for subject in subjects:
+        volume = volumes.read(subject)
+        z = np.flatnonzero(volume.kept)
+        labels = volume.labels_at_network(len(volumes.classes))
+        rows = pd.DataFrame({"subject": subject, "site": volume.site, "z": z, "split": volume.split})
+        writer.append(volume.images[z], labels[z], rows)
+    return writer.close()

@@ -1,0 +1,205 @@
+"""The stages `generator` and `sample`: a training (or an ensemble's) and its slices, or a folder of foreign images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnderstudyError
+from understudy.exchange.read import folder_mark, layout_of
+from understudy.generators.registry import plugin_type
+from understudy.io.files import read_json, sha256_file
+from understudy.slices import SliceSet
+from understudy.study.config.generators import FolderGenerator, GeneratorSpec, PluginSpec
+from understudy.study.config.schema import Study
+from understudy.study.engine.jobs import Context, Job, job_of, training_spec
+from understudy.study.stages.data import training_rows
+
+
+def generator_jobs(
+    study: Study,
+    name: str,
+    prepare: str,
+    jobs: list[Job],
+    subset: dict[str, Any] | None = None,
+    samples: int | None = None,
+) -> str:
+    """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter.
+
+    Args:
+        subset: train on some of the training patients only, see `training_rows`.
+        samples: slices to make, in place of the study's number.
+    """
+    generator = study.generators[name]
+    if isinstance(generator, FolderGenerator):
+        jobs.append(_folder_job(name, generator, prepare))
+        return jobs[-1].id
+    sampler = getattr(generator, "sampler", None)
+    wanted = {
+        "name": name,
+        "count": samples or generator.samples,
+        "seed": study.derived_seed("sample", name),
+        "psi": getattr(generator, "psi", 1.0),
+        "sampler": sampler.model_dump(mode="json") if sampler else None,
+    }
+    of = f" of {subset['patients']} patients" if subset else ""
+    if generator.snapshot is not None:  # weights that another generator's training keeps on its way
+        trained = [j for j in jobs if j.stage == "generator" and j.spec["name"] == generator.snapshot.of]
+        wanted["snapshot_kimg"] = generator.snapshot.kimg
+    else:
+        trained = []
+        for member in range(generator.ensemble):
+            own = (name,) if member == 0 else (name, member)  # the first is the same whatever the ensemble's size
+            spec, local = _training(study, generator, study.derived_seed("generator", *own))
+            spec = {"name": name, **spec, **({"subset": subset} if subset else {})}
+            title = f"generator {name}{of}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
+            trained.append(job_of("generator", title, spec, [("prepare", prepare)], **local))
+        jobs += trained
+    jobs.append(job_of("sample", f"sample {name}{of}", wanted, [("generator", job.id) for job in trained]))
+    return jobs[-1].id
+
+
+def _training(study: Study, generator: GeneratorSpec | PluginSpec, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the result of a training depends on, and what it does not."""
+    if isinstance(generator, PluginSpec):
+        spec: dict[str, Any] = {"plugin": plugin_type(generator.plugin).identity, "config": generator.config,
+                "annotation": generator.annotation, "resolution": study.slices.resolution, "seed": seed}  # fmt: skip
+        if generator.keep_weights_kimg:
+            spec["keep_weights_kimg"] = generator.keep_weights_kimg
+        return spec, {}
+    training, local = training_spec(generator.training, seed)
+    if not training["keep_weights_kimg"]:
+        del training["keep_weights_kimg"]  # which came later: the ids of trainings without it stay
+    model = generator.model.model_dump(mode="json", exclude={"channels"})
+    return {"model": {**model, "resolution": study.slices.resolution}, "training": training}, {"training": local}
+
+
+def _folder_job(name: str, generator: FolderGenerator, prepare: str) -> Job:
+    """The reading of a folder of images; its id follows from what is in the folder."""
+    spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
+    _, files = layout_of(generator.folder, generator)
+    wanted = {"name": name, "folder": spec, "count": generator.samples, "content": folder_mark(generator.folder, files)}
+    local = {"path": str(generator.folder), "files": len(files)}
+    return job_of("sample", f"read {name}", wanted, [("prepare", prepare)], **local)
+
+
+def generator(context: Context) -> dict[str, Any]:
+    """Trains a generator on the training slices; the result is the folder `model`."""
+    if "plugin" in context.spec:
+        return _train_plugin(context)
+    from understudy.generators.joint import annotation_channels
+    from understudy.generators.registry import model_config, network_type
+    from understudy.generators.training.loop import train
+
+    slices = SliceSet.open(context.input("prepare") / "slices")
+    kind = network_type(context.spec["model"]["kind"])
+    training = kind.training.model_validate({**context.spec["training"], **context.local["training"]})
+    channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
+    model = train(
+        slices,
+        training_rows(slices, context.spec.get("subset")),
+        model_config({**context.spec["model"], "channels": channels}),
+        training,
+        context.folder / "model",
+        device=context.device,
+        progress=context.progress,
+        devices=context.devices,
+        nodes=context.nodes,
+    )
+    return {
+        "weights_sha256": sha256_file(model / "generator.safetensors"),
+        "health": read_json(model / "config.json")["health"],
+    }
+
+
+def _train_plugin(context: Context) -> dict[str, Any]:
+    spec = context.spec
+    name, planned = spec["plugin"]["name"], spec["plugin"]
+    plugin = plugin_type(name)
+    if plugin.identity != planned:
+        raise UnderstudyError(
+            f"the plug-in {name} is not the one that was planned (version {planned['version']})",
+            where=context.folder,
+            fix="run the study again: it is planned anew",
+        )
+    if context.nodes > 1:
+        raise UnderstudyError(f"the plug-in {name} is trained by one process", fix="leave --nodes out")
+    slices = SliceSet.open(context.input("prepare") / "slices")
+    model = plugin.train(
+        slices,
+        training_rows(slices, spec.get("subset")),
+        spec["config"],
+        context.folder / "model",
+        spec["annotation"],
+        spec["seed"],
+        context.device,
+        spec.get("keep_weights_kimg", ()),
+    )
+    return {"weights_sha256": read_json(model / "config.json")["content"], "plugin": planned}
+
+
+def sample(context: Context) -> dict[str, Any]:
+    """Makes the synthetic slice set `slices`, or reads it from a folder of images that somebody else made."""
+    if "folder" in context.spec:
+        return _read_samples(context)
+    from understudy.generators.diffusion.samplers import SamplerConfig
+    from understudy.generators.folder import snapshot_folder
+    from understudy.generators.sample import sample_set
+
+    spec = context.spec
+    models = [folder / "model" for folder in context.inputs["generator"]]
+    if "snapshot_kimg" in spec:
+        models = [snapshot_folder(model, spec["snapshot_kimg"]) for model in models]
+    made = sample_set(
+        models,
+        spec["count"],
+        spec["seed"],
+        context.folder / "slices",
+        psi=spec["psi"],
+        device=context.device,
+        progress=context.progress,
+        sampler=None if spec["sampler"] is None else SamplerConfig.model_validate(spec["sampler"]),
+    )
+    return {"slices": len(made), "content_hash": made.content_hash}
+
+
+def _read_samples(context: Context) -> dict[str, Any]:
+    from understudy.exchange.pixels import Target
+    from understudy.exchange.read import read_folder
+    from understudy.exchange.spec import FolderSpec
+
+    real = SliceSet.open(context.input("prepare") / "slices")
+    root = Path(context.local["path"])
+    made = read_folder(
+        root,
+        FolderSpec.model_validate(context.spec["folder"]),
+        context.folder / "slices",
+        Target.of(real),
+        context.spec["name"],
+        context.progress,
+        context.spec["count"],
+    )
+    refuse_held_out(made, real, root)
+    return {
+        "slices": len(made),
+        "content_hash": made.content_hash,
+        "annotation": made.attrs["annotation"],
+        "notes": made.attrs["notes"],
+    }
+
+
+def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:
+    """Refuses a folder with slices of patients that segmenters are selected on or tested on.
+
+    Raises:
+        UnderstudyError: as said.
+    """
+    if "subject" not in made.index or "subject" not in real.index:
+        return
+    held_out = set(real.index["subject"][real.index["split"] != "train"])
+    if leaked := sorted(set(made.index["subject"]) & held_out):
+        raise UnderstudyError(
+            f"the folder holds slices of {len(leaked)} patients who are kept for validation or test, e.g. {leaked[0]}",
+            where=root,
+            fix="leave them out: a segmenter that was trained on them says nothing",
+        )
