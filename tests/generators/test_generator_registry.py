@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from small_models import SMALL, small
 
 from understudy.errors import UnderstudyError
+from understudy.generators.folder import snapshot_folder
+from understudy.generators.membership import membership_scores
 from understudy.generators.registry import KINDS, build, model_config, network_type
+from understudy.generators.sample import sample_arrays
+from understudy.generators.training.loop import train
+from understudy.slices import SliceSet
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,3 +46,46 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_names_are_known_without_torch() -> None:
     code = "import sys; from understudy.generators.registry import KINDS; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SIXTH = """
+from typing import Literal
+
+from pydantic import Field
+
+from understudy.generators.builtin import Gan
+from understudy.generators.networks.stylegan2 import StyleGan2, StyleGan2Config
+from understudy.generators.training.config import StyleGan2Training
+
+
+class SixthConfig(StyleGan2Config):
+    kind: Literal["sixth"] = "sixth"
+
+
+class SixthTraining(StyleGan2Training):
+    kind: Literal["sixth"] = "sixth"
+    mixing: float = Field(default=0.5, ge=0, le=1)
+
+
+class Sixth(Gan):
+    config, training, network = SixthConfig, SixthTraining, StyleGan2
+    aliases, recipes = ("sx",), {"quick": {"model": {"z_dim": 8}}}
+"""
+
+
+def test_a_sixth_generator_is_one_file_and_one_line(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sixth_generator.py").write_text(SIXTH)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(KINDS, "sixth", "sixth_generator:Sixth")
+    kind = network_type("sixth")
+    fields = {"kind": "sixth", "resolution": 16, "channels": 3, "channel_base": 64, "channel_max": 4, "w_dim": 8}
+    model = model_config(fields | kind.recipe("quick")["model"])
+    training = kind.training(kimg=0.016, batch=8, keep_weights_kimg=[0.008], tensorboard=False)
+    run = train(slices, None, model, training, tmp_path / "run", "cpu", progress=False)
+    images, labels = sample_arrays([run, snapshot_folder(run, 0.008)], 4, seed=0, device="cpu")
+    assert (images.shape, labels.shape) == ((4, 2, 16, 16), (4, 16, 16))
+    scores, _ = membership_scores(run, slices, np.arange(5))
+    assert len(scores) == 5
+    assert kind.training_operations(model, training, kind.count) > kind.sampling_operations(model, None, kind.count) > 0

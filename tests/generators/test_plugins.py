@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from plugged import declare_plugin
 from understudy.errors import UnderstudyError
+from understudy.generators.folder import snapshot_folder
 from understudy.generators.joint import encode
-from understudy.generators.membership import supports_membership_inference
+from understudy.generators.membership import MembershipScores, membership_scores, supports_membership_inference
 from understudy.generators.plugins import BLOCK, PluginType, TrainingSlices, plugin_errors
 from understudy.generators.registry import installed_plugins, list_plugins, load_generator, plugin_type
 from understudy.generators.sample import sample_set
@@ -222,3 +223,59 @@ def test_out_of_memory_stays_what_it_is_with_a_note() -> None:
     with pytest.raises(MemoryError) as error, plugin_errors(PluginType("mine", None, "", "3"), "train"):
         raise MemoryError
     assert error.value.__notes__ == ["in the plug-in generator mine 3 (train)"]
+
+
+EVERYTHING = """
+import numpy as np
+from pydantic import BaseModel
+class C:
+    version = "1"
+    recipes = {"quick": {"width": 2}}
+    class Config(BaseModel):
+        width: int = 4
+    @staticmethod
+    def train(slices, config, folder, seed, device, snapshots=None):
+        for path in (folder, *(snapshots or {}).values()):
+            np.save(path / "mean.npy", np.asarray(slices).mean(0) - 0.1 * (path != folder))
+    @staticmethod
+    def cost(config, shape, slices):
+        return {"training": 1e9 * config.width, "sample": 1e6, "weights": int(np.prod(shape))}
+    def __init__(self, folder, device):
+        self.mean = np.load(folder / "mean.npy")
+    def sample(self, count, seed):
+        return np.broadcast_to(np.clip(self.mean, -1, 1), (count, *self.mean.shape)).copy()
+    def membership_scores(self, joint):
+        return -np.abs(joint - self.mean).mean((1, 2, 3))
+"""
+
+
+def test_a_plugin_may_have_all_that_built_in_generators_have(
+    slices: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(tmp_path, monkeypatch, EVERYTHING)
+    plugin = plugin_type("bad")
+    assert plugin.recipe("quick") == {"width": 2}
+    with pytest.raises(UnderstudyError, match="paper") as error:
+        plugin.recipe("paper")
+    assert "quick" in str(error.value.fix)
+    assert plugin.cost({"width": 3}, (3, 16, 16), 16) == {"training": 3e9, "sample": 1e6, "weights": 768}
+    model = trained(slices, tmp_path / "model", name="bad", fields={}, keep_weights_kimg=[1.0])
+    early = snapshot_folder(model, 1.0)
+    both = sample_set([model, early], 4, 0, tmp_path / "both", progress=False, device="cpu")
+    assert both.index["generator"].nunique() == 2
+    assert supports_membership_inference(model)
+    scores, _ = membership_scores(model, slices, np.arange(24))
+    mean = np.asarray(TrainingSlices(slices, slices.rows(split="train"))).mean(0)
+    joint = encode(*slices.read(np.arange(24)), CLASSES).numpy()
+    assert scores == pytest.approx(-np.abs(joint - mean).mean((1, 2, 3)), rel=1e-5)
+    assert set(MembershipScores(model).weights) == {"plugin"}
+
+
+def test_a_plugin_need_not_have_more_than_it_must(slices: SliceSet, tmp_path: Path, example_plugin: Path) -> None:
+    plugin = plugin_type("principal")
+    assert plugin.cost({}, (3, 16, 16), 16) is None
+    assert not plugin.takes_snapshots
+    model = trained(slices, tmp_path / "model")
+    with pytest.raises(UnderstudyError, match="cannot score") as error:
+        membership_scores(model, slices, np.arange(2))
+    assert "membership_scores" in str(error.value.fix)

@@ -12,9 +12,10 @@ from small_models import small
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.generators.diffusion.samplers import SamplerConfig
 from understudy.generators.networks.stylegan2 import Generator, StyleGan2Config
-from understudy.generators.sample import sample_set
+from understudy.generators.sample import sample_arrays, sample_set
 from understudy.generators.training.config import StyleGan2Training
 from understudy.generators.training.loop import train
+from understudy.io.files import sha256_file
 from understudy.slices import SliceSet
 
 
@@ -41,6 +42,21 @@ def test_a_longer_set_begins_with_the_shorter_one(model_dir: Path, tmp_path: Pat
     b = sample_set(model_dir, 20, 3, tmp_path / "b", device="cpu", progress=False)
     for x, y in zip(a.read(np.arange(10)), b.read(np.arange(10)), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_samples_in_memory_are_those_on_disk(model_dir: Path, tmp_path: Path) -> None:
+    whole = sample_set(model_dir, 20, 3, tmp_path / "s", device="cpu", progress=False)
+    images, labels = sample_arrays(model_dir, 12, seed=3, device="cpu")
+    for found, expected in zip((images, labels), whole.read(np.arange(12)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_training_on_slices_in_memory_is_that_on_a_folder(
+    model_dir: Path, slices: SliceSet, small_model: StyleGan2Config, tmp_path: Path
+) -> None:
+    config = StyleGan2Training(kimg=0.008, batch=8, pl_weight=0, tensorboard=False)
+    run = train(slices.subset(np.arange(24)), None, small_model, config, tmp_path / "run", "cpu", progress=False)
+    assert sha256_file(run / "generator.safetensors") == sha256_file(model_dir / "generator.safetensors")
 
 
 def test_interrupted_sampling_continues(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
