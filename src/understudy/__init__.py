@@ -24,12 +24,12 @@ if TYPE_CHECKING:
         StyleGAN3,
         Swin,
         UNet,
-        audit,
         evaluate,
         phantoms,
         read,
     )
     from understudy.errors import UnderstudyError
+    from understudy.memorization.perform import audit
     from understudy.slices import LabelClass, SliceSet
 
 __version__ = version("understudy-mri")
@@ -37,9 +37,10 @@ __version__ = version("understudy-mri")
 _HOMES = {
     "understudy.api": [
         "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-        "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
+        "Swin", "UNet", "evaluate", "phantoms", "read",
     ],
     "understudy.errors": ["UnderstudyError"],
+    "understudy.memorization.perform": ["audit"],
     "understudy.slices": ["LabelClass", "SliceSet"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -47,7 +48,8 @@ _ROOMS = ("metrics", "quality")  # whose functions are public: us.metrics.dice
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "LabelClass", "ProgressiveGAN", "Segmenter", "SliceSet", "StyleGAN1",
-    "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "phantoms", "quality", "read",
+    "StyleGAN2", "StyleGAN3", "Swin", "UNet", "UnderstudyError", "audit", "evaluate", "metrics", "phantoms", "quality",
+    "read",
 ]  # fmt: skip
 
 

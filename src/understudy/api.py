@@ -19,30 +19,10 @@ from understudy.slices import SliceSet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from understudy.memorization.perform import AuditResult
-
 Recipe = Literal["quick", "workstation", "paper"]
 
 
-class _Trained:
-    """A model in a folder, which is a temporary one unless the user names it."""
-
-    folder: Path | None = None
-    _temporary: tempfile.TemporaryDirectory[str] | None = None
-
-    def _new_folder(self, out: str | Path | None) -> Path:
-        if out is not None:
-            return Path(out)
-        self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
-        return Path(self._temporary.name) / "model"
-
-    def _finished(self) -> Path:
-        if self.folder is None:
-            raise UnderstudyError("the model has not been trained", fix="call fit first, or open a trained one")
-        return self.folder
-
-
-class Generator(_Trained):
+class Generator:
     """A generative model of joint images (channels + annotation). Use one of its five kinds.
 
     Args:
@@ -66,6 +46,8 @@ class Generator(_Trained):
     ) -> None:
         self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
         self._model = model
+        self.folder: Path | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None  # removed with the generator
 
     def __repr__(self) -> str:
         state = f"trained in {self.folder}" if self.folder else "not trained"
@@ -118,7 +100,10 @@ class Generator(_Trained):
         channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
         fields = {**given.get("model", {}), **self._model, "kind": self.kind}
         model = model_config({**fields, "resolution": self.resolution, "channels": channels})
-        folder = self._new_folder(out)
+        if out is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
+            out = Path(self._temporary.name) / "model"
+        folder = Path(out)
         train(slices, None, model, config, folder, device=self.device, progress=progress)
         self.folder = folder
         return self
@@ -147,10 +132,10 @@ class Generator(_Trained):
         """
         from understudy.generators.sample import sample_set
 
+        if self.folder is None:
+            raise UnderstudyError("the generator has not been trained", fix="call fit first, or Generator.open(folder)")
         with tempfile.TemporaryDirectory() as folder:
-            made = sample_set(
-                self._finished(), n, seed, Path(folder) / "set", device=self.device, progress=False, **options
-            )
+            made = sample_set(self.folder, n, seed, Path(folder) / "set", device=self.device, progress=False, **options)
             return in_memory(made)
 
 
@@ -184,19 +169,24 @@ class Diffusion(Generator):
     kind = "diffusion"
 
 
-class Segmenter(_Trained):
+class Segmenter:
     """A segmentation network for 2D slices. Use `UNet` or `Swin`.
 
     Args:
         samples: slices shown in training; None: the paper's number.
         device: "auto", "cpu", "cuda", ...
         options: fields of the network's or the training's configuration, e.g. `width=16`, `batch=8`.
+
+    Example:
+        >>> UNet(samples=4000, width=16)
+        UNet(samples=4000, width=16)
     """
 
     kind: ClassVar[str]
 
     def __init__(self, samples: int | None = None, device: str = "auto", **options: Any) -> None:
-        self.device, self._options = device, options | ({} if samples is None else {"samples": samples})
+        self.device, self._options = device, ({} if samples is None else {"samples": samples}) | options
+        self._network: Any = None
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self._options.items())
@@ -206,41 +196,44 @@ class Segmenter(_Trained):
         self,
         real: SliceSet | None = None,
         synthetic: SliceSet | None = None,
+        val: SliceSet | None = None,
         seed: int = 0,
-        out: str | Path | None = None,
         progress: bool = False,
     ) -> Segmenter:
-        """Trains on real slices, synthetic ones or both; of a real set with a recorded split on the training part.
+        """Trains on real slices, synthetic ones or both.
+
+        Args:
+            real: slices of training patients.
+            synthetic: generated slices.
+            val: slices of other patients, which select the best weights; None: the last ones are kept.
+            seed: of weights, order and augmentation.
+            progress: show a bar.
 
         Returns:
-            a trained copy; the segmenter itself keeps no weights, so one serves several trainings.
+            a trained copy, so that one description serves several trainings.
 
         Raises:
             UnderstudyError: neither set, other channels or classes, settings that do not fit.
         """
-        from understudy.segmenters.config import model_config, paper_training
-        from understudy.segmenters.train import train_segmenter
+        from understudy.segmenters.config import segmenter_config
+        from understudy.segmenters.train import train
 
-        fields = dict(self._options)
-        network = type(model_config({"kind": self.kind}))
-        model = network.model_validate({k: fields.pop(k) for k in list(fields) if k in network.model_fields})
-        default = paper_training(model)
-        config = type(default).model_validate({**default.model_dump(exclude_unset=True), **fields, "seed": seed})
+        model, config = segmenter_config(self.kind, **self._options, seed=seed)
         fitted = type(self)(device=self.device, **self._options)
-        fitted.folder = train_segmenter(
-            real, synthetic, model, config, fitted._new_folder(out), device=self.device, progress=progress
-        )
+        fitted._network = train(real, synthetic, model, config, val, self.device, progress)
         return fitted
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Labels uint8 [N, H, W] (class indices) of images uint8 [N, C, H, W].
 
         Raises:
-            UnderstudyError: not trained.
+            UnderstudyError: not trained; other channels or resolution.
         """
-        from understudy.segmenters.predict import load
+        from understudy.segmenters.predict import predict
 
-        return load(self._finished(), self.device).probabilities(images).argmax(1).numpy().astype(np.uint8)
+        if self._network is None:
+            raise UnderstudyError("the segmenter has not been trained", fix="use what fit returns")
+        return predict(self._network, images)
 
 
 class UNet(Segmenter):
@@ -320,14 +313,14 @@ def evaluate(
     from understudy.metrics.statistics import relative_dice, summarise
 
     segmenter = segmenter or UNet()
-    train, _, test = real.split()
+    train, val, test = real.split()
     if not len(test):
         raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
     spacing = tuple(real.spacing[i] for i in (2, 0, 1)) if real.spacing else (1.0, 1.0, 1.0)
     rows: list[dict[str, Any]] = []
     for name in trainings:
         sets = (train if name != "synthetic" else None, synthetic if name != "real" else None)
-        fitted = segmenter.fit(*sets, seed=seed, progress=progress)
+        fitted = segmenter.fit(*sets, val=val if len(val) else None, seed=seed, progress=progress)
         for subject, places in test.index.groupby("subject", sort=True).indices.items():
             images, labels = test.read(places)
             scored = score_volume(
@@ -339,26 +332,6 @@ def evaluate(
     summary = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"]
     means = {name: float(summary[name]) for name in trainings}
     return Evaluation(estimate.value, (estimate.low, estimate.high), means, table)
-
-
-def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: Any) -> AuditResult:
-    """Are synthetic slices copies of training slices?
-
-    Args:
-        train: slices that the generator was trained on.
-        held_out: slices of other patients, whom the generator never saw: what chance looks like.
-        synthetic: the slices to be judged.
-        options: fields of `AuditConfig`; `device`, `progress`.
-
-    Returns:
-        `verdict`, `plot()`, and the numbers of every slice.
-
-    Raises:
-        UnderstudyError: sets that do not fit together, a patient on both sides.
-    """
-    from understudy.memorization.perform import audit as perform
-
-    return perform(train, held_out, synthetic, **options)
 
 
 def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
@@ -422,5 +395,5 @@ def in_memory(slices: SliceSet) -> SliceSet:
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-    "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
+    "Swin", "UNet", "evaluate", "phantoms", "read",
 ]  # fmt: skip
