@@ -1,7 +1,6 @@
 """Data sets in BIDS: images in `sub-*/[ses-*/]anat`, masks beside them or in `derivatives`.
 
-Plain rules rather than pybids, which builds a database of all files for two questions: which file is which sequence,
-and where is its mask.
+pybids would build a database of all files for two questions: which file is which sequence, and where is its mask.
 """
 
 from __future__ import annotations
@@ -71,14 +70,8 @@ def is_bids(files: Sequence[str]) -> bool:
 def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
     """The scans of a BIDS data set, a session each.
 
-    Sequences are named by their suffix (T1w, FLAIR, ...), T1w after contrast agent T1wGd. Sequences that fewer than
-    half of the scans have are left out. Classes come from the study file, the mask's `label-`, or a `dseg.tsv`;
-    otherwise the value 1 is a lesion.
-
-    Args:
-        config: its `channels`, `labels` and `classes` select and name.
-        root: the data set's folder.
-        files: NIfTI files below it.
+    Sequences are named by their suffix (T1w, FLAIR, ...), T1w after contrast agent T1wGd; those that fewer than half
+    of the scans have are left out. Classes come from the config, the mask's `label-`, or a `dseg.tsv`, else 1: lesion.
 
     Raises:
         UnderstudyError: no image in a folder `anat`, no mask, masks of several labels.
@@ -108,7 +101,6 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
 
 
 def _scans(sessions: _Sessions, channels: Sequence[str], masks: Sequence[_File], config: CohortConfig) -> list[Scan]:
-    """A scan for each session that has one of the channels, with its mask."""
     times = Counter(subject for subject, _ in sessions)
     scans = []
     for (subject, session), found in sorted(sessions.items()):

@@ -38,8 +38,8 @@ class Checked:
     """What was found out about a cohort.
 
     Attributes:
-        problems: by patient, errors first; empty if all is well.
-        frame: pixel size and field of view of the slices; None if no header could be read.
+        problems: sorted by patient, errors first.
+        frame: None if no header could be read.
         kept: patient id -> slices that pass the rule.
     """
 
@@ -50,14 +50,6 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Inspected:
-    """What is known of a patient whose files have been read.
-
-    Attributes:
-        kept: slices that pass the rule; None where the rule's channel cannot be used.
-        digests: channel -> hash of its voxels.
-        classes: indices of the classes that occur in the annotation.
-    """
-
     patient: Patient
     problems: list[Problem]
     kept: int | None = None
@@ -71,14 +63,11 @@ def check_cohort(
     """Opens every file of every patient once and lists what is wrong.
 
     Args:
-        cohort: from `find_patients`.
         slicing: how slices will be made; None: the defaults, with a rule that looks at a channel of the cohort.
         workers: patients that are read at the same time.
-        progress: show a progress bar.
 
     Raises:
-        UnderstudyError: slices that cannot be made of any patient (unknown rule channel, resolution). Nothing is
-            raised for a bad file.
+        UnderstudyError: unknown rule channel, resolution that does not fit. Nothing is raised for a bad file.
     """
     if slicing is None:
         slicing = SliceConfig(resolution=4)  # small enough for any cohort
@@ -111,10 +100,7 @@ def check_cohort(
 
 
 def check_split(cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_patients: bool) -> list[Problem]:
-    """What is wrong with the parts of a split, once the patients with errors are left out.
-
-    Empty where errors stop `prepare` before it splits.
-    """
+    """What is wrong with a split, once the patients with errors are left out; [] if errors stop `prepare` before it."""
     if not skip_bad_patients and any(p.severity == "error" for p in checked.problems):
         return []
     try:
@@ -128,7 +114,7 @@ def check_split(cohort: Cohort, checked: Checked, split: SplitConfig, skip_bad_p
 
 
 def refuse_rule_channel(cohort: Cohort, slicing: SliceConfig) -> None:
-    """Raises an `UnderstudyError` where the slice rule looks at a channel that the cohort does not have."""
+    """Raises an `UnderstudyError` if the cohort lacks the channel of the slice rule."""
     if slicing.rule_channel not in cohort.channels:
         what = f"the slice rule looks at {slicing.rule_channel}, which the cohort does not have"
         fix = f"set `slices: {{rule_channel: {cohort.channels[0]}}}`, or another of {', '.join(cohort.channels)}"
@@ -136,18 +122,14 @@ def refuse_rule_channel(cohort: Cohort, slicing: SliceConfig) -> None:
 
 
 def refuse_empty_training(slices: int, cohort: Cohort) -> None:
-    """Raises an `UnderstudyError` where no training slice passes the rule, which then is wrong for these images."""
+    """Raises an `UnderstudyError` if no training slice passes the rule, which then is wrong for these images."""
     if not slices:
         fix = "lower `rule_fraction` or `rule_intensity` under `slices`, set `scaling: robust`, or `keep: all`"
         raise UnderstudyError("no training slice passes the slice rule", where=cohort.path, fix=fix)
 
 
 def frame_of(cohort: Cohort, slicing: SliceConfig) -> Frame | None:
-    """The frame of a cohort's slices, from the first readable header of each patient; None if there is none.
-
-    Raises:
-        UnderstudyError: see `Frame.of`.
-    """
+    """The frame by the first readable header of each patient, see `Frame.of`; None if there is none."""
     headers = first_headers(cohort, slicing)
     return Frame.of(headers, slicing) if headers else None
 
@@ -192,7 +174,7 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
 
 
 def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
-    """Everything that can be said of one patient alone; an unforeseen exception becomes an error of this patient."""
+    """Everything about one patient alone; an unforeseen exception becomes an error of this patient."""
     try:
         return _read_all(patient, cohort, slicing, frame)
     except Exception as error:

@@ -67,11 +67,7 @@ def as_before_auto(cohort: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described_classes(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
-    """Classes by label value, background first, with codes spread evenly over 0-255.
-
-    Raises:
-        UnderstudyError: a value that is not in 1 to 255, two classes of one name.
-    """
+    """Classes by label value, background first, with codes spread evenly over 0-255."""
     if not all(1 <= value <= 255 for value in named) or len(set(named.values())) < len(named):
         what = "label values must lie in 1 to 255 (0 is the background) and class names must differ"
         raise UnderstudyError(what, where=f"classes: {dict(named)}", fix="correct the label map")
@@ -84,9 +80,6 @@ class Problem:
 
     Attributes:
         patient: id; "" for the cohort as a whole.
-        file: the file or folder concerned.
-        problem: what is wrong.
-        fix: what to do about it.
         severity: an "error" keeps the patient out.
     """
 
@@ -97,7 +90,6 @@ class Problem:
     severity: Literal["error", "warning"] = "error"
 
     def as_error(self) -> UnderstudyError:
-        """The exception that says the same."""
         whose = f"patient {self.patient}: " if self.patient else ""
         return UnderstudyError(whose + self.problem, where=self.file, fix=self.fix)
 
@@ -114,7 +106,7 @@ class Patient:
     Attributes:
         missing: channel (or "labels") -> the file that was expected.
         surplus: channel (or "labels") -> further files that match as well.
-        subject: the person: the id of the first scan where one person was scanned several times, otherwise `id`.
+        subject: the person: the id of their first scan.
     """
 
     id: str
@@ -160,8 +152,7 @@ class Scan:
         id: unique unless a patient is in two folders.
         files: channel (or "labels") -> files; more than one is ambiguous.
         expected: channel (or "labels") -> where the file should be.
-        person: common to all scans of one person; "": the ids tell (see `participants.persons_of`).
-        site: as the path tells; "" if it does not.
+        person: common to all scans of one person; "": see `participants.persons_of`.
     """
 
     id: str

@@ -47,13 +47,7 @@ _MOST_READ = 20  # annotations whose values are read
 
 @dataclass(frozen=True)
 class Guess:
-    """A described cohort.
-
-    Attributes:
-        config: finds the patients.
-        cohort: these patients.
-        doubts: fields of the config that were guessed -> why to look.
-    """
+    """A described cohort; `doubts` tell for fields of the config that were guessed why to look."""
 
     config: CohortConfig
     cohort: Cohort
@@ -64,8 +58,7 @@ def guess(folder: Path) -> Guess:
     """The description of a folder of patients, as far as its names tell.
 
     Raises:
-        UnderstudyError: nothing is recognised (the message shows names that were seen), or a known layout that cannot
-            be used.
+        UnderstudyError: nothing is recognised, or a known layout that cannot be used.
     """
     files, _ = nifti_files(folder)
     layout = recognised(folder, files)
@@ -128,7 +121,6 @@ class _Pattern(list[_Reading]):
 
     @cached_property
     def keys(self) -> set[_Key]:
-        """The scans that it finds."""
         return {reading.key for reading in self}
 
     @property
@@ -211,7 +203,6 @@ class _Path:
         folders: above the file.
         named_by: index of the folder that tells the role; -1: the file's name does.
         before, word, after: the file's name; `word` tells the role and is empty if a folder does.
-        ending: .nii or .nii.gz.
         role: a sequence, "image" or "labels".
     """
 

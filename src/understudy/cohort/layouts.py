@@ -44,14 +44,12 @@ _OTHER_FILES = {
 def find_patients(config: CohortConfig) -> Cohort:
     """Finds the patients below `config.path` without opening a volume.
 
-    A patient that lacks a file is in the cohort, with the file under `missing`, so that `check_cohort` can name it.
-    Several scans of one person (visits in the names, sessions in BIDS) have one `subject`. The notes name NIfTI files
-    that belong to no patient.
+    A patient that lacks a file is in the cohort, with the file under `missing`. Several scans of one person (visits in
+    the names, sessions in BIDS) have one `subject`. The notes name NIfTI files that belong to no patient.
 
     Raises:
-        UnderstudyError: no such folder, no NIfTI file, no layout recognised, a pattern without {patient} or
-            that matches nothing, a sequence that no patient has, a table or columns of sites that were named and are
-            not there.
+        UnderstudyError: no NIfTI file, no layout recognised, a pattern without {patient} or that matches nothing, a
+            sequence that no patient has, a table or column of sites that was named and is not there.
     """
     root = Path(config.path)
     files, notes = nifti_files(root)
@@ -144,11 +142,7 @@ def _unused(layout: str, root: Path, files: Sequence[str], found: Found) -> list
 
 
 def nifti_files(root: Path) -> tuple[list[str], list[Problem]]:
-    """All NIfTI files below `root` as relative POSIX paths, and an error for what cannot be read.
-
-    Raises:
-        UnderstudyError: no such folder, no NIfTI file in it that can be seen.
-    """
+    """All NIfTI files below `root` as relative POSIX paths, and an error for what cannot be read."""
     if root.resolve() == Path(root.resolve().anchor):
         fix = "point `path` at the folder that holds the patients' folders"
         raise UnderstudyError("this is the root of the file system, not a folder of patients", where=root, fix=fix)
@@ -171,11 +165,7 @@ def nifti_files(root: Path) -> tuple[list[str], list[Problem]]:
 
 
 def recognised(root: Path, files: Sequence[str]) -> str:
-    """The layout whose names the files below `root` have; "" if none.
-
-    Raises:
-        UnderstudyError: names of two layouts, a folder of several data sets.
-    """
+    """The layout whose names the files below `root` have; "" if none."""
     if is_nnunet(root):
         return "nnunet"
     # at least three kinds of files: BIDS and others have files called _FLAIR and _seg, too
@@ -226,7 +216,7 @@ def _find_brats(layout: str, config: CohortConfig, files: Sequence[str]) -> Foun
 
 
 def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dict[str, list[str]]]:
-    """The files of one BraTS release: (patient, folder) -> channel -> files."""
+    """(patient, folder) -> channel -> files."""
     by_suffix = {suffix: name for name, suffix in _BRATS[layout].items()}
     expression = re.compile(rf"(?P<patient>.+?)(?P<suffix>{'|'.join(by_suffix)})\.nii(\.gz)?", re.IGNORECASE)
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -243,7 +233,6 @@ def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dic
 
 
 def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
-    """Groups files by the patient that each pattern finds in their paths."""
     if lacking := [name for name in ("channels", "labels", "classes") if not getattr(config, name)]:
         what = f"layout: pattern needs {' and '.join(lacking)}"
         raise UnderstudyError(what, where=config.path, fix=f"for example {_EXAMPLE}")
@@ -300,11 +289,7 @@ def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[
 
 
 def pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
-    """The regular expression of a file pattern: {patient}, {visit} and {site} are each a path part or a piece of it.
-
-    Raises:
-        UnderstudyError: no {patient}.
-    """
+    """The regular expression of a file pattern: {patient}, {visit} and {site} are each a path part or a piece of it."""
     if "{patient}" not in pattern:
         what = f"the pattern of {name} does not say where the patient's id stands"
         fix = "write {patient} in its place, for example {patient}/{patient}_flair.nii.gz"

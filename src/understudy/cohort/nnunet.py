@@ -16,7 +16,7 @@ _LABELS_FIX = 'write "labels": {"background": 0, "lesion": 1}'
 
 
 def is_nnunet(root: Path) -> bool:
-    """Whether a folder is a data set of nnU-Net, of version 1 or 2 (or of the Medical Segmentation Decathlon)."""
+    """Version 1, version 2, or the Medical Segmentation Decathlon."""
     content = _json(root / "dataset.json")
     return "labels" in content and ("channel_names" in content or "modality" in content)
 
@@ -25,13 +25,11 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
     """The cases of the training part, with the names that `dataset.json` gives to channels and labels.
 
     Args:
-        root: folder of `dataset.json`.
-        files: NIfTI files below it.
         classes: label value -> name, in place of the file's labels.
 
     Raises:
-        UnderstudyError: no such data set, files of a kind that is not read, labels that overlap (regions) or are to be
-            ignored, all channels of a case in one file.
+        UnderstudyError: no such data set, files other than NIfTI, labels that overlap (regions) or are to be ignored,
+            all channels of a case in one file.
     """
     path = root / "dataset.json"
     if not is_nnunet(root):

@@ -67,15 +67,13 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     """The site of each scan.
 
     Args:
-        config: of the cohort.
         names: scan's id -> the person's name in the cohort, which is the id itself for those scanned once.
 
     Returns:
         Scan's id -> site, of those that the table names; and what is doubtful about the table.
 
     Raises:
-        UnderstudyError: a table or column that the user named is not there, a table that cannot be read, a patient
-            at two sites.
+        UnderstudyError: a table or column that was named is not there, an unreadable table, a patient at two sites.
     """
     if config.participants is None:
         return {}, []

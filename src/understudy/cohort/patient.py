@@ -27,11 +27,6 @@ _MOST_ANNOTATED = 0.5  # of a volume's voxels: a head fills about half of its fi
 class PatientReader:
     """Headers of all files of a patient, and their voxels on demand; whatever is wrong goes to `problems`.
 
-    Args:
-        patient: whose files.
-        cohort: its channels and classes, and whether to trust the order of arrays.
-        plane: of the slices.
-
     Attributes:
         problems: found so far; reading on finds more.
         headers: channel (or "labels") -> header, of the files that can be opened.
@@ -66,7 +61,6 @@ class PatientReader:
         """The voxels of a channel [Z, H, W], in the type they are stored in.
 
         Args:
-            channel: one of the cohort's.
             digest: updated with the file's bytes.
 
         Raises:
@@ -80,14 +74,7 @@ class PatientReader:
         return slices
 
     def labels(self, digest: Digest | None = None) -> NDArray[np.uint8]:
-        """Class indices [Z, H, W].
-
-        Args:
-            digest: updated with the file's bytes.
-
-        Raises:
-            UnderstudyError: as `image`; a value that no class has.
-        """
+        """Class indices [Z, H, W]; see `image`."""
         stored, path = self._slices(LABELS, digest), self.files[LABELS]
         try:
             indices = class_indices(whole_numbers(stored, path), self.cohort.classes, path)
@@ -191,11 +178,7 @@ class PatientReader:
 
 
 def class_indices(slices: NDArray[Any], classes: tuple[LabelClass, ...], path: Path) -> NDArray[np.uint8]:
-    """Source label values [Z, H, W], integers -> class indices uint8 [Z, H, W].
-
-    Raises:
-        UnderstudyError: a value that no class has.
-    """
+    """Source label values [Z, H, W], integers -> class indices uint8 [Z, H, W]; refuses a value that no class has."""
     indices = np.zeros(slices.shape, np.uint8)
     for target, plane in zip(indices, slices, strict=True):
         known = np.count_nonzero(plane == 0)
@@ -239,7 +222,6 @@ def _named(name: str) -> str:
 
 
 def _missing_and_surplus(patient: Patient) -> list[Problem]:
-    """Files that are not there, and files that are there twice."""
     problems = []
     known = {path.name for path in patient.files.values()}
     for name, path in patient.missing.items():

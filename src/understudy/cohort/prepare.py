@@ -43,19 +43,18 @@ def prepare(
 ) -> dict[str, dict[str, int]]:
     """Writes `out/slices` (kept slices of all patients) and `out/volumes` (validation and test patients, whole).
 
+    An interrupted run is continued by the same call.
+
     Args:
         cohort: accepted patients.
         split: patient id -> "train", "val" or "test".
-        config: how slices are made.
-        out: folder of the two results.
-        progress: show a progress bar.
         frame: pixel size and field of view, from `check_cohort`; None: those of these patients.
 
     Returns:
         For each split: patients, slices, annotated slices, patients without a slice.
 
     Raises:
-        UnderstudyError: unreadable or unusable volume, unknown rule channel, patient without a part, no slice
+        UnderstudyError: unreadable or unusable volume, unknown rule channel, patient without a part, no training slice
             that passes the rule, full disk, no permission.
     """
     refuse_rule_channel(cohort, config)
@@ -124,11 +123,7 @@ class SlicedPatient:
 def slice_patient(
     patient: Patient, cohort: Cohort, split: Mapping[str, str], config: SliceConfig, frame: Frame, volumes: VolumeWriter
 ) -> SlicedPatient:
-    """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test".
-
-    Raises:
-        UnderstudyError: see `prepare`.
-    """
+    """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test"."""
     part, digest = split[patient.id], hashlib.sha256()
     reader = PatientReader(patient, cohort, config.plane)
     reader.refuse_errors()
@@ -172,12 +167,8 @@ def slice_new_patient(
 
     Args:
         files: channel -> NIfTI volume.
-        config: how slices are made.
         frame: pixel size and field of view of the training; None (older trainings): the patient's own.
         trust_array_order: take the files as aligned voxel by voxel even where their headers disagree.
-
-    Returns:
-        The volume, with an empty truth, and the header.
 
     Raises:
         UnderstudyError: unreadable file, channels on different grids, voxels that cannot be used, no channel for the

@@ -89,7 +89,6 @@ class Frame:
     """One pixel size and one field of view for all patients of a cohort: heads have their true size in every slice.
 
     Attributes:
-        plane: axial, coronal or sagittal.
         pixel: edge of a pixel before slices are padded and shrunk, mm.
         matrix: edge of the square to which slices are padded or cropped, pixels of this size.
         resolution: edge of the slices that networks see, pixels.
@@ -106,9 +105,6 @@ class Frame:
 
         The pixel size is the lower median of the patients' pixel sizes. The matrix is the smallest power of two that
         holds the slices of at least half of the patients, at that pixel size.
-
-        Raises:
-            UnderstudyError: the resolution does not fit.
         """
         pixel = config.pixel_size or round(_lower_median([min(header.spacing[1:]) for header in headers]), 4)
         sizes = [
@@ -120,11 +116,7 @@ class Frame:
         return cls(config.plane, pixel, matrix, config.resolution)
 
     def geometry(self, header: VolumeHeader) -> SliceGeometry:
-        """How the slices of one volume are brought into the frame.
-
-        Raises:
-            UnderstudyError: pixels so much smaller or larger that the header must be wrong.
-        """
+        """How the slices of one volume are brought into the frame; refuses pixels of an impossible size."""
         _, height, width = header.slice_shape
         _, *edges = header.spacing
         if max(*edges, self.pixel) > _FARTHEST * min(*edges, self.pixel):
@@ -145,12 +137,10 @@ class Frame:
             return True
 
     def describe(self) -> str:
-        """In words, e.g. "axial slices of 1 mm pixels, 256 x 256, shrunk to 64 x 64"."""
         shrunk = "" if self.matrix == self.resolution else f", shrunk to {self.resolution} x {self.resolution}"
         return f"{self.plane} slices of {self.pixel:g} mm pixels, {self.matrix} x {self.matrix}{shrunk}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values; `Frame(**frame.as_dict())` is the same."""
         return asdict(self)
 
 
@@ -167,8 +157,7 @@ def _lower_median(values: Sequence[float]) -> float:
 def grey_background(slices: NDArray[Any]) -> float:
     """Median in the four corners of the slices [Z, H, W] if that is more than a tenth of the maximum, else 0.
 
-    A grey background that only some patients have is learned by a generator like anything else, and identifies these
-    patients. It also passes the slice rule where there is no tissue.
+    A grey background that only some patients have identifies them, and passes the slice rule where there is no tissue.
     """
     level = float(np.median(_corners(slices)))
     return level if level > _GREY * float(slices.max()) else 0.0
@@ -178,8 +167,7 @@ def without_background(slices: NDArray[Any]) -> NDArray[Any]:
     """Slices [Z, H, W] with a grey background set to 0; the same array where there is none.
 
     Background is what is like the corners, except specks and what is enclosed by other values in its slice. It is not
-    subtracted: where an image was shifted as a whole (a real part, phase-sensitive inversion recovery), tissue lies on
-    both sides of the level of air, and darker tissue would be lost.
+    subtracted: in phase-sensitive images tissue lies on both sides of the level of air.
     """
     level = grey_background(slices)
     if level == 0:
@@ -212,15 +200,10 @@ def slice_images(
     Args:
         read: channel -> its volume [Z, H, W].
         files: channel -> file, for messages; their order is that of the result's channels.
-        geometry: of the slices.
-        config: how slices are made.
         only_kept: leave out slices that do not pass the rule.
 
     Returns:
         uint8 [n, C, R, R], and bool [Z]: the slices that pass the rule.
-
-    Raises:
-        UnderstudyError: a volume that cannot be scaled.
     """
     # The rule first: of a training patient only the kept slices are worth scaling.
     rule = bright_part(read(config.rule_channel), files[config.rule_channel], geometry, config)
@@ -255,11 +238,7 @@ class Bright:
 
 
 def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, config: SliceConfig) -> Bright:
-    """A volume [Z, H, W] without its grey background, resampled and cropped, and the intensity that becomes 255.
-
-    Raises:
-        UnderstudyError: no voxel above zero, or NaN.
-    """
+    """A volume [Z, H, W] without its grey background, resampled and cropped; refuses one with no voxel above 0."""
     if config.background == "zero":
         slices = without_background(slices)
     slices = geometry.fit_images(slices)

@@ -80,20 +80,19 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     """Assigns each patient to one part.
 
     `permutation` follows the authors' script: patients sorted by name are taken in the order of a saved MATLAB
-    `randperm` (counted from 1); the first 313 (or 1195) train, the last 56 test. Their file also holds the
-    permuted folder names (`subjects`); where these are the cohort's ids they are used instead of positions. The
-    paper's code then takes 20 % of the training patients for validation, drawn here by `seed`.
+    `randperm` (counted from 1); the first 313 (or 1195) train, the last 56 test. If the permuted folder names in their
+    file (`subjects`) are the cohort's ids, these are used instead of positions. As in the paper's code, 20 % of the
+    training patients then validate, drawn here by `seed`.
 
     Of a person who was scanned several times, all scans train, or only the first validates or tests: intervals count
     each test volume as one person. A list that names some of the scans means these.
 
     Args:
         patients: a cohort, or patient id -> site ("" if unknown).
-        config: how.
 
     Returns:
-        Id of the scan -> "train", "val" or "test", sorted by id. Depends on ids, sites and config, not on order. With
-        `train_patients` those that are left out are not among them.
+        Id of the scan -> "train", "val" or "test", sorted by id, of all but those that `train_patients` leaves out.
+        Depends on ids, sites and config, not on order.
 
     Raises:
         UnderstudyError: unknown or repeated ids or sites, a permutation of another cohort, nothing left to train on.

@@ -34,15 +34,7 @@ _MOST_CHANNELS = 8  # of arrays whose channels have no names; an axis of pixels 
 
 
 class ArrayFile:
-    """One array in a file, read item by item along its first axis.
-
-    Args:
-        path: a `.npy` file, or an `.npz` file.
-        member: name of the array in an `.npz` file.
-
-    Raises:
-        UnderstudyError: unreadable, Python objects inside, stored column by column in an archive.
-    """
+    """One array of a .npy or .npz file, read item by item along its first axis; refuses Python objects."""
 
     def __init__(self, path: Path, member: str | None = None) -> None:
         self.path, self._member = path, member
@@ -71,27 +63,26 @@ class ArrayFile:
             raise ValueError("the array is stored column by column; save numpy.ascontiguousarray(array)")
         return shape, dtype
 
-    def items(self, start: int = 0) -> Iterator[NDArray[Any]]:
-        """The parts `array[start]`, `array[start + 1]`, ... along the first axis.
+    def slices(self, stack: bool) -> Iterator[NDArray[Any]]:
+        """`array[0]`, `array[1]`, ... of a stack, otherwise the whole array as the only slice."""
+        if stack:
+            yield from self._items()
+        else:
+            yield np.stack(list(self._items()))
 
-        Raises:
-            UnderstudyError: truncated or damaged.
-        """
+    def _items(self) -> Iterator[NDArray[Any]]:
         if self._member is None:
             try:
                 mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
             except Exception as error:
                 raise unreadable_array(self.path, error) from error
-            for i in range(start, self.shape[0]):
-                yield np.asarray(mapped[i])
+            yield from map(np.asarray, mapped)
             return
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         try:
             with self._open() as stream:
                 self._header(stream)
-                for _ in range(start):
-                    stream.read(size)
-                for _ in range(start, self.shape[0]):
+                for _ in range(self.shape[0]):
                     content = stream.read(size)
                     if len(content) < size:
                         raise EOFError("the array ends too early")
@@ -138,7 +129,6 @@ class _Form:
 
     @property
     def words(self) -> str:
-        """For messages."""
         inner = {None: "H, W", 0: "C, H, W", 2: "H, W, C"}[self.axis]
         what = f"{self.depth} channels" if self.depth > 1 else "one channel"
         return f"[{'N, ' if self.stack else ''}{inner}] of {what}"
@@ -232,7 +222,7 @@ class ArraySource:
 
     def _refuse_grey_annotation(self) -> None:
         """Nobody said that the channel behind those with names is an annotation: it has to look like one."""
-        drawn = (raw.drawn for raw in islice(self.slices(0), _LOOKED_AT))
+        drawn = (raw.drawn for raw in islice(self.slices(), _LOOKED_AT))
         seen = next((values for values in drawn if values.any()), None)
         if seen is None:
             return
@@ -347,15 +337,12 @@ class ArraySource:
             raise UnderstudyError(what, where=f"{path}: it has {', '.join(keys) or 'no array'}", fix=fix)
         return ArrayFile(path, of_images[0]), ArrayFile(path, of_labels[0]) if of_labels else None
 
-    def slices(self, start: int) -> Iterator[RawSlice]:
+    def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
         for name, images, labels, form in self._pairs:
             depth = images.shape[0] if form.stack else 1
-            first, start = min(start, depth), max(0, start - depth)
-            if first == depth:
-                continue
-            drawn = None if labels is None else _items(labels, len(labels.shape) > 2, first)
-            for number, item in enumerate(_items(images, form.stack, first), first):
+            drawn = None if labels is None else labels.slices(len(labels.shape) > 2)
+            for number, item in enumerate(images.slices(form.stack)):
                 row = {"id": f"{name}_{number:07d}" if depth > 1 else name}
                 where = Path(f"{images.path}, slice {number}")
                 image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
@@ -378,14 +365,6 @@ def _check_labels(images: ArrayFile, labels: ArrayFile, form: _Form) -> None:
     if labels.shape not in allowed and (count > 1 or labels.shape != (height, width)):
         what = f"labels of shape {labels.shape} for images of shape {images.shape}"
         raise UnderstudyError(what, where=labels.path, fix=f"save them as {allowed[0]}")
-
-
-def _items(array: ArrayFile, stack: bool, start: int) -> Iterator[NDArray[Any]]:
-    """The slices of an array from number `start` on."""
-    if stack:
-        yield from array.items(start)
-    elif start == 0:
-        yield np.stack(list(array.items()))
 
 
 def _positions(spec: FolderSpec) -> dict[str, int]:

@@ -45,9 +45,7 @@ class Description(BaseModel):
 
     Attributes:
         layout, pattern, labels: as in `FolderSpec`.
-        channels: in their order.
         classes: background first.
-        resolution: pixels.
         spacing, axes: as in `SliceSet`.
         slices: slice as the files call it -> its id, patient, site, z and split, where they are known.
     """
@@ -67,20 +65,16 @@ class Description(BaseModel):
 
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:
-        """The classes of the set that was exported."""
         return tuple(LabelClass(c.name, c.source, c.code) for c in self.classes)
 
     @property
     def codes(self) -> dict[str, float]:
-        """Class -> its value in the annotation."""
         return {c.name: float(c.value) for c in self.classes[1:]}
 
     def complete(self, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
         """The spec, completed by the description; what the user says takes precedence.
 
-        Args:
-            spec: what the user says.
-            known: channels that are wanted; the folder's others are left out.
+        Of the folder's channels only those that are `known` are wanted, if it has all of them.
         """
         if spec.layout not in ("auto", self.layout):
             return spec
@@ -102,7 +96,6 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
 
     Args:
         slices: what was exported.
-        out: the folder.
         reading: fields of the `FolderSpec` that reads it: layout, pattern, channels, labels, codes.
         cases: slice as the files call it -> row of the set; None: say nothing about single slices.
     """
@@ -130,11 +123,7 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
 
 
 def description_of(root: Path) -> Description | None:
-    """The description in an exported folder; None if there is none.
-
-    Raises:
-        UnderstudyError: the file is damaged, or of another version.
-    """
+    """The description in an exported folder; None if there is none."""
     path = root / DESCRIPTION
     if not path.is_file():
         return None
@@ -148,11 +137,7 @@ def description_of(root: Path) -> Description | None:
 
 
 def certificate_of(package: str | Path) -> dict[str, Any]:
-    """What release.json says.
-
-    Raises:
-        UnderstudyError: no package, or one of another version.
-    """
+    """What release.json says; refuses a folder that is no package, or one of another version."""
     path = Path(package) / CERTIFICATE
     if not path.is_file():
         what = "this is no released package: it has no release.json"
@@ -168,12 +153,8 @@ def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -
     """The data folder of a package and how it is read; any other folder as it is.
 
     Args:
-        root: a package, or another folder.
         spec: what the user says; what the package says takes its place, except for sizes.
         known: channels that are wanted; the package's others are left out.
-
-    Raises:
-        UnderstudyError: a damaged certificate, or a package of a generator.
     """
     if not (root / CERTIFICATE).is_file():
         return root, spec
@@ -192,11 +173,7 @@ def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -
 
 
 def generator_in(folder: Path) -> Path:
-    """The generator's folder in a package of weights; any other folder as it is.
-
-    Raises:
-        UnderstudyError: a package of slices, or weights that are not those of its certificate.
-    """
+    """The generator's folder in a package of intact weights; any other folder as it is."""
     if not (folder / CERTIFICATE).is_file():
         return folder
     said = certificate_of(folder)

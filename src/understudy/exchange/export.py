@@ -29,11 +29,8 @@ _COMPRESSION = 3  # of PNG: a few per cent larger than the highest level, in a t
 def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> int:
     """Writes `out/<CHANNEL>/<id>_<CHANNEL>.png` for each channel and the annotation as codes; returns the slices.
 
-    Example of a slice: T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204.
-    `understudy-images.json` says what the channels, codes and slices are (see `description`).
-
-    Raises:
-        UnderstudyError: the folder is not empty, disk full, no permission.
+    For example T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204, and
+    `understudy-images.json`, which says what the channels, codes and slices are.
     """
     out = _new_folder(Path(out))
     reading = png_reading(slices)
@@ -87,7 +84,7 @@ def export_nnunet(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Writes a 2D data set that nnU-Net v2 trains on unchanged.
+    """Writes a 2D data set that nnU-Net v2 trains on unchanged; returns its folder.
 
     `out/nnUNet_raw/Dataset501_Understudy` holds `imagesTr`, `labelsTr` and `dataset.json`; test patients go to
     `imagesTs` and `labelsTs`, which nnU-Net never trains on. `splits_final.json` in
@@ -96,16 +93,8 @@ def export_nnunet(
 
     Args:
         slices: real or synthetic; slices without a subject are patients of their own.
-        out: new folder.
-        number, name: of the data set.
-        folds: of the cross-validation.
         synthetic: further slices, in the training part of every fold and in no validation part. Their generator has
             seen the patients of all folds: a fold's validation score says less than the test patients' (`imagesTs`).
-        seed: of the folds.
-        progress: show it.
-
-    Returns:
-        The folder of the data set.
 
     Raises:
         UnderstudyError: the folder is not empty, too few patients, sets that do not fit together, disk full.
@@ -163,7 +152,6 @@ def export_nnunet(
 
 
 def _refuse_unfit(slices: SliceSet, synthetic: SliceSet) -> None:
-    """Further slices need the same size, all channels, and no other classes."""
     missing = sorted(set(slices.channels) - set(synthetic.channels))
     unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
     if missing:
@@ -178,11 +166,7 @@ def _refuse_unfit(slices: SliceSet, synthetic: SliceSet) -> None:
 
 
 def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
-    """Cross-validation over patients: each patient's cases are in one validation part, and in it only.
-
-    Raises:
-        UnderstudyError: fewer patients than folds, or less than two folds.
-    """
+    """Cross-validation over patients: each patient's cases are in one validation part, and in it only."""
     patients = np.unique(np.asarray(subjects, str))
     if folds < 2 or len(patients) < folds:
         fix = f"use from 2 to {max(2, len(patients))} folds"

@@ -74,13 +74,8 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patie
     """The patient of each slice by its name.
 
     Args:
-        names: of the slices.
         pattern: regular expression whose first group is the patient; None: the slices that differ in a number at the
             end of their name are one patient's, if this leaves more than one.
-        where: the folder.
-
-    Raises:
-        UnderstudyError: the pattern is wrong or does not fit a name.
 
     Example:
         >>> patients_of(["p1_z01", "p1_z02", "p2_z01"], None, Path("folder")).subjects
@@ -115,13 +110,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError | None:
-    """Why the patients are probably wrong, as an error with its cure; None if nothing speaks against them.
-
-    Args:
-        slices: of which the index has the column `subject`.
-        patients: how they were found.
-        where: the set or folder, as the user called it.
-    """
+    """Why the patients are probably wrong, as an error with its cure; None if nothing speaks against them."""
     if patients.found == "each":
         return None
     names = slices.index["id"].astype(str).tolist() if "id" in slices.index else []
@@ -154,12 +143,10 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
 def neighbours(slices: SliceSet) -> tuple[int, int]:
     """How many pairs of patients, in the order of their names, look like one; (0, pairs) unless more than by chance.
 
-    A pair looks like one person if the best correlation between a slice of the one and a slice of the other is no
-    lower than that of neighbouring slices of one patient (lower quartile of each slice's best), and higher than that
-    with every one of 8 other patients of similar names (so that hospitals with a look of their own do no harm). Of real
-    patients whose slices lie close together hardly a pair reaches the first; where they lie far apart nearly all do,
-    and one in nine is the best of nine. Reported are at least 3 pairs, a tenth of all and most of those that reach the
-    first, unless chance gives as many once in 100 times.
+    A pair looks like one person if the best correlation between their slices is no lower than that of neighbouring
+    slices of one patient (lower quartile of each slice's best), and higher than with every one of 8 other patients of
+    similar names, so that differences between hospitals do no harm. Reported are at least 3 pairs, a tenth of all and
+    most of those that pass the first condition, unless chance gives as many once in 100 times.
     """
     from scipy.stats import binom  # takes long, and `plan` imports this module
 

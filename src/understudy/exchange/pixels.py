@@ -15,10 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import BRATS_CODES, FolderSpec
-from understudy.io.files import read_json, write_json
 from understudy.io.folders import read_bytes
 from understudy.io.nifti import LABEL_TOLERANCE
-from understudy.slices import BACKGROUND, LabelClass, SliceSet, SliceWriter, evenly_coded
+from understudy.slices import BACKGROUND, LabelClass, SliceSet, evenly_coded
 from understudy.volumes import SliceGeometry
 
 if TYPE_CHECKING:
@@ -33,11 +32,7 @@ _SPIKE = 8  # times the mean of its neighbours: transitions between codes are sp
 
 
 def read_png(path: Path) -> NDArray[np.uint8]:
-    """[H, W] of an 8-bit grey PNG.
-
-    Raises:
-        UnderstudyError: unreadable, colour, palette or 16-bit.
-    """
+    """[H, W] of an 8-bit grey PNG; refuses colours, palettes and 16 bits."""
     content = read_bytes(path)
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -62,14 +57,7 @@ def read_png(path: Path) -> NDArray[np.uint8]:
 def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: bool = False) -> NDArray[Any]:
     """The same as grey values 0..255: uint8 as they are, anything else as float32.
 
-    Args:
-        values: of one file, or of one slice of an array.
-        spec: its `values` and `clip`.
-        where: for messages.
-        annotation: in a file of its own, which is not scaled.
-
-    Raises:
-        UnderstudyError: not numbers, NaN or infinite, out of range.
+    An annotation in a file of its own is not scaled. Refuses NaN and what is out of range.
     """
     scaling = "as_is" if annotation else spec.values
     if values.dtype == bool:
@@ -155,7 +143,6 @@ class Annotation:
         classes: of the set that is written, background first.
         indices: class index of each code (the background's first), or of each channel of one class.
         codes: grey value of each index; None: channels of one class.
-        tolerance: see `FolderSpec`.
     """
 
     def __init__(
@@ -178,14 +165,7 @@ class Annotation:
 
     @classmethod
     def of(cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> Annotation:
-        """That of a folder.
-
-        Args:
-            known: the classes that the set is to have, background first; None: those that the codes name.
-
-        Raises:
-            UnderstudyError: a class that the real slices do not have.
-        """
+        """That of a folder; `known` are the classes that the set is to have, None: those that the codes name."""
         if not source.annotated:
             return cls((BACKGROUND,), [0], [0.0], spec.tolerance)
         codes: dict[str, float] = {name: float(i) for i, name in enumerate(source.classes, 1)} or spec.codes
@@ -206,11 +186,7 @@ class Annotation:
         return cls(classes, indices, [0.0, *map(float, codes.values())], spec.tolerance)
 
     def decode(self, drawn: NDArray[Any], where: Path) -> tuple[NDArray[np.uint8], list[float]]:
-        """Grey values [n, A, H, W] -> class indices uint8 [n, H, W], and each slice's mean distance to its codes.
-
-        Raises:
-            UnderstudyError: unknown codes.
-        """
+        """Grey values [n, A, H, W] -> class indices uint8 [n, H, W], and each slice's mean distance to its codes."""
         if self._one_each:
             found, distance = strongest_class(drawn)
         else:
@@ -227,14 +203,7 @@ class Annotation:
         return self._table[found], [float(np.float32(d)) for d in each]
 
     def finish(self, root: Path) -> dict[str, Any]:
-        """Looks at the whole set.
-
-        Returns:
-            For the record: codes, distances (grey values) and the share of annotated pixels far from every code.
-
-        Raises:
-            UnderstudyError: unknown codes.
-        """
+        """Looks at the whole set; returns codes, distances and the share of annotated pixels far from every code."""
         if not self._one_each:
             self._check(root, finished=True)
         return {
@@ -279,33 +248,6 @@ class Annotation:
             fix = "name the codes in the files, check which channel is the annotation, or raise `tolerance`"
             raise UnderstudyError(what, where=where, fix=fix)
 
-    # The counts lie beside the slices that are on disk, so that a set that was interrupted is judged as a whole.
-
-    def resume(self, writer: SliceWriter) -> int:
-        """Continues from the counts of an interrupted reading; returns how many slices it had counted."""
-        path = _counts_path(writer)
-        state = read_json(path) if writer.done and path.is_file() else {"done": 0}
-        if not writer.done or state["done"] != writer.done:
-            return 0
-        self._sum, self._worst, self._count = state["sum"], state["worst"], writer.done
-        self._pixels[:] = state["counts"]
-        self._far, self._annotated = state["far"], state["annotated"]
-        return writer.done
-
-    def save(self, writer: SliceWriter) -> None:
-        """Writes the counts after a whole shard."""
-        if writer.done == self._count:
-            state = {"done": writer.done, "sum": self._sum, "worst": self._worst, "counts": self._pixels.tolist()}
-            write_json(_counts_path(writer), state | {"far": self._far, "annotated": self._annotated})
-
-    def forget(self, writer: SliceWriter) -> None:
-        """Removes the counts: what `finish` returns is all that is worth keeping."""
-        _counts_path(writer).unlink(missing_ok=True)
-
-
-def _counts_path(writer: SliceWriter) -> Path:
-    return writer.path.with_name(writer.path.name + ".counts.json")
-
 
 def _indices(codes: dict[str, float], names: list[str], root: Path) -> list[int]:
     """Index among the study's classes of each named code; a name may be a part of a class's ("NCR" of "NCR/NET")."""
@@ -333,7 +275,6 @@ class Target:
 
     @classmethod
     def of(cls, slices: SliceSet) -> Target:
-        """That of a set."""
         return cls(slices.channels, slices.classes, slices.resolution)
 
 
@@ -346,11 +287,7 @@ class Sizes:
 
     @classmethod
     def of(cls, raw: RawSlice, spec: FolderSpec, target: Target | None) -> Sizes:
-        """From the first slice.
-
-        Raises:
-            UnderstudyError: another size than is wanted and no permission to change it, or too small.
-        """
+        """From the first slice; refuses another size than is wanted unless it may be changed."""
         height, width = raw.images.shape[-2:]
         padded = 1 << (max(height, width) - 1).bit_length()
         wanted = target.resolution if target else spec.resolution if spec.sizes == "fit" and spec.resolution else padded
@@ -366,7 +303,6 @@ class Sizes:
         return cls(SliceGeometry.fit(height, width, wanted), raw.where)
 
     def check(self, raw: RawSlice) -> None:
-        """Refuses another size than the first slice's."""
         height, width = raw.images.shape[-2:]
         if (height, width) != (self.geometry.height, self.geometry.width):
             first = f"{self.geometry.height} x {self.geometry.width}"

@@ -38,11 +38,7 @@ _CHECKSUM = {".gz": 8, ".png": 24}  # last bytes: CRC-32 and length; the end of 
 
 
 def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
-    """The layout of a folder and its files.
-
-    Raises:
-        UnderstudyError: no such folder, that of a study, none or several kinds of files, an unfinished slice set.
-    """
+    """The layout of a folder and its files; refuses folders of studies, and none or several kinds of files."""
     is_set = (root / "index.parquet").is_file() or (root / "zarr.json").is_file()
     if spec.layout == "slices" or (spec.layout == "auto" and is_set):
         return "slices", []
@@ -74,8 +70,6 @@ class OpenedFolder:
     """A folder, understood but not read.
 
     Attributes:
-        source: its slices.
-        layout, files: see `layout_of`.
         spec: what the user said, completed by what the folder says of itself.
         said: by the folder; None if it says nothing.
     """
@@ -91,13 +85,9 @@ def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None
     """Finds out what is in a folder.
 
     Args:
-        root: the folder.
         spec: what the user says of it; an exported folder completes it (see `description`).
         known: channels that it must have, in their order; None: what it has.
         plain: for comparisons: images need no names of channels and no annotation.
-
-    Raises:
-        UnderstudyError: see `layout_of` and `recognise`.
     """
     layout, files = layout_of(root, spec)
     said = description_of(root) if layout != "slices" else None
@@ -135,12 +125,8 @@ def read_folder(
     """Writes the slices of a folder as a SliceSet, or continues, or returns at once what is there.
 
     Args:
-        root: the folder.
-        spec: what the user says of it.
-        out: folder of the set.
         target: names, classes and size that the set must have; None: the folder's own.
         name: for the index' column `generator`; "": the folder's name.
-        progress: show it.
         count: take the first so many slices; None: all.
         plain: see `open_folder`.
 
@@ -171,7 +157,7 @@ def read_folder(
             fix = "use another folder, or delete this one"
             raise UnderstudyError("the folder holds other slices", where=out, fix=fix)
         return found
-    first = next(source.slices(0), None)
+    first = next(source.slices(), None)
     if first is None:
         raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
     sizes = Sizes.of(first, spec, target)
@@ -183,7 +169,6 @@ def read_folder(
     if count is not None and done < count:
         raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
     summary = annotation.finish(root)
-    annotation.forget(writer)
     notes = list(source.notes)
     if opened.layout != "slices":
         files = [file for file in list_files(root, ("",)).files if file != DESCRIPTION]
@@ -203,15 +188,9 @@ def _take(
     count: int | None,
     progress: bool,
 ) -> int:
-    """Writes what is left of the first `count` slices, or of all; returns how many were read, earlier ones included.
-
-    Args:
-        said: what is known of a slice, by the id that its files have.
-    """
-    start = annotation.resume(writer)
-    left = None if count is None else max(0, count - start)
-    slices = islice(source.slices(start), left)
-    with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", start, progress) as meter:
+    """Writes the first `count` slices, or all; returns how many there were."""
+    done, slices = 0, islice(source.slices(), count)
+    with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
         while block := list(islice(slices, SHARD)):
             for raw in block:
                 sizes.check(raw)
@@ -222,24 +201,23 @@ def _take(
                 {**raw.row, **said.get(raw.row["id"], {}), "generator": name, "code_distance": d}
                 for raw, d in zip(block, distances, strict=True)
             ]
-            # Where the counts were lost, slices that are on disk are read again but not written again.
-            new = max(0, min(len(block), writer.done - start))
-            start += len(block)
+            # What an interrupted reading has written is read again, for the counts of codes, but not written again.
+            new = max(0, min(len(block), writer.done - done))
+            done += len(block)
             if new < len(block):
                 writer.append(images[new:], labels[new:], rows[new:])
-            annotation.save(writer)
             meter.advance(len(block))
             if stop.requested:
                 raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
-    return start
+    return done
 
 
 def folder_mark(root: Path, files: Sequence[str]) -> str:
     """A mark that changes with a folder's content, found without reading all of it.
 
     SHA-256 (hex) over name, size and checksum of every file, or the content hash of a slice set (no files). The
-    checksum is the one that the format itself ends with (PNG, gzip, zip). Files without one (.npy, .nii) count with
-    their time of modification: a copy of them is another folder.
+    checksum is the one that the format itself ends with (PNG, gzip, zip); files without one (.npy, .nii) count with
+    their time of modification.
     """
     if not files:
         return str(dict(zarr.open_group(str(root), mode="r").attrs).get("content_hash"))
@@ -274,7 +252,7 @@ class Opened:
     """A set for a comparison.
 
     Attributes:
-        slices: the set; with a column `subject` if `patients` is not None.
+        slices: with a column `subject` if `patients` is not None.
         patients: whose slices they are; None where nothing says it and nobody asked.
         notes: what a user should know about how the folder was understood.
     """
@@ -300,13 +278,8 @@ def open_images(
         path: a slice set, a released package, a folder that `read_folder` recognises, or plain images: grey PNG files
             or NumPy arrays, see `ArraySource`.
         read_into: folder for what is read; it then holds the images.
-        spec: what the user says of the folder.
         patients: see `patients_of`; for sets and folders that do not say themselves whose slices they are.
         real: whether slices of patients are expected; whose synthetic slices are is not asked.
-
-    Raises:
-        UnderstudyError: a wrong expression, nothing there, images that cannot be read or differ in size, a name without
-            a patient.
     """
     path, read_into = Path(path), Path(read_into)
     if not path.exists():

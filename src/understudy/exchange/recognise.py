@@ -52,17 +52,14 @@ def recognise(
     """Groups files by slice.
 
     Args:
-        root: the folder, for messages.
-        files: paths below it.
-        spec: what the user says of them.
-        known: channels of the real slices that the folder's must have; None: those that the user names or that
-            are found.
+        files: paths below `root`.
+        known: channels that the folder must have; None: those that the user names or that are found.
         plain: files without the name of a channel are slices of one channel, `spec.PLAIN`, and there need not be an
             annotation.
 
     Raises:
-        UnderstudyError: no file, a slice without one of its channels, two files for one channel, names that are not
-            recognised, a pattern by which a name has several patients.
+        UnderstudyError: a slice without one of its channels, two files for one channel, names that are not recognised,
+            a pattern by which a name has several patients.
     """
     if not files:
         raise UnderstudyError("there is no image in the folder", where=root, fix="check the path, and unpack archives")
@@ -110,7 +107,6 @@ def recognise(
 
 
 def _refuse_incomplete(root: Path, slices: list[SliceFiles], wanted: Sequence[str], surplus: list[str]) -> None:
-    """Every slice has every channel."""
     lacking = [entry for entry in slices if any(name not in entry.files for name in wanted)]
     if not lacking:
         return
@@ -134,7 +130,6 @@ def _add(slices: dict[str, SliceFiles], place: _Place, channel: str, file: str, 
 
 
 def _stem(file: str) -> str:
-    """A file's path without its ending."""
     return re.sub(r"(\.nii\.gz|\.nii|\.png|\.npy|\.npz)$", "", file, flags=re.IGNORECASE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +58,8 @@ class Source(Protocol):
     count: int | None
     notes: list[str]
 
-    def slices(self, start: int) -> Iterator[RawSlice]:
-        """The slices from number `start` on, always in the same order."""
+    def slices(self) -> Iterator[RawSlice]:
+        """The slices, always in the same order."""
 
 
 class FileSource:
@@ -86,17 +85,11 @@ class FileSource:
                 f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {example}"
             )
 
-    def slices(self, start: int) -> Iterator[RawSlice]:
+    def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
-        if self._nifti:
-            yield from itertools.islice(self._volumes(), start, None)
-        else:
-            yield from in_order(self._png, self._found.slices[start:], _WORKERS)
-
-    def _png(self, entry: SliceFiles) -> RawSlice:
-        return self._raw(entry, *self._read(entry, lambda path: read_png(path)[None]), 0)
-
-    def _volumes(self) -> Iterator[RawSlice]:
+        if not self._nifti:
+            yield from in_order(self._png, self._found.slices, _WORKERS)
+            return
         first: tuple[Path, VolumeHeader] | None = None
         for headers, slices in in_order(self._volume, self._found.slices, _WORKERS):
             path, header = next(iter(headers.items()))
@@ -113,6 +106,9 @@ class FileSource:
                 raise UnderstudyError(what, where=path, fix=fix)
             self._note_doubts(headers)
             yield from slices
+
+    def _png(self, entry: SliceFiles) -> RawSlice:
+        return self._raw(entry, *self._read(entry, lambda path: read_png(path)[None]), 0)
 
     def _note_doubts(self, headers: Mapping[Path, VolumeHeader]) -> None:
         """Each doubt once, with the first file that gives rise to it."""
@@ -195,13 +191,13 @@ class SetSource:
         self.count: int | None = len(self._set)
         self.notes: list[str] = []
 
-    def slices(self, start: int) -> Iterator[RawSlice]:
+    def slices(self) -> Iterator[RawSlice]:
         """See `Source`; classes come as channels of 0 and 255."""
         order = [self._set.channels.index(name) for name in self.channels]
         columns = [name for name in ("id", "subject", "z") if name in self._set.index]
         index = self._set.index[columns].to_dict(orient="records")
         values = np.arange(1, len(self.classes) + 1)[:, None, None]
-        for rows, images, labels in self._set.blocks(np.arange(start, len(self._set))):
+        for rows, images, labels in self._set.blocks(np.arange(len(self._set))):
             for row, image, label in zip(rows.tolist(), images, labels, strict=True):
                 drawn = (label[None] == values).astype(np.uint8) * np.uint8(255)
                 yield RawSlice(index[row], image[order], drawn, self._root, self._root)

@@ -118,9 +118,6 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
     Args:
         words: field -> text: channels "T1w=T1,FLAIR=flair" (or "T1w,FLAIR", the order in an array), labels "Seg" or
             "NCR=Seg1,ED=Seg2", codes "NCR=51,ED=102", values "max" or "-1,1"; the others as they are.
-
-    Raises:
-        UnderstudyError: an option that cannot be understood.
     """
 
     def number_or_text(text: str) -> str | int:

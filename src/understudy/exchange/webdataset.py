@@ -35,10 +35,6 @@ class ShardFiles:
     """Writes samples into `folder/shard-000000.tar`, ..., none larger than `limit` bytes.
 
     The headers hold no name, number or time of whoever wrote them, so that equal slices give equal bytes.
-
-    Args:
-        folder: made if absent.
-        limit: bytes; a new shard is begun before it is exceeded.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -65,7 +61,6 @@ class ShardFiles:
         self._tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header; a writer needs none
 
     def close(self) -> None:
-        """Ends the shard."""
         if self._tar is not None and self._handle is not None:
             self._tar.close()
             self._handle.close()
@@ -96,11 +91,9 @@ class TarSource:
         self.count: int | None = None
         self.notes: list[str] = []
 
-    def slices(self, start: int) -> Iterator[RawSlice]:
+    def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
-        for number, (key, parts, shard) in enumerate(self._samples()):
-            if number < start:
-                continue
+        for key, parts, shard in self._samples():
             if missing := [name for name in (*self.channels, LABELS) if name not in parts]:
                 raise UnderstudyError(f"sample {key} has no {missing[0]}", where=shard, fix=_INTACT)
             images = np.stack([_png(parts[name], shard, key) for name in self.channels])
@@ -127,11 +120,7 @@ class TarSource:
 
 
 def members_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file in a tar file, one after the other.
-
-    Raises:
-        UnderstudyError: not a tar file, damaged, or something else than plain files in it.
-    """
+    """Name and content of each file in a tar file, one after the other; refuses anything but plain files."""
     read_bytes(path, 1)  # says what is wrong with links and permissions
     try:
         with tarfile.open(path, "r:") as tar:

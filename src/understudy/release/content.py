@@ -148,7 +148,7 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
     table[0] = 0
     for i, entry in enumerate(head["classes"][1:], start=1):
         table[int(spec.codes[entry["name"]])] = i
-    for raw in open_folder(root, spec, head["channels"]).source.slices(0):
+    for raw in open_folder(root, spec, head["channels"]).source.slices():
         labels = table[np.asarray(raw.drawn[0]).astype(np.uint8)]
         if (labels == 255).any():
             raise UnderstudyError("a grey value that is no class", where=raw.annotated_in, fix="use an intact copy")

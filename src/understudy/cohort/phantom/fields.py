@@ -30,7 +30,6 @@ class Streams:
     patient: int
 
     def rng(self, name: str) -> np.random.Generator:
-        """The generator of one purpose of this patient."""
         return np.random.default_rng([self.seed, self.patient, zlib.crc32(name.encode())])
 
 
@@ -42,7 +41,7 @@ class Grid:
 
     @property
     def spacing(self) -> Point:
-        """Voxel size in mm: the field of view divided by the shape."""
+        """mm"""
         sx, sy, sz = (fov / n for fov, n in zip(FIELD_OF_VIEW, self.shape, strict=True))
         return sx, sy, sz
 
@@ -70,7 +69,6 @@ class Grid:
 
     @property
     def box_shape(self) -> tuple[int, int, int]:
-        """Voxels along the three axes of the box."""
         nx, ny, nz = (part.stop - part.start for part in self.box)
         return nx, ny, nz
 
@@ -98,13 +96,7 @@ def smooth_noise(rng: np.random.Generator, axes: Sequence[np.ndarray], lattice: 
 
 
 def spline_field(values: Array, axes: Sequence[np.ndarray], lattice: float) -> Array:
-    """The cubic B-spline with these coefficients on a lattice over the field of view, at the points of a box.
-
-    Args:
-        values: float32, shape `lattice_size(lattice)`.
-        axes: head coordinates (mm) along the three axes of the box.
-        lattice: spacing of the coefficients, mm.
-    """
+    """The cubic B-spline with coefficients `values` on a lattice (spacing in mm), at the points of a box."""
     for axis, positions in enumerate(axes):
         u = (positions + _MIDDLE[axis]) / lattice
         cell = np.floor(u).astype(int)
@@ -140,11 +132,7 @@ def ellipsoid(x: Array, y: Array, z: Array, centre: Point, axes: Point) -> Array
 
 
 def tube(x: Array, y: Array, z: Array, path: Sequence[tuple[Point, float]], flatten: float = 1.0) -> Array:
-    """Signed distance (mm, positive inside) to a chain of cones through `path` = ((point, radius), ...).
-
-    Args:
-        flatten: the cross section is this much narrower along x than its radius.
-    """
+    """Signed distance (mm) to a chain of cones through `path` = ((point, radius), ...), narrower in x by `flatten`."""
     best = np.full(x.shape, -np.inf, np.float32)
     for (start, r0), (end, r1) in pairwise(path):
         ax, ay, az = (end[0] - start[0]) * flatten, end[1] - start[1], end[2] - start[2]

@@ -85,7 +85,6 @@ class Phantom:
         labels: uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing.
         tissues: tissue -> part of the voxel, float32 [x, y, z].
         affine: voxel indices -> mm, LPS as in BraTS.
-        facts: what was drawn, as JSON.
     """
 
     images: dict[str, np.ndarray]
@@ -155,10 +154,6 @@ def write_phantoms(config: PhantomConfig, out: Path, progress: bool = True) -> N
 
     Every patient's folder appears whole; run again after a kill, it skips the finished ones and ends with the same
     files. With more patients than last time it adds the new ones.
-
-    Args:
-        out: an empty or new folder, or one of the same configuration.
-        progress: show a progress bar.
 
     Raises:
         UnderstudyError: `out` holds something else, or more patients than asked for; disk full, no permission.
