@@ -14,7 +14,7 @@ from made_release import ABOUT, make_inputs, released
 
 from understudy.io.files import read_json, write_json
 from understudy.release.content import LAYOUTS
-from understudy.release.metadata import croissant, ro_crate
+from understudy.release.documents import croissant, ro_crate
 from understudy.release.package import DOCUMENTS, Released
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The inplace keyword")  # of theirs
@@ -34,8 +34,7 @@ def test_mlcroissant_finds_nothing_to_complain_about_and_reads_the_manifest(
     shutil.copyfile(package.path / "manifest.parquet", tmp_path / "manifest.parquet")
     said = {**package.certificate, "layout": layout}
     whole = read_json(package.path / "croissant.json")
-    kinds = {f["source"]["extract"]["column"]: f["dataType"] for f in whole["recordSet"][0]["field"]}
-    made = croissant(ABOUT, said, said["content"]["manifest_sha256"], kinds)
+    made = croissant(ABOUT, said, manifest)
     assert layout != "sliceset" or made == whole
     write_json(tmp_path / "croissant.json", made)
     dataset = mlcroissant.Dataset(str(tmp_path / "croissant.json"))

@@ -1,12 +1,22 @@
-"""The documents of a package: README, datasheet (Gebru et al. 2021), model card (Mitchell et al. 2019), ..."""
+"""The documents of a package, for people and for programs, from the templates in `templates/`.
+
+README, datasheet (Gebru et al. 2021), model card (Mitchell et al. 2019; front matter of Hugging Face), LICENSE,
+CITATION.cff 1.2.0, a record of AIDA data hub, RO-Crate 1.1, and Croissant 1.1 with RAI 1.0.
+"""
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from understudy.io.files import sha256_json
 from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
 
@@ -19,6 +29,30 @@ _LAYOUTS = {
     "webdataset": "WebDataset shards: tar files with PNG files and a JSON file for each slice",
 }
 _CODED = {"png", "nifti", "webdataset"}  # layouts whose annotations are grey values, not class indices
+_FILES = {  # layout -> media type and pattern
+    "png": ("image/png", "data/**/*.png"),
+    "nnunet": ("image/png", "data/**/*.png"),
+    "nifti": ("application/gzip", "data/**/*.nii.gz"),
+    "webdataset": ("application/x-tar", "data/*.tar"),
+    "sliceset": ("application/octet-stream", "data/**"),
+}
+_COLUMNS = {  # of the manifest
+    "id": "Name of the slice",
+    "generator": "Which generator it was sampled from",
+    "seed": "Of the sampling",
+    "p": "Conformal p-value of the audit: how unusual its nearness to a training slice is among new patients",
+    "sha256": "SHA-256 (hex) of image [C, H, W] and labels [H, W], uint8",
+}
+_MEDIA = {
+    ".md": "text/markdown",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".parquet": "application/vnd.apache.parquet",
+    ".cff": "application/yaml",
+    ".png": "image/png",
+    ".safetensors": "application/octet-stream",
+    "": "text/plain",
+}
 _HUGGING_FACE = {  # its names for licences
     "CC BY 4.0": "cc-by-4.0",
     "CC BY-SA 4.0": "cc-by-sa-4.0",
@@ -60,146 +94,75 @@ def slice_documents(about: About, decision: Decision, certificate: dict[str, Any
     data, layout = certificate["data"], certificate["layout"]
     greys = [c["code"] if layout in _CODED else i for i, c in enumerate(data["classes"])]
     named = [f"{grey} {c['name']}" for grey, c in zip(greys, data["classes"], strict=True)]
-    fields = {"data": data, "layout": _LAYOUTS[layout], "greys": greys} | _common(about, decision, certificate, data)
-    return {
-        "README.md": _render("README.md.j2", codes=", ".join(named) if layout in _CODED else "", **fields),
-        "DATASHEET.md": _render("DATASHEET.md.j2", **fields),
-        "LICENSE": _licence(about, "These slices are synthetic. They were made by a generator"),
-        "CITATION.cff": _citation(about, certificate["released"], "dataset"),
-        "aida.md": _aida(about, certificate),
-    }
+    codes = ", ".join(named) if layout in _CODED else ""
+    fields = {"signed": signed(decision), "layout": _LAYOUTS[layout], "greys": greys, "codes": codes}
+    names = ("README.md", "DATASHEET.md", "LICENSE", "CITATION.cff", "aida.md")
+    return {name: _render(f"{name}.j2", about, certificate, **fields) for name in names}
 
 
 def model_documents(
     about: About, decision: Decision, certificate: dict[str, Any], config: dict[str, Any]
 ) -> dict[str, str]:
-    """README.md (model card with the front matter of Hugging Face), LICENSE and CITATION.cff of a package of weights.
+    """README.md (model card), LICENSE and CITATION.cff of a package of weights with the configuration `config`."""
+    model = certificate["model"]
+    parts = {"model": config["model"], "training": config.get("training", {})}
+    recipe = {k: {n: x for n, x in v.items() if n not in _NOT_SHOWN} for k, v in parts.items()}
+    fields = {"model": model, "config": config, "folder": MODEL, "evaluation": certificate["evaluation"],
+              "signed": signed(decision), "recipe": yaml.safe_dump(recipe, sort_keys=True),
+              "hugging_face": _HUGGING_FACE.get(about.licence.upper())}  # fmt: skip
+    templates = {"README.md": "model_card.md.j2", "LICENSE": "LICENSE.j2", "CITATION.cff": "CITATION.cff.j2"}
+    return {name: _render(template, about, certificate, **fields) for name, template in templates.items()}
+
+
+def croissant(about: About, certificate: dict[str, Any], manifest: pd.DataFrame) -> dict[str, Any]:
+    """croissant.json of a package of slices."""
+    kinds = {"i": "sc:Integer", "f": "sc:Float"}
+    columns = [
+        (name, kinds.get(manifest[name].dtype.kind, "sc:Text"),
+         _COLUMNS.get(name, f"Pixels of the class {name.removeprefix('area.')}"))
+        for name in map(str, manifest)
+    ]  # fmt: skip
+    media, pattern = _FILES[certificate["layout"]]
+    text = _render("croissant.json.j2", about, certificate, columns=columns, media=media, pattern=pattern)
+    return dict(json.loads(text))
+
+
+def ro_crate(
+    about: About, certificate: dict[str, Any], files: dict[str, str], folders: dict[str, str]
+) -> dict[str, Any]:
+    """ro-crate-metadata.json.
 
     Args:
-        config: the configuration that goes with the weights.
+        files: path of each document -> what it is.
+        folders: path of each folder of data, with a slash behind -> what it holds.
     """
-    model, evaluation = certificate["model"], certificate["evaluation"]
-    shown = {"model": config["model"], "training": config.get("training", {})}
-    recipe = {k: {n: x for n, x in v.items() if n not in _NOT_SHOWN} for k, v in shown.items()}
-    card = _render(
-        "model_card.md.j2", front_matter=_front_matter(about, certificate), model=model, config=config, folder=MODEL,
-        evaluation=evaluation, kind=display_name(model["kind"]), recipe=yaml.safe_dump(recipe, sort_keys=True),
-        **_common(about, decision, certificate, model),
-    )  # fmt: skip
-    return {
-        "README.md": card,
-        "LICENSE": _licence(about, "These are the weights of a generator of synthetic slices"),
-        "CITATION.cff": _citation(about, certificate["released"], "software"),
-    }
+    parts = [
+        {"@id": name, "@type": "File", "name": what, "encodingFormat": _MEDIA[PurePosixPath(name).suffix]}
+        for name, what in files.items()
+    ]
+    parts += [{"@id": name, "@type": "Dataset", "name": what, "description": what} for name, what in folders.items()]
+    fields = {"parts": parts, "people": about.creators, "signer": {"organisation": ""} | certificate["decision"]["by"],
+              "identifier": sha256_json(certificate),
+              "affiliation": lambda name: {"@id": f"#{quote(name)}"} if name else None}  # fmt: skip
+    crate = json.loads(_render("ro-crate.json.j2", about, certificate, **fields))
+    crate["@graph"] = [{k: v for k, v in entity.items() if v} for entity in crate["@graph"]]
+    return dict(crate)
 
 
-def _common(about: About, decision: Decision, certificate: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    classes, audit = [c["name"] for c in data["classes"][1:]], certificate["audit"]
-    return {"about": about, "certificate": certificate, "audit": audit, "forced": stamp(certificate),
-            "signed": signed(decision), "classes": classes, "year": certificate["released"][:4]}  # fmt: skip
-
-
-def _render(template: str, **fields: Any) -> str:
-    loader = PackageLoader("understudy.release")
+def _render(template: str, about: About, certificate: dict[str, Any], **fields: Any) -> str:
+    data = certificate.get("data") or certificate["model"]
     environment = Environment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+        loader=PackageLoader("understudy.release"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
     environment.filters |= {
-        "commas": "{:,}".format,
-        "percent": lambda share: percent(share, 0),
         "bullets": lambda lines: "\n".join(f"- {line}" for line in lines),
+        "commas": "{:,}".format,
+        "display_name": display_name,
+        "json": partial(json.dumps, ensure_ascii=False),  # YAML as well, of which JSON is a part
+        "percent": partial(percent, digits=0),
     }
-    return environment.get_template(template).render(**fields)
-
-
-def _front_matter(about: About, certificate: dict[str, Any]) -> str:
-    """The YAML of a model card that Hugging Face reads."""
-    kind, evaluation = certificate["model"]["kind"], certificate["evaluation"]
-    known = _HUGGING_FACE.get(about.licence.upper())
-    fields: dict[str, Any] = {"license": known or "other"}
-    if known is None:
-        fields |= {"license_name": about.licence, "license_link": about.licence_url or "LICENSE"}
-    fields |= {
-        "library_name": "understudy-mri",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["mri", "medical-imaging", "synthetic-data", "segmentation", kind, *about.keywords],
-    }
-    if evaluation:
-        task = {"type": "image-segmentation", "name": "Segmenter trained with samples of it"}
-        data = {"type": "private", "name": f"{evaluation['patients']} test patients of the publisher's study"}
-        metrics = [
-            {
-                "type": "relative_dice",
-                "name": f"Dice relative to real slices: {c['label']}",
-                "value": c["relative_dice"],
-            }
-            for c in evaluation["comparisons"]
-            if c["relative_dice"] is not None
-        ]
-        results = {"task": task, "dataset": data, "metrics": metrics}
-        fields["model-index"] = [{"name": about.title, "results": [results]}]
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
-
-
-def _licence(about: About, what: str) -> str:
-    """The LICENSE file; `what` begins the sentence on what was trained."""
-    sources = "\n".join(f"  - {s}" for s in about.sources)
-    return (
-        f"{about.title}, version {about.version}\n\nLicence: {about.licence}\n{about.licence_url}\n\n{what} that was"
-        f" trained on\n{sources}\nwhose terms, as {about.publisher} has confirmed, allow this release and still hold."
-        f"\n\nForbidden: {about.forbidden_uses}\n"
-    )
-
-
-def _citation(about: About, date: str, kind: str) -> str:
-    """CITATION.cff 1.2.0; `kind`: dataset, or software (which weights are, since CFF knows no third)."""
-    content: dict[str, Any] = {
-        "cff-version": "1.2.0",
-        "message": f"Please cite {'this data set' if kind == 'dataset' else 'these weights'} and their sources.",
-        "type": kind,
-        "title": about.title,
-        "version": about.version,
-        "date-released": date,
-        "abstract": about.description,
-        "authors": [{"name": name} for name in about.creators],
-        "license-url": about.licence_url,
-        "keywords": about.keywords,
-        "doi": about.doi,
-    }
-    return yaml.safe_dump({k: v for k, v in content.items() if v}, sort_keys=False, allow_unicode=True)
-
-
-def _aida(about: About, certificate: dict[str, Any]) -> str:
-    """The front matter of a record of AIDA data hub, as its own records have it."""
-    data, released, forced = certificate["data"], certificate["released"], stamp(certificate)
-    datacite = {
-        "@context": "http://schema.org",
-        "@type": "Dataset",
-        "@id": about.doi or "",
-        "name": about.title,
-        "about": "Radiology",
-        "author": [{"@type": "Person", "name": n} for n in about.creators],
-        "publisher": about.publisher,
-        "copyrightYear": released[:4],
-        "copyrightHolder": about.publisher,
-        "provider": [{"name": about.publisher, "email": about.contact}],
-        "datePublished": released,
-        "keywords": about.keywords,
-        "version": about.version,
-        "description": about.description,
-        "license": [about.licence],
-        "citation": about.sources,
-    }
-    other = {
-        "shortName": about.short_name,
-        "origin": "Synthetic",
-        "status": "Complete",
-        "annotation": ", ".join(c["name"] for c in data["classes"][1:]),
-        "numberOfScans": f"{data['slices']} {len(data['channels'])}-channel MR images",
-        "numberOfAnnotations": data["slices"],
-        "modality": ["MR"],
-        "resolution": "x".join(f"{s:g}" for s in data["spacing"]) + " mm" if data["spacing"] else "not recorded",
-    }
-    record = {"hidden": True, "synthetic": True, "datacite": datacite, "other": other}
-    body = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-    return f"---\n{body}---\n\n{forced}\n" if forced else f"---\n{body}---\n"
+    return environment.get_template(template).render(
+        about=about, certificate=certificate, audit=certificate["audit"], data=data, forced=stamp(certificate),
+        classes=[c["name"] for c in data["classes"][1:]], year=certificate["released"][:4], **fields,
+    )  # fmt: skip

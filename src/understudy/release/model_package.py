@@ -18,11 +18,10 @@ from understudy.generators.folder import CONFIG, WEIGHTS, save_model
 from understudy.generators.registry import KINDS, load_generator
 from understudy.generators.training.config import UNTRACED
 from understudy.io.files import read_json, sha256_file
-from understudy.release.documents import MODEL, model_documents
+from understudy.release.documents import MODEL, model_documents, ro_crate
 from understudy.release.evidence import SHOWN, model_evidence, sheet
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, clear_model
-from understudy.release.metadata import ro_crate
 from understudy.release.package import Released, assembling, audit_record, certificate_head, copy_audit, sealed
 
 DOCUMENTS = {

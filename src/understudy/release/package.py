@@ -17,11 +17,10 @@ from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.io.files import sha256_file, write_json, write_text, writing
 from understudy.memorization.screen import Recheck
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
-from understudy.release.documents import slice_documents
+from understudy.release.documents import croissant, ro_crate, slice_documents
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
 from understudy.release.gate import Audited, Clearance, clear, concentration_record
-from understudy.release.metadata import croissant, ro_crate
 from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -102,9 +101,7 @@ def release_slices(
             "content": {"root": content_root(head, manifest), "manifest_sha256": hashed},
             "audit": _audit_record(cleared, len(slices), folder),
         }
-        kinds = {"i": "sc:Integer", "f": "sc:Float"}
-        columns = {str(c): kinds.get(manifest[c].dtype.kind, "sc:Text") for c in manifest}
-        write_json(folder / "croissant.json", croissant(about, certificate, hashed, columns))
+        write_json(folder / "croissant.json", croissant(about, certificate, manifest))
         texts = slice_documents(about, decision, certificate)
         texts["evidence.html"] = evidence(about, decision, certificate, place, audited.audit)
         crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
