@@ -17,29 +17,10 @@ from understudy.io.files import read_json
 from understudy.runtime.devices import resolve_device
 from understudy.slices import SliceSet
 
-_BATCH = 64
-
 
 def supports_membership_inference(folder: str | Path) -> bool:
     """Whether a folder holds a generator that can score slices; a GAN does so by its discriminator."""
     return type_of(read_json(Path(folder) / CONFIG)).supports_membership_inference(Path(folder))
-
-
-@dataclass(frozen=True)
-class MembershipScores:
-    """The score by the generator of a folder, as the audit calls it: `scores(slices, rows)`."""
-
-    folder: Path
-    device: str = "cpu"
-
-    def __call__(self, slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
-        return membership_scores(self.folder, slices, rows, self.device)
-
-    @property
-    def weights(self) -> dict[str, str]:
-        """SHA-256 (hex) of each file of weights, by its name."""
-        config = read_json(self.folder / CONFIG)
-        return type_of(config).weights(self.folder, config)
 
 
 def membership_scores(
@@ -72,6 +53,23 @@ def membership_scores(
     order = [slices.channels.index(channel) for channel in config["channels"]]
     scores = [
         scorer(encode(images[:, order], labels, slices.classes, config["annotation"]).to(where))
-        for _, images, labels in slices.blocks(rows, _BATCH)
+        for _, images, labels in slices.blocks(rows, 64)
     ]
     return torch.cat(scores).double().cpu().numpy(), name
+
+
+@dataclass(frozen=True)
+class MembershipScores:
+    """`membership_scores` of a folder as the audit calls it, `scores(slices, rows)`, and the hashes of the weights."""
+
+    folder: Path
+    device: str = "cpu"
+
+    def __call__(self, slices: SliceSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
+        return membership_scores(self.folder, slices, rows, self.device)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 (hex) of each file of weights, by its name."""
+        config = read_json(self.folder / CONFIG)
+        return type_of(config).weights(self.folder, config)

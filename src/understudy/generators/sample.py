@@ -24,64 +24,6 @@ from understudy.runtime.progress import track
 from understudy.slices import SliceSet, SliceWriter
 
 
-@dataclass(frozen=True)
-class Generator:
-    """A trained generator, ready to be sampled.
-
-    Attributes:
-        network: has `sample(count, seed, start, psi)` and `to(device)`.
-        config: the folder's config.json. content: SHA-256 (hex) of its weights. options: of `network.sample`.
-    """
-
-    folder: Path
-    network: Any
-    config: dict[str, Any]
-    content: str
-    options: dict[str, Any]
-
-    @classmethod
-    def load(cls, folder: str | Path, sampler: SamplerConfig | None = None, device: str = "cpu") -> Generator:
-        """Reads a folder.
-
-        Raises:
-            UnderstudyError: unfinished or damaged, or a sampler for a generator that takes none.
-        """
-        folder = Path(folder)
-        config = read_json(folder / CONFIG, dict)
-        kind = type_of(config)
-        if sampler is not None and not kind.takes_sampler:
-            raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")
-        network = kind.load(folder, config)
-        content = next(iter(kind.weights(folder, config).values()))
-        return cls(folder, network.to(resolve_device(device)), config, content, {"sampler": sampler} if sampler else {})
-
-    @property
-    def name(self) -> str:
-        """E.g. "stylegan2-1a2b3c4d"."""
-        return f"{self.config['kind']}-{self.content[:8]}"
-
-
-def sample_arrays(
-    model_dir: str | Path | Sequence[str | Path],
-    count: int,
-    seed: int,
-    psi: float = 1.0,
-    device: str = "auto",
-    sampler: SamplerConfig | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images uint8 [count, C, H, W] and labels uint8 [count, H, W] of samples 0 ... count - 1 of a seed, in memory.
-
-    Sample i of a seed is the same whatever `count`. Arguments and errors are those of `sample_set`.
-
-    Example:
-        >>> images, labels = sample_arrays("run", 100, seed=0)    # doctest: +SKIP
-    """
-    generators = load_ensemble(model_dir, sampler, device)
-    classes, annotation = classes_of(generators[0].config), generators[0].config["annotation"]
-    parts = [decode(joint, classes, annotation) for joint, _ in sample_blocks(generators, 0, count, seed, psi)]
-    return np.concatenate([images for images, _, _ in parts]), np.concatenate([labels for _, labels, _ in parts])
-
-
 def sample_set(
     model_dir: str | Path | Sequence[str | Path],
     count: int,
@@ -120,22 +62,16 @@ def sample_set(
         raise UnderstudyError(f"{count} samples wanted", fix="ask for at least one")
     out, generators = Path(out), load_ensemble(model_dir, sampler, device)
     config, contents = generators[0].config, [generator.content for generator in generators]
-    identity: dict[str, Any] = {
-        "weights": contents if len(contents) > 1 else contents[0],
-        "count": count,
-        "seed": seed,
-        "psi": psi,
-    }
+    identity: dict[str, Any] = {"weights": contents if len(contents) > 1 else contents[0]}
+    identity |= {"count": count, "seed": seed, "psi": psi}
     identity |= {"sampler": sampler.model_dump(mode="json")} if sampler else {}
     if (out / "index.parquet").is_file():
         found = SliceSet.open(out)
         if any(found.attrs.get(key) != identity.get(key) for key in {"sampler", *identity}):
             raise UnderstudyError("the folder holds other samples", out, "use another folder, or delete this one")
         return found
-    classes = classes_of(config)
-    writer = SliceWriter(
-        out, config["channels"], classes, config["model"]["resolution"], config["spacing"], config["axes"], identity
-    )
+    classes, resolution = classes_of(config), config["model"]["resolution"]
+    writer = SliceWriter(out, config["channels"], classes, resolution, config["spacing"], config["axes"], identity)
     with StopRequest() as stop, track(count, "sampling", "slices", writer.done, progress) as meter:
         for joint, rows in sample_blocks(generators, writer.done, count, seed, psi, batch):
             images, labels, distances = decode(joint, classes, config["annotation"])
@@ -148,47 +84,83 @@ def sample_set(
     return writer.close(source="synthetic", **identity)
 
 
+def sample_arrays(
+    model_dir: str | Path | Sequence[str | Path],
+    count: int,
+    seed: int,
+    psi: float = 1.0,
+    device: str = "auto",
+    sampler: SamplerConfig | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images uint8 [count, C, H, W] and labels uint8 [count, H, W], in memory; otherwise as `sample_set`.
+
+    Example:
+        >>> images, labels = sample_arrays("run", 100, seed=0)    # doctest: +SKIP
+    """
+    generators = load_ensemble(model_dir, sampler, device)
+    classes, annotation = classes_of(generators[0].config), generators[0].config["annotation"]
+    blocks = [decode(joint, classes, annotation) for joint, _ in sample_blocks(generators, 0, count, seed, psi)]
+    return np.concatenate([images for images, _, _ in blocks]), np.concatenate([labels for _, labels, _ in blocks])
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A trained generator; `content`: SHA-256 (hex) of its weights, `options`: of its `sample`."""
+
+    folder: Path
+    network: Any
+    config: dict[str, Any]
+    content: str
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """E.g. "stylegan2-1a2b3c4d"."""
+        return f"{self.config['kind']}-{self.content[:8]}"
+
+
 def load_ensemble(
     model_dir: str | Path | Sequence[str | Path], sampler: SamplerConfig | None, device: str
-) -> list[Generator]:
+) -> list[LoadedGenerator]:
     """The generators of some folders, after a check that all make the same kind of slices."""
     folders = [model_dir] if isinstance(model_dir, str | Path) else list(model_dir)
-    if not folders:
-        raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
-    first, *others = generators = [Generator.load(folder, sampler, device) for folder in folders]
-    for other in others:
-        pairs = [(key, first.config[key], other.config[key]) for key in ("channels", "classes", "annotation")]
-        pairs += [(key, first.config[key], other.config[key]) for key in ("spacing", "axes")]
-        pairs += [("resolution", first.config["model"]["resolution"], other.config["model"]["resolution"])]
-        for key, ours, theirs in pairs:
-            if ours != theirs:
+    generators, options = list[LoadedGenerator](), {"sampler": sampler} if sampler else {}
+    for folder in map(Path, folders):
+        config = read_json(folder / CONFIG, dict)
+        kind = type_of(config)
+        if sampler is not None and not kind.takes_sampler:
+            raise UnderstudyError(f"a {kind.name} is sampled in one pass", folder, "leave the sampler out")
+        network, content = kind.load(folder, config), next(iter(kind.weights(folder, config).values()))
+        generators.append(LoadedGenerator(folder, network.to(resolve_device(device)), config, content, options))
+        made = [{"resolution": g.config["model"]["resolution"], **g.config} for g in (generators[0], generators[-1])]
+        for key in ("channels", "classes", "annotation", "spacing", "axes", "resolution"):
+            if made[0][key] != made[1][key]:
                 raise UnderstudyError(
                     f"the generators do not fit together: they differ in {key}",
-                    where=f"{first.folder}, {other.folder}",
+                    where=f"{generators[0].folder}, {folder}",
                     fix="sample them into sets of their own",
                 )
+    if not generators:
+        raise UnderstudyError("no generator to sample from", fix="give the folder of at least one")
     if len({generator.content for generator in generators}) < len(generators):
-        raise UnderstudyError("duplicate generators in the ensemble", where=first.folder, fix="name each once")
+        raise UnderstudyError("duplicate generators in the ensemble", generators[0].folder, "name each once")
     return generators
 
 
 def sample_blocks(
-    generators: Sequence[Generator], start: int, count: int, seed: int, psi: float, batch: int = 256
+    generators: Sequence[LoadedGenerator], start: int, count: int, seed: int, psi: float, batch: int = 256
 ) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
     """Samples start ... count - 1 in blocks: joint images float32 [n, C + A, R, R] and their rows of the index."""
     for first in range(start, count, batch):
-        numbers = np.arange(first, min(first + batch, count))
-        joint: dict[int, Tensor] = {}
-        rows: dict[int, dict[str, Any]] = {}
+        block: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # number -> image and row
         for k, generator in enumerate(generators):
-            mine = numbers[numbers % len(generators) == k]
-            if not len(mine):
+            numbers = [n for n in range(first, min(first + batch, count)) if n % len(generators) == k]
+            if not numbers:
                 continue
-            own = int(mine[0]) // len(generators)  # the generator's own number of its first sample
-            images = generator.network.sample(len(mine), seed, own, psi, **generator.options)
-            joint |= dict(zip(mine.tolist(), images, strict=True))
-            for sample, number in enumerate(mine.tolist(), own):
-                name = generator.name
-                identifier = f"{name}-s{seed}-{sample:07d}"
-                rows[number] = {"id": identifier, "generator": name, "seed": seed, "sample": sample}
-        yield torch.stack([joint[number] for number in numbers.tolist()]), [rows[n] for n in numbers.tolist()]
+            own = numbers[0] // len(generators)  # the generator's own number of its first sample
+            images = generator.network.sample(len(numbers), seed, own, psi, **generator.options)
+            for sample, (number, image) in enumerate(zip(numbers, images, strict=True), own):
+                row = {"id": f"{generator.name}-s{seed}-{sample:07d}", "generator": generator.name}
+                block[number] = image, row | {"seed": seed, "sample": sample}
+        pairs = [block[number] for number in sorted(block)]
+        yield torch.stack([image for image, _ in pairs]), [row for _, row in pairs]

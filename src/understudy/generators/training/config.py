@@ -1,5 +1,5 @@
-"""How each of the five generators is trained, as data. The defaults are those of Table 7 of Akbar et al. 2024; where it
-is silent, those of the official code. Progress is counted in real images, as the batch of a growing model changes."""
+"""How each of the five generators is trained. The defaults are those of Table 7 of Akbar et al. 2024; where it is
+silent, those of the official code. Progress is counted in real images, as the batch of a growing model changes."""
 
 from __future__ import annotations
 
@@ -21,38 +21,22 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kimg: float = Field(default=25000, gt=0, description="thousand real images shown")
-    max_minutes: float | None = Field(
-        default=None, gt=0, description="stop earlier after so much training time, minutes"
-    )
-    batch: int = Field(default=32, ge=2, description="images per step, on all devices together")
-    micro_batch: int | None = Field(
-        default=None,
-        ge=1,
-        description="images computed at once (gradient accumulation); None: the whole batch. Halved where memory runs"
-        " out",
-    )
-    annotation: Annotation = Field(default="coded", description="one channel of codes, or one channel per class")
+    kimg: float = Field(25000, gt=0, description="thousand real images shown")
+    max_minutes: float | None = Field(None, gt=0, description="stop earlier, minutes of training")
+    batch: int = Field(32, ge=2, description="images per step, on all devices together")
+    micro_batch: int | None = Field(None, ge=1, description="images at once (gradient accumulation), None for all")
+    annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
     balance_classes: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="part of the real slices with an annotated class in a batch; None: as they come",
+        None, gt=0, lt=1, description="part of a batch with an annotated class; None: as it comes"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="of the activations; auto: bf16 where the processor computes in it"
-    )
-    tick_kimg: float = Field(default=1.0, gt=0, description="thousand images between two lines of the history")
-    snapshot_kimg: float = Field(default=50.0, gt=0, description="thousand images between two pictures of samples")
-    checkpoint_seconds: float = Field(default=120.0, gt=0, description="between checkpoints")
-    checkpoints_kept: int = Field(default=2, ge=1, description="the last so many checkpoints are kept")
-    keep_weights_kimg: list[float] = Field(
-        default=[], description="thousand images after which the EMA generator is kept as well, for sampling"
-    )
-    tensorboard: bool = Field(
-        default=True, description="also write curves and pictures for TensorBoard, if it is installed"
-    )
-    seed: int = Field(default=0, ge=0, description="of weights, data order and everything drawn")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device computes in it")
+    tick_kimg: float = Field(1.0, gt=0, description="thousand images between two lines of the history")
+    snapshot_kimg: float = Field(50.0, gt=0, description="thousand images between two pictures of samples")
+    checkpoint_seconds: float = Field(120.0, gt=0, description="between checkpoints")
+    checkpoints_kept: int = Field(2, ge=1, description="the last so many checkpoints are kept")
+    keep_weights_kimg: list[float] = Field([], description="points at which the EMA generator is kept as well")
+    tensorboard: bool = Field(True, description="also write curves and pictures for TensorBoard, if it is installed")
+    seed: int = Field(0, ge=0, description="of weights, data order and everything drawn")
 
 
 class GanTraining(TrainingConfig):
@@ -61,15 +45,11 @@ class GanTraining(TrainingConfig):
     loss: ClassVar[Literal["logistic", "wgan-gp"]] = "logistic"
     discriminator_first: ClassVar[bool] = False  # which network learns first in a step
 
-    g_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the generator")
-    d_lr: float = Field(default=0.002, gt=0, description="Adam learning rate of the discriminator")
-    mixing: float = Field(default=0.0, ge=0, le=1, description="probability of style mixing in a batch")
-    annotation_noise: float = Field(
-        default=0.0,
-        ge=0,
-        description="noise on real and synthetic annotations as D sees them, s.d. in units of [-1, 1]",
-    )
-    augment: AugmentConfig = Field(default=AugmentConfig(), description="discriminator augmentation")
+    g_lr: float = Field(0.002, gt=0, description="Adam learning rate of the generator")
+    d_lr: float = Field(0.002, gt=0, description="Adam learning rate of the discriminator")
+    mixing: float = Field(0.0, ge=0, le=1, description="probability of style mixing in a batch")
+    annotation_noise: float = Field(0.0, ge=0, description="noise on the annotations that D sees, s.d. in [-1, 1]")
+    augment: AugmentConfig = Field(AugmentConfig(), description="discriminator augmentation")
 
     def ema_decay(self, batch: int, images: int) -> float:
         """Weight of the EMA so far, in a step of `batch` images after which `images` were shown."""
@@ -118,14 +98,10 @@ class LazyTraining(GanTraining):
 
     gamma_factor: ClassVar[float]  # R1's weight is this times resolution^2 / batch
 
-    r1_gamma: float | None = Field(
-        default=None, ge=0, description="weight of R1; None: by resolution^2 / batch (the official heuristic)"
-    )
-    r1_interval: int = Field(default=16, ge=1, description="steps between R1 penalties")
-    ema_kimg: float | None = Field(
-        default=None, gt=0, description="half-life of the EMA generator; None: batch * 10 / 32"
-    )
-    ema_rampup: float | None = Field(default=0.05, gt=0, description="half-life at most this part of the images so far")
+    r1_gamma: float | None = Field(None, ge=0, description="weight of R1; None: by resolution^2 / batch")
+    r1_interval: int = Field(16, ge=1, description="steps between R1 penalties")
+    ema_kimg: float | None = Field(None, gt=0, description="half-life of the EMA generator; None: batch * 10 / 32")
+    ema_rampup: float | None = Field(0.05, gt=0, description="half-life at most this part of the images so far")
 
     def ema_decay(self, batch: int, images: int) -> float:
         return decay_of_half_life(batch, images, (self.ema_kimg or self.batch * 10 / 32) * 1000, self.ema_rampup)
@@ -151,15 +127,15 @@ class LazyTraining(GanTraining):
 class StyleGan2Training(LazyTraining):
     """StyleGAN 2 (Karras et al. 2020); g_lr and d_lr are before the correction for the lazy penalties."""
 
-    kind: Literal["stylegan2"] = Field(default="stylegan2", description="what is trained")
+    kind: Literal["stylegan2"] = Field("stylegan2", description="what is trained")
 
     gamma_factor: ClassVar[float] = 0.0002
 
-    mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
-    pl_weight: float = Field(default=2.0, ge=0, description="weight of the path length penalty, 0 for none")
-    pl_interval: int = Field(default=4, ge=1, description="steps between path length penalties")
-    pl_decay: float = Field(default=0.01, gt=0, le=1, description="decay of the running mean path length")
-    pl_shrink: int = Field(default=2, ge=1, description="the path length is computed on batch / pl_shrink images")
+    mixing: float = Field(0.9, ge=0, le=1, description="probability of style mixing in a batch")
+    pl_weight: float = Field(2.0, ge=0, description="weight of the path length penalty, 0 for none")
+    pl_interval: int = Field(4, ge=1, description="steps between path length penalties")
+    pl_decay: float = Field(0.01, gt=0, le=1, description="decay of the running mean path length")
+    pl_shrink: int = Field(2, ge=1, description="the path length is computed on batch / pl_shrink images")
 
     @model_validator(mode="after")
     def _path_length_batch(self) -> StyleGan2Training:
@@ -177,19 +153,13 @@ class StyleGan2Training(LazyTraining):
 class StyleGan3Training(LazyTraining):
     """StyleGAN 3 (Karras et al. 2021): no path length, no mixing; configuration R shows D blurred images at first."""
 
-    kind: Literal["stylegan3"] = Field(default="stylegan3", description="what is trained")
+    kind: Literal["stylegan3"] = Field("stylegan3", description="what is trained")
 
     gamma_factor: ClassVar[float] = 0.001  # the official values: 2 at 256, 8.2 at 512 pixels, batch 32
 
-    g_lr: float = Field(default=0.0025, gt=0, description="Adam learning rate of the generator")
-    blur_sigma: float | None = Field(
-        default=None,
-        ge=0,
-        description="blur of what D sees at the start, pixels (see the trainer); None: 10 for R, 0 for T",
-    )
-    blur_kimg: float | None = Field(
-        default=None, gt=0, description="the blur fades over so many thousand images; None: batch * 200 / 32"
-    )
+    g_lr: float = Field(0.0025, gt=0, description="Adam learning rate of the generator")
+    blur_sigma: float | None = Field(None, ge=0, description="what D sees first, pixels; None: 10 for R, 0 for T")
+    blur_kimg: float | None = Field(None, gt=0, description="the blur fades in so many kimg; None: batch * 200 / 32")
 
     def blur(self, model: Any, images: int) -> float:
         sigma = self.blur_sigma
@@ -203,18 +173,14 @@ class GrowingTraining(GanTraining):
 
     discriminator_first: ClassVar[bool] = True
 
-    batch: int = Field(default=8, ge=2, description="images per step, where `batches` says nothing else")
-    batches: dict[int, int] = Field(default={}, description="images per step by active resolution")
-    g_lr: float = Field(default=0.001, gt=0, description="Adam learning rate of the generator")
-    d_lr: float = Field(default=0.001, gt=0, description="Adam learning rate of the discriminator")
-    rates: dict[int, float] = Field(
-        default={}, description="learning rate of both by active resolution, in place of g_lr and d_lr"
-    )
-    start_resolution: int = Field(default=4, ge=4, description="first resolution; the full one for no growth")
-    stabilise_kimg: float = Field(
-        default=600, ge=0, description="thousand images at a resolution before the next fades in"
-    )
-    fade_kimg: float = Field(default=600, ge=0, description="thousand images in which a resolution fades in")
+    batch: int = Field(8, ge=2, description="images per step, where `batches` says nothing else")
+    batches: dict[int, int] = Field({}, description="images per step by active resolution")
+    g_lr: float = Field(0.001, gt=0, description="Adam learning rate of the generator")
+    d_lr: float = Field(0.001, gt=0, description="Adam learning rate of the discriminator")
+    rates: dict[int, float] = Field({}, description="rate of both by active resolution")
+    start_resolution: int = Field(4, ge=4, description="first resolution; the full one for no growth")
+    stabilise_kimg: float = Field(600, ge=0, description="thousand images at a resolution before the next fades in")
+    fade_kimg: float = Field(600, ge=0, description="thousand images in which a resolution fades in")
 
     @model_validator(mode="after")
     def _possible_schedule(self) -> GrowingTraining:
@@ -236,14 +202,14 @@ class ProGanTraining(GrowingTraining):
 
     loss: ClassVar[Literal["logistic", "wgan-gp"]] = "wgan-gp"
 
-    kind: Literal["progan"] = Field(default="progan", description="what is trained")
-    kimg: float = Field(default=12000, gt=0, description="thousand real images shown")
+    kind: Literal["progan"] = Field("progan", description="what is trained")
+    kimg: float = Field(12000, gt=0, description="thousand real images shown")
     batches: dict[int, int] = Field(
-        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}, description="images per step by active resolution"
+        {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}, description="by active resolution"
     )
-    gp_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty (lambda)")
-    drift: float = Field(default=0.001, ge=0, description="weight of the squared scores of real images")
-    ema_beta: float = Field(default=0.999, ge=0, lt=1, description="decay of the EMA generator per step")
+    gp_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty (lambda)")
+    drift: float = Field(0.001, ge=0, description="weight of the squared scores of real images")
+    ema_beta: float = Field(0.999, ge=0, lt=1, description="decay of the EMA generator per step")
 
     def ema_decay(self, batch: int, images: int) -> float:
         return self.ema_beta
@@ -252,22 +218,17 @@ class ProGanTraining(GrowingTraining):
 class StyleGan1Training(GrowingTraining):
     """StyleGAN 1 (Karras et al. 2019): logistic loss and R1; the batch is 16 at 128 pixels and above."""
 
-    kind: Literal["stylegan1"] = Field(default="stylegan1", description="what is trained")
-    batch: int = Field(default=16, ge=2, description="images per step, where `batches` says nothing else")
-    batches: dict[int, int] = Field(
-        default={4: 256, 8: 256, 16: 128, 32: 64, 64: 32}, description="images per step by active resolution"
-    )
-    start_resolution: int = Field(default=8, ge=4, description="resolution that the training starts with")
+    kind: Literal["stylegan1"] = Field("stylegan1", description="what is trained")
+    batch: int = Field(16, ge=2, description="images per step, where `batches` says nothing else")
+    batches: dict[int, int] = Field({4: 256, 8: 256, 16: 128, 32: 64, 64: 32}, description="by active resolution")
+    start_resolution: int = Field(8, ge=4, description="resolution that the training starts with")
     rates: dict[int, float] = Field(
-        default={128: 0.0015, 256: 0.002, 512: 0.003},
-        description="learning rate of both by active resolution, in place of g_lr and d_lr",
+        {128: 0.0015, 256: 0.002, 512: 0.003}, description="rate of both by active resolution"
     )
-    mixing: float = Field(default=0.9, ge=0, le=1, description="probability of style mixing in a batch")
-    r1_gamma: float = Field(default=10.0, ge=0, description="weight of R1")
-    r1_interval: int = Field(
-        default=1, ge=1, description="steps between R1 penalties (StyleGAN 1: every step; lazy ones came with 2)"
-    )
-    ema_kimg: float = Field(default=10.0, gt=0, description="half-life of the EMA generator")
+    mixing: float = Field(0.9, ge=0, le=1, description="probability of style mixing in a batch")
+    r1_gamma: float = Field(10.0, ge=0, description="weight of R1")
+    r1_interval: int = Field(1, ge=1, description="steps between R1 penalties; 1: in every step's loss")
+    ema_kimg: float = Field(10.0, gt=0, description="half-life of the EMA generator")
 
     def ema_decay(self, batch: int, images: int) -> float:
         return decay_of_half_life(batch, images, self.ema_kimg * 1000, rampup=None)
@@ -289,20 +250,14 @@ class StyleGan1Training(GrowingTraining):
 class DiffusionTraining(TrainingConfig):
     """Guided diffusion's U-Net (Dhariwal & Nichol 2021), as its code trains it."""
 
-    kind: Literal["diffusion"] = Field(default="diffusion", description="what is trained")
-    kimg: float = Field(default=7800, gt=0, description="thousand real images shown")
-    batch: int = Field(default=12, ge=1, description="images per step, on all devices together (code: 32)")
-    lr: float = Field(default=1e-4, gt=0, description="AdamW learning rate")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
-    ema_beta: float = Field(default=0.9999, ge=0, lt=1, description="decay of the EMA network per step")
-    ema_rampup: bool = Field(
-        default=False, description="decay at most (1 + steps) / (10 + steps): for trainings too short for ema_beta"
-    )
-    min_snr: float | None = Field(
-        default=None,
-        gt=0,
-        description="weight the loss by min(SNR, this) / SNR (Hang et al. 2023: 5); None: all noise levels alike",
-    )
+    kind: Literal["diffusion"] = Field("diffusion", description="what is trained")
+    kimg: float = Field(7800, gt=0, description="thousand real images shown")
+    batch: int = Field(12, ge=1, description="images per step, on all devices together (code: 32)")
+    lr: float = Field(1e-4, gt=0, description="AdamW learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    ema_beta: float = Field(0.9999, ge=0, lt=1, description="decay of the EMA network per step")
+    ema_rampup: bool = Field(False, description="decay at most (1 + steps) / (10 + steps)")
+    min_snr: float | None = Field(None, gt=0, description="loss weighted by min(SNR, this) / SNR (Hang et al. 2023: 5)")
 
 
 def lazy_ratio(interval: int) -> float:

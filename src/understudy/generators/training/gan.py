@@ -6,6 +6,7 @@ the networks that grow, follows from the level: 0 is the full resolution, 1 half
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from functools import partial
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.joint import annotation_channels
-from understudy.generators.networks.alias_free import blur_images
 from understudy.generators.networks.progressive import fade_real, resets_optimiser
+from understudy.generators.ops.resampling import gaussian_blur
 from understudy.generators.training.accumulation import Inputs
 from understudy.generators.training.ada import Augment
 from understudy.generators.training.config import GanTraining, LazyTraining
@@ -133,33 +134,26 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
     direction = torch.randn(count, gan.model.channels, resolution, resolution, generator=rng) / resolution
     latents = gan.generator.draw(count, rng, config.mixing)
     inputs = gan.local({"latents": latents, "direction": direction, "mean": gan.path_mean})
-    rows, kept = count // gan.processes.world_size, list[Tensor]()
+    rows = count // gan.processes.world_size
 
     def lengths_of(part: dict[str, Any]) -> Tensor:
         maps = [x.to(gan.device) for name, x in part["latents"].items() if name.startswith("noise")]
         ws = gan.generator.ws(part["latents"])
         return path_lengths(gan.generator.synthesis, ws, part["direction"].to(gan.device), maps, gan.dtype)
 
-    def measure(weight: float, part: dict[str, Any]) -> Tensor:
-        lengths = lengths_of(part)
-        if weight == 1:
-            kept.append(lengths)  # there is no room for the graphs of several parts, which are computed again
-        return lengths.detach().mean() * weight
-
-    def mean_length() -> Tensor:
-        mean = torch.stack(gan.accumulation.run(inputs, rows, gan.local_batch, measure)).sum()
+    @functools.cache
+    def mean_length() -> Tensor:  # of the whole batch, where it is computed in parts: it is measured first
+        means = gan.accumulation.run(
+            inputs, rows, gan.local_batch, lambda n, part: lengths_of(part).detach().mean() * n
+        )
+        mean = torch.stack(means).sum()
         gan.processes.all_reduce_mean([mean])
         return mean
 
-    # The penalty needs the mean of the whole batch; where that comes in parts, it is measured first.
-    means = [mean_length()] if gan.processes.world_size * gan.parts > 1 else []
-
     def loss(part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        whole = len(part["direction"]) == count
-        if not whole and not means:  # memory has just run out
-            means.append(mean_length())
-        lengths = kept.pop() if kept else lengths_of(part)
-        mean = lengths.detach().mean() if whole else means[0]
+        whole_mean = None if len(part["direction"]) == count else mean_length()
+        lengths = lengths_of(part)
+        mean = lengths.detach().mean() if whole_mean is None else whole_mean
         penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
         return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
@@ -304,7 +298,7 @@ class GanState(TrainingState):
 
     def scores(self, images: Tensor, batches: int = 1) -> Tensor:
         """Logits [N, 1] of augmented images; batches: minibatches that they consist of."""
-        images = blur_images(images, self.config.blur(self.model, self.images))  # the official code: then augmented
+        images = gaussian_blur(images, self.config.blur(self.model, self.images))  # the official code: then augmented
         scores: Tensor = self.discriminator(images, dtype=self.dtype, batches=batches, **self.at_level)
         return scores
 
