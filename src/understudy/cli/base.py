@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 from understudy import __version__
@@ -76,32 +77,15 @@ app = Commands(
     "Start with `understudy run quickstart`.",
 )
 
-StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
-]
-ResultsArgument = Annotated[Path, typer.Argument(help="Folder of a study's results.")]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder of the results [default: understudy-<name of the study>].")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
-DevicesOption = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Devices of this machine (GPUs, or processes with --device cpu) that share every batch of a generator's"
-        " training. Segmenters use one.",
-    ),
-]
-NodesOption = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Machines with so many --devices each: start this command by torchrun or srun, one process a device.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
+StudyArgument = Argument(..., metavar="STUDY", help="Study file (.yaml), or a preset: quickstart, workstation, paper.")
+ResultsArgument = Argument(..., help="Folder of a study's results.")
+OutOption = Option(None, "--out", "-o", help="Folder of the results [default: understudy-<study>].")
+DeviceOption = Option("auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+DevicesOption = Option(1, min=1, help="GPUs (or processes, with --device cpu) that share a generator's batch.")
+NodesOption = Option(1, min=1, help="Machines of --devices each; start by torchrun or srun, one process a device.")
+JsonOption = Option(False, "--json", help="Print JSON.")
+QuietOption = Option(False, "--quiet", "-q", help="No progress, only results and errors.")
+SeedOption = Option(0, min=0, help="Of everything drawn at random.")
 
 
 def _check_device(given: Mapping[str, Any]) -> None:
@@ -123,12 +107,8 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error, as does UNDERSTUDY_DEBUG=1.")
-    ] = False,
+    version: bool = Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+    debug: bool = Option(False, "--debug", help="Show the traceback of an error, as does UNDERSTUDY_DEBUG=1."),
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"  # which processes started here inherit

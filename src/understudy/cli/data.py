@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import Commands, QuietOption, app
 from understudy.cli.folders import Reading, with_folder_options
@@ -16,14 +15,12 @@ app.add_typer(export, name="export")
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Argument(help="New folder for the patients.")],
-    patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 40,
-    shape: Annotated[
-        tuple[int, int, int], typer.Option(help="Voxels along x, y and z; the field of view stays the same.")
-    ] = (240, 240, 155),
-    seed: Annotated[int, typer.Option(min=0, help="Patient k of a seed is always the same.")] = 1,
-    sites: Annotated[int, typer.Option(min=1, help="Number of sites, each with its contrast and noise.")] = 4,
-    quiet: QuietOption = False,
+    out: Path = Argument(..., help="New folder for the patients."),
+    patients: int = Option(40, min=1, help="Number of patients."),
+    shape: tuple[int, int, int] = Option((240, 240, 155), help="Voxels along x, y and z; same field of view."),
+    seed: int = Option(1, min=0, help="Patient k of a seed is always the same."),
+    sites: int = Option(4, min=1, help="Number of sites, each with its contrast and noise."),
+    quiet: bool = QuietOption,
 ) -> None:
     """Write artificial patients in the layout of BraTS, for trials without patient data."""
     from understudy.cohort.phantom.write import PhantomConfig, write_phantoms
@@ -36,18 +33,15 @@ def phantom(
 @app.command()
 @with_folder_options("sizes", "resolution", patients=False)
 def read(
-    folder: Annotated[Path, typer.Argument(help="Folder of images: PNG, NumPy or NIfTI files.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
+    folder: Path = Argument(..., help="Folder of images: PNG, NumPy or NIfTI files."),
+    out: Path = Argument(..., help="New folder for the slice set."),
     *,
     reading: Reading,
-    sizes: Annotated[
-        str,
-        typer.Option(
-            help="If the images, all of one size, are not square with a power of two: refuse, or fit (pad, average)."
-        ),
-    ] = "refuse",
-    resolution: Annotated[int | None, typer.Option(help="With --sizes fit: edge to shrink to, pixels.")] = None,
-    quiet: QuietOption = False,
+    sizes: str = Option(
+        "refuse", help="Images that are not square with a power of two: refuse, or fit (pad, average)."
+    ),
+    resolution: int | None = Option(None, help="With --sizes fit: edge to shrink to, pixels."),
+    quiet: bool = QuietOption,
 ) -> None:
     """Read a folder of images that someone else made, or a released package, into a slice set."""
     from understudy.exchange.description import unpacked
@@ -69,9 +63,9 @@ def read(
 
 @export.command("images")
 def export_to_images(
-    slices: Annotated[Path, typer.Argument(help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices).")],
-    out: Annotated[Path, typer.Argument(help="New folder.")],
-    quiet: QuietOption = False,
+    slices: Path = Argument(..., help="Slice set (jobs/sample-.../slices, jobs/prepare-.../slices)."),
+    out: Path = Argument(..., help="New folder."),
+    quiet: bool = QuietOption,
 ) -> None:
     """Write a PNG file per channel and the annotation as codes, named as the paper's authors name them."""
     from understudy.exchange.description import DESCRIPTION
@@ -89,15 +83,13 @@ def export_to_images(
 
 @export.command("nnunet")
 def export_to_nnunet(
-    slices: Annotated[Path, typer.Argument(help="Slice set (jobs/prepare-.../slices, jobs/sample-.../slices).")],
-    out: Annotated[Path, typer.Argument(help="New folder, for nnUNet_raw and nnUNet_preprocessed.")],
-    dataset_id: Annotated[int, typer.Option(min=1, max=999, help="Number of the data set.")] = 501,
-    name: Annotated[str, typer.Option(help="Name of the data set.")] = "Understudy",
-    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation, over patients.")] = 5,
-    synthetic: Annotated[
-        Path | None, typer.Option(help="Further slice set: in training in every fold, never in validation.")
-    ] = None,
-    quiet: QuietOption = False,
+    slices: Path = Argument(..., help="Slice set (jobs/prepare-.../slices)."),
+    out: Path = Argument(..., help="New folder, for nnUNet_raw and nnUNet_preprocessed."),
+    dataset_id: int = Option(501, min=1, max=999, help="Number of the data set."),
+    name: str = Option("Understudy", help="Name of the data set."),
+    folds: int = Option(5, min=2, help="Of the cross-validation, over patients."),
+    synthetic: Path | None = Option(None, help="Slice set for training in every fold, never for validation."),
+    quiet: bool = QuietOption,
 ) -> None:
     """Write a 2D data set that nnU-Net v2 trains on unchanged; its folds keep each patient's slices together."""
     from understudy.exchange.export import export_nnunet

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from typer import Option
 
 from understudy.errors import UnderstudyError
 
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from understudy.exchange.spec import FolderSpec
     from understudy.slices import SliceSet
 
-RealOption = Annotated[Path, typer.Option(help="Training slices: slice set (its split says which) or image folder.")]
-SyntheticOption = Annotated[Path, typer.Option(help="Synthetic slices: slice set or image folder.")]
-HeldoutOption = Annotated[
-    Path | None, typer.Option(help="Slices of other patients for the floor [default: validation slices of --real].")
-]
+RealOption = Option(..., help="Training slices: slice set (its train rows) or image folder.")
+SyntheticOption = Option(..., help="Synthetic slices: slice set or image folder.")
+HeldoutOption = Option(None, help="Slices of other patients, for the floor [default: val rows of --real].")
 
 
 @dataclass(frozen=True)
@@ -44,59 +42,37 @@ class Reading:
 
 
 def _folder_options(
-    layout: Annotated[
-        str,
-        typer.Option(help="auto (find out), png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."),
-    ] = "auto",
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="A channel's file, with {id}, {subject}, {channel}, * and **: '{channel}/{id}.png' [default: found]."
-        ),
-    ] = None,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            help="What stands for {channel}: T1w=T1,FLAIR=flair; positions in an array: T1w=0,FLAIR=1, or T1w,FLAIR in"
-            " its order [default: found by their names]."
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="The annotation: Seg, a position or key in an array, or a file a class: NCR=Seg1,ED=Seg2."),
-    ] = None,
-    codes: Annotated[
-        str | None, typer.Option(help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204.")
-    ] = None,
-    values: Annotated[
-        str,
-        typer.Option(help="as_is (0 to 255), max (each file's maximum becomes 255), or the range, e.g. --values=-1,1."),
-    ] = "as_is",
-    clip: Annotated[bool, typer.Option("--clip", help="Cut values outside of the range off.")] = False,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Grey values by which an annotation may miss a code [default: a quarter gap].")
-    ] = None,
+    layout: str = Option("auto", help="auto, png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."),
+    pattern: str | None = Option(
+        None, help="A channel's file: '{channel}/{id}.png', also {subject}, *, ** [default: found]."
+    ),
+    channels: str | None = Option(
+        None, help="What stands for {channel}: T1w=T1,FLAIR=flair; in an array T1w=0 or T1w,FLAIR."
+    ),
+    labels: str | None = Option(
+        None, help="The annotation: Seg, a position, a key, or a file a class: NCR=Seg1,ED=Seg2."
+    ),
+    codes: str | None = Option(None, help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204."),
+    values: str = Option(
+        "as_is", help="as_is (0 to 255), max (a file's maximum becomes 255), or a range: --values=-1,1."
+    ),
+    clip: bool = Option(False, "--clip", help="Cut values outside of the range off."),
+    tolerance: float | None = Option(
+        None, help="Grey values that an annotation may miss a code by [default: a quarter gap]."
+    ),
 ) -> None:
     """Names, types and defaults of the options that say how images are read: only the signature is used."""
 
 
 def _patient_options(
-    patients: Annotated[
-        str | None,
-        typer.Option(
-            help="Of image folders: regular expression whose first group is the patient in a slice's name, e.g."
-            " '^(.+)_z[0-9]+$'; '(.*)': every slice is of another patient [default: names without the number at their"
-            " end]."
-        ),
-    ] = None,
-    trust_patients: Annotated[
-        bool,
-        typer.Option(
-            "--trust-patients",
-            help="Go on although the patients look wrong: all slices of one patient, or patients who look like one"
-            " person.",
-        ),
-    ] = False,
+    patients: str | None = Option(
+        None,
+        help="Regular expression whose first group is the patient in a slice's name, e.g. '^(.+)_z[0-9]+$';"
+        " '(.*)': every slice is another's [default: names without the number at their end].",
+    ),
+    trust_patients: bool = Option(
+        False, "--trust-patients", help="Go on although the patients look wrong (all one person)."
+    ),
 ) -> None:
     """The same of those that say whose slices they are."""
 
@@ -150,8 +126,8 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
     Raises:
         UnderstudyError: see `open_images`; patients that look wrong.
     """
-    from understudy.exchange.read import open_images
     from understudy.exchange.patients import doubt
+    from understudy.exchange.read import open_images
     from understudy.io.files import make_folder, read_json, write_json
 
     opened = open_images(path, read_into, reading.spec, reading.patients)

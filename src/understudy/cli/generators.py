@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import DeviceOption, QuietOption, app
 
 
 @app.command()
 def sample(
-    model: Annotated[
-        Path, typer.Argument(help="Trained generator (jobs/generator-.../model), or a released package of one.")
-    ],
-    out: Annotated[Path, typer.Argument(help="New folder for the slice set.")],
-    count: Annotated[int, typer.Option(min=1, help="Number of slices.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Slice i of a seed is always the same.")] = 0,
-    psi: Annotated[float, typer.Option(min=0, max=1, help="Truncation of a StyleGAN, 1 for none.")] = 1.0,
-    sampler: Annotated[
-        str | None, typer.Option(help="Of a diffusion model: dpm++ (default), ddim or ancestral.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Of the sampler; 0 for all that the model was trained with.")
-    ] = None,
-    also: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another generator of an ensemble; may be repeated.")
-    ] = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    model: Path = Argument(..., help="Trained generator (jobs/generator-.../model), or a package of one."),
+    out: Path = Argument(..., help="New folder for the slice set."),
+    count: int = Option(1000, min=1, help="Number of slices."),
+    seed: int = Option(0, min=0, help="Slice i of a seed is always the same."),
+    psi: float = Option(1.0, min=0, max=1, help="Truncation of a StyleGAN, 1 for none."),
+    sampler: str | None = Option(None, help="Of a diffusion model: dpm++ (default), ddim or ancestral."),
+    steps: int | None = Option(None, min=0, help="Of the sampler; 0 for all of the training's."),
+    also: list[Path] | None = Option(None, help="Another generator of an ensemble; may be repeated."),
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Make synthetic slices with their annotations from a trained or imported generator."""
     from understudy.exchange.description import generator_in
@@ -43,38 +34,18 @@ def sample(
 
 @app.command("import")
 def import_checkpoint(
-    file: Annotated[
-        Path,
-        typer.Argument(help="Checkpoint: .pkl of Progressive GAN or StyleGAN 1, 2, 3, or .pt of guided-diffusion."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for the generator [default: understudy-<name of the file>]."),
-    ] = None,
-    channels: Annotated[
-        str | None, typer.Option(help="Names of the image channels in the model's order, e.g. T1w,T2w,FLAIR,T1wGd.")
-    ] = None,
-    classes: Annotated[
-        str, typer.Option(help="Classes of the annotation: NAME=VALUE:CODE,...")
-    ] = "NCR/NET=1:51,ED=2:102,ET=4:204",
-    annotation: Annotated[
-        str, typer.Option(help="The last channels: coded (one, the paper's) or one_hot (one a class).")
-    ] = "coded",
-    resolution: Annotated[int | None, typer.Option(help=".pt only: edge of the images, pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help=".pt only: diffusion steps of the training.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help=".pt only: noise schedule of the training, linear or cosine.")
-    ] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help=".pt only: heads of the attention [default: 4].")] = None,
-    head_channels: Annotated[
-        int | None, typer.Option(min=1, help=".pt only: channels per head, instead of --heads.")
-    ] = None,
-    new_attention_order: Annotated[
-        bool, typer.Option("--new-attention-order", help=".pt only: trained with --use_new_attention_order.")
-    ] = False,
-    rescale_timesteps: Annotated[
-        bool, typer.Option("--rescale-timesteps", help=".pt only: trained with --rescale_timesteps.")
-    ] = False,
+    file: Path = Argument(..., help="Checkpoint: .pkl of Progressive GAN, StyleGAN 1, 2, 3; .pt of guided-diffusion."),
+    out: Path | None = Option(None, "--out", "-o", help="Folder for the generator [default: understudy-<file>]."),
+    channels: str | None = Option(None, help="Image channels in the model's order, e.g. T1w,T2w,FLAIR,T1wGd."),
+    classes: str = Option("NCR/NET=1:51,ED=2:102,ET=4:204", help="Classes of the annotation: NAME=VALUE:CODE,..."),
+    annotation: str = Option("coded", help="The last channels: coded (one, the paper's) or one_hot (one a class)."),
+    resolution: int | None = Option(None, help=".pt only: edge of the images, pixels."),
+    steps: int | None = Option(None, min=1, help=".pt only: diffusion steps of the training."),
+    schedule: str | None = Option(None, help=".pt only: noise schedule of the training, linear or cosine."),
+    heads: int | None = Option(None, min=1, help=".pt only: heads of the attention [default: 4]."),
+    head_channels: int | None = Option(None, min=1, help=".pt only: channels per head, instead of --heads."),
+    new_attention_order: bool = Option(False, "--new-attention-order", help=".pt only: of --use_new_attention_order."),
+    rescale_timesteps: bool = Option(False, "--rescale-timesteps", help=".pt only: of --rescale_timesteps."),
 ) -> None:
     """Convert an official checkpoint into a generator; nothing in the file is executed."""
     from understudy.generators.official import convert
@@ -99,7 +70,7 @@ def import_checkpoint(
 
 
 @app.command("recipe")
-def show_recipe(name: Annotated[str, typer.Argument(help="quick, workstation or paper.")] = "quick") -> None:
+def show_recipe(name: str = Argument("quick", help="quick, workstation or paper.")) -> None:
     """Print what a recipe sets for each of the five generators."""
     from understudy.generators.recipes import recipe_text
 

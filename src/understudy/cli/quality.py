@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import DeviceOption, JsonOption, QuietOption, SeedOption, app, dashed, print_table
 from understudy.cli.folders import (
@@ -34,49 +34,36 @@ SHOWN = 15  # metrics that `correlate` lists
 @app.command()
 @with_folder_options()
 def quality(
-    real: RealOption,
-    synthetic: SyntheticOption,
-    heldout: HeldoutOption = None,
-    extractor: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
-            " radimagenet_resnet50, dinov2; may be repeated."
-        ),
-    ] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of weights for each extractor that needs one, in their order; nothing is downloaded."),
-    ] = None,
-    weights_sha256: Annotated[
-        list[str] | None, typer.Option(help="SHA-256 that each of these files must have [default: the published one].")
-    ] = None,
-    segmenter: Annotated[
-        Path | None, typer.Option(help="For unet: folder of a segmenter trained on the real slices.")
-    ] = None,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            help="Channels to compare, e.g. T1wGd (the paper's) [default: all]. Of image folders also what stands for"
-            " them in the files' names, T1w=T1,FLAIR=flair, or all channels of an array in its order."
-        ),
-    ] = None,
+    real: Path = RealOption,
+    synthetic: Path = SyntheticOption,
+    heldout: Path | None = HeldoutOption,
+    extractor: list[str] | None = Option(
+        None,
+        help="random (default), unet, radiomics, radiomics_tumour, inception2015, radimagenet_inception,"
+        " radimagenet_resnet50, dinov2; may be repeated.",
+    ),
+    weights: list[Path] | None = Option(None, help="Weights of each extractor that needs a file, in their order."),
+    weights_sha256: list[str] | None = Option(
+        None, help="SHA-256 of each of these files [default: the published one]."
+    ),
+    segmenter: Path | None = Option(None, help="For unet: folder of a segmenter trained on the real slices."),
+    channels: str | None = Option(
+        None,
+        help="Channels to compare, e.g. T1wGd (the paper's) [default: all]; of image folders also what stands for"
+        " them in the files' names, T1w=T1,FLAIR=flair.",
+    ),
     *,
     reading: Reading,
-    resize: Annotated[
-        str, typer.Option(help="antialiased_bicubic, or tf1 to compare with numbers of the first FID code.")
-    ] = "antialiased_bicubic",
-    extrapolate: Annotated[
-        bool, typer.Option("--extrapolate", help="Also the distance at infinitely many slices.")
-    ] = False,
-    neighbours: Annotated[int, typer.Option(min=1, help="Of precision, recall, density, coverage.")] = 5,
-    seed: SeedOption = 0,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for quality.json, quality.parquet and kept features.")
-    ] = Path("understudy-quality"),
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    resize: str = Option("antialiased_bicubic", help="antialiased_bicubic, or tf1 (as the first FID code)."),
+    extrapolate: bool = Option(False, "--extrapolate", help="Also the distance at infinitely many slices."),
+    neighbours: int = Option(5, min=1, help="Of precision, recall, density, coverage."),
+    seed: int = SeedOption,
+    out: Path = Option(
+        Path("understudy-quality"), "--out", "-o", help="Folder for quality.json, quality.parquet, features."
+    ),
+    as_json: bool = JsonOption,
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Compare synthetic with real slices: FID and similar metrics, each beside the same of held-out patients."""
     from understudy.io.files import make_folder
@@ -155,17 +142,15 @@ def _print_quality(rows: list[Row]) -> None:
 @app.command("annotations")
 @with_folder_options()
 def compare_annotated(
-    real: RealOption,
-    synthetic: SyntheticOption,
-    heldout: HeldoutOption = None,
+    real: Path = RealOption,
+    synthetic: Path = SyntheticOption,
+    heldout: Path | None = HeldoutOption,
     *,
     reading: Reading,
-    seed: SeedOption = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for annotations.json.")] = Path(
-        "understudy-annotations"
-    ),
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    seed: int = SeedOption,
+    out: Path = Option(Path("understudy-annotations"), "--out", "-o", help="Folder for annotations.json."),
+    as_json: bool = JsonOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
     from understudy.io.files import make_folder, write_text
@@ -223,22 +208,17 @@ def _print_annotations(found: Annotations) -> None:
 
 @app.command()
 def correlate(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="OUT...", help="Folders of studies, or one CSV: snapshot, dice, run, kimg, a column a metric."
-        ),
-    ],
-    training: Annotated[
-        str, typer.Option(help="synthetic or both: what the segmenters whose Dice counts were trained on.")
-    ] = "synthetic",
-    segmenter: Annotated[str | None, typer.Option(help="Its name [default: the study's first].")] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
-    seed: SeedOption = 0,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for correlate.json, two CSV files and scatter.svg.")
-    ] = Path("understudy-correlate"),
-    as_json: JsonOption = False,
+    sources: list[Path] = Argument(
+        ..., metavar="OUT...", help="Study folders, or a CSV: snapshot, dice, run, kimg, metrics."
+    ),
+    training: str = Option("synthetic", help="What the segmenters were trained on: synthetic or both."),
+    segmenter: str | None = Option(None, help="Its name [default: the study's first]."),
+    resamples: int = Option(2000, min=100, help="Of the bootstrap."),
+    seed: int = SeedOption,
+    out: Path = Option(
+        Path("understudy-correlate"), "--out", "-o", help="Folder for correlate.json, CSV files, scatter.svg."
+    ),
+    as_json: bool = JsonOption,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""
     from understudy.io.files import make_folder

@@ -6,9 +6,9 @@ import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
@@ -18,56 +18,39 @@ reading_app = Commands(
 )
 app.add_typer(reading_app, name="reading")
 
-OutArgument = Annotated[Path, typer.Option("--out", "-o", help="New folder of the study, shown to readers.")]
-KeyOption = Annotated[
-    Path | None,
-    typer.Option(help="New file of the answer key, never shown [default: <out>-key.json beside the folder]."),
-]
-MarginOption = Annotated[
-    float, typer.Option(min=0.001, max=0.999, help="Difference of rates that counts as none (equivalence margin).")
-]
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="Folder that `understudy reading prepare` wrote.")
-]
-PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")]
-HostOption = Annotated[
-    str, typer.Option(help="Address to listen at; anything but this machine is readable on the network.")
-]
+OutArgument = Option(..., "--out", "-o", help="New folder of the study, shown to readers.")
+KeyOption = Option(None, help="New file of the answer key [default: <out>-key.json].")
+MarginOption = Option(0.1, min=0.001, max=0.999, help="Difference of rates that counts as none.")
+FolderArgument = Argument(..., metavar="STUDY", help="Folder that `understudy reading prepare` wrote.")
+PortOption = Option(8321, min=1, max=65535, help="Port on this machine.")
+HostOption = Option("127.0.0.1", help="Address to listen at; any but this machine's is readable on the network.")
 
 
 @reading_app.command("prepare")
 def prepare_command(
-    real: Annotated[Path, typer.Option(help="Slice set with held-out patients (its test and val rows).")],
-    synthetic: Annotated[list[str], typer.Option(help="NAME=SET for each generator; may be repeated.")],
-    out: OutArgument,
-    key: KeyOption = None,
-    design: Annotated[
-        str, typer.Option(help="balanced (mix not told), or paper (100 real, 100 of each, told).")
-    ] = "balanced",
-    real_count: Annotated[int, typer.Option(min=1, help="Real slices.")] = 100,
-    synthetic_count: Annotated[
-        int | None, typer.Option(min=1, help="Slices of each generator [default: by design].")
-    ] = None,
-    repeats: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share shown twice [default: 0.1; paper: 0].")
-    ] = None,
-    channels: Annotated[str | None, typer.Option(help="Channels shown, e.g. T1wGd [default: all].")] = None,
-    splits: Annotated[str, typer.Option(help="Parts of the real set that are drawn from.")] = "test,val,validation",
-    scale: Annotated[str, typer.Option(help="confidence (1 to 5) or binary.")] = "confidence",
-    margin: MarginOption = 0.1,
-    pixels: Annotated[int, typer.Option(min=32, max=2048, help="Edge of a panel.")] = 512,
-    floor: Annotated[
-        int, typer.Option(min=0, max=64, help="Grey values below this are shown black, in all pictures alike.")
-    ] = 0,
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Real or synthetic?",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    real: Path = Option(..., help="Slice set with held-out patients (its test and val rows)."),
+    synthetic: list[str] = Option(..., help="NAME=SET for each generator; may be repeated."),
+    out: Path = OutArgument,
+    key: Path | None = KeyOption,
+    design: str = Option("balanced", help="balanced (mix not told), or paper (100 real, 100 of each, told)."),
+    real_count: int = Option(100, min=1, help="Real slices."),
+    synthetic_count: int | None = Option(None, min=1, help="Slices of each generator [default: by design]."),
+    repeats: float | None = Option(None, min=0, max=1, help="Share shown twice [default: 0.1; paper: 0]."),
+    channels: str | None = Option(None, help="Channels shown, e.g. T1wGd [default: all]."),
+    splits: str = Option("test,val,validation", help="Parts of the real set that are drawn from."),
+    scale: str = Option("confidence", help="confidence (1 to 5) or binary."),
+    margin: float = MarginOption,
+    pixels: int = Option(512, min=32, max=2048, help="Edge of a panel."),
+    floor: int = Option(0, min=0, max=64, help="Grey values below this are shown black."),
+    title: str = Option("Real or synthetic?", help="Heading of the page."),
+    seed: int = Option(0, min=0),
 ) -> None:
     """Draw real and synthetic slices under names that say nothing; the answer key is written elsewhere."""
     from pydantic import ValidationError
 
     from understudy.io.files import read_json
     from understudy.reading.prepare import Design, prepare
-    from understudy.reading.telltales import TELLING
+    from understudy.reading.shortcuts import TELLING
     from understudy.slices import SliceSet
 
     asked = {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats}
@@ -91,31 +74,31 @@ def prepare_command(
 
 @reading_app.command("segmentations")
 def segmentations_command(
-    volumes: Annotated[Path, typer.Option(help="`volumes` of a study's prepare job.")],
-    first: Annotated[str, typer.Option(help="NAME=FOLDER of predictions (of an evaluate job).")],
-    second: Annotated[str, typer.Option(help="NAME=FOLDER of the other's predictions.")],
-    out: OutArgument,
-    key: KeyOption = None,
-    count: Annotated[int, typer.Option(min=1, help="Slices.")] = 50,
-    channel: Annotated[str, typer.Option(help="Under the overlay [default: FLAIR, or the last].")] = "",
-    margin: MarginOption = 0.1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    volumes: Path = Option(..., help="`volumes` of a study's prepare job."),
+    first: str = Option(..., help="NAME=FOLDER of predictions (of an evaluate job)."),
+    second: str = Option(..., help="NAME=FOLDER of the other's predictions."),
+    out: Path = OutArgument,
+    key: Path | None = KeyOption,
+    count: int = Option(50, min=1, help="Slices."),
+    channel: str = Option("", help="Under the overlay [default: FLAIR, or the last]."),
+    margin: float = MarginOption,
+    seed: int = Option(0, min=0),
 ) -> None:
     """Two segmentations of the same slice, left and right by lot: which would you rather correct?"""
-    from understudy.reading.overlays import prepare_overlays
+    from understudy.reading.segmentations import prepare_segmentations
 
     where = key or out.with_name(f"{out.name}-key.json")
     sides = named("--first", first), named("--second", second)
-    study = prepare_overlays(volumes, *sides, out, where, count=count, channel=channel, margin=margin, seed=seed)
+    study = prepare_segmentations(volumes, *sides, out, where, count=count, channel=channel, margin=margin, seed=seed)
     _print_study(study, out, where)
 
 
 @reading_app.command()
 def serve(
-    study: FolderArgument,
-    port: PortOption = 8321,
-    readers: Annotated[str, typer.Option(help="Names of new readers, with commas: alice,bob.")] = "",
-    host: HostOption = "127.0.0.1",
+    study: Path = FolderArgument,
+    port: int = PortOption,
+    readers: str = Option("", help="Names of new readers, with commas: alice,bob."),
+    host: str = HostOption,
 ) -> None:
     """The reading page in a browser on this machine; every answer is on the disk at once.
 
@@ -123,7 +106,7 @@ def serve(
     """
     from understudy.reading.folder import open_folder
     from understudy.reading.integrity import read_hashes
-    from understudy.reading.serving import address, listen, only_server, run
+    from understudy.reading.serve import address, listen, make_server, only_server
     from understudy.reading.store import Store
 
     if host in ("0.0.0.0", "::", ""):
@@ -150,19 +133,19 @@ def serve(
         if host not in ("127.0.0.1", "localhost", "::1"):
             print("careful: not encrypted, and anybody on the network who has a link can read")
         print(f"{len(folder.items)} items at {where}/ (stop with Ctrl-C)", flush=True)
-        run(folder, store, server, host)
+        make_server(folder, store, host).run(sockets=[server])
 
 
 @reading_app.command()
 def token(
-    study: FolderArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The reader, new or known.")],
-    port: PortOption = 8321,
-    host: HostOption = "127.0.0.1",
+    study: Path = FolderArgument,
+    name: str = Argument(..., metavar="NAME", help="The reader, new or known."),
+    port: int = PortOption,
+    host: str = HostOption,
 ) -> None:
     """A personal link for a reader; one that the reader had before ends, the answers stay."""
     from understudy.reading.folder import open_folder
-    from understudy.reading.serving import address
+    from understudy.reading.serve import address
     from understudy.reading.store import Store
 
     open_folder(study)
@@ -171,7 +154,7 @@ def token(
 
 
 @reading_app.command()
-def status(study: FolderArgument, as_json: JsonOption = False) -> None:
+def status(study: Path = FolderArgument, as_json: bool = JsonOption) -> None:
     """How far every reader is. Says nothing about what they answered."""
     from understudy.reading.folder import open_folder
     from understudy.reading.store import Store
@@ -192,20 +175,16 @@ def status(study: FolderArgument, as_json: JsonOption = False) -> None:
 
 @reading_app.command("analyse")
 def analyse_command(
-    study: Annotated[Path | None, typer.Argument(help="Folder of the reading study.")] = None,
-    key: KeyOption = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="A worked example: the counts of the paper's Table 6.")
-    ] = False,
-    margin: Annotated[float, typer.Option(min=0.001, max=0.999, help="With --paper.")] = 0.1,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the results [default: <study>-results].")
-    ] = None,
-    as_json: JsonOption = False,
+    study: Path | None = Argument(None, help="Folder of the reading study."),
+    key: Path | None = KeyOption,
+    paper: bool = Option(False, "--paper", help="Worked example: the paper's Table 6."),
+    margin: float = Option(0.1, min=0.001, max=0.999, help="With --paper."),
+    out: Path | None = Option(None, "--out", "-o", help="Folder for the results [default: <study>-results]."),
+    as_json: bool = JsonOption,
 ) -> None:
     """Table 6, d', AUC, equivalence and agreement, with intervals."""
     from understudy.reading.analyse import analyse, of_counts
-    from understudy.reading.words import sentences, table6, write_result
+    from understudy.reading.results import sentences, table6, write_result
     from understudy.report.data import plain
 
     if paper == (study is not None):

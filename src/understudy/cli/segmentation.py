@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import (
     DeviceOption,
@@ -31,31 +31,18 @@ if TYPE_CHECKING:
 @app.command()
 @with_folder_options("sizes", patients=False)
 def evaluate(
-    synthetic: Annotated[
-        Path, typer.Option(help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set, released package.")
-    ],
-    study: Annotated[
-        str | None, typer.Option(help="Study (file or preset) with the real patients and the U-Net.")
-    ] = None,
-    cohort: Annotated[
-        Path | None,
-        typer.Option(help="Folder of real patients named as in BraTS (others: --study); the rest as in --preset."),
-    ] = None,
-    preset: Annotated[str, typer.Option(help="With --cohort: split, slices and U-Net of this preset.")] = "quickstart",
-    resolution: Annotated[int | None, typer.Option(help="With --cohort: edge of the slices, pixels.")] = None,
+    synthetic: Path = Option(..., help="Folder of synthetic images: PNG, NumPy, NIfTI, slice set, package."),
+    study: str | None = Option(None, help="Study (file or preset) with the real patients and the U-Net."),
+    cohort: Path | None = Option(None, help="Folder of real patients named as in BraTS (others: --study)."),
+    preset: str = Option("quickstart", help="With --cohort: split, slices and U-Net of this preset."),
+    resolution: int | None = Option(None, help="With --cohort: edge of the slices, pixels."),
     *,
     reading: Reading,
-    sizes: Annotated[
-        str,
-        typer.Option(
-            help="If the images, all of one size, are not of the real slices' size: fit (pad and average them), or"
-            " refuse."
-        ),
-    ] = "fit",
-    samples: Annotated[int | None, typer.Option(min=1, help="Use the first so many slices [default: all].")] = None,
-    out: OutOption = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
+    sizes: str = Option("fit", help="Images of another size than the real slices: fit (pad, average), or refuse."),
+    samples: int | None = Option(None, min=1, help="Use the first so many slices [default: all]."),
+    out: Path | None = OutOption,
+    device: str = DeviceOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Measure synthetic images that someone else made: train on real, on them, on both; test on real patients."""
     from understudy.study.engine.run import run_study
@@ -77,17 +64,14 @@ def evaluate(
 
 @app.command()
 def segment(
-    model: Annotated[Path, typer.Option(help="Folder of a trained segmenter (jobs/segmenter-...) or its `model`.")],
-    patient: Annotated[Path, typer.Option(help="Folder with the patient's NIfTI volumes.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Label volume to write, .nii.gz.")] = Path("seg.nii.gz"),
-    channel: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE where file names do not tell; may be repeated.")
-    ] = None,
-    dropped_slices: Annotated[
-        str | None,
-        typer.Option(help="Slices that the slice rule drops: background, or predict [default: as in the study]."),
-    ] = None,
-    device: DeviceOption = "auto",
+    model: Path = Option(..., help="Trained segmenter (jobs/segmenter-... or its `model`)."),
+    patient: Path = Option(..., help="Folder with the patient's NIfTI volumes."),
+    out: Path = Option(Path("seg.nii.gz"), "--out", "-o", help="Label volume to write, .nii.gz."),
+    channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),
+    dropped_slices: str | None = Option(
+        None, help="Slices that the rule drops: background or predict [default: as trained]."
+    ),
+    device: str = DeviceOption,
 ) -> None:
     """Label a new patient's volumes with a trained segmenter: same grid and affine as the input."""
     from understudy.study.segment import segment_patient
@@ -101,34 +85,19 @@ def segment(
 
 @app.command()
 def score(
-    truth: Annotated[Path, typer.Argument(help="Label volume (.nii, .nii.gz, .npz, .npy), or a folder of them.")],
-    prediction: Annotated[Path, typer.Argument(help="The same of the prediction; files are matched by name.")],
-    policy: Annotated[
-        str, typer.Option(help="Scores of empty masks: brats, paper, drop or inf (docs/metrics.md).")
-    ] = "brats",
-    classes: Annotated[
-        str | None, typer.Option(help="Classes to score, NAME=VALUE,... [default: every label above 0 that occurs].")
-    ] = None,
-    regions: Annotated[
-        str,
-        typer.Option(
-            help="Unions of classes to score as well, NAME=CLASS+CLASS,...; none; or auto: WT and TC if the classes are"
-            " called NCR, ED and ET."
-        ),
-    ] = "auto",
-    spacing: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Voxel edges in mm in the order of the axes, for .npy and .npz [default: 1 1 1]."),
-    ] = None,
-    ignore_affine: Annotated[
-        bool, typer.Option("--ignore-affine", help="Compare the arrays as stored, whatever the headers say.")
-    ] = False,
-    skip_unmatched: Annotated[
-        bool, typer.Option("--skip-unmatched", help="Leave out files without a partner, and name them.")
-    ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Also write one row per file and class to this file.")] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    truth: Path = Argument(..., help="Label volume (.nii, .nii.gz, .npz, .npy), or a folder of them."),
+    prediction: Path = Argument(..., help="The same of the prediction; files are matched by name."),
+    policy: str = Option("brats", help="Scores of empty masks: brats, paper, drop or inf (docs/metrics.md)."),
+    classes: str | None = Option(None, help="Classes to score, NAME=VALUE,... [default: all labels above 0]."),
+    regions: str = Option(
+        "auto", help="Unions of classes, NAME=CLASS+CLASS,...; none; auto: WT and TC of NCR, ED, ET."
+    ),
+    spacing: tuple[float, float, float] | None = Option(None, help="Voxel edges of arrays, mm [default: 1 1 1]."),
+    ignore_affine: bool = Option(False, "--ignore-affine", help="Compare the arrays as stored, not by their headers."),
+    skip_unmatched: bool = Option(False, "--skip-unmatched", help="Leave out files without a partner."),
+    csv: Path | None = Option(None, help="Also write one row per file and class to this file."),
+    as_json: bool = JsonOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """Score label volumes against the truth: Dice, Hausdorff distances, precision, recall, misses."""
     from understudy.io.files import write_text

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from typer import Argument, Option
 
 from understudy.cli.base import (
     DeviceOption,
@@ -38,9 +38,7 @@ SITES = 12  # sites that it names in a line
 
 
 @app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of patients: BraTS, nnU-Net, BIDS, or any other names.")],
-) -> None:
+def init(folder: Path = Argument(..., help="Folder of patients: BraTS, nnU-Net, BIDS, or other names.")) -> None:
     """Print a commented study file for a folder of patients: understudy init FOLDER > my-study.yaml."""
     from understudy.study.init import suggest_study
 
@@ -49,9 +47,9 @@ def init(
 
 @app.command()
 def check(
-    source: Annotated[Path, typer.Argument(help="Folder of a cohort, or a study file that describes one.")],
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    source: Path = Argument(..., help="Folder of a cohort, or a study file that describes one."),
+    as_json: bool = JsonOption,
+    quiet: bool = QuietOption,
 ) -> None:
     """List what is wrong with a cohort, by doing all that `run` does to prepare it except writing the slices.
 
@@ -74,30 +72,16 @@ def check(
 
 @app.command()
 def plan(
-    study: StudyArgument,
-    out: OutOption = None,
-    device: DeviceOption = "auto",
-    speed: Annotated[
-        str,
-        typer.Option(
-            help="Estimate for another machine: operations a second of large convolutions, e.g. 2.5e14, or a100, h100,"
-            " rtx4090, rtx3090."
-        ),
-    ] = "",
-    workers: Annotated[
-        str,
-        typer.Option(
-            help="Jobs at once, for the estimated time: a number, or auto: as `understudy run` on this machine, and 1"
-            " with --speed."
-        ),
-    ] = "auto",
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine's speed again; otherwise it is measured once.")
-    ] = False,
-    every: Annotated[
-        bool, typer.Option("--list", help="Show every job; otherwise stages where there are many jobs.")
-    ] = False,
-    as_json: JsonOption = False,
+    study: str = StudyArgument,
+    out: Path | None = OutOption,
+    device: str = DeviceOption,
+    speed: str = Option(
+        "", help="For another machine: operations a second, e.g. 2.5e14, a100, h100, rtx4090, rtx3090."
+    ),
+    workers: str = Option("auto", help="Jobs at once: a number, or auto: as `run` here, 1 with --speed."),
+    calibrate: bool = Option(False, "--calibrate", help="Measure this machine's speed again."),
+    every: bool = Option(False, "--list", help="Show every job, however many."),
+    as_json: bool = JsonOption,
 ) -> None:
     """Show the jobs of a study, about how much time and disk they take, and what a change of the study file redoes."""
     from understudy.study.engine.preview import preview_study
@@ -166,44 +150,24 @@ def _print_difference(diff: dict[str, Any] | None) -> None:
 
 @app.command()
 def run(
-    study: StudyArgument,
-    out: OutOption = None,
-    device: DeviceOption = "auto",
-    devices: DevicesOption = 1,
-    workers: Annotated[
-        str,
-        typer.Option(
-            help="Jobs at once, each in a process of its own: a number, or auto: one a GPU, or one a core where"
-            " there is work for it. 1: in this process, unless --job-minutes are given."
-        ),
-    ] = "auto",
-    quiet: QuietOption = False,
-    until: Annotated[
-        str,
-        typer.Option(
-            help="Stop after this stage, without side branches it does not need:"
-            " phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
-            " annotations, report (with the overview of several cohorts)."
-        ),
-    ] = "report",
-    job_minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="Stop a job that takes longer, with its checkpoint, and kill one that hangs; it continues once, then"
-            " it counts as failed.",
-        ),
-    ] = None,
-    cluster: Annotated[
-        str,
-        typer.Option(
-            help="Run the jobs through Snakemake: slurm (a cluster's queue), or local (this machine, as on a cluster)."
-            " Resources come from the `cluster` section of the study file; --workers: jobs at once."
-        ),
-    ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --cluster: only show what would be given to the queue.")
-    ] = False,
+    study: str = StudyArgument,
+    out: Path | None = OutOption,
+    device: str = DeviceOption,
+    devices: int = DevicesOption,
+    workers: str = Option(
+        "auto", help="Processes: a number, or auto: one a GPU, or one a core if there is work for it."
+    ),
+    quiet: bool = QuietOption,
+    until: str = Option(
+        "report",
+        help="Stop after this stage: phantom, prepare, generator, sample, audit, segmenter, evaluate, quality,"
+        " annotations, report (overview too).",
+    ),
+    job_minutes: float | None = Option(
+        None, min=0.01, help="Stop a job that takes longer, with its checkpoint; it continues once, then it fails."
+    ),
+    cluster: str = Option("", help="Run by Snakemake: slurm (a queue) or local; see `cluster` of the study file."),
+    dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
     if cluster or dry_run:
@@ -242,7 +206,7 @@ def _run_on_cluster(
 
 
 @app.command()
-def status(out: ResultsArgument, as_json: JsonOption = False) -> None:
+def status(out: Path = ResultsArgument, as_json: bool = JsonOption) -> None:
     """Show which jobs of a study are done, running, failed or waiting."""
     from understudy.study.engine.status import study_status
 
@@ -268,22 +232,18 @@ def status(out: ResultsArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def job(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="Start of a job's id, as `understudy plan` shows it.")],
-    study: Annotated[
-        str, typer.Option(help="Study file or preset [default: the plan that was last run in --out].")
-    ] = "",
-    out: OutOption = None,
-    device: DeviceOption = "auto",
-    devices: DevicesOption = 1,
-    nodes: NodesOption = 1,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Stop after so many minutes with a checkpoint and status 75, which means: to be continued by the same"
-            " command. Give a queue's limit less what a checkpoint takes. SIGUSR1 and SIGTERM do the same."
-        ),
-    ] = None,
-    quiet: QuietOption = False,
+    job_id: str = Argument(..., metavar="ID", help="Start of a job's id, as `understudy plan` shows it."),
+    study: str = Option("", help="Study file or preset [default: the plan in --out]."),
+    out: Path | None = OutOption,
+    device: str = DeviceOption,
+    devices: int = DevicesOption,
+    nodes: int = NodesOption,
+    minutes: float | None = Option(
+        None,
+        help="Stop after so many minutes with a checkpoint and status 75 (to be continued), as SIGUSR1 and"
+        " SIGTERM do; give a queue's limit less what a checkpoint takes.",
+    ),
+    quiet: bool = QuietOption,
 ) -> None:
     """Run one job of a study, or continue it: for queues of clusters, and for a job that failed.
 
@@ -305,7 +265,7 @@ def job(
 
 
 @app.command()
-def report(out: ResultsArgument) -> None:
+def report(out: Path = ResultsArgument) -> None:
     """Make a study's report again from what is done so far."""
     from understudy.study.stages.report import report_again
 
@@ -314,7 +274,7 @@ def report(out: ResultsArgument) -> None:
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="quickstart, workstation or paper.")] = "quickstart") -> None:
+def preset(name: str = Argument("quickstart", help="quickstart, workstation or paper.")) -> None:
     """Print a built-in study, to start a study file from."""
     from understudy.study.config.schema import preset_text
 

@@ -15,12 +15,9 @@ from typing import Any
 
 import pytest
 
-from understudy.errors import UnderstudyError
-from understudy.generators.training.health import Diverged
 from understudy.io.files import read_json
-from understudy.runtime.memory import OutOfMemory, current, in_parts
+from understudy.runtime.memory import current, in_parts
 from understudy.study.config.schema import Study
-from understudy.study.engine.failures import TimeLimit, failure_class
 from understudy.study.engine.jobs import Context, Job, job_folder
 from understudy.study.engine.machine import leased
 from understudy.study.engine.plan import Plan
@@ -176,21 +173,3 @@ def test_a_leased_gpu_is_not_leased_twice(tmp_path: Path) -> None:
         assert (one, two, three) == ("0", "1", None)
     with leased(["0"], tmp_path) as again:
         assert again == "0"
-
-
-@pytest.mark.parametrize(
-    ("error", "stage", "expected"),
-    [
-        (MemoryError(), "generator", "out_of_memory"),
-        (OutOfMemory("memory runs out"), "segmenter", "out_of_memory"),
-        (TimeLimit(5), "generator", "time_limit"),
-        (OSError(errno.ENOSPC, "full"), "sample", "disk"),
-        (UnderstudyError("the disk is full"), "prepare", "disk"),
-        (UnderstudyError("no T1"), "prepare", "bad_data"),
-        (UnderstudyError("no T1"), "generator", "error"),
-        (FloatingPointError("nan"), "generator", "nan"),
-        (Diverged("the training diverged"), "generator", "nan"),
-    ],
-)
-def test_classes(error: Exception, stage: str, expected: str) -> None:
-    assert failure_class(error, stage) == expected

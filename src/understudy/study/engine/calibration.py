@@ -32,18 +32,11 @@ REACHED_OF_RATED = 0.15
 
 @dataclass(frozen=True)
 class Calibration:
-    """A speed and where it comes from.
+    """A speed and where it comes from."""
 
-    Attributes:
-        speed: operations a second.
-        device: for people, e.g. "AMD EPYC, 1 thread".
-        measured: when (ISO 8601, UTC); "" for a speed that was stated.
-        gpu: the speed is that of a GPU.
-    """
-
-    speed: float
-    device: str
-    measured: str
+    speed: float  # operations a second
+    device: str  # for people, e.g. "AMD EPYC, 1 thread"
+    measured: str  # when (ISO 8601, UTC); "" for a speed that was stated
     gpu: bool
 
     @property

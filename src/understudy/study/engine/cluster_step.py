@@ -41,23 +41,14 @@ POLL = 0.5  # seconds between looks at the signals that came and at the parent
 
 @dataclass
 class Step:
-    """One job in the queue.
+    """One job in the queue."""
 
-    Attributes:
-        out: folder of the study's results.
-        name: of the job's folder below `out/jobs`.
-        plan: content of `out/cluster/jobs.json`.
-        attempt: of Snakemake, from 1.
-        tries: which try at the job this is, whoever started the others.
-        stuck: whether its process was killed, as it hung past its limit.
-    """
-
-    out: Path
-    name: str
-    plan: dict[str, Any]
-    attempt: int = 1
-    tries: int = 1
-    stuck: bool = False
+    out: Path  # folder of the study's results
+    name: str  # of the job's folder below `out/jobs`
+    plan: dict[str, Any]  # content of `out/cluster/jobs.json`
+    attempt: int = 1  # of Snakemake
+    tries: int = 1  # which try at the job this is, whoever started the others
+    stuck: bool = False  # its process was killed, as it hung past its limit
 
     @property
     def folder(self) -> Path:
@@ -100,7 +91,11 @@ class Step:
                     self._record(UnderstudyError(what, where, f"{again} or cluster.requeues"), TimeoutError())
                     return 1
                 if number:
-                    return self._queue_again(number)
+                    if slurm.requeue(number):
+                        _say(f"{self.name}: queued again as job {number}")
+                    else:
+                        _say(f"{self.name}: the cluster does not queue job {number} again; Snakemake may send another")
+                    return TO_BE_CONTINUED
                 turns += 1
                 continue
             if self.stuck:
@@ -134,13 +129,6 @@ class Step:
                     os.killpg(child.pid, signal.SIGKILL)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return child.wait(POLL), (told[0] if told else 0)
-
-    def _queue_again(self, number: str) -> int:
-        if slurm.requeue(number):
-            _say(f"{self.name}: queued again as job {number}")
-        else:
-            _say(f"{self.name}: the cluster does not queue job {number} again; Snakemake may send another")
-        return TO_BE_CONTINUED
 
     def _record(self, error: Exception, cause: Exception | None = None) -> None:
         error.__cause__ = cause
@@ -187,7 +175,6 @@ def _say(text: str) -> None:
 
 
 def snakemake(parent: int, number: int, words: list[str]) -> None:
-    """Runs Snakemake here, and sends this process a signal when its parent is gone."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup and scripts' `&` had ignored
 
     def watch() -> None:

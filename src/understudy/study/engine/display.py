@@ -27,24 +27,15 @@ WIDE = 100  # columns from which a training's figures are shown
 
 @dataclass
 class RunResult:
-    """What became of a run.
+    """What became of a run."""
 
-    Attributes:
-        out: folder of the results.
-        reused: jobs that were done before.
-        done: jobs done by this run.
-        failed: (job, message) of those that failed.
-        blocked: jobs that need a failed one.
-        page, answer: the report and the line that it opens with, if the report was made.
-    """
-
-    out: Path
-    reused: list[Job] = field(default_factory=list)
-    done: list[Job] = field(default_factory=list)
-    failed: list[tuple[Job, str]] = field(default_factory=list)
-    blocked: list[Job] = field(default_factory=list)
-    page: Path | None = None
-    answer: str = ""
+    out: Path  # folder of the results
+    reused: list[Job] = field(default_factory=list)  # done before
+    done: list[Job] = field(default_factory=list)  # by this run
+    failed: list[tuple[Job, str]] = field(default_factory=list)  # with the message
+    blocked: list[Job] = field(default_factory=list)  # need a failed one
+    page: Path | None = None  # the report, if it was made
+    answer: str = ""  # the line that it opens with
 
     @property
     def complete(self) -> bool:
@@ -116,19 +107,12 @@ class RunLog:
 
 @dataclass(frozen=True)
 class Line:
-    """What a worker does.
+    """What a worker does."""
 
-    Attributes:
-        number: of the worker.
-        name: of its job.
-        seconds: since it began.
-        progress: of `heartbeat.json`; {} where nothing is counted.
-    """
-
-    number: int
-    name: str
-    seconds: float
-    progress: dict[str, Any] = field(default_factory=dict)
+    number: int  # of the worker
+    name: str  # of its job
+    seconds: float  # since it began
+    progress: dict[str, Any] = field(default_factory=dict)  # of `heartbeat.json`; {} where nothing is counted
 
     @property
     def share(self) -> float | None:
@@ -155,13 +139,7 @@ class Overall:
 
 
 def remaining(left: Sequence[tuple[Job, float]], running: Sequence[Line], workers: int) -> float | None:
-    """Seconds to the end of a study; None without an estimate.
-
-    Args:
-        left: jobs that are not done, with their estimated seconds.
-        running: what workers do.
-        workers: that share the work.
-    """
+    """Seconds to the end of a study: `left` are jobs with their estimates; None without an estimate."""
     shares = {line.name: line.share or 0.0 for line in running}
     work = sum(seconds * (1 - shares.get(job.name, 0.0)) for job, seconds in left)
     longest = max((line.left for line in running if line.left is not None), default=0.0)

@@ -58,12 +58,9 @@ def run_job(
     """Runs one job to its end, or continues it; a job that is done is left alone.
 
     Args:
-        job: what to run.
         jobs: all jobs of the plan by id, among them its inputs.
         out: folder of the study's results.
         stages: stage name -> function.
-        device: "auto", "cpu", "cuda", ...
-        progress: show progress bars.
         devices, nodes: devices on each of so many machines, for stages that are data parallel.
         minutes: after which it is stopped, with a checkpoint; None for no limit.
 
@@ -200,10 +197,7 @@ def interruptible() -> Iterator[None]:
 
 
 class Heartbeat:
-    """Keeps `heartbeat.json` of a running job up to date: process id, times so far, peak memory and progress.
-
-    Times, restarts and peak memory go on from what an interrupted process left.
-    """
+    """Keeps `heartbeat.json` of a running job up to date; it goes on from what an interrupted process left."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "heartbeat.json"

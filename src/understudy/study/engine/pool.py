@@ -51,7 +51,6 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
     Args:
         asked: by the user; None: one a GPU, or one a core where there is work for it.
         jobs: that are left.
-        device: "auto", "cpu", "cuda", ...
         devices: that one training is spread over; more than 1 leaves nothing to share.
 
     Raises:
@@ -88,27 +87,16 @@ def likely_workers(jobs: Sequence[Job], device: str) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to know once.
+    """What a worker needs to know once."""
 
-    Attributes:
-        jobs: of the plan, by id.
-        out: folder of the study's results.
-        stages: stage name -> function of a module, which another process can import.
-        device: "auto", "cpu", "cuda", ...
-        threads: that a worker computes with; None: as the environment or PyTorch says.
-        gpus: of which each worker leases one; () on a CPU.
-        minutes: that a job may take; None for no limit.
-        devices: that a generator's training is spread over.
-    """
-
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, Job]  # of the plan, by id
     out: Path
-    stages: Mapping[str, StageFunction]
+    stages: Mapping[str, StageFunction]  # functions of modules, which another process can import
     device: str
-    threads: int | None
-    gpus: Sequence[str]
-    minutes: float | None
-    devices: int
+    threads: int | None  # that a worker computes with; None: as the environment or PyTorch says
+    gpus: Sequence[str]  # of which each worker leases one; () on a CPU
+    minutes: float | None  # that a job may take
+    devices: int  # that a generator's training is spread over
 
 
 @dataclass(frozen=True)
@@ -123,11 +111,7 @@ class Outcome:
 
 
 class Worker:
-    """A process that does one job at a time.
-
-    Args:
-        pass_on: is given each line that the process writes: a warning, or the last message of a library.
-    """
+    """A process that does one job at a time; `pass_on` is given each line that it writes."""
 
     def __init__(self, task: Task, number: int, pass_on: Callable[[str], None]) -> None:
         self.task, self.number = task, number
@@ -155,17 +139,11 @@ class Worker:
         threading.Thread(target=read, daemon=True).start()
 
     def start(self, job: Job) -> None:
-        """Gives it a job; a process that is gone is found out by `outcome`."""
+        """Gives it a job; a process that is gone is found out by `listen`."""
         self.job, self.since, self._kills, self._begun = job, time.monotonic(), oom_kills(), False
         self._attempt = next_attempt(job_folder(self.task.out, job))
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job.id)
-
-    def outcome(self) -> Outcome:
-        """Waits for what it reports, or gives that it is lost."""
-        while (outcome := self.listen()) is None:
-            pass
-        return outcome
 
     def listen(self) -> Outcome | None:
         """What it reports, or that it is lost; None if it only says that it has begun."""
@@ -280,15 +258,7 @@ def _leave_with_the_run() -> None:
 
 
 class Pool:
-    """Runs jobs by several workers; `result` is filled in.
-
-    Args:
-        jobs: in an order in which each stands after its inputs.
-        by_id: all jobs of the plan.
-        count: of workers.
-        minutes: that a job may take; None for no limit.
-        devices: that a generator's training is spread over.
-    """
+    """Runs jobs, each of which stands after its inputs, by `count` workers; `result` is filled in."""
 
     def __init__(
         self, jobs: Sequence[Job], by_id: Mapping[str, Job], stages: Mapping[str, StageFunction],
@@ -402,7 +372,8 @@ class Pool:
             worker.stop()
         for worker in self.workers:
             if worker.job is not None:
-                outcome = worker.outcome()
+                while (outcome := worker.listen()) is None:
+                    pass
                 if outcome.done is not None:  # it finished before the signal
                     self.result.done.append(outcome.job)
             worker.connection.close()

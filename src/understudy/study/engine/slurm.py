@@ -17,17 +17,11 @@ _FOLDER = re.compile(r"[a-z]+-[0-9a-f]{12}")  # of a job, as it stands in the co
 
 @dataclass(frozen=True)
 class Queued:
-    """A job in the queue.
+    """A job in the queue."""
 
-    Attributes:
-        number: SLURM's.
-        state: e.g. "PENDING", "RUNNING".
-        folder: name of our job's folder; "" if its comment does not say.
-    """
-
-    number: str
-    state: str
-    folder: str
+    number: str  # SLURM's
+    state: str  # e.g. "PENDING", "RUNNING"
+    folder: str  # name of our job's folder; "" if its comment does not say
 
 
 def name_of(study: str, out: Path) -> str:
