@@ -99,7 +99,7 @@ def test_other_sizes_a_key_inside_and_places_taken_are_refused(tmp_path, sets):
     real, made = sets
     small = {"x": made_set(tmp_path / "small", count=30, size=16)}
     design = Design(real_count=5, pixels=32)
-    with pytest.raises(UnderstudyError, match="x has 16 pixels"):
+    with pytest.raises(UnderstudyError, match="16 pixels"):
         prepare(real, small, tmp_path / "s", tmp_path / "k.json", design)
     with pytest.raises(UnderstudyError, match="must not lie in the folder"):
         prepare(real, made, tmp_path / "s", tmp_path / "s" / "k.json", design)

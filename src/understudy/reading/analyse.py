@@ -11,25 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.stats import norm
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
+from understudy.reading import statistics as stats
 from understudy.reading.integrity import checked_answers, checked_study
-from understudy.reading.statistics import (
-    Rate,
-    auc,
-    bootstrap,
-    cohen_kappa,
-    detection_errors,
-    difference,
-    equivalence,
-    fleiss_kappa,
-    mean_interval,
-    rate,
-    signal_detection,
-    tails,
-)
 from understudy.reading.store import FILE
 
 BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
@@ -39,11 +26,7 @@ Counts = tuple[int, int, int, int]  # hits, positives, alarms, negatives
 
 
 def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
-    """Everything that `understudy reading analyse` prints, as plain JSON values.
-
-    Raises:
-        UnderstudyError: as `read_answers`; answers about one kind of slice only.
-    """
+    """Everything that `understudy reading analyse` prints, as plain JSON values; raises as `read_answers`."""
     about, truth, answers = read_answers(study, key)
     if about["kind"] == "segmentations":
         return _of_segmentations(about, truth, answers, level)
@@ -78,9 +61,7 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
 
 
 def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
-    """Study, key, and the answers that count: one row a reader and item, the last that was given.
-
-    `about["head"]` is the head of the answers' chain.
+    """Study (with the `head` of the answers' chain), key, and one row a reader and item, the last that was given.
 
     Raises:
         UnderstudyError: no study, another study's key, anything that was changed, no answers.
@@ -104,12 +85,12 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
         counts: source -> (called real, read); one source is "real".
         margin: of the equivalence test.
     """
-    real = rate(*counts["real"], level)
+    real = stats.rate(*counts["real"], level)
     others = {name: entry for name, entry in counts.items() if name != "real"}
     called, read = (sum(entry[i] for entry in others.values()) for i in (0, 1))
-    made = rate(called, read, level)
-    value, low, high = difference(real, made)
-    _, low90, high90 = difference(rate(*counts["real"], 0.9), rate(called, read, 0.9))
+    made = stats.rate(called, read, level)
+    value, low, high = stats.difference(real, made)
+    _, low90, high90 = stats.difference(stats.rate(*counts["real"], 0.9), stats.rate(called, read, 0.9))
     rows = [_row(name, counts[name], real, level) for name in ["real", *others]]
     return {
         "software": _SOFTWARE,
@@ -117,38 +98,37 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
         "method": "independent cases: Wilson",
         "rows": rows,
         "called_real": {"real": asdict(real), "synthetic": asdict(made)},
-        "accuracy": asdict(rate(real.count + read - called, real.n + read, level)),
+        "accuracy": asdict(stats.rate(real.count + read - called, real.n + read, level)),
         "balanced_accuracy": (real.value + 1 - made.value) / 2,
-        "sensitivity": asdict(rate(read - called, read, level)),
+        "sensitivity": asdict(stats.rate(read - called, read, level)),
         "specificity": asdict(real),
         "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
         "difference": {"value": value, "low": low, "high": high, "method": "Newcombe"},
         **_detection((read - called, read, real.n - real.count, real.n), level),
-        "equivalence": equivalence(low90, high90, margin, "two one-sided tests at 5 %"),
+        "equivalence": stats.equivalence(low90, high90, margin, "two one-sided tests at 5 %"),
     }
 
 
-def _row(source: str, entry: tuple[int, int], real: Rate, level: float) -> dict[str, Any]:
-    found = rate(*entry, level)
+def _row(source: str, entry: tuple[int, int], real: stats.Rate, level: float) -> dict[str, Any]:
+    found = stats.rate(*entry, level)
     row = {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
            "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
     if source != "real":
-        row["difference"] = dict(zip(("value", "low", "high"), difference(real, found), strict=True))
+        row["difference"] = dict(zip(("value", "low", "high"), stats.difference(real, found), strict=True))
     return row
 
 
 def _detection(counts: Counts, level: float, drawn: Any = None) -> dict[str, Any]:
     """d' and criterion with intervals: for independent cases, or of the draws of a bootstrap."""
-    times = float(stats.norm.ppf((1 + level) / 2))
-    values, errors = signal_detection(*counts), detection_errors(*counts)
+    times = float(norm.ppf((1 + level) / 2))
+    values, errors = stats.signal_detection(*counts), stats.detection_errors(*counts)
     intervals = [(value - times * error, value + times * error) for value, error in zip(values, errors, strict=True)]
     if drawn is not None:
         _, positives, _, negatives = counts
         hit, alarm = (
-            stats.norm.ppf(((1 - drawn[:, column]) * n + 0.5) / (n + 1))
-            for column, n in ((1, positives), (0, negatives))
+            norm.ppf(((1 - drawn[:, column]) * n + 0.5) / (n + 1)) for column, n in ((1, positives), (0, negatives))
         )
-        intervals = [tails(hit - alarm, level), tails(-(hit + alarm) / 2, level)]
+        intervals = [stats.tails(hit - alarm, level), stats.tails(-(hit + alarm) / 2, level)]
     named = zip(("d_prime", "criterion"), values, intervals, strict=True)
     return {name: {"value": value, "low": low, "high": high} for name, value, (low, high) in named}
 
@@ -160,9 +140,9 @@ def _reader(part: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     cells = (said & synthetic, synthetic, said & ~synthetic, ~synthetic)
     hits, positives, alarms, negatives = (int(cell.sum()) for cell in cells)
     drawn = _draws(first, seed) if _clustered(first) else None
-    accuracy = asdict(rate(int((said == synthetic).sum()), len(first), level))
+    accuracy = asdict(stats.rate(int((said == synthetic).sum()), len(first), level))
     if drawn is not None:
-        accuracy["low"], accuracy["high"] = tails(_accuracy(drawn, first), level)
+        accuracy["low"], accuracy["high"] = stats.tails(_accuracy(drawn, first), level)
     calls = part.set_index("item")["call"]
     twice = again[again["repeat_of"].isin(calls.index)]  # answers to the same cases by the same reader
     return {
@@ -170,7 +150,7 @@ def _reader(part: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
         "answered": len(part),
         "accuracy": accuracy,
         **_detection((hits, positives, alarms, negatives), level, drawn),
-        "intra_kappa": cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"])),
+        "intra_kappa": stats.cohen_kappa([calls[i] for i in twice["repeat_of"]], list(twice["call"])),
         "seconds_median": float(part["seconds"].median()),
         "hours": float(part["seconds"].sum() / 3600),
         "comments": int((part["comment"] != "").sum()),
@@ -182,10 +162,10 @@ def _auc(first: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     found = {}
     for reader, part in first.groupby("reader"):
         real = part["source"] == "real"
-        value, low, high = auc(part["score"][real], part["score"][~real], level)
+        value, low, high = stats.auc(part["score"][real], part["score"][~real], level)
         method = "DeLong"
         if _clustered(part):
-            (low, high), method = tails(_draws(part, seed)[:, 2], level), BY_PATIENT
+            (low, high), method = stats.tails(_draws(part, seed)[:, 2], level), BY_PATIENT
         found[str(reader)] = {"value": value, "low": low, "high": high, "method": method}
     return {"readers": found, "mean": {"value": float(np.nanmean([e["value"] for e in found.values()]))}}
 
@@ -195,9 +175,9 @@ def _agreement(first: pd.DataFrame) -> dict[str, Any]:
     calls = first.pivot(index="case", columns="reader", values="call").dropna()
     if calls.shape[1] < 2 or calls.empty:
         return {}
-    pairs = {f"{a}, {b}": cohen_kappa(list(calls[a]), list(calls[b])) for a, b in combinations(calls.columns, 2)}
+    pairs = {f"{a}, {b}": stats.cohen_kappa(list(calls[a]), list(calls[b])) for a, b in combinations(calls.columns, 2)}
     counts = np.stack([(calls == word).sum(axis=1) for word in ("real", "synthetic")], axis=1)
-    return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": fleiss_kappa(counts)}
+    return {"cases": len(calls), "cohen_kappa": pairs, "fleiss_kappa": stats.fleiss_kappa(counts)}
 
 
 def _clustered(first: pd.DataFrame) -> bool:
@@ -214,7 +194,7 @@ def _draws(first: pd.DataFrame, seed: int) -> Any:
     cases = first.drop_duplicates("case").set_index("case").loc[called.columns]
     is_real = (cases["source"] == "real").to_numpy()
     group = [f"of {s}" if r else f"case {c}" for c, s, r in zip(cases.index, cases["subject"], is_real, strict=True)]
-    return bootstrap(called.to_numpy(float), scores.to_numpy(float), is_real, group, seed)
+    return stats.bootstrap(called.to_numpy(float), scores.to_numpy(float), is_real, group, seed)
 
 
 def _accuracy(drawn: Any, first: pd.DataFrame) -> Any:
@@ -233,19 +213,19 @@ def _resample(result: dict[str, Any], first: pd.DataFrame, margin: float, seed: 
         (result["accuracy"], _accuracy(drawn, first)), (result["difference"], real - made),
         (result["auc"]["mean"], drawn[:, 2]),
     ):  # fmt: skip
-        place["low"], place["high"] = tails(values, level)
+        place["low"], place["high"] = stats.tails(values, level)
     positives, negatives = (int(result["called_real"][name]["n"]) for name in ("synthetic", "real"))
     for name, found in _detection((0, positives, 0, negatives), level, drawn).items():
         result[name] |= {"low": found["low"], "high": found["high"]}
     for row in result["rows"]:
         if row["source"] == "real":
-            row["low"], row["high"] = tails(real, level)
+            row["low"], row["high"] = stats.tails(real, level)
             continue
         own = _draws(first[(first["source"] == row["source"]) | (first["source"] == "real")], seed)
-        row["low"], row["high"] = tails(own[:, 1], level)
-        row["difference"]["low"], row["difference"]["high"] = tails(own[:, 0] - own[:, 1], level)
+        row["low"], row["high"] = stats.tails(own[:, 1], level)
+        row["difference"]["low"], row["difference"]["high"] = stats.tails(own[:, 0] - own[:, 1], level)
     result["difference"]["method"] = BY_PATIENT
-    result["equivalence"] = equivalence(*tails(real - made, 0.9), margin, f"90 % interval, {BY_PATIENT}")
+    result["equivalence"] = stats.equivalence(*stats.tails(real - made, 0.9), margin, f"90 % interval, {BY_PATIENT}")
 
 
 def _of_segmentations(
@@ -272,10 +252,10 @@ def _of_segmentations(
         "readers": int(answers["reader"].nunique()),
         "patients": len(by_patient),
         "preferred": {str(k): int(v) for k, v in data["preferred"].value_counts().items()},
-        "first_of_decided": asdict(rate(*decided, level)),
-        "first_by_patient": mean_interval(by_patient, level, about["seed"]),
+        "first_of_decided": asdict(stats.rate(*decided, level)),
+        "first_by_patient": stats.mean_interval(by_patient, level, about["seed"]),
         "marks": {one: float(data["one"].mean()), two: float(data["two"].mean()),
-                  "difference": mean_interval(apart, level, about["seed"])},
+                  "difference": stats.mean_interval(apart, level, about["seed"])},
         "answers_head": about["head"],
         **{name: about[name] for name in ("kind", "title", "created", "key_sha256")},
     }  # fmt: skip

@@ -26,7 +26,7 @@ from understudy.reading.folder import FORMAT
 from understudy.reading.integrity import KEY_FORMAT, seal
 from understudy.reading.shortcuts import measured, shortcut_table
 from understudy.report.plots.slices import channel_window, upright, windowed
-from understudy.roles import HELD_OUT
+from understudy.roles import HELD_OUT, check_alike, part_of
 from understudy.slices import SliceSet
 
 _ASKED = "Each case is one slice with its sequences. Say whether it is of a patient (R) or made by a computer (S)"
@@ -77,14 +77,11 @@ class Case:
 
 
 def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: Path, design: Design) -> dict[str, Any]:
-    """Draws the cases, writes `study.json`, `items.json` and `images/` to `out`, and the key to `key`.
+    """Draws the cases, writes `study.json` (returned), `items.json` and `images/` to `out`, and the key to `key`.
 
     Args:
         real: slices of held-out patients.
         synthetic: generator -> its slices.
-
-    Returns:
-        The content of study.json.
 
     Raises:
         UnderstudyError: too few slices, other channels or sizes, `out` or `key` exist, the key below `out`.
@@ -134,11 +131,7 @@ def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design)
         raise UnderstudyError("a reading study needs synthetic slices", fix="give --synthetic NAME=SET")
     if "real" in synthetic:
         raise UnderstudyError('a generator cannot be called "real"', fix="give it another name: --synthetic NAME=SET")
-    for name, slices in synthetic.items():
-        if set(slices.channels) != set(real.channels) or slices.resolution != real.resolution:
-            theirs, ours = (f"{s.resolution} pixels and {', '.join(s.channels)}" for s in (slices, real))
-            fix = "prepare the real slices at the resolution and with the channels of the synthetic ones"
-            raise UnderstudyError(f"{name} has {theirs}; the real slices have {ours}", where=slices.path, fix=fix)
+    check_alike([part_of(name, slices) for name, slices in {"real": real, **synthetic}.items()])
     shown = tuple(design.channels or real.channels)
     if unknown := set(shown) - set(real.channels):
         what, fix = f"there is no channel {', '.join(sorted(unknown))}", f"use some of {', '.join(real.channels)}"
