@@ -141,7 +141,7 @@ class Record(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         raise MissingField(
             f"the file has no field `{key}`: another version of Understudy, or another program, wrote it",
-            where=self.path, fix="give the file or folder that this version made, or make it anew")  # fmt: skip
+            where=self.path, fix="give the file or folder that this version made, or make it again")  # fmt: skip
 
 
 def read_json(path: str | Path, kind: type | None = None) -> Any:
@@ -161,7 +161,7 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
         fix = "delete it or restore it from a copy"
         raise UnderstudyError(f"not a JSON file ({error})", where=path, fix=fix) from error
     if kind is not None and not isinstance(found, kind):
-        fix = "give the file or folder that Understudy made, or make it anew"
+        fix = "give the file or folder that Understudy made, or make it again"
         raise UnderstudyError("unexpected content: another program wrote this file", where=path, fix=fix)
     return found
 

@@ -1,9 +1,9 @@
 """Whether what is analysed is what was prepared and answered: study, items, pictures, key and answers.
 
 The key holds the hashes of all that readers are shown, and study.json the hash of the key (with a salt in it): one
-hash, told to somebody before reading, fixes everything. Answers are a chain of hashes (`store.link`). Whoever makes
-key, study.json and the whole chain anew, or cuts off the last answers, can only be found out with two hashes noted
-elsewhere: `key_sha256` before reading, and `head` (`understudy reading status`) after it.
+hash, told to somebody before reading, fixes everything. Answers are a chain of hashes (`store.link`). A new key with a
+new study.json and a new chain, or missing last answers, can only be found with two hashes noted elsewhere:
+`key_sha256` before reading, and `head` (`understudy reading status`) after it.
 """
 
 from __future__ import annotations

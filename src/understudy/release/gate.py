@@ -127,16 +127,16 @@ def clear_model(
     _check_decision(decision, override)
     synthetic, audit = audited.synthetic, audited.audit
     weights = _bound_weights(model, synthetic)
-    witness = MembershipScores(model, device)
+    scores = MembershipScores(model, device)
     recorded: dict[str, Any] | None = read_json(audit / "audit.json").get("membership")
     if not recorded:
         raise UnderstudyError("the audit has no membership inference on the weights", where=audit, fix=_ASK)
-    if recorded.get("weights") != witness.weights:
+    if recorded.get("weights") != scores.weights:
         whose = "other weights" if recorded.get("weights") else "unnamed weights"
         raise UnderstudyError(f"the audit's membership inference is of {whose}", where=audit, fix=_ASK)
     found = audited.recheck(device, progress)
     config = AuditConfig.model_validate(found.numbers["config"])
-    asked = membership(*found.asked, witness, config.membership_slices, config.resamples, config.seed)
+    asked = membership(*found.asked, scores, config.membership_slices, config.resamples, config.seed)
     apart = max(abs(getattr(asked, name) - float(recorded[name])) for name in ("auc", "low", "high"))
     if not apart <= _SAME:
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
@@ -178,7 +178,7 @@ def _bound_weights(model: Path, synthetic: SliceSet) -> str:
         raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
     weights = sha256_file(model / WEIGHTS)
     if synthetic.attrs.get("weights") != weights:
-        fix = f"sample them (understudy sample {model} SLICES), audit the samples with --model, and decide anew"
+        fix = f"sample them (understudy sample {model} SLICES), audit the samples with --model, and decide again"
         raise UnderstudyError("the audited slices are not samples of these weights", where=synthetic.path, fix=fix)
     if "screened" in synthetic.attrs:
         what = "the audited slices were screened: they say nothing about the weights"

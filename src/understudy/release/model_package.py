@@ -103,7 +103,7 @@ def release_model(
 def write_weights(model: Path, folder: Path) -> dict[str, Any]:
     """Writes the EMA generator and what is needed to sample from it into the new `folder`; returns its configuration.
 
-    The tensors are read into the network of the configuration and written anew: a tensor that is not the
+    The tensors are read into the network of the configuration and written again: a tensor that is not the
     architecture's, optimiser states, metadata of the file and the discriminator stay behind. Of config.json only named
     fields go along: no seed or order of data, no hash of the training slices, no history.
 

@@ -74,10 +74,10 @@ class Checkpoints:
                 continue
             if found != self.identity:
                 what = "the checkpoint belongs to another training (other settings, data or software)"
-                raise UnderstudyError(what, where=path, fix="use another folder, or delete this one to start anew")
+                raise UnderstudyError(what, where=path, fix="use another folder, or delete this one to start again")
             return int(step), state
         if paths:
-            raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start anew")
+            raise UnderstudyError("no checkpoint can be read", where=self.folder, fix="delete them to start again")
         return None
 
     def clear(self) -> None:
