@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.generators.networks.alias_free import Resampling, filtered_lrelu, lowpass
-from understudy.generators.networks.layers import GAIN, SLOPE
 from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3Config, Synthesis, build
+from understudy.generators.ops.filtered_lrelu import Resampling, filtered_lrelu, lowpass
+from understudy.generators.ops.fused import GAIN, SLOPE
 from understudy.generators.training.state import keep_freed_memory
 
 CLAMP = 256.0

@@ -61,14 +61,14 @@ def dense(layer: Dense, x: Tensor) -> Tensor:
     return activate(x @ weight.t(), bias, True)
 
 
-def modulated(layer: ModulatedConv, x: Tensor, style: Tensor) -> Tensor:
+def modulated(layer: ModulatedConv, x: Tensor, style: Tensor, up: bool = False, demodulate: bool = True) -> Tensor:
     n, _, height, width = x.shape
     kernels = layer.weight[None] * style.reshape(n, 1, -1, 1, 1)
-    if layer.demodulate:
+    if demodulate:
         kernels = kernels * (kernels.square().sum(dim=[2, 3, 4]) + 1e-8).rsqrt().reshape(n, -1, 1, 1, 1)
     size = kernels.shape[-1]
     x = x.reshape(1, -1, height, width)
-    if layer.up:
+    if up:
         x = F.conv_transpose2d(x, kernels.transpose(1, 2).flatten(0, 1), stride=2, groups=n)
         x = resample(x, pad=(1, 1), gain=4)
     else:
@@ -77,14 +77,14 @@ def modulated(layer: ModulatedConv, x: Tensor, style: Tensor) -> Tensor:
 
 
 def styled(layer: StyledConv, x: Tensor, w: Tensor) -> Tensor:
-    x = modulated(layer.conv, x, dense(layer.conv.affine, w))
+    x = modulated(layer.conv, x, dense(layer.conv.affine, w), layer.up)
     x = x.add_(torch.randn(len(x), 1, *x.shape[2:]) * layer.noise_strength)
     return activate(x, layer.bias, True, clamp=layer.clamp)
 
 
 def to_image(layer: ToImage, x: Tensor, w: Tensor) -> Tensor:
     style = dense(layer.conv.affine, w) * (1 / math.sqrt(layer.conv.weight[0].numel()))
-    return activate(modulated(layer.conv, x, style), layer.bias, False, clamp=layer.clamp)
+    return activate(modulated(layer.conv, x, style, demodulate=False), layer.bias, False, clamp=layer.clamp)
 
 
 def synthesis(generator: Generator, ws: Tensor) -> Tensor:

@@ -33,9 +33,9 @@ from official_step import OfficialStep
 from torch import Tensor
 
 from understudy.generators.networks import stylegan2
-from understudy.generators.networks.resampling import blur
 from understudy.generators.networks.stylegan2 import StyledConv, StyleGan2Config
 from understudy.generators.ops import fused
+from understudy.generators.ops.resampling import blur
 from understudy.generators.training import state
 from understudy.generators.training.ada import AugmentConfig
 from understudy.generators.training.config import StyleGan2Training
@@ -64,7 +64,7 @@ def forward(
     self: StyledConv, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """`StyledConv.forward` with the grouped convolution."""
-    x = grouped(x, self.conv.weight, style, scale, self.conv.up, dtype)
+    x = grouped(x, self.conv.weight, style, scale, self.up, dtype)
     noise = self.noise_const if noise is None else noise
     return fused.noisy_activation(x, torch.ones_like(scale), noise, self.noise_strength, self.bias, self.clamp)
 

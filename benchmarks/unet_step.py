@@ -32,8 +32,8 @@ from torch import nn
 
 from understudy.segmenters.augment import AugmentConfig, draw
 from understudy.segmenters.augment_apply import apply
-from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.config import SegmenterTrainingConfig
+from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.train import optimiser_for
 from understudy.segmenters.unet import SliceNorm, UNet, UNetConfig, build_unet
 

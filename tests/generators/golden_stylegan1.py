@@ -18,8 +18,9 @@ def compute(model: StyleGan1, given: dict[str, np.ndarray]) -> dict[str, torch.T
     found: dict[str, torch.Tensor] = {}
     for name in given:
         if match := re.fullmatch(r"img(?:_psi([\d.]+))?(?:_cutoff(\d+))?_lod([\d.]+)", name):
-            cutoff = int(match[2]) if match[2] else None
-            found[name] = model.generator(inputs["z"], float(match[1] or 1), level=float(match[3]), cutoff=cutoff)
+            given_cutoff = {"psi_cutoff": int(match[2])} if match[2] else {}
+            model.generator.config = model.config.model_copy(update=given_cutoff)
+            found[name] = model.generator(inputs["z"], float(match[1] or 1), level=float(match[3]))
         elif match := re.fullmatch(r"score_real_lod([\d.]+)", name):
             found[name] = model.discriminator(inputs["real"], level=float(match[1]))
         elif name == "w":

@@ -1,7 +1,7 @@
 """Gaussian diffusion: noise schedules, the forward process, fewer steps, and losses.
 
-Written out in the equations of Ho et al. 2020 (arXiv 2006.11239, "DDPM") and Nichol & Dhariwal 2021 (arXiv
-2102.09672, "IDDPM"), with the conventions of guided diffusion (facts 1.5). Tables are computed in float64.
+The equations are those of Ho et al. 2020 (arXiv 2006.11239, "DDPM") and Nichol & Dhariwal 2021 (arXiv 2102.09672,
+"IDDPM"), with the conventions of guided diffusion. Tables are computed in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ Network = Callable[[Tensor, Tensor], Tensor]
 """(noised image [N, C, ...], network time [N]) -> predicted noise [N, C, ...], or [N, 2 C, ...] with the variance"""
 
 _BIN = 1 / 255  # half the width of a grey value in [-1, 1]
-_COSINE_SHIFT, _LARGEST_BETA = 0.008, 0.999  # of the cosine schedule
 
 
 def noise_schedule(kind: NoiseSchedule, steps: int) -> NDArray[np.float64]:
@@ -43,74 +42,12 @@ def noise_schedule(kind: NoiseSchedule, steps: int) -> NDArray[np.float64]:
                 f"the linear schedule cannot have {steps} steps", where="steps", fix="take more than 20, or cosine"
             )
         return np.linspace(scale * 1e-4, scale * 0.02, steps)
-    time = np.arange(steps + 1) / steps
-    level = np.cos((time + _COSINE_SHIFT) / (1 + _COSINE_SHIFT) * np.pi / 2) ** 2
-    return np.minimum(1 - level[1:] / level[:-1], _LARGEST_BETA)
-
-
-def evenly_spaced(total: int, sections: Sequence[int]) -> list[int]:
-    """Steps to keep of `total`: equal sections, each with so many evenly spread steps, its ends included.
-
-    Raises:
-        UnderstudyError: a section shorter than its number of steps.
-    """
-    lengths = [total // len(sections) + (i < total % len(sections)) for i in range(len(sections))]
-    kept: list[int] = []
-    for length, count, start in zip(lengths, sections, itertools.accumulate([0, *lengths]), strict=False):
-        if not 1 <= count <= length:
-            raise UnderstudyError(
-                f"{count} steps from a section of {length}", where="sampler steps", fix=f"take 1 ... {length}"
-            )
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        # Added up, not multiplied: in the official code's roundings, so that the very same steps are kept.
-        offsets = itertools.accumulate([0.0] + [stride] * (count - 1))
-        kept += [start + round(offset) for offset in offsets]
-    return kept
-
-
-def strided(total: int, count: int) -> list[int]:
-    """Steps 0, k, 2 k, ... of `total`, `count` of them, by the smallest stride k that gives this number (DDIM).
-
-    Raises:
-        UnderstudyError: no stride gives this number of steps.
-    """
-    reachable = [len(range(0, total, stride)) for stride in range(1, total + 1)]
-    if count not in reachable:
-        nearest = min(reachable, key=lambda n: abs(n - count))
-        raise UnderstudyError(
-            f"no stride takes {count} of {total} steps", where="sampler steps", fix=f"{nearest} is the nearest number"
-        )
-    return list(range(0, total, reachable.index(count) + 1))
-
-
-def parse_respacing(spec: str, total: int) -> list[int]:
-    """Steps to keep of `total` from guided diffusion's notation: "250", "10,15,20", "ddim25"; "" for all.
-
-    Raises:
-        UnderstudyError: not in this notation, or impossible with so many steps.
-    """
-    fixed, numbers = spec.startswith("ddim"), spec.removeprefix("ddim")
-    try:
-        counts = [int(part) for part in numbers.split(",")] if spec else [total]
-    except ValueError:
-        counts = []
-    if not counts or (fixed and len(counts) > 1):
-        raise UnderstudyError(f"respacing {spec!r} is not understood", fix='write "250", "10,15,20" or "ddim25"')
-    return strided(total, counts[0]) if fixed else evenly_spaced(total, counts)
+    level = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - level[1:] / level[:-1], 0.999)
 
 
 class GaussianProcess:
     """The forward process q and its posterior on all or some of the steps it was trained with.
-
-    Args:
-        betas: [T], the variance that each step adds (DDPM eq. 2).
-        timesteps: the steps [T] of the network that these are; None: 0 ... T - 1.
-        learned_range: the network predicts the variance (IDDPM eq. 15); otherwise it is beta ("fixed large").
-        time_scale: what a step is multiplied by before the network sees it.
-        vlb_weight: weight of the variational bound in the hybrid loss (IDDPM eq. 16).
-        prediction: what the network predicts: the noise (DDPM), or the velocity v = sqrt(alpha_bar) noise
-            - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, arXiv 2202.00512). At high noise an error of the noise is
-            magnified without bound in x_0, that of v is not.
 
     Attributes:
         alpha_bar: [T], the part of the variance that is still signal (DDPM eq. 4).
@@ -119,11 +56,14 @@ class GaussianProcess:
 
     def __init__(
         self,
-        betas: NDArray[np.float64],
-        timesteps: Sequence[int] | None = None,
-        learned_range: bool = False,
-        time_scale: float = 1.0,
-        vlb_weight: float = 1.0,
+        betas: NDArray[np.float64],  # [T], the variance that each step adds (DDPM eq. 2)
+        timesteps: Sequence[int] | None = None,  # the steps [T] of the network that these are; None: 0 ... T - 1
+        learned_range: bool = False,  # the network predicts the variance (IDDPM eq. 15); else it is beta
+        time_scale: float = 1.0,  # what a step is multiplied by before the network is told it
+        vlb_weight: float = 1.0,  # weight of the variational bound in the hybrid loss (IDDPM eq. 16)
+        # What the network predicts: the noise (DDPM), or the velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar)
+        # x_0 (Salimans & Ho 2022, arXiv 2202.00512). At high noise an error of the noise is magnified without bound in
+        # x_0, that of v is not.
         prediction: Prediction = "noise",
     ) -> None:
         self.prediction: Prediction = prediction
@@ -138,10 +78,22 @@ class GaussianProcess:
         self.posterior_mean_xt = (1 - before) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar)
         self.posterior_variance = self.betas * (1 - before) / (1 - self.alpha_bar)
         # At t = 0 the posterior variance is 0; where a logarithm is needed, that of t = 1 stands in (IDDPM sec. 3.1).
-        known = np.append(self.posterior_variance[1:2], self.posterior_variance[1:])
-        self.smallest_log_variance = np.log(known) if len(known) == len(self.betas) else np.log(self.betas)
-        self.largest_log_variance = np.log(self.betas)
-        self.fixed_log_variance = np.log(np.append(self.posterior_variance[1:2], self.betas[1:]))
+        second = self.posterior_variance[1:2]
+        known = np.append(second, self.posterior_variance[1:])
+        self._arrays: dict[str, NDArray[Any]] = {
+            "timesteps": self.timesteps,
+            "alpha_bar": self.alpha_bar,
+            "signal": np.sqrt(self.alpha_bar),
+            "noise": np.sqrt(1 - self.alpha_bar),
+            "1/signal": np.sqrt(1 / self.alpha_bar),
+            "noise/signal": np.sqrt(1 / self.alpha_bar - 1),
+            "snr": self.alpha_bar / (1 - self.alpha_bar),
+            "posterior_mean_x0": self.posterior_mean_x0,
+            "posterior_mean_xt": self.posterior_mean_xt,
+            "smallest_log_variance": np.log(known) if len(known) == len(self.betas) else np.log(self.betas),
+            "largest_log_variance": np.log(self.betas),
+            "fixed_log_variance": np.log(np.append(second, self.betas[1:])),
+        }
         self._tables: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
@@ -156,23 +108,17 @@ class GaussianProcess:
         timesteps = [int(self.timesteps[i]) for i in steps]
         return GaussianProcess(betas, timesteps, self.learned_range, self.time_scale, self.vlb_weight, self.prediction)
 
-    def respaced(self, spec: str) -> GaussianProcess:
-        """`kept` in guided diffusion's notation, see `parse_respacing`."""
-        return self.kept(parse_respacing(spec, len(self)))
-
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """Values of a table ("betas", ...) at steps t [N], in the type of `like` [N, ...], to be multiplied with it."""
+        """Values of a table ("snr", ...) at steps t [N], in the type of `like` [N, ...], to be multiplied with it."""
         key = (name, like.dtype, t.device)
         if key not in self._tables:
-            self._tables[key] = torch.from_numpy(_TABLES[name](self)).to(like.dtype).to(t.device)
+            self._tables[key] = torch.from_numpy(self._arrays[name]).to(like.dtype).to(t.device)
         values = self._tables[key][t]
         return values.reshape(-1, *[1] * (like.ndim - 1))
 
     def network_time(self, t: Tensor) -> Tensor:
         """What the network is told at steps t [N] of this process: float32 [N]."""
         return self.at("timesteps", t, torch.empty(0)) * self.time_scale
-
-    # --- equations --------------------------------------------------------------------------------------------------
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (DDPM eq. 4)."""
@@ -187,7 +133,7 @@ class GaussianProcess:
         return self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
 
     def predicted_clean(self, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """x_0 from what the network says of x_t, without limits."""
+        """x_0 that the network's output for x_t amounts to, without limits."""
         found = output[:, : xt.shape[1]]
         if self.prediction == "velocity":
             return self.at("signal", t, xt) * xt - self.at("noise", t, xt) * found
@@ -214,24 +160,7 @@ class GaussianProcess:
         return part * high + (1 - part) * low
 
 
-_TABLES: dict[str, Callable[[GaussianProcess], NDArray[Any]]] = {
-    "timesteps": lambda p: p.timesteps,
-    "betas": lambda p: p.betas,
-    "alpha_bar": lambda p: p.alpha_bar,
-    "signal": lambda p: np.sqrt(p.alpha_bar),
-    "noise": lambda p: np.sqrt(1 - p.alpha_bar),
-    "1/signal": lambda p: np.sqrt(1 / p.alpha_bar),
-    "noise/signal": lambda p: np.sqrt(1 / p.alpha_bar - 1),
-    "snr": lambda p: p.alpha_bar / (1 - p.alpha_bar),
-    "posterior_mean_x0": lambda p: p.posterior_mean_x0,
-    "posterior_mean_xt": lambda p: p.posterior_mean_xt,
-    "smallest_log_variance": lambda p: p.smallest_log_variance,
-    "largest_log_variance": lambda p: p.largest_log_variance,
-    "fixed_log_variance": lambda p: p.fixed_log_variance,
-}
-
-
-# --- losses ---------------------------------------------------------------------------------------------------------
+# --- losses ---
 
 
 def per_sample(x: Tensor) -> Tensor:
@@ -289,13 +218,13 @@ def training_losses(
     xt = process.noised(x0, t, noise)
     output = network(xt, process.network_time(t))
     predicted = output[:, : x0.shape[1]]
-    moving = process.prediction == "velocity"
-    target = process.velocity(x0, t, noise) if moving else noise
+    velocity = process.prediction == "velocity"
+    target = process.velocity(x0, t, noise) if velocity else noise
     losses = {"mse": per_sample((target - predicted).square())}
     loss = losses["mse"]
     if min_snr is not None:
         snr = process.at("snr", t, loss)
-        loss = loss * (snr.clamp_max(min_snr) / (snr + 1) if moving else (min_snr / snr).clamp_max(1))
+        loss = loss * (snr.clamp_max(min_snr) / (snr + 1) if velocity else (min_snr / snr).clamp_max(1))
     if process.learned_range:
         frozen = torch.cat([predicted.detach(), output[:, x0.shape[1] :]], dim=1)
         losses["vb"] = variational_bound(process, frozen, x0, xt, t) * process.vlb_weight

@@ -1,12 +1,13 @@
 """Samplers of diffusion models: ancestral (DDPM), DDIM and DPM-Solver++ (2M), separate from the network they call.
 
-A sampler walks down a selection of the steps of a `GaussianProcess`, one evaluation of the network a step. Sample i of
-a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its own, keyed by
-(seed, i), and it is always computed with the same neighbours.
+A sampler takes a selection of the steps of a `GaussianProcess`, the last first, one evaluation of the network a step.
+Sample i of a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its own,
+keyed by (seed, i), and it is always computed with the same neighbours.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -17,15 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
-from understudy.generators.diffusion.process import GaussianProcess, Network, evenly_spaced, strided
+from understudy.generators.diffusion.process import GaussianProcess, Network
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.memory import in_parts
 
 SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
 _BLOCK_PIXELS, _LARGEST_BLOCK = 2**20, 64  # of a block on a GPU
 _DYNAMIC_QUANTILE = 0.995  # of |x_0|, the limit in dynamic thresholding (Saharia et al. 2022, sec. 2.3)
-
-Spacing = Literal["even", "stride", "quadratic", "logsnr"]
 
 
 class SamplerConfig(BaseModel):
@@ -37,7 +36,7 @@ class SamplerConfig(BaseModel):
     steps: int | None = Field(
         default=50, ge=2, description="evaluations of the network per sample, at most; None: all steps"
     )
-    spacing: Spacing | None = Field(
+    spacing: Literal["even", "stride", "quadratic", "logsnr"] | None = Field(
         default=None,
         description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, or even in"
         " log SNR; None: even for ancestral, stride for ddim, quadratic for dpm++",
@@ -72,21 +71,55 @@ def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
         ) from error
 
 
+# --- which steps ---
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` of `total` steps, evenly spread, the first and the last included.
+
+    Raises:
+        UnderstudyError: more steps than there are.
+    """
+    if not 1 <= count <= total:
+        raise UnderstudyError(
+            f"{count} sampling steps, but the model has {total}", where="sampler steps", fix=f"take at most {total}"
+        )
+    stride = (total - 1) / (count - 1) if count > 1 else 1.0
+    # added up, not multiplied: in the official code's roundings, so that the very same steps are kept
+    return [round(offset) for offset in itertools.accumulate([0.0] + [stride] * (count - 1))]
+
+
+def strided(total: int, count: int) -> list[int]:
+    """Steps 0, k, 2 k, ... of `total`, `count` of them, by the smallest stride k that gives this number (DDIM).
+
+    Raises:
+        UnderstudyError: no stride gives this number of steps.
+    """
+    reachable = [len(range(0, total, stride)) for stride in range(1, total + 1)]
+    if count not in reachable:
+        nearest = min(reachable, key=lambda n: abs(n - count))
+        raise UnderstudyError(
+            f"no stride takes {count} of {total} steps", where="sampler steps", fix=f"{nearest} is the nearest number"
+        )
+    return list(range(0, total, reachable.index(count) + 1))
+
+
+def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
+    """lambda = log(signal / noise) (Lu et al. 2022, sec. 2.1)."""
+    return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
+
+
 def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
-    """The steps of the process that are walked, increasing. "quadratic" and "logsnr" leave out those that coincide.
+    """The steps of the process that are taken, increasing. "quadratic" and "logsnr" leave out those that coincide.
 
     Raises:
         UnderstudyError: more steps than the process has, or a stride that cannot give this number.
     """
     total = len(process)
     count = config.steps or total
-    if count > total:
-        raise UnderstudyError(
-            f"{count} sampling steps, but the model has {total}", where="sampler steps", fix=f"take at most {total}"
-        )
     spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "quadratic"}[config.kind]
-    if spacing == "even" or count == total:
-        return evenly_spaced(total, [count])
+    if spacing == "even" or count >= total:
+        return evenly_spaced(total, count)
     if spacing == "stride":
         return strided(total, count)
     if spacing == "quadratic":
@@ -97,14 +130,12 @@ def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
     return [int(step) for step in np.unique(np.rint(wanted))]
 
 
-def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
-    """lambda = log(signal / noise) (Lu et al. 2022, sec. 2.1)."""
-    return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
-
-
 def evaluations(process: GaussianProcess, config: SamplerConfig) -> int:
     """Evaluations of the network that one sample takes."""
     return len(select_steps(process, config))
+
+
+# --- the samplers: x_(t-1) for every step t of the process, the last first ---
 
 
 def limit_clean(x0: Tensor, clip: str) -> Tensor:
@@ -118,58 +149,53 @@ def limit_clean(x0: Tensor, clip: str) -> Tensor:
     return x0.clamp(-bound, bound) / bound
 
 
-class _Prediction:
-    """What the network says at one step of a process: x_0, and the variance if it is learned."""
-
-    def __init__(self, network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str) -> None:
-        self.t = torch.full((len(x),), step, device=x.device)
-        self.output = network(x, process.network_time(self.t))
-        self.x0 = limit_clean(process.predicted_clean(self.output, x, self.t), clip)
+def predict(
+    network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step as a tensor t [N], the network's output at x_t = x [N, C, ...], and the x_0 that it amounts to."""
+    t = torch.full((len(x),), step, device=x.device)
+    output = network(x, process.network_time(t))
+    return t, output, limit_clean(process.predicted_clean(output, x, t), clip)
 
 
 def ancestral_step(
     network: Network, process: GaussianProcess, x: Tensor, step: int, clip: str = "clamp"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and logarithm of the variance of the model's p(x_(t-1) | x_t), and its x_0 (DDPM algorithm 2).
-
-    Args:
-        x: x_t [N, C, ...]. step: t, of this process.
-    """
-    found = _Prediction(network, process, x, step, clip)
-    mean = process.posterior_mean(found.x0, x, found.t)
-    return mean, process.log_variance(found.output, x, found.t).expand_as(x), found.x0
+    """Mean and logarithm of the variance of the model's p(x_(t-1) | x_t = x), and its x_0 (DDPM algorithm 2)."""
+    t, output, x0 = predict(network, process, x, step, clip)
+    return process.posterior_mean(x0, x, t), process.log_variance(output, x, t).expand_as(x), x0
 
 
-def walk_ancestral(
+def ancestral_steps(
     network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
 ) -> Iterator[Tensor]:
-    """x_(t-1) for every step t of the process, the last first."""
+    """DDPM algorithm 2; `noise` gives fresh N(0, 1) like x."""
     for step in reversed(range(len(process))):
         mean, log_variance, _ = ancestral_step(network, process, x, step, config.clip)
         x = mean + (0.5 * log_variance).exp() * noise() if step else mean
         yield x
 
 
-def walk_ddim(
+def ddim_steps(
     network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
 ) -> Iterator[Tensor]:
-    """As `walk_ancestral`, by Song et al. 2021 (arXiv 2010.02502) eq. 12 and 16."""
+    """Song et al. 2021 (arXiv 2010.02502) eq. 12 and 16."""
     before = np.append(1.0, process.alpha_bar[:-1])
     for step in reversed(range(len(process))):
-        found = _Prediction(network, process, x, step, config.clip)
+        t, _, x0 = predict(network, process, x, step, config.clip)
         level, next_level = process.alpha_bar[step], before[step]
         deviation = config.eta * math.sqrt((1 - next_level) / (1 - level) * (1 - level / next_level))
-        direction = process.noise_in(x, found.t, found.x0)
-        x = found.x0 * math.sqrt(next_level) + direction * math.sqrt(max(1 - next_level - deviation**2, 0))
+        direction = process.noise_in(x, t, x0)
+        x = x0 * math.sqrt(next_level) + direction * math.sqrt(max(1 - next_level - deviation**2, 0))
         if deviation and step:
             x = x + deviation * noise()
         yield x
 
 
-def walk_dpm_solver(
+def dpm_solver_steps(
     network: Network, process: GaussianProcess, x: Tensor, config: SamplerConfig, noise: Callable[[], Tensor]
 ) -> Iterator[Tensor]:
-    """As `walk_ancestral`, by DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+    """DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
     The first step has no step before it, and the last ends without noise, at infinite lambda: both are of first order.
     Between them x_0 is extrapolated, by no more than the step before was long: where steps grow in lambda, as at the
@@ -179,7 +205,7 @@ def walk_dpm_solver(
     level = half_log_snr(process.alpha_bar)
     earlier: Tensor | None = None
     for step in reversed(range(len(process))):
-        x0 = _Prediction(network, process, x, step, config.clip).x0
+        _, _, x0 = predict(network, process, x, step, config.clip)
         if step == 0:
             x = x0
         else:
@@ -192,7 +218,10 @@ def walk_dpm_solver(
         yield x
 
 
-_WALKS = {"ancestral": walk_ancestral, "ddim": walk_ddim, "dpm++": walk_dpm_solver}
+_SAMPLERS = {"ancestral": ancestral_steps, "ddim": ddim_steps, "dpm++": dpm_solver_steps}
+
+
+# --- sampling ---
 
 
 class NoiseStreams:
@@ -228,35 +257,28 @@ def sampling_block(shape: tuple[int, ...], device: torch.device) -> int:
 
 @torch.no_grad()
 def sample(
-    network: Network,
-    process: GaussianProcess,
-    config: SamplerConfig,
-    shape: tuple[int, ...],
-    count: int,
-    seed: int,
-    start: int = 0,
-    device: torch.device | str = "cpu",
-) -> Tensor:
+    network: Network, process: GaussianProcess, config: SamplerConfig, shape: tuple[int, ...], count: int, seed: int,
+    start: int = 0, device: torch.device | str = "cpu",
+) -> Tensor:  # fmt: skip
     """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU.
 
     Args:
-        network: predicts the noise, and the variance if the process says so; see `gaussian.Network`.
-        shape: of one sample, (C, H, W).
-        device: where the network is.
+        network: predicts the noise, and the variance if the process says so; see `process.Network`.
+        shape: of one sample, (C, H, W). device: where the network is.
 
     Raises:
         UnderstudyError: steps that the process cannot give, see `select_steps`.
     """
     device = resolve_device(device)
-    spaced, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
+    kept, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
     images: list[Tensor] = []
 
-    def walked(rows: slice) -> Tensor:
+    def sampled(rows: slice) -> Tensor:
         streams = NoiseStreams(shape, seed, first + rows.start, rows.stop - rows.start, device)
-        *_, final = _WALKS[config.kind](network, spaced, streams.first(), config, streams.next)
+        *_, final = _SAMPLERS[config.kind](network, kept, streams.first(), config, streams.next)
         return final.float().cpu()
 
-    for first in range(start // size * size, start + count, size):  # noqa: B007 - `walked` uses it
-        images += in_parts(walked, size, "sampling")
+    for first in range(start // size * size, start + count, size):  # noqa: B007 - `sampled` uses it
+        images += in_parts(sampled, size, "sampling")
     offset = start % size
     return torch.cat(images)[offset : offset + count] if images else torch.empty(0, *shape)

@@ -1,4 +1,4 @@
-"""What the networks of all kinds have in common: the size of the joint image and fresh weights by a seed; and the GANs:
+"""What the networks of all kinds have in common: the size of the joint image, fresh weights by a seed; and the GANs:
 samples that do not depend on each other."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NetworkConfig(BaseModel):
     channels: int = Field(default=5, ge=1, description="channels of the joint image: MR channels + annotation channels")
 
     @model_validator(mode="after")
-    def _power_of_two(self) -> Self:
+    def _possible(self) -> Self:
         if self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution {self.resolution} is not a power of two: use 16, 32, ..., 512")
         # a study file leaves it to the slices, and is checked by `at`; a network is checked when it is built
@@ -38,11 +38,7 @@ class NetworkConfig(BaseModel):
         return self
 
     def check_size(self) -> None:
-        """Whether there is such a network at this resolution.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """Raises ValueError where there is no such network at this resolution."""
 
     def at(self, resolution: int) -> Self:
         """The same for images of another size.
@@ -84,24 +80,18 @@ class LatentGenerator(nn.Module):
 
     def latents(self, seed: int, start: int, count: int) -> Tensor:
         """z [count, latent_size] ~ N(0, 1) of the samples start ... start + count - 1 of a seed."""
-        rows = [
-            np.random.default_rng([seed, i]).standard_normal(self.latent_size, dtype=np.float32)
-            for i in range(start, start + count)
-        ]
-        return torch.from_numpy(np.stack(rows))
+        rngs = [np.random.default_rng([seed, i]) for i in range(start, start + count)]
+        return torch.from_numpy(np.stack([rng.standard_normal(self.latent_size, dtype=np.float32) for rng in rngs]))
 
 
 class Gan(nn.Module):
     """Generator and discriminator of one configuration."""
 
-    generator: Any
-    discriminator: Any
-
     def __init__(self, config: Any, generator: LatentGenerator, discriminator: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.generator = generator
-        self.discriminator = discriminator
+        self.generator: Any = generator
+        self.discriminator: Any = discriminator
 
     def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
         """See `LatentGenerator.sample`."""

@@ -1,39 +1,28 @@
-"""Layers that the GANs share: equalised-rate dense and convolutional layers, modulation, minibatch deviation.
+"""Layers that the GANs share.
 
 All weights are stored near N(0, 1) and scaled at run time (Karras et al. 2018, sec. 4.1), so that Adam moves every
 layer at the same relative speed. Activations may be bfloat16: weights are kept in float32 and cast where they meet
-the activations. Each layer is one node of the autograd graph (see `fused`).
+the activations.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.generators.ops.fused import GAIN, SLOPE, Convolution, convolution, dense, modulated
-
-__all__ = [
-    "GAIN", "SLOPE", "Conv", "Dense", "MinibatchDeviation", "ModulatedConv", "affine_styles", "at_least_float",
-    "demodulations", "held_as", "limit", "normalise_second_moment", "pointwise",
-]  # fmt: skip
+from understudy.generators.ops.fused import GAIN, SLOPE, Convolution, convolution, dense
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution of x [N, I, H, W] (channels-last) by weight [O, I] as one matrix product, channels-last."""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-
-
-def normalise_second_moment(x: Tensor) -> Tensor:
-    """x [N, C] scaled to a mean square of 1 in every row."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
-
-
-def limit(x: Tensor, bound: float | None) -> Tensor:
-    """x clamped to [-bound, bound]. Not by `clamp`, whose gradient takes 20 times as long on a CPU."""
-    return x if bound is None else F.hardtanh(x, -bound, bound)
 
 
 def held_as(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -46,16 +35,20 @@ def at_least_float(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+# --- equalised learning rate: StyleGAN 2 and 3 -----------------------------------------------------------------------
+
+
 class Dense(nn.Module):
-    """y = W x / sqrt(inputs) + b with an equalised learning rate, [N, inputs] -> [N, outputs].
+    """y = W x / sqrt(inputs) + b, [N, inputs] -> [N, outputs]; `activate`: leaky ReLU with gain sqrt(2) behind it."""
 
-    Args:
-        rate: learning-rate multiplier; stored weights are larger by 1 / rate, and so learn `rate` times as fast.
-        bias: initial bias.
-        activate: leaky ReLU with gain sqrt(2) behind it.
-    """
-
-    def __init__(self, inputs: int, outputs: int, activate: bool = False, rate: float = 1.0, bias: float = 0.0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        activate: bool = False,
+        rate: float = 1.0,  # learning-rate multiplier: weights are stored larger by 1 / rate
+        bias: float = 0.0,  # initial bias
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
         self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
@@ -71,12 +64,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution with an equalised learning rate, [N, inputs, H, W] -> [N, outputs, H/s, W/s], s = 2 if `down`.
-
-    Args:
-        gain: of the output, e.g. sqrt(1/2) where two branches are added.
-        clamp: largest absolute value of the output for gain 1, None for no limit.
-    """
+    """Convolution, [N, inputs, H, W] -> [N, outputs, H/s, W/s], s = 2 if `down`."""
 
     def __init__(
         self,
@@ -85,9 +73,9 @@ class Conv(nn.Module):
         kernel: int,
         down: bool = False,
         bias: bool = True,
-        activate: bool = True,
-        gain: float = 1.0,
-        clamp: float | None = None,
+        activate: bool = True,  # leaky ReLU with gain sqrt(2)
+        gain: float = 1.0,  # of the output, e.g. sqrt(1/2) where two branches are added
+        clamp: float | None = None,  # largest absolute value of the output for gain 1, None for no limit
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
@@ -107,49 +95,31 @@ class Conv(nn.Module):
         return f"{inputs}, {outputs}, {kernel}, down={self.down}, activate={self.activate}"
 
 
+# --- modulation (Karras et al. 2020, sec. 2.2) -----------------------------------------------------------------------
+# The style s scales the activations instead of the weights: conv(x * s, w) / ||w * s|| equals the convolution by the
+# modulated and demodulated weights, and is one plain convolution for the batch instead of one for each sample.
+
+
 class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by a style (Karras et al. 2020, eq. 1-3).
+    """The weights of a modulated convolution: its kernel, and the affine map from w to the style (eq. 1)."""
 
-    The style scales the activations instead of the weights: conv(x * s, w) * d equals the convolution by the
-    modulated and demodulated weights, and is one plain convolution for the batch instead of one for each sample.
-    Only 1x1 kernels (the image layers) are modulated themselves, for one batched matrix product.
-
-    Args:
-        demodulate: normalise each output channel by d = 1 / ||w * s|| (eq. 3); without, the weights are scaled by
-            1 / sqrt(inputs).
-        up: double the resolution (transposed convolution, then the [1, 3, 3, 1] filter).
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, w_dim: int, up: bool = False, demodulate: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int) -> None:
         super().__init__()
         self.affine = Dense(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.up, self.demodulate = up, demodulate
 
-    def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """x [N, I, H, W], w [N, w_dim] -> the convolution [N, O, ...] still to be multiplied by the demodulation
-        [N, O, 1, 1] (None without), so that the caller can fuse it with what follows."""
-        style = self.affine(w)  # [N, I]
-        scale: Tensor | None = None
-        weight: Tensor = self.weight
-        if self.demodulate:
-            energy = weight.square().sum(dim=(2, 3))  # [O, I]
-            scale = (F.linear(style.square(), energy) + 1e-8).rsqrt()[:, :, None, None]
-        else:
-            style = style * (1 / math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3]))
-        if weight.shape[-1] == 1:  # the few rows of a 1x1 kernel: modulating them spares a pass over x
-            kernels = (weight.flatten(1) * style[:, None, :]).to(x.dtype)  # [N, O, I]
-            n, channels, height, width = x.shape
-            # A view of channels-last activations, and so is its gradient; the product is contiguous.
-            rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
-            return torch.bmm(kernels, rows.mT).view(n, -1, height, width), scale
-        return modulated(x, weight, style, self.up, dtype or x.dtype), scale
 
-    def extra_repr(self) -> str:
-        outputs, inputs, kernel, _ = self.weight.shape
-        return f"{inputs}, {outputs}, {kernel}, up={self.up}, demodulate={self.demodulate}"
+def squared_norms(weights: Sequence[Tensor], styles: Sequence[Tensor]) -> Tensor:
+    """||w * s||^2 + 1e-8 of eq. 3, for the weights [O, I, k, k] and styles [N, I] of all convolutions at once.
+
+    Returns:
+        [N, sum of O], to be multiplied by to the power of -1/2 behind each convolution.
+    """
+    taps = torch.cat([w.flatten(0, 1).flatten(1) for w in weights])  # [sum of O I, k k]
+    energies = taps.square().sum(1).split([w.shape[0] * w.shape[1] for w in weights])
+    squares = torch.cat(list(styles), dim=1).square().split([w.shape[1] for w in weights], dim=1)
+    products = [F.linear(s, e.view(w.shape[:2])) for s, e, w in zip(squares, energies, weights, strict=True)]
+    return torch.cat(products, dim=1) + 1e-8
 
 
 def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, ...]]:
@@ -173,15 +143,115 @@ def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, .
     ]
 
 
-def demodulations(weights: list[Tensor], styles: list[Tensor]) -> list[Tensor]:
-    """sqrt(2) / ||w * s|| [N, O] (Karras et al. 2020, eq. 3) of every convolution's weight [O, I, k, k] and style
-    [N, I], for all of them at once."""
-    taps = torch.cat([w.flatten(0, 1).flatten(1) for w in weights])  # [sum of O I, k k]
-    energies = taps.square().sum(1).split([w.shape[0] * w.shape[1] for w in weights])
-    squares = torch.cat(styles, dim=1).square().split([w.shape[1] for w in weights], dim=1)
-    products = [F.linear(s, e.view(w.shape[:2])) for s, e, w in zip(squares, energies, weights, strict=True)]
-    scales = (torch.cat(products, dim=1) + 1e-8).rsqrt() * GAIN
-    return list(scales.split([len(w) for w in weights], dim=1))
+# --- equalised learning rate: Progressive GAN and StyleGAN 1, where all of the gain is in the weights, none on the bias
+
+
+@cache
+def _widening(scale: float, mirrored: bool, device: torch.device) -> Tensor:
+    """Matrix [16, 9] from a 3x3 kernel to the 4x4 one that is both it and a 2x2 box of height `scale`."""
+    line = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+    matrix = torch.kron(line, line) * scale
+    return (matrix.flip(0).contiguous() if mirrored else matrix).to(device)
+
+
+class ScaledConv(nn.Module):
+    """Convolution with bias and leaky ReLU.
+
+    Resampling is folded into the kernel: nearest-neighbour enlargement and a 3x3 convolution are together one 4x4
+    transposed convolution with stride 2, a 3x3 convolution and 2x2 averaging are one 4x4 convolution with stride 2,
+    both at 4/9 of the products.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        resample: str = "",  # "up" enlarges first, "down" averages behind
+        bias: bool = True,  # False leaves bias and activation to the caller
+        activate: bool = True,  # leaky ReLU; its gain sqrt(2) is in the weights
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.resample, self.activate = resample, activate and bias
+        self.scale = (GAIN if activate else 1.0) / math.sqrt(inputs * kernel**2)
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """x [N, I, H, W] -> [N, O, H', W'] in the type of x; dtype: of the factors of the products."""
+        held, dtype = x.dtype, dtype or x.dtype
+        outputs, inputs, kernel, _ = self.weight.shape
+        if kernel == 1:  # few products, so in the type of x
+            weight = (self.weight.flatten(1) * self.scale).to(held)
+            y = pointwise(x, weight, None if self.bias is None else self.bias.to(held))
+            return F.leaky_relu(y, SLOPE) if self.activate else y
+        bias = None if self.bias is None else self.bias.to(dtype)
+        if not self.resample:
+            y = F.conv2d(x.to(dtype), (self.weight * self.scale).to(dtype), bias, padding=1)
+        else:
+            scale = self.scale / (4 if self.resample == "down" else 1)
+            matrix = _widening(scale, self.resample == "up", x.device).to(self.weight.dtype)
+            kernels = F.linear(self.weight.flatten(2), matrix).view(outputs, inputs, 4, 4).to(dtype)
+            if self.resample == "down":
+                y = F.conv2d(x.to(dtype), kernels, bias, stride=2, padding=1)
+            else:  # a transposed convolution reads its kernel backwards, which `mirrored` undoes
+                y = F.conv_transpose2d(x.to(dtype), kernels.transpose(0, 1), bias, stride=2, padding=1)
+        y = y.to(held)
+        return F.leaky_relu(y, SLOPE, inplace=True) if self.activate else y
+
+    def extra_repr(self) -> str:
+        outputs, inputs, kernel, _ = self.weight.shape
+        return f"{inputs}, {outputs}, {kernel}, resample={self.resample!r}, activate={self.activate}"
+
+
+class ScaledDense(nn.Module):
+    """Dense layer, [N, inputs] -> [N, outputs]; rate: learning-rate multiplier, as of `Dense`."""
+
+    def __init__(self, inputs: int, outputs: int, activate: bool = False, rate: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.activate, self.rate = activate, rate
+        self.scale = rate * (GAIN if activate else 1.0) / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x * self.scale, self.weight, self.bias * self.rate)
+        return F.leaky_relu(y, SLOPE) if self.activate else y
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activate={self.activate}, rate={self.rate}"
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------------
+
+
+class _PixelNorm(torch.autograd.Function):
+    """In half the passes that autograd would take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scale = at_least_float(x).square().mean(dim=1, keepdim=True).add_(1e-8).rsqrt_().to(x.dtype)
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        y, scale = ctx.saved_tensors
+        along = (grads[0] * y).mean(dim=1, keepdim=True)
+        return torch.addcmul(grads[0], y, along, value=-1).mul_(scale)
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """x [N, C, ...] scaled to a mean square of 1 over the channels of every pixel (Karras et al. 2018, sec. 4.2)."""
+    y: Tensor = _PixelNorm.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def normalise_second_moment(x: Tensor) -> Tensor:
+    """x [N, C] scaled to a mean square of 1 in every row; twice differentiable."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class MinibatchDeviation(nn.Module):
@@ -203,3 +273,76 @@ class MinibatchDeviation(nn.Module):
         y = (y.square().mean(dim=1) + 1e-8).sqrt().mean(dim=(3, 4, 5))  # [batches, N / size, maps]
         y = y[:, None].expand(-1, size, -1, -1).reshape(n, self.maps, 1, 1).expand(-1, -1, h, w)
         return torch.cat([x, y.to(x.dtype)], dim=1)
+
+
+# --- from latents to styles: StyleGAN 1, 2 and 3 ---------------------------------------------------------------------
+
+
+class MappingNetwork(nn.Module):
+    """z [N, z_dim] -> w [N, w_dim]; keeps the running mean of w, which truncation draws towards."""
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        sizes: Sequence[int],  # z_dim, widths of the layers between, w_dim
+        layer: Callable[[int, int], nn.Module],  # makes one from its numbers of inputs and outputs
+        normalise: Callable[[Tensor], Tensor],  # what happens to z first
+        beta: float,  # decay of the running mean per batch
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer(a, b) for a, b in itertools.pairwise(sizes))
+        self.normalise, self.beta = normalise, beta
+        self.register_buffer("w_avg", torch.zeros(sizes[-1]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.normalise(z)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def update_average(self, w: Tensor) -> None:
+        """Moves the running mean towards the mean of w [N, w_dim]."""
+        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.beta))
+
+
+class Styled:
+    """What a generator with a mapping network can do; it also has `config.num_ws`, the number of w vectors."""
+
+    config: Any
+    mapping: MappingNetwork
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
+        return w[:, None].expand(-1, self.config.num_ws, -1)
+
+    def draw_styles(self, count: int, rng: torch.Generator, mixing: float, layers: int) -> dict[str, Tensor]:
+        """Latents of a batch and where their styles change, in a fixed order, on the generator's device.
+
+        Args:
+            mixing: probability in [0, 1] that the styles of this batch are mixed, at one place for the whole batch
+                (Karras et al. 2019, sec. 3.1). layers: number of w vectors in use; styles change within them.
+
+        Returns:
+            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none).
+        """
+        size, device = self.config.z_dim, rng.device
+        z, other = (torch.randn(count, size, generator=rng, device=device) for _ in range(2))
+        cutoff = torch.randint(1, layers, (), generator=rng, device=device)
+        if float(torch.rand((), generator=rng, device=device)) >= mixing:
+            cutoff.fill_(self.config.num_ws)
+        return {"z": z, "other": other, "cutoff": cutoff}
+
+    def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
+        """Inputs as from `draw_styles` (or only z) -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running
+        mean of w."""
+        z, device, mix = inputs["z"], self.mapping.w_avg.device, "other" in inputs
+        # both, wherever the styles change: one pass reads the weights once, and every step does the same
+        both = self.mapping((torch.cat([z, inputs["other"]]) if mix else z).to(device))
+        w, other = both[: len(z)], both[len(z) :]
+        if track:
+            self.mapping.update_average(w)
+        if not mix:
+            return self.broadcast(w)
+        own = torch.arange(self.config.num_ws, device=device) < inputs["cutoff"].to(device)
+        return torch.where(own[:, None], w[:, None], other[:, None])

@@ -1,7 +1,7 @@
 """Progressive GAN (Karras et al. 2018, arXiv 1710.10196) for any number of channels.
 
-Faithful to the official network of the paper (facts 1.1); its weights load through `understudy.generators.official`
-and give the official outputs. The discriminator and what grows are in `progressive`.
+The official weights load through `understudy.generators.official` and give the official outputs. The discriminator and
+what grows are in `progressive`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.base import Gan, fresh
-from understudy.generators.networks.layers import GAIN, SLOPE, held_as
+from understudy.generators.networks.layers import ScaledConv, held_as, pixel_norm
 from understudy.generators.networks.progressive import (
     ProgressiveConfig,
     ProgressiveDiscriminator,
     ProgressiveGenerator,
     split_level,
 )
-from understudy.generators.networks.scaled_layers import ScaledConv, pixel_norm
-from understudy.generators.ops.fused import LAYOUT
+from understudy.generators.ops.fused import GAIN, LAYOUT, SLOPE
 
 
 class ProGanConfig(ProgressiveConfig):
@@ -93,15 +92,7 @@ class Generator(ProgressiveGenerator):
             raise UnderstudyError(
                 f"Progressive GAN cannot truncate its latents (psi {psi})", fix="use psi 1, or another generator"
             )
-        return self.full_size(self.grown(z, float(self.level) if level is None else level, dtype))
-
-    def grown(self, z: Tensor, level: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """z -> image float32 [N, C, A, A] at the active resolution A of a level."""
-        index, fade = split_level(level, self.config.resolutions)
-        before = x = self.first(z, dtype)
-        for block in self.blocks[:index]:
-            before, x = x, block(x, dtype)
-        return self.image(x, before, index, fade)
+        return self.full_size(self.synthesise({"z": z}, float(self.level) if level is None else level, dtype))
 
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
         """Everything random for a batch: z [count, Z]. `mixing` and `level` are for other models."""
@@ -115,7 +106,11 @@ class Generator(ProgressiveGenerator):
         Args:
             dtype: of the factors of the products. track: nothing to track in this model.
         """
-        return self.grown(inputs["z"].to(self.level.device), level, dtype)
+        index, fade = split_level(level, self.config.resolutions)
+        before = x = self.first(inputs["z"].to(self.level.device), dtype)
+        for block in self.blocks[:index]:
+            before, x = x, block(x, dtype)
+        return self.image(x, before, index, fade)
 
 
 class ProGan(Gan):
@@ -126,5 +121,5 @@ class ProGan(Gan):
 
 
 def build(config: ProGanConfig, seed: int = 0) -> ProGan:
-    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    """A network with freshly drawn weights; see `fresh`."""
     return fresh(ProGan, config, seed)

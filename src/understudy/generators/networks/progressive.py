@@ -1,9 +1,9 @@
 """What Progressive GAN and StyleGAN 1 share: the growth schedule, fading, and their discriminator.
 
-Both grow (Karras et al. 2018, sec. 2; facts 1.1, 1.2). How far they have grown is the *level*, the official `lod`: 0
-is full resolution, 1 half of it, and 0.4 means that the layers of the full resolution have weight 0.6 and the image of
-the half resolution, enlarged, has 0.4. The official code computes all images at full size; here everything runs at the
-active resolution R >> floor(level), at equal results.
+Both grow (Karras et al. 2018, sec. 2). How far they have grown is the *level*, the official `lod`: 0 is full
+resolution, 1 half of it, and 0.4 means that the layers of the full resolution have weight 0.6 and the image of the half
+resolution, enlarged, has 0.4. The official code computes all images at full size; here everything runs at the active
+resolution R >> floor(level), at equal results.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from understudy.generators.networks.base import LatentGenerator, NetworkConfig
-from understudy.generators.networks.layers import MinibatchDeviation, at_least_float, held_as
-from understudy.generators.networks.scaled_layers import ScaledConv, ScaledDense, blur
+from understudy.generators.networks.layers import MinibatchDeviation, ScaledConv, ScaledDense, at_least_float, held_as
 from understudy.generators.ops.fused import LAYOUT
-
-# --- the schedule ---------------------------------------------------------------------------------------------------
+from understudy.generators.ops.resampling import enlarge, shrink, smooth
 
 
 class LevelSchedule(BaseModel):
@@ -63,24 +60,14 @@ class LevelSchedule(BaseModel):
         fading = max(kimg - self.stabilise_kimg, 0.0)
         return max(doublings - phase - (fading / self.fade_kimg if fading else 0.0), 0.0)
 
-    def grown_kimg(self, resolution: int) -> float:
-        """Thousand images after which the network runs at full resolution without fading."""
-        doublings = max(0.0, math.log2(resolution / self.start_resolution))
-        return doublings * (self.stabilise_kimg + self.fade_kimg)
-
     def batch_at(self, level: float, resolution: int) -> int:
         """Images per step at a level."""
-        return self.batches.get(active_resolution(resolution, level), self.batch)
+        return self.batches.get(resolution >> math.floor(level), self.batch)
 
 
 def resets_optimiser(before: float, after: float) -> bool:
     """Whether layers joined or left between two levels: the state of both optimisers is dropped then."""
     return math.floor(before) != math.floor(after) or math.ceil(before) != math.ceil(after)
-
-
-def active_resolution(resolution: int, level: float) -> int:
-    """Edge of the images that a network for `resolution` works on at a level."""
-    return resolution >> math.floor(level)
 
 
 def split_level(level: float, resolutions: list[int]) -> tuple[int, float]:
@@ -95,19 +82,6 @@ def split_level(level: float, resolutions: list[int]) -> tuple[int, float]:
     return coarsest - math.floor(level), level - math.floor(level)
 
 
-# --- images ---------------------------------------------------------------------------------------------------------
-
-
-def shrink(images: Tensor, factor: int) -> Tensor:
-    """Box filter: images [N, C, H, W] -> [N, C, H / factor, W / factor]."""
-    return F.avg_pool2d(images, factor) if factor > 1 else images
-
-
-def enlarge(images: Tensor, factor: int) -> Tensor:
-    """Nearest neighbour: images [N, C, H, W] -> [N, C, H * factor, W * factor]."""
-    return F.interpolate(images, scale_factor=factor) if factor > 1 else images
-
-
 def fade_real(images: Tensor, level: float) -> Tensor:
     """Real images [N, C, R, R] as a network at `level` sees them: [N, C, R >> floor(level), ...].
 
@@ -116,9 +90,6 @@ def fade_real(images: Tensor, level: float) -> Tensor:
     images = shrink(images, 1 << math.floor(level))
     fade = level - math.floor(level)
     return images.lerp(enlarge(shrink(images, 2), 2), fade) if fade else images
-
-
-# --- networks -------------------------------------------------------------------------------------------------------
 
 
 class ProgressiveConfig(NetworkConfig):
@@ -154,15 +125,11 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         x = self.conv0(x, dtype)
-        return self.conv1(blur(x) if self.blurred else x, dtype)
+        return self.conv1(smooth(x) if self.blurred else x, dtype)
 
 
 class ProgressiveDiscriminator(nn.Module):
-    """Joint image -> score [N, 1], larger for real.
-
-    Args:
-        blurred: low-pass filter before every halving (StyleGAN 1).
-    """
+    """Joint image -> score [N, 1], larger for real; blurred: low-pass filter before every halving (StyleGAN 1)."""
 
     def __init__(self, config: ProgressiveConfig, blurred: bool) -> None:
         super().__init__()
@@ -187,13 +154,13 @@ class ProgressiveDiscriminator(nn.Module):
         index, fade = split_level(level, self.config.resolutions)
         images = shrink(images, images.shape[-1] // self.config.resolutions[index])
         held = held_as(dtype, images.device)
-        x = self.from_image[index](images.to(held, memory_format=LAYOUT))
+        x = self.from_image[index](images.to(held, memory_format=LAYOUT))  # [N, width(A), A, A]
         for i in range(index, 0, -1):
             x = self.blocks[i - 1](x, dtype)
             if i == index and fade:
                 coarse = shrink(images, 2).to(held, memory_format=LAYOUT)
                 x = x.lerp(self.from_image[i - 1](coarse), fade)
-        x = at_least_float(x)
+        x = at_least_float(x)  # [N, width(4), 4, 4]
         if self.deviation.maps:
             x = self.deviation(x, batches)
         return self.out(self.dense(self.conv(x).flatten(1)))

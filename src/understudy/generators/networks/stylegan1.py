@@ -1,7 +1,7 @@
 """StyleGAN 1 (Karras et al. 2019, arXiv 1812.04948) for any number of channels.
 
-Faithful to the official network (facts 1.2); its weights load through `understudy.generators.official` and give the
-official outputs. The discriminator and what grows are in `progressive`.
+The official weights load through `understudy.generators.official` and give the official outputs. The discriminator and
+what grows are in `progressive`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.generators.networks.base import Gan, fresh
-from understudy.generators.networks.layers import SLOPE, at_least_float, held_as
-from understudy.generators.networks.mapping import MappingNetwork, Styled
+from understudy.generators.networks.layers import (
+    MappingNetwork,
+    ScaledConv,
+    ScaledDense,
+    Styled,
+    at_least_float,
+    held_as,
+    pixel_norm,
+)
 from understudy.generators.networks.progressive import (
     ProgressiveConfig,
     ProgressiveDiscriminator,
     ProgressiveGenerator,
     split_level,
 )
-from understudy.generators.networks.scaled_layers import ScaledConv, ScaledDense, blur, pixel_norm
-from understudy.generators.ops.fused import LAYOUT
+from understudy.generators.ops.fused import LAYOUT, SLOPE
+from understudy.generators.ops.resampling import smooth
 
 
 class StyleGan1Config(ProgressiveConfig):
@@ -47,18 +54,8 @@ class StyleGan1Config(ProgressiveConfig):
         return 2 * len(self.resolutions)
 
 
-def mapping_network(config: StyleGan1Config) -> MappingNetwork:
-    """The mapping; unlike StyleGAN 2's with a width of its own and no gain on the biases."""
-
-    def layer(inputs: int, outputs: int) -> ScaledDense:
-        return ScaledDense(inputs, outputs, activate=True, rate=config.mapping_rate)
-
-    sizes = [config.z_dim, *[config.mapping_width] * (config.mapping_layers - 1), config.w_dim]
-    return MappingNetwork(sizes, layer, pixel_norm, config.w_avg_beta)
-
-
 class _Restyle(torch.autograd.Function):
-    """Instance norm with new scale and shift, in half the passes over the activations that autograd would take."""
+    """In half the passes over the activations that autograd would take."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -81,7 +78,8 @@ class _Restyle(torch.autograd.Function):
 
 
 def restyle(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x [N, C, H, W] normalised over the pixels of each sample and channel, times scale plus shift [N, C, 1, 1]."""
+    """Adaptive instance norm (eq. 1): x [N, C, H, W] normalised over the pixels of each sample and channel, times
+    scale plus shift [N, C, 1, 1]."""
     y: Tensor = _Restyle.apply(x, scale, shift)  # type: ignore[no-untyped-call]
     return y
 
@@ -128,7 +126,7 @@ class SynthesisBlock(nn.Module):
             x = self.const.to(held_as(dtype, ws[0].device)).expand(len(ws[0]), -1, -1, -1)
             x = x.contiguous(memory_format=LAYOUT)
         else:
-            x = blur(self.conv0(x, dtype))
+            x = smooth(self.conv0(x, dtype))
         x = self.style0(x, ws[0], noise[0])
         return self.style1(self.conv1(x, dtype), ws[1], noise[1])
 
@@ -140,32 +138,31 @@ class Generator(Styled, ProgressiveGenerator):
 
     def __init__(self, config: StyleGan1Config) -> None:
         super().__init__(config, config.z_dim)
-        self.mapping = mapping_network(config)
+        sizes = [config.z_dim, *[config.mapping_width] * (config.mapping_layers - 1), config.w_dim]
+
+        def layer(inputs: int, outputs: int) -> ScaledDense:
+            return ScaledDense(inputs, outputs, activate=True, rate=config.mapping_rate)
+
+        self.mapping = MappingNetwork(sizes, layer, pixel_norm, config.w_avg_beta)
         self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
 
     def forward(
-        self,
-        z: Tensor,
-        psi: float = 1.0,
-        level: float | None = None,
-        dtype: torch.dtype = torch.float32,
-        cutoff: int | None = None,
+        self, z: Tensor, psi: float = 1.0, level: float | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Images with the stored noise.
 
         Args:
-            psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none. cutoff: in how many of the w vectors;
-                None for `psi_cutoff` of the configuration. level: None for that of the network.
+            psi: truncation, the first `psi_cutoff` w are drawn towards their mean by 1 - psi; 1 for none.
+            level: None for that of the network.
         """
-        ws = self.truncated(self.broadcast(self.mapping(z)), psi, cutoff)
+        ws = self.truncated(self.broadcast(self.mapping(z)), psi)
         return self.full_size(self.synthesis(ws, float(self.level) if level is None else level, None, dtype))
 
-    def truncated(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
-        """ws [N, num_ws, w_dim] with the first `cutoff` drawn towards the mean w (Karras et al. 2019, app. B)."""
+    def truncated(self, ws: Tensor, psi: float) -> Tensor:
+        """ws [N, num_ws, w_dim] with the first ones drawn towards the mean w (Karras et al. 2019, app. B)."""
         if psi == 1.0:
             return ws
-        if cutoff is None:
-            cutoff = self.config.num_ws if self.config.psi_cutoff is None else self.config.psi_cutoff
+        cutoff = self.config.num_ws if self.config.psi_cutoff is None else self.config.psi_cutoff
         return torch.cat([self.mapping.w_avg.lerp(ws[:, :cutoff], psi), ws[:, cutoff:]], dim=1)
 
     def synthesis(
@@ -187,7 +184,7 @@ class Generator(Styled, ProgressiveGenerator):
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
         """Everything random for a batch, drawn in a fixed order, on the generator's device.
 
-        Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
+        Whatever has a batch dimension may be cut into micro-batches; what has none belongs to the whole batch.
 
         Args:
             mixing: probability in [0, 1] that the styles of this batch are mixed. level: only its layers get noise,
@@ -200,8 +197,8 @@ class Generator(Styled, ProgressiveGenerator):
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
         inputs = self.draw_styles(count, rng, mixing, layers)
         for i in range(layers):
-            edge = self.config.resolutions[i // 2]
-            inputs[f"noise{i}"] = torch.randn(count, 1, edge, edge, generator=rng, device=rng.device)
+            size = self.config.resolutions[i // 2]
+            inputs[f"noise{i}"] = torch.randn(count, 1, size, size, generator=rng, device=rng.device)
         return inputs
 
     def synthesise(
@@ -225,5 +222,5 @@ class StyleGan1(Gan):
 
 
 def build(config: StyleGan1Config, seed: int = 0) -> StyleGan1:
-    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    """A network with freshly drawn weights; see `fresh`."""
     return fresh(StyleGan1, config, seed)

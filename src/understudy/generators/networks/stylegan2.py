@@ -1,8 +1,8 @@
 """StyleGAN 2 (Karras et al. 2020, arXiv 1912.04958) for any number of channels: skip generator, residual discriminator.
 
-Faithful to the official network in the form the paper ran it (facts 1.3); the official weights load through
-`understudy.generators.official` and give the official outputs. Two things are done differently, at equal results:
-modulation scales the activations instead of the weights, and the activations may be bfloat16 and channels-last.
+The official weights load through `understudy.generators.official` and give the official outputs. Two things are done
+differently, at equal results: modulation scales the activations instead of the weights, and the activations may be
+bfloat16 and channels-last.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from understudy.generators.networks.base import Gan, LatentGenerator, NetworkCon
 from understudy.generators.networks.layers import (
     Conv,
     Dense,
+    MappingNetwork,
     MinibatchDeviation,
     ModulatedConv,
+    Styled,
     affine_styles,
-    demodulations,
     held_as,
     normalise_second_moment,
-)  # fmt: skip
-from understudy.generators.networks.mapping import MappingNetwork, Styled
-from understudy.generators.networks.resampling import upsample
-from understudy.generators.ops.fused import LAYOUT, image_product, modulated, noisy_activation
+    squared_norms,
+)
+from understudy.generators.ops.fused import GAIN, LAYOUT, image_product, modulated, noisy_activation
+from understudy.generators.ops.resampling import upsample
 
 
 class StyleGan2Config(NetworkConfig):
@@ -80,18 +81,18 @@ class StyledConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, resolution: int, config: StyleGan2Config, up: bool) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim, up=up)
+        self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.clamp = config.conv_clamp
+        self.up, self.clamp = up, config.conv_clamp
 
     def forward(self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype) -> Tensor:
         """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and behind the convolution;
         noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
-        x = modulated(x, self.conv.weight, style, self.conv.up, dtype)
+        x = modulated(x, self.conv.weight, style, self.up, dtype)  # eq. 1
         noise = self.noise_const if noise is None else noise
-        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)
+        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)  # eq. 3
 
 
 class ToImage(nn.Module):
@@ -99,7 +100,7 @@ class ToImage(nn.Module):
 
     def __init__(self, inputs: int, config: StyleGan2Config) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim, demodulate=False)
+        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim)
         self.bias = nn.Parameter(torch.zeros(config.channels))
         self.clamp = config.conv_clamp
 
@@ -136,12 +137,14 @@ class Synthesis(nn.Module):
         """noise: one [N, 1, R, R] per convolution, or None for the stored noise; dtype: of the activations."""
         blocks = [b for b in self.blocks if isinstance(b, SynthesisBlock)]
         convs = [c for b in blocks for c in ([b.conv1] if b.first else [b.conv0, b.conv1])]
-        # Convolution k takes w number k; an image layer shares its w with the next block's first convolution.
+        # convolution k takes w number k; an image layer shares its w with the next block's first convolution
         groups = [[c.conv.affine] for c in convs] + [[]]
         for i, block in enumerate(blocks):
             groups[2 * i + 1].append(block.to_image.conv.affine)
         styles = affine_styles(groups, ws)
-        scales = demodulations([c.conv.weight for c in convs], [s[0] for s in styles[:-1]])
+        weights = [c.conv.weight for c in convs]
+        norms = squared_norms(weights, [s[0] for s in styles[:-1]])  # [N, sum of O]
+        scales = (norms.rsqrt() * GAIN).split([len(w) for w in weights], dim=1)
         maps: list[Tensor | None] = list(noise) if noise is not None else [None] * len(convs)
         x = blocks[0].const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
         x = x.contiguous(memory_format=LAYOUT)
@@ -173,21 +176,24 @@ class Generator(Styled, LatentGenerator):
     def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
         """Everything random for a batch, drawn in a fixed order, on the generator's device.
 
-        Whatever has a batch dimension may be cut into shares x[r::k]; what has none belongs to the whole batch.
+        Whatever has a batch dimension may be cut into micro-batches; what has none belongs to the whole batch.
 
         Args:
             mixing: probability in [0, 1] that the styles of this batch are mixed.
 
         Returns:
-            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R].
+            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R], one
+            for each convolution.
         """
-        styles = self.draw_styles(count, rng, mixing, self.config.num_ws)
-        return styles | {f"noise{i}": x for i, x in enumerate(self.draw_noise(count, rng))}
+        inputs = self.draw_styles(count, rng, mixing, self.config.num_ws)
+        sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
+        for i, size in enumerate(sizes):
+            inputs[f"noise{i}"] = torch.randn(count, 1, size, size, generator=rng, device=rng.device)
+        return inputs
 
     def synthesise(
-        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32,
-        track: bool = False,
-    ) -> Tensor:  # fmt: skip
+        self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
+    ) -> Tensor:
         """Inputs as from `draw` -> joint image float32 [N, C, R, R].
 
         Args:
@@ -197,11 +203,6 @@ class Generator(Styled, LatentGenerator):
         noise = [inputs[f"noise{i}"].to(device) for i in range(self.config.num_ws - 1)]
         return self.synthesis(self.ws(inputs, track), noise, dtype)
 
-    def draw_noise(self, count: int, rng: torch.Generator) -> list[Tensor]:
-        """Noise ~ N(0, 1) for one pass of `count` samples, one [count, 1, R, R] per convolution."""
-        sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
-        return [torch.randn(count, 1, r, r, generator=rng, device=rng.device) for r in sizes]
-
 
 class DiscriminatorBlock(nn.Module):
     """Residual block: [N, width(R), R, R] -> [N, width(R/2), R/2, R/2]; the first one reads the image."""
@@ -210,10 +211,8 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         width, narrower, clamp = config.width(resolution), config.width(resolution // 2), config.conv_clamp
         half = math.sqrt(0.5)
-        if resolution == config.resolution:
-            self.from_image: Conv | None = Conv(config.channels, width, 1, clamp=clamp)
-        else:
-            self.from_image = None
+        image = resolution == config.resolution
+        self.from_image = Conv(config.channels, width, 1, clamp=clamp) if image else None
         self.conv0 = Conv(width, width, 3, clamp=clamp)
         self.conv1 = Conv(width, narrower, 3, down=True, gain=half, clamp=clamp)
         self.skip = Conv(width, narrower, 1, down=True, bias=False, activate=False, gain=half)
@@ -242,7 +241,7 @@ class Discriminator(nn.Module):
         x = image.to(held_as(dtype, image.device)).contiguous(memory_format=LAYOUT)
         for block in self.blocks:
             x = block(x, dtype)
-        x = x.to(torch.promote_types(dtype, torch.float32))
+        x = x.to(torch.promote_types(dtype, torch.float32))  # [N, width(4), 4, 4]
         if self.config.mbstd_maps:
             x = self.deviation(x, batches)
         return self.out(self.dense(self.conv(x).flatten(1)))
@@ -256,5 +255,5 @@ class StyleGan2(Gan):
 
 
 def build(config: StyleGan2Config, seed: int = 0) -> StyleGan2:
-    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    """A network with freshly drawn weights; see `fresh`."""
     return fresh(StyleGan2, config, seed)

@@ -4,38 +4,56 @@ The image is a continuous signal in every layer, sampled with a margin around it
 which it may create detail; so detail moves with the features, and does not stick to the pixels. T (3x3 kernels)
 follows translations, R (1x1 kernels, radial filters) rotations too. The discriminator is StyleGAN 2's.
 
-The official weights load through `understudy.generators.official` and give the official outputs (facts 1.4).
-Three things are done differently, the first two at equal results: modulation scales the activations, and weights and
-styles are not normalised before it, since that cancels in the demodulation (it serves the range of float16 only);
-and a training pass scales by the magnitudes measured before it, not including it.
+The official weights load through `understudy.generators.official` and give the official outputs. Three things are done
+differently, the first two at equal results: modulation scales the activations; weights and styles are not normalised
+before it, since that cancels in the demodulation (it serves the range of float16 only); and a training pass scales by
+the magnitudes measured before it, not including it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.generators.networks.alias_free import Band, FourierInput, Resampling, filtered_lrelu, lowpass
 from understudy.generators.networks.base import Gan, LatentGenerator, NetworkConfig, fresh
-from understudy.generators.networks.layers import GAIN, Dense, ModulatedConv, at_least_float, held_as, limit, pointwise
-from understudy.generators.networks.mapping import Styled
+from understudy.generators.networks.layers import (
+    Dense,
+    ModulatedConv,
+    Styled,
+    at_least_float,
+    held_as,
+    pointwise,
+    squared_norms,
+)
 from understudy.generators.networks.stylegan2 import Discriminator, StyleGan2Config, mapping_network
+from understudy.generators.ops.filtered_lrelu import Resampling, filtered_lrelu, lowpass
+from understudy.generators.ops.fused import GAIN
 
 TAPS = 6  # of each filter, per sample of the signal with the lower rate
 OVERSAMPLING = 2  # rate of the nonlinearity over the higher one of input and output
+
+
+class Band(NamedTuple):
+    """Place of a layer's output in the schedule (Karras et al. 2021, appendix C.1); rates in samples per image."""
+
+    cutoff: float
+    half_width: float  # of the transition band
+    rate: int
+    size: int  # width and height in samples, with the margin
+    channels: int
 
 
 class StyleGan3Config(NetworkConfig):
     """Architecture of StyleGAN 3; the defaults are T at 256x256 with four sequences and one annotation.
 
     R: conv_kernel=1, use_radial_filters=True, channel_base=65536, channel_max=1024, discriminator_base=32768,
-    discriminator_max=512, and the training blurs what the discriminator sees at first (`alias_free.blur_images`).
+    discriminator_max=512, and the training blurs what the discriminator sees at first (`resampling.gaussian_blur`).
     """
 
     kind: Literal["stylegan3"] = Field(default="stylegan3", description="name of the model")
@@ -126,6 +144,57 @@ class StyleGan3Config(NetworkConfig):
         )  # fmt: skip
 
 
+class FourierInput(nn.Module):
+    """w [N, w_dim] -> mixed plane waves, float32 [N, C, size, size], turned and shifted by w (appendix C.1, F.5).
+
+    Attributes:
+        transform: [3, 3], position in the image -> position in the pattern, homogeneous, in units of the image's
+            width: change its first two rows to move what the network draws.
+    """
+
+    freqs: Tensor
+    phases: Tensor
+    transform: Tensor
+    position: Tensor
+
+    def __init__(self, band: Band, w_dim: int) -> None:
+        super().__init__()
+        self.band = band
+        channels = band.channels
+        direction = torch.randn(channels, 2)
+        square = direction.square().sum(dim=1, keepdim=True)
+        # uniform in the disc: exp(-|d|^2 / 2) of a normal pair d is uniform in [0, 1], and so is the squared radius
+        freqs = direction / (square.sqrt() * (square / 4).exp()) * band.cutoff
+        self.register_buffer("freqs", freqs)  # [C, 2], cycles per image, (x, y)
+        self.register_buffer("phases", torch.rand(channels) - 0.5)  # [C], cycles
+        self.register_buffer("transform", torch.eye(3))
+        position = (torch.arange(band.size) + 0.5 - band.size / 2) / band.rate
+        self.register_buffer("position", position, persistent=False)
+        self.affine = Dense(w_dim, 4)
+        with torch.no_grad():
+            self.affine.weight.zero_()
+            self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.weight = nn.Parameter(torch.randn(channels, channels))
+
+    def forward(self, w: Tensor) -> Tensor:
+        cos, sin, x, y = self.affine(w).unbind(1)
+        norm = (cos.square() + sin.square()).rsqrt()
+        rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2) * norm[:, None, None]  # [N, 2, 2]
+        shift = torch.stack([x, y], dim=1) * norm[:, None]
+        # [N, 2, 1]; the shift is in units of the turned pattern, before it is turned
+        shift = rotation @ (self.transform[:2, 2] - shift)[:, :, None]
+        freqs = self.freqs @ (rotation @ self.transform[:2, :2])  # [N, C, 2]
+        phases = self.phases + (self.freqs @ shift)[:, :, 0]  # [N, C]
+        # waves that the rate cannot carry fade out
+        room = self.band.rate / 2 - self.band.cutoff
+        amplitude = (1 - (freqs.norm(dim=2) - self.band.cutoff) / room).clamp(0, 1)  # [N, C]
+        columns = self.position[:, None] * freqs[:, None, :, 0]  # [N, W, C]
+        rows = self.position[:, None] * freqs[:, None, :, 1] + phases[:, None]  # [N, H, C]
+        waves = ((columns[:, None] + rows[:, :, None]) * (2 * math.pi)).sin()  # [N, H, W, C]
+        waves = (waves * amplitude[:, None, None]).permute(0, 3, 1, 2)
+        return pointwise(waves, self.weight * (1 / math.sqrt(len(self.weight))))
+
+
 class FilteredConv(nn.Module):
     """Modulated convolution and filtered leaky ReLU, [N, C, size, size] of one band -> the same of the next."""
 
@@ -150,8 +219,7 @@ class FilteredConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
         """dtype: of the factors of the convolution."""
         style = self.affine(w)  # [N, I]
-        energy = F.linear(style.square(), self.weight.square().sum(dim=(2, 3)))  # [N, O]
-        scale = ((energy + 1e-8) * self.magnitude).rsqrt()[:, :, None, None]
+        scale = (squared_norms([self.weight], [style]) * self.magnitude).rsqrt()[:, :, None, None]  # [N, O, 1, 1]
         held, weight = x.dtype, self.weight.to(dtype)
         x = (x * style[:, :, None, None].to(held)).to(dtype)
         if weight.shape[-1] == 1:
@@ -171,16 +239,21 @@ class ToImage(nn.Module):
 
     def __init__(self, inputs: int, config: StyleGan3Config) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim, demodulate=False)
+        self.conv = ModulatedConv(inputs, config.channels, 1, config.w_dim)
         self.bias = nn.Parameter(torch.zeros(config.channels))
         self.register_buffer("magnitude", torch.ones([]))
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.conv(x, w)[0]
-        x = at_least_float(x)
-        x = torch.addcmul(self.bias[:, None, None], x, self.magnitude.rsqrt())
-        return limit(x, self.clamp)
+        n, channels, height, width = x.shape
+        style = self.conv.affine(w) * (1 / math.sqrt(channels))  # [N, I]
+        kernels = (self.conv.weight.flatten(1) * style[:, None, :]).to(x.dtype)  # [N, O, I]
+        # a view of channels-last activations, and so is its gradient; the product is contiguous
+        rows = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
+        image = at_least_float(torch.bmm(kernels, rows.mT).view(n, -1, height, width))
+        image = torch.addcmul(self.bias[:, None, None], image, self.magnitude.rsqrt())
+        # not by `clamp`, whose gradient takes 20 times as long on a CPU
+        return image if self.clamp is None else F.hardtanh(image, -self.clamp, self.clamp)
 
 
 class Synthesis(nn.Module):
@@ -201,23 +274,17 @@ class Synthesis(nn.Module):
         """dtype: of the factors of the convolutions; track: see `Generator.synthesise`."""
         w = ws.unbind(1)  # once: every single index would cost a gradient of the size of ws
         x = self.input(w[0]).to(held_as(dtype, ws.device))
-        squares = []
+        inputs = []
         for layer, style in zip(self.layers, w[1:-1], strict=True):
             if track:
-                squares.append(_mean_square(x))
+                inputs.append(at_least_float(x.detach()).square().mean())
             x = layer(x, style, dtype)
         image: Tensor = self.to_image(x, w[-1]) * self.scale
-        if track:  # at last, so that no share of a batch sees what another one measured
-            self._update_magnitudes([*squares, _mean_square(x)])
+        if track:  # at last, so that no part of a batch depends on what another one measured
+            inputs.append(at_least_float(x.detach()).square().mean())
+            for layer, square in zip([*self.layers, self.to_image], inputs, strict=True):
+                layer.magnitude.copy_(square.lerp(layer.magnitude, self.beta))
         return image
-
-    def _update_magnitudes(self, squares: list[Tensor]) -> None:
-        for layer, square in zip([*self.layers, self.to_image], squares, strict=True):
-            layer.magnitude.copy_(square.lerp(layer.magnitude, self.beta))
-
-
-def _mean_square(x: Tensor) -> Tensor:
-    return at_least_float(x.detach()).square().mean()
 
 
 class Generator(Styled, LatentGenerator):
@@ -237,11 +304,7 @@ class Generator(Styled, LatentGenerator):
         return self.synthesis(self.broadcast(w), dtype)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn on the generator's device: z [count, z_dim].
-
-        Args:
-            mixing: 0, as this model does not mix styles.
-        """
+        """Everything random for a batch: z [count, z_dim]. mixing: 0, as this model does not mix styles."""
         return {"z": torch.randn(count, self.config.z_dim, generator=rng, device=rng.device)}
 
     def synthesise(
@@ -253,7 +316,7 @@ class Generator(Styled, LatentGenerator):
             level: 0, as this model does not grow. dtype: of the factors of the convolutions.
             track: move the running means, of w and of the activations' squares in front of each layer. The pass
                 itself still uses the earlier ones. Each move is linear in the mean over these samples, so the
-                buffers after shares of a batch (each from the same buffers before) average to those after the batch.
+                buffers after parts of a batch (each from the same buffers before) average to those after the batch.
         """
         return self.synthesis(self.ws(inputs, track), dtype, track)
 
@@ -266,5 +329,5 @@ class StyleGan3(Gan):
 
 
 def build(config: StyleGan3Config, seed: int = 0) -> StyleGan3:
-    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    """A network with freshly drawn weights; see `fresh`."""
     return fresh(StyleGan3, config, seed)

@@ -35,7 +35,7 @@ _WIDTHS: dict[int, tuple[float, ...]] = {
 
 
 class DiffusionConfig(NetworkConfig):
-    """Architecture and noise of guided diffusion; the defaults are the paper's run (facts 0.6)."""
+    """Architecture and noise of guided diffusion; the defaults are those of the paper's authors."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="name of the model")
     model_channels: int = Field(default=64, ge=2, description="unit of the widths (ADM: 256)")
@@ -110,7 +110,7 @@ def sinusoids(t: Tensor, size: int) -> Tensor:
 
 
 def zeroed(module: Module) -> Module:
-    """The module with zero weights, so that a residual branch starts as nothing."""
+    """The module with zero weights, so that a residual branch starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -198,24 +198,12 @@ class Resample(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Layers that are called one after the other with the time."""
+    """Layers that are called one after another with the time."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         for layer in self:
             x = layer(x, time)
         return x
-
-
-def _stage(inputs: int, outputs: int, level: int, config: DiffusionConfig) -> Stage:
-    """A residual block, and attention if this level has it."""
-    attends = config.resolution >> level in config.attention_resolutions
-    block = ResBlock(inputs, outputs, config)
-    return Stage([block, Attention(outputs, config)] if attends else [block])
-
-
-def _resampler(width: int, config: DiffusionConfig, way: Literal["up", "down"]) -> nn.Module:
-    """What leads from one level to the next."""
-    return ResBlock(width, width, config, way) if config.resblock_updown else Resample(width, way == "up")
 
 
 class UNet(nn.Module):
@@ -227,43 +215,38 @@ class UNet(nn.Module):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
-        base, width = config.model_channels, config.widths[0]
+        base, widths = config.model_channels, config.widths
         self.time = nn.ModuleList([nn.Linear(base, 4 * base), nn.Linear(4 * base, 4 * base)])
-        self.stem = Conv(config.channels, width, 3, padding=1)
-        self.encoder, widths = self._encoder(config)
-        deepest = widths[-1]
-        self.middle = Stage(
-            [ResBlock(deepest, deepest, config), Attention(deepest, config), ResBlock(deepest, deepest, config)]
-        )
-        self.decoder = self._decoder(config, widths)
-        self.norm = GroupNorm(width)
-        self.out = zeroed(Conv(width, config.outputs, 3, padding=1))
+        self.stem = Conv(config.channels, widths[0], 3, padding=1)
 
-    @staticmethod
-    def _encoder(config: DiffusionConfig) -> tuple[nn.ModuleList, list[int]]:
-        """The stages on the way down, and the channels behind the stem and each of them."""
-        stages, widths = nn.ModuleList(), [config.widths[0]]
-        for level, width in enumerate(config.widths):
+        def stage(inputs: int, outputs: int, level: int) -> Stage:
+            block = ResBlock(inputs, outputs, config)
+            attends = config.resolution >> level in config.attention_resolutions
+            return Stage([block, Attention(outputs, config)] if attends else [block])
+
+        def resampler(width: int, way: Literal["up", "down"]) -> nn.Module:
+            return ResBlock(width, width, config, way) if config.resblock_updown else Resample(width, way == "up")
+
+        self.encoder, skips = nn.ModuleList(), [widths[0]]  # skips: channels behind the stem and each stage
+        for level, width in enumerate(widths):
             if level:
-                last = widths[-1]
-                stages.append(Stage([_resampler(last, config, "down")]))
-                widths.append(last)
+                self.encoder.append(Stage([resampler(skips[-1], "down")]))
+                skips.append(skips[-1])
             for _ in range(config.num_res_blocks):
-                stages.append(_stage(widths[-1], width, level, config))
-                widths.append(width)
-        return stages, widths
-
-    @staticmethod
-    def _decoder(config: DiffusionConfig, widths: list[int]) -> nn.ModuleList:
-        """The stages on the way up; each reads what comes from below beside one output on the way down."""
-        stages, below, skips = nn.ModuleList(), widths[-1], list(widths)
-        for level, width in reversed(list(enumerate(config.widths))):
-            for _ in range(config.num_res_blocks + 1):
-                stages.append(_stage(below + skips.pop(), width, level, config))
+                self.encoder.append(stage(skips[-1], width, level))
+                skips.append(width)
+        below = skips[-1]
+        self.middle = Stage([ResBlock(below, below, config), Attention(below, config), ResBlock(below, below, config)])
+        self.decoder = nn.ModuleList()  # each stage reads what comes from below beside one output on the way down
+        for level, width in reversed(list(enumerate(widths))):
+            for number in range(config.num_res_blocks + 1):
+                layers = stage(below + skips.pop(), width, level)
+                if level and number == config.num_res_blocks:
+                    layers.append(resampler(width, "up"))
+                self.decoder.append(layers)
                 below = width
-            if level:
-                stages[-1].append(_resampler(width, config, "up"))  # type: ignore[operator]
-        return stages
+        self.norm = GroupNorm(widths[0])
+        self.out = zeroed(Conv(widths[0], config.outputs, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""
@@ -281,14 +264,9 @@ class UNet(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self,
-        count: int,
-        seed: int,
-        start: int = 0,
-        psi: float = 1.0,
-        sampler: SamplerConfig | None = None,
+        self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, see `samplers.sample`.
 
         Args:
@@ -326,5 +304,5 @@ class Diffusion(nn.Module):
 
 
 def build(config: DiffusionConfig, seed: int = 0) -> Diffusion:
-    """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
+    """A network with freshly drawn weights; see `fresh`."""
     return fresh(Diffusion, config, seed)

@@ -355,7 +355,7 @@ def _walk(module: Module) -> Iterator[tuple[str, Module]]:
 
 
 def _weights(module: Module, start: str) -> Arrays:
-    found = {}
+    found: Arrays = {}
     for prefix, part in _walk(module):
         held = _named(part.state.get("_parameters", {})) | _named(part.state.get("_buffers", {}))
         found |= {start + prefix + k: _array(prefix + k, v) for k, v in held.items() if v is not None}

@@ -289,8 +289,8 @@ def _names() -> dict[str, Name]:
         calls[f"{core}.multiarray _reconstruct"] = free(Array.create)
         calls[f"{core}.multiarray scalar"] = free(Array.scalar)
         calls[f"{core}.numeric _frombuffer"] = free(Array.buffer)
-    made = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
-    made |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)  # type: ignore[arg-type]
+    made: dict[str, Callable[[], Any]] = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
+    made |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)  # type: ignore
     names = {text: Name(text, call) for text, call in calls.items()}
     return names | {text: Name(text, create=create) for text, create in made.items()}
 

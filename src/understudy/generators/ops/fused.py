@@ -5,18 +5,22 @@ number. Each node below is one layer: its forward pass works in place, and its b
 ReLU and clamp from the output. The backward passes consist of differentiable operations on the inputs of the node, so
 that they can be differentiated again (R1, path length). The gain sqrt(2) of the leaky ReLU is folded into what comes
 before it, which is exact because the leaky ReLU is positively homogeneous.
+
+Each function says what it computes in `plain_*`, with which the tests compare it, and which runs instead where the
+nodes are not tested (`fused_on`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.generators.networks.resampling import blur, downsample, spread
+from understudy.generators.ops.resampling import blur, downsample, spread
 
 SLOPE = 0.2  # of the leaky ReLU, everywhere
 GAIN = math.sqrt(2)  # keeps the variance through a leaky ReLU (He)
@@ -55,6 +59,31 @@ def _weights_wanted() -> bool:
     return _this_pass() not in _inputs_only
 
 
+def fused_on(x: Tensor) -> bool:
+    """Whether the nodes run here: on devices where they are tested, and not inside `torch.compile`, which fuses."""
+    return x.device.type in ("cpu", "cuda", "meta") and not torch.compiler.is_compiling()
+
+
+class _NoGraph:
+    """Stands for the context of a node where no gradient will be asked for: a node costs as much as an operation."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Forgets them."""
+
+
+def _node(kind: Any, plain: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """The output of a node of this kind, or of its plain reference."""
+    if not fused_on(inputs[0]):
+        return plain(*inputs)
+    y: Tensor = kind.apply(*inputs) if torch.is_grad_enabled() else kind.forward(_NoGraph(), *inputs)
+    return y
+
+
+def _activated(y: Tensor, activate: bool, clamp: float | None) -> Tensor:
+    y = F.leaky_relu(y, SLOPE) if activate else y
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
 def _activate_(y: Tensor, activate: bool, clamp: float | None) -> Tensor:
     """Leaky ReLU and clamp in place. Not by `clamp`, whose gradient takes 20 times as long on a CPU."""
     if activate:
@@ -75,29 +104,42 @@ def _masked(gradient: Tensor, y: Tensor, activate: bool, clamp: float | None) ->
 def _scaled(gradient: Tensor, scale: float, like: Tensor) -> Tensor:
     """A weight's gradient times a factor; in the weight's type and contiguous, or autograd would copy it."""
     gradient = gradient.to(like.dtype)
-    return gradient * scale if torch.is_grad_enabled() else torch.mul(gradient, scale, out=_empty_like(gradient))
+    if torch.is_grad_enabled():
+        return gradient * scale
+    out = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+    return torch.mul(gradient, scale, out=out)
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A convolution's weight in the type and layout of its products: else each of them would lay it out anew."""
+    return weight.to(dtype, memory_format=LAYOUT)
 
 
-class _NoGraph:
-    """Stands for the context of a node where no gradient will be asked for: a node costs as much as an operation."""
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Forgets them."""
+def _rows(x: Tensor) -> Tensor:
+    """x [N, C, H, W] as [N H W, C], a view if it is channels-last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _node(kind: Any, *inputs: Any) -> Tensor:
-    """The output of a node of this kind."""
-    y: Tensor = kind.apply(*inputs) if torch.is_grad_enabled() else kind.forward(_NoGraph(), *inputs)
-    return y
+def _unrow(rows: Tensor, like: Tensor) -> Tensor:
+    """[N H W, C] as channels-last [N, C, H, W]."""
+    n, _, height, width = like.shape
+    return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
+
+
+# --- dense layer -----------------------------------------------------------------------------------------------------
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
+    """leaky_relu(scale * x W^T + rate * b), without the leaky ReLU unless `activate`: [N, I] -> [N, O]."""
+    return _node(_Dense, plain_dense, x, weight, bias, scale, rate, activate)
+
+
+def plain_dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
+    """The reference of `dense`."""
+    return _activated(scale * F.linear(x, weight) + rate * bias, activate, None)
 
 
 class _Dense(torch.autograd.Function):
-    """leaky_relu(scale * x W^T + rate * b), x [N, I], W [O, I]."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
         y = _activate_(torch.addmm(bias, x, weight.t(), beta=rate, alpha=scale), activate, None)
@@ -107,7 +149,6 @@ class _Dense(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, y = ctx.saved_tensors
         scale, rate, activate = ctx.factors
         want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
@@ -118,9 +159,7 @@ class _Dense(torch.autograd.Function):
         return gradient @ weight if want_x else None, by_weight, by_bias, None, None, None
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
-    """scale * x W^T + rate * b, then a leaky ReLU (without a gain of its own) if `activate`: [N, I] -> [N, O]."""
-    return _node(_Dense, x, weight, bias, scale, rate, activate)
+# --- convolution -----------------------------------------------------------------------------------------------------
 
 
 class Convolution(NamedTuple):
@@ -132,6 +171,36 @@ class Convolution(NamedTuple):
     clamp: float | None  # largest absolute value of the output
     down: bool  # filter by [1, 3, 3, 1] and take every second position
     dtype: torch.dtype  # of the factors of the products
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Convolution) -> Tensor:
+    """x [N, I, H, W] (channels-last), weight [O, I, k, k] -> [N, O, H/s, W/s], s = 2 if `down`, else 1.
+
+    Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
+    so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
+    """
+    return _node(_Convolution, plain_convolution, x, weight, bias, options)
+
+
+def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, o: Convolution) -> Tensor:
+    """The reference of `convolution`."""
+    filtered = _filtered(x, weight.shape[-1], o)
+    shift = None if bias is None else (bias * o.gain).to(filtered.dtype)
+    stride, padding = (1, 0) if weight.shape[-1] == 1 else _geometry(weight.shape[-1], o.down)
+    y = F.conv2d(filtered, (weight * o.scale).to(filtered.dtype), shift, stride, padding)
+    return _activated(y.to(x.dtype), o.activate, o.clamp)
+
+
+def _geometry(size: int, down: bool) -> tuple[int, int]:
+    """Stride and padding of a convolution."""
+    return (2, 0) if down else (1, size // 2)
+
+
+def _filtered(x: Tensor, size: int, o: Convolution) -> Tensor:
+    """What the kernel is multiplied with; a 1x1 kernel has few products and stays in the type of x."""
+    if size == 1:
+        return downsample(x) if o.down else x
+    return (blur(x, size // 2 + 1) if o.down else x).to(o.dtype)
 
 
 class _Convolution(torch.autograd.Function):
@@ -152,7 +221,6 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, filtered, scaled, y = ctx.saved_tensors
         o, size = ctx.options, weight.shape[-1]
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
@@ -176,34 +244,6 @@ class _Convolution(torch.autograd.Function):
         return by_x, by_weight, by_bias, None
 
 
-def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A convolution's weight in the type and layout of its products: else each of them would lay it out anew."""
-    return weight.to(dtype, memory_format=LAYOUT)
-
-
-def _geometry(size: int, down: bool) -> tuple[int, int]:
-    """Stride and padding of a convolution."""
-    return (2, 0) if down else (1, size // 2)
-
-
-def _filtered(x: Tensor, size: int, o: Convolution) -> Tensor:
-    """What the kernel is multiplied with; a 1x1 kernel has few products and stays in the type of x."""
-    if size == 1:
-        return downsample(x) if o.down else x
-    return (blur(x, size // 2 + 1) if o.down else x).to(o.dtype)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """x [N, C, H, W] as [N H W, C], a view if it is channels-last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _unrow(rows: Tensor, like: Tensor) -> Tensor:
-    """[N H W, C] as channels-last [N, C, H, W]."""
-    n, _, height, width = like.shape
-    return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
-
-
 def _pointwise_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, want: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -221,20 +261,35 @@ def _pointwise_gradients(
     return by_x, by_weight, rows.sum(0) if want[2] else None
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Convolution) -> Tensor:
-    """x [N, I, H, W] (channels-last), weight [O, I, k, k] -> [N, O, H/s, W/s], s = 2 if `down`, else 1.
+# --- modulated convolution -------------------------------------------------------------------------------------------
 
-    Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
-    so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
-    """
-    return _node(_Convolution, x, weight, bias, options)
+
+def modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
+    """Convolution of x [N, I, H, W] times style [N, I] by weight [O, I, k, k], after the doubling of the resolution
+    if `up` (transposed convolution, then the [1, 3, 3, 1] filter). dtype: of the factors of the products."""
+    return _node(_Modulated, plain_modulated, x, weight, style, up, dtype)
+
+
+def plain_modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
+    """The reference of `modulated`."""
+    styled = _styled(x, style, dtype)
+    if not up:
+        return F.conv2d(styled, weight.to(dtype), padding=weight.shape[-1] // 2).to(x.dtype)
+    return blur(F.conv_transpose2d(styled, weight.transpose(0, 1).to(dtype), stride=2).to(x.dtype), 1, 4.0)
+
+
+def _styled(x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x * style.to(x.dtype)[:, :, None, None]).to(dtype)
+
+
+def _factor(weight: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
+    return _laid_out(weight.transpose(0, 1) if up else weight, dtype)
 
 
 class _Modulated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
-        styled = _styled(x, style, dtype)
-        factor = _factor(weight, up, dtype)
+        styled, factor = _styled(x, style, dtype), _factor(weight, up, dtype)
         if up:
             y = blur(F.conv_transpose2d(styled, factor, stride=2).to(x.dtype), padding=1, gain=4.0)
         else:
@@ -245,7 +300,6 @@ class _Modulated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, None for options; differentiable themselves."""
         x, weight, style, styled, factor = ctx.saved_tensors
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
             styled, factor = _styled(x, style, ctx.dtype), _factor(weight, ctx.up, ctx.dtype)
@@ -267,18 +321,26 @@ class _Modulated(torch.autograd.Function):
         return by_x, by_weight if want else None, by_style, None, None
 
 
-def _factor(weight: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
-    return _laid_out(weight.transpose(0, 1) if up else weight, dtype)
+# --- what follows a modulated convolution ----------------------------------------------------------------------------
 
 
-def _styled(x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x * style.to(x.dtype)[:, :, None, None]).to(dtype)
+def noisy_activation(
+    x: Tensor, scale: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, clamp: float | None
+) -> Tensor:
+    """clamp(leaky_relu(scale x + sqrt(2) (strength noise + bias))).
+
+    Args:
+        x: [N, C, R, R]. scale: [N, C], with the gain sqrt(2). noise: [N, 1, R, R] or [R, R]. strength: []. bias: [C].
+    """
+    return _node(_NoisyActivation, plain_noisy_activation, x, scale, noise, strength, bias, clamp)
 
 
-def modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
-    """Convolution of x [N, I, H, W] times style [N, I] by weight [O, I, k, k], after the doubling of the resolution
-    if `up` (transposed convolution, then the [1, 3, 3, 1] filter). dtype: of the factors of the products."""
-    return _node(_Modulated, x, weight, style, up, dtype)
+def plain_noisy_activation(
+    x: Tensor, scale: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, clamp: float | None
+) -> Tensor:
+    """The reference of `noisy_activation`."""
+    shift = GAIN * (strength * noise + bias[:, None, None])  # [N, C, R, R]
+    return _activated(x * scale.to(x.dtype)[:, :, None, None] + shift.to(x.dtype), True, clamp)
 
 
 class _NoisyActivation(torch.autograd.Function):
@@ -295,7 +357,6 @@ class _NoisyActivation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, None for options; differentiable themselves."""
         x, scale, noise, y = ctx.saved_tensors
         gradient = _masked(grads[0], y, True, ctx.clamp)
         by_scale = (gradient * x).sum((2, 3)).to(scale.dtype)
@@ -309,15 +370,19 @@ class _NoisyActivation(torch.autograd.Function):
         return by_x, by_scale, None, by_strength, by_bias, None
 
 
-def noisy_activation(
-    x: Tensor, scale: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, clamp: float | None
-) -> Tensor:
-    """clamp(leaky_relu(scale x + sqrt(2) (strength noise + bias))).
+# --- image layer -----------------------------------------------------------------------------------------------------
 
-    Args:
-        x: [N, C, R, R]. scale: [N, C], with the gain sqrt(2). noise: [N, 1, R, R] or [R, R]. strength: []. bias: [C].
-    """
-    return _node(_NoisyActivation, x, scale, noise, strength, bias, clamp)
+
+def image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None) -> Tensor:
+    """1x1 convolution of x [N, I, R, R] (channels-last) by a kernel for each sample [N, O, I], plus bias [O], clamped:
+    a contiguous image, float32 [N, O, R, R]."""
+    return _node(_ImageProduct, plain_image_product, x, kernels, bias, clamp)
+
+
+def plain_image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None) -> Tensor:
+    """The reference of `image_product`."""
+    y = torch.einsum("nihw,noi->nohw", x, kernels.to(x.dtype)).to(bias.dtype) + bias[:, None, None]
+    return _activated(y, False, clamp)
 
 
 class _ImageProduct(torch.autograd.Function):
@@ -333,7 +398,6 @@ class _ImageProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, None for options; differentiable themselves."""
         x, kernels, y = ctx.saved_tensors
         n, channels, height, width = x.shape
         gradient = _masked(grads[0].reshape(y.shape), y, False, ctx.clamp)
@@ -343,9 +407,3 @@ class _ImageProduct(torch.autograd.Function):
         by_kernels = (narrow @ rows).to(kernels.dtype)
         wanted = ctx.needs_input_grad[2] and _weights_wanted()
         return by_x, by_kernels, gradient.sum((0, 2)) if wanted else None, None
-
-
-def image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None) -> Tensor:
-    """1x1 convolution of x [N, I, R, R] (channels-last) by a kernel for each sample [N, O, I], plus bias [O], clamped:
-    a contiguous image, float32 [N, O, R, R]."""
-    return _node(_ImageProduct, x, kernels, bias, clamp)

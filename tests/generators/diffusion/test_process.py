@@ -7,8 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 
@@ -16,13 +14,11 @@ from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import (
     GaussianProcess,
     decoder_nll,
-    evenly_spaced,
     noise_schedule,
-    parse_respacing,
-    strided,
     training_losses,
     variational_bound,
 )
+from understudy.generators.diffusion.samplers import evenly_spaced
 
 
 def process(steps: int = 100, **options: float) -> GaussianProcess:
@@ -57,48 +53,14 @@ def test_too_few_linear_steps_are_refused() -> None:
         GaussianProcess(np.array([0.5, 1.0]))
 
 
-# --- respacing --------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(2, 3000), st.data())
-@settings(max_examples=60, deadline=None)
-def test_even_spacing_spreads_within_its_sections(total: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(2, total))
-    kept = evenly_spaced(total, [count])
-    assert len(kept) == len(set(kept)) == count
-    assert (kept[0], kept[-1]) == (0, total - 1)
-    gaps = np.diff(kept)
-    assert gaps.min() >= 1
-    assert gaps.max() - gaps.min() <= 1
-
-
-@given(st.integers(1, 400), st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
-def test_strides_give_the_number_or_say_which_is_near(total: int, count: int) -> None:
-    if any(len(range(0, total, k)) == count for k in range(1, total + 1)):
-        kept = strided(total, count)
-        assert len(kept) == count
-        assert len(set(np.diff(kept))) <= 1
-    else:
-        with pytest.raises(UnderstudyError, match="nearest"):
-            strided(total, count)
-
-
-def test_respacing_notation() -> None:
-    assert parse_respacing("", 5) == [0, 1, 2, 3, 4]
-    assert parse_respacing("3", 9) == [0, 4, 8]
-    assert parse_respacing("1,2,3", 10) == [0, 4, 6, 7, 8, 9]  # sections of 4, 3 and 3 steps
-    assert parse_respacing("ddim5", 10) == [0, 2, 4, 6, 8]
-    for wrong in ("x", "ddim", "ddim2,3", "3,", "0", "4,4"):
-        with pytest.raises(UnderstudyError):
-            parse_respacing(wrong, 6)
+# --- fewer steps ---
 
 
 def test_a_respaced_process_has_the_same_signal_at_the_kept_steps() -> None:
     full = GaussianProcess(noise_schedule("linear", 400), time_scale=2.5)
-    half = full.respaced("50")
+    half = full.kept(evenly_spaced(400, 50))
     assert np.allclose(half.alpha_bar, full.alpha_bar[half.timesteps], rtol=1e-12)
-    again = half.respaced("5")  # steps of steps still name the network's own
+    again = half.kept(evenly_spaced(50, 5))  # steps of steps still name the network's own
     assert np.allclose(again.alpha_bar, full.alpha_bar[again.timesteps], rtol=1e-12)
     assert again.network_time(torch.tensor([4])).item() == pytest.approx(399 * 2.5)
     with pytest.raises(UnderstudyError, match="increase"):

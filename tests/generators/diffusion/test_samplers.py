@@ -8,18 +8,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess, noise_schedule
 from understudy.generators.diffusion.samplers import (
     SamplerConfig,
+    ddim_steps,
+    dpm_solver_steps,
     evaluations,
+    evenly_spaced,
     limit_clean,
     sample,
     select_steps,
-    walk_ddim,
-    walk_dpm_solver,
+    strided,
 )
 
 MEAN, DEVIATION = 0.2, 0.4  # of the data
@@ -54,7 +58,7 @@ def no_noise() -> Tensor:
     raise AssertionError("a deterministic sampler asked for noise")
 
 
-@pytest.mark.parametrize("walk", [walk_ddim, walk_dpm_solver], ids=["ddim", "dpm++"])
+@pytest.mark.parametrize("walk", [ddim_steps, dpm_solver_steps], ids=["ddim", "dpm++"])
 def test_a_velocity_network_takes_the_same_way_as_its_noise_network(walk: Callable) -> None:
     by_noise = GaussianProcess(noise_schedule("cosine", 50))
     by_velocity = GaussianProcess(noise_schedule("cosine", 50), prediction="velocity")
@@ -73,7 +77,7 @@ def test_a_velocity_network_takes_the_same_way_as_its_noise_network(walk: Callab
 
 
 @pytest.mark.parametrize(
-    ("walk", "order", "largest"), [(walk_ddim, 1, 0.1), (walk_dpm_solver, 2, 0.01)], ids=["ddim", "dpm++"]
+    ("walk", "order", "largest"), [(ddim_steps, 1, 0.1), (dpm_solver_steps, 2, 0.01)], ids=["ddim", "dpm++"]
 )
 def test_error_falls_with_the_order_of_the_solver(walk: Callable, order: int, largest: float) -> None:
     full = log_snr_process(4001)
@@ -196,3 +200,27 @@ def test_clipped_samples_stay_in_range() -> None:
     full = GaussianProcess(noise_schedule("linear", 100))
     found = sample(lambda x, t: -x, full, SamplerConfig(steps=10), (1, 4, 4), 3, seed=0)
     assert found.abs().max() <= 1
+
+
+@given(st.integers(2, 3000), st.data())
+@settings(max_examples=60, deadline=None)
+def test_even_spacing_spreads_over_all_steps(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, total))
+    kept = evenly_spaced(total, count)
+    assert len(kept) == len(set(kept)) == count
+    assert (kept[0], kept[-1]) == (0, total - 1)
+    gaps = np.diff(kept)
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+@settings(max_examples=60, deadline=None)
+def test_strides_give_the_number_or_say_which_is_near(total: int, count: int) -> None:
+    if any(len(range(0, total, k)) == count for k in range(1, total + 1)):
+        kept = strided(total, count)
+        assert len(kept) == count
+        assert len(set(np.diff(kept))) <= 1
+    else:
+        with pytest.raises(UnderstudyError, match="nearest"):
+            strided(total, count)

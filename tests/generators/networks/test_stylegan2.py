@@ -2,73 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
-from scipy.ndimage import convolve1d
 
 from understudy.generators import registry as models
-from understudy.generators.networks.layers import MinibatchDeviation, ModulatedConv
-from understudy.generators.networks.resampling import blur, downsample, upsample
 from understudy.generators.networks.stylegan2 import StyleGan2Config, build
 from understudy.generators.training.losses import path_lengths, squared_gradient
-
-
-@pytest.mark.parametrize("demodulate", [True, False])
-def test_scaling_activations_equals_modulating_weights(demodulate: bool) -> None:
-    """Against eq. 1 and 3 written for one sample at a time."""
-    torch.manual_seed(0)
-    layer = ModulatedConv(6, 5, 3, w_dim=4, demodulate=demodulate)
-    x, w = torch.randn(3, 6, 8, 8), torch.randn(3, 4)
-    found, scale = layer(x, w)
-    found = found if scale is None else found * scale
-    for i, style in enumerate(layer.affine(w)):
-        weight = layer.weight * style[None, :, None, None]
-        weight = (
-            weight / torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
-            if demodulate
-            else weight / (6 * 9) ** 0.5
-        )
-        torch.testing.assert_close(found[i], F.conv2d(x[i : i + 1], weight, padding=1)[0], atol=1e-4, rtol=1e-4)
-
-
-def test_resampling_equals_a_convolution_by_1331() -> None:
-    x = torch.randn(2, 3, 8, 8)
-    taps = np.array([1, 3, 3, 1]) / 8
-    spread = np.zeros((2, 3, 20, 20))
-    spread[:, :, 2:18:2, 2:18:2] = x.numpy()
-    wide = convolve1d(convolve1d(spread, 2 * taps, axis=2, mode="constant"), 2 * taps, axis=3, mode="constant")
-    np.testing.assert_allclose(upsample(x).numpy(), wide[:, :, 1:17, 1:17], atol=1e-5)
-    assert blur(x, padding=2).shape == (2, 3, 9, 9)
-    narrow = convolve1d(convolve1d(x.numpy(), taps, axis=2, mode="constant"), taps, axis=3, mode="constant")
-    np.testing.assert_allclose(downsample(x).numpy(), narrow[:, :, ::2, ::2], atol=1e-5)
-
-
-def test_downsampling_has_the_right_first_and_second_derivatives() -> None:
-    x = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: downsample(y).square(), x)
-    assert torch.autograd.gradgradcheck(lambda y: downsample(y).square(), x)
-
-
-@pytest.mark.parametrize("padding", [1, 2])
-def test_blur_has_the_right_first_and_second_derivatives(padding: int) -> None:
-    x = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: blur(y, padding).square(), x)
-    assert torch.autograd.gradgradcheck(lambda y: blur(y, padding).square(), x)
-
-
-def test_minibatch_deviation_takes_strided_groups() -> None:
-    x = torch.randn(8, 6, 2, 2)
-    out = MinibatchDeviation(group=4, maps=2)(x)
-    assert torch.equal(out[:, :6], x)
-    for n in range(8):
-        members = x[n % 2 :: 2]  # [4, 6, 2, 2]: samples n mod 2
-        deviation = (members.var(dim=0, correction=0) + 1e-8).sqrt()
-        for m in range(2):
-            expected = deviation[3 * m : 3 * m + 3].mean()
-            torch.testing.assert_close(out[n, 6 + m], expected.expand(2, 2))
 
 
 @pytest.mark.parametrize(("resolution", "channels"), [(16, 1), (32, 7), (64, 4)])
@@ -178,13 +118,6 @@ def test_only_tracked_passes_move_the_mean_of_w(small_model: StyleGan2Config) ->
     generator.ws(drawn, track=True)
     mean = generator.mapping(drawn["z"]).mean(dim=0)
     torch.testing.assert_close(generator.mapping.w_avg, mean.lerp(before, small_model.w_avg_beta))
-
-
-def test_deviation_of_two_batches_at_once_is_that_of_each() -> None:
-    x = torch.randn(8, 6, 2, 2).contiguous(memory_format=torch.channels_last)
-    layer = MinibatchDeviation(group=2, maps=3)
-    expected = torch.cat([layer(part) for part in x.chunk(2)])
-    torch.testing.assert_close(layer(x, batches=2), expected)
 
 
 def test_too_narrow_for_its_resolution_is_told_once_the_resolution_is_known() -> None:

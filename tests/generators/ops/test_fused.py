@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.generators.networks.resampling import blur, downsample
-from understudy.generators.ops import fused
+from understudy.generators.networks import stylegan2, stylegan3
+from understudy.generators.ops import filtered_lrelu, fused
 
 
 def rand(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
@@ -18,7 +18,7 @@ def rand(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> 
     return values.contiguous(memory_format=layout).requires_grad_()
 
 
-def check(function: fused.Any, *inputs: Tensor | None) -> None:
+def check(function: Any, *inputs: Tensor | None) -> None:
     """First and second derivatives of the squares of a function, so that both depend on its output."""
     torch.manual_seed(1)
     assert torch.autograd.gradcheck(lambda *x: function(*x).square(), inputs)
@@ -30,9 +30,8 @@ def test_dense(activate: bool) -> None:
     torch.manual_seed(0)
     x, weight, bias = rand(3, 4), rand(2, 4), rand(2)
     check(lambda *a: fused.dense(*a, scale=0.7, rate=0.3, activate=activate), x, weight, bias)
-    expected = 0.7 * x @ weight.T + 0.3 * bias
-    expected = F.leaky_relu(expected, 0.2) if activate else expected
-    torch.testing.assert_close(fused.dense(x, weight, bias, 0.7, 0.3, activate), expected)
+    arguments = (x, weight, bias, 0.7, 0.3, activate)
+    torch.testing.assert_close(fused.dense(*arguments), fused.plain_dense(*arguments))
 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
@@ -44,10 +43,7 @@ def test_convolution(size: int, down: bool, clamp: float | None) -> None:
     check(lambda *a: fused.convolution(*a, options), x, weight, bias)
     linear = options._replace(activate=False)
     check(lambda *a: fused.convolution(*a, None, linear), x, weight)
-    filtered = (downsample(x) if size == 1 else blur(x, 2)) if down else x
-    stride, padding = (2, 0) if down and size == 3 else (1, 0 if down else size // 2)
-    expected = F.leaky_relu(F.conv2d(filtered, weight * 0.7, bias * 0.3, stride, padding), 0.2)
-    expected = expected if clamp is None else expected.clamp(-clamp, clamp)
+    expected = fused.plain_convolution(x, weight, bias, options)
     torch.testing.assert_close(fused.convolution(x, weight, bias, options), expected)
 
 
@@ -57,12 +53,7 @@ def test_modulated(up: bool) -> None:
     x, weight, style = rand(2, 2, 3, 3, layout=torch.channels_last), rand(3, 2, 3, 3), rand(2, 2)
     check(lambda *a: fused.modulated(*a, up, torch.float64), x, weight, style)
     found = fused.modulated(x, weight, style, up, torch.float64)
-    for i in range(2):
-        kernel = weight * style[i][None, :, None, None]
-        plain = F.conv2d(x[i : i + 1], kernel, padding=1)
-        if up:
-            plain = blur(F.conv_transpose2d(x[i : i + 1], kernel.transpose(0, 1), stride=2), 1, 4.0)
-        torch.testing.assert_close(found[i : i + 1], plain)
+    torch.testing.assert_close(found, fused.plain_modulated(x, weight, style, up, torch.float64))
 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
@@ -72,18 +63,38 @@ def test_noisy_activation(clamp: float | None) -> None:
     noise = torch.randn(2, 1, 2, 2, dtype=torch.float64)
     for maps in (noise, noise[0, 0]):
         check(lambda x, d, s, b, n=maps: fused.noisy_activation(x, d, n, s, b, clamp), x, scale, strength, bias)
-    expected = x * scale[:, :, None, None] + 2**0.5 * (strength * noise + bias[:, None, None])
-    expected = F.leaky_relu(expected, 0.2)
-    expected = expected if clamp is None else expected.clamp(-clamp, clamp)
-    torch.testing.assert_close(fused.noisy_activation(x, scale, noise, strength, bias, clamp), expected)
+    arguments = (x, scale, noise, strength, bias, clamp)
+    torch.testing.assert_close(fused.noisy_activation(*arguments), fused.plain_noisy_activation(*arguments))
 
 
 def test_image_product() -> None:
     torch.manual_seed(0)
     x, kernels, bias = rand(2, 3, 2, 2, layout=torch.channels_last), rand(2, 4, 3), rand(4)
     check(lambda *a: fused.image_product(*a, clamp=0.5), x, kernels, bias)
-    expected = (torch.einsum("nihw,noi->nohw", x, kernels) + bias[:, None, None]).clamp(-0.5, 0.5)
+    expected = fused.plain_image_product(x, kernels, bias, 0.5)
     torch.testing.assert_close(fused.image_product(x, kernels, bias, 0.5), expected)
+
+
+@pytest.mark.parametrize("model", [stylegan2, stylegan3], ids=["StyleGAN 2", "StyleGAN 3"])
+def test_where_the_nodes_do_not_run_the_references_do(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images, scores and gradients, first and second derivatives, by both."""
+    kind = model.StyleGan2Config if model is stylegan2 else model.StyleGan3Config
+    own = {"num_layers": 4, "margin": 4, "mapping_layers": 1} if model is stylegan3 else {"mapping_layers": 1}
+    network = model.build(kind(resolution=16, channels=3, z_dim=8, w_dim=8, channel_base=64, channel_max=8, **own))
+    inputs = network.generator.draw(4, torch.Generator().manual_seed(0), 0.0)
+    found = []
+    for fused_here in (True, False):
+        if not fused_here:
+            for module in (fused, filtered_lrelu):
+                monkeypatch.setattr(module, "fused_on", lambda x: False)
+        network.zero_grad()
+        images = network.generator.synthesise(inputs)
+        real = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        gradient = fused.input_gradient(network.discriminator(real).sum(), real)
+        (network.discriminator(images).square().mean() + gradient.square().sum()).backward()
+        found.append([images, gradient, *(p.grad for p in network.parameters())])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_weight_gradients_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
