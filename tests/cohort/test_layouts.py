@@ -158,7 +158,7 @@ def test_a_table_without_sites_is_fine_unless_they_were_asked_for(tmp_path):
         ([*old("A")[:1], *old("A")[3:]], {}, "none of the 1 patients has T1wGd, T2w"),
         (old("A"), {"layout": "pattern"}, "needs channels and labels and classes"),
         (old("A"), {"labels": "{patient}_seg.nii"}, "labels given, but the layout is brats2018"),
-        (old("A"), {**LGG, "labels": "mask.nii.gz"}, "where the patient's id stands"),
+        (old("A"), {**LGG, "labels": "mask.nii.gz"}, r"no {patient}"),
         (old("A"), {**LGG, "labels": "{patient}_mask.nii.gz"}, "pattern of labels matches none of the 5"),
         (old("A"), {**LGG, "classes": {0: "background", 1: "x"}}, "1 to 255"),
         (old("A"), {**LGG, "classes": {1: "x", 2: "x"}}, "names must differ"),

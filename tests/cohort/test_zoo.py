@@ -569,7 +569,7 @@ def test_visits_without_a_mask_are_left_out_where_another_has_one(tmp_path: Path
     (tmp_path / "P1/tp2/seg.nii.gz").unlink()
     cohort = guess(tmp_path).cohort
     assert ids(cohort) == ["P1", "P2_tp1", "P2_tp2"]
-    assert [n.file for n in cohort.notes if "no mask" in n.problem] == [tmp_path / "P1/tp2/seg.nii.gz"]
+    assert [n.file for n in cohort.notes if "without a mask" in n.problem] == [tmp_path / "P1/tp2/seg.nii.gz"]
     assert not any("belong" in n.problem for n in cohort.notes)
 
 

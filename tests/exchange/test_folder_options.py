@@ -73,11 +73,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> None:
     def audit(real: SliceSet, held: SliceSet, made: SliceSet, *rest: object) -> None:
         raise Compared(real, held, made)
 
-    def measure(real: SliceSet, made: SliceSet, held: SliceSet | None, *rest: object, **more: object) -> None:
+    def measure(made: SliceSet, real: SliceSet, held: SliceSet | None, *rest: object, **more: object) -> None:
         raise Compared(real, held, made)
 
     monkeypatch.setattr("understudy.memorization.perform.audit", audit)
-    monkeypatch.setattr("understudy.quality.sets.make_parts", measure)
+    monkeypatch.setattr("understudy.quality.measure.make_parts", measure)
     monkeypatch.setattr("understudy.quality.annotation.compare_annotations", measure)
 
 

@@ -78,7 +78,7 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
     """
     images = list(_images(files))
     if not images:
-        fix = "point `path` at the folder that holds the sub-* folders; of several versions in derivatives/, at one"
+        fix = "point `path` at the folder of the sub-* folders"
         raise UnderstudyError("no image in sub-*/anat or sub-*/ses-*/anat", where=root, fix=fix)
     wanted = {name: _chosen_by_user(text) for name, text in config.channels.items()}
     sessions: _Sessions = {}
@@ -147,10 +147,7 @@ def _chosen_by_user(text: str) -> _File:
     """What the study file says of a file: entities and suffix, e.g. ce-gadolinium_T1w."""
     *entities, suffix = text.split("_")
     if "/" in text or "{" in text or "-" in suffix or not all("-" in part for part in entities):
-        fix = (
-            "write entities and suffix, for example ce-gadolinium_T1w, run-1_FLAIR or label-lesion_mask;"
-            " file patterns with {patient} need `layout: pattern`"
-        )
+        fix = "write entities and suffix (run-1_FLAIR, label-lesion_mask); {patient} needs `layout: pattern`"
         raise UnderstudyError(f"{text!r} is not what BIDS names end with", where="cohort of the study", fix=fix)
     return _File(text, dict(part.split("-", 1) for part in entities), suffix)
 
@@ -171,10 +168,8 @@ def _usable_channels(sessions: _Sessions, root: Path, notes: list[Problem]) -> t
             continue
         ends = [file.path.rpartition("/")[2].removeprefix(f"sub-{file.session[0]}_") for file in several[0]]
         ends = [re.sub(r"^ses-[^_]*_|\.nii(\.gz)?$", "", end) for end in ends]
-        text = (
-            f"{channel} is not used: {len(several)} of {len(scans)} scans have several files of it ({', '.join(ends)})"
-        )
-        fix = f"choose one in the study file: `layout: bids`, `channels: {{{channel}: {ends[0]}, ...}}` with all others"
+        text = f"{channel} is not used: {len(several)} of {len(scans)} scans have several files ({', '.join(ends)})"
+        fix = f"choose one: `layout: bids`, `channels: {{{channel}: {ends[0]}, ...}}` with all that you want"
         ambiguous.append(note(root / several[0][0].path, text, fix))
     if ambiguous and not kept:
         raise ambiguous[0].as_error()
@@ -195,22 +190,13 @@ def _chosen_masks(files: Sequence[str], config: CohortConfig, root: Path) -> lis
         chosen = chosen or [mask for mask in others if not _PIPELINE.search(mask.path)]
     if not chosen:
         there = sorted({mask.choice for mask in masks})
-        what = f"no mask (..._dseg, ..._mask or ..._roi) that is {config.labels or 'of a lesion'}"
-        if there:
-            what += f"; there are {', '.join(there[:5])}"
-        fix = (
-            "choose one with `labels`, for example label-lesion_mask"
-            if there
-            else "put the masks into derivatives/NAME/sub-*/anat/sub-*_label-lesion_mask.nii.gz"
-        )
+        what = f"no mask {config.labels or 'of a lesion'}; there are {', '.join(there[:5]) or 'none'}"
+        fix = "choose one with `labels`, or add derivatives/NAME/sub-*/anat/sub-*_label-lesion_mask.nii.gz"
         raise UnderstudyError(what, where=root, fix=fix)
     named = sorted({mask.labelled for mask in chosen})
     if len(named) > 1 and not config.labels:
         what = f"there are masks of {', '.join(name or 'no label' for name in named)}; one file with all is needed"
-        fix = (
-            f"choose one in the study file: `layout: bids`, `labels: {chosen[0].choice}`; or write one file with a"
-            " value a class (..._dseg.nii.gz)"
-        )
+        fix = f"choose one: `layout: bids`, `labels: {chosen[0].choice}`; or write one ..._dseg.nii.gz"
         raise UnderstudyError(what, where=root, fix=fix)
     return chosen
 
@@ -238,7 +224,7 @@ def _label_table(mask: _File, root: Path) -> dict[int, str]:
         rows = {int(index): str(name) for index, name in zip(table["index"], table["name"], strict=True)}
     except (KeyError, ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         what = f"the table of labels cannot be read ({type(error).__name__}: {error})"
-        fix = "it needs the columns index (a whole number) and name, separated by tabs; or give `classes`"
+        fix = "it needs the columns index and name, separated by tabs; or give `classes`"
         raise UnderstudyError(what, where=found[0], fix=fix) from error
     return {value: name for value, name in rows.items() if value != 0}
 
@@ -249,8 +235,7 @@ def without_masks(scans: list[Scan], root: Path, notes: list[Problem]) -> list[S
     left_out = [scan for scan in scans if LABELS not in scan.files and scan.person in annotated]
     if left_out:
         text = (
-            f"{len(left_out)} visits have no mask and are not used (e.g. {left_out[0].id}): their patients have"
-            " one of another visit"
+            f"{len(left_out)} visits without a mask are not used (e.g. {left_out[0].id}): others of these patients are"
         )
         notes.append(note(root / left_out[0].expected[LABELS], text, "nothing, or add the masks"))
     kept = [scan for scan in scans if scan not in left_out]

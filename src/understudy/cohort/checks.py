@@ -26,10 +26,7 @@ from understudy.volumes import SliceGeometry
 
 log = logging.getLogger(__name__)
 
-_CLEAR = (
-    "`slices: {background: zero}` sets it to 0, if this is background: where only few patients have it, a generator"
-    " learns it, and the audit takes its slices for theirs. Nothing, if the volume is cropped to tissue"
-)
+_CLEAR = "set `slices: {background: zero}`, or a generator learns it; nothing, if the volume is cropped to tissue"
 _CUT = 0.001  # of a channel's summed intensity that cropping may take without a warning
 
 
@@ -117,7 +114,7 @@ def refuse_rule_channel(cohort: Cohort, slicing: SliceConfig) -> None:
     """Raises an `UnderstudyError` if the cohort lacks the channel of the slice rule."""
     if slicing.rule_channel not in cohort.channels:
         what = f"the slice rule looks at {slicing.rule_channel}, which the cohort does not have"
-        fix = f"set `slices: {{rule_channel: {cohort.channels[0]}}}`, or another of {', '.join(cohort.channels)}"
+        fix = f"set `slices: {{rule_channel: ...}}` to one of {', '.join(cohort.channels)}"
         raise UnderstudyError(what, where="slices.rule_channel", fix=fix)
 
 
@@ -244,15 +241,9 @@ def _judge_background_and_crop(
 
 
 def _no_slice(patient: Patient, slicing: SliceConfig) -> Problem:
-    rule = (
-        f"{slicing.rule_channel} above {slicing.rule_intensity:g} of 255 on more than {slicing.rule_fraction:.0%} of"
-        " the padded pixels"
-    )
+    rule = f"{slicing.rule_channel} > {slicing.rule_intensity:g} of 255 in {slicing.rule_fraction:.0%} of the pixels"
     what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
-    fix = (
-        "look at the volume: if it is dim, set `slices: {scaling: robust}`; if the head is small in the slice, lower"
-        " `rule_fraction`"
-    )
+    fix = "if the volume is dim, set `slices: {scaling: robust}`; if the head is small, lower `rule_fraction`"
     return Problem(patient.id, patient.files[slicing.rule_channel], what, fix, "warning")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from understudy.cohort.config import Cohort, CohortConfig
-from understudy.cohort.layouts import find_patients, nifti_files, recognised
+from understudy.cohort.layouts import EXAMPLE, find_patients, nifti_files, recognised
 from understudy.cohort.participants import IS_VISIT, VISIT
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import ALIASES, LABELS
@@ -164,11 +164,8 @@ def _guess_patterns(folder: Path, files: Sequence[str]) -> tuple[CohortConfig, d
     if not labels or not best:
         seen = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
         kind = "a sequence (t1, t1ce, t2, flair, image, ...)" if labels else "an annotation (seg, mask, label, ...)"
-        fix = (
-            "describe the files in a study file: cohort: {path: FOLDER, layout: pattern, channels: {FLAIR:"
-            " '{patient}/{patient}_flair.nii.gz'}, labels: '{patient}/{patient}_seg.nii.gz', classes: {1: lesion}}"
-        )
         what = f"no file is named like {kind} of the same patients; seen: {', '.join(seen)}"
+        fix = f"describe the files in a study file under `cohort:`, for example {EXAMPLE}"
         raise UnderstudyError(what, where=folder, fix=fix)
     order = [name for name in ALIASES if name in best]
     texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]}

@@ -25,7 +25,7 @@ _BRATS = {
 _BRATS_STRAY_LABELS = re.compile(r"(?P<folder>(?:.*/)?(?P<patient>BraTS[^/]*))/[^/]*_Segm\.nii(\.gz)?", re.IGNORECASE)
 _NOT_ANNOTATED = re.compile(r"validation|testing", re.IGNORECASE)  # folders of BraTS without annotations
 _PLACEHOLDERS = ("site", "patient", "visit")  # of patterns, in the order of an id
-_EXAMPLE = (
+EXAMPLE = (
     "layout: pattern, channels: {FLAIR: '{patient}/{patient}_flair.nii.gz'}, "
     "labels: '{patient}/{patient}_seg.nii.gz', classes: {1: tumour}"
 )
@@ -57,8 +57,8 @@ def find_patients(config: CohortConfig) -> Cohort:
     if layout == "auto":
         layout = "pattern" if config.channels else recognised(root, files)
     if not layout:
-        what = f"the file names are not those of BraTS, nnU-Net or BIDS (found for example {', '.join(files[:3])})"
-        fix = f"`understudy init {root}` guesses a study file; or describe them under `cohort:`, e.g. {_EXAMPLE}"
+        what = f"the file names are not those of BraTS, nnU-Net or BIDS (found {', '.join(files[:3])})"
+        fix = f"`understudy init {root}` guesses a study file; or write under `cohort:`, e.g. {EXAMPLE}"
         raise UnderstudyError(what, where=root, fix=fix)
     given = [name for name in ("channels", "labels") if getattr(config, name)]
     if given and layout not in ("pattern", "bids"):
@@ -74,11 +74,10 @@ def find_patients(config: CohortConfig) -> Cohort:
         found = _find_brats(layout, config, files)
     if not found.scans:
         what = f"no file is named as in {layout}, or no patient has an annotation"
-        fix = f"found for example {files[0]}; set another `layout`, or another `path`"
-        raise UnderstudyError(what, where=root, fix=fix)
+        raise UnderstudyError(what, where=root, fix=f"set another `layout` or `path`; found for example {files[0]}")
     if absent := [n for n in (*found.channels, LABELS) if not any(n in scan.files for scan in found.scans)]:
         what = f"none of the {len(found.scans)} patients has {', '.join(absent)} (names as in {layout})"
-        fix = f"if the files have other names, describe them under `cohort:` in a study file: {_EXAMPLE}"
+        fix = f"if the files have other names, describe them under `cohort:`: {EXAMPLE}"
         raise UnderstudyError(what, where=root, fix=fix)
     notes += found.notes
     patients, doubts = _patients(config, found, notes)
@@ -94,17 +93,15 @@ def _patients(config: CohortConfig, found: Found, notes: list[Problem]) -> tuple
     first: dict[str, str] = {}  # person -> id of the first scan
     subjects = {scan: first.setdefault(person, scan) for scan, person in persons.items()}
     if later := [(subject, scan) for scan, subject in subjects.items() if scan != subject]:
-        text = (
-            f"{len({subject for subject, _ in later})} patients have several scans (e.g. {' and '.join(later[0])}):"
-            " training uses all of them, validation and test each patient's first, and no patient is on two sides"
-        )
-        fix = "nothing, or keep one scan a patient; if they are different people, give them ids that say so"
+        count = len({subject for subject, _ in later})
+        text = f"{count} patients have several scans, all on one side of the split (e.g. {' and '.join(later[0])})"
+        fix = "nothing; if they are different people, give them ids that say so"
         notes.append(note(root, text, fix))
     # persons that the layout names are certain
     if alike := perhaps_one_person(sorted(set(persons.values()) - {scan.person for scan in found.scans})):
         more = f" ({len(alike)} such pairs)" if len(alike) > 1 else ""
         text = f"{' and '.join(alike[0])} may be one person, who could be on two sides of the split{more}"
-        fix = "nothing, if they are different people; otherwise `layout: pattern` with {patient}_{visit} in the names"
+        fix = "nothing, if they are two people; otherwise `layout: pattern` with {patient}_{visit} in the names"
         notes.append(note(root, text, fix))
     sites, doubts = read_sites(config, persons)
     patients = tuple(
@@ -144,8 +141,7 @@ def _unused(layout: str, root: Path, files: Sequence[str], found: Found) -> list
 def nifti_files(root: Path) -> tuple[list[str], list[Problem]]:
     """All NIfTI files below `root` as relative POSIX paths, and an error for what cannot be read."""
     if root.resolve() == Path(root.resolve().anchor):
-        fix = "point `path` at the folder that holds the patients' folders"
-        raise UnderstudyError("this is the root of the file system, not a folder of patients", where=root, fix=fix)
+        raise UnderstudyError("this is the root of the file system", where=root, fix="give the patients' folder")
     listing = list_files(root, (".nii", ".nii.gz"))
     if listing.files:
         return listing.files, [
@@ -160,8 +156,7 @@ def nifti_files(root: Path) -> tuple[list[str], list[Problem]]:
         there = [f"{counts[e]:,} {e}".replace("-", "without an ending") for e in endings.split() if counts[e]]
         if there:
             raise UnderstudyError(f"{what}; files: {', '.join(there)}", where=root, fix=fix)
-    fix = "point `path` at the folder that holds the patients' folders, or unpack the data first"
-    raise UnderstudyError(what, where=root, fix=fix)
+    raise UnderstudyError(what, where=root, fix="point `path` at the patients' folder, or unpack the data first")
 
 
 def recognised(root: Path, files: Sequence[str]) -> str:
@@ -172,7 +167,7 @@ def recognised(root: Path, files: Sequence[str]) -> str:
     present = [x for x in _BRATS if len({name for own in _match_brats(x, files).values() for name in own}) >= 3]
     if len(present) > 1:
         what = "the folder mixes the names of BraTS 2018-2021 (_t1ce) and of BraTS 2023 and later (-t1c)"
-        fix = "set `layout: brats2018` or `layout: brats2023`, or keep the releases in separate folders"
+        fix = "set `layout: brats2018` or `layout: brats2023`, or separate the folders"
         raise UnderstudyError(what, where=root, fix=fix)
     if present:
         return present[0]
@@ -205,12 +200,8 @@ def _find_brats(layout: str, config: CohortConfig, files: Sequence[str]) -> Foun
         scans.append(Scan(patient, own, expected))
     notes = []
     if without:
-        text = (
-            f"{len(without)} patients of the challenge's validation or test part have no annotation and are not"
-            f" used (e.g. {without[0][0]})"
-        )
-        fix = "nothing, or point `path` at the training part"
-        notes.append(note(Path(config.path) / without[0][1], text, fix))
+        text = f"{len(without)} patients of the validation or test part have no annotation (e.g. {without[0][0]})"
+        notes.append(note(Path(config.path) / without[0][1], text, "nothing: they are not used"))
     classes = described_classes(config.classes) if config.classes else brats_classes(layout)
     return Found(tuple(_BRATS[layout])[:-1], classes, scans, notes, ignored)
 
@@ -235,7 +226,7 @@ def _match_brats(layout: str, files: Sequence[str]) -> dict[tuple[str, str], dic
 def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     if lacking := [name for name in ("channels", "labels", "classes") if not getattr(config, name)]:
         what = f"layout: pattern needs {' and '.join(lacking)}"
-        raise UnderstudyError(what, where=config.path, fix=f"for example {_EXAMPLE}")
+        raise UnderstudyError(what, where=config.path, fix=f"for example {EXAMPLE}")
     if LABELS in config.channels:
         what = f"a channel cannot be called {LABELS!r}"
         raise UnderstudyError(what, where="channels", fix="give the sequence another name")
@@ -247,7 +238,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     for name, own in marks.items():
         if own != marks[LABELS]:
             what = f"the pattern of {name} has {' and '.join(own)}, that of labels {' and '.join(marks[LABELS])}"
-            fix = "write the same of {patient}, {visit} and {site} in all patterns, and * for what differs"
+            fix = "write the same of {patient}, {visit} and {site} in all patterns, * for what differs"
             raise UnderstudyError(what, where=f"{config.path}: {patterns[name]}", fix=fix)
     found: dict[tuple[str, ...], Scan] = {}
     unmatched = set(patterns)
@@ -262,8 +253,7 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
                 scan.files.setdefault(name, []).append(file)
     if absent := next((name for name in patterns if name in unmatched), ""):
         what = f"the pattern of {absent} matches none of the {len(files)} NIfTI files"
-        fix = f"compare it with a file that is there: {files[0]}"
-        raise UnderstudyError(what, where=f"{config.path}: {patterns[absent]}", fix=fix)
+        raise UnderstudyError(what, where=f"{config.path}: {patterns[absent]}", fix=f"compare it with {files[0]}")
     scans, notes = sorted(found.values(), key=lambda scan: scan.id), list[Problem]()
     kept = without_masks(scans, config.path, notes) if "{visit}" in config.labels else scans
     matched = {file for scan in scans for own in scan.files.values() for file in own}
@@ -291,9 +281,8 @@ def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[
 def pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
     """The regular expression of a file pattern: {patient}, {visit} and {site} are each a path part or a piece of it."""
     if "{patient}" not in pattern:
-        what = f"the pattern of {name} does not say where the patient's id stands"
-        fix = "write {patient} in its place, for example {patient}/{patient}_flair.nii.gz"
-        raise UnderstudyError(what, where=pattern, fix=fix)
+        what = f"the pattern of {name} has no {{patient}}"
+        raise UnderstudyError(what, where=pattern, fix="write for example {patient}/{patient}_flair.nii.gz")
     translated, seen = [], set[str]()
     for piece in re.split(r"(\{patient\}|\{visit\}|\{site\}|\*\*/|\*)", pattern.removeprefix("./")):
         mark = piece.strip("{}")

@@ -33,9 +33,8 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
     """
     path = root / "dataset.json"
     if not is_nnunet(root):
-        what = "no dataset.json with channel_names (or modality) and labels"
-        fix = "point `path` at the folder of one nnU-Net data set, for example nnUNet_raw/Dataset001_Name"
-        raise UnderstudyError(what, where=root, fix=fix)
+        fix = "point `path` at one data set, for example nnUNet_raw/Dataset001_Name"
+        raise UnderstudyError("no dataset.json with channel_names (or modality) and labels", where=root, fix=fix)
     content = _json(path)
     ending = str(content.get("file_ending", ".nii.gz")).lower()
     if ending not in (".nii.gz", ".nii"):
@@ -49,8 +48,8 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
     used = {file for scan in scans.values() for found in scan.files.values() for file in found}
     notes: list[Problem] = []
     if unused := [file for file in test if file not in used]:  # cases may list them
-        text = f"the {len(unused)} files of imagesTs and labelsTs are not used: only the training cases are patients"
-        fix = "nothing, or move cases with labels to imagesTr and labelsTr (`split: {method: list}` chooses who tests)"
+        text = f"the {len(unused)} files of imagesTs and labelsTs are not used"
+        fix = "nothing, or move cases with labels to imagesTr and labelsTr"
         notes.append(note(root / unused[0], text, fix))
     named = described_classes(classes or _classes(content, path))
     return Found(tuple(channels), named, sorted(scans.values(), key=lambda scan: scan.id), notes, set(test))
@@ -73,8 +72,7 @@ def _channels(content: Mapping[str, Any], path: Path) -> list[str]:
         by_number = {}
     if not by_number or sorted(by_number) != list(range(len(by_number))):
         what = f"channel_names should be numbers from 0 and names, not {given}"
-        fix = 'write for example "channel_names": {"0": "T1", "1": "FLAIR"}'
-        raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, where=path, fix='write for example "channel_names": {"0": "T1", "1": "FLAIR"}')
     names = [by_number[number] for number in range(len(by_number))]
     return [f"{n}_{i}" if names.count(n) > 1 or n in ("", LABELS) else n for i, n in enumerate(names)]
 
@@ -84,14 +82,10 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     given = content["labels"]
     if not isinstance(given, Mapping) or not given:
         raise UnderstudyError("labels should be names and values", where=path, fix=_LABELS_FIX)
-    instead = (
-        f"name the values in the label files in a study file: `cohort: {{path: {path.parent}, layout: nnunet, classes:"
-        " {1: edema, 2: core}}`"
-    )
+    instead = "name the values in the label files: `cohort: {layout: nnunet, classes: {1: edema, 2: core}}`"
     if regions := [name for name, value in given.items() if isinstance(value, list)]:
         what = f"the labels {', '.join(regions)} are regions that overlap, and a class has one value"
-        fix = f"{instead}; regions can be scored all the same: `evaluation: {{regions: ...}}`"
-        raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, where=path, fix=f"{instead}; `evaluation: {{regions: ...}}` scores regions")
     classes: dict[int, str] = {}
     for key, value in given.items():
         number, name = (key, value) if str(key).isdecimal() else (value, key)
@@ -101,7 +95,7 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
         classes[int(number)] = str(name)
     if "ignore" in (name.lower() for name in classes.values()):
         what = "some voxels are to be ignored (label `ignore`), which Understudy cannot do"
-        fix = f"set them to 0 in the label files and remove the label, or make them a class: {instead}"
+        fix = f"set them to 0 in the files and remove the label, or make them a class: {instead}"
         raise UnderstudyError(what, where=path, fix=fix)
     classes.pop(0, None)
     if not classes or len(set(classes.values())) < len(classes):
@@ -145,10 +139,7 @@ def _add_files(scans: dict[str, Scan], channels: Sequence[str], ending: str, fil
     whole, label = (re.compile(f"{folder}/{case}", re.IGNORECASE) for folder in ("imagesTr", "labelsTr"))
     numbered = any(image.fullmatch(file) for file in files)
     if not numbered and len(channels) > 1 and any(whole.fullmatch(file) for file in files):
-        what = (
-            f"no file is numbered by channel (CASE_0000{ending}): the {len(channels)} channels are in one file each,"
-            " as in the Medical Segmentation Decathlon"
-        )
+        what = f"no CASE_0000{ending}: all {len(channels)} channels are in one file, as in the Decathlon"
         fix = "split them, for example with nnUNetv2_convert_MSD_dataset"
         raise UnderstudyError(what, where=path.parent / "imagesTr", fix=fix)
     for file in files:

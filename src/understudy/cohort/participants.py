@@ -81,7 +81,7 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     asked = (config.participants, config.site_column, config.participant_column) != (AUTO, AUTO, PARTICIPANT_COLUMN)
     if not path.is_file():
         if asked:
-            fix = "correct `participants`, or remove it and its columns from the study file"
+            fix = "correct `participants`, or remove it and its columns"
             raise UnderstudyError("the table of participants does not exist", where=path, fix=fix)
         return {}, []
     header, rows = _read(path)
@@ -100,12 +100,10 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     found = _matched(table, names)
     people, named = set(names.values()), {names[scan] for scan in found}
     if named != people:
-        what = (
-            f"the table names {len(named)} of {len(people)} patients, the others are of unknown site"
-            f" ({min(people - named)} is not in it)"
+        what = f"the table names {len(named)} of {len(people)} patients, and not {min(people - named)}"
+        fix = (
+            f"write the ids as in the file names (the table has {next(iter(table), 'no row')}), or `participants: null`"
         )
-        example = next(iter(table), "no row")
-        fix = f"write the ids as in the file names (the table has {example}), or set `participants: null`"
         doubts.append(note(path, what, fix))
     return found, doubts
 
@@ -126,7 +124,7 @@ def _read(path: Path) -> tuple[list[str], dict[int, list[str]]]:
         raise UnderstudyError("no permission to read the table of participants", path, "chmod u+r") from error
     except (ValueError, csv.Error) as error:  # not text, or not a table
         what = f"the table of participants cannot be read ({str(error).strip()})"
-        fix = "save it as tab-separated UTF-8 text, quotation marks in pairs; `participants: null` goes without sites"
+        fix = "save it as tab-separated UTF-8 text, or set `participants: null`"
         raise UnderstudyError(what, where=path, fix=fix) from error
 
 
@@ -149,7 +147,7 @@ def _one_site_each(
     for line, row in rows.items():
         if len(row) < len(header) or any(field.strip() for field in row[len(header) :]):
             what = f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}"
-            fix = "write n/a for what is not known, and put text that holds the separator in quotation marks"
+            fix = "write n/a for what is not known, and quote text that holds the separator"
             raise UnderstudyError(what, where=path, fix=fix)
         name, site = row[ids], " ".join(_composed(row[sites]).split())
         if site.casefold() in _UNKNOWN_SITES:

@@ -144,7 +144,7 @@ class PatientReader:
         """Warns where a file of the same grid is stored in another order, or has no position of its own."""
         header, on_grid = self.headers[name], self.headers[reference]
         if header.positioned != on_grid.positioned:
-            what = f"{_named(name)} has no position in its header; its array is taken as that of {_named(reference)}"
+            what = f"{_named(name)} has no position; its array is taken as that of {_named(reference)}"
             self._add(name, what, f"look at both in a viewer, and give it the header of {_named(reference)}", "warning")
         elif header.axes != on_grid.axes:
             what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
@@ -237,9 +237,6 @@ def _missing_and_surplus(patient: Patient) -> list[Problem]:
     for name, paths in patient.surplus.items():
         names = [path.name for path in (patient.files[name], *paths)]
         what = f"{len(names)} files match {name}: {', '.join(names)}"
-        fix = (
-            "keep one of them (or make one annotation of several), or name one in the study file: by a narrower"
-            " pattern, in BIDS by its entities (`channels: {T1w: run-1_T1w}`)"
-        )
+        fix = "keep one, or name one by a narrower pattern, in BIDS by its entities (`channels: {T1w: run-1_T1w}`)"
         problems.append(Problem(patient.id, paths[0], what, fix))
     return problems

@@ -251,8 +251,7 @@ def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, confi
         ceiling = float(np.percentile(nonzero, config.percentile)) if nonzero.size else 0.0
     if not (np.isfinite(ceiling) and ceiling > 0):
         what = "no voxel of the volume is above zero, once cropped and without a grey background"
-        fix = "look at the volume in a viewer; replace the file, or leave the patient out"
-        raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, where=path, fix="look at it in a viewer; replace it, or leave the patient out")
     rows, columns = np.flatnonzero((brightest > 0).any(1)), np.flatnonzero((brightest > 0).any(0))
     box = slices[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Bright(box, (int(rows[0]), int(columns[0])), ceiling)

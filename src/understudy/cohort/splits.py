@@ -152,11 +152,11 @@ def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
     known = sorted(set(sites.values()))
     if unknown := sorted(set(wanted) - set(known)):
         there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
-        fix = f"use sites of the cohort ({there}), which come from its participants table"
+        fix = f"use sites of the participants table ({there})"
         raise UnderstudyError(f"no patient is from the site {', '.join(unknown)}", where="split.test_sites", fix=fix)
     test = {patient for patient, site in sites.items() if site in wanted}
     if len(test) == len(sites):
-        what = f"all {len(sites)} patients are from the sites that test, nobody is left for training"
+        what = "all patients are from the sites that test, nobody is left for training"
         raise UnderstudyError(what, where="split.test_sites", fix="leave a site out")
     return test
 
@@ -185,10 +185,8 @@ def _count(wanted: float, total: int) -> int:
     if wanted < 1:
         return max(1, int(wanted * total + 0.5))
     if wanted != int(wanted) or wanted >= total:
-        fix = "give a fraction below 1, or a whole number below the number of patients"
-        if total <= 1:
-            fix = "add patients: a study needs two at least, and about 20 to tell anything"
         what = f"{wanted:g} test patients of {total} are not possible"
+        fix = "give a fraction below 1, or a whole number below the number of patients"
         raise UnderstudyError(what, where="split.test_patients", fix=fix)
     return int(wanted)
 
@@ -234,16 +232,15 @@ def _read_lists(
     _refuse_repeated(together, where)
     if unknown := sorted(set(together) - person.keys()):
         what = f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})"
-        fix = f"correct them; an id of the cohort is for example {next(iter(person), '(none)')}"
+        fix = f"an id of the cohort is for example {next(iter(person), '(none)')}"
         raise UnderstudyError(what, where=where, fix=fix)
     test, validation, train = ({person[scan] for scan in ids} for ids in lists.values())
     if torn := sorted((test & validation) | (test & train) | (validation & train)):
         what = f"scans of one patient are in two lists ({', '.join(scans[torn[0]])})"
-        fix = "put all scans of a patient into the same list, or name one of them only"
-        raise UnderstudyError(what, where=where, fix=fix)
+        raise UnderstudyError(what, where=where, fix="put all scans of a patient into one list, or name one only")
     if validation and train and (rest := sorted(scans.keys() - test - validation - train)):
         what = f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})"
-        fix = "add them to a list, or leave the training list empty to train on all the others"
+        fix = "add them, or leave the training list empty to train on all the others"
         raise UnderstudyError(what, where="split", fix=fix)
     return test, validation or None, train or None, set(together)
 
@@ -308,5 +305,4 @@ def _positions_in_order(content: Mapping[str, Any], sites: dict[str, str], path:
         return [ids[position - 1] for position in fitting[0]]
     found = ", ".join(f"{name} of {vector.size}" for name, vector in permutations.items()) or "none"
     what = f"no single permutation of the cohort's {len(sites)} patients in the file (found: {found})"
-    fix = "use the permutation that belongs to this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)"
-    raise UnderstudyError(what, where=path, fix=fix)
+    raise UnderstudyError(what, where=path, fix="use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)")

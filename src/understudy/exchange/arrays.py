@@ -98,7 +98,7 @@ def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
     what, fix = f"the array cannot be read ({text})", "save it again, or replace it by an intact copy"
     if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
         what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
-        fix = "save the array with numpy.save or numpy.savez, or replace the file by an intact copy"
+        fix = "save the array with numpy.save, or replace the file by an intact copy"
     elif "pickle" in text or "Python objects" in text:
         what = "the file holds pickled Python objects, which are never executed"
         fix = "save plain numeric arrays with numpy.save or numpy.savez"
@@ -174,10 +174,7 @@ class ArraySource:
     ) -> None:
         if not spec.named and not plain:
             what = "an array does not say which of its channels is which"
-            fix = (
-                "name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (the authors' models differ"
-                " in it; the annotation comes last or in an array of its own)"
-            )
+            fix = "name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (an annotation comes last)"
             raise UnderstudyError(what, where=root / files[0], fix=fix)
         if isinstance(spec.labels, dict):
             fix = "give its position or its key"
@@ -206,8 +203,7 @@ class ArraySource:
             self._positions = {name: i for name, i in names.items() if i != spec.labels}
             if self._depth > 1 and not isinstance(spec.labels, int):
                 self.notes.append(
-                    f"the {self._depth} channels of the arrays have no names, and none is taken for an annotation"
-                    " (--channels names them in their order; an annotation comes last)"
+                    f"all {self._depth} channels of the arrays are taken for images (--channels names them)"
                 )
         self._pairs = [(name, images, labels, self._form(images)) for name, images, labels in opened]
         for _, images, labels, form in self._pairs:
@@ -229,15 +225,9 @@ class ArraySource:
         codes = np.array(list((self._spec.codes or BRATS_CODES).values()))
         off = np.abs(seen[seen > 0][:, None] - codes.astype(np.float32)).min(axis=1)
         if (off > _OFF).mean() > 0.5:
-            names = list(self._positions)
-            what = (
-                f"the arrays have {self._depth} channels and {len(names)} names; the last channel does not look like an"
-                " annotation of the known codes"
-            )
-            fix = (
-                f"if it is an image, name it as well: --channels {','.join([*names, 'NAME'])}; if it is the"
-                f" annotation, say so with its values: --labels {self._depth - 1} --codes NAME=VALUE,..."
-            )
+            names = ",".join([*self._positions, "NAME"])
+            what = "the last channel of the arrays has no name, and does not look like an annotation of known codes"
+            fix = f"--channels {names} if it is an image, else --labels {self._depth - 1} --codes NAME=VALUE,..."
             raise UnderstudyError(what, where=self._pairs[0][1].path, fix=fix)
 
     def _depths(self) -> set[int] | None:
@@ -274,30 +264,18 @@ class ArraySource:
             raise self._unclear(images, forms)
         if forms[0].is_volume(images.shape):
             count, height, width = images.shape[:3]
-            what = (
-                f"an array of shape {images.shape} is {count} slices of {height} x {width} pixels, or {width} slices"
-                f" of {count} x {height}"
-            )
+            shapes = f"{count} slices of {height} x {width} pixels, or {width} of {count} x {height}"
             clear = "array[:, None]" if len(images.shape) == 3 else "numpy.moveaxis(array, -1, 1)"
-            fix = (
-                "if it is a volume whose third axis counts the slices, save numpy.moveaxis(array, 2, 0); if the first"
-                f" does, save {clear}, which can be read in one way only"
-            )
-            raise UnderstudyError(what, where=images.path, fix=fix)
+            fix = f"save numpy.moveaxis(array, 2, 0) if the third axis counts slices, {clear} if the first does"
+            raise UnderstudyError(f"an array of shape {images.shape} is {shapes}", where=images.path, fix=fix)
         return forms[0]
 
     def _unclear(self, images: ArrayFile, forms: Sequence[_Form]) -> UnderstudyError:
         if self._positions:
-            fix = (
-                "save it as [N, C, H, W]: numpy.save(FILE, array[:, None]) if these are slices of one channel,"
-                " numpy.save(FILE, array[None]) if it is one slice"
-            )
+            fix = "save array[:, None] if these are slices of one channel, array[None] if it is one slice"
         else:
             names = ",".join(f"NAME{i + 1}" for i in range(max(form.depth for form in forms)))
-            fix = (
-                f"name its channels: --channels {names} if it is one slice, --channels {PLAIN} if these are slices of"
-                " one channel"
-            )
+            fix = f"--channels {names} if it is one slice, --channels {PLAIN} if these are slices of one channel"
         what = f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}"
         return UnderstudyError(what, where=images.path, fix=fix)
 
@@ -305,13 +283,13 @@ class ArraySource:
         depths = self._depths()
         what = f"an array of shape {images.shape}"
         if depths is None:
-            what += f" is neither an image nor a stack of images with up to {_MOST_CHANNELS} channels"
+            what += f" is no image or stack of images with up to {_MOST_CHANNELS} channels"
             fix = "name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]"
         else:
             annotation = "" if self._apart else " with the annotation"
-            what += f" where {' or '.join(map(str, sorted(depths)))} channels are expected"
-            what += f" ({', '.join(self._positions)}{annotation})"
-            fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name the channels that it has (--channels)"
+            wanted = f"{', '.join(self._positions)}{annotation}"
+            what += f" where {' or '.join(map(str, sorted(depths)))} channels are expected ({wanted})"
+            fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name its channels (--channels)"
         return UnderstudyError(what, where=images.path, fix=fix)
 
     def _arrays(self, path: Path, only: bool = False) -> tuple[ArrayFile, ArrayFile | None]:
@@ -333,7 +311,7 @@ class ArraySource:
             of_images, of_labels = (of_images or of_labels), []
         if len(of_images) != 1 or len(of_labels) > 1 or (said and not of_labels):
             what = f"which array holds the images{' and which the labels' if not only else ''} is not clear"
-            fix = "call them `images` and `labels`, or give the key of the annotation (--labels KEY)"
+            fix = "call them `images` and `labels`, or give --labels KEY"
             raise UnderstudyError(what, where=f"{path}: it has {', '.join(keys) or 'no array'}", fix=fix)
         return ArrayFile(path, of_images[0]), ArrayFile(path, of_labels[0]) if of_labels else None
 

@@ -132,7 +132,7 @@ def description_of(root: Path) -> Description | None:
     except ValidationError as error:
         first = error.errors()[0]
         what = f"the description of the images cannot be used: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        fix = "restore it, or delete it and describe the images by options: see `understudy read --help`"
+        fix = "restore it, or delete it and use options: `understudy read --help`"
         raise UnderstudyError(what, where=path, fix=fix) from error
 
 

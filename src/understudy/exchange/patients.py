@@ -93,9 +93,8 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patie
         match = expression.search(name)
         subject = match and match[1 if expression.groups else 0]
         if not subject:
-            what = f"the slice {name!r} has no patient by --patients '{pattern}'"
-            fix = f"write a regular expression whose first group is the patient in every name, e.g. {_EXAMPLE}"
-            raise UnderstudyError(what, where=where, fix=fix)
+            fix = f"the first group is the patient in every name, e.g. {_EXAMPLE}"
+            raise UnderstudyError(f"the slice {name!r} has no patient by --patients '{pattern}'", where=where, fix=fix)
         subjects.append(subject)
     return Patients(subjects, "each" if pattern == EACH else "pattern", f"by --patients '{pattern}'")
 
@@ -119,10 +118,7 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
     sure = "; if they are right, add --trust-patients"
     fix = f"say which part of a name is the patient, e.g. {_EXAMPLE}"
     if patients.found != "set" and 1 < different == len(names):
-        what = (
-            f"there are as many patients as slices ({different:,}), {patients.how}{example}: neighbouring slices of"
-            " one patient would pass for two patients, and all statistics by patient would be wrong"
-        )
+        what = f"there are as many patients as slices ({different:,}), {patients.how}{example}"
         fix += f"; if every slice is of another patient, --patients '{EACH}'"
         return UnderstudyError(what, where=where, fix=fix)
     if patients.found in ("pattern", "names") and different == 1 < len(names):
@@ -131,10 +127,7 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
     alike, pairs = neighbours(slices)
     if not alike:
         return None
-    what = (
-        f"{alike} of {pairs} pairs of patients who follow each other look like neighbouring slices of one person"
-        f" ({different:,} patients, {patients.how}{example})"
-    )
+    what = f"{alike} of {pairs} pairs of patients look like neighbouring slices of one person ({patients.how}{example})"
     if patients.found == "set":
         fix = "read it again with the patients' names"
     return UnderstudyError(what, where=where, fix=fix + sure)

@@ -47,7 +47,7 @@ def read_png(path: Path) -> NDArray[np.uint8]:
     if mode in ("RGB", "RGBA", "LA", "P", "PA"):
         words = {"P": "colours of a palette", "PA": "colours of a palette", "LA": "grey with transparency"}
         what = f"the {kind} image has {words.get(mode, f'colours ({mode})')}, not one channel of grey values"
-        fix = "write one 8-bit grey image a channel (a colour image cannot say which MR channel is which)"
+        fix = "write one 8-bit grey image a channel"
     else:
         what = f"the {kind} image has more than 8 bits a pixel ({mode})"
         fix = "scale it to 0-255 and save it with 8 bits, so that all images are scaled alike"
@@ -100,17 +100,11 @@ def _refuse_no_codes(values: NDArray[np.float32], low: float, high: float, where
     """An annotation's values may lie between its codes, as a generator's do, but are no probabilities."""
     if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
         what = f"the annotation has values from {low:g} to {high:g}, not from 0 (background) to 255"
-        fix = (
-            "save the number of each pixel's class, 0 for background, as 8-bit integers, and name the classes:"
-            " --codes NAME=VALUE,... (or `codes: {NAME: VALUE}`)"
-        )
+        fix = "save each pixel's class as a number, and name the classes: --codes NAME=VALUE,... (or `codes: {...}`)"
         raise UnderstudyError(what, where=where, fix=fix)
     if 0 < high <= 1 + LABEL_TOLERANCE and np.abs(values - np.rint(values)).max() > LABEL_TOLERANCE:
         what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
-        fix = (
-            "save a threshold of it, (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or"
-            " `codes: {NAME: 1}`)"
-        )
+        fix = "save (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or `codes: {NAME: 1}`)"
         raise UnderstudyError(what, where=where, fix=fix)
 
 
@@ -236,16 +230,12 @@ class Annotation:
         if unknown.any():
             values = sorted(np.flatnonzero(unknown).tolist(), key=lambda v: -self._pixels[v])
             seen = ", ".join(f"{v} ({self._pixels[v]:,} pixels)" for v in values[:5])
-            fix = "name the codes in the files (--codes NAME=VALUE,... or `codes: {NAME: VALUE}`), or correct the files"
-            raise UnderstudyError(
-                f"the annotation has the value {seen}, far from every code ({listed})", where=where, fix=fix
-            )
+            what = f"the annotation has the value {seen}, far from every code ({listed})"
+            fix = "name the codes in the files (--codes NAME=VALUE,... or `codes: {NAME: VALUE}`), or correct them"
+            raise UnderstudyError(what, where=where, fix=fix)
         if finished and self._far > self._annotated / 2:
-            what = (
-                f"more than half of the annotated pixels are farther than {self._tolerance:g} grey values from every"
-                f" code ({listed})"
-            )
-            fix = "name the codes in the files, check which channel is the annotation, or raise `tolerance`"
+            what = f"most annotated pixels are more than {self._tolerance:g} grey values from every code ({listed})"
+            fix = "name the codes, check which channel is the annotation, or raise `tolerance`"
             raise UnderstudyError(what, where=where, fix=fix)
 
 

@@ -82,14 +82,8 @@ def recognise(
     unnamed = not spec.pattern and not any(spec.named.values()) and not present & set(channels)
     if plain and unnamed and len(channels) <= 1:
         if not channels and (alike := next(_like_channels(surplus), [])):
-            what = (
-                f"{', '.join(alike[:_SHOWN])} look like channels or masks of one patient, but their names are not known"
-                f" ({len(surplus)} files)"
-            )
-            fix = (
-                "say which is which: --channels DWI=dwi,ADC=adc --labels roi (NAME=what the files are called); if each"
-                f" file is an image of its own, --channels {PLAIN}"
-            )
+            what = f"{', '.join(alike[:_SHOWN])} look like channels or masks of one patient ({len(surplus)} files)"
+            fix = f"say which is which, e.g. --channels DWI=dwi --labels roi, or --channels {PLAIN} if each is an image"
             raise UnderstudyError(what, where=root, fix=fix)
         channels = channels or (PLAIN,)
         for file in surplus:
@@ -97,7 +91,7 @@ def recognise(
         present, surplus = {*channels, *present}, []
     if not present & set(channels):
         what = f"none of the {len(files)} files is recognised as {', '.join(matchers)}"
-        fix = "say how the files are called: --pattern '{channel}/{id}.png' --channels T1w=NAME,... --labels NAME"
+        fix = "say how they are called: --pattern '{channel}/{id}.png' --channels T1w=NAME,... --labels NAME"
         raise UnderstudyError(what, where=f"{root}, for example {files[0]}", fix=fix)
     if plain and not spec.labels and LABELS not in present:
         annotation = ()
@@ -138,7 +132,7 @@ def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> dict[str, _Matcher]:
     said: dict[str, str] = {}
     for name, value in spec.named.items():
         if isinstance(value, int):
-            what = f"channel {name} is said by its position in an array, but these are files of one channel each"
+            what = f"channel {name} has a position in an array, but these are files of one channel each"
             fix = f"say what stands for it in the files' names, e.g. {name}: T1"
             raise UnderstudyError(what, where="channels", fix=fix)
         said[name] = value or ""
@@ -196,10 +190,7 @@ def _by_pattern(pattern: str, tokens: Sequence[str]) -> _Matcher:
         subject, other = found["subject"], longest.fullmatch(file)
         if other and other["subject"] != subject:
             what = f"by the pattern {pattern!r} the patient could be {subject!r} or {other['subject']!r}"
-            fix = (
-                "write what stands between patient and slice in every name, e.g."
-                " --pattern '{subject}_z{id}_{channel}.png', or leave {subject} out"
-            )
+            fix = "write what stands between patient and slice, e.g. --pattern '{subject}_z{id}_{channel}.png'"
             raise UnderstudyError(what, where=file, fix=fix)
         return f"{subject}_{found['id']}", subject
 

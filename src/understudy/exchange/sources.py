@@ -99,10 +99,7 @@ class FileSource:
                 what = (
                     f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads would differ in size"
                 )
-                fix = (
-                    "resample all volumes to one pixel size, or read those of each size into a set of their own; a"
-                    " study of the folder resamples them: understudy init FOLDER"
-                )
+                fix = "resample all volumes to one pixel size; a study of the folder does so: understudy init FOLDER"
                 raise UnderstudyError(what, where=path, fix=fix)
             self._note_doubts(headers)
             yield from slices
@@ -128,10 +125,7 @@ class FileSource:
         header = headers[paths[0]]
         wrong = [what for what, _, severity in judge_pixels(header) if severity == "error"]
         if wrong and header.slice_shape[0] > 1:
-            fix = (
-                "save its slices as images of their own (PNG), resample it to axial slices, or make a study of the"
-                " folder, which cuts volumes in any plane: understudy init FOLDER"
-            )
+            fix = "save its slices as PNG, or make a study, which cuts volumes in any plane: understudy init FOLDER"
             raise UnderstudyError(wrong[0], where=paths[0], fix=fix)
         images, drawn = self._read(entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path]))
         if images.shape[1] == 1:

@@ -72,9 +72,8 @@ class TarSource:
 
     def __init__(self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> None:
         if spec.pattern or isinstance(spec.labels, int | dict):
-            what = "members of a tar file are found by their endings"
             fix = "leave `pattern` out, and say what stands for channels and annotation: --channels T1w=t1w"
-            raise UnderstudyError(what, where="pattern, labels", fix=fix)
+            raise UnderstudyError("members of a tar file are found by their endings", where="pattern, labels", fix=fix)
         self._files = [root / file for file in files]
         wanted = list(spec.named) or list(known or [])
         self._channel_of = {str(value or token(name)): name for name, value in spec.named.items()}
@@ -144,5 +143,4 @@ def _png(content: bytes, shard: Path, key: str) -> NDArray[np.uint8]:
                 raise ValueError(f"its mode is {image.mode}, not 8-bit grey")
             return np.array(image)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors are OSError's
-        what = f"an image of sample {key} cannot be read ({error})"
-        raise UnderstudyError(what, where=shard, fix=_INTACT) from error
+        raise UnderstudyError(f"an image of sample {key} cannot be read ({error})", where=shard, fix=_INTACT) from error
