@@ -102,9 +102,18 @@ class NetworkType(GeneratorType):
     def recipe(self, name: str) -> dict[str, Any]:
         return dict(self.recipes[name]) if name in self.recipes else recipe(name, self.name)
 
-    @abstractmethod
     def count(self, config: Any) -> GeneratorCost:
         """Counts an architecture on torch's `meta` device, which computes nothing."""
+        with torch.device("meta"):
+            network = self.build(config)
+            images = torch.empty(COUNTED, config.channels, config.resolution, config.resolution)
+            forward = self.count_generator(network.generator, images)
+            scores = count_operations(network.discriminator, images) if hasattr(network, "discriminator") else 0
+        return GeneratorCost(forward // COUNTED, scores // COUNTED, sum(p.numel() for p in network.parameters()))
+
+    @abstractmethod
+    def count_generator(self, generator: Any, images: Tensor) -> int:
+        """Operations of a forward pass that makes, or denoises, such images."""
 
     @abstractmethod
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
@@ -120,16 +129,11 @@ class Gan(NetworkType):
 
     state = GanState
     truncation = True
-    at_full_size: ClassVar[dict[str, float]] = {}  # options of a counted pass
 
-    def count(self, config: Any) -> GeneratorCost:
-        with torch.device("meta"):
-            network = self.build(config)
-            images = torch.empty(COUNTED, config.channels, config.resolution, config.resolution)
-            latents = torch.empty(COUNTED, network.generator.latents(0, 0, 1).shape[1])
-            forward = count_operations(network.generator, latents, **self.at_full_size)
-            scores = count_operations(network.discriminator, images)
-        return GeneratorCost(forward // COUNTED, scores // COUNTED, sum(p.numel() for p in network.parameters()))
+    def count_generator(self, generator: Any, images: Tensor) -> int:
+        latents = torch.empty(len(images), generator.latents(0, 0, 1).shape[1])
+        full_size = {"level": 0.0} if hasattr(generator, "level") else {}  # as a buffer has no value here
+        return count_operations(generator, latents, **full_size)
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         # G learns from 3 G + 3 D and D from 1 G + 6 D an image; the lazy penalties add a third
@@ -142,11 +146,9 @@ class Gan(NetworkType):
     def membership_scorer(
         self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
     ) -> tuple[Scorer, str]:
-        if not self.supports_membership_inference(folder):
-            raise UnderstudyError(
-                f"there is no {DISCRIMINATOR}, by which a GAN scores slices", folder, "train it again"
-            )
         path = folder / DISCRIMINATOR
+        if not path.is_file():
+            raise UnderstudyError("there is no discriminator, by which a GAN scores slices", path, "train it again")
         discriminator = load_weights(lambda: self._network(config).discriminator, path, "discriminator").to(device)
 
         @torch.no_grad()
@@ -159,8 +161,6 @@ class Gan(NetworkType):
 
 class GrowingGan(Gan):
     """A GAN whose resolution grows."""
-
-    at_full_size: ClassVar[dict[str, float]] = {"level": 0.0}  # on the meta device the buffer of the level has no value
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         work, left, resolution = 0.0, training.kimg * 1000, max(4, training.start_resolution)
@@ -214,12 +214,8 @@ class Diffusion(NetworkType):
     takes_sampler = True
     aliases, half_saturation = ("ddpm", "ddim"), 1.6e10
 
-    def count(self, config: Any) -> GeneratorCost:
-        with torch.device("meta"):
-            network = self.build(config)
-            images = torch.empty(COUNTED, config.channels, config.resolution, config.resolution)
-            forward = count_operations(network.generator, images, torch.empty(COUNTED, dtype=torch.int64))
-        return GeneratorCost(forward // COUNTED, 0, sum(p.numel() for p in network.parameters()))
+    def count_generator(self, generator: Any, images: Tensor) -> int:
+        return count_operations(generator, images, torch.empty(len(images), dtype=torch.int64))
 
     def training_operations(self, config: Any, training: Any, costs: Costs) -> float:
         return float(3.0 * training.kimg * 1000 * costs(config).forward)

@@ -81,9 +81,9 @@ class Accumulation:
         """
         while True:
             failed, results, parts = False, list[Any](), self.parts(full)
-            before = [b.clone() for b in self._buffers]
-            moves = [torch.zeros_like(b) for b in before]
             divided = parts * self.processes.world_size > 1
+            before = [b.clone() for b in self._buffers]
+            moves = [torch.zeros_like(b) for b in before if divided]
             try:
                 for weight, part in micro_batches(inputs, rows, parts):
                     results.append(work(weight, part))

@@ -75,23 +75,14 @@ def train(
         check_kept_weights(folder, config)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    state: TrainingState = network_type(model.kind).state(
-        slices, rows, model, config, resolve_device(device), processes
-    )
+    state = network_type(model.kind).state(slices, rows, model, config, resolve_device(device), processes)
     state.check_batches()
     monitor = Monitor(state, slices, rows, folder, identity)  # restores the last checkpoint
     images, saved = state.images, time.monotonic()
     last = math.ceil(config.kimg * 1000)
     with StopRequest() as stop, track(last, "training generator", "images", images, progress and monitor.writes) as bar:
         for _ in training_steps(state):
-            monitor.keep_weights(images)
-            pictured = state.finished or passed(images, state.images, config.snapshot_kimg)
-            losses: dict[str, Any] = {}
-            if pictured or passed(images, state.images, config.tick_kimg):
-                line = monitor.add_line(with_samples=pictured or state.quick_preview)
-                losses = {name: value for name, value in line.items() if name.startswith("loss")}
-            if pictured:
-                monitor.add_picture()
+            losses = monitor.after_step(images)  # history, pictures of samples, snapshots
             bar.advance(state.images - images, **losses)
             images = state.images
             stopped = not state.finished and processes.any(stop.requested)
@@ -118,12 +109,6 @@ def training_steps(state: TrainingState) -> Iterator[TrainingState]:
         state.seconds = before + time.monotonic() - start
         state.finished = finished()
         yield state
-
-
-def passed(before: int, images: int, every_kimg: float) -> bool:
-    """Whether a step went over a multiple of `every_kimg`."""
-    every = max(1, round(every_kimg * 1000))
-    return images // every > before // every
 
 
 def check_fit(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig) -> None:

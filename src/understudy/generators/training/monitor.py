@@ -67,8 +67,29 @@ class Monitor:
         if self.writes:
             self.checkpoints.save(self.state.state_dict(), self.state.steps)
 
+    def after_step(self, before: int) -> dict[str, Any]:
+        """Keeps, pictures and notes what is due after a step that began at `before` images; gives noted losses."""
+        state, config = self.state, self.config
+        for kimg in config.keep_weights_kimg:
+            if self.writes and before < kimg * 1000 <= state.images:
+                save_model(snapshot_folder(self.folder, kimg), state.ema, self.record())
+
+        def due(every_kimg: float) -> bool:
+            every = max(1, round(every_kimg * 1000))
+            return state.images // every > before // every
+
+        pictured, line = state.finished or due(config.snapshot_kimg), dict[str, Any]()
+        if pictured or due(config.tick_kimg):
+            line = self.add_line(with_samples=pictured or state.quick_preview)
+        if pictured and self.writes:  # samples-<kimg>.png: the same latents each time
+            images, labels, _ = decode(state.preview(PICTURED), self.slices.classes, config.annotation)
+            picture = sample_grid(images, labels, len(self.slices.classes))
+            save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
+            self.tensorboard.picture(picture, state.images)
+        return {name: value for name, value in line.items() if name.startswith("loss")}
+
     def add_line(self, with_samples: bool) -> dict[str, Any]:
-        """Adds a line to the history; gives the training's own figures.
+        """Adds a line to the history.
 
         Raises:
             Diverged: a loss is NaN.
@@ -83,7 +104,8 @@ class Monitor:
         line = {"kimg": self.kimg, "seconds": round(state.seconds, 2), "images_per_second": round(rate, 2),
                 "memory_mb": round(memory_mb(state.device), 1), **figures}  # fmt: skip
         present = faults([*self.lines, line], self.real)
-        self._warn(present)
+        if self.kimg >= PART * self.config.kimg:  # before that nothing has formed yet
+            self._warn(present)
         line |= {"health": ", ".join(present)} if present else {}
         self.lines.append(line)
         if self.writes:
@@ -92,9 +114,7 @@ class Monitor:
         return line
 
     def _warn(self, present: list[str]) -> None:
-        """Warns of faults that are new; not in the first tenth of the training, where nothing has formed yet."""
-        if self.kimg < PART * self.config.kimg:
-            return
+        """Warns of faults that are new."""
         if present and present != self._warned:
             log.warning(
                 "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if this"
@@ -104,21 +124,6 @@ class Monitor:
                 self.folder,
             )
         self._warned = present
-
-    def add_picture(self) -> None:
-        """samples-<kimg>.png: the same latents each time."""
-        if not self.writes:
-            return
-        images, labels, _ = decode(self.state.preview(PICTURED), self.slices.classes, self.config.annotation)
-        picture = sample_grid(images, labels, len(self.slices.classes))
-        save_picture(self.folder / f"samples-{self.kimg:08.1f}.png", picture)
-        self.tensorboard.picture(picture, self.state.images)
-
-    def keep_weights(self, before: int) -> None:
-        """snapshots/<kimg>kimg: the EMA generator as a finished one, if the step went over a point to keep."""
-        for kimg in self.config.keep_weights_kimg:
-            if self.writes and before < kimg * 1000 <= self.state.images:
-                save_model(snapshot_folder(self.folder, kimg), self.state.ema, self.record())
 
     def finish(self) -> None:
         """Writes the result and deletes the checkpoints."""
