@@ -22,9 +22,9 @@ def test_the_defaults_are_table_7() -> None:
     assert [network_type(kind).training().batch for kind in kinds] == [8, 16, 32, 32, 12]
     progan = ProGanTraining().schedule()
     assert [progan.batch_at(level, 256) for level in range(6, -1, -1)] == [128, 128, 128, 64, 32, 16, 8]
-    assert progan.grown_kimg(256) == 7200
+    assert progan.level(7_200_000, 256) == 0
     stylegan1 = StyleGan1Training().schedule()
-    assert stylegan1.grown_kimg(256) == 6000
+    assert stylegan1.level(6_000_000, 256) == 0
     assert StyleGan1Training().rates == {128: 0.0015, 256: 0.002, 512: 0.003}
 
 
