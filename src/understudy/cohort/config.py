@@ -24,24 +24,18 @@ class CohortConfig(BaseModel):
 
     path: Path = Field(default=Path("."), description="folder that holds the patients, at any depth")
     layout: Literal["auto", "brats2018", "brats2023", "nnunet", "bids", "pattern"] = Field(
-        default="auto",
-        description="naming: BraTS 2018-2021, BraTS 2023 and later, an nnU-Net data set, a BIDS data set, or the"
-        " patterns below (auto: find out)",
+        default="auto", description="names as in BraTS 2018-2021, BraTS 2023 and later, nnU-Net, BIDS, or patterns"
     )
     channels: dict[str, str] = Field(
         default_factory=dict,
-        description="pattern layout: sequence name -> file below `path`, with {patient}, {visit}, {site}, * and **;"
-        " bids: entities and suffix, e.g. ce-gadolinium_T1w (empty: all that most patients have); BraTS, nnU-Net:"
-        " leave empty",
+        description="pattern: sequence -> file below `path`, with {patient}, {visit}, {site}, * and **; bids: entities"
+        " and suffix, e.g. ce-gadolinium_T1w (empty: all that most patients have); BraTS, nnU-Net: leave empty",
     )
     labels: str = Field(
-        default="",
-        description="pattern layout: file of the annotation, with the same placeholders; bids: entities and suffix,"
-        " e.g. label-lesion_mask",
+        default="", description="the annotation's file, as `channels`, e.g. label-lesion_mask for the layout bids"
     )
     classes: dict[int, str] = Field(
-        default_factory=dict,
-        description="label value in the file (1 or more) -> class name (empty: those of the layout)",
+        default_factory=dict, description="label value in the file, 1 or more -> class name (empty: as the layout has)"
     )
     participants: str | None = Field(
         default=AUTO,

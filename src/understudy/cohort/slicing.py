@@ -44,8 +44,7 @@ class SliceConfig(BaseModel):
     background: Literal["keep", "zero"] = Field(
         default="keep",
         exclude_if=lambda value: bool(value == "keep"),
-        description="where the corners of a volume's slices are not dark (`understudy check` tells): keep that as it is"
-        " (the paper), or set it to 0",
+        description="a grey background (`understudy check` finds it): keep it (the paper), or set it to 0",
     )
     plane: Plane = Field(
         default="axial",
@@ -62,8 +61,8 @@ class SliceConfig(BaseModel):
     matrix: int | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="edge of the square to which slices are padded with zeros or cropped, pixels, a power of two; null:"
-        " the smallest that holds the slices of at least half of the patients",
+        description="edge of the square to which slices are padded or cropped, pixels, a power of two; null: the"
+        " smallest that holds the slices of at least half of the patients",
     )
     percentile: float = Field(default=99.5, gt=50, le=100, description="the percentile of `scaling: robust`, percent")
     keep: Literal["rule", "all"] = Field(default="rule", description="keep the slices that pass the rule below, or all")

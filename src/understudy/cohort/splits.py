@@ -29,25 +29,19 @@ class SplitConfig(BaseModel):
     )
     seed: int | None = Field(default=None, ge=0, description="seed of what is drawn; null: follows from the study's")
     test_patients: float | None = Field(
-        default=None,
-        ge=0,
-        description="test patients: a fraction of all if below 1, else a number; null: 0.2, or with the method"
-        " permutation 56",
+        default=None, ge=0, description="fraction of all if below 1, else a number; null: 0.2, or 56 with a permutation"
     )
     validation_fraction: float = Field(
         default=0.2, ge=0, lt=1, description="fraction of the patients that are left after the test patients"
     )
     stratify_by_site: bool = Field(default=True, description="draw from every site in proportion to its patients")
     test_sites: list[str] = Field(
-        default_factory=list,
-        description="method seed: all patients of these sites test and nobody else does (`test_patients` then says"
-        " nothing): generators and segmenters learn from other sites than they are tested on",
+        default_factory=list, description="method seed: all patients of these sites test, in place of `test_patients`"
     )
     train_patients: int | None = Field(
         default=None,
         ge=1,
-        description="train on so many of the training patients only, the others are left out; fewer are part of more,"
-        " and who validates and tests stays the same. null: all",
+        description="train on so many of the training patients only; fewer are part of more. null: all",
     )
     train: list[str] | str = Field(
         default_factory=list, description="method list: ids, or a text file with one per line; empty: all the others"
@@ -276,33 +270,28 @@ def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
     except (OSError, ValueError, NotImplementedError, TypeError) as error:
         fix = "give the authors' .mat file, or save the vector with save('-v7')"
         raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
-    order = _names_in_order(content, sites) or _positions_in_order(content, sites, path)
+    order = _permuted(content, sorted(sites), path)
     count = _count(config.test_patients or 0, len(order))
     return set(order[len(order) - count :] if config.permutation_test == "last" else order[:count])
 
 
-def _names_in_order(content: Mapping[str, Any], sites: dict[str, str]) -> list[str]:
-    """Folder names in a struct array with a field `name`, if they are exactly the cohort's patients."""
-    for value in content.values():
-        if isinstance(value, np.ndarray) and value.dtype.names and "name" in value.dtype.names:
-            names = [str(name) for name in np.atleast_1d(value["name"])]
-            if sorted(names) == sorted(sites):
-                return names
-    return []
-
-
-def _positions_in_order(content: Mapping[str, Any], sites: dict[str, str], path: str) -> list[str]:
-    """The cohort's ids, sorted, in the order of the one vector in the file that permutes 1..N."""
+def _permuted(content: Mapping[str, Any], ids: list[str], path: str) -> list[str]:
+    """The cohort's sorted ids, in the order of a struct array with names, or of a vector that permutes 1..N."""
     permutations = {}
-    for name, value in content.items():
-        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iuf" and value.size:
+    for key, value in content.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        if value.dtype.names and "name" in value.dtype.names:
+            names = [str(name) for name in np.atleast_1d(value["name"])]
+            if sorted(names) == ids:
+                return names
+        if value.ndim == 1 and value.dtype.kind in "iuf" and value.size:
             vector = value.astype(np.int64)
             if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1)):
-                permutations[name] = vector
-    fitting = [vector for vector in permutations.values() if vector.size == len(sites)]
+                permutations[key] = vector
+    fitting = [vector for vector in permutations.values() if vector.size == len(ids)]
     if len(fitting) == 1:
-        ids = sorted(sites)
         return [ids[position - 1] for position in fitting[0]]
     found = ", ".join(f"{name} of {vector.size}" for name, vector in permutations.items()) or "none"
-    what = f"no single permutation of the cohort's {len(sites)} patients in the file (found: {found})"
+    what = f"no single permutation of the cohort's {len(ids)} patients in the file (found: {found})"
     raise UnderstudyError(what, where=path, fix="use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)")

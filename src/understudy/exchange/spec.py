@@ -30,8 +30,8 @@ class FolderSpec(BaseModel):
 
     layout: Literal["auto", "png", "array", "nifti", "webdataset", "slices"] = Field(
         default="auto",
-        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, WebDataset shards (.tar), or a"
-        " slice set of Understudy (auto: find out)",
+        description="a PNG file per channel, NumPy arrays (.npz, .npy), NIfTI files, WebDataset shards (.tar), a slice"
+        " set of Understudy",
     )
     pattern: str = Field(
         default="",
@@ -40,8 +40,8 @@ class FolderSpec(BaseModel):
     )
     channels: dict[str, str | int] | list[str] = Field(
         default_factory=dict,
-        description="name of each channel -> what stands for {channel}, or a pattern of its own, or the position in an"
-        " array (from 0); or the names alone, in the order of the array",
+        description="channel -> what stands for {channel}, a pattern of its own, or its position in an array (from 0);"
+        " or the names in the order of the array",
     )
     labels: str | int | dict[str, str] = Field(
         default="",
@@ -49,14 +49,12 @@ class FolderSpec(BaseModel):
         " file of its own; empty: found by its name, or the last channel of an array",
     )
     codes: dict[str, float] = Field(
-        default_factory=dict,
-        description="class name -> its grey value in the annotation; empty: those of the study, or the paper's",
+        default_factory=dict, description="class -> its grey value in the annotation; empty: the study's or the paper's"
     )
     tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="grey values by which an annotation may miss a code before it counts as far off; none: a quarter"
-        " of the distance between codes",
+        description="grey values by which an annotation may miss a code; none: a quarter of the distance between codes",
     )
     values: Literal["as_is", "max"] | tuple[float, float] = Field(
         default="as_is",
@@ -66,8 +64,7 @@ class FolderSpec(BaseModel):
     clip: bool = Field(default=False, description="cut values outside of the two numbers off instead of stopping")
     sizes: Literal["refuse", "fit"] = Field(
         default="refuse",
-        description="images, all of one size, that are not square with a power of two: refuse, or pad with zeros and"
-        " shrink by averaging",
+        description="sizes that are no power of two: refuse, or pad with zeros and shrink by averaging",
     )
     resolution: int | None = Field(
         default=None, description="with `sizes: fit`: edge to shrink to, pixels; none: the padded square's"
