@@ -124,11 +124,10 @@ class PluginType(GeneratorType):
     def settings_problem(self, error: ValidationError) -> tuple[tuple[str, ...], str]:
         """The first thing that is wrong in its settings: path of the field below `config`, and words."""
         first, *others = error.errors()
+        what = f"{first['msg'].removeprefix('Value error, ')} (a setting of the plug-in {self.name})"
         if first["type"] == "extra_forbidden":
             known = ", ".join(self.settings.model_fields) or "none"
             what = f"is no setting of the plug-in {self.name} (its settings: {known})"
-        else:
-            what = f"{first['msg'].removeprefix('Value error, ')} (a setting of the plug-in {self.name})"
         return tuple(map(str, first["loc"])), what + (f"; and {len(others)} more" if others else "")
 
     def recipe(self, name: str) -> dict[str, Any]:

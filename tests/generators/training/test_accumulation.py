@@ -1,4 +1,4 @@
-"""A batch computed in shares, or by several processes, is the batch; and memory that runs out makes shares smaller."""
+"""A batch in micro-batches, or on several processes, is the batch; and smaller ones when memory runs out."""
 
 from __future__ import annotations
 
@@ -95,20 +95,20 @@ def distance(a: Any, b: Any, start: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("micro_batch", [8, 4])
-def test_shares_give_the_step_of_the_whole_batch(kind: str, micro_batch: int, slices: SliceSet) -> None:
+def test_micro_batches_give_the_step_of_the_whole_batch(kind: str, micro_batch: int, slices: SliceSet) -> None:
     model, special = without_chance(kind), specialities(kind)
-    whole, parted = (
+    whole, divided = (
         plain_descent(state_of(slices, kind, model, batch=16, **special, **more))
         for more in ({}, {"micro_batch": micro_batch})
     )
     start = {k: v.clone() for k, v in weights(whole).items()}
-    for state in (whole, parted):
+    for state in (whole, divided):
         for _ in range(2):
             state.step()
-    assert parted.parts == 16 // micro_batch
-    assert distance(whole, parted, start) < 1e-3
-    ours, theirs = whole.take_figures(), parted.take_figures()
-    assert theirs.pop("shares") == parted.parts
+    assert divided.parts == 16 // micro_batch
+    assert distance(whole, divided, start) < 1e-3
+    ours, theirs = whole.take_figures(), divided.take_figures()
+    assert theirs.pop("shares") == divided.parts
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_two_processes_take_the_step_of_one(kind: str, slices: SliceSet) -> None
     assert figures[1] == figures[2] == pytest.approx(figures[0], rel=1e-3, abs=1e-5)
 
 
-def test_if_one_worker_runs_out_of_memory_all_make_their_shares_smaller(slices: SliceSet) -> None:
+def test_if_one_process_runs_out_of_memory_all_use_smaller_micro_batches(slices: SliceSet) -> None:
     def make(processes: ProcessGroup) -> Any:
         state = state_of(slices, "stylegan2", {}, processes, batch=16)
         original = state.generator.synthesis.forward
@@ -148,7 +148,7 @@ def test_if_one_worker_runs_out_of_memory_all_make_their_shares_smaller(slices: 
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_memory_that_runs_out_makes_the_shares_smaller(
+def test_smaller_micro_batches_when_memory_runs_out(
     kind: str, slices: SliceSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of a training, in whatever phase of the step: nothing is lost, and the history tells."""
@@ -171,9 +171,11 @@ def test_memory_that_runs_out_makes_the_shares_smaller(
     assert state.take_figures()["shares"] == 2
 
 
-def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_ran_out_of_memory_is_the_step_in_micro_batches(
+    slices: SliceSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the very first phase on, so that the two are the same bit by bit."""
-    scarce, parted = (state_of(slices, batch=16, **more) for more in ({}, {"micro_batch": 4}))
+    scarce, divided = (state_of(slices, batch=16, **more) for more in ({}, {"micro_batch": 4}))
     original = scarce.generator.synthesis.forward
 
     def forward(ws: torch.Tensor, *args: Any) -> torch.Tensor:
@@ -184,13 +186,13 @@ def test_a_step_that_ran_out_of_memory_is_the_step_in_shares(slices: SliceSet, m
     monkeypatch.setattr(scarce.generator.synthesis, "forward", forward)
     for _ in range(2):
         scarce.step()
-        parted.step()
-    assert scarce.parts == parted.parts == 4
+        divided.step()
+    assert scarce.parts == divided.parts == 4
     for name, value in weights(scarce).items():
-        assert torch.equal(value, weights(parted)[name]), name
+        assert torch.equal(value, weights(divided)[name]), name
 
 
-def test_smaller_shares_than_a_group_are_not_tried(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smaller_micro_batches_than_a_group_are_not_tried(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
     state = state_of(slices, batch=8)
 
     def forward(*args: Any, **options: Any) -> torch.Tensor:
@@ -208,7 +210,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(slices: SliceSet, monke
         state.step()
 
 
-def test_rows_are_strided_and_shares_add_up() -> None:
+def test_rows_are_strided_and_parts_add_up() -> None:
     inputs = {"x": torch.arange(10), "cutoff": torch.tensor(3), "inner": {"y": torch.arange(10) * 2}}
     rows = strided_rows(inputs, 1, 4)
     assert rows["x"].tolist() == [1, 5, 9]

@@ -34,7 +34,7 @@ def test_every_image_has_its_own_step_and_noise(slices: SliceSet, monkeypatch: p
 
 
 @pytest.mark.parametrize(("rampup", "beta"), [(False, 0.9999), (True, 2 / 11)])
-def test_the_average_decays_by_step(slices: SliceSet, rampup: bool, beta: float) -> None:
+def test_the_ema_decays_by_step(slices: SliceSet, rampup: bool, beta: float) -> None:
     state = state_of(slices, "diffusion", ema_rampup=rampup)
     before = state.ema.stem.weight.clone()
     state.step()

@@ -25,31 +25,21 @@ class AugmentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["off", "auto", "adaptive", "fixed"] = Field(
-        default="off",
-        description="off, adaptive (p by overfitting), fixed (constant p), or auto: adaptive below 5,000 slices, where"
-        " the discriminator would memorise them, else off",
+        "off", description="off, adaptive (p by overfitting), fixed p, or auto: adaptive below 5,000 slices, else off"
     )
-    p: float = Field(default=0.0, ge=0, le=1, description="probability of each operation: constant, or at the start")
-    target: float = Field(default=0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
-    interval: int = Field(default=4, ge=1, description="adaptive: steps between adjustments of p")
-    kimg: float = Field(
-        default=100.0, gt=0, description="adaptive: thousand images in which p could go from 0 to 1 (official: 500)"
-    )
-    p_max: float = Field(
-        default=0.85, gt=0, le=1, description="adaptive: p stays below (augmentation leaks near 1; official: no limit)"
-    )
-    flip: bool = Field(default=True, description="mirror left and right")
-    quarter_turns: bool = Field(default=False, description="turn by 90, 180 or 270 degrees")
-    translate: float = Field(default=0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
-    scale: float = Field(default=0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
-    stretch: float = Field(default=0.2, ge=0, description="anisotropic scaling, standard deviation in octaves")
-    rotate: float = Field(default=30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)")
-    shift: float = Field(
-        default=0.125, ge=0, description="fractional translation, standard deviation, part of the edge"
-    )
-    cutout: float = Field(
-        default=0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge"
-    )
+    p: float = Field(0.0, ge=0, le=1, description="probability of each operation: constant, or at the start")
+    target: float = Field(0.6, gt=0, lt=1, description="adaptive: wanted mean of sign(D(real))")
+    interval: int = Field(4, ge=1, description="adaptive: steps between adjustments of p")
+    kimg: float = Field(100.0, gt=0, description="adaptive: kimg in which p could go from 0 to 1 (official: 500)")
+    p_max: float = Field(0.85, gt=0, le=1, description="adaptive: p stays below, as augmentation leaks near 1")
+    flip: bool = Field(True, description="mirror left and right")
+    quarter_turns: bool = Field(False, description="turn by 90, 180 or 270 degrees")
+    translate: float = Field(0.125, ge=0, le=0.5, description="whole pixels, at most this part of the edge")
+    scale: float = Field(0.2, ge=0, description="isotropic scaling, standard deviation in octaves")
+    stretch: float = Field(0.2, ge=0, description="anisotropic scaling, standard deviation in octaves")
+    rotate: float = Field(30.0, ge=0, le=180, description="rotation, at most this many degrees (official: 180)")
+    shift: float = Field(0.125, ge=0, description="fractional translation, standard deviation, part of the edge")
+    cutout: float = Field(0.0, ge=0, le=1, description="edge of a square set to the background, part of the edge")
 
     def resolved(self, slices: int) -> AugmentConfig:
         """With "auto" decided for so many real slices."""
