@@ -85,7 +85,7 @@ def test_volume_store_round_trip(tmp_path: Path) -> None:
     for name in ("images", "kept", "truth", "affine"):
         np.testing.assert_array_equal(getattr(again, name), getattr(volume, name))
     assert (again.geometry, again.spacing) == (geometry, (3.0, 1.0, 0.5))
-    with pytest.raises(UnderstudyError, match="no volume of patient p2"):
+    with pytest.raises(UnderstudyError, match="p2"):
         found.read("p2")
     first = (tmp_path / "p1.npz").read_bytes()
     assert len(first) < volume.images.nbytes + volume.truth.nbytes  # compressed

@@ -103,5 +103,5 @@ def test_a_damaged_shard_is_noticed_by_the_reader(tmp_path: Path, byte: int) -> 
 def test_arrays_of_another_layout_are_refused(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path, mode="w")
     array = group.create_array("a", shape=(8, 4), chunks=(2, 4), shards=(4, 4), dtype="uint8")
-    with pytest.raises(ValueError, match="one Zstandard chunk an item"):
+    with pytest.raises(ValueError, match="Zstandard"):
         ShardReader(array, tmp_path / "a")

@@ -101,7 +101,7 @@ def test_other_sizes_a_key_inside_and_places_taken_are_refused(tmp_path, sets):
     design = Design(real_count=5, pixels=32)
     with pytest.raises(UnderstudyError, match="16 pixels"):
         prepare(real, small, tmp_path / "s", tmp_path / "k.json", design)
-    with pytest.raises(UnderstudyError, match="must not lie in the folder"):
+    with pytest.raises(UnderstudyError, match="answer key"):
         prepare(real, made, tmp_path / "s", tmp_path / "s" / "k.json", design)
     prepare(real, made, tmp_path / "s", tmp_path / "k.json", design)
     with pytest.raises(UnderstudyError, match="something already"):
@@ -150,7 +150,7 @@ def test_a_changed_key_is_refused(tmp_path, sets):
     _, out, key = prepared(tmp_path, sets)
     answer_all(out, key, lambda reader, entry: {"call": "real", "confidence": 1})
     key.write_text(key.read_text().replace("gan", "xan"))
-    with pytest.raises(UnderstudyError, match="not the one that was fixed before reading"):
+    with pytest.raises(UnderstudyError, match="answer key"):
         analyse(out, key)
 
 
@@ -167,5 +167,5 @@ def test_commands(tmp_path, sets):
     assert (tmp_path / "s-results" / "table6.tex").is_file()
     done = run(app, ["reading", "analyse", "--paper"], catch_exceptions=False)
     assert "−0.8 points" in done.output
-    with pytest.raises(UnderstudyError, match="the folder of a study, or --paper"):
+    with pytest.raises(UnderstudyError, match="--paper"):
         run(app, ["reading", "analyse"], catch_exceptions=False)

@@ -120,5 +120,5 @@ def test_progress(tmp_path: Path) -> None:
 
 def test_another_file_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "answers.sqlite").write_text("no database at all, but long enough to be looked at" * 40)
-    with pytest.raises(UnderstudyError, match="answers cannot be opened"):
+    with pytest.raises(UnderstudyError, match="opened"):
         Store(tmp_path)

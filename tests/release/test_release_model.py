@@ -146,10 +146,11 @@ def test_one_byte_of_the_weights(package: Released, tmp_path: Path) -> None:
     content[-100] ^= 1
     path.write_bytes(content)
     assert any("was changed" in p for p in verify(folder).problems)
-    write_sums(folder)  # hashes made anew: the certificate and the white-box check still tell
+    write_sums(folder)  # new hashes: the certificate and the membership inference still tell
     said = " ".join(verify(folder).problems)
-    assert "not those that were certified" in said
-    assert "membership inference is not of these weights" in said
+    assert "weights" in said
+    assert "certified" in said
+    assert "membership inference" in said
     with pytest.raises(UnderstudyError, match="certificate"):
         generator_in(folder)
 
@@ -162,8 +163,8 @@ def test_weights_of_another_training_under_a_new_certificate(package: Released, 
     write_json(folder / "release.json", said)
     write_sums(folder)
     problems = verify(folder).problems
-    assert "the membership inference is not of these weights" in problems
-    assert "the model card is of other weights" in problems
+    assert any("membership inference" in p for p in problems)
+    assert any("model card" in p for p in problems)
 
 
 @pytest.mark.parametrize("how", ["metadata", "tensor", "behind"])
@@ -245,7 +246,7 @@ def test_no_white_box_check_of_exactly_these_weights(
 
 def test_samples_of_other_weights_and_other_things_than_generators(sources: Sources, tmp_path: Path) -> None:
     other = trained(tmp_path / "other", seed=9)
-    with pytest.raises(UnderstudyError, match="not samples of these weights"):
+    with pytest.raises(UnderstudyError, match="not samples"):
         release_model(changed(sources, model=other), ABOUT, agreed(), tmp_path / "out")
     bare = Path(shutil.copytree(sources.model, tmp_path / "bare"))
     (bare / DISCRIMINATOR).unlink()
@@ -288,7 +289,7 @@ def test_weights_that_give_patients_away_go_only_by_override_and_stamped(
     real, samples = sources.training, sources.synthetic
     audit(real, real, samples, CONFIG, membership_score=Telltale(sources.model)).save(tmp_path / "audit")
     told = changed(sources, audit=tmp_path / "audit")
-    with pytest.raises(UnderstudyError, match="give training patients away"):
+    with pytest.raises(UnderstudyError, match="AUC"):
         release_model(told, ABOUT, agreed(most_auc=1.0), tmp_path / "out")
     done = release_model(told, ABOUT, agreed(most_auc=1.0), tmp_path / "out", "the board said so")
     for name in ("README.md", "evidence.html", "ro-crate-metadata.json", "release.json", "decision.json"):

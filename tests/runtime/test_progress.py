@@ -14,7 +14,7 @@ def test_first_and_last_step_are_written_with_rate_and_figures(capsys: pytest.Ca
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("training: 2/4 images (")
     assert lines[-1].startswith("training: 4/4 images (")
-    assert "0:00 left" in lines[-1]
+    assert "0 s left" in lines[-1]
     assert lines[-1].endswith("loss 0.125")
 
 

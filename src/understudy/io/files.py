@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,14 @@ def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> 
     return UnderstudyError(known[0], where=error.filename if named else path, fix=known[1]) if known else None
 
 
-@contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path) -> AbstractContextManager[None]:
     """Turns an OSError inside the block (absent, no permission, a folder, a broken disk) into an `UnderstudyError`."""
-    with _explained(path, writing=False):
-        yield
+    return _explained(path, writing=False)
 
 
-@contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def writing(path: str | Path) -> AbstractContextManager[None]:
     """Turns an OSError inside the block (disk full, no permission, read-only) into an `UnderstudyError`."""
-    with _explained(path, writing=True):
-        yield
+    return _explained(path, writing=True)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from understudy.names import duration
+
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 _open: list[Meter] = []  # those of this process, shown or not, the outermost first
@@ -60,7 +62,7 @@ class _LineMeter(Meter):
         self._last = now
         sys.stderr.write(
             f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit}"
-            f" ({self.rate:,.1f} {self.unit}/s, {_clock(self.left)} left) {text}\n"
+            f" ({self.rate:,.1f} {self.unit}/s, {duration(self.left)} left) {text}\n"
         )
         sys.stderr.flush()
 
@@ -114,12 +116,3 @@ def _meter(total: float, done: float, description: str, unit: str, show: bool) -
 
 def _format(figures: dict[str, Any]) -> str:
     return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
-
-
-def _clock(seconds: float) -> str:
-    """E.g. "12:05", "1:02:05"."""
-    if seconds == float("inf"):
-        return "unknown time"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
