@@ -23,9 +23,9 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import write_json
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.jobs import job_folder
-from understudy.study.registry import STAGES
 from understudy.study.engine.plan import make_plan
 from understudy.study.engine.run import claimed
+from understudy.study.registry import STAGES
 
 STUDY = """
 name: little
@@ -73,7 +73,7 @@ def test_the_help_of_run_names_every_stage() -> None:
 
 def test_a_resolution_beside_a_study_is_refused(tmp_path: Path) -> None:
     refused = invoke("evaluate", "--synthetic", tmp_path, "--study", "quickstart", "--resolution", 64)
-    assert "the study says the resolution" in str(refused.exception)
+    assert refused.exception.where == "--resolution"
 
 
 def test_help_does_not_load_torch() -> None:
@@ -158,7 +158,7 @@ def test_a_run_of_the_first_stages_its_status_and_one_job(study_file: Path, tmp_
     shown = invoke("status", out)
     assert "2 done" in shown.output
     early = invoke("report", out)
-    assert "no test patient has been evaluated yet" in str(early.exception)
+    assert isinstance(early.exception, UnderstudyError)
 
 
 def test_status_shows_failures(study_file: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_devices_that_cannot_be_used_are_refused_at_once(
     assert "99 GPUs wanted" in str(invoke(*asked, "--device", "cuda").exception)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "99")
-    assert "has started 99 processes of the whole study" in str(invoke(*asked).exception)
+    assert "99 processes" in str(invoke(*asked).exception)
     assert not (tmp_path / "out").exists()
 
 

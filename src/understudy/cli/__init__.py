@@ -56,7 +56,7 @@ def _explained(error: Exception) -> UnderstudyError | None:
     if type(error).__name__ == "ValidationError":  # pydantic's, which need not be loaded
         from understudy.study.config.yaml import settings_problems
 
-        problems = "\n".join(f"  {problem}" for problem in settings_problems(error))
+        problems = "\n".join(f"  {problem}" for problem in settings_problems(error))  # type: ignore[arg-type]
         fix = "give another value; the command's --help says what it means"
         return UnderstudyError(f"a setting cannot be used:\n{problems}", fix=fix)
     return None

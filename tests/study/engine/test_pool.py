@@ -120,7 +120,7 @@ def test_a_job_that_takes_too_long_continues_once_and_is_then_given_up(tmp_path:
 def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("understudy.study.engine.pool.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.failures.STUCK", 2)
     plan = plan_of("hang", "slow once")
     result = run_study(plan, tmp_path, "cpu", False, "report", 1, workers, minutes=0.02, stages=STAGES)
     assert [job.name for job, _ in result.failed] == ["first 0"]
@@ -132,7 +132,7 @@ def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_asked(
 
 
 def test_what_a_hanging_job_has_started_is_killed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.study.engine.pool.STUCK", 2)
+    monkeypatch.setattr("understudy.study.engine.failures.STUCK", 2)
     plan = plan_of("hang with a child")
     assert run_study(plan, tmp_path, "cpu", False, minutes=0.02, stages=STAGES).failed
     children = (job_folder(tmp_path, plan.jobs[0]) / "children").read_text().split()

@@ -157,7 +157,7 @@ def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     run(make_plan(study()), tmp_path / "out", Stages())
     before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
     stages = Stages()
-    with pytest.raises(UnderstudyError, match="belongs to the study 'small', not to 'other'"):
+    with pytest.raises(UnderstudyError, match=r"'small'.*'other'"):
         run(make_plan(study(name="other")), tmp_path / "out", stages)
     assert stages.ran == []
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
@@ -167,10 +167,10 @@ def test_folders_with_other_things_are_refused(tmp_path: Path) -> None:
     plan = make_plan(study())
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("x")
-    with pytest.raises(UnderstudyError, match="not empty and holds no study"):
+    with pytest.raises(UnderstudyError, match="not empty"):
         run(plan, tmp_path / "photos", Stages())
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.png"]
-    with pytest.raises(UnderstudyError, match="a file, not a folder"):
+    with pytest.raises(UnderstudyError, match="a file"):
         run(plan, tmp_path / "photos" / "cat.png", Stages())
     (tmp_path / "odd").mkdir()
     write_json(tmp_path / "odd" / "study.json", {"format": "something else"})
@@ -182,7 +182,7 @@ def test_two_runs_of_one_study_do_not_mix_but_single_jobs_may_join(tmp_path: Pat
     plan, out = make_plan(study()), tmp_path / "out"
     run(plan, out, Stages(), until="prepare")
     with claimed(out, plan):
-        with pytest.raises(UnderstudyError, match="another process is working here"), claimed(out, plan):
+        with pytest.raises(UnderstudyError, match="another process"), claimed(out, plan):
             pass
         with claimed(out, plan, exclusive=False) as folder:
             assert folder == out
@@ -192,7 +192,7 @@ def test_two_runs_of_one_study_do_not_mix_but_single_jobs_may_join(tmp_path: Pat
 
 
 def test_no_study_in_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="no study was run"):
+    with pytest.raises(UnderstudyError, match="no study"):
         study_status(tmp_path)
 
 

@@ -41,8 +41,6 @@ from understudy.study.engine.jobs import (
 HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
 
-Inputs = dict[str, list[tuple[Path, dict[str, Any]]]]  # role -> (folder, done.json) of the jobs in that role
-
 
 def run_job(
     job: Job,
@@ -75,7 +73,7 @@ def run_job(
     folder = job_folder(out, job)
     if (finished := read_done(folder)) is not None:
         return finished
-    inputs = _inputs(job, jobs, out)
+    context, used = _context(job, jobs, out, device, progress, devices, nodes)
     with locked(folder):
         if (finished := read_done(folder)) is not None:  # by another process while this one waited
             return finished
@@ -83,7 +81,6 @@ def run_job(
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
-        context = _context(job, folder, inputs, device, progress, devices, nodes)
         with (
             Heartbeat(folder) as heart,
             _failures_recorded(folder, job, attempts),
@@ -92,8 +89,13 @@ def run_job(
             _limited(minutes),
         ):
             results = stages[job.stage](context)
-        done = {"id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account}
-        done |= _provenance(inputs) | ({"memory": memory.record} if memory.record else {})
+        torch = sys.modules.get("torch")  # None if the job did not need it
+        done = {
+            "id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"), "software": software(),
+            "torch_threads": torch.get_num_threads() if torch else None, "inputs": used,
+            **({"memory": memory.record} if memory.record else {}),
+        }  # fmt: skip
         write_json(folder / "done.json", done)
         for name in ("heartbeat.json", "memory.json"):
             (folder / name).unlink(missing_ok=True)
@@ -111,15 +113,18 @@ def join_job(
         UnderstudyError: an input is not done, or what the stage raises.
         Interrupted: SIGTERM or SIGINT.
     """
-    folder = job_folder(out, job)
-    if read_done(folder) is None:
-        inputs = _inputs(job, jobs, out)
+    if read_done(job_folder(out, job)) is None:
+        context, _ = _context(job, jobs, out, device, False, devices, nodes)
         with interruptible():
-            stages[job.stage](_context(job, folder, inputs, device, False, devices, nodes))
+            stages[job.stage](context)
 
 
-def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> Inputs:
-    found: Inputs = {}
+def _context(
+    job: Job, jobs: Mapping[str, Job], out: str | Path, device: str, progress: bool, devices: int, nodes: int
+) -> tuple[Context, list[dict[str, Any]]]:
+    """What the stage is given, and which results it depends on, for `done.json`."""
+    folders: dict[str, list[Path]] = {}
+    used = []
     for role, job_id in job.inputs:
         folder = job_folder(out, jobs[job_id])
         done = read_done(folder)
@@ -129,28 +134,9 @@ def _inputs(job: Job, jobs: Mapping[str, Job], out: str | Path) -> Inputs:
                 where=folder,
                 fix=f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them",
             )
-        found.setdefault(role, []).append((folder, done))
-    return found
-
-
-def _context(job: Job, folder: Path, inputs: Inputs, device: str, progress: bool, devices: int, nodes: int) -> Context:
-    folders = {role: [path for path, _ in entries] for role, entries in inputs.items()}
-    return Context(folder, job.spec, job.local, folders, device, progress, devices, nodes)
-
-
-def _provenance(inputs: Inputs) -> dict[str, Any]:
-    """When, by which software and from which results a job was done."""
-    torch = sys.modules.get("torch")  # None if the job did not need it
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": software(),
-        "torch_threads": torch.get_num_threads() if torch else None,
-        "inputs": [
-            {"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])}
-            for role, entries in inputs.items()
-            for _, done in entries
-        ],
-    }
+        folders.setdefault(role, []).append(folder)
+        used.append({"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])})
+    return Context(job_folder(out, job), job.spec, job.local, folders, device, progress, devices, nodes), used
 
 
 @contextlib.contextmanager

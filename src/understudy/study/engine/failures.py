@@ -114,14 +114,9 @@ def record_failure(folder: Path, job: Job, error: Exception, attempts: int = 1) 
         return
     foreseen = isinstance(error, _FORESEEN)
     record = {
-        "id": job.id,
-        "name": job.name,
-        "type": type(error).__name__,
-        "class": failure_class(error, job.stage),
-        "attempts": attempts,
-        "message": str(error),
-        "traceback": "" if foreseen else traceback.format_exc(),
-    }
+        "id": job.id, "name": job.name, "type": type(error).__name__, "class": failure_class(error, job.stage),
+        "attempts": attempts, "message": str(error), "traceback": "" if foreseen else traceback.format_exc(),
+    }  # fmt: skip
     with contextlib.suppress(UnderstudyError, OSError):
         write_json(folder / "failed.json", record)
         if not foreseen:

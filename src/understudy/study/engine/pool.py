@@ -21,21 +21,9 @@ from typing import Any
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.runtime.checkpoints import StopRequest
+from understudy.study.engine import failures
 from understudy.study.engine.display import Display, Line, Overall, RunLog, RunResult, remaining
 from understudy.study.engine.execute import run_job
-from understudy.study.engine.failures import (
-    RETRIES,
-    RETRY_WORDS,
-    STUCK,
-    LostWorker,
-    TimeLimit,
-    failure_class,
-    failure_message,
-    lost_process,
-    next_attempt,
-    oom_kills,
-    record_failure,
-)
 from understudy.study.engine.jobs import Job, StageFunction, job_folder, read_done, read_quietly
 from understudy.study.engine.machine import THREADS, cores, gpus, leased
 from understudy.study.engine.plan import longest_after, width
@@ -79,12 +67,6 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
     return max(1, min(cores(), width(jobs), memory // MEMORY)), []
 
 
-def likely_workers(jobs: Sequence[Job], device: str) -> int:
-    """How many workers a run that is not told would take, were all GPUs free."""
-    all_gpus = gpus() if device in ("auto", "cuda") else []
-    return len(all_gpus) or worker_count(None, jobs, "cpu" if device == "auto" else device, 1)[0]
-
-
 @dataclass(frozen=True)
 class Task:
     """What a worker needs to know once."""
@@ -118,7 +100,7 @@ class Worker:
         self.job: Job | None = None
         self.since = 0.0  # when its job began
         self._begun = False  # its job, rather than starting
-        self._kills = oom_kills()
+        self._kills = failures.oom_kills()
         self._attempt = 1  # at its job
         self._asked = False  # to leave
         self._stuck = False  # killed, as its job hung past its limit
@@ -140,8 +122,8 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Gives it a job; a process that is gone is found out by `listen`."""
-        self.job, self.since, self._kills, self._begun = job, time.monotonic(), oom_kills(), False
-        self._attempt = next_attempt(job_folder(self.task.out, job))
+        self.job, self.since, self._kills, self._begun = job, time.monotonic(), failures.oom_kills(), False
+        self._attempt = failures.next_attempt(job_folder(self.task.out, job))
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(job.id)
 
@@ -165,7 +147,7 @@ class Worker:
         minutes = self.task.minutes
         if self.job is None or minutes is None or self._stuck:
             return
-        if time.monotonic() - self.since > (60 * minutes + STUCK if self._begun else START):
+        if time.monotonic() - self.since > (60 * minutes + failures.STUCK if self._begun else START):
             self._stuck = True
             assert self.process.pid is not None
             try:
@@ -178,10 +160,10 @@ class Worker:
         status = self.process.exitcode or 0
         if not self._stuck and self._asked and status == -signal.SIGTERM:  # it was asked to leave before it had begun
             return Outcome(job, interrupted=True)
-        killed = lost_process(status, oom_kills() > self._kills)
-        error = TimeLimit(self.task.minutes or 0) if self._stuck else killed
-        record_failure(job_folder(self.task.out, job), job, error, self._attempt)
-        kind = "lost" if type(error) is LostWorker else failure_class(error, job.stage)
+        killed = failures.lost_process(status, failures.oom_kills() > self._kills)
+        error = failures.TimeLimit(self.task.minutes or 0) if self._stuck else killed
+        failures.record_failure(job_folder(self.task.out, job), job, error, self._attempt)
+        kind = "lost" if type(error) is failures.LostWorker else failures.failure_class(error, job.stage)
         return Outcome(job, failure=kind, message=str(error))
 
     def stop(self) -> None:
@@ -244,8 +226,8 @@ def _do(task: Task, job: Job) -> Outcome:
     except Interrupted:
         return Outcome(job, interrupted=True)
     except Exception as error:  # told to the run, and recorded in failed.json
-        kind, message = failure_class(error, job.stage), failure_message(error, job_folder(task.out, job))
-        return Outcome(job, None, kind, message)
+        message = failures.failure_message(error, job_folder(task.out, job))
+        return Outcome(job, None, failures.failure_class(error, job.stage), message)
     return Outcome(job, done)
 
 
@@ -349,12 +331,13 @@ class Pool:
             self.log.finished(job, outcome.done)
             return
         if outcome.interrupted:  # by somebody else's signal
-            if self.tries[job.id] <= RETRIES["lost"]:
+            if self.tries[job.id] <= failures.RETRIES["lost"]:
                 self.waiting.append(job)
                 return
             kind, message = "error", "the job was stopped by a signal twice"
-        elif self.tries[job.id] <= RETRIES.get(kind, 0):
-            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {RETRY_WORDS.get(kind, 'it is tried again')}")
+        elif self.tries[job.id] <= failures.RETRIES.get(kind, 0):
+            again = failures.RETRY_WORDS.get(kind, "it is tried again")
+            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {again}")
             if kind == "out_of_memory":
                 self.alone.add(job.id)
             self.waiting.append(job)

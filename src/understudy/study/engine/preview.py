@@ -15,9 +15,9 @@ from understudy.study.config.schema import Study
 from understudy.study.engine.calibration import Calibration, calibrated, stated
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.jobs import State, job_folder, read_done, saved_jobs, state_of
-from understudy.study.engine.machine import cores
+from understudy.study.engine.machine import cores, gpus
 from understudy.study.engine.plan import Plan, elapsed, make_plan
-from understudy.study.engine.pool import likely_workers
+from understudy.study.engine.pool import worker_count
 from understudy.study.registry import STAGES
 
 SPARE = 1.1  # of the disk space that a study needs should be free
@@ -41,7 +41,11 @@ def preview_study(
         return preview(estimated(plan, calibration=calibration), out, calibration, workers or 1)
     calibration = calibrated(device, again=calibrate)
     plan = estimated(plan, calibration=calibration)
-    count = workers or likely_workers([job for job in plan.jobs if read_done(job_folder(out, job)) is None], device)
+    left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
+    # as a run would choose, were all GPUs free
+    all_gpus = gpus() if device in ("auto", "cuda") else []
+    likely = len(all_gpus) or worker_count(None, left, "cpu" if device == "auto" else device, 1)[0]
+    count = workers or likely
     if count > 1 and not calibration.gpu:  # which divide the cores between them
         calibration = calibrated(device, calibrate, max(1, cores() // count))
         plan = estimated(plan, calibration=calibration)
