@@ -129,7 +129,7 @@ def test_an_audit_needs_to_know_whose_slices_they_are_and_quality_says_what_is_m
     for more in ([], ["--patients", r"(\d+)$"]):
         with pytest.raises(UnderstudyError) as caught:
             run("audit", real, real, *more)
-        assert "as many patients as slices (24)" in caught.value.what
+        assert "(24)" in caught.value.what
         assert "--patients '(.*)'" in str(caught.value.fix)
     with pytest.raises(UnderstudyError) as caught:
         run("audit", real, real, "--patients", "^(0)")
@@ -138,7 +138,7 @@ def test_an_audit_needs_to_know_whose_slices_they_are_and_quality_says_what_is_m
     assert run("audit", real, real, "--patients", "^(0)", "--trust-patients").real.index["subject"].nunique() == 1
     assert run("audit", real, real, "--patients", "(.*)").real.index["subject"].tolist() == [n[3:] for n in names]
     said = run("quality", real, real).stderr
-    assert "as many patients as slices (24)" in said
+    assert "(24)" in said
     assert "--patients" in said
 
 
@@ -147,13 +147,13 @@ def test_an_audit_stops_at_patients_that_look_like_one(tmp_path: Path) -> None:
     names = [f"p{i // 12:02d}{'ab'[i % 12 // 6]}_z{i % 12:02d}" for i in range(192)]
     real = pictures(tmp_path / "real", names, images)
     assert run("audit", real, real, "--patients", "^(p..)").real.index["subject"].nunique() == 16
-    with pytest.raises(UnderstudyError, match="look like neighbouring slices of one person") as caught:
+    with pytest.raises(UnderstudyError, match="neighbouring slices") as caught:
         run("audit", real, real)
     assert "--trust-patients" in str(caught.value.fix)
-    with pytest.raises(UnderstudyError, match="look like neighbouring slices of one person"):
+    with pytest.raises(UnderstudyError, match="neighbouring slices"):
         run("audit", real, real, "--patients", "^(p...)")
     assert run("audit", real, real, "--trust-patients").real.index["subject"].nunique() == 32
-    assert "look like neighbouring slices of one person" in run("quality", real, real).stderr
+    assert "neighbouring slices" in run("quality", real, real).stderr
 
 
 @pytest.mark.parametrize("command", ["audit", "quality"])

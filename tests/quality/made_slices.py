@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.quality.rules import InputRule
+from understudy.quality.extractors import InputRule
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "FLAIR")

@@ -1,4 +1,4 @@
-"""Weights in the formats that users have, and what is refused; small networks of the real kinds, made here."""
+"""Weights in the formats that users have, and what is refused; small networks of the real kinds; input rules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from scipy import signal
 from torch import nn
@@ -16,8 +17,15 @@ from torch.nn import functional as F
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file
-from understudy.quality.extractor import Classifier, Extractor
-from understudy.quality.extractors import from_file, random_network
+from understudy.quality.extractors import (
+    Classifier,
+    Extractor,
+    InputRule,
+    apply_rule,
+    make_extractor,
+    random_network,
+    resized,
+)
 from understudy.quality.networks.inception import LAYERS, Inception, from_graph, graph_names
 from understudy.quality.networks.resnet import ResNet50
 
@@ -53,7 +61,7 @@ def state_dict(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_inception_reads_a_state_dict(state_dict: Path, inception: Inception) -> None:
-    found = from_file("inception2015", state_dict, sha256_file(state_dict))
+    found = make_extractor("inception2015", state_dict, sha256_file(state_dict))
     assert isinstance(found, Extractor)
     assert isinstance(found, Classifier)
     assert (found.name, found.dimension, found.channels) == ("inception2015", 2048, None)
@@ -138,8 +146,8 @@ def archive(inception: Inception, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_inception_reads_torchscript(archive: Path, state_dict: Path) -> None:
-    scripted = from_file("inception2015", archive, sha256_file(archive))
-    plain = from_file("inception2015", state_dict, sha256_file(state_dict))
+    scripted = make_extractor("inception2015", archive, sha256_file(archive))
+    plain = make_extractor("inception2015", state_dict, sha256_file(state_dict))
     np.testing.assert_array_equal(scripted.features(SLICES), plain.features(SLICES))
     assert scripted.sha256 != plain.sha256
 
@@ -155,8 +163,8 @@ def test_a_script_that_computes_other_features_is_refused(inception: Inception, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(_Archive(inception, _Other())).save(str(tmp_path / "other.pt"))
-    with pytest.raises(UnderstudyError, match="other features than the file's own"):
-        from_file("inception2015", tmp_path / "other.pt", sha256_file(tmp_path / "other.pt"))
+    with pytest.raises(UnderstudyError, match="other features"):
+        make_extractor("inception2015", tmp_path / "other.pt", sha256_file(tmp_path / "other.pt"))
 
 
 def test_graph_names_cover_every_convolution(inception: Inception) -> None:
@@ -186,20 +194,20 @@ def test_a_script_with_other_weights_is_refused(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.script(_Wrong()).save(str(tmp_path / "wrong.pt"))
     digest = sha256_file(tmp_path / "wrong.pt")
-    with pytest.raises(UnderstudyError, match="weights are not in the file"):
-        from_file("inception2015", tmp_path / "wrong.pt", digest)
+    with pytest.raises(UnderstudyError, match="not in the file"):
+        make_extractor("inception2015", tmp_path / "wrong.pt", digest)
     with pytest.raises(UnderstudyError, match="no SHA-256 vouches"):
-        from_file("dinov2", tmp_path / "wrong.pt")
+        make_extractor("dinov2", tmp_path / "wrong.pt")
 
 
 def test_wrong_hashes_are_refused(state_dict: Path, archive: Path) -> None:
     for path in (state_dict, archive):
         with pytest.raises(UnderstudyError, match="not 6726825d… or f58cb9b6"):
-            from_file("inception2015", path)
+            make_extractor("inception2015", path)
     with pytest.raises(UnderstudyError, match="have the SHA-256"):
-        from_file("inception2015", state_dict, "0" * 64)
+        make_extractor("inception2015", state_dict, "0" * 64)
     with pytest.raises(UnderstudyError, match="at least its first 8"):
-        from_file("inception2015", state_dict, sha256_file(state_dict)[:4])
+        make_extractor("inception2015", state_dict, sha256_file(state_dict)[:4])
 
 
 def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
@@ -207,11 +215,11 @@ def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
     small["layer3.0.conv2.weight"] = torch.zeros(1)
     torch.save(small, tmp_path / "shape.pth")
     with pytest.raises(UnderstudyError, match=r"layer3\.0\.conv2\.weight has the shape \(1,\)"):
-        from_file("radimagenet_resnet50", tmp_path / "shape.pth")
+        make_extractor("radimagenet_resnet50", tmp_path / "shape.pth")
     del small["layer3.0.conv2.weight"]
     torch.save(small, tmp_path / "missing.pth")
     with pytest.raises(UnderstudyError, match=r"1 of \d+ weights .* layer3\.0\.conv2\.weight"):
-        from_file("radimagenet_resnet50", tmp_path / "missing.pth")
+        make_extractor("radimagenet_resnet50", tmp_path / "missing.pth")
 
 
 class Bomb:
@@ -231,12 +239,12 @@ def test_a_foreign_pickle_is_not_executed(tmp_path: Path) -> None:
     (tmp_path / "noise.safetensors").write_bytes(b"not weights at all")
     for name in ("bomb.pth", "zip.pth", "noise.pth", "noise.safetensors"):
         with pytest.raises(UnderstudyError, match="cannot be read safely"):
-            from_file("radimagenet_resnet50", tmp_path / name)
+            make_extractor("radimagenet_resnet50", tmp_path / name)
     assert not (tmp_path / "executed").exists()
     with pytest.raises(UnderstudyError, match="there are no weights"):
-        from_file("radimagenet_resnet50", tmp_path / "absent.pth")
+        make_extractor("radimagenet_resnet50", tmp_path / "absent.pth")
     with pytest.raises(UnderstudyError, match="no extractor 'vgg'"):
-        from_file("vgg", tmp_path / "noise.pth")
+        make_extractor("vgg", tmp_path / "noise.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -249,7 +257,7 @@ def test_resnet_of_radimagenet(prefix: str, tmp_path: Path) -> None:
         first, rest = name.split(".", 1)
         state[f"{prefix}{numbers[first]}.{rest}" if prefix else name] = tensor.contiguous()
     save_file(state, tmp_path / "r.safetensors")
-    found = from_file("radimagenet_resnet50", tmp_path / "r.safetensors")
+    found = make_extractor("radimagenet_resnet50", tmp_path / "r.safetensors")
     other = np.random.default_rng(1).integers(0, 256, (1, 224, 224)).astype(np.uint8)
     x = torch.from_numpy(other).float()[:, None].repeat(1, 3, 1, 1) / 127.5 - 1
     with torch.inference_mode():
@@ -269,7 +277,7 @@ def test_inception_of_radimagenet(tmp_path: Path) -> None:
         state[f"backbone.{places[LAYERS.index(first)]}.{rest}"] = tensor
     state["backbone.15.conv0.conv.weight"] = torch.zeros(1)
     torch.save({"state_dict": state}, tmp_path / "i.pt")
-    found = from_file("radimagenet_inception", tmp_path / "i.pt")
+    found = make_extractor("radimagenet_inception", tmp_path / "i.pt")
     for name, tensor in found.network.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name]), name
 
@@ -322,7 +330,7 @@ def vision_transformer(state: dict[str, torch.Tensor], x: torch.Tensor, depth: i
 def test_dinov2_equals_a_transformer_by_hand(tmp_path: Path) -> None:
     state = official_dinov2(128, 2, grid=16)  # 16 patches of 14 pixels: 224, so positions need no interpolation
     torch.save(state, tmp_path / "d.pth")
-    found = from_file("dinov2", tmp_path / "d.pth")
+    found = make_extractor("dinov2", tmp_path / "d.pth")
     assert found.dimension == 128
     slices = np.random.default_rng(2).integers(0, 256, (2, 224, 224)).astype(np.uint8)
     x = torch.from_numpy(slices).float()[:, None].repeat(1, 3, 1, 1) / 255
@@ -335,12 +343,12 @@ def test_dinov2_equals_a_transformer_by_hand(tmp_path: Path) -> None:
 def test_dinov2_reads_other_grids_and_refuses_other_files(tmp_path: Path) -> None:
     state = official_dinov2(64, 1, grid=37)  # as the official ones: 518 pixels
     torch.save({"teacher": state}, tmp_path / "d.pth")
-    assert from_file("dinov2", tmp_path / "d.pth").features(SLICES).shape == (2, 64)
+    assert make_extractor("dinov2", tmp_path / "d.pth").features(SLICES).shape == (2, 64)
     torch.save({**state, "register_tokens": torch.zeros(1, 4, 64)}, tmp_path / "registers.pth")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("registers.pth", "other.pth"):
         with pytest.raises(UnderstudyError, match="not the state dict of a DINOv2"):
-            from_file("dinov2", tmp_path / name)
+            make_extractor("dinov2", tmp_path / name)
 
 
 def test_the_random_network_is_the_same_everywhere() -> None:
@@ -353,3 +361,34 @@ def test_the_random_network_is_the_same_everywhere() -> None:
     assert np.isfinite(features).all()
     assert np.abs(features[0] - features[1]).max() > 0
     assert random_network("tf1").rule != found.rule
+
+
+@pytest.mark.parametrize(("edge", "size"), [(64, 99), (32, 14), (64, 20)])
+def test_bicubic_is_pils_on_float_images(edge: int, size: int) -> None:
+    slices = np.random.default_rng(0).integers(0, 256, (2, edge, edge)).astype(np.uint8)
+    mine = apply_rule(slices, InputRule(size, copies=1)).numpy()
+    for image, found in zip(slices, mine, strict=True):
+        pil = Image.fromarray(image.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(found[0], np.asarray(pil).clip(0, 255), atol=2e-3)
+
+
+@pytest.mark.parametrize(("edge", "size"), [(8, 13), (16, 5)])
+def test_tf1_is_a_loop(edge: int, size: int) -> None:
+    image = np.random.default_rng(1).uniform(0, 255, (edge, edge)).astype(np.float32)
+    expected = np.empty((size, size))
+    for i in range(size):
+        for j in range(size):
+            y, x = i * edge / size, j * edge / size
+            y0, x0 = int(y), int(x)
+            y1, x1, v, u = min(y0 + 1, edge - 1), min(x0 + 1, edge - 1), y - y0, x - x0
+            top = (1 - u) * image[y0, x0] + u * image[y0, x1]
+            expected[i, j] = (1 - v) * top + v * ((1 - u) * image[y1, x0] + u * image[y1, x1])
+    found = resized(torch.from_numpy(image)[None, None], size, "tf1")[0, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_copies_are_shifted_and_scaled_each() -> None:
+    slices = np.full((1, 4, 4), 100, np.uint8)
+    x = apply_rule(slices, InputRule(4, mean=(0.0, 50.0, 100.0), std=(1.0, 2.0, 4.0)))
+    assert x.shape == (1, 3, 4, 4)
+    assert x[0, :, 0, 0].tolist() == [100, 25, 0]

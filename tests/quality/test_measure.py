@@ -13,12 +13,13 @@ import pytest
 from made_slices import Pooled, slice_set
 
 from understudy.errors import UnderstudyError
+from understudy.quality import measure as measuring
 from understudy.quality.config import QualityConfig
+from understudy.quality.distances import between_features
+from understudy.quality.extractors import Features
 from understudy.quality.features import FeatureCache
-from understudy.quality.frechet import between_features
-from understudy.quality.measure import Row, measure
-from understudy.quality.results import write_results
-from understudy.quality.sets import make_parts
+from understudy.quality.measure import Row, make_parts, measure, write_results
+from understudy.quality.metrics import METRICS, Metric, Setup, Values
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 PEOPLE = ("a", "b", "c", "d", "e", "f")
@@ -46,7 +47,7 @@ def by_metric(rows: list[Row], channel: str) -> dict[str, Row]:
 
 
 def test_every_number_has_its_floor(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
-    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path), config())
+    rows = measure(make_parts(synthetic, real), Pooled(), FeatureCache(tmp_path), config())
     assert {r.channel for r in rows} == {"T1w", "FLAIR", "mean"}
     found = by_metric(rows, "T1w")
     assert list(found) == ["frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"]
@@ -58,54 +59,31 @@ def test_every_number_has_its_floor(real: SliceSet, synthetic: SliceSet, tmp_pat
     train, val = real.rows(split="train"), real.rows(split="val")
     one, two = (Pooled().features(real.read(r)[0][:, 0]) for r in (train, val))
     other = Pooled().features(synthetic.read(slice(None))[0][:, 1])
-    assert found["frechet_distance"].value == pytest.approx(between_features(one, other))
-    assert found["frechet_distance"].floor == pytest.approx(between_features(one, two))
+    assert found["frechet_distance"].value == pytest.approx(between_features(other, one))
+    assert found["frechet_distance"].floor == pytest.approx(between_features(two, one))
     assert found["frechet_distance"].value > 5 * found["frechet_distance"].floor
     assert found["coverage"].matched < found["coverage"].floor
 
 
 def test_averages_are_over_channels(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
-    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path), config())
+    rows = measure(make_parts(synthetic, real), Pooled(), FeatureCache(tmp_path), config())
     mean = by_metric(rows, "mean")["recall"]
     parts = [by_metric(rows, c)["recall"] for c in ("T1w", "FLAIR")]
     assert mean.value == pytest.approx(sum(p.value for p in parts) / 2)
     assert mean.floor == pytest.approx(sum(p.floor for p in parts) / 2)
     together = [(a + b) / 2 for a, b in zip(parts[0].floors, parts[1].floors, strict=True)]
     assert mean.floor_sd == pytest.approx(np.std(together, ddof=1))
-    one = measure(make_parts(real, synthetic, channels=["FLAIR"]), Pooled(), FeatureCache(tmp_path), config())
+    one = measure(make_parts(synthetic, real, channels=["FLAIR"]), Pooled(), FeatureCache(tmp_path), config())
     assert {r.channel for r in one} == {"FLAIR"}
     assert [r.value for r in one] == [r.value for r in rows if r.channel == "FLAIR"]
 
 
 def test_an_extractor_of_all_channels_gets_them_by_name(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     joint = Pooled(channels=("FLAIR", "T1w"))
-    rows = measure(make_parts(real, synthetic), joint, FeatureCache(tmp_path), config())
+    rows = measure(make_parts(synthetic, real), joint, FeatureCache(tmp_path), config())
     assert {r.channel for r in rows} == {"all"}
     kept = FeatureCache(tmp_path).features(synthetic, (), joint)["all"]
     np.testing.assert_allclose(kept, joint.features(synthetic.read(slice(None))[0]))
-
-
-def test_features_are_computed_once_and_continued_by_block(real: SliceSet, tmp_path: Path) -> None:
-    class Stops(Pooled):
-        def features(self, images: np.ndarray) -> np.ndarray:
-            if self.seen >= 100:
-                raise KeyboardInterrupt
-            return super().features(images)
-
-    cache, stops = FeatureCache(tmp_path), Stops()
-    with pytest.raises(KeyboardInterrupt):
-        cache.features(real, ["T1w"], stops, block=50)
-    goes_on = Pooled()
-    found = cache.features(real, ["T1w"], goes_on, block=50)["T1w"]
-    assert (stops.seen, goes_on.seen) == (100, 80)
-    np.testing.assert_array_equal(found, Pooled().features(real.read(slice(None))[0][:, 0]))
-    again = Pooled()
-    cache.features(real, ["T1w"], again, block=64)
-    assert again.seen == 0
-    other = Pooled()
-    other.sha256 = "1" * 64  # other weights are another extractor
-    cache.features(real, ["T1w"], other)
-    assert other.seen == 180
 
 
 def test_the_floors_spread_is_by_patient(tmp_path: Path) -> None:
@@ -118,7 +96,7 @@ def test_the_floors_spread_is_by_patient(tmp_path: Path) -> None:
     writer.append(images, np.zeros((160, 8, 8), np.uint8), rows)
     real = writer.close()
     copies = slice_set(tmp_path / "c", 80, 3, channels=("T1w",))
-    rows_ = measure(make_parts(real, copies), Pooled(), FeatureCache(tmp_path / "f"), config(divisions=8))
+    rows_ = measure(make_parts(copies, real), Pooled(), FeatureCache(tmp_path / "f"), config(divisions=8))
     frechet = by_metric(rows_, "T1w")["frechet_distance"]
     assert frechet.floor_sd > 0.2 * frechet.floor_mean
     assert frechet.floor > 0
@@ -129,19 +107,19 @@ def test_a_small_synthetic_set_is_compared_with_as_many_held_out_slices(real: Sl
     few = slice_set(tmp_path / "few", 12, 9)
     (row,) = (
         r
-        for r in measure(make_parts(real, few), Pooled(), FeatureCache(tmp_path / "f"), config(matched=9))
+        for r in measure(make_parts(few, real), Pooled(), FeatureCache(tmp_path / "f"), config(matched=9))
         if (r.metric, r.channel) == ("coverage", "mean")
     )
     assert (row.n_synthetic, row.n_heldout, row.n_matched) == (12, 60, 12)
     assert row.value == pytest.approx(row.matched)
     assert abs(row.matched - row.floor) < 0.15
-    whole = make_parts(real, slice_set(tmp_path / "many", 60, 9))
+    whole = make_parts(slice_set(tmp_path / "many", 60, 9), real)
     rows = measure(whole, Pooled(), FeatureCache(tmp_path / "f"), config())
     assert by_metric(rows, "mean")["coverage"].floor > row.floor + 0.15
 
 
 def test_results_are_written(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
-    parts, settings = make_parts(real, synthetic), config()
+    parts, settings = make_parts(synthetic, real), config()
     rows = measure(parts, Pooled(), FeatureCache(tmp_path / "f"), settings)
     write_results(tmp_path, rows, parts, settings)
     content = json.loads((tmp_path / "quality.json").read_text())
@@ -165,46 +143,46 @@ def test_too_few_slices_are_refused_left_out_or_extrapolated(
     wide.dimension = 64
     short = slice_set(tmp_path / "short", 30, 5)
     cache = FeatureCache(tmp_path / "f")
-    with pytest.raises(UnderstudyError, match="30 synthetic slices for features of 64 dimensions"):
-        measure(make_parts(real, short), wide, cache, config())
-    left = by_metric(measure(make_parts(real, short), wide, cache, config(too_few="leave_out")), "T1w")
+    with pytest.raises(UnderstudyError, match="30 synthetic slices"):
+        measure(make_parts(short, real), wide, cache, config())
+    left = by_metric(measure(make_parts(short, real), wide, cache, config(too_few="leave_out")), "T1w")
     assert math.isnan(left["frechet_distance"].value)
     assert "fewer slices than the 64 dimensions" in left["frechet_distance"].note
     assert math.isfinite(left["kernel_distance"].value)
-    more = by_metric(measure(make_parts(real, short), wide, cache, config(extrapolate=True)), "T1w")
+    more = by_metric(measure(make_parts(short, real), wide, cache, config(extrapolate=True)), "T1w")
     infinite = more["frechet_distance_infinity"]
     assert all(math.isfinite(v) for v in (infinite.value, infinite.sd, infinite.floor))
     # enough synthetic slices, but not enough held-out ones for a floor of this distance
-    floorless = by_metric(measure(make_parts(real, synthetic), wide, cache, config()), "T1w")
+    floorless = by_metric(measure(make_parts(synthetic, real), wide, cache, config()), "T1w")
     assert math.isfinite(floorless["frechet_distance"].value)
     assert "60 slices are fewer than the 64" in floorless["frechet_distance"].note
 
 
 def test_without_held_out_patients_there_is_no_floor(synthetic: SliceSet, tmp_path: Path) -> None:
     real = slice_set(tmp_path / "r", 60, 0, patients=PEOPLE)
-    rows = measure(make_parts(real, synthetic), Pooled(), FeatureCache(tmp_path / "f"), config())
+    rows = measure(make_parts(synthetic, real), Pooled(), FeatureCache(tmp_path / "f"), config())
     assert all("no held-out patients" in r.note for r in rows)
     assert all(math.isnan(r.floor) for r in rows)
 
 
 def test_sets_that_do_not_fit_are_refused(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
     one = slice_set(tmp_path / "one", 20, 0, channels=("T1w",))
-    with pytest.raises(UnderstudyError, match="synthetic slices have the channels T1w, but the real slices T1w, FLAIR"):
-        make_parts(real, one)
-    assert make_parts(real, one, channels=["T1w"]).channels == ("T1w",)
-    with pytest.raises(UnderstudyError, match="but T2w is to be compared"):
-        make_parts(real, synthetic, channels=["T2w"])
-    with pytest.raises(UnderstudyError, match="16 pixels wide, the real slices 8"):
-        make_parts(real, slice_set(tmp_path / "large", 20, 0, edge=16))
+    with pytest.raises(UnderstudyError, match="T1w, but the real"):
+        make_parts(one, real)
+    assert make_parts(one, real, channels=["T1w"]).channels == ("T1w",)
+    with pytest.raises(UnderstudyError, match="T2w"):
+        make_parts(synthetic, real, channels=["T2w"])
+    with pytest.raises(UnderstudyError, match="16 pixels"):
+        make_parts(slice_set(tmp_path / "large", 20, 0, edge=16), real)
     shared = slice_set(tmp_path / "shared", 20, 0, patients=("a", "z"))
-    with pytest.raises(UnderstudyError, match="1 of the held-out patients are also among the real slices"):
-        make_parts(real, synthetic, shared)
+    with pytest.raises(UnderstudyError, match="1 of the held-out"):
+        make_parts(synthetic, real, shared)
     nobody = slice_set(tmp_path / "nobody", 20, 0)
-    with pytest.raises(UnderstudyError, match="do not say which patient"):
-        make_parts(real, synthetic, nobody)
+    with pytest.raises(UnderstudyError, match="which patient"):
+        make_parts(synthetic, real, nobody)
     tests = slice_set(tmp_path / "tests", 20, 0, patients=("y", "z"), splits=("train", "train"))
     with pytest.raises(UnderstudyError, match="no held-out slices"):
-        make_parts(real, synthetic, tests)
+        make_parts(synthetic, real, tests)
 
 
 def test_constant_slices(real: SliceSet, synthetic: SliceSet, tmp_path: Path) -> None:
@@ -212,19 +190,24 @@ def test_constant_slices(real: SliceSet, synthetic: SliceSet, tmp_path: Path) ->
     index = [{"id": str(i)} for i in range(40)]
     blank.append(np.full((40, 2, 8, 8), 7, np.uint8), np.zeros((40, 8, 8), np.uint8), index)
     flat, cache = blank.close(), FeatureCache(tmp_path / "f")
-    with pytest.raises(UnderstudyError, match="real slices all look the same"):
-        measure(make_parts(flat, synthetic), Pooled(), cache, config())
+    with pytest.raises(UnderstudyError, match="look the same"):
+        measure(make_parts(synthetic, flat), Pooled(), cache, config())
     # a generator that makes one image only is a finding, not an error
-    rows = by_metric(measure(make_parts(real, flat), Pooled(), cache, config()), "T1w")
+    rows = by_metric(measure(make_parts(flat, real), Pooled(), cache, config()), "T1w")
     assert rows["coverage"].value < 0.1
     assert rows["recall"].value == 0
     assert rows["frechet_distance"].value > rows["frechet_distance"].floor
 
 
-def test_features_that_are_not_finite_are_refused(real: SliceSet, tmp_path: Path) -> None:
-    class Broken(Pooled):
-        def features(self, images: np.ndarray) -> np.ndarray:
-            return super().features(images) * np.nan
+def test_a_metric_is_a_function_and_a_line(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gap(synthetic: Features, real: Features, setup: Setup) -> Values:
+        return {"mean_gap": (float(abs(synthetic.mean() - real.mean())), math.nan)}
 
-    with pytest.raises(UnderstudyError, match="not finite"):
-        FeatureCache(tmp_path).features(real, ["T1w"], Broken())
+    monkeypatch.setattr(measuring, "METRICS", (*METRICS, Metric({"mean_gap": "Gap of means"}, gap)))
+    rows = measure(make_parts(synthetic, real), Pooled(), FeatureCache(tmp_path), config())
+    assert [r.metric for r in rows if r.channel == "T1w"][-1] == "mean_gap"
+    found = by_metric(rows, "mean")["mean_gap"]
+    assert found.value > 3 * found.floor > 0
+    assert np.isfinite(found.floor_sd)

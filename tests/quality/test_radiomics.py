@@ -12,23 +12,21 @@ from made_slices import Pooled, images, slice_set
 from scipy import stats
 
 from understudy.errors import UnderstudyError
-from understudy.quality.extractor import Extractor
+from understudy.quality.config import QualityConfig
+from understudy.quality.extractors import Extractor
 from understudy.quality.features import FeatureCache
-from understudy.quality.measure import QualityConfig, measure, unmeasured
+from understudy.quality.measure import Parts, make_parts, measure, unmeasured
 from understudy.quality.radiomics import (
     DIRECTIONS,
     LEVELS,
     NAMES,
     RadiomicExtractor,
     TumourRadiomics,
-    brain_mask,
     fitted,
-    otsu,
     radiomics,
     suited,
     with_tumour,
 )
-from understudy.quality.sets import make_parts
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 
@@ -135,20 +133,6 @@ def test_slices_do_not_know_of_each_other() -> None:
     assert np.array_equal(radiomics(made, mask), alone)
 
 
-def test_otsu_parts_best() -> None:
-    made, _ = example(4)
-    made[1] = np.where(made[1] > 128, 200, 30)
-    for image, found in zip(made, otsu(made), strict=True):
-        values = image.ravel().astype(float)
-
-        def between(t: int, values: np.ndarray = values) -> float:
-            low, high = values[values <= t], values[values > t]
-            return len(low) * len(high) * (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0.0
-
-        assert between(int(found)) == pytest.approx(max(between(t) for t in range(256)))
-    assert not brain_mask(np.full((1, 8, 8), 7, np.uint8)).any()
-
-
 def set_with_lesions(path: Path, n: int, seed: int, split: bool) -> SliceSet:
     rng = np.random.default_rng(seed)
     writer = SliceWriter(path, ("T1w", "FLAIR"), evenly_coded({1: "lesion"}), 16)
@@ -166,10 +150,14 @@ def set_with_lesions(path: Path, n: int, seed: int, split: bool) -> SliceSet:
     return writer.close()
 
 
+def fitted_to(extractor: RadiomicExtractor, parts: Parts) -> RadiomicExtractor:
+    return fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
+
+
 def test_as_an_extractor_for_brain_and_tumour(tmp_path: Path) -> None:
     real = set_with_lesions(tmp_path / "real", 300, 0, split=True)
-    parts = make_parts(real, set_with_lesions(tmp_path / "fake", 200, 1, split=False))
-    brain = fitted(RadiomicExtractor(), parts)
+    parts = make_parts(set_with_lesions(tmp_path / "fake", 200, 1, split=False), real)
+    brain = fitted_to(RadiomicExtractor(), parts)
     assert isinstance(brain, Extractor)
     rows = measure(parts, brain, FeatureCache(tmp_path / "kept"), QualityConfig())
     frechet = {r.channel: r for r in rows if r.metric == "frechet_distance"}
@@ -178,7 +166,7 @@ def test_as_an_extractor_for_brain_and_tumour(tmp_path: Path) -> None:
     assert frechet["mean"].floor > 0
     few = with_tumour(parts)
     assert len(few.real.rows) == 30 * 4  # slices 0, 2, 4, 6 of every ten
-    tumour = fitted(TumourRadiomics(), few)
+    tumour = fitted_to(TumourRadiomics(), few)
     found = measure(few, tumour, FeatureCache(tmp_path / "kept"), QualityConfig(too_few="leave_out"))
     assert found[0].n_synthetic == 100
     assert np.isfinite(found[0].value)
@@ -189,10 +177,10 @@ def test_as_an_extractor_for_brain_and_tumour(tmp_path: Path) -> None:
 
 def test_standardised_features_have_mean_0_and_variance_1(tmp_path: Path) -> None:
     parts = make_parts(
-        set_with_lesions(tmp_path / "real", 100, 0, True), set_with_lesions(tmp_path / "s", 20, 1, False)
+        set_with_lesions(tmp_path / "s", 20, 1, False), set_with_lesions(tmp_path / "real", 100, 0, True)
     )
     raw = RadiomicExtractor()
-    made = fitted(raw, parts)
+    made = fitted_to(raw, parts)
     pictures = parts.real.slices.read(parts.real.rows)[0]
     found = np.concatenate([made.features(np.ascontiguousarray(pictures[:, c])) for c in (0, 1)])
     assert found.mean(0) == pytest.approx(np.zeros(28), abs=1e-3)
@@ -206,7 +194,7 @@ def test_standardised_features_have_mean_0_and_variance_1(tmp_path: Path) -> Non
 
 def test_what_is_suited(tmp_path: Path) -> None:
     parts = make_parts(
-        set_with_lesions(tmp_path / "real", 60, 0, split=True), slice_set(tmp_path / "f", 20, 1, edge=16)
+        slice_set(tmp_path / "f", 20, 1, edge=16), set_with_lesions(tmp_path / "real", 60, 0, split=True)
     )
     brain, own = suited(RadiomicExtractor(), parts)
     assert brain.rule["scale"] == "standardised by real slices"
@@ -222,5 +210,5 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnderstudyError, match="need its annotation"):
         TumourRadiomics().features(np.zeros((1, 8, 8), np.uint8))
     real = slice_set(tmp_path / "real", 20, 0, patients=("a", "b"), splits=("train", "train"))
-    with pytest.raises(UnderstudyError, match="no real slice has 16 annotated pixels"):
-        with_tumour(make_parts(real, slice_set(tmp_path / "fake", 20, 1)))
+    with pytest.raises(UnderstudyError, match="16 annotated pixels"):
+        with_tumour(make_parts(slice_set(tmp_path / "fake", 20, 1), real))

@@ -69,10 +69,8 @@ def quality(
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import measure, unmeasured
+    from understudy.quality.measure import make_parts, measure, unmeasured, write_results
     from understudy.quality.radiomics import suited
-    from understudy.quality.results import write_results
-    from understudy.quality.sets import make_parts
 
     if resize not in ("antialiased_bicubic", "tf1"):
         fix = "use antialiased_bicubic or tf1"
@@ -83,7 +81,7 @@ def quality(
     others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
     sets = ((first, real), (second, synthetic), (others or first, heldout))
     with as_given(*sets):
-        parts = make_parts(first, second, others, list(reading.spec.named) or None)
+        parts = make_parts(second, first, others, list(reading.spec.named) or None)
     make_folder(out)
     config = QualityConfig.model_validate({"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed})
     rows: list[Row] = []
@@ -107,9 +105,9 @@ def quality(
 
 def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tuple[str, Path | None, str | None]]:
     """(extractor, its file, its stated hash); files belong to those that need one, in their order."""
-    from understudy.quality.extractors import needs_a_file
+    from understudy.quality.extractors import FROM_A_FILE
 
-    needing = [name for name in names if needs_a_file(name)]
+    needing = [name for name in names if name in FROM_A_FILE]
     if len(weights) > len(needing) or (digests and len(digests) != len(weights)):
         raise UnderstudyError(
             f"{len(weights)} files of weights and {len(digests)} hashes for {len(needing)} extractors that need a file",
@@ -121,7 +119,7 @@ def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tu
 
 
 def _print_quality(rows: list[Row]) -> None:
-    from understudy.quality.words import LABELS
+    from understudy.quality.metrics import LABELS
 
     header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [
@@ -155,7 +153,7 @@ def compare_annotated(
     """Compare the annotations of synthetic slices with real ones: share, areas, shapes, borders, positions."""
     from understudy.io.files import make_folder, write_text
     from understudy.quality.annotation import compare_annotations
-    from understudy.quality.groups import AnnotationConfig
+    from understudy.quality.config import AnnotationConfig
 
     kept = out / "private" / "read"
     first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
@@ -167,7 +165,7 @@ def compare_annotated(
             raise UnderstudyError("the slices have no annotation", where=path, fix=fix)
     make_folder(out)
     with as_given(*sets):
-        found = compare_annotations(first, second, others, AnnotationConfig(seed=seed), progress=not quiet)
+        found = compare_annotations(second, first, others, AnnotationConfig(seed=seed), progress=not quiet)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False)
     write_text(out / "annotations.json", f"{text}\n")
     if as_json:

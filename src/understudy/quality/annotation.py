@@ -1,27 +1,27 @@
 """The annotations of synthetic slices against those of real ones, with held-out patients as the floor.
 
-Two kinds of numbers. *Values* say what the annotations of a set are like (how many slices have a tumour, how large it
-is, what it touches), each with an interval: by patient for real slices, by block of slices for synthetic ones, whose
-slices are independent. *Distances* say how far synthetic slices are from real ones. Beside each stands the floor, the
-distance of held-out patients, and the range of that floor over random divisions of the same patients: a distance
-within the range is one that real patients have among themselves.
+*Values* say what the annotations of a set are like, each with an interval: by patient for real slices, by block of
+slices for synthetic ones, whose slices are independent. *Distances* say how far synthetic slices are from real ones.
+Beside each stands the floor, the distance of held-out patients, and the range of that floor over random divisions of
+the same patients: a distance within the range is one that real patients have among themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.quality.annotation_distances import Distance, distances
-from understudy.quality.groups import UNITS, AnnotationConfig, Group, collect, named, unit_of
-from understudy.quality.lesions import ANY
-from understudy.quality.sets import Part, Parts, make_parts
-from understudy.quality.weighted import Floats, Sorted, drawn, interval, ratio
+from understudy.quality.config import AnnotationConfig
+from understudy.quality.lesions import ANY, Lesions, measure_lesions
+from understudy.quality.measure import Parts, make_parts
+from understudy.quality.weighted import Floats, Pair, Sorted, drawn, interval, ratio, variation
+from understudy.roles import Part
 from understudy.runtime.progress import track
 from understudy.slices import SliceSet
 
@@ -29,7 +29,15 @@ FORMAT = "understudy-annotations-1"
 FEWEST_PATIENTS = 5  # whose positions are added up before the sum is shown to anyone
 QUANTILES = (0.1, 0.5, 0.9)
 CURVE = 51  # points of a curve of areas, for figures
+POOLED = 2  # cells of a map along an edge that are taken together for a distance
 NAN = float("nan")
+SPREADS = ("area", "components", "compactness", "eccentricity")
+"""Measures whose distribution over slices is compared, not only its mean."""
+UNITS = {
+    "area": "% of the slice", "components": "pieces", "holes": "holes", "stray": "share of pieces",
+    "share": "share of slices", "border": "share of the border", "code_distance": "grey values",
+}  # fmt: skip
+_COLUMN = {"real": "real", "held-out": "heldout", "synthetic": "synthetic"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,34 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Distance:
+    """How far synthetic annotations are from real ones in one respect.
+
+    Attributes:
+        measure, class_name, unit: what, of which class, in what.
+        value, low, high: synthetic against training patients; 95 % percentile interval over patients and blocks
+            (resampled distances lie a little above the distance itself).
+        floor: held-out against training patients.
+        floor_low, floor_high: 2.5 and 97.5 % over random divisions of the patients into as many of each.
+    """
+
+    measure: str
+    class_name: str
+    unit: str
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    floor: float = NAN
+    floor_low: float = NAN
+    floor_high: float = NAN
+
+    @property
+    def outside(self) -> bool:
+        """Whether real patients are rarely so far from each other."""
+        return bool(self.value > self.floor_high)
+
+
+@dataclass(frozen=True)
 class Annotations:
     """The comparison: all numbers, and what its figures are drawn from.
 
@@ -84,106 +120,230 @@ class Annotations:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, null where undefined."""
+        mine = asdict(self)
         content = {
             "format": FORMAT,
             "software_version": __version__,
-            "classes": self.classes,
-            "slices": self.slices,
-            "patients": self.patients,
-            "values": [asdict(v) for v in self.values],
+            **{name: mine[name] for name in ("classes", "slices", "patients", "values")},
             "distances": [{**asdict(d), "outside": d.outside} for d in self.distances],
-            "areas": self.areas,
-            "maps": self.maps,
-            "notes": self.notes,
-            "sets": self.sets,
+            **{name: mine[name] for name in ("areas", "maps", "notes", "sets")},
             "config": self.config.model_dump(mode="json"),
         }
         return dict(_plain(content))
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def compare_annotations(
-    real: SliceSet,
     synthetic: SliceSet,
+    real: SliceSet,
     heldout: SliceSet | None = None,
     config: AnnotationConfig | None = None,
     progress: bool = False,
 ) -> Annotations:
-    """Compares annotations; real and held-out rows are taken as in `make_parts`.
+    """Compares annotations; real and held-out rows are taken as in `measure.make_parts`.
 
     Args:
-        real, synthetic, heldout: the sets; only their annotations are read.
-        config: how.
-        progress: show it.
+        synthetic, real, heldout: the sets; only their annotations are read.
 
     Raises:
         UnderstudyError: other classes or another resolution, a patient on both sides, slices without a patient.
     """
     config = config or AnnotationConfig.model_validate({})
-    parts = make_parts(real, synthetic, heldout, channels=())
-    found = [part for part in (parts.real, parts.heldout, parts.synthetic) if part is not None]
-    for part in found:
-        _check_classes(part, real)
-    with track(sum(len(p.rows) for p in found), "annotations", "slices", 0, progress) as meter:
-        groups = {p.name: collect(p, real.class_names, config, meter.advance) for p in found}
+    parts, classes = make_parts(synthetic, real, heldout, channels=()), real.class_names
+    found = parts.named()
+    # in this order: what is drawn at random follows from it
+    found = {name: found[name] for name in ("real", "held-out", "synthetic") if name in found}
+    for part in found.values():
+        if set(part.slices.class_names) != set(classes) or not classes:
+            raise UnderstudyError(
+                f"the {part.name} slices have the classes {', '.join(part.slices.class_names) or 'none'}, the real ones"
+                f" {', '.join(classes) or 'none'}",
+                where=part.slices.path,
+                fix="compare sets with the same classes",
+            )
+    with track(sum(len(p.rows) for p in found.values()), "annotations", "slices", 0, progress) as meter:
+        groups = {name: _collect(p, classes, config, meter.advance) for name, p in found.items()}
     rng = np.random.default_rng([config.seed, 1])
-    values = list(_values(groups, real.class_names, config, rng))
-    apart = list(distances(groups, real.class_names, config, rng))
-    patients = {p.name: len(set(p.patients)) for p in found if p.name != "synthetic"}
+    patients = {name: part.count for name, part in found.items() if name != "synthetic"}
+    # positions of a few patients added up could tell of one of them
+    mapped = [name for name in groups if patients.get(name, FEWEST_PATIENTS) >= FEWEST_PATIENTS]
     return Annotations(
-        real.class_names, values, apart, {p.name: len(p.rows) for p in found}, patients,
-        {name: _area_curves(group, real.class_names) for name, group in groups.items()},
-        _maps(groups, parts, patients, real.class_names), config, _notes(parts, groups, patients),
-        {p.name: p.slices.content_hash for p in found},
-    )  # fmt: skip
+        classes=classes,
+        values=list(_values(groups, classes, config, rng)),
+        distances=list(_distances(groups, classes, config, rng)),
+        slices={name: len(part.rows) for name, part in found.items()},
+        patients=patients,
+        areas={name: _area_curves(group, classes) for name, group in groups.items()},
+        maps={n: dict(zip(classes, groups[n].mean_maps().round(5).tolist(), strict=True)) for n in mapped},
+        config=config,
+        notes=_notes(parts, groups, patients),
+        sets={name: part.slices.content_hash for name, part in found.items()},
+    )
 
 
-def _check_classes(part: Part, real: SliceSet) -> None:
-    if set(part.slices.class_names) != set(real.class_names) or not real.class_names:
-        raise UnderstudyError(
-            f"the {part.name} slices have the classes {', '.join(part.slices.class_names) or 'none'}, the real ones"
-            f" {', '.join(real.class_names) or 'none'}",
-            where=part.slices.path,
-            fix="compare sets with the same classes",
+def _notes(parts: Parts, groups: dict[str, _Group], patients: dict[str, int]) -> list[str]:
+    notes = []
+    if parts.heldout is None:
+        notes.append("There are no held-out patients, so there is no floor.")
+    elif patients["held-out"] < FEWEST_PATIENTS:
+        few = patients["held-out"]
+        notes.append(f"Only {few} held-out patients: the floor's range is wide, and distances are rarely outside it.")
+    if patients["real"] < FEWEST_PATIENTS:
+        notes.append(
+            f"Positions of fewer than {FEWEST_PATIENTS} patients are not shown: they could tell of one of them."
+        )
+    if groups["synthetic"].code_distance is None:
+        notes.append("The synthetic set does not say how far its annotation was from the codes.")
+    if not groups["synthetic"].sums["share"][0].any():
+        notes.append("No synthetic slice has an annotation.")
+    return notes
+
+
+# --- the measures of one set, its slices in units that can be drawn: patients, or blocks of samples -------------------
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The measures of one part, slices in units.
+
+    Attributes:
+        unit: of each slice, [n]; `units` of them.
+        columns: measure -> [n, K + 1], NaN where the class is absent (for "area" too, in percent of the slice).
+        sums: ratio -> (numerator, denominator), each [units, K + 1].
+        borders: [units, K + 1, K + 1], see `Lesions`.
+        maps: [units, K, G, G]: shares of cells added up.
+        code_distance: [n], or None.
+    """
+
+    unit: NDArray[np.int64]
+    units: int
+    columns: dict[str, Floats]
+    sums: dict[str, tuple[Floats, Floats]]
+    borders: Floats
+    maps: Floats
+    code_distance: Floats | None = None
+
+    def mean_maps(self) -> Floats:
+        """Share of slices that have each class at each cell, [K, G, G]."""
+        return self.maps.sum(0) / len(self.unit)
+
+    def share(self, measure: str, position: int, weights: Floats) -> float:
+        """A ratio of sums under weights of the units."""
+        above, below = self.sums[measure]
+        return float(ratio(above[:, position], below[:, position], weights[None])[0])
+
+    def joined(self, other: _Group) -> _Group:
+        """Both groups' slices, with the units of either."""
+
+        def both(a: Floats, b: Floats) -> Floats:
+            return np.concatenate([a, b])
+
+        return _Group(
+            np.concatenate([self.unit, other.unit + self.units]),
+            self.units + other.units,
+            {k: both(v, other.columns[k]) for k, v in self.columns.items()},
+            {k: (both(v[0], other.sums[k][0]), both(v[1], other.sums[k][1])) for k, v in self.sums.items()},
+            both(self.borders, other.borders),
+            both(self.maps, other.maps),
         )
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
+def _collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, advance: Callable[[int], Any]) -> _Group:
+    """The measures of a part, streamed; classes in the order of `classes`, whatever theirs is."""
+    unit = np.arange(len(part.rows)) % config.blocks if part.name == "synthetic" else part.codes
+    units = int(unit.max()) + 1
+    order = np.array([0, *(classes.index(name) + 1 for name in part.slices.class_names)], np.uint8)
+    measured, start, k = [], 0, len(classes)
+    maps: Any = 0.0
+    borders = np.zeros((units, k + 1, k + 1))
+    for rows, _, labels in part.slices.blocks(part.rows):
+        own, of = measure_lesions(order[labels], k), unit[start : start + len(rows)]
+        if not start:
+            maps = np.zeros((units, *own.maps.shape[1:]))
+        np.add.at(maps, of, own.maps)
+        np.add.at(borders, of, own.borders)
+        measured.append(replace(own, maps=maps[:0], borders=borders[:0]))
+        start += len(rows)
+        advance(len(rows))
+    joined = {f: np.concatenate([getattr(m, f) for m in measured]) for f in Lesions.__dataclass_fields__}
+    present = joined["area"] > 0
+    columns = {
+        "area": np.where(present, 100 * joined["area"] / part.slices.resolution**2, np.nan),
+        "components": np.where(present, joined["components"], np.nan),
+        "compactness": joined["compactness"],
+        "eccentricity": joined["eccentricity"],
+    }
+
+    def added(values: Floats) -> Floats:
+        out = np.zeros((units, values.shape[1]))
+        np.add.at(out, unit, np.nan_to_num(values))
+        return out
+
+    there = added(present.astype(float))
+    sums = {"share": (there, added(np.ones(present.shape)))}
+    sums |= {f"mean_{name}": (added(columns[name]), there) for name in SPREADS}
+    sums["mean_holes"] = (added(joined["holes"]), there)
+    sums["stray"] = (added(joined["stray"]), added(joined["components"]))
+    index = part.slices.index
+    told = index["code_distance"].to_numpy(float)[part.rows] if "code_distance" in index else None
+    return _Group(unit, units, columns, sums, borders, maps, told)
+
+
+def _named(classes: tuple[str, ...]) -> list[tuple[int, str]]:
+    """(position in the measures' last axis, name): every class, and all together if there are several."""
+    return list(enumerate((*classes, ANY) if len(classes) > 1 else classes))
+
+
+def _unit_of(measure: str) -> str:
+    """The unit of a measure or of a distance, "" where it has none."""
+    return UNITS.get(next((k for k in UNITS if measure.removeprefix("mean_").startswith(k)), ""), "")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def _values(
-    groups: dict[str, Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
+    groups: dict[str, _Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
 ) -> Iterator[Value]:
     weights = {name: drawn(g.units, config.resamples, rng) for name, g in groups.items()}
-    for position, name in named(classes):
+
+    def ratios(measure: str, name: str, other: str, parts: dict[str, tuple[Floats, Floats]]) -> Value:
+        fields = {}
+        for group, (above, below) in parts.items():
+            column = _COLUMN[group]
+            fields[column] = float(ratio(above, below, np.ones((1, len(above))))[0])
+            fields[f"{column}_low"], fields[f"{column}_high"] = interval(ratio(above, below, weights[group]))
+        return Value(measure, name, other, _unit_of(measure), **fields)
+
+    for position, name in _named(classes):
         for measure in next(iter(groups.values())).sums:
-            start = Value(measure, name, "", unit_of(measure))
             parts = {s: (g.sums[measure][0][:, position], g.sums[measure][1][:, position]) for s, g in groups.items()}
-            yield _with_ratios(start, parts, weights)
+            yield ratios(measure, name, "", parts)
         yield from _area_quantiles(groups, position, name, config, weights)
     every = ("background", *classes)
     for i, name in enumerate(every[1:], start=1):
         for j, other in enumerate(every):
-            if i == j:
-                continue
-            parts = {s: (g.borders[:, i, j], g.borders[:, i].sum(1)) for s, g in groups.items()}
-            yield _with_ratios(Value("border", name, other, unit_of("border")), parts, weights)
-    yield from _code_distances(groups)
-
-
-_COLUMN = {"real": "real", "held-out": "heldout", "synthetic": "synthetic"}
-
-
-def _with_ratios(value: Value, parts: dict[str, tuple[Floats, Floats]], weights: dict[str, Floats]) -> Value:
-    fields: dict[str, Any] = {}
-    for name, (above, below) in parts.items():
-        column = _COLUMN[name]
-        fields[column] = float(ratio(above, below, np.ones((1, len(above))))[0])
-        fields[f"{column}_low"], fields[f"{column}_high"] = interval(ratio(above, below, weights[name]))
-    return replace(value, **fields)
+            if i != j:
+                parts = {s: (g.borders[:, i, j], g.borders[:, i].sum(1)) for s, g in groups.items()}
+                yield ratios("border", name, other, parts)
+    # how far a pixel was from its code before it was snapped, over slices
+    told = groups["synthetic"].code_distance
+    told = None if told is None else told[np.isfinite(told)]
+    if told is not None and len(told):
+        figures = {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}
+        for suffix, figure in figures.items():
+            yield Value(f"code_distance{suffix}", ANY, "", UNITS["code_distance"], synthetic=float(figure))
 
 
 def _area_quantiles(
-    groups: dict[str, Group], position: int, name: str, config: AnnotationConfig, weights: dict[str, Floats]
+    groups: dict[str, _Group], position: int, name: str, config: AnnotationConfig, weights: dict[str, Floats]
 ) -> Iterator[Value]:
     """The areas that 10, 50 and 90 % of the slices with the class do not exceed."""
     shares = np.array(QUANTILES)
@@ -199,63 +359,77 @@ def _area_quantiles(
         yield Value(f"area_p{round(100 * share)}", name, "", UNITS["area"], **found)
 
 
-def _code_distances(groups: dict[str, Group]) -> Iterator[Value]:
-    """Mean, median and 95th percentile over slices of how far a pixel was from its code before it was snapped."""
-    told = groups["synthetic"].code_distance
-    told = None if told is None else told[np.isfinite(told)]
-    if told is None or not len(told):
-        return
-    figures = {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}
-    for suffix, figure in figures.items():
-        yield Value(f"code_distance{suffix}", ANY, "", UNITS["code_distance"], synthetic=float(figure))
-
-
-# --- what figures are drawn from --------------------------------------------------------------------------------------
-
-
-def _area_curves(group: Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
+def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
     shares, ones = np.linspace(0, 1, CURVE), np.ones(group.units)
     return {
         name: Sorted(group.columns["area"][:, position], group.unit).quantiles(ones, shares).round(5).tolist()
-        for position, name in named(classes)
+        for position, name in _named(classes)
         if not np.isnan(group.columns["area"][:, position]).all()
     }
 
 
-def _maps(
-    groups: dict[str, Group], parts: Parts, patients: dict[str, int], classes: tuple[str, ...]
-) -> dict[str, dict[str, list[list[float]]]]:
-    """Maps of the sets of which enough patients, or none, were added up."""
-    return {
-        name: {c: (g.maps[:, k].sum(0) / len(g.unit)).round(5).tolist() for k, c in enumerate(classes)}
-        for name, g in groups.items()
-        if patients.get(name, FEWEST_PATIENTS) >= FEWEST_PATIENTS
+# --- distances --------------------------------------------------------------------------------------------------------
+
+_Measured = dict[tuple[str, str], float]
+
+
+def _distances(
+    groups: dict[str, _Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
+) -> Iterator[Distance]:
+    """Distances of the synthetic annotations to the training patients', beside those of held-out patients."""
+    real, synthetic, held = groups["real"], groups["synthetic"], groups.get("held-out")
+    between = _between(real, synthetic, classes)
+    value = between(np.ones(real.units), np.ones(synthetic.units))
+    some = [
+        between(drawn(real.units, 1, rng)[0], drawn(synthetic.units, 1, rng)[0])
+        for _ in range(config.distance_resamples)
+    ]
+    floor: _Measured = {}
+    divided: list[_Measured] = []
+    if held is not None:
+        floor = _between(real, held, classes)(np.ones(real.units), np.ones(held.units))
+        both = real.joined(held)
+        among = _between(both, both, classes)
+        for _ in range(config.divisions):
+            out = np.zeros(both.units)
+            out[rng.choice(both.units, held.units, replace=False)] = 1
+            divided.append(among(1 - out, out))
+    for key, found in value.items():
+        low, high = interval(np.array([s[key] for s in some]))
+        floor_low, floor_high = interval(np.array([d[key] for d in divided]))
+        yield Distance(*key, _unit_of(key[0]), found, low, high, floor.get(key, NAN), floor_low, floor_high)
+
+
+def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:
+    """The function of either group's weights that gives all distances, sorted once for all weights."""
+    pairs = {
+        (measure, position): Pair(
+            first.columns[measure][:, position], first.unit, second.columns[measure][:, position], second.unit
+        )
+        for measure in SPREADS
+        for position, _ in _named(classes)
     }
 
+    def pooled(cells: Floats) -> Floats:
+        edge = len(cells) // POOLED * POOLED
+        return cells[:edge, :edge].reshape(edge // POOLED, POOLED, edge // POOLED, POOLED).sum((1, 3))
 
-def _notes(parts: Parts, groups: dict[str, Group], patients: dict[str, int]) -> list[str]:
-    notes = []
-    if parts.heldout is None:
-        notes.append("There are no held-out patients, so there is no floor.")
-    elif patients["held-out"] < FEWEST_PATIENTS:
-        notes.append(
-            f"Only {patients['held-out']} held-out patients: the floor's range is wide, and distances are rarely"
-            " outside it."
-        )
-    if patients["real"] < FEWEST_PATIENTS:
-        notes.append(
-            f"Positions of fewer than {FEWEST_PATIENTS} patients are not shown: they could tell of one of them."
-        )
-    if groups["synthetic"].code_distance is None:
-        notes.append("The synthetic set does not say how far its annotation was from the codes.")
-    if not groups["synthetic"].sums["share"][0].any():
-        notes.append("No synthetic slice has an annotation.")
-    return notes
+    def measured(a: Floats, b: Floats) -> _Measured:
+        out: _Measured = {}
+        for position, name in _named(classes):
+            for measure in ("share", "stray", "mean_holes"):
+                apart = abs(first.share(measure, position, a) - second.share(measure, position, b))
+                out[f"{measure.removeprefix('mean_')}_difference", name] = apart
+            for measure in SPREADS:
+                gap = pairs[measure, position].gap(a, b)
+                out[f"{measure}_wasserstein", name] = gap.wasserstein
+                if measure == "area":
+                    out["area_ks", name] = gap.kolmogorov_smirnov
+        for k, name in enumerate(classes):
+            c, d = (np.tensordot(w, g.borders[:, k + 1], 1) for g, w in ((first, a), (second, b)))
+            out["border_variation", name] = variation(c, d)
+            c, d = (pooled(np.tensordot(w, g.maps[:, k], 1)) for g, w in ((first, a), (second, b)))
+            out["position_variation", name] = variation(c, d)
+        return out
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return measured

@@ -1,123 +1,234 @@
-"""Extractors by name: those that need a file of weights, and the random network that needs none.
+"""Feature extractors: what turns slices into vectors, how a slice becomes a network's input, and which there are.
 
-The encoder of our own U-Net is handed over by `study` or the command line, which may know of both rooms; radiomic
-features are one more class with the members of `Extractor`.
+To add one that reads weights from a file, write its maker and add a line to `FROM_A_FILE`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.quality.extractor import ClassifyingExtractor, Extractor, NetworkExtractor, sha256_state
 from understudy.quality.networks import inception, resnet
 from understudy.quality.networks.random import DIMENSION as RANDOM_DIMENSION
 from understudy.quality.networks.random import RandomNetwork
-from understudy.quality.rules import InputRule, Resize
 from understudy.quality.weights import Weights, load_into, read_weights
+from understudy.runtime.devices import resolve_device
+from understudy.runtime.memory import in_parts
 
-_IMAGENET_MEAN = tuple(255 * m for m in (0.485, 0.456, 0.406))
-_IMAGENET_STD = tuple(255 * s for s in (0.229, 0.224, 0.225))
-RANDOM_EDGE = 64
-FROM_A_FILE = ("inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2")
-
-
-def random_network(resize: Resize = "antialiased_bicubic", device: str = "cpu", seed: int = 0) -> NetworkExtractor:
-    """The network with fixed random weights, on slices of 64 x 64 pixels."""
-    network = RandomNetwork(seed)
-    rule = InputRule(RANDOM_EDGE, resize, (127.5,), (127.5,), copies=1)
-    digest = sha256_state(network.state_dict())
-    return NetworkExtractor("random", network, RANDOM_DIMENSION, rule, digest, device, batch=128)
+Features = NDArray[np.float32]
+Resize = Literal["antialiased_bicubic", "tf1"]
+BICUBIC: Resize = "antialiased_bicubic"
 
 
-def from_file(
-    name: str, path: str | Path, sha256: str | None = None, resize: Resize = "antialiased_bicubic", device: str = "cpu"
-) -> NetworkExtractor:
-    """An extractor of `FROM_A_FILE` with the user's weights.
+@runtime_checkable
+class Extractor(Protocol):
+    """Turns slices into vectors. Anything with these five members will do (radiomic features need no network).
 
-    Args:
-        name: see `FROM_A_FILE`.
-        path: state dict (.pth, .pt, .safetensors); for inception2015 also NVIDIA's TorchScript.
-        sha256: that the file must have; None: the published one where there is one.
-        resize: see `InputRule`.
-        device: e.g. "cpu".
-
-    Raises:
-        UnderstudyError: unknown name, wrong file, wrong hash, missing weights.
+    Attributes:
+        name: of the extractor, e.g. "inception2015".
+        sha256: of its weights (hex), or of whatever its features depend on.
+        rule: how slices become its input, plain JSON values; stored with results and part of the cache's key.
+        dimension: length of a vector.
+        channels: None: looks at one channel at a time. Names: wants these channels together, in this order.
     """
-    makers: dict[str, Callable[[Weights, Resize, str], NetworkExtractor]] = {
-        "inception2015": _inception2015,
-        "radimagenet_inception": _radimagenet_inception,
-        "radimagenet_resnet50": _radimagenet_resnet50,
-        "dinov2": _dinov2,
-    }
-    if name not in makers:
-        raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(makers)}")
-    return makers[name](read_weights(path, name, sha256), resize, device)
+
+    name: str
+    sha256: str
+    rule: dict[str, Any]
+    dimension: int
+    channels: tuple[str, ...] | None
+
+    def features(self, images: NDArray[np.uint8]) -> Features:
+        """Vectors float32 [n, dimension] of images uint8 [n, H, W], or [n, C, H, W] if `channels` are named."""
+        ...
 
 
+@runtime_checkable
+class LabelledExtractor(Protocol):
+    """An extractor that looks at the annotation too."""
+
+    def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
+        """As `Extractor.features`, with labels uint8 [n, H, W]: class indices."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """An extractor whose features a last layer turns into class scores, for the inception score."""
+
+    def logits(self, features: Features) -> Features:
+        """Class scores float32 [n, classes] of features float32 [n, dimension]."""
+        ...
+
+
+# --- from a slice to a network's input --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """What is done to uint8 slices before a network sees them: resized, repeated, shifted and scaled.
+
+    The rule travels with every result, since resizing alone moves an FID by more than a generator does (Parmar et al.
+    2022).
+
+    Attributes:
+        size: edge of the network's input, pixels; None leaves slices as they are.
+        resize: "antialiased_bicubic" (float32, clipped to 0..255, as clean-fid: PIL's filter on float images), or
+            "tf1": bilinear without antialiasing between corner-aligned grids, as TensorFlow 1 and so the first FID
+            did; only to compare with old numbers.
+        mean, std: input = (grey value - mean) / std, for each copy.
+        copies: how often the one channel is repeated (3: RGB).
+    """
+
+    size: int | None
+    resize: Resize = BICUBIC
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    copies: int = 3
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, stored with results."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def apply_rule(images: NDArray[np.uint8], rule: InputRule, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Images uint8 [n, H, W] as float32 [n, copies, size, size]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()[:, None]
+    if rule.size is not None and x.shape[-2:] != (rule.size, rule.size):
+        x = resized(x, rule.size, rule.resize)
+    x = x.repeat(1, rule.copies, 1, 1)
+    mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (rule.mean, rule.std))
+    return (x - mean) / std
+
+
+def resized(x: torch.Tensor, size: int, how: Resize) -> torch.Tensor:
+    """Float32 [n, c, H, W] in 0..255 as [n, c, size, size] in 0..255."""
+    if how == BICUBIC:
+        out = nn.functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+        return out.clamp(0, 255)  # the filter's negative lobes overshoot at edges
+    rows, columns = (_tf1_weights(edge, size).to(x.device) for edge in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+def _tf1_weights(inputs: int, outputs: int) -> torch.Tensor:
+    """[outputs, inputs]: output i reads at i * inputs / outputs, between two neighbours, without half pixels."""
+    at = torch.arange(outputs, dtype=torch.float32) * (inputs / outputs)
+    low = at.floor().long().clamp(max=inputs - 1)
+    share, rows, weights = at - low, torch.arange(outputs), torch.zeros(outputs, inputs)
+    weights.index_put_((rows, low), 1 - share, accumulate=True)
+    weights.index_put_((rows, (low + 1).clamp(max=inputs - 1)), share, accumulate=True)
+    return weights
+
+
+class NetworkExtractor:
+    """A network that maps float32 [n, copies, S, S] to [n, dimension], with its input rule."""
+
+    channels: tuple[str, ...] | None = None
+
+    def __init__(
+        self, name: str, network: nn.Module, dimension: int, rule: InputRule, sha256: str,
+        device: str | torch.device = "cpu", batch: int = 32,
+    ) -> None:  # fmt: skip
+        self.name, self.dimension, self.sha256, self.batch = name, dimension, sha256, batch
+        self.input_rule, self.rule = rule, rule.as_dict()
+        self.device = resolve_device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def features(self, images: NDArray[np.uint8]) -> Features:
+        """As `Extractor.features`, in batches; in smaller ones after an OOM."""
+        out = np.empty((len(images), self.dimension), np.float32)
+        for start in range(0, len(images), self.batch):
+            block = images[start : start + self.batch]
+
+            def of(rows: slice, block: NDArray[np.uint8] = block) -> Features:
+                x = apply_rule(block[rows], self.input_rule, self.device)
+                return np.asarray(self.network(x).float().cpu().numpy())
+
+            out[start : start + self.batch] = np.concatenate(in_parts(of, len(block), "features"))
+        return out
+
+
+class ClassifyingExtractor(NetworkExtractor):
+    """A network with a last linear layer `network.fc`, of which the inception score leaves out the bias."""
+
+    @torch.inference_mode()
+    def logits(self, features: Features) -> Features:
+        """As `Classifier.logits`."""
+        weight = self.network.fc.weight.cpu().numpy()  # type: ignore[union-attr,operator]
+        return np.asarray(features @ weight.T, np.float32)
+
+
+# --- which there are --------------------------------------------------------------------------------------------------
+
+
+def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0) -> NetworkExtractor:
+    """The network with fixed random weights, on slices of 64 x 64 pixels."""
+    network, digest = RandomNetwork(seed), hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    rule = InputRule(64, resize, (127.5,), (127.5,), copies=1)
+    return NetworkExtractor("random", network, RANDOM_DIMENSION, rule, digest.hexdigest(), device, batch=128)
+
+
+@torch.inference_mode()
 def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    network = inception.Inception(fid=True)
-    tensors = weights.tensors if weights.script is None else inception.from_graph(weights.tensors)
-    load_into(network, tensors, weights.path)
-    if weights.script is not None:
-        _compare_with_script(network.eval(), weights)
+    network = inception.Inception(fid=True).eval()
+    load_into(network, weights.tensors if weights.script is None else inception.from_graph(weights.tensors), weights)
+    layers: Any = getattr(weights.script, "layers", None)
+    if hasattr(layers, "forward"):  # the archive's own layers (its hash was checked) must give the same features
+        x = torch.rand(1, 3, 299, 299, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = layers(x).reshape(1, -1).float()
+        ours = network(x)
+        if theirs.shape != ours.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std())):
+            raise UnderstudyError(
+                "the weights were read, but the network computes other features than the file's own",
+                where=weights.path,
+                fix="give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)",
+            )
     rule = InputRule(299, resize, (128.0,), (128.0,))
     return ClassifyingExtractor("inception2015", network, inception.DIMENSION, rule, weights.sha256, device)
 
 
-@torch.inference_mode()
-def _compare_with_script(network: torch.nn.Module, weights: Weights) -> None:
-    """Refuses to go on unless the archive's own layers give the same features (its hash was checked before)."""
-    layers: Any = getattr(weights.script, "layers", None)
-    if not hasattr(layers, "forward"):
-        return
-    x = torch.rand(1, 3, 299, 299, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = layers(x).reshape(1, -1).float()
-    ours = network(x)
-    if theirs.shape != ours.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std())):
-        raise UnderstudyError(
-            "the weights were read, but the network computes other features than the file's own", where=weights.path,
-            fix="give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)")  # fmt: skip
-
-
 def _radimagenet_inception(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
     network = inception.Inception(fid=False)
-    load_into(network, _numbered(weights.tensors, inception.LAYERS, skip="AuxLogits"), weights.path)
+    load_into(network, _numbered(weights.tensors, inception.LAYERS, skip="AuxLogits"), weights)
     rule = InputRule(299, resize, (127.5,), (127.5,))
     return NetworkExtractor("radimagenet_inception", network, inception.DIMENSION, rule, weights.sha256, device)
 
 
 def _radimagenet_resnet50(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
     tensors = _numbered(weights.tensors, resnet.LAYERS)
-    network = resnet.ResNet50(_stages(tensors))
-    load_into(network, tensors, weights.path)
+    # blocks of each stage, by the names in the file
+    found = [{int(m[1]) for n in tensors if (m := re.match(rf"layer{s}\.(\d+)\.", n))} for s in (1, 2, 3, 4)]
+    one, two, three, four = (len(blocks) or 1 for blocks in found)
+    network = resnet.ResNet50((one, two, three, four))
+    load_into(network, tensors, weights)
     rule = InputRule(224, resize, (127.5,), (127.5,))
     return NetworkExtractor("radimagenet_resnet50", network, resnet.DIMENSION, rule, weights.sha256, device)
 
 
-def _stages(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int, int, int]:
-    """Blocks of each stage, by the names in the file."""
-    found = [{int(m[1]) for n in tensors if (m := re.match(rf"layer{s}\.(\d+)\.", n))} for s in (1, 2, 3, 4)]
-    one, two, three, four = (len(blocks) or 1 for blocks in found)
-    return one, two, three, four
-
-
 def _dinov2(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    from understudy.quality.networks.dinov2 import dinov2
+    from understudy.quality.networks.dinov2 import dinov2  # imports transformers
 
-    network = dinov2(weights.tensors, weights.path)
-    rule = InputRule(224, resize, _IMAGENET_MEAN, _IMAGENET_STD)
+    network = dinov2(weights)
+    mean, std = (tuple(255 * v for v in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     hidden = int(network.body.config.hidden_size)  # type: ignore[union-attr,arg-type]
-    return NetworkExtractor("dinov2", network, hidden, rule, weights.sha256, device)
+    return NetworkExtractor("dinov2", network, hidden, InputRule(224, resize, mean, std), weights.sha256, device)
 
 
 def _numbered(tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip: str = "") -> dict[str, torch.Tensor]:
@@ -136,9 +247,52 @@ def _numbered(tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip
     return {f"{names[p[0]]}.{p[2]}": bare[n] for n, p in parts.items() if p[0] in names}
 
 
-def needs_a_file(name: str) -> bool:
-    """Whether an extractor is made by `from_file`."""
-    return name in FROM_A_FILE
+_Maker = Callable[[Weights, Resize, str], NetworkExtractor]
+FROM_A_FILE: dict[str, tuple[_Maker, str]] = {  # its maker, and the file that it reads
+    "inception2015": (
+        _inception2015,
+        "torch-fidelity's weights-inception-2015-12-05-6726825d.pth or NVIDIA's inception-2015-12-05.pt",
+    ),
+    "radimagenet_inception": (_radimagenet_inception, "InceptionV3.pt of RadImageNet's PyTorch release"),
+    "radimagenet_resnet50": (_radimagenet_resnet50, "ResNet50.pt of RadImageNet's PyTorch release"),
+    "dinov2": (_dinov2, "dinov2_vitl14_pretrain.pth (or vitb14, vits14) of facebookresearch/dinov2"),
+}
+NAMES = ("random", "radiomics", "radiomics_tumour", *FROM_A_FILE)
 
 
-__all__ = ["FROM_A_FILE", "Extractor", "from_file", "needs_a_file", "random_network"]
+def make_extractor(
+    name: str,
+    weights: str | Path | None = None,
+    sha256: str | None = None,
+    resize: Resize = BICUBIC,
+    device: str = "cpu",
+) -> Extractor:
+    """An extractor by its name.
+
+    Args:
+        name: one of `NAMES`.
+        weights: of `FROM_A_FILE`: a state dict (.pth, .pt, .safetensors); for inception2015 also NVIDIA's TorchScript.
+        sha256: that the file must have; None: the published one where there is one.
+        resize: see `InputRule`.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        UnderstudyError: unknown name, no file where one is needed, wrong file, wrong hash, missing weights.
+
+    Example:
+        >>> make_extractor("random").features(np.zeros((2, 64, 64), np.uint8)).shape
+        (2, 128)
+    """
+    if name == "random":
+        return random_network(resize, device)
+    if name in ("radiomics", "radiomics_tumour"):
+        from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
+
+        return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
+    if name not in FROM_A_FILE:
+        raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
+    make, file = FROM_A_FILE[name]
+    if weights is None:
+        what = f"the extractor {name} needs a file of weights, and nothing is downloaded"
+        raise UnderstudyError(what, fix=f"give it (--weights FILE); {file}")
+    return make(read_weights(weights, name, sha256), resize, device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, write_json
-from understudy.quality.extractor import Extractor, Features, LabelledExtractor
+from understudy.quality.extractors import Extractor, Features, LabelledExtractor
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, SliceSet
 
@@ -21,6 +21,48 @@ ALL = "all"
 
 BLOCK = 4 * SHARD  # slices whose features are written at a time: what an interruption loses at most
 FORMAT = 1
+
+
+def inputs_of(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> dict[str, tuple[str, ...]]:
+    """Name in results -> channels that make one input of the extractor.
+
+    Raises:
+        UnderstudyError: a channel is absent.
+    """
+    wanted: dict[str, tuple[str, ...]] = {c: (c,) for c in channels}
+    if extractor.channels is not None:
+        wanted = {ALL: tuple(extractor.channels)}
+    for name in {c for names in wanted.values() for c in names} - set(slices.channels):
+        raise UnderstudyError(
+            f"there is no channel {name} (for the extractor {extractor.name}); there are {', '.join(slices.channels)}",
+            where=slices.path,
+            fix="name channels that all sets have",
+        )
+    return wanted
+
+
+def extracted(
+    slices: SliceSet, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str], extractor: Extractor
+) -> Features:
+    """Features [n, d] of these channels of images uint8 [n, C, H, W] of a set, with labels [n, H, W].
+
+    Raises:
+        UnderstudyError: they are not finite, or have another shape.
+    """
+    places = [slices.channels.index(name) for name in names]
+    shown = np.ascontiguousarray(images[:, places[0]] if extractor.channels is None else images[:, places])
+    if isinstance(extractor, LabelledExtractor):
+        found = extractor.labelled_features(shown, labels)
+    else:
+        found = extractor.features(shown)
+    finite = bool(np.isfinite(found).all())
+    if found.shape != (len(images), extractor.dimension) or not finite:
+        raise UnderstudyError(
+            f"the extractor {extractor.name} gives features of shape {found.shape}{'' if finite else ', not finite'}",
+            where=slices.path,
+            fix="check the weights",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -40,27 +82,30 @@ class FeatureCache:
         """Features of all slices of a set, each channel's as a file mapped into memory.
 
         Args:
-            slices: the set.
             channels: names; an extractor that wants several channels together gives one entry called "all" instead.
-            extractor: what turns slices into vectors.
             block: slices at a time.
-            progress: show progress.
 
         Raises:
             UnderstudyError: a channel is absent, features are not finite, disk full, no permission.
         """
-        wanted = _inputs(slices, channels, extractor)
+        wanted = inputs_of(slices, channels, extractor)
         entries = {name: self._entry(slices, names, extractor) for name, names in wanted.items()}
         starts = range(0, len(slices), block)
-        missing = [(s, n) for s in starts for n, e in entries.items() if not _has(e, s, block)]
+        missing = [
+            (start, name)
+            for start in starts
+            for name, entry in entries.items()
+            if not (entry / "features.npy").is_file() and not _block(entry, start, block).is_file()
+        ]
         done = len(slices) * len(entries) - sum(min(block, len(slices) - start) for start, _ in missing)
         title = f"features ({extractor.name})"
         with track(len(slices) * len(entries), title, "slices", done, progress) as meter:
             for start in sorted({s for s, _ in missing}):
                 images, labels = slices.read(np.arange(start, min(start + block, len(slices))))
                 for name in (n for s, n in missing if s == start):
-                    found = _extracted(images, labels, slices, wanted[name], extractor)
-                    _write_block(entries[name], start, block, found)
+                    found = extracted(slices, images, labels, wanted[name], extractor)
+                    with atomic_path(_block(entries[name], start, block)) as temporary, open(temporary, "wb") as handle:
+                        np.save(handle, found, allow_pickle=False)
                     meter.advance(len(images))
         return {name: _joined(entry, len(slices), extractor.dimension, block) for name, entry in entries.items()}
 
@@ -79,61 +124,20 @@ class FeatureCache:
         return entry
 
 
-def _inputs(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> dict[str, tuple[str, ...]]:
-    """Name in results -> channels that make one input."""
-    wanted: dict[str, tuple[str, ...]] = {c: (c,) for c in channels}
-    if extractor.channels is not None:
-        wanted = {ALL: tuple(extractor.channels)}
-    for name in {c for names in wanted.values() for c in names}:
-        if name not in slices.channels:
-            raise UnderstudyError(
-                f"there is no channel {name} (for the extractor {extractor.name}); there are"
-                f" {', '.join(slices.channels)}",
-                where=slices.path,
-                fix="name channels that all sets have",
-            )
-    return wanted
-
-
-def _extracted(
-    images: NDArray[np.uint8], labels: NDArray[np.uint8], slices: SliceSet, names: tuple[str, ...], extractor: Extractor
-) -> Features:
-    order = [slices.channels.index(n) for n in names]
-    shown = np.ascontiguousarray(images[:, order[0]] if extractor.channels is None else images[:, order])
-    if isinstance(extractor, LabelledExtractor):
-        found = extractor.labelled_features(shown, labels)
-    else:
-        found = extractor.features(shown)
-    if found.shape != (len(images), extractor.dimension) or not np.isfinite(found).all():
-        raise UnderstudyError(
-            f"the extractor {extractor.name} gives features of shape {found.shape} that are"
-            f"{'' if np.isfinite(found).all() else ' not'} finite",
-            where=slices.path,
-            fix="check the weights",
-        )
-    return found
-
-
-def _has(entry: Path, start: int, block: int) -> bool:
-    return (entry / "features.npy").is_file() or _block(entry, start, block).is_file()
-
-
 def _block(entry: Path, start: int, block: int) -> Path:
     return entry / f"block-{block}-{start:012d}.npy"
-
-
-def _write_block(entry: Path, start: int, block: int, features: Features) -> None:
-    with atomic_path(_block(entry, start, block)) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, features, allow_pickle=False)
 
 
 def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
     """The finished file; its blocks are put together on first use and deleted."""
     path = entry / "features.npy"
     if not path.is_file():
-        blocks = [_block(entry, start, block) for start in range(0, count, block)]
         try:
-            _join(path, blocks, count, dimension)
+            with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+                np.lib.format.write_array_header_1_0(handle, header)
+                for start in range(0, count, block):
+                    handle.write(np.load(_block(entry, start, block), allow_pickle=False).astype("<f4").tobytes())
         except FileNotFoundError:  # another process has joined them meanwhile
             if not path.is_file():
                 raise
@@ -143,11 +147,3 @@ def _joined(entry: Path, count: int, dimension: int, block: int) -> Features:
     if found.shape != (count, dimension):
         raise UnderstudyError("the kept features do not fit the set", where=path, fix="delete the folder")
     return found
-
-
-def _join(path: Path, blocks: list[Path], count: int, dimension: int) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
-        np.lib.format.write_array_header_1_0(handle, header)
-        for part in blocks:
-            handle.write(np.load(part, allow_pickle=False).astype("<f4").tobytes())

@@ -19,8 +19,6 @@ Floats = NDArray[np.float64]
 
 ANY = "any"
 GRID = 32  # cells along an edge of the maps of positions
-MEASURES = ("area", "components", "stray", "holes", "compactness", "eccentricity")
-
 # Neighbours within a slice only: the first axis counts slices.
 _EIGHT = np.zeros((3, 3, 3), bool)
 _EIGHT[1] = True
@@ -71,7 +69,7 @@ def measure_lesions(labels: Labels, classes: int) -> Lesions:
     perimeters = [borders[:, k].sum(1) - borders[:, k, k] for k in range(1, classes + 1)]
     perimeters.append(borders[:, 0, 1:].sum(1))
     columns = [_mask_measures(mask, p) for mask, p in zip(masks, perimeters, strict=True)]
-    fields = {name: np.stack([c[name] for c in columns], axis=1) for name in MEASURES}
+    fields = {name: np.stack([c[name] for c in columns], axis=1) for name in columns[0]}
     maps = np.stack([_cells(mask) for mask in masks[:-1]], axis=1)
     return Lesions(**fields, borders=borders, maps=maps)
 
@@ -95,13 +93,16 @@ def _mask_measures(mask: Mask, perimeter: Floats) -> dict[str, Floats]:
     pieces, count = ndimage.label(mask, _EIGHT)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
     slices = _slice_of(pieces, count)
+    # holes: pieces of the rest (edges connecting) that do not reach the slice's border: all but one, in a frame
+    rest = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    holes = np.bincount(_slice_of(*ndimage.label(rest, _FOUR)), minlength=n).astype(np.float64) - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         compactness = np.where(area > 0, 4 * np.pi * area / perimeter**2, np.nan)
     return {
         "area": area,
         "components": np.bincount(slices, minlength=n).astype(np.float64),
         "stray": np.bincount(slices[sizes == 1], minlength=n).astype(np.float64),
-        "holes": _holes(mask),
+        "holes": holes,
         "compactness": compactness,
         "eccentricity": _eccentricity(pieces, sizes, slices, n),
     }
@@ -113,13 +114,6 @@ def _slice_of(pieces: NDArray[Any], count: int) -> NDArray[np.int64]:
     out = np.zeros(count + 1, np.int64)
     out[pieces[where]] = where[0]
     return out[1:]
-
-
-def _holes(mask: Mask) -> Floats:
-    """Pieces of the rest (edges connecting) that do not reach the slice's border: one less each than in a frame."""
-    rest = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    pieces, count = ndimage.label(rest, _FOUR)
-    return np.bincount(_slice_of(pieces, count), minlength=len(mask)).astype(np.float64) - 1
 
 
 def _eccentricity(pieces: NDArray[Any], sizes: NDArray[np.int64], slices: NDArray[np.int64], n: int) -> Floats:

@@ -1,31 +1,26 @@
 """Radiomic features: an extractor that needs no weights. First order, texture and wavelets inside a mask.
 
-Twenty-eight numbers a slice and channel, each computed for all slices of a block at once:
-
-- area of the mask; mean, standard deviation, skewness, excess kurtosis, entropy, five percentiles of its grey values;
-- contrast, correlation, energy and homogeneity of the grey-level co-occurrence matrix (Haralick 1973), symmetric, at
-  distances 1 and 2 in the chessboard sense, each the mean of the four directions; pairs with a pixel outside the mask
-  do not count;
-- the root mean square of Haar coefficients in three directions on three levels, of those that see nothing outside.
-
-The numbers have different units, so that a distance needs them standardised: `standardised` does it by the mean and
-standard deviation of real slices.
+The numbers have different units; `standardised` divides by the standard deviation of real slices.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
-from understudy.quality.extractor import Extractor, Features, LabelledExtractor
-from understudy.quality.sets import Part, Parts
+from understudy.quality.extractors import Extractor, Features
+from understudy.quality.features import extracted
+from understudy.quality.measure import Parts
+from understudy.roles import Part
+from understudy.slices import SliceSet
 
 Mask = NDArray[np.bool_]
-MaskRule = Literal["above", "otsu"]
+Floats = NDArray[np.float64]
 
 VERSION = 1
 LEVELS = 32  # grey levels of entropy and texture: bins of 8 grey values
@@ -54,29 +49,6 @@ def radiomics(images: NDArray[np.uint8], mask: Mask) -> Features:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def brain_mask(images: NDArray[np.uint8], rule: MaskRule = "above") -> Mask:
-    """Where there is tissue, bool [n, H, W].
-
-    Args:
-        images: uint8 [n, H, W].
-        rule: "above": grey values above `ABOVE`, for images whose background is dark (skull-stripped or not);
-            "otsu": above each slice's own threshold that parts its histogram best (Otsu 1979), where it is not.
-    """
-    if rule == "above":
-        return images > ABOVE
-    return images > otsu(images)[:, None, None]
-
-
-def otsu(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The last grey value [n] of the lower of two groups, at the largest variance between them; 0 where all alike."""
-    counts = histograms(images, np.ones(images.shape, bool), 256).astype(np.float64)
-    below, total = counts.cumsum(1), counts.sum(1, keepdims=True)
-    sums = (counts * np.arange(256)).cumsum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = (sums[:, -1:] * below - sums * total) ** 2 / (below * (total - below))
-    return np.asarray(np.nan_to_num(between, nan=0.0, posinf=0.0).argmax(1), np.int64)
-
-
 def histograms(values: NDArray[Any], mask: Mask, levels: int) -> NDArray[np.int64]:
     """Counts int64 [n, levels] of the values inside the mask of each slice."""
     n = len(values)
@@ -84,7 +56,7 @@ def histograms(values: NDArray[Any], mask: Mask, levels: int) -> NDArray[np.int6
     return np.bincount(keys[mask], minlength=n * levels).reshape(n, levels)
 
 
-def first_order(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
+def first_order(images: NDArray[np.uint8], mask: Mask) -> Floats:
     """Features [n, 11] in the order of `FIRST_ORDER`, all from the slices' histograms.
 
     Standard deviation, skewness and kurtosis are those of the population; entropy in bits over 32 levels; a percentile
@@ -110,8 +82,11 @@ def first_order(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
-def texture(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
-    """Features [n, 8] in the order of `TEXTURE`; the mean over directions that have a pair at all."""
+def texture(images: NDArray[np.uint8], mask: Mask) -> Floats:
+    """Features [n, 8] in the order of `TEXTURE` (Haralick 1973), at chessboard distances 1 and 2.
+
+    Each is the mean over the four directions that have a pair at all; pairs with a pixel outside the mask do not count.
+    """
     grey = (images // (256 // LEVELS)).astype(np.int64)
     out = []
     for distance in DISTANCES:
@@ -122,7 +97,7 @@ def texture(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
     return np.concatenate(out, axis=1)
 
 
-def cooccurrence(grey: NDArray[np.int64], mask: Mask, dy: int, dx: int, levels: int = LEVELS) -> NDArray[np.float64]:
+def cooccurrence(grey: NDArray[np.int64], mask: Mask, dy: int, dx: int, levels: int = LEVELS) -> Floats:
     """Symmetric counts [n, levels, levels] of grey levels at p and p + (dy, dx), both inside the mask."""
     n, height, width = grey.shape
     here = (slice(None), slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx)))
@@ -133,7 +108,7 @@ def cooccurrence(grey: NDArray[np.int64], mask: Mask, dy: int, dx: int, levels: 
     return (counts + counts.transpose(0, 2, 1)).astype(np.float64)
 
 
-def _haralick(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _haralick(counts: Floats) -> Floats:
     """Contrast, correlation, energy, homogeneity [n, 4] of co-occurrence counts; NaN where there is no pair."""
     total = counts.sum((1, 2))
     p = counts / np.where(total > 0, total, np.nan)[:, None, None]
@@ -152,7 +127,7 @@ def _haralick(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([contrast, correlation, energy, homogeneity], axis=1)
 
 
-def wavelets(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
+def wavelets(images: NDArray[np.uint8], mask: Mask) -> Floats:
     """Root mean squares [n, 9] of the Haar coefficients, in the order of `WAVELETS`.
 
     Low passes are means of squares of 2 x 2, coefficients half the difference of the means of their halves, so that
@@ -175,41 +150,31 @@ def wavelets(images: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
 
 
 class RadiomicExtractor:
-    """Radiomic features of the brain, as an `Extractor`.
+    """Radiomic features of the brain (grey values above 8: the background is dark), as an `Extractor`.
 
     Args:
-        mask: how the brain is found, see `brain_mask`.
         centre, scale: float [28], subtracted and divided by; None: the raw numbers.
     """
 
-    name = "radiomics"
+    name, inside = "radiomics", f"grey values above {ABOVE}"
     channels: tuple[str, ...] | None = None
     dimension = len(NAMES)
 
-    def __init__(
-        self,
-        mask: MaskRule = "above",
-        centre: NDArray[np.float64] | None = None,
-        scale: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.mask = mask
+    def __init__(self, centre: Floats | None = None, scale: Floats | None = None) -> None:
         self._centre = np.zeros(self.dimension) if centre is None else centre
         self._scale = np.ones(self.dimension) if scale is None else scale
         self.rule: dict[str, Any] = {
             "resize": "none",
             "levels": LEVELS,
-            "inside": self._inside(),
+            "inside": self.inside,
             "scale": "raw" if scale is None else "standardised by real slices",
         }
         fields = [VERSION, self.name, NAMES, self.rule, self._centre.tolist(), self._scale.tolist()]
         self.sha256 = sha256_json(fields)
 
-    def _inside(self) -> str:
-        return {"above": f"grey values above {ABOVE}", "otsu": "above Otsu's threshold"}[self.mask]
-
     def features(self, images: NDArray[np.uint8]) -> Features:
         """Vectors float32 [n, 28] of images uint8 [n, H, W]."""
-        return self._scaled(radiomics(images, brain_mask(images, self.mask)))
+        return self._scaled(radiomics(images, images > ABOVE))
 
     def _scaled(self, raw: Features) -> Features:
         return ((raw - self._centre) / self._scale).astype(np.float32)
@@ -219,23 +184,16 @@ class RadiomicExtractor:
         values = found.astype(np.float64)
         spread = values.std(axis=0)
         scale = np.where(spread > 1e-6 * np.maximum(np.abs(values).mean(axis=0), 1e-6), spread, 1.0)
-        return type(self)(self.mask, self._centre + self._scale * values.mean(axis=0), self._scale * scale)
+        return type(self)(self._centre + self._scale * values.mean(axis=0), self._scale * scale)
 
 
 class TumourRadiomics(RadiomicExtractor):
     """The same inside all annotated pixels together. Slices without any have zeros: `with_tumour` leaves them out."""
 
-    name = "radiomics_tumour"
-
-    def _inside(self) -> str:
-        return "annotated pixels"
+    name, inside = "radiomics_tumour", "annotated pixels"
 
     def features(self, images: NDArray[np.uint8]) -> Features:
-        """Refused.
-
-        Raises:
-            UnderstudyError: always.
-        """
+        """Raises an error always."""
         raise UnderstudyError("features of the tumour need its annotation", fix="give the labels, or use `radiomics`")
 
     def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
@@ -246,19 +204,14 @@ class TumourRadiomics(RadiomicExtractor):
 R = TypeVar("R", bound=RadiomicExtractor)
 
 
-def fitted(extractor: R, parts: Parts, rows: int = STANDARDISED_BY) -> R:
-    """The extractor standardised by at most so many real slices, evenly taken, all compared channels together."""
-    real = parts.real
-    chosen = real.rows[np.unique(np.linspace(0, len(real.rows) - 1, min(rows, len(real.rows))).astype(int))]
-    positions = [real.slices.channels.index(name) for name in parts.channels]
-    found = []
-    for _, images, labels in real.slices.blocks(chosen):
-        for position in positions:
-            shown = np.ascontiguousarray(images[:, position])
-            if isinstance(extractor, LabelledExtractor):
-                found.append(extractor.labelled_features(shown, labels))
-            else:
-                found.append(extractor.features(shown))
+def fitted(extractor: R, slices: SliceSet, rows: NDArray[np.int64], channels: Sequence[str]) -> R:
+    """The extractor standardised by at most 2,000 of these rows, evenly taken, all channels together."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(STANDARDISED_BY, len(rows))).astype(int))]
+    found = [
+        extracted(slices, images, labels, [name], extractor)
+        for _, images, labels in slices.blocks(chosen)
+        for name in channels
+    ]
     return extractor.standardised(np.concatenate(found))
 
 
@@ -273,7 +226,9 @@ def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]
             parts = with_tumour(parts)
         except UnderstudyError:
             return extractor, None
-    return (fitted(extractor, parts) if isinstance(extractor, RadiomicExtractor) else extractor), parts
+    if isinstance(extractor, RadiomicExtractor):
+        extractor = fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
+    return extractor, parts
 
 
 def with_tumour(parts: Parts, fewest: int = FEWEST_PIXELS) -> Parts:
@@ -284,15 +239,12 @@ def with_tumour(parts: Parts, fewest: int = FEWEST_PIXELS) -> Parts:
     """
 
     def of(part: Part) -> Part:
-        kept = [rows[(labels > 0).sum((1, 2)) >= fewest] for rows, _, labels in part.slices.blocks(part.rows)]
-        chosen = np.concatenate(kept)
-        if not len(chosen):
-            raise UnderstudyError(
-                f"no {part.name} slice has {fewest} annotated pixels",
-                where=part.slices.path,
-                fix="leave out radiomics_tumour",
-            )
-        return Part(part.name, part.slices, chosen)
+        sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
+        kept = part.kept(np.concatenate(sizes) >= fewest)
+        if not len(kept.rows):
+            what = f"no {part.name} slice has {fewest} annotated pixels"
+            raise UnderstudyError(what, where=part.slices.path, fix="leave out radiomics_tumour")
+        return kept
 
     held = parts.heldout
-    return Parts(of(parts.real), of(parts.synthetic), None if held is None else of(held), parts.channels)
+    return Parts(of(parts.synthetic), of(parts.real), None if held is None else of(held), parts.channels)

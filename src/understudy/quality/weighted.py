@@ -5,7 +5,7 @@ A bootstrap over patients, or a division of them into two groups, is then nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,7 @@ class Sorted:
         return np.asarray(self.values[np.minimum(places, len(reached) - 1)], np.float64)
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(NamedTuple):
     """Distances of two distributions on a line: area between the cumulative shares, and their largest difference."""
 
     wasserstein: float

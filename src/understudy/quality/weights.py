@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,25 +23,21 @@ from torch import nn
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file
 
+# SHA-256 (hex, or its first digits) of files that are known to be the right ones
 PUBLISHED: dict[str, tuple[str, ...]] = {
     "inception2015": (
         "6726825d",  # torch-fidelity's state dict; its file name carries these first digits
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",  # NVIDIA's TorchScript
     )
 }
-"""Extractor -> SHA-256 (hex, or its first 8 digits) of files that are known to be the right ones."""
+_UNREADABLE = (
+    RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError, SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of a file.
-
-    Attributes:
-        path: the file.
-        sha256: of the file (hex).
-        tensors: name -> tensor.
-        script: the opened TorchScript module, if the file was one.
-    """
+    """Tensors of a file by name, its SHA-256 (hex), and the opened TorchScript module, if the file was one."""
 
     path: Path
     sha256: str
@@ -63,26 +60,9 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
     path = Path(path)
     if not path.is_file():
         raise UnderstudyError("there are no weights", where=path, fix="give the path of the downloaded file")
-    found = sha256_file(path)
-    checked = _check(path, found, extractor, stated)
-    if path.suffix == ".safetensors":
-        return Weights(path, found, _read_safetensors(path))
-    if _is_script(path):
-        if not checked:
-            raise UnderstudyError(
-                f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})",
-                where=path,
-                fix="state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict",
-            )
-        script = _read_script(path)
-        return Weights(path, found, {k: v.detach() for k, v in script.state_dict().items()}, script)
-    return Weights(path, found, _read_state_dict(path))
-
-
-def _check(path: Path, found: str, extractor: str, stated: str | None) -> bool:
-    """Whether the hash is one that was asked for; False if none was."""
     if stated is not None and len(stated) < 8:
         raise UnderstudyError("a stated SHA-256 needs at least its first 8 digits", fix="give all 64")
+    found = sha256_file(path)
     wanted = (stated.lower(),) if stated is not None else PUBLISHED.get(extractor, ())
     if wanted and not any(found.startswith(w) for w in wanted):
         raise UnderstudyError(
@@ -90,75 +70,60 @@ def _check(path: Path, found: str, extractor: str, stated: str | None) -> bool:
             where=path,
             fix="download the file again; if you mean this one, state its SHA-256 (--weights-sha256)",
         )
-    return bool(wanted)
-
-
-def _is_script(path: Path) -> bool:
-    """TorchScript archives are zip files with code and constants beside the tensors."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
-
-
-def _read_script(path: Path) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is on its way out; reading old files is what it is still for
-        try:
-            return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return,no-untyped-call]
-        except (RuntimeError, ValueError) as error:
-            raise _unreadable(path, error) from error
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    script = _is_script(path)
+    if script and not wanted:
+        raise UnderstudyError(
+            f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})",
+            where=path,
+            fix="state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict",
+        )
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    try:
+        if path.suffix == ".safetensors":
+            return Weights(path, found, load_file(path))
+        if script:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch.jit is on its way out; reading old files is its last use
+                module: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return Weights(path, found, {k: v.detach() for k, v in module.state_dict().items()}, module)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise _unreadable(path, error) from error
+    except _UNREADABLE as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnderstudyError(
+            f"the weights cannot be read safely ({first})",
+            where=path,
+            fix="give a state dict (tensors only), safetensors, or a TorchScript archive",
+        ) from error
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise UnderstudyError("the file holds no state dict", where=path, fix="give a state dict of tensors")
-    return {str(k): v for k, v in content.items()}
+    return Weights(path, found, {str(k): v for k, v in content.items()})
 
 
-def _unreadable(path: Path, error: BaseException) -> UnderstudyError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return UnderstudyError(
-        f"the weights cannot be read safely ({first})",
-        where=path,
-        fix="give a state dict (tensors only), safetensors, or a TorchScript archive",
-    )
+def _is_script(path: Path) -> bool:
+    """TorchScript archives are zip files with code and constants beside the tensors."""
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
 
 
-def load_into(network: nn.Module, tensors: Mapping[str, torch.Tensor], where: Path) -> None:
-    """Loads tensors by name into a network; every one of the network's must be there.
+def load_into(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: Weights) -> None:
+    """Loads tensors of a file by name into a network; every one of the network's must be there.
 
     Raises:
         UnderstudyError: names are missing, or shapes differ; further names in the file are left.
     """
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     missing = sorted(set(wanted) - set(tensors))
+    other = next((k for k, own in wanted.items() if k in tensors and tensors[k].shape != own.shape), None)
+    what = ""
     if missing:
-        raise UnderstudyError(
-            f"{len(missing)} of {len(wanted)} weights are not in the file: {', '.join(missing[:3])}"
-            + (" ..." if len(missing) > 3 else ""),
-            where=where,
-            fix="give the file that belongs to this extractor",
-        )
-    for name, own in wanted.items():
-        if tensors[name].shape != own.shape:
-            raise UnderstudyError(
-                f"the weight {name} has the shape {tuple(tensors[name].shape)}, not {tuple(own.shape)}",
-                where=where,
-                fix="give the file that belongs to this extractor",
-            )
+        listed = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        what = f"{len(missing)} of {len(wanted)} weights are not in the file: {listed}"
+    elif other:
+        what = f"the weight {other} has the shape {tuple(tensors[other].shape)}, not {tuple(wanted[other].shape)}"
+    if what:
+        raise UnderstudyError(what, where=source.path, fix="give the file that belongs to this extractor")
     network.load_state_dict({k: tensors[k].float() for k in wanted}, strict=False)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.quality.weights import load_into
+from understudy.quality.weights import Weights, load_into
 
 _PLAIN = {
     "cls_token": "embeddings.cls_token",
@@ -33,19 +32,18 @@ _ATTENTION = (  # the names of transformers up to 4, and those since
 
 
 class ClassToken(nn.Module):
-    """The normalised class token of a vision transformer, [n, hidden]."""
+    """The normalised class token of a vision transformer: [n, 3, H, W], multiples of the patch -> [n, hidden]."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, 3, H, W] with edges that are multiples of the patch -> [n, hidden]."""
         found: torch.Tensor = self.body(pixel_values=x).last_hidden_state[:, 0]
         return found
 
 
-def dinov2(tensors: Mapping[str, torch.Tensor], where: Path) -> ClassToken:
+def dinov2(weights: Weights) -> ClassToken:
     """The network of an official state dict (or of transformers' own), without registers and with plain MLPs.
 
     Raises:
@@ -53,6 +51,7 @@ def dinov2(tensors: Mapping[str, torch.Tensor], where: Path) -> ClassToken:
     """
     from transformers import Dinov2Config, Dinov2Model
 
+    tensors = weights.tensors
     official = "cls_token" in tensors
     cls = "cls_token" if official else "embeddings.cls_token"
     positions = "pos_embed" if official else "embeddings.position_embeddings"
@@ -60,7 +59,7 @@ def dinov2(tensors: Mapping[str, torch.Tensor], where: Path) -> ClassToken:
     blocks = {int(m[1]) for n in tensors if (m := re.match(r"(?:blocks|encoder\.layer)\.(\d+)\.norm1\.weight", n))}
     if not blocks or not {cls, positions, patches} <= set(tensors) or "register_tokens" in tensors:
         raise UnderstudyError(
-            "not the state dict of a DINOv2 without registers", where=where,
+            "not the state dict of a DINOv2 without registers", where=weights.path,
             fix="give dinov2_vitl14_pretrain.pth (or vitb14, vits14)")  # fmt: skip
     hidden, patch = int(tensors[cls].shape[-1]), int(tensors[patches].shape[-1])
     grid = round((tensors[positions].shape[1] - 1) ** 0.5)
@@ -73,7 +72,7 @@ def dinov2(tensors: Mapping[str, torch.Tensor], where: Path) -> ClassToken:
         mlp_ratio=4,
     )
     body = Dinov2Model(config)
-    load_into(body, _renamed(tensors, set(body.state_dict())) if official else tensors, where)
+    load_into(body, _renamed(tensors, set(body.state_dict())) if official else tensors, weights)
     return ClassToken(body)
 
 

@@ -8,6 +8,7 @@ those of torch-fidelity and torchvision, which agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,142 +33,119 @@ class _Convolution(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
+_ACROSS, _DOWN = (1, 7), (7, 1)
+# A branch is a list of convolutions one after the other, each: (name here, name in the graph of 2015, outputs, kernel,
+# stride); the last two may stand side by side, in a list.
+_Branches = list[list[Any]]
+
+
+def _a() -> _Branches:
+    return [
+        [("branch1x1", "conv", 64, 1, 1)],
+        [("branch5x5_1", "tower_conv", 48, 1, 1), ("branch5x5_2", "tower_conv_1", 64, 5, 1)],
+        [
+            ("branch3x3dbl_1", "tower_1_conv", 64, 1, 1),
+            ("branch3x3dbl_2", "tower_1_conv_1", 96, 3, 1),
+            ("branch3x3dbl_3", "tower_1_conv_2", 96, 3, 1),
+        ],
+    ]
+
+
+def _b() -> _Branches:
+    return [
+        [("branch3x3", "conv", 384, 3, 2)],
+        [
+            ("branch3x3dbl_1", "tower_conv", 64, 1, 1),
+            ("branch3x3dbl_2", "tower_conv_1", 96, 3, 1),
+            ("branch3x3dbl_3", "tower_conv_2", 96, 3, 2),
+        ],
+    ]
+
+
+def _c(width: int) -> _Branches:
+    return [
+        [("branch1x1", "conv", 192, 1, 1)],
+        [
+            ("branch7x7_1", "tower_conv", width, 1, 1),
+            ("branch7x7_2", "tower_conv_1", width, _ACROSS, 1),
+            ("branch7x7_3", "tower_conv_2", 192, _DOWN, 1),
+        ],
+        [
+            ("branch7x7dbl_1", "tower_1_conv", width, 1, 1),
+            ("branch7x7dbl_2", "tower_1_conv_1", width, _DOWN, 1),
+            ("branch7x7dbl_3", "tower_1_conv_2", width, _ACROSS, 1),
+            ("branch7x7dbl_4", "tower_1_conv_3", width, _DOWN, 1),
+            ("branch7x7dbl_5", "tower_1_conv_4", 192, _ACROSS, 1),
+        ],
+    ]
+
+
+def _d() -> _Branches:
+    return [
+        [("branch3x3_1", "tower_conv", 192, 1, 1), ("branch3x3_2", "tower_conv_1", 320, 3, 2)],
+        [
+            ("branch7x7x3_1", "tower_1_conv", 192, 1, 1),
+            ("branch7x7x3_2", "tower_1_conv_1", 192, _ACROSS, 1),
+            ("branch7x7x3_3", "tower_1_conv_2", 192, _DOWN, 1),
+            ("branch7x7x3_4", "tower_1_conv_3", 192, 3, 2),
+        ],
+    ]
+
+
+def _e() -> _Branches:
+    return [
+        [("branch1x1", "conv", 320, 1, 1)],
+        [
+            ("branch3x3_1", "tower_conv", 384, 1, 1),
+            [
+                ("branch3x3_2a", "tower_mixed_conv", 384, (1, 3), 1),
+                ("branch3x3_2b", "tower_mixed_conv_1", 384, (3, 1), 1),
+            ],
+        ],
+        [
+            ("branch3x3dbl_1", "tower_1_conv", 448, 1, 1),
+            ("branch3x3dbl_2", "tower_1_conv_1", 384, 3, 1),
+            [
+                ("branch3x3dbl_3a", "tower_1_mixed_conv", 384, (1, 3), 1),
+                ("branch3x3dbl_3b", "tower_1_mixed_conv_1", 384, (3, 1), 1),
+            ],
+        ],
+    ]
+
+
 class _Block(nn.Module):
-    """Branches side by side, joined along the channels.
+    """Branches side by side, joined along the channels; last a pool and (but for "halves") its convolution."""
 
-    `chains` lists names of convolutions applied one after the other; a pair as the last element means that both see
-    the same input and both are joined.
-    """
-
-    chains: tuple[tuple[str | tuple[str, str], ...], ...] = ()
-
-    def __init__(self, layers: dict[str, _Convolution], pool: str | None) -> None:
+    def __init__(self, inputs: int, branches: _Branches, pool: str, pooled: int = 192) -> None:
         super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.pool = pool
+        self.pool, self.in_graph = pool, {}
+        self.chains: list[list[list[str]]] = []
+        for branch in branches:
+            width = inputs
+            steps = [step if isinstance(step, list) else [step] for step in branch]
+            for step in steps:
+                for name, graph, outputs, kernel, stride in step:
+                    self.add_module(name, _Convolution(width, outputs, kernel, stride, pad=stride == 1))
+                    self.in_graph[graph] = name
+                width = step[-1][2]
+            self.chains.append([[name for name, *_ in step] for step in steps])
+        if pool != "halves":
+            self.branch_pool, self.in_graph["tower_2_conv"] = _Convolution(inputs, pooled, 1), "branch_pool"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         joined: list[torch.Tensor] = []
-        for chain in self.chains:
+        for *steps, last in self.chains:
             y = x
-            for step in chain:
-                if isinstance(step, tuple):
-                    joined += [getattr(self, name)(y) for name in step]
-                    break
-                y = getattr(self, step)(y)
-            else:
-                joined.append(y)
-        return torch.cat([*joined, self._pooled(x)], 1)
-
-    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
-        if self.pool is None:  # between grids: a maximum that halves the edge, without a convolution
-            return F.max_pool2d(x, 3, 2)
+            for (name,) in steps:
+                y = getattr(self, name)(y)
+            joined += [getattr(self, name)(y) for name in last]
+        if self.pool == "halves":
+            return torch.cat([*joined, F.max_pool2d(x, 3, 2)], 1)
         if self.pool == "max":
-            x = F.max_pool2d(x, 3, 1, 1)
+            pooled = F.max_pool2d(x, 3, 1, 1)
         else:
-            x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=self.pool == "padded")
-        return self.branch_pool(x)  # type: ignore[operator,no-any-return]
-
-
-class _A(_Block):
-    chains = (("branch1x1",), ("branch5x5_1", "branch5x5_2"), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-
-    def __init__(self, n: int, pooled: int, pool: str) -> None:
-        super().__init__(
-            {
-                "branch1x1": _Convolution(n, 64, 1),
-                "branch5x5_1": _Convolution(n, 48, 1),
-                "branch5x5_2": _Convolution(48, 64, 5, pad=True),
-                "branch3x3dbl_1": _Convolution(n, 64, 1),
-                "branch3x3dbl_2": _Convolution(64, 96, 3, pad=True),
-                "branch3x3dbl_3": _Convolution(96, 96, 3, pad=True),
-                "branch_pool": _Convolution(n, pooled, 1),
-            },
-            pool,
-        )
-
-
-class _B(_Block):
-    chains = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-
-    def __init__(self, n: int) -> None:
-        super().__init__(
-            {
-                "branch3x3": _Convolution(n, 384, 3, 2),
-                "branch3x3dbl_1": _Convolution(n, 64, 1),
-                "branch3x3dbl_2": _Convolution(64, 96, 3, pad=True),
-                "branch3x3dbl_3": _Convolution(96, 96, 3, 2),
-            },
-            None,
-        )
-
-
-class _C(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch7x7_1", "branch7x7_2", "branch7x7_3"),
-        ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"),
-    )
-
-    def __init__(self, n: int, width: int, pool: str) -> None:
-        across, down = (1, 7), (7, 1)
-        super().__init__(
-            {
-                "branch1x1": _Convolution(n, 192, 1),
-                "branch7x7_1": _Convolution(n, width, 1),
-                "branch7x7_2": _Convolution(width, width, across, pad=True),
-                "branch7x7_3": _Convolution(width, 192, down, pad=True),
-                "branch7x7dbl_1": _Convolution(n, width, 1),
-                "branch7x7dbl_2": _Convolution(width, width, down, pad=True),
-                "branch7x7dbl_3": _Convolution(width, width, across, pad=True),
-                "branch7x7dbl_4": _Convolution(width, width, down, pad=True),
-                "branch7x7dbl_5": _Convolution(width, 192, across, pad=True),
-                "branch_pool": _Convolution(n, 192, 1),
-            },
-            pool,
-        )
-
-
-class _D(_Block):
-    chains = (("branch3x3_1", "branch3x3_2"), ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"))
-
-    def __init__(self, n: int) -> None:
-        super().__init__(
-            {
-                "branch3x3_1": _Convolution(n, 192, 1),
-                "branch3x3_2": _Convolution(192, 320, 3, 2),
-                "branch7x7x3_1": _Convolution(n, 192, 1),
-                "branch7x7x3_2": _Convolution(192, 192, (1, 7), pad=True),
-                "branch7x7x3_3": _Convolution(192, 192, (7, 1), pad=True),
-                "branch7x7x3_4": _Convolution(192, 192, 3, 2),
-            },
-            None,
-        )
-
-
-class _E(_Block):
-    chains = (
-        ("branch1x1",),
-        ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
-        ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
-    )
-
-    def __init__(self, n: int, pool: str) -> None:
-        super().__init__(
-            {
-                "branch1x1": _Convolution(n, 320, 1),
-                "branch3x3_1": _Convolution(n, 384, 1),
-                "branch3x3_2a": _Convolution(384, 384, (1, 3), pad=True),
-                "branch3x3_2b": _Convolution(384, 384, (3, 1), pad=True),
-                "branch3x3dbl_1": _Convolution(n, 448, 1),
-                "branch3x3dbl_2": _Convolution(448, 384, 3, pad=True),
-                "branch3x3dbl_3a": _Convolution(384, 384, (1, 3), pad=True),
-                "branch3x3dbl_3b": _Convolution(384, 384, (3, 1), pad=True),
-                "branch_pool": _Convolution(n, 192, 1),
-            },
-            pool,
-        )
+            pooled = F.avg_pool2d(x, 3, 1, 1, count_include_pad=self.pool == "padded")
+        return torch.cat([*joined, self.branch_pool(pooled)], 1)
 
 
 class Inception(nn.Module):
@@ -185,16 +163,16 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = _Convolution(32, 64, 3, pad=True)
         self.Conv2d_3b_1x1 = _Convolution(64, 80, 1)
         self.Conv2d_4a_3x3 = _Convolution(80, 192, 3)
-        self.Mixed_5b, self.Mixed_5c = _A(192, 32, average), _A(256, 64, average)
-        self.Mixed_5d, self.Mixed_6a = _A(288, 64, average), _B(288)
-        self.Mixed_6b, self.Mixed_6c = _C(768, 128, average), _C(768, 160, average)
-        self.Mixed_6d, self.Mixed_6e = _C(768, 160, average), _C(768, 192, average)
-        self.Mixed_7a, self.Mixed_7b, self.Mixed_7c = _D(768), _E(1280, average), _E(2048, last)
+        self.Mixed_5b, self.Mixed_5c = _Block(192, _a(), average, 32), _Block(256, _a(), average, 64)
+        self.Mixed_5d, self.Mixed_6a = _Block(288, _a(), average, 64), _Block(288, _b(), "halves")
+        self.Mixed_6b, self.Mixed_6c = _Block(768, _c(128), average), _Block(768, _c(160), average)
+        self.Mixed_6d, self.Mixed_6e = _Block(768, _c(160), average), _Block(768, _c(192), average)
+        self.Mixed_7a, self.Mixed_7b = _Block(768, _d(), "halves"), _Block(1280, _e(), average)
+        self.Mixed_7c = _Block(2048, _e(), last)
         if fid:
             self.fc = nn.Linear(DIMENSION, 1008)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
         pools = {"Conv2d_3b_1x1", "Mixed_5b"}
         for name, layer in self.named_children():
             if name in pools:
@@ -208,35 +186,6 @@ LAYERS = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "Mixed_5b", "Mixed_5c",
     "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c",
 )  # fmt: skip
-
-# Names of the 2015 graph, as NVIDIA's TorchScript keeps them, for the convolutions of each kind of block.
-_TOWERS: dict[type[_Block], dict[str, str]] = {
-    _A: {
-        "conv": "branch1x1", "tower_conv": "branch5x5_1", "tower_conv_1": "branch5x5_2",
-        "tower_1_conv": "branch3x3dbl_1", "tower_1_conv_1": "branch3x3dbl_2", "tower_1_conv_2": "branch3x3dbl_3",
-        "tower_2_conv": "branch_pool",
-    },
-    _B: {
-        "conv": "branch3x3", "tower_conv": "branch3x3dbl_1", "tower_conv_1": "branch3x3dbl_2",
-        "tower_conv_2": "branch3x3dbl_3",
-    },
-    _C: {
-        "conv": "branch1x1", "tower_conv": "branch7x7_1", "tower_conv_1": "branch7x7_2",
-        "tower_conv_2": "branch7x7_3", "tower_1_conv": "branch7x7dbl_1", "tower_1_conv_1": "branch7x7dbl_2",
-        "tower_1_conv_2": "branch7x7dbl_3", "tower_1_conv_3": "branch7x7dbl_4", "tower_1_conv_4": "branch7x7dbl_5",
-        "tower_2_conv": "branch_pool",
-    },
-    _D: {
-        "tower_conv": "branch3x3_1", "tower_conv_1": "branch3x3_2", "tower_1_conv": "branch7x7x3_1",
-        "tower_1_conv_1": "branch7x7x3_2", "tower_1_conv_2": "branch7x7x3_3", "tower_1_conv_3": "branch7x7x3_4",
-    },
-    _E: {
-        "conv": "branch1x1", "tower_conv": "branch3x3_1", "tower_mixed_conv": "branch3x3_2a",
-        "tower_mixed_conv_1": "branch3x3_2b", "tower_1_conv": "branch3x3dbl_1", "tower_1_conv_1": "branch3x3dbl_2",
-        "tower_1_mixed_conv": "branch3x3dbl_3a", "tower_1_mixed_conv_1": "branch3x3dbl_3b",
-        "tower_2_conv": "branch_pool",
-    },
-}  # fmt: skip
 
 # What a convolution's tensors may be called, with or without modules of their own for the two steps.
 _PARTS = {
@@ -257,7 +206,7 @@ def graph_names() -> dict[str, str]:
         layer = getattr(network, name)
         if isinstance(layer, _Block):
             own = "layers_mixed" + (f"_{mixed}" if mixed else "")
-            found |= {f"{own}_{theirs}": f"{name}.{ours}" for theirs, ours in _TOWERS[type(layer)].items()}
+            found |= {f"{own}_{theirs}": f"{name}.{ours}" for theirs, ours in layer.in_graph.items()}
             mixed += 1
         else:
             found["layers_conv" + (f"_{position}" if position else "")] = name

@@ -37,7 +37,6 @@ class RandomNetwork(nn.Module):
             inputs = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
         found = []
         for stage in self.stages:
             x = F.leaky_relu(stage(x), 0.2)

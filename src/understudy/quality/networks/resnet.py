@@ -47,7 +47,6 @@ class ResNet50(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*made))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)

@@ -27,7 +27,7 @@ from understudy.cohort.splits import TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig
-from understudy.quality.groups import AnnotationConfig
+from understudy.quality.config import AnnotationConfig
 from understudy.study.config.cluster import ClusterConfig, with_absolute_places
 from understudy.study.config.cohorts import absolute, fields_of_part, published_as, with_absolute_paths
 from understudy.study.config.generators import FolderGenerator, size_problem

@@ -5,7 +5,7 @@ import shutil
 from typing import Any
 
 from understudy.io.files import sha256_file, write_text
-from understudy.quality.groups import AnnotationConfig
+from understudy.quality.config import AnnotationConfig
 from understudy.slices import SliceSet
 from understudy.study.engine.jobs import Context, Job, job_of
 from understudy.study.stages.data import held_out_slices
@@ -28,7 +28,7 @@ def annotations(context: Context) -> dict[str, Any]:
     real, made = SliceSet.open(prepared / "slices"), SliceSet.open(context.input("sample") / "slices")
     others = held_out_slices(VolumeSet.open(prepared / "volumes"), held_out)
     config = AnnotationConfig.model_validate(context.spec["config"])
-    found = compare_annotations(real, made, others, config, context.progress)
+    found = compare_annotations(made, real, others, config, context.progress)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_text(context.folder / RESULT, text)
     shutil.rmtree(held_out, ignore_errors=True)

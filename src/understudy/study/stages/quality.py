@@ -67,17 +67,15 @@ def _trained_on_real(jobs: Iterable[Job], baseline: str) -> Job:
 def quality(context: Context) -> dict[str, Any]:
     """Writes `quality.json` and `quality.parquet`; features are kept beside all jobs, in `features/`."""
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import Row, measure, unmeasured
+    from understudy.quality.measure import Row, make_parts, measure, unmeasured, write_results
     from understudy.quality.radiomics import suited
-    from understudy.quality.results import write_results
-    from understudy.quality.sets import make_parts
     from understudy.study.stages.quality_extractors import make_extractor  # and torch
 
     prepared = context.input("prepare")
     real = SliceSet.open(prepared / "slices")
     made = SliceSet.open(context.input("sample") / "slices")
     heldout = held_out_slices(VolumeSet.open(prepared / "volumes"), context.folder / "heldout")
-    parts = make_parts(real, made, heldout, context.spec["channels"])
+    parts = make_parts(made, real, heldout, context.spec["channels"])
     config = QualityConfig.model_validate(context.spec["config"])
     cache = FeatureCache(context.folder.parent.parent / "features")
     segmenter = context.input("segmenter") / "model" if "segmenter" in context.inputs else None

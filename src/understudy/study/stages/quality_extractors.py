@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file
-from understudy.quality.extractor import Extractor, Features
-from understudy.quality.extractors import FROM_A_FILE, from_file, random_network
-from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
-from understudy.quality.rules import Resize
+from understudy.quality import extractors
+from understudy.quality.extractors import Extractor, Features, Resize
 
-NAMES = ("random", "unet", "radiomics", "radiomics_tumour", *FROM_A_FILE)
+NAMES = ("unet", *extractors.NAMES)
 
 
 class EncoderExtractor:
@@ -73,13 +71,9 @@ class EncoderExtractor:
 
 
 def make_extractor(
-    name: str,
-    weights: Path | None = None,
-    sha256: str | None = None,
-    segmenter: Path | None = None,
-    resize: Resize = "antialiased_bicubic",
-    device: str = "cpu",
-) -> Extractor:
+    name: str, weights: Path | None = None, sha256: str | None = None, segmenter: Path | None = None,
+    resize: Resize = "antialiased_bicubic", device: str = "cpu",
+) -> Extractor:  # fmt: skip
     """An extractor by its name.
 
     Args:
@@ -93,32 +87,13 @@ def make_extractor(
     Raises:
         UnderstudyError: unknown name, what it needs is not given, wrong file.
     """
-    from understudy.runtime.devices import resolve_device
-
     if name not in NAMES:
         raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")
-    if name == "random":
-        return random_network(resize, str(resolve_device(device)))
-    if name.startswith("radiomics"):
-        return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
-    if name == "unet":
-        if segmenter is None:
-            raise UnderstudyError(
-                "the extractor unet needs a segmenter that was trained on real slices",
-                fix="give its folder (--segmenter jobs/segmenter-.../model)",
-            )
-        return EncoderExtractor(segmenter, device)
-    if weights is None:
+    if name != "unet":
+        return extractors.make_extractor(name, weights, sha256, resize, device)
+    if segmenter is None:
         raise UnderstudyError(
-            f"the extractor {name} needs a file of weights, and nothing is downloaded",
-            fix=f"give it (--weights FILE); {_WHERE[name]}",
+            "the extractor unet needs a segmenter that was trained on real slices",
+            fix="give its folder (--segmenter jobs/segmenter-.../model)",
         )
-    return from_file(name, weights, sha256, resize, str(resolve_device(device)))
-
-
-_WHERE = {
-    "inception2015": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth or NVIDIA's inception-2015-12-05.pt",
-    "radimagenet_inception": "InceptionV3.pt of RadImageNet's PyTorch release",
-    "radimagenet_resnet50": "ResNet50.pt of RadImageNet's PyTorch release",
-    "dinov2": "dinov2_vitl14_pretrain.pth (or vitb14, vits14) of facebookresearch/dinov2",
-}
+    return EncoderExtractor(segmenter, device)

@@ -1,0 +1,167 @@
+"""Distances between two sets of slices in one call, from sets or arrays. Arguments: (synthetic, real)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.quality.distances import between_features, kernel_distance, neighbourhoods
+from understudy.quality.distances import inception_score as score_of_logits
+from understudy.quality.extractors import Classifier, Extractor, Features, make_extractor
+from understudy.quality.features import extracted, inputs_of
+from understudy.slices import SliceSet
+
+Slices = SliceSet | NDArray[np.uint8]
+Found = TypeVar("Found")
+
+
+def fid(synthetic: Slices, real: Slices, extractor: str | Extractor = "random", **options: Any) -> float:
+    """Frechet distance between the features of two sets (Heusel et al. 2017); 0 for the same, smaller is nearer.
+
+    Args:
+        synthetic, real: a SliceSet or images uint8 [N, C, H, W] each; channels of sets are matched by name.
+        extractor: name of one (see `extractors.make_extractor`) or an `Extractor`. The FID of papers is
+            "inception2015", whose weights you bring along.
+        options: `weights`, `sha256`, `resize`, `device` of `make_extractor`.
+
+    Returns:
+        The mean over the channels.
+
+    Raises:
+        UnderstudyError: fewer slices on a side than features (the distance would be mostly bias), other channels.
+
+    Example:
+        >>> real = np.random.default_rng(0).integers(0, 256, (150, 1, 32, 32), dtype=np.uint8)
+        >>> fid(real, real)
+        0.0
+        >>> fid(real // 2, real) > 100
+        True
+    """
+
+    def distance(a: Features, b: Features) -> float:
+        if min(len(a), len(b)) < a.shape[1]:
+            raise UnderstudyError(
+                f"{len(a)} synthetic and {len(b)} real slices for features of {a.shape[1]} dimensions: a Frechet"
+                " distance would be mostly bias",
+                fix="give more slices, or use kid, which is unbiased",
+            )
+        return between_features(a, b)
+
+    return float(np.mean(_by_channel(distance, synthetic, real, extractor, options)))
+
+
+def kid(
+    synthetic: Slices, real: Slices, extractor: str | Extractor = "random", seed: int = 0, **options: Any
+) -> tuple[float, float]:
+    """Kernel distance between the features of two sets (Binkowski et al. 2018), unbiased at any number of slices.
+
+    Args:
+        synthetic, real, extractor, options: as in `fid`.
+        seed: of the random subsets (100 of at most 1,000 slices).
+
+    Returns:
+        Mean and standard deviation over subsets (NaN where one subset takes all slices), each averaged over channels.
+
+    Raises:
+        UnderstudyError: fewer than two slices on a side, other channels.
+
+    Example:
+        >>> real = np.random.default_rng(0).integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
+        >>> mean, sd = kid(real[:20] // 2, real)
+        >>> mean > 0
+        True
+    """
+
+    def distance(a: Features, b: Features) -> tuple[float, float]:
+        return kernel_distance(a, b, np.random.default_rng(seed))
+
+    mean, sd = np.mean(_by_channel(distance, synthetic, real, extractor, options), axis=0)
+    return float(mean), float(sd)
+
+
+def precision_recall(
+    synthetic: Slices, real: Slices, extractor: str | Extractor = "random", k: int = 5, **options: Any
+) -> dict[str, float]:
+    """Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), averaged over channels.
+
+    Args:
+        synthetic, real, extractor, options: as in `fid`.
+        k: neighbours.
+
+    Raises:
+        UnderstudyError: not more than k slices on a side, other channels.
+
+    Example:
+        >>> real = np.random.default_rng(0).integers(0, 256, (40, 1, 32, 32), dtype=np.uint8)
+        >>> precision_recall(real, real)["recall"]
+        1.0
+    """
+    found = _by_channel(lambda a, b: neighbourhoods(a, b, k), synthetic, real, extractor, options)
+    names = ("precision", "recall", "density", "coverage")
+    return {name: float(np.mean([getattr(f, name) for f in found])) for name in names}
+
+
+def inception_score(
+    synthetic: Slices, extractor: str | Extractor = "inception2015", splits: int = 10, seed: int = 0, **options: Any
+) -> tuple[float, float]:
+    """Inception score (Salimans et al. 2016), for completeness: it looks at no real slice, and is about 2 for MR.
+
+    Args:
+        synthetic, options: as in `fid`.
+        extractor: one that has class scores: "inception2015" with `weights=`.
+        splits: parts that are scored one by one.
+        seed: of the order of the slices.
+
+    Returns:
+        Mean and standard deviation over the parts, averaged over channels.
+
+    Raises:
+        UnderstudyError: an extractor without classes, fewer slices than parts.
+
+    Example:
+        >>> inception_score(fake, weights="weights-inception-2015-12-05-6726825d.pth")  # doctest: +SKIP
+    """
+    made = make_extractor(extractor, **options) if isinstance(extractor, str) else extractor
+    if not isinstance(made, Classifier):
+        raise UnderstudyError(f"the extractor {made.name} has no classes", fix="use inception2015 with its weights")
+    classifier: Classifier = made
+
+    def score(a: Features, b: Features) -> tuple[float, float]:
+        return score_of_logits(classifier.logits(a), np.random.default_rng(seed), splits)
+
+    mean, sd = np.mean(_by_channel(score, synthetic, synthetic[:0], made, {}), axis=0)
+    return float(mean), float(sd)
+
+
+def _by_channel(
+    compute: Callable[[Features, Features], Found], synthetic: Slices, real: Slices, extractor: str | Extractor,
+    options: dict[str, Any],
+) -> list[Found]:  # fmt: skip
+    """`compute` of the features of each channel."""
+    a, b = (s if isinstance(s, SliceSet) else _as_set(s) for s in (synthetic, real))
+    if set(a.channels) != set(b.channels):
+        raise UnderstudyError(f"the sets have different channels: {', '.join(a.channels)} and {', '.join(b.channels)}")
+    made = make_extractor(extractor, **options) if isinstance(extractor, str) else extractor
+    if made.name.startswith("radiomics"):
+        from understudy.quality.radiomics import RadiomicExtractor, fitted
+
+        assert isinstance(made, RadiomicExtractor)
+        made = fitted(made, b, np.arange(len(b)), b.channels)
+
+    def features(slices: SliceSet, names: tuple[str, ...]) -> Features:
+        blocks = [extracted(slices, images, labels, names, made) for _, images, labels in slices.blocks()]
+        return np.concatenate(blocks) if blocks else np.zeros((0, made.dimension), np.float32)
+
+    inputs = inputs_of(b, b.channels, made).values()
+    return [compute(features(a, names), features(b, names)) for names in inputs]
+
+
+def _as_set(images: NDArray[np.uint8]) -> SliceSet:
+    array = np.asarray(images)
+    if array.ndim != 4:
+        raise UnderstudyError(f"images are of shape {list(array.shape)}, not [N, C, H, W]", fix="add the missing axis")
+    return SliceSet.from_arrays(array, np.zeros((len(array), *array.shape[2:]), np.uint8))
