@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from understudy.metrics.overlap import apply_policy
-from understudy.report.page import ReportData, build_report
-from understudy.report.sections.answer import make_answer
+from understudy.report.answer import make_answer
+from understudy.report.data import ReportData
+from understudy.report.page import build_report
 from understudy.report.sections.segmentations import segmentations
 from understudy.report.tables.results import patient_means
 from understudy.slices import SliceSet, SliceWriter
@@ -143,7 +144,8 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
     assert missed == ((raw["tp"] == 0) & (raw["fn"] > 0)).sum() > raw["predicted_empty"].sum()
     assert {p.stem for p in (folder / "tables").iterdir()} == {
         "conventions", "dice", "differences", "hd", "hd95_pooled", "hd95_surfel", "jobs",
-        "misses", "patients", "sites", "cost", "table3_dice", "table5_relative_dice", "table8_hausdorff",
+        "misses", "patients", "sites", "cost", "annotated_slices", "table3_dice",
+        "table5_relative_dice", "table8_hausdorff",
     }  # fmt: skip
     assert {p.suffix for p in (folder / "tables").iterdir()} == {".csv", ".tex", ".html"}
 
@@ -151,7 +153,7 @@ def test_tables_are_written_with_their_numbers(study: ReportData, whole: Whole) 
 def test_memorization_is_said_to_be_unexamined(whole: Whole) -> None:
     elements, numbers, _ = whole
     assert "Not examined" in elements.text
-    assert "do not release them before" in elements.text
+    assert "understudy audit" in numbers["answer"]["alarm"]
     assert numbers["memorization_audited"] is False
 
 
@@ -234,18 +236,16 @@ def test_study_without_generator(study: ReportData, tmp_path: Path) -> None:
     real = study.scores[study.scores["training"] == "real"]
     elements, numbers = built(fresh(study, scores=real, synthetic={}, generator_histories={}), tmp_path)
     assert numbers["answer"]["verdict"] == "unanswered"
-    assert "no network trained on synthetic slices only has been scored" in elements.text
-    assert "No synthetic slices were made" in elements.text
-    assert "No generator was trained" in elements.text
+    assert "No synthetic slices" in elements.text
+    assert "No generator" in elements.text
 
 
 @pytest.mark.usefixtures("no_plots")
 def test_study_without_scores_or_slices(tmp_path: Path) -> None:
     elements, numbers = built(ReportData(title="Nothing", study={}, scores=pd.DataFrame()), tmp_path)
     assert numbers["answer"]["headline"] == "Not answered yet."
-    assert "No test patient has been scored yet" in elements.text
-    assert "There are no slices to examine" in elements.text
-    assert "There are no scores to tabulate" in elements.text
+    assert "no slices to examine" in elements.text
+    assert "no scores to tabulate" in elements.text
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -268,7 +268,7 @@ def test_missing_files_are_named(study: ReportData, tmp_path: Path) -> None:
 
 
 def test_lost_and_damaged_predictions_are_named(study: ReportData, tmp_path: Path) -> None:
-    means = patient_means(study, study.scores)
+    means = patient_means(study, apply_policy(study.scores))
     for n in range(6):
         (tmp_path / f"T{n}.npz").write_bytes(b"not a zip file")
     data = fresh(study, predictions={**study.predictions, ("real.unet.aug", 0): tmp_path})
@@ -282,7 +282,7 @@ def test_lost_and_damaged_predictions_are_named(study: ReportData, tmp_path: Pat
 
 
 def test_cases_run_from_best_to_worst(study: ReportData) -> None:
-    means = patient_means(study, study.scores)
+    means = patient_means(study, apply_policy(study.scores))
     cases, heads, missing = segmentations(study, means, [])
     assert missing == []
     assert heads == ["Slice", "Truth", "Real", "Real + synthetic", "Synthetic"]

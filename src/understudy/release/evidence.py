@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from understudy.release.documents import signed, stamp
 from understudy.release.forms import About, Decision
+from understudy.report.content import read_audits
 from understudy.report.data import ReportData
+from understudy.report.plots.gallery import make_gallery
 from understudy.report.plots.slices import (
     channel_window,
     colours,
@@ -26,8 +27,8 @@ from understudy.report.plots.slices import (
     upright,
     windowed,
 )
-from understudy.report.sections.audit import make_audit_section
-from understudy.report.sections.gallery import make_gallery
+from understudy.report.render import render
+from understudy.report.sections.copies import copies
 
 Pixels = NDArray[np.uint8]
 SHOWN = 12  # slices on a sheet
@@ -79,19 +80,18 @@ def _render(
     about: About, certificate: dict[str, Any], report: ReportData, decision: Decision, data: dict[str, Any],
     second: str, facts: list[tuple[str, str]], **fields: Any,
 ) -> str:  # fmt: skip
-    loader = ChoiceLoader([PackageLoader("understudy.release"), PackageLoader("understudy.report", "templates")])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     size, channels = f"{data['resolution']} pixels", ", ".join(data["channels"])
-    return environment.get_template("evidence.html.j2").render(
+    return render(
+        "evidence.html.j2",
+        PackageLoader("understudy.release"),
         about=about,
         released=certificate["released"],
         version=certificate["software_version"],
-        style=files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8"),
         forced=stamp(certificate),
         paragraphs=[certificate["audit"]["verdict"]["headline"], second, signed(decision),
                     f"Known defects: {about.known_defects}"],
         facts=[*facts, ("Size", size), ("Channels", channels), ("Licence", about.licence)],
-        audit=make_audit_section(report),
+        audit=copies(report, read_audits(report)),
         **{"gallery": None, "picture": "", "classes": [], **fields},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a report is made from, and the few words and numbers that all its parts share."""
+"""What a report is made from, and the words for numbers that all its parts share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import pandas as pd
 from understudy import names
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
-from understudy.metrics.scores import class_names, flag, region_names
-from understudy.metrics.scores import KEPT, WHOLE
+from understudy.metrics.scores import KEPT, WHOLE, class_names, flag, region_names
 from understudy.slices import SliceSet
 
-# Black, purple and blue keep their distance in lightness and hue for colour-blind readers; markers differ as well.
+# Kind of training -> colour and marker in every figure. Colours differ in lightness as well as in hue.
 TRAINING = {
     "real": ("#222222", "o"),
     "both": ("#3569A8", "s"),
@@ -28,13 +27,8 @@ TRAINING = {
     "ratio": ("#1B7A6B", "^"),
     "finetune": ("#A65E00", "v"),
 }
-MOST_SHARE = 10.0  # relative Dice, beyond which it is not written out
-NAMES = {
-    "progan": "Progressive GAN", "stylegan1": "StyleGAN 1", "stylegan2": "StyleGAN 2", "stylegan3": "StyleGAN 3",
-    "diffusion": "diffusion", "unet": "U-Net", "swin": "Swin",
-}  # fmt: skip
-ORDER = {"real": 0, "both": 1, "synthetic": 2, "ratio": 3, "finetune": 4}
 LIGHTER = {"#A65E00": "#D9AC70", "#222222": "#8A8A8A", "#3569A8": "#8DB4DC", "#AA3377": "#D98DB8", "#1B7A6B": "#86BFB5"}
+MOST_SHARE = 10.0  # a relative Dice beyond this is not written out
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Setting:
 
     @property
     def original(self) -> str:
-        """What of the original slices is used, as the paper's column "Orig": a tick for all of them."""
+        """Which original slices are used, as the paper's column "Orig": a tick for all of them."""
         if self.training == "ratio":
             return f"{percent_of(self.real_share or 0)} of slices" if self.real_share else ""
         if self.training == "synthetic":
@@ -86,6 +80,11 @@ class Setting:
         parts = [f"{percent_of(self.real_fraction)} of patients"] if self.real_fraction < 1 else []
         parts += [f"{percent_of(self.real_share)} of samples"] if self.real_share is not None else []
         return ", ".join(parts) or "✓"
+
+    @property
+    def way(self) -> str:
+        """The network, and "no augmentation" where that is so."""
+        return self.network + ("" if self.augmentation else ", no augmentation")
 
 
 @dataclass
@@ -106,12 +105,12 @@ class ReportData:
         segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
             `prediction` is uint8 [Z, H, W].
         baseline: the setting of real slices with augmentation; "" picks it from the rows.
-        planned: what the study asks for: a row each training, with the columns of `scores` that say which; empty if
-            not known. What has no scores is shown as missing.
+        planned: what the study asks for: a row for each training, with the columns of `scores` that say which; empty
+            if not known. What has no scores is shown as missing.
         jobs: stage, id, name, seconds, peak_rss_mb, state; of failed ones also failure (class) and message.
         reading: folder with the analysis of a reading study, `table6.json`.
         correlation: folder with what `understudy correlate` wrote.
-        provenance: anything worth recording: versions, hashes, machine, `command` that makes it again.
+        provenance: versions, hashes, machine, `command` that makes it again.
         problems: what the cohort check found: patient, file, problem, fix, severity.
         show_patient_ids: False writes "patient 1", "patient 2", ... instead, in all files of the report.
         margin: loss of Dice, as a fraction of the baseline's, that still counts as "can replace".
@@ -150,7 +149,7 @@ class ReportData:
 
     @cached_property
     def every_setting(self) -> list[Setting]:
-        """The settings with rows and those that are planned but have none, in one order, labelled alike."""
+        """The settings with rows and those that are planned but have none."""
         known = [frame for frame in (self.scores, self.planned) if len(frame)]
         return _settings(pd.concat(known, ignore_index=True), self.baseline, self.shown) if known else []
 
@@ -161,10 +160,13 @@ class ReportData:
         return list(dict.fromkeys([*self.synthetic, *named]))
 
     def shown(self, name: str) -> str:
-        """A generator or network as people write it: "StyleGAN 2" for one called `stylegan2`; other names stay."""
+        """A generator or network as people write it: "StyleGAN 2" for `stylegan2`; a name that the user chose stays.
+
+        "stylegan2, member 2" is of an ensemble. A name such as "unet" that the study gives to another kind stays too.
+        """
         parts = [
-            NAMES.get(p, p) if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters")) else p
-            for p in name.split(", ")  # "stylegan2, member 2"
+            names.display_name(p) if all(kind_of(self.study, g, p) == p for g in ("generators", "segmenters")) else p
+            for p in name.split(", ")
         ]
         return str(self.hide(", ".join(parts)))
 
@@ -173,19 +175,16 @@ class ReportData:
         """The real + augmentation setting, None if it has no rows."""
         if self.baseline:
             return next((s for s in self.settings if s.id == self.baseline), None)
-        return next((s for s in self._real if s.augmentation), None)
-
-    @property
-    def _real(self) -> list[Setting]:
-        return [s for s in self.settings if s.training == "real" and s.plain]
+        return next((s for s in self.settings if s.training == "real" and s.plain and s.augmentation), None)
 
     def baseline_of(self, setting: Setting) -> Setting | None:
         """What a setting is measured against: real slices with augmentation and the same network (as in the paper)."""
         base = self.baseline_setting
         if base is None or base.segmenter == setting.segmenter:
             return base
-        same = (s for s in self._real if s.segmenter == setting.segmenter)
-        return next((s for s in same if s.augmentation == base.augmentation), base)
+        like = ("real", True, setting.segmenter, base.augmentation)
+        same = (s for s in self.settings if (s.training, s.plain, s.segmenter, s.augmentation) == like)
+        return next(same, base)
 
     def closest(self, most: int) -> list[Setting]:
         """All settings, or if there are more than `most` those that differ from the baseline in their slices only."""
@@ -229,22 +228,20 @@ class ReportData:
     def patient_names(self) -> dict[str, str]:
         """Id of a scored patient -> what is written for it."""
         found = sorted(map(str, self.scores["subject"].unique())) if len(self.scores) else []
-        if self.show_patient_ids:
-            return {s: s for s in found}
-        return {s: f"patient {i}" for i, s in enumerate(found, start=1)}
+        return {s: s if self.show_patient_ids else f"patient {i}" for i, s in enumerate(found, start=1)}
 
     @cached_property
     def _replaced(self) -> tuple[re.Pattern[str], dict[str, str]] | None:
-        """Every id that is known from scores, slices and problems, and what stands for it."""
+        """Every id that is known from scores, slices and problems, and what is written instead."""
         known = {str(p["patient"]) for p in self.problems if p.get("patient")}
         if self.slices is not None:
             with contextlib.suppress(UnderstudyError, KeyError):
                 known |= set(map(str, SliceSet.open(self.slices).index["subject"]))
-        shown = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
-        ids = sorted((n for n in shown if n), key=len, reverse=True)
+        replaced = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
+        ids = sorted((n for n in replaced if n), key=len, reverse=True)
         if not ids:
             return None
-        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), shown
+        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), replaced
 
     def hide(self, value: Any) -> Any:
         """Strings, and strings in lists and dicts, without patient ids if these are not to be shown."""
@@ -256,12 +253,12 @@ class ReportData:
             return [self.hide(v) for v in value]
         if not isinstance(value, str | Path):
             return value
-        pattern, shown = self._replaced
-        return pattern.sub(lambda m: shown[m.group()], str(value))
+        pattern, replaced = self._replaced
+        return pattern.sub(lambda m: replaced[m.group()], str(value))
 
 
 def kind_of(study: Any, group: str, name: str) -> str:
-    """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if it is not told."""
+    """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if the file has no kind."""
     entry: Any = (study.get(group) or {}).get(name) if isinstance(study, dict) else None
     for part in (entry, entry.get("model") if isinstance(entry, Mapping) else None):
         if isinstance(part, Mapping) and part.get("kind"):
@@ -270,69 +267,53 @@ def kind_of(study: Any, group: str, name: str) -> str:
 
 
 def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) -> list[Setting]:
-    if scores.empty:
-        return []
+    """A setting for each id in the rows, labelled so that no two are alike, the baseline first."""
     columns = ["setting", "training", "generator", "segmenter", "augmentation"]
     columns += [c for c in ("real_share", "real_fraction", "real_patients") if c in scores]
     unique = scores[columns].drop_duplicates("setting")
     several_networks = unique["segmenter"].nunique() > 1
     augmentations = unique["augmentation"].astype(bool).nunique() > 1
-    generators = {g for g in unique["generator"] if isinstance(g, str) and g}
+    several_generators = len({g for g in unique["generator"] if isinstance(g, str) and g}) > 1
     found = []
     for row in unique.to_dict(orient="records"):
+        # columns that came later are NaN in older rows
+        share, fraction, patients = (
+            None if pd.isna(v := row.get(c)) else float(v) for c in ("real_share", "real_fraction", "real_patients")
+        )
+        fraction = 1.0 if fraction is None else fraction
+        patients = None if patients is None else int(patients)
         generator = row["generator"] if isinstance(row["generator"], str) else ""
         augmentation, training = bool(row["augmentation"]), str(row["training"])
-        share, fraction = _optional(row.get("real_share")), _optional(row.get("real_fraction"))
-        number_of = _optional(row.get("real_patients"))
-        patients = None if number_of is None else int(number_of)
-        named = shown(generator) if len(generators) > 1 else ""
-        label = _trained_on(training, share, 1.0 if fraction is None else fraction, named, patients)
-        network = shown(str(row["segmenter"]))
+        named, network = shown(generator) if several_generators else "", shown(str(row["segmenter"]))
+        label = _trained_on(training, share, fraction, named, patients)
         label += f", {network}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
         colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
         found.append(
             Setting(
-                str(row["setting"]),
-                label,
-                training,
-                generator,
-                str(row["segmenter"]),
-                augmentation,
-                colour,
-                marker,
-                share,
-                1.0 if fraction is None else fraction,
-                patients,
-                shown(generator),
-                network,
+                str(row["setting"]), label, training, generator, str(row["segmenter"]), augmentation, colour, marker,
+                share, fraction, patients, shown(generator), network,
             )
-        )
+        )  # fmt: skip
     first = next((s.segmenter for s in found if s.id == baseline), "")
+    order = list(TRAINING)
     return sorted(
         found,
         key=lambda s: (
-            s.id != baseline,
-            s.segmenter != first,
-            s.segmenter,
-            ORDER.get(s.training, 9),
-            -s.real_fraction,
-            s.real_patients or 0,
-            s.real_share if s.real_share is not None else -1.0,
-            not s.augmentation,
-            s.generator,
+            s.id != baseline, s.segmenter != first, s.segmenter,
+            order.index(s.training) if s.training in order else 9, -s.real_fraction, s.real_patients or 0,
+            s.real_share if s.real_share is not None else -1.0, not s.augmentation, s.generator,
         ),
-    )
+    )  # fmt: skip
 
 
-def _trained_on(
-    training: str, share: float | None, fraction: float, generator: str, patients: int | None = None
-) -> str:
+def _trained_on(training: str, share: float | None, fraction: float, generator: str, patients: int | None) -> str:
     """E.g. "Real + synthetic (StyleGAN 2, 20 % of patients)", "Synthetic (StyleGAN 2), then 5 real patients"."""
     parts = [generator] if generator else []
     if training == "finetune":
-        return f"{_trained_on('synthetic', None, 1.0, generator)}, then {count(patients or 0, 'real patient')}"
+        before = _trained_on("synthetic", None, 1.0, generator, None)
+        return f"{before}, then {count(int(patients or 0), 'real patient')}"
     if training == "ratio":
         label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
     else:
@@ -343,26 +324,14 @@ def _trained_on(
     return f"{label} ({', '.join(parts)})" if parts else label
 
 
-def _optional(value: Any) -> float | None:
-    """None where a column that came later has no entry."""
-    return None if value is None or pd.isna(value) else float(value)
+def percent(value: float | None, digits: int = 0) -> str:
+    """E.g. "87 %" of 0.87, the space unbreakable; a dash for what is not there."""
+    return names.percent(value, digits, "\N{NO-BREAK SPACE}")
 
 
 def percent_of(share: float) -> str:
     """E.g. "5 %", "2.5 %": as fine as the share itself."""
     return f"{round(100 * share, 2):g}\N{NO-BREAK SPACE}%"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """E.g. "0.713"; a dash for what is not there."""
-    if value is None or math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    """As `names.percent`, with an unbreakable space."""
-    return names.percent(value, digits, "\N{NO-BREAK SPACE}")
 
 
 def bounded(value: float | None, digits: int = 0) -> str:
@@ -371,14 +340,38 @@ def bounded(value: float | None, digits: int = 0) -> str:
     return f"over {percent(MOST_SHARE)}" if beyond else percent(value, digits)
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """E.g. "0.713" or "−0.713"; a dash for what is not there."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """E.g. "+0.012" or "−0.012"; a dash for what is not there."""
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def between(low: float | None, high: float | None, digits: int = 3) -> str:
+    """An interval, e.g. "0.61 to 0.72"; a dash without one."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def p_value(p: float) -> str:
+    """E.g. "0.012", or "< 0.001" for what would be printed as zero."""
+    return "< 0.001" if p < 0.0005 else number(p)
+
+
 def count(value: int, one: str, many: str = "") -> str:
     """E.g. "1 patient", "1,054 slices"."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
     """E.g. "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def plain(value: Any) -> Any:

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, write_text
-from understudy.report.data import NAMES, bounded, listed, plain
+from understudy.names import display_name
+from understudy.report.data import bounded, listed, plain
 from understudy.report.folder import html
-from understudy.report.sections.quarantine import STAGES, in_hours
+from understudy.report.render import render
+from understudy.report.sections.run import STAGES, in_hours
 from understudy.report.sections.verdicts import COLOURS
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
 
-SHOWN = ("table1_ranks", "table5_relative_dice", "table7_recipes", "cost")
 RANKS = "table1_all_cohorts"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the page: cohort, generator, and the three answers as in the cohort's report.json."""
-
-    cohort: str
-    generator: str
-    parts: tuple[dict[str, Any], ...]
+# Tables of the page: key -> caption, note.
+SHOWN = {
+    "table1_ranks": ("Table 1: ranks of the generators, each cohort", ""),
+    "table5_relative_dice": (
+        "Table 5: relative Dice",
+        "Kept slices by the paper's rule; the verdicts are of whole volumes by the BraTS rule. ",
+    ),
+    "table7_recipes": ("Table 7: recipes, hardware, training times", ""),
+    "cost": ("Cost, hours", "Hours of all jobs on one worker, restarts included. "),
+}
+PERCENT = ("relative_dice", "low", "high", "published", "difference")
+LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
+HEADINGS = {"fid": "FID", "is": "IS", "seconds": "Hours", "relative dice": "Relative Dice", "label": "Trained on",
+            "r1 gamma": "R1 gamma", "batch": "Batch size"}  # fmt: skip
+QUESTIONS = {"useful": "Useful?", "copy": "Copies of patients?", "better_than": "Better than what?"}
 
 
 def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Path) -> Path:
@@ -40,7 +44,7 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     All tables are there as CSV, those of the page as LaTeX and HTML too.
 
     Args:
-        folders: cohort -> folder of its report; beside the page stands a folder of each cohort's name with a copy.
+        folders: cohort -> folder of its report; beside the page is a folder of each cohort's name with a copy.
         spec: of the job: title, study (plain JSON values), study_hash, command.
         out: folder, made if absent.
 
@@ -51,26 +55,27 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         UnderstudyError: a folder without a report, disk full, no permission.
     """
     reports = {name: _report_of(folder) for name, folder in folders.items()}
-    answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
     tables = _tables(folders)
-    ranked = _ranks_over_all(tables.get("table1_ranks"), len(folders))
+    ranked = _ranks_over_all(tables["table1_ranks"], len(folders)) if "table1_ranks" in tables else None
     for key, frame in [*tables.items(), *([(RANKS, ranked.frame)] if ranked else [])]:
         write_text(out / "tables" / f"{key}.csv", frame.to_csv(index=False))
     shown = [*([ranked] if ranked else []), *(_shown(key, tables[key]) for key in SHOWN if key in tables)]
     for table in shown:
         write_text(out / "tables" / f"{table.key}.tex", latex(table))
         write_text(out / "tables" / f"{table.key}.html", html(table))
-    _write_scores(folders, out)
-    headline = " ".join(f"{name}: {answer}" for name, answer in answers.items())
-    alarms = {name: _alarm_of(report) for name, report in reports.items()}
+    scores = [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()]
+    with atomic_path(out / "scores.parquet") as temporary:
+        pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
+    answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
+    alarms = {name: text for name, report in reports.items() if (text := _alarm_of(report))}
     content = {
         "title": spec["title"],
         "command": spec["command"],
         "study": spec["study"],
         "study_hash": spec["study_hash"],
         "answer": {
-            "headline": headline,
-            "alarm": " ".join(f"{name}: {alarm}" for name, alarm in alarms.items() if alarm),
+            "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
+            "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
             "cohorts": {name: r["answer"] for name, r in reports.items()},
         },
         "verdicts": [{"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])],
@@ -79,24 +84,20 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
         "reports": {name: f"{name}/report.html" for name in folders},
     }
     write_text(out / "report.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    write_text(out / "report.html", _page(spec, reports, tables, shown))
+    page = render(
+        "overview.html.j2", title=spec["title"], command=spec["command"], answers=answers, alarms=alarms,
+        verdicts={name: report.get("verdicts", []) for name, report in reports.items()}, colours=COLOURS,
+        questions=QUESTIONS, failed={name: len(report.get("failed", [])) for name, report in reports.items()},
+        shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
+    )  # fmt: skip
+    write_text(out / "report.html", page)
     return out / "report.html"
-
-
-def _write_scores(folders: Mapping[str, Path], out: Path) -> None:
-    scores = pd.concat(
-        [pd.read_parquet(folder / "scores.parquet").assign(cohort=name) for name, folder in folders.items()],
-        ignore_index=True,
-    )
-    with atomic_path(out / "scores.parquet") as temporary:
-        scores.to_parquet(temporary, index=False)
 
 
 def _report_of(folder: Path) -> dict[str, Any]:
     if not (folder / "report.json").is_file():
-        raise UnderstudyError(
-            "there is no report of this cohort", where=folder, fix="run its report first: understudy run"
-        )
+        fix = "run its report first: understudy run"
+        raise UnderstudyError("there is no report of this cohort", where=folder, fix=fix)
     return dict(read_json(folder / "report.json"))
 
 
@@ -112,107 +113,57 @@ def _tables(folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
     return {key: pd.concat(frames, ignore_index=True).fillna("") for key, frames in sorted(found.items())}
 
 
-def _ranks_over_all(frame: pd.DataFrame | None, cohorts: int) -> Table | None:
-    """Mean rank of each generator over all cohorts, by every column of Table 1; None without ranks."""
-    if frame is None:
-        return None
+def _ranks_over_all(frame: pd.DataFrame, cohorts: int) -> Table:
+    """Mean rank of each generator over all cohorts, by every column of Table 1."""
     columns = [c for c in map(str, frame) if c not in ("cohort", "generator") and not c.endswith("_published")]
     ranks = frame[["cohort", "generator"]].join(frame[columns].apply(pd.to_numeric, errors="coerce"))
     means = ranks.groupby("generator", sort=False)[columns].mean()
     means = means.assign(mean_rank=means.mean(axis=1), cohorts=ranks.groupby("generator")["cohort"].nunique())
     means = means.sort_values("mean_rank", kind="stable")
-    body = [
-        [
-            NAMES.get(str(g), str(g)),
-            *("–" if pd.isna(v) else f"{v:.3g}" for v in row[:-1]),
-            f"{int(row[-1])} of {cohorts}",
-        ]
-        for g, row in zip(means.index, means.to_numpy(), strict=True)
-    ]
+    body = []
+    for generator, (*values, n) in zip(means.index, means.to_numpy(), strict=True):
+        cells = ["–" if pd.isna(v) else f"{v:.3g}" for v in values]
+        body.append([display_name(str(generator)), *cells, f"{int(n)} of {cohorts}"])
     note = "Mean over the cohorts of the ranks in each one's Table 1; 1 is the best. Synthetic slices only."
-    header = ["Generator", *map(_words, columns), "Mean", "Cohorts"]
+    header = ["Generator", *map(_rank_heading, columns), "Mean", "Cohorts"]
     return Table(RANKS, "Table 1 over all cohorts: mean ranks", note, header, body, means.reset_index())
 
 
-def _words(column: str) -> str:
+def _rank_heading(column: str) -> str:
     """ "dice_unet_aug" -> "Dice, U-Net"; "fid" -> "FID"."""
-    if column in ("fid", "is"):
-        return column.upper()
+    if "_" not in column:
+        return HEADINGS.get(column, column.capitalize())
     metric, _, rest = column.partition("_")
     network, _, augmented = rest.rpartition("_")
     name = {"dice": "Dice", "hd": "Hausdorff"}.get(metric, metric)
-    return f"{name}, {NAMES.get(network, network)}" + (", no aug." if augmented == "noaug" else "")
-
-
-NOTES = {
-    "table5_relative_dice": "Kept slices by the paper's rule; the verdicts are of whole volumes by the BraTS rule.",
-    "cost": "Hours of all jobs on one worker, restarts included.",
-}
-CAPTIONS = {
-    "table1_ranks": "Table 1: ranks of the generators, each cohort",
-    "table5_relative_dice": "Table 5: relative Dice",
-    "table7_recipes": "Table 7: recipes, hardware, training times",
-    "cost": "Cost, hours",
-}
-PERCENT = ("relative_dice", "low", "high", "published", "difference")
-LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
+    return f"{name}, {display_name(network)}" + (", no aug." if augmented == "noaug" else "")
 
 
 def _shown(key: str, frame: pd.DataFrame) -> Table:
     """A table of all cohorts for the page; its numbers shortened, the CSV has all digits."""
     ranks = key == "table1_ranks"
     kept = frame.drop(columns=[c for c in map(str, frame) if c in LEFT_OUT or (ranks and c.endswith("_published"))])
-    body = [
-        [_cell(key, str(column), str(value)) for column, value in row.items()] for row in kept.to_dict(orient="records")
-    ]
-    header = [_words(c) if key == "table1_ranks" and "_" in c else _heading(c) for c in map(str, kept)]
-    note = f"{NOTES.get(key, '')} One line a cohort and row; the same as CSV in tables/.".lstrip()
-    return Table(key, CAPTIONS[key], note, header, body, frame, 2)
-
-
-def _heading(column: str) -> str:
-    stage = column.removesuffix("_hours")
-    words = (STAGES.get(stage, stage) if stage != column else column).replace("_", " ")
-    named = {"fid": "FID", "is": "IS", "seconds": "Hours", "relative dice": "Relative Dice", "label": "Trained on",
-             "r1 gamma": "R1 gamma"}  # fmt: skip
-    return named.get(words, words[:1].upper() + words[1:])
+    rows = kept.to_dict(orient="records")
+    body = [[_cell(key, str(column), str(value)) for column, value in row.items()] for row in rows]
+    header = []
+    for column in map(str, kept):
+        stage = column.removesuffix("_hours")
+        words = (STAGES.get(stage, stage) if stage != column else column).replace("_", " ")
+        header.append(_rank_heading(column) if ranks else HEADINGS.get(words, words[:1].upper() + words[1:]))
+    caption, note = SHOWN[key]
+    return Table(key, caption, f"{note}One line a cohort and row; the same as CSV in tables/.", header, body, frame, 2)
 
 
 def _cell(key: str, column: str, value: str) -> str:
     try:
         found = float(value)
     except ValueError:
-        return (NAMES.get(value, value) if column == "generator" else value) or "–"
+        return (display_name(value) if column == "generator" else value) or "–"
     if key == "table5_relative_dice" and column in PERCENT:
         return bounded(found, 1).replace("-", "−")
     if key == "cost":
         return in_hours(found)
-    if column == "seconds":
-        return f"{found / 3600:.2f}"
-    return f"{found:,.4g}"
-
-
-def _page(
-    spec: Mapping[str, Any],
-    reports: Mapping[str, dict[str, Any]],
-    tables: Mapping[str, pd.DataFrame],
-    shown: list[Table],
-) -> str:
-    environment = Environment(
-        loader=PackageLoader("understudy.report", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    style = files("understudy.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    rows = [row for name, report in reports.items() for row in _rows(name, report)]
-    alarms = {name: _alarm_of(report) for name, report in reports.items()}
-    failed = {name: len(report.get("failed", [])) for name, report in reports.items()}
-    return environment.get_template("overview.html.j2").render(
-        title=spec["title"], command=spec["command"], style=style,
-        answers={name: report["answer"]["headline"] for name, report in reports.items()},
-        rows=rows, colours=COLOURS, alarms=[f"{n}: {a}" for n, a in alarms.items() if a],
-        failed={n: k for n, k in failed.items() if k},
-        shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
-    )  # fmt: skip
+    return f"{found / 3600:.2f}" if column == "seconds" else f"{found:,.4g}"
 
 
 def _alarm_of(report: Mapping[str, Any]) -> str:
@@ -221,10 +172,3 @@ def _alarm_of(report: Mapping[str, Any]) -> str:
         return str(report["answer"]["alarm"])
     copies = [str(v["generator"]) for v in report.get("verdicts", []) if v["copy"]["kind"] == "copies_found"]
     return f"Copies of patients were found among the slices of {listed(copies)}: do not release them." if copies else ""
-
-
-def _rows(cohort: str, report: Mapping[str, Any]) -> list[Row]:
-    return [
-        Row(cohort, str(v.get("name") or v["generator"]), (v["useful"], v["copy"], v["better_than"]))
-        for v in report.get("verdicts", [])
-    ]

@@ -1,173 +1,204 @@
-"""Dice against the share of real slices in a set of constant size (the paper's Figure 2), and of real patients."""
+"""Curves: trainings of generators and segmenters, and Dice against the amount of real slices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from understudy.metrics.bootstrap import per_repeat
-from understudy.metrics.overlap import apply_policy
 from understudy.metrics.statistics import MEAN, cube
-from understudy.report.data import TRAINING, ReportData, Setting, number, percent_of
-from understudy.report.plots.panels import data_looks
-from understudy.report.plots.style import INK, Look, Panel, legend_below, one_plot, panel_of
-from understudy.report.sections.answer import Answer, interval, value
-from understudy.report.tables.base import pick
-from understudy.report.tables.grid import ratio_settings, share_of
+from understudy.report.data import TRAINING, ReportData, Setting
+from understudy.report.plots.style import (
+    INK,
+    NARROW,
+    SYNTHETIC_COLOUR,
+    Look,
+    Panel,
+    legend_below,
+    looks,
+    one_plot,
+    panel_of,
+    thinned,
+)
+from understudy.report.tables.base import Summary, mean_name
+from understudy.runtime.checkpoints import History
 
-SIZE = (4.7, 3.1)
+DARKER = ["#D55E00", "#2A7FB8", "#A8960C", "#009E73", "#B0528A"]  # of the class colours, for lines on white
+MOST_SETTINGS = 6  # in one plot; of a larger grid only those that differ from the baseline in their slices
+
+
+def _finite(lines: list[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a history that have both values, as two arrays."""
+    columns = pd.DataFrame(lines, columns=[x, y]).apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    points = columns[np.isfinite(columns).all(axis=1)]
+    return points[:, 0], points[:, 1]
+
+
+def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown: str = "") -> list[Panel]:
+    """Losses, augmentation, classes found in samples and speed of one generator's training; [] without a history.
+
+    Args:
+        name: of the generator, for the files. shown: as it is written for people.
+        path: of its history.
+        real_shares: class -> share of real slices that have it, drawn as a dotted line.
+    """
+    lines, made = History.read(path), []
+    shares = {f"share_{c}": (c, DARKER[i % len(DARKER)]) for i, c in enumerate(real_shares)}
+    # title, label of the axis, key in the history -> label and colour
+    plots: list[tuple[str, str, dict[str, tuple[str, str]]]] = [
+        ("Losses", "", {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}),
+        (
+            "Discriminator overfitting", "",
+            {"ada_p": ("augmentation probability", SYNTHETIC_COLOUR), "real_sign": ("sign of real scores", INK)},
+        ),
+        ("Samples with each class", "share of samples", shares),
+        ("Speed", "images/s", {"images_per_second": ("images/s", INK)}),
+    ]  # fmt: skip
+    for title, ylabel, curves in plots:
+        found = {key: _finite(lines, "kimg", key) for key in curves}
+        found = {key: points for key, points in found.items() if len(points[0])}
+        if not found:
+            continue
+        with one_plot(NARROW) as (figure, axes):
+            for key, (x, y) in found.items():
+                label, colour = curves[key]
+                few = "o" if len(x) < 3 else ""
+                axes.plot(*thinned(x, y), color=colour, label=label, marker=few, markersize=4)
+                if key in shares:
+                    axes.axhline(real_shares[label], color=colour, linestyle=":", linewidth=1.2)
+            axes.set(title=title, xlabel="thousand real images shown", ylabel=ylabel)
+            if ylabel:
+                axes.set_ylim(bottom=0)
+            if len(curves) > 1:
+                legend_below(figure, axes, 3)
+            ends = "; ".join(f"{curves[k][0]} ends at {y[-1]:.3g}" for k, (_, y) in found.items())
+            said = f"{title} of the generator {shown or name} over its training: {ends}."
+            made.append(panel_of(figure, said, key=f"training_{name}_{title.split()[0].lower()}"))
+    return made
+
+
+def segmenter_curves(data: ReportData) -> list[Panel]:
+    """Validation Dice and training loss of every segmenter over the slices seen; [] without histories."""
+    chosen = {s.id: s for s in data.closest(MOST_SETTINGS)}
+    place = {name: i for i, name in enumerate(chosen)}
+    keys = sorted((k for k in data.segmenter_histories if k[0] in chosen), key=lambda k: (place[k[0]], k[1]))
+    histories = [(chosen[k[0]], History.read(data.segmenter_histories[k])) for k in keys]
+    made = []
+    for key, title in (("val_dice", "Validation Dice"), ("loss", "Training loss")):
+        with one_plot((5.6, 2.9)) as (figure, axes):
+            ends: dict[str, list[str]] = {}
+            for setting, lines in histories:
+                x, y = _finite(lines, "samples", key)
+                if not len(x):
+                    continue
+                (line,) = axes.plot(*thinned(x / 1000, y), **_look_of(data, setting))
+                if len(x) > 8:  # too many for markers
+                    line.set(marker="")
+                if setting.label not in ends:
+                    line.set_label(setting.label)
+                ends.setdefault(setting.label, []).append(f"{y[-1]:.3f}")
+            if not ends:
+                continue
+            axes.set(title=title, xlabel="thousand training slices seen")
+            if key == "val_dice":
+                axes.set_ylim(0, 1)
+            legend_below(figure, axes, 2)
+            said = "; ".join(f"{label} ends at {', '.join(values)}" for label, values in ends.items())
+            text = f"{title} over the training of the segmentation networks: {said}."
+            made.append(panel_of(figure, text, key=f"training_segmenters_{key}"))
+    return made
+
+
+def _look_of(data: ReportData, setting: Setting) -> dict[str, Any]:
+    """Of a setting's curve: with several generators coloured by these, synthetic slices alone are dashed."""
+    if len(data.generators) < 2 or not setting.generator:
+        return {"color": setting.colour, "marker": setting.marker, "markersize": 4}
+    look, alone = looks(data.generators)[setting.generator], setting.training == "synthetic"
+    return {
+        "color": look.colour,
+        "linestyle": (0, (2.2, 1.4)) if alone else "-",
+        "marker": look.marker,
+        "markersize": 4,
+    }
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its name, and for each point the share (0 to 1) and the setting."""
+    """A curve of Dice: its name, its points (place on the axis, setting), and its look."""
 
     label: str
     points: list[tuple[float, Setting]]
-    colour: str
-    marker: str
-    style: str = "-"
+    look: Look
+
+    @classmethod
+    def of(
+        cls, data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]], label: str
+    ) -> Line:
+        """With the look of the generator, or of real slices where there is none."""
+        look = looks(data.generators).get(generator) or Look(TRAINING["real"][0], "-", "o")
+        name = label + ("" if augmented else ", no augmentation")
+        return cls(name, points, Look(look.colour, "-" if augmented else ":", look.marker))
 
 
-def ratio_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
-    """One panel a network: mean Dice against the share of real slices, a line for each generator; [] without any."""
-    curves = ratio_settings(data)
-    made = []
-    for segmenter in dict.fromkeys(curve[0].segmenter for curve in curves):
-        lines = [
-            _line(data, curve[0].generator, curve[0].augmentation, [(share_of(s), s) for s in curve])
-            for curve in curves
-            if curve[0].segmenter == segmenter
-        ]
-        xlabel = "real slices in a training set of constant size, %"
-        made += _panels(data, rows, summary, lines, segmenter, xlabel, "figure2_ratio")
-    return made
-
-
-def _line(data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]]) -> Line:
-    """A generator's curve, or that of real slices alone, with its name and look."""
-    look = data_looks(data).get(generator) or Look(TRAINING["real"][0], "-", "o")
-    label = (data.shown(generator) or "real only") + ("" if augmented else ", no augmentation")
-    return Line(label, points, look.colour, look.marker, "-" if augmented else ":")
-
-
-def fraction_panels(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Panel]:
-    """One panel a network: mean Dice against the share of real patients, alone and with synthetic ones; or []."""
-    mine = [s for s in data.settings if s.training in ("real", "both")]
-    mine = [s for s in mine if s.real_share is None and s.real_patients is None]
-    parts = {(s.segmenter, s.augmentation) for s in mine if s.real_fraction < 1}
-    made = []
-    for segmenter in dict.fromkeys(s.segmenter for s in mine):
-        lines = []
-        for augmented, name in product((True, False), dict.fromkeys(s.generator for s in mine)):
-            points = [
-                (s.real_fraction, s)
-                for s in mine
-                if (s.segmenter, s.augmentation, s.generator) == (segmenter, augmented, name)
-            ]
-            if (segmenter, augmented) in parts and len(points) > 1:
-                line = _line(data, name, augmented, sorted(points, key=lambda point: point[0]))
-                lines.append(replace(line, label=f"real + {line.label}") if name else line)
-        made += _panels(data, rows, summary, lines, segmenter, "real training patients, %", "real_patients")
-    return made
-
-
-def _panels(
+def dice_curves(
     data: ReportData,
-    rows: pd.DataFrame,
-    summary: pd.DataFrame,
-    lines: list[Line],
-    segmenter: str,
+    scored: pd.DataFrame,
+    summary: Summary,
+    lines: Sequence[Line],
+    title: str,
     xlabel: str,
     key: str,
-) -> list[Panel]:
-    """The panel of one network; [] without lines."""
-    if not lines:
-        return []
-    name = MEAN if len(data.class_names) > 1 else data.class_names[0]
-    scored, several = apply_policy(rows), data.scores["segmenter"].nunique() > 1
-    said, ends = [], []
-    with one_plot(SIZE) as (figure, axes):
+    ticks: dict[float, str],
+    unit: str = " %",
+) -> Panel:
+    """Mean Dice with its interval by patient along each line, dots for single trainings, the real slices dashed.
+
+    Args:
+        scored: rows under the BraTS rule.
+        ticks: place on the axis -> what is written there.
+        unit: behind a tick, in the words for those who cannot see the picture.
+    """
+    name, said, tops = mean_name(data), [], [0.0]
+    width = max(ticks) - min(ticks) or 1.0
+    with one_plot((4.7, 3.1)) as (figure, axes):
         for i, line in enumerate(lines):
-            found = [(100 * x, s, pick(summary, s.id, "dice", name, data.scope)) for x, s in line.points]
+            # points of several lines do not cover each other
+            aside = 0.011 * width * (i - (len(lines) - 1) / 2)
+            found = [(x, s, summary.pick(s.id, "dice", name, data.scope)) for x, s in line.points]
             found = [point for point in found if np.isfinite(point[2]["value"])]
             if not found:
                 continue
-            aside = 1.1 * (i - (len(lines) - 1) / 2)  # points of several lines do not cover each other
-            ends += _draw_line(axes, line, found, aside)
-            _draw_trainings(axes, data, scored, line, found, aside + 1.6)
-            said.append(f"{line.label}: " + ", ".join(f"{p[0]:g} % {p[2]['value']:.3f}" for p in found))
-        ends += _draw_baseline(data, summary, lines[0].points[0][1], name, axes)
-        shares = sorted({round(100 * x, 2) for line in lines for x, _ in line.points})
-        axes.set_xticks(shares, [f"{x:g}" for x in shares])
-        axes.set(title=data.shown(segmenter) if several else "", xlabel=xlabel, xlim=(-4, 106))
-        axes.set(
-            ylabel="Dice, mean over the classes" if name == MEAN else f"Dice, {name}",
-            ylim=(0, min(1.03, 1.12 * max(ends) + 0.02)),
-        )
+            x = np.array([p[0] for p in found]) + aside
+            mid, low, high = (np.array([p[2][k] for p in found], float) for k in ("value", "low", "high"))
+            around = [np.maximum(mid - low, 0), np.maximum(high - mid, 0)]
+            axes.errorbar(
+                x, mid, around, color=line.look.colour, linestyle=line.look.dashes, label=line.label,
+                marker=line.look.marker, markersize=6.5, markeredgecolor="white", elinewidth=1.4, capsize=2.5, zorder=4,
+            )  # fmt: skip
+            tops += list(high[np.isfinite(high)])
+            for at, (_, s, entry) in zip(x + 0.016 * width, found, strict=True):
+                if entry["n_repeats"] > 1:
+                    each = per_repeat(cube(scored, s.id, "dice", data.scope, data.class_names).values)
+                    axes.scatter(np.full(len(each), at), each, s=9, color=line.look.colour, alpha=0.45, linewidths=0,
+                                 zorder=2)  # fmt: skip
+            points = ", ".join(f"{ticks[x]}{unit} {entry['value']:.3f}" for x, _, entry in found)
+            said.append(f"{line.label}: {points}")
+        base = data.baseline_of(lines[0].points[0][1])
+        height = float(summary.pick(base.id, "dice", name, data.scope)["value"]) if base else np.nan
+        if np.isfinite(height):
+            # named in the legend: a curve near it would run through words beside the line
+            label = f"all real slices {height:.2f}"
+            axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, label=label, zorder=1)
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set(title=title, xlabel=xlabel, xlim=(min(ticks) - 0.06 * width, max(ticks) + 0.06 * width))
+        top = max([*tops, height if np.isfinite(height) else 0.5])
+        axes.set(ylabel="Dice, mean over the classes" if name == MEAN else f"Dice, {name}")
+        axes.set_ylim(0, min(1.03, 1.12 * top + 0.02))
         axes.grid(axis="x", visible=False)
         legend_below(figure, axes, 3)
-        text = f"Mean Dice against the {xlabel} ({data.shown(segmenter)}). {'; '.join(said)}."
-        return [panel_of(figure, text, key=f"{key}_{segmenter}")]
-
-
-Found = list[tuple[float, Setting, pd.Series]]  # points of a curve: place in percent, setting, summary
-
-
-def _draw_line(axes: Axes, line: Line, found: Found, aside: float) -> list[float]:
-    """Means with their intervals, joined; the upper ends of these."""
-    x = [p[0] + aside for p in found]
-    mid, low, high = (np.array([p[2][k] for p in found], float) for k in ("value", "low", "high"))
-    axes.plot(x, mid, color=line.colour, linestyle=line.style, label=line.label, marker=line.marker,
-              markersize=6.5, markeredgecolor="white", zorder=4)  # fmt: skip
-    around = [np.maximum(mid - low, 0), np.maximum(high - mid, 0)]
-    axes.errorbar(x, mid, around, color=line.colour, linestyle="", elinewidth=1.4, capsize=2.5, zorder=3)
-    return [float(v) for v in high if np.isfinite(v)]
-
-
-def _draw_trainings(axes: Axes, data: ReportData, scored: pd.DataFrame, line: Line, found: Found, aside: float) -> None:
-    """A small dot for each training, where there are several."""
-    for at, s, entry in found:
-        if entry["n_repeats"] > 1:
-            each = per_repeat(cube(scored, s.id, "dice", data.scope, data.class_names).values)
-            place = np.full(len(each), at + aside)
-            axes.scatter(place, each, s=9, color=line.colour, alpha=0.45, linewidths=0, zorder=2)
-
-
-def _draw_baseline(data: ReportData, summary: pd.DataFrame, like: Setting, name: str, axes: Axes) -> list[float]:
-    """The real slices as a dashed line; its height, [] without one."""
-    base = data.baseline_of(like)
-    if base is None:
-        return [0.5]
-    height = float(pick(summary, base.id, "dice", name, data.scope)["value"])
-    if not np.isfinite(height):
-        return [0.5]
-    # named in the legend: a curve near it would run through words beside the line
-    label = f"all real slices {height:.2f}"
-    axes.axhline(height, color=INK, linestyle="--", linewidth=1.1, label=label, zorder=1)
-    return [height]
-
-
-def ratio_sentences(data: ReportData, answer: Answer) -> list[str]:
-    """What the curves say, in words, for the baseline's network and augmentation."""
-    base, relative = data.baseline_setting, {c.setting.id: c.relative for c in answer.comparisons}
-    said = []
-    for curve in ratio_settings(data):
-        if base is None or (curve[0].segmenter, curve[0].augmentation) != (base.segmenter, base.augmentation):
-            continue
-        found = [(s, relative[s.id]) for s in curve if s.id in relative and share_of(s) < 1]
-        if len(found) < 2:
-            continue
-        (first, low), *rest = found
-        grown = ", ".join(
-            f"{value(r)} ({interval(r)}) with {percent_of(share_of(s))}" for s, r in rest if number(r.value) != "–"
-        )
-        said.append(
-            f"{curve[0].shown}: with {percent_of(share_of(first))} real slices in the set a network reaches"
-            f" {value(low)} of the Dice of all real slices ({interval(low)}); {grown}."
-        )
-    return said
+        return panel_of(figure, f"Mean Dice against {xlabel}. {'; '.join(said)}.", key=key)

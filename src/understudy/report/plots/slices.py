@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 Pixels = NDArray[np.uint8]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -25,7 +26,7 @@ CANONICAL = {"L": "L", "R": "L", "P": "P", "A": "P", "I": "I", "S": "I"}
 
 
 def upright(image: NDArray[Scalar], axes: Sequence[str] | None) -> NDArray[Scalar]:
-    """Turns a slice the way radiologists look at it: front or head up, the patient's right on the left.
+    """A slice as radiologists look at it: front or head up, the patient's right on the left.
 
     Args:
         image: [..., H, W].
@@ -73,17 +74,9 @@ def colours(count: int) -> list[str]:
     return [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(count)]
 
 
-def _rgb(colour: str) -> NDArray[np.float32]:
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-
-
 def _border(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """The mask's pixels within `width` steps of something outside it."""
-    inner = mask
-    for _ in range(width):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+    return mask & ~binary_erosion(mask, iterations=width)
 
 
 def overlay(
@@ -107,7 +100,7 @@ def overlay(
         mask = labels == index
         if not mask.any():
             continue
-        tint = _rgb(colour)
+        tint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
         picture[mask] = (1 - fill) * picture[mask] + fill * tint
         picture[_border(mask, width)] = tint
     if outline is not None:

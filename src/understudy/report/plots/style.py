@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-INK, QUIET, RULE = "#222222", "#5F6670", "#D9DDE3"
+INK, QUIET = "#222222", "#5F6670"
 REAL_COLOUR, SYNTHETIC_COLOUR = "#222222", "#AA3377"
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -50,7 +50,7 @@ PIXELS_PER_INCH = 96  # of a page
 DPI = 300  # of the PNG files
 MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
 
-# Told apart by lightness as well as by hue, and by dashes and markers: a generator has the same in every plot.
+# A generator looks the same in every plot; looks differ in lightness, hue, dashes and marker.
 GENERATOR_COLOURS = ("#AA3377", "#2A7FB8", "#D55E00", "#009E73", "#7A6A00", "#5B4FBF", "#3B3B3B", "#E07BB0")
 GENERATOR_MARKERS = ("D", "s", "^", "o", "v", "P", "X", "*")
 GENERATOR_DASHES: tuple[Any, ...] = (
@@ -95,10 +95,8 @@ class Look:
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
     """A look for each generator, by its place in the study."""
-    return {
-        name: Look(*(given[i % len(given)] for given in (GENERATOR_COLOURS, GENERATOR_DASHES, GENERATOR_MARKERS)))
-        for i, name in enumerate(names)
-    }
+    given = (GENERATOR_COLOURS, GENERATOR_DASHES, GENERATOR_MARKERS)
+    return {name: Look(*(of[i % len(of)] for of in given)) for i, name in enumerate(names)}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The paper's own numbers (Akbar et al., Tables 2 to 9) and where they contradict each other.
 
-Table 1 (ranks) is a picture in the text that we have; it follows from the others. Rows are transcribed as printed;
-one cell that cannot be read there is empty (Table 9, Swin, StyleGAN 2 alone without augmentation, ET).
+Table 1 (ranks) is a picture; it follows from the others. Rows are transcribed as printed; one cell that cannot be read
+is empty (Table 9, Swin, StyleGAN 2 alone without augmentation, ET).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from importlib import resources
 import pandas as pd
 
 CLASSES = ("ET", "ED", "NCR/NET")
-DICE, HAUSDORFF = {"brats2020": 3, "brats2021": 4}, {"brats2020": 8, "brats2021": 9}
-"""data set -> number of the table with its Dice scores, with its maximum Hausdorff distances [mm]"""
-_KEY = ["dataset", "segmenter", "original", "augmentation", "generator"]
+DICE, HAUSDORFF = {"brats2020": 3, "brats2021": 4}, {"brats2020": 8, "brats2021": 9}  # data set -> number of its table
+KEY = ["dataset", "segmenter", "original", "augmentation", "generator"]
 
 
 @cache
@@ -44,7 +43,7 @@ def contradictions() -> list[str]:
     """Where the paper's tables do not follow from each other within rounding, in words."""
     found = []
     for table in (*DICE.values(), *HAUSDORFF.values()):
-        wide = published(table).pivot(index=_KEY, columns="class", values="value")
+        wide = published(table).pivot(index=KEY, columns="class", values="value")
         digit = 0.001 if table in DICE.values() else 0.1
         # A rounded mean and three rounded classes differ by at most a digit.
         differs = (wide[list(CLASSES)].mean(axis=1, skipna=False) - wide["mean"]).abs() > 1.05 * digit
@@ -54,20 +53,15 @@ def contradictions() -> list[str]:
                 f"Table {table}, {segmenter}: {len(rows)} of its printed means are not the mean of the three classes"
                 f" beside them; {(less > 0).sum()} are smaller, by up to {less.max():.1f}"
             )
-    found += _wrong_ratios()
-    return found
-
-
-def _wrong_ratios() -> list[str]:
-    """Entries of Table 5 that do not follow from Tables 3 and 4, whose three digits are rounded."""
+    # Table 5 is a ratio of two means of Tables 3 and 4, whose three digits are rounded.
     dice = pd.concat([published(table) for table in DICE.values()])
     means = dice[dice["class"] == "mean"].drop(columns=["class", "sd"])
     real = means[means["original"] & means["augmentation"] & (means["generator"] == "")]
-    rows = published(5).merge(means, on=_KEY).merge(real, on=["dataset", "segmenter"], suffixes=("", "_real"))
+    rows = published(5).merge(means, on=KEY).merge(real, on=["dataset", "segmenter"], suffixes=("", "_real"))
     low = (rows["value"] - 0.0005) / (rows["value_real"] + 0.0005) * 100
     high = (rows["value"] + 0.0005) / (rows["value_real"] - 0.0005) * 100
     wrong = rows[~rows["percent"].between(low - 0.01, high + 0.01)]
-    return [
-        f"Table 5, {' '.join(map(str, row[_KEY]))}: {row['percent']} %, not {row['value'] / row['value_real']:.2%}"
+    return found + [
+        f"Table 5, {' '.join(map(str, row[KEY]))}: {row['percent']} %, not {row['value'] / row['value_real']:.2%}"
         for _, row in wrong.iterrows()
     ]

@@ -1,27 +1,28 @@
-"""The section on annotations: areas, shapes, borders and positions beside those of real patients.
+"""Are the annotations like the real ones? Areas, shapes, borders and positions beside those of real patients.
 
 Everything is drawn from numbers of many patients together; no slice is shown.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
+from understudy.io.files import read_json
+from understudy.report.content import Content
 from understudy.report.data import ReportData, count, number, percent
+from understudy.report.plots.gallery import Gallery
 from understudy.report.plots.slices import upright
 from understudy.report.plots.style import REAL_COLOUR, Look, Panel, legend_below, looks, one_plot, panel_of, styled
-from understudy.report.tables.base import Table
+from understudy.report.sections.base import Block, Details, Figure, Heading, Section, Text, missing, shown
+from understudy.report.tables.base import INTERVAL, Table
 from understudy.slices import SliceSet
 
 SETS = {"real": "training patients", "held-out": "other patients", "synthetic": "synthetic"}
@@ -37,7 +38,7 @@ DISTANCES = {
     "holes_difference": "Holes",
     "compactness_wasserstein": "Compactness",
     "eccentricity_wasserstein": "Elongation",
-    "border_variation": "What it touches",
+    "border_variation": "Neighbouring classes",
     "position_variation": "Position",
 }
 VALUES = {  # measure -> (words, digits, shown in percent)
@@ -49,146 +50,138 @@ VALUES = {  # measure -> (words, digits, shown in percent)
     "mean_compactness": ("compactness (1: a disc)", 2, False),
     "mean_eccentricity": ("elongation (0: round)", 2, False),
 }
+Found = dict[str, dict[str, Any]]  # generator -> content of its annotations.json
 
 
-@dataclass(frozen=True)
-class AnnotationSection:
-    """What the page shows.
-
-    Attributes:
-        sentences: what the numbers tell. tables: values, borders, distances.
-        areas, maps: pictures. notes: what a reader must know. numbers: for `report.json`.
-    """
-
-    sentences: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    areas: list[Panel] = field(default_factory=list)
-    maps: list[Panel] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-
-def make_annotation_section(data: ReportData) -> AnnotationSection:
-    """Reads every generator's `annotations.json`; empty if there is none."""
-    found = {
-        data.hide(name): json.loads(Path(path).read_text(encoding="utf-8")) for name, path in data.annotations.items()
-    }
-    if not found:
-        return AnnotationSection()
-    tables = [_values(data, found), _borders(data, found), _distances(data, found)]
-    notes = sorted({note for content in found.values() for note in content["notes"]})
-    shown = {data.shown(name): found[data.hide(name)] for name in data.annotations}
-    look = looks(list(dict.fromkeys([*map(data.shown, data.generators), *shown])))
-    return AnnotationSection(
-        [_sentence(name, content) for name, content in shown.items()],
-        [t for t in tables if t.body],
-        _area_panels(shown, look),
-        _map_panels(shown, _axes_of(data)),
-        notes,
-        found,
-    )
+def section(content: Content) -> Section:
+    """Areas of the gallery's slices, and what `annotations.json` of each generator says."""
+    data, gallery = content.data, content.gallery
+    found: Found = {name: read_json(path) for name, path in data.annotations.items()}
+    areas = _area_panels(data, found)
+    blocks: list[Block] = []
+    if gallery.panels:
+        caption = "Up to 2,000 slices of each set."
+        caption += "" if areas else " Areas: share of the slice's pixels, where the class is there."
+        caption += " A generator draws the annotation as grey levels; the nearer these are to the codes of the classes,"
+        caption += " the surer it is."
+        panels = [p for p in gallery.panels if not (areas and p.key.startswith("areas_"))]
+        blocks += shown(_share_table(gallery), Figure(panels, caption), *gallery.readings)
+    else:
+        blocks += missing(["There are no slices to examine."])
+    made = annotation_tables(data, found)
+    if made:
+        notes = sorted({note for content in found.values() for note in content["notes"]})
+        blocks += [Heading("Shapes, borders and positions"), *(sentence(data, name, c) for name, c in found.items())]
+        blocks += [Text(note, "missing") for note in notes]
+        caption = "All slices with the class, each set's; the axis is linear up to 1\u00a0%. Half of the slices have an"
+        caption += " area left of where a curve crosses 0.5."
+        blocks += shown(Figure(areas, caption))
+        caption = "Share of a set's slices that have the class there, on a grid of 32 × 32 cells; the scale ends at the"
+        caption += " largest share among real patients. A set of fewer than five patients is not shown. A generator"
+        caption += " that has learned one place only, or mirrored slices, shows here."
+        blocks += shown(Figure(_map_panels(data, found), caption))
+        *first, distances = made
+        blocks += [*first, Details("Every distance, with the range among real patients", [distances])]
+    return Section("annotations", "Are the annotations like the real ones?", "Annotations", blocks)
 
 
-def _sentence(name: str, content: dict[str, Any]) -> str:
+def _share_table(gallery: Gallery) -> Table:
+    classes = gallery.classes if len(gallery.classes) > 1 else ()
+    body = [
+        [n["name"], f"{n['slices']:,}", percent(n["with_annotation"]), *(percent(n["with_class"][c]) for c in classes)]
+        for n in gallery.numbers
+    ]
+    keys = ("name", "generator", "kind", "slices", "looked_at", "with_annotation")
+    frame = pd.DataFrame([{k: n[k] for k in keys} | n["with_class"] for n in gallery.numbers])
+    header = ["Slices", "Number", "With any annotation", *(f"With {c}" for c in classes)]
+    return Table("annotated_slices", "Slices with an annotation", "", header, body, frame)
+
+
+def sentence(data: ReportData, name: str, content: dict[str, Any]) -> str:
+    """By how many measures a generator's annotations differ more than other patients' do."""
     defined = [d for d in content["distances"] if d["value"] is not None and d["floor_high"] is not None]
     far = [d for d in defined if d["outside"] and d["measure"] in DISTANCES]
     far.sort(key=lambda d: -d["value"] / max(d["floor_high"], 1e-9))
     words = [f"{DISTANCES[d['measure']].lower()} of {_class(d['class_name'])}" for d in far[:4]]
-    told = [v["synthetic"] for v in content["values"] if v["measure"] == "code_distance_p50"]
-    told = [value for value in told if value is not None]
-    codes = (
-        f" Its annotation is drawn as grey values, and in half of its slices these are within {told[0]:.1f} of the"
-        " values that stand for the classes (mean over pixels)."
-        if told
-        else ""
+    medians = [v["synthetic"] for v in content["values"] if v["measure"] == "code_distance_p50"]
+    codes = "".join(
+        f" Its annotation is drawn as grey values, and in half of its slices these are within {median:.1f} of the"
+        " codes of the classes (mean over pixels)."
+        for median in medians[:1]
+        if median is not None
     )
     if not defined:
-        return f"{name}: there are no other patients to compare its annotations with.{codes}"
+        return f"{data.shown(name)}: there are no other patients to compare its annotations with.{codes}"
     outside = sum(d["outside"] for d in defined)
     most = f"; most in {', '.join(words)}" if words else ""
-    return (
-        f"{name}: by {outside} of {count(len(defined), 'measure')} its annotations differ more from those of the"
-        f" training patients than other patients' annotations do{most}.{codes}"
-    )
+    by = f"by {outside} of {count(len(defined), 'measure')} its annotations differ more from those of the training"
+    return f"{data.shown(name)}: {by} patients than other patients' annotations do{most}.{codes}"
 
 
 def _class(name: str) -> str:
     return "all classes together" if name == "any" else name
 
 
-def _values(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
+def annotation_tables(data: ReportData, found: Found) -> list[Table]:
+    """Values, borders and distances; those with rows."""
+    if not found:
+        return []
     first = next(iter(found.values()))
-    several = len(found) > 1
+    names = [data.shown(n) for n in found] if len(found) > 1 else ["Synthetic"]
+    real, held_out = (count(first["patients"].get(part, 0), "patient") for part in ("real", "held-out"))
+    sets = ["Training patients", "Other patients", *names]
+    note = f"Means over the slices with the class. In brackets: {INTERVAL}, over {real} for real slices."
+    note += f" Other patients: {held_out} who were not trained on."
+    body, rows = _compared(found, VALUES)
+    values = Table("annotations", "Annotations in numbers", note, ["Class", "", *sets], body, pd.DataFrame(rows), 2)
+    body, rows = _compared(found, {"border": ("", 0, True)})
+    note = "Share of a class's whole border, along pixel edges, that it has in common with another class."
+    header = ["Border of", "touches", *sets]
+    borders = Table("annotation_borders", "Which classes touch", note, header, body, pd.DataFrame(rows), 2)
+    return [t for t in (values, borders, _distances(data, found)) if t.body]
+
+
+def _compared(found: Found, measures: dict[str, tuple[str, int, bool]]) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    """Cells and rows of the measures: training patients, other patients, each generator."""
     body, rows = [], []
-    for row in first["values"]:
-        if row["measure"] not in VALUES:
+    for row in next(iter(found.values()))["values"]:
+        if row["measure"] not in measures:
             continue
-        words, digits, share = VALUES[row["measure"]]
-        cells = [_class(row["class_name"]), words, _ranged(row, "real", digits, share)]
+        words, digits, share = measures[row["measure"]]
+        cells = [_class(row["class_name"]), words or row["other"], _ranged(row, "real", digits, share)]
         cells.append(_figure(row["heldout"], digits, share))
         for name, content in found.items():
-            own = _same(content["values"], row)
+            keys = ("measure", "class_name", "other")
+            own = next(v for v in content["values"] if all(v[k] == row[k] for k in keys))
             cells.append(_ranged(own, "synthetic", digits, share))
             rows.append({"generator": name, **own})
         body.append(cells)
-    names = [data.shown(n) for n in found] if several else ["Synthetic"]
-    note = (
-        f"Means over the slices with the class. In brackets: 95\u00a0% interval, over {_patients(first, 'real')} for"
-        f" real slices. Other patients: {_patients(first, 'held-out')} who were not trained on."
-    )
-    header = ["Class", "", "Training patients", "Other patients", *names]
-    return Table("annotations", "What the annotations look like", note, header, body, pd.DataFrame(rows), 2)
+    return body, rows
 
 
-def _borders(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
-    first = next(iter(found.values()))
-    body, rows = [], []
-    for row in (v for v in first["values"] if v["measure"] == "border"):
-        cells = [row["class_name"], row["other"], _ranged(row, "real", 0, True), _figure(row["heldout"], 0, True)]
-        for name, content in found.items():
-            own = _same(content["values"], row)
-            cells.append(_ranged(own, "synthetic", 0, True))
-            rows.append({"generator": name, **own})
-        body.append(cells)
-    names = [data.shown(n) for n in found] if len(found) > 1 else ["Synthetic"]
-    header = ["Border of", "touches", "Training patients", "Other patients", *names]
-    note = "Share of a class's whole border, along pixel edges, that it has in common with another class."
-    return Table("annotation_borders", "Which classes touch", note, header, body, pd.DataFrame(rows), 2)
-
-
-def _distances(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
-    body, rows = [], []
-    for name, content in found.items():
-        for d in content["distances"]:
-            rows.append({"generator": name, **d})
-            if d["measure"] not in DISTANCES:
-                continue
-            body.append(
-                [data.shown(name), DISTANCES[d["measure"]], _class(d["class_name"]), _figure(d["value"], 3),
-                 _figure(d["floor"], 3), f"{_figure(d['floor_low'], 3)} to {_figure(d['floor_high'], 3)}",
-                 "outside" if d["outside"] else ""]
-            )  # fmt: skip
+def _distances(data: ReportData, found: Found) -> Table:
+    rows = [{"generator": name, **d} for name, content in found.items() for d in content["distances"]]
+    body = [
+        [
+            data.shown(d["generator"]), DISTANCES[d["measure"]], _class(d["class_name"]), _figure(d["value"], 3),
+            _figure(d["floor"], 3), f"{_figure(d['floor_low'], 3)} to {_figure(d['floor_high'], 3)}",
+            "outside" if d["outside"] else "",
+        ]
+        for d in rows
+        if d["measure"] in DISTANCES
+    ]  # fmt: skip
     header = ["Generator", "Of", "Class", "Synthetic", "Other patients", "Range among patients", ""]
     note = (
         "Distances from the training patients' slices: Wasserstein (areas in % of the slice), differences of shares and"
         " means, total variation (0 the same, 1 nothing in common) of borders and positions. The range is that of"
         " 95\u00a0% of random divisions of the real patients into as many training and other patients."
     )
-    return Table("annotation_distances", "How far from real annotations", note, header, body, pd.DataFrame(rows), 3)
-
-
-def _same(values: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    keys = ("measure", "class_name", "other")
-    return next(v for v in values if all(v[k] == row[k] for k in keys))
-
-
-def _patients(content: dict[str, Any], part: str) -> str:
-    return count(content["patients"].get(part, 0), "patient")
+    return Table("annotation_distances", "Distances from real annotations", note, header, body, pd.DataFrame(rows), 3)
 
 
 def _figure(value: float | None, digits: int, share: bool = False) -> str:
-    plain = math.nan if value is None else float(value)
-    return percent(plain, digits) if share else number(plain, digits)
+    known = math.nan if value is None else float(value)
+    return percent(known, digits) if share else number(known, digits)
 
 
 def _ranged(row: dict[str, Any], column: str, digits: int, share: bool) -> str:
@@ -199,26 +192,23 @@ def _ranged(row: dict[str, Any], column: str, digits: int, share: bool) -> str:
     return f"{_figure(value, digits, share)} ({' to '.join(ends)})"
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def _area_panels(found: dict[str, dict[str, Any]], look: dict[str, Look]) -> list[Panel]:
+def _area_panels(data: ReportData, found: Found) -> list[Panel]:
     """A panel a class: how the areas of each set are distributed."""
-    first, made = next(iter(found.values())), []
-    curves: list[tuple[str, str, str, Any, Any]] = [
-        ("real", SETS["real"], REAL_COLOUR, "-", first),
-        ("held-out", SETS["held-out"], HELD_OUT_COLOUR, "-", first),
-    ]
-    curves += [("synthetic", name, look[name].colour, look[name].dashes, c) for name, c in found.items()]
+    if not found:
+        return []
+    first, look, made = next(iter(found.values())), looks(list(dict.fromkeys([*data.generators, *found]))), []
+    curves = [("real", SETS["real"], Look(REAL_COLOUR, "-", ""), first),
+              ("held-out", SETS["held-out"], Look(HELD_OUT_COLOUR, "-", ""), first)]  # fmt: skip
+    curves += [("synthetic", data.shown(name), look[name], content) for name, content in found.items()]
     for class_name in first["classes"]:
+        said = []
         with one_plot() as (figure, axes):
-            said = []
-            for part, label, colour, style, content in curves:
+            for part, label, drawn, content in curves:
                 areas = content["areas"].get(part, {}).get(class_name)
-                if areas is None:
-                    continue
-                axes.plot(areas, np.linspace(0, 1, len(areas)), color=colour, linestyle=style, label=label)
-                said.append(f"{label} {areas[len(areas) // 2]:.2f} %")
+                if areas is not None:
+                    share = np.linspace(0, 1, len(areas))
+                    axes.plot(areas, share, color=drawn.colour, linestyle=drawn.dashes, label=label)
+                    said.append(f"{label} {areas[len(areas) // 2]:.2f} %")
             axes.set(title=f"Area of {class_name}", xlabel="% of the slice", ylabel="share of slices", ylim=(0, 1.02))
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=0)
@@ -229,25 +219,22 @@ def _area_panels(found: dict[str, dict[str, Any]], look: dict[str, Look]) -> lis
     return made
 
 
-def _axes_of(data: ReportData) -> Any:
-    return None if data.slices is None else SliceSet.open(data.slices, cache_bytes=0).axes
-
-
-def _map_panels(found: dict[str, dict[str, Any]], axes: Any) -> list[Panel]:
+def _map_panels(data: ReportData, found: Found) -> list[Panel]:
     """One picture: a row a class, a column a set; where the class is, in share of slices."""
     first = next(iter(found.values()))
+    axes = None if data.slices is None else SliceSet.open(data.slices, cache_bytes=0).axes
     patients = [(SETS[part], first["maps"][part]) for part in ("real", "held-out") if part in first["maps"]]
-    shown = patients + [(name, content["maps"]["synthetic"]) for name, content in found.items()]
-    shown = shown[:MOST_MAPS]
-    classes = list(first["classes"])
-    # As dark as it gets among real patients: what a generator draws beyond that is as dark.
-    top = {c: max(float(np.max(maps[c])) for _, maps in patients or shown) or 1.0 for c in classes}
+    synthetic = [(data.shown(name), content["maps"]["synthetic"]) for name, content in found.items()]
+    columns, classes = (patients + synthetic)[:MOST_MAPS], list(first["classes"])
+    # The scale ends at the largest share among real patients, whatever a generator draws.
+    top = {c: max(float(np.max(maps[c])) for _, maps in patients or columns) or 1.0 for c in classes}
     with styled():
-        figure = Figure(figsize=(MAP * len(shown) + 0.7, MAP * len(classes) + 0.4), layout="constrained")
+        size = (MAP * len(columns) + 0.7, MAP * len(classes) + 0.4)
+        figure = Canvas(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(len(classes), len(shown), squeeze=False)
+        grid = figure.subplots(len(classes), len(columns), squeeze=False)
         for i, name in enumerate(classes):
-            for place, (label, maps) in zip(grid[i], shown, strict=True):
+            for place, (label, maps) in zip(grid[i], columns, strict=True):
                 picture = place.imshow(upright(np.array(maps[name]), axes), cmap=SHARES, vmin=0, vmax=top[name])
                 place.set(xticks=[], yticks=[])
                 place.grid(visible=False)
@@ -259,8 +246,7 @@ def _map_panels(found: dict[str, dict[str, Any]], axes: Any) -> list[Panel]:
             bar.set_ticks([0, top[name]])
             bar.ax.tick_params(labelsize=7.5)
         most = "; ".join(
-            f"{label}: {', '.join(f'{c} up to {100 * float(np.max(m[c])):.0f} %' for c in classes)}"
-            for label, m in shown
+            f"{label}: {', '.join(f'{c} up to {100 * float(np.max(maps[c])):.0f} %' for c in classes)}"
+            for label, maps in columns
         )
-        said = f"Where each class is, in share of slices. {most}."
-        return [panel_of(figure, said, len(shown) > 2, "positions")]
+        return [panel_of(figure, f"Where each class is, in share of slices. {most}.", len(columns) > 2, "positions")]

@@ -1,92 +1,75 @@
-"""Do the metrics of image quality predict Dice? The section over the study's generators and their snapshots."""
+"""Do the metrics of image quality predict Dice? Over the study's generators and their snapshots."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from understudy.io.files import read_json
-from understudy.report.data import ReportData, count, number
+from understudy.report.content import Content
+from understudy.report.data import ReportData, between, count, number, p_value
 from understudy.report.plots.correlation import PLOTS, scatter, words
-from understudy.report.plots.style import Panel
+from understudy.report.sections.base import Block, Bullets, Details, Figure, Section
 from understudy.report.sections.quality import METRICS
-from understudy.report.tables.base import Table
+from understudy.report.tables.base import INTERVAL, Table
 
 FEWEST = 6  # points below which no correlation is told: of 5, one swap of neighbours already makes p larger than 0.05
-KEYS = ("snapshot", "run", "kimg", "dice")
 
 
-@dataclass(frozen=True)
-class CorrelationSection:
-    """What the page shows.
-
-    Attributes:
-        sentences: what so many points can say, the most important first.
-        caveats: how the numbers are to be read.
-        panels: the picture; [] for a single point.
-        table: correlations of the metrics of image quality; None below `FEWEST` points.
-        others: those of the annotations' metrics.
-        points: a row a generator with its Dice and metrics, for the files.
-        numbers: for `report.json`.
-    """
-
-    sentences: list[str] = field(default_factory=list)
-    caveats: list[str] = field(default_factory=list)
-    panels: list[Panel] = field(default_factory=list)
-    table: Table | None = None
-    others: Table | None = None
-    points: Table | None = None
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> list[Table]:
-        """All of them, for the files."""
-        return [t for t in (self.table, self.others, self.points) if t is not None]
-
-
-def make_correlation_section(data: ReportData) -> CorrelationSection:
-    """From `correlate.json`; empty without it."""
+def section(content: Content) -> Section | None:
+    """From `correlate.json`; None without it."""
+    data = content.data
     path = data.correlation / "correlate.json" if data.correlation is not None else None
     if path is None or not path.is_file():
-        return CorrelationSection()
-    content = read_json(path)
-    snapshots, table = pd.DataFrame(content["snapshots"]), pd.DataFrame(content["metrics"])
-    for column in [c for c in snapshots if c not in ("snapshot", "run")]:
-        snapshots[column] = pd.to_numeric(snapshots[column], errors="coerce")
-    numeric = [str(c) for c in table if c != "metric"]
-    table[numeric] = table[numeric].apply(pd.to_numeric, errors="coerce")
-    told = len(snapshots) >= FEWEST
+        return None
+    found = read_json(path)
+    snapshots, table = (_numeric(pd.DataFrame(found[key])) for key in ("snapshots", "metrics"))
+    told, several = len(snapshots) >= FEWEST, len(snapshots) > snapshots["run"].nunique()
     chosen = _chosen(snapshots)
+    points = _points(data, snapshots, chosen)
     quality = [m for m in map(str, table["metric"]) if m.startswith("quality:") or m == "kimg"]
     others = [m for m in map(str, table["metric"]) if m not in quality]
-    return CorrelationSection(
-        _sentences(snapshots, table),
-        list(content["words"]) if told else [],
-        [scatter(snapshots, table, chosen, told)] if len(snapshots) > 1 and chosen else [],
-        _table("correlation", "Metrics of image quality and Dice", table, _ordered(quality)) if told else None,
-        _table("correlation_annotations", "Metrics of the annotations and Dice", table, others)
-        if told and others
-        else None,
-        _points(data, snapshots, chosen),
-        {
-            "words": content["words"],
-            "metrics": content["metrics"],
-            "snapshots": content["snapshots"],
-            "points": len(snapshots),
-            "generators": int(snapshots["run"].nunique()),
-            "told": told,
-        },
-    )
+    blocks: list[Block] = [_sentence(snapshots, table)]
+    if len(snapshots) > 1 and chosen:
+        caption = (
+            "Mean Dice of networks trained on synthetic slices alone against what is measured of these slices, a mark a"
+            f" generator{'; states of one training are joined, later ones are larger' if several else ''}. All metrics"
+            " of one extractor: none is picked for its result."
+        )
+        blocks.append(Figure([scatter(snapshots, table, chosen, told)], caption))
+    if told:
+        blocks.append(_table("correlation", "Metrics of image quality and Dice", table, _ordered(quality)))
+        if others:
+            more = _table("correlation_annotations", "Metrics of the annotations and Dice", table, others)
+            blocks.append(Details("Metrics of the annotations", [more]))
+        blocks.append(Details("How to read this", [Bullets(found["words"])]))
+    else:
+        blocks.append(points)
+    numbers = {
+        "words": found["words"],
+        "metrics": found["metrics"],
+        "snapshots": found["snapshots"],
+        "points": len(snapshots),
+        "generators": int(snapshots["run"].nunique()),
+        "told": told,
+    }
+    return Section("correlation", "Do the metrics predict Dice?", "Metrics and Dice", blocks,
+                   {"correlation": data.hide(numbers)}, tables=[points] if told else [])  # fmt: skip
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """All columns but the names as numbers."""
+    columns = [c for c in frame if c not in ("snapshot", "run", "metric")]
+    return frame.assign(**{str(c): pd.to_numeric(frame[c], errors="coerce") for c in columns})
 
 
 def _ordered(metrics: list[str]) -> list[str]:
     """In the order of the page's other tables, not by what was found; the length of the training first."""
     order = list(METRICS)
 
-    def place(metric: str) -> tuple[int, str, int]:
+    def place(metric: str) -> tuple[bool, str, int]:
         extractor, _, name = metric.removeprefix("quality:").partition(":")
         return metric != "kimg", extractor, order.index(name) if name in order else len(order)
 
@@ -94,7 +77,7 @@ def _ordered(metrics: list[str]) -> list[str]:
 
 
 def _chosen(snapshots: pd.DataFrame) -> list[str]:
-    """What is drawn: the metrics of one extractor, whatever they gave, so that none is picked for its result."""
+    """What is drawn: all metrics of one extractor, so that none is picked for its result."""
     quality = [str(c) for c in snapshots if str(c).startswith("quality:") and snapshots[c].notna().sum() > 1]
     named = [c for c in quality if c.split(":")[1].startswith("inception")] or quality
     first = named[0].split(":")[1] if named else ""
@@ -104,49 +87,36 @@ def _chosen(snapshots: pd.DataFrame) -> list[str]:
     return mine + (["kimg"] if several else [])
 
 
-def _sentences(snapshots: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _sentence(snapshots: pd.DataFrame, table: pd.DataFrame) -> str:
     n, runs = len(snapshots), snapshots["run"].nunique()
     what = count(n, "generator") if n == runs else f"{count(n, 'state')} of {count(runs, 'generator')}"
     if n < FEWEST:
-        return [
-            f"{what[:1].upper() + what[1:]} {'is' if n == 1 else 'are'} too few to tell whether a metric predicts"
-            f" Dice: it takes {FEWEST} points, better dozens. Set `snapshots` for the generators in the study file,"
-            " or put several studies together with `understudy correlate`."
-        ]
+        return (
+            f"{what[:1].upper() + what[1:]} {'is' if n == 1 else 'are'} too few to tell whether a metric predicts Dice:"
+            f" it takes {FEWEST} points, better dozens. Set `snapshots` for the generators in the study file, or put"
+            " several studies together with `understudy correlate`."
+        )
     asked = table[table["metric"] != "kimg"]
     low = int((asked["p_holm"] < 0.05).sum())
-    rule = "(p < 0.05, adjusted for the number of metrics)"
     found = (
-        f"{low} of {count(len(asked), 'metric')} {'has' if low == 1 else 'have'} a rank correlation with Dice that is"
-        f" unlikely to be chance {rule}"
-        if low
-        else f"none of the {len(asked)} metrics has a rank correlation with Dice beyond chance {rule}"
+        f"{low} of {count(len(asked), 'metric')} {'has' if low == 1 else 'have'} a rank correlation with Dice beyond"
     )
+    found = found if low else f"none of the {len(asked)} metrics has a rank correlation with Dice beyond"
     few = f" With only {n} points the intervals are rough." if n < 20 else ""
-    return [f"Over {what}, {found}.{few}"]
+    return f"Over {what}, {found} chance (p < 0.05, adjusted for the number of metrics).{few}"
 
 
 def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> Table:
     rows = table.set_index("metric").loc[metrics].reset_index()
     body = [
         [
-            words(str(r["metric"])),
-            _expected(str(r["metric"])),
-            f"{int(r['n'])}",
-            number(r["spearman"], 2).replace("-", "−"),
-            _between(r["low"], r["high"]),
-            number(r["kendall"], 2).replace("-", "−"),
-            _between(r["kendall_low"], r["kendall_high"]),
-            number(r["within"], 2).replace("-", "−"),
-            _probability(r["p"]),
-            _probability(r["p_holm"]),
+            words(str(r["metric"])), _expected(str(r["metric"])), f"{int(r['n'])}", number(r["spearman"], 2),
+            between(r["low"], r["high"], 2), number(r["kendall"], 2), between(r["kendall_low"], r["kendall_high"], 2),
+            number(r["within"], 2), p_value(r["p"]), p_value(r["p_holm"]),
         ]
         for r in rows.to_dict(orient="records")
-    ]
-    header = [
-        "Metric", "Useful if", "n", "Spearman", "95\u00a0% interval", "Kendall", "95\u00a0% interval", "Within", "p",
-        "p (Holm)",
     ]  # fmt: skip
+    header = ["Metric", "Useful if", "n", "Spearman", INTERVAL, "Kendall", INTERVAL, "Within", "p", "p (Holm)"]
     note = (
         "Rank correlation with the mean Dice of networks trained on synthetic slices alone. Useful if: the sign that a"
         " metric must have to predict Dice, − where less is better. Within: Spearman's mean within trainings."
@@ -156,35 +126,25 @@ def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> T
 
 
 def _expected(metric: str) -> str:
+    """The sign of a useful correlation."""
     if metric == "kimg":
         return ""
-    better = METRICS.get(metric.rpartition(":")[2], ("", 0, None))[2] if metric.startswith("quality:") else False
+    known: Any = METRICS.get(metric.rpartition(":")[2])
+    better = (known.better if known else None) if metric.startswith("quality:") else False
     return {True: "+", False: "−", None: ""}[better]
-
-
-def _between(low: float, high: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "–"
-    return f"{low:.2f} to {high:.2f}".replace("-", "−")
-
-
-def _probability(p: float) -> str:
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _points(data: ReportData, snapshots: pd.DataFrame, chosen: list[str]) -> Table:
     """The points of the picture; the frame has every metric."""
-    shown = [m for m in chosen if m != "kimg"]
+    metrics = [m for m in chosen if m != "kimg"]
     body = [
         [
-            data.shown(str(r["snapshot"])),
-            number(r["kimg"], 1),
-            number(r["dice"], 3),
-            *(f"{r[m]:.3g}" if math.isfinite(r[m]) else "–" for m in shown),
+            data.shown(str(r["snapshot"])), number(r["kimg"], 1), number(r["dice"], 3),
+            *(f"{r[m]:.3g}" if math.isfinite(r[m]) else "–" for m in metrics),
         ]
         for r in snapshots.to_dict(orient="records")
-    ]
+    ]  # fmt: skip
     frame = snapshots.assign(run=[str(r).rpartition(":")[2] for r in snapshots["run"]])
-    header = ["Generator", "kimg", "Dice", *map(words, shown)]
+    header = ["Generator", "kimg", "Dice", *map(words, metrics)]
     note = "Mean Dice of networks trained on synthetic slices alone, and metrics; the CSV has every metric."
-    return Table("correlation_points", "What the correlation is made from", note, header, body, frame)
+    return Table("correlation_points", "Points of the correlation", note, header, body, frame)

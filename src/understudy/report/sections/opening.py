@@ -1,4 +1,4 @@
-"""What the page says first, beside the verdicts: alarms, the numbers behind the answer, and what was studied."""
+"""The first screen: the answer, alarms, the verdict on each generator, and what was studied."""
 
 from __future__ import annotations
 
@@ -8,52 +8,118 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
+from understudy.metrics.statistics import MEAN
+from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, Answer, Comparison
+from understudy.report.content import Content
 from understudy.report.data import ReportData, count, listed, number, percent
-from understudy.report.sections.answer import Answer, Comparison, best, interval, primary, value
-from understudy.report.sections.gallery import Gallery
-from understudy.report.sections.verdicts import Verdict
-from understudy.report.tables.base import collapsed_of
+from understudy.report.plots.dots import forest_plot
+from understudy.report.sections.base import Html, Section
+from understudy.report.sections.copies import card
+from understudy.report.sections.run import failures
+from understudy.report.sections.training import faults
+from understudy.report.sections.verdicts import Verdict, make_verdicts
+from understudy.report.tables.base import collapsed_of, interval, value
 from understudy.slices import SliceSet
 
 MOST_ROWS = 14  # of relative Dice shown at once; of a larger grid those that differ from the baseline in their slices
 
 
+def section(content: Content) -> Section:
+    """The answer."""
+    data, answer = content.data, content.answer
+    verdicts = make_verdicts(data, content.scored, answer, content.audits)
+    warning = alarm(verdicts)
+    copies_title, copies_text, copies_css = card(data, content.audits)
+    values = {
+        "answer": answer,
+        "alarm": warning,
+        "strength": _strength(answer),
+        "verdicts": verdicts,
+        "facts": facts(content),
+        "notes": [*answer.left_out, *failures(data).sentences, *collapsed(data), *faults(data)],
+        "forest": forest(answer, data.margin),
+        "copies": {"title": copies_title, "text": copies_text, "css": copies_css, "audited": bool(content.audits)},
+        "limit": percent(1 - data.margin),
+        "fewest": FEWEST_PATIENTS,
+        "poorest": number(POOREST_BASELINE, 1),
+    }
+    numbers = {
+        "verdicts": [v.as_numbers() for v in verdicts],
+        "answer": {
+            "verdict": answer.verdict,
+            "headline": answer.headline,
+            "alarm": warning,
+            "sentences": answer.sentences,
+            "evidence": answer.evidence,
+            "reasons": answer.reasons,
+            "baseline": answer.baseline.setting.id if answer.baseline else None,
+            "baseline_dice": answer.baseline_dice,
+            "patients": answer.patients,
+            "repeats": answer.repeats,
+            "margin": data.margin,
+            "left_out": answer.left_out,
+            "comparisons": [_as_numbers(c) for c in answer.comparisons],
+        },
+        "settings": [vars(s) for s in data.settings],
+        "collapsed": [{"setting": s, "repeat": r} for s, r in sorted(data.collapsed)],
+        "mean_name": MEAN,
+        "summary": content.summary.frame,
+    }
+    # A headline in green would hide copies that were found.
+    css = f"answer {answer.verdict}{' copies' if copies_css == 'no' and answer.verdict == 'yes' else ''}"
+    return Section("answer", "", "Answer", [Html("opening.html.j2", values)], numbers,
+                   panels=forest_plot(answer, data.margin), css=css)  # fmt: skip
+
+
+def _as_numbers(c: Comparison) -> dict[str, Any]:
+    return {
+        "setting": c.setting.id,
+        "label": c.setting.label,
+        "base": c.base.id,
+        "dice": c.dice,
+        "relative_dice": c.relative.value,
+        "low": c.relative.low,
+        "high": c.relative.high,
+        "missed": c.missed,
+        "present": c.present,
+        "false_alarms": c.false_alarms,
+        "absent": c.absent,
+        "primary": c.primary,
+    }
+
+
 def alarm(verdicts: list[Verdict]) -> str:
     """What must be read together with the headline: copies that were found, or that nobody looked for them."""
-    copies = [v.name for v in verdicts if v.copy.kind == "copies_found"]
-    if copies:
+
+    def named(kind: str) -> str:
+        return listed([v.name for v in verdicts if v.copy.kind == kind])
+
+    if names := named("copies_found"):
         return (
-            f"Copies of patients were found among the slices of {listed(copies)}: do not release them. Look at the"
-            " pairs in private/gallery.png of the audit, then train again on more patients, or take the copies out"
-            " with understudy screen."
+            f"Copies of patients were found among the slices of {names}: do not release them. Look at the pairs in"
+            " private/gallery.png of the audit, then train again on more patients, or take the copies out with"
+            " understudy screen."
         )
-    unseen = [v.name for v in verdicts if v.copy.kind == "not_audited"]
-    if unseen:
+    if names := named("not_audited"):
+        return f"The slices of {names} were not searched for copies of patients: run understudy audit before release."
+    if names := named("cannot_tell"):
         return (
-            f"The slices of {listed(unseen)} were not searched for copies of patients: do not release them before"
-            " understudy audit has."
-        )
-    untold = [v.name for v in verdicts if v.copy.kind == "cannot_tell"]
-    if untold:
-        return (
-            f"The search for copies of patients could not decide for {listed(untold)}: do not release these slices. The"
-            " section on copies says what was missing."
+            f"The search for copies of patients could not decide for {names}: do not release these slices. The section"
+            " on copies says what was missing."
         )
     return ""
 
 
-def strength(answer: Answer) -> str:
-    """How much the verdicts rest on, in one line below the headline; "" without a comparison."""
-    if answer.baseline is None or not answer.comparisons:
-        return ""
-    return (
-        f"Evidence: {answer.evidence}. {count(answer.patients, 'test patient')}, {_trainings(answer.repeats)}; mean"
-        f" Dice with real slices {number(answer.baseline_dice, 2)}."
-    )
-
-
 def _trainings(repeats: int) -> str:
     return "each network trained once" if repeats == 1 else f"each network trained {repeats} times"
+
+
+def _strength(answer: Answer) -> str:
+    """What the verdicts rest on, in one line; "" without a comparison."""
+    if answer.baseline is None or not answer.comparisons:
+        return ""
+    known = f"{count(answer.patients, 'test patient')}, {_trainings(answer.repeats)}"
+    return f"Evidence: {answer.evidence}. {known}; mean Dice with real slices {number(answer.baseline_dice, 2)}."
 
 
 def collapsed(data: ReportData) -> list[str]:
@@ -71,59 +137,20 @@ def collapsed(data: ReportData) -> list[str]:
                 f"The only training of “{setting.label}” collapsed ({why}): its scores say nothing about the slices."
                 " Train it longer or more often (`repeats`)."
             )
-        else:
-            said.append(
-                f"{len(broken)} of {of} trainings of “{setting.label}” collapsed"
-                f" ({count(len(broken), 'repeat').split()[1]} {', '.join(str(r + 1) for r in broken)}: {why}). Their"
-                " scores are part of every mean; the tables also give the means without them."
-            )
+            continue
+        which = f"{'repeat' if len(broken) == 1 else 'repeats'} {', '.join(str(r + 1) for r in broken)}"
+        said.append(
+            f"{len(broken)} of {of} trainings of “{setting.label}” collapsed ({which}: {why}). Their scores are part of"
+            " every mean; the tables also give the means without them."
+        )
     return said
-
-
-def key_figures(answer: Answer) -> list[dict[str, str]]:
-    """The four numbers beside the verdict; Dice itself where a share of the real slices' would say nothing."""
-    top = best(primary(answer.comparisons, "synthetic"))
-    both = best(primary(answer.comparisons, "both"))
-    found = []
-    for comparison, words in ((top, "Synthetic only"), (both, "Real + synthetic")):
-        if comparison is not None:
-            share = {
-                "value": value(comparison.relative),
-                "name": f"{words}: relative Dice",
-                "more": f"95\u00a0% interval {interval(comparison.relative)}",
-            }
-            own = {"value": number(comparison.dice, 2), "name": f"{words}: mean Dice", "more": "no share of it given"}
-            found.append(own if answer.weak else share)
-    if top is not None and answer.baseline is not None and top.present:
-        base = answer.baseline
-        found.append(
-            {
-                "value": f"{top.missed} of {top.present}",
-                "name": "Synthetic only: segmentations that found no voxel of the tumour",
-                "more": f"real slices: {base.missed} of {base.present}",
-            }
-        )
-    if not math.isnan(answer.baseline_dice):
-        found.append(
-            {
-                "value": number(answer.baseline_dice, 2),
-                "name": "Real slices: mean Dice",
-                "more": f"{count(answer.patients, 'test patient')}, {_trainings(answer.repeats)}",
-            }
-        )
-    return found
 
 
 def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     """Relative Dice with intervals as positions in percent of the axis; None without comparisons that say something."""
-    if answer.weak:
-        return None
-    shown: list[Comparison] = [
-        c
-        for c in answer.comparisons
-        if not math.isnan(c.relative.value) and c.setting.training != "ratio"  # these have curves of their own
-    ]
-    if not shown:
+    shown = [c for c in answer.comparisons if not math.isnan(c.relative.value)]
+    shown = [c for c in shown if c.setting.training != "ratio"]  # these have curves of their own
+    if answer.weak or not shown:
         return None
     ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
     top = min(max([1.1, *ends]) + 0.05, 2.5)
@@ -136,19 +163,11 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     for c in [*first, *(c for c in shown if c not in first)]:
         low = c.relative.low if math.isfinite(c.relative.low) else c.relative.value
         high = c.relative.value if math.isnan(c.relative.high) else c.relative.high
-        rows.append(
-            {
-                "label": c.setting.label,
-                "kind": c.setting.training,
-                "colour": c.setting.colour,
-                "low": place(low),
-                "width": round(place(high) - place(low), 2),
-                "beyond": high > top,
-                "at": place(c.relative.value),
-                "text": value(c.relative),
-                "interval": interval(c.relative),
-            }
-        )
+        rows.append({
+            "label": c.setting.label, "kind": c.setting.training, "colour": c.setting.colour, "low": place(low),
+            "width": round(place(high) - place(low), 2), "beyond": high > top, "at": place(c.relative.value),
+            "text": value(c.relative), "interval": interval(c.relative),
+        })  # fmt: skip
     step = 0.25 if top <= 1.5 else 0.5
     ticks = [step * i for i in range(int(top / step) + 1)]
     return {
@@ -157,45 +176,39 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
         "ticks": [{"at": place(t), "text": percent(t)} for t in ticks],
         "one": place(1.0),
         "zone": place(1 - margin),
-        "zone_text": percent(1 - margin),
     }
 
 
-def facts(data: ReportData, gallery: Gallery) -> list[tuple[str, str]]:
+def facts(content: Content) -> list[tuple[str, str]]:
     """The study in a few words each: who, what, how often."""
-    facts = []
-    for path in [data.slices] if data.slices else []:
-        try:
-            slices = SliceSet.open(path, cache_bytes=0)
-        except UnderstudyError:
-            continue
+    data, found = content.data, []
+    try:
+        slices = SliceSet.open(data.slices, cache_bytes=0) if data.slices else None
+    except UnderstudyError:
+        slices = None
+    if slices is not None:
         index = slices.index
         if "split" in index:
             parts = index.groupby("split")["subject"].nunique()
             shown = [f"{parts[s]} {w}" for s, w in (("train", "training"), ("val", "validation")) if parts.get(s)]
             if not data.scores.empty:
                 shown.append(f"{data.scores['subject'].nunique()} test")
-            facts.append(("Patients", ", ".join(shown)))
-            facts.append(("Real training slices", f"{int((index['split'] == 'train').sum()):,}"))
+            found.append(("Patients", ", ".join(shown)))
+            found.append(("Real training slices", f"{int((index['split'] == 'train').sum()):,}"))
         sites = index["site"].replace("", pd.NA).nunique() if "site" in index else 0
-        facts.append(("Hospitals", str(sites) if sites else "not known"))
-        facts.append(("Slices", f"{_slicing(slices)}; {', '.join(slices.channels)}"))
-        facts.append(("Classes", ", ".join(slices.class_names)))
-    made = [n for n in gallery.numbers if n["kind"] == "synthetic"]
+        found.append(("Hospitals", str(sites) if sites else "not known"))
+        size = f"{slices.resolution} × {slices.resolution} pixels"
+        frame = slices.attrs.get("frame")  # not in sets of earlier versions
+        if frame is not None:
+            before = f"{frame['matrix']} × {frame['matrix']} of {frame['pixel']:g} mm"
+            size = f"{frame['plane']}, {size} (from {before})"
+        found.append(("Slices", f"{size}; {', '.join(slices.channels)}"))
+        found.append(("Classes", ", ".join(slices.class_names)))
+    made = [n for n in content.gallery.numbers if n["kind"] == "synthetic"]
     if made:
-        facts.append(("Synthetic slices", ", ".join(f"{n['slices']:,} ({n['short']})" for n in made)))
+        found.append(("Synthetic slices", ", ".join(f"{n['slices']:,} ({n['short']})" for n in made)))
     networks = sorted(set(map(str, data.scores["segmenter"]))) if len(data.scores) else []
     if networks:
-        repeats = data.scores.groupby("setting")["repeat"].nunique().max()
-        named = ", ".join(map(data.shown, networks))
-        facts.append(("Segmentation", f"{named}; {_trainings(int(repeats))}"))
-    return facts
-
-
-def _slicing(slices: SliceSet) -> str:
-    """Size of the slices and what was done for all patients to have it."""
-    size = f"{slices.resolution} × {slices.resolution} pixels"
-    frame = slices.attrs.get("frame")  # not in sets of earlier versions
-    if frame is None:
-        return size
-    return f"{frame['plane']}, {size} (from {frame['matrix']} × {frame['matrix']} of {frame['pixel']:g} mm)"
+        repeats = int(data.scores.groupby("setting")["repeat"].nunique().max())
+        found.append(("Segmentation", f"{', '.join(map(data.shown, networks))}; {_trainings(repeats)}"))
+    return found

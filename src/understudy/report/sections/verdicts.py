@@ -1,28 +1,26 @@
-"""The verdicts that open the page, one a generator: is it useful, does it copy patients, better than what?"""
+"""The verdict on each generator: is it useful, does it copy patients, better than what?"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.statistics import ranks
-from understudy.metrics.statistics import paired_difference
-from understudy.report.data import ReportData, count, number, percent
-from understudy.report.sections.answer import FEWEST_PATIENTS, Answer, Comparison, interval, primary, value
-from understudy.report.sections.audit import too_few_to_flag
-from understudy.report.sections.health import described
-from understudy.report.tables.base import RESAMPLES, collapsed_of
+from understudy.metrics.statistics import paired_difference, ranks
+from understudy.report.answer import FEWEST_PATIENTS, Answer, Comparison, primary
+from understudy.report.data import ReportData, count, number, percent, signed
+from understudy.report.sections.copies import too_few_to_flag
+from understudy.report.sections.training import described
+from understudy.report.tables.base import INTERVAL, collapsed_of, interval, resampling, value
 
 DETECTED = 0.9  # of planted copies that a passed control finds, as the audit's own rule has it
 COLOURS = {
-    "can_replace": "yes", "helps": "yes", "no": "no", "no_sign": "yes", "copies_found": "no", "cannot_tell": "open",
+    "can_replace": "yes", "helps": "yes", "no": "no", "no_sign": "yes", "copies_found": "no",
+    "best": "", "ranked": "", "alone": "",  # a rank is no judgement
 }  # fmt: skip
-
-
 BRIEF = {
     "can_replace": "Yes", "helps": "When added", "partly": "Partly", "no": "No", "undecided": "Undecided",
     "unanswered": "Not answered", "not_audited": "Not audited", "no_slices": "No slices", "no_sign": "No sign",
@@ -40,19 +38,24 @@ class Part:
         title: the answer in a few words.
         lines: sentences below it.
         numbers: behind them, plain values.
-        brief: the answer in a cell of a phone's width.
+        rank: a rank as a cell of the table of verdicts.
     """
 
     kind: str
     title: str
     lines: list[str]
     numbers: dict[str, Any] = field(default_factory=dict)
-    brief: str = ""
+    rank: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The answer as a cell of the table of verdicts."""
+        return BRIEF.get(self.kind, self.rank or "–")
 
     @property
     def css(self) -> str:
-        """Colour of the answer: "yes", "no" or "open"; none of a rank, which is no judgement."""
-        return "" if self.kind in ("best", "ranked", "alone") else COLOURS.get(self.kind, "open")
+        """Colour of the answer: "yes", "no", "open" or none."""
+        return COLOURS.get(self.kind, "open")
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,9 @@ class Verdict:
 
     def as_numbers(self) -> dict[str, Any]:
         """For `report.json`: generator, name; useful, copy, better_than, each {kind, title, lines, ...numbers}."""
-
-        def flat(part: Part) -> dict[str, Any]:
-            content = asdict(part)
-            return {k: v for k, v in content.items() if k not in ("numbers", "brief")} | content["numbers"]
-
-        return {"generator": self.generator, "name": self.name} | {
-            k: flat(getattr(self, k)) for k in ("useful", "copy", "better_than")
-        }
+        parts = {"useful": self.useful, "copy": self.copy, "better_than": self.better_than}
+        flat = {k: {"kind": p.kind, "title": p.title, "lines": p.lines, **p.numbers} for k, p in parts.items()}
+        return {"generator": self.generator, "name": self.name, **flat}
 
 
 def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits: dict[str, Any]) -> list[Verdict]:
@@ -94,87 +92,75 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
 
     Args:
         scored: rows under the BraTS rule.
-        audits: generator -> its audit's numbers (`AuditSection.numbers`).
+        audits: generator -> content of its audit.json.
     """
     names = list(dict.fromkeys(s.generator for s in data.every_setting if s.generator))
     names += [n for n in [*data.synthetic, *data.generator_histories] if n not in names and "," not in n]
-    placed = _ranks(data, scored, answer)
-    made = []
+    placed, made = _ranks(data, scored, answer), []
     for name in names:
         mine = [c for c in answer.comparisons if c.setting.generator == name]
-        alone, added = _first(primary(mine, "synthetic")), _first(primary(mine, "both"))
+        alone, added = (next(iter(primary(mine, training)), None) for training in ("synthetic", "both"))
         copy = _copy(audits.get(name), has_slices=name in data.synthetic or bool(mine))
-        made.append(
-            Verdict(
-                name,
-                data.shown(name),
-                _useful(data, name, answer, alone, added, copy.kind),
-                copy,
-                _better(data, scored, answer, name, alone, added, placed, len(names)),
-                _in_brief(data, answer, alone),
-                _in_brief(data, answer, added),
-            )
-        )
+        useful = _useful(data, name, answer, alone, added, copy.kind)
+        better = _better(data, scored, answer, {"alone": alone, "added": added}, placed, name, len(names))
+        cells = (_share(data, answer, c) for c in (alone, added))
+        made.append(Verdict(name, data.shown(name), useful, copy, better, *cells))
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
 
 
-def _first(comparisons: list[Comparison]) -> Comparison | None:
-    return comparisons[0] if comparisons else None
+def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, dict[str, Any]]:
+    """Generator -> its row of ranks by Dice among the generators, trained on alone; {} for fewer than two."""
+    ids = {c.setting.id: c.setting.generator for c in primary(answer.comparisons, "synthetic")}
+    if len(ids) < 2 or len(set(ids.values())) < len(ids):
+        return {}
+    try:
+        found = ranks(scored, list(ids), metric="dice", **resampling(data))
+    except UnderstudyError:
+        return {}  # settings of different patients; the table of ranks says so
+    return {ids[str(row["setting"])]: {str(k): v for k, v in row.items()} for row in found.to_dict(orient="records")}
 
 
-def _ratio(comparison: Comparison | None) -> dict[str, Any] | None:
-    if comparison is None:
-        return None
-    r = comparison.relative
-    return {
-        "setting": comparison.setting.id, "dice": comparison.dice,
-        "relative_dice": r.value, "low": r.low, "high": r.high,
-        "missed": comparison.missed, "present": comparison.present,
-    }  # fmt: skip
-
-
-def _useful(
-    data: ReportData, name: str, answer: Answer, alone: Comparison | None, added: Comparison | None, copy: str
-) -> Part:
-    numbers = {"alone": _ratio(alone), "added": _ratio(added), "margin": data.margin, "patients": answer.patients}
-    kind, title = _how_useful(answer, alone, added, 1 - data.margin)
-    lines = []
-    if alone is not None:
-        missed = f" {alone.missed} of {count(alone.present, 'segmentation')} found no voxel of the tumour."
-        lines.append(f"Alone: {_reached(answer, alone)}.{missed * bool(alone.missed)}{_broken(data, alone)}")
-    if added is not None:
-        lines.append(f"Added to real slices: {_reached(answer, added)}.{_broken(data, added)}")
-    if copy == "copies_found" and kind in ("can_replace", "helps", "partly"):
-        lines.append("Part of this may come from copies of the training slices.")
-    faults = data.generator_health.get(name, {}).get("faults")
-    if faults:
-        lines.append(f"Its training went wrong: {described(faults)}.")
-    return Part(kind, title, lines, numbers, BRIEF[kind])
-
-
-def _reached(answer: Answer, comparison: Comparison) -> str:
-    """The share of the real slices' Dice, or both Dice where a share would say nothing."""
-    if answer.weak or not math.isfinite(comparison.relative.value):
-        return f"mean Dice {number(comparison.dice, 2)}; real slices {number(answer.baseline_dice, 2)}"
-    return f"{value(comparison.relative)} of the real slices' Dice (95\u00a0% interval {interval(comparison.relative)})"
-
-
-def _broken(data: ReportData, comparison: Comparison) -> str:
-    """Says so where a number rests on trainings that collapsed: that is no effect of the slices alone."""
-    broken, of = collapsed_of(data, comparison.setting)
-    if not broken:
-        return ""
-    return " Its only training collapsed." if of == 1 else f" {broken} of {of} trainings collapsed."
-
-
-def _in_brief(data: ReportData, answer: Answer, comparison: Comparison | None) -> str:
-    """A relative Dice in a cell, a dash without any."""
+def _share(data: ReportData, answer: Answer, comparison: Comparison | None) -> str:
+    """A relative Dice in a cell, a dash without any; Dice where a share would say nothing."""
     if comparison is None:
         return "–"
     broken = ", collapsed" if collapsed_of(data, comparison.setting)[0] else ""
     if answer.weak or not math.isfinite(comparison.relative.value):
         return f"Dice {number(comparison.dice, 2)}{broken}"
     return f"{value(comparison.relative)} ({interval(comparison.relative)}){broken}"
+
+
+def _useful(
+    data: ReportData, name: str, answer: Answer, alone: Comparison | None, added: Comparison | None, copy: str
+) -> Part:
+    kind, title = _how_useful(answer, alone, added, 1 - data.margin)
+    numbers: dict[str, Any] = {"margin": data.margin, "patients": answer.patients}
+    lines = []
+    for key, words, c in (("alone", "Alone", alone), ("added", "Added to real slices", added)):
+        numbers[key] = None
+        if c is None:
+            continue
+        r = c.relative
+        numbers[key] = {
+            "setting": c.setting.id, "dice": c.dice, "relative_dice": r.value, "low": r.low, "high": r.high,
+            "missed": c.missed, "present": c.present,
+        }  # fmt: skip
+        if answer.weak or not math.isfinite(r.value):
+            line = f"{words}: mean Dice {number(c.dice, 2)}; real slices {number(answer.baseline_dice, 2)}."
+        else:
+            line = f"{words}: {value(r)} of the real slices' Dice ({INTERVAL} {interval(r)})."
+        if key == "alone" and c.missed:
+            line += f" {c.missed} of {count(c.present, 'segmentation')} found no voxel of the tumour."
+        # a collapsed training is no effect of the slices alone
+        broken, of = collapsed_of(data, c.setting)
+        if broken:
+            line += " Its only training collapsed." if of == 1 else f" {broken} of {of} trainings collapsed."
+        lines.append(line)
+    if copy == "copies_found" and kind in ("can_replace", "helps", "partly"):
+        lines.append("Part of this may come from copies of the training slices.")
+    if faults := data.generator_health.get(name, {}).get("faults"):
+        lines.append(f"Its training went wrong: {described(faults)}.")
+    return Part(kind, title, lines, numbers)
 
 
 def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | None, limit: float) -> tuple[str, str]:
@@ -198,131 +184,86 @@ def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | No
 
 def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     if not audit and not has_slices:
-        words = "It has made no slices: its training or its sampling is not done."
-        return Part("no_slices", "No slices", [words], brief=BRIEF["no_slices"])
+        return Part("no_slices", "No slices", ["It has made no slices: its training or its sampling is not done."])
     if not audit:
-        return Part(
-            "not_audited",
-            "Not audited",
-            ["No search for copies was made, so nothing is known about privacy. Make it: understudy audit."],
-            brief=BRIEF["not_audited"],
-        )
+        line = "No search for copies was made, so nothing is known about privacy. Make it: understudy audit."
+        return Part("not_audited", "Not audited", [line])
     kind, flags, controls = audit["verdict"]["kind"], audit.get("flags"), audit.get("controls")
     title = {"copies_found": "Yes: copies found", "no_sign": "No sign of copies"}.get(kind, "Cannot tell")
     if not flags or not controls:
-        refused = {"refusal": audit.get("refusal")}
-        return Part(kind, title, [audit["verdict"]["headline"]], refused, BRIEF.get(kind, title))
-    must = [d for d in controls["detection"] if d["must"]]
-    passed = [d for d in must if d["rate"] >= DETECTED]
-    alarms = controls["false_alarms"]
+        return Part(kind, title, [audit["verdict"]["headline"]], {"refusal": audit.get("refusal")})
+    must, alarms = [d for d in controls["detection"] if d["must"]], controls["false_alarms"]
+    passed = sum(d["rate"] >= DETECTED for d in must)
     numbers = {
-        "flagged": flags["count"], "judged": flags["judged"], "rate": flags["rate"],
-        "low": flags["low"], "high": flags["high"], "by_chance": alarms["nominal"],
-        "controls": len(must), "controls_passed": len(passed), "false_alarms": alarms["rate"],
+        "flagged": flags["count"], "judged": flags["judged"], "rate": flags["rate"], "low": flags["low"],
+        "high": flags["high"], "by_chance": alarms["nominal"], "controls": len(must), "controls_passed": passed,
+        "false_alarms": alarms["rate"],
     }  # fmt: skip
     if too_few_to_flag(audit):
-        return Part(kind, title, [audit["verdict"]["headline"]], numbers, BRIEF.get(kind, title))
-    by_mistake = (
-        ""
-        if alarms["rate"] is None
-        else f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
+        return Part(kind, title, [audit["verdict"]["headline"]], numbers)
+    lines = [audit["verdict"]["headline"]] if kind == "cannot_tell" else []
+    share = f"{percent(flags['rate'], 1)}, {INTERVAL} {100 * flags['low']:.1f} to {percent(flags['high'], 1)}"
+    near = f"{flags['count']:,} of {flags['judged']:,} slices are too near to a training slice"
+    lines.append(f"{near} ({share}; by chance {percent(alarms['nominal'], 1)}).")
+    few = audit.get("concentration")
+    if few and few["found"]:
+        who = "one training patient" if few["patients"] == 1 else f"{few['patients']} training patients"
+        where = "look at the pairs in private/gallery.png before release"
+        lines.append(f"The flagged slices are concentrated on {who}: {where}.")
+        numbers["concentrated_on"] = few["patients"]
+    by_mistake = f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
+    lines.append(
+        f"Tested on copies made on purpose, this search found {passed} of {len(must)} kinds that it has to find"
+        f"{by_mistake if alarms['rate'] is not None else ''}."
     )
-    lines = [
-        f"{flags['count']:,} of {flags['judged']:,} slices are too near to a training slice"
-        f" ({percent(flags['rate'], 1)},"
-        f" 95\u00a0% interval {100 * flags['low']:.1f} to {percent(flags['high'], 1)}; by chance"
-        f" {percent(alarms['nominal'], 1)}).",
-        f"Tested on copies made on purpose, this search found {len(passed)} of {len(must)} kinds that it has to"
-        f" find{by_mistake}.",
-    ]
-    if kind == "cannot_tell":
-        lines.insert(0, audit["verdict"]["headline"])
-    heaped = audit.get("concentration")
-    if heaped and heaped["found"]:
-        who = "one training patient" if heaped["patients"] == 1 else f"{heaped['patients']} training patients"
-        lines.insert(
-            1, f"The flagged slices are concentrated on {who}: look at the pairs in private/gallery.png before release."
-        )
-        numbers["concentrated_on"] = heaped["patients"]
-    return Part(kind, title, lines, numbers, BRIEF.get(kind, title))
-
-
-def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, dict[str, Any]]:
-    """Generator -> its row of ranks by Dice among the generators, trained on alone; {} for fewer than two."""
-    ids = {c.setting.id: c.setting.generator for c in primary(answer.comparisons, "synthetic")}
-    if len(ids) < 2 or len(set(ids.values())) < len(ids):
-        return {}
-    try:
-        found = ranks(scored, list(ids), metric="dice", scope=data.scope, seed=data.seed, resamples=RESAMPLES)
-    except UnderstudyError:
-        return {}  # settings of different patients; the table of ranks says so
-    return {ids[str(row["setting"])]: {str(k): v for k, v in row.items()} for row in found.to_dict(orient="records")}
+    return Part(kind, title, lines, numbers)
 
 
 def _better(
     data: ReportData,
     scored: pd.DataFrame,
     answer: Answer,
-    name: str,
-    alone: Comparison | None,
-    added: Comparison | None,
+    comparisons: dict[str, Comparison | None],
     placed: dict[str, dict[str, Any]],
+    name: str,
     generators: int,
 ) -> Part:
-    versus = {key: _against_real(data, scored, c) for key, c in (("alone", alone), ("added", added)) if c is not None}
-    lines = [] if answer.weak else [f"{_WORDS[key]}: {v['words']}." for key, v in versus.items()]
-    plain = {key: {k: x for k, x in v.items() if k != "words"} for key, v in versus.items()}
-    numbers: dict[str, Any] = {"against_real": plain, "generators": generators}
+    versus, lines = {}, []
+    for key, comparison in comparisons.items():
+        if comparison is not None:
+            versus[key], words = _against_real(data, scored, comparison)
+            lines += [] if answer.weak else [f"{key.capitalize()}: {words}."]
+    numbers: dict[str, Any] = {"against_real": versus, "generators": generators}
     if row := placed.get(name):
         numbers |= {k: row[k] for k in ("rank", "rank_low", "rank_high")} | {"of": len(placed)}
         numbers["probability_best"] = row["p_rank_1"]
         kind = "best" if row["rank"] == 1 else "ranked"
         if answer.weak:
-            return Part(kind, "Not ranked: Dice is too low", lines, numbers, "–")
+            return Part(kind, "Not ranked: Dice is too low", lines, numbers)
         low, high = row["rank_low"], row["rank_high"]
-        said = (
-            "It has the same rank in nearly all resamples of test patients and trainings."
-            if low == high
-            else f"95\u00a0% interval of the rank {low:g} to {high:g}, by resampling test patients and trainings; first"
-            f" in {percent(row['p_rank_1'])} of the resamples."
-        )
-        title = f"Rank {row['rank']:g} of {len(placed)} generators"
-        return Part(kind, title, [said, *lines], numbers, f"{row['rank']:g} of {len(placed)}")
-    if generators < 2:
-        kinds = {key: v["kind"] for key, v in versus.items()}
-        title = "Not compared: Dice is too low" if answer.weak else _single(kinds)
-        return Part("alone", title, [*lines, "No other generator to compare with."], numbers)
-    return Part("alone", "Not ranked", lines or ["There are no scores of it."], numbers, "–")
+        said = "It has the same rank in nearly all resamples of test patients and trainings."
+        if low != high:
+            first = f"first in {percent(row['p_rank_1'])} of the resamples of test patients and trainings"
+            said = f"{INTERVAL} of the rank {low:g} to {high:g}; {first}."
+        cell = f"{row['rank']:g} of {len(placed)}" + (f" ({low:g} to {high:g})" if low != high else "")
+        return Part(kind, f"Rank {row['rank']:g} of {len(placed)} generators", [said, *lines], numbers, cell)
+    if generators > 1:
+        return Part("alone", "Not ranked", lines or ["There are no scores of it."], numbers)
+    kinds = {found["kind"] for found in versus.values()}
+    title = "No clear difference from real slices" if kinds == {"same"} else "Not better than real slices"
+    title = "Better than real slices alone" if "better" in kinds else title if kinds else "Not compared"
+    title = "Not compared: Dice is too low" if answer.weak else title
+    return Part("alone", title, [*lines, "No other generator to compare with."], numbers)
 
 
-_WORDS = {"alone": "Alone", "added": "Added"}
-
-
-def _single(kinds: dict[str, str]) -> str:
-    """What one generator is better than, in a few words."""
-    if "better" in kinds.values():
-        return "Better than real slices alone"
-    if not kinds:
-        return "Not compared"
-    return "Not better than real slices" if set(kinds.values()) != {"same"} else "No clear difference from real slices"
-
-
-def _against_real(data: ReportData, scored: pd.DataFrame, c: Comparison) -> dict[str, Any]:
-    """The difference of mean Dice from real slices with augmentation, by patient."""
+def _against_real(data: ReportData, scored: pd.DataFrame, c: Comparison) -> tuple[dict[str, Any], str]:
+    """The difference of mean Dice from real slices with augmentation, by patient: numbers and words."""
     try:
-        d = paired_difference(scored, c.setting.id, c.base.id, scope=data.scope, seed=data.seed, resamples=RESAMPLES)
+        d = paired_difference(scored, c.setting.id, c.base.id, **resampling(data))
     except UnderstudyError as error:
-        return {"kind": "unknown", "words": f"not compared: {error.what}"}
+        return {"kind": "unknown"}, f"not compared: {error.what}"
     kind = "better" if d.low > 0 else "worse" if d.high < 0 else "same"
     said = {"better": "better than", "worse": "worse than", "same": "no clear difference from"}[kind]
-    size = f"{_signed(d.value)}, 95\u00a0% interval {_signed(d.low)} to {_signed(d.high)}"
-    return {
-        "kind": kind, "difference": d.value, "low": d.low, "high": d.high,
-        "words": f"{said} real slices (Dice {size})",
-    }  # fmt: skip
-
-
-def _signed(x: float) -> str:
-    """E.g. "−0.06" with a real minus sign, "0.00" without any."""
-    text = number(x, 2) if math.isnan(x) else f"{x:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+    value, low, high = ("0.00" if abs(x) < 0.005 else signed(x, 2) for x in (d.value, d.low, d.high))
+    words = f"{said} real slices (Dice {value}, {INTERVAL} {low} to {high})"
+    return {"kind": kind, "difference": d.value, "low": d.low, "high": d.high}, words

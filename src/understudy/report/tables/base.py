@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from understudy.metrics.overlap import FOREGROUND, EmptyPolicy
+from understudy.metrics.bootstrap import Estimate
+from understudy.metrics.overlap import FOREGROUND, LATER, EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT, WHOLE
-from understudy.metrics.statistics import MEAN
-from understudy.report.data import ReportData, Setting, number
+from understudy.metrics.statistics import MEAN, METRICS, summarise
+from understudy.report.data import ReportData, Setting, bounded, number, percent
 
 POLICIES = {EmptyPolicy.BRATS: "BraTS rule", EmptyPolicy.PAPER: "paper's rule"}
 SCOPES = {WHOLE: "all slices", KEPT: "kept slices"}
 RESAMPLES = 2000
+IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
+INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Table:
     """A table for people (strings) and for machines (frame).
 
     Attributes:
-        key: name of its CSV file.
+        key: name of its files.
         caption, note: what it shows; how to read it.
         header, body: strings; the first `row_headers` columns name the row.
         frame: the numbers.
@@ -42,30 +45,41 @@ class Table:
     @property
     def wide(self) -> bool:
         """Too wide to stand beside its words on a page."""
-        columns = zip(self.header, *self.body, strict=False)
-        longest = [max(map(len, column)) for column in columns]
+        longest = [max(map(len, column)) for column in zip(self.header, *self.body, strict=False)]
         return len(self.header) > 9 or sum(longest) + 3 * len(longest) > 105
 
 
-def pick(summary: pd.DataFrame, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
-    """The row of a summary about one thing; NaN and no repeats where there is none."""
-    place = _places(summary).get((setting, metric, name, scope, policy))
-    if place is None:
-        return pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
-    return summary.iloc[place]
+class Summary:
+    """`metrics.statistics.summarise` under both policies (column `policy`), and one row of it at a time."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        keys = (
+            [frame[c].astype(str) for c in ("setting", "metric", "class_name", "scope", "policy")] if len(frame) else []
+        )
+        self._rows = {key: i for i, key in enumerate(zip(*keys, strict=True))}
+
+    @classmethod
+    def of(cls, data: ReportData, rows: pd.DataFrame) -> Summary:
+        """From raw rows; empty without any."""
+        if rows.empty:
+            return cls(pd.DataFrame())
+        metrics = [*METRICS, *(name for name in LATER if name in rows)]
+        options = {"seed": data.seed, "resamples": RESAMPLES}
+        parts = [summarise(apply_policy(rows, p), metrics, **options).assign(policy=str(p)) for p in POLICIES]
+        return cls(pd.concat(parts, ignore_index=True))
+
+    def pick(self, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
+        """The row about one thing; NaN and no repeats where there is none."""
+        place = self._rows.get((setting, metric, name, scope, policy))
+        if place is None:
+            return pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
+        return self.frame.iloc[place]
 
 
-_PLACES: dict[str, Any] = {}  # of the summary that was asked last: the tables of a study ask one thousands of times
-
-
-def _places(summary: pd.DataFrame) -> dict[tuple[str, ...], int]:
-    """(setting, metric, class, scope, policy) -> row."""
-    if "of" not in _PLACES or _PLACES["of"]() is not summary:
-        columns = [summary[c].astype(str) for c in ("setting", "metric", "class_name", "scope", "policy")]
-        _PLACES["places"] = {key: i for i, key in enumerate(zip(*columns, strict=True))}
-        _PLACES["of"] = weakref.ref(summary)
-    places: dict[tuple[str, ...], int] = _PLACES["places"]
-    return places
+def resampling(data: ReportData, scope: str = "") -> dict[str, Any]:
+    """Options of everything that is resampled for a table."""
+    return {"scope": scope or data.scope, "seed": data.seed, "resamples": RESAMPLES}
 
 
 def spread(entry: pd.Series, digits: int) -> str:
@@ -73,6 +87,27 @@ def spread(entry: pd.Series, digits: int) -> str:
     mean = number(float(entry["value"]), digits)
     sd = number(float(entry["sd"]), digits) if entry["n_repeats"] >= 2 else "–"
     return mean if "–" in (mean, sd) else f"{mean} ± {sd}"
+
+
+def value(estimate: Estimate) -> str:
+    """A relative Dice, e.g. "87 %", as fine as the interval allows; a dash for a share of nothing."""
+    return percent(estimate.value, _digits(estimate)) if math.isfinite(estimate.value) else "–"
+
+
+def interval(estimate: Estimate) -> str:
+    """Its interval, e.g. "79 to 93 %"."""
+    if not math.isfinite(estimate.low) or math.isnan(estimate.high):
+        return "no interval"
+    return f"{100 * estimate.low:.{_digits(estimate)}f} to {bounded(estimate.high, _digits(estimate))}"
+
+
+def _digits(estimate: Estimate) -> int:
+    return int(math.isfinite(estimate.high - estimate.low) and estimate.high - estimate.low < 0.03)
+
+
+def mean_name(data: ReportData) -> str:
+    """The class whose mean stands for a setting: that over all classes, or the only one."""
+    return data.class_names[0] if len(data.class_names) == 1 else MEAN
 
 
 def identity(setting: Setting) -> list[str]:
@@ -99,9 +134,9 @@ def about(data: ReportData, setting: Setting) -> dict[str, object]:
 
 
 def without_collapsed(
-    data: ReportData, settings: list[Setting], entries: Sequence[pd.Series], digits: int
+    data: ReportData, settings: list[Setting], entries: Iterable[pd.Series], digits: int
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells that say how many collapsed and give the mean without them; none if none did."""
+    """Headings and cells: how many trainings collapsed, and the mean without them; none if none did."""
     if not any(collapsed_of(data, s)[0] for s in settings):
         return [], [[] for _ in settings]
     cells = []
@@ -113,26 +148,18 @@ def without_collapsed(
     return ["Collapsed", "Without"], cells
 
 
-IDENTITY = ["Network", "Generator", "Orig.", "Aug."]
-
-
 def class_columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Class columns: keys of the summary and their headings."""
-    keys = [*data.class_names, MEAN] if len(data.class_names) > 1 else list(data.class_names)
-    keys = [*keys, *extra] if len(data.class_names) > 1 else keys
-    names = {MEAN: "Mean", FOREGROUND: "All as one"}
-    return keys, [names.get(k, k) for k in keys]
+    """Keys of the summary for the columns of classes, and their headings."""
+    several = len(data.class_names) > 1
+    keys = [*data.class_names, MEAN, *extra] if several else list(data.class_names)
+    return keys, [{MEAN: "Mean", FOREGROUND: "All as one"}.get(k, k) for k in keys]
 
 
 def numbers_of(keys: Sequence[str], entries: Sequence[pd.Series]) -> dict[str, object]:
     """Columns of a frame: mean and spread of each class, with all trainings and without the collapsed ones."""
-    found: dict[str, object] = {
-        f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")
-    }
-    for k, e in zip(keys, entries, strict=True):
-        if e.get("n_collapsed", 0):
-            found[f"{k}_value_without_collapsed"] = e["value_without_collapsed"]
-    return found
+    found = {f"{k}_{part}": e[part] for k, e in zip(keys, entries, strict=True) for part in ("value", "sd")}
+    broken = [(k, e) for k, e in zip(keys, entries, strict=True) if e.get("n_collapsed", 0)]
+    return found | {f"{k}_value_without_collapsed": e["value_without_collapsed"] for k, e in broken}
 
 
 def main_entry(keys: Sequence[str], entries: Sequence[pd.Series]) -> pd.Series:

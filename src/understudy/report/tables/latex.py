@@ -6,7 +6,9 @@ import unicodedata
 
 from understudy.report.tables.base import Table
 
-_SPECIAL = {
+LONG = 45  # rows that fit on a page
+SMALL = 8  # columns from which the letters are smaller
+SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
     "[": "{[}", "]": "{]}", "\n": " ",
@@ -18,22 +20,22 @@ _SPECIAL = {
 }  # fmt: skip
 
 
-LONG = 45  # rows that fit on a page
-SMALL = 8  # columns from which the letters are smaller
-
-
 def latex(table: Table) -> str:
     """The table as a LaTeX float, or over several pages if it is long.
 
     Needs the packages booktabs, amssymb (for ticks) and, where it is long, longtable; its first line says which.
     """
+
+    def row(cells: list[str]) -> str:
+        return " & ".join(map(escaped, cells)) + r" \\"
+
     long = len(table.body) > LONG
     columns = "l" * table.row_headers + "r" * (len(table.header) - table.row_headers)
-    caption = rf"\caption{{{escaped(_sentence(table.caption, table.note))}}}"
+    words = f"{table.caption}. {table.note}" if table.note else f"{table.caption}."
+    caption = rf"\caption{{{escaped(words)}}}"
     label = rf"\label{{tab:{table.key.replace('_', '-')}}}"
     size = r"\footnotesize\setlength{\tabcolsep}{3pt}" if len(table.header) > SMALL else r"\small"
-    head = [r"\toprule", _row(table.header), r"\midrule"]
-    rows = [_row(row) for row in table.body]
+    head, rows = [r"\toprule", row(table.header), r"\midrule"], [row(cells) for cells in table.body]
     needs = r"% needs \usepackage{booktabs} and \usepackage{amssymb}" + r" and \usepackage{longtable}" * long
     if long:
         lines = [
@@ -50,18 +52,10 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text in which nothing is a command of LaTeX, and no letter that a usual font lacks."""
-    return "".join(_SPECIAL.get(c, c if ord(c) < 0x100 else _nearest(c)) for c in text)
 
+    def nearest(character: str) -> str:
+        # without its accents, "?" if nothing is left
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        return "".join(SPECIAL.get(c, c) for c in plain) or "?"
 
-def _nearest(character: str) -> str:
-    """The character without its accents, "?" if nothing is left of it."""
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(_SPECIAL.get(c, c) for c in plain) or "?"
-
-
-def _row(cells: list[str]) -> str:
-    return " & ".join(map(escaped, cells)) + r" \\"
-
-
-def _sentence(caption: str, note: str) -> str:
-    return f"{caption}. {note}" if note else f"{caption}."
+    return "".join(SPECIAL.get(c, c if ord(c) < 0x100 else nearest(c)) for c in text)

@@ -1,46 +1,55 @@
-"""The paper's Tables 1 to 9 from a study, named as there, with the published values and the difference beside them."""
+"""The paper's Tables 1 to 9 (Akbar et al.) from a study, with the published values and the difference beside ours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from understudy.errors import UnderstudyError
+from understudy.io.files import read_json
 from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT
 from understudy.metrics.statistics import MEAN, relative_dice
-from understudy.report.data import ReportData, Setting, bounded, kind_of, number, percent
+from understudy.names import display_name, duration
+from understudy.report.data import ReportData, Setting, bounded, count, kind_of, number, percent, signed
+from understudy.report.published import DICE, HAUSDORFF, published
+from understudy.report.sections.quality import ALL, EXTRACTORS, METRICS
 from understudy.report.tables.base import (
     IDENTITY,
-    RESAMPLES,
+    INTERVAL,
+    Summary,
     Table,
     about,
     class_columns,
     collapsed_of,
     identity,
     main_entry,
+    mean_name,
     numbers_of,
-    pick,
+    resampling,
     spread,
     without_collapsed,
 )
-from understudy.report.tables.beside import (
-    COHORTS,
-    dataset_of,
-    numbers_of_paper,
-    published_ranks,
-    relative_of_paper,
-    row_of_paper,
-)
-from understudy.report.tables.quality import inception_values
 
 PAPER = str(EmptyPolicy.PAPER)
-NUMBERS = {"brats2020": {"dice": 3, "hd": 8}, "brats2021": {"dice": 4, "hd": 9}}
-CAPTIONS = {"dice": "Dice score", "hd": "Maximum Hausdorff distance, mm"}
-FILES = {"dice": "dice", "hd": "hausdorff"}
+COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
+# metric -> caption, word in the name of the file, digits, number of the table by cohort
+SCORES: dict[str, tuple[str, str, int, dict[str, int]]] = {
+    "dice": ("Dice score", "dice", 3, DICE),
+    "hd": ("Maximum Hausdorff distance, mm", "hausdorff", 1, HAUSDORFF),
+}
+INCEPTION = "inception2015"
+CHANNELS = ("t1wgd", "t1gd", "t1ce", "t1c")  # names of the channel that the paper's FID is of
+
+
+def dataset_of(data: ReportData) -> str:
+    """ "brats2020" or "brats2021" if the study file says that its cohort is the paper's, else ""."""
+    report = data.study.get("report") if isinstance(data.study, dict) else None
+    named = report.get("published") if isinstance(report, Mapping) else None
+    return str(named) if named in COHORTS else ""
 
 
 def paper_settings(data: ReportData) -> list[Setting]:
@@ -48,188 +57,324 @@ def paper_settings(data: ReportData) -> list[Setting]:
     order = {"real": 0, "both": 0, "synthetic": 1}
     generators = list(dict.fromkeys(s.generator for s in data.every_setting))
     segmenters = list(dict.fromkeys(s.segmenter for s in data.every_setting))
-    mine = [s for s in data.every_setting if s.plain and s.training in order]
     return sorted(
-        mine,
+        (s for s in data.every_setting if s.plain and s.training in order),
         key=lambda s: (
-            segmenters.index(s.segmenter),
-            order[s.training],
-            not s.augmentation,
-            s.training != "real",
+            segmenters.index(s.segmenter), order[s.training], not s.augmentation, s.training != "real",
             generators.index(s.generator),
         ),
-    )
+    )  # fmt: skip
 
 
-def scope_of(data: ReportData, summary: pd.DataFrame) -> str:
-    """Kept slices, which the paper's code scores; whole volumes where only these were."""
-    return KEPT if KEPT in set(summary["scope"]) else data.scope
-
-
-def score_tables(data: ReportData, rows: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
-    """Tables 3 or 4 (Dice), 8 or 9 (Hausdorff), 5 (relative Dice) and 1 (ranks); [] without scores."""
+def paper_tables(data: ReportData, rows: pd.DataFrame, summary: Summary) -> list[Table]:
+    """Tables 1 (ranks), 3 or 4 (Dice), 5 (relative Dice), 8 or 9 (Hausdorff); [] without scores."""
     settings = paper_settings(data)
-    if summary.empty or not settings:
+    if summary.frame.empty or not settings:
         return []
-    made = [_scores(data, settings, summary, metric) for metric in ("dice", "hd")]
-    relative = _relative(data, settings, rows, summary)
-    ranked = _rank_table(data, settings, summary)
-    return [*([ranked] if ranked else []), made[0], *([relative] if relative else []), made[1]]
+    # The paper's code scores kept slices.
+    scope = KEPT if KEPT in set(summary.frame["scope"]) else data.scope
+    made = [
+        ranks_table(data, settings, summary, scope), score_table(data, settings, summary, "dice", scope),
+        relative_table(data, settings, rows, scope), score_table(data, settings, summary, "hd", scope),
+    ]  # fmt: skip
+    return [table for table in made if table is not None]
 
 
-def _scores(data: ReportData, settings: list[Setting], summary: pd.DataFrame, metric: str) -> Table:
-    digits, scope = (3 if metric == "dice" else 1), scope_of(data, summary)
+def _row_of_paper(data: ReportData, setting: Setting) -> tuple[Any, ...]:
+    """The paper's row of a setting: segmenter kind, original slices used, augmentation, generator kind."""
+    generator = kind_of(data.study, "generators", setting.generator) if setting.generator else ""
+    segmenter = kind_of(data.study, "segmenters", setting.segmenter)
+    return segmenter, setting.training in ("real", "both"), setting.augmentation, generator
+
+
+def score_table(data: ReportData, settings: list[Setting], summary: Summary, metric: str, scope: str) -> Table:
+    """Table 3, 4, 8 or 9."""
+    caption, word, digits, places = SCORES[metric]
+    dataset = dataset_of(data)
     keys, names = class_columns(data, [])
-    paper = numbers_of_paper(data, metric)
-    rows = [[pick(summary, s.id, metric, k, scope, PAPER) for k in keys] for s in settings]
-    extra, cells = without_collapsed(data, settings, [main_entry(keys, row) for row in rows], digits)
+    paper: dict[tuple[Any, ...], float] = {}
+    if dataset:
+        frame = published(places[dataset]).dropna(subset="value")
+        columns = frame[["segmenter", "original", "augmentation", "generator", "class", "value"]]
+        paper = {(*k, name.lower()): float(v) for *k, name, v in columns.itertuples(index=False, name=None)}
+    planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
+    # where a training is missing somewhere, a column says how many there are
+    incomplete = any(collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
+    rows = [[summary.pick(s.id, metric, k, scope, PAPER) for k in keys] for s in settings]
+    extra, cells = without_collapsed(data, settings, (main_entry(keys, row) for row in rows), digits)
     body, numbers = [], []
     for s, row, more in zip(settings, rows, cells, strict=True):
-        theirs = [paper.get((*row_of_paper(data, s), k.lower()), math.nan) for k in keys]
+        there = collapsed_of(data, s)[1]
+        theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
         own, other = float(main_entry(keys, row)["value"]), theirs[-1] if MEAN in keys else theirs[0]
         beside = [number(other, digits), signed(own - other, digits)] if paper else []
-        body.append([*identity(s), *_with_count(data, s), *(spread(e, digits) for e in row), *more, *beside])
-        known = about(data, s) | {"planned": _planned(data).get(s.id)} | numbers_of(keys, row)
+        trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
+        body.append([*identity(s), *trainings, *(spread(e, digits) for e in row), *more, *beside])
+        known = about(data, s) | {"planned": planned.get(s.id)} | numbers_of(keys, row)
         for k, e, t in zip(keys, row, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
         numbers.append(known)
-    header = [*IDENTITY, *_count_header(data), *names, *extra, *(["Paper", "Difference"] if paper else [])]
-    place = NUMBERS.get(dataset_of(data), NUMBERS["brats2020"])[metric]
-    key = f"table{place}_{FILES[metric]}"
-    caption = f"Table {place}: {CAPTIONS[metric]}, as the paper counts"
-    return Table(key, caption, _score_note(data, metric, scope), header, body, pd.DataFrame(numbers), len(IDENTITY))
-
-
-def _score_note(data: ReportData, metric: str, scope: str) -> str:
-    first = "Kept slices only are stacked and scored" if scope == KEPT else "All slices are scored"
-    rule = " and one empty in either has no distance." if metric == "hd" else ""
     note = (
-        f"{first}, a class empty in the truth and the prediction leaves the mean{',' if rule else '.'}{rule}"
-        " For comparison with published numbers; it hides misses. Mean ± standard deviation over trainings."
+        ("Kept slices only are stacked and scored" if scope == KEPT else "All slices are scored")
+        + ", a class empty in the truth and the prediction leaves the mean"
+        + (", and one empty in either has no distance." if metric == "hd" else ".")
+        + " For comparison with published numbers; it hides misses. Mean ± standard deviation over trainings."
     )
-    if name := COHORTS.get(dataset_of(data)):
-        note += f" Paper: the printed mean for {name}; difference: ours minus the paper's. Each class is in the CSV."
-    return note + (" –: no score." if len(data.every_setting) > len(data.settings) else "")
+    if dataset:
+        note += f" Paper: the printed mean for {COHORTS[dataset]}; difference: ours minus the paper's. Each class is in"
+        note += " the CSV."
+    note += " –: no score." if len(data.every_setting) > len(data.settings) else ""
+    header = [*IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
+    header += ["Paper", "Difference"] if paper else []
+    place = places[dataset or "brats2020"]
+    caption = f"Table {place}: {caption}, as the paper counts"
+    return Table(f"table{place}_{word}", caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
 
 
-def _planned(data: ReportData) -> dict[str, int]:
-    if data.planned.empty:
-        return {}
-    return {str(k): int(v) for k, v in data.planned.groupby("setting")["repeat"].nunique().items()}
-
-
-def _incomplete(data: ReportData) -> bool:
-    return any(collapsed_of(data, s)[1] < _planned(data).get(s.id, 0) for s in data.every_setting)
-
-
-def _count_header(data: ReportData) -> list[str]:
-    return ["Trainings"] if _incomplete(data) else []
-
-
-def _with_count(data: ReportData, s: Setting) -> list[str]:
-    """How many trainings were scored of those asked for, where some setting lacks one."""
-    there = collapsed_of(data, s)[1]
-    return [f"{there} of {_planned(data).get(s.id, there)}"] if _incomplete(data) else []
-
-
-def _relative(data: ReportData, settings: list[Setting], rows: pd.DataFrame, summary: pd.DataFrame) -> Table | None:
+def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame, scope: str) -> Table | None:
     """Table 5: mean Dice divided by that of real slices with augmentation and the same network."""
-    scope, paper = scope_of(data, summary), relative_of_paper(data)
-    scored = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER)
-    body: list[list[str]] = []
-    numbers: list[dict[str, Any]] = []
+    dataset = dataset_of(data)
+    theirs = published(5)
+    columns = theirs.loc[
+        theirs["dataset"] == dataset, ["segmenter", "original", "augmentation", "generator", "percent"]
+    ]
+    paper = {tuple(k): float(v) / 100 for *k, v in columns.itertuples(index=False, name=None)}
+    scored, present = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER), set(rows["setting"])
+    body, numbers = [], []
     for s in (s for s in settings if s.training != "real"):
         base = data.baseline_of(s)
         share = low = high = math.nan
-        if base is not None and {s.id, base.id} <= set(rows["setting"]):
+        if base is not None and {s.id, base.id} <= present:
             try:
-                found = relative_dice(scored, s.id, base.id, scope=scope, seed=data.seed, resamples=RESAMPLES)
+                found = relative_dice(scored, s.id, base.id, **resampling(data, scope))
                 share, low, high = found.value, found.low, found.high
             except UnderstudyError:
-                pass  # not the same patients: the dash says so, and the page's list why
-        theirs = paper.get(row_of_paper(data, s), math.nan)
-        between = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
-        beside = [percent(theirs, 2), _points(share - theirs)] if paper else []
-        body.append([*identity(s), percent(share, 2), between, *beside])
+                pass  # not the same patients: the dash says so, and the page lists why
+        other = paper.get(_row_of_paper(data, s), math.nan)
+        span = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
+        beside = [percent(other, 2), signed(100 * (share - other), 2)] if paper else []
+        body.append([*identity(s), percent(share, 2), span, *beside])
         known = about(data, s) | {"relative_dice": share, "low": low, "high": high}
-        numbers.append(known | ({"published": theirs, "difference": share - theirs} if paper else {}))
+        numbers.append(known | ({"published": other, "difference": share - other} if paper else {}))
     if not body:
         return None
     note = (
-        "Mean Dice, counted as the paper does, divided by the mean Dice of the same network trained on real slices"
-        " with augmentation; interval by patient."
-        + (f" Paper: Table 5, {COHORTS[dataset_of(data)]}; difference in percentage points." if paper else "")
+        "Mean Dice, counted as the paper does, divided by that of the same network trained on real slices with"
+        " augmentation; interval by patient."
+        + (f" Paper: Table 5, {COHORTS[dataset]}; difference in percentage points." if paper else "")
     )
-    header = [*IDENTITY, "Relative Dice", "95\u00a0% interval", *(["Paper", "Difference"] if paper else [])]
+    header = [*IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
     return Table("table5_relative_dice", "Table 5: relative Dice", note, header, body, pd.DataFrame(numbers), 4)
 
 
-def _rank_table(data: ReportData, settings: list[Setting], summary: pd.DataFrame) -> Table | None:
-    """Table 1: ranks of the generators when trained on synthetic slices only."""
+def published_ranks(dataset: str) -> dict[tuple[str, str], int]:
+    """(column of Table 1, generator kind) -> rank that follows from the paper's Tables 2, 3, 4, 8 and 9.
+
+    Table 1 is a picture; columns are "fid", "is", and "dice" or "hd", segmenter and "aug" or "noaug" with blanks
+    between. Ties share the lower number.
+    """
+    quality = published(2)
+    quality = quality[quality["dataset"] == dataset].set_index("generator")
+    columns = {"fid": quality["fid"], "is": -quality["is"]}
+    for metric, sign in (("dice", -1.0), ("hd", 1.0)):
+        frame = published(SCORES[metric][3][dataset])
+        frame = frame[~frame["original"] & (frame["class"] == "mean")]
+        for (segmenter, augmented), rows in frame.groupby(["segmenter", "augmentation"]):
+            name = f"{metric} {segmenter} {'aug' if augmented else 'noaug'}"
+            columns[name] = sign * rows.set_index("generator")["value"]
+    ranked = {column: values.rank(method="min") for column, values in columns.items()}
+    return {(column, str(kind)): int(rank) for column, of in ranked.items() for kind, rank in of.items()}
+
+
+def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, scope: str) -> Table | None:
+    """Table 1: ranks of the generators when trained on synthetic slices only; None for fewer than two."""
     alone = [s for s in settings if s.training == "synthetic"]
     generators = list(dict.fromkeys(s.generator for s in alone))
     if len(generators) < 2:
         return None
-    scope = scope_of(data, summary)
-    name = MEAN if len(data.class_names) > 1 else data.class_names[0]
-    columns: dict[str, dict[str, float]] = {}
-    titles: dict[str, str] = {}
-    paper_names: dict[str, str] = {}
+    # key -> (heading, the paper's column, generator -> cost)
+    columns: dict[str, tuple[str, str, dict[str, float]]] = {}
+    for metric, sign, title in (("inception_score", -1.0, "IS"), ("frechet_distance", 1.0, "FID")):
+        if found := inception_values(data, metric):
+            key = title.lower()
+            columns[key] = title, key, {g: sign * found.get(g, math.nan) for g in generators}
     for metric, sign, title in (("dice", -1.0, "Dice"), ("hd", 1.0, "Hausdorff")):
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
-            key, word = (f"{metric}_{segmenter}_{'aug' if augmented else 'noaug'}", "" if augmented else ", no aug.")
-            columns[key] = {
-                s.generator: sign * float(pick(summary, s.id, metric, name, scope, PAPER)["value"]) for s in mine
-            }
-            titles[key] = f"{title}, {data.shown(segmenter)}{word}"
-            kind = kind_of(data.study, "segmenters", segmenter)
-            paper_names[key] = f"{metric} {kind} {'aug' if augmented else 'noaug'}"
-    for metric, sign, title in (("frechet_distance", 1.0, "FID"), ("inception_score", -1.0, "IS")):
-        if values := inception_values(data, metric):
-            short = title.lower()
-            columns = {short: {g: sign * values.get(g, math.nan) for g in generators}} | columns
-            titles[short], paper_names[short] = title, short
-    return _rank_cells(data, generators, columns, titles, paper_names)
-
-
-def _rank_cells(
-    data: ReportData,
-    generators: Sequence[str],
-    columns: dict[str, dict[str, float]],
-    titles: dict[str, str],
-    paper_names: dict[str, str],
-) -> Table:
-    dataset = dataset_of(data)
-    theirs = published_ranks(dataset) if dataset else {}
-    frame = pd.DataFrame(columns, index=pd.Index(generators)).rank(method="min", na_option="keep")
-    ranked: dict[str, dict[str, float]] = {
-        str(k): {str(g): float(v) for g, v in of.items()} for k, of in frame.to_dict().items()
-    }
+            ending, kind = "aug" if augmented else "noaug", kind_of(data.study, "segmenters", segmenter)
+            picked = {s.generator: summary.pick(s.id, metric, mean_name(data), scope, PAPER)["value"] for s in mine}
+            columns[f"{metric}_{segmenter}_{ending}"] = (
+                f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug."), f"{metric} {kind} {ending}",
+                {g: sign * float(v) for g, v in picked.items()},
+            )  # fmt: skip
+    theirs = published_ranks(dataset_of(data)) if dataset_of(data) else {}
+    ranked = (
+        pd.DataFrame({k: cost for k, (_, _, cost) in columns.items()}, index=pd.Index(generators))
+        .rank(method="min")
+        .to_dict()
+    )
     body, numbers = [], []
     for g in generators:
-        cells: list[str] = []
+        cells: list[str] = [data.shown(g)]
         known: dict[str, Any] = {"generator": g}
-        for key in columns:
-            own, other = ranked[key][g], theirs.get((paper_names[key], kind_of(data.study, "generators", g)))
+        for key, (_, paper_name, _) in columns.items():
+            own, other = float(ranked[key][g]), theirs.get((paper_name, kind_of(data.study, "generators", g)))
             text = "–" if math.isnan(own) else f"{own:g}"
             cells.append(f"{text} ({other})" if other is not None else text)
             known |= {key: own} | ({f"{key}_published": other} if theirs else {})
-        body.append([data.shown(g), *cells])
+        body.append(cells)
         numbers.append(known)
     note = (
         "Trained on synthetic slices only; 1 is the best, counted as the paper does. Ranks of means, without their"
         " uncertainty: that is in the table “Ranks of the generators”."
         + (" In brackets: the rank that follows from the paper's tables." if theirs else "")
     )
-    header = ["Generator", *(titles[k] for k in columns)]
+    header = ["Generator", *(title for title, _, _ in columns.values())]
     return Table("table1_ranks", "Table 1: ranks of the generators", note, header, body, pd.DataFrame(numbers))
 
 
-def signed(value: float, digits: int) -> str:
-    """ "+0.012" or "−0.012"; a dash for what is not there."""
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+def _values_of(data: ReportData) -> dict[tuple[str, str], dict[str, float]]:
+    """(extractor, metric of image quality) -> generator -> value, Inception first.
+
+    Of the paper's channel (T1 with contrast) by Inception where there is one, else of all channels or their mean.
+    """
+    known = {name: read_json(path).get("rows", []) for name, path in sorted(data.quality.items())}
+    rows = pd.DataFrame([{"generator": name, **row} for name, found in known.items() for row in found])
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    if rows.empty:
+        return values
+    wanted = ("frechet_distance", "kernel_distance", "inception_score")
+    for extractor in sorted(rows["extractor"].unique(), key=lambda e: e != INCEPTION):
+        for metric in wanted:
+            mine = rows[(rows["extractor"] == extractor) & (rows["metric"] == metric)]
+            named = mine["channel"].astype(str).str.lower()
+            paper, together = named.isin(CHANNELS), named.isin([ALL, MEAN])
+            mine = mine[paper] if extractor == INCEPTION and paper.any() else mine[together] if together.any() else mine
+            if len(mine):
+                mine = mine.drop_duplicates("generator")
+                found = zip(mine["generator"], mine["value"], strict=True)
+                values[str(extractor), metric] = {str(g): math.nan if v is None else float(v) for g, v in found}
+    return values
 
 
-def _points(share: float) -> str:
-    return signed(100 * share, 2)
+def inception_values(data: ReportData, metric: str) -> dict[str, float]:
+    """Generator -> FID or IS by Inception; {} where its weights were not given."""
+    return _values_of(data).get((INCEPTION, metric), {})
+
+
+def quality_table(data: ReportData) -> Table | None:
+    """Table 2: FID and IS, and the same by other networks; None if nothing was measured."""
+    values, dataset = _values_of(data), dataset_of(data)
+    if not data.quality or not values:
+        return None
+    columns = {}
+    for (extractor, metric), found in values.items():
+        short = {"frechet_distance": "FID", "inception_score": "IS"}.get(metric) if extractor == INCEPTION else None
+        title = short or f"{METRICS[metric].name}, {EXTRACTORS.get(extractor, extractor)}"
+        columns[f"{extractor}_{metric}"] = title, found
+    theirs = published(2)
+    theirs = theirs[theirs["dataset"] == dataset].set_index("generator")
+    printed = {str(k): {"fid": float(f), "is": float(i)} for k, f, i in theirs[["fid", "is"]].itertuples(name=None)}
+    body, numbers = [], []
+    for g in dict.fromkeys(name for found in values.values() for name in found):
+        beside = printed.get(kind_of(data.study, "generators", g), {})
+        cells = [found.get(g, math.nan) for _, found in columns.values()]
+        shown = [f"{v:.2g}" if v and abs(v) < 0.01 else number(v, 2) for v in cells]
+        body.append([data.shown(g), *shown, *(number(beside.get(k), 2) for k in (("fid", "is") if printed else ()))])
+        numbers.append({"generator": g, **dict(zip(columns, cells, strict=True))})
+        numbers[-1] |= {f"{k}_published": v for k, v in beside.items()}
+    if any(extractor == INCEPTION for extractor, _ in values):
+        note = "FID and IS by Inception of the T1wGd channel where there is one."
+    else:
+        note = "No Inception weights were given, so there is no FID or IS: distances by other networks stand in for"
+        note += " them and cannot be compared with the paper's."
+    note += f" Paper: Table 2, {COHORTS[dataset]}." if printed else ""
+    header = ["Generator", *(t for t, _ in columns.values()), *(["Paper: FID", "Paper: IS"] if printed else [])]
+    return Table("table2_image_quality", "Table 2: image quality", note, header, body, pd.DataFrame(numbers))
+
+
+def reading_table(data: ReportData) -> Table | None:
+    """Table 6: how readers classified real and synthetic images; None if nothing was read.
+
+    Raises:
+        UnderstudyError: an analysis without its rows.
+    """
+    if data.reading is None:
+        return None
+    path = data.reading / "table6.json"
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content.get("rows"), list):
+        fix = "make it again: understudy reading"
+        raise UnderstudyError("the analysis of the reading study has no rows", where=path, fix=fix)
+    theirs = published(6).set_index("image")["real"] / 100 if dataset_of(data) else pd.Series(dtype=float)
+    body, numbers = [], []
+    for row in content["rows"]:
+        source, n = str(row["source"]), int(row["n"])
+        paper = float(theirs.get(source if source == "real" else kind_of(data.study, "generators", source), math.nan))
+        share = row["called_real"] / n if n else math.nan
+        name = "Real image" if source == "real" else data.shown(source)
+        body.append([name, str(n), str(row["called_real"]), str(row["called_synthetic"]), percent(share),
+                     *([percent(paper)] if len(theirs) else [])])  # fmt: skip
+        numbers.append({**row, "share_called_real": share} | ({"published": paper} if len(theirs) else {}))
+    note = (
+        f"{count(int(content.get('readers', 1)), 'reader')}. {content.get('design', '')}".strip()
+        + " Equal shares called real for real and synthetic images: readers could not tell them apart."
+        + (" Paper: one neuroradiologist, 100 images a row." if len(theirs) else "")
+    )
+    header = ["Images", "Read", "Called real", "Called synthetic", "Share real", *(["Paper"] if len(theirs) else [])]
+    return Table("table6_reading", "Table 6: reading study", note, header, body, pd.DataFrame(numbers))
+
+
+def recipe_table(data: ReportData) -> Table | None:
+    """Table 7: recipe, hardware and measured time of each generator's training; None without generators."""
+    study = data.study if isinstance(data.study, dict) else {}
+    generators = {n: g for n, g in (study.get("generators") or {}).items() if isinstance(g, Mapping)}
+    if not generators:
+        return None
+    theirs = published(7).set_index("generator") if dataset_of(data) else pd.DataFrame()
+    machine = str(data.provenance.get("machine", "")) or "–"
+    body, numbers = [], []
+    for name, spec in generators.items():
+        model, training = (p if isinstance(p := spec.get(k), Mapping) else {} for k in ("model", "training"))
+        kind, seconds = kind_of(data.study, "generators", name), _seconds(data, name)
+        kimg, gamma = (v if isinstance(v := training.get(k), int | float) else None for k in ("kimg", "r1_gamma"))
+        cells = [
+            data.shown(name), display_name(kind), str(spec.get("recipe") or "–"), str(training.get("batch", "–")),
+            "–" if kimg is None else f"{kimg:,g}", "–" if gamma is None else f"{gamma:g}", duration(seconds),
+        ]  # fmt: skip
+        if len(theirs):
+            cells.append(_recipe_of_paper(theirs, kind))
+        body.append(cells)
+        numbers.append(
+            {"generator": name, "kind": kind, "resolution": model.get("resolution"), "batch": training.get("batch"),
+             "kimg": training.get("kimg"), "r1_gamma": training.get("r1_gamma"), "seconds": seconds,
+             "hardware": machine}
+        )  # fmt: skip
+    note = (
+        f"Hardware: {machine}. Time: measured, of all trainings of the generator, restarts included. kimg: thousand"
+        " images shown to the discriminator (or the denoiser)."
+    )
+    header = ["Generator", "Kind", "Recipe", "Batch size", "kimg", "R1 γ", "Time", *(["Paper"] if len(theirs) else [])]
+    caption = "Table 7: recipes, hardware, training times"
+    return Table("table7_recipes", caption, note, header, body, pd.DataFrame(numbers), 2)
+
+
+def _seconds(data: ReportData, name: str) -> float:
+    """Time of the generator's trainings, all members of an ensemble; NaN if not known."""
+    if data.jobs.empty or "seconds" not in data.jobs:
+        return math.nan
+    mine = data.jobs[data.jobs["stage"] == "generator"]
+    # names without the cohort before them: "brats2020: generator stylegan2, member 2"
+    bare: Sequence[str] = [n[max(n.find("generator "), 0) :] for n in mine["name"].astype(str)]
+    ours = [n == f"generator {name}" or n.startswith(f"generator {name}, ") for n in bare]
+    seconds = pd.to_numeric(mine.loc[ours, "seconds"], errors="coerce").dropna()
+    return float(seconds.sum()) if len(seconds) else math.nan
+
+
+def _recipe_of_paper(theirs: pd.DataFrame, kind: str) -> str:
+    if kind not in theirs.index:
+        return "–"
+    row = theirs.loc[[kind]].to_dict(orient="records")[0]
+    gamma = "" if pd.isna(row["gamma"]) else f", γ {row['gamma']:g}"
+    kimg = f"{row['kimg']} kimg" if str(row["kimg"]) else "–"
+    return f"batch size {row['batch']}, {kimg}{gamma}; {row['hardware']}, {row['days']} days"

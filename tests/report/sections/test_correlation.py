@@ -12,8 +12,10 @@ import pytest
 from scipy import stats
 
 from understudy.metrics.association import kendall, spearman
+from understudy.report.content import make_content
 from understudy.report.data import ReportData
-from understudy.report.sections.correlation import make_correlation_section
+from understudy.report.sections.base import Bullets, Details, Section
+from understudy.report.sections.correlation import section
 
 METRICS = ("quality:random:frechet_distance", "quality:random:precision", "annotations:area_ks:core", "kimg")
 
@@ -41,23 +43,28 @@ def written(folder: Path, n: int, runs: int) -> dict[str, np.ndarray]:
     return values
 
 
+def section_of(study: ReportData, folder: Path) -> Section:
+    found = section(make_content(dataclasses.replace(study, correlation=folder)))
+    assert found is not None
+    return found
+
+
 def test_three_generators_tell_no_correlation(study: ReportData, tmp_path: Path, no_plots: None) -> None:
     written(tmp_path / "c", 3, 3)
-    found = make_correlation_section(dataclasses.replace(study, correlation=tmp_path / "c"))
-    assert "3 generators are too few" in found.sentences[0]
-    assert "it takes 6 points" in found.sentences[0]
-    assert found.table is None
-    assert [t.key for t in found.tables] == ["correlation_points"]
-    assert len(found.panels) == 1
-    assert not found.numbers["told"]
+    found = section_of(study, tmp_path / "c")
+    assert str(found.blocks[0]).startswith("3 generators")
+    assert "it takes 6 points" in str(found.blocks[0])
+    assert [t.key for t in found.every_table] == ["correlation_points"]
+    assert len(found.every_panel) == 1
+    assert not found.numbers["correlation"]["told"]
 
 
 def test_enough_points_beside_scipy(study: ReportData, tmp_path: Path, no_plots: None) -> None:
     values = written(tmp_path / "c", 9, 3)
-    found = make_correlation_section(dataclasses.replace(study, correlation=tmp_path / "c"))
-    assert "9 states of 3 generators, 1 of 3 metrics has" in found.sentences[0]
-    assert found.table is not None
-    rows = {row[0]: row for row in found.table.body}
+    found = section_of(study, tmp_path / "c")
+    assert "9 states of 3 generators, 1 of 3 metrics has" in str(found.blocks[0])
+    tables = {t.key: t for t in found.every_table}
+    rows = {row[0]: row for row in tables["correlation"].body}
     assert list(rows) == [
         "Length of the training, kimg", "Frechet distance, random network", "Precision, random network",
     ]  # fmt: skip  # not in the order of what was found
@@ -66,10 +73,9 @@ def test_enough_points_beside_scipy(study: ReportData, tmp_path: Path, no_plots:
         assert float(rows[name][3].replace("−", "-")) == pytest.approx(rho, abs=0.005)
         assert float(rows[name][5].replace("−", "-")) == pytest.approx(tau, abs=0.005)
     assert (rows["Frechet distance, random network"][1], rows["Precision, random network"][1]) == ("−", "+")
-    assert found.others is not None
-    assert found.others.body[0][0] == "Annotations, area ks: core"
-    assert found.caveats == ["Read it so."]
+    assert tables["correlation_annotations"].body[0][0] == "Annotations, area ks: core"
+    assert Details("How to read this", [Bullets(["Read it so."])]) in found.blocks
 
 
 def test_without_a_correlation_there_is_no_section(study: ReportData) -> None:
-    assert not make_correlation_section(study).sentences
+    assert section(make_content(study)) is None

@@ -56,10 +56,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     data = ReportData("Paper", study, rows, quality=quality, reading=out, jobs=pd.DataFrame(jobs),
                       baseline="real-.net.True")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("paper_tables", "table", "answer", "verdicts", "tables"):
-            patch.setattr(f"understudy.report.{place}.RESAMPLES", 20, raising=False)
-        for drawing in ("forest_panels", "_patient_panels"):  # which take longer than everything else
-            patch.setattr(f"understudy.report.content.{drawing}", lambda *_: [])
+        patch.setattr("understudy.report.tables.base.RESAMPLES", 20)
+        # drawing takes longer than everything else
+        patch.setattr("understudy.report.plots.style._rendered", lambda figure: (b"<svg/>", b"PNG"))
         build_report(data, out / "report")
     return name, out / "report" / "tables"
 

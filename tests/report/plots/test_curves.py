@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from understudy.report.plots import panels as figures
+from understudy.report.plots.curves import generator_curves
+from understudy.report.plots.dots import distribution
 from understudy.report.plots.style import MOST_POINTS, Panel, thinned
 
 
@@ -26,7 +27,7 @@ def history(path: Path, lines: list[dict[str, float | None]]) -> Path:
 
 def test_curves_skip_what_is_not_a_number(tmp_path: Path) -> None:
     lines: list[dict[str, float | None]] = [{"kimg": float(k), "loss_g": 1.0, "loss_d": None} for k in range(5)]
-    panels = figures.generator_curves("gan", history(tmp_path / "h.jsonl", lines), {"lesion": 0.3})
+    panels = generator_curves("gan", history(tmp_path / "h.jsonl", lines), {"lesion": 0.3})
     (panel,) = panels
     assert "generator ends at 1" in panel.alt
     assert "discriminator" not in panel.alt
@@ -34,19 +35,19 @@ def test_curves_skip_what_is_not_a_number(tmp_path: Path) -> None:
 
 def test_shares_of_classes_stand_beside_the_real_ones(tmp_path: Path) -> None:
     path = history(tmp_path / "h.jsonl", [{"kimg": 1.0, "share_lesion": 0.2}, {"kimg": 2.0, "share_lesion": 0.4}])
-    (panel,) = figures.generator_curves("gan", path, {"lesion": 0.3})
+    (panel,) = generator_curves("gan", path, {"lesion": 0.3})
     assert "lesion ends at 0.4" in panel.alt
     assert svg(panel).count("stroke-dasharray") >= 1
 
 
 def test_no_history_no_panel(tmp_path: Path) -> None:
-    assert figures.generator_curves("gan", tmp_path / "none.jsonl", {}) == []
+    assert generator_curves("gan", tmp_path / "none.jsonl", {}) == []
 
 
 def test_plots_are_self_contained_and_repeatable() -> None:
     values = {"real": np.array([1.0, 2.0, 30.0]), "gan": np.array([2.0, 3.0])}
     kinds = {"real": "real", "gan": "synthetic"}
-    first, second = (figures.distribution("Area", "%", values, kinds) for _ in range(2))
+    first, second = (distribution("Area", "%", values, kinds) for _ in range(2))
     assert first is not None
     assert first == second
     assert "median 2 (real)" in first.alt
@@ -58,7 +59,7 @@ def test_plots_are_self_contained_and_repeatable() -> None:
 
 
 def test_nothing_to_distribute() -> None:
-    assert figures.distribution("Area", "%", {"real": np.array([])}, {"real": "real"}) is None
+    assert distribution("Area", "%", {"real": np.array([])}, {"real": "real"}) is None
 
 
 def test_long_curves_are_thinned_but_keep_their_ends() -> None:

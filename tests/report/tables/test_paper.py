@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from papers_numbers import CLASSES, STUDY, rows_of_the_paper
@@ -13,45 +12,42 @@ from papers_numbers import CLASSES, STUDY, rows_of_the_paper
 from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.statistics import summarise
 from understudy.report.data import ReportData
-from understudy.report.plots.finetune import finetune_panels, finetune_table
-from understudy.report.tables.base import Table
-from understudy.report.tables.beside import published_ranks
-from understudy.report.tables.paper import score_tables
-from understudy.report.tables.quality import reading_table, recipe_table
+from understudy.report.tables.base import Summary, Table
+from understudy.report.tables.paper import paper_tables, published_ranks, reading_table, recipe_table
 
 BASE = "real-.net.True"
 
 
-def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
+def summary_of(rows: pd.DataFrame) -> Summary:
     """By the paper's rule only: the page's own summary takes longer."""
     found = [summarise(apply_policy(rows, p), ["dice", "hd"], resamples=5).assign(policy=str(p)) for p in POLICIES]
-    return pd.concat(found, ignore_index=True)
+    return Summary(pd.concat(found, ignore_index=True))
 
 
 POLICIES = (EmptyPolicy.PAPER,)
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[ReportData, pd.DataFrame, dict[str, Table]]:
+def made() -> tuple[ReportData, Summary, dict[str, Table]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.tables.paper.RESAMPLES", 20)
+        patch.setattr("understudy.report.tables.base.RESAMPLES", 20)
         rows = rows_of_the_paper()
         planned = rows[["setting", "training", "generator", "segmenter", "augmentation", "repeat"]].drop_duplicates()
         gone = "synthetic-my stylegan1.swin.False"
         rows = rows[rows["setting"] != gone].reset_index(drop=True)
         data = ReportData("Paper", STUDY, rows, planned=planned, baseline=BASE)
         summary = summary_of(rows)
-        return data, summary, {t.key: t for t in score_tables(data, rows, summary)}
+        return data, summary, {t.key: t for t in paper_tables(data, rows, summary)}
 
 
-def test_there_are_the_papers_tables(made: tuple[ReportData, pd.DataFrame, dict[str, Table]]) -> None:
+def test_there_are_the_papers_tables(made: tuple[ReportData, Summary, dict[str, Table]]) -> None:
     _, _, tables = made
     assert list(tables) == ["table1_ranks", "table3_dice", "table5_relative_dice", "table8_hausdorff"]
     assert [len(t.body) for t in tables.values()] == [5, 44, 40, 44]
 
 
 def test_the_papers_dice_stands_beside_and_differs_by_rounding_only(
-    made: tuple[ReportData, pd.DataFrame, dict[str, Table]],
+    made: tuple[ReportData, Summary, dict[str, Table]],
 ) -> None:
     frame = made[2]["table3_dice"].frame
     assert frame["ET_published"].notna().all()
@@ -61,7 +57,7 @@ def test_the_papers_dice_stands_beside_and_differs_by_rounding_only(
     assert (frame["mean_difference"].abs().dropna() <= 0.00105).mean() > 0.8
 
 
-def test_relative_dice_follows_table_5(made: tuple[ReportData, pd.DataFrame, dict[str, Table]]) -> None:
+def test_relative_dice_follows_table_5(made: tuple[ReportData, Summary, dict[str, Table]]) -> None:
     frame = made[2]["table5_relative_dice"].frame.dropna(subset=["relative_dice"])
     unet = frame[frame["setting"].str.contains(".net.", regex=False)]
     assert (unet["relative_dice"] - unet["published"]).abs().max() < 0.004
@@ -70,7 +66,7 @@ def test_relative_dice_follows_table_5(made: tuple[ReportData, pd.DataFrame, dic
         assert share == pytest.approx(dice[setting] / dice[BASE])
 
 
-def test_a_setting_without_scores_is_a_row_of_dashes(made: tuple[ReportData, pd.DataFrame, dict[str, Table]]) -> None:
+def test_a_setting_without_scores_is_a_row_of_dashes(made: tuple[ReportData, Summary, dict[str, Table]]) -> None:
     table = made[2]["table3_dice"]
     (row,) = [r for r in table.body if r[:4] == ["Swin", "my stylegan1", "", ""]]
     assert row[4] == "0 of 1"
@@ -78,9 +74,7 @@ def test_a_setting_without_scores_is_a_row_of_dashes(made: tuple[ReportData, pd.
     assert row[-2] == "0.061"
 
 
-def test_ranks_are_those_of_the_paper_where_the_numbers_are(
-    made: tuple[ReportData, pd.DataFrame, dict[str, Table]],
-) -> None:
+def test_ranks_are_those_of_the_paper_where_the_numbers_are(made: tuple[ReportData, Summary, dict[str, Table]]) -> None:
     frame = made[2]["table1_ranks"].frame.set_index("generator")
     assert (frame["dice_net_aug"] == frame["dice_net_aug_published"]).all()
     assert published_ranks("brats2020")["fid", "diffusion"] == 1
@@ -88,13 +82,13 @@ def test_ranks_are_those_of_the_paper_where_the_numbers_are(
 
 
 def test_nothing_stands_beside_another_cohort(
-    made: tuple[ReportData, pd.DataFrame, dict[str, Table]], monkeypatch: pytest.MonkeyPatch
+    made: tuple[ReportData, Summary, dict[str, Table]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, summary, _ = made
     rows = data.scores[data.scores["segmenter"] == "net"]
     other = ReportData("Other", {**STUDY, "report": {"published": "none"}}, rows, baseline=BASE)
-    monkeypatch.setattr("understudy.report.tables.paper.RESAMPLES", 20)
-    (table,) = [t for t in score_tables(other, rows, summary) if t.key == "table3_dice"]
+    monkeypatch.setattr("understudy.report.tables.base.RESAMPLES", 20)
+    (table,) = [t for t in paper_tables(other, rows, summary) if t.key == "table3_dice"]
     assert "Paper" not in table.header
     assert not any("published" in c for c in table.frame)
 
@@ -119,20 +113,3 @@ def test_reading_and_recipes(tmp_path: Path) -> None:
     assert recipes is not None
     assert recipes.frame.set_index("generator").loc["my progan", "seconds"] == 120
     assert "12000 kimg" in recipes.body[0][-1]
-
-
-def test_fine_tuning_is_a_curve_over_patients() -> None:
-    whole = rows_of_the_paper()
-    parts = [whole[whole["setting"] == BASE]]
-    for training, k in (("real", 2), ("real", 5), ("finetune", 2), ("finetune", 5)):
-        name = "" if training == "real" else "my progan"
-        parts.append(parts[0].assign(setting=f"{training}{k}", training=training, generator=name, real_patients=k))
-    rows = pd.concat(parts, ignore_index=True)
-    data = ReportData("Few", STUDY, rows, baseline=BASE)
-    summary = summary_of(rows).assign(policy="brats")
-    table = finetune_table(data, summary)
-    assert table is not None
-    assert list(table.frame["real_patients"]) == [2, 5, 2, 5]
-    assert np.isfinite(table.frame["value"]).all()
-    (panel,) = finetune_panels(data, summary)
-    assert "after my progan: 2 patients" in panel.alt

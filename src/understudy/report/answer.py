@@ -1,4 +1,4 @@
-"""The answer that opens the page: can the synthetic slices replace the real ones, and how sure is that?"""
+"""The study's answer: can the synthetic slices replace the real ones, and how sure is that?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from understudy.errors import UnderstudyError
 from understudy.metrics.bootstrap import Estimate
 from understudy.metrics.overlap import FOREGROUND
 from understudy.metrics.statistics import relative_dice
-from understudy.report.data import ReportData, Setting, bounded, count, number, percent
+from understudy.report.data import ReportData, Setting, count, number
+from understudy.report.tables.base import INTERVAL, interval, value
 
 FEWEST_PATIENTS = 5  # below, a percentile interval says nothing: 3 patients can be drawn in 10 ways only
 POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing
@@ -19,7 +20,7 @@ POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it say
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline, whole volumes, BraTS convention for empty masks.
+    """A setting against the baseline, whole volumes, BraTS rule for empty masks.
 
     Attributes:
         setting, base: which, and the real + augmentation setting of the same network.
@@ -74,11 +75,16 @@ class Answer:
 
 
 def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> Answer:
-    """The answer from scored rows (BraTS convention); `left_out` names the settings that are not among them."""
+    """The answer from scored rows (BraTS rule); `left_out` names the settings that are not among them."""
     base = data.baseline_setting
     present = set(scored["setting"]) if len(scored) else set()
     if base is None or base.id not in present:
-        return _without_baseline(left_out, bool(present))
+        why = (
+            "There is no score of a network trained on the real slices, so there is nothing to compare with."
+            if present
+            else "No test patient has been scored yet."
+        )
+        return Answer("unanswered", "Not answered yet.", [why], "none", [], [], None, math.nan, 0, 0, left_out)
     scored = scored[scored["scope"] == data.scope]
     comparisons = []
     for setting in data.settings:
@@ -93,33 +99,19 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
             comparisons.append(_compared(data, scored, setting, relative, own, base))
     one = relative_dice(scored, base.id, base.id, scope=data.scope, seed=data.seed)
     baseline = _compared(data, scored, base, one, base, base)
-    dice = baseline.dice
     repeats = min([one.n_repeats, *(c.relative.n_repeats for c in comparisons)])
-    verdict, headline = _verdict(comparisons, baseline, dice, one.n_patients, data.margin)
-    evidence, reasons = _evidence(one.n_patients, repeats, scored, dice)
-    return Answer(
-        verdict,
-        headline,
-        [*_sentences(comparisons, baseline, dice), *_absent_classes(data, scored)],
-        evidence,
-        reasons,
-        comparisons,
-        baseline,
-        dice,
-        one.n_patients,
-        repeats,
-        left_out,
-    )
-
-
-def _without_baseline(left_out: list[str], any_rows: bool) -> Answer:
-    why = (
-        "There is no score of a network trained on the real slices, so there is nothing to compare with."
-        if any_rows
-        else "No test patient has been scored yet."
-    )
-    headline = "Not answered yet."
-    return Answer("unanswered", headline, [why], "none", [], [], None, float("nan"), 0, 0, left_out)
+    verdict, headline = _verdict(comparisons, baseline, one.n_patients, data.margin)
+    evidence, reasons = _evidence(one.n_patients, repeats, scored, baseline.dice)
+    sentences = _sentences(comparisons, baseline)
+    absent = scored.groupby("class_name")["truth_empty"].all()
+    sentences += [
+        f"No test patient has the class {name}: its Dice is 1 where nothing of it is predicted and 0 where something"
+        " is, and that counts in every mean over the classes. Test on patients who have it, or leave it out."
+        for name in data.class_names
+        if absent.get(name, False)
+    ]
+    return Answer(verdict, headline, sentences, evidence, reasons, comparisons, baseline, baseline.dice,
+                  one.n_patients, repeats, left_out)  # fmt: skip
 
 
 def _compared(
@@ -129,18 +121,10 @@ def _compared(
     dice = rows[rows["class_name"].isin(data.class_names)].groupby("class_name")["dice"].mean().mean()
     rows = rows[rows["class_name"] == FOREGROUND] if FOREGROUND in set(rows["class_name"]) else rows
     empty = rows["truth_empty"].astype(bool)
-    same = setting.segmenter == base.segmenter and setting.augmentation == base.augmentation
-    return Comparison(
-        setting,
-        own,
-        relative,
-        float(dice),
-        int(rows["missed"].sum()),
-        int((~empty).sum()),
-        int(rows["false_alarm"].sum()),
-        int(empty.sum()),
-        same and setting.plain,
-    )
+    missed, alarms = int(rows["missed"].sum()), int(rows["false_alarm"].sum())
+    same = (setting.segmenter, setting.augmentation) == (base.segmenter, base.augmentation)
+    return Comparison(setting, own, relative, float(dice), missed, int((~empty).sum()), alarms, int(empty.sum()),
+                      same and setting.plain)  # fmt: skip
 
 
 def primary(comparisons: list[Comparison], training: str) -> list[Comparison]:
@@ -154,130 +138,82 @@ def best(comparisons: list[Comparison]) -> Comparison | None:
     return max(comparisons, key=lambda c: (not math.isnan(c.relative.value), c.relative.value), default=None)
 
 
-def _verdict(
-    comparisons: list[Comparison], baseline: Comparison, dice: float, patients: int, margin: float
-) -> tuple[str, str]:
+def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int, margin: float) -> tuple[str, str]:
     top = best(primary(comparisons, "synthetic"))
     if top is None:
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
     relative, limit = top.relative, 1 - margin
-    if not dice >= POOREST_BASELINE or math.isnan(relative.value):
+    if not baseline.dice >= POOREST_BASELINE or math.isnan(relative.value):
         return "unanswered", (
-            f"Not answered: trained on the real slices, the network reaches a mean Dice of only {number(dice, 2)};"
-            f" below {number(POOREST_BASELINE, 1)} there is nothing to compare with. Train it longer or on more"
-            " patients."
+            f"Not answered: trained on the real slices, the network reaches a mean Dice of only"
+            f" {number(baseline.dice, 2)}; below {number(POOREST_BASELINE, 1)} there is nothing to compare with. Train"
+            " it longer or on more patients."
         )
     if patients < FEWEST_PATIENTS:
-        return "undecided", (
-            f"Too early to say: only {count(patients, 'patient')} to test on; it takes {FEWEST_PATIENTS} at the least."
-        )
-    between = f"95\u00a0% interval {interval(relative)}"
-    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({between})"
+        few = count(patients, "test patient")
+        return "undecided", f"Too early to say: only {few}; it takes at least {FEWEST_PATIENTS}."
+    reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
     if relative.low >= limit:
-        rate, base_rate = top.missed / max(top.present, 1), baseline.missed / max(baseline.present, 1)
-        if rate > base_rate:
+        if top.missed / max(top.present, 1) > baseline.missed / max(baseline.present, 1):
             return "partly", (
                 f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"
                 f" {count(top.present, 'segmentation')}; real slices {baseline.missed} of {baseline.present})."
             )
-        return "yes", f"Yes: {reached}, as far as {patients} test patients can show."
+        return "yes", f"Yes: {reached}, {patients} test patients."
     if relative.high < limit:
         kind, word = ("partly", "Not fully") if relative.value >= 0.8 else ("no", "No")
-        return kind, f"{word}: {reached}, as far as {patients} test patients can show."
+        return kind, f"{word}: {reached}, {patients} test patients."
     return "undecided", f"Undecided: {reached}, and {patients} test patients are too few to tell."
 
 
-def _sentences(comparisons: list[Comparison], baseline: Comparison, dice: float) -> list[str]:
-    said = []
+def _sentences(comparisons: list[Comparison], baseline: Comparison) -> list[str]:
+    said, dice = [], baseline.dice
     synthetic, both = primary(comparisons, "synthetic"), best(primary(comparisons, "both"))
     top = best(synthetic)
-    of = ""
-    if top is not None and len(synthetic) > 1:
-        of = f" (the best of {len(synthetic)} generators, {top.setting.shown})"
+    of = f" (the best of {len(synthetic)} generators, {top.setting.shown})" if top and len(synthetic) > 1 else ""
     if not dice >= POOREST_BASELINE:
         others = [f"synthetic slices only{of} {number(top.dice)}"] if top is not None else []
         others += [f"real and synthetic slices {number(both.dice)}"] if both is not None else []
-        said.append(
-            f"Mean Dice: {'; '.join([f'real slices {number(dice)}', *others])}. Shares of a Dice as low as that of"
-            " the real slices would mean nothing, so none are given."
-        )
+        means = "; ".join([f"real slices {number(dice)}", *others])
+        said.append(f"Mean Dice: {means}. No shares are given: of so low a Dice they would mean nothing.")
     elif top is not None:
         said.append(
-            f"A network trained only on synthetic slices{of} reached {value(top.relative)} of the Dice of the same"
-            f" network trained on the real slices (95\u00a0% interval by patient {interval(top.relative)}; mean Dice"
+            f"Trained only on synthetic slices{of}, a network reached {value(top.relative)} of the Dice of the same"
+            f" network trained on the real slices ({INTERVAL} by patient {interval(top.relative)}; mean Dice"
             f" {number(top.dice)} against {number(dice)})."
         )
     if both is not None and dice >= POOREST_BASELINE:
         low, high = both.relative.low, both.relative.high
         effect = "that helped" if low > 1 else "that did harm" if high < 1 else "no measurable difference"
-        said.append(
-            f"Adding the synthetic slices to the real ones gave {value(both.relative)} ({interval(both.relative)}):"
-            f" {effect}."
-        )
-    shown = [c for c in (baseline, both, top) if c is not None]
-    if shown and baseline.present:
-        missed = "; ".join(f"{_short(c)} {c.missed} of {c.present}" for c in shown)
+        share = f"{value(both.relative)} ({interval(both.relative)})"
+        said.append(f"Adding the synthetic slices to the real ones gave {share}: {effect}.")
+    short = {"real": "real slices", "both": "real + synthetic", "synthetic": "synthetic only"}
+    shown = [(short.get(c.setting.training, c.setting.label), c) for c in (baseline, both, top) if c is not None]
+    if baseline.present:
+        missed = "; ".join(f"{name} {c.missed} of {c.present}" for name, c in shown)
         said.append(f"Segmentations that found no voxel of a tumour that is there: {missed}.")
-    if shown:
-        if not baseline.absent:
-            said.append("False alarms in patients without a tumour cannot be judged: every test patient has one.")
-        else:
-            alarms = "; ".join(f"{_short(c)} {c.false_alarms} of {c.absent}" for c in shown)
-            said.append(f"Segmentations that found a tumour where there is none: {alarms}.")
+    if baseline.absent:
+        alarms = "; ".join(f"{name} {c.false_alarms} of {c.absent}" for name, c in shown)
+        said.append(f"Segmentations that found a tumour where there is none: {alarms}.")
+    else:
+        said.append("False alarms in patients without a tumour cannot be judged: every test patient has one.")
     return said
-
-
-def _absent_classes(data: ReportData, scored: pd.DataFrame) -> list[str]:
-    """A class that no test patient has scores 1 or 0 by rule, and is part of the means."""
-    empty = scored.groupby("class_name")["truth_empty"].all()
-    return [
-        f"No test patient has the class {name}: its Dice is 1 where nothing of it is predicted and 0 where something"
-        " is, and that counts in every mean over the classes. Test on patients who have it, or leave it out of the"
-        " study."
-        for name in data.class_names
-        if empty.get(name, False)
-    ]
-
-
-def _short(comparison: Comparison) -> str:
-    names = {"real": "real slices", "both": "real + synthetic", "synthetic": "synthetic only"}
-    return names.get(comparison.setting.training, comparison.setting.label)
-
-
-def _digits(estimate: Estimate) -> int:
-    """Decimals of a percentage: one where the interval is narrow enough to deserve it."""
-    return int(math.isfinite(estimate.high - estimate.low) and estimate.high - estimate.low < 0.03)
-
-
-def value(estimate: Estimate) -> str:
-    """E.g. "87 %", as fine as the interval allows; a dash for a share of nothing."""
-    return percent(estimate.value, _digits(estimate)) if math.isfinite(estimate.value) else "–"
-
-
-def interval(estimate: Estimate) -> str:
-    """E.g. "79 to 93 %"."""
-    if not math.isfinite(estimate.low) or math.isnan(estimate.high):
-        return "no interval"
-    digits = _digits(estimate)
-    return f"{100 * estimate.low:.{digits}f} to {bounded(estimate.high, digits)}"
 
 
 def _evidence(patients: int, repeats: int, scored: pd.DataFrame, dice: float) -> tuple[str, list[str]]:
     reasons = []
     level = 0 if patients < 10 else 1 if patients < 30 else 2
     if patients < 30:
-        few = " With fewer than 10 the interval is too narrow, too." if patients < 10 else ""
+        few = " With fewer than 10 the interval is too narrow." if patients < 10 else ""
         reasons.append(f"{count(patients, 'test patient')}: a few others could change the result.{few}")
     if repeats == 1:
         level = min(level, 1)
-        reasons.append("Each network was trained once: how much another training would differ is not in the interval.")
+        reasons.append("Each network was trained once: the spread over trainings is not in the interval.")
     elif repeats < 5:
-        reasons.append(f"Each network was trained {repeats} times: how much trainings differ is known only roughly.")
+        reasons.append(f"Each network was trained {repeats} times: the spread over trainings is known only roughly.")
     sites = scored["site"].replace("", pd.NA).nunique() if "site" in scored else 0
     if sites < 2:
-        reasons.append(
-            "The patients are of one hospital, or their hospitals are not known: others may give other results."
-        )
+        reasons.append("One hospital, or hospitals not known: others may give other results.")
     if dice < 0.6:
         level = min(level, 1)
         reasons.append(f"The Dice with real slices is low: {number(dice)} on average.")

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from understudy.report.page import ReportData, build_report
-from understudy.report.sections.quality import make_quality_section
+from understudy.report.content import make_content
+from understudy.report.data import ReportData
+from understudy.report.page import build_report
+from understudy.report.sections.base import Text
+from understudy.report.sections.quality import section
 
 
 def row(metric: str, channel: str, **numbers: Any) -> dict[str, Any]:
@@ -35,15 +38,15 @@ def measured(study: ReportData, tmp_path: Path) -> ReportData:
 
 
 def test_numbers_stand_beside_their_floor(measured: ReportData) -> None:
-    section = make_quality_section(measured)
-    main, channels = section.tables
+    found = section(make_content(measured))
+    assert found is not None
+    main, channels = found.every_table
     assert main.body[0] == ["random network", "Frechet distance ↓", "gan", "8.00", "9.00", "2.00", "4.5 ×"]
     assert main.body[1] == ["random network", "Coverage ↑", "gan", "0.31", "–", "–", ""]
     assert [r[1] for r in channels.body] == ["FLAIR", "T1w"]
     assert channels.body[1][4:] == ["10.00", "11.00 ± 0.50", "2.00 ± 0.25", "5.5 ×"]
-    assert "4.5 times as far" in section.sentences[0]
-    assert "did not predict Dice" in section.sentences[-1]
-    assert section.notes == ["No floor: too few."]
+    assert "4.5 times" in str(found.blocks[0])
+    assert Text("No floor: too few.", "missing") in found.blocks
     for part in ("4,000 synthetic", "1,200 real", "20 patients", "300 slices of 12 patients"):
         assert part in main.note
 
@@ -59,4 +62,4 @@ def test_the_page_has_the_section_only_if_something_was_measured(
     assert numbers["tables"]["quality"][0]["matched"] == 9.0
     assert (tmp_path / "with" / "tables" / "quality_channels.csv").is_file()
     assert "#quality" not in build_report(study, tmp_path / "without").read_text()
-    assert make_quality_section(study).tables == []
+    assert section(make_content(study)) is None

@@ -1,0 +1,252 @@
+"""The pictures of slices: real beside synthetic ones at random, and what is in their annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.report.data import ReportData, percent
+from understudy.report.plots.dots import distribution
+from understudy.report.plots.sheets import Tile
+from understudy.report.plots.slices import (
+    Pixels,
+    channel_window,
+    contact_sheet,
+    enlarged,
+    overlay,
+    png,
+    square_around,
+    upright,
+    windowed,
+)
+from understudy.report.plots.style import Panel
+from understudy.slices import SliceSet
+
+TILE = 192  # pixels to which small slices are enlarged, by whole factors
+ROWS = 4
+SHEET = (12, 4)  # columns, rows of the wider look
+SAMPLED = 2000  # slices looked at for windows and annotation statistics
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of tiles below column heads; `group` names the real or synthetic set they come from."""
+
+    group: str
+    columns: list[str]
+    rows: list[list[Tile]]
+    kind: str = "synthetic"
+
+
+@dataclass
+class Gallery:
+    """All pictures of slices: random ones, those with annotation, contact sheets; annotation panels and numbers.
+
+    `missing` says what could not be shown, `readings` how sets of other programs' images were read.
+    """
+
+    random: list[Block] = field(default_factory=list)
+    annotated: list[Block] = field(default_factory=list)
+    sheets: list[Tile] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A slice set to show: its name on the page and in legends, its generator and kind, the rows to choose from."""
+
+    name: str
+    short: str
+    generator: str
+    kind: str
+    slices: SliceSet
+    rows: Rows
+
+    def some(self, count: int, rng: np.random.Generator, rows: Rows | None = None) -> Rows:
+        """Up to `count` of the rows at random, sorted."""
+        rows = self.rows if rows is None else rows
+        return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
+
+
+@dataclass(frozen=True)
+class _View:
+    """How slices of all sets are shown: a window a channel, and the square that holds the heads."""
+
+    windows: list[tuple[float, float]]
+    crop: tuple[slice, slice]
+
+    @classmethod
+    def of(cls, sources: list[_Source], seed: int) -> _View:
+        # Windows from the first set for all: with windows of their own, brightness would lie.
+        first, rng = sources[0], np.random.default_rng([seed, 9])
+        images, _ = first.slices.read(first.some(200, rng))
+        windows = [channel_window(images[:, c]) for c in range(images.shape[1])]
+        # Without padding heads would be tiny.
+        resolution = first.slices.resolution
+        seen = np.zeros((resolution, resolution), bool)
+        for source in sources:
+            if source.slices.resolution != resolution:
+                return cls(windows, (slice(None), slice(None)))
+            images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
+            seen |= (images > 24).any((0, 1))
+        top, bottom, left, right = square_around(seen, resolution // 2, margin=0.04)
+        return cls(windows, (slice(top, bottom), slice(left, right)))
+
+
+def make_gallery(data: ReportData) -> Gallery:
+    """Pictures chosen by the report's seed: at random, and at random among slices with annotation."""
+    gallery = Gallery()
+    sources = _sources(data, gallery)
+    if not sources:
+        return gallery
+    first = sources[0].slices
+    gallery.channels, gallery.classes = first.channels, first.class_names
+    view = _View.of(sources, data.seed)
+    for n, source in enumerate(sources):
+        rng = np.random.default_rng([data.seed, n])
+        looked = source.some(SAMPLED, rng)
+        areas = _areas(source, looked)
+        gallery.numbers.append(_annotation_numbers(source, looked, areas))
+        if reading := gallery.numbers[-1].get("reading"):
+            gallery.readings.append(data.hide(how_it_was_read(source.name, **reading)))
+        gallery.random.append(_block(source, source.some(ROWS, rng), view))
+        annotated = looked[areas.sum(1) > 0]
+        if len(annotated):
+            gallery.annotated.append(_block(source, source.some(ROWS, rng, annotated), view))
+        else:
+            gallery.missing.append(f"No slice of “{source.name}” holds an annotation.")
+        gallery.sheets.append(_sheet(source, rng.permutation(source.some(SHEET[0] * SHEET[1], rng)), view))
+    gallery.panels = _annotation_panels(gallery)
+    return gallery
+
+
+def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
+    sources: list[_Source] = []
+    wanted: list[tuple[str, str, Path | None]] = [("Real slices", "", data.slices)]
+    wanted += [(f"Synthetic slices ({data.shown(n)})", n, path) for n, path in data.synthetic.items()]
+    for name, generator, path in wanted:
+        kind = "real" if not sources and path is data.slices else "synthetic"
+        if path is None:
+            gallery.missing.append(f"{name}: none.")
+            continue
+        try:
+            slices = SliceSet.open(path, cache_bytes=0)
+        except UnderstudyError as error:
+            gallery.missing.append(f"{name}: {error.what}.")
+            continue
+        rows = np.arange(len(slices))
+        if kind == "real" and "split" in slices.index and len(train := slices.rows(split="train")):
+            rows, name = train, "Real training slices"
+        if sources and slices.channels != sources[0].slices.channels:
+            gallery.missing.append(f"{name}: its channels {slices.channels} are not those of the first set.")
+            continue
+        sources.append(_Source(name, data.shown(generator) or "real", generator, kind, slices, rows))
+    if not data.synthetic:
+        gallery.missing.append("No synthetic slices were made in this study.")
+    return sources
+
+
+def _areas(source: _Source, rows: Rows) -> Rows:
+    """Pixels of every class but the background, [N, K], read in blocks that fit any memory."""
+    classes = range(1, len(source.slices.classes))
+    blocks = source.slices.blocks(rows, 128)
+    parts = [np.stack([(labels == k).sum((1, 2)) for k in classes], 1) for _, _, labels in blocks]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def overlay_channel(channels: Sequence[str]) -> int:
+    """The channel below the annotation: FLAIR, where most classes show, else the last one."""
+    return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
+
+
+def _block(source: _Source, rows: Rows, view: _View) -> Block:
+    slices = source.slices
+    images, labels = (a[..., *view.crop] for a in slices.read(rows))  # [N, C, H, W], [N, H, W]
+    factor, under = max(1, -(-TILE // images.shape[-1])), overlay_channel(slices.channels)
+    grid = []
+    for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        greys = [windowed(c, w) for c, w in zip(image, view.windows, strict=True)]
+        greys = [enlarged(upright(grey, slices.axes), factor) for grey in greys]
+        row = [Tile(png(g), f"{source.name}, example {n}, {c}") for g, c in zip(greys, slices.channels, strict=True)]
+        drawn = overlay(greys[under], enlarged(upright(label, slices.axes), factor), len(slices.classes) - 1)
+        held = ", ".join(slices.classes[k].name for k in np.unique(label) if k) or "nothing annotated"
+        row.append(Tile(png(drawn), f"{source.name}, example {n}, annotation: {held}"))
+        grid.append(row)
+    return Block(source.name, [*slices.channels, "Annotation"], grid, source.kind)
+
+
+def _sheet(source: _Source, rows: Rows, view: _View) -> Tile:
+    slices = source.slices
+    images, labels = (a[..., *view.crop] for a in slices.read(rows))
+    under = overlay_channel(slices.channels)
+    factor, shrink = max(1, -(-96 // images.shape[-1])), max(1, images.shape[-1] // 100)
+    tiles: list[Pixels] = []
+    for image, label in zip(images, labels, strict=True):
+        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], view.windows[under]), label))
+        drawn = overlay(enlarged(grey, factor), enlarged(label, factor), len(slices.classes) - 1, width=1)
+        tiles.append(drawn[::shrink, ::shrink])
+    what = f"{len(tiles)} random {slices.channels[under]} slices with annotation"
+    return Tile(png(contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
+
+
+def _annotation_numbers(source: _Source, rows: Rows, areas: Rows) -> dict[str, Any]:
+    index, attrs = source.slices.index.iloc[rows], source.slices.attrs
+    distance = index["code_distance"].to_numpy(float) if "code_distance" in index else np.array([])
+    found = {
+        "name": source.name,
+        "short": source.short,
+        "generator": source.generator,
+        "kind": source.kind,
+        "slices": len(source.rows),
+        "looked_at": len(rows),
+        "with_annotation": float((areas.sum(1) > 0).mean()),
+        "with_class": {c: float((areas[:, k] > 0).mean()) for k, c in enumerate(source.slices.class_names)},
+        "areas": areas,
+        "code_distance": distance[np.isfinite(distance)],
+        "pixels": source.slices.resolution**2,
+    }
+    if attrs.get("source") == "folder":  # images of another program
+        found["reading"] = {"annotation": attrs["annotation"], "notes": attrs["notes"]}
+    return found
+
+
+def how_it_was_read(name: str, annotation: dict[str, Any], notes: list[str]) -> str:
+    """How well the annotations of a folder of images fitted, and what was noted, in words."""
+    codes = annotation["codes"]
+    meant = ", ".join(f"{c} {v:g}" for c, v in codes.items()) if codes else "one channel a class, 0 or 255"
+    said = (
+        f"{name} were read from a folder. Their annotation ({meant}) is {annotation['mean_code_distance']:.2f} grey"
+        f" levels from the nearest code on average, {annotation['largest_code_distance']:.2f} in the worst slice"
+    )
+    if codes:
+        far = f"{percent(annotation['far_fraction'], 1)} of the annotated pixels"
+        said += f"; {far} are farther than {annotation['tolerance']:g} from every code"
+    return ". ".join([said, *(f"Note: {note}" for note in notes)]) + "."
+
+
+def _annotation_panels(gallery: Gallery) -> list[Panel]:
+    """Areas of each class, and how far generated annotations are from the codes of the classes."""
+    found, narrow = gallery.numbers, len(gallery.classes) == 3
+    kinds = {n["short"]: n["kind"] for n in found}
+    made = []
+    for k, name in enumerate(gallery.classes):
+        shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
+        present = {n: s[s > 0] for n, s in shares.items()}
+        words = f"Area of {name}", "% of the slice, where it is there"
+        made.append(distribution(*words, present, kinds, narrow, f"areas_{name}"))
+    distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
+    words = "Distance from the codes", "grey levels from the nearest code"
+    made.append(distribution(*words, distances, kinds, narrow, "code_distances"))
+    return [panel for panel in made if panel is not None]

@@ -1,0 +1,118 @@
+"""A section of the page: blocks from top to bottom, and what it adds to the files and to `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from understudy.report.content import Content
+from understudy.report.plots.style import Panel
+from understudy.report.tables.base import Table
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph in a style of its own: "missing" (what is not there), "quiet", "verdict"."""
+
+    text: str
+    css: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside the section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list; an item is its words, or (what it is about, words)."""
+
+    items: Sequence[str | tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Plots beside each other, with a caption below."""
+
+    panels: Sequence[Panel]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that the reader opens."""
+
+    summary: str
+    blocks: Sequence[Block]
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Html:
+    """A template of its own (below `templates/`), which finds `values` as `v`."""
+
+    template: str
+    values: Mapping[str, Any]
+
+
+Block = str | Table | Text | Heading | Bullets | Figure | Details | Html
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        key: its anchor.
+        title, nav: heading, and the word in the page's contents ("": not there).
+        blocks: what it shows.
+        numbers: its keys of `report.json`.
+        tables, panels: files that are not shown, written as those that are.
+        private: figures that show slices, written to `figures/private`.
+        css: class of its element.
+    """
+
+    key: str
+    title: str
+    nav: str
+    blocks: Sequence[Block]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    panels: Sequence[Panel] = ()
+    private: Sequence[Panel] = ()
+    css: str = ""
+
+    @property
+    def every_table(self) -> list[Table]:
+        """All that are written as files."""
+        return [*(b for b in _walk(self.blocks) if isinstance(b, Table)), *self.tables]
+
+    @property
+    def every_panel(self) -> list[Panel]:
+        """All that are written as files and show no slice."""
+        shown = [p for b in _walk(self.blocks) if isinstance(b, Figure) for p in b.panels]
+        return [p for p in [*shown, *self.panels] if p.key]
+
+
+class MakeSection(Protocol):
+    """What a file of a section provides; None leaves the section out."""
+
+    def __call__(self, content: Content, /) -> Section | None: ...
+
+
+def _walk(blocks: Sequence[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield from _walk(block.blocks) if isinstance(block, Details) else [block]
+
+
+def missing(sentences: Sequence[str]) -> list[Text]:
+    """Paragraphs about what is not there."""
+    return [Text(s, "missing") for s in sentences]
+
+
+def shown(*blocks: Block | None) -> list[Block]:
+    """The blocks that there are: without None, empty words and figures without plots."""
+    return [b for b in blocks if b is not None and b != "" and not (isinstance(b, Figure) and not b.panels)]
