@@ -57,7 +57,7 @@ def test_budgets() -> None:
         SegmenterTrainingConfig(samples=10, epochs=2)
     with pytest.raises(ValidationError, match="either `samples` or `epochs`"):
         SegmenterTrainingConfig(samples=None)
-    with pytest.raises(UnderstudyError, match="12000 .* 800"):
+    with pytest.raises(UnderstudyError, match=r"12000 .* 800"):
         paper_training("swin", samples=800).steps(100)
 
 

@@ -433,7 +433,7 @@ def test_counted_patients_are_the_first_of_the_same_order_as_fractions(real: Sli
     assert [len(names) for names in found] == [1, 3, 6]
     assert found[0] < found[1] < found[2]
     assert patients(patient_fraction=0.5) == found[1]
-    with pytest.raises(UnderstudyError, match="7 .* 6"):
+    with pytest.raises(UnderstudyError, match=r"7 .* 6"):
         patients(patient_count=7)
     assert "patient_count" not in MixtureConfig().model_dump()
     with pytest.raises(ValueError, match="either `patient_count`"):

@@ -1,7 +1,7 @@
 """Augmentation as the paper's text: what is done to each sample is drawn here, as plain numbers.
 
 `draw` makes an `AugmentPlan` from (seed, sample number) alone, so any batch can be replayed, on any machine, after
-any interruption; `record` and `replay` turn a plan into JSON and back. `augment_apply.apply` renders it.
+any interruption. `augment_apply.apply` renders it.
 
 Two sets (section 4.3 of the paper), the U-Net's and the Swin transformer's; every number of either can be changed:
 
@@ -13,22 +13,13 @@ Two sets (section 4.3 of the paper), the U-Net's and the Swin transformer's; eve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
-
-from understudy.errors import UnderstudyError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed
 _UNIFORMS = 16  # a fixed number a sample: switching one transform off does not change the others' draws
@@ -50,17 +41,9 @@ NotNegative = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Fi
 # What the Swin's set does otherwise. Its text gives a probability for the flips only, so the other four are always
 # applied; its angles are "from 0 to 30 degrees", and stay one-sided unless a flip mirrors them.
 SWIN_SET: dict[str, Any] = {
-    "p_rotate": 1.0,
-    "rotate": (0.0, 30.0),
-    "p_scale": 1.0,
-    "scale": (0.8, 1.2),
-    "p_noise": 0.0,
-    "p_blur": 0.0,
-    "p_low_resolution": 0.0,
-    "p_gamma": 1.0,
-    "p_elastic": 1.0,
-    "flips": "either",
-}
+    "p_rotate": 1.0, "rotate": (0.0, 30.0), "p_scale": 1.0, "scale": (0.8, 1.2), "p_noise": 0.0, "p_blur": 0.0,
+    "p_low_resolution": 0.0, "p_gamma": 1.0, "p_elastic": 1.0, "flips": "either",
+}  # fmt: skip
 
 # Fields that came after the first release; older trainings keep their identity without them.
 LATER = ("set", "p_elastic", "elastic_sd", "elastic_points", "input")
@@ -76,41 +59,31 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = Field(default=True, description="False: only what `input` says")
-    set: Literal["unet", "swin"] = Field(
-        default="unet", description="whose defaults hold for the fields that are not given"
-    )
-    p_rotate: Probability = Field(default=0.75, description="probability of a rotation; swin: 1")
+    enabled: bool = Field(True, description="False: only what `input` says")
+    set: Literal["unet", "swin"] = Field("unet", description="whose defaults hold for the fields that are not given")
+    p_rotate: Probability = Field(0.75, description="probability of a rotation; swin: 1")
     rotate: Annotated[float, Field(ge=0)] | Range = Field(
-        default=30.0, description="largest angle either way, or a range, degrees counter-clockwise; swin: 0 to 30"
+        30.0, description="largest angle either way, or a range, degrees counter-clockwise; swin: 0 to 30"
     )
-    p_scale: Probability = Field(default=0.75, description="probability of scaling; swin: 1")
-    scale: Positive = Field(
-        default=(0.9, 1.1), description="factor of height and of width, drawn independently; swin: 0.8 to 1.2"
-    )
-    p_noise: Probability = Field(default=0.5, description="probability of Gaussian noise; swin: 0")
-    noise_sd: NotNegative = Field(default=(0.0, 0.05), description="standard deviation of the noise, images in 0..1")
-    p_blur: Probability = Field(default=0.2, description="probability of a Gaussian blur; swin: 0")
-    blur_sd: Positive = Field(default=(0.5, 1.0), description="standard deviation of the blur, pixels")
-    p_low_resolution: Probability = Field(default=0.25, description="probability of a lower resolution; swin: 0")
-    low_resolution: Positive = Field(default=(0.75, 1.0), description="factor down before scaling up again, at most 1")
-    p_gamma: Probability = Field(default=0.3, description="probability of a gamma change; swin: 1")
-    gamma: Positive = Field(default=(0.8, 1.2), description="exponent, images in 0..1")
-    p_elastic: Probability = Field(default=0.0, description="probability of an elastic deformation; swin: 1")
-    elastic_sd: float = Field(
-        default=2.0, ge=0, description="standard deviation of the displacements at the grid's points, pixels"
-    )
-    elastic_points: int = Field(
-        default=3, ge=2, le=64, description="points a side of the grid of displacements; 3: the U-Net paper's"
-    )
+    p_scale: Probability = Field(0.75, description="probability of scaling; swin: 1")
+    scale: Positive = Field((0.9, 1.1), description="factors of height and width, independent; swin: 0.8 to 1.2")
+    p_noise: Probability = Field(0.5, description="probability of Gaussian noise; swin: 0")
+    noise_sd: NotNegative = Field((0.0, 0.05), description="standard deviation of the noise, images in 0..1")
+    p_blur: Probability = Field(0.2, description="probability of a Gaussian blur; swin: 0")
+    blur_sd: Positive = Field((0.5, 1.0), description="standard deviation of the blur, pixels")
+    p_low_resolution: Probability = Field(0.25, description="probability of a lower resolution; swin: 0")
+    low_resolution: Positive = Field((0.75, 1.0), description="factor down before scaling up again, at most 1")
+    p_gamma: Probability = Field(0.3, description="probability of a gamma change; swin: 1")
+    gamma: Positive = Field((0.8, 1.2), description="exponent, images in 0..1")
+    p_elastic: Probability = Field(0.0, description="probability of an elastic deformation; swin: 1")
+    elastic_sd: float = Field(2.0, ge=0, description="standard deviation of the grid's displacements, pixels")
+    elastic_points: int = Field(3, ge=2, le=64, description="points a side of the grid; 3: the U-Net paper's")
     flips: bool | Literal["either"] = Field(
-        default=False,
-        description="true: mirror rows and columns, each with probability 0.5 (not in the paper); either: with"
-        " probability 0.5 one of the two; swin: either",
+        False, description="true: rows and columns, each with probability 0.5; either: one of the two with 0.5 (swin)"
     )
-    quarter_turns: bool = Field(default=False, description="0 to 3 turns by 90 degrees; not in the paper")
+    quarter_turns: bool = Field(False, description="0 to 3 turns by 90 degrees; not in the paper")
     input: Input = Field(
-        default="z_score",
+        "z_score",
         description="what the network is fed: z_score, each slice and channel by its foreground (the U-Net's text);"
         " raw, values 0 to 255, as the authors fed the Swin (in their code, not in the text)",
     )
@@ -121,9 +94,9 @@ class AugmentConfig(BaseModel):
         return self.rotate if isinstance(self.rotate, tuple) else (-self.rotate, self.rotate)
 
     @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unused = {name for name in LATER if self.set == "unet" and getattr(self, name) == fields[name].default}
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
+        known = type(self).model_fields
+        unused = {name for name in LATER if self.set == "unet" and getattr(self, name) == known[name].default}
         return {name: value for name, value in handler(self).items() if name not in unused}
 
     @model_validator(mode="before")
@@ -155,11 +128,8 @@ class AugmentPlan:
 
     def part(self, rows: slice | Sequence[int]) -> AugmentPlan:
         """The plan of some of the samples, to replay them alone."""
-        return AugmentPlan(**{name: getattr(self, name)[rows] for name in _PER_SAMPLE}, input=self.input)
-
-    def record(self) -> dict[str, Any]:
-        """The plan as plain JSON values; `replay` makes it again, to the bit."""
-        return {name: getattr(self, name).tolist() for name in _PER_SAMPLE} | {"input": self.input}
+        chosen = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "input"}
+        return AugmentPlan(**chosen, input=self.input)
 
     def matrices(self) -> NDArray[np.float64]:
         """[N, 2, 2]: from output to input coordinates (column, row) about the centre, as `grid_sample` wants them."""
@@ -168,40 +138,6 @@ class AugmentPlan:
         # the image is rotated, then scaled, then mirrored; output to input is the inverse of each, last first
         row, column = (np.where(self.flip, -1.0, 1.0) / self.scale).T
         return np.stack([np.stack([cos * column, -sin * row], -1), np.stack([sin * column, cos * row], -1)], 1)
-
-
-_PER_SAMPLE: dict[str, Any] = {
-    "angle": np.float64,
-    "scale": np.float64,
-    "flip": np.bool_,
-    "turns": np.int64,
-    "elastic": np.float64,
-    "noise_sd": np.float64,
-    "noise_seed": np.int64,
-    "blur_sd": np.float64,
-    "zoom": np.float64,
-    "gamma": np.float64,
-}
-
-
-def replay(record: dict[str, Any]) -> AugmentPlan:
-    """The plan that `AugmentPlan.record` was made of.
-
-    Raises:
-        UnderstudyError: a field is missing or unknown.
-
-    Example:
-        >>> import json
-        >>> plan = draw(AugmentConfig(set="swin"), seed=0, samples=[5, 6])
-        >>> bool((replay(json.loads(json.dumps(plan.record()))).elastic == plan.elastic).all())
-        True
-    """
-    if odd := set(record) ^ {*_PER_SAMPLE, "input"}:
-        raise UnderstudyError(
-            f"not the record of an augmentation: {', '.join(sorted(odd))}", fix="use `AugmentPlan.record`"
-        )
-    rows = {name: np.array(record[name], dtype) for name, dtype in _PER_SAMPLE.items()}
-    return AugmentPlan(**rows, input=record["input"])
 
 
 def draw(config: AugmentConfig, seed: int, samples: Sequence[int] | NDArray[np.int64]) -> AugmentPlan:

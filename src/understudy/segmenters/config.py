@@ -6,16 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    SerializerFunctionWrapHandler,
-    TypeAdapter,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serialize
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.augment import AugmentConfig
@@ -33,11 +25,7 @@ _ADAPTER: TypeAdapter[UNetConfig | SwinConfig] = TypeAdapter(ModelConfig)
 
 
 def model_config(fields: Mapping[str, Any]) -> UNetConfig | SwinConfig:
-    """The configuration that the fields describe, by their "kind" (a U-Net without one).
-
-    Raises:
-        pydantic.ValidationError: no such kind, or fields that it does not have.
-    """
+    """The configuration that the fields describe, by their "kind" (a U-Net without one)."""
     return _ADAPTER.validate_python({"kind": DEFAULT_KIND, **fields})
 
 
@@ -75,36 +63,25 @@ class MixtureConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     real_share: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="share of real samples when both are given; 0.5: sampled equally often; 0 and 1 with `total` only",
+        0.5, ge=0, le=1, description="share of real samples when both are given; 0 and 1 with `total` only"
     )
     total: int | Literal["real"] | None = Field(
-        default=None,
-        description="slices in the training set, `real_share` of them real; real: as many as there are real training"
-        " slices; None: all of both",
+        None, description="slices, `real_share` of them real; real: as many as real training slices; None: all of both"
     )
     choose: Literal["patients", "slices"] = Field(
-        default="patients",
-        description="the real slices of a `total` are those of the first patients in a random order, or any",
+        "patients", description="the real slices of a `total` are those of the first patients in a random order, or any"
     )
-    patients: tuple[str, ...] | None = Field(default=None, description="train on these real patients only; None: all")
+    patients: tuple[str, ...] | None = Field(None, description="train on these real patients only; None: all")
     patient_fraction: float = Field(
-        default=1.0, gt=0, le=1, description="share of the real training patients; smaller shares are subsets of larger"
+        1.0, gt=0, le=1, description="share of the real training patients; smaller shares are subsets of larger"
     )
     patient_count: int | None = Field(
-        default=None,
-        ge=1,
-        description="so many of the real training patients, the first in the order of `patient_fraction`; None: all",
+        None, ge=1, description="number of real training patients, in the order of `patient_fraction`; None: all"
     )
-    subset_seed: int = Field(default=0, ge=0, description="which patients a smaller share consists of")
-    synthetic_count: int | None = Field(default=None, ge=1, description="first n synthetic slices; None: all")
+    subset_seed: int = Field(0, ge=0, description="which patients a smaller share consists of")
+    synthetic_count: int | None = Field(None, ge=1, description="first n synthetic slices; None: all")
     foreground_fraction: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="share of slices with any class but background; None: as they come (paper)",
+        None, ge=0, le=1, description="share of slices with any class but background; None: as they come (paper)"
     )
 
     @model_validator(mode="after")
@@ -118,7 +95,7 @@ class MixtureConfig(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
         # later fields are left out where they are unused: the identities of older trainings stay
         unused = {"total", "choose"} if self.total is None else set()
         unused |= {"patient_count"} if self.patient_count is None else set()
@@ -132,20 +109,11 @@ WARMUP_START = 1e-6  # share of the learning rate that a linear warm-up starts f
 PAPER: dict[str, dict[str, Any]] = {
     "unet": {},  # the defaults of SegmenterTrainingConfig
     "swin": {
-        "epochs": 25,
-        "batch": 8,
-        "optimiser": "adamw",
-        "lr": 6e-5,
-        "weight_decay": 0.01,
-        "schedule": "linear",
-        "warmup_samples": 12_000,  # 1500 iterations of 8
-        "clip": None,
-        "loss": "dice_ce",
-        "dice_background": False,
-        "augment": {"set": "swin"},
-        "validations": 25,
+        "epochs": 25, "batch": 8, "validations": 25, "optimiser": "adamw", "lr": 6e-5, "weight_decay": 0.01,
+        "schedule": "linear", "warmup_samples": 12_000,  # 1500 iterations of 8
+        "clip": None, "loss": "dice_ce", "dice_background": False, "augment": {"set": "swin"},
     },
-}
+}  # fmt: skip
 
 # Fields that came after the first release; older trainings keep their identity without them.
 LATER = ("epochs", "max_minutes", "optimiser", "betas", "schedule", "loss", "validation_slices")
@@ -156,59 +124,41 @@ class SegmenterTrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    samples: int | None = Field(
-        default=40_000, ge=1, description="budget, slices shown to the network; the paper's U-Net: 30,000,000"
-    )
-    epochs: float | None = Field(
-        default=None,
-        gt=0,
-        description="budget in place of `samples`, rounds through the training set; the paper's Swin: 25",
-    )
+    samples: int | None = Field(40_000, ge=1, description="budget, slices shown; the paper's U-Net: 30,000,000")
+    epochs: float | None = Field(None, gt=0, description="budget in place of `samples`; the paper's Swin: 25")
     max_minutes: float | None = Field(
-        default=None,
-        gt=0,
-        description="ends the training before the budget is used up; the learning rate still follows the budget",
+        None, gt=0, description="ends the training early; the learning rate still follows the budget"
     )
-    batch: int = Field(default=32, ge=1, description="slices a step; the authors' code: 48")
-    optimiser: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (Nesterov) or adamw")
-    lr: float = Field(default=0.05, gt=0, description="learning rate, the largest")
-    momentum: float = Field(default=0.99, ge=0, lt=1, description="Nesterov momentum of sgd")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adamw")
-    weight_decay: float = Field(default=3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
+    batch: int = Field(32, ge=1, description="slices a step; the authors' code: 48")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov) or adamw")
+    lr: float = Field(0.05, gt=0, description="learning rate, the largest")
+    momentum: float = Field(0.99, ge=0, lt=1, description="Nesterov momentum of sgd")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
+    weight_decay: float = Field(3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
     schedule: Literal["poly", "linear"] = Field(
-        default="poly", description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up"
+        "poly", description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up"
     )
-    poly_exponent: float = Field(default=0.9, ge=0, description="of the polynomial decay to 0 over the budget")
-    warmup_samples: int = Field(
-        default=0, ge=0, description="linear increase of the learning rate; the paper's Swin: 1500 steps of 8"
-    )
-    clip: float | None = Field(default=12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any")
+    poly_exponent: float = Field(0.9, ge=0, description="of the polynomial decay to 0 over the budget")
+    warmup_samples: int = Field(0, ge=0, description="linear increase of the learning rate; the paper's Swin: 12,000")
+    clip: float | None = Field(12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any")
     loss: Literal["ce_dice", "dice_ce"] = Field(
-        default="ce_dice",
-        description="ce_dice: cross-entropy + soft Dice over the batch (U-Net); dice_ce: MONAI's DiceCELoss, the Dice"
-        " of each slice with squared probabilities (Swin)",
+        "ce_dice", description="cross-entropy + soft Dice of the batch (U-Net); dice_ce: MONAI's, of each slice (Swin)"
     )
-    dice_background: bool = Field(
-        default=True, description="the soft Dice counts the background, as the authors' code of the U-Net"
-    )
-    augment: AugmentConfig = Field(default=AugmentConfig(), description="augmentation")
-    mixture: MixtureConfig = Field(default=MixtureConfig(), description="real, synthetic, or both")
+    dice_background: bool = Field(True, description="the soft Dice counts the background, as the authors' U-Net")
+    augment: AugmentConfig = Field(AugmentConfig(), description="augmentation")
+    mixture: MixtureConfig = Field(MixtureConfig(), description="real, synthetic, or both")
     validation: Literal["real", "same_as_training"] = Field(
-        default="real",
+        "real",
         description="what the best weights are selected on: real patients whatever is trained on, or synthetic slices"
         " where only such are trained on, as the authors did",
     )
     validation_slices: int = Field(
-        default=2000,
-        ge=1,
-        description="synthetic slices that `same_as_training` holds out at most; else a fifth of them",
+        2000, ge=1, description="synthetic slices that `same_as_training` holds out at most; else a fifth of them"
     )
-    validations: int = Field(default=20, ge=1, description="times that the validation data are predicted")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where the hardware computes in it"
-    )
-    seed: int = Field(default=0, ge=0, description="of weights, order and augmentation")
-    checkpoint_seconds: float = Field(default=300.0, gt=0, description="time between checkpoints, seconds")
+    validations: int = Field(20, ge=1, description="times that the validation data are predicted")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    checkpoint_seconds: float = Field(300.0, gt=0, description="time between checkpoints, seconds")
 
     @model_validator(mode="before")
     @classmethod
@@ -224,31 +174,24 @@ class SegmenterTrainingConfig(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unused(self, handler: Serialize) -> dict[str, Any]:
         fields = type(self).model_fields
         unused = {name for name in LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in unused}
 
     def planned_steps(self, slices: int) -> int:
-        """Batches in the budget for an estimated number of training slices; unlike `steps` it refuses nothing."""
+        """`steps` for an estimated number of slices, refusing nothing."""
         if self.epochs is not None:  # without the incomplete batch at the end of each round, which the paper drops
             return max(1, round(self.epochs * max(1, slices // self.batch)))
         assert self.samples is not None
         return math.ceil(self.samples / self.batch)
 
     def steps(self, slices: int) -> int:
-        """Batches in the budget for a training set of so many slices.
-
-        Raises:
-            UnderstudyError: the warm-up is longer than the budget.
-        """
+        """Batches in the budget for so many training slices; an UnderstudyError where the warm-up is longer."""
         found = self.planned_steps(slices)
         if self.schedule == "linear" and self.warmup_samples >= found * self.batch:
-            raise UnderstudyError(
-                f"a warm-up of {self.warmup_samples} samples in a training of {found * self.batch}",
-                where="training.warmup_samples",
-                fix="lower it, or raise the budget",
-            )
+            problem = f"a warm-up of {self.warmup_samples} samples in a training of {found * self.batch}"
+            raise UnderstudyError(problem, "training.warmup_samples", "lower it, or raise the budget")
         return found
 
     def rate(self, step: int, steps: int) -> float:
@@ -283,10 +226,7 @@ def paper_training(kind: str = DEFAULT_KIND, **changes: Any) -> SegmenterTrainin
 
 
 def segmenter_config(kind: str = DEFAULT_KIND, **fields: Any) -> tuple[ModelConfig, SegmenterTrainingConfig]:
-    """Network and training from the fields of both, e.g. `segmenter_config("unet", width=16, samples=4000)`.
-
-    Raises:
-        pydantic.ValidationError: fields that neither has.
+    """Network and training from the fields of both.
 
     Example:
         >>> model, training = segmenter_config("unet", width=16, samples=4000)
@@ -301,7 +241,5 @@ def check_batch(model: ModelConfig, config: SegmenterTrainingConfig) -> None:
     """Raises UnderstudyError where the network cannot be trained with so few slices a step."""
     if model.kind == "swin" and config.batch < 2:
         raise UnderstudyError(
-            "UPerNet normalises over the batch and cannot be trained slice by slice",
-            where="training.batch",
-            fix="use at least 2",
+            "UPerNet normalises over the batch and cannot be trained slice by slice", "training.batch", "use at least 2"
         )

@@ -33,13 +33,11 @@ _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
 
 
 def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
-    """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible.
-
-    Args:
-        k: numbers, int64 [n]. share: of the first stream, 0 to 1.
+    """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible, `share` of them for the first.
 
     Returns:
-        bool [n], k belongs to the first stream; how many numbers below k belong to the first; to the second.
+        For numbers k [n]: bool [n], k belongs to the first stream; how many numbers below k belong to the first; to the
+        second.
 
     Example:
         >>> split_counts(np.arange(4), 0.5)[0].tolist()
@@ -72,34 +70,19 @@ class Pool:
 
 
 def channel_order(have: Sequence[str], want: Sequence[str], where: Any) -> list[int]:
-    """Positions in `have` of the channels `want`, by name; `have` may hold more.
-
-    Raises:
-        UnderstudyError: a channel is missing.
-    """
-    missing = [name for name in want if name not in have]
-    if missing:
-        raise UnderstudyError(
-            f"no channel {', '.join(missing)} among {', '.join(have)}",
-            where=where,
-            fix=f"use data with the channels {', '.join(want)}",
-        )
+    """Positions in `have` of the channels `want`, by name; an UnderstudyError where one is missing."""
+    if missing := [name for name in want if name not in have]:
+        problem = f"no channel {', '.join(missing)} among {', '.join(have)}"
+        raise UnderstudyError(problem, where, f"use data with the channels {', '.join(want)}")
     return [list(have).index(name) for name in want]
 
 
 def class_table(have: Sequence[str], want: Sequence[str], where: Any) -> NDArray[np.uint8]:
-    """uint8 [256]: index in `want` of each index in `have`, by name (both with the background first).
-
-    Raises:
-        UnderstudyError: a class of `have` is not among those wanted.
-    """
-    unknown = [name for name in have[1:] if name not in want]
-    if unknown:
-        raise UnderstudyError(
-            f"unknown class {', '.join(unknown)}; the classes are {', '.join(want[1:])}",
-            where=where,
-            fix="use data with the same class names",
-        )
+    """uint8 [256]: index in `want` of each index in `have`, by name (both with the background first); an
+    UnderstudyError where a class of `have` is not among those wanted."""
+    if unknown := [name for name in have[1:] if name not in want]:
+        problem = f"unknown class {', '.join(unknown)}; the classes are {', '.join(want[1:])}"
+        raise UnderstudyError(problem, where, "use data with the same class names")
     table = np.zeros(256, np.uint8)
     table[1 : len(have)] = [list(want).index(name) for name in have[1:]]
     return table
@@ -178,15 +161,10 @@ class Mixture:
             if slices is None or rows is None:
                 continue
             if slices.resolution != self.resolution:
-                raise UnderstudyError(
-                    f"real slices have {self.resolution} pixels, synthetic ones {slices.resolution}",
-                    where=slices.path,
-                    fix="generate at the resolution of the real slices",
-                )
+                sizes = f"real slices have {self.resolution} pixels, synthetic ones {slices.resolution}"
+                raise UnderstudyError(sizes, slices.path, "generate at the resolution of the real slices")
             if not len(rows):
-                raise UnderstudyError(
-                    f"no {name} slices to train on", where=slices.path, fix="check the split and the subset"
-                )
+                raise UnderstudyError(f"no {name} slices to train on", slices.path, "check the split and the subset")
             source = Source(slices, rows, self.channels, self.classes)
             masks = _balanced(source, config.foreground_fraction)
             pools = [Pool(rows[mask], [seed, _STREAM, number, kind]) for kind, mask in enumerate(masks)]
@@ -206,16 +184,8 @@ class Mixture:
         return sum(source["slices"] for source in self.sources.values())
 
     def hold_out(self, share: float, most: int) -> tuple[Source, Rows]:
-        """Takes the last `share` of the only source's slices, at most so many, out of the training.
-
-        Where the slices have patients, no other slice of a patient who is held out is trained on either.
-
-        Returns:
-            The source and the rows that are no longer drawn.
-
-        Raises:
-            UnderstudyError: too few slices for both.
-        """
+        """Takes the last `share` of the only source's slices, at most so many, out of the training: the source and the
+        rows. Where the slices have patients, no other slice of a held-out patient is trained on either."""
         (part,), ((name, record),) = self._parts, self.sources.items()
         source, index = part.source, part.source.slices.index
         held = source.rows[len(source.rows) - min(most, round(share * len(source.rows))) :]
@@ -226,11 +196,8 @@ class Mixture:
         trained = source.rows[~np.isin(source.rows, excluded)]
         pools = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in part.pools]
         if not len(held) or not all(len(pool.rows) for pool in pools):
-            raise UnderstudyError(
-                f"{len(source.rows)} {name} slices are too few to hold some out for validation",
-                where=source.slices.path,
-                fix="sample more, or use `validation: real`",
-            )
+            few = f"{len(source.rows)} {name} slices are too few to hold some out for validation"
+            raise UnderstudyError(few, source.slices.path, "sample more, or use `validation: real`")
         part.pools = pools
         self.sources[name] = {**record, "slices": len(trained), "held_out": len(held)}
         return source, held
@@ -269,26 +236,24 @@ def _balanced(source: Source, fraction: float | None) -> list[NDArray[np.bool_]]
     return kinds if all(kind.any() for kind in kinds) else everything
 
 
-# --- which rows of a set are trained on ---
+# --- which rows of the real and of the synthetic set are trained on ---
+
+Chosen = tuple[Rows | None, Rows | None]
 
 
-def _all_of_both(
-    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
-) -> tuple[Rows | None, Rows | None]:
+def _all_of_both(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> Chosen:
     rows = None if real is None else _real_rows(real, config)
     if synthetic is None:
         return rows, None
     count = config.synthetic_count or len(synthetic)
     if count > len(synthetic):
         raise UnderstudyError(
-            f"{count} synthetic slices wanted, there are {len(synthetic)}", where=synthetic.path, fix="sample more"
+            f"{count} synthetic slices wanted, there are {len(synthetic)}", synthetic.path, "sample more"
         )
     return rows, np.arange(count)
 
 
-def _constant_total(
-    real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig
-) -> tuple[Rows | None, Rows | None]:
+def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> Chosen:
     """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted."""
     ordered = np.empty(0, np.int64)
     if real is not None:  # in an order whose first n rows are the set of n: patient by patient, or any
@@ -302,21 +267,15 @@ def _constant_total(
     total = len(ordered) if config.total == "real" else int(config.total or 0)
     wanted = round(config.real_share * total)
     if (wanted == 0) != (config.real_share == 0) or (wanted == total) != (config.real_share == 1):
-        raise UnderstudyError(
-            f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind",
-            where=real.path if real else None,
-            fix="raise the total or the share",
-        )
+        few = f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind"
+        raise UnderstudyError(few, real.path if real else None, "raise the total or the share")
     for name, slices, number, available in (
         ("real", real, wanted, len(ordered)),
         ("synthetic", synthetic, total - wanted, 0 if synthetic is None else len(synthetic)),
     ):
         if number > available:
-            raise UnderstudyError(
-                f"{number} {name} slices wanted for a training set of {total}, there are {available}",
-                where=slices.path if slices is not None else None,
-                fix="lower `ratios.total`" + (", or sample more" if name == "synthetic" else ""),
-            )
+            few = f"{number} {name} slices wanted for a training set of {total}, there are {available}"
+            raise UnderstudyError(few, getattr(slices, "path", None), "lower `ratios.total`, or sample more")
     return ordered[:wanted] if wanted else None, np.arange(total - wanted) if total > wanted else None
 
 
@@ -331,16 +290,14 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
         unknown = sorted(set(config.patients) - set(chosen))
         if unknown:
             raise UnderstudyError(
-                f"not among the training patients: {', '.join(unknown)}", where=slices.path, fix="check the ids"
+                f"not among the training patients: {', '.join(unknown)}", slices.path, "check the ids"
             )
         chosen = np.array(sorted(config.patients))
     order = np.random.default_rng([config.subset_seed, _STREAM]).permutation(chosen)
     count = config.patient_count or max(1, math.ceil(config.patient_fraction * len(order)))
     if count > len(order):
         raise UnderstudyError(
-            f"{count} training patients wanted, but there are {len(order)}",
-            where=slices.path,
-            fix=f"ask for 1 to {len(order)}",
+            f"{count} training patients wanted, but there are {len(order)}", slices.path, f"ask for 1 to {len(order)}"
         )
     return rows[np.isin(subject[rows].astype(str), order[:count])]
 
@@ -349,11 +306,11 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
 
 
 class Prefetcher:
-    """Gives the batches of a training in order and holds the next one ready: two batches in memory, no more.
+    """Gives batches number start ... stop - 1 in order and holds the next one ready: two in memory, no more.
 
     Args:
         read: images and labels of samples with these numbers (`Mixture.read`); called from one other thread only.
-        batch: samples in each. start, stop: numbers of the first batch and of the one after the last.
+        batch: samples in each.
 
     Attributes:
         waited: seconds that `next` has taken, so what a faster disk could save.
@@ -387,11 +344,7 @@ class Prefetcher:
         self._pending = self._pool.submit(self._read, self._numbers()) if more else None
 
     def next(self) -> tuple[Rows, NDArray[np.uint8], NDArray[np.uint8]]:
-        """Numbers of the samples, images and labels; the batch after them is read from now on.
-
-        Raises:
-            StopIteration: there was no batch left.
-        """
+        """Numbers of the samples, images and labels; StopIteration where no batch is left."""
         if self._pending is None:
             raise StopIteration
         asked = clock()

@@ -72,11 +72,8 @@ class Segmenter:
 
 
 def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
-    """Opens the folder of a finished training.
-
-    Raises:
-        UnderstudyError: the training is not finished, or the folder is damaged or of another version.
-    """
+    """Opens the folder of a finished training; an UnderstudyError where it is unfinished, damaged or of another
+    version."""
     folder = Path(model_dir)
     weights = folder / WEIGHTS
     if not weights.is_file() or not (folder / "config.json").is_file():
@@ -92,7 +89,7 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
     # a damaged file; other names or shapes of weights; unknown fields of the network
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise UnderstudyError(
-            f"the weights cannot be read ({str(error).splitlines()[0]})", where=weights, fix="train it again"
+            f"the weights cannot be read ({str(error).splitlines()[0]})", weights, "train it again"
         ) from error
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = resolve_precision(record["training"]["precision"], where)
@@ -108,21 +105,14 @@ def predict(
     Args:
         channels: names of the images' channels, put into the model's order; None: they are in this order.
         batch: slices at a time.
-
-    Raises:
-        UnderstudyError: channels or resolution are not the model's.
     """
     return model.probabilities(_checked(model, images, channels, "images"), batch).argmax(1).to(torch.uint8).numpy()
 
 
 def predict_volume(
-    model: Segmenter,
-    volume: TestVolume,
-    channels: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
-    batch: int = 32,
-    dropped: Dropped = "background",
-) -> NDArray[np.uint8]:
+    model: Segmenter, volume: TestVolume, channels: Sequence[str] | None = None, classes: Sequence[str] | None = None,
+    batch: int = 32, dropped: Dropped = "background",
+) -> NDArray[np.uint8]:  # fmt: skip
     """Labels of a whole volume.
 
     Args:
@@ -135,9 +125,6 @@ def predict_volume(
 
     Returns:
         uint8 [Z, H, W] on the original grid: probabilities up-sampled bilinearly, then the most probable class.
-
-    Raises:
-        UnderstudyError: channels, classes or resolution do not fit.
     """
     who = f"patient {volume.subject}"
     images = _checked(model, volume.images, channels, who)
@@ -151,7 +138,7 @@ def predict_volume(
 def _checked(
     model: Segmenter, images: NDArray[np.uint8], channels: Sequence[str] | None, where: str
 ) -> NDArray[np.uint8]:
-    """The images with the model's channels."""
+    """The images with the model's channels; an UnderstudyError where channels or resolution do not fit."""
     if channels is not None:
         images = np.ascontiguousarray(images[:, channel_order(channels, model.channels, where)])
     if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):

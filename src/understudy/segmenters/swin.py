@@ -58,55 +58,45 @@ class SwinConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["swin"] = Field(default="swin", description="name of the architecture")
+    kind: Literal["swin"] = Field("swin", description="name of the architecture")
     size: Literal["base", "small", "tiny", "mini"] = Field(
-        default="base",
+        "base",
         description="base (the paper), small and tiny as published; mini is ours, for CPUs. Gives the fields left null",
     )
     embed: int | None = Field(
-        default=None, ge=1, description="features of a patch in the first stage; they double at every stage"
+        None, ge=1, description="features of a patch in the first stage; they double at every stage"
     )
-    depths: tuple[int, ...] | None = Field(default=None, description="blocks of each stage")
-    heads: tuple[int, ...] | None = Field(default=None, description="attention heads of each stage")
+    depths: tuple[int, ...] | None = Field(None, description="blocks of each stage")
+    heads: tuple[int, ...] | None = Field(None, description="attention heads of each stage")
     patch: int | None = Field(
-        default=None, ge=1, description="width of a patch, pixels; null: 4 (the paper), 2 below 128 pixels"
+        None, ge=1, description="width of a patch, pixels; null: 4 (the paper), 2 below 128 pixels"
     )
     window: int | None = Field(
-        default=None, ge=2, description="width of a window, patches; null: 7 (the paper), 4 below 128 pixels"
+        None, ge=2, description="width of a window, patches; null: 7 (the paper), 4 below 128 pixels"
     )
-    mlp_ratio: float = Field(default=4.0, gt=0, description="width of the perceptrons, in features")
+    mlp_ratio: float = Field(4.0, gt=0, description="width of the perceptrons, in features")
     drop_path: float | None = Field(
-        default=None, ge=0, lt=1, description="probability that the last block is skipped in training"
+        None, ge=0, lt=1, description="probability that the last block is skipped in training"
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="before the classifiers, whole channels")
-    head_channels: int | None = Field(default=None, ge=1, description="channels of UPerNet's head")
-    auxiliary_channels: int | None = Field(default=None, ge=1, description="channels of the auxiliary head")
-    auxiliary_weight: float = Field(default=0.4, ge=0, description="of the auxiliary head in the loss")
+    dropout: float = Field(0.1, ge=0, lt=1, description="before the classifiers, whole channels")
+    head_channels: int | None = Field(None, ge=1, description="channels of UPerNet's head")
+    auxiliary_channels: int | None = Field(None, ge=1, description="channels of the auxiliary head")
+    auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head in the loss")
 
     def shape(self, resolution: int) -> SwinShape:
-        """All sizes for slices of `resolution` x `resolution` pixels.
-
-        Raises:
-            UnderstudyError: they do not fit together, or the resolution is too small for them.
-        """
+        """All sizes for slices of so many pixels; an UnderstudyError where they do not fit together."""
         coarse = resolution >= COARSE
         own = {name: getattr(self, name) for name in SIZES[self.size] if getattr(self, name) is not None}
         patch, window = self.patch or (4 if coarse else 2), self.window or (7 if coarse else 4)
         shape = SwinShape(**{**SIZES[self.size], **own}, patch=patch, window=window)
         stages = len(shape.depths)
         if stages < 3 or len(shape.heads) != stages or min(shape.depths) < 1 or min(shape.heads) < 1:
-            raise UnderstudyError(
-                f"a Swin transformer with depths {shape.depths} and heads {shape.heads}",
-                where="model.depths",
-                fix="give both for the same number of stages, at least three",
-            )
+            problem = f"a Swin transformer with depths {shape.depths} and heads {shape.heads}"
+            raise UnderstudyError(problem, "model.depths", "give both for the same number of stages, at least three")
         for stage, heads in enumerate(shape.heads):
             if (shape.embed << stage) % heads:
-                raise UnderstudyError(
-                    f"{shape.embed << stage} features of stage {stage + 1} are not divisible by {heads} heads",
-                    where="model.heads",
-                    fix="give heads that divide embed x 2^stage",
-                )
+                problem = f"{shape.embed << stage} features of stage {stage + 1} are not divisible by {heads} heads"
+                raise UnderstudyError(problem, "model.heads", "give heads that divide embed x 2^stage")
         if resolution % patch or resolution // patch < 1 << (stages - 1):
             raise UnderstudyError(
                 f"patches of {patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}",

@@ -1,10 +1,7 @@
 """Trains a segmenter on real slices, synthetic slices or both (paper, section 4.3).
 
-    from understudy.segmenters.config import SegmenterTrainingConfig
-    from understudy.segmenters.train import train, train_segmenter
     model = train(SliceSet.open("slices"), config=SegmenterTrainingConfig(samples=4000))        # in memory
-    train_segmenter(real=SliceSet.open("slices"), synthetic=None, run_dir="runs/real-0",        # into a folder
-                    validation=VolumeSet.open("volumes"), config=SegmenterTrainingConfig(samples=40_000))
+    train_segmenter(SliceSet.open("slices"), None, run_dir="runs/real-0", validation=VolumeSet.open("volumes"))
 
 Everything random comes from (seed, sample number): an interrupted run that is started again continues from its last
 checkpoint and ends in the same weights, bit for bit, as an unbroken one. Only `max_minutes`, which ends a training by
@@ -75,34 +72,24 @@ class Initial:
 
     @classmethod
     def of(cls, folder: str | Path, model: ModelConfig) -> Initial:
-        """The segmenter in a folder.
-
-        Raises:
-            UnderstudyError: no finished segmenter, or another network than `model`.
-        """
+        """The segmenter in a folder; an UnderstudyError where there is none, or another network."""
         weights, config = Path(folder) / WEIGHTS, Path(folder) / "config.json"
         if not (config.is_file() and weights.is_file()):
-            raise UnderstudyError(
-                "there is no finished segmenter to continue from", where=folder, fix="train it to its end first"
-            )
+            raise UnderstudyError("no finished segmenter to continue from", folder, "train it to its end first")
         found = read_json(config)
         if found["model"] != model.model_dump(mode="json"):
             raise UnderstudyError(
-                "the segmenter to continue from is another network", where=folder, fix="use the same `model` for both"
+                "the segmenter to continue from is another network", folder, "use the same `model` for both"
             )
         record = {"weights_sha256": sha256_file(weights), "outcome": found["outcome"]}
         return cls(weights, tuple(found["channels"]), tuple(found["classes"]), found["resolution"], record)
 
 
 def train(
-    real: SliceSet | None,
-    synthetic: SliceSet | None = None,
-    model: ModelConfig | None = None,
-    config: SegmenterTrainingConfig | None = None,
-    validation: Validation = None,
-    device: str = "auto",
+    real: SliceSet | None, synthetic: SliceSet | None = None, model: ModelConfig | None = None,
+    config: SegmenterTrainingConfig | None = None, validation: Validation = None, device: str = "auto",
     progress: bool = True,
-) -> Segmenter:
+) -> Segmenter:  # fmt: skip
     """Trains in memory and returns the best segmenter; see `train_segmenter` for the arguments.
 
     `record["outcome"]` of the result is "trained" or "collapsed".
@@ -121,16 +108,10 @@ def train(
 
 
 def train_segmenter(
-    real: SliceSet | None,
-    synthetic: SliceSet | None,
-    model_config: ModelConfig | None = None,
-    config: SegmenterTrainingConfig | None = None,
-    run_dir: str | Path = "segmenter",
-    validation: Validation = None,
-    device: str = "auto",
-    progress: bool = True,
-    initial: str | Path | None = None,
-) -> Path:
+    real: SliceSet | None, synthetic: SliceSet | None, model_config: ModelConfig | None = None,
+    config: SegmenterTrainingConfig | None = None, run_dir: str | Path = "segmenter", validation: Validation = None,
+    device: str = "auto", progress: bool = True, initial: str | Path | None = None,
+) -> Path:  # fmt: skip
     """Trains, or continues, or returns at once what was finished before.
 
     Args:
@@ -162,9 +143,7 @@ def train_segmenter(
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
         if read_json(folder / "config.json").get("identity") == identity:
             return folder
-        raise UnderstudyError(
-            "the folder holds a segmenter of another training", where=folder, fix="use another folder"
-        )
+        raise UnderstudyError("the folder holds a segmenter of another training", folder, "use another folder")
     training = Training(mixture, model, config, validation, resolve_device(device), start, folder)
     checkpoints, history = Checkpoints(folder, identity), History(folder / "history.jsonl", "samples")
     if found := checkpoints.latest():
@@ -193,12 +172,9 @@ def train_segmenter(
 
 
 def _mixture(
-    real: SliceSet | None,
-    synthetic: SliceSet | None,
-    model: ModelConfig,
-    config: SegmenterTrainingConfig,
+    real: SliceSet | None, synthetic: SliceSet | None, model: ModelConfig, config: SegmenterTrainingConfig,
     start: Initial | None = None,
-) -> Mixture:
+) -> Mixture:  # fmt: skip
     """The training samples, checked against the network."""
     check_batch(model, config)
     names = None if start is None else (start.channels, start.classes)
@@ -245,15 +221,9 @@ class Training:
     """
 
     def __init__(
-        self,
-        mixture: Mixture,
-        model_config: ModelConfig,
-        config: SegmenterTrainingConfig,
-        validation: Validation,
-        device: torch.device,
-        start: Initial | None = None,
-        folder: Path | None = None,
-    ) -> None:
+        self, mixture: Mixture, model_config: ModelConfig, config: SegmenterTrainingConfig, validation: Validation,
+        device: torch.device, start: Initial | None = None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.mixture, self.model_config, self.config = mixture, model_config, config
         self.device, self.start, self.folder = device, start, folder
         channels, classes, resolution = mixture.channels, mixture.classes, mixture.resolution
@@ -293,16 +263,8 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on; the random draws depend on the step alone."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "waited": self.waited,
-            "losses": self.losses,
-            "best": self.best,
-            "parts": self.parts,
-        }
+        own = {name: getattr(self, name) for name in ("step", "seconds", "waited", "losses", "best", "parts")}
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from what `state` gave."""
@@ -427,30 +389,19 @@ class Training:
         """What `config.json` says of the finished training."""
         speed = self.speed()
         return {
-            "format": FORMAT,
-            "software_version": __version__,
-            "model": self.model_config.model_dump(mode="json"),
-            "training": self.config.model_dump(mode="json"),
-            "channels": list(self.mixture.channels),
-            "classes": list(self.mixture.classes),
-            "resolution": self.mixture.resolution,
-            "sources": self.mixture.sources,
-            "validated_on": self.validate.record,
-            "outcome": "collapsed" if self.collapse else "trained",
-            "collapse": self.collapse or None,
-            "ended": self.ended,
-            "samples": self.samples,
-            "budget_samples": self.steps * self.config.batch,
-            "best_samples": self.best["samples"],
-            "best_val_dice": self.best["val_dice"],
+            "format": FORMAT, "software_version": __version__, "torch": torch.__version__, "device": str(self.device),
             "precision": "bf16" if self.model.dtype == torch.bfloat16 else "fp32",
-            "device": str(self.device),
-            "torch": torch.__version__,
-            "seconds": speed["seconds"],
-            "waiting_share": speed["waiting_share"],
+            "model": self.model_config.model_dump(mode="json"), "training": self.config.model_dump(mode="json"),
+            "channels": list(self.mixture.channels), "classes": list(self.mixture.classes),
+            "resolution": self.mixture.resolution, "sources": self.mixture.sources,
+            "validated_on": self.validate.record,
+            "outcome": "collapsed" if self.collapse else "trained", "collapse": self.collapse or None,
+            "ended": self.ended, "samples": self.samples, "budget_samples": self.steps * self.config.batch,
+            "best_samples": self.best["samples"], "best_val_dice": self.best["val_dice"],
+            "seconds": speed["seconds"], "waiting_share": speed["waiting_share"],
             **({} if self.start is None else {"initial": self.start.record}),
             **({} if self.parts == 1 else {"parts": self.parts}),
-        }
+        }  # fmt: skip
 
 
 def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.optim.Optimizer:

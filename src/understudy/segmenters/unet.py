@@ -29,25 +29,22 @@ class UNetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["unet"] = Field(default="unet", description="name of the architecture")
+    kind: Literal["unet"] = Field("unet", description="name of the architecture")
     filters: tuple[int, ...] | None = Field(
-        default=None, description="filters of each stage, highest resolution first; None: from width and depth"
+        None, description="filters of each stage, highest resolution first; None: from width and depth"
     )
-    width: int = Field(default=32, ge=1, description="filters of the first stage, doubled at every stage")
+    width: int = Field(32, ge=1, description="filters of the first stage, doubled at every stage")
     max_width: int | None = Field(
-        default=None, ge=1, description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net"
+        None, ge=1, description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net"
     )
-    depth: int | None = Field(default=None, ge=3, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
+    depth: int | None = Field(None, ge=3, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
     deep_supervision: int = Field(
-        default=5, ge=1, description="levels, from the highest, that the loss is applied to (fewer in shallow networks)"
+        5, ge=1, description="levels, from the highest, that the loss is applied to (fewer in shallow networks)"
     )
 
     def stages(self, resolution: int) -> tuple[int, ...]:
-        """Filters of each stage for slices of `resolution` x `resolution` pixels.
-
-        Raises:
-            UnderstudyError: fewer than three stages, or more than the resolution can be halved.
-        """
+        """Filters of each stage for slices of so many pixels; an UnderstudyError where there are fewer than three
+        stages, or more than the resolution can be halved."""
         most = max(0, (resolution // SMALLEST).bit_length())
         depth = len(self.filters) if self.filters else self.depth or most
         if depth < 3 or resolution % (1 << (depth - 1)) or resolution >> (depth - 1) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ CACHE_BYTES = 1 << 29  # validation volumes stay in memory up to this size
 HELD_OUT = 0.2  # share of the synthetic slices that validate, as the paper's share of images
 BLOCK = 64  # slices predicted at a time
 
-Patient = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
+Labels = NDArray[np.uint8]
+Patient = tuple[NDArray[np.uint8], Labels, NDArray[np.bool_]]  # kept images, truth, which slices are kept
 
 
 def validation_for(
@@ -44,7 +46,7 @@ class PatientValidation:
     """
 
     def __init__(self, volumes: VolumeSet | None, mixture: Mixture) -> None:
-        self._volumes, self._classes = volumes, mixture.classes
+        self.volumes, self.classes = volumes, mixture.classes
         self.subjects = volumes.subjects("val") if volumes else []
         self.record: dict[str, Any] = {"kind": "real" if self.subjects else "none", "patients": len(self.subjects)}
         self._cache: dict[str, Patient] = {}
@@ -59,13 +61,22 @@ class PatientValidation:
     def _read(self, subject: str) -> Patient:
         if subject in self._cache:
             return self._cache[subject]
-        assert self._volumes is not None
-        volume = self._volumes.read(subject)
-        truth = self._table[volume.labels_at_network(len(self._volumes.classes))]
+        assert self.volumes is not None
+        volume = self.volumes.read(subject)
+        truth = self._table[volume.labels_at_network(len(self.volumes.classes))]
         found = np.ascontiguousarray(volume.images[volume.kept][:, self._order]), truth, volume.kept
         if self._cached + found[0].nbytes <= CACHE_BYTES:
             self._cache[subject], self._cached = found, self._cached + found[0].nbytes
         return found
+
+    def _cases(self, model: Segmenter) -> Iterator[tuple[Labels, Labels]]:
+        """Prediction and truth of each case."""
+        for subject in self.subjects:
+            images, truth, kept = self._read(subject)
+            pred = np.zeros_like(truth)
+            if kept.any():
+                pred[kept] = model.probabilities(images).argmax(1).numpy()
+            yield pred, truth
 
     def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
         """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted).
@@ -73,49 +84,31 @@ class PatientValidation:
         A class that neither truth nor prediction contains scores 1, one that only one of them contains 0.
         """
         scores, found = [], 0
-        for subject in self.subjects:
-            images, truth, kept = self._read(subject)
-            pred = np.zeros_like(truth)
-            if kept.any():
-                pred[kept] = model.probabilities(images).argmax(1).numpy()
+        for pred, truth in self._cases(model):
             found += int((pred > 0).sum())
-            scores.append([dice(pred == k, truth == k) for k in range(1, len(self._classes))])
-        return _named(np.array(scores), self._classes), found
+            scores.append([dice(pred == k, truth == k) for k in range(1, len(self.classes))])
+        each = np.array(scores).mean(axis=0)  # [classes]
+        named = {f"val_dice_{name}": float(value) for name, value in zip(self.classes[1:], each, strict=True)}
+        return {"val_dice": float(each.mean()), **named}, found
 
 
-class SliceValidation:
-    """Mean Dice over held-out slices; called as `PatientValidation`.
-
-    Args:
-        rows: of the source. classes: of the network. kind: "synthetic" or "real".
-    """
+class SliceValidation(PatientValidation):
+    """Mean Dice over `rows` of a source of slices, each a case; kind: "synthetic" or "real"."""
 
     def __init__(self, source: Source, rows: NDArray[np.int64], classes: tuple[str, ...], kind: str) -> None:
-        self._source, self._rows, self._classes = source, rows, classes
-        self.record: dict[str, Any] = {"kind": kind, "slices": len(rows)}
+        self.source, self.rows, self.classes = source, rows, classes
+        self.record = {"kind": kind, "slices": len(rows)}
 
     def __bool__(self) -> bool:
-        return len(self._rows) > 0
+        return len(self.rows) > 0
 
-    def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
-        scores, found = [], 0
-        for start in range(0, len(self._rows), BLOCK):
-            images, truth = self._source.read(self._rows[start : start + BLOCK])
-            pred = model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy()
-            found += int((pred > 0).sum())
-            classes = range(1, len(self._classes))
-            scores += [[dice(p == k, t == k) for k in classes] for p, t in zip(pred, truth, strict=True)]
-        return _named(np.array(scores), self._classes), found
+    def _cases(self, model: Segmenter) -> Iterator[tuple[Labels, Labels]]:
+        for start in range(0, len(self.rows), BLOCK):
+            images, truth = self.source.read(self.rows[start : start + BLOCK])
+            yield from zip(model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy(), truth, strict=True)
 
 
 def dice(pred: NDArray[np.bool_], target: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|), 1 where both are empty."""
     size = int(pred.sum()) + int(target.sum())
     return 2 * int((pred & target).sum()) / size if size else 1.0
-
-
-def _named(scores: NDArray[np.float64], classes: tuple[str, ...]) -> dict[str, float]:
-    """Means of scores [cases, classes]."""
-    each = scores.mean(axis=0)
-    named = {f"val_dice_{name}": float(v) for name, v in zip(classes[1:], each, strict=True)}
-    return {"val_dice": float(each.mean()), **named}
