@@ -31,9 +31,6 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
     """All files below `root` with one of the endings (any case), without hidden ones and macOS's `__MACOSX`.
 
     Links to folders are followed, but no folder is visited twice, so that a cycle of links ends.
-
-    Raises:
-        UnderstudyError: `root` is absent, a file, or cannot be read.
     """
     with reading(root):  # a name may be too long to ask for, or a folder above it closed
         is_folder, there = root.is_dir(), root.exists()

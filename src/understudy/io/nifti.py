@@ -144,11 +144,7 @@ def _shape(stored: Any, path: Path, flat: bool) -> tuple[int, ...]:
 
 
 def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple[str, str], ...], str]:
-    """Affine in mm, what is doubtful about it, and the units of the header.
-
-    Raises:
-        UnderstudyError: singular, an implausible voxel size, or sform and qform that turn the volume differently.
-    """
+    """Affine in mm, what is doubtful about it, and the units of the header."""
     doubts = []
     try:
         units = stored.get_xyzt_units()[0]

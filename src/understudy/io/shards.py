@@ -47,9 +47,6 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
         chunks: of `encode_chunk`, at most `capacity`; items without one are zeros.
         capacity: as given to `create_sharded`.
         item_axes: number of axes of an item.
-
-    Raises:
-        OSError: disk full, no permission.
     """
     table = np.full((capacity, 2), _ABSENT, "<u8")
     stored = [(i, chunk) for i, chunk in enumerate(chunks) if chunk is not None]
@@ -86,12 +83,7 @@ class ShardReader:
         self._decoder, self._lock = Zstd(), Lock()
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """uint8 [n, *item], in the order given; 0 <= rows < length of the array.
-
-        Raises:
-            ValueError: the file is damaged.
-            OSError: it cannot be read.
-        """
+        """uint8 [n, *item], in the order given; 0 <= rows < length of the array. Raises ValueError for damage."""
         out = np.zeros((len(rows), *self._item), np.uint8)
         shards = rows // self._capacity
         for number in np.unique(shards):

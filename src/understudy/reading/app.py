@@ -43,13 +43,7 @@ SECURITY = {
 
 
 def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> Guard:
-    """The ASGI application of a study.
-
-    Args:
-        folder: the study.
-        store: its answers; closing it is the caller's.
-        hosts: names that it answers to besides localhost, 127.0.0.1 and [::1].
-    """
+    """The ASGI application of a study; it answers to `hosts` besides localhost, 127.0.0.1 and [::1]."""
     server = ReadingServer(folder, store)
     routes = [
         Route("/", server.home),
@@ -135,9 +129,9 @@ class ReadingServer:
                 raise HTTPException(413)
         try:
             answer = parse_answer(bytes(body), self.folder.text)
+            if answer.item not in self.folder.items:
+                raise ValueError("no such item")
         except ValueError:
-            return _problem(422, "not an answer to this study")
-        if answer.item not in self.folder.items:
             return _problem(422, "not an answer to this study")
         if await run_in_threadpool(self.store.add, reader, answer) == "conflict":
             return _problem(409, "this answer's number was used before")
@@ -159,11 +153,7 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """ASGI middleware against DNS rebinding (Host), posts from other sites (Origin) and huge bodies; adds `SECURITY`.
-
-    Args:
-        hosts: names that the server answers to, besides those of the machine itself.
-    """
+    """ASGI middleware against DNS rebinding (Host), posts from other sites (Origin) and huge bodies."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
         self.app = app

@@ -90,11 +90,7 @@ class ReadingFolder:
 
 
 def plain_png(data: bytes) -> bytes:
-    """A PNG with the chunks that its pixels need and no other (no text, no times).
-
-    Raises:
-        UnderstudyError: not a PNG, or cut short.
-    """
+    """A PNG with the chunks that its pixels need and no other (no text, no times); raises for one that is cut short."""
     kept, at = [_SIGNATURE], len(_SIGNATURE)
     while data.startswith(_SIGNATURE) and at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -108,11 +104,7 @@ def plain_png(data: bytes) -> bytes:
 
 
 def open_folder(path: str | Path) -> ReadingFolder:
-    """Reads and checks a study's folder.
-
-    Raises:
-        UnderstudyError: not a reading study, a field is wrong, an id comes twice, a picture is absent.
-    """
+    """Reads a study's folder; raises `UnderstudyError` for a wrong field, an id that comes twice, an absent picture."""
     path = Path(path)
     if not (path / "study.json").is_file():
         fix = "give the folder that `understudy reading prepare` wrote"

@@ -36,11 +36,7 @@ def read_hashes(folder: Path) -> dict[str, str]:
 
 
 def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """study.json and the key, if they and what lies beside them are as prepared.
-
-    Raises:
-        UnderstudyError: a file is absent or another one, and which.
-    """
+    """study.json and the key; raises `UnderstudyError` if one of them, or what lies beside them, is not as prepared."""
     about, truth = read_json(folder / "study.json"), read_json(key)
     if not isinstance(about, dict) or sha256_file(key) != about.get("key_sha256"):
         what = "the answer key is not the one that was fixed before reading"

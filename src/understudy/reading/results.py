@@ -124,11 +124,7 @@ def _of_segmentations(result: dict[str, Any]) -> list[str]:
 
 
 def write_result(result: dict[str, Any], out: Path) -> None:
-    """Writes reading.json, reading.md, reading.html and, for real or synthetic, Table 6 as csv, tex and json.
-
-    Raises:
-        UnderstudyError: no permission, disk full.
-    """
+    """Writes reading.json, reading.md, reading.html and, for real or synthetic, Table 6 as csv, tex and json."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "reading.json", plain(result))
     found = sentences(result)

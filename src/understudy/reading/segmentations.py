@@ -1,7 +1,4 @@
-"""The second kind of reading study: two segmentations of the same patient, blinded, left and right by lot.
-
-"Which would you rather correct?" and a mark from 1 to 5 each.
-"""
+"""The second kind of reading study: two segmentations of the same slice, blinded, left and right by lot."""
 
 from __future__ import annotations
 

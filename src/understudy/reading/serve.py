@@ -20,21 +20,13 @@ def address(host: str, port: int) -> str:
 
 
 def only_server(folder: Path, where: str) -> AbstractContextManager[None]:
-    """Holds the lock of a study's folder while it is served at the address `where`.
-
-    Raises:
-        UnderstudyError: another process serves this folder; the folder cannot be written.
-    """
+    """Holds the lock of a study's folder while it is served at the address `where`; raises if another process does."""
     fix = "use that server, or stop it first"
     return held_lock(folder / "server.lock", f"at {where}", "this study is being served already ({holder})", fix)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port in use is known before links are printed.
-
-    Raises:
-        UnderstudyError: the port is in use or reserved, the address is not of this machine.
-    """
+    """A socket that listens; raises `UnderstudyError` for a port in use or reserved, an address of another machine."""
     where, local = address(host, port), "give --host 127.0.0.1"
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -86,12 +86,7 @@ class Answer(_Strict):
 
 
 def parse_answer(body: bytes, study: StudyText) -> Answer:
-    """Reads a posted answer for this study.
-
-    Raises:
-        ValueError: not JSON, a field that is absent, wrong or unknown, or an answer of the other kind
-            or scale (pydantic's ValidationError is one).
-    """
+    """Reads a posted answer for this study; raises ValueError (pydantic's is one) for anything else."""
     answer = Answer.model_validate_json(body)
     if isinstance(answer.value, Call) != (study.kind == "real_or_synthetic"):
         raise ValueError("an answer of another kind of study")
@@ -101,8 +96,7 @@ def parse_answer(body: bytes, study: StudyText) -> Answer:
 
 
 def link(before: str, row: Sequence[Any]) -> str:
-    """SHA-256 of an answer (`COLUMNS`) and of the one before it: a row that is changed, taken out or put in breaks all
-    later links."""
+    """SHA-256 of an answer (`COLUMNS`) and the link before: a row changed, removed or added breaks all later links."""
     return sha256_json([before, *row])
 
 
@@ -118,11 +112,7 @@ class Progress:
 
 
 class Store:
-    """The file `answers.sqlite` of a study's folder. Safe to use from several threads and processes.
-
-    Raises:
-        UnderstudyError: the file is not a database or an older version's, or the folder cannot be written.
-    """
+    """The file `answers.sqlite` of a study's folder. Safe to use from several threads and processes."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / FILE
@@ -131,9 +121,8 @@ class Store:
             self._base = sqlite3.connect(
                 self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            # WAL with FULL: every commit is flushed to the disk before it returns.
             self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.execute("PRAGMA synchronous=FULL")  # every commit is flushed to the disk before it returns
             self._base.executescript(_SCHEMA)
             found = {row[1] for row in self._base.execute("PRAGMA table_info(answers)")}
         except sqlite3.Error as error:
@@ -186,11 +175,7 @@ class Store:
         return [row[0] for row in self._rows("SELECT name FROM readers ORDER BY name")]
 
     def new_token(self, name: str) -> str:
-        """Makes a reader, or gives one a new link (the old one ends); only the token's hash is kept.
-
-        Raises:
-            UnderstudyError: the name is not 1 to 40 of A-Z a-z 0-9 . _ -
-        """
+        """Makes a reader, or gives one a new link (the old one ends); only the token's hash is kept."""
         if re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name) is None:
             raise UnderstudyError(f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -")
         token = secrets.token_urlsafe(16)
@@ -202,11 +187,7 @@ class Store:
         return token
 
     def begin(self, hashes: Mapping[str, str]) -> None:
-        """Keeps the SHA-256 of the files that are read (name -> hash), once, before the first answer.
-
-        Raises:
-            UnderstudyError: they are not those with which reading began; the disk is full.
-        """
+        """Keeps the SHA-256 of the files that are read (name -> hash); raises if they changed since reading began."""
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
         changed = sorted(name for name, found in hashes.items() if known.get(name, found) != found)
         if changed:
@@ -226,12 +207,8 @@ class Store:
         return found
 
     def add(self, reader: str, answer: Answer) -> Stored:
-        """Appends an answer; it is on the disk when this returns.
-
-        Returns:
-            "new"; "known" if this very answer had arrived before; "conflict" if its nonce came with another answer
-            (nothing is stored).
-        """
+        """Appends an answer ("new"), on the disk when this returns; "known": it had arrived before, "conflict": its
+        nonce came with another answer (nothing is stored)."""
         value = json.dumps(answer.value.model_dump(), sort_keys=True)
         row = (reader, answer.item, value, answer.seconds, answer.comment)
         with self._writing() as base:

@@ -79,11 +79,7 @@ def clean_set(
 
 
 def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BYTES) -> dict[str, Any]:
-    """Writes the set into `out`; returns the fields of a `FolderSpec` that reads it.
-
-    Raises:
-        UnderstudyError: unknown layout, slices that NIfTI cannot place, disk full.
-    """
+    """Writes the set into `out`; returns the fields of a `FolderSpec` that reads it."""
     if layout == "png":
         export_images(slices, out, progress=False)
         return png_reading(slices)
@@ -133,11 +129,7 @@ def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, list[Pixels], 
 
 
 def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels, Pixels]]:
-    """Id, image uint8 [C, H, W] and labels uint8 [H, W] of each slice in a package's own files.
-
-    Raises:
-        UnderstudyError: a file that cannot be read, a grey value that is no class.
-    """
+    """Id, image uint8 [C, H, W] and labels uint8 [H, W] of each slice in a package's own files."""
     root, spec = unpacked(package, FolderSpec())
     if spec.layout == "slices":
         slices = SliceSet.open(root, cache_bytes=0)
@@ -179,11 +171,7 @@ def write_sums(folder: Path) -> str:
 
 
 def check_sums(folder: Path) -> tuple[int, list[str]]:
-    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links.
-
-    Raises:
-        UnderstudyError: no list, or one that cannot be read.
-    """
+    """Number of files listed in SHA256SUMS, and what is wrong: changed, missing, not listed, links."""
     path, wanted = folder / SUMS, dict[str, bytes]()  # name -> 32 bytes
     if not path.is_file():
         raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")

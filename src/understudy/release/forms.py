@@ -103,11 +103,7 @@ Form = TypeVar("Form", bound=BaseModel)
 
 
 def read_form(path: str | Path, form: type[Form]) -> Form:
-    """A form that is filled in.
-
-    Raises:
-        UnderstudyError: not there, not YAML, or fields that are missing, wrong, or still TODO (all at once).
-    """
+    """A form that is filled in; raises as `checked_form`, and for a file that is absent or not YAML."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -145,11 +141,7 @@ def _unfilled(value: object, name: str = "") -> list[str]:
 
 
 def write_templates(folder: Path) -> None:
-    """Writes both forms with TODO where a person has to answer, and what each answer means beside it.
-
-    Raises:
-        UnderstudyError: one is there already, disk full, no permission.
-    """
+    """Writes both forms with TODO where a person has to answer, and what each answer means beside it."""
     for name, form in (("about.yaml", About), ("decision.yaml", Decision)):
         if (folder / name).exists():
             raise UnderstudyError("the form is there already", where=folder / name, fix="fill it in, or delete it")

@@ -60,11 +60,7 @@ def release_model(
     sources: Sources, about: About, decision: Decision, out: Path, override: str | None = None, device: str = "cpu",
     progress: bool = False,
 ) -> Released:  # fmt: skip
-    """Writes the package at `out`, which must not exist.
-
-    Raises:
-        UnderstudyError: the gate or the scan refuses, damaged weights, disk full, `out` exists.
-    """
+    """Writes the package at `out`, which must not exist; raises if the gate or the scan refuses, or damaged weights."""
     s = sources
     with assembling(out) as (folder, _):
         cleared = clear_model(s.model, s, decision, override, device, progress)
@@ -143,11 +139,7 @@ def describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
-    """What is wrong with weights and configuration, compared with the certificate's `model`; nothing is executed.
-
-    Raises:
-        UnderstudyError: a file that cannot be read, or whose tensors are not the architecture's.
-    """
+    """What is wrong with weights and configuration, compared with the certificate's `model`; nothing is executed."""
     problems, path = [], folder / WEIGHTS
     if sha256_file(path) != certified["weights"]["sha256"]:
         problems.append("the weights are not those that were certified")

@@ -157,11 +157,7 @@ def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def assembling(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder that replaces `out` if the block succeeds, and one for temporary work.
-
-    Raises:
-        UnderstudyError: `out` exists, disk full, no permission.
-    """
+    """A folder that becomes `out` if the block succeeds, and one for temporary work; raises if `out` exists."""
     if out.exists():
         raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
     partial, work = out.with_name(out.name + ".partial"), out.with_name(out.name + ".work")
@@ -188,17 +184,13 @@ def sealed(
     folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
     real: Sequence[SliceSet], paths: Sequence[Path],
 ) -> Released:  # fmt: skip
-    """Writes the documents, searches the folder for what must not leave, and writes its hashes.
+    """Writes the documents into `folder`, searches it for what must not leave (else raises), and writes its hashes.
 
     Args:
-        folder: data and audit are written.
-        out: the place that it will have.
+        out: the place that the folder will have.
         certificate, texts, crate: the documents.
         real: sets of patients that nothing may be of.
         paths: that no file may hold, besides those of `real` and the folder's own.
-
-    Raises:
-        UnderstudyError: the scan found something.
     """
     for name, text in texts.items():
         write_text(folder / name, text)

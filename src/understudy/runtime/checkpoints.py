@@ -39,11 +39,7 @@ class Checkpoints:
         return sorted(self.folder.glob("checkpoint-*.pt"))
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones.
-
-        Raises:
-            UnderstudyError: disk full, no permission; what was saved before is untouched.
-        """
+        """Writes `state` (tensors, numbers, strings, lists and dicts of these) atomically and drops old ones."""
         import torch  # seconds, which users of `StopRequest` alone need not wait
 
         with atomic_path(self.folder / f"checkpoint-{step:012d}.pt") as temporary:

@@ -23,11 +23,7 @@ def check_device_name(device: str) -> None:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" is the first GPU if there is one, else the CPU; what torch has made already is taken as it is.
-
-    Raises:
-        UnderstudyError: no such device is known, or this machine does not have it.
-    """
+    """ "auto" is the first GPU if there is one, else the CPU; raises for a device that this machine does not have."""
     if isinstance(device, torch.device):
         return device
     check_device_name(device)
