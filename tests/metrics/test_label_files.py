@@ -280,7 +280,7 @@ def test_files_without_a_partner_are_named(folders: tuple[Path, Path]) -> None:
     found = result(*folders, skip_unmatched=True)
     assert list(found["files"]) == ["case0", "case2"]
     assert any("case1" in note for note in found["notes"])
-    with pytest.raises(UnderstudyError, match="a folder, the other a file"):
+    with pytest.raises(UnderstudyError, match="a folder and a file"):
         result(folders[0], folders[1] / "other.nii")
     with pytest.raises(UnderstudyError, match="no such file"):
         result(folders[0], folders[1] / "gone")

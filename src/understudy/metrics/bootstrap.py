@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, wilcoxon
+from scipy.stats import wilcoxon
 
 from understudy.errors import UnderstudyError
 
@@ -36,20 +35,11 @@ class Estimate:
     level: float = 0.95
 
 
-def mean_interval(
-    values: ArrayLike,
-    *,
-    method: Literal["percentile", "bca"] = "percentile",
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+def mean_interval(values: ArrayLike, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Mean over patients with a bootstrap interval.
 
     Args:
         values: [patients], [patients, repeats] or [patients, repeats, classes].
-        method: "percentile", or "bca": bias-corrected and accelerated (Efron 1987), the acceleration by leaving out
-            each patient in turn; for skewed scores of few patients.
 
     Returns:
         The mean over classes of the mean over patients, averaged over repeats.
@@ -59,21 +49,8 @@ def mean_interval(
     """
     data = three_axes(values)
     n, r = data.shape[:2]
-    value = whole_mean(data)
-    drawn = weighted_means(data, *drawn_weights(n, r, resamples, seed))
-    tails = both_tails(level)
-    if method == "bca" and n > 1:
-        # Efron 1987, section 6: the percentiles that replace the tails
-        without_one = weighted_means(data, 1 - np.eye(n), np.ones((n, r)))
-        bias = norm.ppf((np.mean(drawn < value) + np.mean(drawn <= value)) / 2)
-        spread = without_one.mean() - without_one
-        scale = 6 * (spread**2).sum() ** 1.5
-        if np.isfinite(bias) and scale > 0:  # else all patients are alike: nothing to correct
-            acceleration = (spread**3).sum() / scale
-            z = bias + norm.ppf(tails)
-            tails = np.asarray(norm.cdf(bias + z / (1 - acceleration * z)), np.float64)
-    low, high = quantiles(drawn, tails)
-    return Estimate(value, low, high, n, r, level)
+    low, high = quantiles(weighted_means(data, *drawn_weights(n, r, resamples, seed)), both_tails(level))
+    return Estimate(whole_mean(data), low, high, n, r, level)
 
 
 def both_tails(level: float) -> Floats:

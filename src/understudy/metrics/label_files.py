@@ -31,6 +31,8 @@ COUNTS = ("tp", "fp", "fn", "truth_voxels", "prediction_voxels")
 
 Labels = NDArray[np.integer]
 
+_RESAMPLE = "resample the prediction to the grid of the truth (nearest neighbour)"
+
 
 @dataclass(frozen=True)
 class LabelScores:
@@ -53,17 +55,11 @@ class LabelScores:
 
 
 def score_labels(
-    pred: str | Path,
-    target: str | Path,
-    *,
-    policy: EmptyPolicy | str = EmptyPolicy.BRATS,
-    classes: Mapping[str, int] | None = None,
-    regions: Mapping[str, Sequence[str]] | str = "auto",
-    spacing: Sequence[float] | None = None,
-    ignore_affine: bool = False,
-    skip_unmatched: bool = False,
+    pred: str | Path, target: str | Path, *, policy: EmptyPolicy | str = EmptyPolicy.BRATS,
+    classes: Mapping[str, int] | None = None, regions: Mapping[str, Sequence[str]] | str = "auto",
+    spacing: Sequence[float] | None = None, ignore_affine: bool = False, skip_unmatched: bool = False,
     progress: bool = False,
-) -> LabelScores:
+) -> LabelScores:  # fmt: skip
     """Scores a predicted label volume, or all of a folder.
 
     Args:
@@ -82,18 +78,14 @@ def score_labels(
     edges = None if spacing is None else checked_spacing(spacing)
     named = dict(classes or {})
     if named and (min(named.values()) < 1 or len(set(named.values())) < len(named)):
-        raise UnderstudyError(
-            f"these are not classes: {named}",
-            fix="give every class a label value of its own, 1 or more (0 is the background)",
-        )
+        fix = "give every class a label value of its own, 1 or more (0 is the background)"
+        raise UnderstudyError(f"these are not classes: {named}", fix=fix)
     wanted = named
     if not named and not isinstance(regions, str):  # regions may name label values: these are classes in every file
         members = sorted({m for each in regions.values() for m in each})
         if wrong := [m for m in members if not m.isdecimal() or int(m) < 1]:
-            raise UnderstudyError(
-                f"the regions name classes that are not known: {wrong}",
-                fix="name the classes with --classes, or use label values, e.g. WT=1+2+4",
-            )
+            fix = "name the classes with --classes, or use label values, e.g. WT=1+2+4"
+            raise UnderstudyError(f"the regions name classes that are not known: {wrong}", fix=fix)
         wanted = {m: int(m) for m in members}
     parts: list[pd.DataFrame] = []
     said: dict[str, list[str]] = {"": notes}
@@ -107,11 +99,8 @@ def score_labels(
     rows = _completed(parts, list(named))
     _note_labels(parts, rows, wanted, bool(named), said)
     if rows.empty:
-        raise UnderstudyError(
-            "there is no label above 0 in any of the files, so there is no class to score",
-            where=f"{target} and {pred}",
-            fix="name the classes with --classes, e.g. --classes lesion=1",
-        )
+        fix = "name the classes with --classes, e.g. --classes lesion=1"
+        raise UnderstudyError("there is no label above 0 in any of the files", where=f"{target} and {pred}", fix=fix)
     scored = apply_policy(rows, policy).rename(
         columns={"predicted_empty": "prediction_empty", "predicted_voxels": "prediction_voxels"}
     )
@@ -140,9 +129,7 @@ def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[
         if not path.exists():
             raise UnderstudyError("there is no such file or folder", where=path, fix="check the path")
     if target.is_dir() != pred.is_dir():
-        raise UnderstudyError(
-            "one of the two is a folder, the other a file", where=where, fix="give two files, or two folders"
-        )
+        raise UnderstudyError("a folder and a file", where=where, fix="give two files, or two folders")
     if not target.is_dir():
         return [(pred, target)], []
     ours, theirs = _label_files(target), _label_files(pred)
@@ -153,10 +140,8 @@ def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[
             notes.append(f"{len(lone)} without a partner in {other}: {', '.join(sorted(lone)[:5])}{more}")
     both = sorted(set(ours) & set(theirs))
     if not both or (notes and not skip_unmatched):
-        fix = "give files that belong together the same name"
-        raise UnderstudyError(
-            "; ".join(notes), where=where, fix=fix + (", or leave the others out: --skip-unmatched" if both else "")
-        )
+        fix = "give files that belong together the same name" + (", or add --skip-unmatched" if both else "")
+        raise UnderstudyError("; ".join(notes), where=where, fix=fix)
     return [(theirs[name], ours[name]) for name in both], [f"left out: {note}" for note in notes]
 
 
@@ -165,14 +150,11 @@ def _label_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.lower().endswith(SUFFIXES) and path.is_file() and not path.name.startswith("."):
             if _name(path) in found:
-                raise UnderstudyError(
-                    f"two files are called {_name(path)}", where=folder, fix="keep one of them in this folder"
-                )
+                raise UnderstudyError(f"two files are called {_name(path)}", where=folder, fix="keep one of them")
             found[_name(path)] = path
     if not found:
-        raise UnderstudyError(
-            "the folder holds no label files", where=folder, fix=f"label files end in {', '.join(SUFFIXES)}"
-        )
+        fix = f"label files end in {', '.join(SUFFIXES)}"
+        raise UnderstudyError("the folder holds no label files", where=folder, fix=fix)
     return found
 
 
@@ -220,8 +202,13 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
         same = of_target.same_grid(of_pred)
         if ignore_affine:
             notes += [] if same else ["the headers' affines differ and were ignored; voxel spacing is the truth's"]
+        elif of_target.slice_shape != of_pred.slice_shape:
+            shapes = f"the truth has the shape {a.shape} ({of_target.axes}), the prediction {stored} ({of_pred.axes})"
+            raise UnderstudyError(shapes, where=where, fix=_RESAMPLE)
         elif not same:
-            raise _other_grid(a.shape, stored, of_target, of_pred, where)
+            apart = f"the headers put the voxels up to {of_target.voxels_apart(of_pred):.3g} voxels apart"
+            fix = f"{_RESAMPLE}, or give --ignore-affine if the arrays belong together"
+            raise UnderstudyError(apart, where=where, fix=fix)
         elif of_target.axes != of_pred.axes:
             what = f"the axes are stored as {of_target.axes} and {of_pred.axes}"
             notes.append(f"{what}: the prediction was brought into the order of the truth")
@@ -229,40 +216,19 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
     if a.shape != b.shape:
         order = next((o for o in permutations(range(3)) if tuple(b.shape[i] for i in o) == a.shape), None)
         turn = (
-            f"bring the prediction's axes into the order of the truth's, e.g. array.transpose{order}, and look at both"
-            " in a viewer: an axis may be flipped as well"
+            f"bring the prediction's axes into the order of the truth's, e.g. array.transpose{order}, and compare both"
         )
-        raise UnderstudyError(
-            f"the truth has the shape {a.shape}, the prediction {stored}", where=where, fix=turn if order else _RESAMPLE
-        )
+        fix = f"{turn} in a viewer: an axis may be flipped as well" if order else _RESAMPLE
+        raise UnderstudyError(f"the truth has the shape {a.shape}, the prediction {stored}", where=where, fix=fix)
     if header is None:
         edges = tuple(float(s) for s in spacing or (1.0, 1.0, 1.0))
         notes += [] if spacing else ["no header tells the voxel spacing: 1 mm was assumed"]
     elif spacing is not None:
-        raise UnderstudyError(
-            "the voxel spacing is in the file's header already",
-            where=target if of_target else pred,
-            fix="leave out --spacing, which is for arrays without a header",
-        )
+        what, fix = "the voxel spacing is in the file's header already", "leave out --spacing"
+        raise UnderstudyError(what, where=target if of_target else pred, fix=fix)
     else:
         edges = tuple(np.linalg.norm(header.affine[:3, :3], axis=0).tolist())
     return Pair(_name(target), b, a, edges, notes)
-
-
-_RESAMPLE = "resample the prediction to the grid of the truth (nearest neighbour)"
-
-
-def _other_grid(
-    shape: tuple[int, ...], other_shape: tuple[int, ...], one: VolumeHeader, other: VolumeHeader, where: str
-) -> UnderstudyError:
-    if one.slice_shape != other.slice_shape:
-        what = f"the truth has the shape {shape} (axes {one.axes}), the prediction {other_shape} (axes {other.axes})"
-        return UnderstudyError(what, where=where, fix=_RESAMPLE)
-    return UnderstudyError(
-        f"the headers put the voxels at different places, up to {one.voxels_apart(other):.3g} voxels apart",
-        where=where,
-        fix="resample the prediction to the grid of the truth, or give --ignore-affine if the arrays belong together",
-    )
 
 
 def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
@@ -273,21 +239,12 @@ def _read(path: Path) -> tuple[Labels, VolumeHeader | None, list[str]]:
     elif path.name.lower().endswith((".npy", ".npz")):
         values = _read_numpy(path)
     else:
-        raise UnderstudyError(
-            "not a kind of label file that can be scored", where=path, fix=f"give one of {', '.join(SUFFIXES)}"
-        )
+        raise UnderstudyError("not a kind of label file", where=path, fix=f"give one of {', '.join(SUFFIXES)}")
     if values.ndim != 3:
-        raise UnderstudyError(
-            f"the array has the shape {values.shape}, not three axes",
-            where=path,
-            fix="a single slice needs an axis of length 1: save array[None]"
-            if values.ndim == 2
-            else "save one volume of labels a file, with three axes",
-        )
+        fix = "save array[None], with an axis of length 1" if values.ndim == 2 else "save one volume of labels a file"
+        raise UnderstudyError(f"the array has the shape {values.shape}, not three axes", where=path, fix=fix)
     if values.dtype.kind not in "biuf":
-        raise UnderstudyError(
-            f"the file holds {values.dtype} values, not labels", where=path, fix="give the file of the labels"
-        )
+        raise UnderstudyError(f"{values.dtype} values are not labels", where=path, fix="give the file of the labels")
     labels = whole_numbers(values, path)
     notes = [f"{path.name}: {what}" for what, _ in header.doubts] if header else []
     if values.dtype.kind == "f" and bool((labels != values).any()):
@@ -304,11 +261,8 @@ def _read_numpy(path: Path) -> NDArray[np.generic]:
         with loaded:
             names = [name for name in ARRAYS if name in loaded.files] or loaded.files
             if len(names) != 1:
-                raise UnderstudyError(
-                    f"cannot tell which array holds the labels: {loaded.files}",
-                    where=path,
-                    fix=f"store one array, or call it one of {', '.join(ARRAYS)}",
-                )
+                fix = f"store one array, or call it one of {', '.join(ARRAYS)}"
+                raise UnderstudyError(f"cannot tell which array holds the labels: {loaded.files}", path, fix)
             return np.asarray(loaded[names[0]])
     except UnderstudyError:
         raise

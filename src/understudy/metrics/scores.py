@@ -20,13 +20,9 @@ Labels = NDArray[np.uint8]
 
 
 def score_volume(
-    pred: NDArray[np.generic],
-    target: NDArray[np.generic],
-    class_names: Sequence[str],
-    spacing: Sequence[float],
-    kept: NDArray[np.bool_] | None = None,
-    regions: Mapping[str, Sequence[str]] | str = "none",
-) -> list[dict[str, Any]]:
+    pred: NDArray[np.generic], target: NDArray[np.generic], class_names: Sequence[str], spacing: Sequence[float],
+    kept: NDArray[np.bool_] | None = None, regions: Mapping[str, Sequence[str]] | str = "none",
+) -> list[dict[str, Any]]:  # fmt: skip
     """Scores a predicted label volume.
 
     Args:

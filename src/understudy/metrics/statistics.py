@@ -112,13 +112,9 @@ def cube(
 
 
 def summarise(
-    rows: pd.DataFrame,
-    metrics: Sequence[str] = METRICS,
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
+    rows: pd.DataFrame, metrics: Sequence[str] = METRICS, *, level: float = 0.95, resamples: int = RESAMPLES,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """The table of results.
 
     Returns:
@@ -181,17 +177,9 @@ def _sd(models: Floats) -> float:
 
 
 def relative_dice(
-    rows: pd.DataFrame,
-    setting: str,
-    baseline: str,
-    *,
-    metric: str = "dice",
-    scope: str = "whole",
-    classes: Sequence[str] | None = None,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+    rows: pd.DataFrame, setting: str, baseline: str, *, metric: str = "dice", scope: str = "whole",
+    classes: Sequence[str] | None = None, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0,
+) -> Estimate:  # fmt: skip
     """Mean Dice of a setting as a fraction of the baseline's, e.g. synthetic / real.
 
     The interval is a paired bootstrap: both means are taken over the same drawn patients, while the repeats of the
@@ -209,18 +197,10 @@ def relative_dice(
 
 
 def paired_difference(
-    rows: pd.DataFrame,
-    setting: str,
-    baseline: str,
-    *,
-    metric: str = "dice",
-    scope: str = "whole",
-    classes: Sequence[str] | None = None,
-    test: Test = "sign_flip",
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
+    rows: pd.DataFrame, setting: str, baseline: str, *, metric: str = "dice", scope: str = "whole",
+    classes: Sequence[str] | None = None, test: Test = "sign_flip", level: float = 0.95, resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Difference:
+) -> Difference:  # fmt: skip
     """Mean of a setting minus that of the baseline on the same patients, with the interval of `relative_dice`.
 
     The p value compares patients, each with the mean over repeats and classes: "sign_flip" is the permutation test of
@@ -266,16 +246,9 @@ def compare(rows: pd.DataFrame, baseline: str, settings: Iterable[str] | None = 
 
 
 def ranks(
-    rows: pd.DataFrame,
-    settings: Sequence[str],
-    *,
-    metric: str = "dice",
-    scope: str = "whole",
-    classes: Sequence[str] | None = None,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> pd.DataFrame:
+    rows: pd.DataFrame, settings: Sequence[str], *, metric: str = "dice", scope: str = "whole",
+    classes: Sequence[str] | None = None, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Ranks of settings (e.g. one per generator) by their mean over patients, repeats and classes; 1 is the best.
 
     In every resample the same patients are drawn for all settings and the repeats for each on its own (they are

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from understudy.cohort.checks import Checked, check_cohort, check_split
-from understudy.cohort.config import Cohort
+from understudy.cohort.config import Cohort, Problem
 from understudy.cohort.layouts import find_patients
-from understudy.cohort.config import Problem
 from understudy.errors import UnderstudyError
 from understudy.study.config.schema import load_study, parse_study
 from understudy.study.engine.plan import make_plan
@@ -22,7 +20,6 @@ class CheckedCohort:
 
     Attributes:
         name: in a study of several cohorts; otherwise "".
-        cohort: its patients.
         checked: problems, frame and kept slices.
         stops: `run` would stop here; with `skip_bad_patients` single bad patients do not stop it.
     """
@@ -34,24 +31,21 @@ class CheckedCohort:
 
     def summary(self) -> str:
         """One line: who, which slices, how many problems."""
+
+        def count(number: int, word: str) -> str:
+            return f"{number:,} {word}{'' if number == 1 else 's'}"
+
         checked, patients = self.checked, self.cohort.patients
         sites = {patient.site for patient in patients} - {""}
         bad = {p.patient for p in checked.problems if p.severity == "error"} - {""}
-        parts = [
-            _count(len(patients), "patient")
-            + (f" of {_count(len(sites), 'site')}" if sites else "")
-            + f" ({self.cohort.layout}: {', '.join(self.cohort.channels)})"
-        ]
+        who = count(len(patients), "patient") + (f" of {count(len(sites), 'site')}" if sites else "")
+        parts = [f"{who} ({self.cohort.layout}: {', '.join(self.cohort.channels)})"]
         if checked.frame is not None:
             parts.append(f"{checked.frame.describe()}, {sum(checked.kept.values()):,} kept")
-        parts.append(_count(len(checked.problems), "problem"))
+        parts.append(count(len(checked.problems), "problem"))
         if bad:
-            parts.append(f"{_count(len(bad), 'patient')} that cannot be used")
+            parts.append(f"{count(len(bad), 'patient')} that cannot be used")
         return (f"{self.name}: " if self.name else "") + "; ".join(parts)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
@@ -75,24 +69,20 @@ def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
         checked = check_cohort(cohort, part.slices, part.slices.workers, progress)
         skip = part.cohort.skip_bad_patients
         split = check_split(cohort, checked, part.split.settled(part.derived_seed("split")), skip)
-        stops = _has_error(split if skip else [*checked.problems, *split])
+        stops = any(p.severity == "error" for p in (split if skip else [*checked.problems, *split]))
         checked.problems.extend(split)
         done.append(CheckedCohort(name, cohort, checked, stops))
-    if done and not any(one.stops for one in done):
-        try:
-            make_plan(study)  # what `run` refuses before it starts: regions of unknown classes, and others
-        except UnderstudyError as error:
-            where = Path(error.where or source)
-            done[-1].checked.problems.append(Problem("", where, error.what, error.fix or "correct the study file"))
-            done[-1] = replace(done[-1], stops=True)
     if not done:
         raise UnderstudyError(
             "the study draws phantoms and has no cohort to check",
             where=source,
             fix="give the folder of the patients, or a study file with `cohort: {path: ...}`",
         )
+    if not any(one.stops for one in done):
+        try:
+            make_plan(study)  # what `run` refuses before it starts: regions of unknown classes, and others
+        except UnderstudyError as error:
+            where = Path(error.where or source)
+            done[-1].checked.problems.append(Problem("", where, error.what, error.fix or "correct the study file"))
+            done[-1] = replace(done[-1], stops=True)
     return done
-
-
-def _has_error(problems: Sequence[Problem]) -> bool:
-    return any(problem.severity == "error" for problem in problems)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_text
 from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, associate, draw, smallest_p
-from understudy.metrics.overlap import apply_policy
-from understudy.metrics.scores import class_names
-from understudy.metrics.scores import WHOLE
 from understudy.metrics.bootstrap import holm
+from understudy.metrics.overlap import apply_policy
+from understudy.metrics.scores import WHOLE, class_names
 from understudy.report.plots.correlation import scatter
 from understudy.report.sections.quality import METRICS
 from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
@@ -26,8 +26,10 @@ from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
 KEYS = ("snapshot", "run", "kimg", "dice")
 LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
 WRONG = 0.3  # correlations of the wrong sign beyond this are named
-Finished = list[tuple[Job, Path]]  # jobs that are done, with their folders
 OF_QUALITY = ("mean", "all")  # channels: the average, or all together
+
+Finished = list[tuple[Job, Path]]  # jobs that are done, with their folders
+Scores = NDArray[np.float64]  # [snapshots, patients], NaN for patients of other studies
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class Correlations:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, null where undefined."""
-        return {
-            "format": "understudy-correlate-1",
-            "words": self.words,
-            "metrics": _records(self.table),
-            "snapshots": _records(self.snapshots),
-        }
+
+        def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+            return [
+                {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+                for row in frame.to_dict(orient="records")
+            ]
+
+        about = {"format": "understudy-correlate-1", "words": self.words}
+        return about | {"metrics": records(self.table), "snapshots": records(self.snapshots)}
 
 
 def correlate(
@@ -69,8 +74,7 @@ def correlate(
             a column a metric.
         training: "synthetic" or "both": what the segmenters whose Dice counts were trained on.
         segmenter: its name; None: the study's first.
-        resamples: of the bootstrap.
-        seed: of it.
+        resamples, seed: of the bootstrap.
 
     Raises:
         UnderstudyError: no study, or too few snapshots with a Dice and a metric.
@@ -83,8 +87,8 @@ def correlate(
         snapshots, scores = _from_csv(tables[0])
     else:
         found = [_of_study(path, training, segmenter) for path in paths]
-        snapshots = pd.concat([f[0] for f in found], ignore_index=True)
-        scores = _side_by_side([f[1] for f in found])
+        snapshots = pd.concat([rows for rows, _ in found], ignore_index=True)
+        scores = pd.concat([by_patient for _, by_patient in found], ignore_index=True).to_numpy(np.float64)
     if len(snapshots) < FEWEST:
         raise UnderstudyError(
             f"{len(snapshots)} snapshots with a Dice: at least {FEWEST} are needed",
@@ -102,26 +106,21 @@ def correlate_jobs(
     Args:
         jobs: id of a job that is done -> its folder.
         label: before the names of trainings.
-        segmenter: the network whose Dice counts; None: the study's first.
-        resamples: of the bootstrap. seed: of it.
 
     Returns:
         None if no generator has both a Dice and a metric.
     """
-    read = {i: _job_of(folder) for i, folder in jobs.items()}
+    read: dict[str, Job] = {}
+    for job_id, folder in jobs.items():
+        content = {name: value for name, value in read_json(folder / "spec.json").items() if name != "id"}
+        read[job_id] = Job(**{**content, "inputs": tuple(tuple(entry) for entry in content["inputs"])})
     snapshots, by_patient = _snapshots(label, read, jobs, "synthetic", segmenter)
     if snapshots.empty or not set(snapshots) - set(KEYS):
         return None
     return _correlated(snapshots, by_patient.to_numpy(np.float64), resamples, seed)
 
 
-def _job_of(folder: Path) -> Job:
-    content = read_json(folder / "spec.json")
-    content["inputs"] = tuple((role, job_id) for role, job_id in content["inputs"])
-    return Job(**{k: v for k, v in content.items() if k != "id"})
-
-
-def _correlated(snapshots: pd.DataFrame, scores: np.ndarray, resamples: int, seed: int) -> Correlations:
+def _correlated(snapshots: pd.DataFrame, scores: Scores, resamples: int, seed: int) -> Correlations:
     metrics = [c for c in snapshots if c not in KEYS] + (["kimg"] if snapshots["kimg"].notna().any() else [])
     runs = pd.factorize(snapshots["run"])[0].astype(np.int64)
     draws = draw(scores, runs, resamples, seed)
@@ -135,7 +134,7 @@ def _correlated(snapshots: pd.DataFrame, scores: np.ndarray, resamples: int, see
         table[f"{p}_holm"] = holm(table[p].where(table["metric"] != "kimg").to_numpy(np.float64))
     order = _agreement(table).sort_values(ascending=False, kind="stable").index
     table = table.loc[order].reset_index(drop=True)
-    return Correlations(snapshots, table, _words(snapshots, table, scores))
+    return Correlations(snapshots, table, _words(snapshots, table, scores.shape[1]))
 
 
 def wanted(metric: str) -> int:
@@ -150,7 +149,8 @@ def wanted(metric: str) -> int:
         return 1
     if room == "annotations":  # all are distances from the real annotations
         return -1
-    better = METRICS[name.rpartition(":")[2]][2] if name.rpartition(":")[2] in METRICS else None
+    name = name.rpartition(":")[2]
+    better = METRICS[name][2] if name in METRICS else None
     return 0 if room != "quality" or better is None else 1 if better else -1
 
 
@@ -172,7 +172,7 @@ def write_correlations(found: Correlations, out: Path) -> None:
 # --- where the numbers come from --------------------------------------------------------------------------------------
 
 
-def _from_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+def _from_csv(path: Path) -> tuple[pd.DataFrame, Scores]:
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -183,18 +183,15 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
             where=path,
             fix="name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics",
         )
-    words = [c for c in ("dice", "kimg") if c in frame and not pd.api.types.is_numeric_dtype(frame[c])]
-    if words:
-        raise UnderstudyError(
-            f"the column {words[0]} holds something that is no number",
-            where=path,
-            fix="write numbers, with a point; leave unknown ones empty",
-        )
+    numbers = [str(c) for c in frame if pd.api.types.is_numeric_dtype(frame[c])]
+    for column in ("dice", "kimg"):
+        if column in frame and column not in numbers:
+            fix = "write numbers, with a point; leave unknown ones empty"
+            raise UnderstudyError(f"the column {column} holds something that is no number", where=path, fix=fix)
     frame["run"] = frame["run"].astype(str) if "run" in frame else "all"
     if "kimg" not in frame:
         frame["kimg"] = np.nan
-    numbers = [c for c in frame if c not in KEYS and pd.api.types.is_numeric_dtype(frame[c])]
-    return frame[[*KEYS, *numbers]], frame["dice"].to_numpy(np.float64)[:, None]
+    return frame[[*KEYS, *(c for c in numbers if c not in KEYS)]], frame["dice"].to_numpy(np.float64)[:, None]
 
 
 def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -224,27 +221,17 @@ def _snapshots(
     finished = [(jobs[i], folder) for i, folder in done.items()]
     dice = _dice_by_generator(label, finished, training, segmenter)
     rows, scores = [], []
-    for sampled in (job for job, _ in finished if job.stage == "sample"):
-        name = str(sampled.spec["name"])
-        if name not in dice:
-            continue
-        run, kimg = _training_of(sampled, jobs)
-        rows.append(
-            {"snapshot": name, "run": f"{label}:{run}", "kimg": kimg, "dice": float(dice[name].mean()),
-             **_metrics_of(finished, name)}
-        )  # fmt: skip
+    for sampled in (job for job, _ in finished if job.stage == "sample" and job.spec["name"] in dice):
+        name, kimg = str(sampled.spec["name"]), math.nan
+        run = name  # of a folder of images
+        for trained in [jobs[i] for role, i in sampled.inputs if role == "generator" and i in jobs][:1]:
+            run = str(trained.spec["name"])
+            whole = trained.spec.get("training", {}).get("kimg", math.nan)
+            kimg = float(sampled.spec.get("snapshot_kimg", whole))
+        row = {"snapshot": name, "run": f"{label}:{run}", "kimg": kimg, "dice": float(dice[name].mean())}
+        rows.append(row | _metrics_of(finished, name))
         scores.append(dice[name])
-    by_patient = pd.DataFrame(scores).reset_index(drop=True)
-    return pd.DataFrame(rows, columns=None if rows else list(KEYS)), by_patient
-
-
-def _training_of(sampled: Job, jobs: Mapping[str, Job]) -> tuple[str, float]:
-    """What a set of samples comes from, and after how many thousand images."""
-    trained = [jobs[i] for role, i in sampled.inputs if role == "generator" and i in jobs]
-    if not trained:
-        return str(sampled.spec["name"]), math.nan
-    kimg = sampled.spec.get("snapshot_kimg", trained[0].spec.get("training", {}).get("kimg", math.nan))
-    return str(trained[0].spec["name"]), float(kimg)
+    return pd.DataFrame(rows, columns=None if rows else list(KEYS)), pd.DataFrame(scores).reset_index(drop=True)
 
 
 def _dice_by_generator(label: str, done: Finished, training: str, segmenter: str | None) -> dict[str, pd.Series]:
@@ -263,62 +250,57 @@ def _dice_by_generator(label: str, done: Finished, training: str, segmenter: str
             where=label,
             fix=f"use one of {', '.join(networks) or '(none)'}",
         )
-    augmented = any(c["augmentation"] for _, c in cells if c["segmenter"] == network)
+    cells = [(folder, c) for folder, c in cells if c["segmenter"] == network]
+    augmented = any(c["augmentation"] for _, c in cells)
     rows: dict[str, list[pd.DataFrame]] = {}
     for folder, c in cells:
-        if c["segmenter"] == network and c["augmentation"] == augmented:
+        if c["augmentation"] == augmented:
             rows.setdefault(c["generator"], []).append(pd.read_parquet(folder / "scores.parquet"))
-    return {name: _patients(pd.concat(frames)) for name, frames in rows.items()}
-
-
-def _patients(rows: pd.DataFrame) -> pd.Series:
-    scope = WHOLE if (rows["scope"] == WHOLE).any() else rows["scope"].iloc[0]
-    scored = apply_policy(rows[rows["scope"] == scope])
-    scored = scored[scored["class_name"].isin(class_names(scored))]
-    mean: pd.Series = scored.groupby("subject")["dice"].mean()
-    return mean
+    found = {}
+    for name, frames in rows.items():
+        scores = pd.concat(frames)
+        scope = WHOLE if (scores["scope"] == WHOLE).any() else scores["scope"].iloc[0]
+        scored = apply_policy(scores[scores["scope"] == scope])
+        scored = scored[scored["class_name"].isin(class_names(scored))]
+        found[name] = scored.groupby("subject")["dice"].mean()
+    return found
 
 
 def _metrics_of(done: Finished, name: str) -> dict[str, float]:
     """Every quality and annotation metric of a generator, by a name that says which."""
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for job, folder in ((j, f) for j, f in done if j.spec.get("name") == name):
         if job.stage == "quality":
             for row in read_json(folder / "quality.json")["rows"]:
                 if row["channel"] in OF_QUALITY:
-                    found[f"quality:{row['extractor']}:{row['metric']}"] = _number(row["value"])
+                    found[f"quality:{row['extractor']}:{row['metric']}"] = row["value"]
         if job.stage == "annotations":
             content = read_json(folder / "annotations.json")
             for d in content["distances"]:
-                found[f"annotations:{d['measure']}:{d['class_name']}"] = _number(d["value"])
+                found[f"annotations:{d['measure']}:{d['class_name']}"] = d["value"]
             for v in content["values"]:
                 if v["measure"] == "code_distance":
-                    found["annotations:code_distance"] = _number(v["synthetic"])
-    return found
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _side_by_side(tables: list[pd.DataFrame]) -> np.ndarray:
-    """Scores of all studies, [snapshots, patients of all]; NaN for those of other studies."""
-    joined = pd.concat(tables, ignore_index=True)
-    return joined.to_numpy(np.float64)
+                    found["annotations:code_distance"] = v["synthetic"]
+    return {metric: math.nan if value is None else float(value) for metric, value in found.items()}
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> list[str]:
-    n, runs = len(snapshots), snapshots["run"].nunique()
-    words = [*_too_low(snapshots["dice"].to_numpy(np.float64))]
-    words += [f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics."]
-    least = smallest_p(n)
+def _words(snapshots: pd.DataFrame, table: pd.DataFrame, patients: int) -> list[str]:
+    n, runs, words = len(snapshots), snapshots["run"].nunique(), []
+    low, high = float(snapshots["dice"].min()), float(snapshots["dice"].max())
+    if high < LOWEST_DICE or high - low < LEAST_SPREAD:
+        words.append(
+            f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {low:.3f} and {high:.3f}. Whatever correlates with"
+            " such numbers does so by accident or because the trainings differ; train the segmenters, and the"
+            " generators, for longer."
+        )
+    words.append(f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics.")
     if n <= 7:
         words.append(
             f"With {n} snapshots only the perfect order and its reverse reach the smallest p there is, 2/{n}! ="
-            f" {least:.2g}" + (": one swap of neighbours more, and p is above 0.05." if n == 5 else ".")
+            f" {smallest_p(n):.2g}" + (": one swap of neighbours more, and p is above 0.05." if n == 5 else ".")
         )
     if runs < FEWEST_RUNS:
         words.append(
@@ -332,25 +314,22 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
         " snapshots give as much. Both p take snapshots as exchangeable, which those of one training are not: read"
         " them as the most that can be said."
     )
-    if scores.shape[1] > 1:
-        words.append(
-            f"The Dice is a mean over {scores.shape[1]} test patients, who are drawn in the intervals as well."
-        )
-    part = int(((table["n"] < n) & table["spearman"].notna()).sum())
-    if part:
+    if patients > 1:
+        words.append(f"The Dice is a mean over {patients} test patients, who are drawn in the intervals as well.")
+    if part := int(((table["n"] < n) & table["spearman"].notna()).sum()):
         words.append(
             f"{part} metrics are undefined for some snapshots (n below {n}: no slice with the class, say): theirs is"
             " the order of the others alone."
         )
-    kimg = table[table["metric"] == "kimg"]
-    if len(kimg) and math.isfinite(kimg["spearman"].iloc[0]):
-        length = abs(float(kimg["spearman"].iloc[0]))
-        better = int((_agreement(table)[table["metric"] != "kimg"] > length).sum())
+    agreement = _agreement(table)
+    of_length = table.loc[table["metric"] == "kimg", "spearman"].dropna()
+    if len(of_length):
+        better = int((agreement[table["metric"] != "kimg"] > abs(of_length.iloc[0])).sum())
         words.append(
-            f"The length of the training alone has Spearman {kimg['spearman'].iloc[0]:+.2f}; {better} of"
-            f" {len(table) - 1} metrics agree better with the Dice."
+            f"The length of the training alone has Spearman {of_length.iloc[0]:+.2f}; {better} of {len(table) - 1}"
+            " metrics agree better with the Dice."
         )
-    wrong = table.loc[_agreement(table) < -WRONG, "metric"].iloc[::-1].tolist()
+    wrong = table.loc[agreement < -WRONG, "metric"].iloc[::-1].tolist()
     if wrong:
         named = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
         words.append(
@@ -358,22 +337,3 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, scores: np.ndarray) -> 
             f" and stand last in the table: {named}."
         )
     return words
-
-
-def _too_low(dice: np.ndarray) -> list[str]:
-    """Says so where there is nothing to predict."""
-    best, spread = float(np.nanmax(dice)), float(np.nanmax(dice) - np.nanmin(dice))
-    if best >= LOWEST_DICE and spread >= LEAST_SPREAD:
-        return []
-    return [
-        f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {best - spread:.3f} and {best:.3f}. Whatever correlates"
-        " with such numbers does so by accident or because the trainings differ; train the segmenters, and the"
-        " generators, for longer."
-    ]
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        for row in frame.to_dict(orient="records")
-    ]

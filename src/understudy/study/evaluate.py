@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from understudy.exchange.description import unpacked
 from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json
+from understudy.study.config.cohorts import name_of
 from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.schema import Study
 
@@ -38,29 +38,20 @@ def evaluation_study(
     known = find_patients(study.cohort).channels if study.cohort else None
     folder, spec = unpacked(synthetic, spec, known)
     open_folder(folder, spec, known)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", synthetic.absolute().name).strip("-_") or "synthetic"
-    first = next(iter(study.segmenters))
+    name, first = name_of(synthetic, "synthetic"), next(iter(study.segmenters))
     fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
-    changed = study.model_copy(
-        update={
-            "name": study.name if _holds(out, study) else f"{study.name}-{name}",
-            "generators": {name: FolderGenerator(**fields, folder=folder.absolute(), samples=count)},
-            "segmenters": {first: study.segmenters[first]},
-            "trainings": ["real", "synthetic", "both"],
-            "ratios": None,
-            "real_fractions": None,
-            "real_shares": None,
-            "fine_tune": None,
-            "include": [],
-            "exclude": [],
-        }
-    )
-    return Study.model_validate(changed)
-
-
-def _holds(out: Path | None, study: Study) -> bool:
     stamp = None if out is None else out / "study.json"
-    return stamp is not None and stamp.is_file() and read_json(stamp).get("name") == study.name
+    same = stamp is not None and stamp.is_file() and read_json(stamp).get("name") == study.name
+    changed = {
+        "name": study.name if same else f"{study.name}-{name}",
+        "generators": {name: FolderGenerator(**fields, folder=folder.absolute(), samples=count)},
+        "segmenters": {first: study.segmenters[first]},
+        "trainings": ["real", "synthetic", "both"],
+        "include": [],
+        "exclude": [],
+        **dict.fromkeys(("ratios", "real_fractions", "real_shares", "fine_tune")),
+    }
+    return Study.model_validate(study.model_copy(update=changed))
 
 
 def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
@@ -74,7 +65,7 @@ def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
             "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
         )
     update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None, "cohorts": None}
-    update["name"] = re.sub(r"[^A-Za-z0-9_-]+", "-", cohort.absolute().name).strip("-_") or "cohort"
+    update["name"] = name_of(cohort, "cohort")
     if resolution is not None:
         update["slices"] = base.slices.model_copy(update={"resolution": resolution})
     return base.model_copy(update=update)

@@ -19,12 +19,26 @@ from understudy.cohort.slicing import SliceConfig
 from understudy.errors import UnderstudyError
 from understudy.io.grids import Plane, VolumeHeader, judge_pixels
 from understudy.io.nifti import read_header
+from understudy.study.config.cohorts import name_of
 
 _LOOKED_AT = 50  # headers that are read
 _TRIED = 3  # patients whose slices are made to see whether the usual rule suits
-_FEW = 15  # patients: fewer part with a larger share for validation and test
+_FEW = 15  # patients: fewer are split with a larger share for validation and test
 _TESTED = 5  # patients that a report's answer and an audit take at the least
 _PAPERS = 300  # patients from which on 56 test, as in the paper
+
+_GPU = ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
+_NO_GPU = [
+    "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
+    "# {progan: null, stylegan1: null}` leaves some out, `segmenters: {swin: null}` likewise. For results",
+    "# that mean something, remove `preset` and train longer, an hour or more for each generator on two cores:",
+    "# generators:",
+    "#   diffusion: {recipe: quick, samples: 2000}",
+    "#   stylegan2: {recipe: quick, samples: 2000}",
+    "# segmenters:",
+    "#   unet: {training: {samples: 8000, batch: 32, momentum: 0.9}}",
+    "# repeats: 3",
+]
 
 
 def suggest_study(folder: Path) -> str:
@@ -33,55 +47,17 @@ def suggest_study(folder: Path) -> str:
     Raises:
         UnderstudyError: nothing is recognised, or a known layout that cannot be used.
     """
-    folder = folder.expanduser().absolute()
-    found = guess(folder)
-    gpu = _has_gpu()
-    cohort = found.cohort
-    slices = _slices(cohort, 128 if gpu else 32)
-    sections = [_head(found, gpu), _cohort(found), slices, _split(cohort), _next(gpu)]
-    return "\n".join(line for section in sections for line in section) + "\n"
+    found = guess(folder.expanduser().absolute())
+    gpu, cohort = _has_gpu(), found.cohort
+    headers = _headers(cohort.patients)
+    lines = [*_head(found, headers, gpu), *_cohort(found), *_slices(cohort, headers, 128 if gpu else 32)]
+    return "\n".join([*lines, *_split(cohort), *(_GPU if gpu else _NO_GPU)]) + "\n"
 
 
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _head(found: Guess, gpu: bool) -> list[str]:
-    cohort, people = found.cohort, {patient.subject for patient in found.cohort.patients}
-    sites = sorted({patient.site for patient in cohort.patients} - {""})
-    classes = ", ".join(f"{entry.name} ({entry.source})" for entry in cohort.classes[1:])
-    layout = "file patterns, guessed" if cohort.layout == "pattern" else cohort.layout
-    lines = [
-        f"# Written by `understudy init`. Patients: {len(people)}. Layout: {layout}.",
-        f"# Sequences: {', '.join(cohort.channels)}. Classes (value in the file): {classes}.",
-        *_grids(_headers(cohort.patients)),
-    ]
-    if sites:
-        lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
-    lines += [_one_line(f"# CHECK: {note.problem}. What to do: {note.fix}.") for note in cohort.notes]
-    lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
-    if gpu:
-        preset = "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
-    else:
-        preset = "preset: quickstart  # no GPU here: short trainings at 32 x 32 for a first look, not for a conclusion"
-    return [*lines, preset, f"name: {_name(cohort.path)}", "seed: 1", ""]
-
-
-def _grids(headers: Sequence[VolumeHeader]) -> list[str]:
-    """The grids of the patients as a comment, the most common first; those that differ in depth alone are one."""
-    depths: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for header in headers:
-        edges = " x ".join(f"{edge:.3g}" for edge in np.linalg.norm(header.affine[:3, :3], axis=0))
-        width, height, depth = header.shape
-        depths[f"{width} x {height}", edges].append(depth)
-    lines = []
-    for (matrix, edges), found in sorted(depths.items(), key=lambda entry: -len(entry[1]))[:4]:
-        low, high = min(found), max(found)
-        deep = f"{low}" if low == high else f"{low} to {high}"
-        lines.append(f"# Volumes: {matrix} x {deep} voxels of {edges} mm ({len(found)} of {len(headers)} looked at).")
-    return lines or ["# CHECK: no header could be read; see `understudy check`."]
 
 
 def _headers(patients: Sequence[Patient]) -> list[VolumeHeader]:
@@ -95,32 +71,63 @@ def _headers(patients: Sequence[Patient]) -> list[VolumeHeader]:
     return headers
 
 
+def _head(found: Guess, headers: Sequence[VolumeHeader], gpu: bool) -> list[str]:
+    cohort, people = found.cohort, {patient.subject for patient in found.cohort.patients}
+    sites = sorted({patient.site for patient in cohort.patients} - {""})
+    classes = ", ".join(f"{entry.name} ({entry.source})" for entry in cohort.classes[1:])
+    layout = "file patterns, guessed" if cohort.layout == "pattern" else cohort.layout
+    lines = [
+        f"# Written by `understudy init`. Patients: {len(people)}. Layout: {layout}.",
+        f"# Sequences: {', '.join(cohort.channels)}. Classes (value in the file): {classes}.",
+    ]
+    depths: dict[tuple[str, str], list[int]] = defaultdict(list)  # grids that differ in depth alone are one
+    for header in headers:
+        edges = " x ".join(f"{edge:.3g}" for edge in np.linalg.norm(header.affine[:3, :3], axis=0))
+        width, height, depth = header.shape
+        depths[f"{width} x {height}", edges].append(depth)
+    for (matrix, edges), deep in sorted(depths.items(), key=lambda entry: -len(entry[1]))[:4]:
+        low, high = min(deep), max(deep)
+        voxels = f"{matrix} x {low if low == high else f'{low} to {high}'} voxels of {edges} mm"
+        lines.append(f"# Volumes: {voxels} ({len(deep)} of {len(headers)} looked at).")
+    if not headers:
+        lines.append("# CHECK: no header could be read; see `understudy check`.")
+    if sites:
+        lines.append(f"# Sites: {', '.join(sites[:8])}{' ...' if len(sites) > 8 else ''}.")
+    lines += [_one_line(f"# CHECK: {note.problem}. What to do: {note.fix}.") for note in cohort.notes]
+    lines += ["# Next: understudy check FILE, then understudy run FILE.", ""]
+    if gpu:
+        preset = "preset: workstation  # one GPU and about a day; `understudy plan` says how long on this machine"
+    else:
+        preset = "preset: quickstart  # no GPU here: short trainings at 32 x 32 for a first look, not for a conclusion"
+    return [*lines, preset, f"name: {name_of(cohort.path, 'my-study')}", "seed: 1", ""]
+
+
 def _cohort(found: Guess) -> list[str]:
-    config, doubts = found.config, found.doubts
-
-    def check(field: str) -> str:
-        return _one_line(f"  # CHECK: {doubts[field]}") if field in doubts else ""
-
+    config = found.config
+    check = {field: _one_line(f"  # CHECK: {doubt}") for field, doubt in found.doubts.items()}
     lines = ["cohort:", f"  path: {_text(str(config.path))}", f"  layout: {config.layout}"]
     if config.channels:
-        lines.append(f"  channels:{check('channels')}")
-        lines += [f"    {_text(name)}: {_text(value)}{check(name)}" for name, value in config.channels.items()]
+        lines.append(f"  channels:{check.get('channels', '')}")
+        lines += [f"    {_text(name)}: {_text(value)}{check.get(name, '')}" for name, value in config.channels.items()]
     if config.labels:
-        lines.append(f"  labels: {_text(config.labels)}{check('labels')}")
+        lines.append(f"  labels: {_text(config.labels)}{check.get('labels', '')}")
     if config.classes:
-        lines.append(f"  classes:{check('classes')}")
+        lines.append(f"  classes:{check.get('classes', '')}")
         lines += [f"    {value}: {_text(name)}" for value, name in sorted(config.classes.items())]
     return [*lines, ""]
 
 
-def _slices(cohort: Cohort, resolution: int) -> list[str]:
+def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) -> list[str]:
     """The usual settings; where they give no slices, the plane of the acquisition, or all slices."""
     usual = ("T1w", "T1wGd", "FLAIR", "T2w")
     channel = next((name for name in usual if name in cohort.channels), cohort.channels[0])
-    headers = _headers(cohort.patients)
+
+    def usable(plane: Plane) -> int:  # volumes whose slices in this plane have usable pixels
+        judged = [judge_pixels(replace(header, plane=plane)) for header in headers]
+        return sum(all(severity != "error" for _, _, severity in found) for found in judged)
+
     planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-    good = {plane: sum(_has_slices(replace(h, plane=plane)) for h in headers) for plane in planes}
-    plane = max(planes, key=lambda p: good[p])
+    plane = max(planes, key=usable)
     slicing = SliceConfig(resolution=4, scaling="robust", rule_channel=channel, plane=plane)
     frame = frame_of(cohort, slicing)
     if frame is not None:
@@ -140,15 +147,10 @@ def _slices(cohort: Cohort, resolution: int) -> list[str]:
     return [*lines, ""]
 
 
-def _has_slices(header: VolumeHeader) -> bool:
-    """Whether the volume's slices in the header's plane have usable pixels."""
-    return all(severity != "error" for _, _, severity in judge_pixels(header))
-
-
 def _split(cohort: Cohort) -> list[str]:
     """At least five patients to hold against the others, where there are enough; the audit asks for them."""
     people = len({patient.subject for patient in cohort.patients})
-    share, doubt = (0.3, "") if people < _FEW else (0.2, "")
+    share, doubt = 0.3 if people < _FEW else 0.2, ""
     test = 56 if people >= _PAPERS else max(1, round(share * people))
     if people >= 2 * _TESTED:
         test = max(test, _TESTED)
@@ -156,33 +158,8 @@ def _split(cohort: Cohort) -> list[str]:
         doubt = f"  # CHECK: few patients: intervals will be wide, and with fewer than {_TESTED} there is no answer"
     if people < 4:
         share = 0.0
-    return [
-        "split:",
-        f"  test_patients: {test}{doubt}",
-        f"  validation_fraction: {share:g}  # of the patients who do not test",
-        "",
-    ]
-
-
-def _next(gpu: bool) -> list[str]:
-    if gpu:
-        return ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
-    return [
-        "# Generators and segmenters are those of the preset: `understudy preset quickstart` shows them; `generators:",
-        "# {progan: null, stylegan1: null}` leaves some out, `segmenters: {swin: null}` likewise. For results",
-        "# that mean something, remove `preset` and train longer, an hour or more for each generator on two cores:",
-        "# generators:",
-        "#   diffusion: {recipe: quick, samples: 2000}",
-        "#   stylegan2: {recipe: quick, samples: 2000}",
-        "# segmenters:",
-        "#   unet: {training: {samples: 8000, batch: 32, momentum: 0.9}}",
-        "# repeats: 3",
-    ]
-
-
-def _name(path: Path) -> str:
-    """A study's name from that of the folder."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_") or "my-study"
+    fraction = f"  validation_fraction: {share:g}  # of the patients who do not test"
+    return ["split:", f"  test_patients: {test}{doubt}", fraction, ""]
 
 
 def _one_line(comment: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
+from understudy.study.engine.jobs import folder_name
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,17 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
             if generator in (spec["spec"].get("name"), spec["name"], spec["name"].replace("audit ", "")):
                 found[spec["name"]] = (folder, spec)
     if len(found) != 1:
-        said = f"{len(found)} finished audits of {generator}" + (f": {', '.join(found)}" if found else "")
-        raise UnderstudyError(said, where=out, fix="run the study to its end, or name one of its jobs")
-    folder, spec = next(iter(found.values()))
-    inputs = [(role, out / "jobs" / f"{role}-{job[:12]}") for role, job in spec["inputs"]]
+        listed = f": {', '.join(found)}" if found else ""
+        raise UnderstudyError(
+            f"{len(found)} finished audits of {generator}{listed}",
+            where=out,
+            fix="run the study to its end, or name one of its jobs",
+        )
+    ((folder, spec),) = found.values()
+    inputs = [(role, out / "jobs" / folder_name(role, job)) for role, job in spec["inputs"]]
     of = dict(inputs)
-    return ReleaseInputs(
-        of["sample"] / "slices",
-        folder,
-        of["prepare"] / "slices",
-        spec["spec"].get("subset"),
-        tuple(path / "model" for role, path in inputs if role == "generator"),
-    )
+    models = tuple(path / "model" for role, path in inputs if role == "generator")
+    return ReleaseInputs(of["sample"] / "slices", folder, of["prepare"] / "slices", spec["spec"].get("subset"), models)
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:
@@ -55,12 +55,9 @@ def model_of(found: ReleaseInputs, generator: str) -> Path:
         UnderstudyError: none, or an ensemble.
     """
     if len(found.models) != 1:
-        said = "an ensemble" if found.models else "a folder of images, not a trained generator"
-        raise UnderstudyError(
-            f"{generator} is {said}",
-            where=found.synthetic,
-            fix="audit the members one by one, each with its own samples" if found.models else "release its slices",
-        )
+        what = "an ensemble" if found.models else "a folder of images, not a trained generator"
+        fix = "audit the members one by one, each with its own samples" if found.models else "release its slices"
+        raise UnderstudyError(f"{generator} is {what}", where=found.synthetic, fix=fix)
     return found.models[0]
 
 
@@ -77,7 +74,7 @@ def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
     report = read_json(path)
     answer = report.get("answer") or {}
     mine = {s["id"] for s in report["settings"] if s["generator"] == generator}
-    told = ("label", "relative_dice", "low", "high", "missed", "present")
-    rows = [{k: c[k] for k in told} for c in answer.get("comparisons", []) if c["setting"] in mine]
+    columns = ("label", "relative_dice", "low", "high", "missed", "present")
+    rows = [{k: c[k] for k in columns} for c in answer.get("comparisons", []) if c["setting"] in mine]
     kept = ("baseline_dice", "patients", "repeats", "evidence")
     return {**{k: answer.get(k) for k in kept}, "comparisons": rows} if rows else None

@@ -46,37 +46,65 @@ def _preparation(prepared: Path, dropped_slices: str) -> dict[str, Any]:
     }
 
 
-def model_folder(folder: Path) -> Path:
-    """The model of a job's folder, or the folder itself.
+def segment_patient(
+    model: Path, patient: Path, out: Path, given: Mapping[str, Path] | None = None, dropped: str | None = None,
+    device: str = "auto",
+) -> dict[str, int]:  # fmt: skip
+    """Labels a patient and writes the label volume.
+
+    Args:
+        model: folder of a segmenter, or of its job.
+        patient: folder with the patient's NIfTI volumes.
+        out: .nii or .nii.gz, on the grid and with the affine of the first channel; values as in the label volumes of
+            the training (BraTS: 1, 2, 4).
+        given: channel -> file, where names do not tell.
+        dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        Voxels of each class.
 
     Raises:
-        UnderstudyError: there is no finished segmenter.
+        UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
     """
-    for found in (folder / "model", folder):
-        if (found / "segmenter.safetensors").is_file() and (found / "config.json").is_file():
-            return found
-    raise UnderstudyError(
-        "no finished segmenter in the folder",
-        where=folder,
-        fix="give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs",
-    )
+    from understudy.cohort.prepare import slice_new_patient
+    from understudy.cohort.slicing import Frame, SliceConfig
+    from understudy.segmenters.predict import load, predict_volume
+
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise UnderstudyError("the result is a NIfTI volume", where=out, fix="call it something.nii.gz")
+    folders = (model / "model", model)
+    needed = ("segmenter.safetensors", "config.json")
+    folder = next((path for path in folders if all((path / name).is_file() for name in needed)), None)
+    if folder is None:
+        raise UnderstudyError(
+            "no finished segmenter in the folder",
+            where=model,
+            fix="give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs",
+        )
+    preparation = _preparation_of(folder)
+    segmenter = load(folder, device)
+    files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
+    config = SliceConfig.model_validate(preparation["slices"])
+    frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
+    volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
+    labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
+    values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
+    table = np.array([values[name] for name in segmenter.classes], np.uint8)
+    save_labels(table[labels], header, next(iter(files.values())), out)
+    return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
 
 
-def preparation_of(model: Path) -> dict[str, Any]:
-    """How the slices of a segmenter were made: from its record, else from the job that it stands in.
-
-    Raises:
-        UnderstudyError: neither says it.
-    """
+def _preparation_of(model: Path) -> dict[str, Any]:
+    """How the slices of a segmenter were made: from its record, else from the job that it stands in."""
     record = read_json(model / "config.json")
     if PREPARATION in record:
         return dict(record[PREPARATION])
     job = model.parent / "spec.json"
-    if job.is_file():
-        for role, job_id in read_json(job).get("inputs", []):
-            prepared = model.parent.parent / folder_name("prepare", job_id)
-            if role == "prepare" and (prepared / "done.json").is_file():
-                return _preparation(prepared, "background")
+    for role, job_id in read_json(job).get("inputs", []) if job.is_file() else ():
+        prepared = model.parent.parent / folder_name("prepare", job_id)
+        if role == "prepare" and (prepared / "done.json").is_file():
+            return _preparation(prepared, "background")
     raise UnderstudyError(
         "the segmenter does not say how its slices were made",
         where=model / "config.json",
@@ -98,8 +126,7 @@ def find_channels(
     Raises:
         UnderstudyError: a channel without a file or with several, a name that is no channel of the segmenter.
     """
-    unknown = [name for name in given if name not in channels]
-    if unknown:
+    if unknown := [name for name in given if name not in channels]:
         raise UnderstudyError(
             f"the segmenter has no channel {', '.join(unknown)}",
             where=f"--channel {unknown[0]}={given[unknown[0]]}",
@@ -107,21 +134,20 @@ def find_channels(
         )
     files = files_below(patient, (".nii", ".nii.gz"))
     found = {name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels}
-    missing = [name for name in channels if not found[name] and name not in given]
-    if missing:
-        listed = ", ".join(files[:8]) or "no NIfTI file"
+    open_ones = {name: matches for name, matches in found.items() if name not in given}
+    if missing := [name for name, matches in open_ones.items() if not matches]:
         raise UnderstudyError(
             f"the patient has no {' and no '.join(missing)}; the segmenter needs {', '.join(channels)}",
-            where=f"{patient}: there is {listed}",
+            where=f"{patient}: there is {', '.join(files[:8]) or 'no NIfTI file'}",
             fix=f"name the file: --channel {missing[0]}=FILE (a channel that was not acquired cannot be replaced)",
         )
-    several = [name for name in channels if len(found[name]) > 1 and name not in given]
-    if several:
-        raise UnderstudyError(
-            f"several files could be {several[0]}",
-            where=f"{patient}: {', '.join(found[several[0]])}",
-            fix=f"name the one that is meant: --channel {several[0]}=FILE",
-        )
+    for name, matches in open_ones.items():
+        if len(matches) > 1:
+            raise UnderstudyError(
+                f"several files could be {name}",
+                where=f"{patient}: {', '.join(matches)}",
+                fix=f"name the one that is meant: --channel {name}=FILE",
+            )
     return {name: given.get(name) or patient / found[name][0] for name in channels}
 
 
@@ -136,52 +162,6 @@ def _is_channel(file: str, name: str, pattern: str | None) -> bool:
     return re.fullmatch(rf"(?:.*[-_. ])?(?:{tokens})\.nii(?:\.gz)?", last, re.IGNORECASE) is not None
 
 
-def segment_patient(
-    model: Path,
-    patient: Path,
-    out: Path,
-    given: Mapping[str, Path] | None = None,
-    dropped: str | None = None,
-    device: str = "auto",
-) -> dict[str, int]:
-    """Labels a patient and writes the label volume.
-
-    Args:
-        model: folder of a segmenter, or of its job.
-        patient: folder with the patient's NIfTI volumes.
-        out: .nii or .nii.gz, on the grid and with the affine of the first channel; values as in the label volumes of
-            the training (BraTS: 1, 2, 4).
-        given: channel -> file, where names do not tell.
-        dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
-        device: "auto", "cpu", "cuda", ...
-
-    Returns:
-        Voxels of each class.
-
-    Raises:
-        UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
-    """
-    from understudy.cohort.slicing import Frame
-    from understudy.cohort.prepare import slice_new_patient
-    from understudy.cohort.slicing import SliceConfig
-    from understudy.segmenters.predict import load, predict_volume
-
-    if not out.name.endswith((".nii", ".nii.gz")):
-        raise UnderstudyError("the result is a NIfTI volume", where=out, fix="call it something.nii.gz")
-    folder = model_folder(model)
-    preparation = preparation_of(folder)
-    segmenter = load(folder, device)
-    files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
-    config = SliceConfig.model_validate(preparation["slices"])
-    frame = Frame(**preparation["frame"]) if preparation.get("frame") else None
-    volume, header = slice_new_patient(files, config, frame, preparation["trust_array_order"])
-    labels = predict_volume(segmenter, volume, dropped=dropped or preparation["dropped_slices"])  # type: ignore[arg-type]
-    values = {entry["name"]: int(entry["source"]) for entry in preparation["classes"]}
-    table = np.array([values[name] for name in segmenter.classes], np.uint8)
-    save_labels(table[labels], header, next(iter(files.values())), out)
-    return {name: int((labels == k).sum()) for k, name in enumerate(segmenter.classes) if k}
-
-
 def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out: Path) -> None:
     """Writes labels [Z, H, W] in the stored order of the volume `like`, with its affine, in mm.
 
@@ -194,9 +174,8 @@ def save_labels(labels: NDArray[np.uint8], header: VolumeHeader, like: Path, out
     for kind in ("sform", "qform"):
         code = int(source[f"{kind}_code"])
         # a position that the source does not state is not claimed
-        getattr(image, f"set_{kind}")(
-            header.affine if code or header.positioned else None, code or int(header.positioned)
-        )
+        affine = header.affine if code or header.positioned else None
+        getattr(image, f"set_{kind}")(affine, code or int(header.positioned))
     # the compression follows the name, so the temporary file has the ending of the final one
     with atomic_path(out) as temporary:
         ending = ".nii.gz" if out.name.endswith(".gz") else ".nii"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -56,15 +55,9 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
 
 
 def run_sweep(
-    study: Study,
-    generator: str,
-    sizes: Sequence[int],
-    out: str | Path,
-    config: AuditConfig | None = None,
-    samples: int | None = None,
-    device: str = "auto",
-    progress: bool = True,
-) -> pd.DataFrame:
+    study: Study, generator: str, sizes: Sequence[int], out: str | Path, config: AuditConfig | None = None,
+    samples: int | None = None, device: str = "auto", progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Runs a sweep, or continues it, and writes `sweep.csv` and `sweep.png` to its folder.
 
     Returns:
@@ -79,32 +72,21 @@ def run_sweep(
     plan = sweep_plan(study, generator, sizes, samples)
     result = run_study(plan, out, device, progress)
     if result.failed:
-        raise UnderstudyError(
-            f"{result.failed[0][0].name} failed: {result.failed[0][1]}",
-            where=result.out,
-            fix="run the same command again: what is done is kept",
+        job, message = result.failed[0]
+        fix = "run the same command again: what is done is kept"
+        raise UnderstudyError(f"{job.name} failed: {message}", where=result.out, fix=fix)
+    rows = []
+    for job in (job for job in plan.jobs if job.stage == "audit"):
+        numbers = read_json(job_folder(out, job) / "audit.json")
+        flags, member = numbers.get("flags") or {}, numbers.get("membership") or {}
+        rows.append(
+            {"patients": job.spec["subset"]["patients"], "slices": flags.get("judged")}
+            | {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}
+            | {"certain": flags.get("certain"), "hit": (numbers.get("patients") or {}).get("hit")}
+            | {"auc": member.get("auc"), "auc_low": member.get("low"), "auc_high": member.get("high")}
+            | {"verdict": numbers["verdict"]["kind"]}
         )
-    rows = [_row(job, Path(out)) for job in plan.jobs if job.stage == "audit"]
     table = pd.DataFrame(rows)
     write_text(Path(out) / "sweep.csv", table.to_csv(index=False))
     save_sweep(table, Path(out) / "sweep.png", round(1 - (study.audit or AuditConfig()).quantile, 12))
     return table
-
-
-def _row(job: Job, out: Path) -> dict[str, Any]:
-    numbers = read_json(job_folder(out, job) / "audit.json")
-    flags, patients = numbers.get("flags") or {}, numbers.get("patients") or {}
-    asked = numbers.get("membership") or {}
-    return {
-        "patients": job.spec["subset"]["patients"],
-        "slices": flags.get("judged"),
-        "rate": flags.get("rate", float("nan")),
-        "low": flags.get("low", float("nan")),
-        "high": flags.get("high", float("nan")),
-        "certain": flags.get("certain"),
-        "hit": patients.get("hit"),
-        "auc": asked.get("auc"),
-        "auc_low": asked.get("low"),
-        "auc_high": asked.get("high"),
-        "verdict": numbers["verdict"]["kind"],
-    }

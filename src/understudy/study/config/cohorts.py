@@ -123,6 +123,11 @@ def checked_name(value: str) -> str:
     return value
 
 
+def name_of(path: Path, otherwise: str) -> str:
+    """A name of the permitted form from that of a file or folder."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.absolute().name).strip("-_") or otherwise
+
+
 def fields_of_part(patients: Patients, name: str) -> dict[str, Any]:
     """The fields that a study has if it has only this one of its cohorts."""
     assert patients.cohorts is not None

@@ -448,7 +448,9 @@ def _mixture_problem(study: Grid) -> Found | None:
     }
     for name, segmenter in study.segmenters.items():
         mixture = segmenter.training.mixture
-        usual = type(mixture)()  # a study that is read again has every field, most of them at their default
+        usual = type(mixture).model_validate(
+            {}
+        )  # a study that is read again has every field, most of them at their default
         for field in sorted(mixture.model_fields_set & says.keys()):
             if says[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)

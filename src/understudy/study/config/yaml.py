@@ -26,8 +26,7 @@ DEEPEST, MOST = 40, 100_000  # levels and values of a study file, aliases counte
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML would silently take the last, and says where a value
-    cannot be read."""
+    """Refuses duplicate keys, of which YAML would silently take the last, and says where a value cannot be read."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
@@ -37,21 +36,18 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if not isinstance(key, Hashable):
                 continue  # the base class reports it
-            line = key_node.start_mark.line + 1
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"`{key}` is given twice, first in line {seen[key]}", key_node.start_mark
-                )
-            seen[key] = line
+                what = f"`{key}` is given twice, first in line {seen[key]}"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+            seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
         except (ValueError, OverflowError, TypeError) as error:  # a 13th month, thousands of digits
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{str(node.value)[:30]!r} cannot be read ({error})", node.start_mark
-            ) from error
+            what = f"{str(node.value)[:30]!r} cannot be read ({error})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -68,9 +64,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
         raise
     if len(content) > LONGEST:
-        raise UnderstudyError(
-            "the file is too long for a study file", where=path, fix="give a .yaml file, or a preset's name"
-        )
+        raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
     try:
         return parse_yaml(content.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
@@ -97,38 +91,23 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         what = f"not a valid YAML file: {str(error).splitlines()[0]}"
         raise UnderstudyError(what, where=name, fix="give a text file of `name: value` lines") from error
     except RecursionError as error:
-        raise _too_deep(name) from error
+        raise _too_large(name) from error
+    fix = "start from a preset: understudy preset quickstart > my-study.yaml"
     if not isinstance(content, dict):
-        raise UnderstudyError(
-            "a study file is a list of `name: value` lines",
-            where=name,
-            fix="start from a preset: understudy preset quickstart > my-study.yaml",
-        )
-    for key in content:
-        if not isinstance(key, str):
-            fix = "write `name: value` lines as `understudy preset` does"
-            raise UnderstudyError(f"the field name {key!r} is not text", where=name, fix=fix)
+        raise UnderstudyError("a study file is a list of `name: value` lines", where=name, fix=fix)
+    if wrong := [key for key in content if not isinstance(key, str)]:
+        raise UnderstudyError(f"the field name {wrong[0]!r} is not text", where=name, fix=fix)
     return content, lines
 
 
-def _too_deep(where: str) -> UnderstudyError:
-    return UnderstudyError(
-        "the study file is nested too deep, or an alias (*name) holds itself",
-        where=where,
-        fix="write the values out, without & and *",
-    )
+def _too_large(where: str) -> UnderstudyError:
+    what = f"the study file is nested too deep, or holds more than {MOST:,} values, each alias (*name) counted"
+    return UnderstudyError(what, where=where, fix="write the values out, without & and *")
 
 
 def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines, name: str) -> None:
-    here = f"{name}, line {node.start_mark.line + 1}"
-    if len(path) > DEEPEST:
-        raise _too_deep(here)
-    if len(lines) > MOST:
-        raise UnderstudyError(
-            f"the study file holds more than {MOST:,} values, aliases (*name) counted",
-            where=here,
-            fix="write the values out, without & and *",
-        )
+    if len(path) > DEEPEST or len(lines) > MOST:
+        raise _too_large(f"{name}, line {node.start_mark.line + 1}")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             place = (*path, str(key.value)[:200])

@@ -17,13 +17,9 @@ from understudy.study.stages.data import training_rows
 
 
 def generator_jobs(
-    study: Study,
-    name: str,
-    prepare: str,
-    jobs: list[Job],
-    subset: dict[str, Any] | None = None,
+    study: Study, name: str, prepare: str, jobs: list[Job], subset: dict[str, Any] | None = None,
     samples: int | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Adds a generator's trainings (one, or an ensemble's) and its sampling; returns the id of the latter.
 
     Args:

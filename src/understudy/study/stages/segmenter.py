@@ -20,14 +20,9 @@ SCORE_KEYS = ["setting", "training", "generator", "segmenter", "augmentation", "
 
 
 def segmenter_jobs(
-    study: Study,
-    setting: Setting,
-    repeat: int,
-    prepare: str,
-    samples: dict[str, str],
-    trained: dict[tuple[str, int], str],
-    jobs: list[Job],
-) -> None:
+    study: Study, setting: Setting, repeat: int, prepare: str, samples: dict[str, str],
+    trained: dict[tuple[str, int], str], jobs: list[Job],
+) -> None:  # fmt: skip
     """Adds the training of a segmenter, also to those `trained` by (setting, repeat), and its evaluation."""
     segmenter = study.segmenters[setting.segmenter]
     training, local = training_spec(segmenter.training, study.derived_seed("segmenter", setting.id, repeat))

@@ -20,8 +20,8 @@ from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.run import run_study
 from understudy.study.registry import STAGES
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "job_ids.json").read_text())
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "job_ids.json").read_text())
 
 BASE: dict[str, Any] = {"name": "two", "slices": {"resolution": 32}, "generators": {"g": {"samples": 10}}}
 TWO: dict[str, Any] = {"a": {"phantom": {"patients": 5}}, "b": {"phantom": {"patients": 6}}}

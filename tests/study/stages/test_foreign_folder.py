@@ -23,7 +23,7 @@ from understudy.study.evaluate import evaluation_study
 from understudy.study.stages.generator import refuse_held_out
 from understudy.study.stages.report import report_again
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "exchange"))
 from foreign import png_folder, save_png
 
 STUDY = """

@@ -1,0 +1,1 @@
+"""Its folder holds modules that the tests below share."""
