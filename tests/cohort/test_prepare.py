@@ -222,11 +222,11 @@ def test_threads_and_interruption_do_not_change_the_result(tmp_path, write_patie
 def test_what_cannot_be_sliced_is_said(tmp_path, patient, write_patient):
     with pytest.raises(UnderstudyError, match="rule_fraction"):
         run(tmp_path / "cohort", tmp_path / "out", rule_fraction=0.99)
-    with pytest.raises(UnderstudyError, match="rule looks at T1, which"):
+    with pytest.raises(UnderstudyError, match="T1,"):
         run(tmp_path / "cohort", tmp_path / "out", rule_channel="T1")
-    with pytest.raises(UnderstudyError, match="A is in no part"):
+    with pytest.raises(UnderstudyError, match="patient A"):
         run(tmp_path / "cohort", tmp_path / "out", {"B": "train"})
-    with pytest.raises(UnderstudyError, match="larger than the padded"):
+    with pytest.raises(UnderstudyError, match="padded"):
         run(tmp_path / "cohort", tmp_path / "out", resolution=64)
     write_patient(tmp_path / "cohort", "B", leave_out=("FLAIR",))
     with pytest.raises(UnderstudyError, match="patient B: no FLAIR"):

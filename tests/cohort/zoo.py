@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+
+from understudy.cohort.checks import check_cohort
+from understudy.cohort.config import Cohort, CohortConfig
+from understudy.cohort.layouts import find_patients
+from understudy.cohort.prepare import prepare
+from understudy.cohort.slicing import SliceConfig
+from understudy.slices import SliceSet
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHAPE = (16, 16, 6)
@@ -79,3 +87,52 @@ def patterned(root: Path, files: Mapping[str, str], patients: Iterable[str]) -> 
         for channel, (name, file) in enumerate(files.items()):
             voxels = annotation() if name == "labels" else image(number, channel)
             put(root / file.format(p=patient), voxels)
+
+
+def found(root: Path, **fields: Any) -> Cohort:
+    return find_patients(CohortConfig.model_validate({"path": root, **fields}))
+
+
+def named(cohort: Cohort, patient: int = 0) -> dict[str, str]:
+    """Sequence or "labels" -> file below the cohort's folder, of one patient."""
+    own = cohort.patients[patient]
+    files = {**own.images, **({"labels": own.labels} if own.labels else {})}
+    return {name: path.relative_to(cohort.path).as_posix() for name, path in files.items()}
+
+
+def ids(cohort: Cohort) -> list[str]:
+    return [patient.id for patient in cohort.patients]
+
+
+def classes(cohort: Cohort) -> dict[int, str]:
+    return {entry.source: entry.name for entry in cohort.classes[1:]}
+
+
+def sliced(cohort: Cohort, out: Path) -> SliceSet:
+    """The cohort's slices; the last patient tests. `check` must have found no error."""
+    channel = cohort.channels[0]
+    slicing = SliceConfig(resolution=16, scaling="max", rule_channel=channel, keep="all")
+    problems = check_cohort(cohort, slicing, progress=False).problems
+    assert [p for p in problems if p.severity == "error"] == []
+    people = [p.id for p in cohort.patients]
+    split = dict.fromkeys(people, "train") | {people[-1]: "test"}
+    prepare(cohort, split, slicing, out, progress=False)
+    return SliceSet.open(out / "slices")
+
+
+def assert_lesions_lie_where_they_were_put(slices: SliceSet) -> None:
+    """Rows run to posterior and columns to the left, as the stored LPS axes y and x."""
+    truth = np.zeros(SHAPE, bool)
+    truth[BOX] = True
+    labels = slices.read(np.arange(len(slices)))[1]
+    for z, drawn in zip(slices.index["z"], labels > 0, strict=True):
+        assert np.array_equal(drawn, truth[:, :, z].T)
+
+
+V1 = '{"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background", "1": "edema", "2": "core"}, "training": []}'
+V2 = {
+    "channel_names": {"0": "T1", "1": "FLAIR"},
+    "labels": {"background": 0, "edema": 1, "core": 2},
+    "file_ending": ".nii.gz",
+    "numTraining": 4,
+}

@@ -104,7 +104,7 @@ def test_the_annotation_may_be_anywhere_in_an_array(tmp_path: Path, named: Any) 
     np.savez(tmp_path / "a.npz", joint)
     check(take(tmp_path, tmp_path / "out", channels=named, labels=2), images, labels)
     clash = dict(zip(CHANNELS, (0, 1, 2, 4), strict=True))
-    with pytest.raises(UnderstudyError, match="position 2 is said to be both"):
+    with pytest.raises(UnderstudyError, match="position 2"):
         take(tmp_path, tmp_path / "other", channels=clash, labels=2)
     with pytest.raises(ValidationError, match="counted from 0"):
         FolderSpec(channels=list(CHANNELS), labels=-1)
@@ -150,7 +150,7 @@ def test_a_slice_set_is_put_in_order_by_name(tmp_path: Path) -> None:
 
 def test_other_sizes_are_padded_averaged_and_voted_on_if_asked(tmp_path: Path) -> None:
     png_folder(tmp_path / "in", edge=32)
-    with pytest.raises(UnderstudyError, match=r"32 x 32 pixels where 16 x 16.*\n.*\n.*--sizes fit"):
+    with pytest.raises(UnderstudyError, match=r"32 x 32.*16 x 16.*\n.*\n.*--sizes fit"):
         take(tmp_path / "in", tmp_path / "out")
     found = take(tmp_path / "in", tmp_path / "out", sizes="fit")
     images, labels = slices(3, 32)
@@ -160,10 +160,10 @@ def test_other_sizes_are_padded_averaged_and_voted_on_if_asked(tmp_path: Path) -
     chosen = found.read(slice(None))[1]
     assert (np.take_along_axis(votes, chosen[None].astype(int), 0)[0] == votes.max(0)).all()
     png_folder(tmp_path / "odd", edge=12)
-    with pytest.raises(UnderstudyError, match="not square with a power of two"):
+    with pytest.raises(UnderstudyError, match="square"):
         take(tmp_path / "odd", tmp_path / "out2", target=None)
     assert take(tmp_path / "odd", tmp_path / "out2", sizes="fit").resolution == 16
-    with pytest.raises(UnderstudyError, match="beside real slices of 64 x 64"):
+    with pytest.raises(UnderstudyError, match="64 x 64"):
         take(tmp_path / "odd", tmp_path / "out3", Target(CHANNELS, CLASSES, 64), sizes="fit")
 
 
@@ -220,10 +220,10 @@ def damaged(root: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing channel": (lambda r: (r / FLAIR.format(i=1)).unlink(), r"slice seed0001 has no FLAIR\n.*seed0001_T1.png"),
-    "missing annotation": (lambda r: (r / SEG.format(i=2)).unlink(), "slice seed0002 has no labels"),
+    "missing channel": (lambda r: (r / FLAIR.format(i=1)).unlink(), r"seed0001 .*FLAIR\n.*seed0001_T1.png"),
+    "missing annotation": (lambda r: (r / SEG.format(i=2)).unlink(), "seed0002 .*labels"),
     "no channel at all": (
-        lambda r: [p.unlink() for p in (r / "T2").iterdir()], r"seed0000 has no T2w \(and 2 more slices"
+        lambda r: [p.unlink() for p in (r / "T2").iterdir()], r"seed0000 .*T2w \(and 2 more"
     ),
     "one channel smaller": (
         lambda r: save_png(r / FLAIR.format(i=1), np.zeros((16, 8), np.uint8)),
@@ -231,18 +231,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "one slice larger": (
         lambda r: [save_png(r / p.format(i=1), np.zeros((32, 32), np.uint8)) for p in AUTHORS["stylegan3"].values()],
-        "32 x 32 pixels where the first slice",
+        "32 x 32",
     ),
     "colour": (rgb, r"colours \(RGB\).*\n.*seed0001_flair.png"),
     "16 bit": (deep, r"more than 8 bits.*\n.*seed0001_flair.png"),
-    "unknown code": (other_codes, r"value 153 \(.*far from every code \(NCR/NET 51, ED 102, ET 204\)(.*\n)*.*--codes"),
+    "unknown code": (other_codes, r"value 153 \(.*NCR/NET 51, ED 102, ET 204(.*\n)*.*--codes"),
     "label values": (label_values, r"value [124] \("),
     "damaged": (damaged, r"cannot be read(.*\n)*.*seed0001_flair.png"),
     "twice": (
         lambda r: save_png(r / "flair" / "seed0001.png", np.zeros((16, 16), np.uint8)), "two files for FLAIR of slice"
     ),
     "empty": (lambda r: [p.unlink() for p in r.glob("*/*.png")], "no image in the folder"),
-    "two kinds": (lambda r: np.save(r / "x.npy", np.zeros(3)), r"holds 15 files of layout png and 1 files"),
+    "two kinds": (lambda r: np.save(r / "x.npy", np.zeros(3)), r"15 files .*png and 1"),
 }  # fmt: skip
 
 
@@ -264,13 +264,13 @@ def nan(x: np.ndarray) -> np.ndarray:
 
 
 ARRAY_FAULTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any], str]] = {
-    "not named": (lambda x: x, {"channels": []}, "does not say which of its channels is which"),
+    "not named": (lambda x: x, {"channels": []}, "channels"),
     "NaN": (nan, {"values": [0, 255]}, r"NaN or infinite(.*\n)*.*a.npy, slice 1"),
-    "out of range": (lambda x: x / 100, {"values": [-1, 1]}, r"values from 0 to 2.55 lie outside of -1 to 1"),
-    "negative": (lambda x: x / 100 - 1, {}, r"values from -1 to 1.5\d* are no grey values"),
-    "unit range": (lambda x: x / 255, {}, "would all become black"),
-    "too few channels": (lambda x: x[:, :3], {}, r"shape \(3, 3, 16, 16\) where 5 channels are expected"),
-    "pickle": (lambda x: np.array([{}], object), {}, "pickled Python objects, which are never executed"),
+    "out of range": (lambda x: x / 100, {"values": [-1, 1]}, r"0 to 2.55 .*-1 to 1"),
+    "negative": (lambda x: x / 100 - 1, {}, r"-1 to 1.5"),
+    "unit range": (lambda x: x / 255, {}, "black"),
+    "too few channels": (lambda x: x[:, :3], {}, r"\(3, 3, 16, 16\) where 5"),
+    "pickle": (lambda x: np.array([{}], object), {}, "pickled"),
 }
 
 
@@ -285,10 +285,10 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, fault: str) -> None
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"channels": {"T1w": "T1"}}, "are not those of the real slices"),
-        ({"codes": {"necrosis": 51, "ED": 102, "ET": 204}}, "the real slices have no class 'necrosis'"),
-        ({"labels": "truth"}, "slice seed0000 has no labels"),
-        ({"pattern": "{id}-{channel}.png"}, "none of the 15 files is recognised"),
+        ({"channels": {"T1w": "T1"}}, "T1w"),
+        ({"codes": {"necrosis": 51, "ED": 102, "ET": 204}}, "necrosis"),
+        ({"labels": "truth"}, "seed0000 .*labels"),
+        ({"pattern": "{id}-{channel}.png"}, "none of the 15"),
     ],
 )
 def test_a_wrong_description_is_said(tmp_path: Path, spec: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Heads have their true size in every slice, whatever matrix and pixels they were stored with."""
+"""Scaling and rule equal the paper's arithmetic; heads have their true size; a grey background is set to 0."""
 
 from __future__ import annotations
 
@@ -8,17 +8,82 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from understudy.cohort.checks import check_cohort, check_split
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.layouts import find_patients
 from understudy.cohort.prepare import prepare, slice_new_patient
-from understudy.cohort.slicing import Frame, SliceConfig
+from understudy.cohort.slicing import (
+    Frame,
+    SliceConfig,
+    grey_background,
+    passes_rule,
+    slice_images,
+    to_8_bit,
+    without_background,
+)
 from understudy.cohort.splits import SplitConfig
 from understudy.errors import UnderstudyError
 from understudy.io.grids import VolumeHeader
 from understudy.slices import SliceSet
-from understudy.volumes import VolumeSet
+from understudy.volumes import SliceGeometry, VolumeSet
+
+
+def matlab_uint8(values):
+    """uint8() of MATLAB: round halves away from zero, saturate."""
+    return np.clip(np.trunc(values + np.copysign(0.5, values)), 0, 255).astype(np.uint8)
+
+
+def eight_bit(voxels, ceiling):
+    """All slices of `to_8_bit`."""
+    out = np.empty(voxels.shape, np.uint8)
+    to_8_bit(voxels, ceiling, np.arange(len(voxels)), out=out)
+    return out
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64]),
+        (2, 5, 4),
+        elements=st.integers(0, 255),
+    ),
+    st.integers(1, 255),
+    st.floats(0, 254),
+)
+def test_scaling_and_rule_match_doubles(voxels, ceiling, intensity):
+    scaled = voxels.astype(np.float64) / ceiling * 255
+    np.testing.assert_array_equal(eight_bit(voxels, float(ceiling)), matlab_uint8(scaled))
+    config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
+    geometry = SliceGeometry.fit(5, 4, 8)
+    expected = (scaled > intensity).sum(axis=(1, 2)) / 64 > 0.1
+    np.testing.assert_array_equal(passes_rule(voxels, float(ceiling), geometry, config), expected)
+
+
+@given(
+    hnp.arrays(st.sampled_from([np.float32, np.float64]), (2, 4, 4), elements=st.floats(-100, 1000, width=32)),
+    st.floats(0, 254.9),
+    st.booleans(),
+)
+def test_the_rules_lowest_value_decides_as_doubles_do(voxels, intensity, exact):
+    ceiling = float(voxels.max())
+    if not ceiling > 1e-3:
+        return
+    if exact:  # a voxel lies on the threshold, as far as its type can
+        voxels[0, 0, 0] = intensity / 255 * ceiling
+    config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
+    expected = (voxels.astype(np.float64) / ceiling * 255 > intensity).sum(axis=(1, 2)) / 16 > 0.1
+    found = passes_rule(voxels, ceiling, SliceGeometry.fit(4, 4, 4), config)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_negative_voxels_become_zero():
+    voxels = np.array([[[-5, 0, 100, 200]]], np.int16)
+    assert eight_bit(voxels, 200.0).tolist() == [[[0, 0, 128, 255]]]
+    assert eight_bit(voxels.astype(np.float32), 200.0).tolist() == [[[0, 0, 128, 255]]]
+
 
 HEAD, LESION = 40.0, 10.0  # mm, diameters
 
@@ -221,3 +286,66 @@ def test_cohorts_whose_slices_are_as_before_are_told_from_others():
         ([header(100), replace(header(100), units="micron")], True),
     ):
         assert Frame.of(headers, config).changes(headers) == changed
+
+
+TYPES = ["u1", "i2", ">i2", "u2", "f4", ">f8"]
+
+
+def volume(level: int, dtype: str = "f4") -> np.ndarray:
+    """Slices [4, 16, 16] with tissue of 200 in the middle, and a black hole in it."""
+    slices = np.full((4, 16, 16), level, dtype)
+    slices[:, 4:12, 4:12] = 200
+    slices[:, 6, 6] = 0
+    return slices
+
+
+@given(st.integers(0, 199), st.sampled_from(TYPES))
+def test_the_level_is_that_of_the_corners(level: int, dtype: str) -> None:
+    slices = volume(level, dtype)
+    found = grey_background(slices)
+    assert found == (level if level > 20 else 0)
+    expected = slices.copy()
+    if found:
+        expected[slices == level] = 0
+    if 200 - level <= 4:  # a fiftieth of the maximum: tissue is like the background
+        expected[:] = 0
+    np.testing.assert_array_equal(without_background(slices), expected)
+
+
+def test_tissue_like_the_background_stays_where_it_is_enclosed() -> None:
+    rng = np.random.default_rng(0)
+    slices = volume(100)
+    slices += rng.normal(0, 3, slices.shape).astype("f4")
+    slices[:, 7:9, 7:9] = 100  # as air, but in the head
+    slices[:, 9:11, 7:9] = 40  # darker than air: it must not be lost, as it would be by subtracting
+    slices[:, 1, 2] = 150  # a speck
+    cleared = without_background(slices)
+    head = np.zeros(slices.shape, bool)
+    head[:, 4:12, 4:12] = True
+    np.testing.assert_array_equal(cleared, np.where(head, slices, 0))
+
+
+def test_a_dark_volume_is_not_touched() -> None:
+    slices = volume(3)
+    assert without_background(slices) is slices
+    nothing = np.zeros((2, 8, 8), np.uint8)
+    assert without_background(nothing) is nothing
+
+
+@pytest.mark.parametrize("background", ["keep", "zero"])
+def test_slices_with_and_without_it(background: str, tmp_path: object) -> None:
+    config = SliceConfig.model_validate(
+        {"resolution": 16, "background": background, "rule_intensity": 50, "rule_fraction": 0.3}
+    )
+    stored = {"T1w": volume(100, "u1"), "FLAIR": volume(0, "u1")}
+    files = dict.fromkeys(stored, tmp_path)
+    images, kept = slice_images(stored.__getitem__, files, SliceGeometry.fit(16, 16, 16), config)  # type: ignore[arg-type]
+    assert images[0, 0, 0, 0] == (0 if background == "zero" else 128)  # 100 / 200 * 255 = 127.5
+    assert images[:, 0].max() == 255
+    assert (images[:, 1] == np.where(stored["FLAIR"] > 0, 255, 0)).all()
+    assert kept.all() == (background == "keep")  # 64 of 256 pixels are tissue: the grey ones would pass the rule
+
+
+def test_what_is_kept_does_not_change_a_study() -> None:
+    assert "background" not in SliceConfig().model_dump()
+    assert SliceConfig(background="zero").model_dump()["background"] == "zero"
