@@ -105,9 +105,7 @@ def read_checkpoint(path: str | Path) -> Any:
             ) from refusal
         except Exception as error:  # damage shows in as many ways as there are operations
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UnderstudyError(
-                f"the file is damaged or not a checkpoint ({reason})", where=path, fix=_AGAIN
-            ) from error
+            raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
 
 
 def _check_kind(start: bytes, path: Path) -> None:
@@ -123,9 +121,7 @@ def _check_kind(start: bytes, path: Path) -> None:
         found = ", but an archive: unpack it and give the checkpoint inside"
     elif start[:4] == b"\x89HDF":
         found = ", but an HDF5 file, not a checkpoint of the five models"
-    raise UnderstudyError(
-        f"not a pickle or PyTorch file{found}", where=path, fix="give a .pkl or .pt of the official code"
-    )
+    raise UnderstudyError(f"not a pickle or PyTorch file{found}", path, "give a .pkl or .pt of the official code")
 
 
 def _parse(content: IO[bytes]) -> Any:
@@ -261,9 +257,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
         raise Refusal(f"a variable {name[:80]!r} that is no array")
     array = value.array()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UnderstudyError(
-            "a weight is not finite: the training had diverged", where=name, fix="take an earlier checkpoint"
-        )
+        raise UnderstudyError("a weight is not finite: the training had diverged", name, "take an earlier checkpoint")
     return array
 
 

@@ -136,15 +136,13 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Refusal as refusal:
-        raise UnderstudyError(
-            f"the file is no official checkpoint: it holds {refusal}", where=path, fix=_ORIGIN
-        ) from refusal
+        raise UnderstudyError(f"the file is no official checkpoint: it holds {refusal}", path, _ORIGIN) from refusal
     except UnderstudyError as error:
         where = f"{path}, {error.where}" if error.where else path
         raise UnderstudyError(error.what, where=where, fix=error.fix) from error
     except (MemoryError, RuntimeError) as error:
         raise UnderstudyError(
-            f"the model does not fit into memory ({error})"[:300], where=path, fix="use a machine with more memory"
+            f"the model does not fit into memory ({error})"[:300], path, "use a machine with more memory"
         ) from error
 
 
@@ -162,9 +160,7 @@ def parse_channels(text: str) -> tuple[str, ...]:
     """
     names = tuple(part.strip() for part in text.split(","))
     if not all(names) or len(set(names)) != len(names):
-        raise UnderstudyError(
-            "the channels need names that differ", where=f"--channels {text}", fix="write T1w,T1wGd,T2w,FLAIR"
-        )
+        raise UnderstudyError("the channels need names that differ", f"--channels {text}", "write T1w,T1wGd,T2w,FLAIR")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Official weights of guided diffusion (openai/guided-diffusion, and improved-diffusion's where they agree)."""
+"""Official weights of guided diffusion (openai/guided-diffusion)."""
 
 from __future__ import annotations
 
@@ -12,44 +12,20 @@ from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import Diffusion, DiffusionConfig, build
 from understudy.generators.official.weights import Arrays, Rules, fill, our_arguments
 
-# Arguments come in two forms: those of the network with the steps of the process, where attention is given as
-# down-rates, and those of the training script, where it is given in pixels, as "16,8". What they call alike:
+# Arguments of the official network and its process -> ours; those in _CONVERTED need more than another name.
 _SHARED = {
-    "image_size": "resolution",
-    "in_channels": "channels",
-    "model_channels": "model_channels",
-    "num_channels": "model_channels",
-    "num_res_blocks": "num_res_blocks",
-    "num_heads": "num_heads",
-    "use_scale_shift_norm": "scale_shift_norm",
-    "resblock_updown": "resblock_updown",
-    "dropout": "dropout",
-    "steps": "steps",
-    "diffusion_steps": "steps",
-    "noise_schedule": "noise_schedule",
-    "learn_sigma": "learn_sigma",
-    "rescale_timesteps": "rescale_timesteps",
-    "rescale_learned_sigmas": "rescale_vlb",
-}
+    "image_size": "resolution", "in_channels": "channels", "model_channels": "model_channels",
+    "num_res_blocks": "num_res_blocks", "num_heads": "num_heads", "use_scale_shift_norm": "scale_shift_norm",
+    "resblock_updown": "resblock_updown", "dropout": "dropout", "steps": "steps", "noise_schedule": "noise_schedule",
+    "learn_sigma": "learn_sigma", "rescale_timesteps": "rescale_timesteps", "rescale_learned_sigmas": "rescale_vlb",
+}  # fmt: skip
 _CONVERTED = {
     "attention_resolutions", "channel_mult", "num_head_channels", "use_new_attention_order", "out_channels",
     "num_heads_upsample",
 }  # fmt: skip
-_NO_EFFECT = {"kind", "use_checkpoint", "use_fp16", "timestep_respacing"}
-_REQUIRED = {
-    "num_classes": (None,),
-    "class_cond": (False,),
-    "dims": (2,),
-    "conv_resample": (True,),
-    "use_kl": (False,),
-    "predict_xstart": (False,),
-}
-# What either form means where an argument is left out.
-_NETWORK_DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "channel_mult": (1, 2, 4, 8), "steps": 1000}
-_SCRIPT_DEFAULTS = {
-    "resolution": 64, "channels": 3, "model_channels": 128, "num_res_blocks": 2, "num_heads": 4, "steps": 1000,
-    "attention_resolutions": (16, 8), "scale_shift_norm": True, "rescale_vlb": False,
-}  # fmt: skip
+_NO_EFFECT = {"kind", "use_checkpoint", "use_fp16"}
+_REQUIRED = {"num_classes": (None,), "dims": (2,), "conv_resample": (True,)}
+_DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "channel_mult": (1, 2, 4, 8), "steps": 1000}
 
 _LAYERS = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "film", "out_layers.0": "norm2",
@@ -71,15 +47,13 @@ _RULES: Rules = [
 
 
 def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
-    """Our configuration for official arguments, of the network and its process or of the training script.
+    """Our configuration for the arguments of the official network and its process.
 
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
-    script = "num_channels" in arguments or isinstance(arguments.get("attention_resolutions"), str)
-    ours: dict[str, Any] = dict(_SCRIPT_DEFAULTS if script else _NETWORK_DEFAULTS)
-    ours |= our_arguments(arguments, _SHARED, _REQUIRED, _NO_EFFECT | _CONVERTED)
-    if "image_size" not in arguments and not script:
+    ours: dict[str, Any] = {**_DEFAULTS, **our_arguments(arguments, _SHARED, _REQUIRED, _NO_EFFECT | _CONVERTED)}
+    if "image_size" not in arguments:
         raise UnderstudyError("the size of the images is not given", where="image_size")
     ours["split_heads_first"] = not arguments.get("use_new_attention_order", False)
     width, up = arguments.get("num_head_channels", -1), arguments.get("num_heads_upsample", -1)
@@ -87,15 +61,14 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
         ours["num_head_channels"] = width
     elif up not in (-1, None, arguments.get("num_heads")):
         raise UnderstudyError(
-            "other heads on the way up are not supported", where="num_heads_upsample", fix="use num_heads or -1"
+            "other heads on the way up are not supported", "num_heads_upsample", "use num_heads or -1"
         )
     if "attention_resolutions" in arguments:
-        found, resolution = _numbers(arguments["attention_resolutions"], int), int(ours.get("resolution", 0))
-        # The official network asks for the exact rate: others than powers of two are never met.
-        halved = tuple(resolution // rate for rate in found if resolution % rate == 0)
-        ours["attention_resolutions"] = found if script else halved
+        # Given as down-rates. The official network asks for the exact rate: others than powers of two are never met.
+        rates = [rate for rate in arguments["attention_resolutions"] if ours["resolution"] % rate == 0]
+        ours["attention_resolutions"] = tuple(ours["resolution"] // rate for rate in rates)
     if "channel_mult" in arguments:
-        ours["channel_mult"] = _numbers(arguments["channel_mult"], float) or None
+        ours["channel_mult"] = tuple(float(factor) for factor in arguments["channel_mult"])
     outputs = arguments.get("out_channels")
     if outputs is not None:
         channels = int(ours.setdefault("channels", outputs))
@@ -104,13 +77,6 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
         if ours.setdefault("learn_sigma", outputs == 2 * channels) != (outputs == 2 * channels):
             raise UnderstudyError(f"learn_sigma contradicts {outputs} outputs for {channels} channels")
     return DiffusionConfig(**ours)
-
-
-def _numbers(value: Any, kind: type) -> tuple[Any, ...]:
-    """A tuple from "16,8", (16, 8), [16, 8] or {16, 8}."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    return tuple(kind(part) for part in (sorted(value) if isinstance(value, set) else value))
 
 
 def load_diffusion(arguments: Mapping[str, Any], weights: Arrays) -> Diffusion:

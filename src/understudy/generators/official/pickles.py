@@ -67,11 +67,6 @@ class Array:
     value: NDArray[Any] | None = None
 
     @classmethod
-    def create(cls, *arguments: Any) -> Array:
-        """As NumPy's `_reconstruct`: empty until its state comes."""
-        return cls()
-
-    @classmethod
     def scalar(cls, dtype: Any, data: Any) -> Array:
         """As NumPy's `scalar(dtype, bytes)`."""
         return cls.buffer(data, dtype, (), "C")
@@ -118,7 +113,6 @@ class Storage:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
         return 2 if self.code == "bf16" else np.dtype(self.code).itemsize
 
 
@@ -274,10 +268,8 @@ def _names() -> dict[str, Name]:
         "numpy dtype": free(DType.create),
         "_codecs encode": _encode,
         "collections OrderedDict": _mapping,
-        "builtins set": _set,
-        "__builtin__ set": _set,
-        "builtins bytes": _bytes,
-        "__builtin__ bytes": _bytes,
+        **dict.fromkeys(("builtins set", "__builtin__ set"), _set),
+        **dict.fromkeys(("builtins bytes", "__builtin__ bytes"), _bytes),
         "torch_utils.persistence _reconstruct_persistent_obj": free(Module.create),
         "torch._utils _rebuild_tensor_v2": free(Tensor.create),
         "torch._utils _rebuild_parameter": free(Tensor.parameter),
@@ -286,10 +278,12 @@ def _names() -> dict[str, Name]:
         **dict.fromkeys(f"torch {storage}" for storage in STORAGES),
     }
     for core in ("numpy.core", "numpy._core"):
-        calls[f"{core}.multiarray _reconstruct"] = free(Array.create)
+        calls[f"{core}.multiarray _reconstruct"] = lambda limits, *arguments: Array()  # empty until its state comes
         calls[f"{core}.multiarray scalar"] = free(Array.scalar)
         calls[f"{core}.numeric _frombuffer"] = free(Array.buffer)
-    made: dict[str, Callable[[], Any]] = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
+    made: dict[str, Callable[[], Any]] = dict.fromkeys(
+        ("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict
+    )
     made |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)  # type: ignore
     names = {text: Name(text, call) for text, call in calls.items()}
     return names | {text: Name(text, create=create) for text, create in made.items()}
@@ -299,6 +293,10 @@ NAMES = _names()
 
 
 # --- the machine ---
+
+
+def _paired(items: list[Any]) -> dict[Any, Any]:
+    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
 
 
 class Machine:
@@ -385,34 +383,19 @@ class Machine:
         require(type(self.stack[-1]) is kind, f"items for something that is no {kind.__name__}")
         return self.stack[-1]
 
-    def append_one(self) -> None:
-        item = self.stack.pop()
-        self.target(list).append(item)
-
-    def append_all(self) -> None:
-        items = self.since_mark()
+    def append(self, items: list[Any]) -> None:
         self.target(list).extend(items)
 
-    def set_one(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self.target(dict)[_key(key)] = value
-
-    def set_all(self) -> None:
-        items = self.since_mark()
+    def set_items(self, items: list[Any]) -> None:
         self.target(dict).update(_paired(items))
 
-    def add_all(self) -> None:
-        items = self.since_mark()
+    def add(self, items: list[Any]) -> None:
         self.target(set).update(_key(item) for item in items)
 
     def persistent(self) -> None:
         if self.limits.storage is None:
             raise Refusal("an object outside of the file")
         self.stack.append(self.limits.storage(self.stack.pop()))
-
-
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
 
 
 # Operations whose argument is the value.
@@ -438,11 +421,11 @@ _OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "TUPLE1": lambda m, a: m.push_tuple(1),
     "TUPLE2": lambda m, a: m.push_tuple(2),
     "TUPLE3": lambda m, a: m.push_tuple(3),
-    "APPEND": lambda m, a: m.append_one(),
-    "APPENDS": lambda m, a: m.append_all(),
-    "SETITEM": lambda m, a: m.set_one(),
-    "SETITEMS": lambda m, a: m.set_all(),
-    "ADDITEMS": lambda m, a: m.add_all(),
+    "APPEND": lambda m, a: m.append([m.stack.pop()]),
+    "APPENDS": lambda m, a: m.append(m.since_mark()),
+    "SETITEM": lambda m, a: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
+    "SETITEMS": lambda m, a: m.set_items(m.since_mark()),
+    "ADDITEMS": lambda m, a: m.add(m.since_mark()),
     **dict.fromkeys(("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.stack.append(m.memo[a])),
     "POP": lambda m, a: m.stack.pop(),

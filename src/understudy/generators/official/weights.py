@@ -114,7 +114,7 @@ def fill(
         match, target = next(((m, target) for m, target in matches if m), (None, None))
         if match is None:
             raise UnderstudyError(
-                "unknown variable in the official weights", where=official, fix="check that the model kind is right"
+                "unknown variable in the official weights", official, "check that the model kind is right"
             )
         if target is None:
             continue
