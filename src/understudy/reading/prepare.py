@@ -38,31 +38,24 @@ INSTRUCTIONS = {
 
 
 class Design(BaseModel):
-    """How a reading study is drawn."""
+    """How a reading study is drawn.
+
+    `balanced`: as many synthetic as real slices, their number not told, some shown twice. `paper`: as many of each
+    generator as real ones, their number told (Akbar et al., section 4.4).
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    design: Literal["balanced", "paper"] = Field(
-        "balanced",
-        description="balanced: as many synthetic as real ones, their number not told, some shown twice; paper: as many"
-        " of each generator as real ones, their number told (Akbar et al., section 4.4)",
-    )
-    real_count: int = Field(100, ge=1, description="real slices")
-    synthetic_count: int | None = Field(None, ge=1, description="slices of each generator; null: as the design says")
-    repeats: float | None = Field(
-        None, ge=0, le=1, description="share of the cases shown twice; null: 0.1, or 0 in the paper's design"
-    )
-    channels: list[str] | None = Field(None, description="channels shown; null: all, in panels")
-    splits: list[str] = Field(default=list(HELD_OUT), description="real slices are of these parts")
-    pixels: int = Field(512, ge=32, le=2048, description="edge of a panel as shown")
-    scale: Literal["confidence", "binary"] = Field("confidence", description="ask how sure, or only which")
-    margin: float = Field(
-        0.1, gt=0, lt=1, description="difference of rates that still counts as none, set before reading"
-    )
-    floor: int = Field(
-        0, ge=0, le=64, description="grey values (of 255) below this are shown black, in all pictures alike: hides"
-        " what a generator leaves in the background",
-    )  # fmt: skip
+    design: Literal["balanced", "paper"] = "balanced"
+    real_count: int = Field(100, ge=1)  # real slices
+    synthetic_count: int | None = Field(None, ge=1)  # slices of each generator; None: as the design says
+    repeats: float | None = Field(None, ge=0, le=1)  # share shown twice; None: 0.1, or 0 in the paper's design
+    channels: list[str] | None = None  # shown, in panels; None: all
+    splits: list[str] = list(HELD_OUT)  # real slices are of these parts
+    pixels: int = Field(512, ge=32, le=2048)  # edge of a panel as shown
+    scale: Literal["confidence", "binary"] = "confidence"  # ask how sure, or only which
+    margin: float = Field(0.1, gt=0, lt=1)  # difference of rates that still counts as none, set before reading
+    floor: int = Field(0, ge=0, le=64)  # grey values (of 255) below it are shown black: hides a noisy background
     title: str = "Real or synthetic?"
     seed: int = Field(0, ge=0)
 

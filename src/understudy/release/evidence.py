@@ -16,17 +16,8 @@ from understudy.release.documents import signed, stamp
 from understudy.release.forms import About, Decision
 from understudy.report.content import read_audits
 from understudy.report.data import ReportData
+from understudy.report.plots import slices as plots
 from understudy.report.plots.gallery import make_gallery
-from understudy.report.plots.slices import (
-    channel_window,
-    colours,
-    contact_sheet,
-    enlarged,
-    overlay,
-    png,
-    upright,
-    windowed,
-)
 from understudy.report.render import render
 from understudy.report.sections.copies import copies
 
@@ -55,7 +46,7 @@ def evidence(about: About, decision: Decision, certificate: dict[str, Any], slic
         drawn=" from those that are here",
         audited=f"All {c['before']:,} slices{removed}",
         gallery=gallery,
-        classes=list(zip(gallery.classes, colours(len(gallery.classes)), strict=True)),
+        classes=list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True)),
     )  # fmt: skip
 
 
@@ -72,7 +63,7 @@ def model_evidence(
         facts=[("Weights", f"{model['weights']['parameters']:,}")],
         drawn=" from those that the audit did not flag",
         audited=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
-        picture=png(np.asarray(picture)),
+        picture=plots.png(np.asarray(picture)),
     )  # fmt: skip
 
 
@@ -105,16 +96,21 @@ def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Imag
     """
     factor = max(1, _TILE // data["resolution"])
     classes = [c["name"] for c in data["classes"][1:]]
-    windows = [channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))]
+    windows = [plots.channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))]
     below = next((i for i, name in enumerate(data["channels"]) if "FLAIR" in name.upper()), 0)
     tiles: list[Pixels] = []
     for image, labels in chosen:
-        grey = [enlarged(upright(windowed(x, w), data["axes"]), factor) for x, w in zip(image, windows, strict=True)]
+        grey = [
+            plots.enlarged(plots.upright(plots.windowed(x, w), data["axes"]), factor)
+            for x, w in zip(image, windows, strict=True)
+        ]
         tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
-        tiles.append(overlay(grey[below], enlarged(upright(labels, data["axes"]), factor), len(classes)))
+        tiles.append(
+            plots.overlay(grey[below], plots.enlarged(plots.upright(labels, data["axes"]), factor), len(classes))
+        )
     pairs = min(_PAIRS, len(chosen))
     heads = [*data["channels"], "annotation"] * pairs
-    picture = contact_sheet(tiles, len(heads))
+    picture = plots.contact_sheet(tiles, len(heads))
     height, width = picture.shape[:2]
     page = Image.new("RGB", (width, height + 2 * _LINE), "white")
     page.paste(Image.fromarray(picture), (0, _LINE))
@@ -125,7 +121,7 @@ def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Imag
             name = name.removesuffix("…")[:-1] + "…"
         draw.text((i * step + 2, 2), name, "black", font)
     place = 2.0
-    for name, colour in zip(classes, colours(len(classes)), strict=True):  # below the picture
+    for name, colour in zip(classes, plots.colours(len(classes)), strict=True):  # below the picture
         draw.rectangle((place, height + _LINE + 4, place + 10, height + _LINE + 14), colour)
         draw.text((place + 14, height + _LINE + 2), name, "black", font)
         place += 28 + font.getlength(name)
