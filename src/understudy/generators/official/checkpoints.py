@@ -20,19 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.generators.official.pickles import (
-    STORAGES,
-    Array,
-    Limits,
-    Machine,
-    Module,
-    Name,
-    Network,
-    Refusal,
-    Storage,
-    Tensor,
-    require,
-)
+from understudy.generators.official import pickles
+from understudy.generators.official.pickles import Array, Limits, Machine, Module, Network, Refusal, Tensor, require
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -98,11 +87,9 @@ def read_checkpoint(path: str | Path) -> Any:
             # need a file proper, and `zipfile` has its own checks.
             return _parse(handle if content[:2] == b"PK" else content)  # type: ignore[arg-type]
         except Refusal as refusal:
-            raise UnderstudyError(
-                f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed",
-                where=path,
-                fix="do not load it with other software unless you trust whoever made it",
-            ) from refusal
+            problem = f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed"
+            fix = "do not load it with other software unless you trust whoever made it"
+            raise UnderstudyError(problem, path, fix) from refusal
         except Exception as error:  # damage shows in as many ways as there are operations
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
@@ -147,24 +134,24 @@ def _parse(content: IO[bytes]) -> Any:
     return Machine(content, limits).run()
 
 
-def _storage_of(identifier: Any) -> Storage:
+def _storage_of(identifier: Any) -> pickles.Storage:
     """An empty storage for the persistent id ("storage", type, key, device, count[, view])."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise Refusal("an object outside of the file")
     _, kind, key, _, count = identifier[:5]
-    name = kind.text.removeprefix("torch ") if isinstance(kind, Name) else ""
-    if name not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
+    name = kind.text.removeprefix("torch ") if isinstance(kind, pickles.Name) else ""
+    if name not in pickles.STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
         raise Refusal("a storage of an unknown form")
     if len(identifier) == 6 and identifier[5] is not None:
         raise Refusal("a view of a storage, which only PyTorch before 0.4 wrote")
-    return Storage(STORAGES[name], count)
+    return pickles.Storage(pickles.STORAGES[name], count)
 
 
 def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     """Five pickles (magic number, version, machine, object, keys), then each storage as count and values."""
-    storages: dict[str, Storage] = {}
+    storages: dict[str, pickles.Storage] = {}
 
-    def storage(identifier: Any) -> Storage:
+    def storage(identifier: Any) -> pickles.Storage:
         made = _storage_of(identifier)
         return storages.setdefault(identifier[2], made)
 
@@ -186,11 +173,11 @@ def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
 def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
     """A zip archive with `<name>/data.pkl` and one uncompressed file a storage, `<name>/data/<key>`."""
     with zipfile.ZipFile(stream) as archive:
-        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if len(pickles) != 1:
+        data = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(data) != 1:
             raise ValueError("a zip archive, but not one that torch.save writes")
-        folder = pickles[0].removesuffix("data.pkl")
-        storages: dict[str, Storage] = {}
+        folder = data[0].removesuffix("data.pkl")
+        storages: dict[str, pickles.Storage] = {}
 
         def member(name: str) -> bytes:
             entry = archive.getinfo(folder + name)
@@ -198,7 +185,7 @@ def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
             limits.spend(entry.file_size)
             return archive.read(entry)
 
-        def storage(identifier: Any) -> Storage:
+        def storage(identifier: Any) -> pickles.Storage:
             made, key = _storage_of(identifier), identifier[2]
             if key not in storages:
                 made.data = member(f"data/{key}")

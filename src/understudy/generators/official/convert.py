@@ -84,10 +84,8 @@ def import_checkpoint(
     """
     path, folder = Path(path), Path(out)
     if annotation not in get_args(Annotation):
-        raise UnderstudyError(
-            f"annotation {annotation!r} is unknown",
-            fix="coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)",
-        )
+        fix = "coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)"
+        raise UnderstudyError(f"annotation {annotation!r} is unknown", fix=fix)
     if len(classes) < 2 or classes[0].source != 0:
         raise UnderstudyError("no classes besides the background", fix="name them by --classes")
     content = read_checkpoint(path)
@@ -97,11 +95,8 @@ def import_checkpoint(
     if checkpoint.kind == "diffusion":
         arguments = _diffusion_arguments(checkpoint, given, path)
     elif given:
-        raise UnderstudyError(
-            f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself",
-            where=path,
-            fix="leave options that say `.pt only` to guided-diffusion's .pt",
-        )
+        problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
+        raise UnderstudyError(problem, path, "leave options that say `.pt only` to guided-diffusion's .pt")
     else:
         arguments = _bounded(checkpoint, path)
     names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation), path)
@@ -153,11 +148,7 @@ def _save(path: Path, module: nn.Module) -> None:
 
 
 def parse_channels(text: str) -> tuple[str, ...]:
-    """Channels from "T1w,T1wGd,T2w,FLAIR".
-
-    Raises:
-        UnderstudyError: an empty or repeated name.
-    """
+    """Channels from "T1w,T1wGd,T2w,FLAIR"; an UnderstudyError where a name is empty or repeated."""
     names = tuple(part.strip() for part in text.split(","))
     if not all(names) or len(set(names)) != len(names):
         raise UnderstudyError("the channels need names that differ", f"--channels {text}", "write T1w,T1wGd,T2w,FLAIR")
@@ -167,10 +158,7 @@ def parse_channels(text: str) -> tuple[str, ...]:
 def parse_classes(text: str) -> tuple[LabelClass, ...]:
     """Classes from "NCR/NET=1:51,ED=2:102,ET=4:204": name, value in label volumes and code in the joint image.
 
-    Codes may be left out: they are then evenly spaced.
-
-    Raises:
-        UnderstudyError: another form; a value, name or code twice; a code that is not in 1 ... 255.
+    Codes may be left out: they are then evenly spaced. An UnderstudyError where anything is given twice or impossible.
     """
     where = f"--classes {text}"
     fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
@@ -234,19 +222,14 @@ def _checked_channels(
         raise UnderstudyError("the file does not tell its channels", where=path, fix=_ORIGIN)
     images = counts[0] - drawn
     if images < 1:
-        raise UnderstudyError(
-            f"the model has {counts[0]} channels, too few for an image and {drawn} of the annotation",
-            where=path,
-            fix="only models that draw an annotation with the image can be imported; see --annotation and --classes",
-        )
+        problem = f"the model has {counts[0]} channels, too few for an image and {drawn} of the annotation"
+        fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"
+        raise UnderstudyError(problem, path, fix)
     order = _AUTHORS_ORDER[checkpoint.kind]
     example = f"the models of the paper's authors on AIDA data hub have, for this model, {order}"
     if names is None:
-        raise UnderstudyError(
-            f"the names of the {images} image channels are needed: the file does not tell them",
-            where=path,
-            fix=f"add --channels with the names in the order of the training; {example}",
-        )
+        problem = f"the names of the {images} image channels are needed: the file does not tell them"
+        raise UnderstudyError(problem, path, f"add --channels with the names in the order of the training; {example}")
     if len(names) != images:
         raise UnderstudyError(
             f"{len(names)} channels named ({', '.join(names)}), but the model has {counts[0]}: {images} of the image"

@@ -39,11 +39,9 @@ _TF_NO_EFFECT = {"kind", "dtype", "structure", "is_template_graph", "is_training
 _TF_REQUIRED: dict[str, tuple[Any, ...]] = {"label_size": (0,), "use_wscale": (True,), "normalize_latents": (True,)}
 
 _PROGAN_REQUIRED = _TF_REQUIRED | {
-    "use_pixelnorm": (True,),
-    "pixelnorm_epsilon": (1e-8,),
-    "use_leakyrelu": (True,),
+    "use_pixelnorm": (True,), "pixelnorm_epsilon": (1e-8,), "use_leakyrelu": (True,),
     "fused_scale": (True,),  # without, the discriminator averages behind the leaky ReLU: another network
-}
+}  # fmt: skip
 
 _STYLEGAN1_ARGUMENTS = _TF_ARGUMENTS | {
     **_same("w_dim", "mapping_layers"),
@@ -54,17 +52,10 @@ _STYLEGAN1_ARGUMENTS = _TF_ARGUMENTS | {
     "truncation_cutoff": "psi_cutoff",
 }
 _STYLEGAN1_REQUIRED = _TF_REQUIRED | {
-    "mbstd_num_features": (1,),
-    "nonlinearity": ("lrelu",),
-    "mapping_nonlinearity": ("lrelu",),
-    "use_styles": (True,),
-    "const_input_layer": (True,),
-    "use_noise": (True,),
-    "use_pixel_norm": (False,),
-    "use_instance_norm": (True,),
-    "blur_filter": ((1, 2, 1),),
-    "fused_scale": ("auto", True, False),
-}
+    "mbstd_num_features": (1,), "nonlinearity": ("lrelu",), "mapping_nonlinearity": ("lrelu",), "use_styles": (True,),
+    "const_input_layer": (True,), "use_noise": (True,), "use_pixel_norm": (False,), "use_instance_norm": (True,),
+    "blur_filter": ((1, 2, 1),), "fused_scale": ("auto", True, False),
+}  # fmt: skip
 _STYLEGAN1_NO_EFFECT = _TF_NO_EFFECT | {
     "func_name", "dlatent_broadcast", "randomize_noise", "force_clean_graph", "style_mixing_prob", "truncation_psi",
     "truncation_psi_val", "truncation_cutoff_val",
@@ -136,11 +127,7 @@ def load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan:
 
 
 def stylegan1_config(arguments: Mapping[str, Any]) -> stylegan1.StyleGan1Config:
-    """Our configuration for the arguments of the official networks.
-
-    Raises:
-        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
-    """
+    """Our configuration for the arguments of the official networks; errors as of `our_arguments`."""
     ours = _tf_arguments(arguments, _STYLEGAN1_ARGUMENTS, _STYLEGAN1_REQUIRED, _STYLEGAN1_NO_EFFECT)
     return stylegan1.StyleGan1Config(**ours)
 
@@ -206,12 +193,9 @@ _STYLEGAN2_NO_EFFECT = {
     "freeze_layers", "channels_last", "noise_mode", "embed_features", "layer_features",
 }  # fmt: skip
 _STYLEGAN2_REQUIRED = {
-    "c_dim": (0,),
-    "architecture": ("skip", "resnet"),
-    "activation": ("lrelu",),
-    "use_noise": (True,),
+    "c_dim": (0,), "architecture": ("skip", "resnet"), "activation": ("lrelu",), "use_noise": (True,),
     "resample_filter": ((1, 3, 3, 1),),
-}
+}  # fmt: skip
 _STYLEGAN2_RULES: Rules = [
     (r".*resample_filter", None),
     (r"mapping\.w_avg", "mapping.w_avg"),
@@ -247,19 +231,12 @@ def _judge_rules(resolution: int) -> Rules:
 
 
 def stylegan2_config(arguments: Mapping[str, Any]) -> stylegan2.StyleGan2Config:
-    """Our configuration for the arguments of the official network.
-
-    Raises:
-        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
-    """
+    """Our configuration for the arguments of the official network; errors as of `our_arguments`."""
     ours = our_arguments(arguments, _STYLEGAN2_ARGUMENTS, _STYLEGAN2_REQUIRED, _STYLEGAN2_NO_EFFECT)
     config = stylegan2.StyleGan2Config(**ours)
     if arguments.get("layer_features") not in (None, config.w_dim):
-        raise UnderstudyError(
-            f"a mapping of width {arguments['layer_features']} to w of size {config.w_dim} is not supported",
-            where="layer_features",
-            fix="use a model whose mapping is as wide as w",
-        )
+        problem = f"a mapping of width {arguments['layer_features']} to w of size {config.w_dim} is not supported"
+        raise UnderstudyError(problem, "layer_features", "use a model whose mapping is as wide as w")
     return config
 
 
@@ -268,11 +245,8 @@ def load_stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> stylegan2.S
     model = stylegan2.build(stylegan2_config(arguments))
     generator, judge = parts(weights)
     if any(re.match(r"synthesis\.b\d+\.skip\.", name) for name in generator):
-        raise UnderstudyError(
-            "a residual generator (architecture resnet) is not supported",
-            where="G",
-            fix="use a model of the default architecture, skip",
-        )
+        problem = "a residual generator (architecture resnet) is not supported"
+        raise UnderstudyError(problem, "G", "use a model of the default architecture, skip")
     if generator:
         fill(model.generator, generator, _STYLEGAN2_RULES, "G")
     if judge:
@@ -293,11 +267,7 @@ _LAYER = r"synthesis\.L(\d+)_(\d+)_(\d+)\."
 
 
 def stylegan3_config(arguments: Mapping[str, Any]) -> StyleGan3Config:
-    """Our configuration for the arguments of the official network.
-
-    Raises:
-        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
-    """
+    """Our configuration for the arguments of the official network; errors as of `our_arguments`."""
     return StyleGan3Config(**our_arguments(arguments, _STYLEGAN3_ARGUMENTS, _STYLEGAN3_REQUIRED, _STYLEGAN3_NO_EFFECT))
 
 
@@ -322,12 +292,10 @@ def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan3:
         bands = config.bands
         expected = (bands[index].size, bands[index].channels) if index < len(bands) else None
         if expected != (size, channels):
-            raise UnderstudyError(
-                f"layer {index} of the official weights has size {size} and {channels} channels; the configuration says"
-                f" {expected or f'that there are {len(bands)} layers'}",
-                where=f"G/{match.string}",
-                fix="check resolution, channels, widths and the schedule in the configuration",
-            )
+            ours = expected or f"that there are {len(bands)} layers"
+            problem = f"layer {index} has size {size} and {channels} channels; the configuration says {ours}"
+            fix = "check resolution, channels, widths and the schedule in the configuration"
+            raise UnderstudyError(problem, f"G/{match.string}", fix)
         if index < config.num_layers:
             return f"synthesis.layers.{index}.{name}"
         return f"synthesis.to_image.{name if name in ('bias', 'magnitude') else 'conv.' + name}"
@@ -357,8 +325,6 @@ def _check_filters(model: StyleGan3, arrays: Arrays) -> None:
         layer = layers[index] if index < len(layers) else None
         ours = getattr(layer, match[4]) if isinstance(layer, FilteredConv) else np.ones(1)
         if ours.shape != array.shape or not np.allclose(ours, array, rtol=0, atol=1e-5 * np.abs(ours).max()):
-            raise UnderstudyError(
-                f"filter of shape {array.shape} differs from the configured one of shape {ours.shape}",
-                where=f"G/{official}",
-                fix="check cutoffs, stopbands, use_radial_filters and the resolution in the configuration",
-            )
+            problem = f"filter of shape {array.shape} differs from the configured one of shape {ours.shape}"
+            fix = "check cutoffs, stopbands, use_radial_filters and the resolution in the configuration"
+            raise UnderstudyError(problem, f"G/{official}", fix)

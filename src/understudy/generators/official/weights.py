@@ -122,17 +122,12 @@ def fill(
         array = layout(official, array) if layout else array
         if name not in state or state[name].shape != array.shape:
             expected = tuple(state[name].shape) if name in state else "nothing"
-            raise UnderstudyError(
-                f"official weight of shape {array.shape} where {expected} is expected",
-                where=f"{part}/{official}",
-                fix="check resolution, channels and widths in the configuration",
-            )
+            problem = f"official weight of shape {array.shape} where {expected} is expected"
+            fix = "check resolution, channels and widths in the configuration"
+            raise UnderstudyError(problem, f"{part}/{official}", fix)
         state[name] = torch.from_numpy(np.array(array, np.float32))
         missing.discard(name)
     if missing:
-        raise UnderstudyError(
-            f"the official weights lack {len(missing)} variables, e.g. {sorted(missing)[0]}",
-            where=part,
-            fix="the file is incomplete or of another configuration",
-        )
+        problem = f"the official weights lack {len(missing)} variables, e.g. {sorted(missing)[0]}"
+        raise UnderstudyError(problem, part, "the file is incomplete or of another configuration")
     module.load_state_dict(state)
