@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from plugged import declare_plugin
 
 from understudy.errors import UnderstudyError
 from understudy.generators.registry import plugin_type
@@ -111,3 +112,42 @@ def test_no_plugin_is_imported_unless_a_study_names_it(tmp_path: Path, example_p
 def test_the_content_of_a_report_is_read_again(tmp_path: Path, example_plugin: Path) -> None:
     study: Any = load_study(written(tmp_path))
     assert Study.model_validate(study.as_data()).hash == study.hash
+
+
+KEEPS_STATES = """
+import numpy as np
+from pydantic import BaseModel
+class C:
+    version = "1"
+    recipes = {"quick": {"width": 2}}
+    class Config(BaseModel):
+        width: int = 4
+        depth: int = 1
+    @staticmethod
+    def train(slices, config, folder, seed, device, snapshots=None): ...
+    def sample(self, count, seed): ...
+"""
+
+
+def test_recipe_ensemble_and_snapshots_are_planned_as_for_built_in_generators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_plugin: Path
+) -> None:
+    (tmp_path / "kept_plugin.py").write_text(KEEPS_STATES)
+    declare_plugin(tmp_path, "kept", "kept_plugin:C", "1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "kept_plugin", raising=False)
+    two = load_study(written(tmp_path, "{plugin: kept, recipe: quick, config: {depth: 3}, ensemble: 2}"))
+    assert two.generators["mine"].config == {"width": 2, "depth": 3}  # type: ignore[union-attr]
+    trained = [job for job in make_plan(two).jobs if job.stage == "generator"]
+    assert [job.name for job in trained] == ["generator mine, member 1", "generator mine, member 2"]
+    assert trained[0].spec["seed"] != trained[1].spec["seed"]
+
+    kept = load_study(written(tmp_path, "{plugin: kept, snapshots: [5, 2.5], samples: 9}"))
+    jobs = [job for job in make_plan(kept).jobs if job.stage in ("generator", "sample")]
+    assert [job.name for job in jobs] == ["generator mine", "sample mine", "sample mine-2_5kimg", "sample mine-5kimg"]
+    assert jobs[0].spec["keep_weights_kimg"] == [2.5, 5]
+    assert jobs[2].spec["snapshot_kimg"] == 2.5
+    assert Study.model_validate(kept.as_data()).hash == kept.hash
+    for wrong in ("{plugin: principal, snapshots: [5]}", "{plugin: kept, recipe: slow}"):
+        with pytest.raises(UnderstudyError, match="generators.mine"):
+            load_study(written(tmp_path, wrong))
