@@ -61,8 +61,8 @@ def measure_lesions(labels: Labels, classes: int) -> Lesions:
         >>> labels = np.zeros((1, 8, 8), np.uint8)
         >>> labels[0, 2:5, 2:5] = 1
         >>> found = measure_lesions(labels, 1)
-        >>> found.area.tolist(), round(found.compactness[0, 0], 3), found.borders[0, 0, 1]
-        ([[9.0, 9.0]], 0.785, 12.0)
+        >>> found.area.tolist(), found.compactness.round(3).tolist(), found.borders[0, 0].tolist()
+        ([[9.0, 9.0]], [[0.785, 0.785]], [0.0, 12.0])
     """
     borders = _borders(labels, classes)
     masks = [labels == k for k in range(1, classes + 1)] + [labels > 0]
