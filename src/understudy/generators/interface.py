@@ -29,11 +29,7 @@ class GeneratorType(ABC):
 
     @abstractmethod
     def load(self, folder: Path, config: dict[str, Any]) -> Any:
-        """The generator of a finished training, with `sample(count, seed, start, psi)` and `to(device)`.
-
-        Raises:
-            UnderstudyError: its files are damaged, or of another version.
-        """
+        """The generator of a finished training, with `sample(count, seed, start, psi)` and `to(device)`."""
 
     @abstractmethod
     def weights(self, folder: Path, config: dict[str, Any]) -> dict[str, str]:
@@ -47,16 +43,8 @@ class GeneratorType(ABC):
     def membership_scorer(
         self, folder: Path, config: dict[str, Any], device: torch.device, seed: int
     ) -> tuple[Scorer, str]:
-        """The score by which training slices are told from others, and its name.
-
-        Raises:
-            UnderstudyError: it has none, or its files are damaged.
-        """
+        """The score by which training slices are told from others, and its name."""
 
     @abstractmethod
     def recipe(self, name: str) -> dict[str, Any]:
-        """The fields that a recipe sets.
-
-        Raises:
-            UnderstudyError: no such recipe.
-        """
+        """The fields that a recipe sets."""

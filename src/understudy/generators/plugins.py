@@ -61,10 +61,9 @@ class NoSettings(BaseModel):
 
 
 class TrainingSlices:
-    """Joint images of the training patients, read from disk where they are asked for.
+    """Joint images of the training patients, read where they are asked for: C image channels, then the annotation.
 
-    `slices[i]` is float32 [C + A, H, W], `slices[3:8]` and `slices[[5, 2]]` are [n, C + A, H, W], in [-1, 1]:
-    C image channels, then the annotation (A = 1: evenly spaced codes; one-hot: a channel for each class).
+    `slices[i]` is float32 [C + A, H, W], `slices[3:8]` and `slices[[5, 2]]` are [n, C + A, H, W], in [-1, 1];
     `numpy.asarray(slices)` is all of them.
 
     Attributes:
@@ -114,11 +113,7 @@ class PluginType(GeneratorType):
         self.settings: type[BaseModel] = getattr(implementation, "Config", NoSettings)
 
     def configured(self, fields: Mapping[str, Any]) -> BaseModel:
-        """Its validated settings.
-
-        Raises:
-            ValidationError: see `settings_problem`.
-        """
+        """Its validated settings; of a ValidationError `settings_problem` makes words."""
         return self.settings.model_validate(dict(fields))
 
     def settings_problem(self, error: ValidationError) -> tuple[tuple[str, ...], str]:
@@ -278,11 +273,8 @@ class PluginGenerator:
     def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
         """Samples start ... start + count - 1 of a seed, float32 [count, C + A, R, R].
 
-        The plug-in is always asked for whole blocks, each with a seed of its own, so that sample i of a seed is the
-        same whatever is asked for, if the plug-in gives the same for the same (count, seed).
-
-        Raises:
-            UnderstudyError: a truncation, or what went wrong in the plug-in.
+        The plug-in is always asked for whole blocks, each with a seed of its own: sample i of a seed is the same
+        whatever is asked for, if the plug-in gives the same for the same (count, seed).
         """
         if psi != 1:
             raise UnderstudyError(f"the plug-in {self._plugin.name} knows no truncation", fix="leave psi at 1")
@@ -310,11 +302,7 @@ class PluginGenerator:
 
 
 def imported_plugin(point: EntryPoint) -> PluginType:
-    """The class that an entry point names, after a look at its form.
-
-    Raises:
-        UnderstudyError: it cannot be imported, or lacks what the module describes.
-    """
+    """The class that an entry point names, after a look at its form."""
     try:
         implementation = point.load()
     except Exception as error:  # whatever the import of foreign code may raise

@@ -33,11 +33,7 @@ PLUGINS = "understudy.generators"  # group of entry points
 
 
 def network_type(name: str) -> NetworkType:
-    """A built-in generator by its name, e.g. "stylegan2".
-
-    Raises:
-        UnderstudyError: there is none.
-    """
+    """A built-in generator by its name, e.g. "stylegan2"."""
     if name not in KINDS:
         raise UnderstudyError(f"there is no generator of kind {name!r}", fix=f"use one of {', '.join(KINDS)}")
     module, _, attribute = KINDS[name].partition(":")
@@ -46,11 +42,7 @@ def network_type(name: str) -> NetworkType:
 
 
 def plugin_type(name: str) -> PluginType:
-    """A plug-in by its name.
-
-    Raises:
-        UnderstudyError: not installed, not importable, or of another form than `plugins` describes.
-    """
+    """A plug-in by its name; raises UnderstudyError if it is not installed, or not of the form in `plugins`."""
     from understudy.generators.plugins import imported_plugin  # torch, which those who list names need not wait for
 
     points = installed_plugins()
@@ -86,12 +78,8 @@ def model_config(fields: Mapping[str, Any]) -> Any:
 
 
 def build(config: Any, seed: int = 0) -> Any:
-    """A network of an architecture with fresh weights; what is sampled is its `generator`.
-
-    Raises:
-        ValueError: there is no such network at its resolution, which may have been left to its default.
-    """
-    config.check_size()
+    """A network of an architecture with fresh weights; what is sampled is its `generator`."""
+    config.check_size()  # the resolution may have been left to its default
     return network_type(config.kind).build(config, seed)
 
 

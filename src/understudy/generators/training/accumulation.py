@@ -70,14 +70,8 @@ class Accumulation:
     def run(self, inputs: Inputs, rows: int, full: int, work: Callable[[float, dict[str, Any]], Any]) -> list[Any]:
         """`work(part of the batch, inputs)` of every micro-batch; again in smaller ones if memory runs out.
 
-        All micro-batches start from the same running buffers, and where they end is averaged: as such a move is linear
-        in the statistic, that is where the whole batch would have ended.
-
         Args:
             inputs: this process's. rows: theirs. full: those of a full batch, which decide the number of parts.
-
-        Raises:
-            OutOfMemory: memory runs out with the smallest micro-batches as well.
         """
         while True:
             failed, results, parts = False, list[Any](), self.parts(full)
@@ -87,7 +81,7 @@ class Accumulation:
             try:
                 for weight, part in micro_batches(inputs, rows, parts):
                     results.append(work(weight, part))
-                    if divided:
+                    if divided:  # all start from the same buffers; a move is linear in the statistic: moves add up
                         for move, buffer, start in zip(moves, self._buffers, before, strict=True):
                             move += (buffer - start) * weight
                             buffer.copy_(start)

@@ -81,12 +81,7 @@ def started() -> tuple[int, int]:
 
 
 def check_devices(device: str, devices: int, nodes: int = 1) -> None:
-    """Refuses devices that are not there, before any work is done.
-
-    Raises:
-        UnderstudyError: numbers below 1, more GPUs than this machine has, one GPU of a number and yet several devices,
-            several machines without a launcher, another number of processes than the launcher has started.
-    """
+    """Raises UnderstudyError for devices that are not there, or not as many as processes were started."""
     if devices < 1 or nodes < 1:
         raise UnderstudyError(f"{devices} devices on {nodes} machines", fix="use at least one of each")
     kind = resolve_device(device)
@@ -106,17 +101,10 @@ def check_devices(device: str, devices: int, nodes: int = 1) -> None:
 
 
 def launch(train: Callable[..., Path], arguments: dict[str, Any], device: str, devices: int, nodes: int) -> Path:
-    """Calls `train(**arguments, device=, processes=)` in a process for each device.
+    """Calls `train(**arguments, device=, processes=)` in a process for each device; raises what it raises.
 
     One machine's processes are started here; those of several, or of a queue, were started by torchrun or SLURM, and
-    each of them calls this to join the others.
-
-    Args:
-        arguments: `slices` is opened again in each process, where it has a folder.
-
-    Raises:
-        UnderstudyError: lightning-fabric is missing, or what `train` raises.
-        Interrupted: SIGTERM or SIGINT; the state was saved.
+    each of them calls this to join the others. Each opens `arguments["slices"]` again, where it has a folder.
     """
     try:
         from lightning_fabric import Fabric

@@ -84,12 +84,8 @@ def faults(lines: Sequence[Mapping[str, Any]], real: Reference) -> list[str]:
 
 
 def summary(lines: Sequence[Mapping[str, Any]], real: Reference) -> dict[str, Any]:
-    """How a finished training was: its faults at the end and the first time of each, and what was repaired.
-
-    Returns:
-        ok; faults, name -> kimg since when without a break; diversity and annotated at the end (None if never
-        measured); repaired_gradients, the updates in which NaN gradients were set to 0.
-    """
+    """How a finished training was: ok; faults at the end, name -> kimg since when without a break; diversity and
+    annotated at the end, None if never measured; repaired_gradients, updates in which NaN gradients were set to 0."""
     since: dict[str, float] = {}
     for end in range(len(lines), 0, -1):
         present = faults(lines[:end], real)
@@ -111,11 +107,7 @@ class Diverged(UnderstudyError, FloatingPointError):
 
 
 def check_divergence(figures: Mapping[str, float | None], kimg: float, where: Path) -> None:
-    """Stops a training whose weights are NaN.
-
-    Raises:
-        Diverged: a loss is NaN or infinite.
-    """
+    """Raises `Diverged` if a loss is NaN or infinite."""
     if any(value is None for name, value in figures.items() if name.startswith("loss")):
         raise Diverged(
             f"the training diverged (loss is NaN) at {kimg:.1f} kimg",

@@ -112,11 +112,7 @@ def training_steps(state: TrainingState) -> Iterator[TrainingState]:
 
 
 def check_fit(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: TrainingConfig) -> None:
-    """Refuses a training of another kind, a model for other images, and a batch of no whole groups.
-
-    Raises:
-        UnderstudyError: says which.
-    """
+    """Refuses a training of another kind, and a model for other images."""
     kind = network_type(model.kind)
     if not isinstance(config, kind.training):
         raise UnderstudyError(
@@ -132,10 +128,6 @@ def check_fit(slices: SliceSet, rows: NDArray[np.int64], model: Any, config: Tra
         )
     if not len(rows):
         raise UnderstudyError("no slices to train on", where=slices.path, fix="check the split")
-    group = getattr(model, "mbstd_group", 1)
-    for size in (config.batch, *getattr(config, "batches", {}).values()):
-        if size % min(size, group):
-            raise UnderstudyError(f"batch {size} is no multiple of mbstd_group {group}")
 
 
 def check_kept_weights(folder: Path, config: TrainingConfig) -> None:

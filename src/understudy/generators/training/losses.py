@@ -33,7 +33,7 @@ def wgan_gp_discriminator_loss(
 
     Args:
         real, fake: scores [N, 1]. squared: squared norm [N] of the gradient at images on the line between them.
-        weight: of the gradient penalty. drift: weight of the squared scores of real images.
+        weight, drift: of the gradient penalty and of the squared scores of real images.
     """
     return fake.mean() - real.mean() + weight * gradient_penalty(squared) + drift * real.square().mean()
 

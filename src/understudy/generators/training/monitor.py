@@ -89,11 +89,7 @@ class Monitor:
         return {name: value for name, value in line.items() if name.startswith("loss")}
 
     def add_line(self, with_samples: bool) -> dict[str, Any]:
-        """Adds a line to the history.
-
-        Raises:
-            Diverged: a loss is NaN.
-        """
+        """Adds a line to the history; raises `Diverged` if a loss is NaN."""
         state, (seconds, images) = self.state, self._last_line
         self._last_line = state.seconds, state.images
         rate = (state.images - images) / max(1e-9, state.seconds - seconds)
@@ -105,25 +101,21 @@ class Monitor:
                 "memory_mb": round(memory_mb(state.device), 1), **figures}  # fmt: skip
         present = faults([*self.lines, line], self.real)
         if self.kimg >= PART * self.config.kimg:  # before that nothing has formed yet
-            self._warn(present)
+            if present and present != self._warned:
+                log.warning(
+                    "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if"
+                    " this lasts, look at samples-*.png in %s, and train longer or with another recipe",
+                    self.kimg,
+                    " and ".join(FAULTS[fault] for fault in present),
+                    self.folder,
+                )
+            self._warned = present
         line |= {"health": ", ".join(present)} if present else {}
         self.lines.append(line)
         if self.writes:
             self.history.append(**line)
             self.tensorboard.scalars(line | {"seconds_per_kimg": 1000 / max(rate, 1e-9)}, state.images)
         return line
-
-    def _warn(self, present: list[str]) -> None:
-        """Warns of faults that are new."""
-        if present and present != self._warned:
-            log.warning(
-                "after %.1f thousand images something is wrong with the generator: %s. The training goes on; if this"
-                " lasts, look at samples-*.png in %s, and train longer or with another recipe",
-                self.kimg,
-                " and ".join(FAULTS[fault] for fault in present),
-                self.folder,
-            )
-        self._warned = present
 
     def finish(self) -> None:
         """Writes the result and deletes the checkpoints."""
@@ -182,12 +174,8 @@ class TensorBoardLogger:
 
 
 def sample_grid(images: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
-    """Picture uint8 [(C + 1) H, n W, 3]: one column a sample, a row each channel, and one of the first channel with
-    the classes in colour over it.
-
-    Args:
-        images: uint8 [n, C, H, W]. labels: uint8 [n, H, W]. classes: number of classes, background included.
-    """
+    """Images uint8 [n, C, H, W] and labels [n, H, W] -> picture uint8 [(C + 1) H, n W, 3]: one column a sample, a row
+    each channel, and one of the first channel with the classes in colour over it."""
     palette = matplotlib.colormaps["tab10"](np.arange(10))[:, :3] * 255
     colours = palette[(np.arange(classes) - 1) % 10]  # class k has colour k - 1
     first = images[:, 0, :, :, None].repeat(3, axis=3).astype(np.float32)

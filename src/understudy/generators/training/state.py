@@ -99,11 +99,7 @@ class TrainingState(ABC):
         return self.accumulation.parts(self.local_batch)
 
     def check_batches(self) -> None:
-        """Refuses batches that cannot be divided evenly and in whole groups among the processes.
-
-        Raises:
-            UnderstudyError: says which.
-        """
+        """Refuses batches that cannot be divided evenly and in whole groups among the processes."""
         world_size = self.processes.world_size
         for batch in sorted(self.batches):
             local, left = divmod(batch, world_size)
@@ -120,13 +116,11 @@ class TrainingState(ABC):
     # --- updates -----------------------------------------------------------------------------------------------------
 
     def backward_and_step(self, name: str, inputs: Inputs, loss: Loss, rows: int | None = None) -> dict[str, Tensor]:
-        """One update of the parameters of optimiser `name` by the mean loss over the batch.
+        """One update of the parameters of optimiser `name` by the mean loss over the batch; gives the means of its
+        figures, which go to the history.
 
         Args:
             inputs: this process's. rows: theirs; None for a full batch.
-
-        Returns:
-            The means of the loss's figures over the batch; they go to the history.
         """
 
         def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
@@ -169,9 +163,8 @@ class TrainingState(ABC):
     def take_figures(self) -> dict[str, float | None]:
         """Means since the last call (a count for `repaired_gradients`), None where they are not finite."""
         means = {k: float(total) / (1 if k == REPAIRED else n) for k, (total, n) in sorted(self.figures.items())}
+        means |= {"shares": float(self.parts)} if self.parts > 1 else {}
         self.figures = {}
-        if self.parts > 1:
-            means["shares"] = float(self.parts)
         return {k: v if math.isfinite(v) else None for k, v in means.items()}
 
     def state_dict(self) -> dict[str, Any]:
