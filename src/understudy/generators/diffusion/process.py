@@ -39,7 +39,7 @@ def noise_schedule(kind: NoiseSchedule, steps: int) -> NDArray[np.float64]:
         scale = 1000 / steps
         if scale * 0.02 >= 1:
             raise UnderstudyError(
-                f"the linear schedule cannot have {steps} steps", where="steps", fix="take more than 20, or cosine"
+                f"the linear schedule cannot have {steps} steps", "steps", "take more than 20, or cosine"
             )
         return np.linspace(scale * 1e-4, scale * 0.02, steps)
     level = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2

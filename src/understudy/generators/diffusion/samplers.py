@@ -32,18 +32,16 @@ class SamplerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["ancestral", "ddim", "dpm++"] = Field(default="dpm++", description="the sampler")
-    steps: int | None = Field(
-        default=50, ge=2, description="evaluations of the network per sample, at most; None: all steps"
-    )
+    kind: Literal["ancestral", "ddim", "dpm++"] = Field("dpm++", description="the sampler")
+    steps: int | None = Field(50, ge=2, description="evaluations of the network per sample, at most; None: all steps")
     spacing: Literal["even", "stride", "quadratic", "logsnr"] | None = Field(
-        default=None,
+        None,
         description="which steps: even in time (ends included), stride (0, k, 2k, ...), quadratic in time, or even in"
         " log SNR; None: even for ancestral, stride for ddim, quadratic for dpm++",
     )
-    eta: float = Field(default=0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling")
+    eta: float = Field(0.0, ge=0, le=1, description="DDIM: 0 no noise, 1 as much as ancestral sampling")
     clip: Literal["none", "clamp", "dynamic"] = Field(
-        default="clamp", description="hold the predicted image in [-1, 1], or scale it into this range"
+        "clamp", description="hold the predicted image in [-1, 1], or scale it into this range"
     )
 
 
@@ -54,11 +52,7 @@ def default_sampler(total: int) -> SamplerConfig:
 
 
 def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
-    """A sampler from what a user typed: kind and steps (0 for all), None for what was left out; None for nothing.
-
-    Raises:
-        UnderstudyError: no such sampler, or one step.
-    """
+    """A sampler from what a user typed: kind and steps (0 for all), None for what was left out; None for nothing."""
     if kind is None and steps is None:
         return None
     given = {"kind": kind} if kind is not None else {}
@@ -75,14 +69,10 @@ def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` of `total` steps, evenly spread, the first and the last included.
-
-    Raises:
-        UnderstudyError: more steps than there are.
-    """
+    """`count` of `total` steps, evenly spread, the first and the last included."""
     if not 1 <= count <= total:
         raise UnderstudyError(
-            f"{count} sampling steps, but the model has {total}", where="sampler steps", fix=f"take at most {total}"
+            f"{count} sampling steps, but the model has {total}", "sampler steps", f"take at most {total}"
         )
     stride = (total - 1) / (count - 1) if count > 1 else 1.0
     # added up, not multiplied: in the official code's roundings, so that the very same steps are kept
@@ -90,16 +80,12 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 def strided(total: int, count: int) -> list[int]:
-    """Steps 0, k, 2 k, ... of `total`, `count` of them, by the smallest stride k that gives this number (DDIM).
-
-    Raises:
-        UnderstudyError: no stride gives this number of steps.
-    """
+    """Steps 0, k, 2 k, ... of `total`, `count` of them, by the smallest stride k that gives this number (DDIM)."""
     reachable = [len(range(0, total, stride)) for stride in range(1, total + 1)]
     if count not in reachable:
         nearest = min(reachable, key=lambda n: abs(n - count))
         raise UnderstudyError(
-            f"no stride takes {count} of {total} steps", where="sampler steps", fix=f"{nearest} is the nearest number"
+            f"no stride takes {count} of {total} steps", "sampler steps", f"{nearest} is the nearest number"
         )
     return list(range(0, total, reachable.index(count) + 1))
 

@@ -25,8 +25,8 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    resolution: int = Field(default=256, ge=16, le=512, description="edge of the images, pixels, a power of two")
-    channels: int = Field(default=5, ge=1, description="channels of the joint image: MR channels + annotation channels")
+    resolution: int = Field(256, ge=16, le=512, description="edge of the images, pixels, a power of two")
+    channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -123,11 +123,9 @@ def squared_norms(weights: Sequence[Tensor], styles: Sequence[Tensor]) -> Tensor
 
 
 def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, ...]]:
-    """Styles [N, outputs] of the affine layers in group k by w number k of ws [N, number of groups, w_dim].
-
-    All layers are one batched product, over weights filled up with zeros to one width: in a small network the many
-    small products cost more than the zeros.
-    """
+    """Styles [N, outputs] of the affine layers in group k by w number k of ws [N, number of groups, w_dim]."""
+    # One batched product, over weights filled up with zeros to one width: in a small network the many small products
+    # cost more than the zeros.
     sizes = [[len(layer.weight) for layer in group] for group in groups]
     width = max(map(sum, sizes))
     weights, biases = [], []
@@ -317,14 +315,11 @@ class Styled:
         return w[:, None].expand(-1, self.config.num_ws, -1)
 
     def draw_styles(self, count: int, rng: torch.Generator, mixing: float, layers: int) -> dict[str, Tensor]:
-        """Latents of a batch and where their styles change, in a fixed order, on the generator's device.
+        """Latents z, other [count, z_dim], and cutoff [], the first w of `other` (num_ws: none).
 
         Args:
             mixing: probability in [0, 1] that the styles of this batch are mixed, at one place for the whole batch
                 (Karras et al. 2019, sec. 3.1). layers: number of w vectors in use; styles change within them.
-
-        Returns:
-            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none).
         """
         size, device = self.config.z_dim, rng.device
         z, other = (torch.randn(count, size, generator=rng, device=device) for _ in range(2))
@@ -334,8 +329,7 @@ class Styled:
         return {"z": z, "other": other, "cutoff": cutoff}
 
     def ws(self, inputs: Mapping[str, Tensor], track: bool = False) -> Tensor:
-        """Inputs as from `draw_styles` (or only z) -> ws [N, num_ws, w_dim], styles mixed; `track` moves the running
-        mean of w."""
+        """Inputs as from `draw_styles`, or only z -> ws [N, num_ws, w_dim], mixed; track: move the running mean."""
         z, device, mix = inputs["z"], self.mapping.w_avg.device, "other" in inputs
         # both, wherever the styles change: one pass reads the weights once, and every step does the same
         both = self.mapping((torch.cat([z, inputs["other"]]) if mix else z).to(device))

@@ -9,9 +9,10 @@ resolution R >> floor(level), at equal results.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.generators.networks.base import LatentGenerator, NetworkConfig
@@ -20,35 +21,22 @@ from understudy.generators.ops.fused import LAYOUT
 from understudy.generators.ops.resampling import enlarge, shrink, smooth
 
 
-class LevelSchedule(BaseModel):
-    """Level and batch as functions of the real images shown so far; the defaults are Progressive GAN's.
+@dataclass(frozen=True)
+class LevelSchedule:
+    """Level and batch as functions of the real images shown so far; the defaults are Progressive GAN's."""
 
-    Every doubling takes `stabilise_kimg` at the old resolution and then `fade_kimg` in which the new one fades in.
-    """
+    start_resolution: int = 4  # pixels (StyleGAN 1: 8); the full one for no growth
+    stabilise_kimg: float = 600  # thousand images at a resolution before the next fades in ...
+    fade_kimg: float = 600  # ... and in which it fades in
+    batch: int = 4  # images per step where `batches` says nothing
+    batches: dict[int, int] = field(default_factory=dict)  # images per step by active resolution
+    steps_per_update: int = 4  # for which level and batch are held
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    start_resolution: int = Field(
-        default=4, ge=4, description="first resolution, pixels (StyleGAN 1: 8); the full one for no growth"
-    )
-    stabilise_kimg: float = Field(
-        default=600, ge=0, description="thousand images at a resolution before the next fades in"
-    )
-    fade_kimg: float = Field(default=600, ge=0, description="thousand images in which a resolution fades in")
-    batch: int = Field(default=4, ge=1, description="images per step where `batches` says nothing")
-    batches: dict[int, int] = Field(
-        default={4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16, 256: 8},
-        description="images per step by active resolution (the official sizes for one GPU)",
-    )
-    steps_per_update: int = Field(default=4, ge=1, description="steps for which level and batch are held")
-
-    @model_validator(mode="after")
-    def _possible(self) -> LevelSchedule:
+    def __post_init__(self) -> None:
         if self.start_resolution & (self.start_resolution - 1):
             raise ValueError(f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ...")
         if any(v < 1 for v in self.batches.values()):
             raise ValueError("batches must be positive")
-        return self
 
     def level(self, images: int, resolution: int) -> float:
         """Level after so many real images of a network for `resolution`."""
@@ -71,11 +59,7 @@ def resets_optimiser(before: float, after: float) -> bool:
 
 
 def split_level(level: float, resolutions: list[int]) -> tuple[int, float]:
-    """(index of the active resolution, weight in [0, 1) of the next coarser one).
-
-    Raises:
-        ValueError: a level below 0, or beyond the coarsest resolution.
-    """
+    """(index of the active resolution, weight in [0, 1) of the next coarser one)."""
     coarsest = len(resolutions) - 1
     if not 0 <= level <= coarsest:
         raise ValueError(f"level {level} is not in [0, {coarsest}] (resolutions {resolutions})")
@@ -95,14 +79,10 @@ def fade_real(images: Tensor, level: float) -> Tensor:
 class ProgressiveConfig(NetworkConfig):
     """What the architectures of both models have in common; the defaults are the paper's at 256x256."""
 
-    fmap_base: int = Field(
-        default=8192, ge=1, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ..."
-    )
-    fmap_max: int = Field(default=512, ge=1, description="... but at most this many")
-    fmap_decay: float = Field(default=1.0, ge=0, description="log2 of the reduction with every doubling")
-    mbstd_group: int = Field(
-        default=4, ge=1, description="samples per group of the minibatch standard deviation, 1 for none"
-    )
+    fmap_base: int = Field(8192, ge=1, description="feature maps at resolution R: fmap_base / (R / 2) ^ fmap_decay ...")
+    fmap_max: int = Field(512, ge=1, description="... but at most this many")
+    fmap_decay: float = Field(1.0, ge=0, description="log2 of the reduction with every doubling")
+    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch standard deviation, 1 for none")
 
     def check_size(self) -> None:
         if self.width(self.resolution) < 1:

@@ -37,16 +37,14 @@ from understudy.generators.ops.resampling import smooth
 class StyleGan1Config(ProgressiveConfig):
     """Architecture of StyleGAN 1; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
-    kind: Literal["stylegan1"] = Field(default="stylegan1", description="name of the model")
-    z_dim: int = Field(default=512, ge=1, description="size of the latent z")
-    w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
-    mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
-    mapping_width: int = Field(default=512, ge=1, description="size of the layers between z and w")
-    mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
-    w_avg_beta: float = Field(default=0.995, ge=0, le=1, description="decay of the mean w per batch")
-    psi_cutoff: int | None = Field(
-        default=8, ge=0, description="truncation moves the first so many w only; None: all of them"
-    )
+    kind: Literal["stylegan1"] = Field("stylegan1", description="name of the model")
+    z_dim: int = Field(512, ge=1, description="size of the latent z")
+    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
+    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
+    mapping_width: int = Field(512, ge=1, description="size of the layers between z and w")
+    mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(0.995, ge=0, le=1, description="decay of the mean w per batch")
+    psi_cutoff: int | None = Field(8, ge=0, description="truncation moves the first so many w only; None: all of them")
 
     @property
     def num_ws(self) -> int:
@@ -182,18 +180,8 @@ class Generator(Styled, ProgressiveGenerator):
         return self.image(x, before, index, fade)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn in a fixed order, on the generator's device.
-
-        Whatever has a batch dimension may be cut into micro-batches; what has none belongs to the whole batch.
-
-        Args:
-            mixing: probability in [0, 1] that the styles of this batch are mixed. level: only its layers get noise,
-                and styles change within them.
-
-        Returns:
-            z and other [count, z_dim]; cutoff [], the first w of `other` (num_ws without mixing);
-            noise0, noise1, ... [count, 1, R, R], one for each layer.
-        """
+        """Everything random for a batch: what `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each layer
+        of the level. What has a batch dimension may be cut into micro-batches."""
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
         inputs = self.draw_styles(count, rng, mixing, layers)
         for i in range(layers):

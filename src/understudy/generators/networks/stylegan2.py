@@ -35,24 +35,21 @@ from understudy.generators.ops.resampling import upsample
 class StyleGan2Config(NetworkConfig):
     """Architecture of StyleGAN 2; the defaults are the paper's (256x256, four sequences and one annotation)."""
 
-    kind: Literal["stylegan2"] = Field(default="stylegan2", description="name of the model")
-    z_dim: int = Field(default=512, ge=1, description="size of the latent z")
-    w_dim: int = Field(default=512, ge=1, description="size of the intermediate latent w")
-    channel_base: int = Field(default=32768, ge=16, description="feature maps at resolution R: this / R ...")
-    channel_max: int = Field(default=512, ge=1, description="... but at most this many")
-    mapping_layers: int = Field(default=8, ge=1, description="dense layers from z to w")
-    mapping_rate: float = Field(default=0.01, gt=0, description="learning-rate multiplier of the mapping")
-    w_avg_beta: float = Field(default=0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)")
-    conv_clamp: float | None = Field(default=256.0, description="limit of the activations, None for none")
-    mbstd_group: int = Field(default=4, ge=1, description="samples per group of the minibatch deviation")
-    mbstd_maps: int = Field(default=1, ge=0, description="channels of the minibatch deviation, 0 for none")
+    kind: Literal["stylegan2"] = Field("stylegan2", description="name of the model")
+    z_dim: int = Field(512, ge=1, description="size of the latent z")
+    w_dim: int = Field(512, ge=1, description="size of the intermediate latent w")
+    channel_base: int = Field(32768, ge=16, description="feature maps at resolution R: this / R ...")
+    channel_max: int = Field(512, ge=1, description="... but at most this many")
+    mapping_layers: int = Field(8, ge=1, description="dense layers from z to w")
+    mapping_rate: float = Field(0.01, gt=0, description="learning-rate multiplier of the mapping")
+    w_avg_beta: float = Field(0.998, ge=0, le=1, description="decay of the mean w per batch (TF: 0.995)")
+    conv_clamp: float | None = Field(256.0, description="limit of the activations, None for none")
+    mbstd_group: int = Field(4, ge=1, description="samples per group of the minibatch deviation")
+    mbstd_maps: int = Field(1, ge=0, description="channels of the minibatch deviation, 0 for none")
 
     def check_size(self) -> None:
         if self.channel_base < self.resolution:
-            raise ValueError(
-                f"channel_base {self.channel_base} leaves no feature map at {self.resolution} pixels: give"
-                f" {self.resolution} or more"
-            )
+            raise ValueError(f"channel_base {self.channel_base} leaves no feature map at {self.resolution} pixels")
 
     def width(self, resolution: int) -> int:
         """Feature maps at a resolution."""
@@ -174,17 +171,8 @@ class Generator(Styled, LatentGenerator):
         return self.synthesis(self.broadcast(w), dtype=dtype)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
-        """Everything random for a batch, drawn in a fixed order, on the generator's device.
-
-        Whatever has a batch dimension may be cut into micro-batches; what has none belongs to the whole batch.
-
-        Args:
-            mixing: probability in [0, 1] that the styles of this batch are mixed.
-
-        Returns:
-            z, other [count, z_dim]; cutoff [], the first w of `other` (num_ws: none); noise0, ... [count, 1, R, R], one
-            for each convolution.
-        """
+        """Everything random for a batch: what `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each
+        convolution. What has a batch dimension may be cut into micro-batches."""
         inputs = self.draw_styles(count, rng, mixing, self.config.num_ws)
         sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
         for i, size in enumerate(sizes):

@@ -25,45 +25,31 @@ from understudy.generators.ops.group_norm import GroupNorm
 Module = TypeVar("Module", bound=nn.Module)
 # Width of each resolution, in units of `model_channels`. Official from 64 on, at 32 as in Nichol & Dhariwal 2021.
 _WIDTHS: dict[int, tuple[float, ...]] = {
-    16: (1, 2, 2),
-    32: (1, 2, 2, 2),
-    64: (1, 2, 3, 4),
-    128: (1, 1, 2, 3, 4),
-    256: (1, 1, 2, 2, 4, 4),
+    16: (1, 2, 2), 32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4),
     512: (0.5, 1, 1, 2, 2, 4, 4),
-}
+}  # fmt: skip
 
 
 class DiffusionConfig(NetworkConfig):
     """Architecture and noise of guided diffusion; the defaults are those of the paper's authors."""
 
-    kind: Literal["diffusion"] = Field(default="diffusion", description="name of the model")
-    model_channels: int = Field(default=64, ge=2, description="unit of the widths (ADM: 256)")
-    num_res_blocks: int = Field(default=3, ge=1, description="residual blocks per resolution on the way down")
-    channel_mult: tuple[float, ...] | None = Field(
-        default=None, description="width of each resolution / model_channels; None: the official ones"
-    )
-    attention_resolutions: tuple[int, ...] = Field(
-        default=(16, 8), description="edges with attention, pixels; those the network lacks do nothing"
-    )
-    num_heads: int = Field(default=4, ge=1, description="heads of each attention")
-    num_head_channels: int | None = Field(
-        default=None, ge=1, description="channels per head, instead of num_heads (ADM: 64)"
-    )
-    split_heads_first: bool = Field(
-        default=True, description="queries, keys, values of each head together (False: the new order)"
-    )
-    scale_shift_norm: bool = Field(default=True, description="time scales and shifts, not only shifts")
-    resblock_updown: bool = Field(default=False, description="residual blocks resample")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability of dropping an activation")
-    steps: int = Field(default=4000, ge=1, description="diffusion steps T")
-    noise_schedule: NoiseSchedule = Field(default="linear", description="how the noise grows over the steps")
-    prediction: Prediction = Field(
-        default="noise", description="what is predicted: the noise, or the velocity (better in short trainings)"
-    )
-    learn_sigma: bool = Field(default=False, description="predict the variance of a step, too")
-    rescale_timesteps: bool = Field(default=False, description="show the network time as if T were 1000")
-    rescale_vlb: bool = Field(default=True, description="weigh the variational bound by T / 1000")
+    kind: Literal["diffusion"] = Field("diffusion", description="name of the model")
+    model_channels: int = Field(64, ge=2, description="unit of the widths (ADM: 256)")
+    num_res_blocks: int = Field(3, ge=1, description="residual blocks per resolution on the way down")
+    channel_mult: tuple[float, ...] | None = Field(None, description="widths / model_channels; None: the official ones")
+    attention_resolutions: tuple[int, ...] = Field((16, 8), description="resolutions with attention, pixels")
+    num_heads: int = Field(4, ge=1, description="heads of each attention")
+    num_head_channels: int | None = Field(None, ge=1, description="channels per head, instead of num_heads (ADM: 64)")
+    split_heads_first: bool = Field(True, description="q, k, v of each head together (False: the new order)")
+    scale_shift_norm: bool = Field(True, description="time scales and shifts, not only shifts")
+    resblock_updown: bool = Field(False, description="residual blocks resample")
+    dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping an activation")
+    steps: int = Field(4000, ge=1, description="diffusion steps T")
+    noise_schedule: NoiseSchedule = Field("linear", description="how the noise grows over the steps")
+    prediction: Prediction = Field("noise", description="the noise, or the velocity (better in short trainings)")
+    learn_sigma: bool = Field(False, description="predict the variance of a step, too")
+    rescale_timesteps: bool = Field(False, description="show the network time as if T were 1000")
+    rescale_vlb: bool = Field(True, description="weigh the variational bound by T / 1000")
 
     @model_validator(mode="after")
     def _has_steps(self) -> DiffusionConfig:
@@ -289,7 +275,7 @@ class UNet(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """The U-Net of one configuration, under the name that generators have in every model."""
+    """The U-Net of one configuration, as `generator`."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
