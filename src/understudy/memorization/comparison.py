@@ -71,18 +71,11 @@ def sides(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, training_row
 
 @dataclass(frozen=True)
 class Compared:
-    """Synthetic slices and what was found for them.
-
-    Attributes:
-        part: them.
-        found: their nearest training slices (`search.nearest`).
-        null: what they are judged by, a column a view.
-        views: these.
-    """
+    """Synthetic slices and what was found for them."""
 
     part: Part
-    found: pd.DataFrame
-    null: Null
+    found: pd.DataFrame  # their nearest training slices (`search.nearest`)
+    null: Null  # what they are judged by, a column a view
     views: tuple[str, ...] = TESTED
 
     @cached_property
@@ -108,21 +101,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the searches of an audit found.
-
-    Attributes:
-        parts: the three sets.
-        judged: their rows with enough contrast to be judged.
-        heldout: nearest training slices of the judged held-out rows (`search.nearest`).
-        main: the judged synthetic slices.
-        faint: synthetic slices with so little contrast that they may be dimmed copies.
-    """
+    """What the searches of an audit found."""
 
     parts: Sides
-    judged: Sides
-    heldout: pd.DataFrame
-    main: Compared
-    faint: Compared
+    judged: Sides  # their rows with enough contrast to be judged
+    heldout: pd.DataFrame  # nearest training slices of the judged held-out rows
+    main: Compared  # the judged synthetic slices
+    faint: Compared  # synthetic slices with so little contrast that they may be dimmed copies
 
     @property
     def null(self) -> Null:

@@ -25,28 +25,16 @@ VOTERS = 8  # the nearest held-out patients; more where more reach the flags' le
 
 @dataclass(frozen=True)
 class Concentration:
-    """How the flagged slices are spread over training patients, beside what new patients' slices do.
+    """How the flagged slices are spread over training patients, beside what new patients' slices do."""
 
-    Attributes:
-        flagged: F, judged slices that are flagged.
-        patients: worst hit training patients that are looked at together, 1, 2 or 3: the fewest on whom the flags are
-            concentrated, or, where they are not, those that come nearest to it.
-        hit: c, flagged slices beside these.
-        votes: K, held-out patients that vote.
-        same: x, of them, beside these patients too.
-        p: of Fisher's exact test, corrected for the choice of patients.
-        smallest_p: that so many flags and votes can give.
-        share_of_all: of all judged slices, flagged or not, part beside these patients.
-    """
-
-    flagged: int
-    patients: int
-    hit: int
-    votes: int
-    same: int
-    p: float
-    smallest_p: float
-    share_of_all: float
+    flagged: int  # F, judged slices that are flagged
+    patients: int  # worst hit training patients looked at together: the fewest that show it, 1 to 3
+    hit: int  # c, flagged slices beside these
+    votes: int  # K, held-out patients that vote
+    same: int  # x, of them, beside these patients too
+    p: float  # of Fisher's exact test, corrected for the choice of patients
+    smallest_p: float  # that so many flags and votes can give
+    share_of_all: float  # of all judged slices, flagged or not, part beside these patients
 
     @property
     def found(self) -> bool:

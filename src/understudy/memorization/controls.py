@@ -120,18 +120,12 @@ def warp(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: float) 
 
 @dataclass(frozen=True)
 class Planted:
-    """One way to copy.
+    """One way to copy."""
 
-    Attributes:
-        name: e.g. "noise 5 %".
-        must: be found for an audit to be trusted.
-        faint: judged as slices of little contrast are, by the first view alone.
-    """
-
-    name: str
+    name: str  # e.g. "noise 5 %"
     change: Change
-    must: bool = False
-    faint: bool = False
+    must: bool = False  # be found for an audit to be trusted
+    faint: bool = False  # judged as slices of little contrast are, by the first view alone
 
 
 def planted_copies(transforms: str = "none") -> list[Planted]:
@@ -161,63 +155,40 @@ def planted_copies(transforms: str = "none") -> list[Planted]:
 
 @dataclass(frozen=True)
 class Detection:
-    """How many planted copies of one kind are flagged.
-
-    Attributes:
-        name, must: of the kind.
-        copies: planted.
-        rate, low, high: share flagged by the rule, with its interval by patient.
-        views: share that each view alone would flag.
-        median: of each view's scores.
-    """
+    """How many planted copies of one kind are flagged."""
 
     name: str
     must: bool
     copies: int
-    rate: float
+    rate: float  # share flagged by the rule, with its interval by patient
     low: float
     high: float
-    views: dict[str, float]
-    median: dict[str, float]
+    views: dict[str, float]  # share that each view alone would flag
+    median: dict[str, float]  # of each view's scores
 
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """How many slices of new patients are flagged; NaN where there are too few held-out slices to flag anything.
+    """How many slices of new patients are flagged; NaN where there are too few held-out slices to flag anything."""
 
-    Attributes:
-        rate, low, high: each held-out patient against all others; interval by bootstrap over patients.
-        half_rate, half_low, half_high: held-out patients split in two, one half against the other: mean, and the range
-            of 95 % of the splits.
-        splits: so many.
-        nominal: what the rule promises, 1 - q.
-        certain: slices of held-out patients that are "nearer than chance explains", each patient against all others.
-    """
-
-    rate: float
+    rate: float  # each held-out patient against all others; interval by bootstrap over patients
     low: float
     high: float
-    half_rate: float
+    half_rate: float  # held-out patients split in two, one half against the other: mean, range of 95 % of the splits
     half_low: float
     half_high: float
     splits: int
-    nominal: float
-    certain: int = 0
+    nominal: float  # what the rule promises, 1 - q
+    certain: int = 0  # slices of held-out patients "nearer than chance explains", each patient against all others
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Both controls, and what the pictures need.
-
-    Attributes:
-        detections: by kind of copy.
-        false_alarms: on new patients.
-        scores: kind -> scores [n, V] of planted copies.
-    """
+    """Both controls, and what the pictures need."""
 
     detections: tuple[Detection, ...]
     false_alarms: FalseAlarms
-    scores: dict[str, Floats] = field(default_factory=dict)
+    scores: dict[str, Floats] = field(default_factory=dict)  # kind of copy -> scores [n, V]
 
     @property
     def missed(self) -> list[Detection]:

@@ -23,25 +23,17 @@ MembershipScore = Callable[[SliceSet, NDArray[np.int64]], tuple[NDArray[np.float
 
 @dataclass(frozen=True)
 class Membership:
-    """How well the weights tell training from held-out slices.
+    """How well the weights tell training from held-out slices."""
 
-    Attributes:
-        score: what was compared, in words.
-        auc, low, high: area under the ROC curve (the chance that a training slice scores higher than a held-out one;
-            0.5 tells nothing) with its interval by bootstrap over patients of both sides.
-        training, heldout: slices scored; patients likewise.
-        weights: SHA-256 (hex) of each file of weights, by its name; empty if the score does not say.
-    """
-
-    score: str
-    auc: float
-    low: float
+    score: str  # what was compared, in words
+    auc: float  # area under the ROC curve: chance that a training slice scores higher than a held-out one
+    low: float  # bootstrap over patients of both sides
     high: float
-    training: int
+    training: int  # slices scored
     heldout: int
     training_patients: int
     heldout_patients: int
-    weights: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)  # SHA-256 (hex) of each file of weights, where known
 
     @property
     def words(self) -> str:

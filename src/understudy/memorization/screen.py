@@ -33,18 +33,12 @@ _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 @dataclass(frozen=True)
 class Screened:
-    """What became of a set.
-
-    Attributes:
-        before, kept: slices.
-        flagged: taken out because they are flagged.
-        alike: taken out because they are near-duplicates of a flagged one.
-    """
+    """What became of a set, in slices."""
 
     before: int
     kept: int
-    flagged: int
-    alike: int
+    flagged: int  # taken out because they are flagged
+    alike: int  # taken out because they are near-duplicates of a flagged one
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -30,65 +30,40 @@ REASONS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Flags:
-    """How many synthetic slices are nearer to the training set than new patients' slices are.
+    """How many synthetic slices are nearer to the training set than new patients' slices are."""
 
-    Attributes:
-        judged: synthetic slices compared (without constant and nearly empty ones).
-        count, rate: flagged by the rule at the quantile.
-        low, high: of the rate, by bootstrap over held-out patients and synthetic slices.
-        wilson_low, wilson_high: of the rate, synthetic slices drawn again only (the threshold held fixed).
-        expected: 1 - q.
-        excess, excess_low, excess_high: rate - expected.
-        residual, residual_low, residual_high: (rate - c) / (1 - c), c the false alarms on new patients (the residual
-            risk of Anonymeter, Giomi et al. 2022).
-        bound: exact one-sided 95 % upper bound of the rate, the threshold held fixed.
-        views: share that each view alone would flag.
-        beyond: slices that are nearer than every slice of every held-out patient.
-        strict_p, strict: smallest p by patient, 1 / (P + 1), and slices that reach it.
-        certain: slices too near for chance in a set of this size: beyond every held-out slice, and their extrapolated
-            p-value times the slices judged is below 1 % (`conformal.tail_p_values`); faint ones too.
-        skipped: synthetic slices that are constant or faint, and not among those judged.
-        faint, faint_count: of them, those that are not constant (compared with the training slices of full contrast,
-            since a dimmed copy would be one of them), and of these the flagged ones.
-    """
-
-    judged: int
-    count: int
+    judged: int  # synthetic slices compared (without constant and nearly empty ones)
+    count: int  # flagged by the rule at the quantile q
     rate: float
-    low: float
+    low: float  # of the rate, by bootstrap over held-out patients and synthetic slices
     high: float
-    wilson_low: float
+    wilson_low: float  # of the rate, synthetic slices drawn again only (the threshold held fixed)
     wilson_high: float
-    expected: float
-    excess: float
+    expected: float  # 1 - q
+    excess: float  # rate - expected
     excess_low: float
     excess_high: float
-    residual: float
+    residual: float  # (rate - c) / (1 - c), c the false alarms on new patients (Giomi et al. 2022, residual risk)
     residual_low: float
     residual_high: float
-    bound: float
-    views: dict[str, float]
-    beyond: int
-    strict_p: float
-    strict: int
-    certain: int
-    skipped: int = 0
-    faint: int = 0
-    faint_count: int = 0
+    bound: float  # exact one-sided 95 % upper bound of the rate, the threshold held fixed
+    views: dict[str, float]  # share that each view alone would flag
+    beyond: int  # nearer than every slice of every held-out patient
+    strict_p: float  # smallest p by patient, 1 / (P + 1)
+    strict: int  # slices that reach it
+    certain: int  # too near for chance in a set of this size (`conformal.beyond_chance`); faint ones too
+    skipped: int = 0  # constant or faint, not among those judged
+    faint: int = 0  # of these not constant: compared with training slices of full contrast, for dimmed copies
+    faint_count: int = 0  # of the faint ones flagged
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Training patients that flagged slices lie next to, numbered from the worst hit one on; never an id.
+    """Training patients that flagged slices lie next to, numbered from the worst hit one on; never an id."""
 
-    Attributes:
-        patients: distinct ones. of: training patients.
-        counts: "patient 1" -> flagged slices next to one of its slices.
-    """
-
-    patients: int
-    of: int
-    counts: dict[str, int]
+    patients: int  # distinct ones
+    of: int  # training patients
+    counts: dict[str, int]  # "patient 1" -> flagged slices next to one of its slices
 
     @property
     def worst(self) -> tuple[str, int] | None:
@@ -98,24 +73,17 @@ class Hits:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a verdict is made of; without controls there is none.
-
-    Attributes:
-        patients, slices: held out and judged.
-        needed: held-out slices without which nothing can be flagged.
-        screened: flagged slices were taken out of the synthetic set, so that their absence says nothing new.
-        concentration: whether the flags are concentrated on few training patients; None where none is flagged.
-    """
+    """All that a verdict is made of; without controls there is none."""
 
     flags: Flags
     hits: Hits
     controls: Controls
-    patients: int
-    slices: int
-    needed: int
+    patients: int  # held out
+    slices: int  # held out and judged
+    needed: int  # held-out slices without which nothing can be flagged
     quantile: float
-    screened: bool = False
-    concentration: Concentration | None = None
+    screened: bool = False  # flagged slices were taken out before, so that their absence says nothing new
+    concentration: Concentration | None = None  # None where none is flagged
 
 
 def reason(found: Findings) -> str:
@@ -144,14 +112,7 @@ def reason(found: Findings) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a data steward reads.
-
-    Attributes:
-        kind: "copies_found", "no_sign" or "cannot_tell".
-        headline: one sentence.
-        sentences: the evidence.
-        limits: what the audit cannot say.
-    """
+    """What a data steward reads: a headline of one sentence, the evidence, and what the audit cannot say."""
 
     kind: Kind
     headline: str

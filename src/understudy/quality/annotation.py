@@ -42,20 +42,13 @@ _COLUMN = {"real": "real", "held-out": "heldout", "synthetic": "synthetic"}
 
 @dataclass(frozen=True)
 class Value:
-    """What the annotations of each set are like in one respect; NaN where undefined.
-
-    Attributes:
-        measure, class_name, other: what, of which class, and for borders the class that it touches.
-        unit: for people.
-        real, real_low, real_high: training patients, 95 % interval by patient; the same for held-out patients and
-            synthetic slices.
-    """
+    """What the annotations of each set are like in one respect, with 95 % intervals; NaN where undefined."""
 
     measure: str
     class_name: str
-    other: str
+    other: str  # for borders the class that it touches
     unit: str
-    real: float = NAN
+    real: float = NAN  # training patients, interval by patient
     real_low: float = NAN
     real_high: float = NAN
     heldout: float = NAN
@@ -68,24 +61,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far synthetic annotations are from real ones in one respect.
-
-    Attributes:
-        measure, class_name, unit: what, of which class, in what.
-        value, low, high: synthetic against training patients; 95 % percentile interval over patients and blocks
-            (resampled distances lie a little above the distance itself).
-        floor: held-out against training patients.
-        floor_low, floor_high: 2.5 and 97.5 % over random divisions of the patients into as many of each.
-    """
+    """How far synthetic annotations are from real ones in one respect."""
 
     measure: str
     class_name: str
     unit: str
-    value: float = NAN
-    low: float = NAN
+    value: float = NAN  # synthetic against training patients
+    low: float = NAN  # 95 % over patients and blocks (resampled distances lie a little above the distance itself)
     high: float = NAN
-    floor: float = NAN
-    floor_low: float = NAN
+    floor: float = NAN  # held-out against training patients
+    floor_low: float = NAN  # 2.5 and 97.5 % over random divisions of the patients into as many of each
     floor_high: float = NAN
 
     @property
@@ -96,27 +81,18 @@ class Distance:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The comparison: all numbers, and what its figures are drawn from.
+    """The comparison: all numbers, and what its figures are drawn from."""
 
-    Attributes:
-        classes: names, background left out.
-        values, distances: see there.
-        slices, patients: set -> how many.
-        areas: set -> class -> areas at evenly spaced shares of the slices with the class, % of the slice.
-        maps: set -> class -> [G, G], share of slices that have the class there.
-        config, notes, sets: how it was made, what a reader must know, hashes of what was compared.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # background left out
     values: list[Value]
     distances: list[Distance]
-    slices: dict[str, int]
+    slices: dict[str, int]  # set -> how many
     patients: dict[str, int]
-    areas: dict[str, dict[str, list[float]]]
-    maps: dict[str, dict[str, list[list[float]]]]
+    areas: dict[str, dict[str, list[float]]]  # set -> class -> areas at evenly spaced shares of its slices, %
+    maps: dict[str, dict[str, list[list[float]]]]  # set -> class -> [G, G], share of slices that have it there
     config: AnnotationConfig
-    notes: list[str]
-    sets: dict[str, str]
+    notes: list[str]  # what a reader must know
+    sets: dict[str, str]  # hashes of what was compared
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, null where undefined."""
@@ -211,24 +187,15 @@ def _notes(parts: Parts, groups: dict[str, _Group], patients: dict[str, int]) ->
 
 @dataclass(frozen=True)
 class _Group:
-    """The measures of one part, slices in units.
+    """The measures of one part, slices in units."""
 
-    Attributes:
-        unit: of each slice, [n]; `units` of them.
-        columns: measure -> [n, K + 1], NaN where the class is absent (for "area" too, in percent of the slice).
-        sums: ratio -> (numerator, denominator), each [units, K + 1].
-        borders: [units, K + 1, K + 1], see `Lesions`.
-        maps: [units, K, G, G]: shares of cells added up.
-        code_distance: [n], or None.
-    """
-
-    unit: NDArray[np.int64]
+    unit: NDArray[np.int64]  # of each slice, [n]
     units: int
-    columns: dict[str, Floats]
-    sums: dict[str, tuple[Floats, Floats]]
-    borders: Floats
-    maps: Floats
-    code_distance: Floats | None = None
+    columns: dict[str, Floats]  # measure -> [n, K + 1], NaN where the class is absent ("area" in % of the slice)
+    sums: dict[str, tuple[Floats, Floats]]  # ratio -> (numerator, denominator), each [units, K + 1]
+    borders: Floats  # [units, K + 1, K + 1], see `Lesions`
+    maps: Floats  # [units, K, G, G]: shares of cells added up
+    code_distance: Floats | None = None  # [n]
 
     def mean_maps(self) -> Floats:
         """Share of slices that have each class at each cell, [K, G, G]."""

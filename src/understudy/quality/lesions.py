@@ -28,30 +28,19 @@ _FOUR[1] = [[False, True, False], [True, True, True], [False, True, False]]
 
 @dataclass(frozen=True)
 class Lesions:
-    """Measures of n slices with K classes; index K of an axis of length K + 1 is all classes together.
+    """Measures of n slices with K classes; index K of an axis of length K + 1 is all classes together."""
 
-    Attributes:
-        area: pixels, [n, K + 1].
-        components: pieces, corners connecting, [n, K + 1].
-        stray: pieces of a single pixel, [n, K + 1].
-        holes: enclosed pieces of anything else, [n, K + 1].
-        compactness: 4 pi area / perimeter^2 of the whole mask, perimeter along pixel edges: pi / 4 for a square, less
-            for anything ragged or in pieces; NaN where absent, [n, K + 1].
-        eccentricity: of the ellipse with the second moments of the largest piece: 0 round, to 1 long; NaN where
-            absent, [n, K + 1].
-        borders: lengths in pixel edges between classes i and j, background first, symmetric; beyond the slice is
-            background, [n, K + 1, K + 1].
-        maps: share of each cell's pixels that a class covers, [n, K, G, G].
-    """
-
-    area: Floats
-    components: Floats
-    stray: Floats
-    holes: Floats
+    area: Floats  # pixels, [n, K + 1]
+    components: Floats  # pieces, corners connecting, [n, K + 1]
+    stray: Floats  # pieces of a single pixel, [n, K + 1]
+    holes: Floats  # enclosed pieces of anything else, [n, K + 1]
+    # 4 pi area / perimeter^2 of the whole mask, perimeter along pixel edges: pi / 4 for a square; NaN where absent
     compactness: Floats
+    # of the ellipse with the second moments of the largest piece: 0 round, to 1 long; NaN where absent
     eccentricity: Floats
+    # lengths in pixel edges between classes, background first, symmetric; beyond the slice is background, [n, K+1, K+1]
     borders: Floats
-    maps: Floats
+    maps: Floats  # share of each cell's pixels that a class covers, [n, K, G, G]
 
 
 def measure_lesions(labels: Labels, classes: int) -> Lesions:

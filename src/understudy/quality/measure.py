@@ -76,20 +76,7 @@ def make_parts(
 
 @dataclass
 class Row:
-    """One number with all that is needed to read it. NaN where something is not defined.
-
-    Attributes:
-        metric, channel, extractor, extractor_sha256, rule, dimension: what was measured how.
-        n_real, n_synthetic, n_heldout: slices.
-        patients_real, patients_heldout: patients.
-        n_matched: the smaller of n_synthetic and n_heldout.
-        value, sd: synthetic against real slices, all of them; spread over subsets, or the standard error.
-        matched, matched_sd: the same with n_matched synthetic slices: mean and spread over random choices.
-        floor: n_matched held-out slices against real ones; the mean over random choices if there are more.
-        floor_mean, floor_sd: the same over random divisions of the patients.
-        note: what the number's reader must know.
-        floors: of each random division; the divisions are the same for every channel, metric and extractor.
-    """
+    """One number with all that is needed to read it. NaN where something is not defined."""
 
     metric: str
     channel: str
@@ -97,21 +84,21 @@ class Row:
     extractor_sha256: str
     rule: dict[str, Any]
     dimension: int
-    n_real: int
+    n_real: int  # slices
     n_synthetic: int
     n_heldout: int = 0
     patients_real: int = 0
     patients_heldout: int = 0
-    n_matched: int = 0
-    value: float = NAN
-    sd: float = NAN
-    matched: float = NAN
+    n_matched: int = 0  # the smaller of n_synthetic and n_heldout
+    value: float = NAN  # synthetic against real slices, all of them
+    sd: float = NAN  # spread over subsets, or the standard error
+    matched: float = NAN  # the same with n_matched synthetic slices: mean over random choices
     matched_sd: float = NAN
-    floor: float = NAN
-    floor_mean: float = NAN
+    floor: float = NAN  # n_matched held-out slices against real ones; the mean over random choices if there are more
+    floor_mean: float = NAN  # the same over random divisions of the patients
     floor_sd: float = NAN
-    note: str = ""
-    floors: list[float] = field(default_factory=list)
+    note: str = ""  # what the number's reader must know
+    floors: list[float] = field(default_factory=list)  # of each division, the same for every channel and metric
 
 
 def measure(
