@@ -261,7 +261,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_file_to_be_sent(
     log = Path(where.removeprefix("  where: "))
     assert log.is_relative_to(tmp_path / "cache" / "understudy" / "logs" if home == "kept" else tmp_path)
     assert log.stat().st_mode & 0o077 == 0
-    assert "what to do: look through that file" in fix
+    assert "look through that file" in fix
     text = log.read_text()
     assert "understudy check 'a folder'" in text
     assert f"understudy {__version__}" in text

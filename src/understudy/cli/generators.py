@@ -7,6 +7,7 @@ from pathlib import Path
 from typer import Argument, Option
 
 from understudy.cli.base import DeviceOption, QuietOption, app
+from understudy.names import display_name
 
 
 @app.command()
@@ -60,10 +61,8 @@ def import_checkpoint(
          "num_head_channels": head_channels, "use_new_attention_order": new_attention_order or None,
          "rescale_timesteps": rescale_timesteps or None},
     )  # fmt: skip
-    print(
-        f"{made.kind}, {made.resolution} pixels, {', '.join(made.channels)} and annotation ({made.source}) written to"
-        f" {made.folder}"
-    )
+    kind, channels_of = display_name(made.kind), ", ".join(made.channels)
+    print(f"{kind}, {made.resolution} pixels, {channels_of} and annotation ({made.source}) written to {made.folder}")
     for note in made.notes:
         print(f"note: {note}")
     print(f"next: understudy sample {made.folder} slices --count 100")

@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with
 from understudy.errors import UnderstudyError
+from understudy.names import display_name
 
 if TYPE_CHECKING:
     from understudy.release.forms import Decision
@@ -115,7 +116,7 @@ def model_command(
     done = release_model(sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet)
     c = done.certificate
     words = (
-        f"weights of a {c['model']['kind']} ({c['model']['weights']['parameters']:,}) released to {out}\n"
+        f"weights of a {display_name(c['model']['kind'])} ({c['model']['weights']['parameters']:,}) released to {out}\n"
         f"{c['audit']['verdict']['headline']}\n{c['white_box']['words']}"
     )
     _print_released(done, words, as_json)
