@@ -84,16 +84,17 @@ def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: i
     _, starts, sizes = np.unique(runs[order], return_index=True, return_counts=True)
     drawn = []
     for _ in range(resamples):
-        of = np.arange(len(sizes))
+        of = np.arange(len(sizes))  # trainings
         if len(sizes) >= FEWEST_RUNS:
             of = rng.integers(0, len(sizes), len(sizes))
         first, span = (np.repeat(v[of], sizes[of]) for v in (starts, sizes))
-        drawn.append(order[first + (rng.random(len(first)) * span).astype(np.int64)])
-    padded = np.full((resamples, max(map(len, drawn))), -1)
+        drawn.append(order[first + (rng.random(len(first)) * span).astype(np.int64)])  # snapshots within each
+    padded = np.full((resamples, max(map(len, drawn))), -1)  # trainings differ in their number of snapshots
     for i, own in enumerate(drawn):
         padded[i, : len(own)] = own
     patients = scores.shape[1]
     weights = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
+    # each resample has its own Dice of every snapshot: that of its patients
     dice = np.take_along_axis(_means(scores, weights), np.maximum(padded, 0), axis=1)
     return Draws(padded, np.where(padded >= 0, dice, np.nan))
 
@@ -171,7 +172,7 @@ def _cosine(a: Floats, b: Floats) -> Floats:
 def _means(scores: Floats, weights: Floats) -> Floats:
     """Weighted means over patients, [b, snapshots], of scores [snapshots, patients]; weights [b, patients]."""
     some = ~np.isnan(scores)
-    below = weights @ some.T
+    below = weights @ some.T  # [b, snapshots], patients that count
     total = weights @ np.where(some, scores, 0.0).T
     return np.divide(total, below, out=np.full(total.shape, np.nan), where=below > 0)
 
@@ -181,7 +182,7 @@ def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -
     a, b = _ranks(x), _ranks(y)
     reached = abs(float(a @ b)) * (1 - 1e-12)
     if len(a) <= EXACT_UP_TO:
-        every = np.array(list(permutations(range(len(a)))))
+        every = np.array(list(permutations(range(len(a)))))  # [n!, n]
         return float(np.mean(np.abs(b[every] @ a) >= reached))
     random = rng.permuted(np.tile(b, (orders, 1)), axis=1)
     return float((1 + np.count_nonzero(np.abs(random @ a) >= reached)) / (orders + 1))

@@ -65,10 +65,10 @@ def whole_mean(data: Floats) -> float:
 
 
 def per_repeat(values: ArrayLike) -> Floats:
-    """Mean of each repeat, [repeats], of [patients, repeats(, classes)]: over patients, then over classes."""
+    """Mean of each repeat, [repeats], over patients, then classes, of [patients, repeats(, classes)]."""
     data = three_axes(values)
     r = data.shape[1]
-    return weighted_means(data, np.ones((r, len(data))), np.eye(r))
+    return weighted_means(data, np.ones((r, len(data))), np.eye(r))  # all patients, one repeat at a time
 
 
 def per_patient(data: Floats) -> Floats:
@@ -104,14 +104,14 @@ def drawn_weights(patients: int, repeats: int, resamples: int, seed: int, stream
 def weighted_means(data: Floats, patients: Floats, repeats: Floats) -> Floats:
     """Weighted means [b] of data [n, r, c] under weights [b, n] and [b, r]: patients, then classes, then repeats."""
     n, r, c = data.shape
-    per_class = _weighted(data.reshape(n, r * c), patients).reshape(-1, r, c)
+    per_class = _weighted(data.reshape(n, r * c), patients).reshape(-1, r, c)  # [b, r, c]
     defined = ~np.isnan(per_class)
-    some = defined.any(axis=2)
+    some = defined.any(axis=2)  # [b, r]
     total = np.where(defined, per_class, 0.0).sum(axis=2)
-    per_model = np.divide(total, defined.sum(axis=2), out=np.full(total.shape, np.nan), where=some)
+    per_model = np.divide(total, defined.sum(axis=2), out=np.full(total.shape, np.nan), where=some)  # over classes
     weight = repeats * some  # a repeat without any defined score leaves the mean, like a patient
     total = np.where(weight > 0, per_model, 0.0)
-    sums = np.einsum("br,br->b", np.where(np.isinf(total), 0.0, total), weight)
+    sums = np.einsum("br,br->b", np.where(np.isinf(total), 0.0, total), weight)  # inf * 0 would be NaN
     count = weight.sum(axis=1)
     out = np.divide(sums, count, out=np.full(len(sums), np.nan), where=count > 0)
     out[np.isinf(total).any(axis=1)] = np.inf
@@ -123,7 +123,7 @@ def _weighted(data: Floats, weights: Floats) -> Floats:
     finite = np.isfinite(data)
     if finite.all():
         return weights @ data / weights.sum(axis=1, keepdims=True)
-    counted = weights @ (~np.isnan(data)).astype(np.float64)
+    counted = weights @ (~np.isnan(data)).astype(np.float64)  # [b, k], weight of the defined scores
     sums = weights @ np.where(finite, data, 0.0)
     out = np.divide(sums, counted, out=np.full(sums.shape, np.nan), where=counted > 0)
     out[weights @ np.isinf(data).astype(np.float64) > 0] = np.inf
@@ -163,7 +163,7 @@ def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0)
         return float("nan")
     observed = abs(d.sum()) * (1 - 1e-12)  # ties must count, whatever the order of summation
     if n <= EXACT_UP_TO:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)  # [2^n, n], every pattern once
         return float(np.mean(np.abs(signs @ d) >= observed))
     signs = np.random.default_rng([seed, 3]).integers(0, 2, (resamples, n)) * 2.0 - 1.0
     return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed)) / (resamples + 1))

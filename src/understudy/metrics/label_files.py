@@ -88,16 +88,16 @@ def score_labels(
             raise UnderstudyError(f"the regions name classes that are not known: {wrong}", fix=fix)
         wanted = {m: int(m) for m in members}
     parts: list[pd.DataFrame] = []
-    said: dict[str, list[str]] = {"": notes}
+    noted: dict[str, list[str]] = {"": notes}
     edge_of: dict[str, tuple[float, ...]] = {}
     with track(len(pairs), "label files", unit="files", show=progress and len(pairs) > 1) as meter:
         for of_pred, of_target in pairs:
             pair = read_pair(pred=of_pred, target=of_target, spacing=edges, ignore_affine=ignore_affine)
-            edge_of[pair.name], said[pair.name] = pair.spacing, pair.notes
+            edge_of[pair.name], noted[pair.name] = pair.spacing, pair.notes
             parts.append(_score_pair(pair, wanted, not named, regions))
             meter.advance()
     rows = _completed(parts, list(named))
-    _note_labels(parts, rows, wanted, bool(named), said)
+    _note_labels(parts, rows, wanted, bool(named), noted)
     if rows.empty:
         fix = "name the classes with --classes, e.g. --classes lesion=1"
         raise UnderstudyError("there is no label above 0 in any of the files", where=f"{target} and {pred}", fix=fix)
@@ -105,7 +105,7 @@ def score_labels(
         columns={"predicted_empty": "prediction_empty", "predicted_voxels": "prediction_voxels"}
     )
     columns = ["file", "class_name", "region", *MEASURES, *FLAGS, *COUNTS, "diagonal_mm"]
-    notes_of = {name: notes for name, notes in said.items() if notes}
+    notes_of = {name: notes for name, notes in noted.items() if notes}
     return LabelScores(scored[columns], EmptyPolicy(policy), target.is_dir(), edge_of, notes_of)
 
 
@@ -322,14 +322,14 @@ def _completed(parts: list[pd.DataFrame], named: list[str]) -> pd.DataFrame:
 
 
 def _note_labels(
-    parts: list[pd.DataFrame], rows: pd.DataFrame, wanted: Mapping[str, int], named: bool, said: dict[str, list[str]]
+    parts: list[pd.DataFrame], rows: pd.DataFrame, wanted: Mapping[str, int], named: bool, noted: dict[str, list[str]]
 ) -> None:
     """Notes labels without a name, labels of one side only (1 against 255, BraTS 2023's 3 against 4 of earlier years),
     and classes without a voxel in any target."""
     others = sorted({v for part in parts for v in part.attrs["others"]})
     if named and others:
         one, listed = len(others) == 1, ", ".join(map(str, others))
-        said[""].append(
+        noted[""].append(
             f"the label{'' if one else 's'} {listed} {'has' if one else 'have'} no name and"
             f" count{'s' if one else ''} as background"
         )
@@ -337,18 +337,18 @@ def _note_labels(
     alone = of_target - of_pred, of_pred - of_target
     unshared = bool(all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())))
     if unshared:
-        said[""].append(_unshared(*alone))
+        noted[""].append(_unshared(*alone))
     else:
         for part in parts:
             sides = part.attrs["truth"], part.attrs["prediction"]
             if all(sides) and not sides[0] & sides[1]:
-                said[str(part["file"].iloc[0])].append(_unshared(*sides))
+                noted[str(part["file"].iloc[0])].append(_unshared(*sides))
     if rows.empty or (unshared and not named):
         return
     single = rows[~rows["region"] & (rows["class_name"] != FOREGROUND)]
     voxels = single.groupby("class_name", sort=False)["truth_voxels"].sum()
     if absent := [str(name) for name in voxels.index[voxels == 0]]:
-        said[""].append(
+        noted[""].append(
             f"no ground truth has the class{'es' * (len(absent) > 1)} {', '.join(absent)}: Dice and distances say only"
             " whether something was predicted there by mistake"
         )

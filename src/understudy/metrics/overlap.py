@@ -90,7 +90,7 @@ def union_box(pred: NDArray[np.generic], target: NDArray[np.generic]) -> Box | N
     Both are bool, or unsigned integers of one type.
     """
     either = np.bitwise_or(pred, target)
-    plane = np.bitwise_or.reduce(either, axis=0)
+    plane = np.bitwise_or.reduce(either, axis=0)  # [Y, X]
     rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
     if not len(rows):
         return None
@@ -110,7 +110,7 @@ def counts(table: NDArray[np.int64], members: Iterable[int]) -> Counts:
     """Counts of the union of the classes `members` from a `confusion` table."""
     inside = np.zeros(len(table), bool)
     inside[list(members)] = True
-    rows, columns = table[inside], table[~inside]
+    rows, columns = table[inside], table[~inside]  # target inside the union, and outside
     return Counts(int(rows[:, inside].sum()), int(columns[:, inside].sum()), int(rows[:, ~inside].sum()))
 
 
@@ -222,12 +222,12 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
 
     out = rows.copy()
     no_target, no_pred = (rows[c].to_numpy(bool) for c in ("truth_empty", "predicted_empty"))
-    both, one = no_target & no_pred, no_target ^ no_pred
+    both, one = no_target & no_pred, no_target ^ no_pred  # empty masks
     tp, fp, fn = (rows[c].to_numpy(np.float64) for c in ("tp", "fp", "fn"))
     filled = policy in (EmptyPolicy.BRATS, EmptyPolicy.INF)
     for name, score in scores_of_counts(tp, fp, fn).items():
         score[both] = 1.0 if filled else np.nan
-        if policy != EmptyPolicy.PAPER:
+        if policy != EmptyPolicy.PAPER:  # which takes the formula
             score[one] = 0.0 if filled else np.nan
         out[name] = score
     worst = rows["diagonal_mm"].to_numpy(np.float64) if policy == EmptyPolicy.BRATS else np.inf

@@ -106,7 +106,7 @@ def cube(
             f"the setting '{setting}' lacks {len(missing)} results, e.g. of (patient, repeat, class) {missing[0]}",
             fix="finish its evaluation, or leave the unfinished repeat out of the table by name",
         )
-    ordered = part[metric].to_numpy(np.float64)[present.get_indexer(grid)]
+    ordered = part[metric].to_numpy(np.float64)[present.get_indexer(grid)]  # patients, then repeats, then classes
     values = ordered.reshape(len(patients), len(repeats), len(classes))
     return Cube(values, tuple(patients), tuple(repeats), tuple(classes))
 
@@ -135,6 +135,7 @@ def summarise(
         names, single, regions = list(part["class_name"].unique()), class_names(part), region_names(part)
         runs = part[["repeat"]].assign(collapsed=flag(part, "collapsed"))
         healthy = ~runs.groupby("repeat", sort=True)["collapsed"].any().to_numpy(bool)  # [repeats]
+        # the whole grid at once: a missing row is an error, not a smaller table
         cubes = {metric: cube(part, str(setting), metric, str(scope), names).values for metric in metrics}
         for name in [*names, MEAN]:
             members = single if name == MEAN else [name]
@@ -144,7 +145,7 @@ def summarise(
                 mean = mean_interval(data, level=level, resamples=resamples, seed=seed)
                 models, patients = per_repeat(data), per_patient(data)
                 patients = patients[~np.isnan(patients)]
-                stable = models[healthy & ~np.isnan(models)]
+                stable = models[healthy & ~np.isnan(models)]  # of the runs that did not collapse
                 table.append(
                     {
                         "setting": setting,
@@ -189,7 +190,7 @@ def relative_dice(
         UnderstudyError: as `cube`; patients or classes that differ between the two settings.
     """
     a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
-    top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)
+    top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)  # [b], same patients
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, drawn = np.float64(whole_mean(a.values)) / whole_mean(b.values), top / bottom
     low, high = quantiles(drawn, both_tails(level))
@@ -278,10 +279,10 @@ def ranks(
     own = np.full(len(values), np.nan)  # NaN for NaN, which nobody competes with
     if (some := ~np.isnan(values)).any():
         own[some] = np.mean(_tied(sign * values[some][None]), axis=0)[0]
-    drawn = np.stack([c.drawn(resamples, seed, i) for i, c in enumerate(cubes, start=1)], axis=1)
+    drawn = np.stack([c.drawn(resamples, seed, i) for i, c in enumerate(cubes, start=1)], axis=1)  # [b, k]
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
     lowest, highest = _tied(sign * drawn)
-    place = (lowest + highest) / 2
+    place = (lowest + highest) / 2  # [b, k], average rank of ties
     table = []
     for i, name in enumerate(names):
         low, high = quantiles(place[:, i], both_tails(level))
@@ -289,7 +290,7 @@ def ranks(
         row |= {"expected_rank": place[:, i].mean() if len(place) else np.nan, "rank_low": low, "rank_high": high}
         for k in range(1, len(names) + 1):
             here = (lowest[:, i] <= k) & (k <= highest[:, i])
-            share = here / (highest[:, i] - lowest[:, i] + 1)
+            share = here / (highest[:, i] - lowest[:, i] + 1)  # ties share their ranks evenly
             row[f"p_rank_{k}"] = share.mean() if len(share) else np.nan
         row |= {"n_patients": len(cubes[i].patients), "n_repeats": len(cubes[i].repeats), "resamples": len(drawn)}
         table.append(row)

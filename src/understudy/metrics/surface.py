@@ -126,10 +126,10 @@ def surface_distances(pred: Mask, target: Mask, spacing: Spacing, method: Method
     box = union_box(pred, target)
     if box is None or not pred[box].any() or not target[box].any():
         return UNDEFINED
-    masks = pred[box], target[box]
+    masks = pred[box], target[box]  # outside the box nothing can be nearest
     there, back = directed_distances(border(masks[0]), border(masks[1]), spacing, method)
 
-    codes = [corner_codes(mask) for mask in masks]
+    codes = [corner_codes(mask) for mask in masks]  # uint8 [Z + 1, Y + 1, X + 1]
     surfels = [is_surfel(code) for code in codes]
     areas = surfel_areas(spacing)
     apart = directed_distances(surfels[0], surfels[1], spacing, method)
@@ -149,10 +149,10 @@ def border(mask: Mask) -> Mask:
     """Voxels of the mask [Z, Y, X] with at least one of the six face neighbours outside the mask or the array."""
     inside = mask.copy()
     for axis in range(mask.ndim):
-        m, i = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
-        i[1:] &= m[:-1]
-        i[:-1] &= m[1:]
-        i[0] = i[-1] = False
+        m, i = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)  # views
+        i[1:] &= m[:-1]  # the neighbour below
+        i[:-1] &= m[1:]  # the neighbour above
+        i[0] = i[-1] = False  # beyond the edge is outside
     return mask & ~inside
 
 
@@ -160,7 +160,7 @@ def directed_distances(a: Mask, b: Mask, spacing: Spacing, method: Method = "aut
     """Distance in mm of each True in `a` to the nearest in `b`, and back, both in the order of the arrays."""
     pad = max(int(NEAR * min(spacing) // s) for s in spacing)  # so that no offset leaves the array
     a, b = np.pad(a, pad), np.pad(b, pad)
-    at_a, at_b = np.flatnonzero(a), np.flatnonzero(b)
+    at_a, at_b = np.flatnonzero(a), np.flatnonzero(b)  # flat indices into the padded box
     return _to_nearest(at_a, at_b, b, spacing, method), _to_nearest(at_b, at_a, a, spacing, method)
 
 
@@ -174,12 +174,12 @@ def _to_nearest(
         # Most border voxels of a usable prediction have a partner within a few voxels: looking the offsets up in the
         # order of their length is exact and needs no search structure.
         flat, here = grid.ravel(), start
-        strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])
+        strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])  # of flat indices
         for length, offsets in _shells(spacing):
             hit = np.zeros(len(here), bool)
             for step in offsets @ strides:
                 hit |= flat[here + step]
-            distance[left[hit]] = length
+            distance[left[hit]] = length  # the shortest offset that hits is the distance
             here, left = here[~hit], left[~hit]
             if not len(left):
                 return distance
@@ -204,11 +204,11 @@ def _shells(spacing: Spacing) -> list[tuple[float, NDArray[np.intp]]]:
     """All voxel offsets up to NEAR smallest edges, grouped by their length in mm, shortest first."""
     radius = NEAR * min(spacing)
     axes = [np.arange(-int(radius // s), int(radius // s) + 1) for s in spacing]
-    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)  # (z, y, x) voxels
     length = np.sqrt(((offsets * np.asarray(spacing)) ** 2).sum(axis=1))
     order = np.argsort(length, kind="stable")
     order = order[length[order] <= radius]
-    cuts = np.flatnonzero(np.diff(length[order]) > 1e-9 * radius) + 1
+    cuts = np.flatnonzero(np.diff(length[order]) > 1e-9 * radius) + 1  # equal lengths up to rounding
     return [(float(length[group[0]]), offsets[group]) for group in np.split(order, cuts)]
 
 
@@ -245,7 +245,7 @@ def surfel_areas(spacing: Spacing) -> Floats:
     """Area in mm^2 of the surface through a corner of each code, float64 [256]; 0 for codes 0 and 255."""
     codes, vectors = _triangles()
     z, y, x = spacing
-    lengths = np.linalg.norm(vectors * np.array([y * x, z * x, z * y]), axis=1)
+    lengths = np.linalg.norm(vectors * np.array([y * x, z * x, z * y]), axis=1)  # area vectors in mm^2
     areas = np.bincount(codes, weights=lengths, minlength=256).astype(np.float64)
     areas.flags.writeable = False  # shared by all callers
     return areas
@@ -257,8 +257,8 @@ def weighted_percentile(values: Floats, weights: Floats, percent: float) -> floa
     top = float(values.max())
     bins = np.minimum((values * (BINS / (top or 1.0))).astype(np.intp), BINS - 1)
     up_to = np.cumsum(np.bincount(bins, weights, minlength=BINS))
-    wanted = percent / 100 * up_to[-1]
-    chosen = min(int(np.searchsorted(up_to, wanted)), int(bins.max()))
+    wanted = percent / 100 * up_to[-1]  # weight
+    chosen = min(int(np.searchsorted(up_to, wanted)), int(bins.max()))  # rounding may lead beyond the last bin
     inside = np.flatnonzero(bins == chosen)
     order = inside[np.argsort(values[inside])]
     share = np.cumsum(weights[order]) + (up_to[chosen - 1] if chosen else 0.0)
@@ -309,7 +309,7 @@ def _segments(code: int) -> list[tuple[Point, Point]]:
         face = [tuple(np.insert(pair, axis, side).tolist()) for pair in ((0, 0), (0, 1), (1, 1), (1, 0))]
         edges = list(pairwise([*face, face[0]]))
         middle = {edge: tuple((p + q) / 2 for p, q in zip(*edge, strict=True)) for edge in edges}
-        crossed = [edge for edge in edges if inside[edge[0]] != inside[edge[1]]]
+        crossed = [edge for edge in edges if inside[edge[0]] != inside[edge[1]]]  # none, two or four
         if len(crossed) == 2:
             segments.append((middle[crossed[0]], middle[crossed[1]]))
         elif crossed:

@@ -24,17 +24,16 @@ def evaluation_study(
 
     Args:
         synthetic: the folder.
-        spec: what the user says of it.
+        spec: how its files are read.
         study: whose patients, split, slices, first segmenter, repeats and scoring are taken over.
-        out: folder of the results; if it holds `study`, what is done there (the real slices, the segmenters trained
-            on them) is used again.
+        out: folder of the results; if it holds `study`, its real slices and the segmenters trained on them are reused.
         count: of its slices; None: all.
 
     Raises:
         UnderstudyError: no such folder, nothing in it.
     """
     study = study.with_one_cohort("comparing images with its patients")
-    # What the names of its files tell to be wrong is said before anything runs.
+    # wrong file names are reported before anything runs
     known = find_patients(study.cohort).channels if study.cohort else None
     folder, spec = unpacked(synthetic, spec, known)
     open_folder(folder, spec, known)

@@ -1,6 +1,6 @@
 """What is known of a cohort before anything has run: who its patients are, from where, and in which part of the split.
 
-A plan is refused here rather than after days: no such folder, an empty part, a list that names strangers.
+Impossible plans are refused here: no such folder, an empty part, a list with unknown patients.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
         split_seed: of the split, where the study file gives none.
 
     Raises:
-        UnderstudyError: a split that cannot be, or with nobody to test on.
+        UnderstudyError: an impossible split, or one without test patients.
     """
     if cohort is None:
         phantom = study.phantom
@@ -120,7 +120,7 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
     if "test" not in split.values():
         raise UnderstudyError(
-            f"nobody of {len(sites)} patients tests, so that nothing could be said about any training",
+            f"none of {len(sites)} patients is a test patient",
             where="split of the study",
             fix="raise `test_patients`, or name `test_sites`",
         )

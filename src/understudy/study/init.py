@@ -148,7 +148,7 @@ def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) ->
 
 
 def _split(cohort: Cohort) -> list[str]:
-    """At least five patients to hold against the others, where there are enough; the audit asks for them."""
+    """At least five test patients where there are ten; the audit needs them."""
     people = len({patient.subject for patient in cohort.patients})
     share, doubt = 0.3 if people < _FEW else 0.2, ""
     test = 56 if people >= _PAPERS else max(1, round(share * people))

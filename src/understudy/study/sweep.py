@@ -31,7 +31,7 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
         study: whose cohort, slices, split and generator are used.
         generator: its name in the study.
         sizes: training patients of each training, e.g. (5, 10, 20, 40).
-        samples: synthetic slices of each; None: as many as the study says.
+        samples: synthetic slices of each; None: the study's number.
 
     Raises:
         UnderstudyError: no such generator, no sizes or sizes below 1.

@@ -145,7 +145,7 @@ def test_rules() -> None:
         ("trainings: [real]\nreal_shares: [0.2]", "line 4: `real_shares`: is the proportion in `both`"),
         (
             "ratios: [0.5]\nsegmenters:\n  unet:\n    training: {mixture: {real_share: 0.3}}",
-            "line 6: `segmenters.unet.training.mixture.real_share`: is not set here: the study's `ratios` says it",
+            "line 6: `segmenters.unet.training.mixture.real_share`: cannot be set here: it follows from",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def test_warnings_and_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_split_without_anybody_to_test_is_refused_by_the_plan() -> None:
-    with pytest.raises(UnderstudyError, match="nobody of 12 patients tests"):
+    with pytest.raises(UnderstudyError, match="none of 12 patients"):
         plan_of(split={"test_patients": 0})
 
 

@@ -32,7 +32,7 @@ _DEFAULTS = {"partition": "", "cpus": 4, "memory_mb": 16_000, "minutes": 240, "g
 
 
 class StageResources(BaseModel):
-    """What a job of one stage asks for; what is not given is as for all stages."""
+    """Resources of the jobs of one stage; what is not given is as for all stages."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,8 +69,8 @@ class StageResources(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a job asks for: the fields of `StageResources`, without gaps."""
+class JobResources:
+    """The fields of `StageResources`, none missing."""
 
     partition: str
     cpus: int
@@ -87,7 +87,7 @@ class ClusterConfig(StageResources):
     qos: str = Field("", description="quality of service")
     constraint: str = Field("", description="features that a machine must have, e.g. a100")
     stages: dict[str, StageResources] = Field(
-        default_factory=dict, description="by stage: what its jobs ask for in place of the fields above"
+        default_factory=dict, description="by stage: in place of the fields above"
     )
     max_jobs: int = Field(100, ge=1, description="jobs in the queue at once")
     requeues: int = Field(
@@ -127,8 +127,8 @@ class ClusterConfig(StageResources):
                 raise ValueError(f"{gpus} GPUs for {stage}, which uses one; ask for several in stages.generator")
         return self
 
-    def of(self, stage: str) -> Asked:
-        """What a job of a stage asks for, without gaps."""
+    def of(self, stage: str) -> JobResources:
+        """The resources of a job: of its stage, else of the section, else the defaults."""
         own, known = self.stages.get(stage), STAGES[stage]
         usual = {**_DEFAULTS, "gpus": int(known.on_gpu), "minutes": 1440 if known.training else _DEFAULTS["minutes"]}
         found: dict[str, Any] = {}
@@ -136,7 +136,7 @@ class ClusterConfig(StageResources):
             general = None if name == "gpus" and not known.on_gpu else getattr(self, name)
             values = (getattr(own, name, None), general, usual[name])
             found[name] = next(value for value in values if value is not None)
-        return Asked(**found)
+        return JobResources(**found)
 
     def stop_minutes(self, stage: str) -> float:
         """Minutes after which a job of a stage saves its state, ahead of its limit."""

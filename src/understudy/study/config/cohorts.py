@@ -46,7 +46,7 @@ class CohortEntry(CohortConfig):
         usual = CohortConfig()
         files = [name for name in CohortConfig.model_fields if getattr(self, name) != getattr(usual, name)]
         if self.phantom is not None and files:
-            raise ValueError(f"`{files[0]}` is of patients on disk, but `phantom` says that they are drawn")
+            raise ValueError(f"`{files[0]}` is of patients on disk, but `phantom` draws them")
         if self.phantom is None and "path" not in self.model_fields_set:
             raise ValueError("give `path` (patients on disk) or `phantom: {...}` (artificial ones)")
         return self

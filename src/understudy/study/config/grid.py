@@ -156,8 +156,8 @@ class Rule(BaseModel):
 
     def holds(self, setting: Setting) -> bool:
         """The setting is one of those meant."""
-        asked = self.model_dump(exclude_none=True)
-        return all(getattr(setting, name) in _listed(value) for name, value in asked.items())
+        given = self.model_dump(exclude_none=True)
+        return all(getattr(setting, name) in _listed(value) for name, value in given.items())
 
 
 class Grid(Patients):
@@ -267,7 +267,7 @@ class Setting:
         generator: name of the generator, "" for real slices only.
         real_share: share of real slices in a ratio's set, or of real samples in `both` where it is not one half.
         real_fraction: share of the real training patients.
-        real_patients: their number, where the study says it (`fine_tune`).
+        real_patients: their number, with `fine_tune`.
     """
 
     training: Kind
@@ -310,8 +310,8 @@ class Setting:
 
 def settings(study: Grid) -> list[Setting]:
     """The settings of a study in the order in which they run: real first, as all else is compared with it."""
-    asked = [cell for cell in _all(study) if not study.include or any(r.holds(cell) for r in study.include)]
-    return [cell for cell in asked if not any(rule.holds(cell) for rule in study.exclude)]
+    included = [cell for cell in _all(study) if not study.include or any(r.holds(cell) for r in study.include)]
+    return [cell for cell in included if not any(rule.holds(cell) for rule in study.exclude)]
 
 
 def baseline(study: Grid) -> str:
@@ -381,7 +381,7 @@ def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[s
 
     Args:
         training: "finetune", or "real" for a new network.
-        spec: what the segmenter's own training says.
+        spec: the segmenter's own training.
     """
     assert study.fine_tune is not None
     own = study.fine_tune.training if training == "finetune" else study.fine_tune.scratch
@@ -394,7 +394,7 @@ def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[s
 
 
 def grid_problem(study: Grid) -> Found | None:
-    """The first thing in the grid that cannot be meant; None if all is well."""
+    """The first contradiction in the grid; None if there is none."""
     return _sources_problem(study) or _fine_tune_problem(study) or _mixture_problem(study) or _rules_problem(study)
 
 
@@ -439,7 +439,7 @@ def _fine_tune_problem(study: Grid) -> Found | None:
 
 def _mixture_problem(study: Grid) -> Found | None:
     """A field of a segmenter's own mixture that the grid sets as well."""
-    says = {
+    set_by = {
         "real_share": "`real_shares`" if study.real_shares is not None else "`ratios`" if study.ratios else "",
         "patient_fraction": "`real_fractions`" if study.real_fractions is not None else "",
         "patient_count": "`fine_tune`" if study.fine_tune is not None else "",
@@ -451,10 +451,10 @@ def _mixture_problem(study: Grid) -> Found | None:
         usual = type(mixture).model_validate(
             {}
         )  # a study that is read again has every field, most of them at their default
-        for field in sorted(mixture.model_fields_set & says.keys()):
-            if says[field] and getattr(mixture, field) != getattr(usual, field):
+        for field in sorted(mixture.model_fields_set & set_by.keys()):
+            if set_by[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)
-                return path, f"is not set here: the study's {says[field]} says it"
+                return path, f"cannot be set here: it follows from the study's {set_by[field]}"
     return None
 
 

@@ -44,12 +44,12 @@ class SegmenterSpec(BaseModel):
             found["model"] = {"kind": DEFAULT_KIND, **model}
         if kind in list(KINDS) and isinstance(training, Mapping):  # which takes what cannot be hashed as well
             found["training"] = with_paper(kind, training)
-        return found  # what else is wrong the fields' own validation says
+        return found  # the fields' own validation says what else is wrong
 
     @model_validator(mode="after")
     def _left_to_the_study(self) -> SegmenterSpec:
         refuse_set(self.training, ("seed",), "it follows from the study's `seed`")
-        refuse_set(self.training.augment, ("enabled",), "the study's `augmentation` says it")
+        refuse_set(self.training.augment, ("enabled",), "it follows from the study's `augmentation`")
         try:
             check_batch(self.model, self.training)
         except UnderstudyError as error:

@@ -185,11 +185,7 @@ def _read_samples(context: Context) -> dict[str, Any]:
 
 
 def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:
-    """Refuses a folder with slices of patients that segmenters are selected on or tested on.
-
-    Raises:
-        UnderstudyError: as said.
-    """
+    """Raises an error if the folder holds slices of patients that segmenters are selected on or tested on."""
     if "subject" not in made.index or "subject" not in real.index:
         return
     held_out = set(real.index["subject"][real.index["split"] != "train"])

@@ -73,8 +73,8 @@ def segmenter(context: Context) -> dict[str, Any]:
     )
     record_preparation(model, prepared, context.local.get("dropped_slices", "background"))
     record = read_json(model / "config.json")
-    told = {key: record.get(key) for key in ("outcome", "collapse", "ended", "validated_on")}
-    return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), **told}
+    kept = {key: record.get(key) for key in ("outcome", "collapse", "ended", "validated_on")}
+    return {"weights_sha256": sha256_file(model / "segmenter.safetensors"), **kept}
 
 
 def evaluate(context: Context) -> dict[str, Any]:
