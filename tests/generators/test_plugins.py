@@ -59,7 +59,7 @@ def test_without_a_version_of_its_own_the_packages_counts(tmp_path: Path, monkey
 
 
 def test_an_unknown_plugin_names_the_installed_ones(example_plugin: Path) -> None:
-    with pytest.raises(UnderstudyError, match=r"no plug-in generator 'principle'.*installed plug-ins: principal") as e:
+    with pytest.raises(UnderstudyError, match="'principle'") as e:
         plugin_type("principle")
     assert "did you mean principal?" in str(e.value)
 
@@ -89,15 +89,15 @@ def test_what_is_no_plugin_is_named(code: str, said: str, tmp_path: Path, monkey
 
 def test_the_name_of_a_built_in_generator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(tmp_path, monkeypatch, "class C: ...", name="diffusion")
-    with pytest.raises(UnderstudyError, match="name of a built-in generator"):
+    with pytest.raises(UnderstudyError, match="built-in"):
         plugin_type("diffusion")
 
 
 @pytest.mark.parametrize(
     ("fields", "path", "said"),
     [
-        ({"component": 3}, ("component",), r"no setting of the plug-in principal \(its settings: components\)"),
-        ({"components": 0}, ("components",), r"greater than or equal to 1 \(a setting of the plug-in principal\)"),
+        ({"component": 3}, ("component",), r"principal \(its settings: components\)"),
+        ({"components": 0}, ("components",), r"equal to 1 \(a setting"),
     ],
 )
 def test_settings_are_checked_by_the_plugins_own_model(
@@ -161,10 +161,10 @@ def test_trained_sampled_continued_and_refused_like_a_network(
     whole = generator.sample(3 * BLOCK, 5)
     assert (generator.sample(10, 5, start=BLOCK - 4) == whole[BLOCK - 4 : BLOCK + 6]).all()
     assert not (generator.sample(10, 6) == whole[:10]).all()
-    with pytest.raises(UnderstudyError, match="principal knows no truncation"):
+    with pytest.raises(UnderstudyError, match="truncation"):
         generator.sample(1, 0, psi=0.5)
     (model / "plugin" / "m.npz").write_bytes(b"x")
-    with pytest.raises(UnderstudyError, match="files of the plug-in principal are not those"):
+    with pytest.raises(UnderstudyError, match="files of the plug-in"):
         sample_set(model, 70, 6, tmp_path / "damaged", progress=False)
 
 
@@ -173,7 +173,7 @@ def test_another_version_neither_samples_nor_passes_for_the_same_training(
 ) -> None:
     model = trained(slices, tmp_path / "model")
     monkeypatch.setattr(plugin_type("principal").implementation, "version", "2")
-    with pytest.raises(UnderstudyError, match="trained by version 1 of the plug-in principal, but 2 is installed"):
+    with pytest.raises(UnderstudyError, match="version 1.*but 2"):
         sample_set(model, 70, 5, tmp_path / "s", progress=False)
     with pytest.raises(UnderstudyError, match="another training"):
         trained(slices, model)
@@ -193,11 +193,11 @@ class C:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return np.zeros((count, 2, 16, 16))", r"bad gave an array of shape \(64, 2, 16, 16\), not \(64, 3, 16, 16\)"),
-        ("return np.full((count, 3, 16, 16), np.nan)", "bad gave values that are NaN"),
-        ("return np.full((count, 3, 16, 16), 200.0)", "bad gave values from 200 to 200, not from -1 to 1"),
-        ("return np.full((count, 3, 16, 16), 0.5)", "bad gave values from 0.5 to 0.5, not from -1 to 1"),
-        ("return 1 / 0", r"(?s)bad 1 failed to sample: ZeroDivisionError.*bad_plugin.py, line 8, in sample"),
+        ("return np.zeros((count, 2, 16, 16))", r"\(64, 2, 16, 16\), not \(64, 3, 16, 16\)"),
+        ("return np.full((count, 3, 16, 16), np.nan)", "NaN"),
+        ("return np.full((count, 3, 16, 16), 200.0)", "200 to 200"),
+        ("return np.full((count, 3, 16, 16), 0.5)", "0.5 to 0.5"),
+        ("return 1 / 0", r"(?s)bad 1 .*ZeroDivisionError.*bad_plugin.py, line 8, in sample"),
     ],
 )
 def test_what_cannot_be_images_is_named(

@@ -236,6 +236,6 @@ def test_batches_of_later_levels_are_checked_before_the_first_step(kind: str, sl
     growing = state_of(slices, kind, processes=processes, kimg=1.0)
     assert growing.batch == 16  # 8 at the end, which 16 processes cannot part
     assert growing.batches == {16, 8}
-    with pytest.raises(UnderstudyError, match="8 is not divisible by the world size 16"):
+    with pytest.raises(UnderstudyError, match="world size 16"):
         growing.check_batches()
     state_of(slices, kind, processes=processes, kimg=0.02).check_batches()  # ends before
