@@ -146,29 +146,16 @@ def summarise(
                 models, patients = per_repeat(data), per_patient(data)
                 patients = patients[~np.isnan(patients)]
                 stable = models[healthy & ~np.isnan(models)]  # of the runs that did not collapse
-                table.append(
-                    {
-                        "setting": setting,
-                        "scope": scope,
-                        "class_name": name,
-                        "metric": metric,
-                        "value": mean.value,
-                        "sd": _sd(models),
-                        "low": mean.low,
-                        "high": mean.high,
-                        "median": float(np.median(patients)) if len(patients) else float("nan"),
-                        "n_patients": mean.n_patients,
-                        "n_repeats": mean.n_repeats,
-                        "n_collapsed": int((~healthy).sum()),
-                        "value_without_collapsed": float(stable.mean()) if len(stable) else float("nan"),
-                        "sd_without_collapsed": _sd(stable),
-                        "present": int((~mine["truth_empty"].astype(bool)).sum()),
-                        "missed": int(mine["missed"].sum()),
-                        "false_alarms": int(mine["false_alarm"].sum()),
-                        "undefined": int(np.isnan(data).sum()),
-                        "region": name in regions,
-                    }
-                )
+                row = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
+                row |= {"value": mean.value, "sd": _sd(models), "low": mean.low, "high": mean.high}
+                row |= {"median": float(np.median(patients)) if len(patients) else float("nan")}
+                row |= {"n_patients": mean.n_patients, "n_repeats": mean.n_repeats}
+                row |= {"n_collapsed": int((~healthy).sum())}
+                row |= {"value_without_collapsed": float(stable.mean()) if len(stable) else float("nan")}
+                row |= {"sd_without_collapsed": _sd(stable), "present": int((~mine["truth_empty"].astype(bool)).sum())}
+                row |= {"missed": int(mine["missed"].sum()), "false_alarms": int(mine["false_alarm"].sum())}
+                row |= {"undefined": int(np.isnan(data).sum()), "region": name in regions}
+                table.append(row)
     return pd.DataFrame(table)
 
 

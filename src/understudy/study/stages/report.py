@@ -153,17 +153,6 @@ def write_report(
     if correlations is not None:
         write_correlations(correlations, out / "correlation")
 
-    def by_name(stage: str, below: str = "") -> dict[str, Path]:  # generator -> file
-        return {job["name"]: folder / below for job, folder in done.get(stage, [])}
-
-    def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:  # setting and repeat -> file
-        cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
-        return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
-
-    # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
-    jobs_of_generators = {read_json(f / "spec.json")["name"]: f for _, f in done.get("generator", [])}
-    trained = {plain_name(name).removeprefix("generator "): folder for name, folder in jobs_of_generators.items()}
-    results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
     ((prepared_spec, prepared),) = done["prepare"]
     data = ReportData(
         title=spec["title"],
@@ -178,16 +167,35 @@ def write_report(
         jobs=_job_table(folders) if jobs is None else jobs,
         provenance=_provenance(spec, prepared_spec, prepared, done),
         problems=read_json(prepared / "problems.json"),
-        synthetic=by_name("sample", "slices"),
-        quality=by_name("quality", "quality.json"),
-        audits=by_name("audit"),
-        annotations=by_name("annotations", "annotations.json"),
-        generator_histories={name: folder / "model" / "history.jsonl" for name, folder in trained.items()},
-        generator_health={name: found["health"] for name, found in results.items() if "health" in found},
-        segmenter_histories=by_cell("segmenter", "model/history.jsonl"),
-        predictions=by_cell("evaluate", "predictions"),
+        **_files(done),
     )
     return build_report(data, out)
+
+
+def _files(done: _Done) -> dict[str, Any]:
+    """Fields of the report's data that have an entry a generator or a training of a segmenter."""
+
+    def by_name(stage: str, below: str = "") -> dict[str, Path]:  # generator -> file
+        return {job["name"]: folder / below for job, folder in done.get(stage, [])}
+
+    def by_cell(stage: str, below: str) -> dict[tuple[str, int], Path]:  # setting and repeat -> file
+        cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
+        return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
+
+    # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    jobs_of_generators = {read_json(f / "spec.json")["name"]: f for _, f in done.get("generator", [])}
+    trained = {plain_name(name).removeprefix("generator "): folder for name, folder in jobs_of_generators.items()}
+    results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
+    return {
+        "synthetic": by_name("sample", "slices"),
+        "quality": by_name("quality", "quality.json"),
+        "audits": by_name("audit"),
+        "annotations": by_name("annotations", "annotations.json"),
+        "generator_histories": {name: folder / "model" / "history.jsonl" for name, folder in trained.items()},
+        "generator_health": {name: found["health"] for name, found in results.items() if "health" in found},
+        "segmenter_histories": by_cell("segmenter", "model/history.jsonl"),
+        "predictions": by_cell("evaluate", "predictions"),
+    }
 
 
 def _done_by_stage(folders: list[Path]) -> _Done:
