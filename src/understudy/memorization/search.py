@@ -232,38 +232,14 @@ def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
-class _Sums(NamedTuple):
-    """Of every slice, as int64: sums [n, C] and sums of squares [n, C] of its int8 pixels, annotated pixels [n]."""
-
-    linear: Ints
-    square: Ints
-    area: Ints
-    total: Ints  # [C, H, W], uint8 pixels added up over the slices
-
-
-def _sums_of(images: Pixels, labels: Pixels) -> _Sums:
-    n, channels = images.shape[:2]
-    linear, square = np.empty((n, channels), np.int64), np.empty((n, channels), np.int64)
-    for i in range(n):
-        pixels = images[i].reshape(channels, -1).astype(np.int32) - 128
-        linear[i] = pixels.sum(1, dtype=np.int64)
-        square[i] = np.square(pixels).sum(1, dtype=np.int64)
-    area = np.count_nonzero(labels.reshape(n, -1), axis=1).astype(np.int64)
-    return _Sums(linear, square, area, images.sum(0, dtype=np.int64))
-
-
-def _joined(parts: Sequence[_Sums]) -> _Sums:
-    rows = [np.concatenate([p[i] for p in parts]) for i in range(3)]
-    return _Sums(rows[0], rows[1], rows[2], np.sum([p.total for p in parts], axis=0))
-
-
 class _Side(NamedTuple):
-    """Slices of one side of a tile: int8 pixels [C, n, P], channel sums [C, n], cov(y, mean) [n], 1 / sd [V, n]."""
+    """Slices of one side of a tile."""
 
-    pixels: torch.Tensor
-    sums: torch.Tensor
-    with_mean: torch.Tensor
-    scale: torch.Tensor
+    pixels: torch.Tensor  # int8 [C, n, P]
+    sums: torch.Tensor  # of each channel [C, n]
+    with_mean: torch.Tensor  # covariance with the mean training image [n]
+    variances: Ints  # of every image view [V, n]
+    scale: torch.Tensor  # 1 / standard deviation [V, n], 0 for constant ones
 
 
 class _Best(NamedTuple):
@@ -282,19 +258,12 @@ class _Best(NamedTuple):
 
 
 class _Winners(NamedTuple):
-    """The best partners so far of a tile's queries, for every view V and transform T: [V, T, q] each.
+    """The best partners so far of a tile's queries, for every view V and transform T: [V, T, q] each."""
 
-    Attributes:
-        key: what is compared; -inf without a partner.
-        value: covariance, or the number of agreeing pixels.
-        size: the partner's cov(y, y), or its annotated pixels.
-        row: the partner's row, -1 without one.
-    """
-
-    key: Floats
-    value: Ints
-    size: Ints
-    row: Ints
+    key: Floats  # what is compared; -inf without a partner
+    value: Ints  # covariance, or the number of agreeing pixels
+    size: Ints  # the partner's cov(y, y), or its annotated pixels
+    row: Ints  # the partner's row, -1 without one
 
     @classmethod
     def none(cls, *shape: int) -> _Winners:
@@ -321,24 +290,22 @@ class _Winners(NamedTuple):
 
 
 class _Queries:
-    """A tile of queries, held in memory: pixels int8 [C, q, P], and for every transform cov(x, mean) [T, q] and
-    variances [V, T, q]; of those with an annotation their layers, one a class, restricted to the pixels that occur."""
+    """A tile of queries, held in memory under every transform; of those with an annotation their layers, one a class,
+    restricted to the pixels that occur."""
 
     def __init__(self, search: _Search, start: int, stop: int) -> None:
         pair, count = search.pair, stop - start
         self.start, self.stop = start, stop
-        pixels = torch.empty((len(pair.channel_order), count, search.pixels), dtype=torch.int8)
+        pixels = torch.empty((search.channels, count, search.pixels), dtype=torch.int8)
         labels = torch.empty((count, search.pixels), dtype=torch.uint8)
-        parts = []
         for first in range(start, stop, READ):
-            last = min(stop, first + READ)
-            images, annotation = pair.read_queries(first, last)
-            parts.append(_sums_of(images, annotation))
-            pixels[:, first - start : last - start] = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1)
-            labels[first - start : last - start] = torch.from_numpy(annotation).flatten(1)
-        self.sums, self.pixels = _joined(parts), pixels.to(search.device)
-        self.with_mean = np.stack([search.with_mean(m, self.pixels, self.sums.linear) for m in search.means])
-        self.variances = np.stack([search.variances(self.sums, shift) for shift in self.with_mean], 1)
+            here = slice(first - start, min(stop, first + READ) - start)
+            images, annotation = pair.read_queries(first, min(stop, first + READ))
+            pixels[:, here] = signed(torch.from_numpy(images)).flatten(2).transpose(0, 1)
+            labels[here] = torch.from_numpy(annotation).flatten(1)
+        pixels = pixels.to(search.device)
+        # cov(Tx, m) = cov(x, T^-1 m): the mean is turned back instead of every query
+        self.sides = [search.side(pixels, mean) for mean in search.means]
         self.members: Ints = np.zeros(0, np.int64)
         if search.annotation is not None:
             labels = labels.to(search.device)
@@ -362,36 +329,29 @@ class _Search:
         self.channels, self.pixels = len(pair.channel_order), pair.training.resolution**2
         count = len(pair.training_rows)
         if (stored := store.load("training")) is not None:
-            self.training = _Sums(**stored)
+            total = stored["total"]
         else:
-            blocks = (pair.read_training(first, min(count, first + READ)) for first in range(0, count, READ))
-            self.training = _joined([_sums_of(*block) for block in blocks])
-            store.save("training", **self.training._asdict())
-        mean = (2 * self.training.total + count) // (2 * count)  # rounded to 8 bits, halves up
-        square = signed(torch.from_numpy(mean.astype(np.uint8))).to(device)
-        # cov(Tx, m) = cov(x, T^-1 m): the mean is turned back instead of every query
+            blocks = (pair.read_training(first, first + READ)[0] for first in range(0, count, READ))
+            total = sum(images.sum(0, dtype=np.int64) for images in blocks)
+            store.save("training", total=total)
+        mean = (2 * total + count) // (2 * count)  # rounded to 8 bits, halves up
+        square = signed(torch.from_numpy(mean.astype(np.uint8))).to(device)  # [C, H, W]
         self.means = [transform(square, inverse(k)).flatten(1).contiguous() for k in self.transforms]
-        self.mean, wide = square.flatten(1), square.to(torch.int64)
+        wide = square.long()
         self.mean_mean = wide.numel() * int((wide * wide).sum()) - int(wide.sum()) ** 2
 
-    def with_mean(self, mean: torch.Tensor, pixels: torch.Tensor, linear: Ints) -> Ints:
-        """cov(y, mean), int64 [n], of int8 pixels [C, n, P] and their sums [n, C]."""
-        dots = torch.stack([product(p, m[None])[:, 0].long() for p, m in zip(pixels, mean, strict=True)]).sum(0)
-        size = self.channels * self.pixels
-        return size * dots.cpu().numpy() - linear.sum(1) * int(mean.long().sum())
-
-    def variances(self, sums: _Sums, with_mean: Ints) -> Ints:
-        """cov(y, y) of every image view, int64 [V, n]."""
-        y = sums.linear.T
-        terms = Terms(self.pixels, list(sums.square.T), y, y, with_mean, with_mean, self.mean_mean)
+    def side(self, pixels: torch.Tensor, mean: torch.Tensor) -> _Side:
+        """Slices, int8 [C, n, P], with all that covariances are made of; `mean` int8 [C, P]."""
+        sums = pixels.sum(2, dtype=torch.int64)
+        squares = [channel.int().square().sum(1) for channel in pixels]
+        dots = torch.stack([product(c, m[None])[:, 0].long() for c, m in zip(pixels, mean, strict=True)]).sum(0)
+        with_mean = dots * (self.channels * self.pixels) - sums.sum(0) * mean.long().sum()
+        terms = Terms(self.pixels, squares, sums, sums, with_mean, with_mean, self.mean_mean)
         found = [covariance(terms) for covariance in self.image_views.values()]
-        return np.stack(found) if found else np.empty((0, len(sums.area)), np.int64)
-
-    def side(self, pixels: torch.Tensor, sums: _Sums, with_mean: Ints, variances: Ints) -> _Side:
+        variances = torch.stack(found) if found else sums[:0]
+        scale = torch.where(variances > 0, 1 / variances.clamp(min=1).double().sqrt(), 0.0)
         dtype = torch.float64 if self.channels * self.pixels <= FLOAT_PIXELS else torch.int64
-        scale = np.where(variances > 0, 1 / np.sqrt(np.maximum(variances, 1).astype(np.float64)), 0.0)
-        linear, shift = (torch.from_numpy(x).to(self.device, dtype) for x in (sums.linear.T.copy(), with_mean))
-        return _Side(pixels, linear, shift, torch.from_numpy(scale).to(self.device))
+        return _Side(pixels, sums.to(dtype), with_mean.to(dtype), variances.cpu().numpy(), scale)
 
     def query_tiles(self) -> list[tuple[int, int, str]]:
         """(start, stop, name of the stored part) of every tile of queries."""
@@ -435,7 +395,8 @@ class _Search:
         table = np.empty((len(self.views), 3, stop - start))
         for v, place in enumerate(self.image_views):
             # for equal images the square root is exact, and so is the score: 1
-            size = queries.variances[v].astype(np.float64) * best.size[place].astype(np.float64)
+            own = np.stack([side.variances[v] for side in queries.sides])  # [T, q]
+            size = own.astype(np.float64) * best.size[place].astype(np.float64)
             defined = (best.row[place] >= 0) & (size > 0)
             root = np.sqrt(np.where(defined, size, 1.0))
             table[place] = self._overall(np.where(defined, best.value[place] / root, np.nan), best.row[place])
@@ -458,32 +419,25 @@ class _Search:
     def _compare(self, queries: _Queries, first: int, last: int, best: _Winners) -> None:
         """Compares all queries, under every transform, with the training slices at first..last."""
         images, labels = self.pair.read_training(first, last)
-        pixels = signed(torch.from_numpy(images).to(self.device))
-        annotation = torch.from_numpy(labels).to(self.device)
-        linear, square, area, total = self.training
-        sums = _Sums(linear[first:last], square[first:last], area[first:last], total)
-        flat = pixels.transpose(0, 1).flatten(2).contiguous()  # [C, n, P]
-        with_mean = self.with_mean(self.mean, flat, sums.linear)
-        variances, rows = self.variances(sums, with_mean), self.pair.training_rows[first:last]
-        barred = None
+        pixels, marks = (torch.from_numpy(x).to(self.device) for x in (images, labels))
+        rows, everyone, barred = self.pair.training_rows[first:last], np.arange(queries.stop - queries.start), None
         if self.pair.apart is not None:
             of_queries, of_training = self.pair.apart
             equal = of_queries[queries.start : queries.stop, None] == of_training[None, first:last]
             barred = torch.from_numpy(equal).to(self.device)
-        everyone = np.arange(queries.stop - queries.start)
-        for turn, k in enumerate(self.transforms):
+        for turn, (k, x) in enumerate(zip(self.transforms, queries.sides, strict=True)):
             # corr(Tx, y) = corr(x, T^-1 y): the training slices are turned back instead of the queries
             if self.image_views:
-                turned = flat if k == 0 else transform(pixels, inverse(k)).transpose(0, 1).flatten(2).contiguous()
-                x = self.side(queries.pixels, queries.sums, queries.with_mean[turn], queries.variances[:, turn])
-                y = self.side(turned, sums, with_mean, variances)
+                turned = transform(signed(pixels), inverse(k)).transpose(0, 1).flatten(2).contiguous()
+                y = self.side(turned, self.means[turn])
                 for v, (place, found) in enumerate(zip(self.image_views, self._best(x, y, barred), strict=True)):
-                    best.improve(place, turn, everyone, found, variances[v], rows)
+                    best.improve(place, turn, everyone, found, y.variances[v], rows)
                 self.compared += len(everyone) * len(rows)
             if self.annotation is not None and len(queries.members):
-                marks = transform(annotation, inverse(k)).flatten(1)
-                dice = _best_dice(queries, marks, None if barred is None else barred[queries.members])
-                best.improve(self.annotation, turn, queries.members, dice, sums.area, rows)
+                flat = transform(marks, inverse(k)).flatten(1)
+                dice = _best_dice(queries, flat, None if barred is None else barred[queries.members])
+                area = np.count_nonzero(labels.reshape(len(labels), -1), axis=1).astype(np.int64)
+                best.improve(self.annotation, turn, queries.members, dice, area, rows)
 
     def _best(self, x: _Side, y: _Side, barred: torch.Tensor | None) -> list[_Best]:
         """The best of y for every one of x, in each image view; `barred` bool [m, n] must not be matched."""
