@@ -17,10 +17,11 @@ from understudy.cohort.config import CohortConfig
 from understudy.cohort.layouts import find_patients
 from understudy.cohort.prepare import prepare, slice_new_patient
 from understudy.cohort.slicing import (
+    Bright,
     Frame,
     SliceConfig,
     grey_background,
-    passes_rule,
+    kept_slices,
     slice_images,
     to_8_bit,
     without_background,
@@ -59,7 +60,7 @@ def test_scaling_and_rule_match_doubles(voxels, ceiling, intensity):
     config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
     geometry = SliceGeometry.fit(5, 4, 8)
     expected = (scaled > intensity).sum(axis=(1, 2)) / 64 > 0.1
-    np.testing.assert_array_equal(passes_rule(voxels, float(ceiling), geometry, config), expected)
+    np.testing.assert_array_equal(kept_slices(Bright(voxels, (0, 0), float(ceiling)), geometry, config), expected)
 
 
 @given(
@@ -75,7 +76,7 @@ def test_the_rules_lowest_value_decides_as_doubles_do(voxels, intensity, exact):
         voxels[0, 0, 0] = intensity / 255 * ceiling
     config = SliceConfig(rule_intensity=intensity, rule_fraction=0.1)
     expected = (voxels.astype(np.float64) / ceiling * 255 > intensity).sum(axis=(1, 2)) / 16 > 0.1
-    found = passes_rule(voxels, ceiling, SliceGeometry.fit(4, 4, 4), config)
+    found = kept_slices(Bright(voxels, (0, 0), ceiling), SliceGeometry.fit(4, 4, 4), config)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -12,7 +12,7 @@ from understudy.cohort.config import Cohort, CohortConfig, Found, Patient, Probl
 from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import perhaps_one_person, person_of, persons_of, read_sites
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import BRATS_CODES, LABELS
+from understudy.exchange.spec import BRATS_CODES, LABELS, pattern_text
 from understudy.io.folders import list_files
 from understudy.slices import BACKGROUND, LabelClass
 
@@ -232,7 +232,11 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
         raise UnderstudyError(what, where="channels", fix="give the sequence another name")
     classes = described_classes(config.classes)
     patterns = {**config.channels, LABELS: config.labels}
-    expressions = {name: pattern_expression(name, pattern) for name, pattern in patterns.items()}
+    for name, pattern in patterns.items():
+        if "{patient}" not in pattern:
+            what = f"the pattern of {name} has no {{patient}}"
+            raise UnderstudyError(what, where=pattern, fix="write for example {patient}/{patient}_flair.nii.gz")
+    expressions = {name: re.compile(pattern_text(pattern, _PLACEHOLDERS)) for name, pattern in patterns.items()}
     literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
     marks = {name: sorted(mark for mark in _PLACEHOLDERS if f"{{{mark}}}" in text) for name, text in patterns.items()}
     for name, own in marks.items():
@@ -276,19 +280,3 @@ def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[
             expected[channel] = text
         found[key] = Scan("_".join(key), {}, expected, person, marks.get("site", ""))
     return found[key]
-
-
-def pattern_expression(name: str, pattern: str) -> re.Pattern[str]:
-    """The regular expression of a file pattern: {patient}, {visit} and {site} are each a path part or a piece of it."""
-    if "{patient}" not in pattern:
-        what = f"the pattern of {name} has no {{patient}}"
-        raise UnderstudyError(what, where=pattern, fix="write for example {patient}/{patient}_flair.nii.gz")
-    translated, seen = [], set[str]()
-    for piece in re.split(r"(\{patient\}|\{visit\}|\{site\}|\*\*/|\*)", pattern.removeprefix("./")):
-        mark = piece.strip("{}")
-        if piece.startswith("{") and mark in _PLACEHOLDERS:
-            translated.append(f"(?P={mark})" if mark in seen else f"(?P<{mark}>[^/]+?)")
-            seen.add(mark)
-        else:
-            translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
-    return re.compile("".join(translated))

@@ -257,21 +257,15 @@ def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, confi
 
 
 def kept_slices(rule: Bright, geometry: SliceGeometry, config: SliceConfig) -> NDArray[np.bool_]:
-    """bool [Z]: the slices that are kept, by the rule's channel."""
-    kept = passes_rule(rule.slices, rule.ceiling, geometry, config)
-    return np.ones_like(kept) if config.keep == "all" else kept
-
-
-def passes_rule(
-    slices: NDArray[Any], ceiling: float, geometry: SliceGeometry, config: SliceConfig
-) -> NDArray[np.bool_]:
-    """[Z, H, W] -> bool [Z]: more than `rule_fraction` of the padded pixels above `rule_intensity` of 255.
+    """bool [Z]: more than `rule_fraction` of the padded pixels above `rule_intensity` of 255, or all slices.
 
     As in the authors' script the comparison is made in double precision, before rounding to 8 bits.
     """
+    if config.keep == "all":
+        return np.ones(len(rule.slices), bool)
     # The smallest value that passes: one comparison a pixel then does what a conversion and a division would.
-    lowest = _lowest_above(config.rule_intensity, ceiling, slices.dtype)
-    bright = [int(np.count_nonzero(plane >= lowest)) for plane in slices]
+    lowest = _lowest_above(config.rule_intensity, rule.ceiling, rule.slices.dtype)
+    bright = [int(np.count_nonzero(plane >= lowest)) for plane in rule.slices]
     return np.array([count / geometry.padded**2 > config.rule_fraction for count in bright], bool)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec
+from understudy.exchange.spec import ALIASES, LABELS, PLAIN, FolderSpec, pattern_text
 from understudy.io.folders import natural
 
 _SHOWN = 5  # names of files in a message
@@ -167,17 +167,7 @@ def _any_of(tokens: Sequence[str]) -> str:
 
 def _by_pattern(pattern: str, tokens: Sequence[str]) -> _Matcher:
     """Finds the id by a pattern; the same placeholder is the same text everywhere."""
-    translated, seen = [], set[str]()
-    for piece in re.split(r"(\{id\}|\{channel\}|\{subject\}|\*\*/|\*)", pattern.removeprefix("./")):
-        name = piece.strip("{}")
-        if piece == "{channel}" and tokens:
-            translated.append(f"(?:{_any_of(tokens)})")
-        elif piece in ("{id}", "{subject}"):
-            translated.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
-            seen.add(name)
-        else:
-            translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
-    text = "".join(translated)
+    text = pattern_text(pattern, ("id", "subject"), _any_of(tokens))
     shortest = re.compile(text, re.IGNORECASE)
     longest = re.compile(text.replace("(?P<subject>[^/]+?)", "(?P<subject>[^/]+)"), re.IGNORECASE)
 
@@ -185,7 +175,7 @@ def _by_pattern(pattern: str, tokens: Sequence[str]) -> _Matcher:
         found = shortest.fullmatch(file)
         if found is None:
             return None
-        if "subject" not in seen:
+        if "{subject}" not in pattern:
             return found["id"], ""
         subject, other = found["subject"], longest.fullmatch(file)
         if other and other["subject"] != subject:

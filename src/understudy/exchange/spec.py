@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -107,6 +108,25 @@ class FolderSpec(BaseModel):
     def named(self) -> dict[str, str | int | None]:
         """Channel name -> what stands for it, None where only the name was given."""
         return dict(self.channels) if isinstance(self.channels, dict) else dict.fromkeys(self.channels)
+
+
+def pattern_text(pattern: str, placeholders: Sequence[str], channel: str = "") -> str:
+    """A file pattern as a regular expression: * is anything in a name, **/ any folders in between.
+
+    Each placeholder, e.g. {id}, is a group and a part of a name, the same text wherever it stands; {channel} is
+    `channel`, an expression.
+    """
+    translated, seen = [], set[str]()
+    for piece in re.split(r"(\{\w+\}|\*\*/|\*)", pattern.removeprefix("./")):
+        name = piece[1:-1]
+        if piece == "{channel}" and channel:
+            translated.append(f"(?:{channel})")
+        elif piece.startswith("{") and name in placeholders:
+            translated.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
+            seen.add(name)
+        else:
+            translated.append({"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece, re.escape(piece)))
+    return "".join(translated)
 
 
 def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
