@@ -32,17 +32,11 @@ _CUT = 0.001  # of a channel's summed intensity that cropping may take without a
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found out about a cohort.
+    """What was found out about a cohort."""
 
-    Attributes:
-        problems: sorted by patient, errors first.
-        frame: None if no header could be read.
-        kept: patient id -> slices that pass the rule.
-    """
-
-    problems: list[Problem]
-    frame: Frame | None
-    kept: dict[str, int]
+    problems: list[Problem]  # sorted by patient, errors first
+    frame: Frame | None  # None if no header could be read
+    kept: dict[str, int]  # patient id -> slices that pass the rule
 
 
 @dataclass(frozen=True)

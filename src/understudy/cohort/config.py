@@ -70,18 +70,13 @@ def described_classes(named: Mapping[int, str]) -> tuple[LabelClass, ...]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with, or should be known of, a cohort.
+    """One thing that is wrong with, or should be known of, a cohort."""
 
-    Attributes:
-        patient: id; "" for the cohort as a whole.
-        severity: an "error" keeps the patient out.
-    """
-
-    patient: str
+    patient: str  # id; "" for the cohort as a whole
     file: Path
     problem: str
     fix: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning"] = "error"  # an "error" keeps the patient out
 
     def as_error(self) -> UnderstudyError:
         whose = f"patient {self.patient}: " if self.patient else ""
@@ -95,21 +90,16 @@ def note(file: Path, text: str, fix: str) -> Problem:
 
 @dataclass(frozen=True)
 class Patient:
-    """The files of one scan of one patient.
-
-    Attributes:
-        missing: channel (or "labels") -> the file that was expected.
-        surplus: channel (or "labels") -> further files that match as well.
-        subject: the person: the id of their first scan.
-    """
+    """The files of one scan of one patient."""
 
     id: str
     site: str
     images: dict[str, Path]
     labels: Path | None
-    missing: dict[str, Path] = field(default_factory=dict)
+    missing: dict[str, Path] = field(default_factory=dict)  # channel (or "labels") -> the file that was expected
+    # channel (or "labels") -> further files that match as well
     surplus: dict[str, tuple[Path, ...]] = field(default_factory=dict)
-    subject: str = ""
+    subject: str = ""  # the person: the id of their first scan
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "subject", self.subject or self.id)
@@ -140,19 +130,13 @@ class Cohort:
 
 @dataclass
 class Scan:
-    """The files of one scan as a layout finds them, relative to the cohort's folder.
+    """The files of one scan as a layout finds them, relative to the cohort's folder."""
 
-    Attributes:
-        id: unique unless a patient is in two folders.
-        files: channel (or "labels") -> files; more than one is ambiguous.
-        expected: channel (or "labels") -> where the file should be.
-        person: common to all scans of one person; "": see `participants.persons_of`.
-    """
-
-    id: str
+    id: str  # unique unless a patient is in two folders
+    # channel (or "labels") -> files; more than one is ambiguous
     files: dict[str, list[str]] = field(default_factory=dict)
-    expected: dict[str, str] = field(default_factory=dict)
-    person: str = ""
+    expected: dict[str, str] = field(default_factory=dict)  # channel (or "labels") -> where the file should be
+    person: str = ""  # common to all scans of one person; "": see `participants.persons_of`
     site: str = ""
 
 

@@ -104,20 +104,13 @@ def prepare(
 
 @dataclass(frozen=True)
 class SlicedPatient:
-    """A patient's kept slices.
-
-    Attributes:
-        images: uint8 [n, C, R, R].
-        labels: uint8 [n, R, R], class indices.
-        rows: their index rows; z counts from 0 at the inferior end.
-        source: SHA-256 over the bytes of the patient's files.
-    """
+    """A patient's kept slices."""
 
     patient: Patient
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    rows: pd.DataFrame
-    source: str
+    images: NDArray[np.uint8]  # uint8 [n, C, R, R]
+    labels: NDArray[np.uint8]  # uint8 [n, R, R], class indices
+    rows: pd.DataFrame  # their index rows; z counts from 0 at the inferior end
+    source: str  # SHA-256 over the bytes of the patient's files
 
 
 def slice_patient(

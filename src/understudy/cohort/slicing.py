@@ -85,18 +85,12 @@ class SliceConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Frame:
-    """One pixel size and one field of view for all patients of a cohort: heads have their true size in every slice.
-
-    Attributes:
-        pixel: edge of a pixel before slices are padded and shrunk, mm.
-        matrix: edge of the square to which slices are padded or cropped, pixels of this size.
-        resolution: edge of the slices that networks see, pixels.
-    """
+    """One pixel size and one field of view for all patients of a cohort: heads have their true size in every slice."""
 
     plane: Plane
-    pixel: float
-    matrix: int
-    resolution: int
+    pixel: float  # edge of a pixel before slices are padded and shrunk, mm
+    matrix: int  # edge of the square to which slices are padded or cropped, pixels of this size
+    resolution: int  # edge of the slices that networks see, pixels
 
     @classmethod
     def of(cls, headers: Sequence[VolumeHeader], config: SliceConfig) -> Frame:
@@ -223,17 +217,11 @@ def slice_images(
 
 @dataclass(frozen=True)
 class Bright:
-    """The part of a volume that can become brighter than 0.
+    """The part of a volume that can become brighter than 0."""
 
-    Attributes:
-        slices: [Z, h, w], a view of the box around every voxel above zero.
-        corner: row and column at which the box starts.
-        ceiling: the intensity that becomes 255.
-    """
-
-    slices: NDArray[Any]
-    corner: tuple[int, int]
-    ceiling: float
+    slices: NDArray[Any]  # [Z, h, w], a view of the box around every voxel above zero
+    corner: tuple[int, int]  # row and column at which the box starts
+    ceiling: float  # the intensity that becomes 255
 
 
 def bright_part(slices: NDArray[Any], path: Path, geometry: SliceGeometry, config: SliceConfig) -> Bright:

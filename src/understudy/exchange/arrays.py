@@ -107,17 +107,11 @@ def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
 
 @dataclass(frozen=True)
 class _Form:
-    """A way to read an array.
+    """A way to read an array."""
 
-    Attributes:
-        stack: its first axis counts slices; otherwise it is one slice.
-        axis: of the channels in a slice, 0 or 2; None: a slice [H, W] of one channel.
-        depth: size of that axis, channels and annotation together.
-    """
-
-    stack: bool
-    axis: int | None
-    depth: int
+    stack: bool  # its first axis counts slices; otherwise it is one slice
+    axis: int | None  # of the channels in a slice, 0 or 2; None: a slice [H, W] of one channel
+    depth: int  # size of that axis, channels and annotation together
 
     def is_volume(self, shape: tuple[int, ...]) -> bool:
         """Whether the last axis may as well count the slices, [H, W, Z] or [H, W, Z, C] of one patient."""

@@ -41,19 +41,14 @@ _CHANCE = 0.01
 
 @dataclass(frozen=True)
 class Patients:
-    """The patient of each slice, and how they were told apart.
+    """The patient of each slice, and how they were told apart."""
 
-    Attributes:
-        subjects: in the order of the slices.
-        found: "set" (the set or the folder says it), "pattern" (the user's), "each" (every slice is of another patient,
-            as the user says), "volumes" (each is another patient's, as far as anybody knows), "names", or "nowhere"
-            (each slice counts as a patient of its own).
-        how: the same in words.
-    """
-
-    subjects: list[str]
+    subjects: list[str]  # in the order of the slices
+    # "set" (the set or the folder says it), "pattern" (the user's), "each" (every slice is of another patient, as the
+    # user says), "volumes" (each is another patient's, as far as anybody knows), "names", or "nowhere" (each slice
+    # counts as a patient of its own)
     found: Found
-    how: str
+    how: str  # the same in words
 
     def counts(self) -> dict[str, int]:
         """Slices of each patient, in the order of the names."""

@@ -67,18 +67,13 @@ def layout_of(root: Path, spec: FolderSpec) -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class OpenedFolder:
-    """A folder, understood but not read.
-
-    Attributes:
-        spec: what the user said, completed by what the folder says of itself.
-        said: by the folder; None if it says nothing.
-    """
+    """A folder, understood but not read."""
 
     source: Source
     layout: str
     files: list[str]
-    spec: FolderSpec
-    said: Description | None
+    spec: FolderSpec  # what the user said, completed by what the folder says of itself
+    said: Description | None  # by the folder; None if it says nothing
 
 
 def open_folder(root: Path, spec: FolderSpec, known: Sequence[str] | None = None, plain: bool = False) -> OpenedFolder:
@@ -249,17 +244,11 @@ def _mark(path: Path) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A set for a comparison.
+    """A set for a comparison."""
 
-    Attributes:
-        slices: with a column `subject` if `patients` is not None.
-        patients: whose slices they are; None where nothing says it and nobody asked.
-        notes: what a user should know about how the folder was understood.
-    """
-
-    slices: SliceSet
-    patients: Patients | None = None
-    notes: list[str] = field(default_factory=list)
+    slices: SliceSet  # with a column `subject` if `patients` is not None
+    patients: Patients | None = None  # whose slices they are; None where nothing says it and nobody asked
+    notes: list[str] = field(default_factory=list)  # what a user should know about how the folder was understood
 
 
 def open_images(

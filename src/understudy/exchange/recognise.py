@@ -23,16 +23,11 @@ _Matcher = Callable[[str], _Place | None]  # path of a file -> its slice, if it 
 
 @dataclass(slots=True)
 class SliceFiles:
-    """The files of one slice (or of one volume).
+    """The files of one slice (or of one volume)."""
 
-    Attributes:
-        id: what the names have in common.
-        subject: of a pattern with {subject}; "" otherwise.
-        files: channel name, `labels`, or `labels:<class>` -> path below the folder.
-    """
-
-    id: str
-    subject: str = ""
+    id: str  # what the names have in common
+    subject: str = ""  # of a pattern with {subject}; "" otherwise
+    # channel name, `labels`, or `labels:<class>` -> path below the folder
     files: dict[str, str] = field(default_factory=dict)
 
 

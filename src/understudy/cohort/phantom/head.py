@@ -164,23 +164,14 @@ class HeadShape:
 
 @dataclass
 class Anatomy:
-    """A head before any tumour, on the flat list of the voxels that are inside the mask.
+    """A head before any tumour, on the flat list of the voxels that are inside the mask."""
 
-    Attributes:
-        voxels: flat indices into the box of the grid.
-        points: x, y, z of the voxels in mm (before mass effect).
-        tissues: part of the voxel per tissue; they add up to one.
-        depth: mm below the brain's hull.
-        white: mm below the border of cortex and white matter (negative in the cortex).
-        ventricle: signed distance to the lateral ventricles, mm.
-    """
-
-    voxels: np.ndarray
-    points: tuple[Array, Array, Array]
-    tissues: dict[str, Array] = field(repr=False)
-    depth: Array
-    white: Array
-    ventricle: Array
+    voxels: np.ndarray  # flat indices into the box of the grid
+    points: tuple[Array, Array, Array]  # x, y, z of the voxels in mm (before mass effect)
+    tissues: dict[str, Array] = field(repr=False)  # part of the voxel per tissue; they add up to one
+    depth: Array  # mm below the brain's hull
+    white: Array  # mm below the border of cortex and white matter (negative in the cortex)
+    ventricle: Array  # signed distance to the lateral ventricles, mm
 
     def paint(self, name: str, part: Array) -> None:
         """Lays a tissue over the others: `part` of each voxel becomes it, the rest keeps its proportions."""

@@ -34,24 +34,15 @@ _NON_ENHANCING = (0.58, 0.60, 1.45, 1.38)  # a core that does not enhance is tum
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital's scanner and protocol.
-
-    Attributes:
-        contrast: factor of every tissue's difference from white matter, per sequence.
-        gamma: exponent of the intensities, per sequence.
-        noise: standard deviation of the complex noise, in units of white matter on T1w, at 1 mm voxels.
-        bias: standard deviation of the logarithm of the bias field.
-        blur: standard deviation (mm) of the point spread in plane and through plane.
-        thick: the same through plane for FLAIR, which is often acquired in thick slices.
-    """
+    """A hospital's scanner and protocol."""
 
     name: str
-    contrast: tuple[float, ...]
-    gamma: tuple[float, ...]
-    noise: float
-    bias: float
-    blur: tuple[float, float]
-    thick: float
+    contrast: tuple[float, ...]  # factor of every tissue's difference from white matter, per sequence
+    gamma: tuple[float, ...]  # exponent of the intensities, per sequence
+    noise: float  # standard deviation of the complex noise, in units of white matter on T1w, at 1 mm voxels
+    bias: float  # standard deviation of the logarithm of the bias field
+    blur: tuple[float, float]  # standard deviation (mm) of the point spread in plane and through plane
+    thick: float  # the same through plane for FLAIR, which is often acquired in thick slices
 
     @classmethod
     def draw(cls, name: str, number: int) -> Site:

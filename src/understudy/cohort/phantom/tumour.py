@@ -16,25 +16,15 @@ NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # labels as in BraTS 2018 to 2021
 
 @dataclass(frozen=True)
 class Lesion:
-    """One tumour focus.
+    """One tumour focus."""
 
-    Attributes:
-        centre: mm, head coordinates.
-        radius: of the core (necrosis and rim), mm.
-        axes: three factors of the radius; their product is one.
-        turn: angle (rad) of the first axis in the axial plane.
-        rim: thickness of the enhancing rim, mm; 0: nothing enhances.
-        oedema: reach of the oedema beyond the core, mm.
-        mass: part of the core's volume that pushed tissue away instead of replacing it.
-    """
-
-    centre: Point
-    radius: float
-    axes: Point
-    turn: float
-    rim: float
-    oedema: float
-    mass: float
+    centre: Point  # mm, head coordinates
+    radius: float  # of the core (necrosis and rim), mm
+    axes: Point  # three factors of the radius; their product is one
+    turn: float  # angle (rad) of the first axis in the axial plane
+    rim: float  # thickness of the enhancing rim, mm; 0: nothing enhances
+    oedema: float  # reach of the oedema beyond the core, mm
+    mass: float  # part of the core's volume that pushed tissue away instead of replacing it
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""

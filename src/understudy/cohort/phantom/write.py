@@ -78,19 +78,13 @@ class PhantomConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Phantom:
-    """One patient in memory.
+    """One patient in memory."""
 
-    Attributes:
-        images: channel (t1, t1gd, t2, flair) -> float32 [x, y, z], 0 outside the brain and above 0 inside.
-        labels: uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing.
-        tissues: tissue -> part of the voxel, float32 [x, y, z].
-        affine: voxel indices -> mm, LPS as in BraTS.
-    """
-
+    # channel (t1, t1gd, t2, flair) -> float32 [x, y, z], 0 outside the brain and above 0 inside
     images: dict[str, np.ndarray]
-    labels: np.ndarray
-    tissues: dict[str, np.ndarray]
-    affine: np.ndarray
+    labels: np.ndarray  # uint8 [x, y, z]: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing
+    tissues: dict[str, np.ndarray]  # tissue -> part of the voxel, float32 [x, y, z]
+    affine: np.ndarray  # voxel indices -> mm, LPS as in BraTS
     facts: dict[str, Any]
 
 
