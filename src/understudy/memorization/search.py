@@ -342,10 +342,12 @@ class _Search:
 
     def side(self, pixels: torch.Tensor, mean: torch.Tensor) -> _Side:
         """Slices, int8 [C, n, P], with all that covariances are made of; `mean` int8 [C, P]."""
-        sums = pixels.sum(2, dtype=torch.int64)
-        squares = [channel.int().square().sum(1) for channel in pixels]
-        dots = torch.stack([product(c, m[None])[:, 0].long() for c, m in zip(pixels, mean, strict=True)]).sum(0)
-        with_mean = dots * (self.channels * self.pixels) - sums.sum(0) * mean.long().sum()
+
+        def dots(other: torch.Tensor) -> torch.Tensor:  # of each channel with an image [C, P]
+            return torch.stack([product(c, o[None])[:, 0].long() for c, o in zip(pixels, other, strict=True)])
+
+        sums, squares = dots(torch.ones_like(mean)), [_squares(channel) for channel in pixels]
+        with_mean = dots(mean).sum(0) * (self.channels * self.pixels) - sums.sum(0) * mean.long().sum()
         terms = Terms(self.pixels, squares, sums, sums, with_mean, with_mean, self.mean_mean)
         found = [covariance(terms) for covariance in self.image_views.values()]
         variances = torch.stack(found) if found else sums[:0]
@@ -480,6 +482,14 @@ def _best_dice(queries: _Queries, labels: torch.Tensor, barred: torch.Tensor | N
     if barred is not None:
         key.masked_fill_(barred, -torch.inf)
     return _Best.of(key, agreeing)
+
+
+def _squares(pixels: torch.Tensor) -> torch.Tensor:
+    """Sums of squares, int64 [n], of int8 pixels [n, P]."""
+    if pixels.device.type != "cpu":
+        return pixels.int().square().sum(1)
+    values = pixels.numpy()  # 14 times as fast as torch on a CPU
+    return torch.from_numpy(np.einsum("np,np->n", values, values, dtype=np.int64))
 
 
 class _Store:
