@@ -24,29 +24,19 @@ EXACT_UP_TO = 7  # snapshots for which all 5,040 orders are tried
 
 @dataclass(frozen=True)
 class Association:
-    """One metric's correlation with the Dice; NaN where undefined.
+    """One metric's correlation with the Dice; NaN where undefined."""
 
-    Attributes:
-        n, runs: snapshots with both numbers, and their trainings.
-        spearman, low, high: rank correlation with a bootstrap interval.
-        kendall, kendall_low, kendall_high: tau-b with its interval.
-        within: Spearman within each training, averaged by its number of snapshots; NaN if no training has three.
-        p: two-sided permutation p of |Spearman|.
-        p_within: the same of `within`, snapshots permuted within each training: two trainings that differ in both
-            numbers make p small, not this.
-    """
-
-    n: int
-    runs: int
-    spearman: float = math.nan
+    n: int  # snapshots with both numbers
+    runs: int  # their trainings
+    spearman: float = math.nan  # rank correlation, with a bootstrap interval
     low: float = math.nan
     high: float = math.nan
-    kendall: float = math.nan
+    kendall: float = math.nan  # tau-b, with its interval
     kendall_low: float = math.nan
     kendall_high: float = math.nan
-    within: float = math.nan
-    p: float = math.nan
-    p_within: float = math.nan
+    within: float = math.nan  # Spearman within each training, averaged by its snapshots; NaN if none has three
+    p: float = math.nan  # two-sided permutation p of |Spearman|
+    p_within: float = math.nan  # of `within`, snapshots permuted within each training
 
 
 def spearman(x: Floats, y: Floats) -> float:

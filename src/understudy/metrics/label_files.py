@@ -38,20 +38,15 @@ _RESAMPLE = "resample the prediction to the grid of the truth (nearest neighbour
 class LabelScores:
     """Scored label files.
 
-    Attributes:
-        rows: one row per file and class, region and "foreground": file, class_name, region, the measures in `MEASURES`
-            under the policy, `FLAGS`, `COUNTS`, diagonal_mm.
-        policy: for empty masks.
-        folders: two folders were compared, so there are means over files.
-        spacing: file -> voxel edges in mm in the order of the arrays' axes.
-        notes: file, or "" for all -> what a reader should know.
+    `rows` has one row per file and class, region and "foreground": file, class_name, region, the measures in `MEASURES`
+    under the policy, `FLAGS`, `COUNTS`, diagonal_mm.
     """
 
     rows: pd.DataFrame
-    policy: EmptyPolicy
-    folders: bool
-    spacing: dict[str, tuple[float, ...]]
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    policy: EmptyPolicy  # for empty masks
+    folders: bool  # two folders were compared, so there are means over files
+    spacing: dict[str, tuple[float, ...]]  # file -> voxel edges in mm in the order of the arrays' axes
+    notes: dict[str, list[str]] = field(default_factory=dict)  # file, or "" for all -> what a reader should know
 
 
 def score_labels(
@@ -165,20 +160,13 @@ def _name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two label volumes on one grid.
+    """Two label volumes on one grid."""
 
-    Attributes:
-        name: of the target's file, without folder and suffix.
-        pred, target: integers 0 ... 65535, one shape; values as in the files.
-        spacing: voxel edges in mm in the order of the arrays' axes.
-        notes: what was done that a reader should know (rounded, turned, affine ignored, spacing assumed).
-    """
-
-    name: str
-    pred: Labels
-    target: Labels
-    spacing: tuple[float, ...]
-    notes: list[str] = field(default_factory=list)
+    name: str  # of the target's file, without folder and suffix
+    pred: Labels  # integers 0 ... 65535; values as in the file
+    target: Labels  # of the same shape
+    spacing: tuple[float, ...]  # voxel edges in mm in the order of the arrays' axes
+    notes: list[str]  # what was done: rounded, turned, affine ignored, spacing assumed
 
 
 def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, ignore_affine: bool = False) -> Pair:

@@ -16,18 +16,12 @@ from understudy.study.init import suggest_study
 
 @dataclass(frozen=True)
 class CheckedCohort:
-    """A cohort and what was found out about it.
+    """A cohort and what was found out about it."""
 
-    Attributes:
-        name: in a study of several cohorts; otherwise "".
-        checked: problems, frame and kept slices.
-        stops: `run` would stop here; with `skip_bad_patients` single bad patients do not stop it.
-    """
-
-    name: str
+    name: str  # in a study of several cohorts; otherwise ""
     cohort: Cohort
-    checked: Checked
-    stops: bool
+    checked: Checked  # problems, frame and kept slices
+    stops: bool  # `run` would stop here; with `skip_bad_patients` single bad patients do not stop it
 
     def summary(self) -> str:
         """One line: who, which slices, how many problems."""
@@ -73,11 +67,8 @@ def check_source(source: Path, progress: bool = True) -> list[CheckedCohort]:
         checked.problems.extend(split)
         done.append(CheckedCohort(name, cohort, checked, stops))
     if not done:
-        raise UnderstudyError(
-            "the study draws phantoms and has no cohort to check",
-            where=source,
-            fix="give the folder of the patients, or a study file with `cohort: {path: ...}`",
-        )
+        fix = "give the folder of the patients, or a study file with `cohort: {path: ...}`"
+        raise UnderstudyError("the study draws phantoms and has no cohort to check", where=source, fix=fix)
     if not any(one.stops for one in done):
         try:
             make_plan(study)  # what `run` refuses before it starts: regions of unknown classes, and others

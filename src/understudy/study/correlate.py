@@ -36,16 +36,13 @@ Scores = NDArray[np.float64]  # [snapshots, patients], NaN for patients of other
 class Correlations:
     """What was found.
 
-    Attributes:
-        snapshots: a row each: snapshot, run, kimg, dice, and a column a metric.
-        table: a row a metric: `wanted` (see there), the fields of `Association`, and both p adjusted for the number of
-            metrics (Holm); those that agree most with the Dice first.
-        words: what these snapshots can show at all.
+    `table` has a row a metric: `wanted` (see there), the fields of `Association`, and both p adjusted for the number of
+    metrics (Holm); those that agree most with the Dice first.
     """
 
-    snapshots: pd.DataFrame
+    snapshots: pd.DataFrame  # a row each: snapshot, run, kimg, dice, and a column a metric
     table: pd.DataFrame
-    words: list[str]
+    words: list[str]  # what these snapshots can show at all
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, null where undefined."""
@@ -178,11 +175,8 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, Scores]:
     except (OSError, ValueError) as error:
         raise UnderstudyError(f"the table cannot be read ({error})", where=path, fix="give a CSV file") from error
     if "dice" not in frame or "snapshot" not in frame:
-        raise UnderstudyError(
-            "the table has no column `snapshot` or no column `dice`",
-            where=path,
-            fix="name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics",
-        )
+        fix = "name the columns snapshot, dice, perhaps run and kimg; all others with numbers are metrics"
+        raise UnderstudyError("the table has no column `snapshot` or no column `dice`", where=path, fix=fix)
     numbers = [str(c) for c in frame if pd.api.types.is_numeric_dtype(frame[c])]
     for column in ("dice", "kimg"):
         if column in frame and column not in numbers:
@@ -202,11 +196,8 @@ def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataF
         )
     jobs = {job.id: job for job in saved_jobs(out)}
     if any(job.stage == "overview" for job in jobs.values()):
-        raise UnderstudyError(
-            "the study has several cohorts, whose generators are not states of the same training",
-            where=out,
-            fix="give the folder of a study with one cohort",
-        )
+        what = "the study has several cohorts, whose generators are not states of the same training"
+        raise UnderstudyError(what, where=out, fix="give the folder of a study with one cohort")
     folders = {i: job_folder(out, job) for i, job in jobs.items()}
     done = {i: folder for i, folder in folders.items() if read_done(folder) is not None}
     snapshots, by_patient = _snapshots(out.name, jobs, done, training, segmenter)
@@ -245,11 +236,8 @@ def _dice_by_generator(label: str, done: Finished, training: str, segmenter: str
     networks = list(dict.fromkeys(c["segmenter"] for _, c in cells))
     network = segmenter or (networks[0] if networks else "")
     if segmenter is not None and segmenter not in networks:
-        raise UnderstudyError(
-            f"no segmenter {segmenter!r} trained on {training} slices was tested",
-            where=label,
-            fix=f"use one of {', '.join(networks) or '(none)'}",
-        )
+        what = f"no segmenter {segmenter!r} trained on {training} slices was tested"
+        raise UnderstudyError(what, where=label, fix=f"use one of {', '.join(networks) or '(none)'}")
     cells = [(folder, c) for folder, c in cells if c["segmenter"] == network]
     augmented = any(c["augmentation"] for _, c in cells)
     rows: dict[str, list[pd.DataFrame]] = {}

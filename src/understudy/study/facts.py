@@ -27,21 +27,13 @@ BRATS_GRID = (240, 240, 155)  # where no header can be read; the check will say 
 
 @dataclass(frozen=True)
 class Facts:
-    """A cohort as the study will use it.
+    """A cohort as the study will use it."""
 
-    Attributes:
-        sites: patient -> site, of all patients.
-        split: patient -> train, val or test; without those whom the study leaves out.
-        channels: their number.
-        classes: with the background.
-        shape: of a patient's grid, voxels (x, y, z).
-    """
-
-    sites: dict[str, str]
-    split: dict[str, str]
-    channels: int
-    classes: tuple[LabelClass, ...]
-    shape: tuple[int, int, int]
+    sites: dict[str, str]  # patient -> site, of all patients
+    split: dict[str, str]  # patient -> train, val or test; without those whom the study leaves out
+    channels: int  # their number
+    classes: tuple[LabelClass, ...]  # with the background
+    shape: tuple[int, int, int]  # of a patient's grid, voxels (x, y, z)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -88,11 +80,8 @@ def find_cohort(study: Study, name: str = "") -> Cohort | None:
     except UnderstudyError as error:
         if not name:
             raise
-        raise UnderstudyError(
-            f"cohort {name}: {error.what}",
-            where=error.where,
-            fix=f"{error.fix}; or leave the cohort out: `cohorts: {{{name}: null}}`",
-        ) from error
+        fix = f"{error.fix}; or leave the cohort out: `cohorts: {{{name}: null}}`"
+        raise UnderstudyError(f"cohort {name}: {error.what}", where=error.where, fix=fix) from error
 
 
 def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
@@ -119,11 +108,8 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
     split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
     if "test" not in split.values():
-        raise UnderstudyError(
-            f"none of {len(sites)} patients is a test patient",
-            where="split of the study",
-            fix="raise `test_patients`, or name `test_sites`",
-        )
+        what, fix = f"none of {len(sites)} patients is a test patient", "raise `test_patients`, or name `test_sites`"
+        raise UnderstudyError(what, where="split of the study", fix=fix)
     return Facts(sites, split, channels, tuple(classes) or (BACKGROUND,), shape)
 
 
@@ -147,19 +133,13 @@ def refuse_too_many(study: Study, facts: Facts) -> None:
     training_patients = facts.counts["train"]
     wanted = max(study.fine_tune.patients) if study.fine_tune is not None else 0
     if wanted > training_patients:
-        raise UnderstudyError(
-            f"`fine_tune` wants {wanted} real patients, but only {training_patients} train",
-            where="fine_tune.patients of the study",
-            fix=f"ask for 1 to {training_patients}",
-        )
+        what = f"`fine_tune` wants {wanted} real patients, but only {training_patients} train"
+        raise UnderstudyError(what, where="fine_tune.patients of the study", fix=f"use 1 to {training_patients}")
     slices = study.ratios.real_slices if study.ratios is not None else 0
     most = training_patients * facts.shape[2]
     if slices > most:
-        raise UnderstudyError(
-            f"`ratios` want {slices:,} real slices, but {training_patients} training patients have at most {most:,}",
-            where="ratios.total of the study",
-            fix="lower `ratios.total`, or its largest share",
-        )
+        what = f"`ratios` want {slices:,} real slices, but {training_patients} training patients have at most {most:,}"
+        raise UnderstudyError(what, where="ratios.total of the study", fix="lower it, or the largest share")
 
 
 def fingerprint(cohort: Cohort) -> str:

@@ -12,21 +12,16 @@ from typing import Any
 class Stage:
     """A stage; its function has the stage's name.
 
-    Attributes:
-        module: of `understudy.study.stages`, in which the function is.
-        version: of the code. Raise it whenever the same spec would give another result: a number, not a hash of the
-            source, as a corrected comment must not throw away three days of training. 0: pages, which take seconds;
-            their version follows from their sources, so that a finished study gets its new page from the next run.
-        on_gpu: computes on a device.
-        training: saves its state on the way and can be stopped at any time.
-        side: only the report depends on its results.
+    Raise `version` whenever the same spec would give another result: a number, not a hash of the source, as a corrected
+    comment must not throw away three days of training. 0 is for pages, which take seconds: their version follows from
+    their sources, so that a finished study gets its new page from the next run.
     """
 
-    module: str
-    version: int
-    on_gpu: bool = False
-    training: bool = False
-    side: bool = False
+    module: str  # of `understudy.study.stages`, in which the function is
+    version: int  # of the code
+    on_gpu: bool = False  # computes on a device
+    training: bool = False  # saves its state on the way and can be stopped at any time
+    side: bool = False  # only the report depends on its results
 
 
 STAGES = {

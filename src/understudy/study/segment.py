@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import ALIASES
+from understudy.exchange.spec import ALIASES, pattern_text
 from understudy.io.files import atomic_path, read_json, write_json
 from understudy.io.folders import files_below
 from understudy.io.grids import VolumeHeader, as_stored
@@ -77,11 +77,8 @@ def segment_patient(
     needed = ("segmenter.safetensors", "config.json")
     folder = next((path for path in folders if all((path / name).is_file() for name in needed)), None)
     if folder is None:
-        raise UnderstudyError(
-            "no finished segmenter in the folder",
-            where=model,
-            fix="give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs",
-        )
+        fix = "give OUT/jobs/segmenter-... or its folder `model`; `understudy status OUT` lists the jobs"
+        raise UnderstudyError("no finished segmenter in the folder", where=model, fix=fix)
     preparation = _preparation_of(folder)
     segmenter = load(folder, device)
     files = find_channels(patient, segmenter.channels, preparation["file_patterns"], given or {})
@@ -127,11 +124,8 @@ def find_channels(
         UnderstudyError: a channel without a file or with several, a name that is no channel of the segmenter.
     """
     if unknown := [name for name in given if name not in channels]:
-        raise UnderstudyError(
-            f"the segmenter has no channel {', '.join(unknown)}",
-            where=f"--channel {unknown[0]}={given[unknown[0]]}",
-            fix=f"its channels are {', '.join(channels)}",
-        )
+        where, fix = f"--channel {unknown[0]}={given[unknown[0]]}", f"its channels are {', '.join(channels)}"
+        raise UnderstudyError(f"the segmenter has no channel {', '.join(unknown)}", where=where, fix=fix)
     files = files_below(patient, (".nii", ".nii.gz"))
     found = {name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels}
     open_ones = {name: matches for name, matches in found.items() if name not in given}
@@ -143,11 +137,8 @@ def find_channels(
         )
     for name, matches in open_ones.items():
         if len(matches) > 1:
-            raise UnderstudyError(
-                f"several files could be {name}",
-                where=f"{patient}: {', '.join(matches)}",
-                fix=f"name the one that is meant: --channel {name}=FILE",
-            )
+            where, fix = f"{patient}: {', '.join(matches)}", f"name one: --channel {name}=FILE"
+            raise UnderstudyError(f"several files could be {name}", where=where, fix=fix)
     return {name: given.get(name) or patient / found[name][0] for name in channels}
 
 
@@ -155,8 +146,7 @@ def _is_channel(file: str, name: str, pattern: str | None) -> bool:
     """Whether a file is called as in the training, or ends as people call the channel ("_t1ce.nii.gz")."""
     last = file.rsplit("/", 1)[-1]
     if pattern:
-        pieces = re.split(r"(\{patient\}|\*)", pattern.rsplit("/", 1)[-1])
-        expression = "".join(".+?" if p == "{patient}" else "[^/]*" if p == "*" else re.escape(p) for p in pieces)
+        expression = pattern_text(pattern.rsplit("/", 1)[-1], ("patient", "visit", "site"))
         return re.fullmatch(expression, last) is not None
     tokens = "|".join(map(re.escape, {name.lower(), *ALIASES.get(name, ())}))
     return re.fullmatch(rf"(?:.*[-_. ])?(?:{tokens})\.nii(?:\.gz)?", last, re.IGNORECASE) is not None

@@ -37,11 +37,8 @@ def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int 
         UnderstudyError: no such generator, no sizes or sizes below 1.
     """
     if generator not in study.generators:
-        raise UnderstudyError(
-            f"the study has no generator {generator!r}",
-            where=f"study {study.name}",
-            fix=f"use one of {', '.join(study.generators) or '(there are none)'}",
-        )
+        fix = f"use one of {', '.join(study.generators) or '(there are none)'}"
+        raise UnderstudyError(f"the study has no generator {generator!r}", where=f"study {study.name}", fix=fix)
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise UnderstudyError("the sizes of a sweep must be different numbers of patients", fix="e.g. 5,10,20,40")
     study = study.with_one_cohort("a sweep").model_copy(update={"name": f"{study.name}-sweep"})

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -142,13 +141,3 @@ class ClusterConfig(StageResources):
         """Minutes after which a job of a stage saves its state, ahead of its limit."""
         minutes = self.of(stage).minutes
         return minutes - min(self.reserve_seconds / 60, minutes / 2)
-
-
-def with_absolute_places(cluster: ClusterConfig, folder: Path) -> ClusterConfig:
-    """An image's file and a profile's folder are relative to the folder of the study file."""
-    found = {}
-    for name in ("container", "profile"):
-        value = getattr(cluster, name)
-        place = (folder / Path(value).expanduser()).absolute()
-        found[name] = str(place) if value and place.exists() else value
-    return cluster.model_copy(update=found)

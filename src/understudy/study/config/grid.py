@@ -261,22 +261,17 @@ class Grid(Patients):
 class Setting:
     """One cell of the grid: what a segmenter is trained on, and how.
 
-    Attributes:
-        training: real, synthetic, both (all slices of either, drawn in a proportion), ratio (a set of constant size),
-            or finetune (synthetic, then a few real patients).
-        generator: name of the generator, "" for real slices only.
-        real_share: share of real slices in a ratio's set, or of real samples in `both` where it is not one half.
-        real_fraction: share of the real training patients.
-        real_patients: their number, with `fine_tune`.
+    Training is real, synthetic, both (all slices of either, drawn in a proportion), ratio (a set of constant size), or
+    finetune (synthetic, then a few real patients).
     """
 
     training: Kind
-    generator: str
+    generator: str  # its name, "" for real slices only
     segmenter: str
     augmentation: bool
-    real_share: float | None = None
-    real_fraction: float = 1.0
-    real_patients: int | None = None
+    real_share: float | None = None  # of slices in a ratio's set, or of samples in `both` where it is not one half
+    real_fraction: float = 1.0  # of the real training patients
+    real_patients: int | None = None  # their number, with `fine_tune`
 
     @property
     def id(self) -> str:

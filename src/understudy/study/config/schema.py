@@ -28,7 +28,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig
 from understudy.quality.config import AnnotationConfig
-from understudy.study.config.cluster import ClusterConfig, with_absolute_places
+from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.cohorts import absolute, fields_of_part, published_as, with_absolute_paths
 from understudy.study.config.generators import FolderGenerator, size_problem
 from understudy.study.config.grid import Grid, grid_problem
@@ -124,11 +124,9 @@ class Study(Grid):
             UnderstudyError: it has several.
         """
         if self.cohorts is not None:
-            raise UnderstudyError(
-                f"the study has several cohorts ({', '.join(self.cohorts)}), and {purpose} takes one",
-                where=f"study {self.name}, cohorts",
-                fix="give a study file with `cohort: {path: ...}` or `phantom: {...}` in place of `cohorts`",
-            )
+            what = f"the study has several cohorts ({', '.join(self.cohorts)}), and {purpose} takes one"
+            fix = "give a study file with `cohort: {path: ...}` or `phantom: {...}` in place of `cohorts`"
+            raise UnderstudyError(what, where=f"study {self.name}, cohorts", fix=fix)
         return self
 
 
@@ -165,18 +163,12 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
         return _validated(preset(source), {}, f"preset {source}", Path.cwd())
     with reading(path):
         if path.is_dir():
-            raise UnderstudyError(
-                "a folder, not a study file",
-                where=path.absolute(),
-                fix=f"write a study file for it: understudy init {shlex.quote(source)} > my-study.yaml",
-            )
+            fix = f"write a study file for it: understudy init {shlex.quote(source)} > my-study.yaml"
+            raise UnderstudyError("a folder, not a study file", where=path.absolute(), fix=fix)
         missing = not path.exists() and path.suffix not in (".yaml", ".yml")
     if missing:
-        raise UnderstudyError(
-            f"no study file and no preset called {source!r}",
-            where=path.absolute(),
-            fix=f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}",
-        )
+        fix = f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}"
+        raise UnderstudyError(f"no study file and no preset called {source!r}", where=path.absolute(), fix=fix)
     return _from_content(*read_yaml(path), str(path), path.parent, cohort_only)
 
 
@@ -193,11 +185,8 @@ def _from_content(content: dict[str, Any], lines: Lines, path: str, folder: Path
     base = content.pop("preset", None)
     if base is not None:
         if base not in presets():
-            raise UnderstudyError(
-                f"there is no preset {base!r}",
-                where=f"{path}, line {lines['preset',]}",
-                fix=f"{_meant(str(base))}use one of {', '.join(presets())}",
-            )
+            where, fix = f"{path}, line {lines['preset',]}", f"{_meant(str(base))}use one of {', '.join(presets())}"
+            raise UnderstudyError(f"there is no preset {base!r}", where=where, fix=fix)
         under = preset(base)
         if any(content.get(name) is not None for name in SOURCES):
             # patients of another kind take the place of the preset's
@@ -220,7 +209,9 @@ def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -
     if problems := odd_numbers(study.model_dump(), lines):
         raise refusal(problems, name)
     changed = with_absolute_paths(study, folder)  # paths of the file are relative to its folder
-    changed["cluster"] = with_absolute_places(study.cluster, folder)
+    places = {name: absolute(Path(getattr(study.cluster, name)), folder) for name in ("container", "profile")}
+    existing = {name: str(path) for name, path in places.items() if getattr(study.cluster, name) and path.exists()}
+    changed["cluster"] = study.cluster.model_copy(update=existing)
     changed["generators"] = {
         name: spec.model_copy(update={"folder": absolute(spec.folder, folder)})
         if isinstance(spec, FolderGenerator)

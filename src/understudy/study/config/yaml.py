@@ -82,11 +82,9 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
             _collect_lines(node, (), lines, name)
         content = loader.construct_document(node) if node is not None else {}  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
-        raise UnderstudyError(
-            f"not a valid YAML file: {error.problem or error.context}",
-            where=f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name,
-            fix="correct that line (indentation with spaces, one `name: value` a line)",
-        ) from error
+        where = f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name
+        fix = "correct that line: `name: value`, indented with spaces"
+        raise UnderstudyError(f"not a valid YAML file: {error.problem or error.context}", where, fix) from error
     except yaml.YAMLError as error:
         what = f"not a valid YAML file: {str(error).splitlines()[0]}"
         raise UnderstudyError(what, where=name, fix="give a text file of `name: value` lines") from error

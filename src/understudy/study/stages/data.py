@@ -159,11 +159,8 @@ def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDA
     names = np.array(sorted(set(map(str, subjects))))
     count = int(subset["patients"])
     if not 0 < count <= len(names):
-        raise UnderstudyError(
-            f"{count} training patients wanted, but there are {len(names)}",
-            where=slices.path,
-            fix=f"ask for 1 to {len(names)}",
-        )
+        what = f"{count} training patients wanted, but there are {len(names)}"
+        raise UnderstudyError(what, where=slices.path, fix=f"use 1 to {len(names)}")
     chosen = np.random.default_rng([int(subset["seed"]), 7]).permutation(names)[:count]
     return np.asarray(rows[np.isin(subjects.astype(str), chosen)], np.int64)
 

@@ -29,11 +29,8 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
     extractors = []
     for e in spec.extractors:
         if e.weights is not None and not e.weights.is_file():
-            raise UnderstudyError(
-                "a file that the study names does not exist",
-                where=f"quality.extractors: {e.weights}",
-                fix="correct the path",
-            )
+            where = f"quality.extractors: {e.weights}"
+            raise UnderstudyError("a file that the study names does not exist", where=where, fix="correct the path")
         file = sha256_file(e.weights) if e.weights else None
         extractors.append({"name": e.name, "resize": e.resize, "sha256": e.sha256, "file": file})
     content = {
@@ -48,19 +45,11 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
 
 def _trained_on_real(jobs: Iterable[Job], baseline: str) -> Job:
     """The first training of a U-Net on all real slices, the baseline's if it is one."""
-    found = [
-        job
-        for job in jobs
-        if job.stage == "segmenter"
-        and job.spec["cell"]["training"] == "real"
-        and job.spec["model"].get("kind") == "unet"
-    ]
+    trained = [job for job in jobs if job.stage == "segmenter" and job.spec["cell"]["training"] == "real"]
+    found = [job for job in trained if job.spec["model"].get("kind") == "unet"]
     if not found:
-        raise UnderstudyError(
-            "quality.extractors has unet, but no U-Net of this study is trained on real slices",
-            where="quality.extractors",
-            fix="leave unet out of it, or add real to `trainings`",
-        )
+        what, fix = "no U-Net of this study is trained on real slices", "leave unet out, or add real to `trainings`"
+        raise UnderstudyError(what, where="quality.extractors", fix=fix)
     return next((job for job in found if job.spec["cell"]["setting"] == baseline), found[0])
 
 
