@@ -20,53 +20,34 @@ POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it say
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline, whole volumes, BraTS rule for empty masks.
-
-    Attributes:
-        setting, base: which, and the real + augmentation setting of the same network.
-        relative: Dice relative to `base`, with the interval by patient.
-        dice: mean over classes, patients and repeats.
-        missed, present: segmentations that found no voxel of the tumour, of how many of volumes with one.
-        false_alarms, absent: segmentations that found something, of how many of volumes without a tumour.
-        primary: same network and augmentation as the study's baseline and no part of a ratio or subset study, so that
-            only the kind of slices differs.
-    """
+    """A setting against the baseline, whole volumes, BraTS rule for empty masks."""
 
     setting: Setting
-    base: Setting
-    relative: Estimate
-    dice: float
-    missed: int
-    present: int
-    false_alarms: int
-    absent: int
-    primary: bool
+    base: Setting  # the real + augmentation setting of the same network
+    relative: Estimate  # Dice relative to `base`, with the interval by patient
+    dice: float  # mean over classes, patients and repeats
+    missed: int  # segmentations that found no voxel of the tumour ...
+    present: int  # ... of how many of volumes with one
+    false_alarms: int  # segmentations that found something ...
+    absent: int  # ... of how many of volumes without a tumour
+    primary: bool  # same network and augmentation as the study's baseline, `plain`: only the slices differ
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page opens with.
+    """What the page opens with."""
 
-    Attributes:
-        verdict: "yes", "no", "partly", "undecided" or "unanswered".
-        headline, sentences: in words.
-        evidence, reasons: how strong it is, and why.
-        comparisons: all settings but the baselines.
-        baseline_dice: mean over classes, patients and repeats; NaN without a baseline.
-        left_out: settings that could not be scored, and why.
-    """
-
-    verdict: str
+    verdict: str  # "yes", "no", "partly", "undecided" or "unanswered"
     headline: str
     sentences: list[str]
-    evidence: str
-    reasons: list[str]
-    comparisons: list[Comparison]
+    evidence: str  # how strong it is: "weak", "modest", "fair" or "none" ...
+    reasons: list[str]  # ... and why
+    comparisons: list[Comparison]  # all settings but the baselines
     baseline: Comparison | None
-    baseline_dice: float
+    baseline_dice: float  # mean over classes, patients and repeats; NaN without a baseline
     patients: int
     repeats: int
-    left_out: list[str]
+    left_out: list[str]  # settings that could not be scored, and why
 
     @property
     def weak(self) -> bool:

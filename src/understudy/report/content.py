@@ -21,26 +21,16 @@ from understudy.report.tables.results import patient_means
 
 @dataclass(frozen=True)
 class Content:
-    """Scores, their statistics and the pictures.
-
-    Attributes:
-        data: what the report is made from.
-        rows, scored: the rows of settings that are complete, raw and under the BraTS rule.
-        summary: of all metrics with intervals.
-        means: Dice by setting, class and patient.
-        answer: to the study's question.
-        gallery: pictures of slices and numbers of their annotations.
-        audits: generator -> content of its audit.json.
-    """
+    """What all sections are made from."""
 
     data: ReportData
-    rows: pd.DataFrame
-    scored: pd.DataFrame
-    summary: Summary
-    means: pd.DataFrame
+    rows: pd.DataFrame  # raw, of settings that are complete
+    scored: pd.DataFrame  # the same under the BraTS rule
+    summary: Summary  # of all metrics with intervals
+    means: pd.DataFrame  # Dice by setting, class and patient
     answer: Answer
     gallery: Gallery
-    audits: dict[str, dict[str, Any]]
+    audits: dict[str, dict[str, Any]]  # generator -> content of its audit.json
 
     @property
     def settings(self) -> list[Setting]:

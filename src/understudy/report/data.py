@@ -33,34 +33,21 @@ MOST_SHARE = 10.0  # a relative Dice beyond this is not written out
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of training a segmentation network.
+    """One way of training a segmentation network."""
 
-    Attributes:
-        id: as in the rows.
-        label: for people, e.g. "Synthetic (StyleGAN 2)".
-        training: "real", "synthetic", "both", "ratio" (a set of constant size) or "finetune" (synthetic, then real).
-        generator: name, "" for real slices only.
-        segmenter, augmentation: the network, and whether its training slices were augmented.
-        colour, marker: in every figure.
-        real_share: share of real slices in a ratio's set, or of real samples in "both" where it is not one half.
-        real_fraction: share of the real training patients.
-        real_patients: their number where the study asked for so many (fine-tuning, and new networks beside it).
-        shown, network: generator and segmenter as they are written for people.
-    """
-
-    id: str
-    label: str
-    training: str
-    generator: str
+    id: str  # as in the rows
+    label: str  # for people, e.g. "Synthetic (StyleGAN 2)"
+    training: str  # "real", "synthetic", "both", "ratio" (constant size) or "finetune" (synthetic, then real)
+    generator: str  # name, "" for real slices only
     segmenter: str
-    augmentation: bool
-    colour: str
+    augmentation: bool  # of the segmenter's training slices
+    colour: str  # in every figure, as the marker
     marker: str
-    real_share: float | None = None
-    real_fraction: float = 1.0
-    real_patients: int | None = None
-    shown: str = ""
-    network: str = ""
+    real_share: float | None = None  # of real slices in a ratio's set, of real samples in "both" if not one half
+    real_fraction: float = 1.0  # share of the real training patients
+    real_patients: int | None = None  # their number where the study asked for so many
+    shown: str = ""  # the generator as it is written for people
+    network: str = ""  # so the segmenter
 
     @property
     def plain(self) -> bool:
@@ -91,55 +78,35 @@ class Setting:
 class ReportData:
     """Everything a report shows, as paths and frames. What is missing is said on the page, not an error.
 
-    Attributes:
-        title: of the study.
-        study: the resolved study file, plain JSON values.
-        scores: raw rows (`metrics.scores`) of the test patients with setting, training (real, synthetic, both),
-            generator, segmenter, augmentation, repeat, subject, site.
-        slices, volumes: the prepared slice set and the test volumes.
-        synthetic: generator -> its slice set.
-        quality, annotations: generator -> its quality.json, its annotations.json.
-        audits: generator -> folder of its audit.
-        generator_histories: generator, or "generator, member 2", -> history.jsonl.
-        generator_health: the same names -> `health.summary` of the training.
-        segmenter_histories, predictions: (setting, repeat) -> history.jsonl, folder of `<subject>.npz` whose
-            `prediction` is uint8 [Z, H, W].
-        baseline: the setting of real slices with augmentation; "" picks it from the rows.
-        planned: what the study asks for: a row for each training, with the columns of `scores` that say which; empty
-            if not known. What has no scores is shown as missing.
-        jobs: stage, id, name, seconds, peak_rss_mb, state; of failed ones also failure (class) and message.
-        reading: folder with the analysis of a reading study, `table6.json`.
-        correlation: folder with what `understudy correlate` wrote.
-        provenance: versions, hashes, machine, `command` that makes it again.
-        problems: what the cohort check found: patient, file, problem, fix, severity.
-        show_patient_ids: False writes "patient 1", "patient 2", ... instead, in all files of the report.
-        margin: loss of Dice, as a fraction of the baseline's, that still counts as "can replace".
-        seed: of the choice of pictures and of the resampling.
+    A generator's name may be "stylegan2" or, in an ensemble's trainings, "stylegan2, member 2".
     """
 
     title: str
-    study: dict[str, Any]
-    scores: pd.DataFrame
-    slices: Path | None = None
-    volumes: Path | None = None
-    synthetic: dict[str, Path] = field(default_factory=dict)
-    quality: dict[str, Path] = field(default_factory=dict)
-    audits: dict[str, Path] = field(default_factory=dict)
-    annotations: dict[str, Path] = field(default_factory=dict)
-    generator_histories: dict[str, Path] = field(default_factory=dict)
-    generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)
-    segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)
+    study: dict[str, Any]  # the resolved study file, plain JSON values
+    scores: pd.DataFrame  # raw rows (`metrics.scores`) of test patients, and the columns of `settings`, repeat, site
+    slices: Path | None = None  # the prepared slice set
+    volumes: Path | None = None  # the test volumes
+    synthetic: dict[str, Path] = field(default_factory=dict)  # generator -> its slice set
+    quality: dict[str, Path] = field(default_factory=dict)  # generator -> quality.json
+    audits: dict[str, Path] = field(default_factory=dict)  # generator -> folder of its audit
+    annotations: dict[str, Path] = field(default_factory=dict)  # generator -> annotations.json
+    generator_histories: dict[str, Path] = field(default_factory=dict)  # generator -> history.jsonl
+    generator_health: dict[str, dict[str, Any]] = field(default_factory=dict)  # generator -> `health.summary`
+    segmenter_histories: dict[tuple[str, int], Path] = field(default_factory=dict)  # (setting, repeat) -> history.jsonl
+    # (setting, repeat) -> folder of `<subject>.npz` whose `prediction` is uint8 [Z, H, W]
     predictions: dict[tuple[str, int], Path] = field(default_factory=dict)
-    baseline: str = ""
+    baseline: str = ""  # the setting of real slices with augmentation; "" picks it from the rows
+    # A row for each training that the study asks for, with the columns of `scores` that say which; empty if not known.
     planned: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # stage, id, name, seconds, peak_rss_mb, state; of failed ones also failure (class) and message
     jobs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    reading: Path | None = None
-    correlation: Path | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    problems: list[dict[str, Any]] = field(default_factory=list)
-    show_patient_ids: bool = True
-    margin: float = 0.05
-    seed: int = 0
+    reading: Path | None = None  # folder with the analysis of a reading study, `table6.json`
+    correlation: Path | None = None  # folder with what `understudy correlate` wrote
+    provenance: dict[str, Any] = field(default_factory=dict)  # versions, hashes, machine, `command` that makes it again
+    problems: list[dict[str, Any]] = field(default_factory=list)  # of the input: patient, file, problem, fix, severity
+    show_patient_ids: bool = True  # False writes "patient 1", "patient 2", ... in all files of the report
+    margin: float = 0.05  # loss of Dice, as a fraction of the baseline's, that still counts as "can replace"
+    seed: int = 0  # of the choice of pictures and of the resampling
 
     @cached_property
     def settings(self) -> list[Setting]:

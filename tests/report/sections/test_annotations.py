@@ -59,13 +59,14 @@ def test_values_distances_and_words(compared: ReportData) -> None:
     assert any("fewer than 5" in b.text for b in made.blocks if isinstance(b, Text))
 
 
-def test_the_page_has_it_and_hides_patients(compared: ReportData, tmp_path: Path, no_plots: None) -> None:
+def test_the_page_has_it_and_hides_patients(compared: ReportData, tmp_path: Path) -> None:
     page = build_report(dataclasses.replace(compared, show_patient_ids=False), tmp_path).read_text()
     assert "Shapes, borders and positions" in page
     assert "Which classes touch" in page
     assert (tmp_path / "tables" / "annotation_distances.csv").is_file()
-    assert "P0" not in page
+    for name in ("annotations", "annotation_distances"):
+        assert "P0" not in (tmp_path / "tables" / f"{name}.csv").read_text()
 
 
-def test_without_results_there_are_no_shapes(study: ReportData, tmp_path: Path, no_plots: None) -> None:
+def test_without_results_there_are_no_shapes(study: ReportData, tmp_path: Path) -> None:
     assert "Shapes, borders and positions" not in build_report(study, tmp_path).read_text()

@@ -49,7 +49,7 @@ def section_of(study: ReportData, folder: Path) -> Section:
     return found
 
 
-def test_three_generators_tell_no_correlation(study: ReportData, tmp_path: Path, no_plots: None) -> None:
+def test_three_generators_tell_no_correlation(study: ReportData, tmp_path: Path) -> None:
     written(tmp_path / "c", 3, 3)
     found = section_of(study, tmp_path / "c")
     assert str(found.blocks[0]).startswith("3 generators")
@@ -59,7 +59,7 @@ def test_three_generators_tell_no_correlation(study: ReportData, tmp_path: Path,
     assert not found.numbers["correlation"]["told"]
 
 
-def test_enough_points_beside_scipy(study: ReportData, tmp_path: Path, no_plots: None) -> None:
+def test_enough_points_beside_scipy(study: ReportData, tmp_path: Path) -> None:
     values = written(tmp_path / "c", 9, 3)
     found = section_of(study, tmp_path / "c")
     assert "9 states of 3 generators, 1 of 3 metrics has" in str(found.blocks[0])

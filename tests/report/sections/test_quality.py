@@ -51,7 +51,6 @@ def test_numbers_stand_beside_their_floor(measured: ReportData) -> None:
         assert part in main.note
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_page_has_the_section_only_if_something_was_measured(
     study: ReportData, measured: ReportData, tmp_path: Path
 ) -> None:

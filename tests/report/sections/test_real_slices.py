@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ from understudy.report.sections.real_slices import (
     ratio_settings,
 )
 from understudy.report.tables.base import Table
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_resamples() -> Iterator[None]:
-    """The bootstrap is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("understudy.report.tables.base.RESAMPLES", 200)
-        yield
 
 
 def copied(scores: pd.DataFrame, of: str, setting: str, **changes: Any) -> pd.DataFrame:
@@ -174,7 +165,6 @@ def test_regions_have_a_table_and_no_part_in_the_mean(grid: ReportData, made: Ma
     np.testing.assert_allclose(tables["regions"].frame.set_index("setting")["dice_WT_value"], means["foreground_value"])
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_page_of_a_grid(grid: ReportData, tmp_path: Path) -> None:
     page = build_report(grid, tmp_path).read_text(encoding="utf-8")
     assert "How many real slices does it take?" in page

@@ -20,7 +20,7 @@ COLUMNS = 4
 
 
 def scatter(
-    snapshots: pd.DataFrame, table: pd.DataFrame, metrics: Sequence[str] | None = None, told: bool = True
+    snapshots: pd.DataFrame, table: pd.DataFrame, metrics: Sequence[str] | None = None, correlations: bool = True
 ) -> Panel:
     """The picture as a panel.
 
@@ -28,7 +28,7 @@ def scatter(
         snapshots: columns snapshot, run, kimg, dice, and the metrics.
         table: columns metric, spearman, low, high.
         metrics: which to draw; None: the first of the table that are defined, and kimg.
-        told: False writes no correlation, where there are too few points for one.
+        correlations: whether to write them below the plots.
     """
     by_metric = table.set_index("metric")
     if metrics is None:
@@ -58,7 +58,7 @@ def scatter(
             place.set_title(textwrap.fill(words(metric), 30), fontsize=8.5)
             if i % columns == 0:
                 place.set_ylabel("Dice", color=QUIET)
-            if told:
+            if correlations:
                 row, defined = by_metric.loc[metric], int(np.isfinite(snapshots[metric].to_numpy(float)).sum())
                 part = f", {defined} of {len(snapshots)}" if defined < len(snapshots) else ""
                 rho = f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}){part}"

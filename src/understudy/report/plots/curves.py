@@ -13,18 +13,8 @@ import pandas as pd
 from understudy.metrics.bootstrap import per_repeat
 from understudy.metrics.statistics import MEAN, cube
 from understudy.report.data import TRAINING, ReportData, Setting
-from understudy.report.plots.style import (
-    INK,
-    NARROW,
-    SYNTHETIC_COLOUR,
-    Look,
-    Panel,
-    legend_below,
-    looks,
-    one_plot,
-    panel_of,
-    thinned,
-)
+from understudy.report.plots import style
+from understudy.report.plots.style import INK, NARROW, Look, Panel
 from understudy.report.tables.base import Summary, mean_name
 from understudy.runtime.checkpoints import History
 
@@ -51,10 +41,10 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown
     shares = {f"share_{c}": (c, DARKER[i % len(DARKER)]) for i, c in enumerate(real_shares)}
     # title, label of the axis, key in the history -> label and colour
     plots: list[tuple[str, str, dict[str, tuple[str, str]]]] = [
-        ("Losses", "", {"loss_g": ("generator", SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}),
+        ("Losses", "", {"loss_g": ("generator", style.SYNTHETIC_COLOUR), "loss_d": ("discriminator", INK)}),
         (
             "Discriminator overfitting", "",
-            {"ada_p": ("augmentation probability", SYNTHETIC_COLOUR), "real_sign": ("sign of real scores", INK)},
+            {"ada_p": ("augmentation probability", style.SYNTHETIC_COLOUR), "real_sign": ("sign of real scores", INK)},
         ),
         ("Samples with each class", "share of samples", shares),
         ("Speed", "images/s", {"images_per_second": ("images/s", INK)}),
@@ -64,21 +54,21 @@ def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown
         found = {key: points for key, points in found.items() if len(points[0])}
         if not found:
             continue
-        with one_plot(NARROW) as (figure, axes):
+        with style.one_plot(NARROW) as (figure, axes):
             for key, (x, y) in found.items():
                 label, colour = curves[key]
                 few = "o" if len(x) < 3 else ""
-                axes.plot(*thinned(x, y), color=colour, label=label, marker=few, markersize=4)
+                axes.plot(*style.thinned(x, y), color=colour, label=label, marker=few, markersize=4)
                 if key in shares:
                     axes.axhline(real_shares[label], color=colour, linestyle=":", linewidth=1.2)
             axes.set(title=title, xlabel="thousand real images shown", ylabel=ylabel)
             if ylabel:
                 axes.set_ylim(bottom=0)
             if len(curves) > 1:
-                legend_below(figure, axes, 3)
+                style.legend_below(figure, axes, 3)
             ends = "; ".join(f"{curves[k][0]} ends at {y[-1]:.3g}" for k, (_, y) in found.items())
             said = f"{title} of the generator {shown or name} over its training: {ends}."
-            made.append(panel_of(figure, said, key=f"training_{name}_{title.split()[0].lower()}"))
+            made.append(style.panel_of(figure, said, key=f"training_{name}_{title.split()[0].lower()}"))
     return made
 
 
@@ -90,13 +80,13 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
     histories = [(chosen[k[0]], History.read(data.segmenter_histories[k])) for k in keys]
     made = []
     for key, title in (("val_dice", "Validation Dice"), ("loss", "Training loss")):
-        with one_plot((5.6, 2.9)) as (figure, axes):
+        with style.one_plot((5.6, 2.9)) as (figure, axes):
             ends: dict[str, list[str]] = {}
             for setting, lines in histories:
                 x, y = _finite(lines, "samples", key)
                 if not len(x):
                     continue
-                (line,) = axes.plot(*thinned(x / 1000, y), **_look_of(data, setting))
+                (line,) = axes.plot(*style.thinned(x / 1000, y), **_look_of(data, setting))
                 if len(x) > 8:  # too many for markers
                     line.set(marker="")
                 if setting.label not in ends:
@@ -107,10 +97,10 @@ def segmenter_curves(data: ReportData) -> list[Panel]:
             axes.set(title=title, xlabel="thousand training slices seen")
             if key == "val_dice":
                 axes.set_ylim(0, 1)
-            legend_below(figure, axes, 2)
+            style.legend_below(figure, axes, 2)
             said = "; ".join(f"{label} ends at {', '.join(values)}" for label, values in ends.items())
             text = f"{title} over the training of the segmentation networks: {said}."
-            made.append(panel_of(figure, text, key=f"training_segmenters_{key}"))
+            made.append(style.panel_of(figure, text, key=f"training_segmenters_{key}"))
     return made
 
 
@@ -118,7 +108,7 @@ def _look_of(data: ReportData, setting: Setting) -> dict[str, Any]:
     """Of a setting's curve: with several generators coloured by these, synthetic slices alone are dashed."""
     if len(data.generators) < 2 or not setting.generator:
         return {"color": setting.colour, "marker": setting.marker, "markersize": 4}
-    look, alone = looks(data.generators)[setting.generator], setting.training == "synthetic"
+    look, alone = style.looks(data.generators)[setting.generator], setting.training == "synthetic"
     return {
         "color": look.colour,
         "linestyle": (0, (2.2, 1.4)) if alone else "-",
@@ -140,7 +130,7 @@ class Line:
         cls, data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]], label: str
     ) -> Line:
         """With the look of the generator, or of real slices where there is none."""
-        look = looks(data.generators).get(generator) or Look(TRAINING["real"][0], "-", "o")
+        look = style.looks(data.generators).get(generator) or Look(TRAINING["real"][0], "-", "o")
         name = label + ("" if augmented else ", no augmentation")
         return cls(name, points, Look(look.colour, "-" if augmented else ":", look.marker))
 
@@ -165,7 +155,7 @@ def dice_curves(
     """
     name, said, tops = mean_name(data), [], [0.0]
     width = max(ticks) - min(ticks) or 1.0
-    with one_plot((4.7, 3.1)) as (figure, axes):
+    with style.one_plot((4.7, 3.1)) as (figure, axes):
         for i, line in enumerate(lines):
             # points of several lines do not cover each other
             aside = 0.011 * width * (i - (len(lines) - 1) / 2)
@@ -200,5 +190,5 @@ def dice_curves(
         axes.set(ylabel="Dice, mean over the classes" if name == MEAN else f"Dice, {name}")
         axes.set_ylim(0, min(1.03, 1.12 * top + 0.02))
         axes.grid(axis="x", visible=False)
-        legend_below(figure, axes, 3)
-        return panel_of(figure, f"Mean Dice against {xlabel}. {'; '.join(said)}.", key=key)
+        style.legend_below(figure, axes, 3)
+        return style.panel_of(figure, f"Mean Dice against {xlabel}. {'; '.join(said)}.", key=key)

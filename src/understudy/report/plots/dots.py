@@ -9,55 +9,53 @@ import numpy as np
 import pandas as pd
 
 from understudy.metrics.statistics import MEAN
-from understudy.report.answer import Answer
+from understudy.report.answer import Answer, Comparison
 from understudy.report.data import ReportData, percent
+from understudy.report.plots import style
 from understudy.report.plots.curves import MOST_SETTINGS
-from understudy.report.plots.style import (
-    INK,
-    NARROW,
-    PANEL,
-    REAL_COLOUR,
-    Panel,
-    legend_below,
-    looks,
-    one_plot,
-    panel_of,
-    thinned,
-)
+from understudy.report.plots.style import INK, NARROW, PANEL, Panel
 from understudy.report.tables.base import Summary, interval, value
 
 MOST_ROWS = 44  # settings of a forest plot: the paper's tables of one cohort
 
 
+def forest_rows(answer: Answer) -> tuple[list[tuple[Comparison, float, float]], float]:
+    """(comparison, low, high) of each relative Dice, and the end of the axis; [] if they would say nothing.
+
+    Ratios and fine-tuning have curves of their own.
+    """
+    rows = [] if answer.weak else [c for c in answer.comparisons if math.isfinite(c.relative.value)]
+    found = []
+    for c in (c for c in rows if c.setting.training not in ("ratio", "finetune")):
+        low, high = c.relative.low, c.relative.high
+        low, high = low if math.isfinite(low) else c.relative.value, c.relative.value if math.isnan(high) else high
+        found.append((c, low, high))
+    ends = [end for c, _, high in found for end in (c.relative.value, high) if math.isfinite(end)]
+    return found, min(max([1.1, *ends]) + 0.05, 2.5)
+
+
 def forest_plot(answer: Answer, margin: float) -> list[Panel]:
     """Relative Dice of every setting with its interval; [] without comparisons that say something."""
-    shown = [
-        c
-        for c in answer.comparisons
-        if math.isfinite(c.relative.value) and c.setting.training not in ("ratio", "finetune")  # have curves
-    ][:MOST_ROWS]
-    if not shown or answer.weak:
+    shown, top = forest_rows(answer)
+    shown = shown[:MOST_ROWS]
+    if not shown:
         return []
-    ends = [c.relative.high for c in shown if math.isfinite(c.relative.high)]
-    top = min(max([1.1, *(c.relative.value for c in shown), *ends]) + 0.05, 2.5)
-    with one_plot((7.2, 0.9 + 0.27 * len(shown))) as (figure, axes):
+    with style.one_plot((7.2, 0.9 + 0.27 * len(shown))) as (figure, axes):
         axes.axvspan(1 - margin, top, color="#E7F3EC", zorder=0)
         axes.axvline(1, color=INK, linewidth=0.9)
-        for y, c in enumerate(reversed(shown)):
+        for y, (c, low, high) in enumerate(reversed(shown)):
             r, colour = c.relative, c.setting.colour
-            low = r.low if math.isfinite(r.low) else r.value
-            high = r.value if math.isnan(r.high) else r.high
             axes.plot([low, min(high, top)], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(r.value, y, marker=c.setting.marker, color=colour, markersize=6.5, markeredgecolor="white")
             axes.annotate(f"{value(r)} ({interval(r)})", (1.01, y), va="center", fontsize=8,
                           xycoords=("axes fraction", "data"), annotation_clip=False)  # fmt: skip
-        axes.set_yticks(range(len(shown)), [c.setting.label for c in reversed(shown)])
+        axes.set_yticks(range(len(shown)), [c.setting.label for c, _, _ in reversed(shown)])
         axes.set(xlim=(0, top), ylim=(-0.7, len(shown) - 0.3))
         axes.xaxis.set_major_formatter(lambda x, _: percent(x))
         axes.set_xlabel("Dice relative to real slices with augmentation, 95\u00a0% interval by patient")
         axes.grid(axis="y", visible=False)
-        said = "; ".join(f"{c.setting.label} {value(c.relative)}" for c in shown)
-        return [panel_of(figure, f"Relative Dice: {said}.", True, "relative_dice")]
+        said = "; ".join(f"{c.setting.label} {value(c.relative)}" for c, _, _ in shown)
+        return [style.panel_of(figure, f"Relative Dice: {said}.", True, "relative_dice")]
 
 
 def patient_dots(data: ReportData, means: pd.DataFrame, summary: Summary, width: float = PANEL[0]) -> list[Panel]:
@@ -70,7 +68,7 @@ def patient_dots(data: ReportData, means: pd.DataFrame, summary: Summary, width:
         table = means[means["class_name"] == name].pivot_table("dice", "subject", "setting")
         table = table.reindex(columns=[s.id for s in settings])
         said, title = [], "Mean over the classes" if name == MEAN else name
-        with one_plot(size) as (figure, axes):
+        with style.one_plot(size) as (figure, axes):
             for values in table.to_numpy():
                 axes.plot(np.arange(len(settings)), values, color="#C3C9D1", linewidth=0.7, zorder=1)
             for i, s in enumerate(settings):
@@ -92,7 +90,7 @@ def patient_dots(data: ReportData, means: pd.DataFrame, summary: Summary, width:
             axes.grid(axis="x", visible=False)
             axes.set(title=title, ylabel="Dice", ylim=(-0.03, 1.03))
             text = f"Dice of each test patient, {title}. Means: {'; '.join(said)}."
-            made.append(panel_of(figure, text, wide, f"patients_{'mean' if name == MEAN else name}"))
+            made.append(style.panel_of(figure, text, wide, f"patients_{'mean' if name == MEAN else name}"))
     return made
 
 
@@ -105,7 +103,7 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
         return []
     wide = len(sites) * len(settings) > 14
     across = min(max(9.0, 1.5 + 0.28 * len(sites) * len(settings)), 12) if wide else width
-    with one_plot((across, 3.2 + 0.2 * (len(settings) // (4 if wide else 2)))) as (figure, axes):
+    with style.one_plot((across, 3.2 + 0.2 * (len(settings) // (4 if wide else 2)))) as (figure, axes):
         step = 0.72 / max(len(settings), 1)
         for i, s in enumerate(settings):
             offsets = np.arange(len(sites)) + (i - (len(settings) - 1) / 2) * step
@@ -120,9 +118,9 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
         axes.set_xticks(range(len(sites)), named)
         axes.set(title="By hospital", ylabel="Dice, mean over the classes", ylim=(-0.03, 1.03))
         axes.grid(axis="x", visible=False)
-        legend_below(figure, axes, 3)
+        style.legend_below(figure, axes, 3)
         said = f"Dice of the test patients by hospital ({', '.join(sites)}) and setting."
-        return [panel_of(figure, said, wide, "hospitals")]
+        return [style.panel_of(figure, said, wide, "hospitals")]
 
 
 def distribution(
@@ -138,27 +136,31 @@ def distribution(
     Args:
         title, xlabel: of the panel.
         values_of: name of the set -> one value a slice.
-        kinds: name of the set -> "real" or "synthetic", in the order of the study.
+        kinds: name of the set -> "real", "held-out" or "synthetic", in the order of the study.
         narrow: four panels stand beside each other instead of three.
         key: name of its files.
     """
     curves = {name: np.sort(values) for name, values in values_of.items() if len(values)}
     if not curves:
         return None
-    look = looks([name for name, kind in kinds.items() if kind != "real"])
+    look = style.looks([name for name, kind in kinds.items() if kind == "synthetic"])
     low, high = (f([f(v) for v in curves.values()]) for f in (min, max))
-    with one_plot(NARROW if narrow else PANEL) as (figure, axes):
+    with style.one_plot(NARROW if narrow else PANEL) as (figure, axes):
         for name, values in curves.items():
             share = np.arange(1, len(values) + 1) / len(values)
-            (line,) = axes.plot(*thinned(values, share), label=name, drawstyle="steps-post", color=REAL_COLOUR)
+            (line,) = axes.plot(
+                *style.thinned(values, share), label=name, drawstyle="steps-post", color=style.REAL_COLOUR
+            )
             if name in look:
                 line.set(color=look[name].colour, linestyle=look[name].dashes)
+            elif kinds[name] == "held-out":
+                line.set(color="#8A8A8A")
         if low > 0 and high > 20 * low:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         axes.set(title=title, xlabel=xlabel, ylabel="share of slices", ylim=(0, 1.02))
         if len(curves) > 1:
-            legend_below(figure, axes, 3)
+            style.legend_below(figure, axes, 3)
         said = ", ".join(f"median {np.median(v):.3g} ({name})" for name, v in curves.items())
-        return panel_of(figure, f"{title}, cumulative share of slices: {said}.", key=key)
+        return style.panel_of(figure, f"{title}, cumulative share of slices: {said}.", key=key)

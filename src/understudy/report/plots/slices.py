@@ -82,18 +82,13 @@ def _border(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 def overlay(
     grey: Pixels, labels: Pixels, classes: int, outline: Pixels | None = None, fill: float = 0.42, width: int = 2
 ) -> Pixels:
-    """The annotation drawn over a picture: each class tinted, with a solid border.
+    """The annotation drawn over a picture: each class tinted, with a solid border; uint8 [H, W, 3].
 
     Args:
-        grey: uint8 [H, W].
-        labels: class indices [H, W], 0 is left as it is.
+        grey, labels: uint8 [H, W], class indices [H, W].
         classes: how many, background left out.
         outline: class indices [H, W] whose common border is drawn as a white line on top.
-        fill: opacity of the tint.
-        width: of the borders, pixels.
-
-    Returns:
-        uint8 [H, W, 3].
+        fill, width: opacity of the tint, width of the borders in pixels.
     """
     picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
     for index, colour in enumerate(colours(classes), start=1):

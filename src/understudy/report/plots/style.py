@@ -60,22 +60,13 @@ GENERATOR_DASHES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture for the page and the folder of figures.
+    """A picture for the page and the folder of figures."""
 
-    Attributes:
-        src: `data:` address of the SVG.
-        alt: what it shows in words.
-        wide: it takes the whole width.
-        key: name of its files, "" for a picture of the page only.
-        width: natural width in pixels of a page, 0 if not known.
-        png: the same as PNG.
-    """
-
-    src: str
-    alt: str
-    wide: bool = False
-    key: str = ""
-    width: int = 0
+    src: str  # `data:` address of the SVG
+    alt: str  # what it shows in words
+    wide: bool = False  # it takes the whole width
+    key: str = ""  # name of its files, "" for a picture of the page only
+    width: int = 0  # natural width in pixels of a page, 0 if not known
     png: bytes = b""
 
     @property

@@ -18,15 +18,15 @@ from matplotlib.figure import Figure as Canvas
 from understudy.io.files import read_json
 from understudy.report.content import Content
 from understudy.report.data import ReportData, count, number, percent
+from understudy.report.plots.dots import distribution
 from understudy.report.plots.gallery import Gallery
 from understudy.report.plots.slices import upright
-from understudy.report.plots.style import REAL_COLOUR, Look, Panel, legend_below, looks, one_plot, panel_of, styled
+from understudy.report.plots.style import Panel, panel_of, styled
 from understudy.report.sections.base import Block, Details, Figure, Heading, Section, Text, missing, shown
 from understudy.report.tables.base import INTERVAL, Table
 from understudy.slices import SliceSet
 
 SETS = {"real": "training patients", "held-out": "other patients", "synthetic": "synthetic"}
-HELD_OUT_COLOUR = "#8A8A8A"
 MOST_MAPS = 8  # columns of a picture
 MAP = 1.15  # inches: edge of a map
 SHARES = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#F3C9A5", "#D55E00", "#5A1E00"])
@@ -62,8 +62,7 @@ def section(content: Content) -> Section:
     if gallery.panels:
         caption = "Up to 2,000 slices of each set."
         caption += "" if areas else " Areas: share of the slice's pixels, where the class is there."
-        caption += " A generator draws the annotation as grey levels; the nearer these are to the codes of the classes,"
-        caption += " the surer it is."
+        caption += " A generator draws the annotation as grey levels; near the codes of the classes it is sure of them."
         panels = [p for p in gallery.panels if not (areas and p.key.startswith("areas_"))]
         blocks += shown(_share_table(gallery), Figure(panels, caption), *gallery.readings)
     else:
@@ -73,8 +72,7 @@ def section(content: Content) -> Section:
         notes = sorted({note for content in found.values() for note in content["notes"]})
         blocks += [Heading("Shapes, borders and positions"), *(sentence(data, name, c) for name, c in found.items())]
         blocks += [Text(note, "missing") for note in notes]
-        caption = "All slices with the class, each set's; the axis is linear up to 1\u00a0%. Half of the slices have an"
-        caption += " area left of where a curve crosses 0.5."
+        caption = "All slices with the class. Half of the slices have an area left of where a curve crosses 0.5."
         blocks += shown(Figure(areas, caption))
         caption = "Share of a set's slices that have the class there, on a grid of 32 × 32 cells; the scale ends at the"
         caption += " largest share among real patients. A set of fewer than five patients is not shown. A generator"
@@ -196,27 +194,15 @@ def _area_panels(data: ReportData, found: Found) -> list[Panel]:
     """A panel a class: how the areas of each set are distributed."""
     if not found:
         return []
-    first, look, made = next(iter(found.values())), looks(list(dict.fromkeys([*data.generators, *found]))), []
-    curves = [("real", SETS["real"], Look(REAL_COLOUR, "-", ""), first),
-              ("held-out", SETS["held-out"], Look(HELD_OUT_COLOUR, "-", ""), first)]  # fmt: skip
-    curves += [("synthetic", data.shown(name), look[name], content) for name, content in found.items()]
-    for class_name in first["classes"]:
-        said = []
-        with one_plot() as (figure, axes):
-            for part, label, drawn, content in curves:
-                areas = content["areas"].get(part, {}).get(class_name)
-                if areas is not None:
-                    share = np.linspace(0, 1, len(areas))
-                    axes.plot(areas, share, color=drawn.colour, linestyle=drawn.dashes, label=label)
-                    said.append(f"{label} {areas[len(areas) // 2]:.2f} %")
-            axes.set(title=f"Area of {class_name}", xlabel="% of the slice", ylabel="share of slices", ylim=(0, 1.02))
-            axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(left=0)
-            axes.xaxis.set_major_formatter("{x:g}")
-            legend_below(figure, axes, 3)
-            text = f"Areas of {class_name}, cumulative; medians: {', '.join(said)}."
-            made.append(panel_of(figure, text, key=f"areas_{class_name}"))
-    return made
+    first = next(iter(found.values()))
+    sets = [(SETS[part], part, first["areas"].get(part, {})) for part in ("real", "held-out")]
+    sets += [(data.shown(name), "synthetic", content["areas"].get("synthetic", {})) for name, content in found.items()]
+    kinds = {data.shown(g): "synthetic" for g in data.generators} | {label: kind for label, kind, _ in sets}
+    made = []
+    for name in first["classes"]:
+        areas = {label: np.array(of[name]) for label, _, of in sets if of.get(name) is not None}
+        made.append(distribution(f"Area of {name}", "% of the slice", areas, kinds, key=f"areas_{name}"))
+    return [panel for panel in made if panel is not None]
 
 
 def _map_panels(data: ReportData, found: Found) -> list[Panel]:
@@ -226,7 +212,7 @@ def _map_panels(data: ReportData, found: Found) -> list[Panel]:
     patients = [(SETS[part], first["maps"][part]) for part in ("real", "held-out") if part in first["maps"]]
     synthetic = [(data.shown(name), content["maps"]["synthetic"]) for name, content in found.items()]
     columns, classes = (patients + synthetic)[:MOST_MAPS], list(first["classes"])
-    # The scale ends at the largest share among real patients, whatever a generator draws.
+    # The scale ends at the largest share among real patients, not among those of a generator.
     top = {c: max(float(np.max(maps[c])) for _, maps in patients or columns) or 1.0 for c in classes}
     with styled():
         size = (MAP * len(columns) + 0.7, MAP * len(classes) + 0.4)

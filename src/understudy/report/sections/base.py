@@ -63,27 +63,17 @@ Block = str | Table | Text | Heading | Bullets | Figure | Details | Html
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A part of the page."""
 
-    Attributes:
-        key: its anchor.
-        title, nav: heading, and the word in the page's contents ("": not there).
-        blocks: what it shows.
-        numbers: its keys of `report.json`.
-        tables, panels: files that are not shown, written as those that are.
-        private: figures that show slices, written to `figures/private`.
-        css: class of its element.
-    """
-
-    key: str
+    key: str  # its anchor
     title: str
-    nav: str
-    blocks: Sequence[Block]
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
-    panels: Sequence[Panel] = ()
-    private: Sequence[Panel] = ()
-    css: str = ""
+    nav: str  # its word in the contents of the page, "" for none
+    blocks: Sequence[Block]  # from top to bottom
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # its keys of report.json
+    tables: Sequence[Table] = ()  # written, but not shown
+    panels: Sequence[Panel] = ()  # written, but not shown
+    private: Sequence[Panel] = ()  # figures that show slices, written to figures/private
+    css: str = ""  # class of its element
 
     @property
     def every_table(self) -> list[Table]:

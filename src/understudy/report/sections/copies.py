@@ -63,7 +63,10 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         # of three and more only what is not clean is open
         blocks += [Details("In words", words, said["kind"] != "no_sign")] if len(audits) > 2 else words
         histograms = numbers.get("histograms", {})
-        panels = [_histogram(data, name, view, numbers) for view in sorted(histograms, key=list(VIEWS).index)]
+        panels = [
+            _histogram(data, name, view, numbers)
+            for view in sorted(histograms, key=lambda v: ([*VIEWS, v].index(v), v))
+        ]
         caption = "Each slice’s nearest training slice, by correlation. Grey: slices of new patients."
         if any(numbers["null"]["thresholds"][view] is not None for view in histograms):
             caption += " Slices right of the dashed line are too near."
@@ -152,8 +155,8 @@ def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
         f" {' or '.join(percent_of(1 - q) for q in parts)}. New patients' slices too near: the same rule on each new"
         " patient against the others; it should be about as many. Nearer than chance explains: even in a set of this"
         " size. Most at one patient: slices next to the training patient with the most; “concentrated” where more of"
-        " them lie beside so few patients than slices of new patients do (p at most 1\u00a0%). Weights: how well they"
-        " tell training patients from new ones, 0.5 not at all, 1 always."
+        " them are nearest to these few patients than slices of new patients are (p at most 1\u00a0%). Weights: how"
+        " well they tell training patients from new ones, 0.5 not at all, 1 always."
     )
     note += f" –: too few slices of new patients to judge {listed(unsure)}." if unsure else ""
     return Table("audit", "Copies of training patients", note, header, body, pd.DataFrame(rows))

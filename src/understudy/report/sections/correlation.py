@@ -15,7 +15,7 @@ from understudy.report.sections.base import Block, Bullets, Details, Figure, Sec
 from understudy.report.sections.quality import METRICS
 from understudy.report.tables.base import INTERVAL, Table
 
-FEWEST = 6  # points below which no correlation is told: of 5, one swap of neighbours already makes p larger than 0.05
+FEWEST = 6  # points below which no correlation is given: of 5, one swap of neighbours already makes p larger than 0.05
 
 
 def section(content: Content) -> Section | None:

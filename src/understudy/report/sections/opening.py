@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from understudy.metrics.statistics import MEAN
 from understudy.report.answer import FEWEST_PATIENTS, POOREST_BASELINE, Answer, Comparison
 from understudy.report.content import Content
 from understudy.report.data import ReportData, count, listed, number, percent
-from understudy.report.plots.dots import forest_plot
+from understudy.report.plots.dots import forest_plot, forest_rows
 from understudy.report.sections.base import Html, Section
 from understudy.report.sections.copies import card
 from understudy.report.sections.run import failures
@@ -46,18 +45,10 @@ def section(content: Content) -> Section:
     numbers = {
         "verdicts": [v.as_numbers() for v in verdicts],
         "answer": {
-            "verdict": answer.verdict,
-            "headline": answer.headline,
+            **vars(answer),
             "alarm": warning,
-            "sentences": answer.sentences,
-            "evidence": answer.evidence,
-            "reasons": answer.reasons,
             "baseline": answer.baseline.setting.id if answer.baseline else None,
-            "baseline_dice": answer.baseline_dice,
-            "patients": answer.patients,
-            "repeats": answer.repeats,
             "margin": data.margin,
-            "left_out": answer.left_out,
             "comparisons": [_as_numbers(c) for c in answer.comparisons],
         },
         "settings": [vars(s) for s in data.settings],
@@ -72,20 +63,10 @@ def section(content: Content) -> Section:
 
 
 def _as_numbers(c: Comparison) -> dict[str, Any]:
-    return {
-        "setting": c.setting.id,
-        "label": c.setting.label,
-        "base": c.base.id,
-        "dice": c.dice,
-        "relative_dice": c.relative.value,
-        "low": c.relative.low,
-        "high": c.relative.high,
-        "missed": c.missed,
-        "present": c.present,
-        "false_alarms": c.false_alarms,
-        "absent": c.absent,
-        "primary": c.primary,
-    }
+    plain = ("dice", "missed", "present", "false_alarms", "absent", "primary")
+    relative = {"relative_dice": c.relative.value, "low": c.relative.low, "high": c.relative.high}
+    named = {"setting": c.setting.id, "label": c.setting.label, "base": c.base.id}
+    return named | relative | {key: getattr(c, key) for key in plain}
 
 
 def alarm(verdicts: list[Verdict]) -> str:
@@ -148,31 +129,29 @@ def collapsed(data: ReportData) -> list[str]:
 
 def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
     """Relative Dice with intervals as positions in percent of the axis; None without comparisons that say something."""
-    shown = [c for c in answer.comparisons if not math.isnan(c.relative.value)]
-    shown = [c for c in shown if c.setting.training != "ratio"]  # these have curves of their own
-    if answer.weak or not shown:
+    found, top = forest_rows(answer)
+    if not found:
         return None
-    ends = [v for c in shown for v in (c.relative.value, c.relative.high) if math.isfinite(v)]
-    top = min(max([1.1, *ends]) + 0.05, 2.5)
 
     def place(share: float) -> float:
         return round(100 * min(max(share, 0.0), top) / top, 2)
 
-    rows = []
-    first = [c for c in shown if c.primary] if len(shown) > MOST_ROWS else shown
-    for c in [*first, *(c for c in shown if c not in first)]:
-        low = c.relative.low if math.isfinite(c.relative.low) else c.relative.value
-        high = c.relative.value if math.isnan(c.relative.high) else c.relative.high
-        rows.append({
+    if len(found) > MOST_ROWS:
+        found = sorted(found, key=lambda row: not row[0].primary)
+    rows = [
+        {
             "label": c.setting.label, "kind": c.setting.training, "colour": c.setting.colour, "low": place(low),
             "width": round(place(high) - place(low), 2), "beyond": high > top, "at": place(c.relative.value),
             "text": value(c.relative), "interval": interval(c.relative),
-        })  # fmt: skip
+        }
+        for c, low, high in found
+    ]  # fmt: skip
+    first = sum(c.primary for c, _, _ in found) if len(found) > MOST_ROWS else len(found)
     step = 0.25 if top <= 1.5 else 0.5
     ticks = [step * i for i in range(int(top / step) + 1)]
     return {
-        "rows": rows[: len(first)],
-        "more": rows[len(first) :],
+        "rows": rows[:first],
+        "more": rows[first:],
         "ticks": [{"at": place(t), "text": percent(t)} for t in ticks],
         "one": place(1.0),
         "zone": place(1 - margin),
@@ -180,7 +159,7 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
 
 
 def facts(content: Content) -> list[tuple[str, str]]:
-    """The study in a few words each: who, what, how often."""
+    """The study in short: patients, slices, generators, networks."""
     data, found = content.data, []
     try:
         slices = SliceSet.open(data.slices, cache_bytes=0) if data.slices else None

@@ -1,6 +1,6 @@
 """How near are the synthetic slices to real ones? Each distance, and the same for patients held out.
 
-To add a metric of image quality that `understudy quality` writes, add a line to `METRICS`.
+Every metric in quality.json is shown; a line in `METRICS` gives it a name, digits and a direction.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
     frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
     body = []
     for row in frame.to_dict(orient="records"):
-        name, digits, better = METRICS[str(row["metric"])]
+        name, digits, better = METRICS.get(str(row["metric"])) or Metric(str(row["metric"]).replace("_", " "), 3, None)
         ratio = _ratio(row)
         body.append([
             EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])), *([str(row["channel"])] if channels else []),

@@ -39,7 +39,7 @@ def section(content: Content) -> Section | None:
         ),
         Figure(
             finetune_panels(content),
-            "Trained on synthetic slices first, then on so many real patients, against the same patients from scratch.",
+            "Trained on synthetic slices first, then on a few real patients, against the same patients from scratch.",
         ),
         ratio,
         finetune_table(data, summary),

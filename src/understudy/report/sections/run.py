@@ -72,17 +72,11 @@ def section(content: Content) -> Section:
 
 @dataclass(frozen=True)
 class Failures:
-    """Jobs that failed for good, and planned trainings without scores.
+    """Jobs that failed for good, and planned trainings without scores."""
 
-    Attributes:
-        failed: name, stage, failure (class), message of each failed job.
-        missing: setting, label, planned, scored (numbers of trainings) of each setting that lacks some.
-        sentences: both in words, for the top of the page.
-    """
-
-    failed: list[dict[str, str]]
-    missing: list[dict[str, Any]]
-    sentences: list[str]
+    failed: list[dict[str, str]]  # name, stage, failure (class), message
+    missing: list[dict[str, Any]]  # setting, label, planned, scored (numbers of trainings)
+    sentences: list[str]  # both in words, for the top of the page
 
 
 def failures(data: ReportData) -> Failures:

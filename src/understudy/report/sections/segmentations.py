@@ -14,20 +14,9 @@ from understudy.metrics.statistics import MEAN
 from understudy.report.answer import Comparison, primary
 from understudy.report.content import Content
 from understudy.report.data import ReportData, Setting
+from understudy.report.plots import slices
 from understudy.report.plots.gallery import overlay_channel
 from understudy.report.plots.sheets import Row, Tile, sheet
-from understudy.report.plots.slices import (
-    Pixels,
-    channel_window,
-    colours,
-    enlarged,
-    framed,
-    overlay,
-    png,
-    square_around,
-    upright,
-    windowed,
-)
 from understudy.report.plots.style import Panel, file_name
 from understudy.report.sections.base import Block, Html, Section, missing
 from understudy.report.tables.paper import dataset_of, paper_settings
@@ -39,61 +28,41 @@ WORDS = {"real": "Real", "both": "Real + synthetic", "synthetic": "Synthetic onl
 
 
 @dataclass(frozen=True)
-class Case:
-    """A test patient's row: which one, and its tiles."""
-
-    title: str
-    tiles: list[Tile]
-
-
-@dataclass(frozen=True)
 class Sheet:
-    """All settings of one network on one slice.
-
-    Attributes:
-        network, title: which network, and which patient and slice.
-        first: the slice, its truth and what networks trained on real slices find.
-        heads, rows: the generators, and for each way of training its name and a tile a generator (None: not trained).
-    """
+    """All settings of one network on one slice."""
 
     network: str
-    title: str
-    first: list[Tile]
-    heads: list[str]
-    rows: list[tuple[str, list[Tile | None]]]
+    title: str  # network, patient and slice
+    first: list[Tile]  # the slice, its truth and what networks trained on real slices find
+    heads: list[str]  # the generators
+    rows: list[tuple[str, list[Tile | None]]]  # way of training, a tile a generator (None: not trained)
 
 
 @dataclass(frozen=True)
 class View:
-    """A slice of a test volume, and the square around its tumour that is shown enlarged to about `edge` pixels.
+    """A slice of a test volume, and the square around its tumour that is shown enlarged."""
 
-    Attributes:
-        z: index of the slice. grey, truth: the slice upright [H, W].
-        box: top, bottom, left, right.
-        classes: how many, background left out.
-    """
+    z: int  # index of the slice
+    grey: slices.Pixels  # upright [H, W]
+    truth: slices.Pixels  # [H, W]
+    box: tuple[int, int, int, int]  # top, bottom, left, right
+    classes: int  # how many, background left out
+    edge: int  # of the enlarged square, pixels
 
-    z: int
-    grey: Pixels
-    truth: Pixels
-    box: tuple[int, int, int, int]
-    classes: int
-    edge: int
-
-    def drawn(self, labels: Pixels, outline: Pixels | None = None) -> str:
+    def drawn(self, labels: slices.Pixels, outline: slices.Pixels | None = None) -> str:
         """The square with classes in colour, as an address for the page."""
         top, bottom, left, right = self.box
         factor = max(1, round(self.edge / (bottom - top)))
-        grey, filled = (enlarged(a[top:bottom, left:right], factor) for a in (self.grey, labels))
-        line = None if outline is None else enlarged(outline[top:bottom, left:right], factor)
-        return png(overlay(grey, filled, self.classes, line, fill=0.35))
+        grey, filled = (slices.enlarged(a[top:bottom, left:right], factor) for a in (self.grey, labels))
+        line = None if outline is None else slices.enlarged(outline[top:bottom, left:right], factor)
+        return slices.png(slices.overlay(grey, filled, self.classes, line, fill=0.35))
 
     def whole(self) -> str:
         """The whole slice with a frame around the square."""
         factor = max(1, -(-self.edge // min(self.grey.shape)))
         top, bottom, left, right = (factor * edge for edge in self.box)
-        picture = np.repeat(enlarged(self.grey, factor)[..., None], 3, -1)
-        return png(framed(picture, (top, bottom, left, right)))
+        picture = np.repeat(slices.enlarged(self.grey, factor)[..., None], 3, -1)
+        return slices.png(slices.framed(picture, (top, bottom, left, right)))
 
 
 def section(content: Content) -> Section:
@@ -102,7 +71,7 @@ def section(content: Content) -> Section:
     cases, heads, absent = segmentations(data, content.means, content.answer.comparisons)
     sheets = setting_sheets(data, content.means)
     names = content.gallery.classes
-    classes = list(zip(names, colours(len(names)), strict=True))
+    classes = list(zip(names, slices.colours(len(names)), strict=True))
     values = {"cases": cases, "heads": heads, "sheets": sheets, "classes": classes}
     blocks: list[Block] = [Html("segmentations.html.j2", values)] if cases or sheets else []
     private: list[Panel] = []
@@ -116,8 +85,7 @@ def section(content: Content) -> Section:
         key = file_name(f"figure{figure}_segmentations_{page.network}")
         private.append(sheet(key, f"{page.title} under every setting", [], rows, classes))
     if cases:
-        rows = [(case.title, case.tiles) for case in cases]
-        private.append(sheet("segmentations", "Best, median and worst test patient", heads, rows, classes))
+        private.append(sheet("segmentations", "Best, median and worst test patient", heads, cases, classes))
     blocks = [*blocks, *missing(absent)]
     return Section("segmentations", "Segmentations of test patients", "Segmentations", blocks, private=private)
 
@@ -142,11 +110,11 @@ def _folder_of(data: ReportData, setting: Setting) -> Path | None:
 
 def segmentations(
     data: ReportData, means: pd.DataFrame, comparisons: list[Comparison]
-) -> tuple[list[Case], list[str], list[str]]:
+) -> tuple[list[Row], list[str], list[str]]:
     """Best, median and worst test patient by the baseline: truth beside predictions.
 
     Returns:
-        Cases, column heads, and sentences about what could not be shown.
+        A row for each (title, tiles), column heads, and sentences about what could not be shown.
     """
     settings = [s for s in chosen_settings(data, comparisons) if s.id in set(means["setting"])]
     if data.volumes is None or not settings:
@@ -162,7 +130,7 @@ def segmentations(
         pixels = [volumes.read(s).images[:, under].ravel()[::7] for s in some]
     except UnderstudyError as error:
         return [], [], [f"The test volumes could not be read: {error.what}."]
-    window, cases, absent = channel_window(np.concatenate(pixels)[None]), [], []
+    window, cases, absent = slices.channel_window(np.concatenate(pixels)[None]), [], []
     for word, place in places.items():
         subject = ranked[place]
         try:
@@ -193,10 +161,12 @@ def _prediction(data: ReportData, setting: Setting, volume: TestVolume) -> NDArr
     return prediction
 
 
-def _on_original_grid(volume: TestVolume, z: int, channel: int, window: tuple[float, float]) -> Pixels:
+def _on_original_grid(volume: TestVolume, z: int, channel: int, window: tuple[float, float]) -> slices.Pixels:
     """The slice as the network saw it, coarse pixels and all, on the grid of truth and predictions."""
     g = volume.geometry
-    return g.on_original_grid(enlarged(windowed(volume.images[z, channel], window), g.padded // g.resolution))
+    return g.on_original_grid(
+        slices.enlarged(slices.windowed(volume.images[z, channel], window), g.padded // g.resolution)
+    )
 
 
 def _case(
@@ -207,15 +177,15 @@ def _case(
     subject: str,
     settings: list[Setting],
     means: pd.DataFrame,
-) -> Case:
+) -> Row:
     volume = volumes.read(subject)
     stacks = [_prediction(data, s, volume) for s in settings]
     # the largest true tumour, and where none is annotated, the largest prediction
     z = int(np.argmax((volume.truth > 0).sum((1, 2)) * 1_000_000 + (stacks[0] > 0).sum((1, 2))))
-    grey = upright(_on_original_grid(volume, z, overlay_channel(volumes.channels), window), volumes.axes)
-    truth, *predicted = (upright(s[z], volumes.axes) for s in [volume.truth, *stacks])
+    grey = slices.upright(_on_original_grid(volume, z, overlay_channel(volumes.channels), window), volumes.axes)
+    truth, *predicted = (slices.upright(s[z], volumes.axes) for s in [volume.truth, *stacks])
     together = np.any([truth, *predicted], axis=0)
-    box = square_around(together if truth.any() else truth > 0, round(0.42 * min(truth.shape)))
+    box = slices.square_around(together if truth.any() else truth > 0, round(0.42 * min(truth.shape)))
     view = View(z, grey, truth, box, len(volumes.classes) - 1, CASE)
     name = f"{word}: {data.patient_names.get(subject, subject)}"
     tiles = [Tile(view.whole(), f"{name}, slice {z}", f"slice {z + 1} of {len(volume.truth)}")]
@@ -225,7 +195,7 @@ def _case(
         dice = f"Dice {mine['dice'].iloc[0]:.2f}" if len(mine) else "not scored"
         text = f"{name}, prediction after training on: {s.label}, {dice}"
         tiles.append(Tile(view.drawn(p, truth), text, dice))
-    return Case(name + (f", {volume.site}" if volume.site else ""), tiles)
+    return name + (f", {volume.site}" if volume.site else ""), tiles
 
 
 def setting_sheets(data: ReportData, means: pd.DataFrame) -> list[Sheet]:
@@ -254,16 +224,18 @@ def _sheet(
     data: ReportData, volumes: VolumeSet, volume: TestVolume, settings: list[Setting], means: pd.DataFrame
 ) -> Sheet:
     z, under = int(np.argmax((volume.truth > 0).sum((1, 2)))), overlay_channel(volumes.channels)
-    grey = upright(_on_original_grid(volume, z, under, channel_window(volume.images[:, under])), volumes.axes)
-    truth = upright(volume.truth[z], volumes.axes)
-    box = square_around(truth > 0, round(0.42 * min(truth.shape)))
+    grey = slices.upright(
+        _on_original_grid(volume, z, under, slices.channel_window(volume.images[:, under])), volumes.axes
+    )
+    truth = slices.upright(volume.truth[z], volumes.axes)
+    box = slices.square_around(truth > 0, round(0.42 * min(truth.shape)))
     view = View(z, grey, truth, box, len(volumes.classes) - 1, SHEET)
     words = f"{data.patient_names.get(volume.subject, volume.subject)}, slice {z + 1}"
     scores = means[(means["subject"].astype(str) == volume.subject) & (means["class_name"] == MEAN)]
     dice = dict(zip(scores["setting"], scores["dice"], strict=True))
 
     def tile(s: Setting, caption: str = "Dice") -> Tile:
-        predicted = upright(_prediction(data, s, volume)[z], volumes.axes)
+        predicted = slices.upright(_prediction(data, s, volume)[z], volumes.axes)
         score = f"{dice[s.id]:.2f}" if s.id in dice else "not scored"
         return Tile(view.drawn(predicted, truth), f"{words}, {s.label}, Dice {score}", f"{caption} {score}")
 

@@ -30,22 +30,15 @@ BRIEF = {
 
 @dataclass(frozen=True)
 class Part:
-    """One of the three answers.
+    """One of the three answers."""
 
-    Attributes:
-        kind: useful: "can_replace", "helps", "partly", "no", "undecided" or "unanswered"; copy: "no_sign",
-            "copies_found", "cannot_tell", "not_audited" or "no_slices"; better_than: "best", "ranked" or "alone".
-        title: the answer in a few words.
-        lines: sentences below it.
-        numbers: behind them, plain values.
-        rank: a rank as a cell of the table of verdicts.
-    """
-
+    # useful: "can_replace", "helps", "partly", "no", "undecided", "unanswered"; copy: "no_sign", "copies_found",
+    # "cannot_tell", "not_audited", "no_slices"; better_than: "best", "ranked", "alone"
     kind: str
-    title: str
-    lines: list[str]
+    title: str  # the answer in a few words
+    lines: list[str]  # sentences below it
     numbers: dict[str, Any] = field(default_factory=dict)
-    rank: str = ""
+    rank: str = ""  # as a cell of the table of verdicts
 
     @property
     def brief(self) -> str:
@@ -60,20 +53,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The three answers about one generator.
-
-    Attributes:
-        name: of the generator, as it is written for people.
-        alone, added: relative Dice of its slices alone, and with the real ones, in a cell.
-    """
+    """The three answers about one generator."""
 
     generator: str
-    name: str
+    name: str  # as it is written for people
     useful: Part
     copy: Part
     better_than: Part
-    alone: str = "–"
-    added: str = "–"
+    alone: str = "–"  # relative Dice of its slices alone, in a cell
+    added: str = "–"  # and with the real ones
 
     @property
     def parts(self) -> list[tuple[str, Part]]:

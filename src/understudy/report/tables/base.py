@@ -25,22 +25,15 @@ INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people (strings) and for machines (frame).
+    """A table for people (strings) and for machines (frame)."""
 
-    Attributes:
-        key: name of its files.
-        caption, note: what it shows; how to read it.
-        header, body: strings; the first `row_headers` columns name the row.
-        frame: the numbers.
-    """
-
-    key: str
+    key: str  # name of its files
     caption: str
-    note: str
+    note: str  # how to read it
     header: list[str]
     body: list[list[str]]
-    frame: pd.DataFrame
-    row_headers: int = 1
+    frame: pd.DataFrame  # the numbers
+    row_headers: int = 1  # how many of the first columns name the row
 
     @property
     def wide(self) -> bool:
@@ -106,7 +99,7 @@ def _digits(estimate: Estimate) -> int:
 
 
 def mean_name(data: ReportData) -> str:
-    """The class whose mean stands for a setting: that over all classes, or the only one."""
+    """Which Dice of a setting is its main one: the mean over all classes, or the only class."""
     return data.class_names[0] if len(data.class_names) == 1 else MEAN
 
 

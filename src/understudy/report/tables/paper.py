@@ -17,22 +17,8 @@ from understudy.names import display_name, duration
 from understudy.report.data import ReportData, Setting, bounded, count, kind_of, number, percent, signed
 from understudy.report.published import DICE, HAUSDORFF, published
 from understudy.report.sections.quality import ALL, EXTRACTORS, METRICS
-from understudy.report.tables.base import (
-    IDENTITY,
-    INTERVAL,
-    Summary,
-    Table,
-    about,
-    class_columns,
-    collapsed_of,
-    identity,
-    main_entry,
-    mean_name,
-    numbers_of,
-    resampling,
-    spread,
-    without_collapsed,
-)
+from understudy.report.tables import base
+from understudy.report.tables.base import INTERVAL, Summary, Table
 
 PAPER = str(EmptyPolicy.PAPER)
 COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
@@ -91,7 +77,7 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     """Table 3, 4, 8 or 9."""
     caption, word, digits, places = SCORES[metric]
     dataset = dataset_of(data)
-    keys, names = class_columns(data, [])
+    keys, names = base.class_columns(data, [])
     paper: dict[tuple[Any, ...], float] = {}
     if dataset:
         frame = published(places[dataset]).dropna(subset="value")
@@ -99,18 +85,18 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         paper = {(*k, name.lower()): float(v) for *k, name, v in columns.itertuples(index=False, name=None)}
     planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
     # where a training is missing somewhere, a column says how many there are
-    incomplete = any(collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
+    incomplete = any(base.collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
     rows = [[summary.pick(s.id, metric, k, scope, PAPER) for k in keys] for s in settings]
-    extra, cells = without_collapsed(data, settings, (main_entry(keys, row) for row in rows), digits)
+    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), digits)
     body, numbers = [], []
     for s, row, more in zip(settings, rows, cells, strict=True):
-        there = collapsed_of(data, s)[1]
+        there = base.collapsed_of(data, s)[1]
         theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
-        own, other = float(main_entry(keys, row)["value"]), theirs[-1] if MEAN in keys else theirs[0]
+        own, other = float(base.main_entry(keys, row)["value"]), theirs[-1] if MEAN in keys else theirs[0]
         beside = [number(other, digits), signed(own - other, digits)] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
-        body.append([*identity(s), *trainings, *(spread(e, digits) for e in row), *more, *beside])
-        known = about(data, s) | {"planned": planned.get(s.id)} | numbers_of(keys, row)
+        body.append([*base.identity(s), *trainings, *(base.spread(e, digits) for e in row), *more, *beside])
+        known = base.about(data, s) | {"planned": planned.get(s.id)} | base.numbers_of(keys, row)
         for k, e, t in zip(keys, row, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
         numbers.append(known)
@@ -124,11 +110,11 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         note += f" Paper: the printed mean for {COHORTS[dataset]}; difference: ours minus the paper's. Each class is in"
         note += " the CSV."
     note += " –: no score." if len(data.every_setting) > len(data.settings) else ""
-    header = [*IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
+    header = [*base.IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
     header += ["Paper", "Difference"] if paper else []
     place = places[dataset or "brats2020"]
     caption = f"Table {place}: {caption}, as the paper counts"
-    return Table(f"table{place}_{word}", caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+    return Table(f"table{place}_{word}", caption, note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
 
 
 def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame, scope: str) -> Table | None:
@@ -142,19 +128,19 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
     scored, present = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER), set(rows["setting"])
     body, numbers = [], []
     for s in (s for s in settings if s.training != "real"):
-        base = data.baseline_of(s)
+        baseline = data.baseline_of(s)
         share = low = high = math.nan
-        if base is not None and {s.id, base.id} <= present:
+        if baseline is not None and {s.id, baseline.id} <= present:
             try:
-                found = relative_dice(scored, s.id, base.id, **resampling(data, scope))
+                found = relative_dice(scored, s.id, baseline.id, **base.resampling(data, scope))
                 share, low, high = found.value, found.low, found.high
             except UnderstudyError:
                 pass  # not the same patients: the dash says so, and the page lists why
         other = paper.get(_row_of_paper(data, s), math.nan)
         span = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
         beside = [percent(other, 2), signed(100 * (share - other), 2)] if paper else []
-        body.append([*identity(s), percent(share, 2), span, *beside])
-        known = about(data, s) | {"relative_dice": share, "low": low, "high": high}
+        body.append([*base.identity(s), percent(share, 2), span, *beside])
+        known = base.about(data, s) | {"relative_dice": share, "low": low, "high": high}
         numbers.append(known | ({"published": other, "difference": share - other} if paper else {}))
     if not body:
         return None
@@ -163,7 +149,7 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
         " augmentation; interval by patient."
         + (f" Paper: Table 5, {COHORTS[dataset]}; difference in percentage points." if paper else "")
     )
-    header = [*IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
+    header = [*base.IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
     return Table("table5_relative_dice", "Table 5: relative Dice", note, header, body, pd.DataFrame(numbers), 4)
 
 
@@ -202,7 +188,9 @@ def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, sco
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
             ending, kind = "aug" if augmented else "noaug", kind_of(data.study, "segmenters", segmenter)
-            picked = {s.generator: summary.pick(s.id, metric, mean_name(data), scope, PAPER)["value"] for s in mine}
+            picked = {
+                s.generator: summary.pick(s.id, metric, base.mean_name(data), scope, PAPER)["value"] for s in mine
+            }
             columns[f"{metric}_{segmenter}_{ending}"] = (
                 f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug."), f"{metric} {kind} {ending}",
                 {g: sign * float(v) for g, v in picked.items()},

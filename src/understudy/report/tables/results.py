@@ -15,27 +15,8 @@ from understudy.metrics.overlap import FOREGROUND, EmptyPolicy
 from understudy.metrics.statistics import MEAN, compare, ranks
 from understudy.report.answer import Answer
 from understudy.report.data import ReportData, Setting, between, number, p_value, percent, signed
-from understudy.report.tables.base import (
-    IDENTITY,
-    INTERVAL,
-    POLICIES,
-    SCOPES,
-    Summary,
-    Table,
-    about,
-    class_columns,
-    collapsed_of,
-    identity,
-    interval,
-    main_entry,
-    marked,
-    mean_name,
-    numbers_of,
-    resampling,
-    spread,
-    value,
-    without_collapsed,
-)
+from understudy.report.tables import base
+from understudy.report.tables.base import INTERVAL, Summary, Table
 
 
 class Distance(NamedTuple):
@@ -64,24 +45,24 @@ DISTANCES = {
 
 def dice_table(data: ReportData, settings: list[Setting], summary: Summary, answer: Answer) -> Table:
     """Dice of each class with intervals, relative Dice, and tumours that were missed altogether."""
-    keys, names = class_columns(data, [FOREGROUND])
+    keys, names = base.class_columns(data, [FOREGROUND])
     relative = {c.setting.id: c for c in answer.comparisons}
     rows = [[summary.pick(s.id, "dice", k, data.scope) for k in keys] for s in settings]
-    extra, cells = without_collapsed(data, settings, (main_entry(keys, row) for row in rows), 3)
+    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), 3)
     body, numbers = [], []
     for s, entries, more in zip(settings, rows, cells, strict=True):
         other, tumour = relative.get(s.id), summary.pick(s.id, "dice", FOREGROUND, data.scope)
         missed, present = int(tumour["missed"]), int(tumour["present"])
         own = ["100\u00a0%" if data.baseline_of(s) == s else "–", ""]
-        ratio = [value(other.relative), interval(other.relative)] if other else own
-        whole = main_entry(keys, entries)
+        ratio = [base.value(other.relative), base.interval(other.relative)] if other else own
+        whole = base.main_entry(keys, entries)
         span = between(whole.get("low"), whole.get("high")).replace("–", "")
-        shown = [*(spread(e, 3) for e in entries), *more, span, number(whole.get("median"))]
-        body.append([*identity(s), *shown, *ratio, f"{missed} of {present}"])
+        shown = [*(base.spread(e, 3) for e in entries), *more, span, number(whole.get("median"))]
+        body.append([*base.identity(s), *shown, *ratio, f"{missed} of {present}"])
         parts = product(zip(keys, entries, strict=True), ("low", "high", "median"))
         numbers.append(
-            about(data, s)
-            | numbers_of(keys, entries)
+            base.about(data, s)
+            | base.numbers_of(keys, entries)
             | {f"{k}_{part}": e.get(part, np.nan) for (k, e), part in parts}
             | {
                 "relative_dice": other.relative.value if other else np.nan,
@@ -97,26 +78,26 @@ def dice_table(data: ReportData, settings: list[Setting], summary: Summary, answ
         " network trained on real slices with augmentation. Missed: segmentations of patients with a tumour, over all"
         " trainings, that found no voxel of it."
     )
-    header = [*IDENTITY, *names, *extra, INTERVAL, "Median", "Relative", f"Its {INTERVAL}", "Missed"]
-    return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+    header = [*base.IDENTITY, *names, *extra, INTERVAL, "Median", "Relative", f"Its {INTERVAL}", "Missed"]
+    return Table("dice", "Dice score", note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
 
 
 def distance_table(data: ReportData, settings: list[Setting], summary: Summary, metric: str) -> Table:
     """A metric of `DISTANCES` by class, and by the paper's rule."""
-    keys, names = class_columns(data, [FOREGROUND])
+    keys, names = base.class_columns(data, [FOREGROUND])
     caption, definition, digits = DISTANCES[metric]
     rows = [[summary.pick(s.id, metric, k, data.scope) for k in keys] for s in settings]
-    extra, cells = without_collapsed(data, settings, (main_entry(keys, row) for row in rows), digits)
+    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), digits)
     body, numbers = [], []
     for s, entries, more in zip(settings, rows, cells, strict=True):
         paper = [summary.pick(s.id, metric, k, data.scope, "paper") for k in keys]
-        shown = [*(spread(e, digits) for e in entries), *more, spread(main_entry(keys, paper), digits)]
-        body.append([*identity(s), *shown])
+        shown = [*(base.spread(e, digits) for e in entries), *more, base.spread(base.main_entry(keys, paper), digits)]
+        body.append([*base.identity(s), *shown])
         own = {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, paper, strict=True)}
-        numbers.append(about(data, s) | numbers_of(keys, entries) | own)
+        numbers.append(base.about(data, s) | base.numbers_of(keys, entries) | own)
     note = f"{definition} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
-    header = [*IDENTITY, *names, *extra, "Paper's rule"]
-    return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+    header = [*base.IDENTITY, *names, *extra, "Paper's rule"]
+    return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
 
 
 def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame) -> Table:
@@ -135,12 +116,14 @@ def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame
             "recall": mine.loc[~empty, "recall"].mean(),
             "precision": mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean(),
         }
-        body.append([
-            marked(data, s), "All as one" if name == FOREGROUND else name, f"{found['missed']} of {found['present']}",
-            f"{found['false_alarms']} of {found['absent']}" if empty.any() else "–", percent(found["recall"]),
-            percent(found["precision"]),
-        ])  # fmt: skip
-        numbers.append(about(data, s) | {"class_name": name} | found)
+        alarms = f"{found['false_alarms']} of {found['absent']}" if empty.any() else "–"
+        cells = [
+            f"{found['missed']} of {found['present']}",
+            alarms,
+            *(percent(found[k]) for k in ("recall", "precision")),
+        ]
+        body.append([base.marked(data, s), "All as one" if name == FOREGROUND else name, *cells])
+        numbers.append(base.about(data, s) | {"class_name": name} | found)
     note = (
         "Missed: the class is there, and not one voxel of it was found, even if it was predicted elsewhere. False"
         " alarm: the class is not there, and was predicted. Both count segmentations over all trainings. Recall and"
@@ -152,20 +135,20 @@ def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame
 
 def conventions_table(data: ReportData, settings: list[Setting], summary: Summary) -> Table:
     """Mean Dice by every combination of scope and rule for empty masks."""
-    name = mean_name(data)
-    ways = [(scope, str(p)) for scope in SCOPES if scope in set(summary.frame["scope"]) for p in POLICIES]
+    name = base.mean_name(data)
+    ways = [(scope, str(p)) for scope in base.SCOPES if scope in set(summary.frame["scope"]) for p in base.POLICIES]
     body, numbers = [], []
     for s in settings:
-        base, cells, known = data.baseline_of(s), [marked(data, s)], about(data, s)
+        baseline, cells, known = data.baseline_of(s), [base.marked(data, s)], base.about(data, s)
         for scope, policy in ways:
             entry = summary.pick(s.id, "dice", name, scope, policy)
-            reference = summary.pick(base.id, "dice", name, scope, policy)["value"] if base else np.nan
+            reference = summary.pick(baseline.id, "dice", name, scope, policy)["value"] if baseline else np.nan
             share = float(entry["value"] / reference) if reference else np.nan
-            cells.append(f"{spread(entry, 3)} ({percent(share)})")
+            cells.append(f"{base.spread(entry, 3)} ({percent(share)})")
             known |= {f"dice_{scope}_{policy}": entry["value"], f"relative_{scope}_{policy}": share}
         body.append(cells)
         numbers.append(known)
-    titles = [f"{SCOPES[scope].capitalize()}, {POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
+    titles = [f"{base.SCOPES[scope].capitalize()}, {base.POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
     note = (
         "Mean Dice and, in brackets, relative Dice. Kept slices: only those that pass the slice rule are stacked and"
         " scored (the paper's code), so false alarms elsewhere go unseen."
@@ -186,11 +169,11 @@ def differences_table(data: ReportData, scored: pd.DataFrame, answer: Answer) ->
             for s in same[:1]:
                 if s.id in present:
                     groups.setdefault(s.id, []).append(c.setting.id)
-    frame = pd.concat([compare(scored, base, ids, **resampling(data)) for base, ids in groups.items()])
+    frame = pd.concat([compare(scored, baseline, ids, **base.resampling(data)) for baseline, ids in groups.items()])
     frame = frame.reset_index(drop=True).assign(p_holm=lambda f: holm(f["p"]))  # over all comparisons of the page
     body = [
         [
-            *(marked(data, by_id[str(r[k])]) for k in ("setting", "baseline")), signed(r["difference"]),
+            *(base.marked(data, by_id[str(r[k])]) for k in ("setting", "baseline")), signed(r["difference"]),
             f"{signed(r['low'])} to {signed(r['high'])}", *(p_value(float(r[k])) for k in ("p", "p_holm")),
         ]
         for r in frame.to_dict(orient="records")
@@ -239,7 +222,7 @@ def _matrix(
     table = table.reindex(columns=[s.id for s in settings])
     table.index = pd.Index([name(str(i)) for i in table.index], name=key)
     body = [[str(row), *(number(float(v)) for v in values)] for row, values in table.iterrows()]
-    return [marked(data, s) for s in settings], body, table.reset_index()
+    return [base.marked(data, s) for s in settings], body, table.reset_index()
 
 
 def regions_table(data: ReportData, settings: list[Setting], summary: Summary) -> Table:
@@ -247,19 +230,19 @@ def regions_table(data: ReportData, settings: list[Setting], summary: Summary) -
     columns = {"dice": ("Dice", 3), "hd95_pooled": ("HD95", 1)}
     body, numbers = [], []
     for s in settings:
-        cells, known = identity(s), about(data, s)
+        cells, known = base.identity(s), base.about(data, s)
         for metric, (_, digits) in columns.items():
             entries = [summary.pick(s.id, metric, r, data.scope) for r in data.regions]
-            cells += [spread(e, digits) for e in entries]
-            known |= {f"{metric}_{k}": v for k, v in numbers_of(data.regions, entries).items()}
+            cells += [base.spread(e, digits) for e in entries]
+            known |= {f"{metric}_{k}": v for k, v in base.numbers_of(data.regions, entries).items()}
         body.append(cells)
         numbers.append(known)
-    header = [*IDENTITY, *(f"{title} {r}" for (title, _), r in product(columns.values(), data.regions))]
+    header = [*base.IDENTITY, *(f"{title} {r}" for (title, _), r in product(columns.values(), data.regions))]
     note = (
         "Unions of classes that overlap, as the BraTS challenge scores them: WT whole tumour, TC its core, ET what"
         " enhances. They are in none of the means. HD95 in mm, pooled."
     )
-    return Table("regions", "Regions", note, header, body, pd.DataFrame(numbers), len(IDENTITY))
+    return Table("regions", "Regions", note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
 
 
 def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame) -> Table | None:
@@ -271,7 +254,7 @@ def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame)
     for group, (metric, digits) in product((g for g in groups.values() if len(g) > 1), (("dice", 3), ("hd", 1))):
         by_id = {s.id: s for s in group}
         try:
-            found = ranks(scored, list(by_id), metric=metric, **resampling(data))
+            found = ranks(scored, list(by_id), metric=metric, **base.resampling(data))
         except UnderstudyError as error:
             left_out = data.hide(f" Some are not ranked: {error.what}.")
             continue
@@ -281,7 +264,7 @@ def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame)
             s = by_id[str(r["setting"])]
             body.append([
                 f"{'Synthetic' if s.training == 'synthetic' else 'Real + synthetic'}, {s.way}",
-                "Dice" if metric == "dice" else "Hausdorff, mm", s.shown + marked(data, s)[len(s.label) :],
+                "Dice" if metric == "dice" else "Hausdorff, mm", s.shown + base.marked(data, s)[len(s.label) :],
                 number(float(r["value"]), digits), f"{r['rank']:g}", f"{r['rank_low']:g} to {r['rank_high']:g}",
                 *(percent(float(r[f"p_rank_{k}"])) for k in range(1, len(group) + 1)),
             ])  # fmt: skip
@@ -313,10 +296,10 @@ def trainings_table(data: ReportData, settings: list[Setting]) -> Table:
         )  # fmt: skip
         kinds = sorted({str(kind or "unknown") for kind in recorded(data, s, "validated_on", "kind", all_values=True)})
         validation = ", ".join(VALIDATION.get(kind, kind) for kind in kinds) or "unknown"
-        broken, of = collapsed_of(data, s)
+        broken, of = base.collapsed_of(data, s)
         body.append([s.label, real, patients, synthetic, seen, validation, chosen, f"{broken} of {of}"])
         known = {"real_slices": real, "real_patients": patients, "synthetic_slices": synthetic, "samples": seen}
-        numbers.append(about(data, s) | known | {"validation": ", ".join(kinds)})
+        numbers.append(base.about(data, s) | known | {"validation": ", ".join(kinds)})
     note = (
         "Different slices in the training set, patients that the real ones come from, and slices shown in training."
         " Chosen by: what the validation Dice that picks the weights is measured on; chosen at: after how many slices."
