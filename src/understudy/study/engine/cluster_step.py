@@ -119,7 +119,7 @@ class Step:
             child = subprocess.Popen(self.command(), env=environment, process_group=0)
             passed = False
             while True:
-                if os.getppid() != parent and not told:  # Snakemake was killed; nobody waits for this job
+                if os.getppid() != parent and not told:  # Snakemake was killed
                     told.append(signal.SIGTERM)
                 if told and not passed:
                     child.send_signal(signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 Counts of the presets' networks are in `costs.json` beside this file, others in this machine's cache,
 `$XDG_CACHE_HOME/understudy` (`~/.cache/understudy`), which may be deleted at any time. After a change of a preset or
-recipe run `python -m understudy.study.engine.costs`, which writes `costs.json` anew.
+recipe run `python -m understudy.study.engine.costs`, which writes `costs.json` again.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class Display:
         return self._live is not None and time.monotonic() - self._last >= REFRESH
 
     def show(self, lines: Sequence[Line], overall: Overall) -> None:
-        """Draws the table anew."""
+        """Draws the table again."""
         if self._live is not None:
             self._last = time.monotonic()
             self._live.update(table_of(lines, overall, self._console.width), refresh=True)

@@ -33,7 +33,7 @@ def preview_study(
         device: that is calibrated.
         speed: of another machine, see `calibration.stated`.
         workers: jobs at once; None: as a run on this machine, or 1 with `speed`.
-        calibrate: measure this machine's speed anew.
+        calibrate: measure this machine's speed again.
     """
     plan = make_plan(study)
     if speed:
