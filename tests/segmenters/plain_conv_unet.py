@@ -11,7 +11,7 @@ from understudy.segmenters.unet import UNet
 
 
 def reference(channels: int, classes: int, filters: tuple[int, ...]) -> Any:
-    """PlainConvUNet with the properties of nnU-Net's 2D plan (facts/segmenters 2.1)."""
+    """PlainConvUNet with the properties of nnU-Net's 2D plan."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     stages = len(filters)

@@ -12,7 +12,7 @@ def test_the_papers_network_has_the_published_size() -> None:
     network = build_unet(UNetConfig(), channels=4, classes=4, resolution=256)
     heads = sum(p.numel() for p in network.body.deep_supervision_heads.parameters())
     total = sum(p.numel() for p in network.parameters())
-    # facts/segmenters 2.1: 33.47 M for MONAI's DynUNet (33.48 M in nnU-Net, whose convolutions have a bias)
+    # 33.47 M for MONAI's DynUNet (33.48 M in nnU-Net, whose convolutions have a bias)
     assert round(total / 1e6, 2) == 33.47
     assert heads == sum(f * 4 + 4 for f in (64, 128, 256, 512))
 

@@ -174,11 +174,6 @@ class Mixture:
                 self.sources[name]["patients"] = int(slices.index["subject"].iloc[rows].nunique())
 
     @property
-    def only_synthetic(self) -> bool:
-        """No real slice is trained on."""
-        return set(self.sources) == {"synthetic"}
-
-    @property
     def slices(self) -> int:
         """Slices in the training set."""
         return sum(source["slices"] for source in self.sources.values())

@@ -30,7 +30,7 @@ def validation_for(
     Real patients for every training, so that all settings are selected on the same; with `same_as_training`, synthetic
     slices for a training on such alone.
     """
-    if config.validation == "same_as_training" and mixture.only_synthetic:
+    if config.validation == "same_as_training" and set(mixture.sources) == {"synthetic"}:
         return SliceValidation(*mixture.hold_out(HELD_OUT, config.validation_slices), mixture.classes, "synthetic")
     if isinstance(held_out, SliceSet):
         rows = np.arange(len(held_out))

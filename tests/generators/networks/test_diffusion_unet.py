@@ -214,7 +214,7 @@ def attention_shapes(width: int) -> dict[str, tuple[int, ...]]:
 
 
 def official_shapes(arguments: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the official state dictionary, counted out independently (facts 1.5)."""
+    """Names and shapes of the official state dictionary, counted out independently."""
     unit, mult = arguments["model_channels"], arguments["channel_mult"]
     film, updown = (2 if arguments["use_scale_shift_norm"] else 1), arguments["resblock_updown"]
     time, width = 4 * unit, int(mult[0] * unit)

@@ -123,7 +123,7 @@ def test_only_tracked_passes_move_the_mean_of_w(small_model: StyleGan2Config) ->
 def test_too_narrow_for_its_resolution_is_told_once_the_resolution_is_known() -> None:
     narrow = StyleGan2Config(channels=3, channel_base=64)  # of a study file, whose slices say the resolution
     assert narrow.at(32).width(32) == 2
-    with pytest.raises(ValueError, match="channel_base 64 leaves no feature map at 128 pixels"):
+    with pytest.raises(ValueError, match=r"channel_base 64 .* 128"):
         narrow.at(128)
     with pytest.raises(ValueError, match="at 256 pixels"):
         models.build(narrow)

@@ -170,7 +170,7 @@ def test_one_hot_annotation_takes_a_channel_a_class(stylegan2: Path, tmp_path: P
         (["--channels", ",".join(CHANNELS), "--annotation", "one_hot"], "4 channels named"),
         (["--channels", ",".join(CHANNELS), "--classes", "ET"], "cannot be read"),
         (["--channels", ",".join(CHANNELS), "--classes", "ET=1:300"], "1 to 255"),
-        (["--channels", ",".join(CHANNELS), "--steps", "1000"], "steps given for a stylegan2"),
+        (["--channels", ",".join(CHANNELS), "--steps", "1000"], "steps given"),
     ],
 )
 def test_wrong_options_say_what_to_do(stylegan2: Path, tmp_path: Path, options: list[str], message: str) -> None:
@@ -210,10 +210,10 @@ def test_labels_other_networks_and_other_dictionaries_are_refused(tmp_path: Path
         arrays, {"c_dim": 3, "img_resolution": 32, "img_channels": 5, "z_dim": 64, "w_dim": 64}, {}
     )
     for content, message in [
-        (labelled, "conditioned on 3 labels"),
-        (files.progan_pickle({"G/other": np.zeros(3)}, {}), "neither Progressive GAN nor StyleGAN 1"),
+        (labelled, "3 labels"),
+        (files.progan_pickle({"G/other": np.zeros(3)}, {}), "nor StyleGAN 1"),
         (files.persistence_pickle({"G/conv.weight": np.zeros((2, 2))}, config | {"c_dim": 0,
-            "img_resolution": 32}, {}), "neither StyleGAN 2 nor StyleGAN 3"),
+            "img_resolution": 32}, {}), "nor StyleGAN 3"),
     ]:  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(UnderstudyError, match=message):
@@ -269,7 +269,7 @@ def test_weights_as_training_scripts_wrap_them(
 def test_a_wrapped_file_is_not_executed_either(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"model": {"time_embed.0.weight": torch.zeros(2)}, "then": Path("x")}, path)
-    with pytest.raises(UnderstudyError, match="nothing in it was executed"):
+    with pytest.raises(UnderstudyError, match="executed"):
         import_checkpoint(path, tmp_path / "run", CHANNELS)
 
 
@@ -298,9 +298,9 @@ def test_a_unet_needs_what_its_weights_do_not_tell(tmp_path: Path) -> None:
     ("update", "message"),
     [
         ({"noise_schedule": "quadratic"}, r"noise_schedule[\s\S]*--schedule"),
-        ({"image_size": 48}, "not a power of two"),
+        ({"image_size": 48}, "power of two"),
         ({"num_heads": 7}, r"heads[\s\S]*--heads"),
-        ({"num_heads": 4, "num_head_channels": 16}, "both --heads and --head-channels"),
+        ({"num_heads": 4, "num_head_channels": 16}, "--heads and --head-channels"),
     ],
 )
 def test_wrong_options_of_a_unet_say_what_to_do(update: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -321,9 +321,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"z_dim": 10**9}, "z_dim = 1e[+]09 is beyond any model"),
-        ({"mapping_layers": 10**6}, "mapping_layers = 1e[+]06 is beyond any model"),
-        ({"w_dim": "1000000000"}, "w_dim is no known word"),
+        ({"z_dim": 10**9}, "z_dim = 1e[+]09"),
+        ({"mapping_layers": 10**6}, "mapping_layers = 1e[+]06"),
+        ({"w_dim": "1000000000"}, "w_dim"),
         ({"channel_base": 10**12, "channel_max": 10**9}, "shape"),
         ({"resolution": 2**20}, "less than or equal to 512|beyond any model"),
     ],

@@ -1,7 +1,7 @@
 """Progressive GAN and StyleGAN 1 against a plain transcription of their papers, at resolutions without golden files.
 
 The transcription follows the papers (arXiv 1710.10196 sec. 2 and table 2; 1812.04948 fig. 1 and app. B) with the
-layouts and constants of facts 1.1 and 1.2: every image is computed at full size, and faded by its level.
+layouts and constants of the official code: every image is computed at full size, and faded by its level.
 """
 
 from __future__ import annotations

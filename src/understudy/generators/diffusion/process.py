@@ -59,7 +59,7 @@ class GaussianProcess:
         betas: NDArray[np.float64],  # [T], the variance that each step adds (DDPM eq. 2)
         timesteps: Sequence[int] | None = None,  # the steps [T] of the network that these are; None: 0 ... T - 1
         learned_range: bool = False,  # the network predicts the variance (IDDPM eq. 15); else it is beta
-        time_scale: float = 1.0,  # what a step is multiplied by before the network is told it
+        time_scale: float = 1.0,  # by which a step is multiplied for the network
         vlb_weight: float = 1.0,  # weight of the variational bound in the hybrid loss (IDDPM eq. 16)
         # What the network predicts: the noise (DDPM), or the velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar)
         # x_0 (Salimans & Ho 2022, arXiv 2202.00512). At high noise an error of the noise is magnified without bound in
@@ -117,7 +117,7 @@ class GaussianProcess:
         return values.reshape(-1, *[1] * (like.ndim - 1))
 
     def network_time(self, t: Tensor) -> Tensor:
-        """What the network is told at steps t [N] of this process: float32 [N]."""
+        """The network's time at steps t [N] of this process, float32 [N]."""
         return self.at("timesteps", t, torch.empty(0)) * self.time_scale
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

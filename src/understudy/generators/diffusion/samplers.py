@@ -46,7 +46,7 @@ class SamplerConfig(BaseModel):
 
 
 def default_sampler(total: int) -> SamplerConfig:
-    """The sampler of a model of `total` steps where nobody chose one: of no more steps than there are."""
+    """The default sampler of a model of `total` steps: no more steps than there are."""
     sampler = SamplerConfig()
     return sampler.model_copy(update={"steps": min(sampler.steps or total, total)})
 

@@ -25,7 +25,7 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    resolution: int = Field(256, ge=16, le=512, description="edge of the images, pixels, a power of two")
+    resolution: int = Field(256, ge=16, le=512, description="of the images, pixels, a power of two")
     channels: int = Field(5, ge=1, description="channels of the joint image: MR channels + annotation channels")
 
     @model_validator(mode="after")

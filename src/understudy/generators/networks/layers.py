@@ -59,9 +59,6 @@ class Dense(nn.Module):
         gain = GAIN if self.activate else 1.0
         return dense(x, self.weight, self.bias, self.scale * gain, self.rate * gain, self.activate)
 
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activate={self.activate}, rate={self.rate}"
-
 
 class Conv(nn.Module):
     """Convolution, [N, inputs, H, W] -> [N, outputs, H/s, W/s], s = 2 if `down`."""
@@ -89,10 +86,6 @@ class Conv(nn.Module):
         """dtype: of the factors of the products, that of x if None."""
         options = Convolution(self.scale, self.gain, self.activate, self.clamp, self.down, dtype or x.dtype)
         return convolution(x, self.weight, self.bias, options)
-
-    def extra_repr(self) -> str:
-        outputs, inputs, kernel, _ = self.weight.shape
-        return f"{inputs}, {outputs}, {kernel}, down={self.down}, activate={self.activate}"
 
 
 # --- modulation (Karras et al. 2020, sec. 2.2) -----------------------------------------------------------------------
@@ -197,10 +190,6 @@ class ScaledConv(nn.Module):
         y = y.to(held)
         return F.leaky_relu(y, SLOPE, inplace=True) if self.activate else y
 
-    def extra_repr(self) -> str:
-        outputs, inputs, kernel, _ = self.weight.shape
-        return f"{inputs}, {outputs}, {kernel}, resample={self.resample!r}, activate={self.activate}"
-
 
 class ScaledDense(nn.Module):
     """Dense layer, [N, inputs] -> [N, outputs]; rate: learning-rate multiplier, as of `Dense`."""
@@ -215,9 +204,6 @@ class ScaledDense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x * self.scale, self.weight, self.bias * self.rate)
         return F.leaky_relu(y, SLOPE) if self.activate else y
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, activate={self.activate}, rate={self.rate}"
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
@@ -299,10 +285,6 @@ class MappingNetwork(nn.Module):
             x = layer(x)
         return x
 
-    def update_average(self, w: Tensor) -> None:
-        """Moves the running mean towards the mean of w [N, w_dim]."""
-        self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.beta))
-
 
 class Styled:
     """What a generator with a mapping network can do; it also has `config.num_ws`, the number of w vectors."""
@@ -335,7 +317,8 @@ class Styled:
         both = self.mapping((torch.cat([z, inputs["other"]]) if mix else z).to(device))
         w, other = both[: len(z)], both[len(z) :]
         if track:
-            self.mapping.update_average(w)
+            average = self.mapping.w_avg  # [w_dim], moved towards the mean of w [N, w_dim]
+            average.copy_(w.detach().mean(dim=0).lerp(average, self.mapping.beta))
         if not mix:
             return self.broadcast(w)
         own = torch.arange(self.config.num_ws, device=device) < inputs["cutoff"].to(device)

@@ -71,7 +71,7 @@ class StyleGan3Config(NetworkConfig):
     last_stopband: float = Field(2**0.3, ge=1, description="of the last layers, in units of resolution / 2")
     margin: int = Field(10, ge=0, description="samples around the image in all but the last layers")
     output_scale: float = Field(0.25, gt=0, description="of the image")
-    conv_kernel: Literal[1, 3] = Field(3, description="edge of the kernels: 3 for T, 1 for R")
+    conv_kernel: Literal[1, 3] = Field(3, description="size of the kernels: 3 for T, 1 for R")
     use_radial_filters: bool = Field(False, description="radial filters behind the nonlinearities, for R")
     magnitude_beta: float = Field(  # official: 0.5 ** (batch / 20000)
         0.5 ** (32 / 20000), ge=0, le=1, description="decay of the mean square of the activations per batch"

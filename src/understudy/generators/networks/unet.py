@@ -117,7 +117,7 @@ def double(x: Tensor) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """x [N, I, H, W] + two convolutions of it, told the time between them -> [N, O, H, W], or doubled or halved."""
+    """x [N, I, H, W] + two convolutions with the time between them -> [N, O, H, W], or twice or half the size."""
 
     def __init__(
         self, inputs: int, outputs: int, config: DiffusionConfig, resample: Literal["up", "down"] | None = None
@@ -173,7 +173,7 @@ class Attention(nn.Module):
 
 
 class Resample(nn.Module):
-    """Nearest neighbour and convolution to twice the edge, or convolution with stride 2 to half of it."""
+    """Nearest neighbour and convolution to twice the size, or convolution with stride 2 to half of it."""
 
     def __init__(self, channels: int, up: bool) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ def require(condition: object, otherwise: str) -> None:
 
 
 # --- records: what a checkpoint holds once read; they check what the file claims, and cannot act ---
+# `create` takes the arguments that the pickle gives to the original (named in `NAMES`), `restore` its state.
 
 
 @dataclass
@@ -46,15 +47,14 @@ class DType:
     order: str = "="
 
     @classmethod
-    def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:
-        """As `numpy.dtype(code, align, copy)` of a pickle."""
+    def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:  # as numpy.dtype
         what = "Python objects" if str(code)[:1] == "O" else "something else than numbers"
         plain = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)
         require(plain, f"a NumPy array of {what}")
         return cls(code)
 
     def restore(self, state: Any) -> None:
-        """Takes the state (version, byte order, subarray, names, fields, size, alignment, flags) of a pickle."""
+        # version, byte order, subarray, names, fields, size, alignment, flags
         plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
         require(plain, "a NumPy element type that is no plain number")
         self.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
@@ -68,12 +68,10 @@ class Array:
 
     @classmethod
     def scalar(cls, dtype: Any, data: Any) -> Array:
-        """As NumPy's `scalar(dtype, bytes)`."""
         return cls.buffer(data, dtype, (), "C")
 
     @classmethod
     def buffer(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-        """As NumPy's `_frombuffer(bytes, dtype, shape, order)`."""
         if isinstance(data, str):  # bytes that Python 2 pickled
             data = data.encode("latin1")
         numeric = isinstance(data, bytes | bytearray) and isinstance(dtype, DType)
@@ -84,13 +82,11 @@ class Array:
         return cls(numbers.reshape(shape, order=order))
 
     def restore(self, state: Any) -> None:
-        """Takes the state (version, shape, dtype, Fortran order, bytes) of a pickle."""
         require(isinstance(state, tuple) and len(state) == 5, "a NumPy array of an unknown form")
         _, shape, dtype, fortran, data = state
         self.value = self.buffer(data, dtype, shape, "F" if fortran else "C").value
 
     def array(self) -> NDArray[Any]:
-        """The values."""
         if self.value is None:
             raise Refusal("a NumPy array without values")
         return self.value
@@ -127,7 +123,7 @@ class Tensor:
 
     @classmethod
     def create(cls, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
-        """As PyTorch's `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`."""
+        # rest: requires_grad, hooks
         count, _ = count_of(shape), count_of(strides)
         known = isinstance(storage, Storage) and type(offset) is int and len(shape) == len(strides)
         require(known, "a tensor of an unknown form")
@@ -138,7 +134,6 @@ class Tensor:
 
     @classmethod
     def parameter(cls, data: Any, *rest: Any) -> Tensor:
-        """As PyTorch's `_rebuild_parameter(tensor, requires_grad, hooks)`."""
         require(isinstance(data, Tensor), "a parameter that is no tensor")
         return data  # type: ignore[no-any-return]
 
@@ -160,7 +155,6 @@ class Network:
     state: Any = None
 
     def restore(self, state: Any) -> None:
-        """Takes the state of a pickle."""
         require(isinstance(state, dict), "a network whose state is no dictionary")
         self.state = {k: v for k, v in state.items() if k != "build_module_src"}
 
@@ -174,7 +168,6 @@ class Module:
 
     @classmethod
     def create(cls, meta: Any) -> Module:
-        """As `torch_utils.persistence._reconstruct_persistent_obj(meta)`."""
         require(isinstance(meta, dict) and meta.get("type") == "class", "a persistent object of an unknown form")
         name, state = meta.get("class_name"), meta.get("state")
         if not isinstance(name, str) or not isinstance(state, dict):
