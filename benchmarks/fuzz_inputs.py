@@ -256,8 +256,7 @@ def checked_and_prepared(root: Path) -> str:
 def read_and_opened(root: Path) -> str:
     """Reads a folder of images as `read` does, and as `audit` does."""
     from understudy.errors import UnderstudyError
-    from understudy.exchange.read import open_images
-    from understudy.exchange.read import read_folder
+    from understudy.exchange.read import open_images, read_folder
     from understudy.exchange.spec import FolderSpec
 
     done = []

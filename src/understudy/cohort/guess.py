@@ -194,22 +194,15 @@ def _doubts(annotation: str, labels: _Pattern, images: dict[str, _Pattern]) -> d
 
 @dataclass(frozen=True)
 class _Path:
-    """A path below the folder, with the word that tells the file's role set apart.
+    """A path below the folder, with the word that tells the file's role set apart."""
 
-    Attributes:
-        folders: above the file.
-        named_by: index of the folder that tells the role; -1: the file's name does.
-        before, word, after: the file's name; `word` tells the role and is empty if a folder does.
-        role: a sequence, "image" or "labels".
-    """
-
-    folders: list[str]
-    named_by: int
+    folders: list[str]  # above the file
+    named_by: int  # index of the folder that tells the role; -1: the file's name does
     before: str
-    word: str
+    word: str  # tells the role; empty if a folder does
     after: str
     ending: str
-    role: str
+    role: str  # a sequence, "image" or "labels"
 
     @classmethod
     def of(cls, file: str) -> _Path | None:

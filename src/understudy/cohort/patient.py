@@ -25,23 +25,15 @@ _MOST_ANNOTATED = 0.5  # of a volume's voxels: a head fills about half of its fi
 
 
 class PatientReader:
-    """Headers of all files of a patient, and their voxels on demand; whatever is wrong goes to `problems`.
-
-    Attributes:
-        problems: found so far; reading on finds more.
-        headers: channel (or "labels") -> header, of the files that can be opened.
-        header: of the grid that most of them are on; None if none can be opened.
-        off_grid: names of the files on other grids, each of which is a problem.
-        sliceable: slices in the plane have nearly square pixels.
-    """
+    """Headers of all files of a patient, and their voxels on demand; whatever is wrong goes to `problems`."""
 
     def __init__(self, patient: Patient, cohort: Cohort, plane: Plane) -> None:
         self.patient, self.cohort, self.files = patient, cohort, patient.files
-        self.problems: list[Problem] = _missing_and_surplus(patient)
-        self.headers: dict[str, VolumeHeader] = {}
-        self.header: VolumeHeader | None = None
-        self.off_grid: set[str] = set()
-        self.sliceable = True
+        self.problems: list[Problem] = _missing_and_surplus(patient)  # reading on finds more
+        self.headers: dict[str, VolumeHeader] = {}  # of the files that can be opened
+        self.header: VolumeHeader | None = None  # of the grid that most files are on
+        self.off_grid: set[str] = set()  # names of the files on other grids, each of which is a problem
+        self.sliceable = True  # slices in the plane have nearly square pixels
         for name, path in self.files.items():
             try:
                 self.headers[name] = read_header(path, plane=plane)

@@ -25,49 +25,30 @@ _SAME_PIXELS = 0.01  # part of an edge by which pixels of one size may differ
 
 @dataclass(frozen=True)
 class RawSlice:
-    """A slice as the folder has it.
+    """A slice as the folder has it."""
 
-    Attributes:
-        row: what goes into the index: id, and subject and z where they are known.
-        images: uint8 [C, H, W].
-        drawn: grey values [A, H, W] of the annotation: one channel of codes, or one a class.
-        where, annotated_in: the file of the first channel, and that of the annotation.
-    """
-
-    row: dict[str, Any]
-    images: NDArray[np.uint8]
-    drawn: NDArray[Any]
-    where: Path
+    row: dict[str, Any]  # what goes into the index: id, and subject and z where they are known
+    images: NDArray[np.uint8]  # [C, H, W]
+    drawn: NDArray[Any]  # grey values [A, H, W] of the annotation: one channel of codes, or one a class
+    where: Path  # file of the first channel
     annotated_in: Path
 
 
 class Source(Protocol):
-    """A folder of slices.
+    """A folder of slices."""
 
-    Attributes:
-        channels: names of the channels of `RawSlice.images`.
-        classes: names of the classes with a channel of their own in `RawSlice.drawn`; () for codes.
-        annotated: whether there is an annotation; without one `RawSlice.drawn` is 0 everywhere.
-        count: slices, None where only reading tells.
-        notes: what a user should know about how the folder was understood; complete when all slices are read.
-    """
-
-    channels: tuple[str, ...]
-    classes: tuple[str, ...]
-    annotated: bool
-    count: int | None
-    notes: list[str]
+    channels: tuple[str, ...]  # of `RawSlice.images`
+    classes: tuple[str, ...]  # those with a channel of their own in `RawSlice.drawn`; () for codes
+    annotated: bool  # without an annotation `RawSlice.drawn` is 0 everywhere
+    count: int | None  # slices, None where only reading tells
+    notes: list[str]  # how the folder was understood; complete when all slices are read
 
     def slices(self) -> Iterator[RawSlice]:
         """The slices, always in the same order."""
 
 
 class FileSource:
-    """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it.
-
-    Attributes:
-        one_a_volume: nothing says whose the volumes are; each counts as a patient.
-    """
+    """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it."""
 
     def __init__(self, root: Path, found: Recognised, spec: FolderSpec, nifti: bool) -> None:
         self._root, self._found, self._spec, self._nifti = root, found, spec, nifti
@@ -75,6 +56,7 @@ class FileSource:
         self.classes = tuple(n.partition(":")[2] for n in found.annotation if ":" in n)
         self.annotated = bool(found.annotation)
         self.count: int | None = None if nifti else len(found.slices)
+        # nothing says whose the volumes are: each counts as a patient
         self.one_a_volume = nifti and not any(entry.subject for entry in found.slices)
         self.notes: list[str] = []
         if not self.annotated:
