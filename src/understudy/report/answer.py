@@ -69,7 +69,7 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
     scored = scored[scored["scope"] == data.scope]
     comparisons = []
     for setting in data.settings:
-        own = data.baseline_of(setting)
+        own = data.baseline_of(setting)  # the same network on real slices
         own = own if own and own.id in present else base
         if setting.id in present and setting.id != own.id:
             try:
@@ -135,6 +135,7 @@ def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int,
         return "undecided", f"Too early to say: only {few}; it takes at least {FEWEST_PATIENTS}."
     reached = f"synthetic slices reach {value(relative)} of the real slices' Dice ({INTERVAL} {interval(relative)})"
     if relative.low >= limit:
+        # a good mean may hide tumours that are not found at all
         if top.missed / max(top.present, 1) > baseline.missed / max(baseline.present, 1):
             return "partly", (
                 f"Not fully: {reached}, but the tumour is missed altogether more often ({top.missed} of"

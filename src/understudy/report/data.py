@@ -263,6 +263,7 @@ def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) 
                 share, fraction, patients, shown(generator), network,
             )
         )  # fmt: skip
+    # the baseline first, then its network; by training, more real slices first
     first = next((s.segmenter for s in found if s.id == baseline), "")
     order = list(TRAINING)
     return sorted(

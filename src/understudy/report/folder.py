@@ -96,6 +96,7 @@ def remove_former(out: Path, kept: set[str]) -> None:
     except (OSError, ValueError):
         return  # no earlier report, or none that lists its files
     for entry in listed:
+        # report.json may have been edited: nothing outside of the two folders
         path = PurePosixPath(str(entry["file"]))
         if path.parts[0] in FOLDERS and ".." not in path.parts and str(path) not in kept:
             (out / path).unlink(missing_ok=True)

@@ -33,6 +33,7 @@ def measured(study: ReportData, tmp_path: Path) -> ReportData:
     ]
     rows.append(row("frechet_distance", "mean", value=8.0, matched=9.0, floor=2.0))
     rows.append(row("coverage", "all", value=0.31, note="no floor: too few"))
+    rows.append(row("new_metric", "all", value=0.5))
     (tmp_path / "q.json").write_text(json.dumps({"format": "understudy-quality-1", "rows": rows}))
     return dataclasses.replace(study, quality={"gan": tmp_path / "q.json"})
 
@@ -43,6 +44,7 @@ def test_numbers_stand_beside_their_floor(measured: ReportData) -> None:
     main, channels = found.every_table
     assert main.body[0] == ["random network", "Frechet distance ↓", "gan", "8.00", "9.00", "2.00", "4.5 ×"]
     assert main.body[1] == ["random network", "Coverage ↑", "gan", "0.31", "–", "–", ""]
+    assert main.body[2][1] == "new metric"  # without a line in METRICS
     assert [r[1] for r in channels.body] == ["FLAIR", "T1w"]
     assert channels.body[1][4:] == ["10.00", "11.00 ± 0.50", "2.00 ± 0.25", "5.5 ×"]
     assert "4.5 times" in str(found.blocks[0])

@@ -100,7 +100,7 @@ class _View:
             if source.slices.resolution != resolution:
                 return cls(windows, (slice(None), slice(None)))
             images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
-            seen |= (images > 24).any((0, 1))
+            seen |= (images > 24).any((0, 1))  # [N, C, H, W] -> [H, W]; darker is noise of the air
         top, bottom, left, right = square_around(seen, resolution // 2, margin=0.04)
         return cls(windows, (slice(top, bottom), slice(left, right)))
 

@@ -103,6 +103,7 @@ def _histogram(data: ReportData, name: str, view: str, numbers: dict[str, Any]) 
     with one_plot((4.4, NARROW[1])) as (figure, axes):
         for group, of in counts.items():
             colour, label = GROUPS.get(group, (PLANTED, f"planted copies ({group})"))
+            # sets as areas, planted copies as lines
             share, filled = 100 * np.array(of) / max(1, sum(of)), group in GROUPS
             axes.stairs(share, edges, color=colour, label=label, fill=filled, alpha=0.55 if filled else 1)
             total = np.cumsum(of)

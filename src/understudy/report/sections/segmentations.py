@@ -96,6 +96,7 @@ def chosen_settings(data: ReportData, comparisons: list[Comparison]) -> list[Set
     both, alone = (
         sorted(primary(comparisons, t), key=lambda c: -np.nan_to_num(c.relative.value)) for t in ("both", "synthetic")
     )
+    # half of the places for each, more where the other has fewer settings
     half = (MOST_PREDICTIONS - 1) // 2
     kept = both[: max(half, MOST_PREDICTIONS - 1 - len(alone))]
     first += [c.setting for c in kept] + [c.setting for c in alone[: MOST_PREDICTIONS - 1 - len(kept)]]

@@ -93,6 +93,7 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
         better = _better(data, scored, answer, {"alone": alone, "added": added}, placed, name, len(names))
         cells = (_share(data, answer, c) for c in (alone, added))
         made.append(Verdict(name, data.shown(name), useful, copy, better, *cells))
+    # those without a rank come last
     return sorted(made, key=lambda v: v.better_than.numbers.get("rank") or math.inf)
 
 
@@ -159,6 +160,7 @@ def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | No
     if answer.patients < FEWEST_PATIENTS:
         return "undecided", f"Too early to say: only {count(answer.patients, 'test patient')}"
     base = answer.baseline
+    # the whole interval must lie on one side of the limit
     if alone is not None and alone.relative.low >= limit:
         more = base is not None and alone.missed / max(alone.present, 1) > base.missed / max(base.present, 1)
         return ("partly", "Partly: misses the tumour more often") if more else ("can_replace", "Yes: can replace")
@@ -180,6 +182,7 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     title = {"copies_found": "Yes: copies found", "no_sign": "No sign of copies"}.get(kind, "Cannot tell")
     if not flags or not controls:
         return Part(kind, title, [audit["verdict"]["headline"]], {"refusal": audit.get("refusal")})
+    # controls that every audit has to pass, e.g. exact copies
     must, alarms = [d for d in controls["detection"] if d["must"]], controls["false_alarms"]
     passed = sum(d["rate"] >= DETECTED for d in must)
     numbers = {

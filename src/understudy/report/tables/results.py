@@ -163,6 +163,7 @@ def differences_table(data: ReportData, scored: pd.DataFrame, answer: Answer) ->
     groups: dict[str, list[str]] = {}
     for c in answer.comparisons:
         groups.setdefault(c.base.id, []).append(c.setting.id)
+        # a part of the patients with synthetic slices against the same part without
         if c.setting.training == "both" and c.setting.real_fraction != 1:
             like = (c.setting.segmenter, c.setting.augmentation, c.setting.real_fraction, "real")
             same = [s for s in data.settings if (s.segmenter, s.augmentation, s.real_fraction, s.training) == like]
