@@ -90,7 +90,7 @@ def measured(root: Path) -> dict[str, str]:
 
 
 def import_circles(sources: dict[Path, str]) -> list[list[str]]:
-    """Groups of modules that import each other, also inside functions (strongly connected components)."""
+    """Groups of modules that import each other, also inside functions, not for types only (connected components)."""
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): text for path, text in sources.items()}
     graph: dict[str, set[str]] = {name: set() for name in modules}
 
@@ -100,7 +100,11 @@ def import_circles(sources: dict[Path, str]) -> list[list[str]]:
         return name or None
 
     for name, text in modules.items():
-        for node in ast.walk(ast.parse(text)):
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        for node in ast.walk(tree):
             found = []
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "understudy":
                 found = [f"{node.module}.{alias.name}" for alias in node.names]
