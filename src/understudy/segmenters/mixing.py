@@ -43,7 +43,7 @@ def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
         >>> split_counts(np.arange(4), 0.5)[0].tolist()
         [False, True, False, True]
     """
-    exact = Fraction(share).limit_denominator(10_000)
+    exact = Fraction(share).limit_denominator(10_000)  # integers: no rounding however large k is
     before = k * exact.numerator // exact.denominator
     after = (k + 1) * exact.numerator // exact.denominator
     return after > before, before, k - before
@@ -54,11 +54,11 @@ class Pool:
 
     def __init__(self, rows: Rows, key: Sequence[int]) -> None:
         self.rows, self.key = rows, list(key)
-        self._orders: dict[int, Rows] = {}
+        self._orders: dict[int, Rows] = {}  # of the rounds that the last batch came from
 
     def draw(self, j: Rows) -> Rows:
         """Rows of the draws with numbers `j`."""
-        rounds, places = np.divmod(j, len(self.rows))
+        rounds, places = np.divmod(j, len(self.rows))  # [n] each
         return np.array([self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)], np.int64)
 
     def _order(self, number: int) -> Rows:
@@ -225,7 +225,7 @@ def _balanced(source: Source, fraction: float | None) -> list[NDArray[np.bool_]]
     if fraction is None:
         return everything
     foreground = source.foreground()
-    kinds = [foreground, ~foreground]
+    kinds = [foreground, ~foreground]  # bool [rows] each
     if not 0 < fraction < 1:
         kinds = [kinds[0] if fraction else kinds[1]]
     return kinds if all(kind.any() for kind in kinds) else everything
@@ -252,7 +252,7 @@ def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: M
     """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted."""
     ordered = np.empty(0, np.int64)
     if real is not None:  # in an order whose first n rows are the set of n: patient by patient, or any
-        rng = np.random.default_rng([config.subset_seed, _STREAM, 1])
+        rng = np.random.default_rng([config.subset_seed, _STREAM, 1])  # the same whatever the training's seed
         ordered = rng.permutation(_real_rows(real, config))
         if config.choose == "patients":
             subject = real.index["subject"].to_numpy()[ordered].astype(str)
@@ -319,7 +319,7 @@ class Prefetcher:
     def __init__(self, read: Callable[[Rows], Arrays], batch: int, start: int, stop: int) -> None:
         self._read, self._batch, self._number, self._stop = read, batch, start, stop
         self.waited = 0.0
-        self._pool = ThreadPoolExecutor(1, "prefetch")
+        self._pool = ThreadPoolExecutor(1, "prefetch")  # reads while the training computes
         self._pending: Future[Arrays] | None = None
         self._submit()
 

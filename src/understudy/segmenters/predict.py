@@ -59,10 +59,10 @@ class Segmenter:
         out = torch.empty(len(images), len(self.classes), *images.shape[-2:])
 
         def predict(rows: slice) -> Tensor:
-            x = torch.from_numpy(block[rows]).to(self.device)
+            x = torch.from_numpy(block[rows]).to(self.device)  # uint8 [n, C, R, R]: a quarter of the transfer
             x = fed(x.float() / 255, self.input).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                scores = self.network(x)[0]
+                scores = self.network(x)[0]  # [n, K, R, R]
             return scores.float().softmax(1).cpu()
 
         for start in range(0, len(images), batch):
@@ -128,7 +128,7 @@ def predict_volume(
     """
     who = f"patient {volume.subject}"
     images = _checked(model, volume.images, channels, who)
-    shown = volume.kept if dropped == "background" else np.ones(len(images), bool)
+    shown = volume.kept if dropped == "background" else np.ones(len(images), bool)  # [Z]
     labels = np.zeros((len(images), volume.geometry.height, volume.geometry.width), np.uint8)
     if shown.any():
         labels[shown] = volume.geometry.restore(model.probabilities(np.ascontiguousarray(images[shown]), batch))

@@ -296,8 +296,8 @@ class Training:
         """One update on the samples with these numbers, uint8 [N, C, R, R] and [N, R, R]; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step, self.steps)
-        self.network.train()
-        plan = draw(self.config.augment, self.config.seed, numbers)
+        self.network.train()  # a validation may have left it in evaluation mode
+        plan = draw(self.config.augment, self.config.seed, numbers)  # of (seed, sample number) alone
         x, target = apply(plan, torch.from_numpy(images).to(self.device), torch.from_numpy(labels).to(self.device))
         loss = self._backward(x, target)
         if self.config.clip is not None:
@@ -332,7 +332,7 @@ class Training:
                 if 2 * self.parts > self._most_parts:
                     raise OutOfMemory(f"memory runs out in {TRAINING}", where=self.folder, fix=FIX) from error
             self.parts *= 2
-            release_memory()
+            release_memory()  # outside of `except`: the exception keeps what fills the memory
             self._record_parts()
 
     def _record_parts(self) -> None:
@@ -348,7 +348,7 @@ class Training:
         validate = bool(self.validate) and (last or turn > turn_before)
         if self.step % LOG_STEPS and not validate and not last:
             return {}
-        loss = float(self.losses) / (self.step % LOG_STEPS or LOG_STEPS)
+        loss = float(self.losses) / (self.step % LOG_STEPS or LOG_STEPS)  # waits for a GPU
         rate = self.config.rate(self.step - 1, self.steps)
         if not self.step % LOG_STEPS:
             self.losses = torch.zeros_like(self.losses)
@@ -406,7 +406,7 @@ class Training:
 
 def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of a network's parameters."""
-    spared = {id(parameter) for parameter in network.undecayed()}
+    spared = {id(parameter) for parameter in network.undecayed()}  # from weight decay
     groups: list[dict[str, Any]] = [
         {"params": [p for p in network.parameters() if id(p) not in spared]},
         {"params": [p for p in network.parameters() if id(p) in spared], "weight_decay": 0.0},

@@ -131,7 +131,7 @@ def limit_clean(x0: Tensor, clip: str) -> Tensor:
     if clip == "clamp":
         return x0.clamp(-1, 1)
     bound = torch.quantile(x0.flatten(1).abs().float(), _DYNAMIC_QUANTILE, dim=1).clamp_min(1)
-    bound = bound.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)
+    bound = bound.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)  # [N, 1, 1, 1], at least 1
     return x0.clamp(-bound, bound) / bound
 
 
@@ -158,7 +158,7 @@ def ancestral_steps(
     """DDPM algorithm 2; `noise` gives fresh N(0, 1) like x."""
     for step in reversed(range(len(process))):
         mean, log_variance, _ = ancestral_step(network, process, x, step, config.clip)
-        x = mean + (0.5 * log_variance).exp() * noise() if step else mean
+        x = mean + (0.5 * log_variance).exp() * noise() if step else mean  # no noise behind the last step
         yield x
 
 
@@ -170,9 +170,9 @@ def ddim_steps(
     for step in reversed(range(len(process))):
         t, _, x0 = predict(network, process, x, step, config.clip)
         level, next_level = process.alpha_bar[step], before[step]
-        deviation = config.eta * math.sqrt((1 - next_level) / (1 - level) * (1 - level / next_level))
-        direction = process.noise_in(x, t, x0)
-        x = x0 * math.sqrt(next_level) + direction * math.sqrt(max(1 - next_level - deviation**2, 0))
+        deviation = config.eta * math.sqrt((1 - next_level) / (1 - level) * (1 - level / next_level))  # eq. 16
+        direction = process.noise_in(x, t, x0)  # the predicted noise, after x_0 was limited
+        x = x0 * math.sqrt(next_level) + direction * math.sqrt(max(1 - next_level - deviation**2, 0))  # eq. 12
         if deviation and step:
             x = x + deviation * noise()
         yield x
@@ -187,7 +187,7 @@ def dpm_solver_steps(
     Between them x_0 is extrapolated, by no more than the step before was long: where steps grow in lambda, as at the
     end of an even spacing in time, the plain formula overshoots.
     """
-    signal, sigma = np.sqrt(process.alpha_bar), np.sqrt(1 - process.alpha_bar)
+    signal, sigma = np.sqrt(process.alpha_bar), np.sqrt(1 - process.alpha_bar)  # alpha and sigma of the paper
     level = half_log_snr(process.alpha_bar)
     earlier: Tensor | None = None
     for step in reversed(range(len(process))):
@@ -195,7 +195,7 @@ def dpm_solver_steps(
         if step == 0:
             x = x0
         else:
-            h, data = level[step - 1] - level[step], x0
+            h, data = level[step - 1] - level[step], x0  # h: the step in lambda
             if earlier is not None:
                 ratio = h / (level[step] - level[step + 1])  # of this step to the one before
                 data = x0 + (x0 - earlier) * (0.5 * min(ratio, 1.0))
@@ -266,5 +266,5 @@ def sample(
 
     for first in range(start // size * size, start + count, size):  # noqa: B007 - `sampled` uses it
         images += in_parts(sampled, size, "sampling")
-    offset = start % size
+    offset = start % size  # the first block may begin earlier
     return torch.cat(images)[offset : offset + count] if images else torch.empty(0, *shape)

@@ -75,7 +75,7 @@ class LatentGenerator(nn.Module):
         for block in range(start // size, math.ceil((start + count) / size)):
             z = self.latents(seed, block * size, size)
             images += in_parts(lambda rows, z=z: self(z[rows].to(device), psi).cpu(), size, "sampling")  # type: ignore[misc]
-        offset = start % size
+        offset = start % size  # the first block may begin earlier
         return torch.cat(images)[offset : offset + count] if images else torch.empty(0)
 
     def latents(self, seed: int, start: int, count: int) -> Tensor:

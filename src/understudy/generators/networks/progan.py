@@ -51,7 +51,7 @@ class First(nn.Module):
         self.conv = ScaledConv(self.width, self.width)
 
     def forward(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        x = F.linear(pixel_norm(z) * self.scale, self.weight).view(-1, self.width, 4, 4)
+        x = F.linear(pixel_norm(z) * self.scale, self.weight).view(-1, self.width, 4, 4)  # [N, width(4), 4, 4]
         x = F.leaky_relu(x + self.bias[:, None, None], SLOPE)
         x = pixel_norm(x).to(held_as(dtype, z.device), memory_format=LAYOUT)
         return pixel_norm(self.conv(x, dtype))
@@ -63,7 +63,7 @@ class Block(nn.Module):
     def __init__(self, resolution: int, config: ProGanConfig) -> None:
         super().__init__()
         width = config.width(resolution)
-        self.conv0 = ScaledConv(config.width(resolution // 2), width, resample="up")
+        self.conv0 = ScaledConv(config.width(resolution // 2), width, resample="up")  # doubles, then convolves
         self.conv1 = ScaledConv(width, width)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,9 +105,9 @@ class Generator(ProgressiveGenerator):
             dtype: of the factors of the products. track: nothing to track in this model.
         """
         index, fade = split_level(level, self.config.resolutions)
-        before = x = self.first(inputs["z"].to(self.level.device), dtype)
+        before = x = self.first(inputs["z"].to(self.level.device), dtype)  # [N, width(4), 4, 4]
         for block in self.blocks[:index]:
-            before, x = x, block(x, dtype)
+            before, x = x, block(x, dtype)  # [N, width(R), R, R]
         return self.image(x, before, index, fade)
 
 

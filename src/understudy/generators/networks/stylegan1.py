@@ -57,9 +57,9 @@ class _Restyle(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        centred = x - x.mean(dim=(2, 3), keepdim=True)
+        centred = x - x.mean(dim=(2, 3), keepdim=True)  # [N, C, H, W]
         squares = at_least_float(centred).square()
-        inverse = squares.mean(dim=(2, 3), keepdim=True).add_(1e-8).rsqrt_()
+        inverse = squares.mean(dim=(2, 3), keepdim=True).add_(1e-8).rsqrt_()  # [N, C, 1, 1], 1 / deviation
         ctx.save_for_backward(centred, inverse, scale)
         return torch.addcmul(shift.to(x.dtype), centred, (scale * inverse).to(x.dtype))
 
@@ -97,10 +97,10 @@ class Style(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         """x [N, C, R, R], w [N, w_dim]; noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise."""
         noise = (self.noise_const if noise is None else noise).to(x.dtype)
-        x = torch.addcmul(x, noise, self.noise_weight.to(x.dtype)[:, None, None])
+        x = torch.addcmul(x, noise, self.noise_weight.to(x.dtype)[:, None, None])  # one strength per channel
         x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], SLOPE, inplace=True)
         scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # [N, C, 1, 1]
-        return restyle(x, scale + 1, shift)
+        return restyle(x, scale + 1, shift)  # [N, C, R, R]
 
 
 class SynthesisBlock(nn.Module):
@@ -153,7 +153,7 @@ class Generator(Styled, ProgressiveGenerator):
             psi: truncation, the first `psi_cutoff` w are drawn towards their mean by 1 - psi; 1 for none.
             level: None for that of the network.
         """
-        ws = self.truncated(self.broadcast(self.mapping(z)), psi)
+        ws = self.truncated(self.broadcast(self.mapping(z)), psi)  # [N, num_ws, w_dim]
         return self.full_size(self.synthesis(ws, float(self.level) if level is None else level, None, dtype))
 
     def truncated(self, ws: Tensor, psi: float) -> Tensor:
@@ -176,7 +176,7 @@ class Generator(Styled, ProgressiveGenerator):
         before = x = torch.empty(0)
         for i, block in enumerate(self.blocks[: index + 1]):
             own: Any = [None, None] if noise is None else noise[2 * i : 2 * i + 2]
-            before, x = x, block(x, w[2 * i : 2 * i + 2], own, dtype)
+            before, x = x, block(x, w[2 * i : 2 * i + 2], own, dtype)  # [N, width(R), R, R]
         return self.image(x, before, index, fade)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ class StyledConv(nn.Module):
         super().__init__()
         self.conv = ModulatedConv(inputs, outputs, 3, config.w_dim)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.noise_strength = nn.Parameter(torch.zeros([]))  # one for all channels, unlike StyleGAN 1
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.up, self.clamp = up, config.conv_clamp
 
@@ -138,7 +138,7 @@ class Synthesis(nn.Module):
         groups = [[c.conv.affine] for c in convs] + [[]]
         for i, block in enumerate(blocks):
             groups[2 * i + 1].append(block.to_image.conv.affine)
-        styles = affine_styles(groups, ws)
+        styles = affine_styles(groups, ws)  # eq. 1: [N, I] for every convolution, by w number
         weights = [c.conv.weight for c in convs]
         norms = squared_norms(weights, [s[0] for s in styles[:-1]])  # [N, sum of O]
         scales = (norms.rsqrt() * GAIN).split([len(w) for w in weights], dim=1)
@@ -148,9 +148,9 @@ class Synthesis(nn.Module):
         image = torch.empty(0)
         for i, block in enumerate(blocks):
             for k in range(max(2 * i - 1, 0), 2 * i + 1):
-                x = convs[k](x, styles[k][0], scales[k], maps[k], dtype)
-            part = block.to_image(x, styles[2 * i + 1][-1])
-            image = part if block.first else part + upsample(image)
+                x = convs[k](x, styles[k][0], scales[k], maps[k], dtype)  # [N, width(R), R, R]
+            part = block.to_image(x, styles[2 * i + 1][-1])  # [N, C, R, R]
+            image = part if block.first else part + upsample(image)  # skip connections (fig. 7)
         return image
 
 
@@ -167,7 +167,7 @@ class Generator(Styled, LatentGenerator):
         """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
         w = self.mapping(z)
         if psi != 1.0:
-            w = self.mapping.w_avg.lerp(w, psi)
+            w = self.mapping.w_avg.lerp(w, psi)  # Karras et al. 2019, app. B
         return self.synthesis(self.broadcast(w), dtype=dtype)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, resolution: int, config: StyleGan2Config) -> None:
         super().__init__()
         width, narrower, clamp = config.width(resolution), config.width(resolution // 2), config.conv_clamp
-        half = math.sqrt(0.5)
+        half = math.sqrt(0.5)  # so that the sum of two branches keeps the variance
         image = resolution == config.resolution
         self.from_image = Conv(config.channels, width, 1, clamp=clamp) if image else None
         self.conv0 = Conv(width, width, 3, clamp=clamp)

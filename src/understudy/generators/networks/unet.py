@@ -138,10 +138,10 @@ class ResBlock(nn.Module):
         h = self.norm1(x)
         if self.resample:
             h, x = self.resample(h), self.resample(x)
-        h, film = self.conv1(h), self.film(time)
+        h, film = self.conv1(h), self.film(time)  # film [N, O] or [N, 2 O]: shift, or scale and shift
         h = self.norm2(h, film) if self.scale_shift else self.norm2(h + film[:, :, None, None].to(h.dtype))
         h = self.conv2(self.dropout(h))
-        return (x if self.skip is None else self.skip(x)) + h
+        return (x if self.skip is None else self.skip(x)) + h  # [N, O, ...]
 
 
 class Attention(nn.Module):
@@ -238,15 +238,15 @@ class UNet(nn.Module):
         """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""
         time = F.silu(self.time[1](F.silu(self.time[0](sinusoids(t, self.config.model_channels)))))
         layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-        h = self.stem(x.to(dtype, memory_format=layout))
+        h = self.stem(x.to(dtype, memory_format=layout))  # [N, widths[0], R, R]
         skips = [h]
         for stage in self.encoder:
             h = stage(h, time)
             skips.append(h)
-        h = self.middle(h, time)
+        h = self.middle(h, time)  # [N, widths[-1], R / 2^levels, ...]
         for stage in self.decoder:
-            h = stage(torch.cat([h, skips.pop()], dim=1), time)
-        return self.out(self.norm(h)).float()
+            h = stage(torch.cat([h, skips.pop()], dim=1), time)  # the channels of the way down beside its own
+        return self.out(self.norm(h)).float()  # [N, C or 2 C, R, R]
 
     @torch.no_grad()
     def sample(

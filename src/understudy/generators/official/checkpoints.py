@@ -116,7 +116,7 @@ def _parse(content: IO[bytes]) -> Any:
     content.seek(0)
     start = content.read(len(_MAGIC_BYTES))
     content.seek(0)
-    limits = Limits(budget=4 * size + (1 << 20))
+    limits = Limits(budget=4 * size + (1 << 20))  # room for values that are decoded twice
     if start[:4] == b"PK\x03\x04":
         return _read_zip(content, limits)
     if start == _MAGIC_BYTES:
@@ -158,7 +158,7 @@ def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
         raise ValueError("another version of torch.save")
     require(Machine(stream, limits).run().get("little_endian") is True, "the byte order of a big-endian machine")
-    limits.storage = storage
+    limits.storage = storage  # only the object itself may hold tensors
     result = Machine(stream, limits).run()
     limits.storage = None
     for key in Machine(stream, limits).run():
@@ -309,7 +309,7 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     arguments = _without_labels(arguments, "c_dim")
     judge, raw = content.get("D"), content.get("G")
     if isinstance(judge, Module):
-        deviation = dict(_walk(judge)).get("b4.mbstd.", Module("", {})).state
+        deviation = dict(_walk(judge)).get("b4.mbstd.", Module("", {})).state  # the minibatch standard deviation's
         found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
         arguments |= _all_plain(found)
     trained, judged = (
@@ -361,7 +361,7 @@ def _module_arguments(module: Module) -> dict[str, Any]:
     if "mapping.fc0." in parts:
         arguments["lr_multiplier"] = parts["mapping.fc0."].state.get("bias_gain")
     arguments.pop("fp16_channels_last", None)  # how the official code computes
-    arguments = _all_plain(arguments)
+    arguments = _all_plain(arguments)  # without None
     clamps = {_plain("conv_clamp", p.state["conv_clamp"]) for p in parts.values() if "conv_clamp" in p.state}
     if len(clamps) > 1:
         raise UnderstudyError("layers with different limits (conv_clamp) are not supported", where=str(clamps))
@@ -383,7 +383,7 @@ def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dic
             found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
             yield "/".join([*place, start] if start else place), found
     inside = {id(value): (key, value) for key, value in content.items() if isinstance(value, dict)}
-    if len(place) < 3:
+    if len(place) < 3:  # dictionaries inside each other
         for key, value in inside.values():
             yield from _unets(value, (*place, key[:40]))
 

@@ -178,7 +178,7 @@ def parse_classes(text: str) -> tuple[LabelClass, ...]:
 
 def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     """The arguments, within what the arrays can fill: a network is built before its shapes are compared."""
-    widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)
+    widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)  # channels
     arguments = dict(checkpoint.arguments)
     for name, value in arguments.items():
         numeric = isinstance(value, int | float)
@@ -220,7 +220,7 @@ def _checked_channels(
     counts = [arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments]
     if not counts or type(counts[0]) is not int:
         raise UnderstudyError("the file does not tell its channels", where=path, fix=_ORIGIN)
-    images = counts[0] - drawn
+    images = counts[0] - drawn  # channels of the image, without the annotation
     if images < 1:
         problem = f"the model has {counts[0]} channels, too few for an image and {drawn} of the annotation"
         fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"

@@ -43,8 +43,8 @@ def require(condition: object, otherwise: str) -> None:
 class DType:
     """Element type of a NumPy array: numbers only, no objects, no fields, no metadata."""
 
-    code: str
-    order: str = "="
+    code: str  # e.g. "f4"
+    order: str = "="  # of the bytes
 
     @classmethod
     def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:  # as numpy.dtype
@@ -103,9 +103,9 @@ def count_of(shape: Any) -> int:
 class Storage:
     """The numbers behind a PyTorch tensor; bfloat16 is kept as the upper halves of float32."""
 
-    code: str
-    count: int
-    data: bytes | None = None
+    code: str  # of `STORAGES`
+    count: int  # of numbers
+    data: bytes | None = None  # until the file's values are read
 
     @property
     def itemsize(self) -> int:
@@ -117,7 +117,7 @@ class Tensor:
     """A PyTorch tensor: a strided view of a storage."""
 
     storage: Storage
-    offset: int
+    offset: int  # in numbers, as the strides
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -225,7 +225,7 @@ def _encode(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
 
 def _mapping(limits: Limits, pairs: Any = ()) -> dict[Any, Any]:
     require(isinstance(pairs, list | tuple), "a dictionary of an unknown form")
-    limits.spend(100 * len(pairs))
+    limits.spend(100 * len(pairs))  # bytes of an entry, roughly
     return {_key(key): value for key, value in pairs}
 
 
@@ -298,8 +298,8 @@ class Machine:
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
         self.stream, self.limits = stream, limits
         self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.marks: list[list[Any]] = []  # the stacks below each open mark
+        self.memo: dict[int, Any] = {}  # a dictionary: an index of 2^31 costs nothing
 
     def run(self) -> Any:
         """The object of the pickle: numbers, texts, containers and records.

@@ -52,7 +52,7 @@ def _linear(x: Tensor, forward: Map, transpose: Map) -> Tensor:
 @cache
 def _kernel(taps: tuple[int, ...], channels: int, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The filter along both axes, which sums to `gain`, [channels, 1, K, K]: an expanded one is copied each time."""
-    line = torch.tensor(taps, dtype=torch.float32, device=device) / sum(taps)
+    line = torch.tensor(taps, dtype=torch.float32, device=device) / sum(taps)  # [K]
     return (torch.outer(line, line) * gain).to(dtype).repeat(channels, 1, 1, 1)
 
 
@@ -108,7 +108,7 @@ def upsample(x: Tensor) -> Tensor:
     As two products with a banded matrix: for the few channels of an image depthwise convolutions are slower.
     """
     matrix = _doubling(x.shape[-1], x.device).to(x.dtype)
-    return F.linear(F.linear(x, matrix).mT.contiguous(), matrix).mT
+    return F.linear(F.linear(x, matrix).mT.contiguous(), matrix).mT  # columns, then rows
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
@@ -121,7 +121,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
         return images
     total = np.exp2(-np.square(np.arange(-reach, reach + 1) / sigma)).sum()
     for axis in (-1, -2):
-        offset = np.subtract.outer(*[np.arange(images.shape[axis])] * 2)
+        offset = np.subtract.outer(*[np.arange(images.shape[axis])] * 2)  # [size, size], pixels
         matrix = np.where(np.abs(offset) <= reach, np.exp2(-np.square(offset / sigma)), 0) / total
         images = F.linear(images.transpose(axis, -1), torch.from_numpy(matrix).to(images)).transpose(axis, -1)
     return images
