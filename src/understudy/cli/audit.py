@@ -35,29 +35,19 @@ if TYPE_CHECKING:
 @app.command("audit")
 @with_folder_options()
 def audit_command(
-    training: Path | None = Option(
-        None, help="The generator's training slices: slice set (its train rows) or image folder."
-    ),
+    training: Path | None = Option(None, help="Training slices: slice set (train rows) or image folder."),
     heldout: Path | None = Option(None, help="Slices of other patients [default: val and test rows of --training]."),
     synthetic: Path | None = Option(None, help="Synthetic slice set or image folder to be judged."),
     out: Path | None = Option(None, "--out", "-o", help="Folder for audit.json, audit.md, p-values, private/."),
-    model: Path | None = Option(
-        None, help="Generator folder, if its weights are to be shared: adds membership inference."
-    ),
-    quantile: float = Option(
-        0.99, min=0.5, max=0.9999, help="Share of held-out slices that a copy must be nearer than."
-    ),
+    model: Path | None = Option(None, help="Its generator, for membership inference on the weights."),
+    quantile: float = Option(0.99, min=0.5, max=0.9999, help="A copy is nearer than this share of held-out slices."),
     *,
     reading: Reading,
-    transforms: str = Option(
-        "none", help="Also find mirrored (flips) or turned (dihedral) copies: none, flips, dihedral."
-    ),
+    transforms: str = Option("none", help="Also mirrored (flips) or turned (dihedral) copies, or none."),
     seed: int = SeedOption,
     memory: float = Option(1.0, min=0.1, help="Of the search, GB."),
     as_json: bool = JsonOption,
-    sweep_subjects: str | None = Option(
-        None, help="Train --generator of --study on so many patients, audit each: 5,10,20,40."
-    ),
+    sweep_subjects: str | None = Option(None, help="Audit trainings on so many patients: 5,10,20,40."),
     study: str | None = Option(None, help="With --sweep-subjects: study file or preset."),
     generator: str | None = Option(None, help="With --sweep-subjects: generator of the study."),
     samples: int | None = Option(None, min=100, help="With --sweep-subjects: slices of each [default: the study's]."),

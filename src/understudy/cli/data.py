@@ -37,9 +37,7 @@ def read(
     out: Path = Argument(..., help="New folder for the slice set."),
     *,
     reading: Reading,
-    sizes: str = Option(
-        "refuse", help="Images that are not square with a power of two: refuse, or fit (pad, average)."
-    ),
+    sizes: str = Option("refuse", help="Images not square with a power of two: refuse, or fit (pad, average)."),
     resolution: int | None = Option(None, help="With --sizes fit: edge to shrink to, pixels."),
     quiet: bool = QuietOption,
 ) -> None:

@@ -43,23 +43,13 @@ class Reading:
 
 def _folder_options(
     layout: str = Option("auto", help="auto, png, array (.npz, .npy), nifti, webdataset (.tar), slices (a slice set)."),
-    pattern: str | None = Option(
-        None, help="A channel's file: '{channel}/{id}.png', also {subject}, *, ** [default: found]."
-    ),
-    channels: str | None = Option(
-        None, help="What stands for {channel}: T1w=T1,FLAIR=flair; in an array T1w=0 or T1w,FLAIR."
-    ),
-    labels: str | None = Option(
-        None, help="The annotation: Seg, a position, a key, or a file a class: NCR=Seg1,ED=Seg2."
-    ),
+    pattern: str | None = Option(None, help="A channel's file: '{channel}/{id}.png', also {subject}, *, **."),
+    channels: str | None = Option(None, help="Names in the files: T1w=T1,FLAIR=flair; in an array T1w=0,FLAIR=1."),
+    labels: str | None = Option(None, help="The annotation: Seg, a position, or a file a class: NCR=Seg1."),
     codes: str | None = Option(None, help="Grey value of each class in the annotation: NCR=51,ED=102,ET=204."),
-    values: str = Option(
-        "as_is", help="as_is (0 to 255), max (a file's maximum becomes 255), or a range: --values=-1,1."
-    ),
+    values: str = Option("as_is", help="as_is (0 to 255), max (a file's maximum is 255), or a range: --values=-1,1."),
     clip: bool = Option(False, "--clip", help="Cut values outside of the range off."),
-    tolerance: float | None = Option(
-        None, help="Grey values that an annotation may miss a code by [default: a quarter gap]."
-    ),
+    tolerance: float | None = Option(None, help="Grey values that an annotation may be off [default: a quarter gap]."),
 ) -> None:
     """Names, types and defaults of the options that say how images are read: only the signature is used."""
 
@@ -68,11 +58,9 @@ def _patient_options(
     patients: str | None = Option(
         None,
         help="Regular expression whose first group is the patient in a slice's name, e.g. '^(.+)_z[0-9]+$';"
-        " '(.*)': every slice is another's [default: names without the number at their end].",
+        " '(.*)': every slice is of another patient [default: names without the number at their end].",
     ),
-    trust_patients: bool = Option(
-        False, "--trust-patients", help="Go on although the patients look wrong (all one person)."
-    ),
+    trust_patients: bool = Option(False, "--trust-patients", help="Go on although patients look wrong (one person)."),
 ) -> None:
     """The same of those that say whose slices they are."""
 

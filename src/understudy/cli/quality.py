@@ -43,9 +43,7 @@ def quality(
         " radimagenet_resnet50, dinov2; may be repeated.",
     ),
     weights: list[Path] | None = Option(None, help="Weights of each extractor that needs a file, in their order."),
-    weights_sha256: list[str] | None = Option(
-        None, help="SHA-256 of each of these files [default: the published one]."
-    ),
+    weights_sha256: list[str] | None = Option(None, help="Their SHA-256 [default: the published one]."),
     segmenter: Path | None = Option(None, help="For unet: folder of a segmenter trained on the real slices."),
     channels: str | None = Option(
         None,
@@ -58,9 +56,7 @@ def quality(
     extrapolate: bool = Option(False, "--extrapolate", help="Also the distance at infinitely many slices."),
     neighbours: int = Option(5, min=1, help="Of precision, recall, density, coverage."),
     seed: int = SeedOption,
-    out: Path = Option(
-        Path("understudy-quality"), "--out", "-o", help="Folder for quality.json, quality.parquet, features."
-    ),
+    out: Path = Option(Path("understudy-quality"), "--out", "-o", help="Folder for quality.json and features."),
     as_json: bool = JsonOption,
     device: str = DeviceOption,
     quiet: bool = QuietOption,
@@ -206,16 +202,12 @@ def _print_annotations(found: Annotations) -> None:
 
 @app.command()
 def correlate(
-    sources: list[Path] = Argument(
-        ..., metavar="OUT...", help="Study folders, or a CSV: snapshot, dice, run, kimg, metrics."
-    ),
+    sources: list[Path] = Argument(..., metavar="OUT...", help="Studies, or a CSV (snapshot, dice, metrics)."),
     training: str = Option("synthetic", help="What the segmenters were trained on: synthetic or both."),
     segmenter: str | None = Option(None, help="Its name [default: the study's first]."),
     resamples: int = Option(2000, min=100, help="Of the bootstrap."),
     seed: int = SeedOption,
-    out: Path = Option(
-        Path("understudy-correlate"), "--out", "-o", help="Folder for correlate.json, CSV files, scatter.svg."
-    ),
+    out: Path = Option(Path("understudy-correlate"), "--out", "-o", help="Folder for correlate.json, scatter.svg."),
     as_json: bool = JsonOption,
 ) -> None:
     """Rank correlation of every quality and annotation metric with Dice, over generators and their snapshots."""

@@ -68,9 +68,7 @@ def segment(
     patient: Path = Option(..., help="Folder with the patient's NIfTI volumes."),
     out: Path = Option(Path("seg.nii.gz"), "--out", "-o", help="Label volume to write, .nii.gz."),
     channel: list[str] | None = Option(None, help="NAME=FILE where file names do not tell; may be repeated."),
-    dropped_slices: str | None = Option(
-        None, help="Slices that the rule drops: background or predict [default: as trained]."
-    ),
+    dropped_slices: str | None = Option(None, help="Slices dropped by the rule: background or predict."),
     device: str = DeviceOption,
 ) -> None:
     """Label a new patient's volumes with a trained segmenter: same grid and affine as the input."""
@@ -89,9 +87,7 @@ def score(
     prediction: Path = Argument(..., help="The same of the prediction; files are matched by name."),
     policy: str = Option("brats", help="Scores of empty masks: brats, paper, drop or inf (docs/metrics.md)."),
     classes: str | None = Option(None, help="Classes to score, NAME=VALUE,... [default: all labels above 0]."),
-    regions: str = Option(
-        "auto", help="Unions of classes, NAME=CLASS+CLASS,...; none; auto: WT and TC of NCR, ED, ET."
-    ),
+    regions: str = Option("auto", help="Unions of classes, NAME=CLASS+CLASS,...; none; auto: WT, TC."),
     spacing: tuple[float, float, float] | None = Option(None, help="Voxel edges of arrays, mm [default: 1 1 1]."),
     ignore_affine: bool = Option(False, "--ignore-affine", help="Compare the arrays as stored, not by their headers."),
     skip_unmatched: bool = Option(False, "--skip-unmatched", help="Leave out files without a partner."),

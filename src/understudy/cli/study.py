@@ -75,9 +75,7 @@ def plan(
     study: str = StudyArgument,
     out: Path | None = OutOption,
     device: str = DeviceOption,
-    speed: str = Option(
-        "", help="For another machine: operations a second, e.g. 2.5e14, a100, h100, rtx4090, rtx3090."
-    ),
+    speed: str = Option("", help="Of another machine: operations a second, a100, h100, rtx4090, rtx3090."),
     workers: str = Option("auto", help="Jobs at once: a number, or auto: as `run` here, 1 with --speed."),
     calibrate: bool = Option(False, "--calibrate", help="Measure this machine's speed again."),
     every: bool = Option(False, "--list", help="Show every job, however many."),
@@ -154,9 +152,7 @@ def run(
     out: Path | None = OutOption,
     device: str = DeviceOption,
     devices: int = DevicesOption,
-    workers: str = Option(
-        "auto", help="Processes: a number, or auto: one a GPU, or one a core if there is work for it."
-    ),
+    workers: str = Option("auto", help="Jobs at once: a number, or auto: one a GPU, or one a core."),
     quiet: bool = QuietOption,
     until: str = Option(
         "report",
