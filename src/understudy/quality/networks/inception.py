@@ -43,74 +43,48 @@ def _a() -> _Branches:
     return [
         [("branch1x1", "conv", 64, 1, 1)],
         [("branch5x5_1", "tower_conv", 48, 1, 1), ("branch5x5_2", "tower_conv_1", 64, 5, 1)],
-        [
-            ("branch3x3dbl_1", "tower_1_conv", 64, 1, 1),
-            ("branch3x3dbl_2", "tower_1_conv_1", 96, 3, 1),
-            ("branch3x3dbl_3", "tower_1_conv_2", 96, 3, 1),
-        ],
-    ]
+        [("branch3x3dbl_1", "tower_1_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 96, 3, 1),
+         ("branch3x3dbl_3", "tower_1_conv_2", 96, 3, 1)],
+    ]  # fmt: skip
 
 
 def _b() -> _Branches:
     return [
         [("branch3x3", "conv", 384, 3, 2)],
-        [
-            ("branch3x3dbl_1", "tower_conv", 64, 1, 1),
-            ("branch3x3dbl_2", "tower_conv_1", 96, 3, 1),
-            ("branch3x3dbl_3", "tower_conv_2", 96, 3, 2),
-        ],
-    ]
+        [("branch3x3dbl_1", "tower_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_conv_1", 96, 3, 1),
+         ("branch3x3dbl_3", "tower_conv_2", 96, 3, 2)],
+    ]  # fmt: skip
 
 
 def _c(width: int) -> _Branches:
     return [
         [("branch1x1", "conv", 192, 1, 1)],
-        [
-            ("branch7x7_1", "tower_conv", width, 1, 1),
-            ("branch7x7_2", "tower_conv_1", width, _ACROSS, 1),
-            ("branch7x7_3", "tower_conv_2", 192, _DOWN, 1),
-        ],
-        [
-            ("branch7x7dbl_1", "tower_1_conv", width, 1, 1),
-            ("branch7x7dbl_2", "tower_1_conv_1", width, _DOWN, 1),
-            ("branch7x7dbl_3", "tower_1_conv_2", width, _ACROSS, 1),
-            ("branch7x7dbl_4", "tower_1_conv_3", width, _DOWN, 1),
-            ("branch7x7dbl_5", "tower_1_conv_4", 192, _ACROSS, 1),
-        ],
-    ]
+        [("branch7x7_1", "tower_conv", width, 1, 1), ("branch7x7_2", "tower_conv_1", width, _ACROSS, 1),
+         ("branch7x7_3", "tower_conv_2", 192, _DOWN, 1)],
+        [("branch7x7dbl_1", "tower_1_conv", width, 1, 1), ("branch7x7dbl_2", "tower_1_conv_1", width, _DOWN, 1),
+         ("branch7x7dbl_3", "tower_1_conv_2", width, _ACROSS, 1), ("branch7x7dbl_4", "tower_1_conv_3", width, _DOWN, 1),
+         ("branch7x7dbl_5", "tower_1_conv_4", 192, _ACROSS, 1)],
+    ]  # fmt: skip
 
 
 def _d() -> _Branches:
     return [
         [("branch3x3_1", "tower_conv", 192, 1, 1), ("branch3x3_2", "tower_conv_1", 320, 3, 2)],
-        [
-            ("branch7x7x3_1", "tower_1_conv", 192, 1, 1),
-            ("branch7x7x3_2", "tower_1_conv_1", 192, _ACROSS, 1),
-            ("branch7x7x3_3", "tower_1_conv_2", 192, _DOWN, 1),
-            ("branch7x7x3_4", "tower_1_conv_3", 192, 3, 2),
-        ],
-    ]
+        [("branch7x7x3_1", "tower_1_conv", 192, 1, 1), ("branch7x7x3_2", "tower_1_conv_1", 192, _ACROSS, 1),
+         ("branch7x7x3_3", "tower_1_conv_2", 192, _DOWN, 1), ("branch7x7x3_4", "tower_1_conv_3", 192, 3, 2)],
+    ]  # fmt: skip
 
 
 def _e() -> _Branches:
     return [
         [("branch1x1", "conv", 320, 1, 1)],
-        [
-            ("branch3x3_1", "tower_conv", 384, 1, 1),
-            [
-                ("branch3x3_2a", "tower_mixed_conv", 384, (1, 3), 1),
-                ("branch3x3_2b", "tower_mixed_conv_1", 384, (3, 1), 1),
-            ],
-        ],
-        [
-            ("branch3x3dbl_1", "tower_1_conv", 448, 1, 1),
-            ("branch3x3dbl_2", "tower_1_conv_1", 384, 3, 1),
-            [
-                ("branch3x3dbl_3a", "tower_1_mixed_conv", 384, (1, 3), 1),
-                ("branch3x3dbl_3b", "tower_1_mixed_conv_1", 384, (3, 1), 1),
-            ],
-        ],
-    ]
+        [("branch3x3_1", "tower_conv", 384, 1, 1),
+         [("branch3x3_2a", "tower_mixed_conv", 384, (1, 3), 1),
+          ("branch3x3_2b", "tower_mixed_conv_1", 384, (3, 1), 1)]],
+        [("branch3x3dbl_1", "tower_1_conv", 448, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 384, 3, 1),
+         [("branch3x3dbl_3a", "tower_1_mixed_conv", 384, (1, 3), 1),
+          ("branch3x3dbl_3b", "tower_1_mixed_conv_1", 384, (3, 1), 1)]],
+    ]  # fmt: skip
 
 
 class _Block(nn.Module):
