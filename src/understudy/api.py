@@ -93,8 +93,8 @@ class Generator:
         kind = network_type(self.kind)
         given = kind.recipe(self.recipe)
         chosen = {**given.get("training", {}), **training, "seed": seed, **({} if kimg is None else {"kimg": kimg})}
-        annotated = [bool(a) for _, _, labels in slices.blocks() for a in labels.any((1, 2))]
-        if "balance_classes" not in training and len(set(annotated)) < 2:
+        annotated = {bool(label.any()) for _, _, labels in slices.blocks() for label in labels}
+        if "balance_classes" not in training and len(annotated) < 2:
             chosen.pop("balance_classes", None)  # of the recipe: nothing to balance where all slices have a lesion
         config = kind.training.model_validate(chosen)
         channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
@@ -322,7 +322,7 @@ def evaluate(
         sets = (train if name != "synthetic" else None, synthetic if name != "real" else None)
         fitted = segmenter.fit(*sets, val=val if len(val) else None, seed=seed, progress=progress)
         for subject, places in test.index.groupby("subject", sort=True).indices.items():
-            images, labels = test.read(places)
+            images, labels = test.read(np.asarray(places))
             scored = score_volume(
                 pred=fitted.predict(images), target=labels, class_names=real.class_names, spacing=spacing
             )
@@ -348,7 +348,7 @@ def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec
 
-    return read_folder(Path(folder), Path(out), FolderSpec(**spec))
+    return read_folder(folder, FolderSpec(**spec), out, progress=False)
 
 
 def phantoms(patients: int = 12, resolution: int = 32, seed: int = 1) -> SliceSet:

@@ -1,0 +1,65 @@
+"""The public names of `import understudy as us`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import understudy as us
+
+R = 16
+
+
+def blobs(patients: int = 10, slices: int = 3) -> us.SliceSet:
+    """Bright discs (the lesion) on noise."""
+    rng = np.random.default_rng(0)
+    n = patients * slices
+    y, x = np.mgrid[:R, :R]
+    centres = rng.integers(5, R - 5, (n, 2, 1, 1))
+    labels = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < 9).astype(np.uint8)
+    images = (60 + rng.normal(0, 5, (n, 1, R, R)) + 120 * labels[:, None]).clip(0, 255).astype(np.uint8)
+    return us.SliceSet.from_arrays(images, labels, patients=np.repeat(np.arange(patients), slices), channels=["FLAIR"])
+
+
+def test_import_loads_no_heavy_library() -> None:
+    code = "import sys, understudy; print([m for m in ('torch', 'pandas', 'zarr', 'matplotlib') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(us, name) is not None for name in us.__all__)
+    with pytest.raises(AttributeError):
+        us.no_such_name  # noqa: B018
+
+
+def test_a_generator_trains_samples_and_opens(tmp_path: Path) -> None:
+    real = blobs()
+    gen = us.StyleGAN2(real.channels, R, channel_base=64).fit(real, kimg=0.05, seed=3, out=tmp_path / "model", batch=8)
+    fake = gen.sample(5, seed=1)
+    assert (fake.images.shape, fake.channels, fake.classes) == ((5, 1, R, R), real.channels, real.classes)
+    opened = us.Generator.open(tmp_path / "model")
+    assert isinstance(opened, us.StyleGAN2)
+    np.testing.assert_array_equal(opened.sample(2, seed=1).images, fake.images[:2])
+
+
+def test_a_generator_refuses_other_slices_and_sampling_before_training() -> None:
+    gen = us.Diffusion(["T1w"], R)
+    with pytest.raises(us.UnderstudyError):
+        gen.fit(blobs(), kimg=0.01)
+    with pytest.raises(us.UnderstudyError):
+        gen.sample(1)
+
+
+def test_real_slices_as_synthetic_ones_have_a_relative_dice_near_one() -> None:
+    real = blobs()
+    unet = us.UNet(samples=480, width=8, batch=8, optimiser="adamw", lr=0.003)
+    result = us.evaluate(real=real, synthetic=real.split()[0], segmenter=unet)
+    assert result.relative_dice == pytest.approx(1, abs=0.15)  # the same slices, drawn in another order
+    assert result.dice["real"] > 0.5
+    assert set(result.rows["subject"]) == set(real.split()[2].index["subject"])
+    with pytest.raises(us.UnderstudyError):
+        unet.predict(real.images)  # fit returns the trained one
