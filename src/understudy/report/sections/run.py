@@ -172,8 +172,8 @@ def cost_table(data: ReportData) -> Table | None:
         return None
     names = [n for n in dict.fromkeys(s.generator for s in data.every_setting) if n in wide.index and n]
     stages = [*(s for s in STAGES if s in wide), *(s for s in wide if s not in STAGES)]
-    wide = wide.loc[[*names, *(n for n in wide.index if n not in names)]][stages]
-    wide = wide.assign(total=wide.sum(axis=1))
+    wide = wide.loc[[*names, *(n for n in wide.index if n not in names)]]
+    wide = wide[stages].assign(total=wide.sum(axis=1))
     full = pd.concat([wide, wide.sum().rename("together").to_frame().T])
     body = [[data.shown(str(n)), *map(in_hours, row)] for n, row in zip(full.index, full.to_numpy(), strict=True)]
     header = ["Generator", *(STAGES.get(str(s), str(s)).capitalize() for s in stages), "Together"]
