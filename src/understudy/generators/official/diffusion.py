@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import Diffusion, DiffusionConfig, build
-from understudy.generators.official.weights import Arrays, Rules, fill, our_arguments
+from understudy.generators.official.rules import Arrays, Rules, fill, our_arguments
 
 # Arguments of the official network and its process -> ours; those in _CONVERTED need more than another name.
 _SHARED = {

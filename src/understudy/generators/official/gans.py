@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3
 from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config
-from understudy.generators.official.weights import Arrays, Rules, fill, our_arguments, parts
+from understudy.generators.official.rules import Arrays, Rules, fill, our_arguments, parts
 
 
 def _same(*names: str) -> dict[str, str]:
