@@ -12,7 +12,7 @@ import torch
 from small_models import SMALL, state_of
 
 from understudy.errors import UnderstudyError
-from understudy.generators.training.accumulation import micro_batches, strided_rows
+from understudy.generators.training.accumulation import Attempt, strided_rows
 from understudy.generators.training.distributed import ProcessGroup
 from understudy.slices import SliceSet
 
@@ -216,7 +216,7 @@ def test_rows_are_strided_and_parts_add_up() -> None:
     assert rows["x"].tolist() == [1, 5, 9]
     assert rows["inner"]["y"].tolist() == [2, 10, 18]
     assert int(rows["cutoff"]) == 3
-    parts = list(micro_batches(inputs, 10, 4))
+    parts = list(Attempt([], 4, 10, ProcessGroup()).micro_batches(inputs))
     assert sum(weight for weight, _ in parts) == pytest.approx(1)
     assert sorted(torch.cat([part["x"] for _, part in parts]).tolist()) == list(range(10))
-    assert len(list(micro_batches(inputs, 10, 16))) == 10
+    assert len(list(Attempt([], 16, 10, ProcessGroup()).micro_batches(inputs))) == 10

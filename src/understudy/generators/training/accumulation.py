@@ -9,11 +9,11 @@ up to the order in which floats are added.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.generators.training.distributed import ProcessGroup
 from understudy.runtime.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
@@ -37,10 +37,50 @@ def strided_rows(inputs: Inputs, start: int, stride: int) -> dict[str, Any]:
     return rows
 
 
-def micro_batches(inputs: Inputs, rows: int, parts: int) -> Iterator[tuple[float, dict[str, Any]]]:
-    """(part of the batch, inputs) of each micro-batch of `rows` rows; empty ones are left out."""
-    for start in range(min(parts, rows)):
-        yield len(range(start, rows, parts)) / rows, strided_rows(inputs, start, parts)
+class Attempt:
+    """One attempt at a batch, a context that ends quietly with `failed` set where memory ran out in any process.
+
+    The generator's buffers follow statistics of the batch (mean w, magnitudes). All micro-batches start from the same
+    values; a move is linear in the statistic, so the moves add up to that of the whole batch.
+    """
+
+    def __init__(self, buffers: list[Tensor], parts: int, full: int, processes: ProcessGroup) -> None:
+        self.parts, self.full, self.processes, self.failed = parts, full, processes, False
+        self._divided = parts * processes.world_size > 1
+        self._buffers, self._before = buffers, [b.clone() for b in buffers]
+        self._moves = [torch.zeros_like(b) for b in buffers if self._divided]
+
+    def micro_batches(self, inputs: Inputs, rows: int | None = None) -> Iterator[tuple[float, dict[str, Any]]]:
+        """(part of the batch, inputs) of each micro-batch; empty ones are left out.
+
+        Args:
+            inputs: this process's. rows: theirs; None for a full batch.
+        """
+        rows = self.full if rows is None else rows
+        for start in range(min(self.parts, rows)):
+            weight = len(range(start, rows, self.parts)) / rows
+            yield weight, strided_rows(inputs, start, self.parts)
+            if self._divided:
+                for move, buffer, before in zip(self._moves, self._buffers, self._before, strict=True):
+                    move += (buffer - before) * weight
+                    buffer.copy_(before)
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> bool:
+        out_of_memory = isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error)
+        if error is not None and not out_of_memory:
+            return False
+        self.failed = self.processes.any(out_of_memory)
+        if self.failed:
+            for buffer, before in zip(self._buffers, self._before, strict=True):
+                buffer.copy_(before)
+        elif self._divided:
+            self.processes.all_reduce_mean(self._moves)
+            for buffer, move in zip(self._buffers, self._moves, strict=True):
+                buffer.add_(move)
+        return True
 
 
 class Accumulation:
@@ -56,7 +96,7 @@ class Accumulation:
     ) -> None:
         self.network, self.group, self.micro_batch, self.processes = network, group, micro_batch, processes
         self.least = current().least_parts  # parts; more where memory ran out
-        self._buffers = [b for b in generator.buffers() if b.is_floating_point()]
+        self.buffers = [b for b in generator.buffers() if b.is_floating_point()]
 
     def parts(self, rows: int) -> int:
         """Micro-batches of a full batch of `rows` rows."""
@@ -67,36 +107,20 @@ class Accumulation:
         """Numbers of equal parts that keep groups together."""
         return [k for k in range(1, rows + 1) if rows % k == 0 and rows // k % min(self.group, rows) == 0]
 
-    def run(self, inputs: Inputs, rows: int, full: int, work: Callable[[float, dict[str, Any]], Any]) -> list[Any]:
-        """`work(part of the batch, inputs)` of every micro-batch; again in smaller ones if memory runs out.
+    def attempts(self, full: int) -> Iterator[Attempt]:
+        """Attempts at a batch of `full` rows, in smaller parts each time, until one does not run out of memory.
 
-        Args:
-            inputs: this process's. rows: theirs. full: those of a full batch, which decide the number of parts.
+        Example:
+            >>> for attempt in accumulation.attempts(rows):  # doctest: +SKIP
+            ...     with attempt:
+            ...         for weight, part in attempt.micro_batches(inputs):
+            ...             (loss(part) * weight).backward()
         """
         while True:
-            failed, results, parts = False, list[Any](), self.parts(full)
-            divided = parts * self.processes.world_size > 1
-            before = [b.clone() for b in self._buffers]
-            moves = [torch.zeros_like(b) for b in before if divided]
-            try:
-                for weight, part in micro_batches(inputs, rows, parts):
-                    results.append(work(weight, part))
-                    if divided:  # all start from the same buffers; a move is linear in the statistic: moves add up
-                        for move, buffer, start in zip(moves, self._buffers, before, strict=True):
-                            move += (buffer - start) * weight
-                            buffer.copy_(start)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = True  # and not here: the exception keeps what fills the memory
-            if not self.processes.any(failed):
-                if divided:
-                    self.processes.all_reduce_mean(moves)
-                    for buffer, move in zip(self._buffers, moves, strict=True):
-                        buffer.add_(move)
-                return results
-            for buffer, start in zip(self._buffers, before, strict=True):
-                buffer.copy_(start)
+            attempt = Attempt(self.buffers, self.parts(full), full, self.processes)
+            yield attempt
+            if not attempt.failed:
+                return
             self._use_smaller_parts(full)
 
     def _use_smaller_parts(self, full: int) -> None:

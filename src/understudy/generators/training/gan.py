@@ -143,10 +143,11 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
 
     @functools.cache
     def mean_length() -> Tensor:  # of the whole batch, where it is computed in parts: it is measured first
-        means = gan.accumulation.run(
-            inputs, rows, gan.local_batch, lambda n, part: lengths_of(part).detach().mean() * n
-        )
-        mean = torch.stack(means).sum()
+        for attempt in gan.accumulation.attempts(gan.local_batch):
+            mean = torch.zeros([], device=gan.device)
+            with attempt:
+                for weight, part in attempt.micro_batches(inputs, rows):
+                    mean += lengths_of(part).detach().mean() * weight
         gan.processes.all_reduce_mean([mean])
         return mean
 

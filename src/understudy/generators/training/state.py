@@ -122,15 +122,15 @@ class TrainingState(ABC):
         Args:
             inputs: this process's. rows: theirs; None for a full batch.
         """
-
-        def backward(weight: float, part: dict[str, Any]) -> dict[str, Tensor]:
-            value, figures = loss(part)
-            (value if weight == 1 else value * weight).backward()
-            return {name: figure.detach() * weight for name, figure in figures.items()}
-
-        local, optimiser = self.local_batch, self.optimisers[name]
-        first, *others = self.accumulation.run(inputs, local if rows is None else rows, local, backward)
-        figures = {name: sum((other[name] for other in others), first[name]) for name in first}
+        optimiser = self.optimisers[name]
+        for attempt in self.accumulation.attempts(self.local_batch):
+            figures: dict[str, Tensor] = {}
+            with attempt:
+                for weight, part in attempt.micro_batches(inputs, rows):
+                    value, found = loss(part)
+                    (value if weight == 1 else value * weight).backward()
+                    for key, figure in found.items():
+                        figures[key] = figures.get(key, 0) + figure.detach() * weight
         gradients = [p.grad for p in optimiser.param_groups[0]["params"] if p.grad is not None]
         self.processes.all_reduce_mean([*gradients, *figures.values()])
         if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
