@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ Floats = NDArray[np.float64]
 FEWEST_RUNS = 5  # trainings that are drawn as wholes; fewer say nothing about others
 FEWEST = 4  # snapshots with both numbers
 PAIRS_AT_ONCE = 4_000_000  # pairs of snapshots over resamples, bounds the memory
-EXACT_UP_TO = 7  # snapshots for which all 5,040 orders are tried
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,31 @@ class Association:
 
 def spearman(x: Floats, y: Floats) -> float:
     """Spearman's rank correlation with average ranks for ties; NaN if either is constant."""
-    a, b = _ranks(x), _ranks(y)
+    return _correlation(_ranks(x), _ranks(y))
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    """Of values about their means."""
     scale = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / scale if scale > 0 else math.nan
 
 
 def _ranks(values: Floats) -> Floats:
-    """Average ranks about their mean."""
-    ranks = rankdata(values)
+    ranks = rankdata(values)  # average ranks of ties
     return np.asarray(ranks - ranks.mean(), np.float64)
 
 
 def kendall(x: Floats, y: Floats) -> float:
     """Kendall's tau-b; NaN if either is constant."""
-    a, b = (np.sign(v[:, None] - v[None, :]) for v in (x, y))
-    scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return float((a * b).sum()) / scale if scale > 0 else math.nan
+    a, b = (np.sign(v[:, None] - v[None, :]).ravel() for v in (x, y))
+    return _correlation(a, b)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Resamples that all metrics share: rows of snapshots [b, n], -1 beyond a resample's end, and their Dice [b, n]."""
+class Draws(NamedTuple):
+    """Resamples that all metrics share."""
 
-    rows: NDArray[np.int64]
-    dice: Floats
+    rows: NDArray[np.int64]  # of snapshots [b, n], -1 beyond a resample's end
+    dice: Floats  # [b, n]
 
 
 def draw(scores: Floats, runs: NDArray[np.int64], resamples: int = 2000, seed: int = 0) -> Draws:
@@ -108,31 +109,18 @@ def associate(
     if n < FEWEST or np.ptp(metric[some]) == 0 or np.ptp(dice[some]) == 0:
         return Association(n, count)
     drawn = np.where(draws.rows >= 0, metric[np.maximum(draws.rows, 0)], np.nan)
-    low, high, kendall_low, kendall_high = (bound for values in _both(drawn, draws.dice) for bound in _interval(values))
+    bounds = []
+    for values in _both(drawn, draws.dice):  # Spearman, Kendall
+        defined = values[np.isfinite(values)]
+        bounds.append(np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else [math.nan, math.nan])
     x, y, of = metric[some], dice[some], runs[some]
     by_run = [(int((of == r).sum()), spearman(x[of == r], y[of == r])) for r in np.unique(of) if (of == r).sum() >= 3]
     by_run = [(size, value) for size, value in by_run if math.isfinite(value)]
     total = sum(size for size, _ in by_run)
     rng = np.random.default_rng([seed, 8])
-    return Association(
-        n,
-        count,
-        spearman(x, y),
-        low,
-        high,
-        kendall(x, y),
-        kendall_low,
-        kendall_high,
-        within=sum(size * value for size, value in by_run) / total if total else math.nan,
-        p=permutation_p(x, y, orders, rng),
-        p_within=within_p(x, y, of, orders, rng),
-    )
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    defined = values[np.isfinite(values)]
-    low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (math.nan, math.nan)
-    return float(low), float(high)
+    within = sum(size * value for size, value in by_run) / total if total else math.nan
+    p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
+    return Association(n, count, spearman(x, y), *bounds[0], kendall(x, y), *bounds[1], within, p, p_within)
 
 
 def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -171,8 +159,8 @@ def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -
     """Two-sided p of |Spearman|: exact up to 7 values, else from random orders."""
     a, b = _ranks(x), _ranks(y)
     reached = abs(float(a @ b)) * (1 - 1e-12)
-    if len(a) <= EXACT_UP_TO:
-        every = np.array(list(permutations(range(len(a)))))  # [n!, n]
+    if len(a) <= 7:
+        every = np.array(list(permutations(range(len(a)))))  # [n!, n], at most 5,040
         return float(np.mean(np.abs(b[every] @ a) >= reached))
     random = rng.permuted(np.tile(b, (orders, 1)), axis=1)
     return float((1 + np.count_nonzero(np.abs(random @ a) >= reached)) / (orders + 1))
@@ -180,18 +168,15 @@ def permutation_p(x: Floats, y: Floats, orders: int, rng: np.random.Generator) -
 
 def within_p(x: Floats, y: Floats, runs: NDArray[np.int64], orders: int, rng: np.random.Generator) -> float:
     """Two-sided p of the sum over trainings of n times Spearman, snapshots reordered within each; NaN without any."""
-    reached, drawn, some = 0.0, np.zeros(orders), False
+    reached, drawn, p = 0.0, np.zeros(orders), math.nan
     for run in np.unique(runs):
         a, b = (_ranks(v[runs == run]) for v in (x, y))
         scale = math.sqrt(float(a @ a) * float(b @ b))
-        if len(a) < 3 or not scale > 0:
-            continue
-        some = True
-        reached += len(a) * float(a @ b) / scale
-        drawn += len(a) * (rng.permuted(np.tile(b, (orders, 1)), axis=1) @ a) / scale
-    if not some:
-        return math.nan
-    return float((1 + np.count_nonzero(np.abs(drawn) >= abs(reached) - 1e-9)) / (orders + 1))
+        if len(a) >= 3 and scale > 0:
+            reached += len(a) * float(a @ b) / scale
+            drawn += len(a) * (rng.permuted(np.tile(b, (orders, 1)), axis=1) @ a) / scale
+            p = float((1 + np.count_nonzero(np.abs(drawn) >= abs(reached) - 1e-9)) / (orders + 1))
+    return p
 
 
 def smallest_p(n: int) -> float:

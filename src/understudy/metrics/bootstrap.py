@@ -20,7 +20,6 @@ from understudy.errors import UnderstudyError
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
-EXACT_UP_TO = 13  # patients: 2^13 = 8192 sign patterns are fewer than the random ones
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def sign_flip(differences: ArrayLike, resamples: int = RESAMPLES, seed: int = 0)
     if n == 0:
         return float("nan")
     observed = abs(d.sum()) * (1 - 1e-12)  # ties must count, whatever the order of summation
-    if n <= EXACT_UP_TO:
+    if n <= 13:  # 2^13 = 8192 sign patterns are fewer than the random ones
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)  # [2^n, n], every pattern once
         return float(np.mean(np.abs(signs @ d) >= observed))
     signs = np.random.default_rng([seed, 3]).integers(0, 2, (resamples, n)) * 2.0 - 1.0

@@ -52,18 +52,15 @@ def each_label(
     """A measure of two masks, or of the masks of every label above 0; see `dice` for arguments and errors."""
     a, b = np.asarray(pred), np.asarray(target)
     if a.shape != b.shape:
-        raise UnderstudyError(
-            f"`pred` has the shape {a.shape}, `target` {b.shape}", fix="resample the prediction to the target's grid"
-        )
+        what = f"`pred` has the shape {a.shape}, `target` {b.shape}"
+        raise UnderstudyError(what, fix="resample the prediction to the target's grid")
     if a.dtype == b.dtype == np.bool_:
         return measure(a, b)
     for name, array in (("pred", a), ("target", b)):
         if array.dtype.kind not in "biu" or (array.size and array.min() < 0):
-            raise UnderstudyError(
-                f"`{name}` holds {array.dtype} values that are not labels", fix="give bool masks or labels 0, 1, 2, ..."
-            )
-    labels = np.union1d(a, b)
-    return {int(label): measure(a == label, b == label) for label in labels if label}
+            what = f"`{name}` holds {array.dtype} values that are not labels"
+            raise UnderstudyError(what, fix="give bool masks or labels 0, 1, 2, ...")
+    return {int(label): measure(a == label, b == label) for label in np.union1d(a, b) if label}
 
 
 class Counts(NamedTuple):
@@ -77,11 +74,10 @@ class Counts(NamedTuple):
 def scores_of_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """dice, precision = tp / (tp + fp) and recall = tp / (tp + fn), elementwise; NaN for 0 / 0."""
     t, p, n = (np.asarray(count, np.float64) for count in (tp, fp, fn))
-    parts = {"dice": (2 * t, 2 * t + (p + n)), "precision": (t, t + p), "recall": (t, t + n)}
-    return {
-        name: np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-        for name, (part, whole) in parts.items()
-    }
+    scores = {}
+    for name, part, whole in (("dice", 2 * t, 2 * t + (p + n)), ("precision", t, t + p), ("recall", t, t + n)):
+        scores[name] = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return scores
 
 
 def union_box(pred: NDArray[np.generic], target: NDArray[np.generic]) -> Box | None:
@@ -133,15 +129,12 @@ def auto_regions(class_names: Sequence[str]) -> dict[str, list[str]]:
         >>> auto_regions(["NCR/NET", "ED", "ET"])
         {'WT': ['NCR/NET', 'ED', 'ET'], 'TC': ['NCR/NET', 'ET']}
     """
-    core, edema, enhancing = (
-        {name for name in class_names if pattern.fullmatch(name.upper())} for pattern in (_CORE, _EDEMA, _ENHANCING)
-    )
+    kinds = (_CORE, _EDEMA, _ENHANCING)
+    core, edema, enhancing = ({n for n in class_names if kind.fullmatch(n.upper())} for kind in kinds)
     if not (core and edema and enhancing) or {"WT", "TC"} & set(class_names):
         return {}
-    return {
-        "WT": [name for name in class_names if name in core | edema | enhancing],
-        "TC": [name for name in class_names if name in core | enhancing],
-    }
+    unions = {"WT": core | edema | enhancing, "TC": core | enhancing}
+    return {region: [name for name in class_names if name in union] for region, union in unions.items()}
 
 
 def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Sequence[str]) -> dict[str, list[str]]:
@@ -156,15 +149,11 @@ def resolve_regions(regions: Mapping[str, Sequence[str]] | str, class_names: Seq
         return auto_regions(class_names) if regions == "auto" else {}
     for name, members in regions.items():
         if not name or name in RESERVED or name in class_names:
-            raise UnderstudyError(
-                f"a region cannot be called {name!r}",
-                fix=f"choose another name: classes ({', '.join(class_names)}) and {', '.join(RESERVED)} are taken",
-            )
+            fix = f"choose another name: classes ({', '.join(class_names)}) and {', '.join(RESERVED)} are taken"
+            raise UnderstudyError(f"a region cannot be called {name!r}", fix=fix)
         if not members or len(set(members)) < len(members) or not set(members) <= set(class_names):
-            raise UnderstudyError(
-                f"the region {name!r} is not a union of classes: {list(members)}",
-                fix=f"name some of the classes {', '.join(class_names)}, each once",
-            )
+            what = f"the region {name!r} is not a union of classes: {list(members)}"
+            raise UnderstudyError(what, fix=f"name some of the classes {', '.join(class_names)}, each once")
     return {name: list(members) for name, members in regions.items()}
 
 
@@ -179,7 +168,7 @@ NEEDED = ("tp", "fp", "fn", "truth_empty", "predicted_empty", "diagonal_mm", *DI
 
 
 class EmptyPolicy(StrEnum):
-    """Scores of rows in which the target, the prediction or both are empty; NaN leaves every mean.
+    """Scores of rows with an empty target, prediction or both; NaN leaves every mean.
 
     ========  ======================  =======================
     policy    both empty              one of them empty
@@ -234,19 +223,12 @@ def apply_policy(rows: pd.DataFrame, policy: EmptyPolicy | str = EmptyPolicy.BRA
     for name in (*DISTANCES, *(name for name in LATER if name in rows)):
         distance = rows[name].to_numpy(np.float64)
         out[name] = np.select([both, one], [0.0, worst], distance) if filled else np.where(both | one, np.nan, distance)
-        if name in LATER:
-            out.loc[_unmeasured(rows, name, both | one), name] = np.nan
+        lacks = rows[name].isna().to_numpy() & ~(both | one)
+        if name in LATER and lacks.any():  # a run without this distance has no mean, not one of its empty masks alone
+            keys = [key for key in ("setting", "repeat") if key in rows]
+            runs = rows[keys].assign(lacks=lacks)
+            out.loc[runs.groupby(keys, sort=False)["lacks"].transform("any") if keys else runs.index, name] = np.nan
     out["volume_error"] = np.divide(fp - fn, tp + fn, out=np.full(len(rows), np.nan), where=~no_target)
     out["missed"] = (tp == 0) & ~no_target
     out["false_alarm"] = no_target & ~no_pred
     return out
-
-
-def _unmeasured(rows: pd.DataFrame, name: str, empty: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows of runs that lack a distance: theirs must not become a mean over nothing but empty masks."""
-    lacks = rows[name].isna().to_numpy() & ~empty
-    keys = [key for key in ("setting", "repeat") if key in rows]
-    if not keys or not lacks.any():
-        return np.full(len(rows), lacks.any())
-    runs = rows[keys].assign(lacks=lacks)
-    return runs.groupby(keys, sort=False)["lacks"].transform("any").to_numpy(bool)

@@ -14,7 +14,6 @@ from understudy.metrics.surface import UNDEFINED, Spacing, SurfaceDistances, che
 from understudy.runtime.lazy import pandas as pd
 
 WHOLE, KEPT = "whole", "kept_slices"
-MAX_CLASSES = 255
 
 Labels = NDArray[np.uint8]
 
@@ -54,23 +53,18 @@ def score_volume(
     names, voxel = checked_names(class_names), checked_spacing(spacing)
     label = {name: i for i, name in enumerate(names, start=1)}
     unions = [(name, frozenset([i]), False) for name, i in label.items()]
-    unions += [
-        (name, frozenset(label[m] for m in members), True) for name, members in resolve_regions(regions, names).items()
-    ]
+    for name, members in resolve_regions(regions, names).items():
+        unions.append((name, frozenset(label[m] for m in members), True))
     unions.append((FOREGROUND, frozenset(label.values()), False))
     pred, target = np.asarray(pred), np.asarray(target)
     if pred.shape != target.shape:
-        raise UnderstudyError(
-            f"the truth has the shape {target.shape}, the prediction {pred.shape}",
-            fix="resample the prediction to the grid of the truth",
-        )
+        what = f"the truth has the shape {target.shape}, the prediction {pred.shape}"
+        raise UnderstudyError(what, fix="resample the prediction to the grid of the truth")
     b, a = _checked_labels(target, "the truth", len(names)), _checked_labels(pred, "the prediction", len(names))
     kept = None if kept is None else np.asarray(kept)
     if kept is not None and (kept.dtype != np.bool_ or kept.shape != (len(a),)):
-        raise UnderstudyError(
-            f"`kept` is {kept.dtype} of the shape {kept.shape}, not one bool for each of {len(a)} slices",
-            fix="give the slice rule's answer for every slice along axis 0",
-        )
+        what = f"`kept` is {kept.dtype} of the shape {kept.shape}, not one bool for each of {len(a)} slices"
+        raise UnderstudyError(what, fix="give the slice rule's answer for every slice along axis 0")
 
     def diagonal(slices: int) -> float:
         return float(np.linalg.norm(np.asarray((slices, *target.shape[1:])) * np.asarray(voxel)))
@@ -132,17 +126,10 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UnderstudyError: none or too many, a duplicate, a reserved name, a text in place of a list.
     """
-    if (
-        isinstance(names, str)
-        or not 0 < len(names) <= MAX_CLASSES
-        or len(set(names)) < len(names)
-        or set(names) & set(RESERVED)
-    ):
-        raise UnderstudyError(
-            f"these are not names of classes that can be scored: {names!r}",
-            fix="give different names for the labels 1, 2, ..., without the background; 'foreground' and 'mean' are"
-            " reserved",
-        )
+    different = len(set(names)) == len(names) and not set(names) & set(RESERVED)
+    if isinstance(names, str) or not 0 < len(names) <= 255 or not different:
+        fix = "give different names for the labels 1, 2, ..., without the background; foreground and mean are reserved"
+        raise UnderstudyError(f"these are not names of classes that can be scored: {names!r}", fix=fix)
     return tuple(names)
 
 
@@ -153,10 +140,8 @@ def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Lab
         raise UnderstudyError(f"{what} holds {volume.dtype} values, not class indices", fix="round the labels first")
     low, high = int(volume.min()), int(volume.max())
     if low < 0 or high > classes:
-        raise UnderstudyError(
-            f"{what} holds the label {low if low < 0 else high}, but only 1 to {classes} have names",
-            fix="map the labels to class indices first, or name all classes",
-        )
+        what = f"{what} holds the label {low if low < 0 else high}, but only 1 to {classes} have names"
+        raise UnderstudyError(what, fix="map the labels to class indices first, or name all classes")
     return volume.astype(np.uint8, copy=False)
 
 
@@ -164,10 +149,10 @@ def _checked_labels(volume: NDArray[np.generic], what: str, classes: int) -> Lab
 
 
 def flag(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
-    """An optional bool column (region, collapsed); False where it, or its entry, is missing, as in older results."""
+    """An optional bool column (region, collapsed); False where it, or its entry, is missing."""
     if column not in rows:
         return np.zeros(len(rows), bool)
-    return rows[column].map(lambda v: False if pd.isna(v) else bool(v)).to_numpy(bool)
+    return rows[column].map(lambda v: not pd.isna(v) and bool(v)).to_numpy(bool)
 
 
 def class_names(rows: pd.DataFrame) -> list[str]:

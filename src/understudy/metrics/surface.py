@@ -39,7 +39,7 @@ CORNERS = tuple(product((0, 1), repeat=3))  # (z, y, x); corner n is bit n of a 
 
 
 class SurfaceDistances(NamedTuple):
-    """Distances in mm, see the module's text."""
+    """In mm."""
 
     hd: float
     hd95_pooled: float
@@ -94,9 +94,8 @@ def hd95(
 def _measured(pred: ArrayLike, target: ArrayLike, spacing: tuple[float, ...], name: str) -> float | dict[int, float]:
     edges = checked_spacing(spacing)
     if np.ndim(target) != 3:
-        raise UnderstudyError(
-            f"`target` has the shape {np.shape(target)}, not three axes", fix="give volumes [Z, Y, X]"
-        )
+        what = f"`target` has the shape {np.shape(target)}, not three axes"
+        raise UnderstudyError(what, fix="give volumes [Z, Y, X]")
     return each_label(lambda a, b: float(getattr(surface_distances(a, b, edges), name)), pred, target)
 
 
@@ -108,10 +107,8 @@ def checked_spacing(spacing: Sequence[float]) -> Spacing:
     """
     edges = tuple(float(s) for s in spacing)
     if len(edges) != 3 or not all(np.isfinite(s) and s > 0 for s in edges):
-        raise UnderstudyError(
-            f"the voxel spacing {edges} is not three positive lengths",
-            fix="give the voxel edges in mm in the order of the volume's axes; check the file's header",
-        )
+        fix = "give the voxel edges in mm in the order of the volume's axes; check the file's header"
+        raise UnderstudyError(f"the voxel spacing {edges} is not three positive lengths", fix=fix)
     return edges
 
 
