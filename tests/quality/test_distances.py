@@ -160,10 +160,10 @@ def test_neighbourhoods_equal_loops(k: int, chunk: int) -> None:
     ra, rb = [radius(x, i) for i in range(len(x))], [radius(y, i) for i in range(len(y))]
     inside = np.array([[np.linalg.norm(p - q) <= ra[i] for i, p in enumerate(x)] for q in y])
     back = np.array([[np.linalg.norm(p - q) <= rb[j] for j, q in enumerate(y)] for p in x])
-    assert found.precision == pytest.approx(inside.any(axis=1).mean())
-    assert found.recall == pytest.approx(back.any(axis=1).mean())
-    assert found.density == pytest.approx(inside.sum() / (k * len(y)))
-    assert found.coverage == pytest.approx(inside.any(axis=0).mean())
+    assert found["precision"] == pytest.approx(inside.any(axis=1).mean())
+    assert found["recall"] == pytest.approx(back.any(axis=1).mean())
+    assert found["density"] == pytest.approx(inside.sum() / (k * len(y)))
+    assert found["coverage"] == pytest.approx(inside.any(axis=0).mean())
 
 
 def test_kernel_distance_of_one_distribution_is_zero_on_average() -> None:

@@ -18,8 +18,7 @@ from understudy.quality.config import QualityConfig
 from understudy.quality.distances import between_features
 from understudy.quality.extractors import Features
 from understudy.quality.features import FeatureCache
-from understudy.quality.measure import Row, make_parts, measure, write_results
-from understudy.quality.metrics import METRICS, Metric, Setup, Values
+from understudy.quality.measure import METRICS, Metric, Row, Setup, Values, make_parts, measure, write_results
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 PEOPLE = ("a", "b", "c", "d", "e", "f")

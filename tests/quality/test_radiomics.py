@@ -14,19 +14,9 @@ from scipy import stats
 from understudy.errors import UnderstudyError
 from understudy.quality.config import QualityConfig
 from understudy.quality.extractors import Extractor
-from understudy.quality.features import FeatureCache
-from understudy.quality.measure import Parts, make_parts, measure, unmeasured
-from understudy.quality.radiomics import (
-    DIRECTIONS,
-    LEVELS,
-    NAMES,
-    RadiomicExtractor,
-    TumourRadiomics,
-    fitted,
-    radiomics,
-    suited,
-    with_tumour,
-)
+from understudy.quality.features import FeatureCache, fitted
+from understudy.quality.measure import Parts, make_parts, measure, suited, unmeasured, with_tumour
+from understudy.quality.radiomics import DIRECTIONS, LEVELS, NAMES, RadiomicExtractor, TumourRadiomics, radiomics
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 

@@ -65,8 +65,7 @@ def quality(
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import make_parts, measure, unmeasured, write_results
-    from understudy.quality.radiomics import suited
+    from understudy.quality.measure import make_parts, measure, suited, unmeasured, write_results
 
     if resize not in ("antialiased_bicubic", "tf1"):
         fix = "use antialiased_bicubic or tf1"
@@ -115,7 +114,7 @@ def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tu
 
 
 def _print_quality(rows: list[Row]) -> None:
-    from understudy.quality.metrics import LABELS
+    from understudy.quality.measure import LABELS
 
     header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from understudy.io.files import atomic_path
-from understudy.memorization.perform import AuditResult
 from understudy.memorization.views import TESTED, VIEWS, transform
 from understudy.slices import SliceSet
+
+if TYPE_CHECKING:
+    from understudy.memorization.perform import AuditResult
 
 INK, QUIET = "#222222", "#5F6670"
 COLOURS = {"held-out": "#8A8A8A", "synthetic": "#AA3377", "planted": "#D55E00"}

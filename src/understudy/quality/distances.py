@@ -19,9 +19,6 @@ Floats = NDArray[np.float64]
 AnyFloats = NDArray[np.floating[Any]]
 
 BLOCK = 4096  # rows that are turned into float64 at a time
-POINTS = 15  # sizes of subsets that an extrapolation regresses on
-SMALLEST_SHARE = 0.2  # of the slices, in the smallest subset
-CHUNK_BYTES = 256 << 20  # of distances held at a time
 _SAME = 1e-12  # squared distances below this share of the squared lengths are rounding: the same vector
 
 
@@ -64,11 +61,7 @@ class Moments:
 
     @property
     def covariance(self) -> Floats:
-        """Unbiased (n - 1), [d, d].
-
-        Raises:
-            UnderstudyError: fewer than two vectors.
-        """
+        """Unbiased (n - 1), [d, d]; raises `UnderstudyError` for fewer than two vectors."""
         if self.count < 2:
             raise UnderstudyError(f"a covariance needs two slices, not {self.count}", fix="give more slices")
         return self.scatter / (self.count - 1)
@@ -77,9 +70,7 @@ class Moments:
 def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -> float:
     """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) of two Gaussians (Heusel et al. 2017, eq. 6).
 
-    Args:
-        mean1, mean2: [d].
-        cov1, cov2: symmetric, positive semidefinite [d, d].
+    Means [d], covariances symmetric, positive semidefinite [d, d].
     """
     # with S1 = L L' the product S1 S2 has the eigenvalues of the symmetric L' S2 L: no matrix root is needed
     try:
@@ -124,7 +115,7 @@ class Extrapolated(NamedTuple):
     distances: tuple[float, ...]
 
 
-def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator, points: int = POINTS) -> Extrapolated:
+def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator) -> Extrapolated:
     """Regresses the Frechet distance of random subsets of n slices of each side on 1/n (Chong & Forsyth 2020).
 
     The standard error is that of the regression. Subsets share slices, so it is somewhat too small; and below the
@@ -136,8 +127,8 @@ def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator
     most = min(len(synthetic), len(real))
     if most < 20:
         raise UnderstudyError(f"{most} slices are too few to extrapolate from", fix="give at least 20 on each side")
-    least = max(10, round(SMALLEST_SHARE * most))
-    sizes = np.unique(np.round(1 / np.linspace(1 / most, 1 / least, points)).astype(int))
+    least = max(10, round(0.2 * most))
+    sizes = np.unique(np.round(1 / np.linspace(1 / most, 1 / least, 15)).astype(int))  # evenly spaced in 1/n
     found = []
     for n in sizes:
         of_real, of_synthetic = (x[np.sort(rng.choice(len(x), n, replace=False))] for x in (real, synthetic))
@@ -197,24 +188,18 @@ def kernel_distance(
 # --- precision, recall, density, coverage -----------------------------------------------------------------------------
 
 
-class Neighbourhoods(NamedTuple):
-    """Shares: of synthetic slices within a real one's ball (precision), of real ones within a synthetic one's (recall),
-    balls that hold a synthetic slice on average, divided by k (density), of real balls that hold one (coverage)."""
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-
-
-def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_bytes: int = CHUNK_BYTES) -> Neighbourhoods:
+def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_bytes: int = 256 << 20) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019, 1904.06991), density, coverage (Naeem et al. 2020, 2002.09797).
 
     A slice's ball reaches to its k-th nearest neighbour among its own kind, itself not counted, border included.
 
     Args:
-        k: neighbours.
         chunk_bytes: memory for distances; the result does not depend on it.
+
+    Returns:
+        Shares of synthetic slices within a real one's ball (precision), of real ones within a synthetic one's
+        (recall); balls that hold a synthetic slice on average, divided by k (density); share of real balls that hold
+        one (coverage).
 
     Raises:
         UnderstudyError: not more than k slices on a side.
@@ -235,8 +220,12 @@ def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_byte
         within_real += inside.sum(axis=0)
         covered[rows] = inside.any(axis=1)
         recalled[rows] = (distances <= radius_b[None, :]).any(axis=1)
-    precise = float((within_real > 0).mean())
-    return Neighbourhoods(precise, float(recalled.mean()), float(within_real.mean() / k), float(covered.mean()))
+    return {
+        "precision": float((within_real > 0).mean()),
+        "recall": float(recalled.mean()),
+        "density": float(within_real.mean() / k),
+        "coverage": float(covered.mean()),
+    }
 
 
 def _radii(x: Floats, k: int, chunk_bytes: int) -> Floats:
@@ -271,8 +260,7 @@ def inception_score(logits: AnyFloats, rng: np.random.Generator, splits: int = 1
 
     Args:
         logits: [n, classes] of synthetic slices.
-        rng: shuffles the slices before they are split.
-        splits: parts that are scored one by one.
+        splits: parts of the shuffled slices that are scored one by one.
 
     Returns:
         Mean and standard deviation over the parts (NaN for one).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_json, write_json
 from understudy.quality.extractors import Extractor, Features, LabelledExtractor
+from understudy.quality.radiomics import RadiomicExtractor
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, SliceSet
 
@@ -63,6 +64,20 @@ def extracted(
             fix="check the weights",
         )
     return found
+
+
+R = TypeVar("R", bound=RadiomicExtractor)
+
+
+def fitted(extractor: R, slices: SliceSet, rows: NDArray[np.int64], channels: Sequence[str]) -> R:
+    """The extractor standardised by at most 2,000 of these rows, evenly taken, all channels together."""
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(2000, len(rows))).astype(int))]
+    found = [
+        extracted(slices, images, labels, [name], extractor)
+        for _, images, labels in slices.blocks(chosen)
+        for name in channels
+    ]
+    return extractor.standardised(np.concatenate(found))
 
 
 @dataclass(frozen=True)

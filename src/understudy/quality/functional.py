@@ -12,7 +12,8 @@ from understudy.errors import UnderstudyError
 from understudy.quality.distances import between_features, kernel_distance, neighbourhoods
 from understudy.quality.distances import inception_score as score_of_logits
 from understudy.quality.extractors import Classifier, Extractor, Features, make_extractor
-from understudy.quality.features import extracted, inputs_of
+from understudy.quality.features import extracted, fitted, inputs_of
+from understudy.quality.radiomics import RadiomicExtractor
 from understudy.slices import SliceSet
 
 Slices = SliceSet | NDArray[np.uint8]
@@ -101,8 +102,7 @@ def precision_recall(
         1.0
     """
     found = _by_channel(lambda a, b: neighbourhoods(a, b, k), synthetic, real, extractor, options)
-    names = ("precision", "recall", "density", "coverage")
-    return {name: float(np.mean([getattr(f, name) for f in found])) for name in names}
+    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
 def inception_score(
@@ -146,10 +146,7 @@ def _by_channel(
     if set(a.channels) != set(b.channels):
         raise UnderstudyError(f"the sets have different channels: {', '.join(a.channels)} and {', '.join(b.channels)}")
     made = make_extractor(extractor, **options) if isinstance(extractor, str) else extractor
-    if made.name.startswith("radiomics"):
-        from understudy.quality.radiomics import RadiomicExtractor, fitted
-
-        assert isinstance(made, RadiomicExtractor)
+    if isinstance(made, RadiomicExtractor):
         made = fitted(made, b, np.arange(len(b)), b.channels)
 
     def features(slices: SliceSet, names: tuple[str, ...]) -> Features:

@@ -6,12 +6,14 @@ A distance says little by itself: real slices of other patients have one too. Ea
 - `matched`: both at the smaller of their numbers of slices, which most metrics depend on;
 - `floor_mean`, `floor_sd`: over random divisions of the same patients into as many training and held-out ones. Whole
   patients are drawn, without replacement: patients drawn twice would look like copies.
+
+To add a metric, write one function and one line of `METRICS`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,25 @@ import pandas as pd
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, canonical_json, write_text
+from understudy.io.files import atomic_path, canonical_json, plain, write_text
 from understudy.quality.config import QualityConfig
-from understudy.quality.extractors import Extractor, Features
-from understudy.quality.features import FeatureCache
-from understudy.quality.metrics import METRICS, NAN, Metric, Setup, Values, choice
+from understudy.quality.distances import (
+    between_features,
+    extrapolated,
+    inception_score,
+    kernel_distance,
+    neighbourhoods,
+)
+from understudy.quality.extractors import Classifier, Extractor, Features
+from understudy.quality.features import FeatureCache, fitted
+from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
 from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
-FORMAT = "understudy-quality-1"
-MEAN = "mean"
-"""Name in results of the average over channels."""
+NAN = float("nan")
+
+
+# --- the sets ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,6 @@ def make_parts(
     also without a held-out set of its own; other sets give all their rows.
 
     Args:
-        synthetic, real, heldout: the sets.
         channels: to compare, by name; None: all, which then must be the same in every set.
 
     Raises:
@@ -74,12 +83,125 @@ def make_parts(
     return Parts(made, first, held, tuple(channels) if channels is not None else real.channels)
 
 
+def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]:
+    """An extractor ready for these parts, and the slices of them that it can judge.
+
+    Radiomic features are standardised by the real slices, and those of the tumour look at slices that have one: None
+    where a part has no such slice. Other extractors and their parts are returned as they are.
+    """
+    if isinstance(extractor, TumourRadiomics):
+        try:
+            parts = with_tumour(parts)
+        except UnderstudyError:
+            return extractor, None
+    if isinstance(extractor, RadiomicExtractor):
+        extractor = fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
+    return extractor, parts
+
+
+def with_tumour(parts: Parts, fewest: int = 16) -> Parts:
+    """The same parts with only those slices that have at least so many annotated pixels.
+
+    Raises:
+        UnderstudyError: a part has none.
+    """
+
+    def of(part: Part) -> Part:
+        sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
+        kept = part.kept(np.concatenate(sizes) >= fewest)
+        if not len(kept.rows):
+            what = f"no {part.name} slice has {fewest} annotated pixels"
+            raise UnderstudyError(what, where=part.slices.path, fix="leave out radiomics_tumour")
+        return kept
+
+    held = parts.heldout
+    return Parts(of(parts.synthetic), of(parts.real), None if held is None else of(held), parts.channels)
+
+
+# --- the metrics ------------------------------------------------------------------------------------------------------
+
+Values = dict[str, tuple[float, float]]
+"""Key of a number -> value, and its standard deviation or standard error (NaN if there is none)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a metric may need to know: the extractor, the settings, its own random numbers."""
+
+    extractor: Extractor
+    config: QualityConfig
+    rng: np.random.Generator
+    floor: bool = False  # whether many floors are computed, where fewer subsets will do
+
+
+def frechet(synthetic: Features, real: Features, setup: Setup) -> Values:
+    enough = min(len(synthetic), len(real)) >= setup.extractor.dimension
+    return {"frechet_distance": (between_features(synthetic, real) if enough else NAN, NAN)}
+
+
+def frechet_infinity(synthetic: Features, real: Features, setup: Setup) -> Values:
+    found = extrapolated(synthetic, real, setup.rng)
+    return {"frechet_distance_infinity": (found.value, found.error)}
+
+
+def kernel(synthetic: Features, real: Features, setup: Setup) -> Values:
+    config = setup.config
+    subsets = config.kernel_floor_subsets if setup.floor else config.kernel_subsets
+    return {"kernel_distance": kernel_distance(synthetic, real, setup.rng, subsets, config.kernel_size)}
+
+
+def neighbours(synthetic: Features, real: Features, setup: Setup) -> Values:
+    few_real, few_synthetic = (_choice(x, setup.config.neighbours_slices, setup.rng) for x in (real, synthetic))
+    found = neighbourhoods(few_synthetic, few_real, setup.config.neighbours)
+    return {key: (value, NAN) for key, value in found.items()}
+
+
+def score(synthetic: Features, real: Features, setup: Setup) -> Values:
+    assert isinstance(setup.extractor, Classifier)
+    logits = setup.extractor.logits(synthetic)
+    return {"inception_score": inception_score(logits, setup.rng, setup.config.score_splits)}
+
+
+def _choice(features: Features, most: int, rng: np.random.Generator) -> Features:
+    """At most so many rows, without replacement."""
+    if len(features) <= most:
+        return features
+    return features[np.sort(rng.choice(len(features), most, replace=False))]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Numbers that are computed together."""
+
+    labels: dict[str, str]  # key of each number in result files -> its name for people
+    compute: Callable[[Features, Features, Setup], Values]  # of features [m, d] of synthetic and [n, d] of real slices
+    applies: Callable[[Extractor, QualityConfig], bool] = lambda extractor, config: True
+
+
+# New ones go to the end: the random numbers of a metric follow from its place.
+METRICS = (
+    Metric({"frechet_distance": "Frechet distance"}, frechet),
+    Metric(
+        {"frechet_distance_infinity": "Frechet distance, n → ∞"},
+        frechet_infinity,
+        lambda extractor, config: config.extrapolate,
+    ),
+    Metric({"kernel_distance": "Kernel distance"}, kernel),
+    Metric({k: k.capitalize() for k in ("precision", "recall", "density", "coverage")}, neighbours),
+    Metric({"inception_score": "Inception score"}, score, lambda extractor, config: isinstance(extractor, Classifier)),
+)
+LABELS = {key: label for metric in METRICS for key, label in metric.labels.items()}
+
+
+# --- the measurement --------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Row:
     """One number with all that is needed to read it. NaN where something is not defined."""
 
     metric: str
-    channel: str
+    channel: str  # or "mean", the average over channels
     extractor: str
     extractor_sha256: str
     rule: dict[str, Any]
@@ -126,11 +248,9 @@ def measure(
     for channel in features["real"]:
         own = {name: features[name][channel] for name in features}
         if np.ptp(own["real"][parts.real.rows], axis=0).max() == 0:
-            raise UnderstudyError(
-                f"the real slices all look the same to the extractor {extractor.name}",
-                where=f"{parts.real.slices.path}, channel {channel}",
-                fix="check the set: are its slices empty?",
-            )
+            what = f"the real slices all look the same to the extractor {extractor.name}"
+            where = f"{parts.real.slices.path}, channel {channel}"
+            raise UnderstudyError(what, where=where, fix="check the set: are its slices empty?")
         rows += _of_channel(parts, own, channel, extractor, config)
     return rows + _averages(rows)
 
@@ -142,11 +262,11 @@ def _of_channel(
     if len(parts.synthetic.rows) < len(synthetic):
         synthetic = synthetic[parts.synthetic.rows]
     real = features["real"][parts.real.rows]
-    plain = unmeasured(parts, extractor, "")
-    plain.channel, plain.patients_real = channel, parts.real.count if "subject" in parts.real.slices.index else 0
+    blank = unmeasured(parts, extractor, "")
+    blank.channel, blank.patients_real = channel, parts.real.count if "subject" in parts.real.slices.index else 0
     if held is not None:
-        plain.n_heldout, plain.patients_heldout = len(held.rows), held.count
-        plain.n_matched = min(len(held.rows), len(parts.synthetic.rows))
+        blank.n_heldout, blank.patients_heldout = len(held.rows), held.count
+        blank.n_matched = min(len(held.rows), len(parts.synthetic.rows))
     rows: list[Row] = []
     for metric in METRICS:
         if not metric.applies(extractor, config):
@@ -164,8 +284,7 @@ def _of_channel(
         if held is not None:
             floors, trouble = _floors(metric, synthetic, real, features["held-out"][held.rows], parts, setup)
         for key, (value, sd) in found.items():
-            columns = {column: numbers[key] for column, numbers in floors.items()}
-            row = replace(plain, metric=key, value=value, sd=sd, **columns)
+            row = replace(blank, metric=key, value=value, sd=sd, **floors.get(key, {}))
             row.note = failed or trouble
             if not failed and np.isnan(value):
                 row.note = f"not computed: fewer slices than the {row.dimension} dimensions"
@@ -178,13 +297,13 @@ def _of_channel(
 def _floors(
     metric: Metric, synthetic: Features, real: Features, heldout: Features, parts: Parts, setup: Setup
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """Column of `Row` -> key -> number, at the smaller of both sides' numbers of slices; why not, or ""."""
+    """Key -> columns of `Row`, at the smaller of both sides' numbers of slices; why there are none, or ""."""
     assert parts.heldout is not None
     config, n = setup.config, min(len(heldout), len(synthetic))
     setup = replace(setup, rng=np.random.default_rng([config.seed, 1000]), floor=True)
 
     def drawn(other: Features, real: Features) -> Values:
-        return metric.compute(choice(other, n, setup.rng), real, setup)
+        return metric.compute(_choice(other, n, setup.rng), real, setup)
 
     try:
         floor, matched = (
@@ -202,14 +321,12 @@ def _floors(
     except UnderstudyError as error:
         return {}, f"no floor: {error.what}"
     columns: dict[str, dict[str, Any]] = {}
-    for name, values in (("floor", floor), ("matched", matched), ("floors", divided)):
-        columns[name] = {key: [value[key][0] for value in values] for key in metric.labels}
-    spread = {name: {key: _spread(found) for key, found in numbers.items()} for name, numbers in columns.items()}
-    for name, source, place in (
-        ("floor", "floor", 0), ("matched", "matched", 0), ("matched_sd", "matched", 1),
-        ("floor_mean", "floors", 0), ("floor_sd", "floors", 1),
-    ):  # fmt: skip
-        columns[name] = {key: found[place] for key, found in spread[source].items()}
+    for key in metric.labels:
+        of_floor, of_matched, floors = ([values[key][0] for values in found] for found in (floor, matched, divided))
+        own: dict[str, Any] = {"floor": _spread(of_floor)[0], "floors": floors}
+        own["matched"], own["matched_sd"] = _spread(of_matched)
+        own["floor_mean"], own["floor_sd"] = _spread(floors)
+        columns[key] = own
     return columns, ""
 
 
@@ -233,14 +350,14 @@ def _averages(rows: list[Row]) -> list[Row]:
         # Channels of a slice are not independent: only the divisions, the same in all, can be averaged one by one.
         floors = np.mean([r.floors for r in group], axis=0).tolist()
         spreads = {"sd": NAN, "matched_sd": NAN, "floor_sd": _spread(floors)[1]}
-        out.append(replace(group[0], **averaged, **spreads, channel=MEAN, floors=floors))  # type: ignore[arg-type]
+        out.append(replace(group[0], **averaged, **spreads, channel="mean", floors=floors))  # type: ignore[arg-type]
     return out
 
 
 def unmeasured(parts: Parts, extractor: Extractor, note: str) -> Row:
     """The row of an extractor that cannot judge these parts, and why."""
     return Row(
-        "frechet_distance", MEAN, extractor.name, extractor.sha256, extractor.rule, extractor.dimension,
+        "frechet_distance", "mean", extractor.name, extractor.sha256, extractor.rule, extractor.dimension,
         len(parts.real.rows), len(parts.synthetic.rows), note=note,
     )  # fmt: skip
 
@@ -251,21 +368,15 @@ def write_results(folder: str | Path, rows: list[Row], parts: Parts, config: Qua
     Raises:
         UnderstudyError: disk full, no permission.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not np.isfinite(value) else value
-
     sets = {"real": parts.real, "synthetic": parts.synthetic, "heldout": parts.heldout}
     content = {
-        "format": FORMAT,
+        "format": "understudy-quality-1",
         "software_version": __version__,
         "config": config.model_dump(mode="json"),
         "sets": {k: p.slices.content_hash for k, p in sets.items() if p is not None},
         "channels": list(parts.channels),
         "resolution": parts.real.slices.resolution,
-        "rows": [{k: plain(v) for k, v in asdict(row).items()} for row in rows],
+        "rows": [plain(asdict(row)) for row in rows],
     }
     folder = Path(folder)
     write_text(folder / "quality.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

@@ -5,19 +5,16 @@ The numbers have different units; `standardised` divides by the standard deviati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
-from understudy.quality.extractors import Extractor, Features
-from understudy.quality.features import extracted
-from understudy.quality.measure import Parts
-from understudy.roles import Part
-from understudy.slices import SliceSet
+
+if TYPE_CHECKING:
+    from understudy.quality.extractors import Features
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -27,8 +24,6 @@ LEVELS = 32  # grey levels of entropy and texture: bins of 8 grey values
 ABOVE = 8  # grey values up to this are background: what generators draw there is never exactly 0
 DISTANCES, DIRECTIONS = (1, 2), ((0, 1), (-1, 1), (-1, 0), (-1, -1))
 WAVELET_LEVELS = 3
-FEWEST_PIXELS = 16  # of a tumour whose texture says anything
-STANDARDISED_BY = 2000  # real slices at most
 PERCENTILES = (10, 25, 50, 75, 90)
 FIRST_ORDER = ("area", "mean", "sd", "skewness", "kurtosis", "entropy", *(f"p{p}" for p in PERCENTILES))
 TEXTURE = tuple(f"{n}_{d}" for d in DISTANCES for n in ("contrast", "correlation", "energy", "homogeneity"))
@@ -199,52 +194,3 @@ class TumourRadiomics(RadiomicExtractor):
     def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
         """Vectors float32 [n, 28] of images uint8 [n, H, W] where labels uint8 [n, H, W] are not 0."""
         return self._scaled(radiomics(images, labels > 0))
-
-
-R = TypeVar("R", bound=RadiomicExtractor)
-
-
-def fitted(extractor: R, slices: SliceSet, rows: NDArray[np.int64], channels: Sequence[str]) -> R:
-    """The extractor standardised by at most 2,000 of these rows, evenly taken, all channels together."""
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(STANDARDISED_BY, len(rows))).astype(int))]
-    found = [
-        extracted(slices, images, labels, [name], extractor)
-        for _, images, labels in slices.blocks(chosen)
-        for name in channels
-    ]
-    return extractor.standardised(np.concatenate(found))
-
-
-def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]:
-    """An extractor ready for these parts, and the slices of them that it can judge.
-
-    Radiomic features are standardised by the real slices, and those of the tumour look at slices that have one: None
-    where a part has no such slice. Other extractors and their parts are returned as they are.
-    """
-    if isinstance(extractor, TumourRadiomics):
-        try:
-            parts = with_tumour(parts)
-        except UnderstudyError:
-            return extractor, None
-    if isinstance(extractor, RadiomicExtractor):
-        extractor = fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
-    return extractor, parts
-
-
-def with_tumour(parts: Parts, fewest: int = FEWEST_PIXELS) -> Parts:
-    """The same parts with only those slices that have at least so many annotated pixels.
-
-    Raises:
-        UnderstudyError: a part has none.
-    """
-
-    def of(part: Part) -> Part:
-        sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
-        kept = part.kept(np.concatenate(sizes) >= fewest)
-        if not len(kept.rows):
-            what = f"no {part.name} slice has {fewest} annotated pixels"
-            raise UnderstudyError(what, where=part.slices.path, fix="leave out radiomics_tumour")
-        return kept
-
-    held = parts.heldout
-    return Parts(of(parts.synthetic), of(parts.real), None if held is None else of(held), parts.channels)

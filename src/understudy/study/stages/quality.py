@@ -56,8 +56,7 @@ def _trained_on_real(jobs: Iterable[Job], baseline: str) -> Job:
 def quality(context: Context) -> dict[str, Any]:
     """Writes `quality.json` and `quality.parquet`; features are kept beside all jobs, in `features/`."""
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import Row, make_parts, measure, unmeasured, write_results
-    from understudy.quality.radiomics import suited
+    from understudy.quality.measure import Row, make_parts, measure, suited, unmeasured, write_results
     from understudy.study.stages.quality_extractors import make_extractor  # and torch
 
     prepared = context.input("prepare")
