@@ -17,27 +17,23 @@ from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
+from understudy.io.files import plain
 from understudy.quality.config import AnnotationConfig
-from understudy.quality.lesions import ANY, Lesions, measure_lesions
+from understudy.quality.lesions import ANY, GRID, Lesions, measure_lesions
 from understudy.quality.measure import Parts, make_parts
 from understudy.quality.weighted import Floats, Pair, Sorted, drawn, interval, ratio, variation
 from understudy.roles import Part
 from understudy.runtime.progress import track
 from understudy.slices import SliceSet
 
-FORMAT = "understudy-annotations-1"
 FEWEST_PATIENTS = 5  # whose positions are added up before the sum is shown to anyone
-QUANTILES = (0.1, 0.5, 0.9)
-CURVE = 51  # points of a curve of areas, for figures
-POOLED = 2  # cells of a map along an edge that are taken together for a distance
 NAN = float("nan")
+# measures whose distribution over slices is compared, not only its mean
 SPREADS = ("area", "components", "compactness", "eccentricity")
-"""Measures whose distribution over slices is compared, not only its mean."""
 UNITS = {
     "area": "% of the slice", "components": "pieces", "holes": "holes", "stray": "share of pieces",
     "share": "share of slices", "border": "share of the border", "code_distance": "grey values",
 }  # fmt: skip
-_COLUMN = {"real": "real", "held-out": "heldout", "synthetic": "synthetic"}
 
 
 @dataclass(frozen=True)
@@ -98,22 +94,14 @@ class Annotations:
         """Plain JSON values, null where undefined."""
         mine = asdict(self)
         content = {
-            "format": FORMAT,
+            "format": "understudy-annotations-1",
             "software_version": __version__,
             **{name: mine[name] for name in ("classes", "slices", "patients", "values")},
             "distances": [{**asdict(d), "outside": d.outside} for d in self.distances],
             **{name: mine[name] for name in ("areas", "maps", "notes", "sets")},
             "config": self.config.model_dump(mode="json"),
         }
-        return dict(_plain(content))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        return dict(plain(content))
 
 
 def compare_annotations(
@@ -123,10 +111,7 @@ def compare_annotations(
     config: AnnotationConfig | None = None,
     progress: bool = False,
 ) -> Annotations:
-    """Compares annotations; real and held-out rows are taken as in `measure.make_parts`.
-
-    Args:
-        synthetic, real, heldout: the sets; only their annotations are read.
+    """Compares annotations, without reading images; real and held-out rows are taken as in `measure.make_parts`.
 
     Raises:
         UnderstudyError: other classes or another resolution, a patient on both sides, slices without a patient.
@@ -157,7 +142,7 @@ def compare_annotations(
         slices={name: len(part.rows) for name, part in found.items()},
         patients=patients,
         areas={name: _area_curves(group, classes) for name, group in groups.items()},
-        maps={n: dict(zip(classes, groups[n].mean_maps().round(5).tolist(), strict=True)) for n in mapped},
+        maps={name: _mean_maps(groups[name], classes) for name in mapped},
         config=config,
         notes=_notes(parts, groups, patients),
         sets={name: part.slices.content_hash for name, part in found.items()},
@@ -197,10 +182,6 @@ class _Group:
     maps: Floats  # [units, K, G, G]: shares of cells added up
     code_distance: Floats | None = None  # [n]
 
-    def mean_maps(self) -> Floats:
-        """Share of slices that have each class at each cell, [K, G, G]."""
-        return self.maps.sum(0) / len(self.unit)
-
     def share(self, measure: str, position: int, weights: Floats) -> float:
         """A ratio of sums under weights of the units."""
         above, below = self.sums[measure]
@@ -228,12 +209,10 @@ def _collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, adv
     units = int(unit.max()) + 1
     order = np.array([0, *(classes.index(name) + 1 for name in part.slices.class_names)], np.uint8)
     measured, start, k = [], 0, len(classes)
-    maps: Any = 0.0
-    borders = np.zeros((units, k + 1, k + 1))
+    cells = min(GRID, part.slices.resolution)
+    maps, borders = np.zeros((units, k, cells, cells)), np.zeros((units, k + 1, k + 1))
     for rows, _, labels in part.slices.blocks(part.rows):
         own, of = measure_lesions(order[labels], k), unit[start : start + len(rows)]
-        if not start:
-            maps = np.zeros((units, *own.maps.shape[1:]))
         np.add.at(maps, of, own.maps)
         np.add.at(borders, of, own.borders)
         measured.append(replace(own, maps=maps[:0], borders=borders[:0]))
@@ -242,10 +221,9 @@ def _collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, adv
     joined = {f: np.concatenate([getattr(m, f) for m in measured]) for f in Lesions.__dataclass_fields__}
     present = joined["area"] > 0
     columns = {
+        **{name: joined[name] for name in ("compactness", "eccentricity")},
         "area": np.where(present, 100 * joined["area"] / part.slices.resolution**2, np.nan),
         "components": np.where(present, joined["components"], np.nan),
-        "compactness": joined["compactness"],
-        "eccentricity": joined["eccentricity"],
     }
 
     def added(values: Floats) -> Floats:
@@ -284,7 +262,7 @@ def _values(
     def ratios(measure: str, name: str, other: str, parts: dict[str, tuple[Floats, Floats]]) -> Value:
         fields = {}
         for group, (above, below) in parts.items():
-            column = _COLUMN[group]
+            column = group.replace("-", "")
             fields[column] = float(ratio(above, below, np.ones((1, len(above))))[0])
             fields[f"{column}_low"], fields[f"{column}_high"] = interval(ratio(above, below, weights[group]))
         return Value(measure, name, other, _unit_of(measure), **fields)
@@ -313,21 +291,26 @@ def _area_quantiles(
     groups: dict[str, _Group], position: int, name: str, config: AnnotationConfig, weights: dict[str, Floats]
 ) -> Iterator[Value]:
     """The areas that 10, 50 and 90 % of the slices with the class do not exceed."""
-    shares = np.array(QUANTILES)
+    shares = np.array([0.1, 0.5, 0.9])
     fields: list[dict[str, float]] = [{} for _ in shares]
     for part, group in groups.items():
-        column, values = _COLUMN[part], Sorted(group.columns["area"][:, position], group.unit)
+        column, values = part.replace("-", ""), Sorted(group.columns["area"][:, position], group.unit)
         whole = values.quantiles(np.ones(group.units), shares)
         some = np.array([values.quantiles(w, shares) for w in weights[part][: config.distance_resamples]])
         for i in range(len(shares)):
             low, high = interval(some[:, i])
             fields[i] |= {column: float(whole[i]), f"{column}_low": low, f"{column}_high": high}
-    for share, found in zip(QUANTILES, fields, strict=True):
+    for share, found in zip(shares, fields, strict=True):
         yield Value(f"area_p{round(100 * share)}", name, "", UNITS["area"], **found)
 
 
+def _mean_maps(group: _Group, classes: tuple[str, ...]) -> dict[str, list[list[float]]]:
+    """Share of slices that have each class at each cell, [G, G]."""
+    return dict(zip(classes, (group.maps.sum(0) / len(group.unit)).round(5).tolist(), strict=True))
+
+
 def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
-    shares, ones = np.linspace(0, 1, CURVE), np.ones(group.units)
+    shares, ones = np.linspace(0, 1, 51), np.ones(group.units)  # the points of a figure's curve
     return {
         name: Sorted(group.columns["area"][:, position], group.unit).quantiles(ones, shares).round(5).tolist()
         for position, name in _named(classes)
@@ -378,8 +361,8 @@ def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callabl
     }
 
     def pooled(cells: Floats) -> Floats:
-        edge = len(cells) // POOLED * POOLED
-        return cells[:edge, :edge].reshape(edge // POOLED, POOLED, edge // POOLED, POOLED).sum((1, 3))
+        half = len(cells) // 2  # 2 x 2 cells are taken together
+        return cells[: 2 * half, : 2 * half].reshape(half, 2, half, 2).sum((1, 3))
 
     def measured(a: Floats, b: Floats) -> _Measured:
         out: _Measured = {}
@@ -388,10 +371,9 @@ def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callabl
                 apart = abs(first.share(measure, position, a) - second.share(measure, position, b))
                 out[f"{measure.removeprefix('mean_')}_difference", name] = apart
             for measure in SPREADS:
-                gap = pairs[measure, position].gap(a, b)
-                out[f"{measure}_wasserstein", name] = gap.wasserstein
+                out[f"{measure}_wasserstein", name], largest = pairs[measure, position].gap(a, b)
                 if measure == "area":
-                    out["area_ks", name] = gap.kolmogorov_smirnov
+                    out["area_ks", name] = largest  # Kolmogorov-Smirnov
         for k, name in enumerate(classes):
             c, d = (np.tensordot(w, g.borders[:, k + 1], 1) for g, w in ((first, a), (second, b)))
             out["border_variation", name] = variation(c, d)

@@ -17,22 +17,18 @@ from understudy.quality.radiomics import RadiomicExtractor
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, SliceSet
 
-ALL = "all"
-"""Name in results of all channels together, for extractors that want them so."""
-
 BLOCK = 4 * SHARD  # slices whose features are written at a time: what an interruption loses at most
-FORMAT = 1
 
 
 def inputs_of(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> dict[str, tuple[str, ...]]:
-    """Name in results -> channels that make one input of the extractor.
+    """Name in results -> channels of one input of the extractor: "all" if it wants several together, else each one.
 
     Raises:
         UnderstudyError: a channel is absent.
     """
     wanted: dict[str, tuple[str, ...]] = {c: (c,) for c in channels}
     if extractor.channels is not None:
-        wanted = {ALL: tuple(extractor.channels)}
+        wanted = {"all": tuple(extractor.channels)}
     for name in {c for names in wanted.values() for c in names} - set(slices.channels):
         raise UnderstudyError(
             f"there is no channel {name} (for the extractor {extractor.name}); there are {', '.join(slices.channels)}",
@@ -87,18 +83,10 @@ class FeatureCache:
     folder: Path
 
     def features(
-        self,
-        slices: SliceSet,
-        channels: Sequence[str],
-        extractor: Extractor,
-        block: int = BLOCK,
+        self, slices: SliceSet, channels: Sequence[str], extractor: Extractor, block: int = BLOCK,
         progress: bool = False,
-    ) -> dict[str, Features]:
-        """Features of all slices of a set, each channel's as a file mapped into memory.
-
-        Args:
-            channels: names; an extractor that wants several channels together gives one entry called "all" instead.
-            block: slices at a time.
+    ) -> dict[str, Features]:  # fmt: skip
+        """Features of all slices of a set, each channel's (see `inputs_of`) as a file mapped into memory.
 
         Raises:
             UnderstudyError: a channel is absent, features are not finite, disk full, no permission.
@@ -126,13 +114,9 @@ class FeatureCache:
 
     def _entry(self, slices: SliceSet, names: Sequence[str], extractor: Extractor) -> Path:
         key: dict[str, Any] = {
-            "format": FORMAT,
-            "slices": slices.content_hash,
-            "channels": list(names),
-            "extractor": extractor.name,
-            "sha256": extractor.sha256,
-            "rule": extractor.rule,
-        }
+            "format": 1, "slices": slices.content_hash, "channels": list(names), "extractor": extractor.name,
+            "sha256": extractor.sha256, "rule": extractor.rule,
+        }  # fmt: skip
         entry = self.folder / sha256_json(key)[:32]
         if not (entry / "key.json").is_file():
             write_json(entry / "key.json", key)

@@ -19,11 +19,9 @@ Floats = NDArray[np.float64]
 
 ANY = "any"
 GRID = 32  # cells along an edge of the maps of positions
-# Neighbours within a slice only: the first axis counts slices.
-_EIGHT = np.zeros((3, 3, 3), bool)
-_EIGHT[1] = True
-_FOUR = np.zeros((3, 3, 3), bool)
-_FOUR[1] = [[False, True, False], [True, True, True], [False, True, False]]
+# neighbours within a slice only: the first axis counts slices
+_EIGHT, _FOUR = np.zeros((2, 3, 3, 3), bool)
+_EIGHT[1], _FOUR[1, 1], _FOUR[1, :, 1] = True, True, True
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ def measure_lesions(labels: Labels, classes: int) -> Lesions:
     perimeters.append(borders[:, 0, 1:].sum(1))
     columns = [_mask_measures(mask, p) for mask, p in zip(masks, perimeters, strict=True)]
     fields = {name: np.stack([c[name] for c in columns], axis=1) for name in columns[0]}
-    maps = np.stack([_cells(mask) for mask in masks[:-1]], axis=1)
-    return Lesions(**fields, borders=borders, maps=maps)
+    return Lesions(**fields, borders=borders, maps=np.stack([_cells(mask) for mask in masks[:-1]], axis=1))
 
 
 def _borders(labels: Labels, classes: int) -> Floats:

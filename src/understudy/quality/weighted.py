@@ -5,8 +5,6 @@ A bootstrap over patients, or a division of them into two groups, is then nothin
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,17 +29,11 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
 def ratio(numerator: Floats, denominator: Floats, weights: Floats) -> Floats:
     """Ratios of weighted sums [b] of units' sums [u] under weights [b, u]; NaN where the denominator is 0."""
     below = weights @ denominator
-    above = weights @ numerator
-    return np.divide(above, below, out=np.full(len(weights), np.nan), where=below > 0)
+    return np.divide(weights @ numerator, below, out=np.full(len(weights), np.nan), where=below > 0)
 
 
 class Sorted:
-    """Values of slices in order, for quantiles under any weights of their units.
-
-    Args:
-        values: [n], NaN left out.
-        units: unit of each, [n].
-    """
+    """Values of slices [n] in order, NaN left out, for quantiles under any weights of their units [n]."""
 
     def __init__(self, values: Floats, units: Units) -> None:
         some = ~np.isnan(values)
@@ -57,20 +49,13 @@ class Sorted:
         return np.asarray(self.values[np.minimum(places, len(reached) - 1)], np.float64)
 
 
-class Gap(NamedTuple):
-    """Distances of two distributions on a line: area between the cumulative shares, and their largest difference."""
-
-    wasserstein: float
-    kolmogorov_smirnov: float
-
-
 class Pair:
     """Two groups' values put in one order, for their distance under any weights of their units.
 
     Example:
         >>> one = np.zeros(1, np.int64)
         >>> Pair(np.array([0.0]), one, np.array([2.0]), one).gap(np.ones(1), np.ones(1))
-        Gap(wasserstein=2.0, kolmogorov_smirnov=1.0)
+        (2.0, 1.0)
     """
 
     def __init__(self, first: Floats, first_units: Units, second: Floats, second_units: Units) -> None:
@@ -85,24 +70,26 @@ class Pair:
         units = np.concatenate([first_units[a], second_units[b]])[order]
         self._units = [units[p] for p in self._places]
 
-    def gap(self, first: Floats, second: Floats) -> Gap:
-        """The distances under weights of the units of either group; NaN if one has no weight."""
+    def gap(self, first: Floats, second: Floats) -> tuple[float, float]:
+        """Area between the cumulative shares (Wasserstein), and their largest difference (Kolmogorov-Smirnov).
+
+        Under weights of the units of either group; NaN if one has no weight.
+        """
         cumulative = []
         for weights, places, units in zip((first, second), self._places, self._units, strict=True):
             steps = np.zeros(len(self._values))
             steps[places] = weights[units]
             total = steps.sum()
             if total <= 0:
-                return Gap(float("nan"), float("nan"))
+                return float("nan"), float("nan")
             cumulative.append(np.cumsum(steps) / total)
         apart = np.abs(cumulative[0] - cumulative[1])[:-1]
         largest = apart[self._steps > 0].max(initial=0.0)  # within ties the order means nothing
-        return Gap(float(apart @ self._steps), float(largest))
+        return float(apart @ self._steps), float(largest)
 
 
 def variation(first: Floats, second: Floats) -> float:
     """Total variation of two distributions given as counts: 0 the same, 1 nothing in common; NaN if one is empty."""
-    a, b = first.sum(), second.sum()
-    if a <= 0 or b <= 0:
+    if first.sum() <= 0 or second.sum() <= 0:
         return float("nan")
-    return float(np.abs(first / a - second / b).sum() / 2)
+    return float(np.abs(first / first.sum() - second / second.sum()).sum() / 2)
