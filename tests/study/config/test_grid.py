@@ -272,7 +272,7 @@ def test_an_ensemble_and_fine_tuning_with_several_cohorts() -> None:
             "fine_tune: {patients: [1]}\nexclude: [{training: synthetic}]",
             "line 4: `exclude`: leaves out synthetic-g.unet.aug, from which finetune1-g.unet.aug goes on",
         ),
-        ("fine_tune: {patients: [1]}\nsegmenters: {swin: {}}", "needs `scratch: {samples: ...}`: swin is trained"),
+        ("fine_tune: {patients: [1]}\nsegmenters: {swin: {}}", "needs `scratch: {samples: ...}`: 25 epochs of swin"),
         (
             "fine_tune: {patients: [1], training: {samples: 10, warmup_samples: 99}, scratch: {samples: 20000}}\n"
             "segmenters: {swin: {}}",

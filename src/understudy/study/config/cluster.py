@@ -16,8 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from understudy.study.config.yaml import Strict
 from understudy.study.registry import STAGES
 
 _FIELDS_OF = {  # options of sbatch that have a field here, by which Snakemake must know them
@@ -26,33 +27,20 @@ _FIELDS_OF = {  # options of sbatch that have a field here, by which Snakemake m
     "job-name": "", "output": "", "error": "", "export": "", "comment": "", "parsable": "", "requeue": "requeues",
 }  # fmt: skip
 
-# Resources where the study file says nothing.
-_DEFAULTS = {"partition": "", "cpus": 4, "memory_mb": 16_000, "minutes": 240, "gpus": 0, "sbatch": []}
 
-
-class StageResources(BaseModel):
+class StageResources(Strict):
     """Resources of the jobs of one stage; what is not given is as for all stages."""
-
-    model_config = ConfigDict(extra="forbid")
 
     partition: str | None = Field(None, description="of the queue; empty: the cluster's usual one")
     cpus: int | None = Field(None, ge=1, description="processor cores [4]")
     memory_mb: int | None = Field(None, ge=100, description="megabytes of memory [16000]")
     minutes: float | None = Field(
-        None,
-        gt=0,
-        description="time limit of a job, for SLURM in whole ones [1440 for trainings, 240 else]; one that meets it has"
-        " saved its state and is queued again",
+        None, gt=0, description="time limit; a job saves its state before it and is queued again [1440 or 240]"
     )
     gpus: int | None = Field(
-        None,
-        ge=0,
-        description="GPUs of one machine [1 for stages that compute on a device, 0 else]; several are shared by a"
-        " generator's training, other stages use one",
+        None, ge=0, description="GPUs of one machine; only a generator's training uses several [1 or 0]"
     )
-    sbatch: list[str] | None = Field(
-        None, description="further options of sbatch, e.g. [--exclude=node7]; those with a field here are refused"
-    )
+    sbatch: list[str] | None = Field(None, description="further options of sbatch, e.g. [--exclude=node7]")
 
     @field_validator("sbatch")
     @classmethod
@@ -61,8 +49,7 @@ class StageResources(BaseModel):
             found = re.fullmatch(r"--([a-z-]+)(=.*)?", option, re.DOTALL)
             if not found:
                 raise ValueError(f"{option!r} is not of the form --option=value")
-            if found[1] in _FIELDS_OF:
-                field = _FIELDS_OF[found[1]]
+            if (field := _FIELDS_OF.get(found[1])) is not None:
                 raise ValueError(f"--{found[1]} is set " + (f"by `{field}`" if field else "by Snakemake"))
         return value
 
@@ -85,29 +72,15 @@ class ClusterConfig(StageResources):
     account: str = Field("", description="that is charged; empty: your usual one")
     qos: str = Field("", description="quality of service")
     constraint: str = Field("", description="features that a machine must have, e.g. a100")
-    stages: dict[str, StageResources] = Field(
-        default_factory=dict, description="by stage: in place of the fields above"
-    )
+    stages: dict[str, StageResources] = Field({}, description="by stage: in place of the fields above")
     max_jobs: int = Field(100, ge=1, description="jobs in the queue at once")
-    requeues: int = Field(
-        20, ge=0, description="how often a job that met its time limit is queued again before it counts as failed"
-    )
-    retries: int = Field(
-        1, ge=0, description="how often a job that was lost (a machine failed, scancel, no memory) is tried again"
-    )
-    reserve_seconds: int = Field(
-        120, ge=1, description="before the time limit, in which a job saves its state; at most half of the limit"
-    )
+    requeues: int = Field(20, ge=0, description="of a job that met its time limit; then it counts as failed")
+    retries: int = Field(1, ge=0, description="of a job that was lost: a machine failed, scancel, no memory")
+    reserve_seconds: int = Field(120, ge=1, description="before the limit, to save the state; at most half of it")
     status_seconds: int = Field(40, ge=1, description="between looks at the queue, at first")
-    latency_seconds: int = Field(
-        60, ge=0, description="within which a file written on one machine is seen on the others"
-    )
-    container: str = Field(
-        "", description="image in which jobs run: a file, or e.g. docker://...; empty: this environment"
-    )
-    container_command: str = Field(
-        "apptainer exec --nv", description="before the image's name; add --bind for folders of data"
-    )
+    latency_seconds: int = Field(60, ge=0, description="until a file of one machine is seen on the others")
+    container: str = Field("", description="image for jobs: a file or docker://...; empty: this environment")
+    container_command: str = Field("apptainer exec --nv", description="before the image; add --bind for data")
     profile: str = Field("", description="Snakemake profile, a folder or a name; this section has precedence")
 
     @field_validator("stages")
@@ -128,13 +101,14 @@ class ClusterConfig(StageResources):
 
     def of(self, stage: str) -> JobResources:
         """The resources of a job: of its stage, else of the section, else the defaults."""
-        own, known = self.stages.get(stage), STAGES[stage]
-        usual = {**_DEFAULTS, "gpus": int(known.on_gpu), "minutes": 1440 if known.training else _DEFAULTS["minutes"]}
-        found: dict[str, Any] = {}
-        for name in StageResources.model_fields:
-            general = None if name == "gpus" and not known.on_gpu else getattr(self, name)
-            values = (getattr(own, name, None), general, usual[name])
-            found[name] = next(value for value in values if value is not None)
+        known = STAGES[stage]
+        found: dict[str, Any] = {"partition": "", "cpus": 4, "memory_mb": 16_000, "gpus": int(known.on_gpu)}
+        found |= {"minutes": 1440 if known.training else 240, "sbatch": []}
+        for given in (self, self.stages.get(stage)):
+            for name in found:
+                value = getattr(given, name, None)
+                if value is not None and (name != "gpus" or known.on_gpu or given is not self):
+                    found[name] = value
         return JobResources(**found)
 
     def stop_minutes(self, stage: str) -> float:

@@ -18,13 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
 from understudy.cohort.slicing import SliceConfig
 from understudy.cohort.splits import SplitConfig
 from understudy.io.files import sha256_json
+from understudy.study.config.yaml import Strict
 
 TAKEN = ("jobs", "tables", "logs", "cluster")  # names of folders beside those of the cohorts
 PUBLISHED = ("brats2020", "brats2021")  # cohorts that the paper has results of
@@ -35,9 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 class CohortEntry(CohortConfig):
     """One cohort of several: patients on disk as in `cohort`, or `phantom`, and what of the study is other for it."""
 
-    phantom: PhantomConfig | None = Field(
-        None, description="artificial patients in place of a `path`; without a `seed` each cohort has others"
-    )
+    phantom: PhantomConfig | None = Field(None, description="artificial patients in place of a `path`")
     split: SplitConfig | None = Field(None, description="fields that replace those of the study's `split`")
     slices: SliceConfig | None = Field(None, description="fields that replace those of the study's `slices`")
 
@@ -60,32 +59,21 @@ class CohortEntry(CohortConfig):
     def cohort(self) -> CohortConfig | None:
         """Where the patients are; None for phantoms."""
         given = self.model_fields_set & CohortConfig.model_fields.keys()
-        fields = {name: getattr(self, name) for name in given}
-        return None if self.phantom is not None else CohortConfig.model_validate(fields)
+        return None if self.phantom else CohortConfig.model_validate({name: getattr(self, name) for name in given})
 
 
-class Patients(BaseModel):
+class Patients(Strict):
     """The first fields of a study: its name and seed, whose patients, how their volumes become slices."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field("study", description="letters, digits, - and _; results go to understudy-<name>")
     seed: int = Field(0, ge=0, description="from which the seeds of all jobs follow")
     cohort: CohortConfig | None = Field(None, description="patients on disk; give this, `phantom` or `cohorts`")
-    phantom: PhantomConfig | None = Field(
-        None, description="artificial patients made first; give this, `cohort` or `cohorts`"
-    )
+    phantom: PhantomConfig | None = Field(None, description="artificial patients; give this, `cohort` or `cohorts`")
     cohorts: dict[str, CohortEntry] | None = Field(
-        None,
-        description="several cohorts by name, each with the fields of `cohort` or a `phantom`, and what of `split` and"
-        " `slices` is other for it; the whole grid is done with each. null drops one of the preset's",
+        None, description="several by name, each a `cohort` or `phantom` with its own `split` and `slices`; null drops"
     )
-    slices: SliceConfig = Field(
-        default_factory=lambda: SliceConfig.model_validate({}), description="how volumes become slices"
-    )
-    split: SplitConfig = Field(
-        default_factory=lambda: SplitConfig.model_validate({}), description="who trains, validates and tests"
-    )
+    slices: SliceConfig = Field(default_factory=SliceConfig, description="how volumes become slices")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="who trains, validates and tests")
 
     @field_validator("cohorts", mode="before")
     @classmethod
@@ -113,11 +101,7 @@ class Patients(BaseModel):
 
 
 def checked_name(value: str) -> str:
-    """The name, if it can be a folder's.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """The name, if it can be a folder's; else a ValueError."""
     if not _NAME.fullmatch(value):
         raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
     return value

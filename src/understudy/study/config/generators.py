@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -33,7 +33,7 @@ from understudy.generators.joint import Annotation
 from understudy.generators.recipes import RECIPES
 from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
 from understudy.generators.training.config import TrainingConfig
-from understudy.study.config.yaml import merged, problem_at
+from understudy.study.config.yaml import Strict, merged, problem_at
 
 SIZES = (16, 32, 64, 128, 256, 512)
 NETWORKS = {name: network_type(name) for name in KINDS}
@@ -47,45 +47,28 @@ else:
     AnyTraining = Annotated[reduce(or_, (n.training for n in NETWORKS.values())), Discriminator("kind")]
 
 
-class SnapshotOf(BaseModel):
+class SnapshotOf(Strict):
     """Which training a snapshot is of, and when."""
-
-    model_config = ConfigDict(extra="forbid")
 
     of: str = Field(description="name of the generator that is trained")
     kimg: float = Field(gt=0, description="thousand real images shown by then")
 
 
-class GeneratorSpec(BaseModel):
-    """A generator: its network, its training, and the slices that it makes.
+class GeneratorSpec(Strict):
+    """A generator: its network (`model.kind`), its training, and the slices that it makes."""
 
-    `model.kind` says which of the five it is; the fields of `recipe`, if one is named, stand below those given.
-    """
-
-    model_config = ConfigDict(extra="forbid")
     union_tag: ClassVar[str] = "<network>"
 
-    recipe: Literal["quick", "workstation", "paper"] | None = Field(
-        None, description="fields to start from: quick, workstation or paper"
-    )
-    model: AnyNetwork = Field(
-        default_factory=NETWORKS[DEFAULT_KIND].config,
-        description="network, by `kind`; `resolution` and `channels` follow from the slices",
-    )
+    recipe: Literal["quick", "workstation", "paper"] | None = Field(None, description="fields to start from")
+    model: AnyNetwork = Field(default_factory=NETWORKS[DEFAULT_KIND].config, description="network, by `kind`")
     training: AnyTraining = Field(default_factory=NETWORKS[DEFAULT_KIND].training, description="how it is trained")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make (the paper: 100,000)")
     psi: float = Field(1.0, gt=0, le=1, description="truncation of a GAN's latents, 1 for none (the paper)")
-    sampler: SamplerConfig | None = Field(
-        None, description="of a diffusion model; none: the default of its few-step solver"
-    )
-    ensemble: int = Field(
-        1, ge=1, le=1000, description="trainings with different seeds, sampled in turn (Larsson et al.: 10)"
-    )
-
+    sampler: SamplerConfig | None = Field(None, description="of a diffusion model; none: the few-step default")
+    # Larsson et al.: 10
+    ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
     snapshots: int | list[float] | None = Field(
-        None,
-        description="states of the training that become generators of their own: so many evenly spaced ones, the last"
-        " being the finished generator, or those at so many kimg",
+        None, description="states of the training as generators: their number, evenly spaced up to the end, or kimg"
     )
     snapshot: SnapshotOf | None = Field(None, description="set by `snapshots`: which state of which training")
 
@@ -109,14 +92,11 @@ class GeneratorSpec(BaseModel):
         below = NETWORKS[kind].recipe(data["recipe"]) if data.get("recipe") in list(RECIPES) else {}
         return merged({"model": {"kind": kind}, "training": {"kind": kind}}, merged(below, data))
 
-    @field_validator("training")
+    @field_validator("training", "model")
     @classmethod
-    def _no_seed(cls, value: Any) -> Any:
-        return refuse_set(value, ("seed",), "it follows from the study's `seed`")
-
-    @field_validator("model")
-    @classmethod
-    def _no_size(cls, value: Any) -> Any:
+    def _not_set(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "training":
+            return refuse_set(value, ("seed",), "it follows from the study's `seed`")
         return refuse_set(value, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort")
 
     @model_validator(mode="after")
@@ -146,17 +126,14 @@ class FolderGenerator(FolderSpec):
         return self
 
 
-class PluginSpec(BaseModel):
+class PluginSpec(Strict):
     """A generator that another installed package brings (entry points of the group `understudy.generators`)."""
 
-    model_config = ConfigDict(extra="forbid")
     union_tag: ClassVar[str] = "<plugin>"
 
     plugin: str = Field(description="name of its entry point; it is imported only where a study names it")
     recipe: str | None = Field(None, description="settings to start from, by a name that the plug-in knows")
-    config: dict[str, Any] = Field(
-        default_factory=dict, description="its settings, which it checks itself; paths in it: absolute ones"
-    )
+    config: dict[str, Any] = Field({}, description="its settings, which it checks itself; paths: absolute ones")
     annotation: Annotation = Field("coded", description="one channel of codes, or one channel per class")
     samples: int = Field(100_000, ge=1, description="synthetic slices to make")
     ensemble: int = Field(1, ge=1, le=1000, description="trainings with different seeds, sampled in turn")
@@ -185,13 +162,8 @@ class PluginSpec(BaseModel):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without later fields at their default: a study keeps its hash."""
-        later: dict[str, Any] = {
-            "recipe": None,
-            "ensemble": 1,
-            "snapshots": None,
-            "snapshot": None,
-            "keep_weights_kimg": [],
-        }
+        later: dict[str, Any] = {"recipe": None, "ensemble": 1, "keep_weights_kimg": []}
+        later |= {"snapshots": None, "snapshot": None}
         content: dict[str, Any] = handler(self)
         return {name: value for name, value in content.items() if name not in later or value != later[name]}
 
@@ -219,14 +191,13 @@ def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for name, spec in generators.items():
-        wanted = getattr(spec, "snapshots", None)
-        if wanted is None:
-            out[name] = spec
+        out[name] = spec
+        if getattr(spec, "snapshots", None) is None:
             continue
-        training = getattr(spec, "training", None)
+        training = getattr(spec, "training", None)  # None: of a plug-in
         if spec.ensemble > 1 or (training is not None and training.max_minutes is not None):
             raise ValueError(f"{name}: `snapshots` need one training (no `ensemble`) without `max_minutes`")
-        points = snapshot_points(wanted, math.inf if training is None else training.kimg)
+        points = snapshot_points(spec.snapshots, math.inf if training is None else training.kimg)
         kept: dict[str, Any] = {"keep_weights_kimg": points}
         if training is not None:
             kept = {"training": training.model_copy(update=kept)}
@@ -260,7 +231,7 @@ def snapshot_points(wanted: int | list[float], kimg: float) -> list[float]:
 def size_problem(
     generators: Mapping[str, AnyGenerator], resolutions: Sequence[int]
 ) -> tuple[tuple[str, ...], str] | None:
-    """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
+    """Path of the first network that does not exist at one of these resolutions, and why; None if all do."""
     networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
     for resolution in resolutions if networks else ():
         if resolution not in SIZES:
@@ -276,11 +247,7 @@ def size_problem(
 
 
 def refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> Any:
-    """The model, unless one of the fields was given.
-
-    Raises:
-        ValueError: a field was given another value than its default.
-    """
+    """The model; a ValueError if one of the fields has another value than its default."""
     for field in fields:
         default = type(model).model_fields[field].default if field in type(model).model_fields else None
         if field in model.model_fields_set and getattr(model, field) != default:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from understudy.errors import UnderstudyError
 from understudy.generators.registry import DEFAULT_KIND, KINDS
@@ -32,13 +32,11 @@ from understudy.segmenters.config import SegmenterTrainingConfig
 from understudy.study.config.cohorts import Patients, checked_name
 from understudy.study.config.generators import OTHER_NAMES, AnyGenerator, with_snapshots
 from understudy.study.config.segmenters import SegmenterSpec
-from understudy.study.config.yaml import named_kinds
+from understudy.study.config.yaml import Strict, named_kinds
 
 Training = Literal["real", "synthetic", "both"]
 Kind = Literal["real", "synthetic", "both", "ratio", "finetune"]
 Found = tuple[tuple[str, ...], str]  # a problem: path of the field, what is wrong
-
-LR_SHARE = 0.1  # of the learning rate of the pre-training
 
 
 def _checked_shares(value: list[float]) -> list[float]:
@@ -51,38 +49,27 @@ def _checked_shares(value: list[float]) -> list[float]:
 
 
 def no_duplicates(value: list[Any]) -> list[Any]:
-    """The list.
-
-    Raises:
-        ValueError: an entry stands there twice.
-    """
+    """The list; a ValueError if an entry occurs twice."""
     if len(set(value)) < len(value):
         raise ValueError(f"duplicate entries: {value}")
     return value
 
 
-class RatioStudy(BaseModel):
-    """Real and synthetic slices in changing proportion in a training set of constant size (the paper's Figure 2).
+class RatioStudy(Strict):
+    """Real and synthetic slices in changing proportion in a training set of constant size (Akbar et al., Figure 2).
 
-    The paper writes of a constant total of 100,000 *images*, of which 0 to 100,000 are real, and does not say how these
-    were chosen.
+    The paper has 100,000 *images*, of which 0 to 100,000 are real, and does not say how these were chosen.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     shares: list[float] = Field(
-        min_length=1, description="shares of real slices, 0 to 1; 1 is the same for every generator and trained once"
+        min_length=1, description="of real slices, 0 to 1; 1 is trained once for all generators"
     )
     total: int | None = Field(
-        None,
-        ge=2,
-        description="slices in each training set; null: as many as there are real training slices, so that a share of"
-        " 1 is the training `real`",
+        None, ge=2, description="slices in each training set; null: the number of real ones, so that 1 is `real`"
     )
+    # a smaller share is part of a larger one either way
     choose: Literal["patients", "slices"] = Field(
-        "patients",
-        description="the real slices are those of the first patients in a random order, or any; a smaller share is"
-        " part of a larger one either way",
+        "patients", description="real slices of the first patients in a random order, or any"
     )
 
     @field_validator("shares")
@@ -96,10 +83,8 @@ class RatioStudy(BaseModel):
         return round((self.total or 0) * max(self.shares))
 
 
-class FineTuneTraining(BaseModel):
+class FineTuneTraining(Strict):
     """How the second training differs from the first."""
-
-    model_config = ConfigDict(extra="forbid")
 
     samples: int = Field(20_000, ge=1, description="budget, slices shown to the network")
     lr: float | None = Field(None, gt=0, description="learning rate; null: a tenth of the segmenter's")
@@ -108,10 +93,8 @@ class FineTuneTraining(BaseModel):
     max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
 
 
-class ScratchTraining(BaseModel):
+class ScratchTraining(Strict):
     """How a new network is trained on the same few patients; what is not given is as for all patients."""
-
-    model_config = ConfigDict(extra="forbid")
 
     samples: int | None = Field(None, ge=1, description="budget; needed where the segmenter's is in epochs")
     warmup_samples: int | None = Field(None, ge=0, description="linear increase of the learning rate")
@@ -119,18 +102,13 @@ class ScratchTraining(BaseModel):
     max_minutes: float | None = Field(None, gt=0, description="ends the training before its budget is used up")
 
 
-class FineTune(BaseModel):
+class FineTune(Strict):
     """On how many real patients, and how."""
 
-    model_config = ConfigDict(extra="forbid")
-
     patients: list[int] = Field(min_length=1, description="numbers of real training patients, e.g. [1, 5, 10]")
-    training: FineTuneTraining = Field(
-        default_factory=lambda: FineTuneTraining.model_validate({}), description="of the pre-trained network"
-    )
+    training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="of the pre-trained network")
     scratch: ScratchTraining = Field(
-        default_factory=lambda: ScratchTraining.model_validate({}),
-        description="of a new network on the same patients, for comparison",
+        default_factory=ScratchTraining, description="of a new network on the same patients, for comparison"
     )
 
     @field_validator("patients")
@@ -141,10 +119,8 @@ class FineTune(BaseModel):
         return sorted(no_duplicates(value))
 
 
-class Rule(BaseModel):
+class Rule(Strict):
     """Settings by what they are; a field that is not given allows any value, a list each of its values."""
-
-    model_config = ConfigDict(extra="forbid")
 
     training: Kind | list[Kind] | None = Field(None, description="real, synthetic, both, ratio, finetune")
     generator: str | list[str] | None = Field(None, description="name of a generator")
@@ -164,67 +140,42 @@ class Grid(Patients):
     """The fields of a study that make its grid."""
 
     generators: dict[str, AnyGenerator] = Field(
-        default_factory=dict,
-        description="generators by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3,"
-        " diffusion) is of this kind unless `model.kind` says another; `folder` in place of a network reads images"
-        " that somebody else made; null drops one of the preset's",
-    )
+        {}, description="by name; one named like a kind (progan, stylegan1, stylegan2, stylegan3, diffusion) is of this"
+        " kind unless `model.kind` says another; `folder` reads images of others; null drops one of the preset's",
+    )  # fmt: skip
     segmenters: dict[str, SegmenterSpec] = Field(
-        default_factory=lambda: {"unet": SegmenterSpec()},
-        min_length=1,
-        description="segmenters by name; one named like a kind (unet, swin) is of this kind unless `model.kind` says"
-        " another; null drops one of the preset's",
-    )
+        default_factory=lambda: {"unet": SegmenterSpec()}, min_length=1, description="by name; one named like a kind"
+        " (unet, swin) is of this kind unless `model.kind` says another; null drops one of the preset's",
+    )  # fmt: skip
     trainings: list[Training] = Field(
-        default=["real", "synthetic", "both"],
-        min_length=1,
-        description="what segmenters are trained on: real slices, synthetic ones, both equally often",
+        ["real", "synthetic", "both"], min_length=1, description="slices that segmenters are trained on"
     )
-    augmentation: list[bool] = Field(
-        default=[True], min_length=1, description="train with augmentation (true), without (false), or each"
-    )
+    augmentation: list[bool] = Field([True], min_length=1, description="train with it (true), without, or each")
     real_fractions: list[float] | None = Field(
-        None,
-        min_length=1,
-        description="shares of the real training patients for `real` and `both`, e.g. [0.2, 1.0]; smaller ones are"
-        " part of larger ones. Generators are trained on all of them all the same. null: all patients",
-    )
+        None, min_length=1, description="of the real training patients for `real` and `both`, e.g. [0.2, 1.0], nested;"
+        " generators are trained on all patients all the same. null: all",
+    )  # fmt: skip
     real_shares: list[float] | None = Field(
-        None,
-        min_length=1,
-        description="shares of real slices among the samples of `both`; null: one half, equally often",
+        None, min_length=1, description="of real slices among the samples of `both`; null: one half"
     )
     ratios: RatioStudy | None = Field(
-        None,
-        description="real and synthetic slices in changing proportion in a set of constant size; a list of shares,"
-        " or these and more",
+        None, description="real and synthetic slices in changing proportion in a set of constant size; or their shares"
     )
     fine_tune: FineTune | None = Field(
-        None,
-        description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
+        None, description="networks trained on synthetic slices go on with so many real patients, and beside each a new"
         " network on the same patients; e.g. {patients: [1, 5, 10]}",
-    )
+    )  # fmt: skip
     real_subsets: Literal["same", "each_repeat"] = Field(
-        "same",
-        description="patients of `real_fractions` and `fine_tune`, real slices of `ratios`: the same in every setting"
-        " and repeat, or others in each repeat",
+        "same", description="a part of the real patients or slices: the same everywhere, or others in each repeat"
     )
-    include: list[Rule] = Field(default_factory=list, description="only settings that fit one of these; empty: all")
-    exclude: list[Rule] = Field(
-        default_factory=list,
-        description="no setting that fits one of these, e.g. [{segmenter: swin, training: synthetic}]",
-    )
+    include: list[Rule] = Field([], description="only settings that fit one of these; empty: all")
+    exclude: list[Rule] = Field([], description="no setting that fits one, e.g. [{segmenter: swin, training: real}]")
     repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
 
     @field_validator("generators", mode="before")
     @classmethod
     def _named_kinds(cls, value: Any) -> Any:
         return named_kinds(value, list(KINDS), DEFAULT_KIND, OTHER_NAMES)
-
-    @field_validator("generators")
-    @classmethod
-    def _and_their_snapshots(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return with_snapshots(value)
 
     @field_validator("segmenters", mode="before")
     @classmethod
@@ -233,10 +184,9 @@ class Grid(Patients):
 
     @field_validator("generators", "segmenters")
     @classmethod
-    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            checked_name(name)
-        return value
+    def _plain_names(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        value = with_snapshots(value) if info.field_name == "generators" else value
+        return {checked_name(name): spec for name, spec in value.items()}
 
     @field_validator("ratios", mode="before")
     @classmethod
@@ -259,13 +209,9 @@ class Grid(Patients):
 
 @dataclass(frozen=True)
 class Setting:
-    """One cell of the grid: what a segmenter is trained on, and how.
+    """One cell of the grid: what a segmenter is trained on, and how."""
 
-    Training is real, synthetic, both (all slices of either, drawn in a proportion), ratio (a set of constant size), or
-    finetune (synthetic, then a few real patients).
-    """
-
-    training: Kind
+    training: Kind  # both: all slices, drawn in a proportion; ratio: a set of constant size; finetune: synthetic, real
     generator: str  # its name, "" for real slices only
     segmenter: str
     augmentation: bool
@@ -305,8 +251,8 @@ class Setting:
 
 def settings(study: Grid) -> list[Setting]:
     """The settings of a study in the order in which they run: real first, as all else is compared with it."""
-    included = [cell for cell in _all(study) if not study.include or any(r.holds(cell) for r in study.include)]
-    return [cell for cell in included if not any(rule.holds(cell) for rule in study.exclude)]
+    included = [c for c in _all(study) if not study.include or any(rule.holds(c) for rule in study.include)]
+    return [c for c in included if not any(rule.holds(c) for rule in study.exclude)]
 
 
 def baseline(study: Grid) -> str:
@@ -320,10 +266,8 @@ def _all(study: Grid) -> list[Setting]:
     found: list[Setting] = []
     for segmenter in study.segmenters:
         for augmentation in study.augmentation:
-            found += [
-                Setting(training, name, segmenter, augmentation, share, fraction)
-                for training, name, share, fraction in _sources(study)
-            ]
+            for training, name, *of in _sources(study):
+                found.append(Setting(training, name, segmenter, augmentation, *of))
             for patients in study.fine_tune.patients if study.fine_tune is not None else ():
                 few = {"real_patients": patients}
                 found.append(Setting("real", "", segmenter, augmentation, **few))
@@ -346,10 +290,8 @@ def _sources(study: Grid) -> Iterator[tuple[Kind, str, float | None, float]]:
     for share in sorted(study.ratios.shares) if study.ratios is not None else ():
         if share < 1:
             yield from (("ratio", name, share, 1.0) for name in study.generators)
-        elif study.ratios is not None and study.ratios.total is None:
-            yield "real", "", None, 1.0
-        else:
-            yield "ratio", "", share, 1.0
+        elif study.ratios is not None:
+            yield ("real", "", None, 1.0) if study.ratios.total is None else ("ratio", "", share, 1.0)
 
 
 def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
@@ -372,18 +314,13 @@ def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
 
 
 def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A segmenter's training, as plain JSON values, for a setting with few real patients.
-
-    Args:
-        training: "finetune", or "real" for a new network.
-        spec: the segmenter's own training.
-    """
+    """A segmenter's training `spec` changed for few real patients: "finetune", or "real" for a new network."""
     assert study.fine_tune is not None
     own = study.fine_tune.training if training == "finetune" else study.fine_tune.scratch
     changes = own.model_dump(mode="json", exclude_none=True)
     replaced = {"epochs"} if "samples" in changes else set()
     if training == "finetune":
-        changes.setdefault("lr", spec["lr"] * LR_SHARE)
+        changes.setdefault("lr", spec["lr"] * 0.1)
         replaced.add("max_minutes")
     return {name: value for name, value in spec.items() if name not in replaced} | changes
 
@@ -417,12 +354,9 @@ def _fine_tune_problem(study: Grid) -> Found | None:
         return ("fine_tune",), "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
     for name, segmenter in study.segmenters.items():
         spec = segmenter.training.model_dump(mode="json")
-        if segmenter.training.epochs is not None and study.fine_tune.scratch.samples is None:
-            what = (
-                f"needs `scratch: {{samples: ...}}`: {name} is trained for {segmenter.training.epochs:g} epochs, which"
-                " are few steps with few patients"
-            )
-            return ("fine_tune",), what
+        epochs = segmenter.training.epochs
+        if epochs is not None and study.fine_tune.scratch.samples is None:
+            return ("fine_tune",), f"needs `scratch: {{samples: ...}}`: {epochs:g} epochs of {name} are too few steps"
         for training, field in (("finetune", "training"), ("real", "scratch")):
             changed = SegmenterTrainingConfig.model_validate(changed_training(study, training, spec))
             try:
@@ -443,9 +377,7 @@ def _mixture_problem(study: Grid) -> Found | None:
     }
     for name, segmenter in study.segmenters.items():
         mixture = segmenter.training.mixture
-        usual = type(mixture).model_validate(
-            {}
-        )  # a study that is read again has every field, most of them at their default
+        usual = type(mixture)()  # a study that is read again has every field, most of them at their default
         for field in sorted(mixture.model_fields_set & set_by.keys()):
             if set_by[field] and getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)

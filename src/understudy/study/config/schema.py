@@ -30,7 +30,7 @@ from understudy.memorization.config import AuditConfig
 from understudy.quality.config import AnnotationConfig
 from understudy.study.config.cluster import ClusterConfig
 from understudy.study.config.cohorts import absolute, fields_of_part, published_as, with_absolute_paths
-from understudy.study.config.generators import FolderGenerator, size_problem
+from understudy.study.config.generators import size_problem
 from understudy.study.config.grid import Grid, grid_problem
 from understudy.study.config.sections import EvaluationConfig, QualitySpec, ReportConfig
 from understudy.study.config.segmenters import segmenter_size_problem
@@ -48,46 +48,31 @@ class Study(Grid):
         default_factory=AuditConfig, description="of the synthetic slices for copies of training patients; null: none"
     )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how results are scored")
-    quality: QualitySpec | None = Field(
-        None, description="distances of synthetic from real slices, beside held-out patients'; null: none"
-    )
+    quality: QualitySpec | None = Field(None, description="distances of synthetic from real slices; null: none")
     annotations: AnnotationConfig | None = Field(
-        default_factory=lambda: AnnotationConfig.model_validate({}),
-        description="areas, shapes, borders and positions of synthetic annotations beside real ones; null: none",
+        default_factory=AnnotationConfig, description="synthetic annotations beside real ones; null: none"
     )
-    report: ReportConfig = Field(
-        default_factory=lambda: ReportConfig.model_validate({}), description="what the report shows"
-    )
-    cluster: ClusterConfig = Field(
-        default_factory=lambda: ClusterConfig.model_validate({}),
-        description="resources of the jobs with `understudy run --cluster`; no result depends on it",
-        exclude=True,  # from `model_dump`, and so from all hashes and records: changing it redoes nothing
+    report: ReportConfig = Field(default_factory=ReportConfig, description="what the report shows")
+    cluster: ClusterConfig = Field(  # excluded from `model_dump`, and so from all hashes: changing it redoes nothing
+        default_factory=ClusterConfig, description="resources of the jobs with `understudy run --cluster`", exclude=True
     )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                "give either `cohort: {path: ...}` (patients on disk), `phantom: {...}` (artificial ones) or `cohorts:"
-                " {name: {path: ...}, ...}` (several), not "
-                + ("neither" if not given else "both " + " and ".join(given))
-            )
+            fix = "give either `cohort: {path: ...}`, `phantom: {...}` or `cohorts: {name: {path: ...}, ...}`"
+            raise ValueError(f"{fix}, not {'both ' + ' and '.join(given) if given else 'neither'}")
         if not self.generators and set(self.trainings) != {"real"}:
-            raise ValueError(
-                "`trainings` asks for synthetic slices, but there are no `generators`; add one, e.g. `generators:"
-                " {stylegan2: {recipe: quick}}`, or `trainings: [real]`"
-            )
+            fix = "add one, e.g. `generators: {stylegan2: {recipe: quick}}`, or `trainings: [real]`"
+            raise ValueError(f"`trainings` asks for synthetic slices, but there are no `generators`; {fix}")
         for name, part in self.parts().items():
             if part.phantom is not None and part.phantom.patients > MOST_PHANTOMS:
                 place = ("cohorts", name, "phantom") if name else ("phantom",)
                 raise problem_at((*place, "patients"), f"should be at most {MOST_PHANTOMS:,}")
-        resolutions = sorted({part.slices.resolution for part in self.parts().values()})
-        if (
-            found := grid_problem(self)
-            or size_problem(self.generators, resolutions)
-            or segmenter_size_problem(self.segmenters, resolutions)
-        ):
+        sizes = sorted({part.slices.resolution for part in self.parts().values()})
+        found = grid_problem(self) or size_problem(self.generators, sizes)
+        if found := found or segmenter_size_problem(self.segmenters, sizes):
             raise problem_at(*found)
         return self
 
@@ -118,11 +103,7 @@ class Study(Grid):
         return parts
 
     def with_one_cohort(self, purpose: str) -> Study:
-        """The study, for what is done with one cohort only.
-
-        Raises:
-            UnderstudyError: it has several.
-        """
+        """The study; an UnderstudyError if it has several cohorts, of which `purpose` ("a sweep") takes one."""
         if self.cohorts is not None:
             what = f"the study has several cohorts ({', '.join(self.cohorts)}), and {purpose} takes one"
             fix = "give a study file with `cohort: {path: ...}` or `phantom: {...}` in place of `cohorts`"
@@ -165,19 +146,14 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
         if path.is_dir():
             fix = f"write a study file for it: understudy init {shlex.quote(source)} > my-study.yaml"
             raise UnderstudyError("a folder, not a study file", where=path.absolute(), fix=fix)
-        missing = not path.exists() and path.suffix not in (".yaml", ".yml")
-    if missing:
-        fix = f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}"
-        raise UnderstudyError(f"no study file and no preset called {source!r}", where=path.absolute(), fix=fix)
+        if not path.exists() and path.suffix not in (".yaml", ".yml"):
+            fix = f"{_meant(source)}give the path of a .yaml file or one of the presets {', '.join(presets())}"
+            raise UnderstudyError(f"no study file and no preset called {source!r}", where=path.absolute(), fix=fix)
     return _from_content(*read_yaml(path), str(path), path.parent, cohort_only)
 
 
 def parse_study(text: str, name: str) -> Study:
-    """A study from the text of a study file; `name` is for messages. Relative paths are relative to the working folder.
-
-    Raises:
-        UnderstudyError: what is wrong in the text.
-    """
+    """A study from the text of a study file; `name` is for messages, paths are relative to the working folder."""
     return _from_content(*parse_yaml(text, name), name, Path.cwd())
 
 
@@ -212,20 +188,16 @@ def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -
     places = {name: absolute(Path(getattr(study.cluster, name)), folder) for name in ("container", "profile")}
     existing = {name: str(path) for name, path in places.items() if getattr(study.cluster, name) and path.exists()}
     changed["cluster"] = study.cluster.model_copy(update=existing)
-    changed["generators"] = {
-        name: spec.model_copy(update={"folder": absolute(spec.folder, folder)})
-        if isinstance(spec, FolderGenerator)
-        else spec
-        for name, spec in study.generators.items()
-    }
+
+    def placed(section: Any, field: str) -> Any:  # a copy with the path made absolute
+        path = getattr(section, field, None)
+        return section if path is None else section.model_copy(update={field: absolute(path, folder)})
+
+    changed["generators"] = {name: placed(spec, "folder") for name, spec in study.generators.items()}
     if study.quality is not None:
-        extractors = [
-            e.model_copy(update={"weights": e.weights and absolute(e.weights, folder)})
-            for e in study.quality.extractors
-        ]
+        extractors = [placed(extractor, "weights") for extractor in study.quality.extractors]
         changed["quality"] = study.quality.model_copy(update={"extractors": extractors})
-    if study.report.reading is not None:
-        changed["report"] = study.report.model_copy(update={"reading": absolute(study.report.reading, folder)})
+    changed["report"] = placed(study.report, "reading")
     return study.model_copy(update=changed)
 
 

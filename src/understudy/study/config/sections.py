@@ -5,32 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from understudy.quality.config import QualityConfig
+from understudy.study.config.yaml import Strict
 
 UNET = "unet"
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Strict):
     """How the segmentations of test patients are scored."""
 
-    model_config = ConfigDict(extra="forbid")
-
     scopes: list[Literal["whole", "kept_slices"]] = Field(
-        default=["whole", "kept_slices"],
-        min_length=1,
-        description="whole volumes, and only the slices that pass the slice rule (the paper)",
+        ["whole", "kept_slices"], min_length=1, description="whole volumes, and the slices that pass the slice rule"
     )
     dropped_slices: Literal["background", "predict"] = Field(
-        default="background",
-        description="slices that the rule drops: left empty, as the networks never saw such slices in training (what"
-        " they hide of a tumour counts as missed), or segmented like the others",
+        "background", description="slices that the rule drops: left empty (their tumour is missed), or segmented"
     )
     regions: Literal["auto", "none"] | dict[str, list[str]] = Field(
-        default="auto",
-        description="unions of classes scored beside them, in no mean: {WT: [NCR/NET, ED, ET]}; none; or auto: WT and"
-        " TC where there are classes called NCR, ED and ET",
+        "auto", description="unions of classes, in no mean: {WT: [NCR/NET, ED, ET]}; auto: WT and TC by their names"
     )
 
     @field_validator("regions", mode="before")
@@ -41,10 +34,8 @@ class EvaluationConfig(BaseModel):
         return value
 
 
-class ExtractorSpec(BaseModel):
+class ExtractorSpec(Strict):
     """An extractor in a study file; its name alone will do where no file is needed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Literal[
         "random", "unet", "radiomics", "radiomics_tumour",
@@ -61,10 +52,9 @@ class QualitySpec(QualityConfig):
     """Distances of synthetic from real slices, for every generator."""
 
     extractors: list[ExtractorSpec] = Field(
-        default_factory=lambda: [ExtractorSpec.model_validate({"name": n}) for n in ("random", UNET)],
-        min_length=1,
+        default_factory=lambda: [ExtractorSpec(name="random"), ExtractorSpec(name="unet")], min_length=1,
         description="what turns slices into vectors, e.g. [random, unet, {name: inception2015, weights: file.pth}]",
-    )
+    )  # fmt: skip
     channels: list[str] | None = Field(
         None, description="to compare, e.g. [T1wGd] (the paper); null: all, and their average"
     )
@@ -83,20 +73,14 @@ class QualitySpec(QualityConfig):
         return QualityConfig.model_validate(self.model_dump(exclude={"extractors", "channels"}))
 
 
-class ReportConfig(BaseModel):
+class ReportConfig(Strict):
     """What the report shows."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: str = Field("", description="heading of the report; empty: made from the study's name")
     published: Literal["auto", "brats2020", "brats2021", "none"] = Field(
-        "auto",
-        description="which of the paper's cohorts stands beside the results; auto: the one that the cohort is called"
-        " after, none for other names",
+        "auto", description="which of the paper's cohorts stands beside the results; auto: by the cohort's name"
     )
-    reading: Path | None = Field(
-        None, description="table6.json of `understudy reading analyse`: the readers' answers, shown as Table 6"
-    )
+    reading: Path | None = Field(None, description="table6.json of `understudy reading analyse`, shown as Table 6")
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from understudy.errors import UnderstudyError
 from understudy.segmenters.config import (
@@ -19,15 +19,11 @@ from understudy.segmenters.config import (
     with_paper,
 )
 from understudy.study.config.generators import refuse_set
+from understudy.study.config.yaml import Strict
 
 
-class SegmenterSpec(BaseModel):
-    """A segmentation network and its training.
-
-    `model.kind` says which; fields of the training that are not given are the paper's for this kind.
-    """
-
-    model_config = ConfigDict(extra="forbid")
+class SegmenterSpec(Strict):
+    """A segmentation network, by `model.kind`, and its training."""
 
     model: ModelConfig = Field(default_factory=UNetConfig, description="network, by `kind`: unet or swin")
     training: SegmenterTrainingConfig = Field(default_factory=SegmenterTrainingConfig, description="how it is trained")
@@ -71,7 +67,7 @@ class SegmenterSpec(BaseModel):
 def segmenter_size_problem(
     segmenters: Mapping[str, SegmenterSpec], resolutions: Iterable[int]
 ) -> tuple[tuple[str, ...], str] | None:
-    """The first network that does not exist at one of these resolutions: where it stands, and why; None if all do."""
+    """Path of the first network that does not exist at one of these resolutions, and why; None if all do."""
     for name, spec in segmenters.items():
         for resolution in resolutions:
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from understudy.errors import UnderstudyError
@@ -20,6 +20,13 @@ from understudy.generators.registry import list_plugins
 from understudy.io.files import reading
 
 Lines = dict[tuple[str, ...], int]  # ("generators", "stylegan2", "samples") -> line of the file, from 1
+
+
+class Strict(BaseModel):
+    """A section of a study file: a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
 
 LONGEST = 4 << 20  # bytes of a study file
 DEEPEST, MOST = 40, 100_000  # levels and values of a study file, aliases counted as often as they are used
