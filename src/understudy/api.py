@@ -265,7 +265,7 @@ class Evaluation:
     rows: pd.DataFrame
 
     def __repr__(self) -> str:
-        low, high = self.interval
+        low, high = self.interval  # the upper end is infinite where resamples of patients have a real Dice of 0
         means = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
         return (
             f"Evaluation(relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)};"

@@ -14,7 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.generators.folder import snapshot_folder
 from understudy.generators.membership import membership_scores
 from understudy.generators.registry import KINDS, build, model_config, network_type
-from understudy.generators.sample import sample_arrays
+from understudy.generators.sample import sample_set
 from understudy.generators.training.loop import train
 from understudy.slices import SliceSet
 
@@ -84,8 +84,8 @@ def test_a_sixth_generator_is_one_file_and_one_line(
     model = model_config(fields | kind.recipe("quick")["model"])
     training = kind.training(kimg=0.016, batch=8, keep_weights_kimg=[0.008], tensorboard=False)
     run = train(slices, None, model, training, tmp_path / "run", "cpu", progress=False)
-    images, labels = sample_arrays([run, snapshot_folder(run, 0.008)], 4, seed=0, device="cpu")
-    assert (images.shape, labels.shape) == ((4, 2, 16, 16), (4, 16, 16))
+    made = sample_set([run, snapshot_folder(run, 0.008)], 4, 0, tmp_path / "made", device="cpu", progress=False)
+    assert made.images.shape == (4, 2, 16, 16)
     scores, _ = membership_scores(run, slices, np.arange(5))
     assert len(scores) == 5
     assert kind.training_operations(model, training, kind.count) > kind.sampling_operations(model, None, kind.count) > 0

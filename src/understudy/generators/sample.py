@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from understudy.errors import Interrupted, UnderstudyError
@@ -82,25 +80,6 @@ def sample_set(
             if stop.requested:
                 raise Interrupted(f"sampling stopped after {writer.done} slices, which are kept")
     return writer.close(source="synthetic", **identity)
-
-
-def sample_arrays(
-    model_dir: str | Path | Sequence[str | Path],
-    count: int,
-    seed: int,
-    psi: float = 1.0,
-    device: str = "auto",
-    sampler: SamplerConfig | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images uint8 [count, C, H, W] and labels uint8 [count, H, W], in memory; otherwise as `sample_set`.
-
-    Example:
-        >>> images, labels = sample_arrays("run", 100, seed=0)    # doctest: +SKIP
-    """
-    generators = load_ensemble(model_dir, sampler, device)
-    classes, annotation = classes_of(generators[0].config), generators[0].config["annotation"]
-    blocks = [decode(joint, classes, annotation) for joint, _ in sample_blocks(generators, 0, count, seed, psi)]
-    return np.concatenate([images for images, _, _ in blocks]), np.concatenate([labels for _, labels, _ in blocks])
 
 
 @dataclass(frozen=True)
