@@ -173,7 +173,7 @@ def test_another_version_neither_samples_nor_passes_for_the_same_training(
 ) -> None:
     model = trained(slices, tmp_path / "model")
     monkeypatch.setattr(plugin_type("principal").implementation, "version", "2")
-    with pytest.raises(UnderstudyError, match="version 1.*but 2"):
+    with pytest.raises(UnderstudyError, match=r"version 1.*but 2"):
         sample_set(model, 70, 5, tmp_path / "s", progress=False)
     with pytest.raises(UnderstudyError, match="another training"):
         trained(slices, model)
