@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from understudy.quality.extractors import InputRule
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "FLAIR")
@@ -52,7 +51,7 @@ class Pooled:
     channels: tuple[str, ...] | None = None
 
     def __init__(self, channels: tuple[str, ...] | None = None) -> None:
-        self.rule: dict[str, Any] = InputRule(None).as_dict()
+        self.rule: dict[str, Any] = {"resize": "none"}
         self.channels, self.seen = channels, 0
         self.dimension = 4 * len(channels or ("one",))
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from understudy.errors import UnderstudyError
+from understudy.io.files import plain
 from understudy.quality.networks import inception, resnet
-from understudy.quality.networks.random import DIMENSION as RANDOM_DIMENSION
 from understudy.quality.networks.random import RandomNetwork
 from understudy.quality.weights import Weights, load_into, read_weights
 from understudy.runtime.devices import resolve_device
@@ -33,21 +33,13 @@ BICUBIC: Resize = "antialiased_bicubic"
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Turns slices into vectors. Anything with these five members will do (radiomic features need no network).
+    """Turns slices into vectors. Anything with these members will do (radiomic features need no network)."""
 
-    Attributes:
-        name: of the extractor, e.g. "inception2015".
-        sha256: of its weights (hex), or of whatever its features depend on.
-        rule: how slices become its input, plain JSON values; stored with results and part of the cache's key.
-        dimension: length of a vector.
-        channels: None: looks at one channel at a time. Names: wants these channels together, in this order.
-    """
-
-    name: str
-    sha256: str
-    rule: dict[str, Any]
-    dimension: int
-    channels: tuple[str, ...] | None
+    name: str  # e.g. "inception2015"
+    sha256: str  # of its weights (hex), or of whatever its features depend on
+    rule: dict[str, Any]  # how slices become its input, plain JSON; stored with results and part of the cache's key
+    dimension: int  # length of a vector
+    channels: tuple[str, ...] | None  # None: looks at one channel at a time. Names: wants these together, in this order
 
     def features(self, images: NDArray[np.uint8]) -> Features:
         """Vectors float32 [n, dimension] of images uint8 [n, H, W], or [n, C, H, W] if `channels` are named."""
@@ -79,11 +71,10 @@ class Classifier(Protocol):
 class InputRule:
     """What is done to uint8 slices before a network sees them: resized, repeated, shifted and scaled.
 
-    The rule travels with every result, since resizing alone moves an FID by more than a generator does (Parmar et al.
-    2022).
+    It travels with every result: resizing alone moves an FID by more than a generator does (Parmar et al. 2022).
 
     Attributes:
-        size: edge of the network's input, pixels; None leaves slices as they are.
+        size: edge of the network's input, pixels.
         resize: "antialiased_bicubic" (float32, clipped to 0..255, as clean-fid: PIL's filter on float images), or
             "tf1": bilinear without antialiasing between corner-aligned grids, as TensorFlow 1 and so the first FID
             did; only to compare with old numbers.
@@ -91,21 +82,17 @@ class InputRule:
         copies: how often the one channel is repeated (3: RGB).
     """
 
-    size: int | None
+    size: int
     resize: Resize = BICUBIC
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     copies: int = 3
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, stored with results."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
 
 def apply_rule(images: NDArray[np.uint8], rule: InputRule, device: torch.device | str = "cpu") -> torch.Tensor:
     """Images uint8 [n, H, W] as float32 [n, copies, size, size]."""
     x = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()[:, None]
-    if rule.size is not None and x.shape[-2:] != (rule.size, rule.size):
+    if x.shape[-2:] != (rule.size, rule.size):
         x = resized(x, rule.size, rule.resize)
     x = x.repeat(1, rule.copies, 1, 1)
     mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (rule.mean, rule.std))
@@ -117,18 +104,16 @@ def resized(x: torch.Tensor, size: int, how: Resize) -> torch.Tensor:
     if how == BICUBIC:
         out = nn.functional.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
         return out.clamp(0, 255)  # the filter's negative lobes overshoot at edges
-    rows, columns = (_tf1_weights(edge, size).to(x.device) for edge in x.shape[-2:])
-    return rows @ x @ columns.T
 
+    def weights(inputs: int) -> torch.Tensor:  # tf1: output i reads at i * inputs / size, between two neighbours
+        at = torch.arange(size, dtype=torch.float32) * (inputs / size)
+        low = at.floor().long().clamp(max=inputs - 1)
+        share, rows, found = at - low, torch.arange(size), torch.zeros(size, inputs)
+        found.index_put_((rows, low), 1 - share, accumulate=True)
+        found.index_put_((rows, (low + 1).clamp(max=inputs - 1)), share, accumulate=True)
+        return found.to(x.device)
 
-def _tf1_weights(inputs: int, outputs: int) -> torch.Tensor:
-    """[outputs, inputs]: output i reads at i * inputs / outputs, between two neighbours, without half pixels."""
-    at = torch.arange(outputs, dtype=torch.float32) * (inputs / outputs)
-    low = at.floor().long().clamp(max=inputs - 1)
-    share, rows, weights = at - low, torch.arange(outputs), torch.zeros(outputs, inputs)
-    weights.index_put_((rows, low), 1 - share, accumulate=True)
-    weights.index_put_((rows, (low + 1).clamp(max=inputs - 1)), share, accumulate=True)
-    return weights
+    return weights(x.shape[-2]) @ x @ weights(x.shape[-1]).T
 
 
 class NetworkExtractor:
@@ -141,7 +126,7 @@ class NetworkExtractor:
         device: str | torch.device = "cpu", batch: int = 32,
     ) -> None:  # fmt: skip
         self.name, self.dimension, self.sha256, self.batch = name, dimension, sha256, batch
-        self.input_rule, self.rule = rule, rule.as_dict()
+        self.input_rule, self.rule = rule, plain(asdict(rule))
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
 
@@ -180,7 +165,7 @@ def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
     rule = InputRule(64, resize, (127.5,), (127.5,), copies=1)
-    return NetworkExtractor("random", network, RANDOM_DIMENSION, rule, digest.hexdigest(), device, batch=128)
+    return NetworkExtractor("random", network, network.dimension, rule, digest.hexdigest(), device, batch=128)
 
 
 @torch.inference_mode()
@@ -214,9 +199,8 @@ def _radimagenet_inception(weights: Weights, resize: Resize, device: str) -> Net
 def _radimagenet_resnet50(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
     tensors = _numbered(weights.tensors, resnet.LAYERS)
     # blocks of each stage, by the names in the file
-    found = [{int(m[1]) for n in tensors if (m := re.match(rf"layer{s}\.(\d+)\.", n))} for s in (1, 2, 3, 4)]
-    one, two, three, four = (len(blocks) or 1 for blocks in found)
-    network = resnet.ResNet50((one, two, three, four))
+    found = [{m[1] for n in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", n))} for stage in (1, 2, 3, 4)]
+    network = resnet.ResNet50([len(blocks) or 1 for blocks in found])
     load_into(network, tensors, weights)
     rule = InputRule(224, resize, (127.5,), (127.5,))
     return NetworkExtractor("radimagenet_resnet50", network, resnet.DIMENSION, rule, weights.sha256, device)
@@ -226,6 +210,7 @@ def _dinov2(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
     from understudy.quality.networks.dinov2 import dinov2  # imports transformers
 
     network = dinov2(weights)
+    # ImageNet's mean and standard deviation
     mean, std = (tuple(255 * v for v in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     hidden = int(network.body.config.hidden_size)  # type: ignore[union-attr,arg-type]
     return NetworkExtractor("dinov2", network, hidden, InputRule(224, resize, mean, std), weights.sha256, device)
@@ -261,12 +246,9 @@ NAMES = ("random", "radiomics", "radiomics_tumour", *FROM_A_FILE)
 
 
 def make_extractor(
-    name: str,
-    weights: str | Path | None = None,
-    sha256: str | None = None,
-    resize: Resize = BICUBIC,
+    name: str, weights: str | Path | None = None, sha256: str | None = None, resize: Resize = BICUBIC,
     device: str = "cpu",
-) -> Extractor:
+) -> Extractor:  # fmt: skip
     """An extractor by its name.
 
     Args:

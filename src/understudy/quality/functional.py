@@ -23,14 +23,13 @@ Found = TypeVar("Found")
 def fid(synthetic: Slices, real: Slices, extractor: str | Extractor = "random", **options: Any) -> float:
     """Frechet distance between the features of two sets (Heusel et al. 2017); 0 for the same, smaller is nearer.
 
+    The mean over the channels.
+
     Args:
         synthetic, real: a SliceSet or images uint8 [N, C, H, W] each; channels of sets are matched by name.
         extractor: name of one (see `extractors.make_extractor`) or an `Extractor`. The FID of papers is
             "inception2015", whose weights you bring along.
         options: `weights`, `sha256`, `resize`, `device` of `make_extractor`.
-
-    Returns:
-        The mean over the channels.
 
     Raises:
         UnderstudyError: fewer slices on a side than features (the distance would be mostly bias), other channels.
@@ -65,7 +64,7 @@ def kid(
         seed: of the random subsets (100 of at most 1,000 slices).
 
     Returns:
-        Mean and standard deviation over subsets (NaN where one subset takes all slices), each averaged over channels.
+        Mean and standard deviation over subsets (NaN where one takes all slices), each averaged over channels.
 
     Raises:
         UnderstudyError: fewer than two slices on a side, other channels.
@@ -113,8 +112,7 @@ def inception_score(
     Args:
         synthetic, options: as in `fid`.
         extractor: one that has class scores: "inception2015" with `weights=`.
-        splits: parts that are scored one by one.
-        seed: of the order of the slices.
+        splits: parts of the slices, in the random order of `seed`, that are scored one by one.
 
     Returns:
         Mean and standard deviation over the parts, averaged over channels.

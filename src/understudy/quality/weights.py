@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.io.files import sha256_file
 
 # SHA-256 (hex, or its first digits) of files that are known to be the right ones
@@ -49,7 +49,6 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
     """Reads a state dict (.pth, .pt, .safetensors) or the parameters of a TorchScript archive.
 
     Args:
-        path: the user's file.
         extractor: name of the extractor, for its published hashes.
         stated: SHA-256 (hex, at least the first 8 digits) that the file must have; None: a published one if there
             is any, else every state dict is taken and its hash recorded.
@@ -70,7 +69,10 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
             where=path,
             fix="download the file again; if you mean this one, state its SHA-256 (--weights-sha256)",
         )
-    script = _is_script(path)
+    script = False
+    if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # TorchScript archives hold code and constants beside the tensors
+            script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     if script and not wanted:
         raise UnderstudyError(
             f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})",
@@ -87,9 +89,8 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
             return Weights(path, found, {k: v.detach() for k, v in module.state_dict().items()}, module)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnderstudyError(
-            f"the weights cannot be read safely ({first})",
+            f"the weights cannot be read safely ({first_line(error)})",
             where=path,
             fix="give a state dict (tensors only), safetensors, or a TorchScript archive",
         ) from error
@@ -99,14 +100,6 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise UnderstudyError("the file holds no state dict", where=path, fix="give a state dict of tensors")
     return Weights(path, found, {str(k): v for k, v in content.items()})
-
-
-def _is_script(path: Path) -> bool:
-    """TorchScript archives are zip files with code and constants beside the tensors."""
-    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: Weights) -> None:

@@ -24,9 +24,9 @@ class _Convolution(nn.Module):
         self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, pad: bool = False
     ) -> None:
         super().__init__()
-        shape = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        padding = (shape[0] // 2, shape[1] // 2) if pad else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, shape, stride, padding, bias=False)
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        padding = (height // 2, width // 2) if pad else 0
+        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,15 +193,10 @@ def from_graph(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     The graph scales no normalised channel: where a convolution has no such tensor it is one.
     """
     plain = {name.replace(".", "_").replace("/", "_"): tensor for name, tensor in tensors.items()}
-    found: dict[str, torch.Tensor] = {}
+    found = {f"fc.{part}": plain[f"output_{part}"] for part in ("weight", "bias") if f"output_{part}" in plain}
     for theirs, ours in graph_names().items():
         for part, names in _PARTS.items():
-            for name in names:
-                if (tensor := plain.get(f"{theirs}_{name}")) is not None:
-                    found[f"{ours}.{part}"] = tensor
+            found |= {f"{ours}.{part}": plain[f"{theirs}_{name}"] for name in names if f"{theirs}_{name}" in plain}
         if f"{ours}.bn.bias" in found:
             found.setdefault(f"{ours}.bn.weight", torch.ones_like(found[f"{ours}.bn.bias"]))
-    for part in ("weight", "bias"):
-        if (tensor := plain.get(f"output_{part}")) is not None:
-            found[f"fc.{part}"] = tensor
     return found

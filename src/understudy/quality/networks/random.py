@@ -11,22 +11,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-WIDTHS = (16, 24, 32, 56)
-DIMENSION = sum(WIDTHS)
-
 
 class RandomNetwork(nn.Module):
     """[n, 1, S, S] -> [n, 128]: the mean over positions of each of four stages, each of half the edge.
 
-    Args:
-        seed: of the weights, drawn by numpy, whose streams do not change between versions of torch.
+    The weights are drawn by numpy, whose streams do not change between versions of torch.
     """
+
+    dimension = 128
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         rng, inputs = np.random.Generator(np.random.PCG64(seed)), 1
         self.stages = nn.ModuleList()
-        for width in WIDTHS:
+        for width in (16, 24, 32, 56):
             layer = nn.Conv2d(inputs, width, 5, 2, 2, padding_mode="reflect")
             weight = rng.normal(0, 1, layer.weight.shape) * np.sqrt(2 / (25 * inputs))
             bias = rng.normal(0, 0.1, width)

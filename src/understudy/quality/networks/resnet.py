@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,13 +31,9 @@ class _Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """[n, 3, H, W] -> [n, 2048], the mean over positions of the last stage.
+    """[n, 3, H, W] -> [n, 2048], the mean over positions of the last stage; `blocks`: bottlenecks of each stage."""
 
-    Args:
-        blocks: bottlenecks of each stage; fewer make a small network of the same kind.
-    """
-
-    def __init__(self, blocks: tuple[int, int, int, int] = (3, 4, 6, 3)) -> None:
+    def __init__(self, blocks: Sequence[int] = (3, 4, 6, 3)) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         inputs = 64
