@@ -32,6 +32,11 @@ class UnderstudyError(Exception):
         return "\n".join(lines)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class MissingField(UnderstudyError, KeyError):
     """A JSON file lacks a field: another version of Understudy, or another program, wrote it."""
 

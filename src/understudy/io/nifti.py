@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.io.folders import read_bytes
 from understudy.io.grids import SAME_EDGES, SAME_GRID, Plane, VolumeHeader
 
@@ -73,7 +73,7 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
         slope, intercept = stored.get_slope_inter()
         offset = int(stored["vox_offset"])
     except (HeaderDataError, ValueError, OverflowError) as error:
-        what = f"the scale or the offset of the voxels is no number ({_short(error)})"
+        what = f"the scale or the offset of the voxels is no number ({first_line(error)})"
         fix = "correct scl_slope, scl_inter and vox_offset in the header, or export the volume again"
         raise UnderstudyError(what, where=path, fix=fix) from error
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -104,7 +104,7 @@ def _parse(path: Path) -> Any:
     except Exception as error:  # nibabel raises nearly anything for a damaged header
         if "data code" in str(error):
             fix = "save the volume with voxels of another type, for example int16 or float32"
-            what = f"voxels of this type cannot be read ({_short(error)})"
+            what = f"voxels of this type cannot be read ({first_line(error)})"
             raise UnderstudyError(what, where=path, fix=fix) from error
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
@@ -120,7 +120,7 @@ def _size_of_header(content: bytes) -> int:
 
 
 def _bad_header(path: Path, error: BaseException) -> UnderstudyError:
-    what = f"the header cannot be read ({_short(error)}): not a NIfTI file, or damaged"
+    what = f"the header cannot be read ({first_line(error)}): not a NIfTI file, or damaged"
     return UnderstudyError(what, where=path, fix=_REPLACE)
 
 
@@ -252,7 +252,7 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         # a view of the inflated bytes: nibabel would copy them twice
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
     except _DAMAGE as error:
-        what = f"the file is truncated or damaged ({_short(error)})"
+        what = f"the file is truncated or damaged ({first_line(error)})"
         raise UnderstudyError(what, where=path, fix=_REPLACE) from error
     with np.errstate(all="ignore"):  # what overflows is found by whoever judges the values
         scaled = apply_read_scaling(stored, header.slope, header.intercept)
@@ -299,8 +299,3 @@ def _inflate(raw: bytes, size: int) -> bytes:
             raise EOFError("it ends too early" if left > 0 else "it is longer than its header announces")
         raw = member.unused_data
     return members[0] if len(members) == 1 else b"".join(members)
-
-
-def _short(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
