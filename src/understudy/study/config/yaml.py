@@ -29,7 +29,7 @@ class Strict(BaseModel):
 
 
 LONGEST = 4 << 20  # bytes of a study file
-DEEPEST, MOST = 40, 100_000  # levels and values of a study file, aliases counted as often as they are used
+DEEPEST, MOST = 40, 100_000  # its levels and values, aliases counted as often as they are used
 
 
 class _Loader(yaml.SafeLoader):
@@ -92,7 +92,7 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         where = f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name
         fix = "correct that line: `name: value`, indented with spaces"
         raise UnderstudyError(f"not a valid YAML file: {error.problem or error.context}", where, fix) from error
-    except yaml.YAMLError as error:
+    except yaml.YAMLError as error:  # characters that YAML does not allow
         what = f"not a valid YAML file: {str(error).splitlines()[0]}"
         raise UnderstudyError(what, where=name, fix="give a text file of `name: value` lines") from error
     except RecursionError as error:
@@ -113,22 +113,20 @@ def _too_large(where: str) -> UnderstudyError:
 def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines, name: str) -> None:
     if len(path) > DEEPEST or len(lines) > MOST:
         raise _too_large(f"{name}, line {node.start_mark.line + 1}")
+    entries: list[tuple[str, yaml.Node, yaml.Node]] = []  # key, where it is, value
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*path, str(key.value)[:200])
-            lines[place] = key.start_mark.line + 1
-            _collect_lines(value, place, lines, name)
+        entries = [(str(key.value)[:200], key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[*path, str(i)] = value.start_mark.line + 1
-            _collect_lines(value, (*path, str(i)), lines, name)
+        entries = [(str(i), value, value) for i, value in enumerate(node.value)]
+    for key, place, value in entries:
+        lines[*path, key] = place.start_mark.line + 1
+        _collect_lines(value, (*path, key), lines, name)
 
 
 def named_kinds(entries: Any, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> Any:
-    """Generators or segmenters of a study file, each named like a kind being of this kind; null drops one.
+    """Networks of a study file: one named like one of `kinds` is of this kind, others of the `default`; null drops one.
 
     Args:
-        kinds: of networks; `default` is the kind of other names.
         also: other names of kinds, e.g. {"ddpm": "diffusion"}.
 
     Raises:
@@ -136,31 +134,26 @@ def named_kinds(entries: Any, kinds: Sequence[str], default: str, also: Mapping[
     """
     if not isinstance(entries, Mapping):
         return entries
-    found = {}
-    for name, spec in entries.items():
-        if spec is None:
+    found = {name: spec for name, spec in entries.items() if spec is not None}
+    for name, spec in found.items():
+        if not isinstance(spec, Mapping) or {"folder", "plugin"} & set(spec):  # no network
             continue
-        if isinstance(spec, Mapping) and not {"folder", "plugin"} & set(spec):  # a network
-            parts = [spec.get("model"), spec.get("training")]
-            if name in kinds and isinstance(spec.get("model", {}), Mapping):
-                spec = merged({"model": {"kind": name}}, spec)
-            elif all(part is None or (isinstance(part, Mapping) and "kind" not in part) for part in parts) and (
-                meant := kinds_meant(str(name), kinds, default, also)
-            ):
-                fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
-                raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
-        found[name] = spec
+        parts = [part for part in (spec.get("model"), spec.get("training")) if part is not None]
+        if name in kinds and isinstance(spec.get("model", {}), Mapping):
+            found[name] = merged({"model": {"kind": name}}, spec)
+        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts) and (
+            meant := kinds_meant(str(name), kinds, default, also)
+        ):
+            fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
+            raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
     return found
 
 
 def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> list[str]:
-    """The kinds that a name seems to mean although a network called so would be of the default kind; [] if none.
-
-    Args:
-        also: other names of kinds, e.g. {"ddpm": "diffusion"}.
+    """The kinds that a name seems to mean although a network called so would be of the default kind.
 
     Example:
-        >>> kinds_meant("difusion", ("stylegan2", "diffusion"), "stylegan2", {})
+        >>> kinds_meant("difusion", ("stylegan2", "diffusion"), "stylegan2", {"ddpm": "diffusion"})
         ['diffusion']
     """
     plain = "".join(c for c in name.lower() if c.isalnum())
@@ -176,12 +169,10 @@ def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid upon `base`: mappings are merged field by field, anything else (lists, null) replaces."""
-    result = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = value
+    result = dict(base) | dict(over)
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], Mapping) and isinstance(over[key], Mapping):
+            result[key] = merged(base[key], over[key])
     return result
 
 
@@ -197,10 +188,9 @@ def settings_problems(error: ValidationError) -> list[str]:
 
 def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
     """Problems of a study file as one message; `name` stands for the file."""
-    problems = list(dict.fromkeys(problems))
-    head = f"the study file has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"
-    what = "\n".join([head, *(f"  {p}" for p in problems)])
-    return UnderstudyError(what, where=name, fix="correct the file; nothing was run")
+    lines = list(dict.fromkeys(problems))
+    head = f"the study file has {len(lines)} problem{'s' if len(lines) > 1 else ''}:"
+    return UnderstudyError("\n  ".join([head, *lines]), where=name, fix="correct the file; nothing was run")
 
 
 def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
@@ -221,16 +211,12 @@ def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
     return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
 
 
-_TYPES = {  # pydantic's names of errors, in words
-    "string_type": "should be text", "path_type": "should be a path",
-    "int_type": "should be a whole number", "int_parsing": "should be a whole number",
-    "int_from_float": "should be a whole number", "int_parsing_size": "should be a smaller number",
-    "float_type": "should be a number", "float_parsing": "should be a number",
-    "finite_number": "should be a finite number",
-    "bool_type": "should be true or false", "bool_parsing": "should be true or false",
-    "list_type": "should be a list: [a, b]", "tuple_type": "should be a list: [a, b]",
-    "dict_type": "should be `name: value` lines", "model_type": "should be `name: value` lines",
-    "model_attributes_type": "should be `name: value` lines", "mapping_type": "should be `name: value` lines",
+_TYPES = {  # pydantic's names of errors: in words
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "mapping_type"), "`name: value` lines"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"), "finite_number": "a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"), "int_parsing_size": "a smaller number",
+    **dict.fromkeys(("list_type", "tuple_type"), "a list: [a, b]"), "string_type": "text", "path_type": "a path",
 }  # fmt: skip
 
 
@@ -257,7 +243,7 @@ def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) ->
         return f"{prefix}`{path}` is empty: give it a value, or remove the line"
     message = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind in _TYPES:
-        message = _TYPES[kind] + _example(kind, value, model, keys)
+        message = f"should be {_TYPES[kind]}{_example(kind, value, model, keys)}"
     if kind == "union_tag_invalid":
         path, value = f"{path}.kind", details["tag"]
     if kind == "union_tag_invalid" or (kind == "literal_error" and isinstance(value, str)):
@@ -320,10 +306,8 @@ def _elsewhere(keys: tuple[str, ...], value: Any, model: type[BaseModel]) -> str
     text = _yaml(value)
     for key in reversed(best[common:]):
         text = f"{{{key.replace(_NAME, 'NAME')}: {text}}}"
-    place = ""
-    if common < len(here):
-        place = f" in `{'.'.join(here[:common])}`" if common else " at the top of the file"
-    return f"; did you mean `{text[1:-1]}`{place}?"
+    place = f" in `{'.'.join(here[:common])}`" if common else " at the top of the file"
+    return f"; did you mean `{text[1:-1]}`{place if common < len(here) else ''}?"
 
 
 def _prefix(keys: tuple[str, ...], lines: Lines) -> str:
@@ -373,8 +357,7 @@ def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
 
 
 def _field_paths(model: type[BaseModel], here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The paths of all fields below a model, "*" for any name or number; of a union whose member is named in `here`
-    only that member's."""
+    # "*" stands for any name or number; of a union whose member is named in `here` only that member counts
     found: list[tuple[str, ...]] = []
     for name, field in model.model_fields.items():
         found.append((name,))
