@@ -21,14 +21,19 @@ def save_model(
     folder: Path, generator: nn.Module, config: dict[str, Any], discriminator: nn.Module | None = None
 ) -> None:
     """Writes the weights, then `config.json`: the folder is finished when the latter is there."""
+    save_weights(folder / WEIGHTS, generator)
+    if discriminator is not None:
+        save_weights(folder / DISCRIMINATOR, discriminator)
+    write_json(folder / CONFIG, config)
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Writes the parameters and buffers of a network, as safetensors."""
     import safetensors.torch  # and torch, which readers of names need not wait for
 
-    for name, network in ((WEIGHTS, generator), (DISCRIMINATOR, discriminator)):
-        if network is not None:
-            with atomic_path(folder / name) as temporary:
-                weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-                safetensors.torch.save_file(weights, temporary)
-    write_json(folder / CONFIG, config)
+    with atomic_path(path) as temporary:
+        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        safetensors.torch.save_file(weights, temporary)
 
 
 def load_weights(build: Callable[[], nn.Module], path: Path, what: str) -> Any:

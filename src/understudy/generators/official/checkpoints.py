@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from understudy.errors import UnderstudyError
 from understudy.generators.official import pickles
 from understudy.generators.official.pickles import Array, Limits, Machine, Module, Network, Refusal, Tensor, require
+from understudy.io.files import reading
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -64,41 +64,35 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """The content of a file: containers, numbers, texts and the records of `pickles.py`.
-
-    Nothing in the file is executed or imported, whatever it asks for.
+    """The content of a file: containers, numbers, texts and the records of `pickles.py`; nothing in it is executed.
 
     Raises:
         UnderstudyError: no such file; not a checkpoint; damaged; or it asks for something that is not on the list of
             what official checkpoints need.
     """
     path = Path(path)
-    if not path.is_file():
-        kind = "a folder, not a file" if path.is_dir() else "file not found"
-        raise UnderstudyError(kind, where=path, fix="give the path of a checkpoint (.pkl or .pt)")
-    if path.stat().st_size == 0:
-        raise UnderstudyError("the file is empty", where=path, fix=_AGAIN)
-    if not os.access(path, os.R_OK):
-        raise UnderstudyError("no permission to read the file", where=path, fix="check its permissions")
-    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        _check_kind(content[:512], path)
-        try:
-            # Reading a mapped file never reserves more than there is, whatever length the file claims; zip archives
-            # need a file proper, and `zipfile` has its own checks.
-            return _parse(handle if content[:2] == b"PK" else content)  # type: ignore[arg-type]
-        except Refusal as refusal:
-            problem = f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed"
-            fix = "do not load it with other software unless you trust whoever made it"
-            raise UnderstudyError(problem, path, fix) from refusal
-        except Exception as error:  # damage shows in as many ways as there are operations
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
+    with reading(path), open(path, "rb") as handle:
+        _check_kind(handle.read(512), path)
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                # Reading a mapped file never reserves more than there is, whatever length the file claims; zip archives
+                # need a file proper, and `zipfile` has its own checks.
+                return _parse(handle if content[:2] == b"PK" else content)  # type: ignore[arg-type]
+            except Refusal as refusal:
+                problem = f"the file asks for {refusal}, which no official checkpoint needs; nothing in it was executed"
+                fix = "do not load it with other software unless you trust whoever made it"
+                raise UnderstudyError(problem, path, fix) from refusal
+            except Exception as error:  # damage shows in as many ways as there are operations
+                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
 
 
 def _check_kind(start: bytes, path: Path) -> None:
-    """Names the usual wrong files."""
+    """Raises an UnderstudyError that names the usual wrong files."""
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
         return
+    if not start:
+        raise UnderstudyError("the file is empty", path, _AGAIN)
     text, found = start.lstrip().lower(), ""
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         found = ", but a web page: the download needs a login, or a confirmation of its size"
@@ -113,10 +107,10 @@ def _check_kind(start: bytes, path: Path) -> None:
 
 def _parse(content: IO[bytes]) -> Any:
     size = content.seek(0, io.SEEK_END) or content.tell()
+    limits = Limits(budget=4 * size + (1 << 20))  # room for values that are decoded twice
     content.seek(0)
     start = content.read(len(_MAGIC_BYTES))
     content.seek(0)
-    limits = Limits(budget=4 * size + (1 << 20))  # room for values that are decoded twice
     if start[:4] == b"PK\x03\x04":
         return _read_zip(content, limits)
     if start == _MAGIC_BYTES:
@@ -152,8 +146,7 @@ def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     storages: dict[str, pickles.Storage] = {}
 
     def storage(identifier: Any) -> pickles.Storage:
-        made = _storage_of(identifier)
-        return storages.setdefault(identifier[2], made)
+        return storages.setdefault(identifier[2], _storage_of(identifier))
 
     if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
         raise ValueError("another version of torch.save")
@@ -214,14 +207,13 @@ def collect(content: Any) -> Checkpoint:
         return _persistent(content)
     if found := list(itertools.islice(_unets(content), 20)):
         return _state_dict(found)
+    problem, fix = "the file holds something else than the networks of an official model", _OFFICIAL
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
-        raise UnderstudyError("a state dictionary, but not of guided-diffusion's U-Net", fix=_OFFICIAL)
-    if isinstance(content, dict) and "param_groups" in content:
-        raise UnderstudyError(
-            "the file holds the state of an optimiser, not a network",
-            fix="give the ema_*.pt of the same step, or else model*.pt",
-        )
-    raise UnderstudyError("the file holds something else than the networks of an official model", fix=_OFFICIAL)
+        problem = "a state dictionary, but not of guided-diffusion's U-Net"
+    elif isinstance(content, dict) and "param_groups" in content:
+        problem = "the file holds the state of an optimiser, not a network"
+        fix = "give the ema_*.pt of the same step, or else model*.pt"
+    raise UnderstudyError(problem, fix=fix)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -256,10 +248,8 @@ def _named(mapping: Any) -> dict[str, Any]:
 
 def _without_labels(arguments: dict[str, Any], name: str) -> dict[str, Any]:
     if count := arguments.pop(name, 0):
-        raise UnderstudyError(
-            f"the model is conditioned on {count} labels, which is not supported",
-            fix="give a model that was trained without labels",
-        )
+        problem = f"the model is conditioned on {count} labels, which is not supported"
+        raise UnderstudyError(problem, fix="give a model that was trained without labels")
     return arguments
 
 
@@ -282,14 +272,11 @@ def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Che
     elif "G/G_synthesis/4x4/Const/StyleMod/weight" in arrays and "G/G_mapping/Dense0/weight" in arrays:
         kind, source = "sg1", "stylegan"
     else:
-        raise UnderstudyError(
-            f"a TensorFlow network {function!r} that is neither Progressive GAN nor StyleGAN 1",
-            fix="convert a StyleGAN 2 of TensorFlow with legacy.py of NVlabs/stylegan3, and give the result",
-        )
-    made_with: dict[str, Any] = {}
-    for network in (discriminator, ema):
-        made_with |= _all_plain(_named(network.state.get("static_kwargs", {})))
-    arguments = _without_labels(made_with, "label_size")
+        problem = f"a TensorFlow network {function!r} that is neither Progressive GAN nor StyleGAN 1"
+        fix = "convert a StyleGAN 2 of TensorFlow with legacy.py of NVlabs/stylegan3, and give the result"
+        raise UnderstudyError(problem, fix=fix)
+    judged, made = (_all_plain(_named(network.state.get("static_kwargs", {}))) for network in (discriminator, ema))
+    arguments = _without_labels(judged | made, "label_size")
     raw, judge = dict(variables(generator, "G/")), dict(variables(discriminator, "D/"))
     return Checkpoint(kind, source, function, arguments, arrays, raw, judge)
 
@@ -303,20 +290,15 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     elif "G/synthesis.input.freqs" in arrays:
         kind, source = ("sg3r" if arguments.get("use_radial_filters") else "sg3t"), "stylegan3"
     else:
-        raise UnderstudyError(
-            f"a generator {ema.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3", fix=_OFFICIAL
-        )
+        problem = f"a generator {ema.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3"
+        raise UnderstudyError(problem, fix=_OFFICIAL)
     arguments = _without_labels(arguments, "c_dim")
-    judge, raw = content.get("D"), content.get("G")
-    if isinstance(judge, Module):
-        deviation = dict(_walk(judge)).get("b4.mbstd.", Module("", {})).state  # the minibatch standard deviation's
-        found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
-        arguments |= _all_plain(found)
-    trained, judged = (
-        _weights(module, prefix) if isinstance(module, Module) else {}
-        for module, prefix in ((raw, "G/"), (judge, "D/"))
-    )
-    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, trained, judged)
+    absent = Module("", {})  # without weights
+    judge, raw = (part if isinstance(part, Module) else absent for part in (content.get("D"), content.get("G")))
+    deviation = dict(_walk(judge)).get("b4.mbstd.", absent).state  # the minibatch standard deviation's
+    found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
+    arguments |= _all_plain(found)
+    return Checkpoint(kind, source, ema.class_name[:80], arguments, arrays, _weights(raw, "G/"), _weights(judge, "D/"))
 
 
 def _walk(module: Module) -> Iterator[tuple[str, Module]]:
@@ -369,7 +351,6 @@ def _module_arguments(module: Module) -> dict[str, Any]:
 
 
 _FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which guided-diffusion's U-Net is known
-_AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|averag|shadow")  # in the names of averaged weights
 
 
 def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -383,14 +364,15 @@ def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dic
             found = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
             yield "/".join([*place, start] if start else place), found
     inside = {id(value): (key, value) for key, value in content.items() if isinstance(value, dict)}
-    if len(place) < 3:  # dictionaries inside each other
+    if len(place) < 3:  # dictionaries inside each other, without end perhaps
         for key, value in inside.values():
             yield from _unets(value, (*place, key[:40]))
 
 
 def _state_dict(found: list[tuple[str, dict[str, Any]]]) -> Checkpoint:
     """PyTorch: a state dictionary of guided-diffusion, bare, or as training scripts wrap it."""
-    place, weights = ([entry for entry in found if _AVERAGED.search(entry[0].lower())] or found)[0]
+    averaged = [entry for entry in found if re.search(r"(?<![a-z])ema(?![a-z])|averag|shadow", entry[0].lower())]
+    place, weights = (averaged or found)[0]
     arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
     others = tuple(other for other, _ in found if other != place)
     return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)

@@ -13,21 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import safetensors.torch
 import torch
-from torch import nn
 
 from understudy.errors import UnderstudyError
-from understudy.generators.folder import is_finished, save_model
+from understudy.generators.folder import is_finished, save_model, save_weights
 from understudy.generators.joint import Annotation, annotation_channels
 from understudy.generators.official.checkpoints import Checkpoint, collect, read_checkpoint
 from understudy.generators.official.diffusion import unet_arguments
 from understudy.generators.official.pickles import Refusal
 from understudy.generators.official.weights import load_official_arrays
-from understudy.io.files import atomic_path, sha256_file, sha256_json
+from understudy.io.files import sha256_file, sha256_json
 from understudy.slices import BACKGROUND, LabelClass, evenly_coded
 
-RAW, DISCRIMINATOR = "generator-raw.safetensors", "discriminator.safetensors"
+RAW = "generator-raw.safetensors"
 BRATS_CLASSES = (BACKGROUND, LabelClass("NCR/NET", 1, 51), LabelClass("ED", 2, 102), LabelClass("ET", 4, 204))
 
 # Order of the channels in the models that the paper's authors share on AIDA data hub; the annotation is the last.
@@ -38,25 +36,19 @@ _AUTHORS_ORDER = {
 }
 # Widths of the U-Net -> the resolution for which guided-diffusion has them by default.
 _RESOLUTIONS = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
-_LARGEST, _MOST_LAYERS = 4096, 64  # sizes and depths: beyond them a claim, not a model
 _ORIGIN = "check where the file comes from"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was imported.
+    """What was imported."""
 
-    Attributes:
-        folder: of the generator. kind: of our model, e.g. "stylegan2". source: whose format the file has.
-        resolution: pixels. channels: names of the image channels. notes: what the user should know.
-    """
-
-    folder: Path
-    kind: str
-    source: str
-    resolution: int
-    channels: tuple[str, ...]
-    notes: tuple[str, ...]
+    folder: Path  # of the generator
+    kind: str  # of our model, e.g. "stylegan2"
+    source: str  # whose format the file has
+    resolution: int  # pixels
+    channels: tuple[str, ...]  # names of the image channels
+    notes: tuple[str, ...]  # what the user should know
 
 
 def import_checkpoint(
@@ -71,9 +63,10 @@ def import_checkpoint(
 
     Args:
         path: .pkl of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch or stylegan3, or .pt of
-            guided-diffusion. out: folder for the generator; an earlier import of the same file is left as it is.
+            guided-diffusion.
+        out: folder for the generator; an earlier import of the same file is left as it is.
         channels: names of the image channels in the order of the model; the annotation follows them.
-        classes: of the annotation, background first. annotation: one coded channel or one channel a class.
+        classes: of the annotation, background first.
         diffusion: what a .pt does not tell, by official names: steps and noise_schedule always, image_size where the
             widths are not guided-diffusion's own, num_heads (default 4) or num_head_channels, use_new_attention_order,
             rescale_timesteps.
@@ -84,8 +77,9 @@ def import_checkpoint(
     """
     path, folder = Path(path), Path(out)
     if annotation not in get_args(Annotation):
-        fix = "coded (one channel of intensity codes, as the paper's) or one_hot (one channel a class)"
-        raise UnderstudyError(f"annotation {annotation!r} is unknown", fix=fix)
+        raise UnderstudyError(
+            f"annotation {annotation!r} is unknown", fix="coded (one channel) or one_hot (one a class)"
+        )
     if len(classes) < 2 or classes[0].source != 0:
         raise UnderstudyError("no classes besides the background", fix="name them by --classes")
     content = read_checkpoint(path)
@@ -105,24 +99,23 @@ def import_checkpoint(
         model: Any = load_official_arrays(config, checkpoint.ema | checkpoint.discriminator)
     source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
               "network": checkpoint.network}  # fmt: skip
+    if checkpoint.taken:
+        source["weights"] = checkpoint.taken
     record = {
         "kind": model.config.kind, "model": model.config.model_dump(), "training": None, "imported": source,
         **_progress(path.name), "channels": list(names), "classes": [vars(c) for c in classes],
-        "annotation": annotation, "spacing": None, "axes": None, "torch": torch.__version__,
+        "annotation": annotation, "spacing": None, "axes": None,
     }  # fmt: skip
-    if checkpoint.taken:
-        source["weights"] = checkpoint.taken
-    record["identity"] = sha256_json({k: v for k, v in record.items() if k != "torch"})
-    if not is_finished(folder, record["identity"]):
-        if checkpoint.discriminator:
-            _save(folder / DISCRIMINATOR, model.discriminator)
+    identity = sha256_json(record)
+    if not is_finished(folder, identity):
         if checkpoint.raw:
             with _naming(path):
                 raw: Any = load_official_arrays(config, checkpoint.raw)
-            _save(folder / RAW, raw.generator)
-        save_model(folder, model.generator, record)
+            save_weights(folder / RAW, raw.generator)
+        discriminator = model.discriminator if checkpoint.discriminator else None
+        save_model(folder, model.generator, record | {"torch": torch.__version__, "identity": identity}, discriminator)
     notes = _notes(checkpoint, arguments, model, path)
-    return Imported(folder, record["kind"], checkpoint.source, model.config.resolution, names, notes)
+    return Imported(folder, model.config.kind, checkpoint.source, model.config.resolution, names, notes)
 
 
 @contextmanager
@@ -136,15 +129,8 @@ def _naming(path: Path) -> Iterator[None]:
         where = f"{path}, {error.where}" if error.where else path
         raise UnderstudyError(error.what, where=where, fix=error.fix) from error
     except (MemoryError, RuntimeError) as error:
-        raise UnderstudyError(
-            f"the model does not fit into memory ({error})"[:300], path, "use a machine with more memory"
-        ) from error
-
-
-def _save(path: Path, module: nn.Module) -> None:
-    with atomic_path(path) as temporary:
-        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        safetensors.torch.save_file(weights, temporary)
+        problem = f"the model does not fit into memory ({error})"[:300]
+        raise UnderstudyError(problem, path, "use a machine with more memory") from error
 
 
 def parse_channels(text: str) -> tuple[str, ...]:
@@ -160,20 +146,20 @@ def parse_classes(text: str) -> tuple[LabelClass, ...]:
 
     Codes may be left out: they are then evenly spaced. An UnderstudyError where anything is given twice or impossible.
     """
-    where = f"--classes {text}"
-    fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
     matches = [re.fullmatch(r"\s*([^=:]+?)\s*=\s*(\d{1,6})\s*(?::\s*(\d{1,3}))?\s*", part) for part in text.split(",")]
-    found = [(m[1], int(m[2]), None if m[3] is None else int(m[3])) for m in matches if m]
-    codes = [code for _, _, code in found if code is not None]
-    if len(found) != len(matches) or len(codes) not in (0, len(found)):
-        raise UnderstudyError("the classes cannot be read", where=where, fix=fix)
-    for column in ([name for name, _, _ in found], [value for _, value, _ in found], codes):
-        if len(set(column)) != len(column) or 0 in column or any(code > 255 for code in codes):
-            what = "names, values and codes must differ, values be at least 1 and codes 1 to 255"
-            raise UnderstudyError(what, where=where, fix=fix)
+    names, values = [m[1] for m in matches if m], [int(m[2]) for m in matches if m]
+    codes = [int(m[3]) for m in matches if m and m[3] is not None]
+    columns, problem = (names, values, codes), ""
+    if len(names) != len(matches) or len(codes) not in (0, len(names)):
+        problem = "the classes cannot be read"
+    elif any(len(set(column)) != len(column) or 0 in column for column in columns) or max([*codes, 0]) > 255:
+        problem = "names, values and codes must differ, values be at least 1 and codes 1 to 255"
+    if problem:
+        fix = "write NAME=VALUE:CODE,... such as NCR/NET=1:51,ED=2:102,ET=4:204 (or without codes)"
+        raise UnderstudyError(problem, f"--classes {text}", fix)
     if not codes:
-        return evenly_coded({value: name for name, value, _ in found})
-    return BACKGROUND, *(LabelClass(name, value, code or 0) for name, value, code in found)
+        return evenly_coded(dict(zip(values, names, strict=True)))
+    return BACKGROUND, *map(LabelClass, names, values, codes)
 
 
 def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -186,7 +172,7 @@ def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
             arguments[name] = min(value, widest)
         elif name in ("channel_base", "fmap_base"):
             continue  # divided by the resolution, and limited by the maximum
-        elif numeric and value > (_MOST_LAYERS if "layers" in name else _LARGEST):
+        elif numeric and value > (64 if "layers" in name else 4096):  # a claim, not a model
             raise UnderstudyError(f"{name} = {value:.3g} is beyond any model", where=path, fix=_ORIGIN)
         elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
             raise UnderstudyError(f"{name} is no known word", where=path, fix=_ORIGIN)
@@ -201,12 +187,10 @@ def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path:
     needed = {"image_size": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
     missing = [option for name, option in needed.items() if name not in arguments and name not in given]
     if missing:
-        raise UnderstudyError(
-            f"a .pt holds only weights, which do not tell {', '.join(missing)}",
-            where=path,
-            fix=f"add {' '.join(missing)} as in the training: the paper's authors used --resolution 256 --steps 4000"
-            " --schedule linear, guided-diffusion's own defaults are --steps 1000 --schedule linear",
-        )
+        problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
+        paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
+        own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
+        raise UnderstudyError(problem, path, f"add {' '.join(missing)} as in the training: {paper}, {own}")
     if {"num_heads", "num_head_channels"} <= set(given):
         raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
     heads = {} if "num_head_channels" in given else {"num_heads": 4}
@@ -221,22 +205,19 @@ def _checked_channels(
     if not counts or type(counts[0]) is not int:
         raise UnderstudyError("the file does not tell its channels", where=path, fix=_ORIGIN)
     images = counts[0] - drawn  # channels of the image, without the annotation
+    has = f"the model has {counts[0]} channels"
     if images < 1:
-        problem = f"the model has {counts[0]} channels, too few for an image and {drawn} of the annotation"
         fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"
-        raise UnderstudyError(problem, path, fix)
+        raise UnderstudyError(f"{has}, too few for an image and {drawn} of the annotation", path, fix)
     order = _AUTHORS_ORDER[checkpoint.kind]
     example = f"the models of the paper's authors on AIDA data hub have, for this model, {order}"
     if names is None:
         problem = f"the names of the {images} image channels are needed: the file does not tell them"
         raise UnderstudyError(problem, path, f"add --channels with the names in the order of the training; {example}")
     if len(names) != images:
-        raise UnderstudyError(
-            f"{len(names)} channels named ({', '.join(names)}), but the model has {counts[0]}: {images} of the image"
-            f" and {drawn} of the annotation, which is last and not named",
-            where=path,
-            fix=f"correct --channels (or --annotation, --classes); {example}",
-        )
+        problem = f"{len(names)} channels named ({', '.join(names)}), but {has}: {images} of the image"
+        problem += f" and {drawn} of the annotation, which is last and not named"
+        raise UnderstudyError(problem, path, f"correct --channels (or --annotation, --classes); {example}")
     return tuple(names)
 
 
@@ -253,10 +234,8 @@ def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, pat
     notes = []
     level = float(getattr(model.generator, "level", 0))
     if level > 0:
-        notes.append(
-            f"the network was still growing, {level:g} doublings below its full resolution: samples are enlarged;"
-            " a later snapshot of the same training has none left"
-        )
+        growing = f"the network was still growing, {level:g} doublings below its full resolution"
+        notes.append(f"{growing}: samples are enlarged; a later snapshot of the same training has none left")
     if checkpoint.taken:
         others = f"; {', '.join(checkpoint.left)} not used" if checkpoint.left else ""
         notes.append(f"the weights are those called {checkpoint.taken} in the file{others}")

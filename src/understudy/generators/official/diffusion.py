@@ -10,21 +10,19 @@ import numpy as np
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import Diffusion, DiffusionConfig, build
-from understudy.generators.official.rules import Arrays, Rules, fill, our_arguments
+from understudy.generators.official.rules import Arguments, Arrays, Rules, fill, our_arguments
 
-# Arguments of the official network and its process -> ours; those in _CONVERTED need more than another name.
-_SHARED = {
+_ARGUMENTS: Arguments = {
     "image_size": "resolution", "in_channels": "channels", "model_channels": "model_channels",
     "num_res_blocks": "num_res_blocks", "num_heads": "num_heads", "use_scale_shift_norm": "scale_shift_norm",
     "resblock_updown": "resblock_updown", "dropout": "dropout", "steps": "steps", "noise_schedule": "noise_schedule",
     "learn_sigma": "learn_sigma", "rescale_timesteps": "rescale_timesteps", "rescale_learned_sigmas": "rescale_vlb",
+    "num_classes": (None,), "dims": (2,), "conv_resample": (True,),
+    **dict.fromkeys(("kind", "use_checkpoint", "use_fp16")),
+    # converted one by one in `diffusion_config`
+    **dict.fromkeys(("attention_resolutions", "channel_mult", "num_head_channels", "use_new_attention_order")),
+    **dict.fromkeys(("out_channels", "num_heads_upsample")),
 }  # fmt: skip
-_CONVERTED = {
-    "attention_resolutions", "channel_mult", "num_head_channels", "use_new_attention_order", "out_channels",
-    "num_heads_upsample",
-}  # fmt: skip
-_NO_EFFECT = {"kind", "use_checkpoint", "use_fp16"}
-_REQUIRED = {"num_classes": (None,), "dims": (2,), "conv_resample": (True,)}
 _DEFAULTS = {"num_heads": 1, "scale_shift_norm": False, "channel_mult": (1, 2, 4, 8), "steps": 1000}
 
 _LAYERS = {
@@ -52,7 +50,7 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
-    ours: dict[str, Any] = {**_DEFAULTS, **our_arguments(arguments, _SHARED, _REQUIRED, _NO_EFFECT | _CONVERTED)}
+    ours: dict[str, Any] = {**_DEFAULTS, **our_arguments(arguments, _ARGUMENTS)}
     if "image_size" not in arguments:
         raise UnderstudyError("the size of the images is not given", where="image_size")
     ours["split_heads_first"] = not arguments.get("use_new_attention_order", False)
@@ -60,17 +58,14 @@ def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
     if width not in (-1, None):
         ours["num_head_channels"] = width
     elif up not in (-1, None, arguments.get("num_heads")):
-        raise UnderstudyError(
-            "other heads on the way up are not supported", "num_heads_upsample", "use num_heads or -1"
-        )
+        raise UnderstudyError("other heads on the way up are not supported", where="num_heads_upsample")
     if "attention_resolutions" in arguments:
         # Given as down-rates. The official network asks for the exact rate: others than powers of two are never met.
         rates = [rate for rate in arguments["attention_resolutions"] if ours["resolution"] % rate == 0]
         ours["attention_resolutions"] = tuple(ours["resolution"] // rate for rate in rates)
     if "channel_mult" in arguments:
         ours["channel_mult"] = tuple(float(factor) for factor in arguments["channel_mult"])
-    outputs = arguments.get("out_channels")
-    if outputs is not None:
+    if (outputs := arguments.get("out_channels")) is not None:
         channels = int(ours.setdefault("channels", outputs))
         if outputs not in (channels, 2 * channels):
             raise UnderstudyError(f"{outputs} outputs for {channels} channels", where="out_channels")
@@ -113,22 +108,16 @@ def unet_arguments(weights: Arrays) -> dict[str, Any]:
             raise ValueError(f"{outputs} outputs for {channels} channels")
         blocks = _block_count(shapes)
         widths, attending = _levels(shapes, blocks)
-        embedding = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
         return {
-            "in_channels": channels,
-            "out_channels": outputs,
-            "learn_sigma": outputs == 2 * channels,
-            "model_channels": unit,
-            "num_res_blocks": blocks,
+            "in_channels": channels, "out_channels": outputs, "learn_sigma": outputs == 2 * channels,
+            "model_channels": unit, "num_res_blocks": blocks, "attention_resolutions": tuple(attending),
             "channel_mult": tuple(w // unit if w % unit == 0 else w / unit for w in widths),
-            "attention_resolutions": tuple(attending),
-            "use_scale_shift_norm": embedding == 2 * widths[0],
+            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
             "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
-        }
+        }  # fmt: skip
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise UnderstudyError(
-            f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})", fix=_FIX
-        ) from error
+        problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
+        raise UnderstudyError(problem, fix=_FIX) from error
 
 
 def _block_count(shapes: dict[str, tuple[int, ...]]) -> int:

@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks import progan, stylegan1, stylegan2, stylegan3
-from understudy.generators.networks.stylegan3 import FilteredConv, StyleGan3, StyleGan3Config
-from understudy.generators.official.rules import Arrays, Rules, fill, our_arguments, parts
-
-
-def _same(*names: str) -> dict[str, str]:
-    """Arguments that the official code calls as we do."""
-    return {name: name for name in names}
+from understudy.generators.official.rules import Arguments, Arrays, Rules, fill, our_arguments, parts
 
 
 def _number(resolution: str | int) -> int:
@@ -29,44 +23,29 @@ def _number(resolution: str | int) -> int:
 # Kernels are [height, width, inputs, outputs] there, and dense weights [inputs, outputs]. `lod{k}` counts the halvings
 # from the full resolution.
 
-_TF_ARGUMENTS = {
-    **_same("resolution", "fmap_base", "fmap_max", "fmap_decay", "z_dim"),
-    "num_channels": "channels",
-    "mbstd_group_size": "mbstd_group",
-    "latent_size": "z_dim",
-}
-_TF_NO_EFFECT = {"kind", "dtype", "structure", "is_template_graph", "is_training", "is_validation"}
-_TF_REQUIRED: dict[str, tuple[Any, ...]] = {"label_size": (0,), "use_wscale": (True,), "normalize_latents": (True,)}
-
-_PROGAN_REQUIRED = _TF_REQUIRED | {
+_TF_ARGUMENTS: Arguments = {
+    "resolution": "resolution", "num_channels": "channels", "fmap_base": "fmap_base", "fmap_max": "fmap_max",
+    "fmap_decay": "fmap_decay", "mbstd_group_size": "mbstd_group", "latent_size": "z_dim", "z_dim": "z_dim",
+    "label_size": (0,), "use_wscale": (True,), "normalize_latents": (True,),
+    **dict.fromkeys(("kind", "dtype", "structure", "is_template_graph", "is_training", "is_validation")),
+}  # fmt: skip
+_PROGAN_ARGUMENTS = _TF_ARGUMENTS | {
     "use_pixelnorm": (True,), "pixelnorm_epsilon": (1e-8,), "use_leakyrelu": (True,),
     "fused_scale": (True,),  # without, the discriminator averages behind the leaky ReLU: another network
 }  # fmt: skip
-
 _STYLEGAN1_ARGUMENTS = _TF_ARGUMENTS | {
-    **_same("w_dim", "mapping_layers"),
-    "dlatent_size": "w_dim",
-    "mapping_fmaps": "mapping_width",
-    "mapping_lrmul": "mapping_rate",
-    "dlatent_avg_beta": "w_avg_beta",
-    "truncation_cutoff": "psi_cutoff",
-}
-_STYLEGAN1_REQUIRED = _TF_REQUIRED | {
+    "w_dim": "w_dim", "dlatent_size": "w_dim", "mapping_layers": "mapping_layers", "mapping_fmaps": "mapping_width",
+    "mapping_lrmul": "mapping_rate", "dlatent_avg_beta": "w_avg_beta", "truncation_cutoff": "psi_cutoff",
     "mbstd_num_features": (1,), "nonlinearity": ("lrelu",), "mapping_nonlinearity": ("lrelu",), "use_styles": (True,),
     "const_input_layer": (True,), "use_noise": (True,), "use_pixel_norm": (False,), "use_instance_norm": (True,),
     "blur_filter": ((1, 2, 1),), "fused_scale": ("auto", True, False),
+    **dict.fromkeys(("func_name", "dlatent_broadcast", "randomize_noise", "force_clean_graph", "style_mixing_prob")),
+    **dict.fromkeys(("truncation_psi", "truncation_psi_val", "truncation_cutoff_val")),
 }  # fmt: skip
-_STYLEGAN1_NO_EFFECT = _TF_NO_EFFECT | {
-    "func_name", "dlatent_broadcast", "randomize_noise", "force_clean_graph", "style_mixing_prob", "truncation_psi",
-    "truncation_psi_val", "truncation_cutoff_val",
-}  # fmt: skip
-_FUSED_FROM = 128  # pixels: from here on fused_scale "auto" enlarges by transposed convolutions
 
 
-def _tf_arguments(
-    arguments: Mapping[str, Any], known: Mapping[str, str], required: Mapping[str, tuple[Any, ...]], ignored: set[str]
-) -> dict[str, Any]:
-    ours = our_arguments(arguments, known, required, ignored)
+def _tf_arguments(arguments: Mapping[str, Any], known: Arguments) -> dict[str, Any]:
+    ours = our_arguments(arguments, known)
     return ours | ({"mbstd_group": 1} if ours.get("mbstd_group") == 0 else {})  # both mean none
 
 
@@ -108,8 +87,7 @@ def load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan:
     if generator and not arguments.keys() & {"z_dim", "latent_size"}:
         dense = generator.get("4x4/Dense/weight")
         arguments = {**arguments, "z_dim": None if dense is None else dense.shape[0]}
-    ours = _tf_arguments(arguments, _TF_ARGUMENTS, _PROGAN_REQUIRED, _TF_NO_EFFECT)
-    model = progan.build(progan.ProGanConfig(**ours))
+    model = progan.build(progan.ProGanConfig(**_tf_arguments(arguments, _PROGAN_ARGUMENTS)))
     rules: Rules = [
         (r"4x4/Dense/(weight|bias)", r"first.\1"),
         (r"4x4/Conv/(weight|bias)", r"first.conv.\1"),
@@ -128,8 +106,7 @@ def load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan:
 
 def stylegan1_config(arguments: Mapping[str, Any]) -> stylegan1.StyleGan1Config:
     """Our configuration for the arguments of the official networks; errors as of `our_arguments`."""
-    ours = _tf_arguments(arguments, _STYLEGAN1_ARGUMENTS, _STYLEGAN1_REQUIRED, _STYLEGAN1_NO_EFFECT)
-    return stylegan1.StyleGan1Config(**ours)
+    return stylegan1.StyleGan1Config(**_tf_arguments(arguments, _STYLEGAN1_ARGUMENTS))
 
 
 def load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.StyleGan1:
@@ -146,12 +123,9 @@ def load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.S
     model = stylegan1.build(stylegan1_config(arguments))
     fused = arguments.get("fused_scale", "auto")
     ours = {
-        "weight": "conv{}.weight",
-        "bias": "style{}.bias",
-        "Noise/weight": "style{}.noise_weight",
-        "StyleMod/weight": "style{}.affine.weight",
-        "StyleMod/bias": "style{}.affine.bias",
-    }
+        "weight": "conv{}.weight", "bias": "style{}.bias", "Noise/weight": "style{}.noise_weight",
+        "StyleMod/weight": "style{}.affine.weight", "StyleMod/bias": "style{}.affine.bias",
+    }  # fmt: skip
     scope = r"(?:G_)?synthesis/"
     rules: Rules = [
         (scope + "lod", None),
@@ -167,8 +141,9 @@ def load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.S
 
     def layout(name: str, array: NDArray[Any]) -> NDArray[Any]:
         match = re.search(r"(\d+)x\1/Conv0_up/weight", name)
-        if match and array.ndim == 4 and (fused is True or (fused == "auto" and int(match[1]) >= _FUSED_FROM)):
-            array = np.ascontiguousarray(array[::-1, ::-1])  # of a transposed convolution
+        # "auto" enlarges by transposed convolutions from 128 pixels on
+        if match and array.ndim == 4 and (fused is True or (fused == "auto" and int(match[1]) >= 128)):
+            array = np.ascontiguousarray(array[::-1, ::-1])
         return _tf_layout(name, array)
 
     _fill_tf(model, generator, judge, rules, layout)
@@ -177,43 +152,41 @@ def load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.S
 
 # --- StyleGAN 2 and 3, of PyTorch (stylegan2-ada-pytorch, stylegan3) ---
 
-_ARGUMENTS = {
-    **_same("resolution", "z_dim", "w_dim", "channel_base", "channel_max", "mapping_layers", "w_avg_beta"),
-    **_same("conv_clamp", "mbstd_group"),
-    "img_resolution": "resolution",
-    "img_channels": "channels",
-    "map_depth": "mapping_layers",
-    "lr_multiplier": "mapping_rate",
-    "mbstd_group_size": "mbstd_group",
-    "mbstd_num_channels": "mbstd_maps",
-}
-_STYLEGAN2_ARGUMENTS = _ARGUMENTS | {"num_layers": "mapping_layers"}
-_STYLEGAN2_NO_EFFECT = {
-    "kind", "conv_kernel", "use_radial_filters", "num_fp16_res", "fused_modconv_default", "force_fp32",
-    "freeze_layers", "channels_last", "noise_mode", "embed_features", "layer_features",
+_ARGUMENTS: Arguments = {
+    "resolution": "resolution", "img_resolution": "resolution", "img_channels": "channels", "z_dim": "z_dim",
+    "w_dim": "w_dim", "c_dim": (0,), "channel_base": "channel_base", "channel_max": "channel_max",
+    "mapping_layers": "mapping_layers", "map_depth": "mapping_layers", "lr_multiplier": "mapping_rate",
+    "w_avg_beta": "w_avg_beta", "conv_clamp": "conv_clamp", "mbstd_group": "mbstd_group",
+    "mbstd_group_size": "mbstd_group", "mbstd_num_channels": "mbstd_maps",
+    **dict.fromkeys(("kind", "num_fp16_res", "force_fp32", "freeze_layers")),
 }  # fmt: skip
-_STYLEGAN2_REQUIRED = {
-    "c_dim": (0,), "architecture": ("skip", "resnet"), "activation": ("lrelu",), "use_noise": (True,),
+_STYLEGAN2_ARGUMENTS = _ARGUMENTS | {
+    "num_layers": "mapping_layers", "architecture": ("skip", "resnet"), "activation": ("lrelu",), "use_noise": (True,),
     "resample_filter": ((1, 3, 3, 1),),
+    **dict.fromkeys(("conv_kernel", "use_radial_filters", "fused_modconv_default", "channels_last", "noise_mode")),
+    **dict.fromkeys(("embed_features", "layer_features")),
 }  # fmt: skip
+_STYLEGAN3_ARGUMENTS = _ARGUMENTS | {
+    "num_layers": "num_layers", "num_critical": "num_critical", "first_cutoff": "first_cutoff",
+    "first_stopband": "first_stopband", "last_stopband_rel": "last_stopband", "margin_size": "margin",
+    "output_scale": "output_scale", "conv_kernel": "conv_kernel", "use_radial_filters": "use_radial_filters",
+    "magnitude_ema_beta": "magnitude_beta", "filter_size": (6,), "lrelu_upsampling": (2,), "architecture": None,
+}  # fmt: skip
+_BLOCK = r"synthesis\.b(\d+)\."
 _STYLEGAN2_RULES: Rules = [
     (r".*resample_filter", None),
     (r"mapping\.w_avg", "mapping.w_avg"),
     (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
-    (r"synthesis\.b(\d+)\.const", lambda m: f"synthesis.blocks.{_number(m[1])}.const"),
+    (_BLOCK + "const", lambda m: f"synthesis.blocks.{_number(m[1])}.const"),
     (
-        r"synthesis\.b(\d+)\.conv([01])\.(weight|affine\.weight|affine\.bias)",
-        lambda m: f"synthesis.blocks.{_number(m[1])}.conv{m[2]}.conv.{m[3]}",
+        _BLOCK + r"(conv[01]|torgb)\.(weight|affine\.weight|affine\.bias)",
+        lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2].replace('torgb', 'to_image')}.conv.{m[3]}",
     ),
     (
-        r"synthesis\.b(\d+)\.conv([01])\.(bias|noise_strength|noise_const)",
-        lambda m: f"synthesis.blocks.{_number(m[1])}.conv{m[2]}.{m[3]}",
+        _BLOCK + r"(conv[01])\.(bias|noise_strength|noise_const)",
+        lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2]}.{m[3]}",
     ),
-    (
-        r"synthesis\.b(\d+)\.torgb\.(weight|affine\.weight|affine\.bias)",
-        lambda m: f"synthesis.blocks.{_number(m[1])}.to_image.conv.{m[2]}",
-    ),
-    (r"synthesis\.b(\d+)\.torgb\.bias", lambda m: f"synthesis.blocks.{_number(m[1])}.to_image.bias"),
+    (_BLOCK + r"torgb\.bias", lambda m: f"synthesis.blocks.{_number(m[1])}.to_image.bias"),
 ]
 
 
@@ -232,11 +205,10 @@ def _judge_rules(resolution: int) -> Rules:
 
 def stylegan2_config(arguments: Mapping[str, Any]) -> stylegan2.StyleGan2Config:
     """Our configuration for the arguments of the official network; errors as of `our_arguments`."""
-    ours = our_arguments(arguments, _STYLEGAN2_ARGUMENTS, _STYLEGAN2_REQUIRED, _STYLEGAN2_NO_EFFECT)
-    config = stylegan2.StyleGan2Config(**ours)
+    config = stylegan2.StyleGan2Config(**our_arguments(arguments, _STYLEGAN2_ARGUMENTS))
     if arguments.get("layer_features") not in (None, config.w_dim):
         problem = f"a mapping of width {arguments['layer_features']} to w of size {config.w_dim} is not supported"
-        raise UnderstudyError(problem, "layer_features", "use a model whose mapping is as wide as w")
+        raise UnderstudyError(problem, where="layer_features")
     return config
 
 
@@ -245,8 +217,7 @@ def load_stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> stylegan2.S
     model = stylegan2.build(stylegan2_config(arguments))
     generator, judge = parts(weights)
     if any(re.match(r"synthesis\.b\d+\.skip\.", name) for name in generator):
-        problem = "a residual generator (architecture resnet) is not supported"
-        raise UnderstudyError(problem, "G", "use a model of the default architecture, skip")
+        raise UnderstudyError("a residual generator is not supported", "G", "use a model of the architecture skip")
     if generator:
         fill(model.generator, generator, _STYLEGAN2_RULES, "G")
     if judge:
@@ -254,30 +225,16 @@ def load_stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> stylegan2.S
     return model
 
 
-_STYLEGAN3_ARGUMENTS = _ARGUMENTS | {
-    **_same("num_layers", "num_critical", "first_cutoff", "first_stopband", "output_scale", "conv_kernel"),
-    "use_radial_filters": "use_radial_filters",
-    "last_stopband_rel": "last_stopband",
-    "margin_size": "margin",
-    "magnitude_ema_beta": "magnitude_beta",
-}
-_STYLEGAN3_NO_EFFECT = {"kind", "num_fp16_res", "force_fp32", "freeze_layers", "architecture"}
-_STYLEGAN3_REQUIRED = {"c_dim": (0,), "filter_size": (6,), "lrelu_upsampling": (2,)}
 _LAYER = r"synthesis\.L(\d+)_(\d+)_(\d+)\."
 
 
-def stylegan3_config(arguments: Mapping[str, Any]) -> StyleGan3Config:
-    """Our configuration for the arguments of the official network; errors as of `our_arguments`."""
-    return StyleGan3Config(**our_arguments(arguments, _STYLEGAN3_ARGUMENTS, _STYLEGAN3_REQUIRED, _STYLEGAN3_NO_EFFECT))
-
-
-def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan3:
+def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> stylegan3.StyleGan3:
     """StyleGAN 3 with official weights; see `load_official_arrays`."""
     generator, judge = parts(weights)
     # widths of the discriminator, from the shapes: configuration R widens the generator only
     kernels = {name: re.fullmatch(r"b(\d+)\.(?:conv0|conv)\.weight", name) for name in judge}
     widths = {int(match[1]): len(judge[name]) for name, match in kernels.items() if match}
-    config = stylegan3_config(arguments)
+    config = stylegan3.StyleGan3Config(**our_arguments(arguments, _STYLEGAN3_ARGUMENTS))
     if widths:
         most = max(widths.values())
         narrow = [resolution * width for resolution, width in widths.items() if width < most]
@@ -288,14 +245,12 @@ def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan3:
     def layer(match: re.Match[str]) -> str:
         """Our name for a variable of a layer, whose official name says its number, size and width."""
         index, size, channels = (int(match[i]) for i in (1, 2, 3))
-        name = "magnitude" if match[4] == "magnitude_ema" else match[4]
-        bands = config.bands
+        name, bands = match[4].removesuffix("_ema"), config.bands
         expected = (bands[index].size, bands[index].channels) if index < len(bands) else None
         if expected != (size, channels):
             ours = expected or f"that there are {len(bands)} layers"
             problem = f"layer {index} has size {size} and {channels} channels; the configuration says {ours}"
-            fix = "check resolution, channels, widths and the schedule in the configuration"
-            raise UnderstudyError(problem, f"G/{match.string}", fix)
+            raise UnderstudyError(problem, f"G/{match.string}", "check resolution, channels, widths and the schedule")
         if index < config.num_layers:
             return f"synthesis.layers.{index}.{name}"
         return f"synthesis.to_image.{name if name in ('bias', 'magnitude') else 'conv.' + name}"
@@ -315,7 +270,7 @@ def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> StyleGan3:
     return model
 
 
-def _check_filters(model: StyleGan3, arrays: Arrays) -> None:
+def _check_filters(model: stylegan3.StyleGan3, arrays: Arrays) -> None:
     """Filters follow from the configuration; other ones mean another schedule than ours."""
     for official, array in arrays.items():
         match = re.fullmatch(_LAYER + r"(up_filter|down_filter)", official)
@@ -323,8 +278,7 @@ def _check_filters(model: StyleGan3, arrays: Arrays) -> None:
             continue
         index, layers = int(match[1]), model.generator.synthesis.layers
         layer = layers[index] if index < len(layers) else None
-        ours = getattr(layer, match[4]) if isinstance(layer, FilteredConv) else np.ones(1)
+        ours = getattr(layer, match[4]) if isinstance(layer, stylegan3.FilteredConv) else np.ones(1)
         if ours.shape != array.shape or not np.allclose(ours, array, rtol=0, atol=1e-5 * np.abs(ours).max()):
             problem = f"filter of shape {array.shape} differs from the configured one of shape {ours.shape}"
-            fix = "check cutoffs, stopbands, use_radial_filters and the resolution in the configuration"
-            raise UnderstudyError(problem, f"G/{official}", fix)
+            raise UnderstudyError(problem, f"G/{official}", "check cutoffs, stopbands, use_radial_filters, resolution")

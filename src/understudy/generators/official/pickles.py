@@ -1,11 +1,12 @@
 """Pickles read without executing anything in them: a small stack machine, and the inert records that it makes.
 
-Kept by hand, because neither `pickle.Unpickler` with an allow-listing `find_class` nor `torch.load(weights_only=True)`
-is as safe. `find_class` guards names only: BUILD still sets attributes of whatever a name gave, a memo index of 2^31
-reserves gigabytes, and in both a deeply nested tuple as the key of a dictionary overflows the interpreter's stack. Here
 `pickletools` splits the file into operations, and the machine follows those that official checkpoints use. A name is
 looked up in `NAMES` and never imported. Whatever else a file asks for ends in a `Refusal` before anything has happened.
 """
+
+# By hand, because neither `pickle.Unpickler` with an allow-listing `find_class` nor `torch.load(weights_only=True)` is
+# as safe. `find_class` guards names only: BUILD still sets attributes of whatever a name gave, a memo index of 2^31
+# reserves gigabytes, and in both a deeply nested tuple as the key of a dictionary overflows the interpreter's stack.
 
 from __future__ import annotations
 
@@ -48,9 +49,8 @@ class DType:
 
     @classmethod
     def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:  # as numpy.dtype
-        what = "Python objects" if str(code)[:1] == "O" else "something else than numbers"
         plain = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)
-        require(plain, f"a NumPy array of {what}")
+        require(plain, "a NumPy array of something else than numbers")
         return cls(code)
 
     def restore(self, state: Any) -> None:
@@ -74,8 +74,8 @@ class Array:
     def buffer(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
         if isinstance(data, str):  # bytes that Python 2 pickled
             data = data.encode("latin1")
-        numeric = isinstance(data, bytes | bytearray) and isinstance(dtype, DType)
-        require(numeric, "a NumPy array whose values are not numbers")
+        if not isinstance(data, bytes | bytearray) or not isinstance(dtype, DType):
+            raise Refusal("a NumPy array whose values are not numbers")
         kind = np.dtype(dtype.order + dtype.code)
         numbers = np.frombuffer(data, kind) if data else np.empty(0, kind)
         require(order in ("C", "F") and numbers.size == count_of(shape), "a NumPy array of another shape")
@@ -93,7 +93,6 @@ class Array:
 
 
 def count_of(shape: Any) -> int:
-    """Elements of an array of this shape."""
     sizes = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
     require(sizes, "an array whose shape is no tuple of sizes")
     return math.prod(shape)
@@ -125,8 +124,8 @@ class Tensor:
     def create(cls, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
         # rest: requires_grad, hooks
         count, _ = count_of(shape), count_of(strides)
-        known = isinstance(storage, Storage) and type(offset) is int and len(shape) == len(strides)
-        require(known, "a tensor of an unknown form")
+        if not isinstance(storage, Storage) or type(offset) is not int or len(shape) != len(strides):
+            raise Refusal("a tensor of an unknown form")
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else offset
         inside = offset >= 0 and count <= storage.count and last < max(storage.count, 1)
         require(inside, "a tensor that reaches beyond its values")
@@ -180,33 +179,24 @@ class Module:
 
 @dataclass
 class Limits:
-    """What one file may use, and how its tensors' values are found.
+    """What one file may use, and how its tensors' values are found."""
 
-    Attributes:
-        budget: bytes that may still be made by decoding; a small file cannot ask for a large memory.
-        operations: steps that the machine may still take; real checkpoints take some ten thousand.
-        storage: the storage of a persistent id, None where the format has none.
-        inner: reads the bytes of a nested `torch.save`.
-    """
-
-    budget: int
-    operations: int = 2_000_000
-    storage: Callable[[Any], Storage] | None = None
-    inner: Callable[[bytes], Any] | None = None
+    budget: int  # bytes that may still be made by decoding; a small file cannot ask for a large memory
+    operations: int = 2_000_000  # that the machine may still take; real checkpoints take some ten thousand
+    storage: Callable[[Any], Storage] | None = None  # of a persistent id, None where the format has none
+    inner: Callable[[bytes], Any] | None = None  # reads the bytes of a nested `torch.save`
 
     def spend(self, count: int) -> None:
-        """Takes `count` bytes from the budget."""
         self.budget -= count
         require(self.budget >= 0, "more memory than a file of its size can need")
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name such as "numpy dtype", what stands for calling it (given the limits and the arguments), and for creating
-    an empty object of it; None where it may only be mentioned."""
+    """A name that a pickle mentions, calls, or creates an empty object of; what is None it may not do."""
 
-    text: str
-    call: Callable[..., Any] | None = None
+    text: str  # such as "numpy dtype"
+    call: Callable[..., Any] | None = None  # given the limits and the arguments
     create: Callable[[], Any] | None = None
 
 
@@ -223,16 +213,18 @@ def _encode(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _items(limits: Limits, items: Any) -> Any:
+    require(isinstance(items, list | tuple), "a dictionary or set of an unknown form")
+    limits.spend(100 * len(items))  # bytes of an entry, roughly
+    return items
+
+
 def _mapping(limits: Limits, pairs: Any = ()) -> dict[Any, Any]:
-    require(isinstance(pairs, list | tuple), "a dictionary of an unknown form")
-    limits.spend(100 * len(pairs))  # bytes of an entry, roughly
-    return {_key(key): value for key, value in pairs}
+    return {_key(key): value for key, value in _items(limits, pairs)}
 
 
 def _set(limits: Limits, items: Any = ()) -> set[Any]:
-    require(isinstance(items, list | tuple), "a set of an unknown form")
-    limits.spend(100 * len(items))
-    return {_key(item) for item in items}
+    return {_key(item) for item in _items(limits, items)}
 
 
 def _bytes(limits: Limits, *arguments: Any) -> bytes:
@@ -252,37 +244,34 @@ def _inner(limits: Limits, data: Any) -> Any:
     return limits.inner(data)
 
 
-def _names() -> dict[str, Name]:
-    def free(create: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda limits, *arguments: create(*arguments)
-
-    calls: dict[str, Callable[..., Any] | None] = {
-        "numpy ndarray": None,
-        "numpy dtype": free(DType.create),
-        "_codecs encode": _encode,
-        "collections OrderedDict": _mapping,
-        **dict.fromkeys(("builtins set", "__builtin__ set"), _set),
-        **dict.fromkeys(("builtins bytes", "__builtin__ bytes"), _bytes),
-        "torch_utils.persistence _reconstruct_persistent_obj": free(Module.create),
-        "torch._utils _rebuild_tensor_v2": free(Tensor.create),
-        "torch._utils _rebuild_parameter": free(Tensor.parameter),
-        "torch.storage _load_from_bytes": _inner,
-        "torch Size": _size,
-        **dict.fromkeys(f"torch {storage}" for storage in STORAGES),
-    }
-    for core in ("numpy.core", "numpy._core"):
-        calls[f"{core}.multiarray _reconstruct"] = lambda limits, *arguments: Array()  # empty until its state comes
-        calls[f"{core}.multiarray scalar"] = free(Array.scalar)
-        calls[f"{core}.numeric _frombuffer"] = free(Array.buffer)
-    made: dict[str, Callable[[], Any]] = dict.fromkeys(
-        ("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict
-    )
-    made |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)  # type: ignore
-    names = {text: Name(text, call) for text, call in calls.items()}
-    return names | {text: Name(text, create=create) for text, create in made.items()}
+def _free(create: Callable[..., Any]) -> Callable[..., Any]:
+    """As a call that needs no limits."""
+    return lambda limits, *arguments: create(*arguments)
 
 
-NAMES = _names()
+_CALLS: dict[str, Callable[..., Any] | None] = {
+    "numpy ndarray": None,
+    "numpy dtype": _free(DType.create),
+    "_codecs encode": _encode,
+    "collections OrderedDict": _mapping,
+    **dict.fromkeys(("builtins set", "__builtin__ set"), _set),
+    **dict.fromkeys(("builtins bytes", "__builtin__ bytes"), _bytes),
+    "torch_utils.persistence _reconstruct_persistent_obj": _free(Module.create),
+    "torch._utils _rebuild_tensor_v2": _free(Tensor.create),
+    "torch._utils _rebuild_parameter": _free(Tensor.parameter),
+    "torch.storage _load_from_bytes": _inner,
+    "torch Size": _size,
+    **dict.fromkeys(f"torch {storage}" for storage in STORAGES),
+}
+for _core in ("numpy.core", "numpy._core"):
+    _CALLS[f"{_core}.multiarray _reconstruct"] = lambda limits, *arguments: Array()  # empty until its state comes
+    _CALLS[f"{_core}.multiarray scalar"] = _free(Array.scalar)
+    _CALLS[f"{_core}.numeric _frombuffer"] = _free(Array.buffer)
+NAMES = {text: Name(text, call) for text, call in _CALLS.items()}
+for _text in ("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"):
+    NAMES[_text] = Name(_text, create=dict)
+for _text in ("tfutil Network", "dnnlib.tflib.network Network"):
+    NAMES[_text] = Name(_text, create=Network)
 
 
 # --- the machine ---
@@ -302,12 +291,8 @@ class Machine:
         self.memo: dict[int, Any] = {}  # a dictionary: an index of 2^31 costs nothing
 
     def run(self) -> Any:
-        """The object of the pickle: numbers, texts, containers and records.
-
-        Raises:
-            Refusal: a name or an operation that is not on the list.
-            Exception: of many kinds, for damaged files.
-        """
+        """The object of the pickle: numbers, texts, containers and records; a Refusal for a name or an operation that
+        is not on the list, other exceptions of many kinds for damaged files."""
         for operation, argument, _ in pickletools.genops(self.stream):
             self.limits.operations -= 1
             require(self.limits.operations >= 0, "more steps than a checkpoint can need")
@@ -372,7 +357,6 @@ class Machine:
         self.stack[-1].restore(state)
 
     def target(self, kind: type) -> Any:
-        """The container that items are put into."""
         require(type(self.stack[-1]) is kind, f"items for something that is no {kind.__name__}")
         return self.stack[-1]
 

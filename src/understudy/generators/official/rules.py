@@ -18,30 +18,25 @@ from understudy.errors import UnderstudyError
 
 Arrays = Mapping[str, NDArray[Any]]
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str] | None]]
+# Official name of an argument -> our name, the only values that this package implements, or None: without effect here.
+Arguments = dict[str, str | tuple[Any, ...] | None]
 
 
-def our_arguments(
-    arguments: Mapping[str, Any], known: Mapping[str, str], required: Mapping[str, tuple[Any, ...]], ignored: set[str]
-) -> dict[str, Any]:
+def our_arguments(arguments: Mapping[str, Any], known: Arguments) -> dict[str, Any]:
     """Arguments of the official network by our names.
-
-    Args:
-        known: official name -> ours. required: the values that this package implements. ignored: without effect.
 
     Raises:
         UnderstudyError: an argument that is unknown or has a value that this package does not implement.
     """
     ours: dict[str, Any] = {}
     for name, value in arguments.items():
-        if name in known:
-            ours[known[name]] = value
-        elif name in required:
-            value = tuple(value) if isinstance(value, list) else value
-            if value not in required[name]:
-                allowed = " or ".join(str(v) for v in required[name])
-                raise UnderstudyError(f"{name} = {value!r} is not supported", where=name, fix=f"use {allowed}")
-        elif name not in ignored:
+        if name not in known:
             raise UnderstudyError("unknown argument of the official network", where=name)
+        meaning = known[name]
+        if isinstance(meaning, str):
+            ours[meaning] = value
+        elif meaning is not None and (tuple(value) if isinstance(value, list) else value) not in meaning:
+            raise UnderstudyError(f"{name} = {value!r} is not supported", name, f"use {' or '.join(map(str, meaning))}")
     return ours
 
 
@@ -66,7 +61,8 @@ def fill(
     """Fills every parameter and buffer of `module`; every array is used or known to be derived.
 
     Args:
-        part: "G", "D" or "M", for messages. layout: official name and array -> the array in our layout.
+        part: "G", "D" or "M", for messages.
+        layout: official name and array -> the array in our layout.
 
     Raises:
         UnderstudyError: an unknown name, a wrong shape, or a variable that no array fills.
@@ -77,9 +73,7 @@ def fill(
         matches = ((re.fullmatch(pattern, official), target) for pattern, target in rules)
         match, target = next(((m, target) for m, target in matches if m), (None, None))
         if match is None:
-            raise UnderstudyError(
-                "unknown variable in the official weights", official, "check that the model kind is right"
-            )
+            raise UnderstudyError("unknown variable in the official weights", official, "check the kind of the model")
         if target is None:
             continue
         name = match.expand(target) if isinstance(target, str) else target(match)
@@ -87,8 +81,7 @@ def fill(
         if name not in state or state[name].shape != array.shape:
             expected = tuple(state[name].shape) if name in state else "nothing"
             problem = f"official weight of shape {array.shape} where {expected} is expected"
-            fix = "check resolution, channels and widths in the configuration"
-            raise UnderstudyError(problem, f"{part}/{official}", fix)
+            raise UnderstudyError(problem, f"{part}/{official}", "check resolution, channels and widths")
         state[name] = torch.from_numpy(np.array(array, np.float32))
         missing.discard(name)
     if missing:
