@@ -49,8 +49,7 @@ def prepare_command(
     from pydantic import ValidationError
 
     from understudy.io.files import read_json
-    from understudy.reading.prepare import Design, prepare
-    from understudy.reading.shortcuts import TELLING
+    from understudy.reading.prepare import TELLING, Design, prepare
     from understudy.slices import SliceSet
 
     asked = {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats}

@@ -20,9 +20,7 @@ from understudy.reading.integrity import checked_answers, checked_study
 from understudy.reading.store import FILE
 
 BY_PATIENT = "bootstrap over readers and cases, real ones by patient"
-_UNSURE = 1  # confidence of an answer that was given without one
 _SOFTWARE = f"understudy {__version__}"
-Counts = tuple[int, int, int, int]  # hits, positives, alarms, negatives
 
 
 def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
     entries = pd.DataFrame.from_dict(truth["items"], orient="index").rename_axis("item").reset_index()
     data = answers.merge(entries, on="item")
     data["case"] = data["repeat_of"].where(data["repeat_of"] != "", data["item"])
-    sure = pd.to_numeric(data["confidence"], errors="coerce").fillna(_UNSURE)
+    sure = pd.to_numeric(data["confidence"], errors="coerce").fillna(1)  # a scale without confidence: all the same
     data["score"] = sure.where(data["call"] == "synthetic", -sure)  # how surely synthetic
     data["comment"] = data["comment"].fillna("")
     first = data[data["repeat_of"] == ""]
@@ -42,13 +40,12 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
     if "real" not in counts or len(counts) < 2:
         what = "there are answers about one kind of slice only, so nothing can be compared"
         raise UnderstudyError(what, where=study, fix="let readers go on, then analyse again")
-    seed, written = about["seed"], data[data["comment"] != ""]
-    comments = written[["reader", "item", "source", "call", "comment"]].astype(str).to_dict("records")
+    seed, written = about["seed"], data.loc[data["comment"] != "", ["reader", "item", "source", "call", "comment"]]
     result = {
         **of_counts(counts, about["margin"], level),
         "readers": {str(reader): _reader(part, level, seed) for reader, part in data.groupby("reader")},
         "agreement": _agreement(first),
-        "comments": comments,
+        "comments": written.astype(str).to_dict("records"),
         "answers": len(answers),
         "items": len(entries),
         "answers_head": about["head"],
@@ -86,12 +83,15 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
         margin: of the equivalence test.
     """
     real = stats.rate(*counts["real"], level)
-    others = {name: entry for name, entry in counts.items() if name != "real"}
-    called, read = (sum(entry[i] for entry in others.values()) for i in (0, 1))
+    called, read = (sum(entry[i] for name, entry in counts.items() if name != "real") for i in (0, 1))
     made = stats.rate(called, read, level)
-    value, low, high = stats.difference(real, made)
     _, low90, high90 = stats.difference(stats.rate(*counts["real"], 0.9), stats.rate(called, read, 0.9))
-    rows = [_row(name, counts[name], real, level) for name in ["real", *others]]
+    rows = []
+    for name in sorted(counts, key="real".__ne__):  # real slices first, the generators as they come
+        own = stats.rate(*counts[name], level)
+        row = {"source": name, "n": own.n, "called_real": own.count, "called_synthetic": own.n - own.count,
+               "rate": own.value, "low": own.low, "high": own.high}  # fmt: skip
+        rows.append(row if name == "real" else {**row, "difference": _interval(*stats.difference(real, own))})
     return {
         "software": _SOFTWARE,
         "level": level,
@@ -103,23 +103,22 @@ def of_counts(counts: Mapping[str, tuple[int, int]], margin: float, level: float
         "sensitivity": asdict(stats.rate(read - called, read, level)),
         "specificity": asdict(real),
         "called_synthetic": (real.n - real.count + read - called) / (real.n + read),
-        "difference": {"value": value, "low": low, "high": high, "method": "Newcombe"},
+        "difference": {**_interval(*stats.difference(real, made)), "method": "Newcombe"},
         **_detection((read - called, read, real.n - real.count, real.n), level),
         "equivalence": stats.equivalence(low90, high90, margin, "two one-sided tests at 5 %"),
     }
 
 
-def _row(source: str, entry: tuple[int, int], real: stats.Rate, level: float) -> dict[str, Any]:
-    found = stats.rate(*entry, level)
-    row = {"source": source, "n": found.n, "called_real": found.count, "called_synthetic": found.n - found.count,
-           "rate": found.value, "low": found.low, "high": found.high}  # fmt: skip
-    if source != "real":
-        row["difference"] = dict(zip(("value", "low", "high"), stats.difference(real, found), strict=True))
-    return row
+def _interval(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high}
 
 
-def _detection(counts: Counts, level: float, drawn: Any = None) -> dict[str, Any]:
-    """d' and criterion with intervals: for independent cases, or of the draws of a bootstrap."""
+def _detection(counts: tuple[int, int, int, int], level: float, drawn: Any = None) -> dict[str, Any]:
+    """d' and criterion with intervals, for independent cases or of a bootstrap's draws [n, 3].
+
+    Args:
+        counts: hits, positives, alarms, negatives.
+    """
     times = float(norm.ppf((1 + level) / 2))
     values, errors = stats.signal_detection(*counts), stats.detection_errors(*counts)
     intervals = [(value - times * error, value + times * error) for value, error in zip(values, errors, strict=True)]
@@ -130,11 +129,10 @@ def _detection(counts: Counts, level: float, drawn: Any = None) -> dict[str, Any
         )
         intervals = [stats.tails(hit - alarm, level), stats.tails(-(hit + alarm) / 2, level)]
     named = zip(("d_prime", "criterion"), values, intervals, strict=True)
-    return {name: {"value": value, "low": low, "high": high} for name, value, (low, high) in named}
+    return {name: _interval(value, *interval) for name, value, interval in named}
 
 
 def _reader(part: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
-    """What one reader did."""
     first, again = part[part["repeat_of"] == ""], part[part["repeat_of"] != ""]
     synthetic, said = first["source"] != "real", first["call"] == "synthetic"
     cells = (said & synthetic, synthetic, said & ~synthetic, ~synthetic)
@@ -166,7 +164,7 @@ def _auc(first: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
         method = "DeLong"
         if _clustered(part):
             (low, high), method = stats.tails(_draws(part, seed)[:, 2], level), BY_PATIENT
-        found[str(reader)] = {"value": value, "low": low, "high": high, "method": method}
+        found[str(reader)] = {**_interval(value, low, high), "method": method}
     return {"readers": found, "mean": {"value": float(np.nanmean([e["value"] for e in found.values()]))}}
 
 
@@ -187,7 +185,6 @@ def _clustered(first: pd.DataFrame) -> bool:
 
 
 def _draws(first: pd.DataFrame, seed: int) -> Any:
-    """`statistics.bootstrap` of answers."""
     named = first.assign(real=(first["call"] == "real").astype(float))
     called = named.pivot(index="reader", columns="case", values="real")
     scores = named.pivot(index="reader", columns="case", values="score")

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,8 +27,9 @@ from understudy.reading.store import Store, parse_answer
 
 LARGEST_BODY = 16 * 1024  # bytes; the longest honest answer has about 8,500
 _STATIC = {"reading.js": "text/javascript", "reading.css": "text/css"}
-_WORDS = {404: "not found", 405: "wrong method", 413: "too large"}
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+_WORDS = {404: "not found", 405: "wrong method", 413: "too large", 503: "not possible now"}
+# A full or busy disk, a picture that went away: the browser keeps the answer and asks again.
+_LATER = (ClientDisconnect, sqlite3.Error, OSError, UnderstudyError)
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -53,9 +54,7 @@ def make_app(folder: ReadingFolder, store: Store, hosts: Iterable[str] = ()) -> 
         Route("/r/{token}/items/{item}/{panel}", server.panel),
         Route("/r/{token}/answers", server.answer, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _refused, Exception: _refused}
-    # A full or busy disk, a picture that went away: the browser keeps the answer and asks again.
-    handlers |= dict.fromkeys((ClientDisconnect, sqlite3.Error, OSError, UnderstudyError), _failed)
+    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, Exception, *_LATER), _refused)
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, hosts)  # outside of everything: what Starlette itself answers to a failure passes it too
@@ -95,14 +94,13 @@ class ReadingServer:
     def state(self, request: Request) -> Response:
         """What the page needs to begin or go on: texts, and the items in this reader's order with their answers."""
         reader = self._reader(request)
-        text, given = self.folder.text, self.store.last(reader)
-        items = []
+        given, items = self.store.last(reader), []
         for name in self.folder.order(reader):
             value, comment = given.get(name, (None, ""))
             labels = [panel.label for panel in self.folder.items[name].panels]
             items.append({"id": name, "labels": labels, "value": value, "comment": comment})
         return JSONResponse({
-            **text.model_dump(include={"title", "kind", "instructions", "composition", "scale", "legend"}),
+            **self.folder.text.model_dump(exclude={"format", "seed"}),
             "study": self.folder.name, "reader": reader, "total": len(items), "items": items,
             "done": len(given.keys() & self.folder.items.keys()),
             "current": next((item["id"] for item in items if item["value"] is None), None),
@@ -112,9 +110,8 @@ class ReadingServer:
         """A picture."""
         self._reader(request)
         number = request.path_params["panel"]
-        picture = None
-        if len(number) == 1 and number in "012345678":
-            picture = self.folder.panel(request.path_params["item"], int(number))
+        digit = int(number) if number in set("012345678") else -1
+        picture = self.folder.panel(request.path_params["item"], digit)
         if picture is None:
             raise HTTPException(404)
         return Response(picture, media_type="image/png")
@@ -144,20 +141,15 @@ def _problem(status: int, words: str) -> JSONResponse:
 
 
 def _refused(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
+    status = error.status_code if isinstance(error, HTTPException) else 503 if isinstance(error, _LATER) else 500
     return _problem(status, _WORDS.get(status, "not possible"))
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    return _problem(503, "not possible now")
 
 
 class Guard:
     """ASGI middleware against DNS rebinding (Host), posts from other sites (Origin) and huge bodies."""
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
-        self.app = app
-        self.hosts = {*_LOCAL, *(host.lower() for host in hosts)}
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self.app, self.hosts = app, {"localhost", "127.0.0.1", "::1", *map(str.lower, hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -168,9 +160,7 @@ class Guard:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY.items():
-                    headers[name] = value
+                MutableHeaders(scope=message).update(SECURITY)
             await send(message)
 
         refusal = self._refuse(Headers(scope=scope))
@@ -178,32 +168,27 @@ class Guard:
 
     def _refuse(self, headers: Headers) -> JSONResponse | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or _host_name(hosts[0]) not in self.hosts:
+        parts = _split(f"//{hosts[0]}") if len(hosts) == 1 else None
+        if parts is None or parts.username is not None or parts.path or parts.hostname not in self.hosts:
             return _problem(400, "wrong host")
-        origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != hosts[0].lower():
+        if "origin" in headers:
+            origin = _split(headers["origin"])
+            if origin is None or origin.netloc.lower() != hosts[0].lower():
+                return _problem(403, "wrong origin")
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return _problem(403, "wrong origin")
-        if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
-            return _problem(403, "wrong origin")
-        length = headers.get("content-length")
-        if length is not None and not (length.isascii() and length.isdigit()):
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
             return _problem(400, "wrong length")
-        if length is not None and (len(length) > 9 or int(length) > LARGEST_BODY):
+        if len(length) > 9 or int(length) > LARGEST_BODY:
             return _problem(413, "too large")
         return None
 
 
-def _host_name(host: str) -> str | None:
+def _split(address: str) -> SplitResult | None:
     try:
-        parts = urlsplit(f"//{host}")
+        parts = urlsplit(address)
         parts.port  # noqa: B018  raises for a port that is no number
-        return parts.hostname if parts.username is None and not parts.path else None
-    except ValueError:
-        return None
-
-
-def _netloc(address: str) -> str | None:
-    try:
-        return urlsplit(address).netloc.lower()
+        return parts
     except ValueError:
         return None

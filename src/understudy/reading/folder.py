@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_file
@@ -24,8 +24,6 @@ Label = Annotated[str, Field(max_length=80)]
 class StudyText(BaseModel):
     """`study.json` without what the server has no use for (the key's hash, the margin, the software)."""
 
-    model_config = ConfigDict(extra="ignore")
-
     format: Literal["understudy-reading-1"]
     kind: Literal["real_or_synthetic", "segmentations"]
     title: str
@@ -36,45 +34,29 @@ class StudyText(BaseModel):
     seed: int
 
 
-class Panel(BaseModel):
+class Panel(BaseModel, extra="forbid"):
     """One picture of an item."""
-
-    model_config = ConfigDict(extra="forbid")
 
     file: Annotated[str, Field(pattern=r"^images/[0-9a-f]{16}\.png$")]
     label: Label
 
 
-class Item(BaseModel):
-    """What a reader judges at once: one to nine panels."""
-
-    model_config = ConfigDict(extra="forbid")
+class Item(BaseModel, extra="forbid"):
+    """What a reader judges at once."""
 
     id: Identifier
     panels: Annotated[list[Panel], Field(min_length=1, max_length=9)]
 
 
-class _Items(BaseModel):
-    items: list[Item]
-
-
 @dataclass(frozen=True)
 class ReadingFolder:
-    """A study that can be served.
-
-    Attributes:
-        path: the folder.
-        text: what readers are told and how they answer.
-        items: by id.
-        name: 16 hex digits that stand for this study in a browser's storage (a hash of items.json).
-        length: bytes that every panel is padded to.
-    """
+    """A study that can be served."""
 
     path: Path
     text: StudyText
-    items: dict[str, Item]
-    name: str
-    length: int
+    items: dict[str, Item]  # by id
+    name: str  # 16 hex digits that stand for this study in a browser's storage (a hash of items.json)
+    length: int  # bytes that every panel is padded to
 
     def order(self, reader: str) -> list[str]:
         """Ids of all items in the order in which `reader` sees them: their own, the same on every day."""
@@ -111,7 +93,7 @@ def open_folder(path: str | Path) -> ReadingFolder:
         raise UnderstudyError("not a reading study: it has no study.json", where=path, fix=fix)
     try:
         text = StudyText.model_validate(read_json(path / "study.json"))
-        items = _Items.model_validate({"items": read_json(path / "items.json")}).items
+        items = TypeAdapter(list[Item]).validate_python(read_json(path / "items.json"))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "at the top"
@@ -124,6 +106,5 @@ def open_folder(path: str | Path) -> ReadingFolder:
     if absent:
         fix = "copy the whole folder, or prepare it again"
         raise UnderstudyError(f"{len(absent)} pictures are absent", where=absent[0], fix=fix)
-    largest = max(file.stat().st_size for file in files)
-    length = -(-largest // _ROUND_TO) * _ROUND_TO
+    length = -(-max(file.stat().st_size for file in files) // _ROUND_TO) * _ROUND_TO
     return ReadingFolder(path, text, by_id, sha256_file(path / "items.json")[:16], length)

@@ -20,14 +20,18 @@ from understudy.reading.store import COLUMNS, FILE, START, link
 KEY_FORMAT = "understudy-reading-key-2"
 
 
+_SEALED = {
+    "study_sha256": "study.json (margin, design, texts)",
+    "items_sha256": "items.json",
+    "pictures_sha256": "a picture",
+}
+
+
 def seal(folder: Path, about: dict[str, Any]) -> dict[str, str]:
     """Hashes of study.json (`about`, without the hash of the key), items and pictures."""
     pictures = {file.name: sha256_file(file) for file in sorted((folder / "images").iterdir())}
-    return {
-        "study_sha256": sha256_json(about),
-        "items_sha256": sha256_file(folder / "items.json"),
-        "pictures_sha256": sha256_json(pictures),
-    }
+    hashes = sha256_json(about), sha256_file(folder / "items.json"), sha256_json(pictures)
+    return dict(zip(_SEALED, hashes, strict=True))
 
 
 def read_hashes(folder: Path) -> dict[str, str]:
@@ -37,21 +41,15 @@ def read_hashes(folder: Path) -> dict[str, str]:
 
 def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """study.json and the key; raises `UnderstudyError` if one of them, or what lies beside them, is not as prepared."""
-    about, truth = read_json(folder / "study.json"), read_json(key)
-    if not isinstance(about, dict) or sha256_file(key) != about.get("key_sha256"):
-        what = "the answer key is not the one that was fixed before reading"
+    about, truth = read_json(folder / "study.json", dict), read_json(key)
+    if sha256_file(key) != about.get("key_sha256"):
         fix = "find the key whose SHA-256 is in study.json; one that was changed cannot be used"
-        raise UnderstudyError(what, where=key, fix=fix)
+        raise UnderstudyError("the answer key is not the one that was fixed before reading", where=key, fix=fix)
     if truth.get("format") != KEY_FORMAT:
         fix = "analyse it with the version that prepared it"
         raise UnderstudyError("the study was prepared by another version", where=key, fix=fix)
     found = seal(folder, {name: value for name, value in about.items() if name != "key_sha256"})
-    named = {
-        "study_sha256": "study.json (margin, design, texts)",
-        "items_sha256": "items.json",
-        "pictures_sha256": "a picture",
-    }
-    for name, what in named.items():
+    for name, what in _SEALED.items():
         if truth["sealed"][name] != found[name]:
             fix = "analyse the folder that was read, as it was; what changed on the way cannot be used"
             raise UnderstudyError(f"{what} is not as it was prepared", where=folder, fix=fix)
@@ -75,12 +73,11 @@ def checked_answers(folder: Path) -> tuple[list[dict[str, Any]], str]:
             fix = "give the folder as `reading serve` left it, with answers.sqlite-wal if there is one"
             raise UnderstudyError(f"the answers cannot be read ({error})", where=database, fix=fix) from error
     if not rows:
-        fix = "let readers answer: understudy reading serve"
-        raise UnderstudyError("nobody has answered yet", where=database, fix=fix)
+        raise UnderstudyError("nobody has answered yet", where=database, fix="let readers: understudy reading serve")
     for name, value in begun.items():
         if sha256_file(folder / name) != value:
-            what, fix = f"these answers were given to another {name}", "analyse the folder that was read"
-            raise UnderstudyError(what, where=database, fix=fix)
+            what = f"these answers were given to another {name}"
+            raise UnderstudyError(what, where=database, fix="analyse the folder that was read")
     head = START
     for number, (*row, chain) in enumerate(rows, 1):
         head = link(head, row)

@@ -1,21 +1,18 @@
-"""Makes the folder of a reading study: pictures under names that say nothing, and apart from it the answer key.
-
-The key holds a random salt, so that its SHA-256, which the study records before anybody reads, can be told to all.
-"""
+"""Makes the folder of a reading study: pictures under names that say nothing, and apart from it the answer key."""
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +21,8 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, sha256_file, write_json
 from understudy.reading.folder import FORMAT
 from understudy.reading.integrity import KEY_FORMAT, seal
-from understudy.reading.shortcuts import measured, shortcut_table
-from understudy.report.plots.slices import channel_window, upright, windowed
+from understudy.reading.statistics import auc
+from understudy.report.plots.slices import Pixels, channel_window, upright, windowed
 from understudy.roles import HELD_OUT, check_alike, part_of
 from understudy.slices import SliceSet
 
@@ -35,6 +32,16 @@ INSTRUCTIONS = {
     "confidence": f"{_ASKED}, and how sure you are from 1 (guessing) to 5 (certain). {_KEYS}",
     "binary": f"{_ASKED}. {_KEYS}",
 }
+TELLING = 0.9  # AUC of a plain number of the pictures of which the steward is warned
+_DARK = 26  # grey value below which a pixel counts as background: a tenth of the range
+_MEASURES = (
+    "size of the PNG file (hidden: all are sent with one length)",
+    "share of pixels that are exactly black",
+    "noise in the background",
+    "area of the head (height of the slice)",
+    "brightness of the head",
+    "sharpness",
+)
 
 
 class Design(BaseModel):
@@ -60,13 +67,10 @@ class Design(BaseModel):
     seed: int = Field(0, ge=0)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One slice to be read: `source` ("real" or the generator's name), row of its set, patient ("" if synthetic)."""
-
-    source: str
+class _Case(NamedTuple):
+    source: str  # "real" or the generator's name
     row: int
-    subject: str
+    subject: str  # "" if synthetic
 
 
 def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: Path, design: Design) -> dict[str, Any]:
@@ -90,32 +94,30 @@ def prepare(real: SliceSet, synthetic: Mapping[str, SliceSet], out: Path, key: P
     sources = {"real": real, **synthetic}
 
     # One window for all, from real slices only: 0 to their 99.5th percentile.
-    rows = np.unique([c.row for c in cases if c.source == "real"])
-    images, _ = real.read(rows)
+    images, _ = real.read(np.unique([c.row for c in cases if c.source == "real"]))
     window = {name: channel_window(images[:, k]) for k, name in enumerate(real.channels)}
     building = new_folder(out)
     items: list[dict[str, Any]] = []
-    plain: dict[str, list[list[float]]] = {name: [] for name in sources}
+    plain: dict[str, list[Any]] = {name: [] for name in sources}  # [cases, measures] of each
     for item in sorted(numbers):  # in random order, as files may tell when they were written
         case = cases[numbers[item]]
         pictures = panels(sources[case.source], case.row, shown, window, design.pixels, design.floor)
         items.append({"id": item, "panels": save_panels(building, pictures)})
-        plain[case.source].append(measured([picture for _, picture in pictures]))
+        plain[case.source].append(np.mean([_measure(picture) for _, picture in pictures], axis=0))
 
-    entries = {}
-    for i, (item, n) in enumerate(numbers.items()):
-        case, repeat_of = cases[n], ids[n] if i >= len(cases) else ""
-        entries[item] = {"source": case.source, "row": case.row, "subject": case.subject, "repeat_of": repeat_of}
+    entries = {
+        item: {**cases[n]._asdict(), "repeat_of": ids[n] if i >= len(cases) else ""}
+        for i, (item, n) in enumerate(numbers.items())
+    }
     composition = ""  # what readers are told of the mix: all of it in the paper's design, nothing otherwise
     if paper:
-        counts = {name: sum(c.source == name for c in cases) for name in sources}
+        counts = Counter(case.source for case in cases)
         made = ", ".join(f"{counts[name]} of one generator" for name in synthetic)
         composition = f"{len(cases)} cases: {counts['real']} real; synthetic: {made}."
     about = {"kind": "real_or_synthetic", "composition": composition, "instructions": INSTRUCTIONS[design.scale],
              **design.model_dump(include={"title", "scale", "margin", "seed", "design"})}  # fmt: skip
     sets = {name: slices.content_hash for name, slices in sources.items()}
-    truth = {"items": entries, "sets": sets, "telltales": shortcut_table(plain)}
-    return finish(building, out, key, about, items, truth)
+    return finish(building, out, key, about, items, {"items": entries, "sets": sets, "telltales": _shortcuts(plain)})
 
 
 def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design) -> tuple[str, ...]:
@@ -126,45 +128,68 @@ def _channels(real: SliceSet, synthetic: Mapping[str, SliceSet], design: Design)
         raise UnderstudyError('a generator cannot be called "real"', fix="give it another name: --synthetic NAME=SET")
     check_alike([part_of(name, slices) for name, slices in {"real": real, **synthetic}.items()])
     shown = tuple(design.channels or real.channels)
-    if unknown := set(shown) - set(real.channels):
-        what, fix = f"there is no channel {', '.join(sorted(unknown))}", f"use some of {', '.join(real.channels)}"
-        raise UnderstudyError(what, where=real.path, fix=fix)
+    if unknown := sorted(set(shown) - set(real.channels)):
+        fix = f"use some of {', '.join(real.channels)}"
+        raise UnderstudyError(f"there is no channel {', '.join(unknown)}", where=real.path, fix=fix)
     return shown
 
 
-def _draw_real(slices: SliceSet, design: Design, rng: np.random.Generator) -> list[Case]:
+def _draw_real(slices: SliceSet, design: Design, rng: np.random.Generator) -> list[_Case]:
     """Real slices of held-out patients, one patient after the other, so that none dominates."""
-    index, count = slices.index, design.real_count
-    if "subject" not in index:
-        what = "the real slices do not say which patient they are of (no column `subject`)"
-        raise UnderstudyError(what, where=slices.path, fix="give a set that `understudy prepare` or a study made")
-    wanted = index["split"].astype(str).isin(design.splits) if "split" in index else np.ones(len(index), bool)
-    rows = np.flatnonzero(np.asarray(wanted))
+    part, count = part_of("real", slices, design.splits), design.real_count
+    rows, subjects = part.rows, part.patients
     if len(rows) < count:
         what = f"{count} real slices are asked for, but there are {len(rows)} of held-out patients"
         fix = "ask for fewer (--real-count), or allow others (--splits test,val)"
         raise UnderstudyError(what, where=slices.path, fix=fix)
-    subjects = index["subject"].astype(str).to_numpy()
-    waiting = {s: list(rng.permutation(rows[subjects[rows] == s])) for s in rng.permutation(np.unique(subjects[rows]))}
-    found: list[Case] = []
+    waiting = {s: list(rng.permutation(rows[subjects == s])) for s in rng.permutation(np.unique(subjects))}
+    found: list[_Case] = []
     while len(found) < count:
         for subject, left in waiting.items():
             if left and len(found) < count:
-                found.append(Case("real", int(left.pop()), str(subject)))
+                found.append(_Case("real", int(left.pop()), str(subject)))
     return found
 
 
-def _draw_synthetic(sets: Mapping[str, SliceSet], design: Design, rng: np.random.Generator) -> list[Case]:
+def _draw_synthetic(sets: Mapping[str, SliceSet], design: Design, rng: np.random.Generator) -> list[_Case]:
     """As many of each generator as the design says; balanced: as many together as real ones."""
     each, more = divmod(design.real_count, len(sets))
-    found: list[Case] = []
+    found: list[_Case] = []
     for i, (name, slices) in enumerate(sets.items()):
         count = design.synthetic_count or (design.real_count if design.design == "paper" else each + (i < more))
         if count > len(slices):
             what = f"{count} slices of {name} are asked for, but there are {len(slices)}"
             raise UnderstudyError(what, where=slices.path, fix="ask for fewer (--synthetic-count)")
-        found += [Case(name, int(row), "") for row in rng.choice(len(slices), count, replace=False)]
+        found += [_Case(name, int(row), "") for row in rng.choice(len(slices), count, replace=False)]
     return found
+
+
+def _measure(picture: Pixels) -> tuple[float, ...]:
+    """The plain numbers of a panel, in the order of `_MEASURES`."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", compress_level=6)
+    head, grey = picture >= _DARK, picture.astype(np.float32)
+    steps = np.abs(grey[1:, 1:] - grey[:-1, 1:]) + np.abs(grey[1:, 1:] - grey[1:, :-1])  # to both neighbours
+    inside = steps[head[1:, 1:] & head[:-1, :-1]]
+    noise = float(picture[~head].std()) if not head.all() else 0.0
+    brightness = float(picture[head].mean()) if head.any() else 0.0
+    sharpness = float(inside.mean()) if inside.size else 0.0
+    return float(file.tell()), float((picture == 0).mean()), noise, float(head.mean()), brightness, sharpness
+
+
+def _shortcuts(plain: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """How well each plain number alone would tell a generator from real slices (AUC, 0.5 to 1), most telling first.
+
+    A reader who raises the brightness sees faint noise where real slices are exactly black, without any anatomy: the
+    steward is told before anybody reads.
+    """
+    rows = []
+    for generator in (name for name in plain if name != "real"):
+        for column, measure in enumerate(_MEASURES):
+            real, made = (np.array(plain[name])[:, column] for name in ("real", generator))
+            value = auc(real, made)[0]
+            rows.append({"measure": measure, "generator": generator, "auc": max(value, 1 - value)})
+    return sorted(rows, key=lambda row: (-row["auc"], row["generator"], row["measure"]))
 
 
 def check_places(out: Path, key: Path) -> None:
@@ -174,8 +199,7 @@ def check_places(out: Path, key: Path) -> None:
             fix = "give another place, or remove it: a study that is being read must not change"
             raise UnderstudyError("there is something already", where=place, fix=fix)
     if out.resolve() in key.resolve().parents:
-        what = "the answer key must not lie in the folder that is shown to readers"
-        raise UnderstudyError(what, where=key, fix="give another --key")
+        raise UnderstudyError("the answer key lies in the folder shown to readers", where=key, fix="give another --key")
 
 
 def new_folder(out: Path) -> Path:
@@ -196,7 +220,7 @@ def finish(
     write_json(building / "items.json", sorted(items, key=lambda entry: entry["id"]))
     for file in (building / "images").iterdir():  # nobody learns in which order they were made
         os.utime(file, (now.timestamp(), now.timestamp()))
-    key.parent.mkdir(parents=True, exist_ok=True)
+    # The salt lets the key's hash, which the study records before anybody reads, be told to all.
     write_json(key, {"format": KEY_FORMAT, "salt": secrets.token_hex(32), "sealed": seal(building, about), **truth})
     key.chmod(0o600)
     study = {**about, "key_sha256": sha256_file(key)}
@@ -207,20 +231,19 @@ def finish(
 
 def panels(
     slices: SliceSet, row: int, channels: Sequence[str], window: Mapping[str, tuple[float, float]], pixels: int,
-    floor: int = 0,
-) -> list[tuple[str, NDArray[np.uint8]]]:  # fmt: skip
+    floor: int,
+) -> list[tuple[str, Pixels]]:  # fmt: skip
     """(channel, uint8 [pixels, pixels]) of a slice, by one rule for all sets: window, upright, bicubic, floor."""
     images, _ = slices.read([row])
     found = []
     for name in channels:
         grey = upright(windowed(images[0, slices.channels.index(name)], window[name]), slices.axes)
         picture = Image.fromarray(np.ascontiguousarray(grey)).resize((pixels, pixels), Image.Resampling.BICUBIC)
-        shown = np.asarray(picture)
-        found.append((name, np.where(shown < floor, np.uint8(0), shown)))
+        found.append((name, np.where(np.asarray(picture) < floor, np.uint8(0), picture)))
     return found
 
 
-def save_panels(folder: Path, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> list[dict[str, str]]:
+def save_panels(folder: Path, pictures: Sequence[tuple[str, Pixels]]) -> list[dict[str, str]]:
     """Writes PNGs without metadata under random names; returns the panels of items.json."""
     found = []
     for label, picture in pictures:

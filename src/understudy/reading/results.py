@@ -20,16 +20,16 @@ from understudy.report.tables.latex import latex
 percent = partial(names.percent, digits=1)
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+def _number(value: float, form: str = ".2f") -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}".replace("-", "−")
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+    return _number(value, "+.2f")
+
+
+def _points(value: float) -> str:
+    return _number(100 * value, "+.1f")
 
 
 def _between(entry: dict[str, Any], how: Callable[[float], str]) -> str:
@@ -104,8 +104,10 @@ def sentences(result: dict[str, Any]) -> list[str]:
     if result.get("agreement"):
         a = result["agreement"]
         pairs = ", ".join(f"{pair} {_number(kappa)}" for pair, kappa in a["cohen_kappa"].items())
-        kappa = f"Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases (Cohen's: {pairs})"
-        found.append(f"Agreement of the readers: {kappa}.")
+        found.append(
+            f"Agreement of the readers: Fleiss' kappa {_number(a['fleiss_kappa'])} on {a['cases']} cases"
+            f" (Cohen's: {pairs})."
+        )
     return found
 
 
@@ -135,8 +137,7 @@ def write_result(result: dict[str, Any], out: Path) -> None:
         tables = [table, *([readers_table(result)] if readers else [])]
         write_text(out / "table6.csv", table.frame.to_csv(index=False))
         write_text(out / "table6.tex", latex(table))
-        keys = ("source", "n", "called_real", "called_synthetic")
-        rows = [{key: row[key] for key in keys} for row in result["rows"]]
+        rows = table.frame[["source", "n", "called_real", "called_synthetic"]].to_dict("records")
         short = {"rows": rows, "readers": max(1, len(readers)), "design": result.get("design", "")}
         write_json(out / "table6.json", short)
     comments = [[c["reader"], c["source"], c["call"], c["comment"]] for c in result.get("comments", [])]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from understudy.errors import UnderstudyError
@@ -43,18 +42,20 @@ def prepare_segmentations(
     channel = channel or ("FLAIR" if "FLAIR" in opened.channels else opened.channels[-1])
     if channel not in opened.channels:
         raise UnderstudyError(f"there is no channel {channel!r}", fix=f"use one of {', '.join(opened.channels)}")
-    subjects = [s for s in opened.subjects("test") if all((f / f"{s}.npz").is_file() for _, f in (first, second))]
+    names, folders = zip(first, second, strict=True)
+    subjects = [s for s in opened.subjects("test") if all((folder / f"{s}.npz").is_file() for folder in folders)]
     if not subjects:
-        what = "no test patient has predictions in both folders"
         fix = "give the folders `predictions` of two evaluate jobs of the same study"
-        raise UnderstudyError(what, where=second[1], fix=fix)
+        raise UnderstudyError("no test patient has predictions in both folders", where=second[1], fix=fix)
     building = new_folder(out)
-    names = (first[0], second[0])
     items: list[dict[str, Any]] = []
     entries: dict[str, Any] = {}
     each = -(-count // len(subjects))
     for subject in map(str, rng.permutation(subjects)):
-        pair = [_prediction(folder, subject) for _, folder in (first, second)]
+        pair = []  # uint8 [Z, H, W] of each
+        for folder in folders:
+            with np.load(folder / f"{subject}.npz", allow_pickle=False) as arrays:
+                pair.append(arrays["prediction"])
         picture = _Picture(opened, opened.read(subject), opened.channels.index(channel), pixels)
         differing = rng.permutation(np.flatnonzero((pair[0] != pair[1]).any((1, 2))))
         for z in differing[: min(each, count - len(items))].tolist():
@@ -69,17 +70,10 @@ def prepare_segmentations(
         what = "the two segmentations are the same on every slice"
         raise UnderstudyError(what, where=second[1], fix="give two other models")
     named = [c.name for c in opened.classes[1:]]
-    legend = [list(pair) for pair in zip(named, colours(len(named)), strict=True)]
     about = {"kind": "segmentations", "title": "Which segmentation?", "composition": "", "scale": "confidence",
              "margin": margin, "seed": seed, "design": "segmentations", "instructions": INSTRUCTIONS,
-             "legend": legend}  # fmt: skip
+             "legend": [list(pair) for pair in zip(named, colours(len(named)), strict=True)]}  # fmt: skip
     return finish(building, out, key, about, items, {"items": entries, "pair": list(names)})
-
-
-def _prediction(folder: Path, subject: str) -> NDArray[np.uint8]:
-    with np.load(folder / f"{subject}.npz", allow_pickle=False) as arrays:
-        found: NDArray[np.uint8] = arrays["prediction"]
-    return found
 
 
 class _Picture:
@@ -102,12 +96,10 @@ class _Picture:
         return np.asarray(cut.resize((self.pixels, self.pixels), how))
 
     def plain(self, z: int) -> Pixels:
-        """uint8 [pixels, pixels]."""
         return self._cut(self._whole(windowed(self.images[z], self.window)), Image.Resampling.BICUBIC)
 
     def with_labels(self, z: int, labels: Pixels) -> Pixels:
-        """uint8 [pixels, pixels, 3] of the slice and class indices [H, W] on the grid of the truth."""
+        """RGB of the slice and class indices [H, W] on the grid of the truth."""
         marks = self._cut(upright(labels, self.axes), Image.Resampling.NEAREST)
-        top, bottom, _, _ = self.box
-        width = max(1, round(self.pixels / (bottom - top) / 2))
+        width = max(1, round(self.pixels / (self.box[1] - self.box[0]) / 2))
         return overlay(self.plain(z), marks, self.classes, fill=0.2, width=width)

@@ -29,15 +29,8 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; raises `UnderstudyError` for a port in use or reserved, an address of another machine."""
     where, local = address(host, port), "give --host 127.0.0.1"
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        server = socket.socket(family, kind)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # at once after a crash
-        try:
-            server.bind(place)
-            server.listen(128)
-        except OSError:
-            server.close()
-            raise
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place, family=family, backlog=128)  # with SO_REUSEADDR: at once after a crash
     except socket.gaierror as error:
         raise UnderstudyError(f"the address is not known ({error.strerror})", where=where, fix=local) from error
     except OSError as error:
@@ -48,7 +41,6 @@ def listen(host: str, port: int) -> socket.socket:
         }
         what, fix = known.get(error.errno or 0, (f"cannot listen ({error.strerror})", "give another --port"))
         raise UnderstudyError(what, where=where, fix=fix) from error
-    return server
 
 
 def make_server(folder: ReadingFolder, store: Store, host: str) -> Any:

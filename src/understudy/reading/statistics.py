@@ -75,13 +75,12 @@ def detection_errors(hits: int, positives: int, alarms: int, negatives: int) -> 
 def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """Chance that a synthetic case is scored above a real one (ties one half), with DeLong's interval (1988).
 
-    Args:
-        real, synthetic: scores, higher for "more surely synthetic"; NaN intervals with fewer than two of either.
+    The interval is NaN with fewer than two cases of either kind.
     """
     x, y = np.asarray(synthetic, float), np.asarray(real, float)
     if not len(x) or not len(y):
         return math.nan, math.nan, math.nan
-    above = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
+    above = (x[:, None] > y) + 0.5 * (x[:, None] == y)
     value = float(above.mean())
     if min(len(x), len(y)) < 2:
         return value, math.nan, math.nan
@@ -92,13 +91,11 @@ def auc(real: ArrayLike, synthetic: ArrayLike, level: float = 0.95) -> tuple[flo
 
 def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float:
     """Agreement of two readings beyond chance (Cohen 1960); NaN if only one word was said."""
-    pairs = list(zip(first, second, strict=True))
-    if not pairs:
+    a, b = np.asarray(first), np.asarray(second)
+    if not len(a):
         return math.nan
-    words = {*first, *second}
-    observed = sum(a == b for a, b in pairs) / len(pairs)
-    chance = sum(list(first).count(w) * list(second).count(w) for w in words) / len(pairs) ** 2
-    return math.nan if chance == 1 else (observed - chance) / (1 - chance)
+    chance = sum(float((a == word).mean() * (b == word).mean()) for word in {*first, *second})
+    return math.nan if chance == 1 else (float((a == b).mean()) - chance) / (1 - chance)
 
 
 def fleiss_kappa(counts: ArrayLike) -> float:
@@ -108,10 +105,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
         counts: [cases, words], how many readers said which; the same number of readers for every case.
     """
     table = np.asarray(counts, float)
-    readers = table.sum(1)
-    if not len(table) or not (readers == readers[0]).all() or readers[0] < 2:
-        return math.nan
-    n = readers[0]
+    n = table[0].sum()  # readers
     observed = float(((table**2).sum(1) - n).mean() / (n * (n - 1)))
     chance = float((table.mean(0) / n) @ (table.mean(0) / n))
     return math.nan if chance == 1 else (observed - chance) / (1 - chance)
@@ -145,7 +139,13 @@ def bootstrap(
         yes = np.where(read, called_real[:, rows], 0.0)
         drawn[:, column] = _ratio((who * (often @ yes.T)).sum(1), (who * (often @ read.T)).sum(1))
         sides.append((rows, often))
-    areas = np.stack([_areas(own, sides) for own in scores], axis=1)  # [n, readers]
+    (real, often_real), (made, often_made) = sides
+    areas = np.empty((resamples, len(scores)))  # AUC of each reader in each sample
+    for reader, own in enumerate(scores):
+        x, y = own[made], own[real]
+        above = (x[:, None] > y) + 0.5 * (x[:, None] == y)  # [made, real]; NaN is neither above nor equal
+        pairs = (often_made @ ~np.isnan(x)) * (often_real @ ~np.isnan(y))
+        areas[:, reader] = _ratio(((often_made @ above) * often_real).sum(1), pairs)
     found = ~np.isnan(areas)
     drawn[:, 2] = _ratio((who * np.where(found, areas, 0.0)).sum(1), (who * found).sum(1))
     return drawn[~np.isnan(drawn).any(axis=1)]
@@ -154,15 +154,6 @@ def bootstrap(
 def _times_drawn(rng: np.random.Generator, count: int, resamples: int) -> Floats:
     """[n, count]: how often each of `count` is in a sample of `count` with replacement."""
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
-
-
-def _areas(scores: Floats, sides: Sequence[tuple[Any, Floats]]) -> Floats:
-    """[n], a reader's AUC in each sample, from one table of which case is scored above which."""
-    (real, often_real), (made, often_made) = sides
-    x, y = scores[made], scores[real]
-    above = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])  # NaN is neither above nor equal
-    pairs = (often_made @ ~np.isnan(x)) * (often_real @ ~np.isnan(y))
-    return _ratio(((often_made @ above) * often_real).sum(1), pairs)
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
@@ -176,11 +167,8 @@ def tails(drawn: Any, level: float) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike, level: float, seed: int) -> dict[str, float]:
-    """The mean of values (NaN left out) and its percentile bootstrap interval."""
+    """The mean of at least one value and its percentile bootstrap interval."""
     known = np.asarray(values, float)
-    known = known[~np.isnan(known)]
-    if not len(known):
-        return {"value": math.nan, "low": math.nan, "high": math.nan}
     low, high = tails(known[np.random.default_rng(seed).integers(len(known), size=(4000, len(known)))].mean(1), level)
     return {"value": float(known.mean()), "low": low, "high": high}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
@@ -27,7 +27,7 @@ FILE = "answers.sqlite"
 START = "0" * 64  # stands before the first answer's chain
 COLUMNS = ("reader", "item", "value", "seconds", "comment", "at", "nonce")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")  # 16 random bytes in URL-safe base 64
-_BUSY_SECONDS = 10.0
+_LAST = "SELECT chain FROM answers ORDER BY id DESC LIMIT 1"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS readers(name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers(
@@ -57,7 +57,7 @@ class Call(_Strict):
 
 
 class Preference(_Strict):
-    """Which of two segmentations the reader would rather correct, and how good each is (1 to 5)."""
+    """Which of two segmentations the reader would rather correct, and how good each is."""
 
     prefer: Literal["A", "B", "same"]
     rating_a: Rating
@@ -65,24 +65,13 @@ class Preference(_Strict):
 
 
 class Answer(_Strict):
-    """One answer; the nonce is drawn by the browser, and a second arrival of it changes nothing.
-
-    Attributes:
-        seconds: time that the item was visible before the answer.
-    """
+    """One answer; a second arrival of its nonce, which the browser draws, changes nothing."""
 
     item: Identifier
     value: Call | Preference
-    seconds: Annotated[float, Field(ge=0, le=86_400)]
-    comment: Annotated[str, Field(max_length=2000)] = ""
+    seconds: Annotated[float, Field(ge=0, le=86_400)]  # that the item was visible before the answer
+    comment: Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x08\x0b-\x1f]*$")] = ""  # no control characters
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-
-    @field_validator("comment")
-    @classmethod
-    def _printable(cls, comment: str) -> str:
-        if any(ord(letter) < 32 and letter not in "\n\t" for letter in comment):
-            raise ValueError("control characters")
-        return comment
 
 
 def parse_answer(body: bytes, study: StudyText) -> Answer:
@@ -118,9 +107,7 @@ class Store:
         self.path = Path(folder) / FILE
         self._lock = threading.Lock()
         try:
-            self._base = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._base = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")  # every commit is flushed to the disk before it returns
             self._base.executescript(_SCHEMA)
@@ -171,7 +158,7 @@ class Store:
             return self._base.execute(question, values).fetchall()
 
     def readers(self) -> list[str]:
-        """Their names, sorted."""
+        """Names, sorted."""
         return [row[0] for row in self._rows("SELECT name FROM readers ORDER BY name")]
 
     def new_token(self, name: str) -> str:
@@ -179,9 +166,7 @@ class Store:
         if re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name) is None:
             raise UnderstudyError(f"{name[:60]!r} cannot be a reader's name", fix="use 1 to 40 of A-Z a-z 0-9 . _ -")
         token = secrets.token_urlsafe(16)
-        insert = (
-            "INSERT INTO readers VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET token_sha256 = excluded.token_sha256"
-        )
+        insert = "INSERT INTO readers VALUES(?1, ?2, ?3) ON CONFLICT(name) DO UPDATE SET token_sha256 = ?2"
         with self._setup() as base:
             base.execute(insert, (name, _hash(token), _now()))
         return token
@@ -191,8 +176,8 @@ class Store:
         known = dict(self._rows("SELECT file, sha256 FROM begun"))
         changed = sorted(name for name, found in hashes.items() if known.get(name, found) != found)
         if changed:
-            what, fix = f"{', '.join(changed)} changed since reading began", "restore the files that were there"
-            raise UnderstudyError(what, where=self.path.parent, fix=f"{fix}: a study that is read must not change")
+            what, fix = f"{', '.join(changed)} changed since reading began", "restore the files that readers saw"
+            raise UnderstudyError(what, where=self.path.parent, fix=fix)
         with self._setup() as base:
             base.executemany("INSERT OR IGNORE INTO begun VALUES(?, ?)", hashes.items())
 
@@ -200,11 +185,9 @@ class Store:
         """The reader whose link has this token; every stored hash is compared, each in constant time."""
         if _TOKEN.fullmatch(token) is None:
             return None
-        asked, found = _hash(token), None
-        for name, known in self._rows("SELECT name, token_sha256 FROM readers"):
-            if hmac.compare_digest(asked, known):
-                found = name
-        return found
+        asked, rows = _hash(token), self._rows("SELECT name, token_sha256 FROM readers")
+        found = [name for name, known in rows if hmac.compare_digest(asked, known)]
+        return found[0] if found else None
 
     def add(self, reader: str, answer: Answer) -> Stored:
         """Appends an answer ("new"), on the disk when this returns; "known": it had arrived before, "conflict": its
@@ -216,16 +199,14 @@ class Store:
             known = base.execute(same, (answer.nonce,)).fetchone()
             if known is not None:
                 return "known" if known == row else "conflict"
-            last = base.execute("SELECT chain FROM answers ORDER BY id DESC LIMIT 1").fetchone()
-            whole = (*row, _now(), answer.nonce)
+            last, whole = base.execute(_LAST).fetchone() or (START,), (*row, _now(), answer.nonce)
             insert = f"INSERT INTO answers({', '.join(COLUMNS)}, chain) VALUES(?,?,?,?,?,?,?,?)"
-            base.execute(insert, (*whole, link(last[0] if last else START, whole)))
+            base.execute(insert, (*whole, link(last[0], whole)))
         return "new"
 
     def head(self) -> str:
         """The chain of the last answer, which stands for all of them; START before the first."""
-        found = self._rows("SELECT chain FROM answers ORDER BY id DESC LIMIT 1")
-        return str(found[0][0]) if found else START
+        return str(next(iter(self._rows(_LAST)), (START,))[0])
 
     def last(self, reader: str) -> dict[str, tuple[dict[str, Any], str]]:
         """The answers that count, item -> (value, comment): the last row of every item of this reader."""
