@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,15 @@ _RESAMPLE = "resample the prediction to the grid of the truth (nearest neighbour
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Scored label files.
+    """Scored label files."""
 
-    `rows` has one row per file and class, region and "foreground": file, class_name, region, the measures in `MEASURES`
-    under the policy, `FLAGS`, `COUNTS`, diagonal_mm.
-    """
-
+    # a row per file and class, region and "foreground": file, class_name, region, `MEASURES` under the policy, `FLAGS`,
+    # `COUNTS`, diagonal_mm
     rows: pd.DataFrame
     policy: EmptyPolicy  # for empty masks
     folders: bool  # two folders were compared, so there are means over files
     spacing: dict[str, tuple[float, ...]]  # file -> voxel edges in mm in the order of the arrays' axes
-    notes: dict[str, list[str]] = field(default_factory=dict)  # file, or "" for all -> what a reader should know
+    notes: dict[str, list[str]]  # file, or "" for all -> what a reader should know
 
 
 def score_labels(
@@ -71,11 +69,10 @@ def score_labels(
     pred, target = Path(pred), Path(target)
     pairs, notes = file_pairs(pred=pred, target=target, skip_unmatched=skip_unmatched)
     edges = None if spacing is None else checked_spacing(spacing)
-    named = dict(classes or {})
+    wanted = named = dict(classes or {})
     if named and (min(named.values()) < 1 or len(set(named.values())) < len(named)):
         fix = "give every class a label value of its own, 1 or more (0 is the background)"
         raise UnderstudyError(f"these are not classes: {named}", fix=fix)
-    wanted = named
     if not named and not isinstance(regions, str):  # regions may name label values: these are classes in every file
         members = sorted({m for each in regions.values() for m in each})
         if wrong := [m for m in members if not m.isdecimal() or int(m) < 1]:
@@ -96,25 +93,19 @@ def score_labels(
     if rows.empty:
         fix = "name the classes with --classes, e.g. --classes lesion=1"
         raise UnderstudyError("there is no label above 0 in any of the files", where=f"{target} and {pred}", fix=fix)
-    scored = apply_policy(rows, policy).rename(
-        columns={"predicted_empty": "prediction_empty", "predicted_voxels": "prediction_voxels"}
-    )
+    scored = apply_policy(rows, policy).rename(columns=lambda name: name.replace("predicted_", "prediction_"))
     columns = ["file", "class_name", "region", *MEASURES, *FLAGS, *COUNTS, "diagonal_mm"]
-    notes_of = {name: notes for name, notes in noted.items() if notes}
-    return LabelScores(scored[columns], EmptyPolicy(policy), target.is_dir(), edge_of, notes_of)
+    return LabelScores(scored[columns], EmptyPolicy(policy), target.is_dir(), edge_of, noted)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
 def file_pairs(pred: Path, target: Path, skip_unmatched: bool = False) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """The files to compare: two files, or all files of two folders that have the same name but for the suffix.
+    """Pairs (prediction, target) of two files, or of two folders by the files' names without suffix; and notes.
 
     Args:
         skip_unmatched: leave files without a partner out and say so in the notes.
-
-    Returns:
-        (prediction, target) paths in order of their names, and notes.
 
     Raises:
         UnderstudyError: a path that does not exist, a file and a folder, no label files, files without a partner.
@@ -203,11 +194,9 @@ def read_pair(pred: Path, target: Path, spacing: Sequence[float] | None = None, 
             b = of_target.arranged(b, of_pred)
     if a.shape != b.shape:
         order = next((o for o in permutations(range(3)) if tuple(b.shape[i] for i in o) == a.shape), None)
-        turn = (
-            f"bring the prediction's axes into the order of the truth's, e.g. array.transpose{order}, and compare both"
-        )
-        fix = f"{turn} in a viewer: an axis may be flipped as well" if order else _RESAMPLE
-        raise UnderstudyError(f"the truth has the shape {a.shape}, the prediction {stored}", where=where, fix=fix)
+        turn = f"turn the prediction, e.g. array.transpose{order}, and compare them in a viewer: one may be flipped"
+        what = f"the truth has the shape {a.shape}, the prediction {stored}"
+        raise UnderstudyError(what, where=where, fix=turn if order else _RESAMPLE)
     if header is None:
         edges = tuple(float(s) for s in spacing or (1.0, 1.0, 1.0))
         notes += [] if spacing else ["no header tells the voxel spacing: 1 mm was assumed"]
@@ -265,9 +254,8 @@ def _score_pair(
     pair: Pair, wanted: Mapping[str, int], open_ended: bool, regions: Mapping[str, Sequence[str]] | str
 ) -> pd.DataFrame:
     """Raw rows of one pair; `open_ended` adds every label that occurs. Labels of both files are in attrs."""
-    in_pred, in_target = (
-        set(np.flatnonzero(np.bincount(volume.ravel(order="K"))).tolist()) - {0} for volume in (pair.pred, pair.target)
-    )
+    counted = (np.bincount(volume.ravel(order="K")) for volume in (pair.pred, pair.target))
+    in_pred, in_target = (set(np.flatnonzero(voxels).tolist()) - {0} for voxels in counted)
     present = in_pred | in_target
     classes = dict(wanted)
     if open_ended:
@@ -277,10 +265,8 @@ def _score_pair(
         values = list(classes.values())
         index = np.zeros(max(int(pair.pred.max()), int(pair.target.max()), *values) + 1, np.uint8)
         index[values] = np.arange(1, len(values) + 1)  # label value -> class index; all others are background
-        rows = score_volume(
-            pred=index[pair.pred], target=index[pair.target], class_names=list(classes), spacing=pair.spacing,
-            regions=regions,
-        )  # fmt: skip
+        pred, target = index[pair.pred], index[pair.target]
+        rows = score_volume(pred=pred, target=target, class_names=[*classes], spacing=pair.spacing, regions=regions)
     else:  # nothing but background: the union of no classes is empty as well
         diagonal = float(np.linalg.norm(np.array(pair.target.shape) * pair.spacing))
         rows = [raw_row(FOREGROUND, WHOLE, False, Counts(0, 0, 0), UNDEFINED, diagonal)]
@@ -316,11 +302,7 @@ def _note_labels(
     and classes without a voxel in any target."""
     others = sorted({v for part in parts for v in part.attrs["others"]})
     if named and others:
-        one, listed = len(others) == 1, ", ".join(map(str, others))
-        noted[""].append(
-            f"the label{'' if one else 's'} {listed} {'has' if one else 'have'} no name and"
-            f" count{'s' if one else ''} as background"
-        )
+        noted[""].append(f"labels without a name count as background: {', '.join(map(str, others))}")
     of_target, of_pred = (set().union(*(p.attrs[s] for p in parts)) for s in ("truth", "prediction"))
     alone = of_target - of_pred, of_pred - of_target
     unshared = bool(all(alone) and (not wanted or (alone[0] | alone[1]) & set(wanted.values())))
@@ -336,19 +318,14 @@ def _note_labels(
     single = rows[~rows["region"] & (rows["class_name"] != FOREGROUND)]
     voxels = single.groupby("class_name", sort=False)["truth_voxels"].sum()
     if absent := [str(name) for name in voxels.index[voxels == 0]]:
-        noted[""].append(
-            f"no ground truth has the class{'es' * (len(absent) > 1)} {', '.join(absent)}: Dice and distances say only"
-            " whether something was predicted there by mistake"
-        )
+        classes = f"class{'es' * (len(absent) > 1)} {', '.join(absent)}"
+        noted[""].append(f"no ground truth has the {classes}: its scores say only whether it was predicted by mistake")
 
 
 def _unshared(target: set[int], pred: set[int]) -> str:
-    only = [f"{'label' if len(s) == 1 else 'labels'} {', '.join(map(str, sorted(s)))}" for s in (target, pred)]
-    return (
-        f"the {only[0]} occur{'s' * (len(target) == 1)} only in the ground truth, the {only[1]} only in the prediction:"
-        " their overlap is 0. If they mean the same, give them the same value first, in numpy e.g."
-        f" prediction[prediction == {min(pred)}] = {min(target)}"
-    )
+    only = [f"label{'s' * (len(side) > 1)} {', '.join(map(str, sorted(side)))}" for side in (target, pred)]
+    fix = f"if they mean the same, set prediction[prediction == {min(pred)}] = {min(target)} first"
+    return f"only in the ground truth: {only[0]}; only in the prediction: {only[1]}; their overlap is 0; {fix}"
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -361,13 +338,12 @@ def as_result(scores: LabelScores) -> dict[str, Any]:
     `MEASURES`, `FLAGS` (bool) and `COUNTS`, and `mean` the means of the measures over the classes. Of two folders the
     same, with means over files as measures and numbers of files as flags, `n_files`, and `files`: {file: result}.
     """
-    files = {
-        str(name): _of_file(part)
-        | {"spacing_mm": list(scores.spacing[str(name)]), "notes": scores.notes.get(str(name), [])}
-        for name, part in scores.rows.groupby("file", sort=False)
-    }
+    files = {}
+    for name, part in scores.rows.groupby("file", sort=False):
+        about = {"spacing_mm": list(scores.spacing[str(name)]), "notes": scores.notes[str(name)]}
+        files[str(name)] = _of_file(part) | about
     top: dict[str, Any] = {"policy": str(scores.policy)}
-    notes = scores.notes.get("", [])
+    notes = scores.notes[""]
     if not scores.folders:
         ((name, only),) = files.items()
         return top | {"file": name} | only | {"notes": notes + only["notes"]}
@@ -389,17 +365,14 @@ def _of_file(part: pd.DataFrame) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return float(value) if math.isfinite(value) else None
 
-    def entries(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-        records = rows[["class_name", *MEASURES, *FLAGS, *COUNTS]].to_dict("records")
-        return {
-            str(row["class_name"]): {m: finite(row[m]) for m in MEASURES} | {c: row[c] for c in (*FLAGS, *COUNTS)}
-            for row in records
-        }
-
+    entries: dict[str, dict[str, Any]] = {}
+    for row in part.to_dict("records"):
+        entries[row["class_name"]] = {m: finite(row[m]) for m in MEASURES} | {c: row[c] for c in (*FLAGS, *COUNTS)}
+    regions = set(part.loc[part["region"], "class_name"])
     single = part[~part["region"] & (part["class_name"] != FOREGROUND)]
     return {
-        "classes": entries(single),
-        "regions": entries(part[part["region"]]),
-        "foreground": entries(part[part["class_name"] == FOREGROUND])[FOREGROUND],
+        "classes": {name: entry for name, entry in entries.items() if name not in {*regions, FOREGROUND}},
+        "regions": {name: entry for name, entry in entries.items() if name in regions},
+        "foreground": entries[FOREGROUND],
         "mean": {m: finite(float(single[m].mean())) for m in MEASURES},
     }

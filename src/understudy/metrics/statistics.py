@@ -23,22 +23,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from understudy.errors import UnderstudyError
-from understudy.metrics.bootstrap import (
-    RESAMPLES,
-    Estimate,
-    Floats,
-    both_tails,
-    drawn_weights,
-    holm,
-    mean_interval,
-    per_patient,
-    per_repeat,
-    quantiles,
-    sign_flip,
-    signed_rank,
-    weighted_means,
-    whole_mean,
-)
+from understudy.metrics import bootstrap
+from understudy.metrics.bootstrap import RESAMPLES, Estimate, Floats
 from understudy.metrics.scores import class_names, flag, region_names
 
 Test = Literal["sign_flip", "wilcoxon"]
@@ -68,8 +54,10 @@ class Cube:
 
     def drawn(self, resamples: int, seed: int, stream: int) -> Floats:
         """Resampled means [resamples]; the drawn patients are the same in all streams, the repeats are not."""
-        patients, repeats = drawn_weights(len(self.patients), len(self.repeats), resamples, seed, stream=stream)
-        return weighted_means(self.values, patients, repeats)
+        patients, repeats = bootstrap.drawn_weights(
+            len(self.patients), len(self.repeats), resamples, seed, stream=stream
+        )
+        return bootstrap.weighted_means(self.values, patients, repeats)
 
 
 def cube(
@@ -89,23 +77,18 @@ def cube(
         classes = class_names(part)
     part = part[part["class_name"].isin(list(classes))]
     if part.empty:
-        raise UnderstudyError(
-            f"no results of the setting '{setting}' (scope '{scope}', classes {list(classes)})",
-            fix=f"one of the settings {sorted(map(str, rows['setting'].unique()))}",
-        )
+        what = f"no results of the setting '{setting}' (scope '{scope}', classes {list(classes)})"
+        raise UnderstudyError(what, fix=f"one of the settings {sorted(map(str, rows['setting'].unique()))}")
     keys = ["subject", "repeat", "class_name"]
-    if (doubled := part.duplicated(keys)).any():
-        raise UnderstudyError(
-            f"the setting '{setting}' has {int(doubled.sum())} duplicate results", fix="keep one result file per repeat"
-        )
+    if doubled := int(part.duplicated(keys).sum()):
+        what = f"the setting '{setting}' has {doubled} duplicate results"
+        raise UnderstudyError(what, fix="keep one result file per repeat")
     patients, repeats = sorted(part["subject"].unique()), sorted(part["repeat"].unique())
     grid = pd.MultiIndex.from_product([patients, repeats, classes], names=keys)
     present = pd.MultiIndex.from_frame(part[keys])
     if len(missing := grid.difference(present)):
-        raise UnderstudyError(
-            f"the setting '{setting}' lacks {len(missing)} results, e.g. of (patient, repeat, class) {missing[0]}",
-            fix="finish its evaluation, or leave the unfinished repeat out of the table by name",
-        )
+        what = f"the setting '{setting}' lacks {len(missing)} results, e.g. of (patient, repeat, class) {missing[0]}"
+        raise UnderstudyError(what, fix="finish its evaluation, or leave the unfinished repeat out by name")
     ordered = part[metric].to_numpy(np.float64)[present.get_indexer(grid)]  # patients, then repeats, then classes
     values = ordered.reshape(len(patients), len(repeats), len(classes))
     return Cube(values, tuple(patients), tuple(repeats), tuple(classes))
@@ -142,8 +125,8 @@ def summarise(
             mine = part[part["class_name"].isin(members)]
             for metric in metrics:
                 data = cubes[metric][:, :, [names.index(n) for n in members]]
-                mean = mean_interval(data, level=level, resamples=resamples, seed=seed)
-                models, patients = per_repeat(data), per_patient(data)
+                mean = bootstrap.mean_interval(data, level=level, resamples=resamples, seed=seed)
+                models, patients = bootstrap.per_repeat(data), bootstrap.per_patient(data)
                 patients = patients[~np.isnan(patients)]
                 stable = models[healthy & ~np.isnan(models)]  # of the runs that did not collapse
                 row = {"setting": setting, "scope": scope, "class_name": name, "metric": metric}
@@ -179,8 +162,8 @@ def relative_dice(
     a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
     top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)  # [b], same patients
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio, drawn = np.float64(whole_mean(a.values)) / whole_mean(b.values), top / bottom
-    low, high = quantiles(drawn, both_tails(level))
+        ratio, drawn = np.float64(bootstrap.whole_mean(a.values)) / bootstrap.whole_mean(b.values), top / bottom
+    low, high = bootstrap.quantiles(drawn, bootstrap.both_tails(level))
     return Estimate(float(ratio), low, high, len(a.patients), min(len(a.repeats), len(b.repeats)), level)
 
 
@@ -202,11 +185,11 @@ def paired_difference(
     a, b = _same_patients(rows, [setting, baseline], metric, scope, classes)
     top, bottom = a.drawn(resamples, seed, stream=1), b.drawn(resamples, seed, stream=2)
     with np.errstate(invalid="ignore"):
-        low, high = quantiles(top - bottom, both_tails(level))
-        by_patient = per_patient(a.values) - per_patient(b.values)
-        difference = float(np.float64(whole_mean(a.values)) - whole_mean(b.values))
+        low, high = bootstrap.quantiles(top - bottom, bootstrap.both_tails(level))
+        by_patient = bootstrap.per_patient(a.values) - bootstrap.per_patient(b.values)
+        difference = float(np.float64(bootstrap.whole_mean(a.values)) - bootstrap.whole_mean(b.values))
     by_patient = by_patient[np.isfinite(by_patient)]
-    p = sign_flip(by_patient, resamples, seed) if test == "sign_flip" else signed_rank(by_patient)
+    p = bootstrap.sign_flip(by_patient, resamples, seed) if test == "sign_flip" else bootstrap.signed_rank(by_patient)
     repeats = min(len(a.repeats), len(b.repeats))
     return Difference(difference, low, high, len(a.patients), repeats, level, p, test)
 
@@ -222,15 +205,14 @@ def compare(rows: pd.DataFrame, baseline: str, settings: Iterable[str] | None = 
     """
     chosen = [s for s in rows["setting"].unique() if s != baseline] if settings is None else list(settings)
     found = [paired_difference(rows, s, baseline, **options) for s in chosen]
-    adjusted = holm([d.p for d in found]).tolist()
+    adjusted = bootstrap.holm([d.p for d in found]).tolist()
     about = {"metric": options.get("metric", "dice"), "scope": options.get("scope", "whole")}
-    return pd.DataFrame(
-        [
-            {"setting": s, "baseline": baseline, **about, "difference": d.value, "low": d.low, "high": d.high, "p": d.p,
-             "p_holm": p, "test": d.test, "n_patients": d.n_patients, "n_repeats": d.n_repeats}
-            for s, d, p in zip(chosen, found, adjusted, strict=True)
-        ]
-    )  # fmt: skip
+    table = []
+    for s, d, p in zip(chosen, found, adjusted, strict=True):
+        row = {"setting": s, "baseline": baseline, **about, "difference": d.value, "low": d.low, "high": d.high}
+        row |= {"p": d.p, "p_holm": p, "test": d.test, "n_patients": d.n_patients, "n_repeats": d.n_repeats}
+        table.append(row)
+    return pd.DataFrame(table)
 
 
 def ranks(
@@ -256,13 +238,12 @@ def ranks(
         UnderstudyError: as `cube`; fewer than two settings or a duplicate; patients that differ.
     """
     if len(settings) < 2 or len(set(settings)) < len(settings):
-        raise UnderstudyError(
-            f"these settings cannot be ranked: {list(settings)}", fix="name two or more different settings"
-        )
+        what = f"these settings cannot be ranked: {list(settings)}"
+        raise UnderstudyError(what, fix="name two or more different settings")
     names = sorted(settings)  # the draws belong to a name's place: the order of the call must not matter
     cubes = _same_patients(rows, names, metric, scope, classes)
     sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
-    values = np.array([whole_mean(c.values) for c in cubes])
+    values = np.array([bootstrap.whole_mean(c.values) for c in cubes])
     own = np.full(len(values), np.nan)  # NaN for NaN, which nobody competes with
     if (some := ~np.isnan(values)).any():
         own[some] = np.mean(_tied(sign * values[some][None]), axis=0)[0]
@@ -272,7 +253,7 @@ def ranks(
     place = (lowest + highest) / 2  # [b, k], average rank of ties
     table = []
     for i, name in enumerate(names):
-        low, high = quantiles(place[:, i], both_tails(level))
+        low, high = bootstrap.quantiles(place[:, i], bootstrap.both_tails(level))
         row = {"setting": name, "metric": metric, "scope": scope, "value": values[i], "rank": own[i]}
         row |= {"expected_rank": place[:, i].mean() if len(place) else np.nan, "rank_low": low, "rank_high": high}
         for k in range(1, len(names) + 1):
@@ -294,17 +275,10 @@ def _tied(costs: Floats) -> tuple[Floats, Floats]:
 def _same_patients(
     rows: pd.DataFrame, settings: Sequence[str], metric: str, scope: str, classes: Sequence[str] | None
 ) -> list[Cube]:
-    """The cubes of settings that are compared.
-
-    Raises:
-        UnderstudyError: as `cube`; patients or classes that differ.
-    """
     first = cube(rows, settings[0], metric, scope, classes)
     cubes = [first] + [cube(rows, name, metric, scope, first.classes) for name in settings[1:]]
     for name, other in zip(settings, cubes, strict=True):
         if odd := sorted(set(first.patients) ^ set(other.patients)):
-            raise UnderstudyError(
-                f"'{settings[0]}' and '{name}' were not tested on the same patients: {len(odd)} differ, e.g. {odd[0]}",
-                fix="evaluate both on the same test patients",
-            )
+            what = f"'{settings[0]}' and '{name}' have not the same patients: {len(odd)} differ, e.g. {odd[0]}"
+            raise UnderstudyError(what, fix="evaluate both on the same test patients")
     return cubes
