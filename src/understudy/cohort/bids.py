@@ -1,7 +1,4 @@
-"""Data sets in BIDS: images in `sub-*/[ses-*/]anat`, masks beside them or in `derivatives`.
-
-pybids would build a database of all files for two questions: which file is which sequence, and where is its mask.
-"""
+"""Data sets in BIDS: images in `sub-*/[ses-*/]anat`, masks beside them or in `derivatives`."""
 
 from __future__ import annotations
 
@@ -45,8 +42,8 @@ class _File:
     @property
     def labelled(self) -> str:
         """What a mask is of, in small letters: its label or description; sides are no names."""
-        found = [self.entities[key] for key in ("label", "desc") if key in self.entities]
-        return next((name for name in found if name.lower() not in _SIDES), "").lower()
+        found = (self.entities.get(key, "").lower() for key in ("label", "desc"))
+        return next((name for name in found if name and name not in _SIDES), "")
 
     @property
     def choice(self) -> str:
@@ -76,17 +73,15 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
     Raises:
         UnderstudyError: no image in a folder `anat`, no mask, masks of several labels.
     """
+    wanted = {name: _chosen_by_user(text) for name, text in config.channels.items()}
     images = list(_images(files))
     if not images:
         fix = "point `path` at the folder of the sub-* folders"
         raise UnderstudyError("no image in sub-*/anat or sub-*/ses-*/anat", where=root, fix=fix)
-    wanted = {name: _chosen_by_user(text) for name, text in config.channels.items()}
     sessions: _Sessions = {}
     for image in images:
-        names = [n for n, w in wanted.items() if image.fits(w)]
-        if not wanted:
-            names = [f"{image.suffix}Gd" if "ce" in image.entities else image.suffix]
-        for name in names:
+        usual = f"{image.suffix}Gd" if "ce" in image.entities else image.suffix
+        for name in [n for n, w in wanted.items() if image.fits(w)] if wanted else [usual]:
             sessions.setdefault(image.session, {}).setdefault(name, []).append(image)
     for by_name in sessions.values():
         for name, several in by_name.items():
@@ -96,8 +91,8 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
     notes: list[Problem] = []
     channels = tuple(wanted) or _usable_channels(sessions, root, notes)
     masks = _chosen_masks(files, config, root)
-    scans = _scans(sessions, channels, masks, config)
-    return Found(channels, described_classes(_classes(config, masks, root)), without_masks(scans, root, notes), notes)
+    scans = without_masks(_scans(sessions, channels, masks, config), root, notes)
+    return Found(channels, described_classes(_classes(config, masks, root)), scans, notes)
 
 
 def _scans(sessions: _Sessions, channels: Sequence[str], masks: Sequence[_File], config: CohortConfig) -> list[Scan]:
@@ -110,18 +105,14 @@ def _scans(sessions: _Sessions, channels: Sequence[str], masks: Sequence[_File],
         if not own and times[subject] == 1:  # a mask without a session is of a patient's only one
             own = [mask for mask in masks if mask.session == (subject, "")]
         spaces = {image.entities.get("space") for several in found.values() for image in several}
-        same_space = [mask for mask in own if mask.entities.get("space") in spaces]
-        if len(own) > 1 and same_space:
-            own = same_space
+        own = [mask for mask in own if mask.entities.get("space") in spaces] or own
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-        folder = f"sub-{subject}/" + (f"ses-{session}/" if session else "") + "anat"
         files = {channel: [file.path for file in found[channel]] for channel in channels if channel in found}
         if own:
             files[LABELS] = [mask.path for mask in own]
-        expected = {}
-        for channel in channels:
-            ending = config.channels.get(channel) or (f"ce-*_{channel[:-2]}" if channel.endswith("Gd") else channel)
-            expected[channel] = f"{folder}/{name}_{ending}.nii.gz"
+        folder = f"{name.replace('_ses-', '/ses-')}/anat"
+        endings = {n: config.channels.get(n) or (f"ce-*_{n[:-2]}" if n.endswith("Gd") else n) for n in channels}
+        expected = {channel: f"{folder}/{name}_{ending}.nii.gz" for channel, ending in endings.items()}
         expected[LABELS] = f"derivatives/*/{folder}/{name}_{config.labels or '*_mask'}.nii.gz"
         scans.append(Scan(name, files, expected, person=f"sub-{subject}"))
     return scans
@@ -202,31 +193,27 @@ def _chosen_masks(files: Sequence[str], config: CohortConfig, root: Path) -> lis
 
 
 def _classes(config: CohortConfig, masks: Sequence[_File], root: Path) -> Mapping[int, str]:
+    """Of the config, of a `dseg.tsv` beside the mask or in a folder above it, or 1 and the mask's `label-`."""
     if config.classes:
         return config.classes
-    if masks[0].suffix == "dseg" and (table := _label_table(masks[0], root)):
-        return table
-    name = next((mask.entities["label"] for mask in masks if mask.labelled and "label" in mask.entities), "")
-    return {1: name if name and name.lower() not in _SIDES else "lesion"}
-
-
-def _label_table(mask: _File, root: Path) -> dict[int, str]:
-    """Classes of a `dseg.tsv` beside the mask or in a folder above it; {} if there is none."""
+    mask, tables = masks[0], list[Path]()
     folder, name = (root / mask.path).parent, mask.path.rpartition("/")[2].lower().split(".nii")[0]
-    for place in (folder, *folder.parents):
-        found = sorted(p for p in place.glob("*dseg.tsv") if place != folder or p.stem.lower() == name)
-        if found or place == root:
+    for place in (folder, *folder.parents) if mask.suffix == "dseg" else ():
+        tables = sorted(p for p in place.glob("*dseg.tsv") if place != folder or p.stem.lower() == name)
+        if tables or place == root:
             break
-    if not found:
-        return {}
-    try:
-        table = pd.read_csv(found[0], sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        rows = {int(index): str(name) for index, name in zip(table["index"], table["name"], strict=True)}
-    except (KeyError, ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        what = f"the table of labels cannot be read ({type(error).__name__}: {error})"
-        fix = "it needs the columns index and name, separated by tabs; or give `classes`"
-        raise UnderstudyError(what, where=found[0], fix=fix) from error
-    return {value: name for value, name in rows.items() if value != 0}
+    if tables:
+        try:
+            rows = pd.read_csv(tables[0], sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            classes = {int(index): str(label) for index, label in zip(rows["index"], rows["name"], strict=True)}
+        except (KeyError, ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            what = f"the table of labels cannot be read ({type(error).__name__}: {error})"
+            fix = "it needs the columns index and name, separated by tabs; or give `classes`"
+            raise UnderstudyError(what, where=tables[0], fix=fix) from error
+        if classes.keys() - {0}:
+            return {value: label for value, label in classes.items() if value != 0}
+    label = next((mask.entities["label"] for mask in masks if mask.labelled and "label" in mask.entities), "")
+    return {1: label if label and label.lower() not in _SIDES else "lesion"}
 
 
 def without_masks(scans: list[Scan], root: Path, notes: list[Problem]) -> list[Scan]:
@@ -234,10 +221,9 @@ def without_masks(scans: list[Scan], root: Path, notes: list[Problem]) -> list[S
     annotated = {scan.person for scan in scans if LABELS in scan.files}
     left_out = [scan for scan in scans if LABELS not in scan.files and scan.person in annotated]
     if left_out:
-        text = (
-            f"{len(left_out)} visits without a mask are not used (e.g. {left_out[0].id}): others of these patients are"
-        )
-        notes.append(note(root / left_out[0].expected[LABELS], text, "nothing, or add the masks"))
+        first = left_out[0]
+        text = f"{len(left_out)} visits without a mask are not used (e.g. {first.id}): others of these patients are"
+        notes.append(note(root / first.expected[LABELS], text, "nothing, or add the masks"))
     kept = [scan for scan in scans if scan not in left_out]
     times = Counter(scan.person for scan in kept)
     # a patient's only session need not be named

@@ -48,8 +48,7 @@ def find_patients(config: CohortConfig) -> Cohort:
     the names, sessions in BIDS) have one `subject`. The notes name NIfTI files that belong to no patient.
 
     Raises:
-        UnderstudyError: no NIfTI file, no layout recognised, a pattern without {patient} or that matches nothing, a
-            sequence that no patient has, a table or column of sites that was named and is not there.
+        UnderstudyError: no NIfTI file, no layout recognised, patterns that match nothing, no table of sites.
     """
     root = Path(config.path)
     files, notes = nifti_files(root)
@@ -60,9 +59,8 @@ def find_patients(config: CohortConfig) -> Cohort:
         what = f"the file names are not those of BraTS, nnU-Net or BIDS (found {', '.join(files[:3])})"
         fix = f"`understudy init {root}` guesses a study file; or write under `cohort:`, e.g. {EXAMPLE}"
         raise UnderstudyError(what, where=root, fix=fix)
-    given = [name for name in ("channels", "labels") if getattr(config, name)]
-    if given and layout not in ("pattern", "bids"):
-        what = f"{' and '.join(given)} given, but the layout is {layout}, which knows its own file names"
+    if (config.channels or config.labels) and layout not in ("pattern", "bids"):
+        what = f"channels or labels given, but the layout is {layout}, which knows its own file names"
         raise UnderstudyError(what, where=root, fix="set `layout: pattern`, or remove them")
     if layout == "pattern":
         found = _find_by_patterns(config, files)
@@ -95,8 +93,7 @@ def _patients(config: CohortConfig, found: Found, notes: list[Problem]) -> tuple
     if later := [(subject, scan) for scan, subject in subjects.items() if scan != subject]:
         count = len({subject for subject, _ in later})
         text = f"{count} patients have several scans, all on one side of the split (e.g. {' and '.join(later[0])})"
-        fix = "nothing; if they are different people, give them ids that say so"
-        notes.append(note(root, text, fix))
+        notes.append(note(root, text, "nothing; if they are different people, give them ids that say so"))
     # persons that the layout names are certain
     if alike := perhaps_one_person(sorted(set(persons.values()) - {scan.person for scan in found.scans})):
         more = f" ({len(alike)} such pairs)" if len(alike) > 1 else ""
@@ -144,10 +141,8 @@ def nifti_files(root: Path) -> tuple[list[str], list[Problem]]:
         raise UnderstudyError("this is the root of the file system", where=root, fix="give the patients' folder")
     listing = list_files(root, (".nii", ".nii.gz"))
     if listing.files:
-        return listing.files, [
-            Problem("", Path(p.where or root), f"{p.what}: patients may be missing", p.fix or "")
-            for p in listing.problems
-        ]
+        found = [(Path(p.where or root), f"{p.what}: patients may be missing", p.fix or "") for p in listing.problems]
+        return listing.files, [Problem("", *problem) for problem in found]
     if listing.problems:
         raise listing.problems[0]
     what = "no NIfTI file (.nii, .nii.gz) in the folder or below it"
@@ -166,13 +161,10 @@ def recognised(root: Path, files: Sequence[str]) -> str:
     # at least three kinds of files: BIDS and others have files called _FLAIR and _seg, too
     present = [x for x in _BRATS if len({name for own in _match_brats(x, files).values() for name in own}) >= 3]
     if len(present) > 1:
-        what = "the folder mixes the names of BraTS 2018-2021 (_t1ce) and of BraTS 2023 and later (-t1c)"
         fix = "set `layout: brats2018` or `layout: brats2023`, or separate the folders"
-        raise UnderstudyError(what, where=root, fix=fix)
-    if present:
-        return present[0]
-    if is_bids(files):
-        return "bids"
+        raise UnderstudyError("the folder mixes the names of BraTS 2018-2021 and of BraTS 2023", where=root, fix=fix)
+    if present or is_bids(files):
+        return (present or ["bids"])[0]
     if sets := sorted(path.parent.name for path in root.glob("*/dataset.json") if is_nnunet(path.parent)):
         what = f"the folder holds data sets of nnU-Net ({', '.join(sets[:5])}), not one itself"
         raise UnderstudyError(what, where=root, fix=f"point `path` at one of them, for example {root / sets[0]}")
@@ -195,9 +187,9 @@ def _find_brats(layout: str, config: CohortConfig, files: Sequence[str]) -> Foun
         if LABELS not in own and _NOT_ANNOTATED.search(f"{folder}/{patient}"):
             without.append((patient, folder))
             ignored.update(file for found in own.values() for file in found)
-            continue
-        expected = {n: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for n, suffix in _BRATS[layout].items()}
-        scans.append(Scan(patient, own, expected))
+        else:
+            expected = {n: f"{folder}/{patient}{suffix}.nii.gz".lstrip("/") for n, suffix in _BRATS[layout].items()}
+            scans.append(Scan(patient, own, expected))
     notes = []
     if without:
         text = f"{len(without)} patients of the validation or test part have no annotation (e.g. {without[0][0]})"
@@ -228,22 +220,20 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
         what = f"layout: pattern needs {' and '.join(lacking)}"
         raise UnderstudyError(what, where=config.path, fix=f"for example {EXAMPLE}")
     if LABELS in config.channels:
-        what = f"a channel cannot be called {LABELS!r}"
-        raise UnderstudyError(what, where="channels", fix="give the sequence another name")
+        raise UnderstudyError(f"a channel cannot be called {LABELS!r}", where="channels", fix="choose another name")
     classes = described_classes(config.classes)
     patterns = {**config.channels, LABELS: config.labels}
-    for name, pattern in patterns.items():
-        if "{patient}" not in pattern:
-            what = f"the pattern of {name} has no {{patient}}"
-            raise UnderstudyError(what, where=pattern, fix="write for example {patient}/{patient}_flair.nii.gz")
-    expressions = {name: re.compile(pattern_text(pattern, _PLACEHOLDERS)) for name, pattern in patterns.items()}
-    literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
     marks = {name: sorted(mark for mark in _PLACEHOLDERS if f"{{{mark}}}" in text) for name, text in patterns.items()}
+    if bare := next((name for name, own in marks.items() if "patient" not in own), None):
+        fix = "write for example {patient}/{patient}_flair.nii.gz"
+        raise UnderstudyError(f"the pattern of {bare} has no {{patient}}", where=patterns[bare], fix=fix)
     for name, own in marks.items():
         if own != marks[LABELS]:
             what = f"the pattern of {name} has {' and '.join(own)}, that of labels {' and '.join(marks[LABELS])}"
             fix = "write the same of {patient}, {visit} and {site} in all patterns, * for what differs"
             raise UnderstudyError(what, where=f"{config.path}: {patterns[name]}", fix=fix)
+    expressions = {name: re.compile(pattern_text(pattern, _PLACEHOLDERS)) for name, pattern in patterns.items()}
+    literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
     found: dict[tuple[str, ...], Scan] = {}
     unmatched = set(patterns)
     for file in files:
@@ -253,8 +243,11 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
         closest = max((literal[name] for name in matches), default=0)
         for name, match in matches.items():
             if literal[name] == closest:
-                scan = _scan_of(match.groupdict(), patterns, found)
-                scan.files.setdefault(name, []).append(file)
+                values = match.groupdict()
+                key = tuple(values[mark] for mark in _PLACEHOLDERS if mark in values)
+                if key not in found:
+                    found[key] = _scan_of(values, "_".join(key), patterns)
+                found[key].files.setdefault(name, []).append(file)
     if absent := next((name for name in patterns if name in unmatched), ""):
         what = f"the pattern of {absent} matches none of the {len(files)} NIfTI files"
         raise UnderstudyError(what, where=f"{config.path}: {patterns[absent]}", fix=f"compare it with {files[0]}")
@@ -264,19 +257,14 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     return Found(tuple(config.channels), classes, kept, notes, matched)
 
 
-def _scan_of(marks: Mapping[str, str], patterns: Mapping[str, str], found: dict[tuple[str, ...], Scan]) -> Scan:
-    """The scan with a file's {site}, {patient} and {visit}, made if it is the first; its id is those joined by _."""
-    key = tuple(marks[mark] for mark in _PLACEHOLDERS if mark in marks)
-    if key not in found:
-        person = marks["patient"] if "visit" in marks else person_of(marks["patient"])
-        if "site" in marks:
-            person = f"{marks['site']}_{person}"
-        elif "visit" not in marks:
-            person = ""  # as all ids together tell
-        expected = {}
-        for channel, text in patterns.items():
-            for mark, value in marks.items():
-                text = text.replace(f"{{{mark}}}", value)
-            expected[channel] = text
-        found[key] = Scan("_".join(key), {}, expected, person, marks.get("site", ""))
-    return found[key]
+def _scan_of(marks: Mapping[str, str], scan: str, patterns: Mapping[str, str]) -> Scan:
+    """The scan with a file's {site}, {patient} and {visit}, and the files that it should have."""
+    person = marks["patient"] if "visit" in marks else person_of(marks["patient"])
+    if "site" in marks:
+        person = f"{marks['site']}_{person}"
+    elif "visit" not in marks:
+        person = ""  # as all ids together tell
+    expected = dict(patterns)
+    for mark, value in marks.items():
+        expected = {channel: text.replace(f"{{{mark}}}", value) for channel, text in expected.items()}
+    return Scan(scan, {}, expected, person, marks.get("site", ""))

@@ -17,8 +17,7 @@ _LABELS_FIX = 'write "labels": {"background": 0, "lesion": 1}'
 
 def is_nnunet(root: Path) -> bool:
     """Version 1, version 2, or the Medical Segmentation Decathlon."""
-    content = _json(root / "dataset.json")
-    return "labels" in content and ("channel_names" in content or "modality" in content)
+    return bool(_json(root / "dataset.json"))
 
 
 def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | None = None) -> Found:
@@ -28,14 +27,13 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
         classes: label value -> name, in place of the file's labels.
 
     Raises:
-        UnderstudyError: no such data set, files other than NIfTI, labels that overlap (regions) or are to be ignored,
-            all channels of a case in one file.
+        UnderstudyError: no such data set, no NIfTI, labels that overlap or are to be ignored, channels in one file.
     """
     path = root / "dataset.json"
-    if not is_nnunet(root):
+    content = _json(path)
+    if not content:
         fix = "point `path` at one data set, for example nnUNet_raw/Dataset001_Name"
         raise UnderstudyError("no dataset.json with channel_names (or modality) and labels", where=root, fix=fix)
-    content = _json(path)
     ending = str(content.get("file_ending", ".nii.gz")).lower()
     if ending not in (".nii.gz", ".nii"):
         fix = "convert the images and labels to .nii.gz and set `file_ending` in dataset.json"
@@ -48,19 +46,20 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
     used = {file for scan in scans.values() for found in scan.files.values() for file in found}
     notes: list[Problem] = []
     if unused := [file for file in test if file not in used]:  # cases may list them
-        text = f"the {len(unused)} files of imagesTs and labelsTs are not used"
         fix = "nothing, or move cases with labels to imagesTr and labelsTr"
-        notes.append(note(root / unused[0], text, fix))
+        notes.append(note(root / unused[0], f"the {len(unused)} files of imagesTs and labelsTs are not used", fix))
     named = described_classes(classes or _classes(content, path))
     return Found(tuple(channels), named, sorted(scans.values(), key=lambda scan: scan.id), notes, set(test))
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The content of `dataset.json`; {} if it is not one of nnU-Net."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    known = isinstance(content, dict) and "labels" in content and ("channel_names" in content or "modality" in content)
+    return content if known else {}
 
 
 def _channels(content: Mapping[str, Any], path: Path) -> list[str]:
@@ -68,21 +67,21 @@ def _channels(content: Mapping[str, Any], path: Path) -> list[str]:
     given = content.get("channel_names") or content.get("modality")
     try:
         by_number = {int(number): str(name).strip() for number, name in dict(given).items()}  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        by_number = {}
-    if not by_number or sorted(by_number) != list(range(len(by_number))):
+        names = [by_number[number] for number in range(len(by_number))]
+    except (TypeError, ValueError, KeyError):
+        names = []
+    if not names:
         what = f"channel_names should be numbers from 0 and names, not {given}"
         raise UnderstudyError(what, where=path, fix='write for example "channel_names": {"0": "T1", "1": "FLAIR"}')
-    names = [by_number[number] for number in range(len(by_number))]
     return [f"{n}_{i}" if names.count(n) > 1 or n in ("", LABELS) else n for i, n in enumerate(names)]
 
 
 def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     """Label value -> class name. Version 1 has {"1": "edema"}, version 2 {"edema": 1}."""
     given = content["labels"]
-    if not isinstance(given, Mapping) or not given:
-        raise UnderstudyError("labels should be names and values", where=path, fix=_LABELS_FIX)
     instead = "name the values in the label files: `cohort: {layout: nnunet, classes: {1: edema, 2: core}}`"
+    if not isinstance(given, Mapping):
+        given = {}
     if regions := [name for name, value in given.items() if isinstance(value, list)]:
         what = f"the labels {', '.join(regions)} are regions that overlap, and a class has one value"
         raise UnderstudyError(what, where=path, fix=f"{instead}; `evaluation: {{regions: ...}}` scores regions")
@@ -94,12 +93,11 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
             raise UnderstudyError(what, where=path, fix=_LABELS_FIX)
         classes[int(number)] = str(name)
     if "ignore" in (name.lower() for name in classes.values()):
-        what = "some voxels are to be ignored (label `ignore`), which Understudy cannot do"
-        fix = f"set them to 0 in the files and remove the label, or make them a class: {instead}"
-        raise UnderstudyError(what, where=path, fix=fix)
+        fix = f"set these voxels to 0 in the files and remove the label, or make them a class: {instead}"
+        raise UnderstudyError("voxels cannot be ignored (label `ignore`)", where=path, fix=fix)
     classes.pop(0, None)
     if not classes or len(set(classes.values())) < len(classes):
-        what = "labels should name one class or more beside the background, each by another name"
+        what = "labels should be names and values: one class or more beside the background, all names different"
         raise UnderstudyError(what, where=path, fix=_LABELS_FIX)
     return classes
 
@@ -119,24 +117,23 @@ def _listed(content: Mapping[str, Any], channels: Sequence[str], path: Path) -> 
             named = {name: below(file) for name, file in {**images, LABELS: entry["label"]}.items()}
             if not case or "/" in case:
                 raise ValueError(f"{case!r} cannot be the name of a case")
-            there = {name: [file] for name, file in named.items() if (path.parent / file).is_file()}
-            scans.append(Scan(str(case), there, named))
-        if not cases:
-            for entry in content.get("training") or []:
-                name = entry["label"] if isinstance(entry, Mapping) else entry
-                scans.append(Scan(re.sub(r"\.nii(\.gz)?$", "", Path(name).name, flags=re.IGNORECASE)))
+            scans.append(Scan(case, {n: [file] for n, file in named.items() if (path.parent / file).is_file()}, named))
+        for entry in () if cases else content.get("training") or ():
+            name = entry["label"] if isinstance(entry, Mapping) else entry
+            scans.append(Scan(re.sub(r"\.nii(\.gz)?$", "", Path(name).name, flags=re.IGNORECASE)))
     except (TypeError, KeyError, ValueError, AttributeError, OSError) as error:
         what = f"the list of cases cannot be understood ({type(error).__name__}: {error})"
-        fix = 'each case needs "images", a file a channel, and "label"'
-        raise UnderstudyError(what, where=path, fix=fix) from error
+        raise UnderstudyError(
+            what, where=path, fix='each case needs "images", a file a channel, and "label"'
+        ) from error
     return scans
 
 
 def _add_files(scans: dict[str, Scan], channels: Sequence[str], ending: str, files: Sequence[str], path: Path) -> None:
     """The files of `imagesTr` and `labelsTr`, and those that each case should have."""
-    case = rf"(?P<case>[^/]+){re.escape(ending)}"
-    image = re.compile(rf"imagesTr/(?P<case>[^/]+)_(?P<number>\d{{4}}){re.escape(ending)}", re.IGNORECASE)
-    whole, label = (re.compile(f"{folder}/{case}", re.IGNORECASE) for folder in ("imagesTr", "labelsTr"))
+    end = re.escape(ending)
+    image = re.compile(rf"imagesTr/(?P<case>[^/]+)_(?P<number>\d{{4}}){end}", re.IGNORECASE)
+    whole, label = (re.compile(rf"{top}/(?P<case>[^/]+){end}", re.IGNORECASE) for top in ("imagesTr", "labelsTr"))
     numbered = any(image.fullmatch(file) for file in files)
     if not numbered and len(channels) > 1 and any(whole.fullmatch(file) for file in files):
         what = f"no CASE_0000{ending}: all {len(channels)} channels are in one file, as in the Decathlon"
@@ -144,14 +141,13 @@ def _add_files(scans: dict[str, Scan], channels: Sequence[str], ending: str, fil
         raise UnderstudyError(what, where=path.parent / "imagesTr", fix=fix)
     for file in files:
         name = None
-        if match := image.fullmatch(file) if numbered else whole.fullmatch(file):
-            number = int(match["number"]) if numbered else 0
-            name = channels[number] if number < len(channels) else None
+        if match := (image if numbered else whole).fullmatch(file):
+            name = dict(enumerate(channels)).get(int(match["number"]) if numbered else 0)
         elif match := label.fullmatch(file):
             name = LABELS
         if match and name:
             scans.setdefault(match["case"], Scan(match["case"])).files.setdefault(name, []).append(file)
-    for case_id, scan in scans.items():
+    for case, scan in scans.items():
         for number, name in enumerate(channels):
-            scan.expected[name] = f"imagesTr/{case_id}{f'_{number:04d}' if numbered else ''}{ending}"
-        scan.expected[LABELS] = f"labelsTr/{case_id}{ending}"
+            scan.expected[name] = f"imagesTr/{case}{f'_{number:04d}' if numbered else ''}{ending}"
+        scan.expected[LABELS] = f"labelsTr/{case}{ending}"
