@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.controls import Controls, Detection, FalseAlarms
-from understudy.memorization.verdict import Findings, Flags, Hits
+from understudy.memorization.verdict import Findings, Flags
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 CHANNELS = ("T1w", "FLAIR")
@@ -79,6 +79,6 @@ FLAGS = Flags(
 
 def findings(flags: dict[str, Any], **changes: Any) -> Findings:
     """Of an audit without a sign of copies, but for these changes."""
-    hits = Hits(3, 20, {"patient 1": 6, "patient 2": 3, "patient 3": 1})
-    plain = Findings(replace(FLAGS, **flags), hits, Controls((FOUND, MISSED), ALARMS), 12, 400, 99, 0.99)
+    hits = {"patient 1": 6, "patient 2": 3, "patient 3": 1}
+    plain = Findings(replace(FLAGS, **flags), hits, 20, Controls((FOUND, MISSED), ALARMS), 12, 400, 99, 0.99)
     return replace(plain, **changes)

@@ -10,7 +10,6 @@ from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Null
 from understudy.memorization.controls import (
     blend,
-    exact,
     false_alarms,
     flip,
     gamma,
@@ -44,7 +43,7 @@ def test_every_kind_keeps_shape_and_type_and_repeats_itself() -> None:
 
 
 def test_simple_changes_are_what_their_names_say() -> None:
-    assert (exact(IMAGES, LABELS, rng())[0] == IMAGES).all()
+    assert (planted_copies()[0].change(IMAGES, LABELS, rng())[0] == IMAGES).all()
     assert (flip(IMAGES, LABELS, rng())[0] == IMAGES[..., ::-1]).all()
     assert (quarter_turn(IMAGES, LABELS, rng())[0][0, 0] == np.rot90(IMAGES[0, 0])).all()
     moved, marks = shift(IMAGES, LABELS, rng(), 2)

@@ -25,13 +25,13 @@ from understudy.memorization.conformal import (
     wilson,
 )
 from understudy.memorization.controls import Controls, scores_of
-from understudy.memorization.verdict import Findings, Flags, Hits
+from understudy.memorization.verdict import Findings, Flags
 from understudy.memorization.views import TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
+# name of the search, queries, training slices -> nearest training slices (`search.nearest`)
 Search = Callable[[str, Part, Part], pd.DataFrame]
-"""Name of the search, queries, training slices -> nearest training slices (`search.nearest`)."""
 
 
 class Sides(NamedTuple):
@@ -45,21 +45,15 @@ class Sides(NamedTuple):
 def sides(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, training_rows: Ints | None = None) -> Sides:
     """The three sets, checked before anything expensive.
 
-    A set with a column `split` gives its "train" rows as training and its validation and test rows as held-out slices;
-    other sets give all their rows.
-
-    Args:
-        training_rows: these rows only (a generator that saw fewer patients).
+    A set with a column `split` gives its "train" rows (or `training_rows`) as training and its validation and test
+    rows as held-out slices; other sets give all their rows.
 
     Raises:
         UnfitSets: an empty part, other sizes or channels, a patient on both sides.
     """
     if held_out is train and "split" not in train.index:
-        raise UnfitSets(
-            "there are no held-out slices: the set has no column `split`",
-            where=train.path,
-            fix="give slices of patients never trained on (--heldout)",
-        )
+        what, fix = "the set has no column `split`", "give slices of patients never trained on (--heldout)"
+        raise UnfitSets(f"there are no held-out slices: {what}", where=train.path, fix=fix)
     first = part_of("training", train, TRAINING)
     if training_rows is not None:
         first = Part(first.name, train, np.asarray(training_rows, np.int64))
@@ -85,7 +79,6 @@ class Compared:
 
     @cached_property
     def p(self) -> PValues:
-        """p-values."""
         return p_values(self.scores, self.null)
 
     @cached_property
@@ -110,11 +103,6 @@ class Comparison:
     faint: Compared  # synthetic slices with so little contrast that they may be dimmed copies
 
     @property
-    def null(self) -> Null:
-        """What held-out slices score."""
-        return self.main.null
-
-    @property
     def groups(self) -> list[Compared]:
         """The groups of synthetic slices that are not empty."""
         return [group for group in (self.main, self.faint) if len(group.found)]
@@ -135,18 +123,13 @@ def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
     judged = Sides(*(part.kept(part.contrast >= least) for part in parts))
     for part in judged:
         if not len(part.rows):
-            raise UnfitSets(
-                f"all {part.name} slices are constant or nearly empty",
-                where=part.slices.path,
-                fix="look at some of them, and check how they were made",
-            )
+            what, fix = f"all {part.name} slices are constant or nearly empty", "check how they were made"
+            raise UnfitSets(what, where=part.slices.path, fix=fix)
     heldout = search("heldout", judged.heldout, parts.training)
     if same := int((heldout["stacked.score"] >= 1).sum()):
-        raise UnfitSets(
-            f"{same} of the held-out slices are training slices under another name of their patient",
-            where=parts.heldout.slices.path,
-            fix="hold out whole patients who were never trained on",
-        )
+        what = f"{same} of the held-out slices are training slices under another name of their patient"
+        fix = "hold out whole patients who were never trained on"
+        raise UnfitSets(what, where=parts.heldout.slices.path, fix=fix)
     synthetic = search("synthetic", judged.synthetic, parts.training)
     # Faint slices are compared with judged training slices only, since nearly empty slices are all alike, and by the
     # first view alone: less the mean training image, a dimmed copy is mostly the negative of that.
@@ -212,23 +195,18 @@ def findings(
     """What the verdict is made of."""
     counts = neighbours.loc[neighbours["flagged"], "name"].value_counts()
     ordered = sorted(counts.index, key=lambda name: int(name.split()[1]))
-    hits = Hits(len(counts), found.parts.training.count, {name: int(counts[name]) for name in ordered})
+    hits = {name: int(counts[name]) for name in ordered}
     flags = flags_of(found.main, found.faint, len(found.parts.synthetic.rows), controls, config)
     screened = "screened" in found.parts.synthetic.slices.attrs
-    null, needed = found.null, slices_needed(config.quantile)
+    null, needed = found.main.null, slices_needed(config.quantile)
     return Findings(
-        flags, hits, controls, null.count, null.slices, needed, config.quantile, screened, concentrated
+        flags, hits, found.parts.training.count, controls, null.count, null.slices, needed, config.quantile, screened,
+        concentrated,
     )  # fmt: skip
 
 
 def flags_of(main: Compared, faint: Compared, slices: int, controls: Controls, config: AuditConfig) -> Flags:
-    """How many slices are flagged, with intervals.
-
-    Args:
-        main, faint: the judged synthetic slices, and the faint ones.
-        slices: of the set, constant ones too.
-        controls: whose false alarms are the base rate of the residual.
-    """
+    """How many judged (`main`) and faint ones of so many slices are flagged, with intervals."""
     compared, null, q, seed = main.p, main.null, config.quantile, config.seed
     m, count = len(compared.pattern), int(compared.flagged(q).sum())
     rate, expected = count / m, round(1 - q, 12)

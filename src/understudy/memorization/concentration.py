@@ -59,10 +59,7 @@ def concentration(flagged: Names, judged: Names, votes: Names) -> Concentration 
     because they are hit, p is multiplied by the number of sets of so many of the D patients that are named, and by the
     number of sizes tried (Bonferroni).
 
-    Args:
-        flagged: training patient beside each flagged slice, [F].
-        judged: beside each judged slice, [m].
-        votes: beside each voting held-out patient's nearest slice, [K] (`votes_of`).
+    Training patients beside the flagged slices [F], beside the judged ones [m], and `votes_of` held-out patients [K].
     """
     f, k = len(flagged), len(votes)
     if not f or not k:
@@ -92,12 +89,8 @@ def votes_of(null: Null, nearest: Names, quantile: float) -> Names:
     """The training patient beside the nearest slice of each voting held-out patient, [K], the nearest vote first.
 
     One vote a patient, since slices of one patient are alike. Nearest is the slice of the best rank in any view, as in
-    the rule for flags; only patients about as near as flags vote, since hubs differ between near and far slices.
-
-    Args:
-        null: scores [n, V] of the held-out slices.
-        nearest: training patient beside each of them in each view, [n, V].
-        quantile: of the rule; patients with a slice at its level vote even beyond `VOTERS`.
+    the rule for flags; only patients about as near as flags vote, since hubs differ between near and far slices: the
+    nearest `VOTERS`, and all with a slice at the level of `quantile`. `nearest` [n, V]: beside each slice in each view.
     """
     ranks = null.ranks()
     view = ranks.argmin(axis=1)

@@ -24,22 +24,15 @@ _ROUNDING = 1e-12  # by which a p-value may miss the level
 
 @dataclass(frozen=True)
 class Null:
-    """What held-out patients' slices score against the training set.
+    """What held-out patients' slices score against the training set."""
 
-    Attributes:
-        scores: float64 [n, V]; NaN (constant slice, empty annotation) is below every number.
-        patients: [n], 0 ... P - 1.
-    """
-
-    scores: Floats
-    patients: Ints
+    scores: Floats  # float64 [n, V]; NaN (constant slice, empty annotation) is below every number
+    patients: Ints  # [n], 0 ... P - 1
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or len(self.scores) != len(self.patients) or not len(self.scores):
-            raise UnderstudyError(
-                f"held-out scores of shape {self.scores.shape} for {len(self.patients)} slices",
-                fix="give at least one held-out slice, one column a view",
-            )
+            what = f"held-out scores of shape {self.scores.shape} for {len(self.patients)} slices"
+            raise UnderstudyError(what, fix="give at least one held-out slice, one column a view")
 
     @property
     def slices(self) -> int:
@@ -59,8 +52,7 @@ class Null:
     def without(self, patients: Mask) -> Null:
         """The null without the patients marked in [P]."""
         kept = ~patients[self.patients]
-        codes = np.unique(self.patients[kept], return_inverse=True)[1]
-        return Null(self.scores[kept], codes.astype(np.int64))
+        return Null(self.scores[kept], np.unique(self.patients[kept], return_inverse=True)[1].astype(np.int64))
 
     def view(self, column: int) -> Null:
         """The null of a single view."""
@@ -77,16 +69,10 @@ class Null:
 
 @dataclass(frozen=True)
 class PValues:
-    """Slices compared with a null.
+    """Slices compared with a null."""
 
-    Attributes:
-        pattern: [m], which row of `above` belongs to a slice.
-        above: [u, P], held-out slices of each patient that are at least as extreme.
-        null: what they were compared with.
-    """
-
-    pattern: Ints
-    above: Floats
+    pattern: Ints  # [m], which row of `above` belongs to a slice
+    above: Floats  # [u, P], held-out slices of each patient that are at least as extreme
     null: Null
 
     @property
@@ -109,14 +95,10 @@ class PValues:
         return np.asarray(self.slice <= 1 - quantile + _ROUNDING)
 
     def resampled_rates(self, quantile: float, resamples: int, seed: int) -> Floats:
-        """Rates of flags [resamples] when other held-out patients, and other synthetic slices, had been drawn.
-
-        Patients are drawn with replacement (their slices together), which moves the threshold; then the number of
-        flags among m slices.
-        """
+        """Rates of flags [resamples] when other held-out patients, and other synthetic slices, had been drawn."""
         rng = np.random.default_rng([seed, 11])
         m = len(self.pattern)
-        drawn = self.null.drawn(rng, resamples).astype(np.float64)
+        drawn = self.null.drawn(rng, resamples).astype(np.float64)  # moves the threshold; all slices of a patient
         total = drawn @ np.bincount(self.null.patients, minlength=self.null.count).astype(np.float64) + 1
         weight = np.bincount(self.pattern, minlength=len(self.above)) / m
         rates = np.zeros(resamples)
@@ -125,17 +107,14 @@ class PValues:
             part = slice(start, start + step)
             p = (1 + self.above[part] @ drawn.T) / total
             rates += weight[part] @ (p <= 1 - quantile + _ROUNDING)
-        return np.asarray(rng.binomial(m, np.clip(rates, 0, 1)) / m, np.float64)
+        return np.asarray(rng.binomial(m, np.clip(rates, 0, 1)) / m, np.float64)  # the flags among m slices
 
 
 def p_values(scores: Floats, null: Null) -> PValues:
     """Compares slices with held-out ones, all views as one test (minimum-rank permutation test, Westfall & Young 1993).
 
     Among the held-out slices and one slice s each slice's best rank over the views counts; the p-value is the share
-    with a best rank as good. With ties more held-out slices count, so that p is never too small.
-
-    Args:
-        scores: float64 [m, V], the same views as the null's.
+    with a best rank as good. With ties more held-out slices count, so that p is never too small. `scores` [m, V].
     """
     if scores.ndim != 2 or scores.shape[1] != null.scores.shape[1]:
         raise UnderstudyError(f"scores of shape {scores.shape} for {null.scores.shape[1]} views")
@@ -184,11 +163,9 @@ def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floa
 
 
 def beyond_chance(scores: Floats, compared: PValues, tests: int, level: float, resamples: int, seed: int) -> Mask:
-    """Slices [m] beyond every held-out one whose extrapolated p-value times `tests` is below `level`.
+    """Slices [m] beyond every held-out one whose extrapolated p-value times `tests` (slices judged) is below `level`.
 
-    Args:
-        scores: [m, V], of which `compared` are the p-values.
-        tests: slices that are judged together.
+    `compared`: p-values of the scores [m, V].
     """
     if not compared.beyond.any():
         return compared.beyond
@@ -218,9 +195,6 @@ def _at_or_above(scores: Floats, reference: Floats) -> Ints:
 
 def _numbers(scores: Floats) -> Floats:
     return np.where(np.isnan(scores), -np.inf, scores)
-
-
-# --- intervals of shares ----------------------------------------------------------------------------------------------
 
 
 def wilson(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:

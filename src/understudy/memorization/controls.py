@@ -33,11 +33,7 @@ from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
 Bytes = NDArray[np.uint8]
-Pair = tuple[Bytes, Bytes]
-Change = Callable[[Bytes, Bytes, np.random.Generator], Pair]
-"""Images uint8 [n, C, H, W] and labels [n, H, W] -> a changed pair."""
-Search = Callable[[SliceSet], pd.DataFrame]
-"""Nearest training slices of all slices of a set: what `search.nearest` returns."""
+Pair = tuple[Bytes, Bytes]  # images [n, C, H, W] and labels [n, H, W]
 
 DETECTED = 0.9  # of the copies that must be found; below, an audit that finds nothing says nothing
 COPY = "noise 5 %"  # planted copies that the histograms show
@@ -50,51 +46,41 @@ def _bytes(values: Any) -> Bytes:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def exact(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
-    """The slice itself."""
-    return images, labels
-
-
 def noise(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
-    """Gaussian noise on every pixel, s.d. `share` of a channel's bright tissue (BrainWeb's convention)."""
+    # on every pixel Gaussian noise, s.d. `share` of a channel's bright tissue (BrainWeb's convention)
     # bright: 99th percentile of pixels above 0; 255 would drown a channel that was scaled by one bright voxel
     bright = [np.percentile(c[c > 0], 99) if c.any() else 0.0 for c in np.moveaxis(images, 1, 0)]
     return _bytes(images + rng.normal(0, 1, images.shape) * (share * np.array(bright)[None, :, None, None])), labels
 
 
 def shift(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: int) -> Pair:
-    """Moved by so many pixels up, down, left or right; the edge is repeated."""
+    # up, down, left or right; the edge is repeated
     moved, marks = np.empty_like(images), np.empty_like(labels)
     for i in range(len(images)):
         axis, back = divmod(int(rng.integers(4)), 2)
-        places = np.arange(images.shape[-1]) - (1 - 2 * back) * pixels
-        places = np.clip(places, 0, images.shape[-1] - 1)
+        places = (np.arange(images.shape[-1]) - (1 - 2 * back) * pixels).clip(0, images.shape[-1] - 1)
         moved[i], marks[i] = np.take(images[i], places, axis + 1), np.take(labels[i], places, axis)
     return moved, marks
 
 
 def flip(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
-    """Mirrored, last axis reversed."""
     return np.ascontiguousarray(images[..., ::-1]), np.ascontiguousarray(labels[..., ::-1])
 
 
 def quarter_turn(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
-    """Turned by 90 degrees."""
     return np.ascontiguousarray(np.rot90(images, axes=(-2, -1))), np.ascontiguousarray(np.rot90(labels, axes=(-2, -1)))
 
 
 def gamma(images: Bytes, labels: Bytes, rng: np.random.Generator, exponent: float) -> Pair:
-    """Grey values g of 0 ... 1 become g ** exponent."""
     return _bytes(255 * (images / 255.0) ** exponent), labels
 
 
 def dim(images: Bytes, labels: Bytes, rng: np.random.Generator, share: float) -> Pair:
-    """Grey values times `share`: the contrast of a nearly empty slice, the picture of a patient."""
+    # the contrast of a nearly empty slice, the picture of a patient
     return _bytes(share * images.astype(np.float64)), labels
 
 
 def blur(images: Bytes, labels: Bytes, rng: np.random.Generator, sigma: float) -> Pair:
-    """Smoothed by a Gaussian, s.d. in pixels."""
     return _bytes(gaussian_filter(images.astype(np.float64), (0, 0, sigma, sigma))), labels
 
 
@@ -110,11 +96,11 @@ def warp(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: float) 
     grid = np.mgrid[:edge, :edge].astype(np.float64)
     out, marks = np.empty_like(images), np.empty_like(labels)
     for i in range(len(images)):
-        field = gaussian_filter(rng.standard_normal((2, edge, edge)), (0, edge / 10, edge / 10))
-        field *= pixels / np.hypot(*field).mean()
-        bent = [map_coordinates(c.astype(float), grid + field, order=1, mode="nearest") for c in images[i]]
+        shifts = gaussian_filter(rng.standard_normal((2, edge, edge)), (0, edge / 10, edge / 10))
+        places = grid + shifts * (pixels / np.hypot(*shifts).mean())
+        bent = [map_coordinates(c.astype(float), places, order=1, mode="nearest") for c in images[i]]
         out[i] = _bytes(np.stack(bent))
-        marks[i] = map_coordinates(labels[i], grid + field, order=0, mode="nearest")
+        marks[i] = map_coordinates(labels[i], places, order=0, mode="nearest")
     return out, marks
 
 
@@ -123,7 +109,7 @@ class Planted:
     """One way to copy."""
 
     name: str  # e.g. "noise 5 %"
-    change: Change
+    change: Callable[[Bytes, Bytes, np.random.Generator], Pair]
     must: bool = False  # be found for an audit to be trusted
     faint: bool = False  # judged as slices of little contrast are, by the first view alone
 
@@ -131,7 +117,7 @@ class Planted:
 def planted_copies(transforms: str = "none") -> list[Planted]:
     """All kinds; under `transforms` that the search looks for, mirrored copies must be found as well."""
     kinds = [
-        Planted("exact", exact, must=True),
+        Planted("exact", lambda images, labels, rng: (images, labels), must=True),
         Planted("noise 2 %", partial(noise, share=0.02), must=True),
         Planted("noise 5 %", partial(noise, share=0.05), must=True),
         Planted("noise 10 %", partial(noise, share=0.10)),
@@ -208,14 +194,13 @@ class Controls:
 
 
 def run_controls(
-    training: Part, null: Null, search: Search, config: AuditConfig, work_dir: Path | None = None
-) -> Controls:
-    """Plants copies and searches for them; audits held-out patients against each other.
+    training: Part, null: Null, search: Callable[[SliceSet], pd.DataFrame], config: AuditConfig,
+    work_dir: Path | None = None,
+) -> Controls:  # fmt: skip
+    """Plants copies of judged training slices and searches for them; audits held-out patients against each other.
 
     Args:
-        training: judged rows (not nearly empty).
-        null: scores of held-out slices in the `TESTED` views.
-        search: finds the nearest training slices.
+        search: all slices of a set -> nearest training slices (`search.nearest`).
         work_dir: where planted copies, which are training slices, are kept meanwhile; None: the system's folder.
     """
     kinds, like = planted_copies(config.transforms), training.slices
@@ -230,9 +215,17 @@ def run_controls(
             changed = kind.change(images, labels, np.random.default_rng([config.seed, 21, number]))
             writer.append(*changed, [{"id": f"{number}-{i}"} for i in range(len(images))])
         found = scores_of(search(writer.close())).reshape(len(kinds), len(rows), len(TESTED))
-    scores = {kind.name: found[k] for k, kind in enumerate(kinds)}
-    detections = [_detection(kind, scores[kind.name], null, clusters, config.quantile) for kind in kinds]
-    return Controls(tuple(detections), false_alarms(null, config), scores)
+    detections = []
+    for kind, scores in zip(kinds, found, strict=True):
+        alone = [p_values(scores[:, [v]], null.view(v)).flagged(config.quantile) for v in range(len(TESTED))]
+        flagged = alone[0] if kind.faint else p_values(scores, null).flagged(config.quantile)
+        low, high = clustered_wilson(flagged, clusters)
+        views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
+        median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
+        rate = float(flagged.mean())
+        detections.append(Detection(kind.name, kind.must, len(scores), rate, low, high, views, median))
+    of_kind = {kind.name: scores for kind, scores in zip(kinds, found, strict=True)}
+    return Controls(tuple(detections), false_alarms(null, config), of_kind)
 
 
 def scores_of(found: pd.DataFrame, views: Sequence[str] = TESTED) -> Floats:
@@ -245,15 +238,6 @@ def evenly(part: Part, count: int, seed: Sequence[int]) -> Ints:
     order = np.random.default_rng(seed).permutation(len(part.rows))
     turn = pd.Series(part.codes[order]).groupby(part.codes[order]).cumcount().to_numpy()
     return np.asarray(order[np.argsort(turn, kind="stable")][:count], np.int64)
-
-
-def _detection(kind: Planted, scores: Floats, null: Null, clusters: Ints, quantile: float) -> Detection:
-    alone = [p_values(scores[:, [v]], null.view(v)).flagged(quantile) for v in range(len(TESTED))]
-    flagged = alone[0] if kind.faint else p_values(scores, null).flagged(quantile)
-    low, high = clustered_wilson(flagged, clusters)
-    views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
-    median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
-    return Detection(kind.name, kind.must, len(scores), float(flagged.mean()), low, high, views, median)
 
 
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:

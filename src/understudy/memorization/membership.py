@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from understudy.memorization.config import FEWEST_PATIENTS
-from understudy.memorization.conformal import Floats, Ints, percentiles
+from understudy.memorization.conformal import percentiles
 from understudy.memorization.controls import evenly
 from understudy.roles import Part
 from understudy.slices import SliceSet
 
+# Slices and rows -> scores [n], higher for slices that the network knows, and what they are. Its attribute `weights`
+# (file -> SHA-256), where it has one, is recorded: a release is bound to exactly these weights.
 MembershipScore = Callable[[SliceSet, NDArray[np.int64]], tuple[NDArray[np.float64], str]]
-"""Slices and rows -> scores [n], higher for slices that the network knows, and what they are. Its attribute `weights`
-(file -> SHA-256), where it has one, is recorded: a release is bound to exactly these weights."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Membership:
 
     @property
     def words(self) -> str:
-        """One sentence."""
+        """What it means, for people."""
         seen = f"AUC {self.auc:.2f}, 95 % interval by patient {self.low:.2f} to {self.high:.2f}"
         if min(self.training_patients, self.heldout_patients) < FEWEST_PATIENTS:
             return (
@@ -70,7 +70,12 @@ def membership(
         for i, part in enumerate((training, heldout))
     )
     (scores_a, name), (scores_b, _) = score(a.slices, a.rows), score(b.slices, b.rows)
-    wins = _wins(scores_a, scores_b, a.codes, b.codes)
+    # [P, Q]: pairs of slices in which a training patient's slice scores higher than a held-out one's; ties half
+    wins = np.zeros((a.count, b.count))
+    for j in range(b.count):
+        other = scores_b[b.codes == j]
+        joint = rankdata(np.concatenate([scores_a, other]))[: len(scores_a)] - rankdata(scores_a)
+        np.add.at(wins[:, j], a.codes, joint)
     sizes = np.bincount(a.codes), np.bincount(b.codes)
     rng = np.random.default_rng([seed, 41])
     draws = [rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples).astype(float) for n in sizes]
@@ -78,13 +83,3 @@ def membership(
     auc = float(wins.sum() / (len(a.rows) * len(b.rows)))
     weights = dict(getattr(score, "weights", {}))
     return Membership(name, auc, *percentiles(drawn), len(a.rows), len(b.rows), a.count, b.count, weights)
-
-
-def _wins(first: Floats, second: Floats, of_first: Ints, of_second: Ints) -> Floats:
-    """[P, Q]: pairs of slices in which a training patient's slice scores higher than a held-out one's; ties half."""
-    wins = np.zeros((of_first.max() + 1, of_second.max() + 1))
-    for j in range(wins.shape[1]):
-        other = second[of_second == j]
-        joint = rankdata(np.concatenate([first, other]))[: len(first)] - rankdata(first)
-        np.add.at(wins[:, j], of_first, joint)
-    return wins

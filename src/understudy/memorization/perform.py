@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from understudy import __version__
-from understudy.io.files import atomic_path, sha256_json, write_json, write_text
+from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
 from understudy.memorization.comparison import (
     Comparison,
     all_neighbours,
@@ -32,26 +32,16 @@ from understudy.roles import Part, UnfitSets
 from understudy.slices import SliceSet
 
 FORMAT = "understudy-audit-1"
-_BINS = 48  # of the histograms
 
 
 @dataclass
 class AuditResult:
-    """A finished audit.
+    """A finished audit."""
 
-    Attributes:
-        numbers: the content of audit.json.
-        verdict: what was decided, in words.
-        neighbours: one row a synthetic slice: its nearest training slice and patient. Not to be shared.
-        slices: one row a synthetic slice: p-values and flags, shareable.
-        scores: tested views' scores of "synthetic", "held-out" and planted copies, for pictures.
-    """
-
-    numbers: dict[str, Any]
-    verdict: Verdict
-    neighbours: pd.DataFrame
-    slices: pd.DataFrame
-    scores: dict[str, Floats] = field(default_factory=dict)
+    numbers: dict[str, Any]  # the content of audit.json
+    verdict: Verdict  # what was decided, in words
+    neighbours: pd.DataFrame  # one row a synthetic slice: its nearest training slice and patient; not to be shared
+    slices: pd.DataFrame  # one row a synthetic slice: p-values and flags, shareable
 
     @property
     def flagged(self) -> Ints:
@@ -113,8 +103,7 @@ def audit(
 ) -> AuditResult:
     """Are synthetic slices copies of training slices? With controls, judged by what held-out patients show.
 
-    Every synthetic and every held-out slice is compared with all training slices. A slice is flagged if hardly any
-    held-out slice is as near to the training set.
+    A slice is flagged if hardly any held-out slice is as near to the training set.
 
     Args:
         train, held_out: sets on disk or in memory, uint8 [N, C, H, W], that name their patients; or one prepared set
@@ -154,10 +143,10 @@ def audit(
     def search_planted(made: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", made, np.arange(len(made))), parts.training)
 
-    controls = run_controls(found.judged.training, found.null, search_planted, config, work_dir)
+    controls = run_controls(found.judged.training, found.main.null, search_planted, config, work_dir)
     neighbours, concentrated = all_neighbours(found, config), concentration_of(found, config)
     facts = findings(found, neighbours, controls, concentrated, config)
-    scores = {"synthetic": found.main.scores, "held-out": found.null.scores, **controls.scores}
+    scores = {"synthetic": found.main.scores, "held-out": found.main.null.scores, **controls.scores}
     said = verdict(facts)
     numbers = _numbers(found, facts, said, scores, config)
     numbers["within"] = _repeats(found, config, device)
@@ -165,7 +154,7 @@ def audit(
         training, heldout, _ = found.judged
         asked = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *asked).as_dict()
-    return AuditResult(_plain(numbers), said, neighbours, slice_table(found, config.quantile), scores)
+    return AuditResult(plain(numbers), said, neighbours, slice_table(found, config.quantile))
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:
@@ -179,58 +168,56 @@ def _numbers(
     found: Comparison, facts: Findings, said: Verdict, scores: dict[str, Floats], config: AuditConfig
 ) -> dict[str, Any]:
     """The content of audit.json."""
-    null, hits, concentrated = found.null, facts.hits, facts.concentration
+    null, hits, concentrated, quantile = found.main.null, facts.hits, facts.concentration, config.quantile
+    sets: dict[str, dict[str, Any]] = {}
+    for part, judged in zip(found.parts, found.judged, strict=True):
+        sets[part.name] = {
+            "slices": len(part.rows),
+            "judged": len(judged.rows),
+            "constant": int((part.contrast == 0).sum()),
+            "content_hash": part.slices.content_hash,
+            "rows_hash": sha256_json(part.rows.tolist()),
+        }
+        if part.name != "synthetic":
+            sets[part.name]["patients"] = part.count
+    rule = (
+        f"a slice is flagged if its conformal p-value is at most {round(1 - quantile, 6):g}: its best rank over the"
+        f" views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
+        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
+    )
     return {
         "format": FORMAT,
         "software_version": __version__,
         "verdict": said.as_dict(),
         "refusal": said.headline if said.kind == "cannot_tell" else None,
-        "sets": {part.name: _set_numbers(part, kept) for part, kept in zip(found.parts, found.judged, strict=True)},
-        "rule": _rule(config),
+        "sets": sets,
+        "rule": {
+            "quantile": quantile,
+            "views": list(TESTED),
+            "transforms": config.transforms,
+            "least_content": config.least_content,
+            "text": rule,
+        },
         "null": {
             "slices": null.slices,
             "patients": null.count,
             "smallest_p": null.smallest_p,
             "smallest_patient_p": 1 / (null.count + 1),
             "slices_needed": facts.needed,
-            "thresholds": {view: threshold(null.scores[:, v], config.quantile) for v, view in enumerate(TESTED)},
+            "thresholds": {view: threshold(null.scores[:, v], quantile) for v, view in enumerate(TESTED)},
         },
         "flags": asdict(facts.flags),
-        "patients": {"hit": hits.patients, "of": hits.of, "worst": hits.worst, "counts": hits.counts},
+        "patients": {
+            "hit": len(hits), "of": facts.training, "worst": next(iter(hits.items()), None), "counts": hits,
+        },
         "concentration": concentrated.as_dict() if concentrated else None,
-        "more_views": _more_views(found.heldout, found.main.found, config.quantile),
+        "more_views": _more_views(found.heldout, found.main.found, quantile),
         "controls": facts.controls.as_dict(),
         "within": None,
         "histograms": _histograms({name: scores[name] for name in ("synthetic", "held-out", COPY)}),
         "membership": None,
         "config": config.model_dump(mode="json"),
-    }
-
-
-def _set_numbers(part: Part, judged: Part) -> dict[str, Any]:
-    numbers: dict[str, Any] = {
-        "slices": len(part.rows),
-        "judged": len(judged.rows),
-        "constant": int((part.contrast == 0).sum()),
-        "content_hash": part.slices.content_hash,
-        "rows_hash": sha256_json(part.rows.tolist()),
-    }
-    return numbers if part.name == "synthetic" else {**numbers, "patients": part.count}
-
-
-def _rule(config: AuditConfig) -> dict[str, Any]:
-    text = (
-        f"a slice is flagged if its conformal p-value is at most {round(1 - config.quantile, 6):g}: its best rank over"
-        f" the views {' and '.join(TESTED)} among all held-out slices (p = (1 + held-out slices at least as extreme) /"
-        " (n + 1)); slices of little contrast are compared with training slices of full contrast, and count apart"
-    )
-    return {
-        "quantile": config.quantile,
-        "views": list(TESTED),
-        "transforms": config.transforms,
-        "least_content": config.least_content,
-        "text": text,
-    }
+    }  # fmt: skip
 
 
 def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: float) -> dict[str, Any]:
@@ -250,8 +237,8 @@ def _more_views(of_heldout: pd.DataFrame, of_synthetic: pd.DataFrame, quantile: 
 
 
 def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, Any] | None:
-    """Near-duplicates within the synthetic set (mode collapse): slices nearer to each other than held-out slices are
-    to other patients' slices; None if that is not wanted or there is one slice only."""
+    """Near-duplicates within the synthetic set (mode collapse): nearer to each other than held-out to training slices;
+    None if that is not wanted or there is one slice only."""
     synthetic = found.judged.synthetic
     # at most as many as there are training slices: as many chances to find a neighbour as held-out slices have
     count = min(len(synthetic.rows), config.within, len(found.parts.training.rows) + 1)
@@ -264,7 +251,7 @@ def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, A
         **config.search(more=False), device=device,
     )  # fmt: skip
     first = TESTED.index("stacked")
-    flagged = p_values(scores_of(near)[:, [first]], found.null.view(first)).flagged(config.quantile)
+    flagged = p_values(scores_of(near)[:, [first]], found.main.null.view(first)).flagged(config.quantile)
     expected = round(1 - config.quantile, 12)
     return {"compared": count, "count": int(flagged.sum()), "rate": float(flagged.mean()), "expected": expected}
 
@@ -275,16 +262,7 @@ def _histograms(drawn: dict[str, Floats]) -> dict[str, Any]:
     for v, view in enumerate(TESTED):
         columns = {name: scores[:, v][~np.isnan(scores[:, v])] for name, scores in drawn.items()}
         low = min(float(np.quantile(values, 0.002)) for values in columns.values() if len(values))
-        edges = np.linspace(low, 1.0, _BINS + 1)
+        edges = np.linspace(low, 1.0, 49)
         counts = {name: np.histogram(np.clip(x, low, 1), edges)[0].tolist() for name, x in columns.items()}
         shown[view] = {"edges": edges.round(6).tolist(), "counts": counts}
     return shown
-
-
-def _plain(value: Any) -> Any:
-    """NaN becomes None, tuples become lists."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

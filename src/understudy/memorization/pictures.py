@@ -27,9 +27,6 @@ STYLE: dict[str, Any] = {
     "axes.labelcolor": QUIET, "xtick.color": QUIET, "ytick.color": QUIET, "text.color": INK, "legend.frameon": False,
 }  # fmt: skip
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (4, 2))}
-SHOWN = 12  # pairs in the gallery
-_HEADROOM = 1.3  # of a histogram, times its highest bar
-_DIFFERENCE = 0.5  # of the channel's range: grey values at which the difference picture is saturated
 
 
 def save_pictures(done: AuditResult, training: SliceSet, synthetic: SliceSet, out: str | Path) -> None:
@@ -88,7 +85,7 @@ def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
             label = {"held-out": "held-out patients", "synthetic": "synthetic"}.get(name, f"planted copies ({name})")
             ax.text(0.01, 0.97, label, transform=ax.transAxes, va="top", color=colour, weight="bold")
             ax.set_yticks([])
-            ax.set_ylim(0, _HEADROOM * max(counts) / total or 1)  # the label is above the bars
+            ax.set_ylim(0, 1.3 * max(counts) / total or 1)  # the label is above the bars
         axes[0, v].set_title(VIEWS[view].title.capitalize(), loc="left", fontsize=10, weight="bold")
         part = f"{100 * numbers['rule']['quantile']:g} %"
         axes[-1, v].set_xlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)")
@@ -97,7 +94,7 @@ def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
 
 def _gallery(done: AuditResult, training: SliceSet, synthetic: SliceSet) -> Figure:
     """The closest pairs, most suspicious first: for each channel synthetic, nearest training slice and difference."""
-    order = done.neighbours.sort_values(["p", "stacked.score"], ascending=[True, False]).head(SHOWN)
+    order = done.neighbours.sort_values(["p", "stacked.score"], ascending=[True, False]).head(12)
     channels = training.channels
     of_synthetic = [synthetic.channels.index(name) for name in channels]
     rows, columns = len(order), 3 * len(channels)
@@ -119,7 +116,7 @@ def _pair(axes: NDArray[Any], made: NDArray[np.uint8], real: NDArray[np.uint8], 
     difference = made.astype(float) - real.astype(float)
     axes[0].imshow(made, cmap="gray", vmin=0, vmax=top)
     axes[1].imshow(real, cmap="gray", vmin=0, vmax=top)
-    axes[2].imshow(difference, cmap="RdBu_r", vmin=-_DIFFERENCE * top, vmax=_DIFFERENCE * top)
+    axes[2].imshow(difference, cmap="RdBu_r", vmin=-0.5 * top, vmax=0.5 * top)
     ax: Axes
     for ax, title in zip(axes, (f"{name}\nsynthetic", f"{name}\ntraining", "\ndifference"), strict=True):
         ax.set_title(title if name else "", fontsize=8)

@@ -15,19 +15,17 @@ from understudy.io.files import read_json, sha256_json
 from understudy.memorization.comparison import Comparison, compare, concentration_of, flags_of, sides, slice_table
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import AuditConfig
-from understudy.memorization.conformal import Floats, Ints, slices_needed
+from understudy.memorization.conformal import Ints, slices_needed
 from understudy.memorization.controls import Controls
 from understudy.memorization.perform import FORMAT
 from understudy.memorization.search import nearest
-from understudy.memorization.verdict import Findings, Hits, Verdict
-from understudy.memorization.views import TESTED
+from understudy.memorization.verdict import Findings, Verdict
 from understudy.memorization.words import verdict
 from understudy.roles import Part
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet, SliceWriter
 
-MEMORY = 1 << 28  # bytes of a search that is done again
-_ALIKE = 1e-9  # by which p-values that were written and read may differ
+MEMORY = 1 << 28  # bytes of a search that is done again; the result does not depend on it
 _AGAIN = "audit these files again: understudy audit --out FOLDER"
 
 
@@ -63,11 +61,8 @@ def screen(
         # only an earlier screening of the same set is replaced: never the set itself, or real slices
         earlier = SliceSet.open(out).attrs.get("screened") or {} if (out / "index.parquet").is_file() else {}
         if earlier.get("content_hash_before") != synthetic.content_hash:
-            raise UnderstudyError(
-                "the place for the slices that are left holds something else, which is not replaced",
-                where=out,
-                fix="choose a new folder (--out)",
-            )
+            what = "the place for the slices that are left holds something else, which is not replaced"
+            raise UnderstudyError(what, where=out, fix="choose a new folder (--out)")
     numbers = read_audit(audit_dir)
     if numbers["sets"]["synthetic"]["content_hash"] != synthetic.content_hash:
         what = "the audit is of another synthetic set, or the set was changed since"
@@ -87,18 +82,12 @@ def screen(
 
 
 def rows_left(synthetic: SliceSet, flagged: Ints, alike: Ints) -> Ints:
-    """Rows that are neither flagged nor near-duplicates of flagged ones.
-
-    Raises:
-        UnderstudyError: none.
-    """
+    """Rows that are neither flagged nor near-duplicates of flagged ones; raises `UnderstudyError` if there are none."""
     kept = np.setdiff1d(np.arange(len(synthetic)), np.union1d(flagged, alike))
     if not len(kept):
-        raise UnderstudyError(
-            f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release",
-            where=synthetic.path,
-            fix="train the generator on more patients, sample and audit again",
-        )
+        what = f"all {len(synthetic):,} slices are flagged, or near-duplicates of flagged ones: none is left to release"
+        fix = "train the generator on more patients, sample and audit again"
+        raise UnderstudyError(what, where=synthetic.path, fix=fix)
     return kept
 
 
@@ -109,11 +98,7 @@ def near_duplicates(
     """Rows of near-duplicates of flagged slices, without these.
 
     Two slices are near-duplicates if they are nearer to each other (all channels together) than the audit's threshold
-    for "nearer than a new patient is to the training patients".
-
-    Args:
-        numbers: of audit.json.
-        memory_bytes: of the search; None: the audit's.
+    for "nearer than a new patient is to the training patients". `numbers`: of audit.json.
     """
     limit = numbers["null"]["thresholds"]["stacked"]
     others = np.setdiff1d(np.arange(len(synthetic)), flagged)
@@ -129,11 +114,7 @@ def near_duplicates(
 
 
 def read_audit(folder: str | Path) -> dict[str, Any]:
-    """The content of an audit's audit.json.
-
-    Raises:
-        UnderstudyError: no audit with its controls.
-    """
+    """The content of an audit's audit.json; raises `UnderstudyError` if it is no audit with its controls."""
     numbers: dict[str, Any] = read_json(Path(folder) / "audit.json")
     if numbers.get("format") != FORMAT or not numbers.get("controls"):
         said = f": {numbers['refusal']}" if numbers.get("refusal") else ""
@@ -142,18 +123,11 @@ def read_audit(folder: str | Path) -> dict[str, Any]:
 
 
 def check_training(training: SliceSet, audit_dir: str | Path) -> None:
-    """Refuses an audit against other training slices than those at hand.
-
-    Raises:
-        UnderstudyError: it was made with others; no audit in the folder.
-    """
+    """Raises `UnderstudyError` if the audit was made with other training slices than those at hand."""
     sets = read_json(Path(audit_dir) / "audit.json").get("sets") or {}
     if sets and sets["training"]["content_hash"] != training.content_hash:
-        raise UnderstudyError(
-            "the audit was made with other training slices",
-            where=audit_dir,
-            fix="give the training slices of that audit, or audit the set again with these",
-        )
+        fix = "give the training slices of that audit, or audit the set again with these"
+        raise UnderstudyError("the audit was made with other training slices", where=audit_dir, fix=fix)
 
 
 # --- the audit done again ---------------------------------------------------------------------------------------------
@@ -161,19 +135,13 @@ def check_training(training: SliceSet, audit_dir: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Recheck:
-    """An audit done again, but for its planted copies.
+    """An audit done again, but for its planted copies."""
 
-    Attributes:
-        numbers: of audit.json.
-        found: what the searches found now.
-    """
-
-    numbers: dict[str, Any]
-    found: Comparison
+    numbers: dict[str, Any]  # of audit.json
+    found: Comparison  # what the searches found now
 
     @cached_property
     def config(self) -> AuditConfig:
-        """Of the audit."""
         return AuditConfig.model_validate(self.numbers["config"])
 
     @cached_property
@@ -182,26 +150,7 @@ class Recheck:
         return slice_table(self.found, self.config.quantile)
 
     @cached_property
-    def correlation(self) -> Floats:
-        """Each synthetic slice's highest correlation with a training slice, all channels; NaN where constant: [n]."""
-        correlation = np.full(len(self.table), np.nan)
-        for group in self.found.groups:
-            correlation[group.part.rows] = group.scores[:, TESTED.index("stacked")]
-        return correlation
-
-    @property
-    def training(self) -> Part:
-        """All training rows that were compared with."""
-        return self.found.parts.training
-
-    @property
-    def asked(self) -> tuple[Part, Part]:
-        """Training and held-out rows with enough contrast: those whose membership is scored."""
-        return self.found.judged.training, self.found.judged.heldout
-
-    @cached_property
     def controls(self) -> Controls:
-        """Of the audit."""
         return Controls.of(self.numbers)
 
     @cached_property
@@ -213,8 +162,7 @@ class Recheck:
         """The verdict on these rows of the synthetic set. Its sentences name no patients that were hit.
 
         Args:
-            kept: the rows.
-            screened: whether they were chosen by this audit; no flag is left then. Else they are all rows.
+            screened: whether the rows were chosen by this audit; no flag is left then. Else they are all rows.
 
         Raises:
             UnderstudyError: none of them can be judged.
@@ -223,31 +171,20 @@ class Recheck:
         if not len(main.found):
             what = "no slice that is left can be judged"
             raise UnderstudyError(what, where="audit", fix="sample and audit more slices")
-        quantile, null = self.config.quantile, main.null
-        flags, hits = flags_of(main, faint, len(kept), self.controls, self.config), Hits(0, self.training.count, {})
+        quantile, null, training = self.config.quantile, main.null, self.found.parts.training.count
+        flags = flags_of(main, faint, len(kept), self.controls, self.config)
         sizes = null.count, null.slices, slices_needed(quantile), quantile
         concentrated = None if screened else self.concentration
-        return verdict(Findings(flags, hits, self.controls, *sizes, screened, concentrated))
+        return verdict(Findings(flags, {}, training, self.controls, *sizes, screened, concentrated))
 
 
 def recheck(
-    train: SliceSet,
-    held_out: SliceSet,
-    synthetic: SliceSet,
-    audit_dir: str | Path,
-    training_rows: Ints | None = None,
-    memory_bytes: int = MEMORY,
-    device: str = "cpu",
-    progress: bool = False,
-) -> Recheck:
-    """Hashes the three sets again, searches again, and compares with what the audit's folder says.
+    train: SliceSet, held_out: SliceSet, synthetic: SliceSet, audit_dir: str | Path, training_rows: Ints | None = None,
+    device: str = "cpu", progress: bool = False,
+) -> Recheck:  # fmt: skip
+    """Hashes the three sets (as in `perform.audit`) again, searches again, and compares with the audit's folder.
 
     A release rests on an audit's p-values, which are not taken on trust.
-
-    Args:
-        train, held_out, synthetic, training_rows: as in `perform.audit`.
-        audit_dir: its folder.
-        memory_bytes: of the search; the result does not depend on it.
 
     Raises:
         UnfitSets: see `comparison.sides`.
@@ -267,7 +204,7 @@ def recheck(
     for slices in {id(part.slices): part.slices for part in parts}.values():
         slices.verify()
     config = AuditConfig.model_validate(numbers["config"])
-    options = config.search(more=False) | {"memory_bytes": memory_bytes}
+    options = config.search(more=False) | {"memory_bytes": MEMORY}
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
         table = nearest(
@@ -284,7 +221,7 @@ def recheck(
     same = len(stored) == len(table) and all(
         name in stored and stored[name].astype(bool).equals(table[name].astype(bool)) for name in ("judged", "flagged")
     )
-    if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=_ALIKE, equal_nan=True):
+    if not same or not np.allclose(stored["p"], table["p"], rtol=0, atol=1e-9, equal_nan=True):
         what = "the audit's p-values are not those of these slices: they were changed, or are of another audit"
         raise UnderstudyError(what, where=path, fix=_AGAIN)
     return done

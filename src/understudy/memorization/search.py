@@ -38,9 +38,7 @@ from understudy.slices import SliceSet
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Codes = tuple[Ints, Ints]
 
-VERSION = 1  # of the stored parts
 SAVE_EVERY = 60.0  # seconds between two times that an unfinished tile is stored
 READ = 64  # slices that are read at a time where they go into an array of their own
 TILE_BYTES = 48 << 20  # pixels of the training slices of a tile
@@ -72,12 +70,10 @@ def nearest(
         query_rows, training_rows: which rows; None means all. The mean image is the mean of `training_rows`.
         apart: a code for every query row and one for every training row; pairs of equal codes are not compared, e.g.
             the rows themselves to search a set within itself.
-        views: see `views.named_views`.
-        transforms: of the query, tried beside each other, see `views.transform`.
+        views, transforms: of the query, tried beside each other, see `views.named_views` and `views.transform`.
         memory_bytes: for pixels and products, beside the 0.5 GB of a process with torch.
         tile: (queries, training slices) a tile; None chooses them from `memory_bytes`.
         work_dir: keeps what is found, so that a killed search continues; None keeps nothing.
-        device: where products are computed.
 
     Returns:
         One row a query, in order: `row`, and for every view V `V.score` (Pearson correlation in -1..1, or Dice in
@@ -99,7 +95,7 @@ def nearest(
     tables = []
     for number, (pixels, own) in enumerate(groups.items()):
         folder = work_dir / str(number) if work_dir and number else work_dir
-        store = _Store(folder, sha256_json([VERSION, pair.identity(), tuple(own), transforms, tiles[0]]))
+        store = _Store(folder, sha256_json([1, pair.identity(), tuple(own), transforms, tiles[0]]))
         search = _Search(pair._replace(pixels=pixels), own, transforms, tiles, store, resolve_device(device))
         work = len(pair.query_rows) * len(pair.training_rows) * len(transforms)
         with track(work, "nearest neighbours", "pairs", search.pairs_done(), progress) as meter:
@@ -115,24 +111,16 @@ def nearest(
 
 
 class _Pair(NamedTuple):
-    """Queries and training slices, matched by the names of channels and classes.
-
-    Attributes:
-        query_rows, training_rows: int64; those of the training ascending, without repeats.
-        channel_order: position of each training channel in the queries.
-        class_values: uint8, training label of every label of the queries.
-        apart: codes of query and training rows; pairs of equal codes are not compared.
-        pixels: what is compared in place of the slices, see `View`.
-    """
+    """Queries and training slices, matched by the names of channels and classes."""
 
     queries: SliceSet
     training: SliceSet
     query_rows: Ints
-    training_rows: Ints
-    channel_order: list[int]
-    class_values: NDArray[np.uint8]
-    apart: Codes | None
-    pixels: Callable[[Pixels], Pixels] | None = None
+    training_rows: Ints  # ascending, without repeats
+    channel_order: list[int]  # position of each training channel in the queries
+    class_values: NDArray[np.uint8]  # training label of every label of the queries
+    apart: tuple[Ints, Ints] | None  # codes of query and training rows; pairs of equal codes are not compared
+    pixels: Callable[[Pixels], Pixels] | None = None  # what is compared in place of the slices, see `View`
 
     def identity(self) -> list[object]:
         """What the result depends on, beside views and transforms."""
@@ -162,17 +150,12 @@ def _paired(
     }
     for kind, (mine, theirs) in kinds.items():
         if set(mine) != set(theirs) and (annotation or kind != "classes"):
-            raise UnderstudyError(
-                f"the sets have different {kind}: {', '.join(mine) or 'none'} and {', '.join(theirs) or 'none'}",
-                where=f"{queries.path} and {training.path}",
-                fix=f"prepare both with the same {kind}",
-            )
+            what = f"the sets have different {kind}: {', '.join(mine) or 'none'} and {', '.join(theirs) or 'none'}"
+            where = f"{queries.path} and {training.path}"
+            raise UnderstudyError(what, where=where, fix=f"prepare both with the same {kind}")
     if len(training.channels) * training.resolution**2 > MAX_PIXELS:
-        raise UnderstudyError(
-            f"a slice may have at most {MAX_PIXELS:,} pixels in all channels",
-            where=training.path,
-            fix="prepare the set with a lower resolution",
-        )
+        what, fix = f"a slice may have at most {MAX_PIXELS:,} pixels in all channels", "prepare at a lower resolution"
+        raise UnderstudyError(what, where=training.path, fix=fix)
     chosen = []
     for slices, wanted in ((queries, query_rows), (training, training_rows)):
         rows = np.arange(len(slices)) if wanted is None else np.asarray(wanted, np.int64)
@@ -187,8 +170,7 @@ def _paired(
     if apart is not None:
         of_queries, of_training = (np.asarray(a, np.int64) for a in apart)
         if len(of_queries) != len(chosen[0]) or len(of_training) != len(chosen[1]):
-            what = "apart must hold one code for every row"
-            raise UnderstudyError(what, fix="give codes for the chosen rows only")
+            raise UnderstudyError("apart must hold one code for every row", fix="give codes for the chosen rows only")
         codes = of_queries, of_training[first]
 
     def bounded(slices: SliceSet) -> SliceSet:  # without its cache, if that took more than a third of the memory
@@ -198,17 +180,12 @@ def _paired(
     names = list(training.class_names)
     values = [0, *(names.index(n) + 1 if n in names else 0 for n in queries.class_names)]
     order = [queries.channels.index(c) for c in training.channels]
-    return _Pair(
-        bounded(queries), bounded(training), chosen[0], unique, order, np.array(values, np.uint8), codes
-    )  # fmt: skip
+    pair = bounded(queries), bounded(training)
+    return _Pair(*pair, chosen[0], unique, order, np.array(values, np.uint8), codes)
 
 
 def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:
-    """(queries, training slices) a tile: as many queries as fit, since the training set is read once a tile of them.
-
-    Raises:
-        UnderstudyError: not even the smallest tile fits.
-    """
+    """(queries, training slices) a tile: as many queries as fit, since the training set is read once a tile of them."""
     channels, pixels = len(pair.training.channels), pair.training.resolution**2
     image = channels * pixels
     query = image + pixels * (1 + (len(pair.training.class_names) if annotation else 0))  # int8, layers of the classes
@@ -221,11 +198,8 @@ def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:
     if tall < LEAST:
         # small sets are held in memory: up to two thirds of what is allowed
         least = 3 * (2 * READ * query + LEAST * (training + query + LEAST * product))
-        raise UnderstudyError(
-            f"{memory_bytes / 2**20:,.0f} MiB of memory do not hold the smallest tile",
-            where="memory_bytes",
-            fix=f"allow at least {-(-least // 2**20):,.0f} MiB",
-        )
+        what = f"{memory_bytes / 2**20:,.0f} MiB of memory do not hold the smallest tile"
+        raise UnderstudyError(what, where="memory_bytes", fix=f"allow at least {-(-least // 2**20):,.0f} MiB")
     return int(min(tall, len(pair.query_rows))), min(wide, len(pair.training_rows))
 
 
@@ -243,12 +217,11 @@ class _Side(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """The best partner of every query within one tile: key cov / sd(y) or Dice (-inf without a partner), the exact
-    covariance or number of agreeing pixels, and its column in the tile."""
+    """The best partner of every query within one tile."""
 
-    key: torch.Tensor
-    value: torch.Tensor
-    column: torch.Tensor
+    key: torch.Tensor  # cov / sd(y) or Dice; -inf without a partner
+    value: torch.Tensor  # the exact covariance, or the number of agreeing pixels
+    column: torch.Tensor  # in the tile
 
     @classmethod
     def of(cls, key: torch.Tensor, value: torch.Tensor) -> _Best:
@@ -265,18 +238,10 @@ class _Winners(NamedTuple):
     size: Ints  # the partner's cov(y, y), or its annotated pixels
     row: Ints  # the partner's row, -1 without one
 
-    @classmethod
-    def none(cls, *shape: int) -> _Winners:
-        """Nothing found yet."""
-        zeros = np.zeros(shape, np.int64)
-        return cls(np.full(shape, -np.inf), zeros, zeros.copy(), zeros - 1)
-
     def improve(self, view: int, turn: int, queries: Ints, best: _Best, sizes: Ints, rows: Ints) -> None:
         """Takes over what is better, or as good and of a lower row.
 
-        Args:
-            queries: [m] positions of the queries.
-            sizes, rows: [n] of the training slices of the tile.
+        Of queries at these positions [m]; sizes and rows [n] of the training slices of the tile.
         """
         key, value, column = (field.cpu().numpy() for field in best)
         row = rows[column]
@@ -290,8 +255,7 @@ class _Winners(NamedTuple):
 
 
 class _Queries:
-    """A tile of queries, held in memory under every transform; of those with an annotation their layers, one a class,
-    restricted to the pixels that occur."""
+    """A tile of queries under every transform; of annotated ones a layer a class, of the pixels that occur."""
 
     def __init__(self, search: _Search, start: int, stop: int) -> None:
         pair, count = search.pair, stop - start
@@ -357,9 +321,8 @@ class _Search:
 
     def query_tiles(self) -> list[tuple[int, int, str]]:
         """(start, stop, name of the stored part) of every tile of queries."""
-        count = len(self.pair.query_rows)
-        starts = range(0, count, self.tiles[0])
-        return [(s, min(count, s + self.tiles[0]), f"queries-{s:09d}") for s in starts]
+        count, size = len(self.pair.query_rows), self.tiles[0]
+        return [(start, min(count, start + size), f"queries-{start:09d}") for start in range(0, count, size)]
 
     def pairs_done(self) -> int:
         """Pairs that an earlier run has compared."""
@@ -383,7 +346,9 @@ class _Search:
     def _tile(self, start: int, stop: int, name: str, part: dict[str, Any], meter: Meter) -> Floats:
         """Score, row and transform [V, 3, q] of queries start..stop; `part`: how far an earlier run came."""
         count, done = len(self.pair.training_rows), int(part["done"])
-        best = _Winners.none(len(self.views), len(self.transforms), stop - start)
+        shape = len(self.views), len(self.transforms), stop - start
+        zeros = np.zeros(shape, np.int64)
+        best = _Winners(np.full(shape, -np.inf), zeros, zeros.copy(), zeros - 1)
         if done:
             best = _Winners(*(part[field] for field in _Winners._fields))
         queries, saved = _Queries(self, start, stop), time.monotonic()
@@ -400,8 +365,8 @@ class _Search:
             own = np.stack([side.variances[v] for side in queries.sides])  # [T, q]
             size = own.astype(np.float64) * best.size[place].astype(np.float64)
             defined = (best.row[place] >= 0) & (size > 0)
-            root = np.sqrt(np.where(defined, size, 1.0))
-            table[place] = self._overall(np.where(defined, best.value[place] / root, np.nan), best.row[place])
+            scores = np.where(defined, best.value[place] / np.sqrt(np.where(defined, size, 1.0)), np.nan)
+            table[place] = self._overall(scores, best.row[place])
         if self.annotation is not None:
             rows, dice = best.row[self.annotation], best.key[self.annotation]
             table[self.annotation] = self._overall(np.where(rows >= 0, dice, np.nan), rows)
@@ -410,9 +375,8 @@ class _Search:
 
     def _overall(self, scores: Floats, rows: Ints) -> Floats:
         """The best over the transforms, [3, q], of scores and rows [T, q]."""
-        transforms = np.array(self.transforms, np.int64)
+        turns = np.broadcast_to(np.array(self.transforms, np.int64)[:, None], rows.shape)
         ranked = np.where(np.isnan(scores), -np.inf, scores)
-        turns = np.broadcast_to(transforms[:, None], rows.shape)
         best = np.lexsort((turns, rows, -ranked), axis=0)[0], np.arange(scores.shape[1])
         undefined = np.isnan(scores[best])
         row, turn = np.where(undefined, -1, rows[best]), np.where(undefined, 0, turns[best])
@@ -485,7 +449,6 @@ def _best_dice(queries: _Queries, labels: torch.Tensor, barred: torch.Tensor | N
 
 
 def _squares(pixels: torch.Tensor) -> torch.Tensor:
-    """Sums of squares, int64 [n], of int8 pixels [n, P]."""
     if pixels.device.type != "cpu":
         return pixels.int().square().sum(1)
     values = pixels.numpy()  # 14 times as fast as torch on a CPU
@@ -493,27 +456,23 @@ def _squares(pixels: torch.Tensor) -> torch.Tensor:
 
 
 class _Store:
-    """The parts of a search in a folder; parts of another search are removed."""
+    """The parts of a search in a folder, if there is one; parts of another search are removed."""
 
     def __init__(self, folder: Path | None, identity: str) -> None:
-        self._folder = None if folder is None else Path(folder)
-        if self._folder is None:
-            return
-        stamp = self._folder / "search.sha256"
-        if not stamp.is_file() or stamp.read_text() != identity:
-            for old in self._folder.glob("*.search.npz"):
+        self._folder = folder
+        if folder is not None and not ((stamp := folder / "search.sha256").is_file() and stamp.read_text() == identity):
+            for old in folder.glob("*.search.npz"):
                 old.unlink()
             write_text(stamp, identity)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The arrays of a part, or None where it was not stored."""
-        if self._folder is None or not (self._folder / f"{name}.search.npz").is_file():
+        if self._folder is None or not (path := self._folder / f"{name}.search.npz").is_file():
             return None
-        with np.load(self._folder / f"{name}.search.npz", allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def save(self, name: str, **arrays: Any) -> None:
-        """Stores a part atomically."""
         if self._folder is not None:
             with atomic_path(self._folder / f"{name}.search.npz") as temporary, open(temporary, "wb") as handle:
                 np.savez(handle, **arrays)

@@ -58,25 +58,12 @@ class Flags:
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Training patients that flagged slices lie next to, numbered from the worst hit one on; never an id."""
-
-    patients: int  # distinct ones
-    of: int  # training patients
-    counts: dict[str, int]  # "patient 1" -> flagged slices next to one of its slices
-
-    @property
-    def worst(self) -> tuple[str, int] | None:
-        """The worst hit patient and its slices."""
-        return next(iter(self.counts.items()), None)
-
-
-@dataclass(frozen=True)
 class Findings:
     """All that a verdict is made of; without controls there is none."""
 
     flags: Flags
-    hits: Hits
+    hits: dict[str, int]  # "patient 1", the worst hit one, ... -> flagged slices next to it; never an id
+    training: int  # patients
     controls: Controls
     patients: int  # held out
     slices: int  # held out and judged

@@ -26,22 +26,15 @@ class Terms:
     """Sums over the pixels of slices x (queries) and y (training), as tensors or arrays that broadcast.
 
     They are integers of at most N^2 2^16, N = pixels of all channels: exact in float64 up to N = 2^18.5.
-
-    Attributes:
-        pixels: of a channel.
-        dot: sum of x y of each channel; [m, n] for pairs, [n] for each slice with itself (then its variance results).
-        x, y: sum of each channel, [C, m, 1] and [C, n].
-        x_mean, y_mean: covariance with the mean training image, [m, 1] and [n].
-        mean_mean: variance of the mean training image.
     """
 
-    pixels: int
-    dot: Sequence[Any]
-    x: Any
-    y: Any
-    x_mean: Any
-    y_mean: Any
-    mean_mean: int
+    pixels: int  # of a channel
+    dot: Sequence[Any]  # sum of x y of each channel; [m, n] for pairs, [n] for each slice with itself (its variance)
+    x: Any  # sum of each channel, [C, m, 1]
+    y: Any  # [C, n]
+    x_mean: Any  # covariance with the mean training image, [m, 1]
+    y_mean: Any  # [n]
+    mean_mean: int  # variance of the mean training image
 
     @cached_property
     def whole(self) -> Any:
@@ -60,25 +53,17 @@ def centred(terms: Terms) -> Any:
 
 
 def one_channel(terms: Terms, c: int) -> Any:
-    """Channel c by itself."""
     return terms.dot[c] * terms.pixels - terms.x[c] * terms.y[c]
 
 
 @dataclass(frozen=True)
 class View:
-    """How two slices are compared: by Pearson's correlation cov(x, y) / sqrt(cov(x, x) cov(y, y)).
+    """How two slices are compared: by Pearson's correlation cov(x, y) / sqrt(cov(x, x) cov(y, y))."""
 
-    Attributes:
-        title: for pictures.
-        covariance: of `Terms`.
-        pixels: what is compared in place of the slices, uint8 [n, C, H, W] -> the same; None: the slices.
-        decides: whether slices are flagged by it; the others are for information.
-    """
-
-    title: str
+    title: str  # for pictures
     covariance: Callable[[Terms], Any] = stacked
-    pixels: Callable[[Pixels], Pixels] | None = None
-    decides: bool = False
+    pixels: Callable[[Pixels], Pixels] | None = None  # what is compared in place of the slices, uint8 [n, C, H, W]
+    decides: bool = False  # whether slices are flagged by it; the others are for information
 
 
 VIEWS = {
@@ -91,11 +76,7 @@ SHOWN = (*(name for name, view in VIEWS.items() if not view.decides), CHANNELS, 
 
 
 def named_views(names: Sequence[str], channels: Sequence[str]) -> dict[str, View]:
-    """The views by name; "channels" becomes "channel:<NAME>" of each channel.
-
-    Raises:
-        UnderstudyError: an unknown view, or none.
-    """
+    """The views by name; "channels" becomes "channel:<NAME>" of each channel."""
     each = {f"channel:{name}": View(name, partial(one_channel, c=c)) for c, name in enumerate(channels)}
     known = {**VIEWS, **each, ANNOTATION: View("annotation")}
     wanted = [name for view in names for name in (each if view == CHANNELS else [view])]
@@ -140,8 +121,7 @@ def signed(pixels: torch.Tensor) -> torch.Tensor:
 def product(a: torch.Tensor, b: torch.Tensor, exact_kernel: bool | None = None) -> torch.Tensor:
     """All dot products of int8 vectors [m, K] and [n, K], exactly: int32 [m, n], int64 for K above 65,536.
 
-    Args:
-        exact_kernel: use `torch._int_mm`; None asks `kernel_is_exact`.
+    By `torch._int_mm` if `exact_kernel`; None asks `kernel_is_exact`.
     """
     if exact_kernel is None:
         exact_kernel = kernel_is_exact(a.device)

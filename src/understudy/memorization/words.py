@@ -8,7 +8,7 @@ from typing import Any
 from understudy.memorization.concentration import Concentration
 from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.controls import DETECTED, Controls
-from understudy.memorization.verdict import REASONS, Findings, Flags, Kind, Verdict, reason
+from understudy.memorization.verdict import REASONS, Findings, Kind, Verdict, reason
 from understudy.names import percent
 
 MORE_HELD_OUT = "Hold out more patients and audit again."
@@ -38,7 +38,7 @@ def verdict(found: Findings) -> Verdict:
 
 
 def _headline(why: str, found: Findings) -> str:
-    flags, controls = found.flags, found.controls
+    flags = found.flags
     flagged = f"{flags.count:,} of {flags.judged:,} synthetic slices ({percent(flags.rate)})"
     nearer = f"nearer to a training slice than {percent(found.quantile)} of new patients' slices"
     chance = f"chance alone would give {percent(flags.expected)}."
@@ -51,7 +51,7 @@ def _headline(why: str, found: Findings) -> str:
             said = f"{count(found.patients, 'held-out patient')} {are(found.patients)} too few"
             return f"Cannot tell: {said}: it takes at least {FEWEST_PATIENTS}. {MORE_HELD_OUT}"
         case "new_patients_certain":
-            alarms = controls.false_alarms.certain
+            alarms = found.controls.false_alarms.certain
             return (
                 f"Cannot tell: {certain} explains, but so {are(alarms)} {count(alarms, 'slice')} of new patients. Look"
                 " for one patient under two names among the training and held-out patients, then audit again."
@@ -67,9 +67,9 @@ def _headline(why: str, found: Findings) -> str:
             return f"Copies found: {flagged} are {nearer}; {chance}"
         case "copies_missed":
             return (
-                f"Cannot tell: of the copies planted to test this search it found too few: {missed_copies(controls)}."
-                " So it cannot rule out copying. Audit again with slices of a higher resolution, or hold out more"
-                " patients."
+                "Cannot tell: of the copies planted to test this search it found too few:"
+                f" {missed_copies(found.controls)}. So it cannot rule out copying. Audit again with slices of a higher"
+                " resolution, or hold out more patients."
             )
         case "rate_unclear":
             return (
@@ -85,10 +85,9 @@ def _headline(why: str, found: Findings) -> str:
             )
         case "concentrated":
             assert found.concentration is not None
-            few = people(found.concentration.patients)
             return (
                 f"Cannot tell, look first: {flagged} are {nearer}, no more than chance gives, but they are concentrated"
-                f" on {few} of {found.hits.of}: {GALLERY}."
+                f" on {people(found.concentration.patients)} of {found.training}: {GALLERY}."
             )
         case "screened":
             return (
@@ -100,35 +99,42 @@ def _headline(why: str, found: Findings) -> str:
 
 def _evidence(kind: Kind, found: Findings) -> list[str]:
     flags, enough = found.flags, found.slices >= found.needed
+    reach = "reach" if flags.strict > 1 else "reaches"
     said = [
         f"For comparison {count(found.slices, 'slice')} of {count(found.patients, 'patient')} whom the generator never"
         " saw (new patients, held out) were searched for in the same training slices. The smallest p-value that a slice"
         f" can have is {1 / (found.slices + 1):.2g}; counted by patient it is {flags.strict_p:.2g}, which"
-        f" {count(flags.strict, 'synthetic slice')} {'reach' if flags.strict > 1 else 'reaches'}."
+        f" {count(flags.strict, 'synthetic slice')} {reach}."
     ]
     if enough:
         low, high = (points(x).split()[0] for x in (flags.excess_low, flags.excess_high))
-        direction = "no clear difference from"
-        if flags.excess_low > 0:
-            direction = "more than"
-        elif flags.excess_high < 0:
-            direction = "fewer than"
+        below = "fewer than" if flags.excess_high < 0 else "no clear difference from"
+        direction = "more than" if flags.excess_low > 0 else below
         said.append(
             f"{percent(flags.rate)} of the slices are too near to a training slice (flagged), {direction} the"
             f" {percent(flags.expected)} expected by chance: the difference is {points(flags.excess)} (95 % interval"
             f" {low} to {high}; above 0 means more than chance)."
         )
     if flags.skipped:
-        said.append(_little_contrast(flags))
+        said.append(
+            f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
+            f" judged like the others: {flags.skipped - flags.faint:,} of one grey value, {flags.faint:,} nearly empty."
+        )
+    if flags.faint:
+        said[-1] += (
+            " The nearly empty ones were compared with the training slices of full contrast, since they might be"
+            f" dimmed copies: {flags.faint_count:,} of them {are(flags.faint_count)} too near."
+        )
     if not enough:
         said.append("With so few held-out slices none could be flagged, whatever the synthetic slices show.")
     elif flags.count:
-        name, most = found.hits.worst or ("", 0)
+        name, most = next(iter(found.hits.items()), ("", 0))
         said.append(
-            f"The flagged slices are nearest to slices of {found.hits.patients} of"
-            f" {count(found.hits.of, 'training patient')}; {name} has the most, {most:,} of them."
+            f"The flagged slices are nearest to slices of {len(found.hits)} of"
+            f" {count(found.training, 'training patient')}; {name} has the most, {most:,} of them."
         )
-        said += [] if found.concentration is None else [spread(found.concentration)]
+        if found.concentration is not None:
+            said.append(spread(found.concentration))
     elif found.screened:
         said.append(
             "No slice is flagged, because the flagged ones were taken out by the same rule. New samples of the same"
@@ -155,26 +161,12 @@ def _evidence(kind: Kind, found: Findings) -> list[str]:
     return said
 
 
-def _little_contrast(flags: Flags) -> str:
-    said = (
-        f"{flags.skipped:,} of {flags.skipped + flags.judged:,} synthetic slices have too little contrast to be"
-        f" judged like the others: {flags.skipped - flags.faint:,} of one grey value, {flags.faint:,} nearly empty."
-    )
-    if not flags.faint:
-        return said
-    return (
-        f"{said} The nearly empty ones were compared with the training slices of full contrast, since they might be"
-        f" dimmed copies: {flags.faint_count:,} of them {are(flags.faint_count)} too near."
-    )
-
-
 def _controls(controls: Controls) -> str:
     alarms = controls.false_alarms
     least = min((d for d in controls.detections if d.must), key=lambda d: d.rate)
     found = "all" if least.rate == 1 else f"at least {percent(least.rate)} (fewest: {least.name})"
-    if math.isnan(alarms.rate):
-        mistakes = "how often it flags slices of new patients by mistake could not be measured"
-    else:
+    mistakes = "how often it flags slices of new patients by mistake could not be measured"
+    if not math.isnan(alarms.rate):
         mistakes = (
             f"it flagged {percent(alarms.rate)} of new patients' slices by mistake (95 % interval"
             f" {percent(alarms.low)} to {percent(alarms.high)}), where {percent(alarms.nominal)} is expected"

@@ -7,7 +7,7 @@ flagged ones among them, so their samples are audited and the weights are tested
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,24 @@ from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
 
 _FEWEST_WORDS = 3  # of a reason
-_SAME = 0.005  # by which areas under the curve may differ that are computed again on another machine
+SAME_AUC = 0.005  # by which areas under the curve may differ that are computed again on another machine
 _ASK = "audit samples of these weights with them: understudy audit --model FOLDER"
 
 
 @dataclass(frozen=True)
 class Audited:
-    """Synthetic slices and the audit of them that a release rests on.
+    """Synthetic slices and the audit of them that a release rests on."""
 
-    Attributes:
-        synthetic: the set that was audited, all of it.
-        training, heldout: real slices of the audit; often one set.
-        audit: folder of the audit.
-        training_rows: as in the audit.
-    """
-
-    synthetic: SliceSet
+    synthetic: SliceSet  # that was audited, all of it
     training: SliceSet
-    heldout: SliceSet
-    audit: Path
-    training_rows: NDArray[np.int64] | None = None
+    heldout: SliceSet  # often the same set
+    audit: Path  # its folder
+    training_rows: NDArray[np.int64] | None = None  # as in the audit
 
     def recheck(self, device: str, progress: bool) -> Recheck:
         """The audit, done again."""
-        return recheck(
-            self.training, self.heldout, self.synthetic, self.audit, self.training_rows, device=device,
-            progress=progress)  # fmt: skip
+        sets = self.training, self.heldout, self.synthetic
+        return recheck(*sets, self.audit, self.training_rows, device=device, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Clearance:
     alike: int
     verdict: dict[str, Any]
     override: dict[str, Any] | None
-    screened: dict[str, int] = field(default_factory=dict)  # slices before `understudy screen`, and what it took out
+    screened: dict[str, int]  # slices before `understudy screen`, and what it took out
 
 
 @dataclass(frozen=True)
@@ -128,17 +120,15 @@ def clear_model(
     synthetic, audit = audited.synthetic, audited.audit
     weights = _bound_weights(model, synthetic)
     scores = MembershipScores(model, device)
-    recorded: dict[str, Any] | None = read_json(audit / "audit.json").get("membership")
-    if not recorded:
-        raise UnderstudyError("the audit has no membership inference on the weights", where=audit, fix=_ASK)
+    recorded: dict[str, Any] = read_json(audit / "audit.json").get("membership") or {}
     if recorded.get("weights") != scores.weights:
-        whose = "other weights" if recorded.get("weights") else "unnamed weights"
-        raise UnderstudyError(f"the audit's membership inference is of {whose}", where=audit, fix=_ASK)
+        what = "no membership inference on the weights" if not recorded else "membership inference of other weights"
+        raise UnderstudyError(f"the audit has {what}", where=audit, fix=_ASK)
     found = audited.recheck(device, progress)
     config = AuditConfig.model_validate(found.numbers["config"])
-    asked = membership(*found.asked, scores, config.membership_slices, config.resamples, config.seed)
+    asked = membership(*found.found.judged[:2], scores, config.membership_slices, config.resamples, config.seed)
     apart = max(abs(getattr(asked, name) - float(recorded[name])) for name in ("auc", "low", "high"))
-    if not apart <= _SAME:
+    if not apart <= SAME_AUC:
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
         raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
     verdict = found.rest(np.arange(len(synthetic)), screened=False)
@@ -177,21 +167,18 @@ def _bound_weights(model: Path, synthetic: SliceSet) -> str:
         what = "no generator that supports membership inference here (of a GAN the discriminator is needed)"
         raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
     weights = sha256_file(model / WEIGHTS)
-    if synthetic.attrs.get("weights") != weights:
-        fix = f"sample them (understudy sample {model} SLICES), audit the samples with --model, and decide again"
-        raise UnderstudyError("the audited slices are not samples of these weights", where=synthetic.path, fix=fix)
-    if "screened" in synthetic.attrs:
-        what = "the audited slices were screened: they say nothing about the weights"
-        raise UnderstudyError(what, where=synthetic.path, fix="audit samples as they come")
+    if synthetic.attrs.get("weights") != weights or "screened" in synthetic.attrs:
+        fix = f"sample them (understudy sample {model} SLICES), audit all samples with --model, and decide again"
+        which = "screened, not all samples" if "screened" in synthetic.attrs else "not samples"
+        raise UnderstudyError(f"the audited slices are {which} of these weights", where=synthetic.path, fix=fix)
     return weights
 
 
 def _check_decision(decision: Decision, override: str | None) -> None:
     """Raises for what no reason overrides: a decision to refuse, and an override without a reason."""
     if decision.decision == "refuse":
-        where, what = f"decision of {decision.by.name}", "the decision is `refuse`, so there is no package"
         fix = "train on more patients or remove the flagged slices, audit again, and ask for a new decision"
-        raise UnderstudyError(what, where=where, fix=fix)
+        raise UnderstudyError("the decision is `refuse`", where=f"decision of {decision.by.name}", fix=fix)
     if override is not None and len(override.split()) < _FEWEST_WORDS:
         fix = f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'"
         raise UnderstudyError("an override needs a reason in words", where="--override", fix=fix)

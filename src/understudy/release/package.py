@@ -20,7 +20,7 @@ from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_
 from understudy.release.documents import croissant, ro_crate, slice_documents
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Audited, Clearance, clear, concentration_record
+from understudy.release.gate import Audited, clear, concentration_record
 from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -58,8 +58,6 @@ def release_slices(
     """Writes the package at `out`, which must not exist.
 
     Args:
-        audited: the slices and their audit.
-        about, decision: the two forms.
         layout: one of `content.LAYOUTS`.
         override: the reason for releasing against the gate.
         shard_bytes: the largest tar file of WebDataset.
@@ -94,12 +92,22 @@ def release_slices(
                 c[5:]: int((manifest[c] > 0).sum()) for c in map(str, manifest) if c.startswith("area.")
             },
         }
+        numbers = cleared.found.numbers
         certificate = {
             **certificate_head("slices", about, decision, cleared.override),
             "layout": layout,
             "data": data,
             "content": {"root": content_root(head, manifest), "manifest_sha256": hashed},
-            "audit": _audit_record(cleared, len(slices), folder),
+            "audit": {
+                **audit_record(cleared.found, folder),
+                "before": int(numbers["sets"]["synthetic"]["slices"]),
+                "flagged": cleared.flagged,
+                "alike": cleared.alike,
+                "released": len(slices),
+                "verdict_before": numbers["verdict"]["headline"],
+                "verdict": cleared.verdict,
+                **({"screened": cleared.screened} if cleared.screened else {}),
+            },
         }
         write_json(folder / "croissant.json", croissant(about, certificate, manifest))
         texts = slice_documents(about, decision, certificate)
@@ -107,20 +115,6 @@ def release_slices(
         crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
         hidden = [audited.synthetic.folder, audited.audit]
         return sealed(folder, out, certificate, texts, crate, [audited.training, audited.heldout], hidden)
-
-
-def _audit_record(cleared: Clearance, released: int, folder: Path) -> dict[str, Any]:
-    numbers = cleared.found.numbers
-    return {
-        **audit_record(cleared.found, folder),
-        "before": int(numbers["sets"]["synthetic"]["slices"]),
-        "flagged": cleared.flagged,
-        "alike": cleared.alike,
-        "released": released,
-        "verdict_before": numbers["verdict"]["headline"],
-        "verdict": cleared.verdict,
-        **({"screened": cleared.screened} if cleared.screened else {}),
-    }
 
 
 # What packages of slices and of weights have in common.
@@ -148,8 +142,8 @@ def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
         "audited_set": numbers["sets"]["synthetic"]["content_hash"],
         "quantile": numbers["config"]["quantile"],
         "rule": numbers["rule"]["text"],
-        "training_slices": len(found.training.rows),
-        "training_patients": found.training.count,
+        "training_slices": len(found.found.parts.training.rows),
+        "training_patients": found.found.parts.training.count,
         "concentration": concentration_record(found),
         "recomputed": True,
     }
