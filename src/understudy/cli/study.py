@@ -204,7 +204,7 @@ def _run_on_cluster(
 @app.command()
 def status(out: Path = ResultsArgument, as_json: bool = JsonOption) -> None:
     """Show which jobs of a study are done, running, failed or waiting."""
-    from understudy.study.engine.status import study_status
+    from understudy.study.engine.jobs import study_status
 
     table = study_status(out)
     if as_json:

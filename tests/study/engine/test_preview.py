@@ -20,7 +20,7 @@ from understudy.study.config.schema import Study, load_study
 from understudy.study.engine import calibration, costs
 from understudy.study.engine.calibration import Calibration, calibrated, stated
 from understudy.study.engine.costs import generator_cost, training_work
-from understudy.study.engine.estimate import Speed, estimated
+from understudy.study.engine.estimate import estimated, reached
 from understudy.study.engine.jobs import job_folder
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.preview import changed_fields, preview
@@ -191,7 +191,7 @@ def test_a_named_device_agrees_with_what_its_maker_published() -> None:
     config = model_config({"kind": "stylegan2", "resolution": 256, "channels": 5, "channel_base": 16384})
     training = network_type("stylegan2").training.model_validate({"kimg": 1, "batch": 16})
     work = training_work(config, training)
-    seconds = work / Speed(stated("a100").speed, gpu=True).reached("generator", "stylegan2", work / 1000 * 16)
+    seconds = work / reached(stated("a100"), "generator", "stylegan2", work / 1000 * 16)
     assert seconds == pytest.approx(12.5, rel=0.3)
 
 

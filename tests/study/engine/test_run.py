@@ -13,10 +13,18 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import read_json, write_json
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog
-from understudy.study.engine.jobs import Context, Job, StageFunction, job_folder, locked, pages_version, saved_jobs
+from understudy.study.engine.jobs import (
+    Context,
+    Job,
+    StageFunction,
+    job_folder,
+    locked,
+    pages_version,
+    saved_jobs,
+    study_status,
+)
 from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.run import claimed, run_study
-from understudy.study.engine.status import study_status
 from understudy.study.registry import STAGES
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,12 +20,8 @@ from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.study.engine.costs import read_cached, write_cached
 
 FILE = "calibration.json"
-RATED = {  # dense bf16 operations a second as the makers state them
-    "a100": 3.12e14,
-    "h100": 9.89e14,
-    "rtx4090": 1.65e14,
-    "rtx3090": 0.71e14,
-}
+# dense bf16 operations a second as the makers state them
+RATED = {"a100": 3.12e14, "h100": 9.89e14, "rtx4090": 1.65e14, "rtx3090": 0.71e14}
 # Share that convolutions of these networks reach. Not measured here; it agrees with NVIDIA's own trainings on an A100
 # (stylegan3/docs/configs.md: 12.5 s for 1000 images of StyleGAN 2 at 256 x 256) for the operations that we count.
 REACHED_OF_RATED = 0.15
@@ -51,7 +48,6 @@ def calibrated(device: str = "auto", again: bool = False, threads: int | None = 
     """The speed of this machine: measured now, or when it was first asked for with as many threads.
 
     Args:
-        device: "auto", "cpu", "cuda", ...
         again: measure even if it is known.
         threads: of a processor that compute; None: as many as this process uses.
     """
@@ -79,12 +75,8 @@ def calibrated(device: str = "auto", again: bool = False, threads: int | None = 
 
 
 def stated(speed: str) -> Calibration:
-    """The speed that a user states: a number of operations a second, or the name of a device.
-
-    Raises:
-        UnderstudyError: neither.
-    """
-    plain = speed.lower().replace("-", "").replace("_", "").replace(" ", "")
+    """The speed that a user states: a number of operations a second, or the name of a device."""
+    plain = re.sub("[-_ ]", "", speed.lower())
     if plain in RATED:
         share = f"{REACHED_OF_RATED:.0%} of the {RATED[plain]:.3g} that its maker states"
         return Calibration(RATED[plain] * REACHED_OF_RATED, f"one {plain.upper()} ({share})", "", True)

@@ -30,10 +30,9 @@ SHIPPED = Path(__file__).with_name("costs.json")
 def read_cached(name: str) -> dict[str, Any]:
     """A file of the cache; {} if it is not there or not whole (another process may be writing)."""
     try:
-        found = read_json(_cache() / name)
+        return read_json(_cache() / name, dict)
     except UnderstudyError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_cached(name: str, value: dict[str, Any]) -> None:
@@ -47,8 +46,7 @@ def _cache() -> Path:
 
 
 @functools.cache
-def shipped() -> dict[str, list[int]]:
-    """Counts of the presets' networks."""
+def _shipped() -> dict[str, list[int]]:
     return dict(read_json(SHIPPED))
 
 
@@ -60,7 +58,7 @@ def _kept() -> dict[str, list[int]]:
 def counted(kind: str, what: dict[str, Any], count: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
     """The numbers of a network under these settings; counted, and kept in the cache, if they are not known yet."""
     key = sha256_json({"counting": COUNTING, "kind": kind, **what})[:16]
-    known = shipped().get(key) or _kept().get(key)
+    known = _shipped().get(key) or _kept().get(key)
     if known is None:
         known = list(count())
         _kept()[key] = known
@@ -70,17 +68,13 @@ def counted(kind: str, what: dict[str, Any], count: Callable[[], tuple[int, ...]
 
 def generator_cost(config: Any) -> GeneratorCost:
     """What the networks of a configuration cost."""
-    what = {"config": config.model_dump(mode="json")}
-    return GeneratorCost(*counted("generator", what, lambda: network_type(config.kind).count(config)))
+    count = network_type(config.kind).count
+    return GeneratorCost(*counted("generator", {"config": config.model_dump(mode="json")}, lambda: count(config)))
 
 
 @functools.lru_cache(maxsize=64)
 def segmenter_cost(config: ModelConfig, channels: int, classes: int, resolution: int) -> tuple[int, int]:
-    """Operations for one slice, forward as in prediction, and numbers in the network.
-
-    Raises:
-        UnderstudyError: architecture and resolution do not fit.
-    """
+    """Operations for one slice, forward as in prediction, and numbers in the network."""
 
     def count() -> tuple[int, int]:
         with torch.device("meta"):
@@ -89,8 +83,7 @@ def segmenter_cost(config: ModelConfig, channels: int, classes: int, resolution:
         return operations, sum(parameter.numel() for parameter in network.parameters())
 
     what = {"config": config.model_dump(mode="json"), "channels": channels, "classes": classes}
-    operations, weights = counted("segmenter", {**what, "resolution": resolution}, count)
-    return operations, weights
+    return counted("segmenter", {**what, "resolution": resolution}, count)  # type: ignore[return-value]
 
 
 def training_work(config: Any, training: Any) -> float:
@@ -108,7 +101,7 @@ def main() -> None:
     from understudy.study.config.generators import GeneratorSpec
     from understudy.study.config.schema import Study, preset, presets
 
-    shipped().clear()  # count all of them, whatever is known
+    _shipped().clear()  # count all of them, whatever is known
     _kept().clear()
     for name in presets():
         study = Study.model_validate(preset(name))

@@ -39,55 +39,44 @@ SEARCHED = 0.5  # products of the nearest-neighbour search, as a share of the ca
 COMPRESSED = 0.5  # bytes on disk per byte of slices
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Operations a second of large convolutions, and whether a GPU makes them."""
-
-    peak: float
-    gpu: bool
-
-    def reached(self, stage: str, kind: str, flops_a_step: float) -> float:
-        """Operations a second of a stage with a kind of network whose steps are of this size."""
-        half = GPU_STEP_SECONDS * self.peak if self.gpu else HALF_SATURATION[kind]
-        return self.peak * REACHED[stage] * flops_a_step / (flops_a_step + half)
+def reached(machine: Calibration, stage: str, kind: str, flops_a_step: float) -> float:
+    """Operations a second of a stage with a kind of network whose steps are of this size."""
+    half = GPU_STEP_SECONDS * machine.speed if machine.gpu else HALF_SATURATION[kind]
+    return machine.speed * REACHED[stage] * flops_a_step / (flops_a_step + half)
 
 
 def estimated(plan: Plan, device: str = "auto", calibration: Calibration | None = None) -> Plan:
-    """The plan with estimates of seconds and bytes for this machine, or for one of another speed.
-
-    Args:
-        device: that is calibrated, if it was not before.
-        calibration: the speed to reckon with.
-    """
-    found = calibration or calibrated(device)
-    speed = Speed(found.speed, found.gpu)
+    """The plan with estimates of seconds and bytes for this machine, or for one of another calibration."""
+    calibration = calibration or calibrated(device)
     views = {name: replace(plan, study=part) for name, part in plan.study.parts().items()}
     first = next(iter(views))
     jobs = []
     for job in plan.jobs:
         name = plan.cohort_of.get(job.id, first)
-        seconds, disk = ESTIMATES[job.stage](_Work(job, views[name], plan.facts[name], speed))
+        seconds, disk = ESTIMATES[job.stage](_Work(job, views[name], plan.facts[name], calibration))
         jobs.append(replace(job, seconds=round(seconds, 1), disk_bytes=round(disk)))
     return replace(plan, jobs=tuple(jobs))
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A job, the plan of its cohort, what is known of this, and the speed."""
-
     job: Job
-    plan: Plan
+    plan: Plan  # of its cohort
     facts: Facts
-    speed: Speed
+    machine: Calibration
 
     @property
     def pixels(self) -> int:
         """Of a slice in all channels and the annotation."""
-        return int(self.plan.study.slices.resolution**2 * (self.facts.channels + 1))
+        return int(self.resolution**2 * (self.facts.channels + 1))
+
+    @property
+    def resolution(self) -> int:
+        return self.plan.study.slices.resolution
 
     @property
     def slices(self) -> float:
-        """About how many real slices there are."""
+        """About how many real ones there are."""
         return self.facts.patients * self.facts.slices_each
 
     def input(self, role: str) -> Job:
@@ -103,22 +92,20 @@ class _Work:
         return training, self.slices - training, self.samples(self.input("sample"))
 
     def generator(self, spec: dict[str, Any]) -> Any:
-        """The configuration of a generator job's network."""
         channels = self.facts.channels + annotation_channels(self.facts.classes, spec["training"]["annotation"])
         return generator_config({**spec["model"], "channels": channels})
 
     def plugin_cost(self, spec: dict[str, Any]) -> dict[str, float]:
         """Operations of a plug-in's training and of a sample, and its weights; 0 where it does not tell."""
-        resolution = self.plan.study.slices.resolution
-        channels = self.facts.channels + annotation_channels(self.facts.classes, spec["annotation"])
-        slices = round(self.facts.counts["train"] * self.facts.slices_each)
-        cost = plugin_type(spec["plugin"]["name"]).cost(spec["config"], (channels, resolution, resolution), slices)
+        facts = self.facts
+        channels = facts.channels + annotation_channels(facts.classes, spec["annotation"])
+        shape, slices = (channels, self.resolution, self.resolution), round(facts.counts["train"] * facts.slices_each)
+        cost = plugin_type(spec["plugin"]["name"]).cost(spec["config"], shape, slices)
         return cost or {"training": 0.0, "sample": 0.0, "weights": 0.0}
 
     def segmenter(self, job: Job) -> tuple[int, int]:
-        """Operations and weights of a segmenter job's network."""
-        config, resolution = model_config(job.spec["model"]), self.plan.study.slices.resolution
-        return segmenter_cost(config, self.facts.channels, len(self.facts.classes), resolution)
+        config = model_config(job.spec["model"])
+        return segmenter_cost(config, self.facts.channels, len(self.facts.classes), self.resolution)
 
 
 def _phantom(work: _Work) -> tuple[float, float]:
@@ -137,12 +124,12 @@ def _generator(work: _Work) -> tuple[float, float]:
     spec = work.job.spec
     if "plugin" in spec:
         cost = work.plugin_cost(spec)
-        return cost["training"] / (work.speed.peak * REACHED["generator"]), cost["weights"] * 4
+        return cost["training"] / (work.machine.speed * REACHED["generator"]), cost["weights"] * 4
     training = network_type(spec["model"]["kind"]).training.model_validate(spec["training"])
     config = work.generator(spec)
     operations = training_work(config, training)
     per_step = operations / (training.kimg * 1000) * training.batch
-    seconds = operations / work.speed.reached("generator", config.kind, per_step)
+    seconds = operations / reached(work.machine, "generator", config.kind, per_step)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     # the EMA generator, and two checkpoints with both networks and their optimisers while it trains
@@ -157,11 +144,11 @@ def _sample(work: _Work) -> tuple[float, float]:
     trained = work.plan.by_id[job.inputs[0][1]].spec
     if "plugin" in trained:
         sampling = job.spec["count"] * work.plugin_cost(trained)["sample"]
-        return sampling / (work.speed.peak * REACHED["sample"]), disk
+        return sampling / (work.machine.speed * REACHED["sample"]), disk
     config, sampler = work.generator(trained), job.spec["sampler"]
     operations = sampling_work(config, None if sampler is None else SamplerConfig.model_validate(sampler))
     per_step = 48 * generator_cost(config).forward  # of which a sampler makes many
-    return job.spec["count"] * operations / work.speed.reached("sample", config.kind, per_step), disk
+    return job.spec["count"] * operations / reached(work.machine, "sample", config.kind, per_step), disk
 
 
 def _audit(work: _Work) -> tuple[float, float]:
@@ -171,8 +158,8 @@ def _audit(work: _Work) -> tuple[float, float]:
     transforms, channels = len(TRANSFORMS[config.transforms]), work.facts.channels
     # every view is a product of its own; the prefilter, which saves most of it at 256 pixels, is left out
     views = (2 + 1 + 1 + channels / 2) if config.more_views else 2
-    products = 2.0 * training * queries * transforms * work.plan.study.slices.resolution**2 * channels * views
-    return 6 + products / (work.speed.peak * SEARCHED), made * 60.0 + 2e6
+    products = 2.0 * training * queries * transforms * work.resolution**2 * channels * views
+    return 6 + products / (work.machine.speed * SEARCHED), made * 60.0 + 2e6
 
 
 def _segmenter(work: _Work) -> tuple[float, float]:
@@ -190,7 +177,7 @@ def _segmenter(work: _Work) -> tuple[float, float]:
     validated = facts.shape[2] * training.validations * facts.counts["val"]
     passes = training.planned_steps(slices) * training.batch * 3 + validated  # backward counts as two forward
     kind = spec["model"]["kind"]
-    seconds = passes * flops / work.speed.reached("segmenter", kind, 3 * flops * training.batch)
+    seconds = passes * flops / reached(work.machine, "segmenter", kind, 3 * flops * training.batch)
     if training.max_minutes:
         seconds = min(seconds, training.max_minutes * 60)
     return seconds, weights * 4.0
@@ -199,8 +186,8 @@ def _segmenter(work: _Work) -> tuple[float, float]:
 def _evaluate(work: _Work) -> tuple[float, float]:
     trained, facts = work.input("segmenter"), work.facts
     flops, _ = work.segmenter(trained)
-    reached = work.speed.reached("evaluate", trained.spec["model"]["kind"], 3 * 32 * flops)
-    predicting = facts.counts["test"] * facts.shape[2] * flops / reached
+    speed = reached(work.machine, "evaluate", trained.spec["model"]["kind"], 3 * 32 * flops)
+    predicting = facts.counts["test"] * facts.shape[2] * flops / speed
     scoring = facts.counts["test"] * (0.06 + facts.voxels * 3e-8)  # 0.25 s for 240 x 240 x 155 voxels
     return predicting + scoring, facts.counts["test"] * facts.voxels * 0.01
 
@@ -212,7 +199,7 @@ def _quality(work: _Work) -> tuple[float, float]:
     channels = len(spec["channels"] or ()) or work.facts.channels
     files = sum(bool(extractor["file"]) for extractor in spec["extractors"])
     # Inception and its kin: 11 GFLOP a slice, features of 2048 dimensions and a few seconds a distance
-    large = slices * channels * 1.2e10 * files / work.speed.peak + 40 * channels * files
+    large = slices * channels * 1.2e10 * files / work.machine.speed + 40 * channels * files
     # an extractor that needs no file, on one channel: from quickstart's jobs with 84 and 260 draws
     config = QualityConfig.model_validate(spec["config"])
     draws = config.kernel_subsets + config.kernel_floor_subsets * (1 + config.matched + config.divisions)
@@ -223,25 +210,11 @@ def _quality(work: _Work) -> tuple[float, float]:
 
 def _annotations(work: _Work) -> tuple[float, float]:
     slices = work.slices + work.samples(work.input("sample"))
-    # 1 s for 1,000 slices of 64 x 64 pixels, and the draws
-    return 1 + slices * work.plan.study.slices.resolution**2 / 4e6 + slices * 1e-3, 3e5
+    return 1 + slices * work.resolution**2 / 4e6 + slices * 1e-3, 3e5  # 1 s for 1,000 slices of 64 x 64, and the draws
 
 
-def _report(work: _Work) -> tuple[float, float]:
-    return 8.0 + math.sqrt(len(work.plan.jobs)), 5e6
-
-
-# stage -> seconds and bytes
-ESTIMATES: dict[str, Callable[[_Work], tuple[float, float]]] = {
-    "phantom": _phantom,
-    "prepare": _prepare,
-    "generator": _generator,
-    "sample": _sample,
-    "audit": _audit,
-    "segmenter": _segmenter,
-    "evaluate": _evaluate,
-    "quality": _quality,
-    "annotations": _annotations,
-    "report": _report,
-    "overview": lambda work: (1.0, 1e6),
-}
+ESTIMATES: dict[str, Callable[[_Work], tuple[float, float]]] = {  # stage -> seconds and bytes
+    "phantom": _phantom, "prepare": _prepare, "generator": _generator, "sample": _sample, "audit": _audit,
+    "segmenter": _segmenter, "evaluate": _evaluate, "quality": _quality, "annotations": _annotations,
+    "report": lambda work: (8.0 + math.sqrt(len(work.plan.jobs)), 5e6), "overview": lambda work: (1.0, 1e6),
+}  # fmt: skip

@@ -13,11 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from understudy import __version__
@@ -39,7 +38,6 @@ from understudy.study.engine.jobs import (
 )
 
 HEARTBEAT_EVERY = 5.0  # seconds: what a SIGKILL can take from the time that is accounted for
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai")
 
 
 def run_job(
@@ -53,17 +51,13 @@ def run_job(
     nodes: int = 1,
     minutes: float | None = None,
 ) -> dict[str, Any]:
-    """Runs one job to its end, or continues it; a job that is done is left alone.
+    """Runs one job to its end, or continues it; returns the content of `done.json`, also of a job that was done.
 
     Args:
         jobs: all jobs of the plan by id, among them its inputs.
-        out: folder of the study's results.
         stages: stage name -> function.
         devices, nodes: devices on each of so many machines, for stages that are data parallel.
         minutes: after which it is stopped, with a checkpoint; None for no limit.
-
-    Returns:
-        The content of `done.json`.
 
     Raises:
         UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
@@ -81,14 +75,18 @@ def run_job(
         for name in ("failed.json", ERROR_LOG):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / "spec.json", {**job.as_dict(), "local": {}})
-        with (
-            Heartbeat(folder) as heart,
-            _failures_recorded(folder, job, attempts),
-            oom_fallback(folder / "memory.json", less) as memory,
-            interruptible(),
-            _limited(minutes),
-        ):
-            results = stages[job.stage](context)
+        with Heartbeat(folder) as heart:
+            try:
+                with oom_fallback(folder / "memory.json", less) as memory, interruptible(), time_limit(minutes):
+                    results = stages[job.stage](context)
+            except Exception as error:
+                known: Exception | None = disk_error(error, folder)
+                if isinstance(error, TimeOver) and minutes is not None:  # else the limit of `understudy job --minutes`
+                    known = TimeLimit(minutes)
+                record_failure(folder, job, known or error, attempts)
+                if known is not None:
+                    raise known from error
+                raise
         torch = sys.modules.get("torch")  # None if the job did not need it
         done = {
             "id": job.id, "stage": job.stage, "name": job.name, "results": results, **heart.account,
@@ -107,12 +105,7 @@ def join_job(
     job: Job, jobs: Mapping[str, Job], out: str | Path, stages: Mapping[str, StageFunction], device: str,
     devices: int, nodes: int,
 ) -> None:  # fmt: skip
-    """Takes part in a job that the launcher's first process runs: no lock, no heartbeat, no record.
-
-    Raises:
-        UnderstudyError: an input is not done, or what the stage raises.
-        Interrupted: SIGTERM or SIGINT.
-    """
+    """Takes part in a job that the launcher's first process runs: no lock, no heartbeat, no record."""
     if read_done(job_folder(out, job)) is None:
         context, _ = _context(job, jobs, out, device, False, devices, nodes)
         with interruptible():
@@ -129,57 +122,35 @@ def _context(
         folder = job_folder(out, jobs[job_id])
         done = read_done(folder)
         if done is None:
-            raise UnderstudyError(
-                f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done",
-                where=folder,
-                fix=f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them",
-            )
+            what = f"job `{job.name}` needs `{jobs[job_id].name}` ({job_id[:12]}), which is not done"
+            fix = f"run that job first: understudy job {job_id[:12]} ..., or `understudy run` for all of them"
+            raise UnderstudyError(what, where=folder, fix=fix)
         folders.setdefault(role, []).append(folder)
         used.append({"role": role, "id": done["id"], "results_sha256": sha256_json(done["results"])})
     return Context(job_folder(out, job), job.spec, job.local, folders, device, progress, devices, nodes), used
 
 
 @contextlib.contextmanager
-def _failures_recorded(folder: Path, job: Job, attempts: int) -> Iterator[None]:
-    """Leaves `failed.json` if the block fails, and turns trouble with the disk into a message."""
-    try:
-        yield
-    except Exception as error:
-        known = disk_error(error, folder)
-        record_failure(folder, job, known or error, attempts)
-        if known is not None:
-            raise known from error
-        raise
-
-
-@contextlib.contextmanager
-def _limited(minutes: float | None) -> Iterator[None]:
-    """Makes the end of a job's time a failure, which has a class of its own, rather than an interruption."""
-    try:
-        with time_limit(minutes):
-            yield
-    except TimeOver as over:
-        if minutes is None:  # the limit of `understudy job --minutes`
-            raise
-        raise TimeLimit(minutes) from over
-
-
-@contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Inside the block SIGTERM and SIGINT raise `Interrupted`; training loops replace this by a checkpoint first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, interrupt) for number in STOPPING}
+    main = threading.current_thread() is threading.main_thread()
+    with on_stop_signals(interrupt) if main else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def on_stop_signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Inside the block the signals that ask to stop call `handler`."""
+    before = {number: signal.signal(number, handler) for number in STOPPING}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class Heartbeat:
@@ -187,11 +158,8 @@ class Heartbeat:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "heartbeat.json"
-        before = read_quietly(self._path)
-        self._earlier = float(before.get("seconds", 0.0))
-        self._earlier_processor = float(before.get("processor_seconds", 0.0))
-        self._earlier_peak = float(before.get("peak_rss_mb", 0.0))
-        self.restarts = int(before.get("restarts", -1)) + 1
+        first = {"seconds": 0.0, "processor_seconds": 0.0, "peak_rss_mb": 0.0, "restarts": -1}
+        self._before = first | read_quietly(self._path)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -211,12 +179,12 @@ class Heartbeat:
     @property
     def account(self) -> dict[str, Any]:
         """Seconds, those of the processor, peak resident memory in MiB, and restarts; earlier processes included."""
-        processor = self._earlier_processor + time.process_time() - self._start_processor
+        before = self._before
         return {
-            "seconds": round(self._earlier + time.monotonic() - self._start, 3),
-            "processor_seconds": round(processor, 3),
-            "peak_rss_mb": round(max(self._earlier_peak, peak_rss_mb()), 1),
-            "restarts": self.restarts,
+            "seconds": round(before["seconds"] + time.monotonic() - self._start, 3),
+            "processor_seconds": round(before["processor_seconds"] + time.process_time() - self._start_processor, 3),
+            "peak_rss_mb": round(max(before["peak_rss_mb"], peak_rss_mb()), 1),
+            "restarts": before["restarts"] + 1,
         }
 
     def _beat(self) -> None:
@@ -226,16 +194,16 @@ class Heartbeat:
             wait = HEARTBEAT_EVERY
 
     def _write(self) -> None:
-        process = {"pid": os.getpid(), "host": platform.node()}
+        beat = {"pid": os.getpid(), "host": platform.node(), **self.account, "progress": latest()}
         # A full disk must not end a training that may still be able to finish; the stage itself reports it.
         with contextlib.suppress(UnderstudyError, OSError):
-            write_json(self._path, {**process, **self.account, "progress": latest()})
+            write_json(self._path, beat)
 
 
 def software() -> dict[str, str]:
     """Versions of Understudy, Python and the packages that results depend on."""
     found = {"understudy": __version__, "python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
+    for package in ("torch", "numpy", "scipy", "nibabel", "zarr", "pandas", "monai"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -30,23 +30,17 @@ ERROR_LOG = "error.log"  # in a job's folder: the traceback of an unforeseen err
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _DISK_WORDS = (
-    "the disk is full",
-    "the disk quota is used up",
-    "the file system is read-only",
-    "the file exceeds a limit",
+    "the disk is full", "the disk quota is used up", "the file system is read-only", "the file exceeds a limit",
     "the checkpoint could not be written",
-)
-_READING = ("phantom", "prepare")  # stages that fail, if at all, on what they are given
+)  # fmt: skip
 
 
 class TimeLimit(UnderstudyError, TimeoutError):
     """A job took longer than it may."""
 
     def __init__(self, minutes: float) -> None:
-        super().__init__(
-            f"the job took longer than the {minutes:g} minutes that one may take",
-            fix="run the same command again: it continues from the checkpoint; or raise --job-minutes",
-        )
+        fix = "run the same command again: it continues from the checkpoint; or raise --job-minutes"
+        super().__init__(f"the job took longer than the {minutes:g} minutes that one may take", fix=fix)
 
 
 class LostWorker(Exception):
@@ -64,20 +58,18 @@ def failure_class(error: BaseException, stage: str = "") -> FailureClass:
     """The class of an error, from its type and those that it came from."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _DISK:
+        number = seen.errno if isinstance(seen, OSError) else None
+        if number in _DISK or (isinstance(seen, UnderstudyError) and seen.what.startswith(_DISK_WORDS)):
             return "disk"
-        if (isinstance(seen, OSError) and seen.errno == errno.ENOMEM) or isinstance(seen, Killed):
-            return "out_of_memory"
-        if is_out_of_memory(seen):
+        if number == errno.ENOMEM or isinstance(seen, Killed) or is_out_of_memory(seen):
             return "out_of_memory"
         if isinstance(seen, FloatingPointError):
             return "nan"
         if isinstance(seen, TimeoutError | multiprocessing.TimeoutError):
             return "time_limit"
-        if isinstance(seen, UnderstudyError) and seen.what.startswith(_DISK_WORDS):
-            return "disk"
         seen = seen.__cause__
-    return "bad_data" if isinstance(error, UnderstudyError) and stage in _READING else "error"
+    # these stages fail, if at all, on what they are given
+    return "bad_data" if isinstance(error, UnderstudyError) and stage in ("phantom", "prepare") else "error"
 
 
 def lost_process(status: int, out_of_memory: bool) -> LostWorker:
@@ -88,23 +80,20 @@ def lost_process(status: int, out_of_memory: bool) -> LostWorker:
 
 
 def disk_error(error: BaseException, folder: Path) -> UnderstudyError | None:
-    """The message for a disk that is full or closed; None for other errors.
-
-    Libraries report it in their own words: the error of safetensors, for one, ends with the system's text.
-    """
+    """The message for a disk that is full or closed; None for other errors."""
     if isinstance(error, UnderstudyError | Interrupted):
         return None
     if isinstance(error, OSError) and error.errno:
         # what lies in the job's folder was written, its inputs in others were read
         return explain_os_error(error, folder / "done.json", writing=True)
-    for number in _DISK:
+    for number in _DISK:  # libraries have their own errors: that of safetensors, for one, ends with the system's text
         if os.strerror(number) in str(error):
             return explain_os_error(OSError(number, os.strerror(number)), folder, writing=True)
     return None
 
 
 def next_attempt(folder: Path) -> int:
-    """Which try at a job comes next, from 1; to be asked before it begins, which deletes the last failure's record."""
+    """Which try at a job comes next, from 1; ask before it begins, which deletes the last failure's record."""
     return int(read_failed(folder).get("attempts", 0)) + 1
 
 
@@ -132,8 +121,7 @@ def failure_message(error: Exception, folder: Path) -> str:
     if is_out_of_memory(error):
         why = f" ({str(error).splitlines()[0]})" if str(error) else ""
         return UnderstudyError(f"memory ran out{why}", fix=FIX).message
-    log = folder / ERROR_LOG
-    return unexpected(error, log if log.is_file() else None).message
+    return unexpected(error, log if (log := folder / ERROR_LOG).is_file() else None).message
 
 
 def oom_kills() -> int:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,8 @@ import understudy
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, sha256_json, writing
 from understudy.io.locks import held_lock
+from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
-
-_PAGE_SOURCES = ("report", "metrics", "study/stages/report.py")  # below the package
-
-# How often something is written: changing these redoes nothing.
-_INTERVALS = {"checkpoint_seconds", "checkpoints_kept", "snapshot_kimg", "tensorboard"}
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -48,8 +45,8 @@ class Job:
     @functools.cached_property
     def id(self) -> str:
         """SHA-256 (hex) of stage, code version, spec and inputs."""
-        inputs = [list(entry) for entry in self.inputs]
-        return sha256_json({"stage": self.stage, "version": self.version, "spec": self.spec, "inputs": inputs})
+        parts = {"stage": self.stage, "version": self.version, "spec": self.spec}
+        return sha256_json(parts | {"inputs": [list(entry) for entry in self.inputs]})
 
     @property
     def folder_name(self) -> str:
@@ -85,7 +82,6 @@ StageFunction = Callable[[Context], dict[str, Any]]
 
 
 def job_of(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, str]], **local: Any) -> Job:
-    """A job of the stage's present version."""
     return Job(stage, name, spec, tuple(inputs), STAGES[stage].version or pages_version(), local)
 
 
@@ -93,8 +89,7 @@ def job_of(stage: str, name: str, spec: dict[str, Any], inputs: list[tuple[str, 
 def pages_version() -> int:
     """A number that changes with any file that pages are made by: code, templates, the paper's tables."""
     root = Path(understudy.__file__).parent
-    places = [root / name for name in _PAGE_SOURCES]
-    files = [path for place in places for path in (place.rglob("*") if place.is_dir() else [place])]
+    files = [root / "study/stages/report.py", *(root / "report").rglob("*"), *(root / "metrics").rglob("*")]
     digest = hashlib.sha256()
     for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
@@ -102,9 +97,10 @@ def pages_version() -> int:
 
 
 def training_spec(training: BaseModel, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A training with its seed, and apart from it the intervals that do not change its result."""
+    """A training with its seed, and apart from it how often something is written, which does not change its result."""
     spec = {**training.model_dump(mode="json"), "seed": seed}
-    return spec, {name: spec.pop(name) for name in sorted(_INTERVALS & spec.keys())}
+    intervals = {"checkpoint_seconds", "checkpoints_kept", "snapshot_kimg", "tensorboard"}
+    return spec, {name: spec.pop(name) for name in sorted(intervals & spec.keys())}
 
 
 def plain_name(name: str) -> str:
@@ -118,16 +114,11 @@ def folder_name(stage: str, job_id: str) -> str:
 
 
 def job_folder(out: str | Path, job: Job) -> Path:
-    """The folder of a job."""
     return Path(out) / "jobs" / job.folder_name
 
 
 def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
-    """The job whose id starts with `prefix`, or whose folder has this name.
-
-    Raises:
-        UnderstudyError: none, or more than one.
-    """
+    """The job whose id starts with `prefix`, or whose folder has this name; an error if there is not exactly one."""
     found = [job for job in jobs if job.id.startswith(prefix) or job.folder_name == prefix]
     if len(found) != 1 or not prefix:
         known = ", ".join(f"{job.id[:12]} ({job.name})" for job in (found or jobs)[:20])
@@ -137,14 +128,10 @@ def find_job(jobs: Sequence[Job], prefix: str, where: str) -> Job:
 
 
 def saved_jobs(out: str | Path) -> list[Job]:
-    """The jobs as they were planned when the study was last run.
-
-    Raises:
-        UnderstudyError: the folder holds no plan.
-    """
+    """The jobs as they were planned when the study was last run; an error if the folder holds no plan."""
     jobs = []
-    for entry in read_json(Path(out) / "plan.json", dict)["jobs"]:
-        fields = {name: value for name, value in entry.items() if name != "id"}
+    for fields in read_json(Path(out) / "plan.json", dict)["jobs"]:
+        del fields["id"]
         jobs.append(Job(**{**fields, "inputs": tuple(tuple(pair) for pair in fields["inputs"])}))
     return jobs
 
@@ -179,11 +166,7 @@ def state_of(folder: Path) -> State:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; the kernel frees it when the process ends, however it ends.
-
-    Raises:
-        UnderstudyError: another process holds it; no permission, disk full.
-    """
+    """Holds the lock of a folder; the kernel frees it when the process ends. An error if another process holds it."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     problem, fix = "another process is working here ({holder})", "wait for it; `understudy status` shows its progress"
@@ -201,3 +184,58 @@ def is_locked(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+STATUS_COLUMNS = ["stage", "id", "name", "state", "seconds", "estimate", "peak_rss_mb", "restarts", "detail"]
+STATUS_COLUMNS += ["failure", "message", "memory"]
+
+
+def study_status(out: str | Path) -> pd.DataFrame:
+    """The jobs of the study in a folder, in their order, from its files: with the columns `STATUS_COLUMNS`.
+
+    `seconds` so far, restarts included; `estimate` in seconds; `detail` is a training's last figures or an error's
+    first line; `failure` and `message` are class and text of a failed job's error; `memory` is what was computed in
+    smaller parts because memory ran out.
+
+    Raises:
+        UnderstudyError: the folder holds no study.
+    """
+    out = Path(out)
+    if not (out / "plan.json").is_file():
+        fix = "give the folder that `understudy run` made"
+        raise UnderstudyError("no study was run in this folder", where=out.absolute(), fix=fix)
+    rows = []
+    for job in saved_jobs(out):
+        folder = job_folder(out, job)
+        state = state_of(folder)
+        failed = read_failed(folder) if state == "failed" else {}
+        account = read_done(folder) or read_quietly(folder / "heartbeat.json")
+        detail = str(failed.get("message", "")).split("\n")[0]
+        if state in ("running", "waiting"):
+            detail = _training_figures(folder, account.get("progress") if state == "running" else None)
+        row = {"stage": job.stage, "id": job.id, "name": job.name, "state": state, "estimate": job.seconds}
+        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb", "restarts")}
+        row |= {"failure": failed.get("class", "error") if failed else "", "message": failed.get("message", "")}
+        rows.append({**row, "memory": memory_words(account), "detail": detail})
+    return pd.DataFrame(rows, columns=STATUS_COLUMNS)
+
+
+def memory_words(done: dict[str, Any]) -> str:
+    """What a job computed in smaller parts because memory ran out, from its `done.json`; "" for nothing."""
+    return "; ".join(f"{what}: {how}" for what, how in done.get("memory", {}).items())
+
+
+def _training_figures(folder: Path, progress: dict[str, Any] | None) -> str:
+    """Of a heartbeat, e.g. "training generator 45 %, 109 images/s, loss_d 0.5"; else the last line of its history."""
+    if progress:
+        share = f" {100 * progress['done'] / progress['total']:.0f} %" if progress.get("total") else ""
+        rate = f"{progress['rate']:.3g} {progress['unit']}/s"
+        return ", ".join(words for words in (f"{progress['what']}{share}", rate, progress.get("figures", "")) if words)
+    for history in sorted(folder.rglob("history.jsonl"))[:1]:
+        with open(history, "rb") as handle:
+            handle.seek(max(0, handle.seek(0, 2) - 4096))
+            lines = handle.read().split(b"\n")[:-1]  # the whole ones
+        if lines and lines[-1].startswith(b"{"):
+            shown = list(json.loads(lines[-1]).items())[:4]
+            return ", ".join(f"{name} {value:.4g}" for name, value in shown if isinstance(value, int | float))
+    return ""

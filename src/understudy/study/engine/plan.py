@@ -7,6 +7,7 @@ phantom (if asked for) -> prepare -> generator -> sample -> segmenter (each sett
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,11 +19,10 @@ from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Job, find_job
 from understudy.study.facts import Facts, facts_of, find_cohort, refuse_too_many
 from understudy.study.registry import STAGES
-from understudy.study.stages.annotations import annotations_job
 from understudy.study.stages.audit import audit_job
 from understudy.study.stages.data import prepare_jobs
 from understudy.study.stages.generator import generator_jobs
-from understudy.study.stages.quality import quality_job
+from understudy.study.stages.quality import annotations_job, quality_job
 from understudy.study.stages.report import overview_job, report_job
 from understudy.study.stages.segmenter import segmenter_jobs
 
@@ -42,7 +42,7 @@ class Plan:
         return {job.id: job for job in self.jobs}
 
     def find(self, prefix: str) -> Job:
-        """The job whose id starts with `prefix`, see `find_job`."""
+        """See `find_job`."""
         return find_job(self.jobs, prefix, f"study {self.study.name}")
 
     def until(self, stage: str) -> Plan:
@@ -54,12 +54,12 @@ class Plan:
             UnderstudyError: no such stage.
         """
         stages = list(STAGES)
-        side = {name for name, known in STAGES.items() if known.side}
         if stage not in stages:
             raise UnderstudyError(f"there is no stage {stage!r}", fix=f"use one of {', '.join(stages)}")
         if stage in ("report", "overview"):
             return self
-        kept = {stage} if stage in side else set(stages[: stages.index(stage) + 1]) - side
+        before = {name for name in stages[: stages.index(stage) + 1] if not STAGES[name].side}
+        kept = {stage} if STAGES[stage].side else before
         needed: set[str] = set()
         for job in reversed(self.jobs):  # each stands after the ones that it needs
             if job.stage in kept or job.id in needed:
@@ -81,14 +81,12 @@ def make_plan(study: Study) -> Plan:
         own, facts[name] = _jobs_of(part, name, study)
         twin = next((cohort_of[job.id] for job in own if job.stage == "prepare" and job.id in cohort_of), None)
         if twin is not None:
-            raise UnderstudyError(
-                f"the cohorts {twin} and {name} are the same patients in the same split",
-                where=f"cohorts.{name}",
-                fix="leave one out, or give it another `path`, `split` or `slices`",
-            )
+            what = f"the cohorts {twin} and {name} are the same patients in the same split"
+            fix = "leave one out, or give it another `path`, `split` or `slices`"
+            raise UnderstudyError(what, where=f"cohorts.{name}", fix=fix)
         for job in own:
-            named = replace(job, name=f"{name}: {job.name}") if name else job
-            jobs.setdefault(job.id, named)  # phantoms of one seed are drawn once for all
+            # phantoms of one seed are drawn once for all
+            jobs.setdefault(job.id, replace(job, name=f"{name}: {job.name}") if name else job)
             if name:
                 cohort_of.setdefault(job.id, name)
         reports.append((name, own[-1].id))
@@ -99,7 +97,7 @@ def make_plan(study: Study) -> Plan:
 
 
 def _jobs_of(study: Study, name: str, whole: Study) -> tuple[list[Job], Facts]:
-    """The jobs of a study with one cohort, called `name` in the `whole` study, and what is known of it."""
+    """Of a study with one cohort, called `name` in the `whole` study."""
     cohort = find_cohort(study, name)
     jobs: list[Job] = []
     prepare = prepare_jobs(study, jobs, cohort)
@@ -139,16 +137,13 @@ def width(jobs: Sequence[Job]) -> int:
     level: dict[str, int] = {}
     for job in jobs:
         level[job.id] = 1 + max((level.get(before, 0) for _, before in job.inputs), default=0)
-    counts = [list(level.values()).count(n) for n in set(level.values())]
-    return max(counts, default=1)
+    return max(Counter(level.values()).values(), default=1)
 
 
 def elapsed(jobs: Sequence[Job], workers: int) -> float:
     """Seconds until the last of the jobs has ended, by so many workers that take the longest chain first.
 
-    Args:
-        jobs: that are left, each after its inputs; inputs that are not among them are done.
-        workers: jobs at once; each takes its estimated seconds, whatever runs beside it.
+    `jobs` stand after their inputs; inputs that are not among them are done.
     """
     priority, left = longest_after(jobs), {job.id for job in jobs}
     waits_for = {job.id: {before for _, before in job.inputs} & left for job in jobs}

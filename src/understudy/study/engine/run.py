@@ -34,10 +34,8 @@ from understudy.study.registry import stage_functions
 from understudy.study.stages.report import report_again
 
 FORMAT = "understudy-study-1"
-PUBLISHED = (  # copied to the study's folder
-    "scores.parquet", "tables/*.csv", "tables/*.tex", "tables/*.html", "figures/*.*", "figures/private/*.*",
-    "report.json", "report.html",
-)  # fmt: skip
+PUBLISHED = ["scores.parquet", "report.json", "report.html", "figures/*.*", "figures/private/*.*", "tables/*.csv"]
+PUBLISHED += ["tables/*.tex", "tables/*.html"]  # copied to the study's folder
 
 
 def run_study(
@@ -64,8 +62,8 @@ def run_study(
         progress: show what is going on, on stderr.
         until: the last stage to run.
         devices: that a generator's training is spread over.
-        workers: jobs at once, each in a process of its own; 1: in this process, or in one of its own if `minutes` are
-            given; None: by GPUs, cores and jobs.
+        workers: jobs at once, each in a process of its own; 1: in this process (but for `minutes`); None: by GPUs,
+            cores and jobs.
         minutes: that a job may take; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
         stages: stage name -> function, in place of the usual ones.
 
@@ -134,7 +132,6 @@ def run_one(
 
     Args:
         job_id: start of its id, or the name of its folder.
-        out: folder of the results.
         study: whose job it is; None: the plan that was last run in `out`.
         devices, nodes: of a generator's training; with nodes this process is one of those of torchrun or srun.
         minutes: after which it is stopped with a checkpoint.
@@ -157,10 +154,8 @@ def run_one(
         job, by_id = find_job(jobs, job_id, str(out)), {entry.id: entry for entry in jobs}
         if devices * nodes > 1:
             if job.stage != "generator":
-                raise UnderstudyError(
-                    f"`{job.name}` is not the training of a generator and uses one device",
-                    fix="leave --devices and --nodes out",
-                )
+                what = f"`{job.name}` is not the training of a generator and uses one device"
+                raise UnderstudyError(what, fix="leave --devices and --nodes out")
             if usable_devices(device, devices, nodes) > 0:
                 join_job(job, by_id, out, stage_functions(), device, devices, nodes)
                 return None
@@ -174,19 +169,13 @@ def run_one(
 
 
 def usable_devices(device: str, devices: int, nodes: int | None = None) -> int:
-    """Refuses devices that are not there; gives this process's rank among those of a launcher, 0 without one.
-
-    Without `nodes` a launcher is refused: its processes would all run the whole study.
-    """
+    """Refuses devices that are not there; gives this process's rank among those of a launcher, 0 without one."""
     from understudy.generators.training.distributed import check_devices, started
 
     rank, world = started()
-    if nodes is None and world > 1:
-        raise UnderstudyError(
-            f"torchrun or srun has started {world} processes of the whole study",
-            fix="start the study by itself (--devices starts processes of its own), or single generators by"
-            " `understudy job ID` with --devices and --nodes",
-        )
+    if nodes is None and world > 1:  # they would all run the whole study
+        fix = "start it without (--devices starts processes of its own), or one generator by `understudy job ID`"
+        raise UnderstudyError(f"torchrun or srun has started {world} processes of the whole study", fix=fix)
     check_devices(device, devices, nodes or 1)
     return rank
 
@@ -198,12 +187,22 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
     A study that was changed keeps its folder: the jobs that the change does not touch are not done again.
 
     Raises:
-        UnderstudyError: another study's folder, a folder with other things in it, a run is going on, no permission,
-            disk full.
+        UnderstudyError: another study's folder, one with other things in it, a run is going on, no permission, ...
     """
     out, study = Path(out), plan.study
-    another = "use another folder: --out FOLDER"
-    _refuse_foreign(out, study, another)
+    stamp, planned, another = out / "study.json", out / "plan.json", "use another folder: --out FOLDER"
+    if stamp.is_file():
+        found = read_json(stamp)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            what = "the folder was written by another version of Understudy or by another program"
+            raise UnderstudyError(what, where=out.absolute(), fix=another)
+        if found["name"] != study.name:
+            what = f"the folder belongs to the study {found['name']!r}, not to {study.name!r}"
+            raise UnderstudyError(what, where=out.absolute(), fix=f"{another}, or give the study its old name")
+    elif out.is_file():
+        raise UnderstudyError("this is a file, not a folder", where=out.absolute(), fix=another)
+    elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
+        raise UnderstudyError("the folder is not empty and holds no study", where=out.absolute(), fix=another)
     with writing(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -213,32 +212,12 @@ def claimed(out: str | Path, plan: Plan, exclusive: bool = True) -> Iterator[Pat
         # Jobs on many machines (not `exclusive`) must not all write what the files say already; and a plan with
         # estimates must not be replaced by that of a single job, which makes none.
         identity = {"format": FORMAT, "name": study.name, "hash": study.hash, "study": study.model_dump(mode="json")}
-        stamp, planned = out / "study.json", out / "plan.json"
         if exclusive or not (stamp.is_file() and read_json(stamp) == identity):
             write_json(stamp, identity)
         ids = [job.id for job in plan.jobs]
         if exclusive or not (planned.is_file() and [job["id"] for job in read_json(planned)["jobs"]] == ids):
             write_json(planned, {"jobs": [job.as_dict() for job in plan.jobs]})
         yield out
-
-
-def _refuse_foreign(out: Path, study: Study, fix: str) -> None:
-    stamp, where = out / "study.json", out.absolute()
-    if stamp.is_file():
-        found = read_json(stamp)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            what = "the folder was written by another version of Understudy or by another program"
-            raise UnderstudyError(what, where=where, fix=fix)
-        if found["name"] != study.name:
-            raise UnderstudyError(
-                f"the folder belongs to the study {found['name']!r}, not to {study.name!r}",
-                where=where,
-                fix=f"{fix}, or give the study its old name",
-            )
-    elif out.is_file():
-        raise UnderstudyError("this is a file, not a folder", where=where, fix=fix)
-    elif out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
-        raise UnderstudyError("the folder is not empty and holds no study", where=where, fix=fix)
 
 
 def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
@@ -259,10 +238,7 @@ def without_diverged(jobs: Sequence[Job], result: RunResult) -> list[Job]:
 
 
 def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -> None:
-    """Publishes the reports that are done; and makes one of what is there (if `partly`) when jobs have failed for good.
-
-    `result.page` and `result.answer` are set.
-    """
+    """Publishes the reports that are done; makes one of what is there (if `partly`) when jobs have failed for good."""
     for job in wanted.jobs:  # of several cohorts each has its own, and the last is the study's
         if job.stage in ("report", "overview") and read_done(job_folder(result.out, job)) is not None:
             page, answer = publish(job, result.out)
@@ -274,10 +250,7 @@ def conclude(wanted: Plan, result: RunResult, until: str, partly: bool = True) -
 
 
 def publish(report: Job, out: Path) -> tuple[Path, str]:
-    """Puts a copy of the finished report where the user looks for it; returns its path and one-line answer.
-
-    That of one of several cohorts stands in a folder of this name below the study's.
-    """
+    """Copies the finished report to where the user looks for it; returns its path and one-line answer."""
     from understudy.report.folder import remove_former
 
     folder, out = job_folder(out, report), out / report.local.get("publish", "")

@@ -19,13 +19,14 @@ from understudy.study.engine.jobs import (
     Job,
     job_folder,
     job_of,
+    memory_words,
     plain_name,
     read_done,
     read_failed,
     saved_jobs,
     state_of,
+    study_status,
 )
-from understudy.study.engine.status import memory_words
 
 _Done = dict[str, list[tuple[dict[str, Any], Path]]]  # stage -> (spec, folder) of the jobs that are done
 
@@ -91,7 +92,6 @@ def report_again(out: str | Path) -> tuple[Path, str]:
         UnderstudyError: the folder holds no study, or nothing was evaluated yet.
     """
     from understudy.report.overview import write_overview
-    from understudy.study.engine.status import study_status
 
     out, jobs = Path(out), {job.id: job for job in saved_jobs(out)}
     table = study_status(out)
