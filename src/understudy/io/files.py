@@ -15,43 +15,35 @@ from typing import Any
 from understudy.errors import MissingField, UnderstudyError
 
 _AGAIN = "run the same command again: it continues"
+_SPACE = f"free some space and {_AGAIN}"
 _ANOTHER = "choose another folder"
 _WRITABLE = "choose a folder you may write to"
-_CHECK = "check the path"
 _RIGHTS = "ask the owner of the file or folder for the right to read it"
-_NO_ANSWER = ("the disk or network drive does not answer", f"see whether the drive is still connected, then {_AGAIN}")
-_TOO_MANY = ("too many files are open at once", "raise the limit of open files (ulimit -n 4096) and run it again")
-_FILE_FOR_FOLDER = ("a file stands where a folder is needed", _ANOTHER)
-# errno -> (what, fix); the first table holds for reading and for writing
-_DISK = {
-    errno.ENOSPC: ("the disk is full", f"free some space and {_AGAIN}"),
-    errno.EDQUOT: ("the disk quota is used up", f"free some space and {_AGAIN}"),
-    errno.EFBIG: ("the file exceeds a limit of this system", "raise the limit (ulimit -f), or choose another disk"),
-    errno.EROFS: ("the file system is read-only", _WRITABLE),
-    errno.EEXIST: _FILE_FOR_FOLDER,
-    errno.EMFILE: _TOO_MANY,
-    errno.ENFILE: _TOO_MANY,
-    errno.EIO: ("the disk reports an error", "copy the files to another disk and use the copy"),
-    errno.ENAMETOOLONG: ("the file's name or path is too long", "use a shorter name or a folder higher up"),
-    errno.ELOOP: ("links that lead back to each other", "replace the link by the file or folder that is meant"),
-    errno.ESTALE: _NO_ANSWER,
-    errno.ENOTCONN: _NO_ANSWER,
-    errno.ETIMEDOUT: _NO_ANSWER,
-    errno.EHOSTDOWN: _NO_ANSWER,
-}
-_WRITING = _DISK | {
-    errno.EACCES: ("no permission to write", _WRITABLE),
-    errno.EPERM: ("no permission to write", _WRITABLE),
-    errno.ENOTDIR: _FILE_FOR_FOLDER,
-    errno.EISDIR: ("a folder stands where a file is needed", "choose another name"),
-}
-_READING = _DISK | {
-    errno.ENOENT: ("file not found", _CHECK),
-    errno.EACCES: ("no permission to read", _RIGHTS),
-    errno.EPERM: ("no permission to read", _RIGHTS),
-    errno.ENOTDIR: ("a part of the path is a file, not a folder", _CHECK),
-    errno.EISDIR: ("a folder, not a file", "give the path of a file"),
-}
+_CONNECTED = f"see whether the drive is still connected, then {_AGAIN}"
+# what, fix, names of errno; the first table holds for reading and for writing
+_DISK = [
+    ("the disk is full", _SPACE, "ENOSPC"),
+    ("the disk quota is used up", _SPACE, "EDQUOT"),
+    ("the file exceeds a limit of this system", "raise the limit (ulimit -f), or choose another disk", "EFBIG"),
+    ("the file system is read-only", _WRITABLE, "EROFS"),
+    ("a file stands where a folder is needed", _ANOTHER, "EEXIST"),
+    ("too many files are open at once", "raise the limit (ulimit -n 4096) and run it again", "EMFILE ENFILE"),
+    ("the disk reports an error", "copy the files to another disk and use the copy", "EIO"),
+    ("the file's name or path is too long", "use a shorter name or a folder higher up", "ENAMETOOLONG"),
+    ("links that lead back to each other", "replace the link by the file or folder that is meant", "ELOOP"),
+    ("the disk or network drive does not answer", _CONNECTED, "ESTALE ENOTCONN ETIMEDOUT EHOSTDOWN"),
+]
+_WRITING = [
+    ("no permission to write", _WRITABLE, "EACCES EPERM"),
+    ("a file stands where a folder is needed", _ANOTHER, "ENOTDIR"),
+    ("a folder stands where a file is needed", "choose another name", "EISDIR"),
+]
+_READING = [
+    ("file not found", "check the path", "ENOENT"),
+    ("no permission to read", _RIGHTS, "EACCES EPERM"),
+    ("a part of the path is a file, not a folder", "check the path", "ENOTDIR"),
+    ("a folder, not a file", "give the path of a file", "EISDIR"),
+]
 
 
 def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> UnderstudyError | None:
@@ -65,8 +57,11 @@ def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> 
     if writing and path is not None and named:
         file, target = Path(error.filename).absolute(), Path(path).absolute()
         writing = file.is_relative_to(target.parent) or target.is_relative_to(file)
-    known = (_WRITING if writing else _READING).get(error.errno or 0)
-    return UnderstudyError(known[0], where=error.filename if named else path, fix=known[1]) if known else None
+    code = errno.errorcode.get(error.errno or 0, "")
+    for what, fix, codes in [*_DISK, *(_WRITING if writing else _READING)]:
+        if code in codes.split():
+            return UnderstudyError(what, where=error.filename if named else path, fix=fix)
+    return None
 
 
 def reading(path: str | Path) -> AbstractContextManager[None]:
@@ -83,11 +78,9 @@ def writing(path: str | Path) -> AbstractContextManager[None]:
 def _explained(path: str | Path, writing: bool) -> Iterator[None]:
     try:
         yield
-    except UnderstudyError:  # a job's time limit is an OSError as well
-        raise
     except OSError as error:
         known = explain_os_error(error, path, writing)
-        if known is None:
+        if known is None or isinstance(error, UnderstudyError):  # a job's time limit is an OSError as well
             raise
         raise known from error
 

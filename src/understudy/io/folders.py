@@ -15,16 +15,11 @@ from understudy.io.files import explain_os_error, reading
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies below a folder.
+    """What lies below a folder."""
 
-    Attributes:
-        files: relative POSIX paths with one of the endings, in natural order. A dangling link is among them: whoever
-            opens it can say whose file is missing.
-        problems: folders, names and links to folders that cannot be read, one error each with `where` and `fix`.
-    """
-
+    # relative POSIX paths in natural order; dangling links too: who opens one can say whose file is missing
     files: list[str] = field(default_factory=list)
-    problems: list[UnderstudyError] = field(default_factory=list)
+    problems: list[UnderstudyError] = field(default_factory=list)  # folders, names and links that cannot be read
 
 
 def list_files(root: Path, endings: Sequence[str]) -> Listing:
@@ -57,11 +52,11 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if not _is_utf8(entry.name):
-                shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            shown = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            if shown != entry.name:  # Python keeps bytes that are no UTF-8 as lone surrogates
                 fix = "rename it, for example with convmv -f latin1 -t utf8 --notest -r FOLDER"
                 found.problems.append(UnderstudyError("the name is not UTF-8", where=f"{folder}/{shown}", fix=fix))
-            elif _is_folder(entry):
+            elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a link may lead to itself
                 left.append((f"{prefix}{entry.name}/", Path(entry.path)))
             elif entry.name.lower().endswith(lowered):
                 found.files.append(prefix + entry.name)
@@ -94,21 +89,6 @@ def natural(name: str) -> str:
     return re.sub(r"\d{1,4000}", key, name)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # asks the disk about links only
-    except OSError:  # a cycle of links
-        return False
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates
-        return False
-    return True
-
-
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The content of a regular file, or its first `most` bytes.
 
@@ -116,19 +96,18 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         UnderstudyError: absent, a dangling link, not readable, no regular file, or a pointer to content that was not
             fetched (Git LFS, git-annex).
     """
+    annex = "fetch its content (git annex get, datalad get)"
     if path.is_symlink() and not path.exists():
         what = f"the file is a link to {os.readlink(path)}, which is not there"
-        fix = "fetch its content (git annex get, datalad get), or restore the file that it points to"
-        raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, where=path, fix=f"{annex}, or restore the file that it points to")
     with reading(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnderstudyError("this is not a regular file", where=path, fix="give a file")
         with path.open("rb") as handle:
             content = handle.read(-1 if most is None else most)
     if content.startswith(b"version https://git-lfs"):
-        what, fix = "the file is a Git LFS pointer, not the image", "fetch the content: git lfs pull"
-        raise UnderstudyError(what, where=path, fix=fix)
+        what = "the file is a Git LFS pointer, not the image"
+        raise UnderstudyError(what, where=path, fix="fetch the content: git lfs pull")
     if b"/annex/objects/" in content[:200]:
-        fix = "fetch the content: git annex get, or datalad get"
-        raise UnderstudyError("the file is a git-annex pointer, not the image", where=path, fix=fix)
+        raise UnderstudyError("the file is a git-annex pointer, not the image", where=path, fix=annex)
     return content

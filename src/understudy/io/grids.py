@@ -14,8 +14,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 
 SAME_GRID = 0.05  # voxels by which two headers may differ at a corner: rounding, not another position
 SAME_EDGES = 0.02  # relative difference of voxel sizes between files that are taken as aligned
-_SQUARE = 1.02  # ratio of a pixel's edges up to which it counts as square
-_STRETCHED = 2.0  # beyond this ratio slices are strips, which no resampling makes sharp
+_STRETCHED = 2.0  # ratio of a pixel's edges beyond which slices are strips, which no resampling makes sharp
 _SMALLEST = 8  # pixels: narrower slices show no head
 
 # Directions of (columns, rows, slices) in each plane: heads upright, and in axial slices the nose at the top.
@@ -30,32 +29,19 @@ def axes_of(plane: Plane) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a NIfTI header says, without the voxels.
+    """What a NIfTI header says, without the voxels."""
 
-    Attributes:
-        shape: as stored, trailing axes of length 1 left out.
-        dtype: of the voxels as stored, with their byte order.
-        offset: bytes before the first voxel.
-        slope, intercept: value = stored * slope + intercept.
-        affine: float64 [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header.
-        plane: of the slices into which the volume is cut.
-        doubts: (what is doubtful about the header, what to do); such a file can be used.
-        positioned: False where neither sform nor qform is set: the affine is then a convention.
-        units: of lengths in the header; `affine` is in mm all the same.
-        turn: replaces `reorientation`, see `like`.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
+    shape: tuple[int, ...]  # as stored, trailing axes of length 1 left out
+    dtype: np.dtype[Any]  # as stored, with the byte order
+    offset: int  # bytes before the first voxel
+    slope: float  # value = stored * slope + intercept
     intercept: float
-    affine: NDArray[np.float64]
-    plane: Plane = "axial"
-    doubts: tuple[tuple[str, str], ...] = ()
-    positioned: bool = True
-    units: str = "mm"
-    turn: NDArray[np.float64] | None = None
+    affine: NDArray[np.float64]  # [4, 4], voxel (as stored) to world (RAS, mm), whatever the units of the header
+    plane: Plane = "axial"  # of the slices into which the volume is cut
+    doubts: tuple[tuple[str, str], ...] = ()  # (what is doubtful, what to do); such a file can be used
+    positioned: bool = True  # False where neither sform nor qform is set: the affine is then a convention
+    units: str = "mm"  # of lengths in the header
+    turn: NDArray[np.float64] | None = None  # replaces `reorientation`, see `like`
 
     @property
     def voxels(self) -> int:
@@ -179,6 +165,6 @@ def judge_pixels(header: VolumeHeader) -> list[tuple[str, str, Literal["error", 
             fix = f"set `slices: {{plane: {better}}}`"
             return [(f"{what}: the volume was acquired in {better} slices", fix, "error")]
         return [(what, "resample the volume to square pixels in the plane of its slices", "error")]
-    if long > _SQUARE * short:
+    if long > 1.02 * short:
         return [(pixels, "nothing to do: they are resampled to squares", "warning")]
     return []

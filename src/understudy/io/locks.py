@@ -21,7 +21,6 @@ def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
     """Holds an exclusive lock on a file; the kernel frees it when the process ends, however it ends.
 
     Args:
-        path: of the file, which stays and says who holds the lock.
         where: this process runs, for the message that another one gets.
         problem, fix: that message; `{holder}` in it is replaced.
 

@@ -25,19 +25,14 @@ from understudy.io.grids import SAME_EDGES, SAME_GRID, Plane, VolumeHeader
 
 
 class Digest(Protocol):
-    """What hashlib's objects can do."""
+    """Of hashlib."""
 
-    def update(self, data: bytes, /) -> None:
-        """Takes more bytes in."""
+    def update(self, data: bytes, /) -> None: ...
 
 
 LABEL_TOLERANCE = 1e-3  # from a whole number: what a scale factor or single precision leaves of a label
 _LARGEST = 1 << 31  # bytes of a volume's voxels: 800 slices of 1024 x 1024 in 16 bits
 _EDGES = (0.01, 100.0)  # mm, of a plausible voxel
-_TEMPLATES = (3, 4, 5)  # sform codes: Talairach, MNI, another template
-_LEAST_SPANNED = 0.05  # volume of a voxel relative to a box with its edges
-_MOST_DEFLATED = 1032  # times that gzip can shrink its input
-_MOST_TRAILING = 1 << 24  # bytes behind the last voxel that are inflated as well
 _GZIP_MAGIC = b"\x1f\x8b"
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 _DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, zlib.error, EOFError, ValueError)  # type: ignore[assignment]
@@ -52,7 +47,6 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
     """Reads a header: shape, type, units, and the position by sform or qform.
 
     Args:
-        path: of the file.
         flat: take a two-dimensional image as a volume of one slice.
         plane: of the slices into which the volume is to be cut.
 
@@ -63,12 +57,10 @@ def read_header(path: Path, flat: bool = False, plane: Plane = "axial") -> Volum
     stored = _parse(path)
     shape = _shape(stored, path, flat)
     dtype = stored.get_data_dtype()
-    if dtype.fields is not None:
-        fix = "save grey values: one channel a file"
-        raise UnderstudyError("the voxels are colours (RGB), not grey values", where=path, fix=fix)
     if dtype.kind not in "biuf":
-        what, fix = f"the voxels are {dtype.name} numbers, not grey values", "save magnitudes (numpy.abs)"
-        raise UnderstudyError(what, where=path, fix=fix)
+        kind = "colours (RGB)" if dtype.fields is not None else f"{dtype.name} numbers"
+        fix = "save grey values, one channel a file (of complex numbers the magnitudes: numpy.abs)"
+        raise UnderstudyError(f"the voxels are {kind}, not grey values", where=path, fix=fix)
     try:
         slope, intercept = stored.get_slope_inter()
         offset = int(stored["vox_offset"])
@@ -104,8 +96,7 @@ def _parse(path: Path) -> Any:
     except Exception as error:  # nibabel raises nearly anything for a damaged header
         if "data code" in str(error):
             fix = "save the volume with voxels of another type, for example int16 or float32"
-            what = f"voxels of this type cannot be read ({first_line(error)})"
-            raise UnderstudyError(what, where=path, fix=fix) from error
+            raise UnderstudyError(f"voxels of an unknown type ({first_line(error)})", where=path, fix=fix) from error
         raise _bad_header(path, error) from error
     if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
         what = "this is the header of a pair of files (.hdr, .img) or of the old format Analyze"
@@ -163,7 +154,8 @@ def _position(stored: Any, path: Path) -> tuple[NDArray[np.float64], tuple[tuple
         what = "the header's affine is singular, so voxel size and orientation are unknown"
         raise UnderstudyError(what, where=path, fix="write the file again with a valid sform or qform")
     if np.isfinite(qform).all() and not np.allclose(affine, qform, rtol=0, atol=1e-4 * np.abs(affine).max()):
-        doubts.append(_disagreement(affine, qform, path, codes[0] in _TEMPLATES))
+        to_template = codes[0] in (3, 4, 5)  # Talairach, MNI, another: the sform may stretch and turn
+        doubts.append(_disagreement(affine, qform, path, to_template))
     affine[:3] *= _MILLIMETRES.get(units, 1.0)
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     if edges.min() < _EDGES[0] or edges.max() > _EDGES[1]:
@@ -178,7 +170,8 @@ def _spans_space(affine: NDArray[np.float64]) -> bool:
     if not np.isfinite(affine).all():
         return False
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(edges.min() > 0 and abs(np.linalg.det(affine[:3, :3] / edges)) > _LEAST_SPANNED)
+    # volume of a voxel relative to a box with its edges
+    return bool(edges.min() > 0 and abs(np.linalg.det(affine[:3, :3] / edges)) > 0.05)
 
 
 def _disagreement(
@@ -189,7 +182,6 @@ def _disagreement(
     steps = np.linalg.solve(sform[:3, :3], qform[:3, :3])
     turned = bool((np.abs(steps).argmax(axis=0) != range(3)).any() or (np.diag(steps) <= 0).any())
     edges = [np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform)]
-    # to a template the sform may stretch and turn
     if not template and (turned or not np.allclose(edges[0], edges[1], rtol=SAME_EDGES)):
         words = []
         for affine, sizes in zip((sform, qform), edges, strict=True):
@@ -234,8 +226,6 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
     """The voxels [as `header.shape`] in the type they are stored in (float64 where the header scales them).
 
     Args:
-        path: a single-file NIfTI image, compressed or not.
-        header: from `read_header`.
         digest: updated with the file's bytes, so that they need not be read again to be hashed.
 
     Raises:
@@ -246,14 +236,13 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
         digest.update(raw)
     size = header.offset + header.voxels * header.dtype.itemsize
     try:
-        if size > len(raw) * _MOST_DEFLATED:  # before a buffer of this size is made
+        if size > len(raw) * 1032:  # more than gzip can shrink; before a buffer of this size is made
             raise EOFError(f"{size:,} bytes are announced, the file has {len(raw):,}")
         content = _inflate(raw, size) if raw.startswith(_GZIP_MAGIC) else raw
         # a view of the inflated bytes: nibabel would copy them twice
         stored = np.frombuffer(content, header.dtype, header.voxels, header.offset)
     except _DAMAGE as error:
-        what = f"the file is truncated or damaged ({first_line(error)})"
-        raise UnderstudyError(what, where=path, fix=_REPLACE) from error
+        raise UnderstudyError(f"truncated or damaged file ({first_line(error)})", where=path, fix=_REPLACE) from error
     with np.errstate(all="ignore"):  # what overflows is found by whoever judges the values
         scaled = apply_read_scaling(stored, header.slope, header.intercept)
     return np.asarray(scaled).reshape(header.shape, order="F")
@@ -290,7 +279,7 @@ def _inflate(raw: bytes, size: int) -> bytes:
 
     What is much longer than the `size` that the header announces is not inflated: 3 MB of gzip can hold 3 GB.
     """
-    members, left = [], size + _MOST_TRAILING
+    members, left = [], size + (1 << 24)  # bytes, with some behind the last voxel
     while raw.startswith(_GZIP_MAGIC):
         member = isal_zlib.decompressobj(wbits=31)
         members.append(member.decompress(raw, max_length=left))

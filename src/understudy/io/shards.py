@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 _LEVEL = 1  # as small as the default level on MR slices, in two thirds of the time
 _ENCODER = Zstd(level=_LEVEL)
-_KEPT_TABLES = 1024  # 4 KB each for shards of 256 items: memory does not grow with the array
 _ABSENT = 2**64 - 1  # offset and length of a chunk that is not stored: all zeros
-_POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 
 
 def create_sharded(group: Any, name: str, item: tuple[int, ...], capacity: int) -> Any:
@@ -42,35 +40,25 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
     """Writes shard `number` of the array in the folder `array`; one that is there is replaced.
 
     Args:
-        array: folder of an array of `create_sharded`.
-        number: position of the shard: it holds the items from `number * capacity` on.
+        array: folder of an array of `create_sharded` with this `capacity`.
+        number: the shard holds the items from `number * capacity` on.
         chunks: of `encode_chunk`, at most `capacity`; items without one are zeros.
-        capacity: as given to `create_sharded`.
         item_axes: number of axes of an item.
     """
-    table = np.full((capacity, 2), _ABSENT, "<u8")
-    stored = [(i, chunk) for i, chunk in enumerate(chunks) if chunk is not None]
-    place = 0
-    for i, chunk in stored:
-        table[i] = place, len(chunk)
-        place += len(chunk)
-    index = table.tobytes()
     path = array.joinpath("c", str(number), *["0"] * item_axes)
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = np.full((capacity, 2), _ABSENT, "<u8")
     with open(path, "wb") as handle:
-        handle.writelines(chunk for _, chunk in stored)
+        for i, chunk in enumerate(chunks):
+            if chunk is not None:
+                table[i] = handle.tell(), len(chunk)
+                handle.write(chunk)
+        index = table.tobytes()
         handle.write(index + crc32c(index).to_bytes(4, "little"))
 
 
 class ShardReader:
-    """Random access to the items of an array of `create_sharded`, whoever wrote it.
-
-    Args:
-        array: the array as zarr opened it; its shape, capacity and codecs are taken from there.
-        folder: where it lies.
-
-    Raises:
-        ValueError: it is not laid out as `create_sharded` does.
+    """Random access to the items of an array, as zarr opened it; ValueError if it is not as `create_sharded` makes it.
     """
 
     def __init__(self, array: Any, folder: Path) -> None:
@@ -104,7 +92,7 @@ class ShardReader:
                 if crc32c(index[:-4]) != int.from_bytes(index[-4:], "little"):
                     raise ValueError(f"damaged table in shard {number}")
                 self._tables[number] = np.frombuffer(index[:-4], "<u8").reshape(self._capacity, 2)
-                if len(self._tables) > _KEPT_TABLES:
+                if len(self._tables) > 1024:  # 4 KB each: memory does not grow with the array
                     self._tables.popitem(last=False)
             return self._tables[number]
 
@@ -128,5 +116,5 @@ def crc32c(data: bytes) -> int:
 
 
 _CRC_TABLE = list(range(256))
-for _ in range(8):
-    _CRC_TABLE = [value >> 1 ^ _POLYNOMIAL * (value & 1) for value in _CRC_TABLE]
+for _ in range(8):  # the polynomial of CRC-32C (Castagnoli), bits reversed
+    _CRC_TABLE = [value >> 1 ^ 0x82F63B78 * (value & 1) for value in _CRC_TABLE]

@@ -24,16 +24,14 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues s
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
+    """The last two checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
 
     Args:
-        folder: of the run.
         identity: hash of what is being trained on what; a checkpoint with another identity is refused.
-        keep: how many to keep; the one before the last stands in where the last is damaged.
     """
 
-    def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:
-        self.folder, self.identity, self.keep = Path(folder), identity, keep
+    def __init__(self, folder: str | Path, identity: str) -> None:
+        self.folder, self.identity = Path(folder), identity
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
@@ -47,9 +45,9 @@ class Checkpoints:
                 torch.save({"identity": self.identity, "step": step, "state": state}, temporary)
             except RuntimeError as error:  # torch reports a full disk as a RuntimeError of its zip writer
                 what = f"the checkpoint could not be written ({str(error).splitlines()[0]})"
-                fix = "check the free space and run the same command again: it continues"
+                fix = "check the free space and run the same command again"
                 raise UnderstudyError(what, where=self.folder, fix=fix) from error
-        for old in self._paths()[: -self.keep]:
+        for old in self._paths()[:-2]:  # the last but one is used where the last is damaged
             old.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -92,22 +90,20 @@ class StopRequest:
     AGAIN = 2.0
 
     def __init__(self) -> None:
-        self.requested = False
-        self._since = 0.0
+        self.requested, self._since = False, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                self._before[number] = signal.signal(number, self._request)
+            self._before = {number: signal.signal(number, self._request) for number in STOPPING}
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and time.monotonic() - self._since > self.AGAIN:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > self.AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

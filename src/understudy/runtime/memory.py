@@ -24,7 +24,6 @@ from understudy.io.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-MOST_HALVINGS = 10
 FIX = "use a smaller model or resolution, fewer workers, or a device with more memory"
 _WORDS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -54,15 +53,11 @@ def release_memory() -> None:
 
 
 class OomFallback:
-    """How finely the work of this process is divided.
-
-    Attributes:
-        halvings: of everything from the start, as an earlier try ran out of memory.
-        record: what -> how it was divided; for `done.json`.
-    """
+    """How finely the work of this process is divided."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self.halvings, self.record = 0, dict[str, str]()
+        self.halvings = 0  # of everything from the start, as an earlier try ran out of memory
+        self.record = dict[str, str]()  # what -> how it was divided; for `done.json`
         self._path, self._parts = path, dict[str, int]()
         if path is not None:
             with contextlib.suppress(UnderstudyError, TypeError, ValueError, AttributeError):  # absent, or cut off
@@ -76,11 +71,7 @@ class OomFallback:
         return int(2**self.halvings)
 
     def divide(self, what: str, size: int, whole: int, effect: str) -> None:
-        """Records that `what` is computed in parts of `size` of `whole` rows from now on.
-
-        Args:
-            effect: on the results, e.g. "the same up to rounding".
-        """
+        """Records that `what` is computed in parts of `size` of `whole` rows, and the effect on the results."""
         self._parts[what] = max(self._parts.get(what, 1), -(-whole // size))
         self.note(what, f"{size} of {whole} at once: {effect}")
 
@@ -111,16 +102,15 @@ def current() -> OomFallback:
 
 @contextlib.contextmanager
 def oom_fallback(path: Path, more: bool = False) -> Iterator[OomFallback]:
-    """Inside the block work is divided as the file says of earlier tries, and new divisions are added to it.
+    """Inside the block work is divided as the file, if there is one, says of earlier tries; new divisions are added.
 
     Args:
-        path: of the file, which need not be there.
         more: halve everything once more: the try before ran out of memory.
     """
     global _current
     before, _current = _current, OomFallback(path)
     if more:
-        _current.halvings = min(MOST_HALVINGS, _current.halvings + 1)
+        _current.halvings = min(10, _current.halvings + 1)
         _current.save()
     try:
         yield _current
@@ -134,8 +124,7 @@ def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "t
     Args:
         work: computes some rows; may be called again for the same ones.
         count: of rows, at least one.
-        what: is computed, for the record.
-        effect: of smaller parts on the result.
+        what, effect: what is computed, and the effect of smaller parts on it, for the record.
 
     Raises:
         OutOfMemory: memory runs out with a single row as well.

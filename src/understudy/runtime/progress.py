@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +13,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from understudy.names import duration
-
-LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 _open: list[Meter] = []  # those of this process, shown or not, the outermost first
 
@@ -57,61 +55,50 @@ class _LineMeter(Meter):
 
     def _show(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._last < LINE_EVERY and self.done < self.total:
+        if now - self._last < 10 and self.done < self.total:
             return
         self._last = now
-        sys.stderr.write(
-            f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit}"
-            f" ({self.rate:,.1f} {self.unit}/s, {duration(self.left)} left) {text}\n"
-        )
+        text = f"({self.rate:,.1f} {self.unit}/s, {duration(self.left)} left) {text}"
+        sys.stderr.write(f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit} {text}\n")
         sys.stderr.flush()
 
 
 class _BarMeter(Meter):
-    def __init__(self, total: float, done: float, description: str, unit: str, progress: Progress) -> None:
+    def __init__(self, total: float, done: float, description: str, unit: str) -> None:
         super().__init__(total, done, description, unit)
-        self._progress = progress
-        self._task = progress.add_task(description, total=total, rate="", figures="")
-        progress.update(self._task, completed=done)
-
-    def _show(self, text: str) -> None:
-        self._progress.update(self._task, completed=self.done, rate=f"{self.rate:,.1f} {self.unit}/s", figures=text)
-
-
-@contextmanager
-def track(total: float, description: str, unit: str = "it", done: float = 0, show: bool = True) -> Iterator[Meter]:
-    """A progress meter for `total` units of work, `done` of them by an earlier, interrupted run."""
-    with _meter(total, done, description, unit, show) as meter:
-        _open.append(meter)
-        try:
-            yield meter
-        finally:
-            _open.remove(meter)
-
-
-def latest() -> dict[str, Any] | None:
-    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
-    return _open[0].as_dict() if _open else None
-
-
-@contextmanager
-def _meter(total: float, done: float, description: str, unit: str, show: bool) -> Iterator[Meter]:
-    if not show:
-        yield Meter(total, done, description, unit)
-    elif not sys.stderr.isatty():
-        yield _LineMeter(total, done, description, unit)
-    else:
         tight, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        columns = [  # one line, also on a narrow terminal: the last is cut first
+        self.bar = Progress(  # one line, also on a narrow terminal: the last column is cut first
             TextColumn("{task.description}", table_column=tight),
             BarColumn(bar_width=16, table_column=tight),
             TextColumn("{task.percentage:>3.0f} %", table_column=tight),
             TextColumn("{task.fields[rate]}", table_column=tight),
             TimeRemainingColumn(compact=True, table_column=tight),
             TextColumn("{task.fields[figures]}", style="dim", table_column=rest),
-        ]
-        with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
-            yield _BarMeter(total, done, description, unit, progress)
+            console=Console(stderr=True),
+            expand=True,
+        )
+        self._task = self.bar.add_task(description, total=total, completed=done, rate="", figures="")  # type: ignore
+
+    def _show(self, text: str) -> None:
+        self.bar.update(self._task, completed=self.done, rate=f"{self.rate:,.1f} {self.unit}/s", figures=text)
+
+
+@contextmanager
+def track(total: float, description: str, unit: str = "it", done: float = 0, show: bool = True) -> Iterator[Meter]:
+    """A progress meter for `total` units of work, `done` of them by an earlier, interrupted run."""
+    kind = Meter if not show else _BarMeter if sys.stderr.isatty() else _LineMeter
+    meter = kind(total, done, description, unit)
+    _open.append(meter)
+    try:
+        with meter.bar if isinstance(meter, _BarMeter) else nullcontext():
+            yield meter
+    finally:
+        _open.remove(meter)
+
+
+def latest() -> dict[str, Any] | None:
+    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
+    return _open[0].as_dict() if _open else None
 
 
 def _format(figures: dict[str, Any]) -> str:
