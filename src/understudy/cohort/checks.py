@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.cohort.config import Cohort, Patient, Problem, note
-from understudy.cohort.patient import PatientReader
+from understudy.cohort.patient import PatientReader, Severity
 from understudy.cohort.slicing import Frame, SliceConfig, bright_part, grey_background, kept_slices
 from understudy.cohort.splits import SplitConfig, split_patients
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.spec import LABELS
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header
@@ -39,13 +39,13 @@ class Checked:
     kept: dict[str, int]  # patient id -> slices that pass the rule
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Inspected:
     patient: Patient
     problems: list[Problem]
-    kept: int | None = None
-    digests: dict[str, str] = field(default_factory=dict)
-    classes: frozenset[int] = frozenset()
+    kept: int | None = None  # slices that pass the rule
+    digests: dict[str, str] = field(default_factory=dict)  # channel -> hash of its voxels
+    classes: set[int] = field(default_factory=set)  # that are annotated
 
 
 def check_cohort(
@@ -74,14 +74,14 @@ def check_cohort(
             inspected.append(found)
             problems += found.problems
             meter.advance(1, problems=len(problems))
-    first: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for patient in cohort.patients:
-        if patient.id in first:
-            what = f"the patient is also in {first[patient.id]}"
+        if patient.id in folders:
+            what = f"the patient is also in {folders[patient.id]}"
             problems.append(Problem(patient.id, patient.folder, what, "remove one of the two folders"))
-        first.setdefault(patient.id, patient.folder)
+        folders.setdefault(patient.id, patient.folder)
     problems += _copies_between_patients(inspected)
-    seen = frozenset[int]().union(*(i.classes for i in inspected))
+    seen = set[int]().union(*(i.classes for i in inspected))
     for index, entry in enumerate(cohort.classes):
         if seen and index and index not in seen:  # where nothing is annotated, each patient has a warning already
             text = f"no patient has the class {entry.name} (label value {entry.source})"
@@ -148,9 +148,6 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
     if not errors:
         return cohort
     first, bad = errors[0], sorted({problem.patient for problem in errors if problem.patient})
-    if not first.patient and not skip_bad_patients:
-        fix = f"{first.fix}; `skip_bad_patients: true` goes on without it"
-        raise UnderstudyError(first.problem, where=first.file, fix=fix)
     left = tuple(patient for patient in cohort.patients if patient.id not in bad)
     if left and skip_bad_patients:
         return replace(cohort, patients=left)
@@ -161,7 +158,8 @@ def accept(cohort: Cohort, problems: Sequence[Problem], skip_bad_patients: bool 
         listed = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         what = f"{len(bad)} of {len(cohort.patients)} patients cannot be used ({listed})"
         fix += "; `skip_bad_patients: true` goes on without them"
-    raise UnderstudyError(f"{what}; {first.patient}: {first.problem}", where=first.file, fix=fix)
+    what = f"{what}; {first.patient}: {first.problem}" if first.patient else first.problem
+    raise UnderstudyError(what, where=first.file, fix=fix)
 
 
 def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
@@ -170,75 +168,68 @@ def _inspect(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fram
         return _read_all(patient, cohort, slicing, frame)
     except Exception as error:
         log.debug("checking %s", patient.id, exc_info=True)
-        what = f"unexpected {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        what = f"unexpected {type(error).__name__}: {first_line(error)}"
         fix = "please report this; meanwhile leave the patient out (`skip_bad_patients: true`)"
         return _Inspected(patient, [Problem(patient.id, patient.folder, what, fix)])
 
 
 def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Frame | None) -> _Inspected:
     reader = PatientReader(patient, cohort, slicing.plane)
-    problems, geometry = reader.problems, None
+    found = _Inspected(patient, reader.problems)  # the same list: reading on adds to it
+    geometry = None
 
-    def add(name: str, error: UnderstudyError) -> None:
-        problems.append(Problem(patient.id, reader.files[name], error.what, error.fix or "replace the file"))
+    def add(name: str, what: str, fix: str | None, severity: Severity = "error") -> None:
+        found.problems.append(Problem(patient.id, reader.files[name], what, fix or "replace the file", severity))
 
     if frame is not None and reader.header is not None and reader.sliceable:
         try:
             geometry = frame.geometry(reader.header)
         except UnderstudyError as error:
-            add(next(iter(reader.headers)), error)
-    kept, classes, digests = None, frozenset[int](), dict[str, str]()
+            add(next(iter(reader.headers)), error.what, error.fix)
     for name in reader.headers:
         own = None if name in reader.off_grid else geometry
+        wider = f"set `slices: {{matrix: {2 * own.padded}}}` for all patients, or crop or recentre this" if own else ""
         try:
-            if name == LABELS:
-                labels = reader.labels()
-                classes = frozenset(np.unique(labels[labels > 0]).tolist())
-                if own is not None and _outside(labels, own).any():
-                    what = f"cropping to {own.padded} pixels would cut off annotated voxels"
-                    add(name, UnderstudyError(what, fix=_wider(own)))
-                continue
-            volume = reader.image(name)
+            volume = reader.labels() if name == LABELS else reader.image(name)
         except UnderstudyError:
             continue  # it is among the reader's problems
+        if name == LABELS:
+            found.classes = set(np.unique(volume[volume > 0]).tolist())
+            if own is not None and _outside(volume, own).any():
+                add(name, f"cropping to {own.padded} pixels would cut off annotated voxels", wider)
+            continue
         # of the values, not of how they are stored: a copy may have been saved with another type
         with np.errstate(over="ignore"):
-            digests[name] = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
-        problems += _judge_background_and_crop(patient, name, volume, own)
+            digest = hashlib.sha256(np.ascontiguousarray(volume, np.float32).data).hexdigest()
+        found.digests[name] = digest
+        if background := grey_background(volume):
+            what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
+            add(name, what, _CLEAR, "warning")
         if own is None:
             continue
+        lost = _outside(volume, own).sum(dtype=np.float64)
+        if lost and lost > _CUT * (total := volume.sum(dtype=np.float64)):
+            add(name, f"cropping to {own.padded} pixels cuts off {lost / total:.1%} of {name}", wider, "warning")
         try:
             bright = bright_part(volume, reader.files[name], own, slicing)
         except UnderstudyError as error:
-            add(name, error)
+            add(name, error.what, error.fix)
             continue
         if name == slicing.rule_channel:
-            kept = int(kept_slices(bright, own, slicing).sum())
-            if not kept:
-                problems.append(_no_slice(patient, slicing))
-    return _Inspected(patient, problems + _copies_within(patient, digests), kept, digests, classes)
-
-
-def _judge_background_and_crop(
-    patient: Patient, name: str, volume: NDArray[np.generic], geometry: SliceGeometry | None
-) -> list[Problem]:
-    problems, path = [], patient.files[name]
-    if background := grey_background(volume):
-        what = f"{name} is not dark in the corners of its slices (median {background:g}, maximum {volume.max():g})"
-        problems.append(Problem(patient.id, path, what, _CLEAR, "warning"))
-    if geometry is not None:
-        lost = _outside(volume, geometry).sum(dtype=np.float64)
-        if lost and lost > _CUT * (total := volume.sum(dtype=np.float64)):
-            what = f"cropping to {geometry.padded} pixels cuts off {lost / total:.1%} of {name}"
-            problems.append(Problem(patient.id, path, what, _wider(geometry), "warning"))
-    return problems
-
-
-def _no_slice(patient: Patient, slicing: SliceConfig) -> Problem:
-    rule = f"{slicing.rule_channel} > {slicing.rule_intensity:g} of 255 in {slicing.rule_fraction:.0%} of the pixels"
-    what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
-    fix = "if the volume is dim, set `slices: {scaling: robust}`; if the head is small, lower `rule_fraction`"
-    return Problem(patient.id, patient.files[slicing.rule_channel], what, fix, "warning")
+            found.kept = int(kept_slices(bright, own, slicing).sum())
+            if not found.kept:
+                rule = f"{name} > {slicing.rule_intensity:g} of 255 in {slicing.rule_fraction:.0%} of the pixels"
+                what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
+                fix = (
+                    "of a dim volume set `slices: {scaling: robust}`, of a small head lower `rule_fraction`"
+                )
+                add(name, what, fix, "warning")
+    first: dict[str, str] = {}  # a missing sequence may have been filled with a copy of another
+    for name, digest in found.digests.items():
+        if (original := first.setdefault(digest, name)) != name:
+            fix = "probably a stand-in for a missing sequence: add the real one, or leave the patient out"
+            add(name, f"{name} is identical to {original}", fix, "warning")
+    return found
 
 
 def _outside(stack: NDArray[np.generic], geometry: SliceGeometry) -> NDArray[np.generic]:
@@ -252,21 +243,6 @@ def _outside(stack: NDArray[np.generic], geometry: SliceGeometry) -> NDArray[np.
     return rest
 
 
-def _wider(geometry: SliceGeometry) -> str:
-    return f"set `slices: {{matrix: {2 * geometry.padded}}}` for all patients, or crop or recentre this volume"
-
-
-def _copies_within(patient: Patient, digests: Mapping[str, str]) -> list[Problem]:
-    """Two sequences of one patient with the same voxels: a missing one was filled with a copy."""
-    first: dict[str, str] = {}
-    fix = "probably a stand-in for a missing sequence: add the real one, or leave the patient out"
-    return [
-        Problem(patient.id, patient.images[name], f"{name} is identical to {original}", fix, "warning")
-        for name, digest in digests.items()
-        if (original := first.setdefault(digest, name)) != name
-    ]
-
-
 def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
     """The same image under two ids would put one patient on both sides of the split."""
     first: dict[str, tuple[Patient, str]] = {}
@@ -277,10 +253,11 @@ def _copies_between_patients(inspected: Sequence[_Inspected]) -> list[Problem]:
             earlier, earlier_name = first.setdefault(digest, (patient, name))
             if earlier.id == patient.id:
                 continue
-            what, file = f"{name} is identical to {earlier_name} of patient {earlier.id}", patient.images[name]
-            if earlier.subject == patient.subject:  # both are on one side of the split
-                problems.append(Problem(patient.id, file, what, "nothing, or remove one of the two scans", "warning"))
-            else:
-                fix = "remove one of the two patients (they would leak between training and test)"
-                problems.append(Problem(patient.id, file, what, fix))
+            same_person = earlier.subject == patient.subject  # both are on one side of the split
+            what = f"{name} is identical to {earlier_name} of patient {earlier.id}"
+            fix = "remove one of the two patients (they would leak between training and test)"
+            if same_person:
+                fix = "nothing, or remove one of the two scans"
+            severity: Severity = "warning" if same_person else "error"
+            problems.append(Problem(patient.id, patient.images[name], what, fix, severity))
     return problems

@@ -90,15 +90,14 @@ def note(file: Path, text: str, fix: str) -> Problem:
 
 @dataclass(frozen=True)
 class Patient:
-    """The files of one scan of one patient."""
+    """The files of one scan of one patient, by channel (or "labels")."""
 
     id: str
     site: str
     images: dict[str, Path]
     labels: Path | None
-    missing: dict[str, Path] = field(default_factory=dict)  # channel (or "labels") -> the file that was expected
-    # channel (or "labels") -> further files that match as well
-    surplus: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    missing: dict[str, Path] = field(default_factory=dict)  # the files that were expected
+    surplus: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # further files that match as well
     subject: str = ""  # the person: the id of their first scan
 
     def __post_init__(self) -> None:
@@ -130,12 +129,11 @@ class Cohort:
 
 @dataclass
 class Scan:
-    """The files of one scan as a layout finds them, relative to the cohort's folder."""
+    """The files of one scan as a layout finds them, relative to the cohort's folder, by channel (or "labels")."""
 
     id: str  # unique unless a patient is in two folders
-    # channel (or "labels") -> files; more than one is ambiguous
-    files: dict[str, list[str]] = field(default_factory=dict)
-    expected: dict[str, str] = field(default_factory=dict)  # channel (or "labels") -> where the file should be
+    files: dict[str, list[str]] = field(default_factory=dict)  # more than one is ambiguous
+    expected: dict[str, str] = field(default_factory=dict)  # where the file should be
     person: str = ""  # common to all scans of one person; "": see `participants.persons_of`
     site: str = ""
 

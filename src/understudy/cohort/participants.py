@@ -64,13 +64,10 @@ def perhaps_one_person(persons: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    """The site of each scan.
+    """The site of each scan that the table names, and what is doubtful about the table.
 
     Args:
         names: scan's id -> the person's name in the cohort, which is the id itself for those scanned once.
-
-    Returns:
-        Scan's id -> site, of those that the table names; and what is doubtful about the table.
 
     Raises:
         UnderstudyError: a table or column that was named is not there, an unreadable table, a patient at two sites.
@@ -92,19 +89,24 @@ def read_sites(config: CohortConfig, names: Mapping[str, str]) -> tuple[dict[str
     if ids is None or sites is None:
         option = "participant_column" if ids is None else "site_column"
         what = f"the table of participants has no column {getattr(config, option)}"
-        fix = f"set `{option}`; the table has {', '.join(header)}"
+        missing = UnderstudyError(what, where=path, fix=f"set `{option}`; the table has {', '.join(header)}")
         if asked:
-            raise UnderstudyError(what, where=path, fix=fix)
-        return {}, [note(path, f"{what}: no patient has a site", fix)]
+            raise missing
+        return {}, [note(path, f"{what}: no patient has a site", missing.fix or "")]
     table, doubts = _one_site_each(header, rows, ids, sites, path)
-    found = _matched(table, names)
+    found: dict[str, str] = {}
+    for key in _KEYS:
+        by_row, by_scan, by_person = (_by_key(key, given) for given in (table, names, set(names.values())))
+        for scan, person in names.items():
+            for name, others in ((scan, by_scan), (person, by_person)):
+                row = by_row.get(key(name), [])
+                if scan not in found and len(row) == len(others[key(name)]) == 1:
+                    found[scan] = table[row[0]]
     people, named = set(names.values()), {names[scan] for scan in found}
     if named != people:
         what = f"the table names {len(named)} of {len(people)} patients, and not {min(people - named)}"
-        fix = (
-            f"write the ids as in the file names (the table has {next(iter(table), 'no row')}), or `participants: null`"
-        )
-        doubts.append(note(path, what, fix))
+        example = next(iter(table), "no row")
+        doubts.append(note(path, what, f"write the ids as in the file names (not {example}), or `participants: null`"))
     return found, doubts
 
 
@@ -149,24 +151,20 @@ def _one_site_each(
             what = f"line {line} of the table of participants has {len(row)} fields, and the header {len(header)}"
             fix = "write n/a for what is not known, and quote text that holds the separator"
             raise UnderstudyError(what, where=path, fix=fix)
-        name, site = row[ids], " ".join(_composed(row[sites]).split())
-        if site.casefold() in _UNKNOWN_SITES:
+        name, site, before = row[ids], " ".join(_composed(row[sites]).split()), found.get(row[ids], "")
+        key = site.casefold()
+        if key in _UNKNOWN_SITES:
             site = ""
         else:
-            same = spellings.setdefault(site.casefold(), {})
+            same = spellings.setdefault(key, {})
             same[row[sites]] = None
             site = " ".join(_composed(next(iter(same))).split())
-        before = found.get(name, "")
         if before and site and before != site:
             what = f"the table of participants says that {name} is from {before} and from {site}"
             raise UnderstudyError(what, where=path, fix="give the patient one site in all rows")
         found[name] = before or site
-    notes = [
-        note(path, f"the sites {' and '.join(map(repr, same))} are taken as one", "write the site in one way")
-        for same in spellings.values()
-        if len(same) > 1
-    ]
-    return found, notes
+    several = [" and ".join(map(repr, same)) for same in spellings.values() if len(same) > 1]
+    return found, [note(path, f"the sites {same} are taken as one", "write the site in one way") for same in several]
 
 
 def _composed(name: str) -> str:
@@ -177,26 +175,13 @@ def _plain(name: str) -> str:
     return _composed(name).strip().casefold().removeprefix("sub-")
 
 
-# One after the other, until an id of the table and a patient have the same key and nobody else has it.
+# An id of the table is a patient's by the first of these keys that both have, and nobody else.
 _KEYS: tuple[Callable[[str], str], ...] = (
     _composed,
     lambda name: _composed(name).removeprefix("sub-"),
     _plain,
     lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", _plain(name)),  # 0050772 and 50772
 )
-
-
-def _matched(table: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    """Scan's id -> site by the first key that tells a patient and a row from all others."""
-    sites: dict[str, str] = {}
-    for key in _KEYS:
-        rows, scans, persons = (_by_key(key, given) for given in (table, names, set(names.values())))
-        for scan, person in names.items():
-            for name, others in ((scan, scans), (person, persons)):
-                row = rows.get(key(name), [])
-                if scan not in sites and len(row) == len(others[key(name)]) == 1:
-                    sites[scan] = table[row[0]]
-    return sites
 
 
 def _by_key(key: Callable[[str], str], names: Iterable[str]) -> dict[str, list[str]]:

@@ -92,7 +92,17 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
         UnderstudyError: unknown or repeated ids or sites, a permutation of another cohort, nothing left to train on.
     """
     config = config.settled()
-    sites, scans = _persons(patients)
+    sites: dict[str, str] = {}  # of each person
+    scans: dict[str, list[str]] = {}
+    if isinstance(patients, Cohort):
+        _refuse_repeated([patient.id for patient in patients.patients], "the cohort")
+        listed = sorted((p.id, p.subject, p.site) for p in patients.patients)
+    else:
+        listed = sorted((patient, patient, site) for patient, site in patients.items())
+    for scan, person, site in listed:
+        sites.setdefault(person, site)
+        scans.setdefault(person, []).append(scan)
+    sites = dict(sorted(sites.items()))
     if config.test_sites and config.method != "seed":
         what = f"`test_sites` names who tests, and so does the method {config.method}"
         raise UnderstudyError(what, where="split.test_sites", fix="remove `test_sites`, or set `method: seed`")
@@ -102,10 +112,9 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
         test, val, train, named = _read_lists(config, scans)
         scans = {person: [scan for scan in own if scan in named] or own for person, own in scans.items()}
     elif config.method == "permutation":
-        test = _permuted_test(config, sites)
+        test = _permuted_test(config, list(sites))
     else:
-        given = [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]
-        if given:  # would be ignored
+        if given := [name for name in ("train", "validation", "test", "permutation") if getattr(config, name)]:
             what = f"{' and '.join(given)} given, but the split's method is seed"
             raise UnderstudyError(what, where="split", fix="set `method: list` (or permutation), or remove them")
         if config.test_sites:
@@ -128,19 +137,6 @@ def split_patients(patients: Cohort | Mapping[str, str], config: SplitConfig) ->
     return dict(sorted(used.items()))
 
 
-def _persons(patients: Cohort | Mapping[str, str]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Person -> site, and person -> ids of the scans; sorted."""
-    if not isinstance(patients, Cohort):
-        return dict(sorted(patients.items())), {patient: [patient] for patient in patients}
-    _refuse_repeated([patient.id for patient in patients.patients], "the cohort")
-    sites: dict[str, str] = {}
-    scans: dict[str, list[str]] = {}
-    for patient in sorted(patients.patients, key=lambda patient: patient.id):
-        sites.setdefault(patient.subject, patient.site)
-        scans.setdefault(patient.subject, []).append(patient.id)
-    return dict(sorted(sites.items())), scans
-
-
 def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
     """The patients of the sites that test."""
     known = sorted(set(sites.values()))
@@ -148,11 +144,10 @@ def _at_test_sites(sites: dict[str, str], wanted: list[str]) -> set[str]:
         there = ", ".join(known[:20]) if any(known) else "none: the cohort does not say who is from where"
         fix = f"use sites of the participants table ({there})"
         raise UnderstudyError(f"no patient is from the site {', '.join(unknown)}", where="split.test_sites", fix=fix)
-    test = {patient for patient, site in sites.items() if site in wanted}
-    if len(test) == len(sites):
+    if set(known) <= set(wanted):
         what = "all patients are from the sites that test, nobody is left for training"
         raise UnderstudyError(what, where="split.test_sites", fix="leave a site out")
-    return test
+    return {patient for patient, site in sites.items() if site in wanted}
 
 
 def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig, wanted: int) -> dict[str, str]:
@@ -162,23 +157,26 @@ def _fewer(parts: dict[str, str], sites: dict[str, str], config: SplitConfig, wa
         what = f"{wanted} training patients wanted, but only {len(training)} are left for training"
         raise UnderstudyError(what, where="split.train_patients", fix=f"ask for 1 to {len(training)}")
     order = np.random.default_rng([config.seed or 0, _TRAIN_STREAM]).permutation(len(training))
-    members: dict[str, list[str]] = {}
-    for i in order:
-        patient = training[int(i)]
-        members.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    members = _by_site([training[i] for i in order], sites, config)
     # the k-th of n patients of a site stands at (k + 1/2) / n: any start of the order has the sites in proportion
     place = {p: ((k + 0.5) / len(own), site) for site, own in members.items() for k, p in enumerate(own)}
     kept = set(sorted(training, key=place.__getitem__)[:wanted])
     return {patient: part for patient, part in parts.items() if part != "train" or patient in kept}
 
 
+def _by_site(patients: Iterable[str], sites: Mapping[str, str], config: SplitConfig) -> dict[str, list[str]]:
+    """The patients of each site, or all in one group if the split is not stratified."""
+    groups: dict[str, list[str]] = {}
+    for patient in patients:
+        groups.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    return groups
+
+
 def _count(wanted: float, total: int) -> int:
     """A fraction of `total`, halves rounded up and at least one, or a whole number."""
-    if wanted == 0:
-        return 0
-    if wanted < 1:
+    if 0 < wanted < 1:
         return max(1, int(wanted * total + 0.5))
-    if wanted != int(wanted) or wanted >= total:
+    if wanted and (wanted != int(wanted) or wanted >= total):
         what = f"{wanted:g} test patients of {total} are not possible"
         fix = "give a fraction below 1, or a whole number below the number of patients"
         raise UnderstudyError(what, where="split.test_patients", fix=fix)
@@ -187,9 +185,7 @@ def _count(wanted: float, total: int) -> int:
 
 def _draw(sites: dict[str, str], count: int, config: SplitConfig, stream: int) -> set[str]:
     """Draws `count` patients, from each site in proportion."""
-    groups: dict[str, list[str]] = {}
-    for patient in sorted(sites):
-        groups.setdefault(sites[patient] if config.stratify_by_site else "", []).append(patient)
+    groups = _by_site(sorted(sites), sites, config)
     shares = _shares({site: len(members) for site, members in groups.items()}, count)
     generator = np.random.default_rng([config.seed or 0, stream])
     drawn: set[str] = set()
@@ -221,10 +217,10 @@ def _read_lists(
     lists = {name: _read_list(name, getattr(config, name)) for name in ("test", "validation", "train")}
     if not lists["test"]:
         raise UnderstudyError("the list of test patients is empty", where="test", fix="give their ids")
-    together = [patient for ids in lists.values() for patient in ids]
+    named = [patient for ids in lists.values() for patient in ids]
     person = {scan: subject for subject, own in scans.items() for scan in own}
-    _refuse_repeated(together, where)
-    if unknown := sorted(set(together) - person.keys()):
+    _refuse_repeated(named, where)
+    if unknown := sorted(set(named) - person.keys()):
         what = f"{len(unknown)} ids are not in the cohort ({', '.join(unknown[:5])})"
         fix = f"an id of the cohort is for example {next(iter(person), '(none)')}"
         raise UnderstudyError(what, where=where, fix=fix)
@@ -236,7 +232,7 @@ def _read_lists(
         what = f"{len(rest)} patients are in none of the three lists ({', '.join(rest[:5])})"
         fix = "add them, or leave the training list empty to train on all the others"
         raise UnderstudyError(what, where="split", fix=fix)
-    return test, validation or None, train or None, set(together)
+    return test, validation or None, train or None, set(named)
 
 
 def _read_list(name: str, given: list[str] | str) -> list[str]:
@@ -252,14 +248,12 @@ def _read_list(name: str, given: list[str] | str) -> list[str]:
 
 
 def _refuse_repeated(ids: Iterable[str], where: str) -> None:
-    repeated = sorted(patient for patient, count in Counter(ids).items() if count > 1)
-    if repeated:
-        what = f"{', '.join(repeated[:5])} named more than once"
-        raise UnderstudyError(what, where=where, fix="keep each patient once")
+    if repeated := sorted(patient for patient, count in Counter(ids).items() if count > 1):
+        raise UnderstudyError(f"{', '.join(repeated[:5])} named more than once", where, "keep each patient once")
 
 
-def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
-    """The test patients of the authors' permutation."""
+def _permuted_test(config: SplitConfig, ids: list[str]) -> set[str]:
+    """The test patients by the authors' file: a struct array with the names, or a vector that permutes 1..N."""
     path = config.permutation
     if not path:
         raise UnderstudyError("no permutation given", where="permutation", fix="give the path of the .mat file")
@@ -270,28 +264,24 @@ def _permuted_test(config: SplitConfig, sites: dict[str, str]) -> set[str]:
     except (OSError, ValueError, NotImplementedError, TypeError) as error:
         fix = "give the authors' .mat file, or save the vector with save('-v7')"
         raise UnderstudyError(f"not a readable MATLAB file ({error})", where=path, fix=fix) from error
-    order = _permuted(content, sorted(sites), path)
-    count = _count(config.test_patients or 0, len(order))
-    return set(order[len(order) - count :] if config.permutation_test == "last" else order[:count])
-
-
-def _permuted(content: Mapping[str, Any], ids: list[str], path: str) -> list[str]:
-    """The cohort's sorted ids, in the order of a struct array with names, or of a vector that permutes 1..N."""
-    permutations = {}
+    orders, found = [], {}  # of the cohort's ids; name -> length of all permutations
+    named = []
     for key, value in content.items():
         if not isinstance(value, np.ndarray):
             continue
         if value.dtype.names and "name" in value.dtype.names:
             names = [str(name) for name in np.atleast_1d(value["name"])]
-            if sorted(names) == ids:
-                return names
+            named += [names] if sorted(names) == ids else []
         if value.ndim == 1 and value.dtype.kind in "iuf" and value.size:
             vector = value.astype(np.int64)
             if np.array_equal(np.sort(vector), np.arange(1, vector.size + 1)):
-                permutations[key] = vector
-    fitting = [vector for vector in permutations.values() if vector.size == len(ids)]
-    if len(fitting) == 1:
-        return [ids[position - 1] for position in fitting[0]]
-    found = ", ".join(f"{name} of {vector.size}" for name, vector in permutations.items()) or "none"
-    what = f"no single permutation of the cohort's {len(ids)} patients in the file (found: {found})"
-    raise UnderstudyError(what, where=path, fix="use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)")
+                found[key] = vector.size
+                orders += [[ids[i - 1] for i in vector]] if vector.size == len(ids) else []
+    orders = named[:1] or orders
+    if len(orders) != 1:
+        there = ", ".join(f"{name} of {size}" for name, size in found.items()) or "none"
+        what = f"no single permutation of the cohort's {len(ids)} patients in the file (found: {there})"
+        fix = "use that of this cohort (BraTS 2020: 369 patients, BraTS 2021: 1251)"
+        raise UnderstudyError(what, where=path, fix=fix)
+    count = _count(config.test_patients or 0, len(ids))
+    return set(orders[0][len(ids) - count :] if config.permutation_test == "last" else orders[0][:count])
