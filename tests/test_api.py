@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,50 @@ def test_a_generator_refuses_other_slices_and_sampling_before_training() -> None
         gen.sample(1)
 
 
+UNET = {"samples": 480, "width": 8, "batch": 8, "optimiser": "adamw", "lr": 0.003}
+
+
 def test_real_slices_as_synthetic_ones_have_a_relative_dice_near_one() -> None:
     real = blobs()
-    unet = us.UNet(samples=480, width=8, batch=8, optimiser="adamw", lr=0.003)
-    result = us.evaluate(real=real, synthetic=real.split()[0], segmenter=unet)
+    train, _, test = real.split(seed=3)
+    result = us.evaluate(real=real, synthetic=train, segmenter=us.UNet(**UNET))
     assert result.relative_dice == pytest.approx(1, abs=0.15)  # the same slices, drawn in another order
     assert result.dice["real"] > 0.5
-    assert set(result.rows["subject"]) == set(real.split()[2].index["subject"])
+    assert set(result.rows["subject"]) == set(test.index["subject"])  # of the split that was made, not of another
+
+
+def test_a_share_of_nothing_is_no_answer() -> None:
+    real = blobs()
+    result = us.evaluate(real=real, synthetic=real, segmenter=us.UNet(samples=8, width=8))
+    assert np.isnan(result.relative_dice)
+    assert "not answered" in repr(result)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda real: us.StyleGAN2(real.channels, R, widht=8).fit(real),
+        lambda real: us.StyleGAN2(real.channels, R).fit(real, kimg=0),
+        lambda real: us.StyleGAN2(real.channels, R).fit(real, learning_rate=1),
+        lambda real: us.StyleGAN2(real.channels, R).fit(real.images),
+        lambda real: us.UNet(widht=3).fit(real),
+        lambda real: us.UNet().predict(real.images),
+        lambda real: us.evaluate(real=real, synthetic=real.images),
+        lambda real: us.evaluate(real=real, synthetic=real, segmenter=us.UNet),
+        lambda real: us.audit(train=real.images, held_out=real, synthetic=real),
+        lambda real: us.audit(train=real, held_out=real, synthetic=real, quantil=0.9),
+        lambda real: us.phantoms(patients=0),
+        lambda real: us.phantoms(resolution=20),
+    ],
+)
+def test_mistakes_are_one_kind_of_error(mistake: Callable[[us.SliceSet], object]) -> None:
     with pytest.raises(us.UnderstudyError):
-        unet.predict(real.images)  # fit returns the trained one
+        mistake(blobs())
+
+
+def test_an_opened_generator_trains_the_same_network(tmp_path: Path) -> None:
+    real = blobs()
+    us.StyleGAN2(real.channels, R, channel_base=64).fit(real, kimg=0.01, out=tmp_path / "a", batch=8)
+    us.Generator.open(tmp_path / "a").fit(real, kimg=0.01, out=tmp_path / "b", batch=8)
+    weights = [(tmp_path / name / "generator.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]

@@ -292,6 +292,12 @@ def test_a_recorded_split_is_kept(tmp_path: Path) -> None:
         {"labels": np.full((3, 4, 4), -1)},
         {"patients": ["a"]},
         {"channels": ["a", "b"]},
+        {"channels": "a"},
+        {"classes": "lesion"},
+        {"classes": {0: "background", 1: "lesion"}},
+        {"spacing": (1, 1)},
+        {"spacing": (1, 1, 0)},
+        {"patients": ["a", None, "b"]},
     ],
 )
 def test_arrays_that_are_no_slices_are_refused(change: dict) -> None:
@@ -305,3 +311,17 @@ def test_what_a_notebook_shows() -> None:
     assert "12 slices, 5 patients" in repr(made)
     assert "<th>slices</th><td>12</td>" in made._repr_html_()
     assert made.plot(count=4).shape == (2, 4)
+
+
+@pytest.mark.parametrize("parts", [{"test": 0}, {"val": -1}, {"test": 0.9, "val": 0.9}])
+def test_a_split_needs_patients_on_every_side(parts: dict) -> None:
+    with pytest.raises(UnderstudyError):
+        in_memory().split(**parts)
+
+
+def test_the_last_split_is_kept() -> None:
+    made = in_memory()
+    parts = made.split(seed=7)
+    assert made.last_split == parts
+    fresh = in_memory()
+    assert [set(p.index["subject"]) for p in fresh.last_split] == [set(p.index["subject"]) for p in in_memory().split()]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.names import percent
@@ -20,6 +23,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Recipe = Literal["quick", "workstation", "paper"]
+POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing, as in the report
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Settings that cannot be used are one `UnderstudyError` that names them."""
+    try:
+        yield
+    except ValidationError as error:
+        from understudy.study.config.yaml import settings_problems
+
+        problems = "; ".join(settings_problems(error))
+        raise UnderstudyError(problems, fix="the reference of the study file lists all settings") from error
+
+
+def _check_sets(**sets: SliceSet | None) -> None:
+    for name, slices in sets.items():
+        if not isinstance(slices, SliceSet | None):
+            what = f"{name} is a {type(slices).__name__}, not a SliceSet"
+            raise UnderstudyError(what, fix="make one with SliceSet.from_arrays or SliceSet.open")
 
 
 class Generator:
@@ -31,7 +54,9 @@ class Generator:
         recipe: settings of network and training: "quick" (a CPU, minutes), "workstation" (one GPU, about a day) or
             "paper" (Table 7 of Akbar et al.).
         device: "auto", "cpu", "cuda", ...
-        model: fields of the network's configuration that differ from the recipe, e.g. `width=32`.
+        kind: of a generator without a class of its own here, e.g. one that you have added.
+        model: fields of the network's configuration that differ from the recipe, e.g. `channel_base=1024`; the
+            reference of the study file lists them (`generators.NAME.model`), and those of the training.
 
     Example:
         >>> gen = StyleGAN2(channels=["T1w", "FLAIR"], resolution=32)
@@ -39,13 +64,21 @@ class Generator:
         StyleGAN2(T1w + FLAIR, 32 x 32 pixels, not trained)
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def __init__(
-        self, channels: Sequence[str], resolution: int, recipe: Recipe = "quick", device: str = "auto", **model: Any
+        self,
+        channels: Sequence[str],
+        resolution: int,
+        recipe: Recipe = "quick",
+        device: str = "auto",
+        kind: str | None = None,
+        **model: Any,
     ) -> None:
         self.channels, self.resolution, self.recipe, self.device = tuple(channels), resolution, recipe, device
         self._model = model
+        if kind is not None:
+            self.kind = kind
         self.folder: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None  # removed with the generator
 
@@ -84,6 +117,7 @@ class Generator:
         from understudy.generators.registry import model_config, network_type
         from understudy.generators.training.loop import train
 
+        _check_sets(slices=slices)
         if slices.channels != self.channels or slices.resolution != self.resolution:
             raise UnderstudyError(
                 f"the slices are {' + '.join(slices.channels)} at {slices.resolution} pixels, the generator is of"
@@ -95,11 +129,12 @@ class Generator:
         chosen = {**given.get("training", {}), **training, "seed": seed, **({} if kimg is None else {"kimg": kimg})}
         annotated = {bool(label.any()) for _, _, labels in slices.blocks() for label in labels}
         if "balance_classes" not in training and len(annotated) < 2:
-            chosen.pop("balance_classes", None)  # of the recipe: nothing to balance where all slices have a lesion
-        config = kind.training.model_validate(chosen)
-        channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
-        fields = {**given.get("model", {}), **self._model, "kind": self.kind}
-        model = model_config({**fields, "resolution": self.resolution, "channels": channels})
+            chosen.pop("balance_classes", None)  # of the recipe; there is nothing to balance
+        with _settings():
+            config = kind.training.model_validate(chosen)
+            channels = len(slices.channels) + annotation_channels(slices.classes, config.annotation)
+            fields = {**given.get("model", {}), **self._model, "kind": self.kind}
+            model = model_config({**fields, "resolution": self.resolution, "channels": channels})
         if out is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="understudy-")
             out = Path(self._temporary.name) / "model"
@@ -114,8 +149,10 @@ class Generator:
         from understudy.generators.registry import load_generator
 
         config = load_generator(folder)[1]
-        (kind,) = [c for c in Generator.__subclasses__() if c.kind == config["kind"]] or [Generator]
-        opened = kind(config["channels"], config["model"]["resolution"], device=device)
+        name, model = config["kind"], dict(config["model"])
+        cls = next((c for c in Generator.__subclasses__() if c.kind == name), Generator)
+        own = {k: v for k, v in model.items() if k not in ("kind", "channels", "resolution")}
+        opened = cls(config["channels"], model["resolution"], device=device, kind=name, **own)
         opened.folder = Path(folder)
         return opened
 
@@ -134,6 +171,8 @@ class Generator:
 
         if self.folder is None:
             raise UnderstudyError("the generator has not been trained", fix="call fit first, or Generator.open(folder)")
+        if not (isinstance(n, int | np.integer) and isinstance(seed, int | np.integer) and seed >= 0):
+            raise UnderstudyError(f"{n} slices of seed {seed}", fix="give whole numbers, the seed 0 or more")
         with tempfile.TemporaryDirectory() as folder:
             made = sample_set(self.folder, n, seed, Path(folder) / "set", device=self.device, progress=False, **options)
             return in_memory(made)
@@ -210,7 +249,7 @@ class Segmenter:
             progress: show a bar.
 
         Returns:
-            a trained copy, so that one description serves several trainings.
+            itself, trained.
 
         Raises:
             UnderstudyError: neither set, other channels or classes, settings that do not fit.
@@ -218,21 +257,25 @@ class Segmenter:
         from understudy.segmenters.config import segmenter_config
         from understudy.segmenters.train import train
 
-        model, config = segmenter_config(self.kind, **self._options, seed=seed)
-        fitted = type(self)(device=self.device, **self._options)
-        fitted._network = train(real, synthetic, model, config, val, self.device, progress)
-        return fitted
+        _check_sets(real=real, synthetic=synthetic, val=val)
+        with _settings():
+            model, config = segmenter_config(self.kind, **self._options, seed=seed)
+        self._network = train(real, synthetic, model, config, val, self.device, progress)
+        return self
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Labels uint8 [N, H, W] (class indices) of images uint8 [N, C, H, W].
 
         Raises:
-            UnderstudyError: not trained; other channels or resolution.
+            UnderstudyError: not trained; other channels, resolution or type.
         """
         from understudy.segmenters.predict import predict
 
         if self._network is None:
-            raise UnderstudyError("the segmenter has not been trained", fix="use what fit returns")
+            raise UnderstudyError("the segmenter has not been trained", fix="call fit first")
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            found = getattr(images, "dtype", type(images).__name__)
+            raise UnderstudyError(f"images are {found}, not an array of uint8", fix="give slices.images")
         return predict(self._network, images)
 
 
@@ -253,7 +296,8 @@ class Evaluation:
     """Can synthetic slices replace real ones in the training of a segmenter?
 
     Attributes:
-        relative_dice: mean Dice on test patients after training on synthetic slices / after training on real ones.
+        relative_dice: mean Dice on test patients after training on synthetic slices / after training on real ones;
+            NaN where the real slices teach the network nothing, so that a share of their Dice says nothing.
         interval: its 95 % interval, bootstrap over patients.
         dice: mean Dice of each training ("real", "synthetic", "both").
         rows: raw results, one row a training, patient and class.
@@ -265,12 +309,12 @@ class Evaluation:
     rows: pd.DataFrame
 
     def __repr__(self) -> str:
-        low, high = self.interval  # the upper end is infinite where resamples of patients have a real Dice of 0
+        low, high = self.interval
         means = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
-        return (
-            f"Evaluation(relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)};"
-            f" Dice: {means})"
-        )
+        answer = f"relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)}"
+        if np.isnan(self.relative_dice):
+            answer = f"not answered: real slices reach a Dice below {POOREST_BASELINE}, train the segmenter for longer"
+        return f"Evaluation({answer}; Dice: {means})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Dice of each test patient under each training; returns the axes."""
@@ -289,7 +333,7 @@ def evaluate(
     real: SliceSet,
     synthetic: SliceSet,
     segmenter: Segmenter | None = None,
-    trainings: Sequence[str] = ("real", "synthetic"),
+    both: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -299,11 +343,12 @@ def evaluate(
     repeats and tables: `understudy evaluate`.
 
     Args:
-        real: slices of patients; `real.split()` says which train and which test.
+        real: slices of patients. Training, validation and test patients are those of its last `split`, so split it
+            once and train the generator on that training part.
         synthetic: slices that stand in for the training patients'.
         segmenter: None: `UNet()`.
-        trainings: of "real", "synthetic", "both"; "real" and "synthetic" must be among them.
-        seed: of the trainings.
+        both: also train on real and synthetic slices together.
+        seed: of the segmenter's trainings.
 
     Raises:
         UnderstudyError: sets that do not fit together, patients that cannot be split.
@@ -312,26 +357,29 @@ def evaluate(
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
 
-    segmenter = segmenter or UNet()
-    train, val, test = real.split()
+    _check_sets(real=real, synthetic=synthetic)
+    segmenter = UNet() if segmenter is None else segmenter
+    if not isinstance(segmenter, Segmenter):
+        raise UnderstudyError(f"the segmenter is {segmenter!r}", fix="give UNet(...) or Swin(...)")
+    train, val, test = real.last_split
     if not len(test):
         raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
     spacing = tuple(real.spacing[i] for i in (2, 0, 1)) if real.spacing else (1.0, 1.0, 1.0)
+    sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
     rows: list[dict[str, Any]] = []
-    for name in trainings:
-        sets = (train if name != "synthetic" else None, synthetic if name != "real" else None)
-        fitted = segmenter.fit(*sets, val=val if len(val) else None, seed=seed, progress=progress)
+    for name in ("real", "synthetic", "both")[: 3 if both else 2]:
+        network = copy.copy(segmenter).fit(*sets[name], val=val if len(val) else None, seed=seed, progress=progress)
         for subject, places in test.index.groupby("subject", sort=True).indices.items():
             images, labels = test.read(np.asarray(places))
             scored = score_volume(
-                pred=fitted.predict(images), target=labels, class_names=real.class_names, spacing=spacing
+                pred=network.predict(images), target=labels, class_names=real.class_names, spacing=spacing
             )
             rows += [row | {"setting": name, "repeat": 0, "subject": str(subject)} for row in scored]
     table = apply_policy(pd.DataFrame(rows))
+    means = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"].to_dict()
     estimate = relative_dice(table, "synthetic", "real")
-    summary = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"]
-    means = {name: float(summary[name]) for name in trainings}
-    return Evaluation(estimate.value, (estimate.low, estimate.high), means, table)
+    value = estimate.value if means["real"] >= POOREST_BASELINE else float("nan")
+    return Evaluation(value, (estimate.low, estimate.high), means, table)
 
 
 def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
@@ -348,7 +396,9 @@ def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec
 
-    return read_folder(folder, FolderSpec(**spec), out, progress=False)
+    with _settings():
+        described = FolderSpec(**spec)
+    return read_folder(folder, described, out, progress=False)
 
 
 def phantoms(patients: int = 12, resolution: int = 32, seed: int = 1) -> SliceSet:
@@ -369,10 +419,11 @@ def phantoms(patients: int = 12, resolution: int = 32, seed: int = 1) -> SliceSe
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = PhantomConfig(patients=patients, shape=(64, 64, 40), seed=seed, sites=1)
+        with _settings():
+            config = PhantomConfig(patients=patients, shape=(64, 64, 40), seed=seed, sites=1)
+            slicing = SliceConfig(resolution=resolution, scaling="robust")
         write_phantoms(config, folder / "phantoms", progress=False)
         cohort = find_patients(CohortConfig(path=folder / "phantoms"))
-        slicing = SliceConfig(resolution=resolution, scaling="robust")
         frame = check_cohort(cohort, slicing, progress=False).frame
         split = split_patients(cohort, SplitConfig(test_patients=0.2, validation_fraction=0.2, seed=seed))
         prepare(cohort, split, slicing, folder, progress=False, frame=frame)

@@ -150,6 +150,7 @@ class SliceSet:
         self.spacing: tuple[float, float, float] | None = tuple(spacing) if spacing else None  # type: ignore
         self.axes: tuple[str, str] | None = tuple(axes) if axes else None  # type: ignore
         self.attrs: dict[str, Any] = {}
+        self._split: tuple[SliceSet, SliceSet, SliceSet] | None = None
         n, c, h, w = source.shape
         self._small = isinstance(source, _InMemory) or n * (c + 1) * h * w <= cache_bytes
 
@@ -222,12 +223,21 @@ class SliceSet:
                 f"labels are {labels.dtype} {list(labels.shape)}, not integers {[len(images), *images.shape[2:]]}",
                 fix="give one label image of class values for each image",
             )
+        if isinstance(channels, str) or isinstance(classes, str):
+            raise UnderstudyError("channels and classes are lists of names", fix='e.g. channels=["FLAIR"]')
+        spaced = np.ones(3) if spacing is None else np.asarray(spacing)
+        if spaced.shape != (3,) or spaced.dtype.kind not in "iuf" or not (np.isfinite(spaced) & (spaced > 0)).all():
+            raise UnderstudyError(f"the spacing is {spacing}", fix="give (row, column, slice) distances in mm")
+        if patients is not None and pd.isna(np.asarray(patients, object)).any():
+            raise UnderstudyError("some slices have no patient (None or NaN)", fix="name the patient of every slice")
         coded: Any
         if not isinstance(classes, Mapping) and classes and isinstance(classes[0], LabelClass):
             coded, indices = classes, labels  # of another set: the values are class indices already
             known = np.arange(len(classes))
         else:
             named = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
+            if 0 in named:
+                raise UnderstudyError("the value 0 is the background, not a class", fix="leave it out of `classes`")
             coded = evenly_coded(named)
             known = np.array([c.source for c in coded])
             indices = np.searchsorted(known, labels).clip(max=len(known) - 1)
@@ -354,10 +364,11 @@ class SliceSet:
         A split that the index records (column `split`, as `understudy prepare` writes it) is kept.
 
         Args:
-            test, val: part of all patients, each at least one.
+            test, val: part of all patients, at least one patient each.
+            seed: of the order of the patients.
 
         Raises:
-            UnderstudyError: the patients are not known, or fewer than three.
+            UnderstudyError: the patients are not known, or too few.
         """
         if "split" in self.index:
             train, validation, tested = (self.subset(self.rows(split=part)) for part in _PARTS)
@@ -370,15 +381,21 @@ class SliceSet:
             )
         patients = np.random.default_rng(seed).permutation(np.unique(self.index["subject"].astype(str)))
         counts = [max(1, round(part * len(patients))) for part in (test, val)]
-        if len(patients) <= sum(counts):
+        if min(test, val) <= 0 or len(patients) <= sum(counts):
             raise UnderstudyError(
-                f"{len(patients)} patients cannot be split into training, validation and test patients",
+                f"no split of {len(patients)} patients into {test:g} for testing and {val:g} for validation",
                 where=self.path,
-                fix="use at least three patients, or smaller parts",
+                fix="use at least three patients, and parts above 0 that leave some for training",
             )
         of_test, of_val, of_train = np.split(patients, np.cumsum(counts))
         train, validation, tested = (self.subset(self.rows(subject=list(p))) for p in (of_train, of_val, of_test))
-        return train, validation, tested
+        self._split = train, validation, tested
+        return self._split
+
+    @property
+    def last_split(self) -> tuple[SliceSet, SliceSet, SliceSet]:
+        """The parts of the last `split` of this set, or of `split()`: so that all that follows has the same patients."""
+        return self._split or self.split()
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         """Row numbers 0 ... N - 1."""
