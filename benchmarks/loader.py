@@ -35,9 +35,8 @@ from understudy.segmenters.config import MixtureConfig
 from understudy.segmenters.mixing import Mixture, Prefetcher
 from understudy.slices import SliceSet
 mixture = Mixture(SliceSet.open(sys.argv[1], cache_bytes=0), None, MixtureConfig(), 0)
-with Prefetcher(mixture.read, int(sys.argv[2]), 0, 200) as batches:
-    for _ in range(200):
-        batches.next()
+for _ in Prefetcher(mixture.read, int(sys.argv[2]), 0, 200):
+    pass
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(status["VmHWM"].split()[0])
 """

@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from understudy.io.files import read_json, write_json
 from understudy.runtime.memory import OutOfMemory, oom_fallback
 from understudy.segmenters.config import SegmenterTrainingConfig, build_model
-from understudy.segmenters.losses import (
-    backward,
-    normalises_over_the_batch,
-    segmentation_loss,
-    shrink_target,
-    soft_dice_loss,
-)
+from understudy.segmenters.losses import backward, batch_norms, segmentation_loss, shrink_target, soft_dice_loss
 from understudy.segmenters.predict import load
 from understudy.segmenters.swin import Swin, SwinConfig
 from understudy.segmenters.train import train_segmenter
@@ -112,8 +106,8 @@ def test_running_means_of_parts_move_as_far_as_those_of_a_batch() -> None:
 
 
 def test_which_networks_normalise_over_the_batch() -> None:
-    assert not normalises_over_the_batch(build_model(TINY, 1, 2, 32))
-    assert normalises_over_the_batch(build_model(SWIN, 1, 2, 32))
+    assert not batch_norms(build_model(TINY, 1, 2, 32))
+    assert batch_norms(build_model(SWIN, 1, 2, 32))
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], most: int) -> list[int]:

@@ -105,9 +105,9 @@ def test_a_set_of_constant_size(tenths: int, seed: int, choose: str) -> None:
 def real_rows(mixture: Mixture, real: SliceSet) -> set[int]:
     return {
         int(row)
-        for (_, rows), part in zip(mixture.draw(np.arange(400)), mixture._parts, strict=True)
+        for (_, rows), source in zip(mixture.draw(np.arange(400)), mixture._sources, strict=True)
         for row in rows
-        if part.source.slices is real
+        if source.slices is real
     }
 
 
@@ -187,10 +187,8 @@ def test_names_not_positions() -> None:
 
 
 def test_batches_come_in_order_and_end() -> None:
-    with Prefetcher(lambda n: (n.astype(np.uint8), n.astype(np.uint8)), batch=3, start=1, stop=4) as batches:
-        got = [batches.next() for _ in range(3)]
-        with pytest.raises(StopIteration):
-            batches.next()
+    got = list(Prefetcher(lambda n: (n.astype(np.uint8), n.astype(np.uint8)), batch=3, start=1, stop=4))
+    assert len(got) == 3
     np.testing.assert_array_equal(np.concatenate([numbers for numbers, _, _ in got]), np.arange(3, 12))
     np.testing.assert_array_equal(np.concatenate([images for _, images, _ in got]), np.arange(3, 12))
 
@@ -203,20 +201,19 @@ def test_the_next_batch_is_read_while_this_one_is_in_use() -> None:
         started[numbers[0]].set()
         return numbers, numbers
 
-    with Prefetcher(read, batch=1, start=0, stop=3) as batches:
-        batches.next()
-        assert started[1].wait(10)
-        assert not started[2].is_set()  # one ahead, not more: memory stays bounded
-        batches.next()
-        assert started[2].wait(10)
+    batches = iter(Prefetcher(read, batch=1, start=0, stop=3))
+    next(batches)
+    assert started[1].wait(10)
+    assert not started[2].is_set()  # one ahead, not more: memory stays bounded
+    next(batches)
+    assert started[2].wait(10)
 
 
 def test_what_is_waited_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 10.5, 20.0, 22.0])  # before and after each wait
     monkeypatch.setattr(mixing, "clock", lambda: next(ticks))
-    with Prefetcher(lambda n: (n, n), batch=1, start=0, stop=2) as batches:
-        batches.next()
-        batches.next()
+    batches = Prefetcher(lambda n: (n, n), batch=1, start=0, stop=2)
+    assert len(list(batches)) == 2
     assert batches.waited == 2.5
 
 
@@ -224,5 +221,5 @@ def test_errors_of_the_reading_arrive() -> None:
     def read(numbers: np.ndarray) -> Arrays:
         raise UnderstudyError("the slices cannot be read")
 
-    with Prefetcher(read, batch=1, start=0, stop=2) as batches, pytest.raises(UnderstudyError, match="cannot be read"):
-        batches.next()
+    with pytest.raises(UnderstudyError, match="cannot be read"):
+        list(Prefetcher(read, batch=1, start=0, stop=2))

@@ -426,7 +426,7 @@ def test_what_cannot_be_gone_on_from_is_refused(real: SliceSet, pretrained: Path
 def test_counted_patients_are_the_first_of_the_same_order_as_fractions(real: SliceSet) -> None:
     def patients(**fields: object) -> set[str]:
         mixture = Mixture(real, None, MixtureConfig(subset_seed=5, **fields), 0)  # type: ignore[arg-type]
-        source = mixture._parts[0].source
+        source = mixture._sources[0]
         return set(real.index["subject"].iloc[source.rows].astype(str))
 
     found = [patients(patient_count=n) for n in (1, 3, 6)]

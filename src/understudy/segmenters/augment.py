@@ -1,13 +1,7 @@
-"""Augmentation as the paper's text: what is done to each sample is drawn here, as plain numbers.
+"""Augmentation as the paper's text (section 4.3): what is done to each sample is drawn here, as plain numbers.
 
 `draw` makes an `AugmentPlan` from (seed, sample number) alone, so any batch can be replayed, on any machine, after
 any interruption. `augment_apply.apply` renders it.
-
-Two sets (section 4.3 of the paper), the U-Net's and the Swin transformer's; every number of either can be changed:
-
-    AugmentConfig()                         # U-Net: rotation, scaling, noise, blur, low resolution, gamma
-    AugmentConfig(set="swin")               # rotation, scaling, flips, gamma, elastic deformation
-    AugmentConfig(set="swin", p_elastic=0)
 """
 
 from __future__ import annotations
@@ -50,11 +44,10 @@ LATER = ("set", "p_elastic", "elastic_sd", "elastic_points", "input")
 
 
 class AugmentConfig(BaseModel):
-    """How strongly to augment; the defaults are the text of the paper's section 4.3 for the `set`.
+    """How strongly to augment; the defaults below are the U-Net's, `SWIN_SET` holds what the Swin's set has otherwise.
 
-    The defaults below are the U-Net's; `SWIN_SET` holds what the Swin's set has otherwise. For the U-Net's low
-    resolution and gamma the text gives no probability; those of the authors' code stand in (0.25, and 0.3 for their
-    two gamma transforms together). Noise touches the foreground only, as in their code.
+    For the U-Net's low resolution and gamma the paper's text gives no probability; those of the authors' code stand in
+    (0.25, and 0.3 for their two gamma transforms together). Noise touches the foreground only, as in their code.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,11 +80,6 @@ class AugmentConfig(BaseModel):
         description="what the network is fed: z_score, each slice and channel by its foreground (the U-Net's text);"
         " raw, values 0 to 255, as the authors fed the Swin (in their code, not in the text)",
     )
-
-    @property
-    def angles(self) -> Range:
-        """`rotate` as a range."""
-        return self.rotate if isinstance(self.rotate, tuple) else (-self.rotate, self.rotate)
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Serialize) -> dict[str, Any]:
@@ -162,13 +150,14 @@ def draw(config: AugmentConfig, seed: int, samples: Sequence[int] | NDArray[np.i
         low, high = low_high
         return np.where(config.enabled & (u[:, switch] < p), low + (high - low) * u[:, column], neutral)
 
+    angles = config.rotate if isinstance(config.rotate, tuple) else (-config.rotate, config.rotate)
     rows = maybe(config.p_scale, 2, config.scale, 3, 1.0)
     columns = maybe(config.p_scale, 2, config.scale, 4, 1.0)
     flip = u[:, 13:15] < 0.5
     if config.flips == "either":
         flip = flip[:, :1] & np.stack([flip[:, 1], ~flip[:, 1]], 1)
     return AugmentPlan(
-        angle=maybe(config.p_rotate, 0, config.angles, 1, 0.0),
+        angle=maybe(config.p_rotate, 0, angles, 1, 0.0),
         scale=np.stack([rows, columns], 1),
         flip=flip & bool(config.flips) & config.enabled,
         turns=(u[:, 15] * 4).astype(np.int64) * (config.quarter_turns & config.enabled),

@@ -61,7 +61,7 @@ def apply(plan: AugmentPlan, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
 def fed(x: Tensor, rule: Input, work: Tensor | None = None) -> Tensor:
     """What the network is fed of images in 0..1, float [N, C, H, W]: `normalise`, or ("raw") values 0..255.
 
-    The result is in `work`, memory of the same shape, where it is given.
+    `work`: memory of the same shape for the result.
     """
     return normalise(x, work) if rule == "z_score" else torch.mul(x, 255, out=work)
 
@@ -70,7 +70,7 @@ def normalise(x: Tensor, work: Tensor | None = None) -> Tensor:
     """Z-score per slice and channel with the mean and sd of its foreground (> 0): float [N, C, H, W], x >= 0.
 
     As in the authors' code the background does not count, or the size of the head would set the contrast. Channels
-    that are constant become 0. The result is in `work`, memory of the same shape, where it is given.
+    that are constant become 0. `work`: memory of the same shape for the result.
     """
     work = torch.empty_like(x) if work is None else work
     flat = x.flatten(2)  # [N, C, H W]
@@ -160,9 +160,6 @@ def add_noise(plan: AugmentPlan, x: Tensor, work: Tensor | None = None) -> Tenso
 
     A sample's noise is a run of independent normal numbers from a fixed pool, at a place and with a sign that its
     seed says: 20 times faster than to draw them. Two samples of a training may see shifted parts of the same noise.
-
-    Args:
-        work: memory of the same shape.
     """
     work = torch.empty_like(x) if work is None else work
     size = x[0].numel() if len(x) else 0

@@ -35,10 +35,7 @@ def build_model(
     """A network with weights drawn from `seed`; the global random state is left alone.
 
     It maps slices [N, C, R, R] to a list of class scores, the first [N, K, R, R]; in training more follow, which the
-    loss weighs by `level_weights`.
-
-    Args:
-        channels: image channels. classes: including the background. resolution: of the slices, pixels.
+    loss weighs by `level_weights`. `classes` include the background.
 
     Raises:
         UnderstudyError: architecture and resolution do not fit.
@@ -96,7 +93,7 @@ class MixtureConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: Serialize) -> dict[str, Any]:
-        # later fields are left out where they are unused: the identities of older trainings stay
+        # left out where they are unused: identities and job ids do not depend on them
         unused = {"total", "choose"} if self.total is None else set()
         unused |= {"patient_count"} if self.patient_count is None else set()
         return {name: value for name, value in handler(self).items() if name not in unused}
@@ -163,9 +160,8 @@ class SegmenterTrainingConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _epochs_for_samples(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("epochs") is not None and "samples" not in data:
-            return {**data, "samples": None}
-        return data
+        given = isinstance(data, dict) and data.get("epochs") is not None
+        return {"samples": None, **data} if given else data
 
     @model_validator(mode="after")
     def _one_budget(self) -> SegmenterTrainingConfig:
@@ -216,23 +212,12 @@ def with_paper(kind: str, training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paper_training(kind: str = DEFAULT_KIND, **changes: Any) -> SegmenterTrainingConfig:
-    """The paper's training of a kind of network, with some fields changed.
-
-    Example:
-        >>> paper_training("swin", samples=1000, warmup_samples=100).optimiser
-        'adamw'
-    """
+    """The paper's training of a kind of network, with some fields changed."""
     return SegmenterTrainingConfig(**with_paper(kind, changes))
 
 
 def segmenter_config(kind: str = DEFAULT_KIND, **fields: Any) -> tuple[ModelConfig, SegmenterTrainingConfig]:
-    """Network and training from the fields of both.
-
-    Example:
-        >>> model, training = segmenter_config("unet", width=16, samples=4000)
-        >>> model.width, training.samples
-        (16, 4000)
-    """
+    """Network and training from the fields of both."""
     own = {name: fields.pop(name) for name in list(fields) if name in KINDS[kind].model_fields}
     return model_config({"kind": kind, **own}), paper_training(kind, **fields)
 
@@ -240,6 +225,5 @@ def segmenter_config(kind: str = DEFAULT_KIND, **fields: Any) -> tuple[ModelConf
 def check_batch(model: ModelConfig, config: SegmenterTrainingConfig) -> None:
     """Raises UnderstudyError where the network cannot be trained with so few slices a step."""
     if model.kind == "swin" and config.batch < 2:
-        raise UnderstudyError(
-            "UPerNet normalises over the batch and cannot be trained slice by slice", "training.batch", "use at least 2"
-        )
+        problem = "UPerNet normalises over the batch and cannot be trained slice by slice"
+        raise UnderstudyError(problem, "training.batch", "use at least 2")

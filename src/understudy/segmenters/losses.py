@@ -23,9 +23,6 @@ def soft_dice_loss(scores: Tensor, target: Tensor, background: bool = True) -> T
         scores: float [N, K, H, W] before the softmax.
         target: int64 [N, H, W] class indices.
         background: count the background as a class, as the authors' U-Net code does; nnU-Net does not.
-
-    Returns:
-        A scalar in [0, 1].
     """
     probabilities = scores.float().softmax(1)  # [N, K, H, W]
     truth = torch.zeros_like(probabilities).scatter_(1, target[:, None], 1.0)  # [N, K, H, W], one-hot
@@ -42,19 +39,14 @@ def shrink_target(target: Tensor, size: int) -> Tensor:
 
 
 def segmentation_loss(
-    outputs: Sequence[Tensor],
-    target: Tensor,
-    weights: Sequence[float],
-    background: bool = True,
+    outputs: Sequence[Tensor], target: Tensor, weights: Sequence[float], background: bool = True,
     kind: Literal["ce_dice", "dice_ce"] = "ce_dice",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Sum over levels of weight x (cross-entropy + soft Dice loss).
 
     Args:
         outputs: class scores [N, K, h, w] of each level, highest resolution first.
         target: integer [N, H, W] class indices at the highest resolution.
-        weights: of the levels.
-        background: see `soft_dice_loss`.
         kind: "ce_dice" for the U-Net's soft Dice over the whole batch, "dice_ce" for MONAI's of each slice.
 
     Example:
@@ -85,22 +77,21 @@ def segmentation_loss(
 def backward(
     network: nn.Module, forward: Forward, loss: Callable[[Sequence[Tensor]], Tensor], x: Tensor, parts: int
 ) -> Tensor:
-    """Adds the gradient of the loss to the parameters' `grad`; returns the loss, a scalar.
+    """Adds the gradient of the loss of x [N, C, R, R] to the parameters' `grad`; returns the loss, a scalar.
 
-    The soft Dice coefficient is one over the batch, so the losses of parts do not add up to it. Instead the scores of
-    all parts are computed without graphs, the loss of the whole batch gives the gradient of these scores, and each part
-    is computed once more and differentiated from there. Only a network that normalises over the batch, or draws random
-    numbers for it, gives other results in parts.
+    Only a network that normalises over the batch, or draws random numbers for it, gives other results in several parts.
 
     Args:
-        network: whose running means, if any, move once. forward: of the network.
-        loss: of the scores of the whole batch. x: float32 [N, C, R, R].
-        parts: 1: the batch at once; at most N.
+        loss: of the scores of the whole batch.
+        parts: at most N; 1: the batch at once.
     """
     if parts == 1:
         value = loss(forward(x, 0))
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
+    # The soft Dice coefficient is one over the batch, so the losses of parts do not add up to it. Instead the scores of
+    # all parts are computed without graphs, the loss of the whole batch gives the gradient of these scores, and each
+    # part is computed once more and differentiated from there.
     pieces = torch.tensor_split(x, parts)
     with torch.no_grad(), _momentum(network, 0.0):
         found = [forward(piece, number) for number, piece in enumerate(pieces)]
@@ -116,24 +107,19 @@ def backward(
     return value.detach()
 
 
-def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Layers by which a slice's scores in training depend on the slices beside it."""
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def normalises_over_the_batch(network: nn.Module) -> bool:
-    """Whether a slice's scores in training depend on the slices beside it."""
-    return bool(_batch_norms(network))
 
 
 @contextmanager
 def _momentum(network: nn.Module, power: float) -> Iterator[None]:
     """Slows running means down: with 1 / n, n passes together move them as far as one usually does."""
-    norms = _batch_norms(network)
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1 - (1 - (norm.momentum or 0.0)) ** power
+    norms = [(norm, norm.momentum) for norm in batch_norms(network)]
+    for norm, momentum in norms:
+        norm.momentum = 1 - (1 - (momentum or 0.0)) ** power
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, before, strict=True):
+        for norm, momentum in norms:
             norm.momentum = momentum

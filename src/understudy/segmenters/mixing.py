@@ -1,8 +1,5 @@
 """Which slice is sample k of a training: real, synthetic, or both, decided by (seed, k) alone; and its reading.
 
-Every source is drawn from in rounds of a new random order each, so that a slice is seen as often as any other; two
-sources alternate in their exact proportion. Nothing is kept between steps: a resumed training continues anywhere.
-
 Two ways to mix: all slices of both sets, of which `real_share` says how often each set is drawn from (the paper's
 Tables 3 and 4); or a set of a constant number of slices (`total`), `real_share` of them real, each drawn as often as
 any other (the paper's Figure 2).
@@ -11,12 +8,10 @@ any other (the paper's Figure 2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from time import perf_counter as clock
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -50,7 +45,8 @@ def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
 
 
 class Pool:
-    """Rows of one slice set that are drawn from in rounds; `key` seeds the order of every round."""
+    """Rows of one slice set, drawn from in rounds of a new random order each, seeded by `key` and the round: a slice
+    is seen as often as any other, and a resumed training continues anywhere."""
 
     def __init__(self, rows: Rows, key: Sequence[int]) -> None:
         self.rows, self.key = rows, list(key)
@@ -95,24 +91,27 @@ class Source:
         self.slices, self.rows = slices, rows
         self._channels = channel_order(slices.channels, channels, slices.path)
         self._classes = class_table([c.name for c in slices.classes], classes, slices.path)
+        self.pools: list[Pool] = []  # of all rows, or of those with and those without foreground
+        self.fraction: float | None = None  # of slices with foreground
 
     def read(self, rows: Rows) -> Arrays:
         """Images uint8 [n, C, R, R] and labels uint8 [n, R, R]."""
         images, labels = self.slices.read(rows)
         return images[:, self._channels], self._classes[labels]
 
-    def foreground(self) -> NDArray[np.bool_]:
-        """bool [len(rows)]: has any class but the background."""
-        return np.concatenate([labels.any((1, 2)) for _, _, labels in self.slices.blocks(self.rows)])
-
-
-@dataclass
-class _Part:
-    source: Source
-    fraction: float | None  # of slices with foreground, where these are balanced
-    pools: list[Pool]  # of all slices, or of those with and those without foreground
+    def pool(self, fraction: float | None, key: Sequence[int]) -> None:
+        """Makes the pools; one of all rows where a kind is absent, or `fraction` is None."""
+        self.fraction, masks = fraction, [np.ones(len(self.rows), bool)]
+        if fraction is not None:
+            foreground = np.concatenate([labels.any((1, 2)) for _, _, labels in self.slices.blocks(self.rows)])
+            kinds = [foreground, ~foreground]  # bool [rows] each
+            if not 0 < fraction < 1:
+                kinds = [kinds[0] if fraction else kinds[1]]
+            masks = kinds if all(kind.any() for kind in kinds) else masks
+        self.pools = [Pool(self.rows[mask], [*key, kind]) for kind, mask in enumerate(masks)]
 
     def draw(self, j: Rows) -> Rows:
+        """Rows of the draws with numbers `j`."""
         if self.fraction is None or len(self.pools) == 1:
             return self.pools[0].draw(j)
         first, in_first, in_second = split_counts(j, self.fraction)
@@ -131,31 +130,23 @@ class Mixture:
         seed: of the order.
         names: channels and classes in the order of an existing network; None: of the slices.
 
-    Attributes:
-        channels, classes: names, of the real set if there is one; `classes[0]` is the background.
-        resolution: of the slices, pixels.
-        sources: numbers of slices and of patients by "real" and "synthetic", for the record.
-
     Raises:
         UnderstudyError: nothing to train on; names or resolutions that do not fit together.
     """
 
     def __init__(
-        self,
-        real: SliceSet | None,
-        synthetic: SliceSet | None,
-        config: MixtureConfig,
-        seed: int,
+        self, real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig, seed: int,
         names: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         reference = real if real is not None else synthetic
         if reference is None:
             raise UnderstudyError("no slices to train on", fix="give real slices, synthetic slices, or both")
-        self.resolution = reference.resolution
+        self.resolution = reference.resolution  # pixels
+        # names, of the real set if there is one, the background first
         self.channels, self.classes = names or (reference.channels, tuple(c.name for c in reference.classes))
-        self.sources: dict[str, Any] = {}
+        self.sources: dict[str, Any] = {}  # numbers of slices and of patients by "real" and "synthetic"
         self._share = config.real_share
-        self._parts: list[_Part] = []
+        self._sources: list[Source] = []
         chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
         for number, name, slices, rows in zip((0, 1), ("real", "synthetic"), (real, synthetic), chosen, strict=True):
             if slices is None or rows is None:
@@ -166,9 +157,8 @@ class Mixture:
             if not len(rows):
                 raise UnderstudyError(f"no {name} slices to train on", slices.path, "check the split and the subset")
             source = Source(slices, rows, self.channels, self.classes)
-            masks = _balanced(source, config.foreground_fraction)
-            pools = [Pool(rows[mask], [seed, _STREAM, number, kind]) for kind, mask in enumerate(masks)]
-            self._parts.append(_Part(source, config.foreground_fraction, pools))
+            source.pool(config.foreground_fraction, [seed, _STREAM, number])
+            self._sources.append(source)
             self.sources[name] = {"slices": len(rows), "content_hash": slices.content_hash}
             if name == "real" and "subject" in slices.index:
                 self.sources[name]["patients"] = int(slices.index["subject"].iloc[rows].nunique())
@@ -181,31 +171,29 @@ class Mixture:
     def hold_out(self, share: float, most: int) -> tuple[Source, Rows]:
         """Takes the last `share` of the only source's slices, at most so many, out of the training: the source and the
         rows. Where the slices have patients, no other slice of a held-out patient is trained on either."""
-        (part,), ((name, record),) = self._parts, self.sources.items()
-        source, index = part.source, part.source.slices.index
+        (source,), ((name, record),) = self._sources, self.sources.items()
+        index, excluded = source.slices.index, np.array([], np.int64)
         held = source.rows[len(source.rows) - min(most, round(share * len(source.rows))) :]
-        excluded = held
         if "subject" in index:
             subject = index["subject"].fillna("").astype(str).to_numpy()
-            excluded = np.union1d(held, np.flatnonzero(np.isin(subject, subject[held]) & (subject != "")))
-        trained = source.rows[~np.isin(source.rows, excluded)]
-        pools = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in part.pools]
-        if not len(held) or not all(len(pool.rows) for pool in pools):
+            excluded = np.flatnonzero(np.isin(subject, subject[held]) & (subject != ""))
+        trained = source.rows[~np.isin(source.rows, np.union1d(held, excluded))]
+        source.pools = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in source.pools]
+        if not len(held) or not all(len(pool.rows) for pool in source.pools):
             few = f"{len(source.rows)} {name} slices are too few to hold some out for validation"
             raise UnderstudyError(few, source.slices.path, "sample more, or use `validation: real`")
-        part.pools = pools
         self.sources[name] = {**record, "slices": len(trained), "held_out": len(held)}
         return source, held
 
     def draw(self, samples: Rows) -> list[tuple[Rows, Rows]]:
         """For each source: positions in `samples` that it provides, and the rows."""
-        if len(self._parts) == 1:
-            return [(np.arange(len(samples)), self._parts[0].draw(samples))]
-        first, in_first, in_second = split_counts(samples, self._share)
-        real, synthetic = self._parts
+        if len(self._sources) == 1:
+            return [(np.arange(len(samples)), self._sources[0].draw(samples))]
+        first, *counts = split_counts(samples, self._share)
+        masks = (first, ~first)
         return [
-            (np.flatnonzero(first), real.draw(in_first[first])),
-            (np.flatnonzero(~first), synthetic.draw(in_second[~first])),
+            (np.flatnonzero(mask), source.draw(count[mask]))
+            for mask, source, count in zip(masks, self._sources, counts, strict=True)
         ]
 
     def read(self, samples: Rows) -> Arrays:
@@ -213,22 +201,10 @@ class Mixture:
         n, size = len(samples), self.resolution
         images = np.empty((n, len(self.channels), size, size), np.uint8)
         labels = np.empty((n, size, size), np.uint8)
-        for (at, rows), part in zip(self.draw(samples), self._parts, strict=True):
+        for (at, rows), source in zip(self.draw(samples), self._sources, strict=True):
             if len(at):
-                images[at], labels[at] = part.source.read(rows)
+                images[at], labels[at] = source.read(rows)
         return images, labels
-
-
-def _balanced(source: Source, fraction: float | None) -> list[NDArray[np.bool_]]:
-    """Masks of the slices with and without foreground; one mask of all where a kind is absent or not wanted."""
-    everything = [np.ones(len(source.rows), bool)]
-    if fraction is None:
-        return everything
-    foreground = source.foreground()
-    kinds = [foreground, ~foreground]  # bool [rows] each
-    if not 0 < fraction < 1:
-        kinds = [kinds[0] if fraction else kinds[1]]
-    return kinds if all(kind.any() for kind in kinds) else everything
 
 
 # --- which rows of the real and of the synthetic set are trained on ---
@@ -242,9 +218,8 @@ def _all_of_both(real: SliceSet | None, synthetic: SliceSet | None, config: Mixt
         return rows, None
     count = config.synthetic_count or len(synthetic)
     if count > len(synthetic):
-        raise UnderstudyError(
-            f"{count} synthetic slices wanted, there are {len(synthetic)}", synthetic.path, "sample more"
-        )
+        few = f"{count} synthetic slices wanted, there are {len(synthetic)}"
+        raise UnderstudyError(few, synthetic.path, "sample more")
     return rows, np.arange(count)
 
 
@@ -256,21 +231,21 @@ def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: M
         ordered = rng.permutation(_real_rows(real, config))
         if config.choose == "patients":
             subject = real.index["subject"].to_numpy()[ordered].astype(str)
-            names, of = np.unique(subject, return_inverse=True)
-            place = rng.permutation(len(names))[of]
+            names, patient = np.unique(subject, return_inverse=True)
+            place = rng.permutation(len(names))[patient]
             ordered = ordered[np.argsort(place, kind="stable")]  # whole patients, but for the last
     total = len(ordered) if config.total == "real" else int(config.total or 0)
     wanted = round(config.real_share * total)
     if (wanted == 0) != (config.real_share == 0) or (wanted == total) != (config.real_share == 1):
         few = f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind"
         raise UnderstudyError(few, real.path if real else None, "raise the total or the share")
+    there = 0 if synthetic is None else len(synthetic)
     for name, slices, number, available in (
-        ("real", real, wanted, len(ordered)),
-        ("synthetic", synthetic, total - wanted, 0 if synthetic is None else len(synthetic)),
-    ):
+        ("real", real, wanted, len(ordered)), ("synthetic", synthetic, total - wanted, there),
+    ):  # fmt: skip
         if number > available:
             few = f"{number} {name} slices wanted for a training set of {total}, there are {available}"
-            raise UnderstudyError(few, getattr(slices, "path", None), "lower `ratios.total`, or sample more")
+            raise UnderstudyError(few, slices.path if slices else None, "lower `ratios.total`, or sample more")
     return ordered[:wanted] if wanted else None, np.arange(total - wanted) if total > wanted else None
 
 
@@ -282,70 +257,44 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
     subject = slices.index["subject"].to_numpy()
     chosen = np.unique(subject[rows].astype(str))
     if config.patients is not None:
-        unknown = sorted(set(config.patients) - set(chosen))
-        if unknown:
-            raise UnderstudyError(
-                f"not among the training patients: {', '.join(unknown)}", slices.path, "check the ids"
-            )
+        if unknown := sorted(set(config.patients) - set(chosen)):
+            problem = f"not among the training patients: {', '.join(unknown)}"
+            raise UnderstudyError(problem, slices.path, "check the ids")
         chosen = np.array(sorted(config.patients))
     order = np.random.default_rng([config.subset_seed, _STREAM]).permutation(chosen)
     count = config.patient_count or max(1, math.ceil(config.patient_fraction * len(order)))
     if count > len(order):
-        raise UnderstudyError(
-            f"{count} training patients wanted, but there are {len(order)}", slices.path, f"ask for 1 to {len(order)}"
-        )
+        problem = f"{count} training patients wanted, but there are {len(order)}"
+        raise UnderstudyError(problem, slices.path, f"ask for 1 to {len(order)}")
     return rows[np.isin(subject[rows].astype(str), order[:count])]
 
 
-# --- reading ahead ---
-
-
 class Prefetcher:
-    """Gives batches number start ... stop - 1 in order and holds the next one ready: two in memory, no more.
+    """Iterates over batches number start ... stop - 1: numbers of the samples, images and labels.
+
+    The next one is read meanwhile: two in memory, no more.
 
     Args:
         read: images and labels of samples with these numbers (`Mixture.read`); called from one other thread only.
-        batch: samples in each.
-
-    Attributes:
-        waited: seconds that `next` has taken, so what a faster disk could save.
 
     Example:
-        >>> with Prefetcher(lambda numbers: (numbers, -numbers), batch=2, start=3, stop=5) as batches:
-        ...     [images.tolist() for _, images, _ in (batches.next(), batches.next())]
+        >>> [images.tolist() for _, images, _ in Prefetcher(lambda k: (k, -k), batch=2, start=3, stop=5)]
         [[6, 7], [8, 9]]
     """
 
     def __init__(self, read: Callable[[Rows], Arrays], batch: int, start: int, stop: int) -> None:
-        self._read, self._batch, self._number, self._stop = read, batch, start, stop
-        self.waited = 0.0
-        self._pool = ThreadPoolExecutor(1, "prefetch")  # reads while the training computes
-        self._pending: Future[Arrays] | None = None
-        self._submit()
+        self.read, self.batch, self.start, self.stop = read, batch, start, stop
+        self.waited = 0.0  # seconds that the training had to wait, so what a faster disk could save
 
-    def __enter__(self) -> Prefetcher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _numbers(self) -> Rows:
-        return np.arange(self._number * self._batch, (self._number + 1) * self._batch)
-
-    def _submit(self) -> None:
-        more = self._number < self._stop
-        self._pending = self._pool.submit(self._read, self._numbers()) if more else None
-
-    def next(self) -> tuple[Rows, NDArray[np.uint8], NDArray[np.uint8]]:
-        """Numbers of the samples, images and labels; StopIteration where no batch is left."""
-        if self._pending is None:
-            raise StopIteration
-        asked = clock()
-        images, labels = self._pending.result()
-        self.waited += clock() - asked
-        numbers = self._numbers()
-        self._number += 1
-        self._submit()
-        return numbers, images, labels
+    def __iter__(self) -> Iterator[tuple[Rows, NDArray[np.uint8], NDArray[np.uint8]]]:
+        numbers = np.arange(self.start * self.batch, (self.start + 1) * self.batch)
+        with ThreadPoolExecutor(1, "prefetch") as pool:
+            pending = pool.submit(self.read, numbers)
+            for number in range(self.start, self.stop):
+                asked = clock()
+                images, labels = pending.result()
+                self.waited += clock() - asked
+                if number + 1 < self.stop:
+                    pending = pool.submit(self.read, numbers + self.batch)
+                yield numbers, images, labels
+                numbers = numbers + self.batch

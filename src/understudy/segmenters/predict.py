@@ -32,25 +32,16 @@ Dropped = Literal["background", "predict"]
 
 @dataclass
 class Segmenter:
-    """A network with what is needed to use it.
+    """A network with what is needed to use it."""
 
-    Attributes:
-        network: maps slices [N, C, R, R], fed as `input` says, to a list, the first the class scores [N, K, R, R].
-        channels, classes: names in the network's order; `classes[0]` is the background.
-        resolution: of the slices, pixels.
-        device, dtype: where it computes, and in which type (float32 or bfloat16).
-        record: the content of `config.json`.
-        input: what the network is fed, see `AugmentConfig.input`.
-    """
-
-    network: nn.Module
-    channels: tuple[str, ...]
-    classes: tuple[str, ...]
-    resolution: int
+    network: nn.Module  # maps slices [N, C, R, R] to a list, the first the class scores [N, K, R, R]
+    channels: tuple[str, ...]  # names in the network's order, as of the classes
+    classes: tuple[str, ...]  # classes[0] is the background
+    resolution: int  # pixels
     device: torch.device
-    dtype: torch.dtype
-    record: dict[str, Any]
-    input: Input = "z_score"
+    dtype: torch.dtype  # float32 or bfloat16
+    record: dict[str, Any]  # the content of `config.json`
+    input: Input = "z_score"  # what the network is fed, see `AugmentConfig.input`
 
     @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8], batch: int = 32) -> Tensor:
@@ -88,9 +79,8 @@ def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
         network.load_state_dict(load_file(weights))
     # a damaged file; other names or shapes of weights; unknown fields of the network
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise UnderstudyError(
-            f"the weights cannot be read ({str(error).splitlines()[0]})", weights, "train it again"
-        ) from error
+        problem = f"the weights cannot be read ({str(error).splitlines()[0]})"
+        raise UnderstudyError(problem, weights, "train it again") from error
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     dtype = resolve_precision(record["training"]["precision"], where)
     fed_as = record["training"]["augment"].get("input", "z_score")
@@ -104,7 +94,6 @@ def predict(
 
     Args:
         channels: names of the images' channels, put into the model's order; None: they are in this order.
-        batch: slices at a time.
     """
     return model.probabilities(_checked(model, images, channels, "images"), batch).argmax(1).to(torch.uint8).numpy()
 
@@ -116,10 +105,8 @@ def predict_volume(
     """Labels of a whole volume.
 
     Args:
-        channels: names of the volume's channels (`VolumeSet.channels`), put into the model's order; None: they are in
-            this order.
+        channels: names of the volume's channels (`VolumeSet.channels`); None: they are in the model's order.
         classes: names of the classes, background first, whose indices the result has; None: the model's.
-        batch: slices at a time.
         dropped: what becomes of slices that the slice rule drops: "background" leaves them empty (the network was
             trained on kept slices only; a tumour there is missed), "predict" labels them.
 
@@ -142,10 +129,8 @@ def _checked(
     if channels is not None:
         images = np.ascontiguousarray(images[:, channel_order(channels, model.channels, where)])
     if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):
-        raise UnderstudyError(
-            f"slices of {images.shape[1]} channels and {images.shape[-1]} pixels for a segmenter of"
-            f" {len(model.channels)} ({', '.join(model.channels)}) and {model.resolution}",
-            where=where,
-            fix="prepare the patient as the training slices were",
-        )
+        given = f"slices of {images.shape[1]} channels and {images.shape[-1]} pixels"
+        wanted = f"{len(model.channels)} ({', '.join(model.channels)}) and {model.resolution}"
+        fix = "prepare the patient as the training slices were"
+        raise UnderstudyError(f"{given} for a segmenter of {wanted}", where, fix)
     return images

@@ -98,25 +98,19 @@ class SwinConfig(BaseModel):
                 problem = f"{shape.embed << stage} features of stage {stage + 1} are not divisible by {heads} heads"
                 raise UnderstudyError(problem, "model.heads", "give heads that divide embed x 2^stage")
         if resolution % patch or resolution // patch < 1 << (stages - 1):
-            raise UnderstudyError(
-                f"patches of {patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}",
-                where="model.patch",
-                fix=f"use slices of at least {patch << (stages - 1)} pixels, a multiple of {patch}",
-            )
+            problem = f"patches of {patch} pixels and {stages} stages do not fit slices of {resolution} x {resolution}"
+            fix = f"use slices of at least {patch << (stages - 1)} pixels, a multiple of {patch}"
+            raise UnderstudyError(problem, "model.patch", fix)
         return shape
 
 
 class Swin(nn.Module):
-    """Swin transformer, UPerNet's head and the auxiliary head.
-
-    Attributes:
-        level_weights: weights of the outputs in the loss, UPerNet's (1) and the auxiliary head's.
-    """
+    """Swin transformer, UPerNet's head and the auxiliary head."""
 
     def __init__(self, body: UperNetForSemanticSegmentation, auxiliary_weight: float, dropout: float) -> None:
         super().__init__()
         self.body = body
-        self.level_weights = (1.0, auxiliary_weight)
+        self.level_weights = (1.0, auxiliary_weight)  # of UPerNet's and the auxiliary head in the loss
 
         # What MMSegmentation has and `transformers` leaves out: dropout before both classifiers, stochastic depth on
         # each block's second branch, and (in `forward`) the scores of the auxiliary head.
@@ -133,17 +127,14 @@ class Swin(nn.Module):
                 block.mlp.register_forward_hook(skip(block.drop_path))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, C, R, R] z-scored slices -> class scores [N, K, R, R] of UPerNet's head and the auxiliary one.
-
-        In evaluation mode only the first is returned.
-        """
+        """[N, C, R, R] -> class scores [N, K, R, R] of UPerNet's head and, in training mode, of the auxiliary one."""
         features = self.body.backbone(x).feature_maps
         heads = [self.body.decode_head, self.body.auxiliary_head] if self.training else [self.body.decode_head]
         return [F.interpolate(head(features), size=x.shape[2:], mode="bilinear", align_corners=False) for head in heads]
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters without weight decay, as in the authors' configuration: the transformer's layer norms and
-        relative position biases (the batch norms of the heads do decay there)."""
+        """Parameters without weight decay, as in the authors' configuration: layer norms and relative position biases
+        (the batch norms of the heads do decay there)."""
         norms = [p for m in self.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
         return norms + [p for n, p in self.named_parameters() if n.endswith("relative_position_bias_table")]
 
@@ -160,24 +151,14 @@ def build_swin(config: SwinConfig, channels: int, classes: int, resolution: int,
 
     shape = config.shape(resolution)
     backbone = transformers.SwinConfig(
-        image_size=resolution,
-        patch_size=shape.patch,
-        num_channels=channels,
-        embed_dim=shape.embed,
-        depths=list(shape.depths),
-        num_heads=list(shape.heads),
-        window_size=shape.window,
-        mlp_ratio=config.mlp_ratio,
-        drop_path_rate=shape.drop_path,
-        out_features=[f"stage{number + 1}" for number in range(len(shape.depths))],
-    )
+        image_size=resolution, patch_size=shape.patch, num_channels=channels, embed_dim=shape.embed,
+        depths=list(shape.depths), num_heads=list(shape.heads), window_size=shape.window, mlp_ratio=config.mlp_ratio,
+        drop_path_rate=shape.drop_path, out_features=[f"stage{n + 1}" for n in range(len(shape.depths))],
+    )  # fmt: skip
     whole = transformers.UperNetConfig(
-        backbone_config=backbone,
-        num_labels=classes,
-        hidden_size=shape.head_channels,
-        auxiliary_channels=shape.auxiliary_channels,
-        auxiliary_loss_weight=config.auxiliary_weight,
-    )
+        backbone_config=backbone, num_labels=classes, hidden_size=shape.head_channels,
+        auxiliary_channels=shape.auxiliary_channels, auxiliary_loss_weight=config.auxiliary_weight,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = transformers.UperNetForSemanticSegmentation(whole)

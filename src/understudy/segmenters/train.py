@@ -1,8 +1,5 @@
 """Trains a segmenter on real slices, synthetic slices or both (paper, section 4.3).
 
-    model = train(SliceSet.open("slices"), config=SegmenterTrainingConfig(samples=4000))        # in memory
-    train_segmenter(SliceSet.open("slices"), None, run_dir="runs/real-0", validation=VolumeSet.open("volumes"))
-
 Everything random comes from (seed, sample number): an interrupted run that is started again continues from its last
 checkpoint and ends in the same weights, bit for bit, as an unbroken one. Only `max_minutes`, which ends a training by
 the clock, cannot be repeated; the record says where it ended.
@@ -37,14 +34,14 @@ from understudy.segmenters.config import (
     ModelConfig,
     Network,
     SegmenterTrainingConfig,
-    UNetConfig,
     build_model,
     check_batch,
     paper_training,
 )
-from understudy.segmenters.losses import backward, normalises_over_the_batch, segmentation_loss
+from understudy.segmenters.losses import backward, batch_norms, segmentation_loss
 from understudy.segmenters.mixing import Mixture, Prefetcher
 from understudy.segmenters.predict import FORMAT, WEIGHTS, Segmenter
+from understudy.segmenters.unet import UNetConfig
 from understudy.segmenters.validation import validation_for
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
@@ -58,17 +55,13 @@ Validation = VolumeSet | SliceSet | None
 
 @dataclass(frozen=True)
 class Initial:
-    """A finished segmenter whose weights another training starts from; the order of its names is kept.
-
-    Attributes:
-        record: what the further training records of it.
-    """
+    """A finished segmenter whose weights another training starts from; the order of its names is kept."""
 
     weights: Path
     channels: tuple[str, ...]
     classes: tuple[str, ...]
     resolution: int
-    record: dict[str, Any]
+    record: dict[str, Any]  # what the further training records of it
 
     @classmethod
     def of(cls, folder: str | Path, model: ModelConfig) -> Initial:
@@ -78,9 +71,7 @@ class Initial:
             raise UnderstudyError("no finished segmenter to continue from", folder, "train it to its end first")
         found = read_json(config)
         if found["model"] != model.model_dump(mode="json"):
-            raise UnderstudyError(
-                "the segmenter to continue from is another network", folder, "use the same `model` for both"
-            )
+            raise UnderstudyError("the segmenter to continue from is another network", folder, "use the same `model`")
         record = {"weights_sha256": sha256_file(weights), "outcome": found["outcome"]}
         return cls(weights, tuple(found["channels"]), tuple(found["classes"]), found["resolution"], record)
 
@@ -117,19 +108,16 @@ def train_segmenter(
     Args:
         real: slices of patients; those of the split "train" are used. None: train on synthetic ones only.
         synthetic: generated slices. None: train on real ones only.
-        model_config: the network; None: the U-Net.
-        config: the training; None: the paper's for this kind of network.
+        model_config, config: network and training; None: the U-Net, and the paper's training of this kind.
         run_dir: folder of checkpoints, `history.jsonl` and, at the end, `segmenter.safetensors` and `config.json`.
         validation: selects the best weights: volumes (patients of the split "val"), or slices; None: the last are kept.
-        device: "auto", "cpu", "cuda", ...
-        progress: show a bar.
         initial: folder of a finished segmenter of the same network, whose weights this training starts from; None: new
             weights from the seed. Channels and classes keep its order.
 
     Returns:
         `run_dir`. `config.json` records `outcome`: "trained", or "collapsed" and in `collapse` what happened (the loss
-        is not finite, or the best weights find nothing in any of the validation data); its weights can be used either
-        way. `ended` says what ended it: "budget", "time" or "collapse"; `validated_on` which data selected the weights.
+        is not finite, or the best weights find nothing in any of the validation data); `ended`: "budget", "time" or
+        "collapse"; and `validated_on`, which data selected the weights.
 
     Raises:
         Interrupted: SIGTERM or SIGINT; a checkpoint was written.
@@ -139,7 +127,13 @@ def train_segmenter(
     config = config or paper_training(model.kind)
     start = None if initial is None else Initial.of(initial, model)
     mixture = _mixture(real, synthetic, model, config, start)
-    identity = _identity(mixture, model, config, validation, start)
+    held_out = sha256_file(validation.path / "volumes.json") if isinstance(validation, VolumeSet) else None
+    decisive = {
+        "format": FORMAT, "model": model.model_dump(mode="json"), "sources": mixture.sources,
+        "training": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+        "validation": validation.content_hash if isinstance(validation, SliceSet) else held_out,
+    }  # fmt: skip
+    identity = sha256_json(decisive if start is None else decisive | {"initial": start.record})
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
         if read_json(folder / "config.json").get("identity") == identity:
             return folder
@@ -180,45 +174,13 @@ def _mixture(
     names = None if start is None else (start.channels, start.classes)
     mixture = Mixture(real, synthetic, config.mixture, config.seed, names)
     if start is not None and start.resolution != mixture.resolution:
-        raise UnderstudyError(
-            f"the segmenter to continue from takes {start.resolution} pixels, the slices have {mixture.resolution}",
-            where=start.weights.parent,
-            fix="train both at the same resolution",
-        )
+        sizes = f"the segmenter to continue from takes {start.resolution} pixels, the slices have {mixture.resolution}"
+        raise UnderstudyError(sizes, start.weights.parent, "train both at the same resolution")
     return mixture
 
 
-def _identity(
-    mixture: Mixture, model: ModelConfig, config: SegmenterTrainingConfig, validation: Validation, start: Initial | None
-) -> str:
-    """Hash of all that decides the result."""
-    held_out = None
-    if validation is not None:
-        if isinstance(validation, SliceSet):
-            held_out = validation.content_hash
-        else:
-            held_out = sha256_file(validation.path / "volumes.json")
-    return sha256_json(
-        {
-            "format": FORMAT,
-            "model": model.model_dump(mode="json"),
-            "training": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
-            "sources": mixture.sources,
-            "validation": held_out,
-            **({} if start is None else {"initial": start.record}),
-        }
-    )
-
-
 class Training:
-    """The state of one training; `run` takes its steps, everything else (files, bar, signals) is outside.
-
-    Attributes:
-        step, steps: taken, and in the budget.
-        best: the selected weights, with samples, val_dice and found (foreground pixels in the validation data).
-        ended, collapse: what ended it ("budget", "time", "collapse"), and how it collapsed ("" if it did not).
-        parts: that a batch is computed in; more than one where memory ran out.
-    """
+    """The state of one training; `run` takes its steps, everything else (files, bar, signals) is outside."""
 
     def __init__(
         self, mixture: Mixture, model_config: ModelConfig, config: SegmenterTrainingConfig, validation: Validation,
@@ -232,12 +194,8 @@ class Training:
             try:
                 network.load_state_dict(load_file(start.weights))
             except (SafetensorError, RuntimeError, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise UnderstudyError(
-                    f"the weights to continue from cannot be used ({reason})",
-                    where=start.weights,
-                    fix="train that segmenter again",
-                ) from error
+                problem = f"the weights to continue from cannot be used ({str(error).splitlines()[0]})"
+                raise UnderstudyError(problem, start.weights, "train that segmenter again") from error
         self.network: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimiser_for(self.network, config)
         self.validate = validation_for(config, mixture, validation)
@@ -246,11 +204,12 @@ class Training:
         self.model = Segmenter(self.network, channels, classes, resolution, device, dtype, {}, config.augment.input)
         self.step, self.seconds, self.waited = 0, 0.0, 0.0
         self.losses = torch.zeros((), device=device)  # sum since the last line of the history
+        # the selected weights; found: foreground pixels in the validation data
         self.best: dict[str, Any] = {"samples": 0, "val_dice": None, "found": 0, "weights": self._weights()}
-        self.ended, self.collapse = "budget", ""
+        self.ended, self.collapse = "budget", ""  # or "time", "collapse"; how it collapsed
         # at least one slice in a part, or two where they are normalised together
-        self._most_parts = max(1, config.batch // (2 if normalises_over_the_batch(self.network) else 1))
-        self.parts = min(current().least_parts, self._most_parts)
+        self._most_parts = max(1, config.batch // (2 if batch_norms(self.network) else 1))
+        self.parts = min(current().least_parts, self._most_parts)  # more than one where memory ran out
         self._record_parts()
 
     @property
@@ -270,9 +229,9 @@ class Training:
         """Continues from what `state` gave."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.waited = state["step"], state["seconds"], state.get("waited", 0.0)
+        self.step, self.seconds, self.waited = state["step"], state["seconds"], state["waited"]
         self.losses, self.best = state["losses"].to(self.device), state["best"]
-        self.parts = max(self.parts, state.get("parts", 1))
+        self.parts = max(self.parts, state["parts"])
         self._record_parts()
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -282,15 +241,17 @@ class Training:
             After each step a line for the history; {} for most steps.
         """
         started, seconds, waited = time.monotonic(), self.seconds, self.waited
-        with Prefetcher(self.mixture.read, self.config.batch, self.step, self.steps) as batches:
-            while self.step < self.steps and self.ended == "budget":
-                self.losses += self.train_step(*batches.next())
-                self.step += 1
-                self.waited = waited + batches.waited
-                self.seconds = seconds + time.monotonic() - started
-                if self.seconds >= 60 * (self.config.max_minutes or math.inf) and self.step < self.steps:
-                    self.ended = "time"
-                yield self._line()
+        batches = Prefetcher(self.mixture.read, self.config.batch, self.step, self.steps)
+        for numbers, images, labels in batches:
+            self.losses += self.train_step(numbers, images, labels)
+            self.step += 1
+            self.waited = waited + batches.waited
+            self.seconds = seconds + time.monotonic() - started
+            if self.seconds >= 60 * (self.config.max_minutes or math.inf) and self.step < self.steps:
+                self.ended = "time"
+            yield self._line()
+            if self.ended != "budget":
+                return
 
     def train_step(self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Tensor:
         """One update on the samples with these numbers, uint8 [N, C, R, R] and [N, R, R]; returns the loss."""
@@ -337,8 +298,9 @@ class Training:
 
     def _record_parts(self) -> None:
         if self.parts > 1:
-            same = not normalises_over_the_batch(self.network)
-            effect = "the same up to rounding" if same else "other results, slices are normalised within a part"
+            effect = "the same up to rounding"
+            if batch_norms(self.network):
+                effect = "other results, slices are normalised within a part"
             current().divide(TRAINING, -(-self.config.batch // self.parts), self.config.batch, effect)
 
     def _line(self) -> dict[str, Any]:
@@ -378,12 +340,10 @@ class Training:
 
     def speed(self) -> dict[str, float]:
         """Seconds so far, samples a second, and the share of the time that the training waited for the next batch."""
-        seconds = max(1e-9, self.seconds)
-        return {
-            "seconds": round(self.seconds, 3),
-            "samples_per_second": round(self.samples / seconds, 1),
-            "waiting_share": round(self.waited / seconds, 4),
-        }
+        rate, share = (
+            round(x / max(1e-9, self.seconds), digits) for x, digits in ((self.samples, 1), (self.waited, 4))
+        )
+        return {"seconds": round(self.seconds, 3), "samples_per_second": rate, "waiting_share": share}
 
     def record(self) -> dict[str, Any]:
         """What `config.json` says of the finished training."""

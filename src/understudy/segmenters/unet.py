@@ -43,16 +43,13 @@ class UNetConfig(BaseModel):
     )
 
     def stages(self, resolution: int) -> tuple[int, ...]:
-        """Filters of each stage for slices of so many pixels; an UnderstudyError where there are fewer than three
-        stages, or more than the resolution can be halved."""
+        """Filters of each stage for slices of so many pixels; an UnderstudyError where the depth does not fit them."""
         most = max(0, (resolution // SMALLEST).bit_length())
         depth = len(self.filters) if self.filters else self.depth or most
         if depth < 3 or resolution % (1 << (depth - 1)) or resolution >> (depth - 1) < 2:
-            raise UnderstudyError(
-                f"a U-Net of {depth} stages does not fit slices of {resolution} x {resolution} pixels",
-                where="model.depth",
-                fix=f"use 3 to {max(3, most)} stages and a resolution of at least 16, a power of two",
-            )
+            problem = f"a U-Net of {depth} stages does not fit slices of {resolution} x {resolution} pixels"
+            fix = f"use 3 to {max(3, most)} stages and a resolution of at least 16, a power of two"
+            raise UnderstudyError(problem, "model.depth", fix)
         widest = self.max_width or max(self.width, min(WIDEST, 4 * resolution))
         return self.filters or tuple(min(widest, self.width << stage) for stage in range(depth))
 
@@ -108,11 +105,7 @@ class SliceNorm(nn.InstanceNorm2d):
 
 
 class UNet(nn.Module):
-    """DynUNet that returns its deep supervision outputs at their own resolution.
-
-    Attributes:
-        level_weights: weights of the outputs in the loss, highest resolution first; they sum to 1.
-    """
+    """DynUNet that returns its deep supervision outputs at their own resolution."""
 
     def __init__(self, channels: int, classes: int, filters: tuple[int, ...], levels: int) -> None:
         with torch.random.fork_rng(devices=[]):  # this import draws random numbers
@@ -121,28 +114,19 @@ class UNet(nn.Module):
         super().__init__()
         stages = len(filters)
         levels = min(levels, stages - 1)
-        self.level_weights = level_weights(levels)
+        self.level_weights = level_weights(levels)  # of the outputs in the loss, highest resolution first
         self.body = DynUNet(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=classes,
-            kernel_size=[3] * stages,
-            strides=[1] + [2] * (stages - 1),
-            upsample_kernel_size=[2] * (stages - 1),
-            filters=list(filters),
-            norm_name=("INSTANCE", {"affine": True}),
-            deep_supervision=levels > 1,
-            deep_supr_num=max(1, levels - 1),
-        )
+            spatial_dims=2, in_channels=channels, out_channels=classes, kernel_size=[3] * stages,
+            strides=[1] + [2] * (stages - 1), upsample_kernel_size=[2] * (stages - 1), filters=list(filters),
+            norm_name=("INSTANCE", {"affine": True}), deep_supervision=levels > 1, deep_supr_num=max(1, levels - 1),
+        )  # fmt: skip
         for module in self.body.modules():
             if type(module) is nn.InstanceNorm2d:
                 module.__class__ = SliceNorm
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, C, R, R] z-scored slices -> class scores [N, K, R / 2^d, R / 2^d] for d = 0 .. levels - 1.
-
-        In evaluation mode only the first, at full resolution, is returned.
-        """
+        """[N, C, R, R] z-scored slices -> class scores [N, K, R / 2^d, R / 2^d] for d = 0 .. levels - 1; in evaluation
+        mode only the first, at full resolution."""
         # DynUNet's own forward up-samples every output to R x R; the loss is wanted at each level's resolution
         outputs = [self.body.output_block(self.body.skip_layers(x))]
         heads = self.body.heads

@@ -15,8 +15,6 @@ from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 
 CACHE_BYTES = 1 << 29  # validation volumes stay in memory up to this size
-HELD_OUT = 0.2  # share of the synthetic slices that validate, as the paper's share of images
-BLOCK = 64  # slices predicted at a time
 
 Labels = NDArray[np.uint8]
 Patient = tuple[NDArray[np.uint8], Labels, NDArray[np.bool_]]  # kept images, truth, which slices are kept
@@ -25,13 +23,11 @@ Patient = tuple[NDArray[np.uint8], Labels, NDArray[np.bool_]]  # kept images, tr
 def validation_for(
     config: SegmenterTrainingConfig, mixture: Mixture, held_out: VolumeSet | SliceSet | None
 ) -> PatientValidation | SliceValidation:
-    """The validation data of a training; takes what it needs of the synthetic slices out of the mixture.
-
-    Real patients for every training, so that all settings are selected on the same; with `same_as_training`, synthetic
-    slices for a training on such alone.
-    """
+    """Real patients for every training, so that all settings are selected on the same; with `same_as_training`,
+    synthetic slices for a training on such alone, which are taken out of the mixture."""
     if config.validation == "same_as_training" and set(mixture.sources) == {"synthetic"}:
-        return SliceValidation(*mixture.hold_out(HELD_OUT, config.validation_slices), mixture.classes, "synthetic")
+        source, rows = mixture.hold_out(0.2, config.validation_slices)  # the paper's share of images
+        return SliceValidation(source, rows, mixture.classes, "synthetic")
     if isinstance(held_out, SliceSet):
         rows = np.arange(len(held_out))
         return SliceValidation(Source(held_out, rows, mixture.channels, mixture.classes), rows, mixture.classes, "real")
@@ -39,15 +35,12 @@ def validation_for(
 
 
 class PatientValidation:
-    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty.
-
-    Attributes:
-        record: what the data are, for the result: "kind" (real, synthetic, none) and how many.
-    """
+    """Mean 3D Dice over the validation patients at the network's resolution; slices that the rule drops stay empty."""
 
     def __init__(self, volumes: VolumeSet | None, mixture: Mixture) -> None:
         self.volumes, self.classes = volumes, mixture.classes
         self.subjects = volumes.subjects("val") if volumes else []
+        # what the data are, for the result
         self.record: dict[str, Any] = {"kind": "real" if self.subjects else "none", "patients": len(self.subjects)}
         self._cache: dict[str, Patient] = {}
         self._cached = 0
@@ -103,8 +96,8 @@ class SliceValidation(PatientValidation):
         return len(self.rows) > 0
 
     def _cases(self, model: Segmenter) -> Iterator[tuple[Labels, Labels]]:
-        for start in range(0, len(self.rows), BLOCK):
-            images, truth = self.source.read(self.rows[start : start + BLOCK])
+        for start in range(0, len(self.rows), 64):
+            images, truth = self.source.read(self.rows[start : start + 64])
             yield from zip(model.probabilities(np.ascontiguousarray(images)).argmax(1).numpy(), truth, strict=True)
 
 
