@@ -10,15 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage; its function has the stage's name.
-
-    Raise `version` whenever the same spec would give another result: a number, not a hash of the source, as a corrected
-    comment must not throw away three days of training. 0 is for pages, which take seconds: their version follows from
-    their sources, so that a finished study gets its new page from the next run.
-    """
+    """A stage; its function has the stage's name."""
 
     module: str  # of `understudy.study.stages`, in which the function is
-    version: int  # of the code
+    # Raise it whenever the same spec would give another result: a number, not a hash of the source, as a corrected
+    # comment must not throw away three days of training. 0 is for pages, whose version follows from their sources.
+    version: int
     on_gpu: bool = False  # computes on a device
     training: bool = False  # saves its state on the way and can be stopped at any time
     side: bool = False  # only the report depends on its results
@@ -29,13 +26,11 @@ STAGES = {
     "prepare": Stage("data", 1),
     "generator": Stage("generator", 2, on_gpu=True, training=True),
     "sample": Stage("generator", 1, on_gpu=True),
-    "audit": Stage(
-        "audit", 3, on_gpu=True, side=True
-    ),  # 2: slices of little contrast; 3: concentration on few patients
+    "audit": Stage("audit", 3, on_gpu=True, side=True),  # 2: slices of little contrast; 3: concentration
     "segmenter": Stage("segmenter", 3, on_gpu=True, training=True),  # 2: noise from a pool; 3: order of augmentation
     "evaluate": Stage("segmenter", 2, on_gpu=True),  # 2: hd95_surfel, regions
     "quality": Stage("quality", 1, on_gpu=True, side=True),
-    "annotations": Stage("annotations", 1, side=True),
+    "annotations": Stage("quality", 1, side=True),
     "report": Stage("report", 0),
     "overview": Stage("report", 0),
 }

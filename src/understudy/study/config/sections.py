@@ -67,11 +67,6 @@ class QualitySpec(QualityConfig):
     def _names_alone(cls, value: Any) -> Any:
         return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
 
-    @property
-    def config(self) -> QualityConfig:
-        """Without extractors and channels."""
-        return QualityConfig.model_validate(self.model_dump(exclude={"extractors", "channels"}))
-
 
 class ReportConfig(Strict):
     """What the report shows."""

@@ -28,8 +28,7 @@ def audit_job(study: Study, sampled: Job, prepare: str, subset: dict[str, Any] |
 def audit(context: Context) -> dict[str, Any]:
     """Writes `audit.json`, `audit.md`, `p_values.parquet` and `private/`.
 
-    Where nothing can be audited (no held-out patients, say) the reason is the result: a study goes on without, and its
-    report says so. Anything else that goes wrong (a full disk, say) fails the job, which can then be run again.
+    Where nothing can be audited (no held-out patients, say) the reason is the result, which the report shows.
     """
     from understudy.memorization.perform import audit as perform
     from understudy.memorization.perform import refused
@@ -54,13 +53,9 @@ def audit(context: Context) -> dict[str, Any]:
         save_pictures(done, real, made, context.folder)
     shutil.rmtree(work, ignore_errors=True)
     numbers = read_json(context.folder / "audit.json")
-    flags = numbers.get("flags") or {}
-    return {
-        "verdict": numbers["verdict"]["kind"],
-        "headline": numbers["verdict"]["headline"],
-        "flagged": flags.get("count"),
-        "judged": flags.get("judged"),
-    }
+    verdict, flags = numbers["verdict"], numbers.get("flags") or {}
+    found = {"verdict": verdict["kind"], "headline": verdict["headline"]}
+    return found | {"flagged": flags.get("count"), "judged": flags.get("judged")}
 
 
 def _membership(context: Context, device: str) -> Any:

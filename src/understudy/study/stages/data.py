@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_json
 from understudy.metrics.overlap import resolve_regions
 from understudy.runtime.lazy import pandas as pd
-from understudy.slices import LabelClass, SliceSet, SliceWriter
+from understudy.slices import SliceSet, SliceWriter
 from understudy.study.config.cohorts import SPLIT_FILES
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of
@@ -28,8 +27,6 @@ from understudy.study.facts import find_cohort, fingerprint
 from understudy.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
-
-_SHOWN_PROBLEMS = 5  # kinds of problems that are shown before training
 
 
 def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) -> str:
@@ -45,45 +42,36 @@ def prepare_jobs(study: Study, jobs: list[Job], cohort: Cohort | None = None) ->
         phantom = study.phantom
         if phantom.seed is None:
             phantom = phantom.model_copy(update={"seed": study.derived_seed("phantom")})
-        job = job_of("phantom", "phantom", phantom.model_dump(mode="json"), [])
-        jobs.append(job)
-        inputs.append(("phantom", job.id))
-        described = CohortConfig.model_validate({})
-        _check_regions(study, brats_classes("brats2018"))  # the layout in which phantoms are written
+        jobs.append(job_of("phantom", "phantom", phantom.model_dump(mode="json"), []))
+        inputs.append(("phantom", jobs[-1].id))
+        described, classes = CohortConfig(), brats_classes("brats2018")  # the layout in which phantoms are written
     else:
         assert study.cohort is not None
         cohort = cohort or find_cohort(study)
         assert cohort is not None
-        described = study.cohort
+        described, classes = study.cohort, cohort.classes
         spec["content"] = fingerprint(cohort)
         headers = first_headers(cohort, study.slices)
         frame = Frame.of(headers, study.slices) if headers else None
         if frame is not None and frame.changes(headers):  # other cohorts keep the ids of their jobs
             spec["frame"] = frame.as_dict()
-        _check_regions(study, cohort.classes)
         local["path"] = str(study.cohort.path)
+    try:  # regions of classes that the cohort lacks: before days of training, not after them
+        resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
+    except UnderstudyError as error:
+        raise UnderstudyError(error.what, where="evaluation.regions of the study", fix=error.fix) from error
     local["cohort"] = described.model_dump(mode="json", exclude={"path"})
     spec["cohort"] = as_before_auto(local["cohort"])
     split = study.split.settled(study.derived_seed("split")).model_dump(mode="json")
     local["split"] = {name: split[name] for name in SPLIT_FILES if isinstance(split[name], str) and split[name]}
     for name, path in local["split"].items():
         if not Path(path).is_file():
-            raise UnderstudyError(
-                "a file that the study names does not exist", where=f"split.{name}: {path}", fix="correct the path"
-            )
+            where = f"split.{name}: {path}"
+            raise UnderstudyError("a file that the study names does not exist", where=where, fix="correct the path")
         split[name] = f"sha256:{sha256_file(path)}"
     spec["split"] = split
-    job = job_of("prepare", "prepare", spec, inputs, **local)
-    jobs.append(job)
-    return job.id
-
-
-def _check_regions(study: Study, classes: Sequence[LabelClass]) -> None:
-    """Refuses regions of classes that the cohort does not have: before days of training, not after them."""
-    try:
-        resolve_regions(study.evaluation.regions, [entry.name for entry in classes[1:]])
-    except UnderstudyError as error:
-        raise UnderstudyError(error.what, where="evaluation.regions of the study", fix=error.fix) from error
+    jobs.append(job_of("prepare", "prepare", spec, inputs, **local))
+    return jobs[-1].id
 
 
 def phantom(context: Context) -> dict[str, Any]:
@@ -104,8 +92,8 @@ def prepare(context: Context) -> dict[str, Any]:
     from understudy.cohort.splits import SplitConfig, split_patients
 
     path = context.input("phantom") / "phantoms" if "phantom" in context.inputs else context.local["path"]
-    given = context.local.get("cohort", {})  # the same, but for what `auto` is in the spec
-    config = CohortConfig.model_validate({**context.spec["cohort"], **given, "path": path})
+    # `local` has the same fields as the spec, but for what `auto` is in the latter
+    config = CohortConfig.model_validate({**context.spec["cohort"], **context.local["cohort"], "path": path})
     workers = int(context.local["workers"])
     cohort = find_patients(config)
     slicing = SliceConfig.model_validate({**context.spec["slices"], "workers": workers})
@@ -118,10 +106,10 @@ def prepare(context: Context) -> dict[str, Any]:
     write_json(context.folder / "problems.json", listed)
     cohort = accept(cohort, checked.problems, config.skip_bad_patients)
     kinds = {f"{p.severity}: {p.problem}": p for p in checked.problems}  # one of a kind
-    for p in list(kinds.values())[:_SHOWN_PROBLEMS]:
+    for p in list(kinds.values())[:5]:
         whose = f"patient {p.patient}" if p.patient else str(p.file)
         log.warning("%s%s: %s; what to do: %s", "left out: " if p.severity == "error" else "", whose, p.problem, p.fix)
-    if len(listed) > _SHOWN_PROBLEMS:
+    if len(listed) > 5:
         log.warning("all %d problems are listed in %s", len(listed), context.folder / "problems.json")
     split = split_patients(cohort, SplitConfig.model_validate({**context.spec["split"], **context.local["split"]}))
     write_json(context.folder / "split.json", split)
@@ -145,9 +133,8 @@ def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDA
     """Rows of the training patients, or of the first `patients` of them in an order drawn by `seed`.
 
     Args:
-        slices: prepared slices, with subject and split in the index.
-        subset: {"patients": 5, "seed": 0}, None for all training patients. Groups of one seed are nested: the 5
-            patients are among the 10.
+        slices: with subject and split in the index.
+        subset: {"patients": 5, "seed": 0}, None for all; of one seed the 5 patients are among the 10.
 
     Raises:
         UnderstudyError: there are not so many training patients.
@@ -156,8 +143,7 @@ def training_rows(slices: SliceSet, subset: dict[str, Any] | None = None) -> NDA
     if subset is None:
         return rows
     subjects = slices.index["subject"].to_numpy()[rows]
-    names = np.array(sorted(set(map(str, subjects))))
-    count = int(subset["patients"])
+    names, count = np.array(sorted(set(map(str, subjects)))), int(subset["patients"])
     if not 0 < count <= len(names):
         what = f"{count} training patients wanted, but there are {len(names)}"
         raise UnderstudyError(what, where=slices.path, fix=f"use 1 to {len(names)}")

@@ -27,17 +27,17 @@ def generator_jobs(
         samples: slices to make, in place of the study's number.
     """
     generator = study.generators[name]
-    if isinstance(generator, FolderGenerator):
-        jobs.append(_folder_job(name, generator, prepare))
+    if isinstance(generator, FolderGenerator):  # its id follows from what is in the folder
+        _, files = layout_of(generator.folder, generator)
+        content = folder_mark(generator.folder, files)
+        read = {"name": name, "folder": generator.model_dump(mode="json", exclude={"folder", "samples"})}
+        read |= {"count": generator.samples, "content": content}
+        local: dict[str, Any] = {"path": str(generator.folder), "files": len(files)}
+        jobs.append(job_of("sample", f"read {name}", read, [("prepare", prepare)], **local))
         return jobs[-1].id
+    wanted = {"name": name, "count": samples or generator.samples, "seed": study.derived_seed("sample", name)}
     sampler = getattr(generator, "sampler", None)
-    wanted = {
-        "name": name,
-        "count": samples or generator.samples,
-        "seed": study.derived_seed("sample", name),
-        "psi": getattr(generator, "psi", 1.0),
-        "sampler": sampler.model_dump(mode="json") if sampler else None,
-    }
+    wanted |= {"psi": getattr(generator, "psi", 1.0), "sampler": sampler and sampler.model_dump(mode="json")}
     of = f" of {subset['patients']} patients" if subset else ""
     if generator.snapshot is not None:  # weights that another generator's training keeps on its way
         trained = [j for j in jobs if j.stage == "generator" and j.spec["name"] == generator.snapshot.of]
@@ -47,7 +47,7 @@ def generator_jobs(
         for member in range(generator.ensemble):
             own = (name,) if member == 0 else (name, member)  # the first is the same whatever the ensemble's size
             spec, local = _training(study, generator, study.derived_seed("generator", *own))
-            spec = {"name": name, **spec, **({"subset": subset} if subset else {})}
+            spec |= {"name": name, **({"subset": subset} if subset else {})}
             title = f"generator {name}{of}" + (f", member {member + 1}" if generator.ensemble > 1 else "")
             trained.append(job_of("generator", title, spec, [("prepare", prepare)], **local))
         jobs += trained
@@ -58,8 +58,8 @@ def generator_jobs(
 def _training(study: Study, generator: GeneratorSpec | PluginSpec, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the result of a training depends on, and what it does not."""
     if isinstance(generator, PluginSpec):
-        spec: dict[str, Any] = {"plugin": plugin_type(generator.plugin).identity, "config": generator.config,
-                "annotation": generator.annotation, "resolution": study.slices.resolution, "seed": seed}  # fmt: skip
+        spec: dict[str, Any] = {"plugin": plugin_type(generator.plugin).identity, "config": generator.config}
+        spec |= {"annotation": generator.annotation, "resolution": study.slices.resolution, "seed": seed}
         if generator.keep_weights_kimg:
             spec["keep_weights_kimg"] = generator.keep_weights_kimg
         return spec, {}
@@ -68,15 +68,6 @@ def _training(study: Study, generator: GeneratorSpec | PluginSpec, seed: int) ->
         del training["keep_weights_kimg"]  # which came later: the ids of trainings without it stay
     model = generator.model.model_dump(mode="json", exclude={"channels"})
     return {"model": {**model, "resolution": study.slices.resolution}, "training": training}, {"training": local}
-
-
-def _folder_job(name: str, generator: FolderGenerator, prepare: str) -> Job:
-    """The reading of a folder of images; its id follows from what is in the folder."""
-    spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
-    _, files = layout_of(generator.folder, generator)
-    wanted = {"name": name, "folder": spec, "count": generator.samples, "content": folder_mark(generator.folder, files)}
-    local = {"path": str(generator.folder), "files": len(files)}
-    return job_of("sample", f"read {name}", wanted, [("prepare", prepare)], **local)
 
 
 def generator(context: Context) -> dict[str, Any]:
@@ -92,45 +83,27 @@ def generator(context: Context) -> dict[str, Any]:
     training = kind.training.model_validate({**context.spec["training"], **context.local["training"]})
     channels = len(slices.channels) + annotation_channels(slices.classes, training.annotation)
     model = train(
-        slices,
-        training_rows(slices, context.spec.get("subset")),
-        model_config({**context.spec["model"], "channels": channels}),
-        training,
-        context.folder / "model",
-        device=context.device,
-        progress=context.progress,
-        devices=context.devices,
-        nodes=context.nodes,
-    )
-    return {
-        "weights_sha256": sha256_file(model / "generator.safetensors"),
-        "health": read_json(model / "config.json")["health"],
-    }
+        slices, training_rows(slices, context.spec.get("subset")),
+        model_config({**context.spec["model"], "channels": channels}), training, context.folder / "model",
+        device=context.device, progress=context.progress, devices=context.devices, nodes=context.nodes,
+    )  # fmt: skip
+    weights = sha256_file(model / "generator.safetensors")
+    return {"weights_sha256": weights, "health": read_json(model / "config.json")["health"]}
 
 
 def _train_plugin(context: Context) -> dict[str, Any]:
-    spec = context.spec
-    name, planned = spec["plugin"]["name"], spec["plugin"]
-    plugin = plugin_type(name)
+    spec, planned = context.spec, context.spec["plugin"]
+    name, plugin = planned["name"], plugin_type(planned["name"])
     if plugin.identity != planned:
-        raise UnderstudyError(
-            f"the plug-in {name} is not the one that was planned (version {planned['version']})",
-            where=context.folder,
-            fix="run the study again: it is planned anew",
-        )
+        what = f"the plug-in {name} is not the one that was planned (version {planned['version']})"
+        raise UnderstudyError(what, where=context.folder, fix="run the study again: it is planned anew")
     if context.nodes > 1:
         raise UnderstudyError(f"the plug-in {name} is trained by one process", fix="leave --nodes out")
     slices = SliceSet.open(context.input("prepare") / "slices")
     model = plugin.train(
-        slices,
-        training_rows(slices, spec.get("subset")),
-        spec["config"],
-        context.folder / "model",
-        spec["annotation"],
-        spec["seed"],
-        context.device,
-        spec.get("keep_weights_kimg", ()),
-    )
+        slices, training_rows(slices, spec.get("subset")), spec["config"], context.folder / "model",
+        spec["annotation"], spec["seed"], context.device, spec.get("keep_weights_kimg", ()),
+    )  # fmt: skip
     return {"weights_sha256": read_json(model / "config.json")["content"], "plugin": planned}
 
 
@@ -146,16 +119,11 @@ def sample(context: Context) -> dict[str, Any]:
     models = [folder / "model" for folder in context.inputs["generator"]]
     if "snapshot_kimg" in spec:
         models = [snapshot_folder(model, spec["snapshot_kimg"]) for model in models]
+    sampler = None if spec["sampler"] is None else SamplerConfig.model_validate(spec["sampler"])
     made = sample_set(
-        models,
-        spec["count"],
-        spec["seed"],
-        context.folder / "slices",
-        psi=spec["psi"],
-        device=context.device,
-        progress=context.progress,
-        sampler=None if spec["sampler"] is None else SamplerConfig.model_validate(spec["sampler"]),
-    )
+        models, spec["count"], spec["seed"], context.folder / "slices",
+        psi=spec["psi"], device=context.device, progress=context.progress, sampler=sampler,
+    )  # fmt: skip
     return {"slices": len(made), "content_hash": made.content_hash}
 
 
@@ -164,24 +132,13 @@ def _read_samples(context: Context) -> dict[str, Any]:
     from understudy.exchange.read import read_folder
     from understudy.exchange.spec import FolderSpec
 
-    real = SliceSet.open(context.input("prepare") / "slices")
-    root = Path(context.local["path"])
-    made = read_folder(
-        root,
-        FolderSpec.model_validate(context.spec["folder"]),
-        context.folder / "slices",
-        Target.of(real),
-        context.spec["name"],
-        context.progress,
-        context.spec["count"],
-    )
+    real, spec = SliceSet.open(context.input("prepare") / "slices"), context.spec
+    root, out = Path(context.local["path"]), context.folder / "slices"
+    folder, target = FolderSpec.model_validate(spec["folder"]), Target.of(real)
+    made = read_folder(root, folder, out, target, spec["name"], context.progress, spec["count"])
     refuse_held_out(made, real, root)
-    return {
-        "slices": len(made),
-        "content_hash": made.content_hash,
-        "annotation": made.attrs["annotation"],
-        "notes": made.attrs["notes"],
-    }
+    found = {"slices": len(made), "content_hash": made.content_hash}
+    return found | {name: made.attrs[name] for name in ("annotation", "notes")}
 
 
 def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:
@@ -190,8 +147,5 @@ def refuse_held_out(made: SliceSet, real: SliceSet, root: Path) -> None:
         return
     held_out = set(real.index["subject"][real.index["split"] != "train"])
     if leaked := sorted(set(made.index["subject"]) & held_out):
-        raise UnderstudyError(
-            f"the folder holds slices of {len(leaked)} patients who are kept for validation or test, e.g. {leaked[0]}",
-            where=root,
-            fix="leave them out: a segmenter that was trained on them says nothing",
-        )
+        what = f"the folder holds slices of {len(leaked)} patients of validation or test, e.g. {leaked[0]}"
+        raise UnderstudyError(what, root, fix="leave them out: a segmenter that was trained on them says nothing")

@@ -1,15 +1,16 @@
-"""The stage `quality`: how near each generator's slices are to real ones, beside the floor of held-out patients."""
+"""The stages `quality` and `annotations`: a generator's slices and annotations beside those of held-out patients."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import sha256_file
-from understudy.quality.config import QualityConfig
+from understudy.io.files import sha256_file, write_text
+from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.slices import SliceSet
 from understudy.study.config.sections import UNET, QualitySpec
 from understudy.study.engine.jobs import Context, Job, job_of
@@ -25,7 +26,14 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
     """
     inputs = [("prepare", prepare), ("sample", sampled.id)]
     if any(e.name == UNET for e in spec.extractors):
-        inputs.append(("segmenter", _trained_on_real(jobs, baseline).id))
+        # the first training of a U-Net on all real slices, the baseline's if it is one
+        trained = [job for job in jobs if job.stage == "segmenter" and job.spec["cell"]["training"] == "real"]
+        found = [job for job in trained if job.spec["model"].get("kind") == "unet"]
+        if not found:
+            what, fix = "no U-Net of this study is trained on real slices", "leave unet out, or add real to `trainings`"
+            raise UnderstudyError(what, where="quality.extractors", fix=fix)
+        network = next((job for job in found if job.spec["cell"]["setting"] == baseline), found[0])
+        inputs.append(("segmenter", network.id))
     extractors = []
     for e in spec.extractors:
         if e.weights is not None and not e.weights.is_file():
@@ -33,24 +41,10 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
             raise UnderstudyError("a file that the study names does not exist", where=where, fix="correct the path")
         file = sha256_file(e.weights) if e.weights else None
         extractors.append({"name": e.name, "resize": e.resize, "sha256": e.sha256, "file": file})
-    content = {
-        "name": str(sampled.spec["name"]),
-        "extractors": extractors,
-        "channels": spec.channels,
-        "config": spec.config.model_dump(mode="json"),
-    }
+    config = spec.model_dump(mode="json", exclude={"extractors", "channels"})
+    content = {"name": str(sampled.spec["name"]), "extractors": extractors, "channels": spec.channels, "config": config}
     weights = [str(e.weights) if e.weights else None for e in spec.extractors]
     return job_of("quality", f"quality {content['name']}", content, inputs, weights=weights)
-
-
-def _trained_on_real(jobs: Iterable[Job], baseline: str) -> Job:
-    """The first training of a U-Net on all real slices, the baseline's if it is one."""
-    trained = [job for job in jobs if job.stage == "segmenter" and job.spec["cell"]["training"] == "real"]
-    found = [job for job in trained if job.spec["model"].get("kind") == "unet"]
-    if not found:
-        what, fix = "no U-Net of this study is trained on real slices", "leave unet out, or add real to `trainings`"
-        raise UnderstudyError(what, where="quality.extractors", fix=fix)
-    return next((job for job in found if job.spec["cell"]["setting"] == baseline), found[0])
 
 
 def quality(context: Context) -> dict[str, Any]:
@@ -68,10 +62,9 @@ def quality(context: Context) -> dict[str, Any]:
     cache = FeatureCache(context.folder.parent.parent / "features")
     segmenter = context.input("segmenter") / "model" if "segmenter" in context.inputs else None
     rows: list[Row] = []
-    for spec, weights in zip(context.spec["extractors"], context.local["weights"], strict=True):
-        extractor = make_extractor(
-            spec["name"], Path(weights) if weights else None, spec["sha256"], segmenter, spec["resize"], context.device
-        )
+    for spec, file in zip(context.spec["extractors"], context.local["weights"], strict=True):
+        weights, sha256 = Path(file) if file else None, spec["sha256"]
+        extractor = make_extractor(spec["name"], weights, sha256, segmenter, spec["resize"], context.device)
         extractor, own = suited(extractor, parts)
         if own is None:
             rows.append(unmeasured(parts, extractor, "not computed: no slice of a set has a tumour"))
@@ -80,3 +73,25 @@ def quality(context: Context) -> dict[str, Any]:
     write_results(context.folder, rows, parts, config)
     shutil.rmtree(context.folder / "heldout", ignore_errors=True)
     return {"numbers": len(rows), "quality_sha256": sha256_file(context.folder / "quality.json")}
+
+
+def annotations_job(config: AnnotationConfig, sampled: Job, prepare: str) -> Job:
+    """The job that looks at a generator's annotations."""
+    spec = {"name": str(sampled.spec["name"]), "config": config.model_dump(mode="json")}
+    return job_of("annotations", f"annotations {spec['name']}", spec, [("prepare", prepare), ("sample", sampled.id)])
+
+
+def annotations(context: Context) -> dict[str, Any]:
+    """Writes `annotations.json`."""
+    from understudy.quality.annotation import compare_annotations
+
+    prepared, held_out = context.input("prepare"), context.folder / "heldout"
+    result = context.folder / "annotations.json"
+    real, made = SliceSet.open(prepared / "slices"), SliceSet.open(context.input("sample") / "slices")
+    others = held_out_slices(VolumeSet.open(prepared / "volumes"), held_out)
+    config = AnnotationConfig.model_validate(context.spec["config"])
+    found = compare_annotations(made, real, others, config, context.progress)
+    write_text(result, json.dumps(found.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    shutil.rmtree(held_out, ignore_errors=True)
+    outside = sum(distance.outside for distance in found.distances)
+    return {"outside": outside, "distances": len(found.distances), "annotations_sha256": sha256_file(result)}

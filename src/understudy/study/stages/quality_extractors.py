@@ -25,19 +25,14 @@ class EncoderExtractor:
     reason alone, which the floor of held-out patients shows.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: str = "auto") -> None:
         from understudy.segmenters.predict import load
 
-        folder = Path(model)
         self._segmenter = load(folder, device=device)
         body = getattr(self._segmenter.network, "body", None)
         convolution = getattr(getattr(body, "bottleneck", None), "conv2", None)
         if convolution is None:
-            raise UnderstudyError(
-                "this segmenter has no encoder that features are known of",
-                where=folder,
-                fix="use a U-Net, or another extractor",
-            )
+            raise UnderstudyError("this segmenter is no U-Net", where=folder, fix="use a U-Net, or another extractor")
         self.name = "unet"
         self.sha256 = sha256_file(folder / "segmenter.safetensors")
         self.channels: tuple[str, ...] | None = self._segmenter.channels
@@ -54,10 +49,8 @@ class EncoderExtractor:
 
         model, out = self._segmenter, np.empty((len(images), self.dimension), np.float32)
         if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):
-            raise UnderstudyError(
-                f"slices of {images.shape[-1]} pixels for a segmenter of {model.resolution}",
-                fix="use a segmenter that was trained at this resolution",
-            )
+            what = f"slices of {images.shape[-1]} pixels for a segmenter of {model.resolution}"
+            raise UnderstudyError(what, fix="use a segmenter that was trained at this resolution")
         model.network.eval()
         for start in range(0, len(images), batch):
             x = torch.from_numpy(images[start : start + batch]).to(model.device)
@@ -74,15 +67,10 @@ def make_extractor(
     name: str, weights: Path | None = None, sha256: str | None = None, segmenter: Path | None = None,
     resize: Resize = "antialiased_bicubic", device: str = "cpu",
 ) -> Extractor:  # fmt: skip
-    """An extractor by its name.
+    """An extractor by its name, one of `NAMES`; see `quality.extractors.make_extractor`.
 
     Args:
-        name: one of `NAMES`.
-        weights: the user's file, for those that need one.
-        sha256: that the file must have.
         segmenter: folder of a finished segmenter, for "unet".
-        resize: see `InputRule`.
-        device: "auto", "cpu", "cuda", ...
 
     Raises:
         UnderstudyError: unknown name, what it needs is not given, wrong file.
@@ -92,8 +80,6 @@ def make_extractor(
     if name != "unet":
         return extractors.make_extractor(name, weights, sha256, resize, device)
     if segmenter is None:
-        raise UnderstudyError(
-            "the extractor unet needs a segmenter that was trained on real slices",
-            fix="give its folder (--segmenter jobs/segmenter-.../model)",
-        )
+        fix = "give its folder (--segmenter jobs/segmenter-.../model)"
+        raise UnderstudyError("the extractor unet needs a segmenter that was trained on real slices", fix=fix)
     return EncoderExtractor(segmenter, device)

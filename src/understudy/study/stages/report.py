@@ -131,7 +131,6 @@ def write_report(
         spec: of the report job.
         folders: of the study's jobs; those that are not done are listed, not read.
         planned: cells of all evaluations that the study asks for, so that the report can say which have no scores.
-        out: folder for the pages and tables.
         jobs: the job table, if it knows more than the folders do.
 
     Raises:
@@ -182,9 +181,9 @@ def _files(done: _Done) -> dict[str, Any]:
         cells = [(job["cell"], folder) for job, folder in done.get(stage, [])]
         return {(cell["setting"], cell["repeat"]): folder / below for cell, folder in cells}
 
-    # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
-    jobs_of_generators = {read_json(f / "spec.json")["name"]: f for _, f in done.get("generator", [])}
-    trained = {plain_name(name).removeprefix("generator "): folder for name, folder in jobs_of_generators.items()}
+    trained = {}  # by the names of jobs: an ensemble has several trainings, "stylegan2, member 2"
+    for _, folder in done.get("generator", []):
+        trained[plain_name(read_json(folder / "spec.json")["name"]).removeprefix("generator ")] = folder
     results = {name: (read_done(folder) or {})["results"] for name, folder in trained.items()}
     return {
         "synthetic": by_name("sample", "slices"),
@@ -208,21 +207,18 @@ def _done_by_stage(folders: list[Path]) -> _Done:
 
 
 def _nothing_evaluated(out: Path) -> UnderstudyError:
-    return UnderstudyError(
-        "no test patient has been evaluated yet", where=out, fix="finish at least one evaluation: understudy run"
-    )
+    fix = "finish at least one evaluation: understudy run"
+    return UnderstudyError("no test patient has been evaluated yet", where=out, fix=fix)
 
 
 def _job_table(folders: list[Path]) -> pd.DataFrame:
     rows = []
     for folder in folders:
         job, account, failed = read_json(folder / "spec.json"), read_done(folder) or {}, read_failed(folder)
-        rows.append(
-            {name: job[name] for name in ("stage", "id", "name")}
-            | {name: account.get(name) for name in ("seconds", "peak_rss_mb")}
-            | {"state": state_of(folder), "failure": failed.get("class", ""), "message": failed.get("message", "")}
-            | {"memory": memory_words(account)}
-        )
+        row = {name: job[name] for name in ("stage", "id", "name")}
+        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb")} | {"memory": memory_words(account)}
+        row |= {"failure": failed.get("class", ""), "message": failed.get("message", "")}
+        rows.append(row | {"state": state_of(folder)})
     return pd.DataFrame(rows)
 
 
@@ -236,12 +232,9 @@ def _provenance(spec: dict[str, Any], prepared_spec: dict[str, Any], prepared: P
             seed = own.get("seed", own.get("training", {}).get("seed") if stage != "evaluate" else None)
             if seed is not None:
                 seeds[str(read_json(folder / "spec.json")["name"])] = seed
-    hashes = {
-        "cohort": prepared_spec.get("content", "phantom"),
-        "slices": (read_done(prepared) or {})["results"]["content_hash"],
-    }
-    for job, folder in done.get("sample", []):
-        hashes[f"synthetic {job['name']}"] = (read_done(folder) or {})["results"]["content_hash"]
+    sets = {"slices": prepared, **{f"synthetic {job['name']}": folder for job, folder in done.get("sample", [])}}
+    hashes = {"cohort": prepared_spec.get("content", "phantom")}
+    hashes |= {name: (read_done(folder) or {})["results"]["content_hash"] for name, folder in sets.items()}
     return {
         "command": spec["command"],
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

@@ -41,12 +41,8 @@ def segmenter_jobs(
     dropped = study.evaluation.dropped_slices  # recorded with the model, for patients that it labels later
     network = job_of("segmenter", f"segmenter {title}", spec, inputs, training=local, dropped_slices=dropped)
     trained[setting.id, repeat] = network.id
-    scored = {
-        "cell": cell,
-        "scopes": sorted(study.evaluation.scopes),
-        "dropped_slices": dropped,
-        "regions": study.evaluation.regions,
-    }
+    scored = {"cell": cell, "dropped_slices": dropped, "regions": study.evaluation.regions}
+    scored["scopes"] = sorted(study.evaluation.scopes)
     evaluated = job_of("evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)])
     jobs += [network, evaluated]
 
@@ -60,17 +56,12 @@ def segmenter(context: Context) -> dict[str, Any]:
     prepared, training = context.input("prepare"), context.spec["cell"]["training"]
     real = SliceSet.open(prepared / "slices") if training != "synthetic" else None
     synthetic = SliceSet.open(context.input("sample") / "slices") if "sample" in context.inputs else None
+    config = SegmenterTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]})
     model = train_segmenter(
-        real,
-        synthetic,
-        model_config(context.spec["model"]),
-        SegmenterTrainingConfig.model_validate({**context.spec["training"], **context.local["training"]}),
-        context.folder / "model",
-        validation=VolumeSet.open(prepared / "volumes"),
-        device=context.device,
-        progress=context.progress,
+        real, synthetic, model_config(context.spec["model"]), config, context.folder / "model",
+        validation=VolumeSet.open(prepared / "volumes"), device=context.device, progress=context.progress,
         initial=context.input("pretrained") / "model" if "pretrained" in context.inputs else None,
-    )
+    )  # fmt: skip
     record_preparation(model, prepared, context.local.get("dropped_slices", "background"))
     record = read_json(model / "config.json")
     kept = {key: record.get(key) for key in ("outcome", "collapse", "ended", "validated_on")}
@@ -78,20 +69,16 @@ def segmenter(context: Context) -> dict[str, Any]:
 
 
 def evaluate(context: Context) -> dict[str, Any]:
-    """Segments and scores every test patient.
-
-    `predictions/<subject>.npz` and then `patients/<subject>.parquet` are written whole, patient by patient; a kill
-    loses at most one. `scores.parquet` holds all raw rows.
-    """
+    """Segments and scores every test patient: `predictions/ID.npz`, `patients/ID.parquet`; `scores.parquet` of all."""
     from understudy.runtime.progress import track
     from understudy.segmenters.predict import load
 
     volumes = VolumeSet.open(context.input("prepare") / "volumes")
     subjects = volumes.subjects("test")
     if not subjects:
-        raise UnderstudyError(
-            "there is no test patient", where=volumes.path, fix="raise `split.test_patients` in the study file"
-        )
+        fix = "raise `split.test_patients` in the study file"
+        raise UnderstudyError("there is no test patient", where=volumes.path, fix=fix)
+    # files are written whole, patient by patient: a kill loses at most one
     parts = [context.folder / "patients" / f"{subject}.parquet" for subject in subjects]
     left = [(subject, part) for subject, part in zip(subjects, parts, strict=True) if not part.is_file()]
     model = load(context.input("segmenter") / "model", device=context.device) if left else None
@@ -114,15 +101,7 @@ def _evaluate_patient(context: Context, model: Any, volumes: VolumeSet, subject:
     pred = predict_volume(model, volume, volumes.channels, names, dropped=spec["dropped_slices"])
     with atomic_path(context.folder / "predictions" / f"{subject}.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, prediction=pred)
-    scored = score_volume(
-        pred=pred,
-        target=volume.truth,
-        class_names=names[1:],
-        spacing=volume.spacing,
-        kept=volume.kept,
-        regions=spec["regions"],
-    )
-    rows = pd.DataFrame(scored)
+    rows = pd.DataFrame(score_volume(pred, volume.truth, names[1:], volume.spacing, volume.kept, spec["regions"]))
     rows = rows[rows["scope"].isin(spec["scopes"])].reset_index(drop=True)
     cell = {**spec["cell"], "subject": subject, "site": volume.site}
     cell["collapsed"] = model.record["outcome"] == "collapsed"
