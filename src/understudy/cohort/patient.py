@@ -50,10 +50,7 @@ class PatientReader:
             raise error.as_error()
 
     def image(self, channel: str, digest: Digest | None = None) -> NDArray[Any]:
-        """The voxels of a channel [Z, H, W], in the type they are stored in.
-
-        Args:
-            digest: updated with the file's bytes.
+        """The voxels of a channel [Z, H, W], in the type they are stored in; `digest` gets the file's bytes.
 
         Raises:
             UnderstudyError: missing or damaged file, voxels that cannot be used; the same is in `problems`.
@@ -73,16 +70,16 @@ class PatientReader:
         except UnderstudyError as error:
             self._add(LABELS, error.what, error.fix or "correct the file")
             raise self.problems[-1].as_error() from error
+        share = np.count_nonzero(indices) / indices.size
         if stored.dtype.kind == "f":
             what = f"the annotation is stored as {stored.dtype.name}, though all values are whole"
             self._add(LABELS, what, "nothing to do; saved as uint8 it would be smaller", "warning")
-        annotated = np.count_nonzero(indices)
-        if annotated > _MOST_ANNOTATED * indices.size:
-            what = f"{annotated / indices.size:.0%} of all voxels are annotated"
-            self._add(LABELS, what, "look at it in a viewer: is it inverted, or a mask of the brain?", "warning")
-        if not annotated:
-            what, fix = "the annotation is empty (background only)", "nothing, if there is no lesion; else replace it"
-            self._add(LABELS, what, fix, "warning")
+        if share > _MOST_ANNOTATED:
+            fix = "look at it in a viewer: is it inverted, or a mask of the brain?"
+            self._add(LABELS, f"{share:.0%} of all voxels are annotated", fix, "warning")
+        if share == 0:
+            fix = "nothing, if there is no lesion; else replace it"
+            self._add(LABELS, "the annotation is empty (background only)", fix, "warning")
         return indices
 
     def _slices(self, name: str, digest: Digest | None) -> NDArray[Any]:
@@ -110,38 +107,34 @@ class PatientReader:
         reference = max(self.headers, key=agreement)
         self.header = on_grid = self.headers[reference]
         self.off_grid = {name for name, header in self.headers.items() if not on_grid.same_grid(header)}
+        of_reference = _named(reference)
         for name, header in list(self.headers.items()):
             if name not in self.off_grid:
-                self._note_order(name, reference)
+                if header.positioned != on_grid.positioned:
+                    what = f"{_named(name)} has no position; its array is taken as that of {of_reference}"
+                    self._add(name, what, f"look at both in a viewer; give it the header of {of_reference}", "warning")
+                elif header.axes != on_grid.axes:
+                    what = f"{_named(name)} is stored as {header.axes}, {of_reference} as {on_grid.axes}"
+                    self._add(name, what, "nothing to do: each file is turned by its own header", "warning")
                 self.headers[name] = header.like(on_grid)
-            elif header.shape != on_grid.shape:
+                continue
+            if header.shape != on_grid.shape:
                 shapes = ["x".join(map(str, h.shape)) for h in (header, on_grid)]
-                what = f"{_named(name)} has shape {shapes[0]}, {_named(reference)} {shapes[1]}"
+                what = f"{_named(name)} has shape {shapes[0]}, {of_reference} {shapes[1]}"
                 self._add(name, what, "resample it onto the grid of the other files")
-            elif self.cohort.trust_array_order and header.stored_alike(on_grid):
+                continue
+            what, alike = self._other_position(name, reference), header.stored_alike(on_grid)
+            if alike and self.cohort.trust_array_order:
                 fix = "nothing, if you know that the arrays align: `trust_array_order` is set"
-                self._add(name, self._other_position(name, reference), fix, "warning")
+                self._add(name, what, fix, "warning")
                 self.headers[name] = replace(header, affine=on_grid.affine).like(on_grid)
                 self.off_grid.remove(name)
             else:
-                fix = "look at both in a viewer; correct the header"
-                if header.stored_alike(on_grid):
-                    fix += ", or set `trust_array_order: true` if the arrays align"
-                self._add(name, self._other_position(name, reference), fix)
+                trust = ", or set `trust_array_order: true` if the arrays align" if alike else ""
+                self._add(name, what, f"look at both in a viewer; correct the header{trust}")
         for what, fix, severity in judge_pixels(on_grid):
             self._add(reference, what, fix, severity)
             self.sliceable = severity != "error"
-
-    def _note_order(self, name: str, reference: str) -> None:
-        """Warns where a file of the same grid is stored in another order, or has no position of its own."""
-        header, on_grid = self.headers[name], self.headers[reference]
-        if header.positioned != on_grid.positioned:
-            what = f"{_named(name)} has no position; its array is taken as that of {_named(reference)}"
-            self._add(name, what, f"look at both in a viewer, and give it the header of {_named(reference)}", "warning")
-        elif header.axes != on_grid.axes:
-            what = f"{_named(name)} is stored as {header.axes}, {_named(reference)} as {on_grid.axes}"
-            fix = "nothing to do: the headers agree on the positions, and each file is turned by its own"
-            self._add(name, what, fix, "warning")
 
     def _other_position(self, name: str, reference: str) -> str:
         """Same shape, other position in the world: wrong header or wrong data, which only the user can know.

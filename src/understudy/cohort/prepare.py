@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def prepare(
         For each split: patients, slices, annotated slices, patients without a slice.
 
     Raises:
-        UnderstudyError: unreadable or unusable volume, unknown rule channel, patient without a part, no training slice
-            that passes the rule, full disk, no permission.
+        UnderstudyError: unusable volume, unknown rule channel, patient without a part, no training slice, full disk.
     """
     refuse_rule_channel(cohort, config)
     for patient in cohort.patients:
@@ -67,33 +65,26 @@ def prepare(
         PatientReader(order[0], cohort, config.plane).refuse_errors()
         raise UnderstudyError("no image of the cohort can be read", where=cohort.path, fix="run `understudy check`")
     spec = config.model_dump(exclude={"workers"})
-    axes = axes_of(config.plane)
     # sizes tell cheaply that the files are still those that an interrupted run has read
     sizes = {str(path): path.stat().st_size for patient in order for path in patient.files.values()}
-    writer = SliceWriter(
-        Path(out) / "slices",
-        cohort.channels,
-        cohort.classes,
-        config.resolution,
-        spacing=_common_spacing(order, frame),
-        axes=axes,
-        identity={"config": spec, "split": dict(split), "files": sizes, "frame": frame.as_dict()},
-    )
-    volumes = VolumeWriter(Path(out) / "volumes", cohort.channels, cohort.classes, axes=axes, frame=frame.as_dict())
+    identity = {"config": spec, "split": dict(split), "files": sizes, "frame": frame.as_dict()}
+    channels, classes, axes = cohort.channels, cohort.classes, axes_of(config.plane)
+    spacing = _common_spacing(order, frame)
+    writer = SliceWriter(Path(out) / "slices", channels, classes, config.resolution, spacing, axes, identity)
+    volumes = VolumeWriter(Path(out) / "volumes", channels, classes, axes, frame.as_dict())
     # What an interrupted run has written is not written again; the order of patients is always the same.
     already = writer.done
     counts, sources = {part: Counter(_COUNTED) for part in SPLITS}, {}
     work = partial(slice_patient, cohort=cohort, split=split, config=config, frame=frame, volumes=volumes)
     with track(len(order), "slicing", unit="patients", show=progress) as meter:
-        for sliced in in_order(work, order, config.workers):
-            skip = min(already, len(sliced.rows))
+        for patient, (images, labels, rows, source) in zip(order, in_order(work, order, config.workers), strict=True):
+            skip = min(already, len(rows))
             already -= skip
-            if len(sliced.rows) > skip:
-                writer.append(sliced.images[skip:], sliced.labels[skip:], sliced.rows.iloc[skip:])
-            annotated = int(sliced.labels.any(axis=(1, 2)).sum())
-            counted = (1, len(sliced.rows), annotated, int(sliced.rows.empty))
-            counts[split[sliced.patient.id]].update(dict(zip(_COUNTED, counted, strict=True)))
-            sources[sliced.patient.id] = sliced.source
+            if len(rows) > skip:
+                writer.append(images[skip:], labels[skip:], rows.iloc[skip:])
+            counted = (1, len(rows), int(labels.any(axis=(1, 2)).sum()), int(rows.empty))
+            counts[split[patient.id]].update(dict(zip(_COUNTED, counted, strict=True)))
+            sources[patient.id] = source
             meter.advance(1, slices=sum(part["slices"] for part in counts.values()))
     refuse_empty_training(counts["train"]["slices"], cohort)
     volumes.close()
@@ -102,21 +93,15 @@ def prepare(
     return result
 
 
-@dataclass(frozen=True)
-class SlicedPatient:
-    """A patient's kept slices."""
-
-    patient: Patient
-    images: NDArray[np.uint8]  # uint8 [n, C, R, R]
-    labels: NDArray[np.uint8]  # uint8 [n, R, R], class indices
-    rows: pd.DataFrame  # their index rows; z counts from 0 at the inferior end
-    source: str  # SHA-256 over the bytes of the patient's files
-
-
 def slice_patient(
     patient: Patient, cohort: Cohort, split: Mapping[str, str], config: SliceConfig, frame: Frame, volumes: VolumeWriter
-) -> SlicedPatient:
-    """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test"."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], pd.DataFrame, str]:
+    """Slices one patient, and writes the whole volume to `volumes` if the patient is in "val" or "test".
+
+    Returns:
+        The kept slices uint8 [n, C, R, R], their class indices uint8 [n, R, R], their rows of the index (z counts from
+        0 at the inferior end), and SHA-256 over the bytes of the patient's files.
+    """
     part, digest = split[patient.id], hashlib.sha256()
     reader = PatientReader(patient, cohort, config.plane)
     reader.refuse_errors()
@@ -136,8 +121,7 @@ def slice_patient(
     text = {"subject": patient.subject, "site": patient.site, "split": part}
     columns = {name: pd.Series([value] * len(z), dtype=object) for name, value in text.items()}
     rows = pd.DataFrame({"id": [f"{patient.id}_{i:03d}" for i in z], **columns, "z": z.astype(np.int64)})
-    rows = rows[["id", "subject", "site", "z", "split"]]
-    return SlicedPatient(patient, images, labels, rows, digest.hexdigest())
+    return images, labels, rows[["id", "subject", "site", "z", "split"]], digest.hexdigest()
 
 
 def _common_spacing(patients: Sequence[Patient], frame: Frame) -> tuple[float, float, float] | None:

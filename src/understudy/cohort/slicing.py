@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,12 +99,16 @@ class Frame:
         The pixel size is the lower median of the patients' pixel sizes. The matrix is the smallest power of two that
         holds the slices of at least half of the patients, at that pixel size.
         """
-        pixel = config.pixel_size or round(_lower_median([min(header.spacing[1:]) for header in headers]), 4)
+
+        def lower_median(values: Sequence[float]) -> float:
+            return float(np.sort(values)[(len(values) - 1) // 2])
+
+        pixel = config.pixel_size or round(lower_median([min(header.spacing[1:]) for header in headers]), 4)
         sizes = [
             max(n * _scale(edge, pixel) for n, edge in zip(header.slice_shape[1:], header.spacing[1:], strict=True))
             for header in headers
         ]
-        matrix = config.matrix or power_of_two(round(_lower_median(sizes)))
+        matrix = config.matrix or power_of_two(round(lower_median(sizes)))
         SliceGeometry.fit(matrix, matrix, config.resolution, matrix)  # raises if the resolution does not fit
         return cls(config.plane, pixel, matrix, config.resolution)
 
@@ -143,8 +147,9 @@ def _scale(edge: float, pixel: float) -> float:
     return 1.0 if abs(scale - 1) <= _SAME_SIZE else scale
 
 
-def _lower_median(values: Sequence[float]) -> float:
-    return float(np.sort(values)[(len(values) - 1) // 2])
+def _corners(slices: NDArray[Any]) -> NDArray[Any]:
+    ends = (slice(None, _CORNER), slice(-_CORNER, None))
+    return np.concatenate([slices[:, y, x].ravel() for y in ends for x in ends])
 
 
 def grey_background(slices: NDArray[Any]) -> float:
@@ -176,11 +181,6 @@ def without_background(slices: NDArray[Any]) -> NDArray[Any]:
     return cleared
 
 
-def _corners(slices: NDArray[Any]) -> NDArray[Any]:
-    ends = (slice(None, _CORNER), slice(-_CORNER, None))
-    return np.concatenate([slices[:, y, x].ravel() for y in ends for x in ends])
-
-
 def slice_images(
     read: Callable[[str], NDArray[Any]],
     files: Mapping[str, Path],
@@ -188,15 +188,12 @@ def slice_images(
     config: SliceConfig,
     only_kept: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A patient's images as networks see them.
+    """A patient's images as networks see them, uint8 [n, C, R, R], and the slices that pass the rule, bool [Z].
 
     Args:
         read: channel -> its volume [Z, H, W].
         files: channel -> file, for messages; their order is that of the result's channels.
         only_kept: leave out slices that do not pass the rule.
-
-    Returns:
-        uint8 [n, C, R, R], and bool [Z]: the slices that pass the rule.
     """
     # The rule first: of a training patient only the kept slices are worth scaling.
     rule = bright_part(read(config.rule_channel), files[config.rule_channel], geometry, config)
@@ -215,8 +212,7 @@ def slice_images(
     return images, kept
 
 
-@dataclass(frozen=True)
-class Bright:
+class Bright(NamedTuple):
     """The part of a volume that can become brighter than 0."""
 
     slices: NDArray[Any]  # [Z, h, w], a view of the box around every voxel above zero
@@ -272,18 +268,19 @@ def _lowest_above(intensity: float, ceiling: float, dtype: np.dtype[Any]) -> Any
 
 def to_8_bit(slices: NDArray[Any], ceiling: float, wanted: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     """[Z, H, W] -> `out` uint8 [len(wanted), H, W]: value / ceiling * 255 in double precision, halves up, clipped."""
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(wanted), _BLOCK)]
     native = slices.dtype.newbyteorder("=")
-    if native.itemsize > 2 or not np.issubdtype(native, np.integer):
-        for block in blocks:
-            out[block] = _round_8_bit(slices[wanted[block]], ceiling)
-        return
-    # At most 65,536 different values: round each of them once and look the voxels up.
-    unsigned = np.dtype(f"u{native.itemsize}")
-    table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
-    for block in blocks:
-        values = slices[wanted[block]].astype(native, copy=False).view(unsigned)
-        out[block] = np.take(table, values, mode="clip")
+    table = None
+    if native.itemsize <= 2 and np.issubdtype(native, np.integer):
+        # At most 65,536 different values: round each of them once and look the voxels up.
+        unsigned = np.dtype(f"u{native.itemsize}")
+        table = _round_8_bit(np.arange(1 << 8 * native.itemsize, dtype=unsigned).view(native), ceiling)
+    for start in range(0, len(wanted), _BLOCK):
+        values = slices[wanted[start : start + _BLOCK]]
+        if table is None:
+            out[start : start + _BLOCK] = _round_8_bit(values, ceiling)
+        else:
+            values = values.astype(native, copy=False).view(unsigned)
+            out[start : start + _BLOCK] = np.take(table, values, mode="clip")
 
 
 def _scaled(values: NDArray[Any], ceiling: float) -> NDArray[np.float64]:
