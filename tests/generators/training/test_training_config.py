@@ -26,6 +26,9 @@ def test_the_defaults_are_table_7() -> None:
     stylegan1 = StyleGan1Training().schedule()
     assert stylegan1.level(6_000_000, 256) == 0
     assert StyleGan1Training().rates == {128: 0.0015, 256: 0.002, 512: 0.003}
+    assert StyleGan1Training().r1_interval == 1
+    assert StyleGan2Training().r1_interval == StyleGan3Training().r1_interval == 16  # lazy: Karras et al. 2020, app. B
+    assert StyleGan2Training().pl_interval == 4
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -99,6 +99,7 @@ class LazyTraining(GanTraining):
     gamma_factor: ClassVar[float]  # R1's weight is this times resolution^2 / batch
 
     r1_gamma: float | None = Field(None, ge=0, description="weight of R1; None: by resolution^2 / batch")
+    # of both; to change it for one of them, give that class a field of its own
     r1_interval: int = Field(16, ge=1, description="steps between R1 penalties")
     ema_kimg: float | None = Field(None, gt=0, description="half-life of the EMA generator; None: batch * 10 / 32")
     ema_rampup: float | None = Field(0.05, gt=0, description="half-life at most this part of the images so far")
