@@ -18,7 +18,7 @@ from understudy.metrics.overlap import apply_policy
 from understudy.report.answer import make_answer
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
-from understudy.report.sections.segmentations import segmentations
+from understudy.report.sections.pictures import segmentations
 from understudy.report.tables.results import patient_means
 from understudy.slices import SliceSet, SliceWriter
 

@@ -1,4 +1,4 @@
-"""What all sections of a report are made from, computed once."""
+"""What the sections of a report share, computed once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from understudy.report.tables.results import patient_means
 
 @dataclass(frozen=True)
 class Content:
-    """What all sections are made from."""
-
     data: ReportData
     rows: pd.DataFrame  # raw, of settings that are complete
     scored: pd.DataFrame  # the same under the BraTS rule
@@ -35,7 +33,7 @@ class Content:
     @property
     def settings(self) -> list[Setting]:
         """Those with complete rows."""
-        present = set(self.rows["setting"]) if len(self.rows) else set()
+        present = set(self.rows.get("setting", ()))
         return [s for s in self.data.settings if s.id in present]
 
 
@@ -79,6 +77,5 @@ def read_audits(data: ReportData) -> dict[str, dict[str, Any]]:
     found = {name: read_json(Path(folder) / "audit.json") for name, folder in data.audits.items()}
     for name, numbers in found.items():
         if not numbers.get("controls") and not numbers.get("refusal"):
-            what = "an audit without its controls is not shown"
-            raise UnderstudyError(what, where=data.audits[name], fix="run the audit again")
+            raise UnderstudyError("an audit without controls", where=data.audits[name], fix="run the audit again")
     return found

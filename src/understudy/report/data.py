@@ -64,7 +64,7 @@ class Setting:
             return ""
         if self.real_patients is not None:
             return count(self.real_patients, "patient")
-        parts = [f"{percent_of(self.real_fraction)} of patients"] if self.real_fraction < 1 else []
+        parts = [f"{percent_of(self.real_fraction)} of patients"] * (self.real_fraction < 1)
         parts += [f"{percent_of(self.real_share)} of samples"] if self.real_share is not None else []
         return ", ".join(parts) or "✓"
 
@@ -111,7 +111,7 @@ class ReportData:
     @cached_property
     def settings(self) -> list[Setting]:
         """The settings with rows, the baseline first, then by training; every one with a label of its own."""
-        scored = set(self.scores["setting"]) if len(self.scores) else set()
+        scored = set(self.scores.get("setting", ()))
         return [s for s in self.every_setting if s.id in scored]
 
     @cached_property
@@ -123,8 +123,7 @@ class ReportData:
     @cached_property
     def generators(self) -> list[str]:
         """Every generator of the study by name, in the study's order."""
-        named = [s.generator for s in self.every_setting if s.generator]
-        return list(dict.fromkeys([*self.synthetic, *named]))
+        return list(dict.fromkeys([*self.synthetic, *(s.generator for s in self.every_setting if s.generator)]))
 
     def shown(self, name: str) -> str:
         """A generator or network as people write it: "StyleGAN 2" for `stylegan2`; a name that the user chose stays.
@@ -150,8 +149,7 @@ class ReportData:
         if base is None or base.segmenter == setting.segmenter:
             return base
         like = ("real", True, setting.segmenter, base.augmentation)
-        same = (s for s in self.settings if (s.training, s.plain, s.segmenter, s.augmentation) == like)
-        return next(same, base)
+        return next((s for s in self.settings if (s.training, s.plain, s.segmenter, s.augmentation) == like), base)
 
     def closest(self, most: int) -> list[Setting]:
         """All settings, or if there are more than `most` those that differ from the baseline in their slices only."""
@@ -194,7 +192,7 @@ class ReportData:
     @cached_property
     def patient_names(self) -> dict[str, str]:
         """Id of a scored patient -> what is written for it."""
-        found = sorted(map(str, self.scores["subject"].unique())) if len(self.scores) else []
+        found = sorted(map(str, set(self.scores.get("subject", ()))))
         return {s: s if self.show_patient_ids else f"patient {i}" for i, s in enumerate(found, start=1)}
 
     @cached_property
@@ -205,10 +203,8 @@ class ReportData:
             with contextlib.suppress(UnderstudyError, KeyError):
                 known |= set(map(str, SliceSet.open(self.slices).index["subject"]))
         replaced = {**dict.fromkeys(known, "(patient)"), **self.patient_names}
-        ids = sorted((n for n in replaced if n), key=len, reverse=True)
-        if not ids:
-            return None
-        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, ids))})(?![A-Za-z0-9])"), replaced
+        ids = "|".join(map(re.escape, sorted(filter(None, replaced), key=len, reverse=True)))
+        return (re.compile(rf"(?<![A-Za-z0-9])(?:{ids})(?![A-Za-z0-9])"), replaced) if ids else None
 
     def hide(self, value: Any) -> Any:
         """Strings, and strings in lists and dicts, without patient ids if these are not to be shown."""
@@ -224,13 +220,10 @@ class ReportData:
         return pattern.sub(lambda m: replaced[m.group()], str(value))
 
 
-def kind_of(study: Any, group: str, name: str) -> str:
+def kind_of(study: Mapping[str, Any], group: str, name: str) -> str:
     """Kind of a generator or segmenter of the study ("generators", "segmenters"); its name if the file has no kind."""
-    entry: Any = (study.get(group) or {}).get(name) if isinstance(study, dict) else None
-    for part in (entry, entry.get("model") if isinstance(entry, Mapping) else None):
-        if isinstance(part, Mapping) and part.get("kind"):
-            return str(part["kind"])
-    return name
+    entry = (study.get(group) or {}).get(name) or {}
+    return str(entry.get("kind") or (entry.get("model") or {}).get("kind") or name)
 
 
 def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) -> list[Setting]:
@@ -243,37 +236,34 @@ def _settings(scores: pd.DataFrame, baseline: str, shown: Callable[[str], str]) 
     several_generators = len({g for g in unique["generator"] if isinstance(g, str) and g}) > 1
     found = []
     for row in unique.to_dict(orient="records"):
-        # columns that came later are NaN in older rows
+        # settings of a study without such parts have NaN
         share, fraction, patients = (
             None if pd.isna(v := row.get(c)) else float(v) for c in ("real_share", "real_fraction", "real_patients")
         )
-        fraction = 1.0 if fraction is None else fraction
-        patients = None if patients is None else int(patients)
+        fraction, patients = 1.0 if fraction is None else fraction, None if patients is None else int(patients)
         generator = row["generator"] if isinstance(row["generator"], str) else ""
-        augmentation, training = bool(row["augmentation"]), str(row["training"])
-        named, network = shown(generator) if several_generators else "", shown(str(row["segmenter"]))
-        label = _trained_on(training, share, fraction, named, patients)
-        label += f", {network}" if several_networks else ""
+        segmenter, augmentation, training = str(row["segmenter"]), bool(row["augmentation"]), str(row["training"])
+        label = _trained_on(training, share, fraction, shown(generator) if several_generators else "", patients)
+        label += f", {shown(segmenter)}" if several_networks else ""
         label += ", no augmentation" if augmentations and not augmentation else ""
         colour, marker = TRAINING.get(training, ("#555555", "^"))
         colour = colour if augmentation or not augmentations else LIGHTER.get(colour, colour)
         found.append(
             Setting(
-                str(row["setting"]), label, training, generator, str(row["segmenter"]), augmentation, colour, marker,
-                share, fraction, patients, shown(generator), network,
+                str(row["setting"]), label, training, generator, segmenter, augmentation, colour, marker, share,
+                fraction, patients, shown(generator), shown(segmenter),
             )
         )  # fmt: skip
-    # the baseline first, then its network; by training, more real slices first
-    first = next((s.segmenter for s in found if s.id == baseline), "")
-    order = list(TRAINING)
-    return sorted(
-        found,
-        key=lambda s: (
-            s.id != baseline, s.segmenter != first, s.segmenter,
-            order.index(s.training) if s.training in order else 9, -s.real_fraction, s.real_patients or 0,
-            s.real_share if s.real_share is not None else -1.0, not s.augmentation, s.generator,
-        ),
-    )  # fmt: skip
+    first, order = next((s.segmenter for s in found if s.id == baseline), ""), list(TRAINING)
+
+    def place(s: Setting) -> tuple[Any, ...]:
+        # the baseline first, then its network; by training, more real slices first
+        training = order.index(s.training) if s.training in order else 9
+        share = -1.0 if s.real_share is None else s.real_share
+        parts = (training, -s.real_fraction, s.real_patients or 0, share)
+        return s.id != baseline, s.segmenter != first, s.segmenter, *parts, not s.augmentation, s.generator
+
+    return sorted(found, key=place)
 
 
 def _trained_on(training: str, share: float | None, fraction: float, generator: str, patients: int | None) -> str:
@@ -282,10 +272,10 @@ def _trained_on(training: str, share: float | None, fraction: float, generator: 
     if training == "finetune":
         before = _trained_on("synthetic", None, 1.0, generator, None)
         return f"{before}, then {count(int(patients or 0), 'real patient')}"
+    label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
     if training == "ratio":
         label = f"{percent_of(share or 0)} real, {percent_of(1 - (share or 0))} synthetic"
     else:
-        label = {"real": "Real", "synthetic": "Synthetic", "both": "Real + synthetic"}.get(training, training)
         parts += [count(patients, "patient")] if patients is not None else []
         parts += [f"{percent_of(fraction)} of patients"] if fraction < 1 else []
         parts += [f"{percent_of(share)} of samples real"] if share is not None else []

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from understudy.io.files import atomic_path, write_text
-from understudy.report.plots.style import Panel
 from understudy.report.render import render
 from understudy.report.sections.base import Section
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
 
 NUMBERS, PATIENTS, SLICES = "numbers", "one value a patient", "slices"
-FOLDERS = ("tables", "figures")
 PRIVATE = PurePosixPath("figures/private")
 OF_PATIENTS = ("patients", "hospitals", "sites", "problems")  # keys of figures and tables about single patients
 
@@ -33,57 +30,46 @@ makes what may be shared.
 """
 
 
-@dataclass(frozen=True)
-class Written:
-    """A file beside the page: its path below the report's folder, what it is, and what it shows.
-
-    `shows` is "numbers" (of several patients or slices), "one value a patient", or "slices" (not for release).
-    """
-
-    file: str
-    what: str
-    shows: str
-
-
-def write_files(sections: Sequence[Section], out: Path) -> list[Written]:
+def write_files(sections: Sequence[Section], out: Path) -> list[dict[str, str]]:
     """Writes `tables/` and `figures/`; removes files of an earlier report there that this one does not have.
+
+    Returns:
+        For each file its path below `out`, what it is, and what it shows: "numbers" (of several patients or slices),
+        "one value a patient", or "slices" (not for release).
 
     Raises:
         UnderstudyError: disk full, no permission.
     """
-    written = []
+    written: list[dict[str, str]] = []
     for table in (t for section in sections for t in section.every_table):
+        shows = PATIENTS if table.key in OF_PATIENTS else NUMBERS
         forms = {"csv": table.frame.to_csv(index=False), "tex": latex(table), "html": html(table)}
         for ending, text in forms.items():
-            name = f"tables/{table.key}.{ending}"
-            write_text(out / name, text)
-            written.append(Written(name, table.caption, PATIENTS if table.key in OF_PATIENTS else NUMBERS))
-    for panel in (p for section in sections for p in section.every_panel):
+            written.append({"file": f"tables/{table.key}.{ending}", "what": table.caption, "shows": shows})
+            write_text(out / written[-1]["file"], text)
+    panels = [(p, "figures") for section in sections for p in section.every_panel]
+    panels += [(p, str(PRIVATE)) for section in sections for p in section.private]
+    for panel, folder in panels:
         shows = PATIENTS if panel.key.split("_")[0] in OF_PATIENTS else NUMBERS
-        written += _write_panel(panel, "figures", shows, out)
-    for panel in (p for section in sections for p in section.private):
-        written += _write_panel(panel, str(PRIVATE), SLICES, out)
-    patients = sorted({Path(e.file).name for e in written if e.shows == PATIENTS and e.file.startswith("figures/")})
+        shows = SLICES if folder == str(PRIVATE) else shows
+        for ending, content in (("svg", panel.svg), ("png", panel.png)):
+            written.append({"file": f"{folder}/{panel.key}.{ending}", "what": panel.alt, "shows": shows})
+            with atomic_path(out / written[-1]["file"]) as temporary:
+                temporary.write_bytes(content)
+    patients = sorted({Path(e["file"]).name for e in written if e["shows"] == PATIENTS and "figures/" in e["file"]})
     private = ""
-    if any(e.shows == SLICES for e in written):
+    if any(e["shows"] == SLICES for e in written):
         private = NOT_FOR_RELEASE.format(what="private/")
         write_text(out / PRIVATE / "README.txt", NOT_FOR_RELEASE.format(what="this folder"))
     names = "\n".join(f"  {name}" for name in patients) or "  (none)"
     write_text(out / "figures" / "README.txt", README.format(private=private, patients=names))
-    remove_former(out, {entry.file for entry in written})
+    remove_former(out, {entry["file"] for entry in written})
     return written
 
 
 def html(table: Table) -> str:
     """The table as a small page of its own, to be opened in a browser or put into a document."""
     return render("table.html.j2", t=table)
-
-
-def _write_panel(panel: Panel, folder: str, shows: str, out: Path) -> list[Written]:
-    for ending, content in (("svg", panel.svg), ("png", panel.png)):
-        with atomic_path(out / folder / f"{panel.key}.{ending}") as temporary:
-            temporary.write_bytes(content)
-    return [Written(f"{folder}/{panel.key}.{ending}", panel.alt, shows) for ending in ("svg", "png")]
 
 
 def remove_former(out: Path, kept: set[str]) -> None:
@@ -98,5 +84,5 @@ def remove_former(out: Path, kept: set[str]) -> None:
     for entry in listed:
         # report.json may have been edited: nothing outside of the two folders
         path = PurePosixPath(str(entry["file"]))
-        if path.parts[0] in FOLDERS and ".." not in path.parts and str(path) not in kept:
+        if path.parts[0] in ("tables", "figures") and ".." not in path.parts and str(path) not in kept:
             (out / path).unlink(missing_ok=True)

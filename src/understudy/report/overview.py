@@ -12,11 +12,11 @@ import pandas as pd
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, read_json, write_text
 from understudy.names import display_name
-from understudy.report.data import bounded, listed, plain
+from understudy.report.data import bounded, plain
 from understudy.report.folder import html
 from understudy.report.render import render
 from understudy.report.sections.run import STAGES, in_hours
-from understudy.report.sections.verdicts import COLOURS
+from understudy.report.sections.verdicts import COLOURS, QUESTIONS
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
 
@@ -35,7 +35,6 @@ PERCENT = ("relative_dice", "low", "high", "published", "difference")
 LEFT_OUT = ("setting", "n_repeats", "n_collapsed", "resolution")
 HEADINGS = {"fid": "FID", "is": "IS", "seconds": "Hours", "relative dice": "Relative Dice", "label": "Trained on",
             "r1 gamma": "R1 gamma", "batch": "Batch size"}  # fmt: skip
-QUESTIONS = {"useful": "Useful?", "copy": "Copies of patients?", "better_than": "Better than what?"}
 
 
 def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Path) -> Path:
@@ -54,7 +53,10 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     Raises:
         UnderstudyError: a folder without a report, disk full, no permission.
     """
-    reports = {name: _report_of(folder) for name, folder in folders.items()}
+    for folder in folders.values():
+        if not (folder / "report.json").is_file():
+            raise UnderstudyError("there is no report of this cohort", where=folder, fix="run understudy run first")
+    reports = {name: read_json(folder / "report.json") for name, folder in folders.items()}
     tables = _tables(folders)
     ranked = _ranks_over_all(tables["table1_ranks"], len(folders)) if "table1_ranks" in tables else None
     for key, frame in [*tables.items(), *([(RANKS, ranked.frame)] if ranked else [])]:
@@ -67,38 +69,29 @@ def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Pa
     with atomic_path(out / "scores.parquet") as temporary:
         pd.concat(scores, ignore_index=True).to_parquet(temporary, index=False)
     answers = {name: str(report["answer"]["headline"]) for name, report in reports.items()}
-    alarms = {name: text for name, report in reports.items() if (text := _alarm_of(report))}
-    content = {
-        "title": spec["title"],
-        "command": spec["command"],
-        "study": spec["study"],
-        "study_hash": spec["study_hash"],
-        "answer": {
-            "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
-            "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
-            "cohorts": {name: r["answer"] for name, r in reports.items()},
-        },
-        "verdicts": [{"cohort": name, **v} for name, report in reports.items() for v in report.get("verdicts", [])],
-        "failed": [{"cohort": name, **f} for name, report in reports.items() for f in report.get("failed", [])],
+    verdicts = {name: report["verdicts"] for name, report in reports.items()}
+    failed = {name: report["failed"] for name, report in reports.items()}
+    alarms = {name: text for name, report in reports.items() if (text := str(report["answer"]["alarm"]))}
+    answer = {
+        "headline": " ".join(f"{name}: {answer}" for name, answer in answers.items()),
+        "alarm": " ".join(f"{name}: {text}" for name, text in alarms.items()),
+        "cohorts": {name: r["answer"] for name, r in reports.items()},
+    }
+    content = {k: spec[k] for k in ("title", "command", "study", "study_hash")} | {
+        "answer": answer,
+        "verdicts": [{"cohort": name, **v} for name, mine in verdicts.items() for v in mine],
+        "failed": [{"cohort": name, **f} for name, mine in failed.items() for f in mine],
         "ranks": plain(ranked.frame) if ranked else [],
         "reports": {name: f"{name}/report.html" for name in folders},
     }
     write_text(out / "report.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     page = render(
         "overview.html.j2", title=spec["title"], command=spec["command"], answers=answers, alarms=alarms,
-        verdicts={name: report.get("verdicts", []) for name, report in reports.items()}, colours=COLOURS,
-        questions=QUESTIONS, failed={name: len(report.get("failed", [])) for name, report in reports.items()},
+        verdicts=verdicts, colours=COLOURS, questions=QUESTIONS, failed={n: len(mine) for n, mine in failed.items()},
         shown=shown, tables=[*tables, *(t.key for t in shown if t.key not in tables)],
     )  # fmt: skip
     write_text(out / "report.html", page)
     return out / "report.html"
-
-
-def _report_of(folder: Path) -> dict[str, Any]:
-    if not (folder / "report.json").is_file():
-        fix = "run its report first: understudy run"
-        raise UnderstudyError("there is no report of this cohort", where=folder, fix=fix)
-    return dict(read_json(folder / "report.json"))
 
 
 def _tables(folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
@@ -164,11 +157,3 @@ def _cell(key: str, column: str, value: str) -> str:
     if key == "cost":
         return in_hours(found)
     return f"{found / 3600:.2f}" if column == "seconds" else f"{found:,.4g}"
-
-
-def _alarm_of(report: Mapping[str, Any]) -> str:
-    """What speaks against releasing a cohort's slices; of reports without such a line, the copies that were found."""
-    if "alarm" in report["answer"]:
-        return str(report["answer"]["alarm"])
-    copies = [str(v["generator"]) for v in report.get("verdicts", []) if v["copy"]["kind"] == "copies_found"]
-    return f"Copies of patients were found among the slices of {listed(copies)}: do not release them." if copies else ""

@@ -16,7 +16,7 @@ from understudy.metrics.statistics import paired_difference
 from understudy.report.content import Content, make_content
 from understudy.report.data import ReportData
 from understudy.report.page import build_report
-from understudy.report.sections import real_slices, results, tables, training
+from understudy.report.sections import real_slices, results, training
 from understudy.report.sections.real_slices import (
     finetune_panels,
     finetune_table,
@@ -93,7 +93,8 @@ class Made:
 
 def made_of(data: ReportData) -> Made:
     content = make_content(data)
-    sections = [m.section(content) for m in (real_slices, results, tables, training)]
+    makers = real_slices.section, results.section, results.tables, training.section
+    sections = [make(content) for make in makers]
     return Made(content, {t.key: t for s in sections if s is not None for t in s.every_table})
 
 

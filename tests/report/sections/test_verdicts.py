@@ -196,9 +196,9 @@ def test_failures_and_what_is_missing_are_said(tmp_path: Path) -> None:
         (whole["setting"] == "synthetic-a.unet.aug") & (whole["repeat"] == 1)
     )
     data = ReportData("Made", {}, whole[~lost], planned=planned, jobs=JOBS, baseline="real.unet.aug")
-    found = failures(data)
-    assert [job["failure"] for job in found.failed] == ["out_of_memory"]
-    assert [(m["setting"], m["scored"], m["planned"]) for m in found.missing] == [
+    failed, lacking, _ = failures(data)
+    assert [job["failure"] for job in failed] == ["out_of_memory"]
+    assert [(m["setting"], m["scored"], m["planned"]) for m in lacking] == [
         ("both-a.unet.aug", 0, 2),
         ("synthetic-a.unet.aug", 1, 2),
     ]

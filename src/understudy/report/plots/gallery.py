@@ -1,38 +1,50 @@
-"""The pictures of slices: real beside synthetic ones at random, and what is in their annotations."""
+"""The pictures of slices: real beside synthetic ones at random, what is in their annotations, and sheets of tiles."""
 
 from __future__ import annotations
 
+import base64
+import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 
 from understudy.errors import UnderstudyError
 from understudy.report.data import ReportData, percent
+from understudy.report.plots import slices as pictures
 from understudy.report.plots.dots import distribution
-from understudy.report.plots.sheets import Tile
-from understudy.report.plots.slices import (
-    Pixels,
-    channel_window,
-    contact_sheet,
-    enlarged,
-    overlay,
-    png,
-    square_around,
-    upright,
-    windowed,
-)
-from understudy.report.plots.style import Panel
+from understudy.report.plots.slices import Pixels, enlarged, overlay, png, upright, windowed
+from understudy.report.plots.style import QUIET, Panel, panel_of, styled
 from understudy.slices import SliceSet
 
 TILE = 192  # pixels to which small slices are enlarged, by whole factors
 ROWS = 4
 SHEET = (12, 4)  # columns, rows of the wider look
 SAMPLED = 2000  # slices looked at for windows and annotation statistics
+CELL, GAP = 1.3, 0.06  # inches: edge of a tile, and between tiles
+LABEL = 1.25  # inches: width of row labels
+HEAD, WORDS, LEGEND = (0.42, 0.17, 0.25)  # inches: heights of column heads, of captions below tiles, of the legend
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture (`data:` address) with its words: `alt` for those who cannot see it, `caption` below it."""
+
+    src: str
+    alt: str
+    caption: str = ""
+
+
+Row = tuple[str, Sequence[Tile | None]]
 
 
 @dataclass(frozen=True)
@@ -80,29 +92,22 @@ class _Source:
         return np.sort(rng.choice(rows, min(count, len(rows)), replace=False))
 
 
-@dataclass(frozen=True)
-class _View:
+def _view(sources: list[_Source], seed: int) -> tuple[list[tuple[float, float]], tuple[slice, slice]]:
     """How slices of all sets are shown: a window a channel, and the square that holds the heads."""
-
-    windows: list[tuple[float, float]]
-    crop: tuple[slice, slice]
-
-    @classmethod
-    def of(cls, sources: list[_Source], seed: int) -> _View:
-        # Windows from the first set for all: with windows of their own, brightness would lie.
-        first, rng = sources[0], np.random.default_rng([seed, 9])
-        images, _ = first.slices.read(first.some(200, rng))
-        windows = [channel_window(images[:, c]) for c in range(images.shape[1])]
-        # Without padding heads would be tiny.
-        resolution = first.slices.resolution
-        seen = np.zeros((resolution, resolution), bool)
-        for source in sources:
-            if source.slices.resolution != resolution:
-                return cls(windows, (slice(None), slice(None)))
-            images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
-            seen |= (images > 24).any((0, 1))  # [N, C, H, W] -> [H, W]; darker is noise of the air
-        top, bottom, left, right = square_around(seen, resolution // 2, margin=0.04)
-        return cls(windows, (slice(top, bottom), slice(left, right)))
+    # Windows from the first set for all: with windows of their own, brightness would lie.
+    first, rng = sources[0], np.random.default_rng([seed, 9])
+    images, _ = first.slices.read(first.some(200, rng))
+    windows = [pictures.channel_window(images[:, c]) for c in range(images.shape[1])]
+    # Without padding heads would be tiny.
+    resolution = first.slices.resolution
+    seen = np.zeros((resolution, resolution), bool)
+    for source in sources:
+        if source.slices.resolution != resolution:
+            return windows, (slice(None), slice(None))
+        images, _ = source.slices.read(source.some(100, np.random.default_rng([seed, 8])))
+        seen |= (images > 24).any((0, 1))  # [N, C, H, W] -> [H, W]; darker is noise of the air
+    top, bottom, left, right = pictures.square_around(seen, resolution // 2, margin=0.04)
+    return windows, (slice(top, bottom), slice(left, right))
 
 
 def make_gallery(data: ReportData) -> Gallery:
@@ -113,21 +118,24 @@ def make_gallery(data: ReportData) -> Gallery:
         return gallery
     first = sources[0].slices
     gallery.channels, gallery.classes = first.channels, first.class_names
-    view = _View.of(sources, data.seed)
+    windows, crop = _view(sources, data.seed)
     for n, source in enumerate(sources):
         rng = np.random.default_rng([data.seed, n])
         looked = source.some(SAMPLED, rng)
-        areas = _areas(source, looked)
+        # pixels of every class but the background, [N, K], read in blocks that fit any memory
+        classes, blocks = range(1, len(source.slices.classes)), source.slices.blocks(looked, 128)
+        parts = [np.stack([(labels == k).sum((1, 2)) for k in classes], 1) for _, _, labels in blocks]
+        areas: Rows = np.concatenate(parts).astype(np.int64)
         gallery.numbers.append(_annotation_numbers(source, looked, areas))
         if reading := gallery.numbers[-1].get("reading"):
             gallery.readings.append(data.hide(how_it_was_read(source.name, **reading)))
-        gallery.random.append(_block(source, source.some(ROWS, rng), view))
+        gallery.random.append(_block(source, source.some(ROWS, rng), windows, crop))
         annotated = looked[areas.sum(1) > 0]
         if len(annotated):
-            gallery.annotated.append(_block(source, source.some(ROWS, rng, annotated), view))
+            gallery.annotated.append(_block(source, source.some(ROWS, rng, annotated), windows, crop))
         else:
             gallery.missing.append(f"No slice of “{source.name}” holds an annotation.")
-        gallery.sheets.append(_sheet(source, rng.permutation(source.some(SHEET[0] * SHEET[1], rng)), view))
+        gallery.sheets.append(_sheet(source, rng.permutation(source.some(SHEET[0] * SHEET[1], rng)), windows, crop))
     gallery.panels = _annotation_panels(gallery)
     return gallery
 
@@ -158,26 +166,18 @@ def _sources(data: ReportData, gallery: Gallery) -> list[_Source]:
     return sources
 
 
-def _areas(source: _Source, rows: Rows) -> Rows:
-    """Pixels of every class but the background, [N, K], read in blocks that fit any memory."""
-    classes = range(1, len(source.slices.classes))
-    blocks = source.slices.blocks(rows, 128)
-    parts = [np.stack([(labels == k).sum((1, 2)) for k in classes], 1) for _, _, labels in blocks]
-    return np.concatenate(parts).astype(np.int64)
-
-
 def overlay_channel(channels: Sequence[str]) -> int:
     """The channel below the annotation: FLAIR, where most classes show, else the last one."""
     return next((i for i, c in enumerate(channels) if "flair" in c.lower() or "t2f" in c.lower()), len(channels) - 1)
 
 
-def _block(source: _Source, rows: Rows, view: _View) -> Block:
+def _block(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> Block:
     slices = source.slices
-    images, labels = (a[..., *view.crop] for a in slices.read(rows))  # [N, C, H, W], [N, H, W]
+    images, labels = (a[..., *crop] for a in slices.read(rows))  # [N, C, H, W], [N, H, W]
     factor, under = max(1, -(-TILE // images.shape[-1])), overlay_channel(slices.channels)
     grid = []
     for n, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-        greys = [windowed(c, w) for c, w in zip(image, view.windows, strict=True)]
+        greys = [windowed(c, w) for c, w in zip(image, windows, strict=True)]
         greys = [enlarged(upright(grey, slices.axes), factor) for grey in greys]
         row = [Tile(png(g), f"{source.name}, example {n}, {c}") for g, c in zip(greys, slices.channels, strict=True)]
         drawn = overlay(greys[under], enlarged(upright(label, slices.axes), factor), len(slices.classes) - 1)
@@ -187,36 +187,29 @@ def _block(source: _Source, rows: Rows, view: _View) -> Block:
     return Block(source.name, [*slices.channels, "Annotation"], grid, source.kind)
 
 
-def _sheet(source: _Source, rows: Rows, view: _View) -> Tile:
+def _sheet(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop: tuple[slice, slice]) -> Tile:
     slices = source.slices
-    images, labels = (a[..., *view.crop] for a in slices.read(rows))
+    images, labels = (a[..., *crop] for a in slices.read(rows))
     under = overlay_channel(slices.channels)
     factor, shrink = max(1, -(-96 // images.shape[-1])), max(1, images.shape[-1] // 100)
     tiles: list[Pixels] = []
     for image, label in zip(images, labels, strict=True):
-        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], view.windows[under]), label))
+        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], windows[under]), label))
         drawn = overlay(enlarged(grey, factor), enlarged(label, factor), len(slices.classes) - 1, width=1)
         tiles.append(drawn[::shrink, ::shrink])
     what = f"{len(tiles)} random {slices.channels[under]} slices with annotation"
-    return Tile(png(contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
+    return Tile(png(pictures.contact_sheet(tiles, SHEET[0])), f"{source.name}: {what}", source.name)
 
 
 def _annotation_numbers(source: _Source, rows: Rows, areas: Rows) -> dict[str, Any]:
     index, attrs = source.slices.index.iloc[rows], source.slices.attrs
     distance = index["code_distance"].to_numpy(float) if "code_distance" in index else np.array([])
     found = {
-        "name": source.name,
-        "short": source.short,
-        "generator": source.generator,
-        "kind": source.kind,
-        "slices": len(source.rows),
-        "looked_at": len(rows),
-        "with_annotation": float((areas.sum(1) > 0).mean()),
+        "name": source.name, "short": source.short, "generator": source.generator, "kind": source.kind,
+        "slices": len(source.rows), "looked_at": len(rows), "with_annotation": float((areas.sum(1) > 0).mean()),
         "with_class": {c: float((areas[:, k] > 0).mean()) for k, c in enumerate(source.slices.class_names)},
-        "areas": areas,
-        "code_distance": distance[np.isfinite(distance)],
-        "pixels": source.slices.resolution**2,
-    }
+        "areas": areas, "code_distance": distance[np.isfinite(distance)], "pixels": source.slices.resolution**2,
+    }  # fmt: skip
     if attrs.get("source") == "folder":  # images of another program
         found["reading"] = {"annotation": attrs["annotation"], "notes": attrs["notes"]}
     return found
@@ -240,13 +233,52 @@ def _annotation_panels(gallery: Gallery) -> list[Panel]:
     """Areas of each class, and how far generated annotations are from the codes of the classes."""
     found, narrow = gallery.numbers, len(gallery.classes) == 3
     kinds = {n["short"]: n["kind"] for n in found}
-    made = []
+    made: list[tuple[str, str, dict[str, np.ndarray], str]] = []
     for k, name in enumerate(gallery.classes):
         shares = {n["short"]: 100 * n["areas"][:, k] / n["pixels"] for n in found}
         present = {n: s[s > 0] for n, s in shares.items()}
-        words = f"Area of {name}", "% of the slice, where it is there"
-        made.append(distribution(*words, present, kinds, narrow, f"areas_{name}"))
+        made.append((f"Area of {name}", "% of the slice, where it is there", present, f"areas_{name}"))
     distances = {n["short"]: n["code_distance"] for n in found if len(n["code_distance"])}
-    words = "Distance from the codes", "grey levels from the nearest code"
-    made.append(distribution(*words, distances, kinds, narrow, "code_distances"))
-    return [panel for panel in made if panel is not None]
+    made.append(("Distance from the codes", "grey levels from the nearest code", distances, "code_distances"))
+    drawn = [distribution(title, xlabel, values, kinds, narrow, key) for title, xlabel, values, key in made]
+    return [panel for panel in drawn if panel is not None]
+
+
+def sheet(
+    key: str, alt: str, heads: Sequence[str], rows: Sequence[Row], classes: Sequence[tuple[str, str]] = ()
+) -> Panel:
+    """Rows of tiles below column heads; None leaves a place empty. `classes`: name and colour of each, for a legend."""
+    columns = max(len(tiles) for _, tiles in rows)
+    label = LABEL if any(name for name, _ in rows) else 0.0
+    head = HEAD if any(heads) else 0.0
+    words = WORDS if any(t is not None and t.caption for _, tiles in rows for t in tiles) else 0.0
+    width = label + columns * (CELL + GAP)
+    height = head + len(rows) * (CELL + words + GAP) + (LEGEND if classes else 0.0)
+    with styled():
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        for c, text in enumerate(heads):
+            x, y = (label + c * (CELL + GAP) + CELL / 2) / width, 1 - (head - 0.06) / height
+            figure.text(x, y, textwrap.fill(text, 17), ha="center", va="bottom", fontsize=7.5)
+        for r, (name, tiles) in enumerate(rows):
+            top = head + r * (CELL + words + GAP)
+            middle = 1 - (top + CELL / 2) / height
+            figure.text(0.02 / width, middle, textwrap.fill(name, 17), va="center", fontsize=7.5)
+            for c, tile in enumerate(tiles):
+                if tile is None:
+                    continue
+                left = label + c * (CELL + GAP)
+                place = figure.add_axes((left / width, 1 - (top + CELL) / height, CELL / width, CELL / height))
+                pixels = Image.open(io.BytesIO(base64.b64decode(tile.src.partition(",")[2])))
+                place.imshow(pixels, interpolation="none", cmap="gray", vmin=0, vmax=255)
+                place.axis("off")
+                if tile.caption:
+                    below = 1 - (top + CELL + 0.03) / height
+                    figure.text(left / width, below, tile.caption, va="top", fontsize=6.5, color=QUIET)
+        if classes:
+            handles = [Patch(color=colour) for _, colour in classes]
+            names = [name for name, _ in classes]
+            at = (label / width, 0)
+            figure.legend(handles, names, loc="lower left", bbox_to_anchor=at, ncols=len(names), fontsize=7.5,
+                          borderpad=0, handlelength=1)  # fmt: skip
+        return panel_of(figure, alt, True, key)

@@ -4,58 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from understudy.report.content import Content
 from understudy.report.plots.style import Panel
 from understudy.report.tables.base import Table
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph in a style of its own: "missing" (what is not there), "quiet", "verdict"."""
-
+    # a paragraph in a style of its own: "missing" (what is not there), "quiet", "verdict"
     text: str
     css: str
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading inside the section."""
-
     text: str
 
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list; an item is its words, or (what it is about, words)."""
-
-    items: Sequence[str | tuple[str, str]]
+    items: Sequence[str | Sequence[str]]  # words, or (what they are about, words)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Plots beside each other, with a caption below."""
-
-    panels: Sequence[Panel]
+    panels: Sequence[Panel]  # beside each other
     caption: str = ""
 
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that the reader opens."""
-
-    summary: str
+    summary: str  # a line that the reader opens
     blocks: Sequence[Block]
     open: bool = False
 
 
 @dataclass(frozen=True)
 class Html:
-    """A template of its own (below `templates/`), which finds `values` as `v`."""
-
-    template: str
-    values: Mapping[str, Any]
+    template: str  # below `templates/`
+    values: Mapping[str, Any]  # `v` in the template
 
 
 Block = str | Table | Text | Heading | Bullets | Figure | Details | Html
@@ -63,8 +51,6 @@ Block = str | Table | Text | Heading | Bullets | Figure | Details | Html
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
-
     key: str  # its anchor
     title: str
     nav: str  # its word in the contents of the page, "" for none
@@ -85,12 +71,6 @@ class Section:
         """All that are written as files and show no slice."""
         shown = [p for b in _walk(self.blocks) if isinstance(b, Figure) for p in b.panels]
         return [p for p in [*shown, *self.panels] if p.key]
-
-
-class MakeSection(Protocol):
-    """What a file of a section provides; None leaves the section out."""
-
-    def __call__(self, content: Content, /) -> Section | None: ...
 
 
 def _walk(blocks: Sequence[Block]) -> Iterator[Block]:

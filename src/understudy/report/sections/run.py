@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,9 @@ from understudy.report.sections.base import Block, Details, Figure, Heading, Htm
 from understudy.report.tables.base import Table
 
 FAILURES = {
-    "out_of_memory": "out of memory",
-    "time_limit": "time limit",
-    "nan": "a number became NaN",
-    "bad_data": "bad data",
-    "disk": "disk full or unreadable",
-    "error": "error",
-}
+    "out_of_memory": "out of memory", "time_limit": "time limit", "nan": "a number became NaN", "bad_data": "bad data",
+    "disk": "disk full or unreadable", "error": "error",
+}  # fmt: skip
 STAGES = {
     "generator": "training generators", "sample": "sampling", "segmenter": "training segmenters",
     "evaluate": "evaluation", "audit": "audit", "quality": "image quality", "annotations": "annotations",
@@ -38,13 +33,23 @@ NOT_OF_ONE = "all generators"
 
 def section(content: Content) -> Section:
     """Everything about the run."""
-    data, found = content.data, failures(content.data)
-    provenance = data.hide(data.provenance)
+    data = content.data
+    failed, lacking, _ = failures(data)
+    provenance, problems, study = (data.hide(plain(v)) for v in (data.provenance, data.problems, data.study))
     blocks: list[Block] = []
-    if data.problems:
-        blocks.append(_problem_table(data))
-    if found.failed:
-        blocks.append(_failed_table(found.failed))
+    if problems:
+        columns = ["patient", "severity", "problem", "fix", "file"]
+        body = [[str(p.get(c, "")) for c in columns] for p in problems]
+        frame, header = pd.DataFrame(body, columns=columns), [c.capitalize() for c in columns]
+        blocks.append(Table("problems", "Problems found in the input", "", header, body, frame, len(columns)))
+    if failed:
+        rows = [{**job, "message": job["message"].split("\n")[0]} for job in failed]
+        body = [
+            [j["name"], j["stage"], FAILURES.get(j["failure"], j["failure"] or "error"), j["message"]] for j in rows
+        ]
+        note = "Jobs that failed after every retry. No number of this page comes from them."
+        header = ["Job", "Stage", "Why", "Message"]
+        blocks.append(Table("failed", "Failed jobs", note, header, body, pd.DataFrame(rows), 4))
     if cost := cost_table(data):
         blocks += [Heading("Cost"), Figure(cost_panels(cost)), cost]
     if known := _flat({k: v for k, v in provenance.items() if k != "seeds"}):
@@ -53,45 +58,36 @@ def section(content: Content) -> Section:
         blocks.append(Details("Seeds of all jobs", [Html("provenance.html.j2", {"entries": seeds})]))
     if jobs := job_table(data):
         blocks.append(Details("Jobs, times and memory", [jobs], len(jobs.body) <= 12))
-    study = yaml.safe_dump(data.hide(plain(data.study)), sort_keys=False, allow_unicode=True)
-    command = data.hide(str(provenance.get("command", "understudy run study.yaml")))
+    text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
+    command = str(provenance.get("command", "understudy run study.yaml"))
     again = "Same study file, data and version: same splits, pictures and numbers (on the same kind of device)."
     blocks += [
-        Details("The study file, every value resolved", [Html("code.html.j2", {"text": study})]),
+        Details("The study file, every value resolved", [Html("code.html.j2", {"text": text})]),
         Heading("To do it again"), Html("code.html.j2", {"text": command}), Text(again, "quiet"),
     ]  # fmt: skip
     numbers = {
-        "failed": found.failed,
-        "missing_trainings": found.missing,
-        "study": data.hide(plain(data.study)),
-        "provenance": data.hide(plain(data.provenance)),
-        "problems": data.hide(plain(data.problems)),
-    }
+        "failed": failed, "missing_trainings": lacking, "study": study, "provenance": provenance, "problems": problems,
+    }  # fmt: skip
     return Section("run", "What was run on what", "What was run", blocks, numbers)
 
 
-@dataclass(frozen=True)
-class Failures:
-    """Jobs that failed for good, and planned trainings without scores."""
+def failures(data: ReportData) -> tuple[list[dict[str, str]], list[dict[str, Any]], list[str]]:
+    """Jobs that failed for good, and planned trainings without scores.
 
-    failed: list[dict[str, str]]  # name, stage, failure (class), message
-    missing: list[dict[str, Any]]  # setting, label, planned, scored (numbers of trainings)
-    sentences: list[str]  # both in words, for the top of the page
-
-
-def failures(data: ReportData) -> Failures:
-    """From the states of the jobs and the trainings that the study asks for."""
+    Returns:
+        Failed jobs (name, stage, failure, message); settings that lack trainings (setting, label, planned, scored);
+        both in words.
+    """
     failed: list[dict[str, str]] = []
     lacking: list[dict[str, Any]] = []
     said: list[str] = []
-    if len(data.jobs) and "state" in data.jobs:
-        rows = data.jobs[data.jobs["state"] == "failed"].to_dict(orient="records")
-        failed = [
-            data.hide({key: _text(job.get(key)) for key in ("name", "stage", "failure", "message")}) for job in rows
-        ]
-        kinds = pd.Series([job["stage"] for job in failed], dtype=str).value_counts()
+    if "state" in data.jobs:
+        rows = data.jobs[data.jobs["state"] == "failed"].reindex(columns=["name", "stage", "failure", "message"])
+        failed = data.hide(rows.map(_text).to_dict(orient="records"))
+    if failed:
+        kinds = pd.Series([job["stage"] for job in failed]).value_counts()
         parts = ", ".join(f"{n} of the stage {stage}" for stage, n in kinds.items())
-        said += [f"{count(len(failed), 'job')} failed ({parts}); the list is under “What was run”."] if failed else []
+        said.append(f"{count(len(failed), 'job')} failed ({parts}); the list is under “What was run”.")
     if len(data.planned):
         asked = data.planned.groupby("setting")["repeat"].nunique()
         there = data.scores.groupby("setting")["repeat"].nunique() if len(data.scores) else pd.Series(dtype=int)
@@ -109,35 +105,19 @@ def failures(data: ReportData) -> Failures:
             f" ({few}{more}). Means are over the trainings that are there; a setting without any is a – in the paper's"
             " tables. Run the study again to make what is missing."
         )
-    return Failures(failed, lacking, said)
+    return failed, lacking, said
 
 
 def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)  # NaN differs from itself
 
 
-def _problem_table(data: ReportData) -> Table:
-    columns = ["patient", "severity", "problem", "fix", "file"]
-    body = [[str(p.get(c, "")) for c in columns] for p in data.hide(plain(data.problems))]
-    frame, header = pd.DataFrame(body, columns=columns), [c.capitalize() for c in columns]
-    return Table("problems", "Problems found in the input", "", header, body, frame, len(columns))
-
-
-def _failed_table(failed: list[dict[str, str]]) -> Table:
-    rows = [{**job, "message": job["message"].split("\n")[0]} for job in failed]
-    body = [[j["name"], j["stage"], FAILURES.get(j["failure"], j["failure"] or "error"), j["message"]] for j in rows]
-    note = "Jobs that failed after every retry. No number of this page comes from them."
-    header = ["Job", "Stage", "Why", "Message"]
-    return Table("failed", "Failed jobs", note, header, body, pd.DataFrame(rows), 4)
-
-
 def job_table(data: ReportData) -> Table | None:
     """Time and memory of every job; None if none is known."""
     if data.jobs.empty:
         return None
-    jobs = data.jobs.assign(name=[data.hide(_text(name)) for name in data.jobs["name"]])
-    if "message" in jobs:
-        jobs["message"] = [data.hide(_text(m)) for m in jobs["message"]]
+    hidden = {c: [data.hide(_text(v)) for v in data.jobs[c]] for c in ("name", "message") if c in data.jobs}
+    jobs = data.jobs.assign(**hidden)
     numbers = jobs.reindex(columns=["seconds", "peak_rss_mb"]).apply(pd.to_numeric, errors="coerce").to_numpy(float)
     body = [
         [j["name"], _text(j.get("stage")), duration(seconds), f"{peak / 1024:.2f} GB" if peak > 0 else "–",
@@ -154,8 +134,7 @@ def job_table(data: ReportData) -> Table | None:
 def cost_table(data: ReportData) -> Table | None:
     """Hours by stage and generator; None if no times are known.
 
-    A job counts for the generator that its name or its setting names; the others (real slices only) are a row of
-    their own.
+    A job counts for the generator in its name; the others (real slices only) are a row of their own.
     """
     if data.jobs.empty or "seconds" not in data.jobs:
         return None

@@ -21,6 +21,7 @@ COLOURS = {
     "can_replace": "yes", "helps": "yes", "no": "no", "no_sign": "yes", "copies_found": "no",
     "best": "", "ranked": "", "alone": "",  # a rank is no judgement
 }  # fmt: skip
+QUESTIONS = {"useful": "Useful?", "copy": "Copies of patients?", "better_than": "Better than what?"}
 BRIEF = {
     "can_replace": "Yes", "helps": "When added", "partly": "Partly", "no": "No", "undecided": "Undecided",
     "unanswered": "Not answered", "not_audited": "Not audited", "no_slices": "No slices", "no_sign": "No sign",
@@ -64,14 +65,13 @@ class Verdict:
     added: str = "–"  # and with the real ones
 
     @property
-    def parts(self) -> list[tuple[str, Part]]:
-        """The question of each answer, and the answer."""
-        return [("Useful?", self.useful), ("Copies of patients?", self.copy), ("Better than what?", self.better_than)]
+    def parts(self) -> dict[str, Part]:
+        """The three, by the keys of `QUESTIONS`."""
+        return {key: getattr(self, key) for key in QUESTIONS}
 
     def as_numbers(self) -> dict[str, Any]:
         """For `report.json`: generator, name; useful, copy, better_than, each {kind, title, lines, ...numbers}."""
-        parts = {"useful": self.useful, "copy": self.copy, "better_than": self.better_than}
-        flat = {k: {"kind": p.kind, "title": p.title, "lines": p.lines, **p.numbers} for k, p in parts.items()}
+        flat = {k: {"kind": p.kind, "title": p.title, "lines": p.lines, **p.numbers} for k, p in self.parts.items()}
         return {"generator": self.generator, "name": self.name, **flat}
 
 
@@ -84,13 +84,13 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
     """
     names = list(dict.fromkeys(s.generator for s in data.every_setting if s.generator))
     names += [n for n in [*data.synthetic, *data.generator_histories] if n not in names and "," not in n]
-    placed, made = _ranks(data, scored, answer), []
+    placed, made = _ranks(data, scored, answer), list[Verdict]()
     for name in names:
         mine = [c for c in answer.comparisons if c.setting.generator == name]
         alone, added = (next(iter(primary(mine, training)), None) for training in ("synthetic", "both"))
         copy = _copy(audits.get(name), has_slices=name in data.synthetic or bool(mine))
         useful = _useful(data, name, answer, alone, added, copy.kind)
-        better = _better(data, scored, answer, {"alone": alone, "added": added}, placed, name, len(names))
+        better = _better(data, scored, answer, {"alone": alone, "added": added}, placed.get(name), len(names))
         cells = (_share(data, answer, c) for c in (alone, added))
         made.append(Verdict(name, data.shown(name), useful, copy, better, *cells))
     # those without a rank come last
@@ -98,7 +98,7 @@ def make_verdicts(data: ReportData, scored: pd.DataFrame, answer: Answer, audits
 
 
 def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, dict[str, Any]]:
-    """Generator -> its row of ranks by Dice among the generators, trained on alone; {} for fewer than two."""
+    """Generator -> its row of ranks by Dice when trained on alone, and `of` how many; {} for fewer than two."""
     ids = {c.setting.id: c.setting.generator for c in primary(answer.comparisons, "synthetic")}
     if len(ids) < 2 or len(set(ids.values())) < len(ids):
         return {}
@@ -106,7 +106,8 @@ def _ranks(data: ReportData, scored: pd.DataFrame, answer: Answer) -> dict[str, 
         found = ranks(scored, list(ids), metric="dice", **resampling(data))
     except UnderstudyError:
         return {}  # settings of different patients; the table of ranks says so
-    return {ids[str(row["setting"])]: {str(k): v for k, v in row.items()} for row in found.to_dict(orient="records")}
+    found = found.assign(of=len(ids)).set_index(found["setting"].map(ids))
+    return {str(generator): dict(row) for generator, row in found.iterrows()}
 
 
 def _share(data: ReportData, answer: Answer, comparison: Comparison | None) -> str:
@@ -130,14 +131,11 @@ def _useful(
         if c is None:
             continue
         r = c.relative
-        numbers[key] = {
-            "setting": c.setting.id, "dice": c.dice, "relative_dice": r.value, "low": r.low, "high": r.high,
-            "missed": c.missed, "present": c.present,
-        }  # fmt: skip
+        share = {"relative_dice": r.value, "low": r.low, "high": r.high}
+        numbers[key] = {"setting": c.setting.id, "dice": c.dice, "missed": c.missed, "present": c.present, **share}
+        line = f"{words}: {value(r)} of the real slices' Dice ({INTERVAL} {interval(r)})."
         if answer.weak or not math.isfinite(r.value):
             line = f"{words}: mean Dice {number(c.dice, 2)}; real slices {number(answer.baseline_dice, 2)}."
-        else:
-            line = f"{words}: {value(r)} of the real slices' Dice ({INTERVAL} {interval(r)})."
         if key == "alone" and c.missed:
             line += f" {c.missed} of {count(c.present, 'segmentation')} found no voxel of the tumour."
         # a collapsed training is no effect of the slices alone
@@ -173,11 +171,10 @@ def _how_useful(answer: Answer, alone: Comparison | None, added: Comparison | No
 
 
 def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
-    if not audit and not has_slices:
-        return Part("no_slices", "No slices", ["It has made no slices: its training or its sampling is not done."])
     if not audit:
         line = "No search for copies was made, so nothing is known about privacy. Make it: understudy audit."
-        return Part("not_audited", "Not audited", [line])
+        none = Part("no_slices", "No slices", ["It has made no slices: its training or its sampling is not done."])
+        return Part("not_audited", "Not audited", [line]) if has_slices else none
     kind, flags, controls = audit["verdict"]["kind"], audit.get("flags"), audit.get("controls")
     title = {"copies_found": "Yes: copies found", "no_sign": "No sign of copies"}.get(kind, "Cannot tell")
     if not flags or not controls:
@@ -185,11 +182,9 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
     # controls that every audit has to pass, e.g. exact copies
     must, alarms = [d for d in controls["detection"] if d["must"]], controls["false_alarms"]
     passed = sum(d["rate"] >= DETECTED for d in must)
-    numbers = {
-        "flagged": flags["count"], "judged": flags["judged"], "rate": flags["rate"], "low": flags["low"],
-        "high": flags["high"], "by_chance": alarms["nominal"], "controls": len(must), "controls_passed": passed,
-        "false_alarms": alarms["rate"],
-    }  # fmt: skip
+    numbers = {key: flags[key] for key in ("judged", "rate", "low", "high")} | {"flagged": flags["count"]}
+    numbers |= {"by_chance": alarms["nominal"], "false_alarms": alarms["rate"]}
+    numbers |= {"controls": len(must), "controls_passed": passed}
     if too_few_to_flag(audit):
         return Part(kind, title, [audit["verdict"]["headline"]], numbers)
     lines = [audit["verdict"]["headline"]] if kind == "cannot_tell" else []
@@ -202,42 +197,33 @@ def _copy(audit: dict[str, Any] | None, has_slices: bool) -> Part:
         where = "look at the pairs in private/gallery.png before release"
         lines.append(f"The flagged slices are concentrated on {who}: {where}.")
         numbers["concentrated_on"] = few["patients"]
-    by_mistake = f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
-    lines.append(
-        f"Tested on copies made on purpose, this search found {passed} of {len(must)} kinds that it has to find"
-        f"{by_mistake if alarms['rate'] is not None else ''}."
-    )
-    return Part(kind, title, lines, numbers)
+    tested = f"Tested on copies made on purpose, this search found {passed} of {len(must)} kinds that it has to find"
+    if alarms["rate"] is not None:
+        tested += f", and flagged {percent(alarms['rate'], 1)} of new patients' slices by mistake"
+    return Part(kind, title, [*lines, f"{tested}."], numbers)
 
 
 def _better(
-    data: ReportData,
-    scored: pd.DataFrame,
-    answer: Answer,
-    comparisons: dict[str, Comparison | None],
-    placed: dict[str, dict[str, Any]],
-    name: str,
-    generators: int,
-) -> Part:
+    data: ReportData, scored: pd.DataFrame, answer: Answer, comparisons: dict[str, Comparison | None],
+    row: dict[str, Any] | None, generators: int,
+) -> Part:  # fmt: skip
     versus, lines = {}, []
     for key, comparison in comparisons.items():
         if comparison is not None:
             versus[key], words = _against_real(data, scored, comparison)
             lines += [] if answer.weak else [f"{key.capitalize()}: {words}."]
     numbers: dict[str, Any] = {"against_real": versus, "generators": generators}
-    if row := placed.get(name):
-        numbers |= {k: row[k] for k in ("rank", "rank_low", "rank_high")} | {"of": len(placed)}
-        numbers["probability_best"] = row["p_rank_1"]
-        kind = "best" if row["rank"] == 1 else "ranked"
+    if row:
+        numbers |= {k: row[k] for k in ("rank", "rank_low", "rank_high", "of")} | {"probability_best": row["p_rank_1"]}
+        kind, low, high = "best" if row["rank"] == 1 else "ranked", row["rank_low"], row["rank_high"]
         if answer.weak:
             return Part(kind, "Not ranked: Dice is too low", lines, numbers)
-        low, high = row["rank_low"], row["rank_high"]
-        said = "It has the same rank in nearly all resamples of test patients and trainings."
+        cell, said = f"{row['rank']:g} of {row['of']}", "It has the same rank in nearly all resamples"
         if low != high:
-            first = f"first in {percent(row['p_rank_1'])} of the resamples of test patients and trainings"
-            said = f"{INTERVAL} of the rank {low:g} to {high:g}; {first}."
-        cell = f"{row['rank']:g} of {len(placed)}" + (f" ({low:g} to {high:g})" if low != high else "")
-        return Part(kind, f"Rank {row['rank']:g} of {len(placed)} generators", [said, *lines], numbers, cell)
+            cell += f" ({low:g} to {high:g})"
+            said = f"{INTERVAL} of the rank {low:g} to {high:g}; first in {percent(row['p_rank_1'])} of the resamples"
+        said += " of test patients and trainings."
+        return Part(kind, f"Rank {row['rank']:g} of {row['of']} generators", [said, *lines], numbers, cell)
     if generators > 1:
         return Part("alone", "Not ranked", lines or ["There are no scores of it."], numbers)
     kinds = {found["kind"] for found in versus.values()}

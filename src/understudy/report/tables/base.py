@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,8 @@ class Summary:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
-        keys = (
-            [frame[c].astype(str) for c in ("setting", "metric", "class_name", "scope", "policy")] if len(frame) else []
-        )
-        self._rows = {key: i for i, key in enumerate(zip(*keys, strict=True))}
+        names = ["setting", "metric", "class_name", "scope", "policy"] if len(frame) else []
+        self._rows = {key: i for i, key in enumerate(frame[names].astype(str).itertuples(index=False, name=None))}
 
     @classmethod
     def of(cls, data: ReportData, rows: pd.DataFrame) -> Summary:
@@ -65,9 +63,8 @@ class Summary:
     def pick(self, setting: str, metric: str, name: str, scope: str, policy: str = "brats") -> pd.Series:
         """The row about one thing; NaN and no repeats where there is none."""
         place = self._rows.get((setting, metric, name, scope, policy))
-        if place is None:
-            return pd.Series({"value": np.nan, "sd": np.nan, "n_repeats": 0})
-        return self.frame.iloc[place]
+        none = {"value": np.nan, "sd": np.nan, "n_repeats": 0}
+        return pd.Series(none) if place is None else self.frame.iloc[place]
 
 
 def resampling(data: ReportData, scope: str = "") -> dict[str, Any]:
@@ -126,25 +123,9 @@ def about(data: ReportData, setting: Setting) -> dict[str, object]:
     return {"setting": setting.id, "label": setting.label, "n_repeats": of, "n_collapsed": broken}
 
 
-def without_collapsed(
-    data: ReportData, settings: list[Setting], entries: Iterable[pd.Series], digits: int
-) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: how many trainings collapsed, and the mean without them; none if none did."""
-    if not any(collapsed_of(data, s)[0] for s in settings):
-        return [], [[] for _ in settings]
-    cells = []
-    for s, entry in zip(settings, entries, strict=True):
-        broken, of = collapsed_of(data, s)
-        rest = {"value": entry.get("value_without_collapsed", np.nan), "n_repeats": of - broken}
-        rest["sd"] = entry.get("sd_without_collapsed", np.nan)
-        cells.append([f"{broken} of {of}", spread(pd.Series(rest), digits) if broken else ""])
-    return ["Collapsed", "Without"], cells
-
-
 def class_columns(data: ReportData, extra: Sequence[str]) -> tuple[list[str], list[str]]:
     """Keys of the summary for the columns of classes, and their headings."""
-    several = len(data.class_names) > 1
-    keys = [*data.class_names, MEAN, *extra] if several else list(data.class_names)
+    keys = [*data.class_names, MEAN, *extra] if len(data.class_names) > 1 else list(data.class_names)
     return keys, [{MEAN: "Mean", FOREGROUND: "All as one"}.get(k, k) for k in keys]
 
 
@@ -158,3 +139,30 @@ def numbers_of(keys: Sequence[str], entries: Sequence[pd.Series]) -> dict[str, o
 def main_entry(keys: Sequence[str], entries: Sequence[pd.Series]) -> pd.Series:
     """The entry of the mean over the classes, or of the only class."""
     return entries[keys.index(MEAN)] if MEAN in keys else entries[0]
+
+
+Row = tuple[Setting, list[pd.Series], list[str], dict[str, object]]
+
+
+def score_rows(
+    data: ReportData, settings: Sequence[Setting], summary: Summary, keys: Sequence[str], metric: str, digits: int,
+    scope: str, policy: str = "brats",
+) -> tuple[list[str], list[Row]]:  # fmt: skip
+    """Of each setting: the summary's entries of `keys`, their cells, and the first columns of the frame.
+
+    If any training collapsed, two more cells say how many did and the mean without them; their headings come first.
+    """
+    broken_of = {s.id: collapsed_of(data, s) for s in settings}
+    some, rows = any(broken for broken, _ in broken_of.values()), list[Row]()
+    for s in settings:
+        entries = [summary.pick(s.id, metric, k, scope, policy) for k in keys]
+        cells = [spread(e, digits) for e in entries]
+        if some:
+            (broken, of), main = broken_of[s.id], main_entry(keys, entries)
+            rest = {k: main.get(f"{k}_without_collapsed", np.nan) for k in ("value", "sd")}
+            cells += [
+                f"{broken} of {of}",
+                spread(pd.Series(rest | {"n_repeats": of - broken}), digits) if broken else "",
+            ]
+        rows.append((s, entries, cells, about(data, s) | numbers_of(keys, entries)))
+    return (["Collapsed", "Without"] if some else []), rows

@@ -23,18 +23,16 @@ from understudy.report.tables.base import INTERVAL, Summary, Table
 PAPER = str(EmptyPolicy.PAPER)
 COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
 # metric -> caption, word in the name of the file, digits, number of the table by cohort
-SCORES: dict[str, tuple[str, str, int, dict[str, int]]] = {
-    "dice": ("Dice score", "dice", 3, DICE),
-    "hd": ("Maximum Hausdorff distance, mm", "hausdorff", 1, HAUSDORFF),
-}
+SCORES = {
+    "dice": ("Dice score", "dice", 3, DICE), "hd": ("Maximum Hausdorff distance, mm", "hausdorff", 1, HAUSDORFF),
+}  # fmt: skip
 INCEPTION = "inception2015"
 CHANNELS = ("t1wgd", "t1gd", "t1ce", "t1c")  # names of the channel that the paper's FID is of
 
 
 def dataset_of(data: ReportData) -> str:
     """ "brats2020" or "brats2021" if the study file says that its cohort is the paper's, else ""."""
-    report = data.study.get("report") if isinstance(data.study, dict) else None
-    named = report.get("published") if isinstance(report, Mapping) else None
+    named = (data.study.get("report") or {}).get("published")
     return str(named) if named in COHORTS else ""
 
 
@@ -43,13 +41,12 @@ def paper_settings(data: ReportData) -> list[Setting]:
     order = {"real": 0, "both": 0, "synthetic": 1}
     generators = list(dict.fromkeys(s.generator for s in data.every_setting))
     segmenters = list(dict.fromkeys(s.segmenter for s in data.every_setting))
-    return sorted(
-        (s for s in data.every_setting if s.plain and s.training in order),
-        key=lambda s: (
-            segmenters.index(s.segmenter), order[s.training], not s.augmentation, s.training != "real",
-            generators.index(s.generator),
-        ),
-    )  # fmt: skip
+
+    def place(s: Setting) -> tuple[int, int, bool, bool, int]:
+        where = segmenters.index(s.segmenter), order[s.training], not s.augmentation, s.training != "real"
+        return *where, generators.index(s.generator)
+
+    return sorted((s for s in data.every_setting if s.plain and s.training in order), key=place)
 
 
 def paper_tables(data: ReportData, rows: pd.DataFrame, summary: Summary) -> list[Table]:
@@ -86,18 +83,17 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
     # where a training is missing somewhere, a column says how many there are
     incomplete = any(base.collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
-    rows = [[summary.pick(s.id, metric, k, scope, PAPER) for k in keys] for s in settings]
-    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), digits)
+    extra, rows = base.score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
     body, numbers = [], []
-    for s, row, more in zip(settings, rows, cells, strict=True):
+    for s, entries, cells, known in rows:
         there = base.collapsed_of(data, s)[1]
         theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
-        own, other = float(base.main_entry(keys, row)["value"]), theirs[-1] if MEAN in keys else theirs[0]
+        own, other = float(base.main_entry(keys, entries)["value"]), theirs[-1] if MEAN in keys else theirs[0]
         beside = [number(other, digits), signed(own - other, digits)] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
-        body.append([*base.identity(s), *trainings, *(base.spread(e, digits) for e in row), *more, *beside])
-        known = base.about(data, s) | {"planned": planned.get(s.id)} | base.numbers_of(keys, row)
-        for k, e, t in zip(keys, row, theirs, strict=True) if paper else ():
+        body.append([*base.identity(s), *trainings, *cells, *beside])
+        known["planned"] = planned.get(s.id)
+        for k, e, t in zip(keys, entries, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
         numbers.append(known)
     note = (
@@ -107,8 +103,7 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         + " For comparison with published numbers; it hides misses. Mean ± standard deviation over trainings."
     )
     if dataset:
-        note += f" Paper: the printed mean for {COHORTS[dataset]}; difference: ours minus the paper's. Each class is in"
-        note += " the CSV."
+        note += f" Paper: the printed mean for {COHORTS[dataset]}; difference: ours minus it. The CSV has each class."
     note += " –: no score." if len(data.every_setting) > len(data.settings) else ""
     header = [*base.IDENTITY, *(["Trainings"] if incomplete else []), *names, *extra]
     header += ["Paper", "Difference"] if paper else []
@@ -121,9 +116,7 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
     """Table 5: mean Dice divided by that of real slices with augmentation and the same network."""
     dataset = dataset_of(data)
     theirs = published(5)
-    columns = theirs.loc[
-        theirs["dataset"] == dataset, ["segmenter", "original", "augmentation", "generator", "percent"]
-    ]
+    columns = theirs[theirs["dataset"] == dataset][["segmenter", "original", "augmentation", "generator", "percent"]]
     paper = {tuple(k): float(v) / 100 for *k, v in columns.itertuples(index=False, name=None)}
     scored, present = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER), set(rows["setting"])
     body, numbers = [], []
@@ -181,26 +174,20 @@ def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, sco
     # key -> (heading, the paper's column, generator -> cost)
     columns: dict[str, tuple[str, str, dict[str, float]]] = {}
     for metric, sign, title in (("inception_score", -1.0, "IS"), ("frechet_distance", 1.0, "FID")):
-        if found := inception_values(data, metric):
+        if found := _values_of(data).get((INCEPTION, metric)):
             key = title.lower()
             columns[key] = title, key, {g: sign * found.get(g, math.nan) for g in generators}
     for metric, sign, title in (("dice", -1.0, "Dice"), ("hd", 1.0, "Hausdorff")):
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
             ending, kind = "aug" if augmented else "noaug", kind_of(data.study, "segmenters", segmenter)
-            picked = {
-                s.generator: summary.pick(s.id, metric, base.mean_name(data), scope, PAPER)["value"] for s in mine
-            }
-            columns[f"{metric}_{segmenter}_{ending}"] = (
-                f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug."), f"{metric} {kind} {ending}",
-                {g: sign * float(v) for g, v in picked.items()},
-            )  # fmt: skip
+            values = (summary.pick(s.id, metric, base.mean_name(data), scope, PAPER)["value"] for s in mine)
+            cost = {s.generator: sign * float(v) for s, v in zip(mine, values, strict=True)}
+            heading = f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug.")
+            columns[f"{metric}_{segmenter}_{ending}"] = heading, f"{metric} {kind} {ending}", cost
     theirs = published_ranks(dataset_of(data)) if dataset_of(data) else {}
-    ranked = (
-        pd.DataFrame({k: cost for k, (_, _, cost) in columns.items()}, index=pd.Index(generators))
-        .rank(method="min")
-        .to_dict()
-    )
+    costs = pd.DataFrame({k: cost for k, (_, _, cost) in columns.items()}, index=pd.Index(generators))
+    ranked = costs.rank(method="min").to_dict()
     body, numbers = [], []
     for g in generators:
         cells: list[str] = [data.shown(g)]
@@ -231,9 +218,8 @@ def _values_of(data: ReportData) -> dict[tuple[str, str], dict[str, float]]:
     values: dict[tuple[str, str], dict[str, float]] = {}
     if rows.empty:
         return values
-    wanted = ("frechet_distance", "kernel_distance", "inception_score")
     for extractor in sorted(rows["extractor"].unique(), key=lambda e: e != INCEPTION):
-        for metric in wanted:
+        for metric in ("frechet_distance", "kernel_distance", "inception_score"):
             mine = rows[(rows["extractor"] == extractor) & (rows["metric"] == metric)]
             named = mine["channel"].astype(str).str.lower()
             paper, together = named.isin(CHANNELS), named.isin([ALL, MEAN])
@@ -243,11 +229,6 @@ def _values_of(data: ReportData) -> dict[tuple[str, str], dict[str, float]]:
                 found = zip(mine["generator"], mine["value"], strict=True)
                 values[str(extractor), metric] = {str(g): math.nan if v is None else float(v) for g, v in found}
     return values
-
-
-def inception_values(data: ReportData, metric: str) -> dict[str, float]:
-    """Generator -> FID or IS by Inception; {} where its weights were not given."""
-    return _values_of(data).get((INCEPTION, metric), {})
 
 
 def quality_table(data: ReportData) -> Table | None:
@@ -271,11 +252,12 @@ def quality_table(data: ReportData) -> Table | None:
         body.append([data.shown(g), *shown, *(number(beside.get(k), 2) for k in (("fid", "is") if printed else ()))])
         numbers.append({"generator": g, **dict(zip(columns, cells, strict=True))})
         numbers[-1] |= {f"{k}_published": v for k, v in beside.items()}
-    if any(extractor == INCEPTION for extractor, _ in values):
-        note = "FID and IS by Inception of the T1wGd channel where there is one."
-    else:
-        note = "No Inception weights were given, so there is no FID or IS: distances by other networks stand in for"
-        note += " them and cannot be compared with the paper's."
+    note = (
+        "FID and IS by Inception of the T1wGd channel where there is one."
+        if any(extractor == INCEPTION for extractor, _ in values)
+        else "No Inception weights were given, so there is no FID or IS: distances by other networks stand in for them"
+        " and cannot be compared with the paper's."
+    )
     note += f" Paper: Table 2, {COHORTS[dataset]}." if printed else ""
     header = ["Generator", *(t for t, _ in columns.values()), *(["Paper: FID", "Paper: IS"] if printed else [])]
     return Table("table2_image_quality", "Table 2: image quality", note, header, body, pd.DataFrame(numbers))
@@ -292,8 +274,7 @@ def reading_table(data: ReportData) -> Table | None:
     path = data.reading / "table6.json"
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content.get("rows"), list):
-        fix = "make it again: understudy reading"
-        raise UnderstudyError("the analysis of the reading study has no rows", where=path, fix=fix)
+        raise UnderstudyError("this reading analysis has no rows", where=path, fix="run understudy reading again")
     theirs = published(6).set_index("image")["real"] / 100 if dataset_of(data) else pd.Series(dtype=float)
     body, numbers = [], []
     for row in content["rows"]:
@@ -315,8 +296,7 @@ def reading_table(data: ReportData) -> Table | None:
 
 def recipe_table(data: ReportData) -> Table | None:
     """Table 7: recipe, hardware and measured time of each generator's training; None without generators."""
-    study = data.study if isinstance(data.study, dict) else {}
-    generators = {n: g for n, g in (study.get("generators") or {}).items() if isinstance(g, Mapping)}
+    generators = {n: g for n, g in (data.study.get("generators") or {}).items() if isinstance(g, Mapping)}
     if not generators:
         return None
     theirs = published(7).set_index("generator") if dataset_of(data) else pd.DataFrame()
@@ -330,14 +310,10 @@ def recipe_table(data: ReportData) -> Table | None:
             data.shown(name), display_name(kind), str(spec.get("recipe") or "–"), str(training.get("batch", "–")),
             "–" if kimg is None else f"{kimg:,g}", "–" if gamma is None else f"{gamma:g}", duration(seconds),
         ]  # fmt: skip
-        if len(theirs):
-            cells.append(_recipe_of_paper(theirs, kind))
-        body.append(cells)
-        numbers.append(
-            {"generator": name, "kind": kind, "resolution": model.get("resolution"), "batch": training.get("batch"),
-             "kimg": training.get("kimg"), "r1_gamma": training.get("r1_gamma"), "seconds": seconds,
-             "hardware": machine}
-        )  # fmt: skip
+        body.append([*cells, *([_recipe_of_paper(theirs, kind)] if len(theirs) else [])])
+        known = {"generator": name, "kind": kind, "resolution": model.get("resolution")}
+        known |= {k: training.get(k) for k in ("batch", "kimg", "r1_gamma")}
+        numbers.append(known | {"seconds": seconds, "hardware": machine})
     note = (
         f"Hardware: {machine}. Time: measured, of all trainings of the generator, restarts included. kimg: thousand"
         " images shown to the discriminator (or the denoiser)."

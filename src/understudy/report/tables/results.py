@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,24 +18,15 @@ from understudy.report.data import ReportData, Setting, between, number, p_value
 from understudy.report.tables import base
 from understudy.report.tables.base import INTERVAL, Summary, Table
 
-
-class Distance(NamedTuple):
-    """A metric with a table of its own: heading, how it is defined, digits after the point."""
-
-    caption: str
-    definition: str
-    digits: int = 1
-
-
-# Column of the rows -> its table; a metric that the rows of a study lack has none.
+# Column of the rows -> caption and definition; each metric that a study's rows have gets a table of its own.
 DISTANCES = {
-    "hd": Distance("Maximum Hausdorff distance, mm", "Largest distance between the two borders."),
-    "hd95_pooled": Distance(
+    "hd": ("Maximum Hausdorff distance, mm", "Largest distance between the two borders."),
+    "hd95_pooled": (
         "95th percentile Hausdorff distance (HD95), mm",
         "95th percentile of both borders' distances pooled (MedPy's definition; MONAI, DeepMind and the BraTS script"
         " define it otherwise and get other numbers).",
     ),
-    "hd95_surfel": Distance(
+    "hd95_surfel": (
         "HD95 by area of the border, mm",
         "The larger of the two directions' 95th percentiles, border elements weighted by their area (DeepMind's"
         " definition and the BraTS script's).",
@@ -46,32 +37,23 @@ DISTANCES = {
 def dice_table(data: ReportData, settings: list[Setting], summary: Summary, answer: Answer) -> Table:
     """Dice of each class with intervals, relative Dice, and tumours that were missed altogether."""
     keys, names = base.class_columns(data, [FOREGROUND])
-    relative = {c.setting.id: c for c in answer.comparisons}
-    rows = [[summary.pick(s.id, "dice", k, data.scope) for k in keys] for s in settings]
-    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), 3)
+    relative = {c.setting.id: c.relative for c in answer.comparisons}
+    extra, rows = base.score_rows(data, settings, summary, keys, "dice", 3, data.scope)
     body, numbers = [], []
-    for s, entries, more in zip(settings, rows, cells, strict=True):
+    for s, entries, cells, known in rows:
         other, tumour = relative.get(s.id), summary.pick(s.id, "dice", FOREGROUND, data.scope)
         missed, present = int(tumour["missed"]), int(tumour["present"])
-        own = ["100\u00a0%" if data.baseline_of(s) == s else "–", ""]
-        ratio = [base.value(other.relative), base.interval(other.relative)] if other else own
+        ratio = ["100\u00a0%" if data.baseline_of(s) == s else "–", ""]
+        if other:
+            ratio = [base.value(other), base.interval(other)]
         whole = base.main_entry(keys, entries)
         span = between(whole.get("low"), whole.get("high")).replace("–", "")
-        shown = [*(base.spread(e, 3) for e in entries), *more, span, number(whole.get("median"))]
-        body.append([*base.identity(s), *shown, *ratio, f"{missed} of {present}"])
-        parts = product(zip(keys, entries, strict=True), ("low", "high", "median"))
-        numbers.append(
-            base.about(data, s)
-            | base.numbers_of(keys, entries)
-            | {f"{k}_{part}": e.get(part, np.nan) for (k, e), part in parts}
-            | {
-                "relative_dice": other.relative.value if other else np.nan,
-                "relative_low": other.relative.low if other else np.nan,
-                "relative_high": other.relative.high if other else np.nan,
-                "missed": missed,
-                "present": present,
-            }
-        )
+        body.append([*base.identity(s), *cells, span, number(whole.get("median")), *ratio, f"{missed} of {present}"])
+        for (k, e), part in product(zip(keys, entries, strict=True), ("low", "high", "median")):
+            known[f"{k}_{part}"] = e.get(part, np.nan)
+        ends = {f"relative_{k}": getattr(other, k) if other else np.nan for k in ("low", "high")}
+        share = {"relative_dice": other.value if other else np.nan}
+        numbers.append(known | share | ends | {"missed": missed, "present": present})
     of = "" if len(keys) == 1 else f", of the column {names[keys.index(MEAN)]}"
     note = (
         f"Interval and median: by patient (mean over trainings){of}. Relative: divided by the mean Dice of the same"
@@ -85,16 +67,13 @@ def dice_table(data: ReportData, settings: list[Setting], summary: Summary, answ
 def distance_table(data: ReportData, settings: list[Setting], summary: Summary, metric: str) -> Table:
     """A metric of `DISTANCES` by class, and by the paper's rule."""
     keys, names = base.class_columns(data, [FOREGROUND])
-    caption, definition, digits = DISTANCES[metric]
-    rows = [[summary.pick(s.id, metric, k, data.scope) for k in keys] for s in settings]
-    extra, cells = base.without_collapsed(data, settings, (base.main_entry(keys, row) for row in rows), digits)
+    extra, rows = base.score_rows(data, settings, summary, keys, metric, 1, data.scope)
     body, numbers = [], []
-    for s, entries, more in zip(settings, rows, cells, strict=True):
+    for s, _, cells, known in rows:
         paper = [summary.pick(s.id, metric, k, data.scope, "paper") for k in keys]
-        shown = [*(base.spread(e, digits) for e in entries), *more, base.spread(base.main_entry(keys, paper), digits)]
-        body.append([*base.identity(s), *shown])
-        own = {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, paper, strict=True)}
-        numbers.append(base.about(data, s) | base.numbers_of(keys, entries) | own)
+        body.append([*base.identity(s), *cells, base.spread(base.main_entry(keys, paper), 1)])
+        numbers.append(known | {f"{k}_value_paper_rule": e["value"] for k, e in zip(keys, paper, strict=True)})
+    caption, definition = DISTANCES[metric]
     note = f"{definition} Lower is better. Last column: by the paper's rule, which rewards finding nothing."
     header = [*base.IDENTITY, *names, *extra, "Paper's rule"]
     return Table(metric, caption, note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
@@ -102,27 +81,21 @@ def distance_table(data: ReportData, settings: list[Setting], summary: Summary, 
 
 def misses_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame) -> Table:
     """Misses, false alarms, recall and precision of each class."""
-    scored = scored[scored["scope"] == data.scope]
     body, numbers = [], []
     names = [*data.class_names, FOREGROUND] if len(data.class_names) > 1 else data.class_names
     for s, name in product(settings, names):
-        mine = scored[(scored["setting"] == s.id) & (scored["class_name"] == name)]
+        mine = scored.query("scope == @data.scope and setting == @s.id and class_name == @name")
         empty = mine["truth_empty"].astype(bool)
         found = {
-            "missed": int(mine["missed"].sum()),
-            "present": int((~empty).sum()),
-            "false_alarms": int(mine["false_alarm"].sum()),
-            "absent": int(empty.sum()),
+            "missed": int(mine["missed"].sum()), "present": int((~empty).sum()),
+            "false_alarms": int(mine["false_alarm"].sum()), "absent": int(empty.sum()),
             "recall": mine.loc[~empty, "recall"].mean(),
             "precision": mine.loc[~mine["predicted_empty"].astype(bool), "precision"].mean(),
-        }
+        }  # fmt: skip
         alarms = f"{found['false_alarms']} of {found['absent']}" if empty.any() else "–"
-        cells = [
-            f"{found['missed']} of {found['present']}",
-            alarms,
-            *(percent(found[k]) for k in ("recall", "precision")),
-        ]
-        body.append([base.marked(data, s), "All as one" if name == FOREGROUND else name, *cells])
+        cells = [f"{found['missed']} of {found['present']}", alarms, percent(found["recall"])]
+        label = "All as one" if name == FOREGROUND else name
+        body.append([base.marked(data, s), label, *cells, percent(found["precision"])])
         numbers.append(base.about(data, s) | {"class_name": name} | found)
     note = (
         "Missed: the class is there, and not one voxel of it was found, even if it was predicted elsewhere. False"
@@ -166,10 +139,9 @@ def differences_table(data: ReportData, scored: pd.DataFrame, answer: Answer) ->
         # a part of the patients with synthetic slices against the same part without
         if c.setting.training == "both" and c.setting.real_fraction != 1:
             like = (c.setting.segmenter, c.setting.augmentation, c.setting.real_fraction, "real")
-            same = [s for s in data.settings if (s.segmenter, s.augmentation, s.real_fraction, s.training) == like]
-            for s in same[:1]:
-                if s.id in present:
-                    groups.setdefault(s.id, []).append(c.setting.id)
+            same = (s.id for s in data.settings if (s.segmenter, s.augmentation, s.real_fraction, s.training) == like)
+            if (part := next(same, "")) in present:
+                groups.setdefault(part, []).append(c.setting.id)
     frame = pd.concat([compare(scored, baseline, ids, **base.resampling(data)) for baseline, ids in groups.items()])
     frame = frame.reset_index(drop=True).assign(p_holm=lambda f: holm(f["p"]))  # over all comparisons of the page
     body = [
@@ -199,46 +171,36 @@ def patient_means(data: ReportData, scored: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([mean.assign(class_name=MEAN), by_class], ignore_index=True)
 
 
-def site_table(data: ReportData, settings: list[Setting], means: pd.DataFrame) -> Table:
-    """Mean Dice of each hospital."""
-    labels, body, frame = _matrix(data, settings, means, "site", lambda site: site or "unknown")
-    patients = means[means["class_name"] == MEAN].groupby("site")["subject"].nunique()
+def matrix_table(data: ReportData, settings: list[Setting], means: pd.DataFrame, key: str) -> Table:
+    """Mean Dice of each hospital (`key` "site") or patient ("subject")."""
+    means = means[means["class_name"] == MEAN]
+    table = means.pivot_table("dice", key, "setting", aggfunc="mean", observed=True)
+    table = table.reindex(columns=[s.id for s in settings])
+    named = data.patient_names if key == "subject" else {"": "unknown"}
+    table.index = pd.Index([named.get(str(i), str(i)) for i in table.index], name=key)
+    body = [[str(row), *(number(float(v)) for v in values)] for row, values in table.iterrows()]
+    labels, frame = [base.marked(data, s) for s in settings], table.reset_index()
+    if key == "subject":
+        note = "Mean Dice over the classes (BraTS rule) and over the trainings of a setting."
+        return Table("patients", "By patient", note, ["Patient", *labels], body, frame)
+    patients = means.groupby("site")["subject"].nunique()
     body = [[row[0], str(n), *row[1:]] for row, n in zip(body, patients, strict=True)]
     note = "Mean Dice over the classes and the test patients of each hospital. Few patients a hospital: read with care."
     return Table("sites", "By hospital", note, ["Hospital", "Patients", *labels], body, frame)
 
 
-def patient_table(data: ReportData, settings: list[Setting], means: pd.DataFrame) -> Table:
-    """Mean Dice of each patient."""
-    labels, body, frame = _matrix(data, settings, means, "subject", lambda name: data.patient_names.get(name, name))
-    note = "Mean Dice over the classes (BraTS rule) and over the trainings of a setting."
-    return Table("patients", "By patient", note, ["Patient", *labels], body, frame)
-
-
-def _matrix(
-    data: ReportData, settings: list[Setting], means: pd.DataFrame, key: str, name: Callable[[str], str]
-) -> tuple[list[str], list[list[str]], pd.DataFrame]:
-    """Mean Dice by `key` and setting: headings, cells, frame."""
-    table = means[means["class_name"] == MEAN].pivot_table("dice", key, "setting", aggfunc="mean", observed=True)
-    table = table.reindex(columns=[s.id for s in settings])
-    table.index = pd.Index([name(str(i)) for i in table.index], name=key)
-    body = [[str(row), *(number(float(v)) for v in values)] for row, values in table.iterrows()]
-    return [base.marked(data, s) for s in settings], body, table.reset_index()
-
-
 def regions_table(data: ReportData, settings: list[Setting], summary: Summary) -> Table:
     """Dice and HD95 of the regions (WT, TC, ET), which overlap and are in no mean."""
-    columns = {"dice": ("Dice", 3), "hd95_pooled": ("HD95", 1)}
     body, numbers = [], []
     for s in settings:
         cells, known = base.identity(s), base.about(data, s)
-        for metric, (_, digits) in columns.items():
+        for metric, digits in (("dice", 3), ("hd95_pooled", 1)):
             entries = [summary.pick(s.id, metric, r, data.scope) for r in data.regions]
             cells += [base.spread(e, digits) for e in entries]
             known |= {f"{metric}_{k}": v for k, v in base.numbers_of(data.regions, entries).items()}
         body.append(cells)
         numbers.append(known)
-    header = [*base.IDENTITY, *(f"{title} {r}" for (title, _), r in product(columns.values(), data.regions))]
+    header = [*base.IDENTITY, *(f"{title} {r}" for title, r in product(("Dice", "HD95"), data.regions))]
     note = (
         "Unions of classes that overlap, as the BraTS challenge scores them: WT whole tumour, TC its core, ET what"
         " enhances. They are in none of the means. HD95 in mm, pooled."
@@ -281,22 +243,18 @@ def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame)
     return Table("ranks", "Ranks of the generators", note, header, body, pd.concat(frames, ignore_index=True), 3)
 
 
-VALIDATION = {"real": "real patients", "synthetic": "synthetic slices", "none": "nothing"}
-
-
 def trainings_table(data: ReportData, settings: list[Setting]) -> Table:
     """What each setting was trained on and selected by, from the records of its networks."""
+    words = {"real": "real patients", "synthetic": "synthetic slices", "none": "nothing"}
     body, numbers = [], []
     for s in settings:
         real, patients, synthetic, seen, chosen = (
-            span(recorded(data, s, *keys))
-            for keys in (
-                ("sources", "real", "slices"), ("sources", "real", "patients"), ("sources", "synthetic", "slices"),
-                ("samples",), ("best_samples",),
-            )
+            span(recorded(data, s, *keys.split()))
+            for keys in ("sources real slices", "sources real patients", "sources synthetic slices", "samples",
+                         "best_samples")
         )  # fmt: skip
         kinds = sorted({str(kind or "unknown") for kind in recorded(data, s, "validated_on", "kind", all_values=True)})
-        validation = ", ".join(VALIDATION.get(kind, kind) for kind in kinds) or "unknown"
+        validation = ", ".join(words.get(kind, kind) for kind in kinds) or "unknown"
         broken, of = base.collapsed_of(data, s)
         body.append([s.label, real, patients, synthetic, seen, validation, chosen, f"{broken} of {of}"])
         known = {"real_slices": real, "real_patients": patients, "synthetic_slices": synthetic, "samples": seen}
@@ -313,19 +271,13 @@ def trainings_table(data: ReportData, settings: list[Setting]) -> Table:
 
 def recorded(data: ReportData, setting: Setting, *keys: str, all_values: bool = False) -> list[Any]:
     """A nested value of the record of each of a setting's trainings; only numbers unless `all_values`."""
-    found = []
-    for (name, _), run in data.runs.items():
-        if name == setting.id:
-            inner: Any = run
-            for key in keys:
-                inner = inner.get(key) if isinstance(inner, dict) else None
-            found.append(inner)
+    found: list[Any] = [run for (name, _), run in data.runs.items() if name == setting.id]
+    for key in keys:
+        found = [inner.get(key) if isinstance(inner, dict) else None for inner in found]
     return found if all_values else [int(v) for v in found if isinstance(v, int | float)]
 
 
 def span(values: Iterable[int]) -> str:
     """ "784", or "32 to 39" where repeats differ; a dash for none."""
     ends = sorted(set(values))
-    if not ends:
-        return "–"
-    return f"{ends[0]:,}" if len(ends) == 1 else f"{ends[0]:,} to {ends[-1]:,}"
+    return " to ".join(f"{end:,}" for end in dict.fromkeys(ends[:1] + ends[-1:])) or "–"
