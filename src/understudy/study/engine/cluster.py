@@ -51,12 +51,8 @@ def run_on_cluster(
     """Runs all jobs that are not done, as `run_study` does, with the resources of the study's section `cluster`.
 
     Args:
-        study: what to run, or its plan.
         out: folder of the results, which all machines of the cluster see.
         kind: "slurm", or "local": one job a core of this machine.
-        device: "auto", "cpu", "cuda", ...
-        progress: show what is going on, on stderr.
-        until: the last stage to run.
         at_once: jobs at once; None: `max_jobs` of the study file, or this machine's cores.
 
     Raises:
@@ -117,30 +113,22 @@ def dry_run(
 
 
 def check_tools(kind: Kind) -> None:
-    """Refuses to start without what is needed.
-
-    Raises:
-        UnderstudyError: says what is missing.
-    """
+    """Refuses to start without what is needed."""
     for module in ["snakemake"] + (["snakemake_executor_plugin_slurm"] if kind == "slurm" else []):
         if importlib.util.find_spec(module) is None:
-            raise UnderstudyError(
-                f"--cluster {kind} needs {module.replace('_', '-')}", fix="pip install 'understudy-mri[cluster]'"
-            )
+            what = f"--cluster {kind} needs {module.replace('_', '-')}"
+            raise UnderstudyError(what, fix="pip install 'understudy-mri[cluster]'")
     if kind == "slurm" and shutil.which("sbatch") is None:
         raise UnderstudyError("there is no command sbatch on this machine", fix=slurm.NO_SLURM)
 
 
 def settle(study: str, out: Path, left: Sequence[Job], kind: Kind, log: RunLog) -> dict[str, str]:
-    """Deals with what an earlier run, whose Snakemake was killed, has left.
+    """Deals with what an earlier run, whose Snakemake was killed, has left; an error if a job does not stop.
 
     Its waiting jobs leave the queue. Its running ones go on: the job that follows one waits for its end.
 
     Returns:
         Folder's name -> SLURM's number of the job that runs in it.
-
-    Raises:
-        UnderstudyError: somebody works in a job's folder and does not stop.
     """
     running: dict[str, str] = {}
     if kind == "slurm":
@@ -149,20 +137,16 @@ def settle(study: str, out: Path, left: Sequence[Job], kind: Kind, log: RunLog) 
         others = [job for job in found if job.folder not in running]
         slurm.cancel(others)
         if found:
-            counts = f"{len(running)} jobs still run and are waited for; {len(others)} were cancelled"
-            log.warn(f"of an earlier run {counts}")
+            log.warn(f"of an earlier run {len(running)} jobs still run, {len(others)} were cancelled")
     mine = [job for job in left if job.folder_name not in running]
-    end, told = time.monotonic() + PATIENCE, False
+    end = 0.0
     while busy := [job for job in mine if is_locked(job_folder(out, job))]:
-        if time.monotonic() > end:
-            raise UnderstudyError(
-                f"another process works at `{busy[0].name}`",
-                where=job_folder(out, busy[0]),
-                fix="wait until it has finished, or stop it; its folder's file `lock` names it",
-            )
-        if not told:
+        if not end:
+            end = time.monotonic() + PATIENCE
             log.warn(f"{len(busy)} jobs of an earlier run are saving their state")
-            told = True
+        if time.monotonic() > end:
+            fix = "wait until it has finished, or stop it; its folder's file `lock` names it"
+            raise UnderstudyError(f"another process works at `{busy[0].name}`", job_folder(out, busy[0]), fix)
         time.sleep(0.2)
     return running
 
@@ -198,9 +182,8 @@ def queue_plan(
 def stage_plan(stage: str, config: ClusterConfig, kind: Kind, gpus_here: bool) -> dict[str, Any]:
     """The resources of a stage's jobs, in Snakemake's names."""
     asked, own = config.of(stage), config.stages.get(stage)
-    threads = asked.cpus
-    if kind == "local":  # one core each, so that there is one job a core, unless the study file says more
-        threads = (own.cpus if own else None) or config.cpus or 1
+    # on this machine one core each, so that there is one job a core, unless the study file says more
+    threads = asked.cpus if kind == "slurm" else (own.cpus if own else None) or config.cpus or 1
     found: dict[str, Any] = {"runtime": math.ceil(asked.minutes)}
     if asked.gpus and (kind == "slurm" or gpus_here):
         found["gpu"] = asked.gpus
@@ -208,13 +191,8 @@ def stage_plan(stage: str, config: ClusterConfig, kind: Kind, gpus_here: bool) -
         named = {"slurm_partition": asked.partition, "slurm_account": config.account}
         named |= {"qos": config.qos, "constraint": config.constraint}
         found |= {name: value for name, value in named.items() if value}
-    return {
-        "threads": threads,
-        "memory_mb": asked.memory_mb,
-        "gpus": found.get("gpu", 0),
-        "stop_minutes": config.stop_minutes(stage),
-        "resources": found,
-    }
+    limits = {"memory_mb": asked.memory_mb, "gpus": found.get("gpu", 0), "stop_minutes": config.stop_minutes(stage)}
+    return {"threads": threads, **limits, "resources": found}
 
 
 def arguments(
@@ -280,11 +258,7 @@ def _run_snakemake(words: Sequence[str], left: Sequence[Job], out: Path, kind: K
 
 
 def collect(left: Sequence[Job], result: RunResult, out: Path, status: int) -> None:
-    """Sorts the jobs into done, failed and blocked by what their folders say.
-
-    Raises:
-        UnderstudyError: Snakemake failed before it ran any job.
-    """
+    """Sorts the jobs into done, failed and blocked by their folders; an error if Snakemake failed before any job."""
     lost = {job.id for job, _ in result.failed} | {job.id for job in result.blocked}
     unrecorded: list[Job] = []
     for job in left:
@@ -303,10 +277,7 @@ def collect(left: Sequence[Job], result: RunResult, out: Path, status: int) -> N
     if status and unrecorded and not result.done and len(unrecorded) == len(result.failed):
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         end = "\n    ".join(["", *[line for line in text.splitlines() if line.strip()][-8:]])
-        raise UnderstudyError(
-            f"Snakemake ran none of the jobs: {end}",
-            where=log,
-            fix="correct the section `cluster` of the study file, or ask the cluster's support with this message",
-        )
+        fix = "correct the section `cluster` of the study file, or ask the cluster's support with this message"
+        raise UnderstudyError(f"Snakemake ran none of the jobs: {end}", where=log, fix=fix)
     hint = f"\n  where: {log}\n  what to do: look for its name there; logs of its tries are in {log.parent / 'logs'}"
     result.failed = [(job, text + (hint if job in unrecorded else "")) for job, text in result.failed]

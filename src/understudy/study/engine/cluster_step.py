@@ -21,22 +21,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
-from understudy.runtime.checkpoints import STOPPING
 from understudy.study.engine import slurm
+from understudy.study.engine.execute import on_stop_signals
 from understudy.study.engine.failures import STUCK, lost_process, next_attempt, oom_kills, record_failure
 from understudy.study.engine.jobs import read_done, read_failed, saved_jobs
 from understudy.study.engine.machine import THREADS, leased
 
 TO_BE_CONTINUED = 75  # EX_TEMPFAIL
-POLL = 0.5  # seconds between looks at the signals that came and at the parent
 
 
 @dataclass
@@ -52,7 +50,6 @@ class Step:
 
     @property
     def folder(self) -> Path:
-        """Of the job."""
         return self.out / "jobs" / self.name
 
     @property
@@ -85,16 +82,14 @@ class Step:
             if status == TO_BE_CONTINUED or told:
                 if told and told != signal.SIGUSR1:
                     return TO_BE_CONTINUED
-                number, allowed = slurm.own_number(), self.plan["requeues"]
+                number, allowed = os.environ.get("SLURM_JOB_ID", ""), self.plan["requeues"]
                 if (slurm.restarts(number) if number else turns) >= allowed:
                     what = f"the job met its limit of {limit} {allowed + 1} times and is not done"
                     self._record(UnderstudyError(what, where, f"{again} or cluster.requeues"), TimeoutError())
                     return 1
                 if number:
-                    if slurm.requeue(number):
-                        _say(f"{self.name}: queued again as job {number}")
-                    else:
-                        _say(f"{self.name}: the cluster does not queue job {number} again; Snakemake may send another")
+                    refused = f"the cluster does not queue job {number} again; Snakemake may send another"
+                    _say(f"{self.name}: {f'queued again as job {number}' if slurm.requeue(number) else refused}")
                     return TO_BE_CONTINUED
                 turns += 1
                 continue
@@ -113,7 +108,7 @@ class Step:
         with contextlib.ExitStack() as stack:
             gpus = [stack.enter_context(leased(self.plan["gpus"])) for _ in range(self.asked["gpus"])]
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(g for g in gpus if g)} if any(gpus) else {}
-            stack.enter_context(_noting(told))
+            stack.enter_context(on_stop_signals(lambda number, frame: told.append(number)))
             parent, environment = os.getppid(), {**os.environ, **threads, **visible}
             end = time.monotonic() + 60 * self.asked["stop_minutes"] + STUCK
             child = subprocess.Popen(self.command(), env=environment, process_group=0)
@@ -128,7 +123,7 @@ class Step:
                     self.stuck = True
                     os.killpg(child.pid, signal.SIGKILL)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return child.wait(POLL), (told[0] if told else 0)
+                    return child.wait(0.5), (told[0] if told else 0)
 
     def _record(self, error: Exception, cause: Exception | None = None) -> None:
         error.__cause__ = cause
@@ -154,24 +149,8 @@ def memory_for(out: Path, megabytes: int) -> Callable[..., int]:
     return memory
 
 
-@contextlib.contextmanager
-def _noting(told: list[int]) -> Iterator[None]:
-    """Inside the block signals that ask to stop are noted in `told`."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-
-    before = {number: signal.signal(number, note) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 def snakemake(parent: int, number: int, words: list[str]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -20,9 +20,7 @@ from understudy.names import duration
 from understudy.study.engine.jobs import Job, job_folder, read_done
 from understudy.study.engine.plan import Plan, elapsed
 
-REFRESH = 1.0  # seconds
 LONGEST = 1e9  # seconds; what would take longer has hardly begun and is not known
-WIDE = 100  # columns from which a training's figures are shown
 
 
 @dataclass
@@ -50,8 +48,7 @@ class RunLog:
         self.console = console or Console(stderr=True, quiet=not progress)
         self.total = len(plan.jobs)
         self._left = [job for job in plan.jobs if read_done(job_folder(out, job)) is None]
-        self._estimated: dict[str, float] = {}  # stage -> seconds, of the jobs that were timed
-        self._taken: dict[str, float] = {}
+        self._timed: dict[str, tuple[float, float]] = {}  # stage -> seconds estimated and taken by its jobs so far
         self._beside = False  # other jobs run at the same time
         if kept := self.total - len(self._left):
             self.console.print(f"{kept} of {self.total} jobs are done already")
@@ -60,38 +57,36 @@ class RunLog:
         """Jobs that are not done and their estimated seconds, scaled by what earlier jobs of the stage took."""
         found = []
         for job in self._left:
-            estimated = self._estimated.get(job.stage)
-            found.append((job, job.seconds * self._taken[job.stage] / estimated if estimated else job.seconds))
+            estimated, taken = self._timed.get(job.stage, (0.0, 0.0))
+            found.append((job, job.seconds * taken / estimated if estimated else job.seconds))
         return found
 
     def announce(self, number: int, job: Job, workers: int = 1) -> None:
         """Prints the line above a job's own progress, or that one of several workers has begun it."""
         self._beside = workers > 1
-        seconds = {other.id: seconds for other, seconds in self.left()}
-        whole = elapsed([replace(other, seconds=seconds[other.id]) for other in self._left], workers)
-        times = f" - about {duration(seconds.get(job.id, job.seconds))}, whole study {duration(whole)}" if whole else ""
-        if self._beside and self.console.is_terminal:  # the table below has them
-            times = ""
+        left = [replace(other, seconds=seconds) for other, seconds in self.left()]
+        whole, times = elapsed(left, workers), ""
+        if whole and not (self._beside and self.console.is_terminal):  # where the table below has them
+            own = next((other.seconds for other in left if other.id == job.id), job.seconds)
+            times = f" - about {duration(own)}, whole study {duration(whole)}"
         self._print(f"[bold]\\[{number}/{self.total}][/bold] {escape(job.name)}[dim]{times}[/dim]")
 
     def finished(self, job: Job, done: Mapping[str, Any], named: bool = False) -> None:
         """Learns how long a job took; prints its name too if others run beside it, or if `named`."""
         self._left.remove(job)
         if not done["restarts"]:
-            self._estimated[job.stage] = self._estimated.get(job.stage, 0.0) + job.seconds
-            self._taken[job.stage] = self._taken.get(job.stage, 0.0) + float(done["seconds"])
+            estimated, taken = self._timed.get(job.stage, (0.0, 0.0))
+            self._timed[job.stage] = estimated + job.seconds, taken + float(done["seconds"])
         name = f"{escape(job.name)}: " if self._beside or named else ""
         self._print(f"      [dim]{name}done in {duration(done['seconds'])}[/dim]")
 
     def failed(self, job: Job, kind: str, message: str) -> None:
         """Prints at once that a job failed for good."""
         self._left = [other for other in self._left if other.id != job.id]
-        first = message.splitlines()[0] if message else kind
-        text = f"failed ({kind.replace('_', ' ')}): {job.name}: {first}"
+        text = f"failed ({kind.replace('_', ' ')}): {job.name}: {message.splitlines()[0] if message else kind}"
         self._print(f"[bold red]{escape(text)}[/bold red]")
 
     def warn(self, text: str) -> None:
-        """Prints a line."""
         self._print(f"[yellow]{escape(text)}[/yellow]")
 
     def pass_on(self, text: str) -> None:
@@ -128,14 +123,13 @@ class Line:
         return units / rate if rate > 0 and units < LONGEST * rate else None
 
 
-@dataclass(frozen=True)
-class Overall:
-    """The study: jobs done of all, how many failed, and seconds left (None: not known)."""
+class Overall(NamedTuple):
+    """The study as a whole."""
 
-    done: int
+    done: int  # jobs
     total: int
     failed: int
-    left: float | None
+    left: float | None  # seconds, if known
 
 
 def remaining(left: Sequence[tuple[Job, float]], running: Sequence[Line], workers: int) -> float | None:
@@ -155,14 +149,13 @@ def table_of(lines: Sequence[Line], overall: Overall, width: int) -> Table:
     table.add_column(width=10)
     for _ in range(3):
         table.add_column(no_wrap=True, justify="right")
-    if width >= WIDE:
+    if width >= 100:  # else there is no room for a training's figures
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", width=width // 5)
-    rows = [_cells(line) for line in lines]
+    for line in lines:
+        table.add_row(*_cells(line)[: len(table.columns)])
     failed = f", [red]{overall.failed} failed[/red]" if overall.failed else ""
     name, share = f"study: {overall.done} of {overall.total} jobs{failed}", overall.done / max(1, overall.total)
-    for cells in rows:
-        table.add_row(*cells[: len(table.columns)])
-    whole: list[Any] = ["", name, _bar(share), f"{math.floor(100 * share)} %", "", _left(overall.left), ""]
+    whole = ["", name, *_progress(share, "", overall.left), ""]
     table.add_row(*whole[: len(table.columns)], style="bold")
     return table
 
@@ -174,16 +167,12 @@ def _cells(line: Line) -> list[Any]:
     rate = float(line.progress["rate"])  # "12,300", "98", "4.1", "0.052"
     shown = f"{round(rate, -2):,.0f}" if rate >= 1000 else f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
     figures = str(line.progress.get("figures", "")).replace("[", r"\[")
-    done, speed = f"{math.floor(100 * share)} %", f"{shown} {line.progress['unit']}/s"
-    return [str(line.number), name, _bar(share), done, speed, _left(line.left), figures]
+    return [str(line.number), name, *_progress(share, f"{shown} {line.progress['unit']}/s", line.left), figures]
 
 
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{duration(seconds)} left"
-
-
-def _bar(share: float) -> ProgressBar:
-    return ProgressBar(total=1.0, completed=share, width=10)
+def _progress(share: float, speed: str, left: float | None) -> list[Any]:
+    bar = ProgressBar(total=1.0, completed=share, width=10)
+    return [bar, f"{math.floor(100 * share)} %", speed, "" if left is None else f"{duration(left)} left"]
 
 
 class Display:
@@ -205,11 +194,9 @@ class Display:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to show something new."""
-        return self._live is not None and time.monotonic() - self._last >= REFRESH
+        return self._live is not None and time.monotonic() - self._last >= 1.0  # seconds
 
     def show(self, lines: Sequence[Line], overall: Overall) -> None:
-        """Draws the table again."""
         if self._live is not None:
             self._last = time.monotonic()
             self._live.update(table_of(lines, overall, self._console.width), refresh=True)

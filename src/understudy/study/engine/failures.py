@@ -21,10 +21,8 @@ FailureClass = Literal["out_of_memory", "time_limit", "nan", "bad_data", "disk",
 
 # How often a job is tried again in one run, and what is said then. Other classes would fail in the same way again.
 RETRIES = {"out_of_memory": 2, "time_limit": 1, "lost": 1}
-RETRY_WORDS = {
-    "out_of_memory": "it is tried again with half as much at once",
-    "time_limit": "it continues from its checkpoint",
-}
+RETRY_WORDS = {"out_of_memory": "it is tried again with half as much at once", "lost": "it is tried again"}
+RETRY_WORDS |= {"time_limit": "it continues from its checkpoint"}
 STUCK = 240.0  # seconds past its limit, for a checkpoint, after which a job's process is killed
 ERROR_LOG = "error.log"  # in a job's folder: the traceback of an unforeseen error
 

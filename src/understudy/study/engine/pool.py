@@ -28,8 +28,6 @@ from understudy.study.engine.jobs import Job, StageFunction, job_folder, read_do
 from understudy.study.engine.machine import THREADS, cores, gpus, leased
 from understudy.study.engine.plan import longest_after, width
 
-WORTH = 30.0  # seconds of work left below which starting processes costs more than it saves
-MEMORY = 3 << 30  # bytes that a worker on a CPU may need
 START = 600.0  # seconds after which a process that has not begun its job is killed, where jobs have a limit
 
 
@@ -40,9 +38,6 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
         asked: by the user; None: one a GPU, or one a core where there is work for it.
         jobs: that are left.
         devices: that one training is spread over; more than 1 leaves nothing to share.
-
-    Raises:
-        UnderstudyError: more workers than free GPUs.
     """
     if devices > 1 or asked == 1 or not jobs:
         return 1, []
@@ -53,18 +48,17 @@ def worker_count(asked: int | None, jobs: Sequence[Job], device: str, devices: i
             with leased([gpu]) as found:
                 free += [found] if found else []
         if not free or (asked or 0) > len(free):
-            raise UnderstudyError(
-                f"{len(free)} of {len(all_gpus)} GPUs are free; other runs of Understudy have leased the rest",
-                where="this machine",
-                fix="wait for the other run, use --workers with a smaller number, or --device cpu",
-            )
+            what = f"{len(free)} of {len(all_gpus)} GPUs are free; other runs of Understudy have leased the rest"
+            fix = "wait for the other run, use --workers with a smaller number, or --device cpu"
+            raise UnderstudyError(what, where="this machine", fix=fix)
         return (asked or len(free)), free
     if asked is not None:
         return asked, []
-    if sum(job.seconds for job in jobs) < WORTH or device not in ("auto", "cpu"):
+    # starting processes for less work than this costs more seconds than it saves
+    if sum(job.seconds for job in jobs) < 30 or device not in ("auto", "cpu"):
         return 1, []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return max(1, min(cores(), width(jobs), memory // MEMORY)), []
+    return max(1, min(cores(), width(jobs), memory // (3 << 30))), []  # 3 GiB are what a worker on a CPU may need
 
 
 @dataclass(frozen=True)
@@ -179,33 +173,35 @@ class Worker:
 @contextlib.contextmanager
 def _limited_threads(count: int | None) -> Iterator[None]:
     """Inside the block the environment limits the threads of processes that start; None: as it is."""
-    if count is None:
-        yield
-        return
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, str(count)))
+    before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+    os.environ.update(before if count is None else dict.fromkeys(THREADS, str(count)))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in THREADS:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def _work(task: Task, connection: Connection, written: Connection) -> None:
-    """The life of a worker: jobs until the pipe is closed."""
+    """What a worker's process does: jobs until the pipe is closed."""
     os.setpgid(0, 0)
     for stream in (1, 2):
         os.dup2(written.fileno(), stream)
     written.close()
+
+    def leave_with_the_run() -> None:  # SIGTERM is a checkpoint and the end
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with leased(task.gpus) as gpu:
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
         elif task.gpus:
             return  # another run was faster; without a lease it would compute on that run's GPU
-        threading.Thread(target=_leave_with_the_run, daemon=True).start()
+        threading.Thread(target=leave_with_the_run, daemon=True).start()
         if task.threads is not None:
             import torch
 
@@ -231,14 +227,6 @@ def _do(task: Task, job: Job) -> Outcome:
     return Outcome(job, done)
 
 
-def _leave_with_the_run() -> None:
-    """Sends this process SIGTERM, which is a checkpoint and the end, once the run is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 class Pool:
     """Runs jobs, each of which stands after its inputs, by `count` workers; `result` is filled in."""
 
@@ -261,11 +249,7 @@ class Pool:
         self.disk_full = False
 
     def run(self) -> None:
-        """Until nothing is left that can be done.
-
-        Raises:
-            Interrupted: SIGTERM or SIGINT; the workers have written their checkpoints.
-        """
+        """Until nothing is left that can be done, or a signal: then `Interrupted`, once checkpoints are written."""
         with StopRequest() as stop, Display(self.log.console) as display:
             try:
                 while not stop.requested:
@@ -274,8 +258,7 @@ class Pool:
                         break
                     busy = {worker.connection: worker for worker in self._busy}
                     for connection in wait(list(busy), 0.5):
-                        worker = busy[connection]  # type: ignore[index]  # the values of `wait` are its arguments
-                        if (outcome := worker.listen()) is not None:
+                        if (outcome := busy[connection].listen()) is not None:  # type: ignore[index]  # as given
                             self._take(outcome)
                     for worker in self._busy:
                         worker.end_if_stuck()
@@ -336,8 +319,7 @@ class Pool:
                 return
             kind, message = "error", "the job was stopped by a signal twice"
         elif self.tries[job.id] <= failures.RETRIES.get(kind, 0):
-            again = failures.RETRY_WORDS.get(kind, "it is tried again")
-            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {again}")
+            self.log.warn(f"{job.name}: {message.splitlines()[0]}; {failures.RETRY_WORDS[kind]}")
             if kind == "out_of_memory":
                 self.alone.add(job.id)
             self.waiting.append(job)

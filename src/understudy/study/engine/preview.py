@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from understudy.study.engine.plan import Plan, elapsed, make_plan
 from understudy.study.engine.pool import worker_count
 from understudy.study.registry import STAGES
 
-SPARE = 1.1  # of the disk space that a study needs should be free
-
 
 def preview_study(
     study: Study, out: Path, device: str = "auto", speed: str = "", workers: int | None = None, calibrate: bool = False
@@ -29,8 +26,6 @@ def preview_study(
     """What a study will do and cost, as plain JSON values (see `preview`).
 
     Args:
-        out: folder that it is or will be run in.
-        device: that is calibrated.
         speed: of another machine, see `calibration.stated`.
         workers: jobs at once; None: as a run on this machine, or 1 with `speed`.
         calibrate: measure this machine's speed again.
@@ -53,27 +48,16 @@ def preview_study(
 
 
 def preview(plan: Plan, out: Path, calibration: Calibration, workers: int = 1) -> dict[str, Any]:
-    """What is known of a plan with estimates and the folder that it is or will be run in, as plain JSON values.
-
-    Args:
-        workers: jobs at once, for `elapsed_seconds`.
-    """
-    begun = set(os.listdir(out / "jobs")) if (out / "jobs").is_dir() else set()
-    states: dict[str, State] = {
-        job.id: state_of(job_folder(out, job)) if job.folder_name in begun else "waiting" for job in plan.jobs
-    }
+    """What is known of a plan with estimates and the folder that it is or will be run in, as plain JSON values."""
+    states: dict[str, State] = {job.id: state_of(job_folder(out, job)) for job in plan.jobs}
     left = [job for job in plan.jobs if states[job.id] != "done"]
     stages: dict[str, dict[str, float]] = {}  # in the order of the stages
     for stage in STAGES:
-        mine = [job for job in plan.jobs if job.stage == stage]
+        count = sum(job.stage == stage for job in plan.jobs)
         todo = [job for job in left if job.stage == stage]
-        if mine:
-            stages[stage] = {
-                "jobs": len(mine),
-                "done": len(mine) - len(todo),
-                "seconds": sum(job.seconds for job in todo),
-                "disk_bytes": sum(job.disk_bytes for job in todo),
-            }
+        costs = {name: sum(getattr(job, name) for job in todo) for name in ("seconds", "disk_bytes")}
+        if count:
+            stages[stage] = {"jobs": count, "done": count - len(todo), **costs}
     cells = [  # with the cohort's name in front where there are several
         f"{name}: {setting.id}" if name else setting.id
         for name, part in plan.study.parts().items()
@@ -126,9 +110,8 @@ def difference(plan: Plan, out: Path, states: Mapping[str, State]) -> dict[str, 
     if not ((out / "study.json").is_file() and (out / "plan.json").is_file()):
         return None
     before = {job.name: job for job in saved_jobs(out)}
-    old = {
-        name for name, job in before.items() if job.id not in plan.by_id and read_done(job_folder(out, job)) is not None
-    }
+    gone = [job for job in before.values() if job.id not in plan.by_id]
+    old = {job.name for job in gone if read_done(job_folder(out, job)) is not None}
     names = {job.name for job in plan.jobs}
     redo = [job.name for job in plan.jobs if states[job.id] != "done" and job.name in old]
     return {
@@ -176,7 +159,7 @@ def warnings(plan: Plan, out: Path, disk_bytes: float) -> list[str]:
         free = shutil.disk_usage(place).free
     except OSError:  # a file system that does not say
         return found
-    if free < SPARE * disk_bytes:
+    if free < 1.1 * disk_bytes:
         needed = f"about {disk_bytes / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free"
         found.append(f"{needed} in {out.absolute()}")
     return found

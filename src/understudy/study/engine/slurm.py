@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_json
 
 NO_SLURM = "start the study where jobs are sent to SLURM from (a login node), or use --cluster local"
-_FOLDER = re.compile(r"[a-z]+-[0-9a-f]{12}")  # of a job, as it stands in the comment that Snakemake gives
 
 
-@dataclass(frozen=True)
-class Queued:
+class Queued(NamedTuple):
     """A job in the queue."""
 
     number: str  # SLURM's
@@ -30,16 +27,12 @@ def name_of(study: str, out: Path) -> str:
 
 
 def queued(prefix: str) -> list[Queued]:
-    """My jobs whose names begin with `prefix` and that are still waiting or running.
-
-    Raises:
-        UnderstudyError: the queue does not answer.
-    """
+    """My jobs whose names begin with `prefix` and that are still waiting or running."""
     found = []
     for line in _ask("squeue", "--me", "--noheader", "--format=%i|%T|%j|%k").splitlines():
         number, state, name, comment = line.split("|", 3)
         if name.startswith(prefix):
-            folder = _FOLDER.search(comment)
+            folder = re.search(r"[a-z]+-[0-9a-f]{12}", comment)  # which Snakemake gives
             found.append(Queued(number, state, folder[0] if folder else ""))
     return found
 
@@ -70,11 +63,6 @@ def keeps_accounts() -> bool:
         return False
 
 
-def own_number() -> str:
-    """SLURM's number of the job that this process belongs to; "" outside the queue."""
-    return os.environ.get("SLURM_JOB_ID", "")
-
-
 def _ask(*words: str) -> str:
     where = " ".join(words[:2])
     try:
@@ -82,7 +70,7 @@ def _ask(*words: str) -> str:
     except FileNotFoundError as error:
         raise UnderstudyError(f"there is no command {words[0]} on this machine", fix=NO_SLURM) from error
     except subprocess.CalledProcessError as error:
-        said = str(error.stderr).strip()
-        raise UnderstudyError(f"SLURM refuses: {said}", where=where, fix="try again later") from error
+        what = f"SLURM refuses: {error.stderr.strip()}"
+        raise UnderstudyError(what, where=where, fix="try again later") from error
     except subprocess.TimeoutExpired as error:
         raise UnderstudyError("SLURM has not answered for two minutes", where=where, fix="try again later") from error
