@@ -1,5 +1,5 @@
-"""What the networks of all kinds have in common: the size of the joint image, fresh weights by a seed; and the GANs:
-samples that do not depend on each other."""
+"""What the networks have in common: the size of the joint image, weights by a seed, samples that do not depend on each
+other."""
 
 from __future__ import annotations
 
@@ -41,11 +41,7 @@ class NetworkConfig(BaseModel):
         """Raises ValueError where there is no such network at this resolution."""
 
     def at(self, resolution: int) -> Self:
-        """The same for images of another size.
-
-        Raises:
-            ValueError: there is no such network at this resolution.
-        """
+        """The same for images of another size; a ValueError where there is no such network."""
         changed = self.model_copy(update={"resolution": resolution})
         changed.check_size()
         return changed
@@ -57,11 +53,25 @@ class NetworkConfig(BaseModel):
 
 
 class LatentGenerator(nn.Module):
-    """A network from latents z [N, latent_size] and a truncation psi to joint images [N, C, R, R]."""
+    """A network from latents z [N, latent_size] and a truncation psi to joint images [N, C, R, R] in [-1, 1].
+
+    psi draws w towards its mean by 1 - psi; 1: no truncation (Karras et al. 2019, app. B). For its training each has
+    also a method `synthesise(inputs, level, dtype, track)`: what `draw` gave for this level -> joint images float32
+    [N, C, A, A] at the active resolution A of the level (0: full resolution, as always in models that do not grow).
+    dtype: of the factors of the products. track: move running means.
+    """
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.latent_size = latent_size
+
+    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
+        """Everything random for a batch; what has a batch dimension may be cut into micro-batches.
+
+        Args:
+            mixing: probability that the styles of the batch are mixed, in models that do so.
+        """
+        return {"z": torch.randn(count, self.latent_size, generator=rng, device=rng.device)}
 
     @torch.no_grad()
     def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
@@ -99,7 +109,7 @@ class Gan(nn.Module):
         return images
 
 
-def fresh(network: Callable[[Config], Network], config: Config, seed: int) -> Network:
+def fresh(network: Callable[[Config], Network], config: Config, seed: int = 0) -> Network:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

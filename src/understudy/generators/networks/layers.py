@@ -41,15 +41,9 @@ def at_least_float(x: Tensor) -> Tensor:
 class Dense(nn.Module):
     """y = W x / sqrt(inputs) + b, [N, inputs] -> [N, outputs]; `activate`: leaky ReLU with gain sqrt(2) behind it."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        activate: bool = False,
-        rate: float = 1.0,  # learning-rate multiplier: weights are stored larger by 1 / rate
-        bias: float = 0.0,  # initial bias
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, activate: bool = False, rate: float = 1, bias: float = 0) -> None:
         super().__init__()
+        # rate: learning-rate multiplier, weights are stored larger by 1 / rate
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
         self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
         self.activate, self.rate = activate, rate
@@ -103,11 +97,8 @@ class ModulatedConv(nn.Module):
 
 
 def squared_norms(weights: Sequence[Tensor], styles: Sequence[Tensor]) -> Tensor:
-    """||w * s||^2 + 1e-8 of eq. 3, for the weights [O, I, k, k] and styles [N, I] of all convolutions at once.
-
-    Returns:
-        [N, sum of O], to be multiplied by to the power of -1/2 behind each convolution.
-    """
+    """||w * s||^2 + 1e-8 of eq. 3, for the weights [O, I, k, k] and styles [N, I] of all convolutions at once:
+    [N, sum of O]; to the power of -1/2 they scale what comes out of each convolution."""
     taps = torch.cat([w.flatten(0, 1).flatten(1) for w in weights])  # [sum of O I, k k]
     energies = taps.square().sum(1).split([w.shape[0] * w.shape[1] for w in weights])
     squares = torch.cat(list(styles), dim=1).square().split([w.shape[1] for w in weights], dim=1)
@@ -128,10 +119,8 @@ def affine_styles(groups: list[list[Dense]], ws: Tensor) -> list[tuple[Tensor, .
     weight = torch.cat(weights).view(len(groups), width, -1)
     bias = torch.cat(biases).view(len(groups), 1, width)
     styles = torch.baddbmm(bias, ws.transpose(0, 1), weight.mT, alpha=groups[0][0].scale)  # [groups, N, width]
-    return [
-        style.split([*size, width - sum(size)], dim=1)[: len(size)]
-        for style, size in zip(styles.unbind(0), sizes, strict=True)
-    ]
+    rows = zip(styles.unbind(0), sizes, strict=True)
+    return [style.split([*size, width - sum(size)], dim=1)[: len(size)] for style, size in rows]
 
 
 # --- equalised learning rate: Progressive GAN and StyleGAN 1, where all of the gain is in the weights, none on the bias
@@ -146,12 +135,10 @@ def _widening(scale: float, mirrored: bool, device: torch.device) -> Tensor:
 
 
 class ScaledConv(nn.Module):
-    """Convolution with bias and leaky ReLU.
+    """Convolution with bias and leaky ReLU; resampling is folded into the kernel."""
 
-    Resampling is folded into the kernel: nearest-neighbour enlargement and a 3x3 convolution are together one 4x4
-    transposed convolution with stride 2, a 3x3 convolution and 2x2 averaging are one 4x4 convolution with stride 2,
-    both at 4/9 of the products.
-    """
+    # Nearest-neighbour enlargement and a 3x3 convolution are together one 4x4 transposed convolution with stride 2, a
+    # 3x3 convolution and 2x2 averaging are one 4x4 convolution with stride 2, both at 4/9 of the products.
 
     def __init__(
         self,
@@ -210,8 +197,7 @@ class ScaledDense(nn.Module):
 
 
 class _PixelNorm(torch.autograd.Function):
-    """In half the passes that autograd would take."""
-
+    # in half the passes that autograd would take
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         scale = at_least_float(x).square().mean(dim=1, keepdim=True).add_(1e-8).rsqrt_().to(x.dtype)
@@ -241,7 +227,7 @@ def normalise_second_moment(x: Tensor) -> Tensor:
 class MinibatchDeviation(nn.Module):
     """Appends `maps` channels with the mean standard deviation of groups of samples (Karras et al. 2018, sec. 3).
 
-    Sample n belongs to group n mod (N / group). N must be a multiple of the group size, or smaller than it.
+    Sample n belongs to group n mod (N / group); N is a multiple of the group size, or smaller than it.
     """
 
     def __init__(self, group: int, maps: int) -> None:
@@ -267,13 +253,12 @@ class MappingNetwork(nn.Module):
 
     w_avg: Tensor
 
+    # sizes: z_dim, widths of the layers between, w_dim. layer: makes one from its numbers of inputs and outputs.
+    # normalise: what happens to z first. beta: decay of the running mean per batch.
     def __init__(
-        self,
-        sizes: Sequence[int],  # z_dim, widths of the layers between, w_dim
-        layer: Callable[[int, int], nn.Module],  # makes one from its numbers of inputs and outputs
-        normalise: Callable[[Tensor], Tensor],  # what happens to z first
-        beta: float,  # decay of the running mean per batch
-    ) -> None:
+        self, sizes: Sequence[int], layer: Callable[[int, int], nn.Module], normalise: Callable[[Tensor], Tensor],
+        beta: float,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.layers = nn.ModuleList(layer(a, b) for a, b in itertools.pairwise(sizes))
         self.normalise, self.beta = normalise, beta
@@ -291,18 +276,23 @@ class Styled:
 
     config: Any
     mapping: MappingNetwork
+    synthesis: Any
+
+    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Images with the stored noise."""
+        w = self.mapping(z)
+        if psi != 1.0:
+            w = self.mapping.w_avg.lerp(w, psi)
+        images: Tensor = self.synthesis(self.broadcast(w), dtype=dtype)
+        return images
 
     def broadcast(self, w: Tensor) -> Tensor:
         """w [N, w_dim] -> ws [N, num_ws, w_dim]."""
         return w[:, None].expand(-1, self.config.num_ws, -1)
 
     def draw_styles(self, count: int, rng: torch.Generator, mixing: float, layers: int) -> dict[str, Tensor]:
-        """Latents z, other [count, z_dim], and cutoff [], the first w of `other` (num_ws: none).
-
-        Args:
-            mixing: probability in [0, 1] that the styles of this batch are mixed, at one place for the whole batch
-                (Karras et al. 2019, sec. 3.1). layers: number of w vectors in use; styles change within them.
-        """
+        """Latents z, other [count, z_dim], and cutoff [], the first w of `other` (num_ws: none), one for the batch
+        (Karras et al. 2019, sec. 3.1). layers: number of w vectors in use; styles change within them."""
         size, device = self.config.z_dim, rng.device
         z, other = (torch.randn(count, size, generator=rng, device=device) for _ in range(2))
         cutoff = torch.randint(1, layers, (), generator=rng, device=device)

@@ -1,13 +1,13 @@
-"""Progressive GAN (Karras et al. 2018, arXiv 1710.10196) for any number of channels.
+"""Progressive GAN (Karras et al. 2018, arXiv 1710.10196) for any number of channels: the generator.
 
-The official weights load through `understudy.generators.official` and give the official outputs. The discriminator and
-what grows are in `progressive`.
+The discriminator and what grows are in `progressive`. The official weights load, see `official`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -35,7 +35,6 @@ class ProGanConfig(ProgressiveConfig):
 
     @property
     def latent_size(self) -> int:
-        """Size of the latent z."""
         return self.z_dim or self.width(2)
 
 
@@ -71,7 +70,7 @@ class Block(nn.Module):
 
 
 class Generator(ProgressiveGenerator):
-    """z [N, Z] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+    """z [N, Z] -> joint image float32 [N, C, R, R]."""
 
     def __init__(self, config: ProGanConfig) -> None:
         super().__init__(config, config.latent_size)
@@ -81,29 +80,14 @@ class Generator(ProgressiveGenerator):
     def forward(
         self, z: Tensor, psi: float = 1.0, level: float | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """level: None for that of the network.
-
-        Raises:
-            UnderstudyError: psi other than 1 (the model has no truncation).
-        """
+        """level: None for that of the network. An UnderstudyError for psi other than 1."""
         if psi != 1.0:
-            raise UnderstudyError(
-                f"Progressive GAN cannot truncate its latents (psi {psi})", fix="use psi 1, or another generator"
-            )
+            raise UnderstudyError(f"Progressive GAN cannot truncate its latents (psi {psi})", fix="use psi 1")
         return self.full_size(self.synthesise({"z": z}, float(self.level) if level is None else level, dtype))
-
-    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch: z [count, Z]. `mixing` and `level` are for other models."""
-        return {"z": torch.randn(count, self.latent_size, generator=rng, device=rng.device)}
 
     def synthesise(
         self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
-        """Inputs as from `draw` -> joint image float32 [N, C, A, A] at the active resolution A of the level.
-
-        Args:
-            dtype: of the factors of the products. track: nothing to track in this model.
-        """
         index, fade = split_level(level, self.config.resolutions)
         before = x = self.first(inputs["z"].to(self.level.device), dtype)  # [N, width(4), 4, 4]
         for block in self.blocks[:index]:
@@ -112,12 +96,8 @@ class Generator(ProgressiveGenerator):
 
 
 class ProGan(Gan):
-    """Generator and discriminator of one configuration."""
-
     def __init__(self, config: ProGanConfig) -> None:
         super().__init__(config, Generator(config), ProgressiveDiscriminator(config, blurred=False))
 
 
-def build(config: ProGanConfig, seed: int = 0) -> ProGan:
-    """A network with freshly drawn weights; see `fresh`."""
-    return fresh(ProGan, config, seed)
+build = partial(fresh, ProGan)  # (config, seed) -> a network with fresh weights

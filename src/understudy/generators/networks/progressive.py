@@ -2,8 +2,7 @@
 
 Both grow (Karras et al. 2018, sec. 2). How far they have grown is the *level*, the official `lod`: 0 is full
 resolution, 1 half of it, and 0.4 means that the layers of the full resolution have weight 0.6 and the image of the half
-resolution, enlarged, has 0.4. The official code computes all images at full size; here everything runs at the active
-resolution R >> floor(level), at equal results.
+resolution, enlarged, has 0.4. Everything runs at the active resolution R >> floor(level).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class LevelSchedule:
 
     def __post_init__(self) -> None:
         if self.start_resolution & (self.start_resolution - 1):
-            raise ValueError(f"start_resolution {self.start_resolution} is not a power of two: use 4, 8, 16, ...")
+            raise ValueError(f"start_resolution {self.start_resolution} is not a power of two")
         if any(v < 1 for v in self.batches.values()):
             raise ValueError("batches must be positive")
 
@@ -67,10 +66,8 @@ def split_level(level: float, resolutions: list[int]) -> tuple[int, float]:
 
 
 def fade_real(images: Tensor, level: float) -> Tensor:
-    """Real images [N, C, R, R] as a network at `level` sees them: [N, C, R >> floor(level), ...].
-
-    Box-filtered to the active resolution and, while a resolution fades in, blended with their own coarser version.
-    """
+    """Real images [N, C, R, R] as a network at `level` sees them, [N, C, R >> floor(level), ...]: box-filtered and,
+    while a resolution fades in, blended with their own coarser version."""
     images = shrink(images, 1 << math.floor(level))
     fade = level - math.floor(level)
     return images.lerp(enlarge(shrink(images, 2), 2), fade) if fade else images
@@ -126,11 +123,8 @@ class ProgressiveDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, dtype: torch.dtype = torch.float32, batches: int = 1, level: float = 0.0
     ) -> Tensor:
-        """images [N, C, A, A] at the active resolution A of `level` (larger ones are box-filtered to it) -> [N, 1].
-
-        Args:
-            dtype: of the factors of the products down to 8x8. batches: see MinibatchDeviation.
-        """
+        """images [N, C, A, A] at the active resolution A of `level`, or larger ones, which are box-filtered to it.
+        dtype: of the factors of the products down to 8x8. batches: see MinibatchDeviation."""
         index, fade = split_level(level, self.config.resolutions)
         images = shrink(images, images.shape[-1] // self.config.resolutions[index])
         held = held_as(dtype, images.device)
@@ -147,14 +141,9 @@ class ProgressiveDiscriminator(nn.Module):
 
 
 class ProgressiveGenerator(LatentGenerator):
-    """Fading and enlargement of both generators.
+    """Fading and enlargement of both generators."""
 
-    Attributes:
-        level: how far the network has grown; saved with the weights, so that samples of a network that was not
-            trained to the end are those of the layers it has trained.
-    """
-
-    level: Tensor
+    level: Tensor  # saved with the weights: a network that was not trained to the end samples by its trained layers
 
     def __init__(self, config: ProgressiveConfig, latent_size: int) -> None:
         super().__init__(latent_size)

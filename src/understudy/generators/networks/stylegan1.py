@@ -1,12 +1,12 @@
-"""StyleGAN 1 (Karras et al. 2019, arXiv 1812.04948) for any number of channels.
+"""StyleGAN 1 (Karras et al. 2019, arXiv 1812.04948) for any number of channels: the generator.
 
-The official weights load through `understudy.generators.official` and give the official outputs. The discriminator and
-what grows are in `progressive`.
+The discriminator and what grows are in `progressive`. The official weights load, see `official`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -53,7 +53,7 @@ class StyleGan1Config(ProgressiveConfig):
 
 
 class _Restyle(torch.autograd.Function):
-    """In half the passes over the activations that autograd would take."""
+    # in half the passes over the activations that autograd would take
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Generator(Styled, ProgressiveGenerator):
-    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+    """z [N, z_dim] -> joint image float32 [N, C, R, R]."""
 
     config: StyleGan1Config
 
@@ -147,17 +147,12 @@ class Generator(Styled, ProgressiveGenerator):
     def forward(
         self, z: Tensor, psi: float = 1.0, level: float | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Images with the stored noise.
-
-        Args:
-            psi: truncation, the first `psi_cutoff` w are drawn towards their mean by 1 - psi; 1 for none.
-            level: None for that of the network.
-        """
+        """Images with the stored noise. psi: of the first `psi_cutoff` w. level: None for that of the network."""
         ws = self.truncated(self.broadcast(self.mapping(z)), psi)  # [N, num_ws, w_dim]
         return self.full_size(self.synthesis(ws, float(self.level) if level is None else level, None, dtype))
 
     def truncated(self, ws: Tensor, psi: float) -> Tensor:
-        """ws [N, num_ws, w_dim] with the first ones drawn towards the mean w (Karras et al. 2019, app. B)."""
+        """ws [N, num_ws, w_dim] with the first ones drawn towards the mean w (app. B)."""
         if psi == 1.0:
             return ws
         cutoff = self.config.num_ws if self.config.psi_cutoff is None else self.config.psi_cutoff
@@ -166,11 +161,8 @@ class Generator(Styled, ProgressiveGenerator):
     def synthesis(
         self, ws: Tensor, level: float, noise: list[Tensor] | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """ws [N, num_ws, w_dim] -> image float32 [N, C, A, A] at the active resolution A of a level.
-
-        Args:
-            noise: one [N, 1, R, R] for each of the active layers, or None for the stored noise.
-        """
+        """ws [N, num_ws, w_dim] -> image float32 [N, C, A, A] at the active resolution A of a level; noise: one
+        [N, 1, R, R] for each of the active layers, or None for the stored noise."""
         index, fade = split_level(level, self.config.resolutions)
         w = ws.unbind(1)  # once: every single index would cost a gradient of the size of ws
         before = x = torch.empty(0)
@@ -180,8 +172,7 @@ class Generator(Styled, ProgressiveGenerator):
         return self.image(x, before, index, fade)
 
     def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch: what `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each layer
-        of the level. What has a batch dimension may be cut into micro-batches."""
+        """What `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each layer of the level."""
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
         inputs = self.draw_styles(count, rng, mixing, layers)
         for i in range(layers):
@@ -192,23 +183,14 @@ class Generator(Styled, ProgressiveGenerator):
     def synthesise(
         self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
-        """Inputs as from `draw` at this level -> joint image float32 [N, C, A, A] at its active resolution A.
-
-        Args:
-            dtype: of the factors of the products. track: move the running mean of w.
-        """
         layers = 2 * (split_level(level, self.config.resolutions)[0] + 1)
         noise = [inputs[f"noise{i}"].to(self.level.device) for i in range(layers)]
         return self.synthesis(self.ws(inputs, track), level, noise, dtype)
 
 
 class StyleGan1(Gan):
-    """Generator and discriminator of one configuration."""
-
     def __init__(self, config: StyleGan1Config) -> None:
         super().__init__(config, Generator(config), ProgressiveDiscriminator(config, blurred=True))
 
 
-def build(config: StyleGan1Config, seed: int = 0) -> StyleGan1:
-    """A network with freshly drawn weights; see `fresh`."""
-    return fresh(StyleGan1, config, seed)
+build = partial(fresh, StyleGan1)  # (config, seed) -> a network with fresh weights

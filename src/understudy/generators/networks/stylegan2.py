@@ -1,14 +1,14 @@
 """StyleGAN 2 (Karras et al. 2020, arXiv 1912.04958) for any number of channels: skip generator, residual discriminator.
 
-The official weights load through `understudy.generators.official` and give the official outputs. Two things are done
-differently, at equal results: modulation scales the activations instead of the weights, and the activations may be
-bfloat16 and channels-last.
+The official weights load, see `official`. Two things are done differently, at equal results: modulation scales the
+activations instead of the weights, and the activations may be bfloat16 and channels-last.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -155,7 +155,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(Styled, LatentGenerator):
-    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+    """z [N, z_dim] -> joint image float32 [N, C, R, R]."""
 
     def __init__(self, config: StyleGan2Config) -> None:
         super().__init__(config.z_dim)
@@ -163,16 +163,8 @@ class Generator(Styled, LatentGenerator):
         self.mapping = mapping_network(config)
         self.synthesis = Synthesis(config)
 
-    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
-        w = self.mapping(z)
-        if psi != 1.0:
-            w = self.mapping.w_avg.lerp(w, psi)  # Karras et al. 2019, app. B
-        return self.synthesis(self.broadcast(w), dtype=dtype)
-
-    def draw(self, count: int, rng: torch.Generator, mixing: float) -> dict[str, Tensor]:
-        """Everything random for a batch: what `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each
-        convolution. What has a batch dimension may be cut into micro-batches."""
+    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0, level: float = 0.0) -> dict[str, Tensor]:
+        """What `draw_styles` gives, and noise0, ... [count, 1, R, R], one for each convolution."""
         inputs = self.draw_styles(count, rng, mixing, self.config.num_ws)
         sizes = [r for r in self.config.resolutions for _ in range(1 if r == 4 else 2)]
         for i, size in enumerate(sizes):
@@ -182,13 +174,7 @@ class Generator(Styled, LatentGenerator):
     def synthesise(
         self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
-        """Inputs as from `draw` -> joint image float32 [N, C, R, R].
-
-        Args:
-            level: 0, as this model does not grow. dtype: of the activations. track: move the running mean of w.
-        """
-        device = self.mapping.w_avg.device
-        noise = [inputs[f"noise{i}"].to(device) for i in range(self.config.num_ws - 1)]
+        noise = [inputs[f"noise{i}"].to(self.mapping.w_avg.device) for i in range(self.config.num_ws - 1)]
         return self.synthesis(self.ws(inputs, track), noise, dtype)
 
 
@@ -236,12 +222,8 @@ class Discriminator(nn.Module):
 
 
 class StyleGan2(Gan):
-    """Generator and discriminator of one configuration."""
-
     def __init__(self, config: StyleGan2Config) -> None:
         super().__init__(config, Generator(config), Discriminator(config))
 
 
-def build(config: StyleGan2Config, seed: int = 0) -> StyleGan2:
-    """A network with freshly drawn weights; see `fresh`."""
-    return fresh(StyleGan2, config, seed)
+build = partial(fresh, StyleGan2)  # (config, seed) -> a network with fresh weights

@@ -4,16 +4,16 @@ The image is a continuous signal in every layer, sampled with a margin around it
 which it may create detail; so detail moves with the features, and does not stick to the pixels. T (3x3 kernels)
 follows translations, R (1x1 kernels, radial filters) rotations too. The discriminator is StyleGAN 2's.
 
-The official weights load through `understudy.generators.official` and give the official outputs. Three things are done
-differently, the first two at equal results: modulation scales the activations; weights and styles are not normalised
-before it, since that cancels in the demodulation (it serves the range of float16 only); and a training pass scales by
-the magnitudes measured before it, not including it.
+The official weights load, see `official`. Three things are done differently, the first two at equal results:
+modulation scales the activations; weights and styles are not normalised before it, since that cancels in the
+demodulation (it serves the range of float16 only); and a training pass scales by the magnitudes measured before it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -88,9 +88,7 @@ class StyleGan3Config(NetworkConfig):
         last = self.resolution / 2
         for name in ("channel_base", "discriminator_base"):
             if (width := getattr(self, name)) is not None and width < self.resolution:
-                raise ValueError(
-                    f"{name} {width} leaves no feature map at {self.resolution} pixels: give {self.resolution} or more"
-                )
+                raise ValueError(f"{name} {width} leaves no feature map at {self.resolution} pixels")
         if self.num_critical >= self.num_layers:
             raise ValueError(f"num_critical must be below num_layers, {self.num_layers}")
         if not self.first_cutoff < self.first_stopband <= last * self.last_stopband:
@@ -134,12 +132,7 @@ class StyleGan3Config(NetworkConfig):
 
 
 class FourierInput(nn.Module):
-    """w [N, w_dim] -> mixed plane waves, float32 [N, C, size, size], turned and shifted by w (appendix C.1, F.5).
-
-    Attributes:
-        transform: [3, 3], position in the image -> position in the pattern, homogeneous, in units of the image's
-            width: change its first two rows to move what the network draws.
-    """
+    """w [N, w_dim] -> mixed plane waves, float32 [N, C, size, size], turned and shifted by w (appendix C.1, F.5)."""
 
     freqs: Tensor
     phases: Tensor
@@ -156,6 +149,7 @@ class FourierInput(nn.Module):
         freqs = direction / (square.sqrt() * (square / 4).exp()) * band.cutoff
         self.register_buffer("freqs", freqs)  # [C, 2], cycles per image, (x, y)
         self.register_buffer("phases", torch.rand(channels) - 0.5)  # [C], cycles
+        # position in the image -> position in the pattern, homogeneous, in units of the image's width
         self.register_buffer("transform", torch.eye(3))
         position = (torch.arange(band.size) + 0.5 - band.size / 2) / band.rate
         self.register_buffer("position", position, persistent=False)
@@ -277,7 +271,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(Styled, LatentGenerator):
-    """z [N, z_dim] -> joint image float32 [N, C, R, R], nominally in [-1, 1]."""
+    """z [N, z_dim] -> joint image float32 [N, C, R, R]."""
 
     def __init__(self, config: StyleGan3Config) -> None:
         super().__init__(config.z_dim)
@@ -285,38 +279,18 @@ class Generator(Styled, LatentGenerator):
         self.mapping = mapping_network(config.plain)
         self.synthesis = Synthesis(config)
 
-    def forward(self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """psi: truncation, w is drawn towards its mean by 1 - psi; 1 for none."""
-        w = self.mapping(z)
-        if psi != 1.0:
-            w = self.mapping.w_avg.lerp(w, psi)
-        return self.synthesis(self.broadcast(w), dtype)
-
-    def draw(self, count: int, rng: torch.Generator, mixing: float = 0.0) -> dict[str, Tensor]:
-        """Everything random for a batch: z [count, z_dim]. mixing: 0, as this model does not mix styles."""
-        return {"z": torch.randn(count, self.config.z_dim, generator=rng, device=rng.device)}
-
     def synthesise(
         self, inputs: Mapping[str, Tensor], level: float = 0.0, dtype: torch.dtype = torch.float32, track: bool = False
     ) -> Tensor:
-        """Inputs as from `draw` -> joint image float32 [N, C, R, R].
-
-        Args:
-            level: 0, as this model does not grow. dtype: of the factors of the convolutions.
-            track: move the running means, of w and of the activations' squares in front of each layer. The pass
-                itself still uses the earlier ones. Each move is linear in the mean over these samples, so the
-                buffers after parts of a batch (each from the same buffers before) average to those after the batch.
-        """
+        """track: move the running means, of w and of the activations' squares in front of each layer. The pass itself
+        still uses the earlier ones. Each move is linear in the mean over these samples, so the buffers after parts of a
+        batch (each from the same buffers before) average to those after the batch."""
         return self.synthesis(self.ws(inputs, track), dtype, track)
 
 
 class StyleGan3(Gan):
-    """Generator of one configuration, and StyleGAN 2's discriminator."""
-
     def __init__(self, config: StyleGan3Config) -> None:
         super().__init__(config, Generator(config), Discriminator(config.plain))
 
 
-def build(config: StyleGan3Config, seed: int = 0) -> StyleGan3:
-    """A network with freshly drawn weights; see `fresh`."""
-    return fresh(StyleGan3, config, seed)
+build = partial(fresh, StyleGan3)  # (config, seed) -> a network with fresh weights

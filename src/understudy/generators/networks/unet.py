@@ -1,14 +1,14 @@
 """The U-Net of guided diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233: "ADM") for any number of channels.
 
-It predicts the noise in a noised joint image, and if asked how much variance to put back. The official weights load
-through `understudy.generators.official` and give the official outputs. What is done differently, at equal results:
-the scale and shift by time are folded into the affine map of the group norm, attention is one fused call, and nothing
-is computed twice to save memory.
+It predicts the noise in a noised joint image, and if asked how much variance to put back. The official weights load,
+see `official`. What is done differently, at equal results: the scale and shift by time are folded into the affine map
+of the group norm, attention is one fused call, and nothing is computed twice to save memory.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -78,13 +78,10 @@ class DiffusionConfig(NetworkConfig):
 
     def process(self) -> GaussianProcess:
         """The forward process that belongs to this network."""
-        return GaussianProcess(
-            noise_schedule(self.noise_schedule, self.steps),
-            learned_range=self.learn_sigma,
-            time_scale=1000 / self.steps if self.rescale_timesteps else 1.0,
-            vlb_weight=self.steps / 1000 if self.rescale_vlb else 1.0,
-            prediction=self.prediction,
-        )
+        betas = noise_schedule(self.noise_schedule, self.steps)
+        time_scale = 1000 / self.steps if self.rescale_timesteps else 1.0
+        vlb_weight = self.steps / 1000 if self.rescale_vlb else 1.0
+        return GaussianProcess(betas, None, self.learn_sigma, time_scale, vlb_weight, self.prediction)
 
 
 def sinusoids(t: Tensor, size: int) -> Tensor:
@@ -253,13 +250,10 @@ class UNet(nn.Module):
         self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # fmt: skip
-        """Samples start ... start + count - 1 of a seed, float32 [count, C, R, R] on the CPU, see `samplers.sample`.
-
-        Args:
-            psi: 1; there is no truncation. sampler: None for `default_sampler`. dtype: of the activations.
+        """See `samplers.sample`; sampler: None for `default_sampler`. dtype: of the activations.
 
         Raises:
-            UnderstudyError: another psi, or steps that the model does not have.
+            UnderstudyError: psi is not 1, or the model does not have these steps.
         """
         if psi != 1.0:
             raise UnderstudyError("diffusion models have no truncation", where="psi", fix="leave psi at 1")
@@ -285,10 +279,7 @@ class Diffusion(nn.Module):
     def sample(
         self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None
     ) -> Tensor:
-        """See `UNet.sample`."""
         return self.generator.sample(count, seed, start, psi, sampler)
 
 
-def build(config: DiffusionConfig, seed: int = 0) -> Diffusion:
-    """A network with freshly drawn weights; see `fresh`."""
-    return fresh(Diffusion, config, seed)
+build = partial(fresh, Diffusion)  # (config, seed) -> a network with fresh weights

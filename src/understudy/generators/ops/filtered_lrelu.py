@@ -1,10 +1,9 @@
 """The filtered leaky ReLU of StyleGAN 3 (Karras et al. 2021, sec. 3 and app. C), and its low-pass filters.
 
 A leaky ReLU creates frequencies above the sampling rate. It is therefore applied to a signal of a higher rate, and
-what it created is removed by the filter that leads back. The high-rate signal is never assembled here: it is made as
-`down` x `down` interleaved planes. Where `up` equals `down` each plane is one small convolution of the low-rate
-signal, and a second small convolution leads from the plane to the output: no product by an inserted zero, nothing
-computed that decimation drops, and separable and radial filters cost the same.
+what it created is removed by the filter that leads back. The high-rate signal is made as `down` x `down` interleaved
+planes. Where `up` equals `down` each plane is one small convolution of the low-rate signal, and a second one leads from
+the plane to the output: no product by an inserted zero, nothing computed that decimation drops.
 """
 
 from __future__ import annotations
@@ -26,16 +25,13 @@ _Pair = tuple[int, int]  # along the rows and the columns
 
 
 def lowpass(taps: int, cutoff: float, half_width: float, rate: float, radial: bool = False) -> Taps:
-    """Windowed ideal low-pass filter with a sum of 1, symmetric.
+    """Windowed ideal low-pass filter with a sum of 1: [taps] for both axes, or [taps, taps] if radial.
 
     Args:
-        taps: length, samples. cutoff: where it passes half, cycles per image.
+        cutoff: where it passes half, cycles per image.
         half_width: of the transition band, cycles per image; sets the Kaiser window.
         rate: sampling rate, samples per image.
         radial: the same in every direction (ideal filter: a jinc) instead of along the two axes (sinc).
-
-    Returns:
-        [taps] to be applied along both axes, or [taps, taps] if radial.
     """
     from scipy import signal, special  # half a second, which only a network that is built is worth
 
@@ -107,10 +103,7 @@ class Resampling:
         self, up_filter: Taps, down_filter: Taps, up: int, down: int, size_in: int, size_out: int, gain: float = 1.0
     ) -> None:
         if up % down or len(down_filter) % down or len(up_filter) % up:
-            raise ValueError(
-                f"up {up} must be a multiple of down {down}, and the filters of {len(up_filter)} and"
-                f" {len(down_filter)} taps multiples of these"
-            )
+            raise ValueError(f"up {up} must be a multiple of down {down}, and the lengths of the filters of these")
         self.up, self.down, self.size_out = up, down, size_out
         self.plane_size = size_out - 1 + len(down_filter) // down
         length = down * self.plane_size  # of the high-rate signal that the output depends on

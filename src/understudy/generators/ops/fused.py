@@ -1,13 +1,11 @@
 """Layers as single nodes of the autograd graph: products, bias, leaky ReLU and clamp, forward and backward.
 
 A training step of a small network is some thousand operations of a few microseconds each, so what counts is their
-number. Each node below is one layer: its forward pass works in place, and its backward pass reads the masks of leaky
-ReLU and clamp from the output. The backward passes consist of differentiable operations on the inputs of the node, so
-that they can be differentiated again (R1, path length). The gain sqrt(2) of the leaky ReLU is folded into what comes
-before it, which is exact because the leaky ReLU is positively homogeneous.
+number. Each node is one layer: its forward pass works in place, its backward pass reads the masks of leaky ReLU and
+clamp from the output, and consists of differentiable operations on the inputs (R1, path length). The gain sqrt(2) of
+the leaky ReLU is folded into what comes before it: the leaky ReLU is positively homogeneous.
 
-Each function says what it computes in `plain_*`, with which the tests compare it, and which runs instead where the
-nodes are not tested (`fused_on`).
+`plain_*` is the reference of each function: the tests compare them, and it runs where the nodes are not tested.
 """
 
 from __future__ import annotations
@@ -37,10 +35,9 @@ _inputs_only = set[int]()  # backward passes, by autograd's number, that leave o
 def input_gradient(total: Tensor, x: Tensor) -> Tensor:
     """Gradient of a scalar by x, itself differentiable, leaving out the gradients by weights on the way to it.
 
-    Autograd does not tell a node which of its gradients will be used; without this they are computed for nothing. The
-    mark belongs to this one backward pass and not to a thread, because a GPU's nodes run in a thread of autograd's.
+    Autograd does not tell a node which of its gradients will be used; without this they are computed for nothing.
     """
-    passes: list[int] = []
+    passes: list[int] = []  # not a mark of the thread: a GPU's nodes run in a thread of autograd's
 
     def mark(gradient: Tensor) -> None:  # the pass begins here, at its root
         passes.append(_this_pass())
@@ -67,8 +64,7 @@ def fused_on(x: Tensor) -> bool:
 class _NoGraph:
     """Stands for the context of a node where no gradient will be asked for: a node costs as much as an operation."""
 
-    def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Forgets them."""
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 def _node(kind: Any, plain: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -106,13 +102,7 @@ def _scaled(gradient: Tensor, scale: float, like: Tensor) -> Tensor:
     gradient = gradient.to(like.dtype)
     if torch.is_grad_enabled():
         return gradient * scale
-    out = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
-    return torch.mul(gradient, scale, out=out)
-
-
-def _laid_out(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A convolution's weight in the type and layout of its products: else each of them would lay it out anew."""
-    return weight.to(dtype, memory_format=LAYOUT)
+    return torch.mul(gradient, scale, out=torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -135,7 +125,6 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, ac
 
 
 def plain_dense(x: Tensor, weight: Tensor, bias: Tensor, scale: float, rate: float, activate: bool) -> Tensor:
-    """The reference of `dense`."""
     return _activated(scale * F.linear(x, weight) + rate * bias, activate, None)
 
 
@@ -174,26 +163,18 @@ class Convolution(NamedTuple):
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Convolution) -> Tensor:
-    """x [N, I, H, W] (channels-last), weight [O, I, k, k] -> [N, O, H/s, W/s], s = 2 if `down`, else 1.
-
-    Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
-    so that a 3x3 kernel sees exactly what it would see with the filter folded into it (at a quarter of the products).
-    """
+    """x [N, I, H, W] (channels-last), weight [O, I, k, k] -> [N, O, H/s, W/s], s = 2 if `down`, else 1."""
+    # Downsampling filters first and then takes every second position inside the convolution; the two keep one padding,
+    # so that a 3x3 kernel sees exactly what it would see with the filter folded into it, at a quarter of the products.
     return _node(_Convolution, plain_convolution, x, weight, bias, options)
 
 
 def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, o: Convolution) -> Tensor:
-    """The reference of `convolution`."""
     filtered = _filtered(x, weight.shape[-1], o)
     shift = None if bias is None else (bias * o.gain).to(filtered.dtype)
-    stride, padding = (1, 0) if weight.shape[-1] == 1 else _geometry(weight.shape[-1], o.down)
+    stride, padding = (2, 0) if o.down and weight.shape[-1] > 1 else (1, weight.shape[-1] // 2)
     y = F.conv2d(filtered, (weight * o.scale).to(filtered.dtype), shift, stride, padding)
     return _activated(y.to(x.dtype), o.activate, o.clamp)
-
-
-def _geometry(size: int, down: bool) -> tuple[int, int]:
-    """Stride and padding of a convolution."""
-    return (2, 0) if down else (1, size // 2)
 
 
 def _filtered(x: Tensor, size: int, o: Convolution) -> Tensor:
@@ -207,12 +188,13 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, o: Convolution) -> Tensor:
         filtered = _filtered(x, weight.shape[-1], o)
-        scaled = _laid_out(weight * o.scale, filtered.dtype)
+        # in the type and layout of the products: else each of them would lay it out anew
+        scaled = (weight * o.scale).to(filtered.dtype, memory_format=LAYOUT)
         shift = None if bias is None else (bias * o.gain).to(filtered.dtype)
         if weight.shape[-1] == 1:
             y = _unrow(F.linear(_rows(filtered), scaled.flatten(1), shift), filtered)
         else:
-            stride, padding = _geometry(weight.shape[-1], o.down)
+            stride, padding = (2, 0) if o.down else (1, weight.shape[-1] // 2)
             y = F.conv2d(filtered, scaled, shift, stride, padding).to(x.dtype)
         y = _activate_(y, o.activate, o.clamp)
         ctx.save_for_backward(x, weight, filtered, scaled, y)
@@ -224,13 +206,14 @@ class _Convolution(torch.autograd.Function):
         x, weight, filtered, scaled, y = ctx.saved_tensors
         o, size = ctx.options, weight.shape[-1]
         if torch.is_grad_enabled():  # the saved ones are not connected with the inputs
-            filtered, scaled = _filtered(x, size, o), _laid_out(weight * o.scale, filtered.dtype)
+            scaled = (weight * o.scale).to(filtered.dtype, memory_format=LAYOUT)
+            filtered = _filtered(x, size, o)
         gradient = _masked(grads[0], y, o.activate, o.clamp)
         want = [ctx.needs_input_grad[0], *(w and _weights_wanted() for w in ctx.needs_input_grad[1:3])]
         if size == 1:
             by_x, by_weight, by_bias = _pointwise_gradients(gradient, filtered, scaled, want)
         else:
-            stride, padding = _geometry(size, o.down)
+            stride, padding = (2, 0) if o.down else (1, size // 2)
             by_x, by_weight, by_bias = _convolution_backward(
                 gradient.to(filtered.dtype), filtered, scaled, [len(weight)],
                 [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, want,
@@ -271,7 +254,6 @@ def modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.d
 
 
 def plain_modulated(x: Tensor, weight: Tensor, style: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
-    """The reference of `modulated`."""
     styled = _styled(x, style, dtype)
     if not up:
         return F.conv2d(styled, weight.to(dtype), padding=weight.shape[-1] // 2).to(x.dtype)
@@ -283,7 +265,7 @@ def _styled(x: Tensor, style: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _factor(weight: Tensor, up: bool, dtype: torch.dtype) -> Tensor:
-    return _laid_out(weight.transpose(0, 1) if up else weight, dtype)
+    return (weight.transpose(0, 1) if up else weight).to(dtype, memory_format=LAYOUT)
 
 
 class _Modulated(torch.autograd.Function):
@@ -327,18 +309,14 @@ class _Modulated(torch.autograd.Function):
 def noisy_activation(
     x: Tensor, scale: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, clamp: float | None
 ) -> Tensor:
-    """clamp(leaky_relu(scale x + sqrt(2) (strength noise + bias))).
-
-    Args:
-        x: [N, C, R, R]. scale: [N, C], with the gain sqrt(2). noise: [N, 1, R, R] or [R, R]. strength: []. bias: [C].
-    """
+    """clamp(leaky_relu(scale x + sqrt(2) (strength noise + bias))) of x [N, C, R, R], scale [N, C] (with the gain
+    sqrt(2)), noise [N, 1, R, R] or [R, R], strength [] and bias [C]."""
     return _node(_NoisyActivation, plain_noisy_activation, x, scale, noise, strength, bias, clamp)
 
 
 def plain_noisy_activation(
     x: Tensor, scale: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, clamp: float | None
 ) -> Tensor:
-    """The reference of `noisy_activation`."""
     shift = GAIN * (strength * noise + bias[:, None, None])  # [N, C, R, R]
     return _activated(x * scale.to(x.dtype)[:, :, None, None] + shift.to(x.dtype), True, clamp)
 
@@ -380,7 +358,6 @@ def image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None)
 
 
 def plain_image_product(x: Tensor, kernels: Tensor, bias: Tensor, clamp: float | None) -> Tensor:
-    """The reference of `image_product`."""
     y = torch.einsum("nihw,noi->nohw", x, kernels.to(x.dtype)).to(bias.dtype) + bias[:, None, None]
     return _activated(y, False, clamp)
 

@@ -14,8 +14,7 @@ class _NormSilu(torch.autograd.Function):
     """silu(group norm) of channels-last x [N, C, H, W] with an affine map [N, C] for each sample, or without silu.
 
     torch's own gradient of the group norm takes up to 25 times as long for channels-last bfloat16 on a CPU, which
-    would undo what that layout saves in the convolutions. Sums are taken in 16 parts first: each is rounded to the
-    type of x, and so the mean of the roundings is small.
+    would undo what that layout saves in the convolutions.
     """
 
     @staticmethod
@@ -51,6 +50,7 @@ class _NormSilu(torch.autograd.Function):
 def _sums(x: Tensor) -> Tensor:
     """Sums [N, C] over the pixels of channels-last x [N, C, H, W], in float32 or better."""
     n, c, h, w = x.shape
+    # 16 parts first: each is rounded to the type of x, and so the mean of the roundings is small
     parts = x.permute(0, 2, 3, 1).reshape(n, math.gcd(16, h * w), -1, c).sum(dim=2)
     return parts.sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 

@@ -20,7 +20,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def shrink(images: Tensor, factor: int) -> Tensor:
-    """Box filter: [N, C, H, W] -> [N, C, H / factor, W / factor]."""
+    """[N, C, H, W] -> [N, C, H / factor, W / factor], box filter."""
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
 
