@@ -37,7 +37,7 @@ import torch
 from generator_steps import Case, make_trainer, markdown, process_mb
 from torch import Tensor
 
-from understudy.generators.diffusion.samplers import SamplerConfig, evaluations
+from understudy.generators.diffusion.samplers import SamplerConfig, select_steps
 
 RESOLUTION, STEPS, ROUNDS = 256, 16, 3
 RADIAL = {"conv_kernel": 1, "use_radial_filters": True, "channel_base": 65536, "channel_max": 1024,
@@ -291,7 +291,7 @@ def sampling_cost(results: list[tuple[Job, dict[str, Any]]]) -> list[str]:
     lines = []
     for job, result in results:
         if (job.name, job.part, job.compiled) == ("diffusion", "network", False) and "failed" not in result:
-            steps = evaluations(make_process(job), SamplerConfig())
+            steps = len(select_steps(make_process(job), SamplerConfig()))
             seconds = 1 / result["images_per_second"]
             lines.append(
                 f"- diffusion, {job.precision}: {seconds:.3g} seconds an image in {steps} evaluations; by the same"

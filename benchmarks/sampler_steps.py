@@ -44,7 +44,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.diffusion.process import GaussianProcess
-from understudy.generators.diffusion.samplers import SamplerConfig, evaluations
+from understudy.generators.diffusion.samplers import SamplerConfig, select_steps
 from understudy.generators.folder import classes_of
 from understudy.generators.joint import decode, encode
 from understudy.generators.registry import load_generator
@@ -270,7 +270,7 @@ class Samples:
         if sampler.kind != "ancestral" and len(limit):
             both = [x[: min(count, len(limit))].clamp(-1, 1) for x in (joint, limit)]
             distance = 127.5 * float((both[0] - both[1]).square().mean().sqrt())
-        return Row(sampler, count, evaluations(self.process, sampler), seconds, figures,
+        return Row(sampler, count, len(select_steps(self.process, sampler)), seconds, figures,
                    slices.present().mean(axis=0), distance)  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def wanted(process: GaussianProcess, only: str) -> list[SamplerConfig]:
             continue
         sampler = SamplerConfig(kind=kind, steps=steps)
         try:
-            evaluations(process, sampler)
+            select_steps(process, sampler)
         except UnderstudyError as error:
             print(f"left out, {kind} {steps}: {str(error).splitlines()[0]}", file=sys.stderr)
         else:

@@ -27,32 +27,20 @@ _BIN = 1 / 255  # half the width of a grey value in [-1, 1]
 
 
 def noise_schedule(kind: NoiseSchedule, steps: int) -> NDArray[np.float64]:
-    """betas [steps], the variance of the noise that each step adds.
-
-    linear: DDPM's 1e-4 ... 0.02 for 1000 steps, scaled by 1000 / steps so that the last image is as noisy for any
-    number of steps. cosine: IDDPM eq. 17, alpha_bar = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008.
-
-    Raises:
-        UnderstudyError: too few steps for the linear schedule.
-    """
-    if kind == "linear":
+    """betas [steps], the variance of the noise that each step adds; an UnderstudyError for too few linear steps."""
+    if kind == "linear":  # DDPM's, for another number of steps scaled so that the last image is as noisy
         scale = 1000 / steps
         if scale * 0.02 >= 1:
-            raise UnderstudyError(
-                f"the linear schedule cannot have {steps} steps", "steps", "take more than 20, or cosine"
-            )
+            problem = f"the linear schedule cannot have {steps} steps"
+            raise UnderstudyError(problem, "steps", "take more than 20, or cosine")
         return np.linspace(scale * 1e-4, scale * 0.02, steps)
+    # IDDPM eq. 17: alpha_bar = cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008
     level = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1 - level[1:] / level[:-1], 0.999)
 
 
 class GaussianProcess:
-    """The forward process q and its posterior on all or some of the steps it was trained with.
-
-    Attributes:
-        alpha_bar: [T], the part of the variance that is still signal (DDPM eq. 4).
-        posterior_mean_x0, posterior_mean_xt, posterior_variance: of q(x_(t-1) | x_t, x_0) (DDPM eq. 6 and 7).
-    """
+    """The forward process q and its posterior on all or some of the steps it was trained with."""
 
     def __init__(
         self,
@@ -72,11 +60,9 @@ class GaussianProcess:
             raise UnderstudyError("the noise schedule must be numbers between 0 and 1", where="betas")
         self.timesteps = np.arange(len(betas)) if timesteps is None else np.asarray(timesteps, np.int64)
         self.learned_range, self.time_scale, self.vlb_weight = learned_range, time_scale, vlb_weight
-        self.alpha_bar = np.cumprod(1 - self.betas)
+        self.alpha_bar = np.cumprod(1 - self.betas)  # [T], the part of the variance that is still signal (DDPM eq. 4)
         before = np.append(1.0, self.alpha_bar[:-1])
-        self.posterior_mean_x0 = self.betas * np.sqrt(before) / (1 - self.alpha_bar)
-        self.posterior_mean_xt = (1 - before) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar)
-        self.posterior_variance = self.betas * (1 - before) / (1 - self.alpha_bar)
+        self.posterior_variance = self.betas * (1 - before) / (1 - self.alpha_bar)  # DDPM eq. 7
         # At t = 0 the posterior variance is 0; where a logarithm is needed, that of t = 1 stands in (IDDPM sec. 3.1).
         second = self.posterior_variance[1:2]
         known = np.append(second, self.posterior_variance[1:])
@@ -88,8 +74,8 @@ class GaussianProcess:
             "1/signal": np.sqrt(1 / self.alpha_bar),
             "noise/signal": np.sqrt(1 / self.alpha_bar - 1),
             "snr": self.alpha_bar / (1 - self.alpha_bar),
-            "posterior_mean_x0": self.posterior_mean_x0,
-            "posterior_mean_xt": self.posterior_mean_xt,
+            "posterior_mean_x0": self.betas * np.sqrt(before) / (1 - self.alpha_bar),
+            "posterior_mean_xt": (1 - before) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar),
             "smallest_log_variance": np.log(known) if len(known) == len(self.betas) else np.log(self.betas),
             "largest_log_variance": np.log(self.betas),
             "fixed_log_variance": np.log(np.append(second, self.betas[1:])),
@@ -113,8 +99,7 @@ class GaussianProcess:
         key = (name, like.dtype, t.device)
         if key not in self._tables:
             self._tables[key] = torch.from_numpy(self._arrays[name]).to(like.dtype).to(t.device)
-        values = self._tables[key][t]
-        return values.reshape(-1, *[1] * (like.ndim - 1))
+        return self._tables[key][t].reshape(-1, *[1] * (like.ndim - 1))
 
     def network_time(self, t: Tensor) -> Tensor:
         """The network's time at steps t [N] of this process, float32 [N]."""
@@ -148,11 +133,7 @@ class GaussianProcess:
         return self.at("posterior_mean_x0", t, xt) * x0 + self.at("posterior_mean_xt", t, xt) * xt
 
     def log_variance(self, output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """Logarithm of the model's variance of x_(t-1): learned (IDDPM eq. 15) or beta, broadcastable to x_t.
-
-        Args:
-            output: of the network, [N, 2 C, ...] if the variance is learned.
-        """
+        """Logarithm of the model's variance of x_(t-1), broadcastable to x_t: learned (IDDPM eq. 15) or beta."""
         if not self.learned_range:
             return self.at("fixed_log_variance", t, xt)
         part = (output[:, xt.shape[1] :] + 1) / 2  # 0: the smallest possible variance, 1: beta
@@ -203,10 +184,9 @@ def variational_bound(process: GaussianProcess, output: Tensor, x0: Tensor, xt: 
 def training_losses(
     network: Network, process: GaussianProcess, x0: Tensor, t: Tensor, noise: Tensor, min_snr: float | None = None
 ) -> dict[str, Tensor]:
-    """Losses [N] of clean images x0 [N, C, ...] at steps t [N] of the process.
+    """Losses [N] of clean images x0 [N, C, ...] with N(0, 1) noise at steps t [N] of the process.
 
     Args:
-        noise: N(0, 1) like x0.
         min_snr: weigh the squared error of x_0 by min(SNR, min_snr), which is min(SNR, min_snr) / SNR for the noise and
             min(SNR, min_snr) / (SNR + 1) for the velocity (Hang et al. 2023, arXiv 2303.09556, sec. 3.4, who take 5);
             None for all steps alike.

@@ -1,8 +1,6 @@
 """Samplers of diffusion models: ancestral (DDPM), DDIM and DPM-Solver++ (2M), separate from the network they call.
 
 A sampler takes a selection of the steps of a `GaussianProcess`, the last first, one evaluation of the network a step.
-Sample i of a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its own,
-keyed by (seed, i), and it is always computed with the same neighbours.
 """
 
 from __future__ import annotations
@@ -23,8 +21,6 @@ from understudy.runtime.devices import resolve_device
 from understudy.runtime.memory import in_parts
 
 SAMPLING_BLOCK = 8  # samples computed together on a CPU, aligned; see `sampling_block`
-_BLOCK_PIXELS, _LARGEST_BLOCK = 2**20, 64  # of a block on a GPU
-_DYNAMIC_QUANTILE = 0.995  # of |x_0|, the limit in dynamic thresholding (Saharia et al. 2022, sec. 2.3)
 
 
 class SamplerConfig(BaseModel):
@@ -59,10 +55,8 @@ def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
     try:
         return SamplerConfig.model_validate(given if steps is None else {**given, "steps": steps or None})
     except ValidationError as error:
-        raise UnderstudyError(
-            f"the sampler {kind or 'dpm++'} with {steps} steps is not possible ({error.errors()[0]['msg']})",
-            fix="use dpm++, ddim or ancestral, and two steps or more (0 for all)",
-        ) from error
+        problem = f"the sampler {kind or 'dpm++'} with {steps} steps is not possible ({error.errors()[0]['msg']})"
+        raise UnderstudyError(problem, fix="use dpm++, ddim or ancestral, two steps or more (0 for all)") from error
 
 
 # --- which steps ---
@@ -71,9 +65,8 @@ def sampler_config(kind: str | None, steps: int | None) -> SamplerConfig | None:
 def evenly_spaced(total: int, count: int) -> list[int]:
     """`count` of `total` steps, evenly spread, the first and the last included."""
     if not 1 <= count <= total:
-        raise UnderstudyError(
-            f"{count} sampling steps, but the model has {total}", "sampler steps", f"take at most {total}"
-        )
+        problem = f"{count} sampling steps, but the model has {total}"
+        raise UnderstudyError(problem, "sampler steps", f"take at most {total}")
     stride = (total - 1) / (count - 1) if count > 1 else 1.0
     # added up, not multiplied: in the official code's roundings, so that the very same steps are kept
     return [round(offset) for offset in itertools.accumulate([0.0] + [stride] * (count - 1))]
@@ -84,9 +77,8 @@ def strided(total: int, count: int) -> list[int]:
     reachable = [len(range(0, total, stride)) for stride in range(1, total + 1)]
     if count not in reachable:
         nearest = min(reachable, key=lambda n: abs(n - count))
-        raise UnderstudyError(
-            f"no stride takes {count} of {total} steps", "sampler steps", f"{nearest} is the nearest number"
-        )
+        problem = f"no stride takes {count} of {total} steps"
+        raise UnderstudyError(problem, "sampler steps", f"{nearest} is the nearest number")
     return list(range(0, total, reachable.index(count) + 1))
 
 
@@ -96,11 +88,8 @@ def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
 
 
 def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
-    """The steps of the process that are taken, increasing. "quadratic" and "logsnr" leave out those that coincide.
-
-    Raises:
-        UnderstudyError: more steps than the process has, or a stride that cannot give this number.
-    """
+    """The steps of the process that are taken, increasing; "quadratic" and "logsnr" leave out those that coincide. An
+    UnderstudyError for more steps than there are, or a stride that cannot give this number."""
     total = len(process)
     count = config.steps or total
     spacing = config.spacing or {"ancestral": "even", "ddim": "stride", "dpm++": "quadratic"}[config.kind]
@@ -116,11 +105,6 @@ def select_steps(process: GaussianProcess, config: SamplerConfig) -> list[int]:
     return [int(step) for step in np.unique(np.rint(wanted))]
 
 
-def evaluations(process: GaussianProcess, config: SamplerConfig) -> int:
-    """Evaluations of the network that one sample takes."""
-    return len(select_steps(process, config))
-
-
 # --- the samplers: x_(t-1) for every step t of the process, the last first ---
 
 
@@ -130,7 +114,7 @@ def limit_clean(x0: Tensor, clip: str) -> Tensor:
         return x0
     if clip == "clamp":
         return x0.clamp(-1, 1)
-    bound = torch.quantile(x0.flatten(1).abs().float(), _DYNAMIC_QUANTILE, dim=1).clamp_min(1)
+    bound = torch.quantile(x0.flatten(1).abs().float(), 0.995, dim=1).clamp_min(1)  # Saharia et al. 2022, sec. 2.3
     bound = bound.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)  # [N, 1, 1, 1], at least 1
     return x0.clamp(-bound, bound) / bound
 
@@ -211,10 +195,9 @@ _SAMPLERS = {"ancestral": ancestral_steps, "ddim": ddim_steps, "dpm++": dpm_solv
 
 
 class NoiseStreams:
-    """One stream of noise for each of the samples start ... start + count - 1 of a seed.
+    """One stream of noise for each of the samples start ... start + count - 1 of a seed."""
 
-    The first image comes from NumPy and is the same on every device; what the steps add is drawn on the device.
-    """
+    # The first image comes from NumPy and is the same on every device; what the steps add is drawn on the device.
 
     def __init__(self, shape: tuple[int, ...], seed: int, start: int, count: int, device: torch.device) -> None:
         self.shape, self.device = shape, device
@@ -238,7 +221,7 @@ def sampling_block(shape: tuple[int, ...], device: torch.device) -> int:
     """Samples computed together: few on a CPU, on a GPU as many as keep it busy."""
     if device.type == "cpu":
         return SAMPLING_BLOCK
-    return max(SAMPLING_BLOCK, min(_LARGEST_BLOCK, _BLOCK_PIXELS // (shape[-1] * shape[-2])))
+    return max(SAMPLING_BLOCK, min(64, 2**20 // (shape[-1] * shape[-2])))
 
 
 @torch.no_grad()
@@ -246,14 +229,11 @@ def sample(
     network: Network, process: GaussianProcess, config: SamplerConfig, shape: tuple[int, ...], count: int, seed: int,
     start: int = 0, device: torch.device | str = "cpu",
 ) -> Tensor:  # fmt: skip
-    """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU.
+    """Samples start ... start + count - 1 of a seed, float32 [count, *shape] on the CPU; shape: (C, H, W).
 
-    Args:
-        network: predicts the noise, and the variance if the process says so; see `process.Network`.
-        shape: of one sample, (C, H, W). device: where the network is.
-
-    Raises:
-        UnderstudyError: steps that the process cannot give, see `select_steps`.
+    Sample i of a seed is the same bit by bit however the samples are asked for: its noise comes from a stream of its
+    own, keyed by (seed, i), and it is always computed with the same neighbours. An UnderstudyError for steps that the
+    process cannot give.
     """
     device = resolve_device(device)
     kept, size = process.kept(select_steps(process, config)), sampling_block(shape, device)
