@@ -11,12 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape as html_escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,25 +34,17 @@ SHARD = 256  # slices a shard: 100,000 slices become 391 files, and a killed wri
 FORMAT = "understudy-slices-1"
 READ = 64  # slices that are read at a time: 21 MB of 256 x 256 pixels with four channels
 CACHE_BYTES = 1 << 30
-_THREADS = 2  # that compress slices while they are hashed
-_PARTS = ("train", "val", "test")
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Rows = NDArray[np.int64] | Sequence[int] | slice
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """A class of the annotation.
+    """A class of the annotation."""
 
-    Attributes:
-        name: e.g. "ET".
-        source: the value in the source label volumes, e.g. 4 (BraTS 2020).
-        code: the 8-bit intensity that stands for the class in a joint image, e.g. 204.
-    """
-
-    name: str
-    source: int
-    code: int
+    name: str  # e.g. "ET"
+    source: int  # the value in the source label volumes, e.g. 4 (BraTS 2020)
+    code: int  # the 8-bit intensity that stands for the class in a joint image, e.g. 204
 
 
 BACKGROUND = LabelClass("background", 0, 0)
@@ -73,13 +64,7 @@ class Slice(NamedTuple):
     label: NDArray[np.uint8]
 
 
-class _Source(Protocol):
-    """Where the pixels of a set come from."""
-
-    shape: tuple[int, ...]  # [N, C, H, W]
-
-    def read(self, rows: NDArray[np.int64]) -> Arrays:
-        """Images and labels of sorted rows without repeats."""
+# Where the pixels of a set come from: the shape [N, C, H, W], and `read` of sorted rows without repeats.
 
 
 class _Stored:
@@ -89,8 +74,11 @@ class _Stored:
         self.readers = [ShardReader(group[name], path / name) for name in ("images", "labels")]
 
     def read(self, rows: NDArray[np.int64]) -> Arrays:
-        with _reading(self.path):
+        try:
             images, labels = (reader.read(rows) for reader in self.readers)
+        except (ValueError, OSError) as error:
+            what = f"the slices cannot be read ({error})"
+            raise UnderstudyError(what, where=self.path, fix="write the set again") from error
         return images, labels
 
 
@@ -120,6 +108,7 @@ class SliceSet:
         spacing: (row, column, slice) distance in mm, of the slices as stored; None for sets without one.
         axes: directions of rows and columns as two of "LRAPSI", e.g. ("L", "P"); None where unknown.
         attrs: everything else that was recorded (software version, hashes of the sources, spec).
+        cached: whether the pixels are held in memory after the first read.
 
     Example:
         >>> images, labels = np.zeros((6, 2, 8, 8), np.uint8), np.zeros((6, 8, 8), np.uint8)
@@ -136,15 +125,10 @@ class SliceSet:
     path: Path | None
 
     def __init__(
-        self,
-        source: _Source,
-        channels: Sequence[str],
-        classes: Sequence[LabelClass],
-        spacing: Sequence[float] | None = None,
-        axes: Sequence[str] | None = None,
-        path: Path | None = None,
+        self, source: _Stored | _InMemory | _View, channels: Sequence[str], classes: Sequence[LabelClass],
+        spacing: Sequence[float] | None = None, axes: Sequence[str] | None = None, path: Path | None = None,
         cache_bytes: int = CACHE_BYTES,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._source, self.path = source, path
         self.channels, self.classes = tuple(channels), tuple(classes)
         self.spacing: tuple[float, float, float] | None = tuple(spacing) if spacing else None  # type: ignore
@@ -152,7 +136,7 @@ class SliceSet:
         self.attrs: dict[str, Any] = {}
         self._split: tuple[SliceSet, SliceSet, SliceSet] | None = None
         n, c, h, w = source.shape
-        self._small = isinstance(source, _InMemory) or n * (c + 1) * h * w <= cache_bytes
+        self.cached = isinstance(source, _InMemory) or n * (c + 1) * h * w <= cache_bytes
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = CACHE_BYTES) -> SliceSet:
@@ -173,14 +157,12 @@ class SliceSet:
             raise UnderstudyError("not a complete slice set", where=path, fix=fix)
         group = zarr.open_group(str(path), mode="r")
         meta: Any = dict(group.attrs)
-        if meta.get("format") != FORMAT:
-            raise UnderstudyError("unknown slice set format", where=path, fix="write it again with this version")
         try:
+            if meta.get("format") != FORMAT:
+                raise ValueError("written by another version, or another program")
             source = _Stored(path, group)
         except ValueError as error:
-            raise UnderstudyError(
-                f"unknown layout of a slice set: {error}", where=path, fix="write it again"
-            ) from error
+            raise UnderstudyError(f"unknown slice set format: {error}", where=path, fix="write it again") from error
         classes = [LabelClass(**c) for c in meta["classes"]]
         opened = cls(source, meta["channels"], classes, meta["spacing"], meta["axes"], path, cache_bytes)
         opened.attrs, opened.content_hash = dict(meta["attrs"]), str(meta["content_hash"])
@@ -188,16 +170,10 @@ class SliceSet:
 
     @classmethod
     def from_arrays(
-        cls,
-        images: ArrayLike,
-        labels: ArrayLike,
-        *,
-        patients: Sequence[Any] | None = None,
-        channels: Sequence[str] | None = None,
-        classes: Mapping[int, str] | Sequence[str | LabelClass] = ("lesion",),
-        spacing: Sequence[float] | None = None,
-        index: pd.DataFrame | None = None,
-    ) -> SliceSet:
+        cls, images: ArrayLike, labels: ArrayLike, *, patients: Sequence[Any] | None = None,
+        channels: Sequence[str] | None = None, classes: Mapping[int, str] | Sequence[str | LabelClass] = ("lesion",),
+        spacing: Sequence[float] | None = None, index: pd.DataFrame | None = None,
+    ) -> SliceSet:  # fmt: skip
         """A set in memory.
 
         Args:
@@ -214,15 +190,12 @@ class SliceSet:
         """
         images, labels = np.asarray(images), np.asarray(labels)
         if images.ndim != 4 or images.shape[2] != images.shape[3] or images.dtype != np.uint8:
-            raise UnderstudyError(
-                f"images are {images.dtype} {list(images.shape)}, not uint8 [N, C, H, W] with H = W",
-                fix="scale each image to 0 ... 255, convert to uint8, pad to a square",
-            )
-        if labels.shape != (len(images), *images.shape[2:]) or labels.dtype.kind not in "iub":
-            raise UnderstudyError(
-                f"labels are {labels.dtype} {list(labels.shape)}, not integers {[len(images), *images.shape[2:]]}",
-                fix="give one label image of class values for each image",
-            )
+            what = f"images are {images.dtype} {list(images.shape)}, not uint8 [N, C, H, W] with H = W"
+            raise UnderstudyError(what, fix="scale each image to 0 ... 255, convert to uint8, pad to a square")
+        shape = (len(images), *images.shape[2:])
+        if labels.shape != shape or labels.dtype.kind not in "iub":
+            what = f"labels are {labels.dtype} {list(labels.shape)}, not integers {list(shape)}"
+            raise UnderstudyError(what, fix="give one label image of class values for each image")
         if isinstance(channels, str) or isinstance(classes, str):
             raise UnderstudyError("channels and classes are lists of names", fix='e.g. channels=["FLAIR"]')
         spaced = np.ones(3) if spacing is None else np.asarray(spacing)
@@ -232,15 +205,13 @@ class SliceSet:
             raise UnderstudyError("some slices have no patient (None or NaN)", fix="name the patient of every slice")
         coded: Any
         if not isinstance(classes, Mapping) and classes and isinstance(classes[0], LabelClass):
-            coded, indices = classes, labels  # of another set: the values are class indices already
-            known = np.arange(len(classes))
+            coded, known = classes, np.arange(len(classes))  # of another set: the values are class indices already
         else:
             named = classes if isinstance(classes, Mapping) else dict(enumerate(map(str, classes), 1))
             if 0 in named:
                 raise UnderstudyError("the value 0 is the background, not a class", fix="leave it out of `classes`")
             coded = evenly_coded(named)
             known = np.array([c.source for c in coded])
-            indices = np.searchsorted(known, labels).clip(max=len(known) - 1)
         if not np.isin(labels, known).all():
             unknown = np.setdiff1d(np.unique(labels), known)[:5].tolist()
             raise UnderstudyError(f"labels have the values {unknown}, which no class has", fix="name them in `classes`")
@@ -252,7 +223,7 @@ class SliceSet:
         names = [f"channel{i + 1}" for i in range(images.shape[1])] if channels is None else list(channels)
         if len(names) != images.shape[1] or len(set(names)) != len(names):
             raise UnderstudyError(f"{images.shape[1]} channels need as many different names, not {names}")
-        made = cls(_InMemory(images, indices.astype(np.uint8)), names, coded, spacing)
+        made = cls(_InMemory(images, np.searchsorted(known, labels).astype(np.uint8)), names, coded, spacing)
         made.index, made.attrs = pd.DataFrame(columns), {"software_version": __version__}
         return made
 
@@ -285,13 +256,11 @@ class SliceSet:
             "channels": ", ".join(self.channels),
             "classes": ", ".join(self.class_names),
             "pixels": f"{self.resolution} x {self.resolution}",
+            "patients": self.index["subject"].nunique() if "subject" in self.index else "",
+            "spacing": " x ".join(f"{s:g}" for s in self.spacing) + " mm" if self.spacing else "",
         }
-        if "subject" in self.index:
-            facts["patients"] = self.index["subject"].nunique()
-        if self.spacing:
-            facts["spacing"] = " x ".join(f"{s:g}" for s in self.spacing) + " mm"
-        rows = "".join(f"<tr><th>{name}</th><td>{html_escape(str(value))}</td></tr>" for name, value in facts.items())
-        return f"<table>{rows}</table>"
+        rows = [f"<tr><th>{name}</th><td>{html_escape(str(fact))}</td></tr>" for name, fact in facts.items() if fact]
+        return f"<table>{''.join(rows)}</table>"
 
     @property
     def resolution(self) -> int:
@@ -300,19 +269,10 @@ class SliceSet:
 
     @property
     def folder(self) -> Path:
-        """Where the set is on disk.
-
-        Raises:
-            UnderstudyError: it is in memory.
-        """
+        """Where the set is on disk; raises `UnderstudyError` if it is in memory."""
         if self.path is None:
             raise UnderstudyError("the set is only in memory", fix="write it to a folder first: slices.save(folder)")
         return self.path
-
-    @property
-    def cached(self) -> bool:
-        """Whether the pixels are held in memory after the first read."""
-        return self._small
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -371,22 +331,18 @@ class SliceSet:
             UnderstudyError: the patients are not known, or too few.
         """
         if "split" in self.index:
-            train, validation, tested = (self.subset(self.rows(split=part)) for part in _PARTS)
+            train, validation, tested = (self.subset(self.rows(split=part)) for part in ("train", "val", "test"))
             return train, validation, tested
         if "subject" not in self.index:
-            raise UnderstudyError(
-                "the set does not say which patient a slice is of, and slices of one patient are alike",
-                where=self.path,
-                fix="name the patients: SliceSet.from_arrays(..., patients=...)",
-            )
+            what = "the set does not say which patient a slice is of, and slices of one patient are alike"
+            fix = "name the patients: SliceSet.from_arrays(..., patients=...)"
+            raise UnderstudyError(what, where=self.path, fix=fix)
         patients = np.random.default_rng(seed).permutation(np.unique(self.index["subject"].astype(str)))
         counts = [max(1, round(part * len(patients))) for part in (test, val)]
         if min(test, val) <= 0 or len(patients) <= sum(counts):
-            raise UnderstudyError(
-                f"no split of {len(patients)} patients into {test:g} for testing and {val:g} for validation",
-                where=self.path,
-                fix="use at least three patients, and parts above 0 that leave some for training",
-            )
+            what = f"no split of {len(patients)} patients into {test:g} for testing and {val:g} for validation"
+            fix = "use at least three patients, and parts above 0 that leave some for training"
+            raise UnderstudyError(what, where=self.path, fix=fix)
         of_test, of_val, of_train = np.split(patients, np.cumsum(counts))
         train, validation, tested = (self.subset(self.rows(subject=list(p))) for p in (of_train, of_val, of_test))
         self._split = train, validation, tested
@@ -394,7 +350,7 @@ class SliceSet:
 
     @property
     def last_split(self) -> tuple[SliceSet, SliceSet, SliceSet]:
-        """The parts of the last `split` of this set, or of `split()`: so that all that follows has the same patients."""
+        """The parts of the last `split` of this set, or of `split()`: all that follows has the same patients."""
         return self._split or self.split()
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
@@ -409,7 +365,7 @@ class SliceSet:
     def read(self, rows: Rows) -> Arrays:
         """Images uint8 [n, C, H, W] and labels uint8 [n, H, W] of the rows, in the order given (repeats allowed)."""
         numbers = self._numbers(rows)
-        if self._small:
+        if self.cached:
             images, labels = self._cache
             return images[numbers], labels[numbers]
         unique, inverse = np.unique(numbers, return_inverse=True)
@@ -459,20 +415,14 @@ class SliceSet:
         Raises:
             UnderstudyError: an empty set, disk full, no permission.
         """
-        identity = {"content": self.content_hash}
-        writer = SliceWriter(
-            path, self.channels, self.classes, self.resolution, self.spacing, self.axes, identity=identity
-        )
+        meta = self.channels, self.classes, self.resolution, self.spacing, self.axes
+        writer = SliceWriter(path, *meta, identity={"content": self.content_hash})
         for rows, images, labels in self.blocks(np.arange(writer.done, len(self))):
             writer.append(images, labels, self.index.iloc[rows])
         return writer.close(**{k: v for k, v in self.attrs.items() if k != "software_version"}, **attrs)
 
     def verify(self) -> None:
-        """Computes the content hash again.
-
-        Raises:
-            UnderstudyError: the content is not what was written.
-        """
+        """Computes the content hash again; raises `UnderstudyError` if it is not what was written."""
         if self._hash() != self.content_hash:
             raise UnderstudyError("the slice set was changed or damaged", where=self.path, fix="write it again")
 
@@ -487,7 +437,6 @@ class SliceWriter:
 
     Args:
         path: the folder that the finished set will have.
-        channels, classes, resolution, spacing, axes: as in `SliceSet`.
         identity: what is being written (spec, seed, hashes of inputs); a partial set with another identity is
             started anew.
 
@@ -502,15 +451,10 @@ class SliceWriter:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        channels: Sequence[str],
-        classes: Sequence[LabelClass],
-        resolution: int,
-        spacing: Sequence[float] | None = None,
-        axes: Sequence[str] | None = None,
+        self, path: str | Path, channels: Sequence[str], classes: Sequence[LabelClass], resolution: int,
+        spacing: Sequence[float] | None = None, axes: Sequence[str] | None = None,
         identity: dict[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path, self._partial = Path(path), _partial(Path(path))
         self._meta = {
             "format": FORMAT,
@@ -525,6 +469,7 @@ class SliceWriter:
         self._chunks: list[tuple[bytes | None, bytes | None]] = []
         self._labels_to_hash: list[NDArray[np.uint8]] = []
         self._rows: list[pd.DataFrame] = []
+        self.done = 0  # slices that are safely on disk: after an interruption, append from this one on
         with writing(self.path):
             self._open()
 
@@ -542,30 +487,19 @@ class SliceWriter:
             self._labels = create_sharded(group, "labels", self._shape[1:], SHARD)
             with atomic_path(stamp) as temporary:
                 temporary.write_text(self._identity)
-        self._written = self._whole_shards()
-        self._digest = _start_hash(self._meta)
-        _add_to_hash(self._digest, _Stored(self._partial, group), self._written)
-
-    def _whole_shards(self) -> int:
-        """Slices in whole shards; a shorter one, of a writer that was killed while closing, is given up."""
-        written = 0
         for part in self._parts():
-            if len(pd.read_parquet(part)) == SHARD and part == self._part(written):
-                written += SHARD
-            else:
+            if len(pd.read_parquet(part)) == SHARD and part == self._part(self.done):
+                self.done += SHARD
+            else:  # shorter, of a writer that was killed while closing
                 part.unlink()
-        return written
+        self._digest = _start_hash(self._meta)
+        _add_to_hash(self._digest, _Stored(self._partial, group), self.done)
 
     def _part(self, start: int) -> Path:
         return self._partial / "parts" / f"{start:012d}.parquet"
 
     def _parts(self) -> list[Path]:
         return sorted((self._partial / "parts").glob("*.parquet"))
-
-    @property
-    def done(self) -> int:
-        """Slices that are safely on disk: after an interruption, append from this one on."""
-        return self._written
 
     def append(
         self, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: pd.DataFrame | Sequence[dict[str, Any]]
@@ -577,42 +511,38 @@ class SliceWriter:
         """
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
         n = len(frame)
-        if images.shape != (n, *self._shape) or labels.shape != (n, *self._shape[1:]):
-            raise UnderstudyError(
-                f"slices of shape {images.shape} and labels of shape {labels.shape} for {n} index rows do not fit a set"
-                f" of {self._shape}", where=self.path)  # fmt: skip
+        if (images.shape, labels.shape) != ((n, *self._shape), (n, *self._shape[1:])):
+            what = f"{n} rows, slices {images.shape} and labels {labels.shape} do not fit a set of {self._shape}"
+            raise UnderstudyError(what, where=self.path)
         if images.dtype != np.uint8 or labels.dtype != np.uint8:
             raise UnderstudyError(f"slices must be uint8, not {images.dtype}/{labels.dtype}", where=self.path)
         start = 0
         while start < n:
             stop = min(n, start + SHARD - len(self._chunks))
-            self._take(images[start:stop], labels[start:stop], frame.iloc[start:stop])
+            block, marks = images[start:stop], labels[start:stop]
+            with ThreadPoolExecutor(2) as pool:  # slices are compressed while they are hashed
+                chunks = pool.map(lambda image, label: (encode_chunk(image), encode_chunk(label)), block, marks)
+                self._digest.update(np.ascontiguousarray(block).data)
+                self._chunks += chunks
+            self._labels_to_hash.append(marks.copy())
+            self._rows.append(frame.iloc[start:stop])
             start = stop
             if len(self._chunks) == SHARD:
                 self._flush()
 
-    def _take(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: pd.DataFrame) -> None:
-        """Compresses and hashes slices of one shard."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            chunks = pool.map(lambda image, label: (encode_chunk(image), encode_chunk(label)), images, labels)
-            self._digest.update(np.ascontiguousarray(images).data)
-            self._chunks += chunks
-        self._labels_to_hash.append(labels.copy())
-        self._rows.append(rows)
-
     def _flush(self) -> None:
         """Writes the slices taken so far as a shard."""
-        stop = self._written + len(self._chunks)
+        stop = self.done + len(self._chunks)
         with writing(self.path):
             of_images, of_labels = zip(*self._chunks, strict=True)
             for name, array, chunks in (("images", self._images, of_images), ("labels", self._labels, of_labels)):
                 array.resize((stop, *array.shape[1:]))
-                write_shard(self._partial / name, self._written // SHARD, chunks, SHARD, array.ndim - 1)
-            with atomic_path(self._part(self._written)) as temporary:
+                write_shard(self._partial / name, self.done // SHARD, chunks, SHARD, array.ndim - 1)
+            with atomic_path(self._part(self.done)) as temporary:
                 pd.concat(self._rows, ignore_index=True).to_parquet(temporary, index=False)
         for labels in self._labels_to_hash:
             self._digest.update(labels.data)
-        self._written = stop
+        self.done = stop
         self._chunks, self._labels_to_hash, self._rows = [], [], []
 
     def close(self, **attrs: Any) -> SliceSet:
@@ -623,11 +553,11 @@ class SliceWriter:
         """
         if self._chunks:
             self._flush()
-        if not self._written:
+        if not self.done:
             raise UnderstudyError("no slices to write", where=self.path, fix="check the slice rule and the cohort")
         with writing(self.path):
-            self._images.resize((self._written, *self._shape))  # type: ignore[union-attr]
-            self._labels.resize((self._written, *self._shape[1:]))  # type: ignore[union-attr]
+            self._images.resize((self.done, *self._shape))  # type: ignore[union-attr]
+            self._labels.resize((self.done, *self._shape[1:]))  # type: ignore[union-attr]
             index = pd.concat([pd.read_parquet(p) for p in self._parts()], ignore_index=True)
             digest = _end_hash(self._digest, index)
             group = zarr.open_group(str(self._partial), mode="r+")
@@ -640,14 +570,6 @@ class SliceWriter:
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self._partial, self.path)
         return SliceSet.open(self.path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise UnderstudyError(f"the slices cannot be read ({error})", where=path, fix="write the set again") from error
 
 
 def sets_below(path: Path) -> list[str]:
@@ -664,7 +586,7 @@ def _start_hash(meta: dict[str, Any]) -> Any:
     return hashlib.sha256(sha256_json({k: meta[k] for k in ("channels", "classes")}).encode())
 
 
-def _add_to_hash(digest: Any, source: _Source, count: int) -> None:
+def _add_to_hash(digest: Any, source: _Stored | _InMemory | _View, count: int) -> None:
     """The images of a shard, then its labels, then those of the next one."""
     for start in range(0, count, SHARD):
         rows = np.arange(start, min(start + SHARD, count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer import Argument, Option
 
-from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with
+from understudy.cli.base import Commands, DeviceOption, JsonOption, QuietOption, app, exit_with, print_json
 from understudy.errors import UnderstudyError
 from understudy.names import display_name
 
@@ -136,7 +135,7 @@ def scan_command(
     real = SliceSet.open(training, cache_bytes=0)
     found = scan(package, certificate_of(package).get("data", {}), [real], secret_words([real], [training]))
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print_json(vars(found))
         exit_with(bool(found.findings))
         return
     refuse(found, package)
@@ -156,7 +155,7 @@ def verify(
     found = verified(package, root, pictures)
     said = found.certificate
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print_json(found.as_dict())
     else:
         held = f"{found.slices:,} slices" if said.get("kind") == "slices" else "weights of a generator"
         print(f"{said.get('title')}, version {said.get('version')}: {held}, {found.files:,} files")
@@ -191,10 +190,8 @@ def _audited(
     if found is not None:
         synthetic, audit, training = found.synthetic, found.audit, found.real
     if synthetic is None or audit is None or training is None:
-        raise UnderstudyError(
-            "a release needs the slices, their audit and the real slices of that audit",
-            fix="give --study and --generator, or --synthetic, --audit and --training",
-        )
+        fix = "give --study and --generator, or --synthetic, --audit and --training"
+        raise UnderstudyError("a release needs the slices, their audit and the real slices of that audit", fix=fix)
     made, real = SliceSet.open(synthetic, cache_bytes=0), SliceSet.open(training, cache_bytes=0)
     held = SliceSet.open(heldout, cache_bytes=0) if heldout else real
     rows = training_rows(real, found.subset) if found is not None and found.subset else None
@@ -213,26 +210,21 @@ def _decision(path: Path | None) -> Decision:
     ask = typer.prompt
     if not typer.confirm("Were the thresholds set before anyone looked at the audit's result?"):
         raise UnderstudyError("thresholds have to be set before looking", fix="set them, then audit new samples")
-    answers = {
-        "by": {"name": ask("Your name"), "role": ask("Your role")},
-        "thresholds": {
-            "quantile": ask("Quantile agreed on", type=float),
-            "before_looking": True,
-            "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
-            "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
-            "set_on": ask("Agreed on (YYYY-MM-DD)"),
-        },
-        "date": ask("Today (YYYY-MM-DD)"),
-        "decision": ask("Decision (approve, approve_with_removal, refuse)"),
+    by = {"name": ask("Your name"), "role": ask("Your role")}
+    thresholds = {
+        "quantile": ask("Quantile agreed on", type=float),
+        "before_looking": True,
+        "most_flagged": ask("Largest share of flagged slices agreed on", type=float),
+        "most_auc": ask("Of weights: highest AUC agreed on (else 1)", type=float, default=1.0),
+        "set_on": ask("Agreed on (YYYY-MM-DD)"),
     }
-    return checked_form(answers, Decision, "the decision")
+    answers = {"date": ask("Today (YYYY-MM-DD)"), "decision": ask("Decision (approve, approve_with_removal, refuse)")}
+    return checked_form({"by": by, "thresholds": thresholds, **answers}, Decision, "the decision")
 
 
 def _print_released(done: Released, words: str, as_json: bool) -> None:
-    """What was written, found nowhere, and its root hash."""
     if as_json:
-        told = {"path": str(done.path), "root": done.root, **done.certificate, "scan": done.scan.as_dict()}
-        print(json.dumps(told, indent=2))
+        print_json({"path": str(done.path), "root": done.root, **done.certificate, "scan": vars(done.scan)})
         return
     print(
         f"{words}\nscan: {done.scan.files:,} files, {done.scan.words:,} ids, paths and names,"

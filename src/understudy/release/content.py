@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.description import describe, unpacked
 from understudy.exchange.export import export_images, export_nnunet, file_names, nnunet_reading, png_reading
 from understudy.exchange.read import open_folder
+from understudy.exchange.sources import SEGMENTATION, ShardFiles, token
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.webdataset import SEGMENTATION, ShardFiles, token
 from understudy.io.files import atomic_path, canonical_json, sha256_file
 from understudy.slices import SliceSet, SliceWriter
 
@@ -49,7 +50,7 @@ def content_root(head: dict[str, Any], manifest: pd.DataFrame) -> str:
 
 def head_of(slices: SliceSet) -> dict[str, Any]:
     """What names the axes of the pixels."""
-    classes = [{"name": c.name, "source": c.source, "code": c.code} for c in slices.classes]
+    classes = [asdict(c) for c in slices.classes]
     return {"channels": list(slices.channels), "classes": classes, "resolution": slices.resolution}
 
 
@@ -57,20 +58,19 @@ def clean_set(
     synthetic: SliceSet, kept: NDArray[np.int64], p: NDArray[np.float64], out: Path
 ) -> tuple[SliceSet, pd.DataFrame]:
     """The slices that may go, with nothing in their index but id, generator and seed; and the manifest."""
-    index = synthetic.index
-    ids = np.array([n.replace(".", "_") for n in file_names(synthetic)])
+    s, index = synthetic, synthetic.index
+    ids = np.array([n.replace(".", "_") for n in file_names(s)])
     if len(set(map(str.lower, ids))) < len(ids):
-        raise UnderstudyError("ids are not unique", where=synthetic.path, fix="give slices other ids")
-    s = synthetic
+        raise UnderstudyError("ids are not unique", where=s.path, fix="give slices other ids")
     writer = SliceWriter(out, s.channels, s.classes, s.resolution, s.spacing, s.axes)
     parts = []
-    for rows, images, labels in synthetic.blocks(kept):
+    for rows, images, labels in s.blocks(kept):
         frame = pd.DataFrame({"id": ids[rows]})
         for name in ("generator", "seed"):
             frame[name] = index[name].to_numpy()[rows] if name in index else None
         writer.append(images, labels, frame)
-        for k, entry in enumerate(synthetic.classes[1:], start=1):
-            frame[f"area.{entry.name}"] = (labels == k).sum(axis=(1, 2))
+        for k, name in enumerate(s.class_names, start=1):
+            frame[f"area.{name}"] = (labels == k).sum(axis=(1, 2))
         frame["p"] = p[rows]
         frame["sha256"] = [slice_hash(i, n) for i, n in zip(images, labels, strict=True)]
         parts.append(frame)
@@ -149,17 +149,17 @@ def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels
 
 def names_below(folder: Path) -> list[str]:
     """Relative names, sorted, of all below a folder that is no folder, links among it."""
-
     # Strings: packages hold hundreds of thousands of files, and a `Path` takes ten times as much memory.
-    def listed(place: str, before: str) -> Iterator[str]:
-        with os.scandir(place) as entries:
+    found, left = list[str](), [""]
+    while left:
+        before = left.pop()
+        with os.scandir(folder / before) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    yield from listed(entry.path, f"{before}{entry.name}/")
+                    left.append(f"{before}{entry.name}/")
                 else:
-                    yield before + entry.name
-
-    return sorted(listed(str(folder), ""))
+                    found.append(before + entry.name)
+    return sorted(found)
 
 
 def write_sums(folder: Path) -> str:
@@ -177,9 +177,8 @@ def check_sums(folder: Path) -> tuple[int, list[str]]:
         raise UnderstudyError("the package has no SHA256SUMS", where=folder, fix="get it again")
     with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
-            match = re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", line.removesuffix("\n"))
-            parts = match[2].split("/") if match else []
-            if match is None or "" in parts or ".." in parts or match[2] in wanted or "\\" in match[2]:
+            match = re.fullmatch(r"([0-9a-f]{64})  ([^\0\\]+)", line.removesuffix("\n"))
+            if match is None or {"", ".."} & set(match[2].split("/")) or match[2] in wanted:
                 raise UnderstudyError(f"line {number} cannot be read", where=path, fix="get the package again")
             wanted[match[2]] = bytes.fromhex(match[1])
     count, problems = len(wanted), []

@@ -21,21 +21,18 @@ from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
 
 MODEL = "model"  # folder of the weights in a package
-_LAYOUTS = {
-    "sliceset": "a slice set of Understudy (Zarr 3 and `index.parquet`)",
-    "png": "PNG files, one a channel: `data/CHANNEL/ID_CHANNEL.png`, the annotation in `data/Seg`",
-    "nifti": "NIfTI files, one a channel: `data/CHANNEL/ID_CHANNEL.nii.gz`, the annotation in `data/seg`",
-    "nnunet": "a raw dataset of nnU-Net v2 (`imagesTr`, `labelsTr`, `dataset.json`, folds)",
-    "webdataset": "WebDataset shards: tar files with PNG files and a JSON file for each slice",
-}
+_LAYOUTS = {  # words, media type, and pattern of the files
+    "sliceset": ("a slice set of Understudy (Zarr 3 and `index.parquet`)", "application/octet-stream", "data/**"),
+    "png": ("PNG files, one a channel: `data/CHANNEL/ID_CHANNEL.png`, the annotation in `data/Seg`",
+            "image/png", "data/**/*.png"),
+    "nifti": ("NIfTI files, one a channel: `data/CHANNEL/ID_CHANNEL.nii.gz`, the annotation in `data/seg`",
+              "application/gzip", "data/**/*.nii.gz"),
+    "nnunet": ("a raw dataset of nnU-Net v2 (`imagesTr`, `labelsTr`, `dataset.json`, folds)",
+               "image/png", "data/**/*.png"),
+    "webdataset": ("WebDataset shards: tar files with PNG files and a JSON file for each slice",
+                   "application/x-tar", "data/*.tar"),
+}  # fmt: skip
 _CODED = {"png", "nifti", "webdataset"}  # layouts whose annotations are grey values, not class indices
-_FILES = {  # layout -> media type and pattern
-    "png": ("image/png", "data/**/*.png"),
-    "nnunet": ("image/png", "data/**/*.png"),
-    "nifti": ("application/gzip", "data/**/*.nii.gz"),
-    "webdataset": ("application/x-tar", "data/*.tar"),
-    "sliceset": ("application/octet-stream", "data/**"),
-}
 _COLUMNS = {  # of the manifest
     "id": "Name of the slice",
     "generator": "Which generator it was sampled from",
@@ -62,7 +59,6 @@ _HUGGING_FACE = {  # its names for licences
     "APACHE 2.0": "apache-2.0",
     "MIT": "mit",
 }
-_NOT_SHOWN = {"kind", "annotation"}  # of the recipe
 
 
 def stamp(certificate: dict[str, Any]) -> str:
@@ -95,7 +91,7 @@ def slice_documents(about: About, decision: Decision, certificate: dict[str, Any
     greys = [c["code"] if layout in _CODED else i for i, c in enumerate(data["classes"])]
     named = [f"{grey} {c['name']}" for grey, c in zip(greys, data["classes"], strict=True)]
     codes = ", ".join(named) if layout in _CODED else ""
-    fields = {"signed": signed(decision), "layout": _LAYOUTS[layout], "greys": greys, "codes": codes}
+    fields = {"signed": signed(decision), "layout": _LAYOUTS[layout][0], "greys": greys, "codes": codes}
     names = ("README.md", "DATASHEET.md", "LICENSE", "CITATION.cff", "aida.md")
     return {name: _render(f"{name}.j2", about, certificate, **fields) for name in names}
 
@@ -106,7 +102,7 @@ def model_documents(
     """README.md (model card), LICENSE and CITATION.cff of a package of weights with the configuration `config`."""
     model = certificate["model"]
     parts = {"model": config["model"], "training": config.get("training", {})}
-    recipe = {k: {n: x for n, x in v.items() if n not in _NOT_SHOWN} for k, v in parts.items()}
+    recipe = {k: {n: x for n, x in v.items() if n not in ("kind", "annotation")} for k, v in parts.items()}
     fields = {"model": model, "config": config, "folder": MODEL, "evaluation": certificate["evaluation"],
               "signed": signed(decision), "recipe": yaml.safe_dump(recipe, sort_keys=True),
               "hugging_face": _HUGGING_FACE.get(about.licence.upper())}  # fmt: skip
@@ -122,7 +118,7 @@ def croissant(about: About, certificate: dict[str, Any], manifest: pd.DataFrame)
          _COLUMNS.get(name, f"Pixels of the class {name.removeprefix('area.')}"))
         for name in map(str, manifest)
     ]  # fmt: skip
-    media, pattern = _FILES[certificate["layout"]]
+    _, media, pattern = _LAYOUTS[certificate["layout"]]
     text = _render("croissant.json.j2", about, certificate, columns=columns, media=media, pattern=pattern)
     return dict(json.loads(text))
 

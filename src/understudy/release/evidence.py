@@ -23,9 +23,7 @@ from understudy.report.sections.copies import copies
 
 Pixels = NDArray[np.uint8]
 SHOWN = 12  # slices on a sheet
-_TILE = 96  # pixels of a small slice
 _LINE = 18  # pixels of a line of words
-_PAIRS = 2  # slices side by side
 
 
 def evidence(about: About, decision: Decision, certificate: dict[str, Any], slices: Path, audit: Path) -> str:
@@ -94,22 +92,20 @@ def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Imag
         chosen: image uint8 [C, H, W] and labels uint8 [H, W] of each slice.
         data: channels, classes, resolution and axes.
     """
-    factor = max(1, _TILE // data["resolution"])
+    factor = max(1, 96 // data["resolution"])  # tiles of about 96 pixels
     classes = [c["name"] for c in data["classes"][1:]]
-    windows = [plots.channel_window(np.stack([image[c] for image, _ in chosen])) for c in range(len(data["channels"]))]
+    windows = [plots.channel_window(np.stack(channel)) for channel in zip(*(image for image, _ in chosen), strict=True)]
     below = next((i for i, name in enumerate(data["channels"]) if "FLAIR" in name.upper()), 0)
+
+    def tile(pixels: Pixels) -> Pixels:
+        return plots.enlarged(plots.upright(pixels, data["axes"]), factor)
+
     tiles: list[Pixels] = []
     for image, labels in chosen:
-        grey = [
-            plots.enlarged(plots.upright(plots.windowed(x, w), data["axes"]), factor)
-            for x, w in zip(image, windows, strict=True)
-        ]
+        grey = [tile(plots.windowed(x, w)) for x, w in zip(image, windows, strict=True)]
         tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
-        tiles.append(
-            plots.overlay(grey[below], plots.enlarged(plots.upright(labels, data["axes"]), factor), len(classes))
-        )
-    pairs = min(_PAIRS, len(chosen))
-    heads = [*data["channels"], "annotation"] * pairs
+        tiles.append(plots.overlay(grey[below], tile(labels), len(classes)))
+    heads = [*data["channels"], "annotation"] * min(2, len(chosen))  # two slices side by side
     picture = plots.contact_sheet(tiles, len(heads))
     height, width = picture.shape[:2]
     page = Image.new("RGB", (width, height + 2 * _LINE), "white")

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.io.files import write_text
 
 TODO = "TODO"
@@ -70,17 +70,11 @@ class Thresholds(_Form):
     """What was agreed before anyone looked at the audit's result."""
 
     quantile: float = Field(description="of the audit: a slice nearer than this share of new patients is flagged")
-    most_flagged: float = Field(
-        ge=0, le=1, description="share (0 to 1) of flagged slices above which nothing is released"
-    )
-    set_on: dt.date = Field(
-        description="date on which these thresholds were agreed, YYYY-MM-DD: the day of the audit or earlier"
-    )
+    most_flagged: float = Field(ge=0, le=1, description="share (0 to 1) of flagged slices above which none is released")
+    set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD: the day of the audit or earlier")
     before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
     most_auc: float | None = Field(
-        None, ge=0.5, le=1,
-        description="for weights only (0.5 to 1): limit of the 95 % interval of the AUC of membership inference",
-    )  # fmt: skip
+        None, ge=0.5, le=1, description="for weights only (0.5 to 1): limit of the 95 % interval of membership's AUC")
 
 
 class Decision(_Form):
@@ -93,9 +87,8 @@ class Decision(_Form):
     date: dt.date = Field(description="of the decision, YYYY-MM-DD")
     thresholds: Thresholds
     gallery: str = Field(
-        "", description="what the closest pairs (private/gallery.png of the audit) show; needed where flagged"
-        " slices are concentrated on few training patients",
-    )  # fmt: skip
+        "", description="what the closest pairs (private/gallery.png of the audit) show; needed where flagged slices"
+        " are concentrated on few training patients")  # fmt: skip
     remarks: str = ""
 
 
@@ -106,14 +99,11 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
     """A form that is filled in; raises as `checked_form`, and for a file that is absent or not YAML."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}, line {mark.line + 1}" if mark else path
-        fix = "put a text with a colon or a # in quotes"
-        raise UnderstudyError(f"the form is no YAML ({error.problem})", where=where, fix=fix) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        fix = "write one: understudy release template FOLDER"
-        raise UnderstudyError(f"the form cannot be read ({error})", where=path, fix=fix) from error
+        mark = getattr(error, "problem_mark", None)
+        fix = "put a text with a colon or a # in quotes; a new form: understudy release template FOLDER"
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        raise UnderstudyError(f"the form cannot be read ({first_line(error)})", where=where, fix=fix) from error
     return checked_form(content, form, path)
 
 

@@ -43,17 +43,11 @@ _NOT_TRAINING = {*UNTRACED, "seed"}  # the seed gives the order of the training 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources(Audited):
-    """What a release of weights rests on: audited samples (see `Audited`), and
+    """What a release of weights rests on: a generator, and its audited samples (see `Audited`)."""
 
-    Attributes:
-        model: folder of the trained generator.
-        evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`), None: not measured.
-        paths: further ones that no document may name.
-    """
-
-    model: Path
-    evaluation: dict[str, Any] | None = None
-    paths: tuple[Path, ...] = ()
+    model: Path  # folder of the trained generator
+    evaluation: dict[str, Any] | None = None  # Dice of segmenters trained with its samples (`study.released.dice_of`)
+    paths: tuple[Path, ...] = ()  # that no document may name
 
 
 def release_model(
@@ -67,8 +61,7 @@ def release_model(
         config = write_weights(s.model, folder / MODEL)
         if sha256_file(folder / MODEL / WEIGHTS) != cleared.weights:
             what = "the audited file of weights holds more than the EMA generator (metadata, or another precision)"
-            fix = "train it again with this version, then sample and audit"
-            raise UnderstudyError(what, where=s.model, fix=fix)
+            raise UnderstudyError(what, where=s.model, fix="train it with this version, then sample and audit")
         copy_audit(s.audit, folder)
         verdict = cleared.found.numbers["verdict"]
         certificate = {
@@ -99,9 +92,8 @@ def release_model(
 def write_weights(model: Path, folder: Path) -> dict[str, Any]:
     """Writes the EMA generator and what is needed to sample from it into the new `folder`; returns its configuration.
 
-    The tensors are read into the network of the configuration and written again: a tensor that is not the
-    architecture's, optimiser states, metadata of the file and the discriminator stay behind. Of config.json only named
-    fields go along: no seed or order of data, no hash of the training slices, no history.
+    The tensors are read into the network and written again: other tensors, optimiser states, the file's metadata and
+    the discriminator stay behind. Of config.json only named fields go along: no seed, no hash of the training slices.
 
     Raises:
         UnderstudyError: damaged weights, values that are not finite, disk full.
@@ -124,16 +116,15 @@ def describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What a certificate says of written weights."""
     with safe_open(folder / WEIGHTS, "pt") as tensors:
         sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118  # no mapping
-    weights = {
-        "file": f"{MODEL}/{WEIGHTS}",
-        "sha256": sha256_file(folder / WEIGHTS),
-        "tensors": len(sizes),
-        "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
-    }
     return {
         **{k: config.get(k) for k in ("kind", "channels", "classes", "annotation", "spacing", "axes")},
         "resolution": config["model"]["resolution"],
-        "weights": weights,
+        "weights": {
+            "file": f"{MODEL}/{WEIGHTS}",
+            "sha256": sha256_file(folder / WEIGHTS),
+            "tensors": len(sizes),
+            "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
+        },
         "config_sha256": sha256_file(folder / CONFIG),
     }
 

@@ -12,7 +12,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE
-from understudy.exchange.webdataset import members_of
+from understudy.exchange.sources import members_of
 from understudy.release.content import COLUMNS, names_below, read_back
 from understudy.slices import SliceSet
 
@@ -44,10 +44,6 @@ class Scan:
     words: int
     findings: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[str]:
     """What no file may hold: ids of patients and of their slices, paths, this machine and its user."""
@@ -60,7 +56,6 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
     """Searches a package.
 
     Args:
-        package: its folder.
         head: channels and classes, of its certificate; empty for a package of weights.
         real: sets whose slices must not be in it, with the same channels by name.
         words: of `secret_words`.
@@ -91,7 +86,7 @@ def refuse(found: Scan, where: Path) -> None:
 
 def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]:
     ordered = sorted((w for w in words if len(w) >= _SHORT), key=len, reverse=True)
-    long = re.compile("|".join(map(re.escape, ordered)) or "(?!)")
+    short, long = words - {*ordered}, re.compile("|".join(map(re.escape, ordered)) or "(?!)")
     in_names = {m for name in files for m in _hits(long, name)}
     findings = [f"a file's name holds {_masked(m)}" for m in sorted(in_names)]
     for name in files:
@@ -105,7 +100,6 @@ def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]
             for column in map(str, frame):
                 if (column not in COLUMNS and not column.startswith("area.")) or _NEIGHBOUR.search(column):
                     findings.append(f"{name} has the column {column!r}")
-            short = {w for w in words if len(w) < _SHORT}
             texts = frame.select_dtypes(include=["object", "string"])
             findings += [f"{name} ({c}) holds {_masked(v)}" for c in texts for v in short & set(texts[c].dropna())]
     return findings
@@ -113,12 +107,11 @@ def _words_in(files: Sequence[str], package: Path, words: set[str]) -> list[str]
 
 def _hits(words: re.Pattern[str], text: str) -> set[str]:
     """Words that stand for themselves: not inside a longer run of letters or digits."""
-    found = set()
-    for match in words.finditer(text):
-        before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
-        if not (before.isalnum() or after.isalnum()):
-            found.add(match.group())
-    return found
+    return {
+        match.group()
+        for match in words.finditer(text)
+        if not (text[match.start() - 1 : match.start()].isalnum() or text[match.end() : match.end() + 1].isalnum())
+    }
 
 
 def _masked(word: str) -> str:
@@ -144,7 +137,7 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
             size = int.from_bytes(handle.read(8), "little")
             yield "", handle.read(min(size, path.stat().st_size)).decode("utf-8", "replace")
     else:
-        yield "", _text(path.read_bytes(), path.name) if path.stat().st_size else ""
+        yield "", _text(path.read_bytes(), path.name)
 
 
 def _text(content: bytes, name: str) -> str:

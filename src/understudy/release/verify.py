@@ -6,7 +6,7 @@ certificate, can only be told by the root hash that its publisher has made known
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from understudy.memorization.controls import Controls
 from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
 from understudy.release.documents import MODEL, stamp
 from understudy.release.evidence import SHOWN, Pixels, sheet
+from understudy.release.gate import SAME_AUC
 from understudy.release.model_package import DOCUMENTS as MODEL_DOCUMENTS
 from understudy.release.model_package import weights_problems
 from understudy.release.package import DOCUMENTS
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
-_SAME = 0.005  # by which the certificate's numbers, computed again, may differ from the audit's
 
 
 @dataclass
@@ -35,12 +35,12 @@ class Verification:
     """What was found: `problems` empty means intact."""
 
     root: str
-    compared: bool
+    compared: bool  # with the published root hash
     certificate: dict[str, Any]
     files: int
-    slices: int
-    override: str
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
+    slices: int = 0
+    override: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -51,7 +51,6 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     """Checks a package.
 
     Args:
-        package: its folder.
         root: hash that its publisher made known; None: not compared.
         pictures: PNG file for a contact sheet.
 
@@ -64,7 +63,7 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     own = sha256_file(folder / SUMS)
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
-    found = Verification(own, root is not None, certificate, files, 0, "", problems)
+    found = Verification(own, root is not None, certificate, files, problems)
     check = {"slices": _slices, "generator": _generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
@@ -125,8 +124,11 @@ def _generator(found: Verification, folder: Path, pictures: Path | None) -> None
     asked, stated, certified = numbers["membership"] or {}, certificate["white_box"], certificate["audit"]
     if asked.get("weights", {}).get(WEIGHTS) != sha256_file(folder / MODEL / WEIGHTS):
         problems.append("the membership inference is not of these weights")
-    if any(_differ(asked.get(name), stated[name]) for name in _ASKED):
-        problems.append("the certificate states another membership inference than the audit")
+    for one, other in ((asked.get(name), stated[name]) for name in _ASKED):
+        near = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= SAME_AUC
+        if not near and one != other:
+            problems.append("the certificate states another membership inference than the audit")
+            break
     if numbers["flags"]["count"] != certified["flagged"] or numbers["verdict"]["kind"] != certified["verdict"]["kind"]:
         problems.append("the certificate states another verdict than the audit")
     if not found.override and Controls.of(numbers).missed:
@@ -164,12 +166,6 @@ def _check_audit(found: Verification, folder: Path) -> dict[str, Any]:
     if numbers["sets"]["synthetic"]["content_hash"] != certified["audited_set"]:
         found.problems.append("the audit is of another set")
     return numbers
-
-
-def _differ(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return not abs(one - other) <= _SAME
-    return bool(one != other)
 
 
 def _save_sheet(chosen: list[tuple[Pixels, Pixels]], data: dict[str, Any], path: Path) -> None:
