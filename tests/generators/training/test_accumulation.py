@@ -107,7 +107,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(kind: str, micro_batch: 
             state.step()
     assert divided.parts == 16 // micro_batch
     assert distance(whole, divided, start) < 1e-3
-    ours, theirs = whole.take_figures(), divided.take_figures()
+    ours, theirs = whole.take_stats(), divided.take_stats()
     assert theirs.pop("shares") == divided.parts
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
@@ -124,8 +124,8 @@ def test_two_processes_take_the_step_of_one(kind: str, slices: SliceSet) -> None
     assert distance(one, two[0], start) < 1e-3
     for name, value in weights(two[0]).items():
         assert torch.equal(value, weights(two[1])[name]), name
-    figures = [state.take_figures() for state in (one, *two)]
-    assert figures[1] == figures[2] == pytest.approx(figures[0], rel=1e-3, abs=1e-5)
+    stats = [state.take_stats() for state in (one, *two)]
+    assert stats[1] == stats[2] == pytest.approx(stats[0], rel=1e-3, abs=1e-5)
 
 
 def test_if_one_process_runs_out_of_memory_all_use_smaller_micro_batches(slices: SliceSet) -> None:
@@ -168,7 +168,7 @@ def test_smaller_micro_batches_when_memory_runs_out(
     assert (state.steps, state.images, state.parts) == (4, 64, 2)
     assert calls.count(16) == 3
     assert "8 of 16 at once" in caplog.text
-    assert state.take_figures()["shares"] == 2
+    assert state.take_stats()["shares"] == 2
 
 
 def test_a_step_that_ran_out_of_memory_is_the_step_in_micro_batches(

@@ -55,6 +55,6 @@ def test_the_loss_falls_and_learned_variance_adds_its_bound(slices: SliceSet) ->
     for _ in range(3):
         for _ in range(15):
             state.step()
-        means.append(state.take_figures())
+        means.append(state.take_stats())
     assert set(means[0]) == {"loss", "loss_mse", "loss_vb"}
     assert means[-1]["loss_mse"] < 0.8 * means[0]["loss_mse"]

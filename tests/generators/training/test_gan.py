@@ -82,7 +82,7 @@ def test_nan_gradients_are_repaired_and_counted(slices: SliceSet) -> None:
     state.backward_and_step("discriminator", {"real": state.data.batch(0, 8)}, loss)
     for name, value in state.discriminator.state_dict().items():
         assert torch.equal(value, before[name])
-    assert state.take_figures() == {"repaired_gradients": 1.0}
+    assert state.take_stats() == {"repaired_gradients": 1.0}
 
 
 def test_the_penalties_come_in_their_intervals(slices: SliceSet) -> None:
@@ -90,7 +90,7 @@ def test_the_penalties_come_in_their_intervals(slices: SliceSet) -> None:
     seen = []
     for _ in range(6):
         state.step()
-        seen.append({"r1", "pl"} & set(state.take_figures()))
+        seen.append({"r1", "pl"} & set(state.take_stats()))
     assert seen == [{"r1", "pl"}, set(), {"pl"}, {"r1"}, {"pl"}, set()]
 
 
@@ -161,12 +161,12 @@ def test_optimisers_forget_when_layers_join(kind: str, slices: SliceSet) -> None
 def test_progan_learns_by_wgan_gp_with_drift(slices: SliceSet) -> None:
     state = state_of(slices, "progan", start_resolution=16)
     rng = torch.Generator().manual_seed(0)
-    between = {"between": torch.rand(8, 1, 1, 1, generator=rng)}
+    between = {"interpolates": torch.rand(8, 1, 1, 1, generator=rng)}
     part = draw_fakes(state, rng) | between | {"real": draw_reals(state, rng)}
     loss, _ = discriminator_loss(state, part)
     critic = state.discriminator
     fake = state.generator.synthesise(part["latents"]).detach()
-    real, u = part["real"], part["between"]
+    real, u = part["real"], part["interpolates"]
     middle = (real * (1 - u) + fake * u).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(middle).sum(), middle)
     norms = gradient.flatten(1).norm(dim=1)
@@ -179,14 +179,14 @@ def test_stylegan1_learns_by_logistic_loss_and_r1_in_every_step(slices: SliceSet
     state = state_of(slices, "stylegan1", start_resolution=16, r1_gamma=3.0)
     rng = torch.Generator().manual_seed(0)
     part = draw_fakes(state, rng) | {"real": draw_reals(state, rng)}
-    loss, figures = discriminator_loss(state, part)
+    loss, stats = discriminator_loss(state, part)
     critic = state.discriminator
     fake, real = state.generator.synthesise(part["latents"]).detach(), part["real"].requires_grad_()
     (gradient,) = torch.autograd.grad(critic(real).sum(), real)
     penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
     expected = F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean() + 1.5 * penalty
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(figures["r1"], penalty, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(stats["r1"], penalty, rtol=1e-4, atol=1e-7)
 
 
 def test_stylegan1_with_a_lazy_penalty(slices: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +202,10 @@ def test_stylegan1_with_a_lazy_penalty(slices: SliceSet, monkeypatch: pytest.Mon
         scores = state.discriminator(images, level=state.level)
         (gradient,) = torch.autograd.grad(scores.sum(), images)
         expected = 1.5 * 4 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4 ** math.floor(state.level)
-        loss, figures = r1_loss(state, part)
+        loss, stats = r1_loss(state, part)
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-7)
         penalties.append(state.steps)
-        return loss, figures
+        return loss, stats
 
     monkeypatch.setattr(gan, "r1_loss", watched)
     while state.images < 256:

@@ -29,7 +29,7 @@ def denoising_step(diffusion: DiffusionState) -> None:
     rng = seeded_generator(config.seed, 2, diffusion.steps)
     shape = (diffusion.batch, model.channels, model.resolution, model.resolution)
     t = torch.randint(len(diffusion.process), shape[:1], generator=rng)
-    inputs = diffusion.local({"t": t, "noise": torch.randn(shape, generator=rng)})
+    inputs = diffusion.local_rows({"t": t, "noise": torch.randn(shape, generator=rng)})
     inputs["clean"] = diffusion.data.batch(diffusion.steps, diffusion.batch)
     with dropout_seed(diffusion):
         diffusion.backward_and_step("generator", inputs, partial(denoising_loss, diffusion))
@@ -43,8 +43,8 @@ def denoising_loss(diffusion: DiffusionState, part: dict[str, Any]) -> tuple[Ten
     t, noise = part["t"].to(diffusion.device), part["noise"].to(diffusion.device)
     network = partial(diffusion.generator, dtype=diffusion.dtype)
     losses = training_losses(network, diffusion.process, part["clean"], t, noise, diffusion.config.min_snr)  # each [N]
-    figures = {name if name == "loss" else f"loss_{name}": values.mean() for name, values in losses.items()}
-    return losses["loss"].mean(), figures
+    stats = {name if name == "loss" else f"loss_{name}": values.mean() for name, values in losses.items()}
+    return losses["loss"].mean(), stats
 
 
 @contextlib.contextmanager

@@ -46,8 +46,8 @@ PREVIEW_BATCH = 32  # samples of a preview computed together
 def gan_step(gan: GanState) -> None:
     """One training step: the turns of generator and discriminator, each with its lazy penalty, then the EMA.
 
-    Unlike in the official codes of the growing models, the EMA follows behind both turns, and the mean w of StyleGAN 1
-    moves in the discriminator's turn only.
+    Unlike in the official codes of the growing models, the EMA is updated once, after both turns, and the mean w of
+    StyleGAN 1 moves in the discriminator's turn only.
     """
     config = gan.config
     gan.grow()  # level, batch size and learning rates; nothing for StyleGAN 2 and 3
@@ -61,21 +61,21 @@ def gan_step(gan: GanState) -> None:
         else:
             inputs = draw_fakes(gan, rng)
             if config.loss == "wgan-gp":  # where the gradient is penalised, between real and fake
-                inputs |= gan.local({"between": torch.rand(gan.batch, 1, 1, 1, generator=rng)})
+                inputs |= gan.local_rows({"interpolates": torch.rand(gan.batch, 1, 1, 1, generator=rng)})
             inputs["real"] = draw_reals(gan, rng)
-            figures = gan.backward_and_step("discriminator", inputs, partial(discriminator_loss, gan))
-            gan.note({"ada_p": gan.ada.p})
+            stats = gan.backward_and_step("discriminator", inputs, partial(discriminator_loss, gan))
+            gan.log({"ada_p": gan.ada.p})
             if gan.ada.config.mode == "adaptive":
-                gan.ada.observe(float(figures["real_sign"]), gan.batch)
-            gan.score_middle = figures.get("middle", gan.score_middle)
+                gan.ada.observe(float(stats["real_sign"]), gan.batch)
+            gan.score_offset = stats.get("middle", gan.score_offset)
             if gan.gamma and config.r1_due(gan.steps):
                 gan.backward_and_step("discriminator", {"real": inputs["real"]}, partial(r1_loss, gan))
     gan.finish_step(config.ema_decay(gan.batch, gan.images + gan.batch))
     if gan.schedule:
-        gan.note({"level": gan.level})
+        gan.log({"level": gan.level})
 
 
-# --- losses of a micro-batch: each gives the loss and figures for the history ----------------------------------------
+# --- losses of a micro-batch: each gives the loss and stats for the history ----------------------------------------
 
 
 def generator_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,28 +96,28 @@ def discriminator_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dic
         real_scores = gan.scores(real)
         squared = squared_gradient(real_scores, real, gan.level)
         loss = logistic_discriminator_loss(real_scores, fake_scores)
-        figures = {"loss_d": loss, "r1": squared.mean()}
+        stats = {"loss_d": loss, "r1": squared.mean()}
         loss = loss + r1_penalty(squared, gan.gamma)
     else:
         # one pass over two minibatches, as the minibatch deviation must not mix real with synthetic samples
         fake_scores, real_scores = gan.scores(torch.cat([fake, real]), batches=2).chunk(2)
         if config.loss == "wgan-gp":
-            between = real.lerp(fake, part["between"].to(gan.device)).requires_grad_()
-            squared = squared_gradient(gan.scores(between), between, gan.level)
+            interpolates = real.lerp(fake, part["interpolates"].to(gan.device)).requires_grad_()
+            squared = squared_gradient(gan.scores(interpolates), interpolates, gan.level)
             loss = wgan_gp_discriminator_loss(real_scores, fake_scores, squared, config.gp_weight, config.drift)
             middle = (real_scores.mean() + fake_scores.mean()) / 2
-            figures = {"loss_d": loss, "middle": middle, "gradient": squared.detach().sqrt().mean()}
+            stats = {"loss_d": loss, "middle": middle, "gradient": squared.detach().sqrt().mean()}
         else:
             loss = logistic_discriminator_loss(real_scores, fake_scores)
-            figures = {"loss_d": loss}
-    return loss, figures | {"real_sign": (real_scores.detach() - gan.score_middle).sign().mean()}
+            stats = {"loss_d": loss}
+    return loss, stats | {"real_sign": (real_scores.detach() - gan.score_offset).sign().mean()}
 
 
 def r1_loss(gan: GanState, part: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """R1 of a step of its own, scaled by the interval as it comes so much more rarely (Karras et al. 2020, app. B).
 
-    By the images that the discriminator has just seen; the official code augments them anew and takes the gradient by
-    the images before that, which is the same without augmentation.
+    The gradient is with respect to the augmented images that the discriminator has just seen; the official code
+    augments the images anew and differentiates with respect to those before it. Without augmentation it is the same.
     """
     real = part["real"].detach().requires_grad_()
     squared = squared_gradient(gan.scores(real), real, gan.level)
@@ -133,7 +133,7 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
     config, resolution, count = gan.config, gan.model.resolution, gan.batch // gan.config.pl_shrink
     direction = torch.randn(count, gan.model.channels, resolution, resolution, generator=rng) / resolution
     latents = gan.generator.draw(count, rng, config.mixing)
-    inputs = gan.local({"latents": latents, "direction": direction, "mean": gan.path_mean})
+    inputs = gan.local_rows({"latents": latents, "direction": direction, "mean": gan.path_mean})
     rows = count // gan.processes.world_size
 
     def lengths_of(part: dict[str, Any]) -> Tensor:
@@ -158,8 +158,8 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
         penalty = (lengths - part["mean"].lerp(mean, config.pl_decay)).square().mean()
         return penalty * (config.pl_weight * config.pl_interval), {"pl": lengths.mean()}
 
-    figures = gan.backward_and_step("generator", inputs, loss, rows)
-    gan.path_mean = gan.path_mean.lerp(figures["pl"], config.pl_decay)
+    stats = gan.backward_and_step("generator", inputs, loss, rows)
+    gan.path_mean = gan.path_mean.lerp(stats["pl"], config.pl_decay)
 
 
 # --- what the discriminator sees -------------------------------------------------------------------------------------
@@ -167,8 +167,8 @@ def path_length_step(gan: GanState, rng: torch.Generator) -> None:
 
 def draw_fakes(gan: GanState, rng: torch.Generator) -> dict[str, Any]:
     """This process's inputs of `fakes`."""
-    latents = gan.generator.draw(gan.batch, rng, gan.config.mixing, **gan.at_level)
-    return gan.local({"latents": latents, "augmentation": draw_augmentation(gan, rng)})
+    latents = gan.generator.draw(gan.batch, rng, gan.config.mixing, **gan.level_kwargs)
+    return gan.local_rows({"latents": latents, "augmentation": draw_augmentation(gan, rng)})
 
 
 def fakes(gan: GanState, drawn: Inputs, track: bool = False) -> Tensor:
@@ -179,7 +179,7 @@ def fakes(gan: GanState, drawn: Inputs, track: bool = False) -> Tensor:
 
 def draw_reals(gan: GanState, rng: torch.Generator) -> Tensor:
     """This process's real images at the level, augmented."""
-    drawn = gan.local(draw_augmentation(gan, rng))
+    drawn = gan.local_rows(draw_augmentation(gan, rng))
     return augmented(gan, fade_real(gan.data.batch(gan.steps, gan.batch), gan.level), drawn)
 
 
@@ -210,9 +210,9 @@ class GanState(TrainingState):
     """Two networks that take turns.
 
     Attributes:
-        level: of growing networks now, held for a few steps; 0 is the full resolution.
+        level: current level of growing networks, updated every few steps; 0 is the full resolution.
         path_mean: running mean of the path lengths (StyleGAN 2).
-        score_middle: between the mean scores of real and synthetic images in the last step. WGAN's scores have no zero
+        score_offset: between the mean scores of real and synthetic images in the last step. WGAN's scores have no zero
             of their own, so for the adaptive augmentation this is where "real" begins; 0 for the others.
     """
 
@@ -235,14 +235,14 @@ class GanState(TrainingState):
         if advice := config.gamma_advice(model.resolution):
             log.warning(advice)
         self.path_mean = torch.zeros([], device=device)
-        self.score_middle = torch.zeros([], device=device)
+        self.score_offset = torch.zeros([], device=device)
         self.schedule = config.schedule()
         self.set_level(self.schedule.level(0, model.resolution) if self.schedule else 0.0)
 
     def set_level(self, level: float) -> None:
         """Sets the level of both networks and the learning rates that belong to its resolution."""
         self.level = level
-        self.at_level = {"level": level} if level else {}  # only growing networks know levels
+        self.level_kwargs = {"level": level} if level else {}  # only growing networks know levels
         if self.schedule:
             for network in (self.generator, self.ema):
                 network.level.fill_(level)
@@ -300,7 +300,7 @@ class GanState(TrainingState):
     def scores(self, images: Tensor, batches: int = 1) -> Tensor:
         """Logits [N, 1] of augmented images; batches: minibatches that they consist of."""
         images = gaussian_blur(images, self.config.blur(self.model, self.images))  # the official code: then augmented
-        scores: Tensor = self.discriminator(images, dtype=self.dtype, batches=batches, **self.at_level)
+        scores: Tensor = self.discriminator(images, dtype=self.dtype, batches=batches, **self.level_kwargs)
         return scores
 
     @torch.no_grad()
@@ -314,12 +314,12 @@ class GanState(TrainingState):
 
     def state_dict(self) -> dict[str, Any]:
         own = {"augment": self.ada.state_dict(), "level": self.level}
-        return super().state_dict() | own | {"path_mean": self.path_mean, "middle": self.score_middle}
+        return super().state_dict() | own | {"path_mean": self.path_mean, "middle": self.score_offset}
 
     def load_state_dict(self, steps: int, state: dict[str, Any]) -> None:
         super().load_state_dict(steps, state)
         self.ada.load_state_dict(state["augment"])
         # older checkpoints hold only what their kind needs
         self.path_mean = state.get("path_mean", self.path_mean).to(self.device)
-        self.score_middle = state.get("middle", self.score_middle).to(self.device)
+        self.score_offset = state.get("middle", self.score_offset).to(self.device)
         self.set_level(state.get("level", 0.0))

@@ -106,9 +106,9 @@ class Diverged(UnderstudyError, FloatingPointError):
     """A training whose loss is NaN: the same seed would lead there again."""
 
 
-def check_divergence(figures: Mapping[str, float | None], kimg: float, where: Path) -> None:
+def check_divergence(stats: Mapping[str, float | None], kimg: float, where: Path) -> None:
     """Raises `Diverged` if a loss is NaN or infinite."""
-    if any(value is None for name, value in figures.items() if name.startswith("loss")):
+    if any(value is None for name, value in stats.items() if name.startswith("loss")):
         raise Diverged(
             f"the training diverged (loss is NaN) at {kimg:.1f} kimg",
             where=where,

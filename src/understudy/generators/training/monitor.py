@@ -30,7 +30,7 @@ from understudy.slices import SliceSet
 
 log = logging.getLogger(__name__)
 
-PREVIEW = 64  # samples that the figures of a line are taken from
+PREVIEW = 64  # samples that the stats of a line are taken from
 PICTURED = 12  # of them in a picture
 
 
@@ -93,12 +93,12 @@ class Monitor:
         state, (seconds, images) = self.state, self._last_line
         self._last_line = state.seconds, state.images
         rate = (state.images - images) / max(1e-9, state.seconds - seconds)
-        figures: dict[str, Any] = dict(state.take_figures())
-        check_divergence(figures, self.kimg, self.folder)
+        stats: dict[str, Any] = dict(state.take_stats())
+        check_divergence(stats, self.kimg, self.folder)
         if with_samples and self.writes:
-            figures |= sample_stats(state.preview(PREVIEW), self.slices.classes, self.config.annotation, self.real)
+            stats |= sample_stats(state.preview(PREVIEW), self.slices.classes, self.config.annotation, self.real)
         line = {"kimg": self.kimg, "seconds": round(state.seconds, 2), "images_per_second": round(rate, 2),
-                "memory_mb": round(memory_mb(state.device), 1), **figures}  # fmt: skip
+                "memory_mb": round(memory_mb(state.device), 1), **stats}  # fmt: skip
         present = faults([*self.lines, line], self.real)
         if self.kimg >= PART * self.config.kimg:  # before that nothing has formed yet
             if present and present != self._warned:
@@ -156,9 +156,9 @@ class TensorBoardLogger:
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images + 1 if images else None)
 
-    def scalars(self, figures: Mapping[str, Any], images: int) -> None:
+    def scalars(self, stats: Mapping[str, Any], images: int) -> None:
         """Adds a point to each curve; what is not a number is left out."""
-        for name, value in figures.items() if self._writer else ():
+        for name, value in stats.items() if self._writer else ():
             if isinstance(value, int | float) and name != "kimg":
                 self._writer.add_scalar(name, value, images)
 

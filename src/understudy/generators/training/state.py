@@ -24,9 +24,9 @@ from understudy.runtime.devices import resolve_precision
 from understudy.slices import SliceSet
 
 Loss = Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
-"""Inputs of a micro-batch -> its mean loss, and mean figures for the history."""
+"""Inputs of a micro-batch -> its mean loss, and mean stats for the history."""
 
-REPAIRED = "repaired_gradients"  # the one figure of the history that is a count, not a mean
+REPAIRED = "repaired_gradients"  # the one stat of the history that is a count, not a mean
 
 
 class TrainingState(ABC):
@@ -60,7 +60,7 @@ class TrainingState(ABC):
         self._parameters = [[p.detach() for p in g.parameters()] for g in (self.ema, self.generator)]
         self._buffers = list(zip(self.ema.buffers(), self.generator.buffers(), strict=True))
         self.images, self.steps, self.seconds, self.finished = 0, 0, 0.0, False
-        self.figures: dict[str, tuple[float | Tensor, int]] = {}
+        self.stats: dict[str, tuple[float | Tensor, int]] = {}
         self.data = RealBatches(slices, rows, config, device, self.processes)
         self.accumulation = Accumulation(self.network, self.generator, self.group, config.micro_batch, self.processes)
 
@@ -109,7 +109,7 @@ class TrainingState(ABC):
                     fix="choose a batch that is a multiple of devices * mbstd_group",
                 )
 
-    def local(self, inputs: Inputs) -> dict[str, Any]:
+    def local_rows(self, inputs: Inputs) -> dict[str, Any]:
         """This process's rows of what was drawn for the whole batch."""
         return strided_rows(inputs, self.processes.rank, self.processes.world_size)
 
@@ -117,30 +117,30 @@ class TrainingState(ABC):
 
     def backward_and_step(self, name: str, inputs: Inputs, loss: Loss, rows: int | None = None) -> dict[str, Tensor]:
         """One update of the parameters of optimiser `name` by the mean loss over the batch; gives the means of its
-        figures, which go to the history.
+        stats, which go to the history.
 
         Args:
             inputs: this process's. rows: theirs; None for a full batch.
         """
         optimiser = self.optimisers[name]
         for attempt in self.accumulation.attempts(self.local_batch):
-            figures: dict[str, Tensor] = {}
+            stats: dict[str, Tensor] = {}
             with attempt:
                 for weight, part in attempt.micro_batches(inputs, rows):
                     value, found = loss(part)
                     (value if weight == 1 else value * weight).backward()
-                    for key, figure in found.items():
-                        figures[key] = figures.get(key, 0) + figure.detach() * weight
+                    for key, stat in found.items():
+                        stats[key] = stats.get(key, 0) + stat.detach() * weight
         gradients = [p.grad for p in optimiser.param_groups[0]["params"] if p.grad is not None]
-        self.processes.all_reduce_mean([*gradients, *figures.values()])
+        self.processes.all_reduce_mean([*gradients, *stats.values()])
         if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
             for gradient in gradients:  # as the official code of StyleGAN 2 and 3
                 torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
-            self.note({REPAIRED: 1.0})
+            self.log({REPAIRED: 1.0})
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        self.note(figures)
-        return figures
+        self.log(stats)
+        return stats
 
     @torch.no_grad()
     def finish_step(self, ema_decay: float) -> None:
@@ -152,19 +152,19 @@ class TrainingState(ABC):
         for ours, theirs in self._buffers:
             ours.copy_(theirs)
 
-    # --- figures and checkpoints -------------------------------------------------------------------------------------
+    # --- stats and checkpoints -------------------------------------------------------------------------------------
 
-    def note(self, values: Mapping[str, float | Tensor]) -> None:
-        """Adds figures to those of the next line of the history."""
+    def log(self, values: Mapping[str, float | Tensor]) -> None:
+        """Adds stats to those of the next line of the history."""
         for name, value in values.items():
-            total, count = self.figures.get(name, (0.0, 0))
-            self.figures[name] = (total + value, count + 1)
+            total, count = self.stats.get(name, (0.0, 0))
+            self.stats[name] = (total + value, count + 1)
 
-    def take_figures(self) -> dict[str, float | None]:
+    def take_stats(self) -> dict[str, float | None]:
         """Means since the last call (a count for `repaired_gradients`), None where they are not finite."""
-        means = {k: float(total) / (1 if k == REPAIRED else n) for k, (total, n) in sorted(self.figures.items())}
+        means = {k: float(total) / (1 if k == REPAIRED else n) for k, (total, n) in sorted(self.stats.items())}
         means |= {"shares": float(self.parts)} if self.parts > 1 else {}
-        self.figures = {}
+        self.stats = {}
         return {k: v if math.isfinite(v) else None for k, v in means.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class TrainingState(ABC):
             "images": self.images,
             "seconds": self.seconds,
             "shares": self.accumulation.least,
-            "figures": {name: [float(total), count] for name, (total, count) in self.figures.items()},
+            "figures": {name: [float(total), count] for name, (total, count) in self.stats.items()},
         }
 
     def load_state_dict(self, steps: int, state: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class TrainingState(ABC):
             optimiser.load_state_dict(state["optimisers"][name])
         self.steps, self.images, self.seconds = steps, state["images"], state["seconds"]
         self.accumulation.least = max(state["shares"], self.accumulation.least)
-        self.figures = {name: (total, count) for name, (total, count) in state["figures"].items()}
+        self.stats = {name: (total, count) for name, (total, count) in state["figures"].items()}
 
 
 def keep_freed_memory() -> None:
