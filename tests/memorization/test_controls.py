@@ -8,17 +8,7 @@ from made import heads
 
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Null
-from understudy.memorization.controls import (
-    blend,
-    false_alarms,
-    flip,
-    gamma,
-    noise,
-    planted_copies,
-    quarter_turn,
-    shift,
-    warp,
-)
+from understudy.memorization.controls import blend, false_alarms, gamma, noise, planted_copies, shift, turned, warp
 
 IMAGES, LABELS = heads(0, 6)
 CONFIG = AuditConfig(splits=20, resamples=200)
@@ -44,8 +34,8 @@ def test_every_kind_keeps_shape_and_type_and_repeats_itself() -> None:
 
 def test_simple_changes_are_what_their_names_say() -> None:
     assert (planted_copies()[0].change(IMAGES, LABELS, rng())[0] == IMAGES).all()
-    assert (flip(IMAGES, LABELS, rng())[0] == IMAGES[..., ::-1]).all()
-    assert (quarter_turn(IMAGES, LABELS, rng())[0][0, 0] == np.rot90(IMAGES[0, 0])).all()
+    assert (turned(IMAGES, LABELS, rng(), 4)[0] == IMAGES[..., ::-1]).all()
+    assert (turned(IMAGES, LABELS, rng(), 1)[0][0, 0] == np.rot90(IMAGES[0, 0])).all()
     moved, marks = shift(IMAGES, LABELS, rng(), 2)
     for image, original, mark, label in zip(moved, IMAGES, marks, LABELS, strict=True):
         rolls = [(axis, by) for axis in (1, 2) for by in (2, -2)]

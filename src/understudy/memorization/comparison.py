@@ -10,28 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from understudy.memorization import conformal
 from understudy.memorization.concentration import Concentration, concentration, votes_of
 from understudy.memorization.config import CERTAIN, AuditConfig
-from understudy.memorization.conformal import (
-    Floats,
-    Ints,
-    Null,
-    PValues,
-    beyond_chance,
-    p_values,
-    percentiles,
-    slices_needed,
-    upper_bound,
-    wilson,
-)
+from understudy.memorization.conformal import Floats, Ints, Null, PValues
 from understudy.memorization.controls import Controls, scores_of
 from understudy.memorization.verdict import Findings, Flags
 from understudy.memorization.views import TESTED
 from understudy.roles import HELD_OUT, TRAINING, Part, UnfitSets, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
-
-# name of the search, queries, training slices -> nearest training slices (`search.nearest`)
-Search = Callable[[str, Part, Part], pd.DataFrame]
 
 
 class Sides(NamedTuple):
@@ -79,12 +66,12 @@ class Compared:
 
     @cached_property
     def p(self) -> PValues:
-        return p_values(self.scores, self.null)
+        return conformal.p_values(self.scores, self.null)
 
     @cached_property
     def alone(self) -> list[PValues]:
         """p-values of each view alone."""
-        return [p_values(self.scores[:, [v]], self.null.view(v)) for v in range(len(self.views))]
+        return [conformal.p_values(self.scores[:, [v]], self.null.view(v)) for v in range(len(self.views))]
 
     def kept(self, rows: Ints) -> Compared:
         """Only these rows of the synthetic set."""
@@ -108,8 +95,10 @@ class Comparison:
         return [group for group in (self.main, self.faint) if len(group.found)]
 
 
-def compare(parts: Sides, config: AuditConfig, search: Search) -> Comparison:
+def compare(parts: Sides, config: AuditConfig, search: Callable[[str, Part, Part], pd.DataFrame]) -> Comparison:
     """Searches for held-out and synthetic slices among the training slices.
+
+    `search`: its name, queries, training slices -> nearest training slices (`search.nearest`).
 
     Raises:
         UnfitSets: constant slices only; a held-out slice that is a training slice.
@@ -198,7 +187,7 @@ def findings(
     hits = {name: int(counts[name]) for name in ordered}
     flags = flags_of(found.main, found.faint, len(found.parts.synthetic.rows), controls, config)
     screened = "screened" in found.parts.synthetic.slices.attrs
-    null, needed = found.main.null, slices_needed(config.quantile)
+    null, needed = found.main.null, conformal.slices_needed(config.quantile)
     return Findings(
         flags, hits, found.parts.training.count, controls, null.count, null.slices, needed, config.quantile, screened,
         concentrated,
@@ -211,25 +200,25 @@ def flags_of(main: Compared, faint: Compared, slices: int, controls: Controls, c
     m, count = len(compared.pattern), int(compared.flagged(q).sum())
     rate, expected = count / m, round(1 - q, 12)
     drawn = compared.resampled_rates(q, config.resamples, seed)
-    low, high = percentiles(drawn)
-    sample_low, sample_high = wilson(count, m)
+    low, high = conformal.percentiles(drawn)
+    sample_low, sample_high = conformal.wilson(count, m)
     low, high = min(low, sample_low), max(high, sample_high)  # also where no resample is flagged
     alarms = controls.false_alarms
     base, spread = expected, 0.0
     if not np.isnan(alarms.rate):  # their own spread, taken as a normal one, widens the residual's interval
         base, spread = alarms.rate, (alarms.high - alarms.low) / 3.92
     bases = np.clip(np.random.default_rng([seed, 12]).normal(base, spread, len(drawn)), 0, 0.999)
-    residual_low, residual_high = percentiles((drawn - bases) / (1 - bases))
+    residual_low, residual_high = conformal.percentiles((drawn - bases) / (1 - bases))
     strictest = 1 / (null.count + 1)
-    certain = beyond_chance(main.scores, compared, m, CERTAIN, config.resamples, seed).sum()
+    certain = conformal.beyond_chance(main.scores, compared, m, CERTAIN, config.resamples, seed).sum()
     if len(faint.found):
         tests = m + len(faint.found)
-        certain += beyond_chance(faint.scores, faint.p, tests, CERTAIN, config.resamples, seed).sum()
+        certain += conformal.beyond_chance(faint.scores, faint.p, tests, CERTAIN, config.resamples, seed).sum()
     return Flags(
         judged=m, count=count, rate=rate, low=low, high=high, wilson_low=sample_low, wilson_high=sample_high,
         expected=expected, excess=rate - expected, excess_low=low - expected, excess_high=high - expected,
         residual=(rate - base) / (1 - base), residual_low=residual_low, residual_high=residual_high,
-        bound=upper_bound(count, m),
+        bound=conformal.upper_bound(count, m),
         views={v: float(alone.flagged(q).mean()) for v, alone in zip(main.views, main.alone, strict=True)},
         beyond=int(compared.beyond.sum()),
         strict_p=strictest, strict=int((compared.patient <= strictest + 1e-12).sum()),

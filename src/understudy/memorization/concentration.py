@@ -38,7 +38,6 @@ class Concentration:
 
     @property
     def found(self) -> bool:
-        """Whether they are more concentrated than new patients' slices."""
         return self.p <= CONCENTRATED
 
     @property

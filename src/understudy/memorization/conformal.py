@@ -18,7 +18,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 _BLOCK = 1 << 24  # elements of a temporary array
-_TAIL = 0.9  # quantile of held-out scores from which on their tail is extrapolated
 _ROUNDING = 1e-12  # by which a p-value may miss the level
 
 
@@ -36,7 +35,6 @@ class Null:
 
     @property
     def slices(self) -> int:
-        """Held-out slices, n."""
         return len(self.scores)
 
     @property
@@ -46,16 +44,14 @@ class Null:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that any slice can have."""
         return 1 / (self.slices + 1)
 
     def without(self, patients: Mask) -> Null:
-        """The null without the patients marked in [P]."""
+        """Without the patients marked in [P]."""
         kept = ~patients[self.patients]
         return Null(self.scores[kept], np.unique(self.patients[kept], return_inverse=True)[1].astype(np.int64))
 
     def view(self, column: int) -> Null:
-        """The null of a single view."""
         return Null(self.scores[:, [column]], self.patients)
 
     def ranks(self) -> Ints:
@@ -101,10 +97,8 @@ class PValues:
         drawn = self.null.drawn(rng, resamples).astype(np.float64)  # moves the threshold; all slices of a patient
         total = drawn @ np.bincount(self.null.patients, minlength=self.null.count).astype(np.float64) + 1
         weight = np.bincount(self.pattern, minlength=len(self.above)) / m
-        rates = np.zeros(resamples)
-        step = max(1, _BLOCK // resamples)
-        for start in range(0, len(self.above), step):
-            part = slice(start, start + step)
+        rates, step = np.zeros(resamples), max(1, _BLOCK // resamples)
+        for part in (slice(start, start + step) for start in range(0, len(self.above), step)):
             p = (1 + self.above[part] @ drawn.T) / total
             rates += weight[part] @ (p <= 1 - quantile + _ROUNDING)
         return np.asarray(rng.binomial(m, np.clip(rates, 0, 1)) / m, np.float64)  # the flags among m slices
@@ -147,7 +141,7 @@ def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floa
     best = np.ones(len(scores))
     for v in range(scores.shape[1]):
         held = fisher(null.scores[:, v])
-        start = float(np.quantile(held, _TAIL))
+        start = float(np.quantile(held, 0.9))
         in_tail = held > start
         sums = np.bincount(null.patients, weights=np.where(in_tail, held - start, 0.0), minlength=null.count)
         counts = np.bincount(null.patients, weights=in_tail, minlength=null.count)
@@ -157,7 +151,7 @@ def tail_p_values(scores: Floats, null: Null, resamples: int, seed: int) -> Floa
         scale = max(1e-6, float(np.quantile(means, 0.975)) if len(means) else 1.0)
         excess = fisher(scores[:, v]) - start
         with np.errstate(over="ignore"):
-            p = np.where(excess > 0, (1 - _TAIL) * np.exp(-excess / scale), 1.0)
+            p = np.where(excess > 0, (1 - 0.9) * np.exp(-excess / scale), 1.0)
         best = np.minimum(best, p)
     return np.minimum(1.0, best * scores.shape[1])
 
@@ -201,8 +195,7 @@ def wilson(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of hits of n (Wilson 1927); n may be an effective number. (0, 1) for n = 0."""
     if n <= 0:
         return 0.0, 1.0
-    z = float(norm.ppf((1 + level) / 2))
-    share = hits / n
+    z, share = float(norm.ppf((1 + level) / 2)), hits / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -233,6 +226,5 @@ def upper_bound(hits: int, n: int, level: float = 0.95) -> float:
 
 
 def percentiles(drawn: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of resampled values."""
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

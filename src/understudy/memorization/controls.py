@@ -17,18 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from understudy.memorization import conformal
 from understudy.memorization.config import CERTAIN, AuditConfig
-from understudy.memorization.conformal import (
-    Floats,
-    Ints,
-    Null,
-    beyond_chance,
-    clustered_wilson,
-    p_values,
-    percentiles,
-    slices_needed,
-)
-from understudy.memorization.views import TESTED
+from understudy.memorization.conformal import Floats, Ints, Null
+from understudy.memorization.views import TESTED, transform
 from understudy.roles import Part
 from understudy.slices import SliceSet, SliceWriter
 
@@ -37,9 +29,6 @@ Pair = tuple[Bytes, Bytes]  # images [n, C, H, W] and labels [n, H, W]
 
 DETECTED = 0.9  # of the copies that must be found; below, an audit that finds nothing says nothing
 COPY = "noise 5 %"  # planted copies that the histograms show
-
-
-# --- copies made on purpose -------------------------------------------------------------------------------------------
 
 
 def _bytes(values: Any) -> Bytes:
@@ -63,12 +52,8 @@ def shift(images: Bytes, labels: Bytes, rng: np.random.Generator, pixels: int) -
     return moved, marks
 
 
-def flip(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
-    return np.ascontiguousarray(images[..., ::-1]), np.ascontiguousarray(labels[..., ::-1])
-
-
-def quarter_turn(images: Bytes, labels: Bytes, rng: np.random.Generator) -> Pair:
-    return np.ascontiguousarray(np.rot90(images, axes=(-2, -1))), np.ascontiguousarray(np.rot90(labels, axes=(-2, -1)))
+def turned(images: Bytes, labels: Bytes, rng: np.random.Generator, k: int) -> Pair:
+    return np.ascontiguousarray(transform(images, k)), np.ascontiguousarray(transform(labels, k))
 
 
 def gamma(images: Bytes, labels: Bytes, rng: np.random.Generator, exponent: float) -> Pair:
@@ -131,12 +116,10 @@ def planted_copies(transforms: str = "none") -> list[Planted]:
         Planted("warp 1 pixel", partial(warp, pixels=1.0)),
         Planted("blend 75 % + 25 %", partial(blend, share=0.75)),
         Planted("blend 50 % + 50 %", partial(blend, share=0.5)),
-        Planted("flip", flip, must=transforms != "none"),
+        Planted("flip", partial(turned, k=4), must=transforms != "none"),
+        Planted("quarter turn", partial(turned, k=1), must=True),
     ]
-    return [*kinds, Planted("quarter turn", quarter_turn, must=True)] if transforms == "dihedral" else kinds
-
-
-# --- what the audit makes of them, and of new patients ----------------------------------------------------------------
+    return kinds if transforms == "dihedral" else kinds[:-1]
 
 
 @dataclass(frozen=True)
@@ -217,9 +200,9 @@ def run_controls(
         found = scores_of(search(writer.close())).reshape(len(kinds), len(rows), len(TESTED))
     detections = []
     for kind, scores in zip(kinds, found, strict=True):
-        alone = [p_values(scores[:, [v]], null.view(v)).flagged(config.quantile) for v in range(len(TESTED))]
-        flagged = alone[0] if kind.faint else p_values(scores, null).flagged(config.quantile)
-        low, high = clustered_wilson(flagged, clusters)
+        alone = [conformal.p_values(scores[:, [v]], null.view(v)).flagged(config.quantile) for v in range(len(TESTED))]
+        flagged = alone[0] if kind.faint else conformal.p_values(scores, null).flagged(config.quantile)
+        low, high = conformal.clustered_wilson(flagged, clusters)
         views = {view: float(alone[v].mean()) for v, view in enumerate(TESTED)}
         median = {view: float(np.nanmedian(scores[:, v])) for v, view in enumerate(TESTED)}
         rate = float(flagged.mean())
@@ -242,16 +225,16 @@ def evenly(part: Part, count: int, seed: Sequence[int]) -> Ints:
 
 def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
     """What the rule does to patients who were never trained on."""
-    needed, quantile = slices_needed(config.quantile), config.quantile
+    needed, quantile = conformal.slices_needed(config.quantile), config.quantile
     # each patient against all others: NaN where the others are too few
     rates, certain = np.full(null.count, np.nan), 0
     for patient in range(null.count):
         own = null.patients == patient
         if (~own).sum() >= needed:
-            compared = p_values(null.scores[own], null.without(np.arange(null.count) == patient))
+            compared = conformal.p_values(null.scores[own], null.without(np.arange(null.count) == patient))
             rates[patient] = compared.flagged(quantile).mean()
             resamples = min(500, config.resamples)
-            beyond = beyond_chance(null.scores[own], compared, null.slices, CERTAIN, resamples, config.seed)
+            beyond = conformal.beyond_chance(null.scores[own], compared, null.slices, CERTAIN, resamples, config.seed)
             certain += int(beyond.sum())
     rng = np.random.default_rng([config.seed, 22])
     rate = low = high = float("nan")
@@ -259,7 +242,7 @@ def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
         sizes = np.bincount(null.patients, minlength=null.count).astype(float)
         drawn = null.drawn(rng, config.resamples)
         rate = float((rates * sizes).sum() / sizes.sum())
-        low, high = percentiles(drawn @ (rates * sizes) / (drawn @ sizes))
+        low, high = conformal.percentiles(drawn @ (rates * sizes) / (drawn @ sizes))
     # one half against the other, unless the reference half is too small to flag anything
     halves: list[float] = []
     for _ in range(config.splits if null.count >= 4 else 0):
@@ -267,6 +250,6 @@ def false_alarms(null: Null, config: AuditConfig) -> FalseAlarms:
         others = null.without(first)
         if others.slices >= needed:
             tested = null.scores[first[null.patients]]
-            halves.append(float(p_values(tested, others).flagged(quantile).mean()))
-    spread = (float(np.mean(halves)), *percentiles(np.array(halves))) if halves else (float("nan"),) * 3
+            halves.append(float(conformal.p_values(tested, others).flagged(quantile).mean()))
+    spread = (float(np.mean(halves)), *conformal.percentiles(np.array(halves))) if halves else (float("nan"),) * 3
     return FalseAlarms(rate, low, high, *spread, len(halves), round(1 - quantile, 12), certain)

@@ -37,7 +37,6 @@ class Membership:
 
     @property
     def words(self) -> str:
-        """What it means, for people."""
         seen = f"AUC {self.auc:.2f}, 95 % interval by patient {self.low:.2f} to {self.high:.2f}"
         if min(self.training_patients, self.heldout_patients) < FEWEST_PATIENTS:
             return (
@@ -57,7 +56,6 @@ class Membership:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
         return {**asdict(self), "words": self.words}
 
 

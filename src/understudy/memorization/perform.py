@@ -11,15 +11,8 @@ import pandas as pd
 
 from understudy import __version__
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
-from understudy.memorization.comparison import (
-    Comparison,
-    all_neighbours,
-    compare,
-    concentration_of,
-    findings,
-    sides,
-    slice_table,
-)
+from understudy.memorization import comparison
+from understudy.memorization.comparison import Comparison
 from understudy.memorization.config import AuditConfig
 from understudy.memorization.conformal import Floats, Ints, p_values, slices_needed, threshold
 from understudy.memorization.controls import COPY, run_controls, scores_of
@@ -137,15 +130,15 @@ def audit(
             work_dir=work_dir / name if work_dir else None, device=device, progress=progress and shown,
         )  # fmt: skip  # a folder each, since a search clears the parts of another one from its folder
 
-    parts = sides(train, held_out, synthetic, training_rows)
-    found = compare(parts, config, search)
+    parts = comparison.sides(train, held_out, synthetic, training_rows)
+    found = comparison.compare(parts, config, search)
 
     def search_planted(made: SliceSet) -> pd.DataFrame:
         return search("planted", Part("planted", made, np.arange(len(made))), parts.training)
 
     controls = run_controls(found.judged.training, found.main.null, search_planted, config, work_dir)
-    neighbours, concentrated = all_neighbours(found, config), concentration_of(found, config)
-    facts = findings(found, neighbours, controls, concentrated, config)
+    neighbours, concentrated = comparison.all_neighbours(found, config), comparison.concentration_of(found, config)
+    facts = comparison.findings(found, neighbours, controls, concentrated, config)
     scores = {"synthetic": found.main.scores, "held-out": found.main.null.scores, **controls.scores}
     said = verdict(facts)
     numbers = _numbers(found, facts, said, scores, config)
@@ -154,7 +147,7 @@ def audit(
         training, heldout, _ = found.judged
         asked = config.membership_slices, config.resamples, config.seed
         numbers["membership"] = membership(training, heldout, membership_score, *asked).as_dict()
-    return AuditResult(plain(numbers), said, neighbours, slice_table(found, config.quantile))
+    return AuditResult(plain(numbers), said, neighbours, comparison.slice_table(found, config.quantile))
 
 
 def refused(error: UnfitSets) -> dict[str, Any]:

@@ -39,7 +39,6 @@ class Screened:
     alike: int  # taken out because they are near-duplicates of a flagged one
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
         return asdict(self)
 
 
@@ -49,8 +48,7 @@ def screen(
     """Writes the slices of a set that its audit leaves: neither flagged nor near-duplicates of flagged ones.
 
     Args:
-        synthetic: the set that was audited.
-        audit_dir: the audit's folder.
+        synthetic, audit_dir: the set that was audited, and the audit's folder.
         out: folder of the new set; its index keeps all columns, and `row_before` says where a slice was.
 
     Raises:
@@ -130,9 +128,6 @@ def check_training(training: SliceSet, audit_dir: str | Path) -> None:
         raise UnderstudyError("the audit was made with other training slices", where=audit_dir, fix=fix)
 
 
-# --- the audit done again ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Recheck:
     """An audit done again, but for its planted copies."""
@@ -155,7 +150,6 @@ class Recheck:
 
     @cached_property
     def concentration(self) -> Concentration | None:
-        """Whether the flags are concentrated on few training patients; None without flags."""
         return concentration_of(self.found, self.config)
 
     def rest(self, kept: Ints, screened: bool = True) -> Verdict:
@@ -194,12 +188,10 @@ def recheck(
     numbers = read_audit(folder)
     parts = sides(train, held_out, synthetic, training_rows)
     for part in parts:
-        said, what = numbers["sets"].get(part.name) or {}, ""
-        if said.get("content_hash") != part.slices.content_hash:
-            what = f"the audit is of other {part.name} slices, or they were changed since"
-        elif said.get("rows_hash") != sha256_json(part.rows.tolist()):
-            what = f"the audit is of other rows of the {part.name} slices"
-        if what:
+        said = numbers["sets"].get(part.name) or {}
+        hashes = {"content_hash": part.slices.content_hash, "rows_hash": sha256_json(part.rows.tolist())}
+        if any(said.get(name) != found for name, found in hashes.items()):
+            what = f"the audit is of other {part.name} slices or other rows of them, or they were changed since"
             raise UnderstudyError(what, where=folder, fix=_AGAIN)
     for slices in {id(part.slices): part.slices for part in parts}.values():
         slices.verify()
@@ -207,10 +199,8 @@ def recheck(
     options = config.search(more=False) | {"memory_bytes": MEMORY}
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        table = nearest(
-            part.slices, train, query_rows=part.rows, training_rows=among.rows, **options, device=device,
-            progress=progress,
-        )  # fmt: skip
+        rows: dict[str, Ints] = {"query_rows": part.rows, "training_rows": among.rows}
+        table = nearest(part.slices, train, **rows, **options, device=device, progress=progress)
         release_memory()
         return table
 

@@ -107,7 +107,6 @@ class Verdict:
     limits: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
         return asdict(self)
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from understudy.roles import Part
 from understudy.runtime.progress import track
 from understudy.slices import SliceSet
 
-FEWEST_PATIENTS = 5  # whose positions are added up before the sum is shown to anyone
+FEWEST_PATIENTS = 5  # whose positions are added up before the sum is shown: of fewer it could tell of one of them
 NAN = float("nan")
 # measures whose distribution over slices is compared, not only its mean
 SPREADS = ("area", "components", "compactness", "eccentricity")
@@ -50,7 +50,7 @@ class Value:
     heldout: float = NAN
     heldout_low: float = NAN
     heldout_high: float = NAN
-    synthetic: float = NAN
+    synthetic: float = NAN  # interval by block
     synthetic_low: float = NAN
     synthetic_high: float = NAN
 
@@ -105,12 +105,9 @@ class Annotations:
 
 
 def compare_annotations(
-    synthetic: SliceSet,
-    real: SliceSet,
-    heldout: SliceSet | None = None,
-    config: AnnotationConfig | None = None,
+    synthetic: SliceSet, real: SliceSet, heldout: SliceSet | None = None, config: AnnotationConfig | None = None,
     progress: bool = False,
-) -> Annotations:
+) -> Annotations:  # fmt: skip
     """Compares annotations, without reading images; real and held-out rows are taken as in `measure.make_parts`.
 
     Raises:
@@ -123,18 +120,13 @@ def compare_annotations(
     found = {name: found[name] for name in ("real", "held-out", "synthetic") if name in found}
     for part in found.values():
         if set(part.slices.class_names) != set(classes) or not classes:
-            raise UnderstudyError(
-                f"the {part.name} slices have the classes {', '.join(part.slices.class_names) or 'none'}, the real ones"
-                f" {', '.join(classes) or 'none'}",
-                where=part.slices.path,
-                fix="compare sets with the same classes",
-            )
+            own, theirs = (", ".join(names) or "none" for names in (part.slices.class_names, classes))
+            what = f"the {part.name} slices have the classes {own}, the real ones {theirs}"
+            raise UnderstudyError(what, where=part.slices.path, fix="compare sets with the same classes")
     with track(sum(len(p.rows) for p in found.values()), "annotations", "slices", 0, progress) as meter:
         groups = {name: _collect(p, classes, config, meter.advance) for name, p in found.items()}
     rng = np.random.default_rng([config.seed, 1])
     patients = {name: part.count for name, part in found.items() if name != "synthetic"}
-    # positions of a few patients added up could tell of one of them
-    mapped = [name for name in groups if patients.get(name, FEWEST_PATIENTS) >= FEWEST_PATIENTS]
     return Annotations(
         classes=classes,
         values=list(_values(groups, classes, config, rng)),
@@ -142,7 +134,11 @@ def compare_annotations(
         slices={name: len(part.rows) for name, part in found.items()},
         patients=patients,
         areas={name: _area_curves(group, classes) for name, group in groups.items()},
-        maps={name: _mean_maps(groups[name], classes) for name in mapped},
+        maps={
+            name: dict(zip(classes, (group.maps.sum(0) / len(group.unit)).round(5).tolist(), strict=True))
+            for name, group in groups.items()
+            if patients.get(name, FEWEST_PATIENTS) >= FEWEST_PATIENTS
+        },
         config=config,
         notes=_notes(parts, groups, patients),
         sets={name: part.slices.content_hash for name, part in found.items()},
@@ -157,9 +153,8 @@ def _notes(parts: Parts, groups: dict[str, _Group], patients: dict[str, int]) ->
         few = patients["held-out"]
         notes.append(f"Only {few} held-out patients: the floor's range is wide, and distances are rarely outside it.")
     if patients["real"] < FEWEST_PATIENTS:
-        notes.append(
-            f"Positions of fewer than {FEWEST_PATIENTS} patients are not shown: they could tell of one of them."
-        )
+        few = FEWEST_PATIENTS
+        notes.append(f"Positions of fewer than {few} patients are not shown: they could tell of one of them.")
     if groups["synthetic"].code_distance is None:
         notes.append("The synthetic set does not say how far its annotation was from the codes.")
     if not groups["synthetic"].sums["share"][0].any():
@@ -167,12 +162,9 @@ def _notes(parts: Parts, groups: dict[str, _Group], patients: dict[str, int]) ->
     return notes
 
 
-# --- the measures of one set, its slices in units that can be drawn: patients, or blocks of samples -------------------
-
-
 @dataclass(frozen=True)
 class _Group:
-    """The measures of one part, slices in units."""
+    """The measures of one part, its slices in units that can be drawn: patients, or blocks of samples."""
 
     unit: NDArray[np.int64]  # of each slice, [n]
     units: int
@@ -189,18 +181,14 @@ class _Group:
 
     def joined(self, other: _Group) -> _Group:
         """Both groups' slices, with the units of either."""
-
-        def both(a: Floats, b: Floats) -> Floats:
-            return np.concatenate([a, b])
-
-        return _Group(
-            np.concatenate([self.unit, other.unit + self.units]),
-            self.units + other.units,
-            {k: both(v, other.columns[k]) for k, v in self.columns.items()},
-            {k: (both(v[0], other.sums[k][0]), both(v[1], other.sums[k][1])) for k, v in self.sums.items()},
-            both(self.borders, other.borders),
-            both(self.maps, other.maps),
-        )
+        columns = {k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items()}
+        sums = {
+            k: (np.concatenate([above, other.sums[k][0]]), np.concatenate([below, other.sums[k][1]]))
+            for k, (above, below) in self.sums.items()
+        }
+        borders, maps = np.concatenate([self.borders, other.borders]), np.concatenate([self.maps, other.maps])
+        unit = np.concatenate([self.unit, other.unit + self.units])
+        return _Group(unit, self.units + other.units, columns, sums, borders, maps)
 
 
 def _collect(part: Part, classes: tuple[str, ...], config: AnnotationConfig, advance: Callable[[int], Any]) -> _Group:
@@ -251,9 +239,6 @@ def _unit_of(measure: str) -> str:
     return UNITS.get(next((k for k in UNITS if measure.removeprefix("mean_").startswith(k)), ""), "")
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
 def _values(
     groups: dict[str, _Group], classes: tuple[str, ...], config: AnnotationConfig, rng: np.random.Generator
 ) -> Iterator[Value]:
@@ -280,10 +265,8 @@ def _values(
                 yield ratios("border", name, other, parts)
     # how far a pixel was from its code before it was snapped, over slices
     told = groups["synthetic"].code_distance
-    told = None if told is None else told[np.isfinite(told)]
-    if told is not None and len(told):
-        figures = {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}
-        for suffix, figure in figures.items():
+    if told is not None and len(told := told[np.isfinite(told)]):
+        for suffix, figure in {"": told.mean(), "_p50": np.median(told), "_p95": np.quantile(told, 0.95)}.items():
             yield Value(f"code_distance{suffix}", ANY, "", UNITS["code_distance"], synthetic=float(figure))
 
 
@@ -304,11 +287,6 @@ def _area_quantiles(
         yield Value(f"area_p{round(100 * share)}", name, "", UNITS["area"], **found)
 
 
-def _mean_maps(group: _Group, classes: tuple[str, ...]) -> dict[str, list[list[float]]]:
-    """Share of slices that have each class at each cell, [G, G]."""
-    return dict(zip(classes, (group.maps.sum(0) / len(group.unit)).round(5).tolist(), strict=True))
-
-
 def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[float]]:
     shares, ones = np.linspace(0, 1, 51), np.ones(group.units)  # the points of a figure's curve
     return {
@@ -317,8 +295,6 @@ def _area_curves(group: _Group, classes: tuple[str, ...]) -> dict[str, list[floa
         if not np.isnan(group.columns["area"][:, position]).all()
     }
 
-
-# --- distances --------------------------------------------------------------------------------------------------------
 
 _Measured = dict[tuple[str, str], float]
 
@@ -330,10 +306,8 @@ def _distances(
     real, synthetic, held = groups["real"], groups["synthetic"], groups.get("held-out")
     between = _between(real, synthetic, classes)
     value = between(np.ones(real.units), np.ones(synthetic.units))
-    some = [
-        between(drawn(real.units, 1, rng)[0], drawn(synthetic.units, 1, rng)[0])
-        for _ in range(config.distance_resamples)
-    ]
+    draws = range(config.distance_resamples)
+    some = [between(drawn(real.units, 1, rng)[0], drawn(synthetic.units, 1, rng)[0]) for _ in draws]
     floor: _Measured = {}
     divided: list[_Measured] = []
     if held is not None:
@@ -352,13 +326,11 @@ def _distances(
 
 def _between(first: _Group, second: _Group, classes: tuple[str, ...]) -> Callable[[Floats, Floats], _Measured]:
     """The function of either group's weights that gives all distances, sorted once for all weights."""
-    pairs = {
-        (measure, position): Pair(
-            first.columns[measure][:, position], first.unit, second.columns[measure][:, position], second.unit
-        )
-        for measure in SPREADS
-        for position, _ in _named(classes)
-    }
+    pairs: dict[tuple[str, int], Pair] = {}
+    for measure in SPREADS:
+        for position, _ in _named(classes):
+            x, y = first.columns[measure][:, position], second.columns[measure][:, position]
+            pairs[measure, position] = Pair(x, first.unit, y, second.unit)
 
     def pooled(cells: Floats) -> Floats:
         half = len(cells) // 2  # 2 x 2 cells are taken together

@@ -22,9 +22,6 @@ BLOCK = 4096  # rows that are turned into float64 at a time
 _SAME = 1e-12  # squared distances below this share of the squared lengths are rounding: the same vector
 
 
-# --- Frechet distance -------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Moments:
     """Count, mean [d] and scatter [d, d] of features: added block by block, merged in any grouping.
@@ -138,12 +135,8 @@ def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator
     coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ coefficients
     variance = residual @ residual / (len(y) - 2) * np.linalg.inv(design.T @ design)
-    return Extrapolated(
-        float(coefficients[0]), float(np.sqrt(variance[0, 0])), tuple(map(int, sizes)), tuple(map(float, y))
-    )
-
-
-# --- kernel distance --------------------------------------------------------------------------------------------------
+    value, error = float(coefficients[0]), float(np.sqrt(variance[0, 0]))
+    return Extrapolated(value, error, tuple(sizes.tolist()), tuple(found))
 
 
 def kernel_distance(
@@ -154,9 +147,8 @@ def kernel_distance(
     Unbiased at any number of slices.
 
     Args:
-        subsets: random ones, each without replacement.
-        size: slices of each side in a subset; fewer where a side has fewer. If all are taken on both sides, one subset
-            is all there is.
+        subsets: random ones, each without replacement; one if it takes all slices of both sides.
+        size: slices of each side in a subset; fewer where a side has fewer.
 
     Returns:
         Mean and standard deviation over subsets (NaN for one subset).
@@ -185,9 +177,6 @@ def kernel_distance(
     return float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
 
 
-# --- precision, recall, density, coverage -----------------------------------------------------------------------------
-
-
 def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_bytes: int = 256 << 20) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019, 1904.06991), density, coverage (Naeem et al. 2020, 2002.09797).
 
@@ -205,10 +194,8 @@ def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_byte
         UnderstudyError: not more than k slices on a side.
     """
     if min(len(real), len(synthetic)) <= k:
-        raise UnderstudyError(
-            f"{k} neighbours need more than {k} slices on each side, not {len(real)} and {len(synthetic)}",
-            fix="give more slices or fewer neighbours",
-        )
+        what = f"{k} neighbours need more than {k} slices on each side, not {len(real)} and {len(synthetic)}"
+        raise UnderstudyError(what, fix="give more slices or fewer neighbours")
     a, b = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     centre = a.mean(axis=0)
     a, b = a - centre, b - centre
@@ -249,14 +236,10 @@ def _squared(a: Floats, b: Floats, chunk_bytes: int) -> Iterator[tuple[NDArray[n
         yield rows, distances
 
 
-# --- inception score --------------------------------------------------------------------------------------------------
-
-
 def inception_score(logits: AnyFloats, rng: np.random.Generator, splits: int = 10) -> tuple[float, float]:
     """exp of the mean divergence of slices' class probabilities from their mean (Salimans et al. 2016, 1606.03498).
 
-    It looks at no real slice. On MR slices it is about 2 whatever the generator: two "effective classes" of a network
-    that knows 1008 kinds of everyday things.
+    It looks at no real slice. On MR slices it is about 2 whatever the generator.
 
     Args:
         logits: [n, classes] of synthetic slices.

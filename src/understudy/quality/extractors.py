@@ -22,6 +22,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import plain
 from understudy.quality.networks import inception, resnet
 from understudy.quality.networks.random import RandomNetwork
+from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
 from understudy.quality.weights import Weights, load_into, read_weights
 from understudy.runtime.devices import resolve_device
 from understudy.runtime.memory import in_parts
@@ -62,9 +63,6 @@ class Classifier(Protocol):
     def logits(self, features: Features) -> Features:
         """Class scores float32 [n, classes] of features float32 [n, dimension]."""
         ...
-
-
-# --- from a slice to a network's input --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -155,9 +153,6 @@ class ClassifyingExtractor(NetworkExtractor):
         return np.asarray(features @ weight.T, np.float32)
 
 
-# --- which there are --------------------------------------------------------------------------------------------------
-
-
 def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0) -> NetworkExtractor:
     """The network with fixed random weights, on slices of 64 x 64 pixels."""
     network, digest = RandomNetwork(seed), hashlib.sha256()
@@ -180,11 +175,9 @@ def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtr
             theirs = layers(x).reshape(1, -1).float()
         ours = network(x)
         if theirs.shape != ours.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std())):
-            raise UnderstudyError(
-                "the weights were read, but the network computes other features than the file's own",
-                where=weights.path,
-                fix="give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)",
-            )
+            what = "the weights were read, but the network computes other features than the file's own"
+            fix = "give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)"
+            raise UnderstudyError(what, where=weights.path, fix=fix)
     rule = InputRule(299, resize, (128.0,), (128.0,))
     return ClassifyingExtractor("inception2015", network, inception.DIMENSION, rule, weights.sha256, device)
 
@@ -256,7 +249,6 @@ def make_extractor(
         weights: of `FROM_A_FILE`: a state dict (.pth, .pt, .safetensors); for inception2015 also NVIDIA's TorchScript.
         sha256: that the file must have; None: the published one where there is one.
         resize: see `InputRule`.
-        device: "auto", "cpu", "cuda", ...
 
     Raises:
         UnderstudyError: unknown name, no file where one is needed, wrong file, wrong hash, missing weights.
@@ -268,8 +260,6 @@ def make_extractor(
     if name == "random":
         return random_network(resize, device)
     if name in ("radiomics", "radiomics_tumour"):
-        from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
-
         return RadiomicExtractor() if name == "radiomics" else TumourRadiomics()
     if name not in FROM_A_FILE:
         raise UnderstudyError(f"there is no extractor {name!r}", fix=f"use one of {', '.join(NAMES)}")

@@ -21,31 +21,20 @@ BLOCK = 4 * SHARD  # slices whose features are written at a time: what an interr
 
 
 def inputs_of(slices: SliceSet, channels: Sequence[str], extractor: Extractor) -> dict[str, tuple[str, ...]]:
-    """Name in results -> channels of one input of the extractor: "all" if it wants several together, else each one.
-
-    Raises:
-        UnderstudyError: a channel is absent.
-    """
+    """Name in results -> channels of one input of the extractor: "all" if it wants several together, else each one."""
     wanted: dict[str, tuple[str, ...]] = {c: (c,) for c in channels}
     if extractor.channels is not None:
         wanted = {"all": tuple(extractor.channels)}
     for name in {c for names in wanted.values() for c in names} - set(slices.channels):
-        raise UnderstudyError(
-            f"there is no channel {name} (for the extractor {extractor.name}); there are {', '.join(slices.channels)}",
-            where=slices.path,
-            fix="name channels that all sets have",
-        )
+        what = f"there is no channel {name} (for the extractor {extractor.name})"
+        raise UnderstudyError(what, where=slices.path, fix=f"name some of {', '.join(slices.channels)}")
     return wanted
 
 
 def extracted(
     slices: SliceSet, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str], extractor: Extractor
 ) -> Features:
-    """Features [n, d] of these channels of images uint8 [n, C, H, W] of a set, with labels [n, H, W].
-
-    Raises:
-        UnderstudyError: they are not finite, or have another shape.
-    """
+    """Features [n, d] of these channels of images uint8 [n, C, H, W] of a set, with labels [n, H, W]."""
     places = [slices.channels.index(name) for name in names]
     shown = np.ascontiguousarray(images[:, places[0]] if extractor.channels is None else images[:, places])
     if isinstance(extractor, LabelledExtractor):
@@ -54,11 +43,8 @@ def extracted(
         found = extractor.features(shown)
     finite = bool(np.isfinite(found).all())
     if found.shape != (len(images), extractor.dimension) or not finite:
-        raise UnderstudyError(
-            f"the extractor {extractor.name} gives features of shape {found.shape}{'' if finite else ', not finite'}",
-            where=slices.path,
-            fix="check the weights",
-        )
+        what = f"the extractor {extractor.name} gives features of shape {found.shape}{'' if finite else ', not finite'}"
+        raise UnderstudyError(what, where=slices.path, fix="check the weights")
     return found
 
 
@@ -94,12 +80,8 @@ class FeatureCache:
         wanted = inputs_of(slices, channels, extractor)
         entries = {name: self._entry(slices, names, extractor) for name, names in wanted.items()}
         starts = range(0, len(slices), block)
-        missing = [
-            (start, name)
-            for start in starts
-            for name, entry in entries.items()
-            if not (entry / "features.npy").is_file() and not _block(entry, start, block).is_file()
-        ]
+        unfinished = {name: entry for name, entry in entries.items() if not (entry / "features.npy").is_file()}
+        missing = [(s, name) for s in starts for name, e in unfinished.items() if not _block(e, s, block).is_file()]
         done = len(slices) * len(entries) - sum(min(block, len(slices) - start) for start, _ in missing)
         title = f"features ({extractor.name})"
         with track(len(slices) * len(entries), title, "slices", done, progress) as meter:

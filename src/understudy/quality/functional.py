@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.quality.distances import between_features, kernel_distance, neighbourhoods
-from understudy.quality.distances import inception_score as score_of_logits
+from understudy.quality import distances
 from understudy.quality.extractors import Classifier, Extractor, Features, make_extractor
 from understudy.quality.features import extracted, fitted, inputs_of
 from understudy.quality.radiomics import RadiomicExtractor
@@ -44,12 +43,10 @@ def fid(synthetic: Slices, real: Slices, extractor: str | Extractor = "random", 
 
     def distance(a: Features, b: Features) -> float:
         if min(len(a), len(b)) < a.shape[1]:
-            raise UnderstudyError(
-                f"{len(a)} synthetic and {len(b)} real slices for features of {a.shape[1]} dimensions: a Frechet"
-                " distance would be mostly bias",
-                fix="give more slices, or use kid, which is unbiased",
-            )
-        return between_features(a, b)
+            what = f"{len(a)} synthetic and {len(b)} real slices for features of {a.shape[1]} dimensions"
+            fix = "give more slices, or use kid, which is unbiased"
+            raise UnderstudyError(f"{what}: a Frechet distance would be mostly bias", fix=fix)
+        return distances.between_features(a, b)
 
     return float(np.mean(_by_channel(distance, synthetic, real, extractor, options)))
 
@@ -59,9 +56,7 @@ def kid(
 ) -> tuple[float, float]:
     """Kernel distance between the features of two sets (Binkowski et al. 2018), unbiased at any number of slices.
 
-    Args:
-        synthetic, real, extractor, options: as in `fid`.
-        seed: of the random subsets (100 of at most 1,000 slices).
+    Arguments as in `fid`; `seed` is that of the random subsets (100 of at most 1,000 slices).
 
     Returns:
         Mean and standard deviation over subsets (NaN where one takes all slices), each averaged over channels.
@@ -77,7 +72,7 @@ def kid(
     """
 
     def distance(a: Features, b: Features) -> tuple[float, float]:
-        return kernel_distance(a, b, np.random.default_rng(seed))
+        return distances.kernel_distance(a, b, np.random.default_rng(seed))
 
     mean, sd = np.mean(_by_channel(distance, synthetic, real, extractor, options), axis=0)
     return float(mean), float(sd)
@@ -88,9 +83,7 @@ def precision_recall(
 ) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), averaged over channels.
 
-    Args:
-        synthetic, real, extractor, options: as in `fid`.
-        k: neighbours.
+    Arguments as in `fid`; `k` is the number of neighbours.
 
     Raises:
         UnderstudyError: not more than k slices on a side, other channels.
@@ -100,7 +93,7 @@ def precision_recall(
         >>> precision_recall(real, real)["recall"]
         1.0
     """
-    found = _by_channel(lambda a, b: neighbourhoods(a, b, k), synthetic, real, extractor, options)
+    found = _by_channel(lambda a, b: distances.neighbourhoods(a, b, k), synthetic, real, extractor, options)
     return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
@@ -109,10 +102,8 @@ def inception_score(
 ) -> tuple[float, float]:
     """Inception score (Salimans et al. 2016), for completeness: it looks at no real slice, and is about 2 for MR.
 
-    Args:
-        synthetic, options: as in `fid`.
-        extractor: one that has class scores: "inception2015" with `weights=`.
-        splits: parts of the slices, in the random order of `seed`, that are scored one by one.
+    Arguments as in `fid`; the extractor must have classes. `splits`: parts of the slices, in the random order of
+    `seed`, that are scored one by one.
 
     Returns:
         Mean and standard deviation over the parts, averaged over channels.
@@ -129,7 +120,7 @@ def inception_score(
     classifier: Classifier = made
 
     def score(a: Features, b: Features) -> tuple[float, float]:
-        return score_of_logits(classifier.logits(a), np.random.default_rng(seed), splits)
+        return distances.inception_score(classifier.logits(a), np.random.default_rng(seed), splits)
 
     mean, sd = np.mean(_by_channel(score, synthetic, synthetic[:0], made, {}), axis=0)
     return float(mean), float(sd)

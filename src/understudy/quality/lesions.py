@@ -51,26 +51,19 @@ def measure_lesions(labels: Labels, classes: int) -> Lesions:
         >>> found.area.tolist(), found.compactness.round(3).tolist(), found.borders[0, 0].tolist()
         ([[9.0, 9.0]], [[0.785, 0.785]], [0.0, 12.0])
     """
-    borders = _borders(labels, classes)
-    masks = [labels == k for k in range(1, classes + 1)] + [labels > 0]
-    perimeters = [borders[:, k].sum(1) - borders[:, k, k] for k in range(1, classes + 1)]
-    perimeters.append(borders[:, 0, 1:].sum(1))
+    # pixel edges between neighbours of other classes; beyond the slice is background
+    n, k = len(labels), classes + 1
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1))).astype(np.int64)
+    slice_of, counts = np.arange(n)[:, None, None] * k * k, np.zeros(n * k * k, np.int64)
+    for a, b in ((padded[:, 1:], padded[:, :-1]), (padded[:, :, 1:], padded[:, :, :-1])):
+        counts += np.bincount((slice_of + a * k + b)[a != b], minlength=n * k * k)
+    one_way = counts.reshape(n, k, k)
+    borders = (one_way + one_way.transpose(0, 2, 1)).astype(np.float64)
+    masks = [labels == c for c in range(1, classes + 1)] + [labels > 0]
+    perimeters = [*(borders[:, c].sum(1) for c in range(1, classes + 1)), borders[:, 0, 1:].sum(1)]
     columns = [_mask_measures(mask, p) for mask, p in zip(masks, perimeters, strict=True)]
     fields = {name: np.stack([c[name] for c in columns], axis=1) for name in columns[0]}
     return Lesions(**fields, borders=borders, maps=np.stack([_cells(mask) for mask in masks[:-1]], axis=1))
-
-
-def _borders(labels: Labels, classes: int) -> Floats:
-    """Pixel edges between classes, [n, K + 1, K + 1]; nothing on the diagonal."""
-    n, k = len(labels), classes + 1
-    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1))).astype(np.int64)
-    slice_of = np.arange(n)[:, None, None] * k * k
-    counts = np.zeros(n * k * k, np.int64)
-    for a, b in ((padded[:, 1:], padded[:, :-1]), (padded[:, :, 1:], padded[:, :, :-1])):
-        other = a != b
-        counts += np.bincount((slice_of + a * k + b)[other], minlength=n * k * k)
-    one_way = counts.reshape(n, k, k)
-    return (one_way + one_way.transpose(0, 2, 1)).astype(np.float64)
 
 
 def _mask_measures(mask: Mask, perimeter: Floats) -> dict[str, Floats]:

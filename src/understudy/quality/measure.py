@@ -24,14 +24,8 @@ import pandas as pd
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, canonical_json, plain, write_text
+from understudy.quality import distances
 from understudy.quality.config import QualityConfig
-from understudy.quality.distances import (
-    between_features,
-    extrapolated,
-    inception_score,
-    kernel_distance,
-    neighbourhoods,
-)
 from understudy.quality.extractors import Classifier, Extractor, Features
 from understudy.quality.features import FeatureCache, fitted
 from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
@@ -39,9 +33,6 @@ from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_
 from understudy.slices import SliceSet
 
 NAN = float("nan")
-
-
-# --- the sets ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,30 +127,30 @@ class Setup:
 
 def frechet(synthetic: Features, real: Features, setup: Setup) -> Values:
     enough = min(len(synthetic), len(real)) >= setup.extractor.dimension
-    return {"frechet_distance": (between_features(synthetic, real) if enough else NAN, NAN)}
+    return {"frechet_distance": (distances.between_features(synthetic, real) if enough else NAN, NAN)}
 
 
 def frechet_infinity(synthetic: Features, real: Features, setup: Setup) -> Values:
-    found = extrapolated(synthetic, real, setup.rng)
+    found = distances.extrapolated(synthetic, real, setup.rng)
     return {"frechet_distance_infinity": (found.value, found.error)}
 
 
 def kernel(synthetic: Features, real: Features, setup: Setup) -> Values:
     config = setup.config
     subsets = config.kernel_floor_subsets if setup.floor else config.kernel_subsets
-    return {"kernel_distance": kernel_distance(synthetic, real, setup.rng, subsets, config.kernel_size)}
+    return {"kernel_distance": distances.kernel_distance(synthetic, real, setup.rng, subsets, config.kernel_size)}
 
 
 def neighbours(synthetic: Features, real: Features, setup: Setup) -> Values:
     few_real, few_synthetic = (_choice(x, setup.config.neighbours_slices, setup.rng) for x in (real, synthetic))
-    found = neighbourhoods(few_synthetic, few_real, setup.config.neighbours)
+    found = distances.neighbourhoods(few_synthetic, few_real, setup.config.neighbours)
     return {key: (value, NAN) for key, value in found.items()}
 
 
 def score(synthetic: Features, real: Features, setup: Setup) -> Values:
     assert isinstance(setup.extractor, Classifier)
     logits = setup.extractor.logits(synthetic)
-    return {"inception_score": inception_score(logits, setup.rng, setup.config.score_splits)}
+    return {"inception_score": distances.inception_score(logits, setup.rng, setup.config.score_splits)}
 
 
 def _choice(features: Features, most: int, rng: np.random.Generator) -> Features:

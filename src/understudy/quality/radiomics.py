@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-VERSION = 1
 LEVELS = 32  # grey levels of entropy and texture: bins of 8 grey values
 ABOVE = 8  # grey values up to this are background: what generators draw there is never exactly 0
 DISTANCES, DIRECTIONS = (1, 2), ((0, 1), (-1, 1), (-1, 0), (-1, -1))
@@ -54,8 +53,7 @@ def histograms(values: NDArray[Any], mask: Mask, levels: int) -> NDArray[np.int6
 def first_order(images: NDArray[np.uint8], mask: Mask) -> Floats:
     """Features [n, 11] in the order of `FIRST_ORDER`, all from the slices' histograms.
 
-    Standard deviation, skewness and kurtosis are those of the population; entropy in bits over 32 levels; a percentile
-    is the smallest grey value that reaches the share.
+    Moments are the population's; entropy in bits over 32 levels; a percentile is the smallest value that reaches it.
     """
     counts = histograms(images, mask, 256).astype(np.float64)
     pixels = counts.sum(1)
@@ -63,7 +61,7 @@ def first_order(images: NDArray[np.uint8], mask: Mask) -> Floats:
     mean = share @ np.arange(256)
     away = np.arange(256)[None] - mean[:, None]
     second, third, fourth = ((share * away**k).sum(1) for k in (2, 3, 4))
-    some = second > 1e-9
+    some = second > 1e-9  # not of a single grey value
     spread = np.where(some, second, 1.0)
     coarse = share.reshape(len(share), LEVELS, -1).sum(2)
     entropy = -(coarse * np.log2(np.where(coarse > 0, coarse, 1.0))).sum(1)
@@ -87,8 +85,7 @@ def texture(images: NDArray[np.uint8], mask: Mask) -> Floats:
     for distance in DISTANCES:
         found = np.stack([_haralick(cooccurrence(grey, mask, dy * distance, dx * distance)) for dy, dx in DIRECTIONS])
         defined = ~np.isnan(found)
-        total = np.where(defined, found, 0.0).sum(0)
-        out.append(total / np.maximum(defined.sum(0), 1))
+        out.append(np.where(defined, found, 0.0).sum(0) / np.maximum(defined.sum(0), 1))
     return np.concatenate(out, axis=1)
 
 
@@ -147,8 +144,7 @@ def wavelets(images: NDArray[np.uint8], mask: Mask) -> Floats:
 class RadiomicExtractor:
     """Radiomic features of the brain (grey values above 8: the background is dark), as an `Extractor`.
 
-    Args:
-        centre, scale: float [28], subtracted and divided by; None: the raw numbers.
+    `centre` and `scale`, float [28], are subtracted and divided by; None: the raw numbers.
     """
 
     name, inside = "radiomics", f"grey values above {ABOVE}"
@@ -158,17 +154,12 @@ class RadiomicExtractor:
     def __init__(self, centre: Floats | None = None, scale: Floats | None = None) -> None:
         self._centre = np.zeros(self.dimension) if centre is None else centre
         self._scale = np.ones(self.dimension) if scale is None else scale
-        self.rule: dict[str, Any] = {
-            "resize": "none",
-            "levels": LEVELS,
-            "inside": self.inside,
-            "scale": "raw" if scale is None else "standardised by real slices",
-        }
-        fields = [VERSION, self.name, NAMES, self.rule, self._centre.tolist(), self._scale.tolist()]
-        self.sha256 = sha256_json(fields)
+        scaled = "raw" if scale is None else "standardised by real slices"
+        self.rule: dict[str, Any] = {"resize": "none", "levels": LEVELS, "inside": self.inside, "scale": scaled}
+        self.sha256 = sha256_json([1, self.name, NAMES, self.rule, self._centre.tolist(), self._scale.tolist()])
 
     def features(self, images: NDArray[np.uint8]) -> Features:
-        """Vectors float32 [n, 28] of images uint8 [n, H, W]."""
+        """As `Extractor.features`, [n, 28]."""
         return self._scaled(radiomics(images, images > ABOVE))
 
     def _scaled(self, raw: Features) -> Features:
@@ -188,9 +179,8 @@ class TumourRadiomics(RadiomicExtractor):
     name, inside = "radiomics_tumour", "annotated pixels"
 
     def features(self, images: NDArray[np.uint8]) -> Features:
-        """Raises an error always."""
         raise UnderstudyError("features of the tumour need its annotation", fix="give the labels, or use `radiomics`")
 
     def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
-        """Vectors float32 [n, 28] of images uint8 [n, H, W] where labels uint8 [n, H, W] are not 0."""
+        """As `LabelledExtractor.labelled_features`, [n, 28]."""
         return self._scaled(radiomics(images, labels > 0))

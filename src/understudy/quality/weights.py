@@ -63,22 +63,18 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
         raise UnderstudyError("a stated SHA-256 needs at least its first 8 digits", fix="give all 64")
     found = sha256_file(path)
     wanted = (stated.lower(),) if stated is not None else PUBLISHED.get(extractor, ())
-    if wanted and not any(found.startswith(w) for w in wanted):
-        raise UnderstudyError(
-            f"the weights have the SHA-256 {found}, not {' or '.join(w if len(w) == 64 else w + '…' for w in wanted)}",
-            where=path,
-            fix="download the file again; if you mean this one, state its SHA-256 (--weights-sha256)",
-        )
+    if wanted and not found.startswith(wanted):
+        listed = " or ".join(w if len(w) == 64 else w + "…" for w in wanted)
+        fix = "download the file again; if you mean this one, state its SHA-256 (--weights-sha256)"
+        raise UnderstudyError(f"the weights have the SHA-256 {found}, not {listed}", where=path, fix=fix)
     script = False
     if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # TorchScript archives hold code and constants beside the tensors
             script = any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     if script and not wanted:
-        raise UnderstudyError(
-            f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})",
-            where=path,
-            fix="state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict",
-        )
+        what = f"a TorchScript file can run code while it is opened, and no SHA-256 vouches for this one ({found})"
+        fix = "state its SHA-256 (--weights-sha256) if you trust where it came from, or give a state dict"
+        raise UnderstudyError(what, where=path, fix=fix)
     try:
         if path.suffix == ".safetensors":
             return Weights(path, found, load_file(path))
@@ -89,11 +85,9 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
             return Weights(path, found, {k: v.detach() for k, v in module.state_dict().items()}, module)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise UnderstudyError(
-            f"the weights cannot be read safely ({first_line(error)})",
-            where=path,
-            fix="give a state dict (tensors only), safetensors, or a TorchScript archive",
-        ) from error
+        fix = "give a state dict (tensors only), safetensors, or a TorchScript archive"
+        what = f"the weights cannot be read safely ({first_line(error)})"
+        raise UnderstudyError(what, where=path, fix=fix) from error
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -103,11 +97,8 @@ def read_weights(path: str | Path, extractor: str, stated: str | None = None) ->
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: Weights) -> None:
-    """Loads tensors of a file by name into a network; every one of the network's must be there.
-
-    Raises:
-        UnderstudyError: names are missing, or shapes differ; further names in the file are left.
-    """
+    """Loads tensors of a file by name; raises `UnderstudyError` if one of the network's is not there or has another
+    shape; further names in the file are left."""
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     missing = sorted(set(wanted) - set(tensors))
     other = next((k for k, own in wanted.items() if k in tensors and tensors[k].shape != own.shape), None)

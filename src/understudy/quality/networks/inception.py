@@ -39,21 +39,17 @@ _ACROSS, _DOWN = (1, 7), (7, 1)
 _Branches = list[list[Any]]
 
 
-def _a() -> _Branches:
-    return [
-        [("branch1x1", "conv", 64, 1, 1)],
-        [("branch5x5_1", "tower_conv", 48, 1, 1), ("branch5x5_2", "tower_conv_1", 64, 5, 1)],
-        [("branch3x3dbl_1", "tower_1_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 96, 3, 1),
-         ("branch3x3dbl_3", "tower_1_conv_2", 96, 3, 1)],
-    ]  # fmt: skip
-
-
-def _b() -> _Branches:
-    return [
-        [("branch3x3", "conv", 384, 3, 2)],
-        [("branch3x3dbl_1", "tower_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_conv_1", 96, 3, 1),
-         ("branch3x3dbl_3", "tower_conv_2", 96, 3, 2)],
-    ]  # fmt: skip
+_A: _Branches = [
+    [("branch1x1", "conv", 64, 1, 1)],
+    [("branch5x5_1", "tower_conv", 48, 1, 1), ("branch5x5_2", "tower_conv_1", 64, 5, 1)],
+    [("branch3x3dbl_1", "tower_1_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 96, 3, 1),
+     ("branch3x3dbl_3", "tower_1_conv_2", 96, 3, 1)],
+]  # fmt: skip
+_B: _Branches = [
+    [("branch3x3", "conv", 384, 3, 2)],
+    [("branch3x3dbl_1", "tower_conv", 64, 1, 1), ("branch3x3dbl_2", "tower_conv_1", 96, 3, 1),
+     ("branch3x3dbl_3", "tower_conv_2", 96, 3, 2)],
+]  # fmt: skip
 
 
 def _c(width: int) -> _Branches:
@@ -67,24 +63,20 @@ def _c(width: int) -> _Branches:
     ]  # fmt: skip
 
 
-def _d() -> _Branches:
-    return [
-        [("branch3x3_1", "tower_conv", 192, 1, 1), ("branch3x3_2", "tower_conv_1", 320, 3, 2)],
-        [("branch7x7x3_1", "tower_1_conv", 192, 1, 1), ("branch7x7x3_2", "tower_1_conv_1", 192, _ACROSS, 1),
-         ("branch7x7x3_3", "tower_1_conv_2", 192, _DOWN, 1), ("branch7x7x3_4", "tower_1_conv_3", 192, 3, 2)],
-    ]  # fmt: skip
-
-
-def _e() -> _Branches:
-    return [
-        [("branch1x1", "conv", 320, 1, 1)],
-        [("branch3x3_1", "tower_conv", 384, 1, 1),
-         [("branch3x3_2a", "tower_mixed_conv", 384, (1, 3), 1),
-          ("branch3x3_2b", "tower_mixed_conv_1", 384, (3, 1), 1)]],
-        [("branch3x3dbl_1", "tower_1_conv", 448, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 384, 3, 1),
-         [("branch3x3dbl_3a", "tower_1_mixed_conv", 384, (1, 3), 1),
-          ("branch3x3dbl_3b", "tower_1_mixed_conv_1", 384, (3, 1), 1)]],
-    ]  # fmt: skip
+_D: _Branches = [
+    [("branch3x3_1", "tower_conv", 192, 1, 1), ("branch3x3_2", "tower_conv_1", 320, 3, 2)],
+    [("branch7x7x3_1", "tower_1_conv", 192, 1, 1), ("branch7x7x3_2", "tower_1_conv_1", 192, _ACROSS, 1),
+     ("branch7x7x3_3", "tower_1_conv_2", 192, _DOWN, 1), ("branch7x7x3_4", "tower_1_conv_3", 192, 3, 2)],
+]  # fmt: skip
+_E: _Branches = [
+    [("branch1x1", "conv", 320, 1, 1)],
+    [("branch3x3_1", "tower_conv", 384, 1, 1),
+     [("branch3x3_2a", "tower_mixed_conv", 384, (1, 3), 1),
+      ("branch3x3_2b", "tower_mixed_conv_1", 384, (3, 1), 1)]],
+    [("branch3x3dbl_1", "tower_1_conv", 448, 1, 1), ("branch3x3dbl_2", "tower_1_conv_1", 384, 3, 1),
+     [("branch3x3dbl_3a", "tower_1_mixed_conv", 384, (1, 3), 1),
+      ("branch3x3dbl_3b", "tower_1_mixed_conv_1", 384, (3, 1), 1)]],
+]  # fmt: skip
 
 
 class _Block(nn.Module):
@@ -125,8 +117,7 @@ class _Block(nn.Module):
 class Inception(nn.Module):
     """[n, 3, 299, 299] -> [n, 2048], the mean over positions of the last block.
 
-    Args:
-        fid: the graph of 2015-12-05 with its 1008 classes, else the later network without its classes.
+    `fid`: the graph of 2015-12-05 with its 1008 classes, else the later network without its classes.
     """
 
     def __init__(self, fid: bool) -> None:
@@ -137,19 +128,18 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = _Convolution(32, 64, 3, pad=True)
         self.Conv2d_3b_1x1 = _Convolution(64, 80, 1)
         self.Conv2d_4a_3x3 = _Convolution(80, 192, 3)
-        self.Mixed_5b, self.Mixed_5c = _Block(192, _a(), average, 32), _Block(256, _a(), average, 64)
-        self.Mixed_5d, self.Mixed_6a = _Block(288, _a(), average, 64), _Block(288, _b(), "halves")
+        self.Mixed_5b, self.Mixed_5c = _Block(192, _A, average, 32), _Block(256, _A, average, 64)
+        self.Mixed_5d, self.Mixed_6a = _Block(288, _A, average, 64), _Block(288, _B, "halves")
         self.Mixed_6b, self.Mixed_6c = _Block(768, _c(128), average), _Block(768, _c(160), average)
         self.Mixed_6d, self.Mixed_6e = _Block(768, _c(160), average), _Block(768, _c(192), average)
-        self.Mixed_7a, self.Mixed_7b = _Block(768, _d(), "halves"), _Block(1280, _e(), average)
-        self.Mixed_7c = _Block(2048, _e(), last)
+        self.Mixed_7a, self.Mixed_7b = _Block(768, _D, "halves"), _Block(1280, _E, average)
+        self.Mixed_7c = _Block(2048, _E, last)
         if fid:
             self.fc = nn.Linear(DIMENSION, 1008)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pools = {"Conv2d_3b_1x1", "Mixed_5b"}
         for name, layer in self.named_children():
-            if name in pools:
+            if name in ("Conv2d_3b_1x1", "Mixed_5b"):
                 x = F.max_pool2d(x, 3, 2)
             if name != "fc":
                 x = layer(x)
