@@ -24,14 +24,14 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: queues s
 
 
 class Checkpoints:
-    """The last two checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
+    """The last `keep` checkpoints of one run: `checkpoint-<step>.pt`, each whole or absent.
 
     Args:
         identity: hash of what is being trained on what; a checkpoint with another identity is refused.
     """
 
-    def __init__(self, folder: str | Path, identity: str) -> None:
-        self.folder, self.identity = Path(folder), identity
+    def __init__(self, folder: str | Path, identity: str, keep: int = 2) -> None:
+        self.folder, self.identity, self.keep = Path(folder), identity, keep
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
@@ -47,7 +47,7 @@ class Checkpoints:
                 what = f"the checkpoint could not be written ({str(error).splitlines()[0]})"
                 fix = "check the free space and run the same command again"
                 raise UnderstudyError(what, where=self.folder, fix=fix) from error
-        for old in self._paths()[:-2]:  # the last but one is used where the last is damaged
+        for old in self._paths()[: -self.keep]:  # the last but one is used where the last is damaged
             old.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
