@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.pixels import to_8_bit, to_grey
 from understudy.exchange.sources import RawSlice
 from understudy.exchange.spec import ALIASES, BRATS_CODES, LABELS, PLAIN, FolderSpec
@@ -41,7 +41,6 @@ class ArrayFile:
         read_bytes(path, 200)  # says what is wrong with links and pointers
         try:
             if member is None:
-                # Mapped again when it is read: a mapping keeps its file open, and there may be many.
                 mapped = np.load(path, mmap_mode="r", allow_pickle=False)
                 self.shape, self.dtype = mapped.shape, mapped.dtype
             else:
@@ -71,15 +70,11 @@ class ArrayFile:
             yield np.stack(list(self._items()))
 
     def _items(self) -> Iterator[NDArray[Any]]:
-        if self._member is None:
-            try:
-                mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            except Exception as error:
-                raise unreadable_array(self.path, error) from error
-            yield from map(np.asarray, mapped)
-            return
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         try:
+            if self._member is None:  # mapped again: a mapping keeps its file open, and there may be many
+                yield from map(np.asarray, np.load(self.path, mmap_mode="r", allow_pickle=False))
+                return
             with self._open() as stream:
                 self._header(stream)
                 for _ in range(self.shape[0]):
@@ -93,12 +88,10 @@ class ArrayFile:
 
 def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
     """Why NumPy or zipfile cannot read a file, in words."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    start = read_bytes(path, 8)
+    text, start = first_line(error), read_bytes(path, 8)
     what, fix = f"the array cannot be read ({text})", "save it again, or replace it by an intact copy"
     if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
         what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
-        fix = "save the array with numpy.save, or replace the file by an intact copy"
     elif "pickle" in text or "Python objects" in text:
         what = "the file holds pickled Python objects, which are never executed"
         fix = "save plain numeric arrays with numpy.save or numpy.savez"
@@ -135,15 +128,15 @@ def _forms(shape: tuple[int, ...], depths: Collection[int] | None) -> list[_Form
         depths: what the number of channels, with the annotation if it is among them, may be; None: nobody named the
             channels, and an axis is one of channels if it has at most 8 entries, one of pixels if it has more.
     """
-    axes: dict[int, list[tuple[bool, int | None]]] = {
+    ways: dict[int, list[tuple[bool, int | None]]] = {
         2: [(False, None)],
         3: [(False, 0), (False, 2), (True, None)],
         4: [(True, 0), (True, 2)],
     }
     forms = []
-    for stack, axis in axes.get(len(shape), []):
+    for stack, axis in ways.get(len(shape), []):
         item = shape[1:] if stack else shape
-        pixels = item if axis is None else tuple(n for i, n in enumerate(item) if i != axis)
+        pixels = [n for i, n in enumerate(item) if i != axis]
         form = _Form(stack, axis, 1 if axis is None else item[axis])
         fits = form.depth <= _MOST_CHANNELS < min(pixels) if depths is None else form.depth in depths
         same = len(shape) == 3 and stack and shape[0] == 1  # as one slice of one channel
@@ -159,8 +152,7 @@ class ArraySource:
         plain: channels need no names (then all channels of the array are images), and there need not be an annotation.
 
     Raises:
-        UnderstudyError: channels without names, a shape that does not fit or can be read in several ways, labels
-            without images.
+        UnderstudyError: no names of channels, a shape that does not fit or is ambiguous, labels without images.
     """
 
     def __init__(
@@ -196,13 +188,9 @@ class ArraySource:
             names = {PLAIN: 0} if self._depth == 1 else {f"channel {i + 1}": i for i in range(self._depth)}
             self._positions = {name: i for name, i in names.items() if i != spec.labels}
             if self._depth > 1 and not isinstance(spec.labels, int):
-                self.notes.append(
-                    f"all {self._depth} channels of the arrays are taken for images (--channels names them)"
-                )
-        self._pairs = [(name, images, labels, self._form(images)) for name, images, labels in opened]
-        for _, images, labels, form in self._pairs:
-            if labels is not None:
-                _check_labels(images, labels, form)
+                text = f"all {self._depth} channels of the arrays are taken for images (--channels names them)"
+                self.notes.append(text)
+        self._pairs = [(name, images, labels, self._form(images, labels)) for name, images, labels in opened]
         said = self._apart or isinstance(spec.labels, int)
         self.annotated = said or self._depth > 1 + max(self._positions.values())
         self.channels = tuple(known or self._positions)
@@ -243,8 +231,7 @@ class ArraySource:
             if not own:
                 raise self._unfit(images)
             if common and not common & own:
-                channels = " or ".join(map(str, common))
-                what = f"an array of shape {images.shape} beside others of {channels} channels"
+                what = f"an array of shape {images.shape} beside others of {' or '.join(map(str, common))} channels"
                 fix = "make all arrays with the same channels, or remove those of others"
                 raise UnderstudyError(what, where=images.path, fix=fix)
             common = common & own or own
@@ -252,36 +239,41 @@ class ArraySource:
             raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths()))
         return common.pop()
 
-    def _form(self, images: ArrayFile) -> _Form:
-        forms = [f for f in _forms(images.shape, self._depths()) if f.depth == self._depth]
-        if len(forms) > 1:
-            raise self._unclear(images, forms)
-        if forms[0].is_volume(images.shape):
-            count, height, width = images.shape[:3]
+    def _form(self, images: ArrayFile, labels: ArrayFile | None) -> _Form:
+        """The way to read the images; refuses labels of another shape."""
+        shape = images.shape
+        form, *others = [f for f in _forms(shape, self._depths()) if f.depth == self._depth]
+        if others:
+            raise self._unclear(images, [form, *others])
+        if form.is_volume(shape):
+            count, height, width = shape[:3]
             shapes = f"{count} slices of {height} x {width} pixels, or {width} of {count} x {height}"
-            clear = "array[:, None]" if len(images.shape) == 3 else "numpy.moveaxis(array, -1, 1)"
+            clear = "array[:, None]" if len(shape) == 3 else "numpy.moveaxis(array, -1, 1)"
             fix = f"save numpy.moveaxis(array, 2, 0) if the third axis counts slices, {clear} if the first does"
-            raise UnderstudyError(f"an array of shape {images.shape} is {shapes}", where=images.path, fix=fix)
-        return forms[0]
+            raise UnderstudyError(f"an array of shape {shape} is {shapes}", where=images.path, fix=fix)
+        item = shape[1:] if form.stack else shape
+        pixels, count = tuple(n for i, n in enumerate(item) if i != form.axis), shape[0] if form.stack else 1
+        allowed = [(count, *pixels), (count, 1, *pixels), *([pixels] if count == 1 else [])]
+        if labels is not None and labels.shape not in allowed:
+            what = f"labels of shape {labels.shape} for images of shape {shape}"
+            raise UnderstudyError(what, where=labels.path, fix=f"save them as {allowed[0]}")
+        return form
 
     def _unclear(self, images: ArrayFile, forms: Sequence[_Form]) -> UnderstudyError:
-        if self._positions:
-            fix = "save array[:, None] if these are slices of one channel, array[None] if it is one slice"
-        else:
+        fix = "save array[:, None] if these are slices of one channel, array[None] if it is one slice"
+        if not self._positions:
             names = ",".join(f"NAME{i + 1}" for i in range(max(form.depth for form in forms)))
             fix = f"--channels {names} if it is one slice, --channels {PLAIN} if these are slices of one channel"
         what = f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}"
         return UnderstudyError(what, where=images.path, fix=fix)
 
     def _unfit(self, images: ArrayFile) -> UnderstudyError:
-        depths = self._depths()
-        what = f"an array of shape {images.shape}"
+        depths, what = self._depths(), f"an array of shape {images.shape}"
         if depths is None:
             what += f" is no image or stack of images with up to {_MOST_CHANNELS} channels"
             fix = "name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]"
         else:
-            annotation = "" if self._apart else " with the annotation"
-            wanted = f"{', '.join(self._positions)}{annotation}"
+            wanted = ", ".join(self._positions) + ("" if self._apart else " with the annotation")
             what += f" where {' or '.join(map(str, sorted(depths)))} channels are expected ({wanted})"
             fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name its channels (--channels)"
         return UnderstudyError(what, where=images.path, fix=fix)
@@ -305,17 +297,18 @@ class ArraySource:
             of_images, of_labels = (of_images or of_labels), []
         if len(of_images) != 1 or len(of_labels) > 1 or (said and not of_labels):
             what = f"which array holds the images{' and which the labels' if not only else ''} is not clear"
-            fix = "call them `images` and `labels`, or give --labels KEY"
-            raise UnderstudyError(what, where=f"{path}: it has {', '.join(keys) or 'no array'}", fix=fix)
+            where = f"{path}: it has {', '.join(keys) or 'no array'}"
+            raise UnderstudyError(what, where=where, fix="call them `images` and `labels`, or give --labels KEY")
         return ArrayFile(path, of_images[0]), ArrayFile(path, of_labels[0]) if of_labels else None
 
     def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
+        order = [self._positions[channel] for channel in self.channels]
         for name, images, labels, form in self._pairs:
-            depth = images.shape[0] if form.stack else 1
+            several = form.stack and images.shape[0] > 1
             drawn = None if labels is None else labels.slices(len(labels.shape) > 2)
             for number, item in enumerate(images.slices(form.stack)):
-                row = {"id": f"{name}_{number:07d}" if depth > 1 else name}
+                row = {"id": f"{name}_{number:07d}" if several else name}
                 where = Path(f"{images.path}, slice {number}")
                 image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
                 grey = to_grey(image, self._spec, where)  # [C, H, W]
@@ -325,18 +318,7 @@ class ArraySource:
                     codes = grey[[self._said if isinstance(self._said, int) else len(grey) - 1]]
                 else:
                     codes = np.zeros_like(grey[:1])
-                order = [self._positions[channel] for channel in self.channels]
                 yield RawSlice(row, to_8_bit(grey[order]), codes, where, where)
-
-
-def _check_labels(images: ArrayFile, labels: ArrayFile, form: _Form) -> None:
-    item = images.shape[1:] if form.stack else images.shape
-    height, width = (n for i, n in enumerate(item) if i != form.axis)
-    count = images.shape[0] if form.stack else 1
-    allowed = [(count, height, width), (count, 1, height, width)]
-    if labels.shape not in allowed and (count > 1 or labels.shape != (height, width)):
-        what = f"labels of shape {labels.shape} for images of shape {images.shape}"
-        raise UnderstudyError(what, where=labels.path, fix=f"save them as {allowed[0]}")
 
 
 def _positions(spec: FolderSpec) -> dict[str, int]:
@@ -346,8 +328,8 @@ def _positions(spec: FolderSpec) -> dict[str, int]:
     positions = {}
     for name, said in spec.named.items():
         if isinstance(said, str) and said:
-            what, fix = f"{said!r} is not a position in an array", "give a number, counted from 0"
-            raise UnderstudyError(what, where=f"channels.{name}", fix=fix)
+            what = f"{said!r} is not a position in an array"
+            raise UnderstudyError(what, where=f"channels.{name}", fix="give a number, counted from 0")
         positions[name] = said if isinstance(said, int) else next(free)
     if taken in positions.values():
         what = f"position {taken} is said to be both the annotation and a channel"
@@ -377,10 +359,8 @@ def _pairs(root: Path, files: Sequence[str]) -> list[tuple[str, str | None]]:
             where = f"{root}: {target[key]} and {file}"
             raise UnderstudyError("two files with the same name", where=where, fix="remove one of them")
         target[key] = file
-    if lonely := sorted(labels.keys() - images.keys()):
-        fix = "add the images, or remove the labels"
-        raise UnderstudyError("labels without images", where=root / labels[lonely[0]], fix=fix)
-    if labels and len(labels) < len(images):
-        name = next(file for key, file in images.items() if key not in labels)
-        raise UnderstudyError("images without labels", where=root / name, fix="add the labels, or remove the images")
+    for kind, other, own, others in (("labels", "images", labels, images), ("images", "labels", images, labels)):
+        if labels and (lonely := sorted(own.keys() - others.keys(), key=natural)):
+            fix = f"add the {other}, or remove the {kind}"
+            raise UnderstudyError(f"{kind} without {other}", where=root / own[lonely[0]], fix=fix)
     return [(images[key], labels.get(key)) for key in sorted(images, key=natural)]

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json, sha256_file, write_json
-from understudy.slices import LabelClass, SliceSet
+from understudy.slices import SliceSet
 
 DESCRIPTION = "understudy-images.json"
 CERTIFICATE, FORMAT = "release.json", "understudy-release-1"
 _COLUMNS = ("id", "subject", "site", "z", "split")  # of the index that are kept for each slice
-_Row = dict[str, str | int | float | None]
 _CHECK = "check the package: understudy verify PACKAGE"
 
 
-class DescribedChannel(BaseModel):
+class DescribedChannel(BaseModel, extra="forbid"):
     """A channel and what stands for it in file names."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     files: str
 
 
-class DescribedClass(BaseModel):
+class DescribedClass(BaseModel, extra="forbid"):
     """A class, and its value in the images of the annotation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     source: int
@@ -40,32 +36,20 @@ class DescribedClass(BaseModel):
     value: int
 
 
-class Description(BaseModel):
-    """The content of `understudy-images.json`.
-
-    Attributes:
-        layout, pattern, labels: as in `FolderSpec`.
-        classes: background first.
-        spacing, axes: as in `SliceSet`.
-        slices: slice as the files call it -> its id, patient, site, z and split, where they are known.
-    """
-
-    model_config = ConfigDict(extra="forbid")
+class Description(BaseModel, extra="forbid"):
+    """The content of `understudy-images.json`; layout, pattern and labels are those of `FolderSpec`."""
 
     format: Literal["understudy-images-1"] = "understudy-images-1"
     layout: Literal["png", "nifti", "webdataset"]
     pattern: str = ""
     channels: list[DescribedChannel]
     labels: str
-    classes: list[DescribedClass]
+    classes: list[DescribedClass]  # background first
     resolution: int
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[float, float, float] | None = None  # mm, as in `SliceSet`
     axes: tuple[str, str] | None = None
-    slices: dict[str, _Row] = {}
-
-    @property
-    def label_classes(self) -> tuple[LabelClass, ...]:
-        return tuple(LabelClass(c.name, c.source, c.code) for c in self.classes)
+    # slice as the files call it -> its id, patient, site, z and split, where they are known
+    slices: dict[str, dict[str, str | int | float | None]] = {}
 
     @property
     def codes(self) -> dict[str, float]:
@@ -95,25 +79,19 @@ def describe(slices: SliceSet, out: Path, reading: Mapping[str, Any], cases: Map
     """Writes `understudy-images.json` into an exported folder.
 
     Args:
-        slices: what was exported.
         reading: fields of the `FolderSpec` that reads it: layout, pattern, channels, labels, codes.
         cases: slice as the files call it -> row of the set; None: say nothing about single slices.
     """
     codes = {slices.classes[0].name: 0, **reading["codes"]}
     index = slices.index[[name for name in _COLUMNS if name in slices.index]]
     records = index.astype(object).where(index.notna(), None).to_dict(orient="records")
-    rows = {
-        case: {str(k): v.item() if hasattr(v, "item") else v for k, v in records[row].items()}
-        for case, row in (cases or {}).items()
-    }
+    rows = {case: records[row] for case, row in (cases or {}).items()}
     said = Description(
         layout=reading["layout"],
         pattern=reading.get("pattern", ""),
         channels=[DescribedChannel(name=c, files=reading["channels"][c]) for c in slices.channels],
         labels=reading["labels"],
-        classes=[
-            DescribedClass(name=c.name, source=c.source, code=c.code, value=codes[c.name]) for c in slices.classes
-        ],
+        classes=[DescribedClass(**asdict(c), value=codes[c.name]) for c in slices.classes],
         resolution=slices.resolution,
         spacing=slices.spacing,
         axes=slices.axes,
@@ -140,21 +118,17 @@ def certificate_of(package: str | Path) -> dict[str, Any]:
     """What release.json says; refuses a folder that is no package, or one of another version."""
     path = Path(package) / CERTIFICATE
     if not path.is_file():
-        what = "this is no released package: it has no release.json"
-        raise UnderstudyError(what, where=package, fix="give its folder")
+        raise UnderstudyError("this is no released package: it has no release.json", package, "give its folder")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        fix = f"use a version that knows {FORMAT}"
-        raise UnderstudyError("the package is of an unknown format", where=path, fix=fix)
+        raise UnderstudyError("the package is of an unknown format", path, f"use a version that knows {FORMAT}")
     return found
 
 
 def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -> tuple[Path, FolderSpec]:
-    """The data folder of a package and how it is read; any other folder as it is.
+    """The data folder of a package and how it is read (but for sizes, as the user says); any other folder as it is.
 
-    Args:
-        spec: what the user says; what the package says takes its place, except for sizes.
-        known: channels that are wanted; the package's others are left out.
+    `known` are the channels that are wanted; the package's others are left out.
     """
     if not (root / CERTIFICATE).is_file():
         return root, spec

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.spec import BRATS_CODES, FolderSpec
 from understudy.io.folders import read_bytes
 from understudy.io.nifti import LABEL_TOLERANCE
 from understudy.slices import BACKGROUND, LabelClass, SliceSet, evenly_coded
-from understudy.volumes import SliceGeometry
+from understudy.volumes import SliceGeometry, power_of_two
 
 if TYPE_CHECKING:
     from understudy.exchange.sources import RawSlice, Source
@@ -40,18 +40,15 @@ def read_png(path: Path) -> NDArray[np.uint8]:
                 return np.asarray(image.convert("L"), np.uint8)
             mode, kind = image.mode, image.format
     except Exception as error:  # of a damaged file Pillow raises nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else reason
-        fix = "replace it by an intact copy"
-        raise UnderstudyError(f"the image cannot be read ({reason})", where=path, fix=fix) from error
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        what = f"the image cannot be read ({reason})"
+        raise UnderstudyError(what, where=path, fix="replace it by an intact copy") from error
     if mode in ("RGB", "RGBA", "LA", "P", "PA"):
         words = {"P": "colours of a palette", "PA": "colours of a palette", "LA": "grey with transparency"}
         what = f"the {kind} image has {words.get(mode, f'colours ({mode})')}, not one channel of grey values"
-        fix = "write one 8-bit grey image a channel"
-    else:
-        what = f"the {kind} image has more than 8 bits a pixel ({mode})"
-        fix = "scale it to 0-255 and save it with 8 bits, so that all images are scaled alike"
-    raise UnderstudyError(what, where=path, fix=fix)
+        raise UnderstudyError(what, where=path, fix="write one 8-bit grey image a channel")
+    fix = "scale it to 0-255 and save it with 8 bits, so that all images are scaled alike"
+    raise UnderstudyError(f"the {kind} image has more than 8 bits a pixel ({mode})", where=path, fix=fix)
 
 
 def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: bool = False) -> NDArray[Any]:
@@ -72,40 +69,38 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
         raise UnderstudyError(what, where=where, fix="correct or remove it")
     single = np.asarray(values, np.float32)
     seen = f"values from {low:g} to {high:g}"
-    if annotation:
-        _refuse_no_codes(single, low, high, where)
-        return np.clip(single, 0, 255)
-    if scaling == "max":
-        if high <= 0 or low < 0:
-            fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
-            raise UnderstudyError(f"{seen} cannot be divided by their maximum", where=where, fix=fix)
-        return single * np.float32(255 / high)
-    if scaling == "as_is":
+    what = ""
+    if annotation:  # its values may lie between its codes, as a generator's do, but are no probabilities
+        name = "name each class's value: --codes NAME=VALUE,... (or `codes: {...}`)"
+        if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
+            what, fix = f"the annotation has {seen}, not from 0 (background) to 255", name
+        elif 0 < high <= 1 + LABEL_TOLERANCE and np.abs(single - np.rint(single)).max() > LABEL_TOLERANCE:
+            what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
+            fix = f"save (array > 0.5).astype('uint8'), and {name}"
+    elif scaling == "max":
+        what = f"{seen} cannot be divided by their maximum" if high <= 0 or low < 0 else ""
+        fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
+    elif scaling == "as_is":
         if (low < 0 or high > 255) and not spec.clip:
-            fix = f"say which numbers become 0 and 255: {_EXAMPLE}, or --values max"
-            raise UnderstudyError(f"{seen} are no grey values 0 to 255", where=where, fix=fix)
-        if np.issubdtype(values.dtype, np.floating) and 0 < high <= 1:
-            fix = "say which numbers become 0 and 255, e.g. --values 0,1 (or `values: [0, 1]`)"
-            raise UnderstudyError(f"{seen} would all become black", where=where, fix=fix)
-        return np.clip(single, 0, 255)
-    bottom, top = scaling
-    slack = _SLACK * (top - bottom)
-    if (low < bottom - slack or high > top + slack) and not spec.clip:
-        fix = "correct `values`, or let what is outside be cut off: --clip (`clip: true`)"
-        raise UnderstudyError(f"{seen} lie outside of {bottom:g} to {top:g}", where=where, fix=fix)
-    return np.clip((single - np.float32(bottom)) * np.float32(255 / (top - bottom)), 0, 255)
-
-
-def _refuse_no_codes(values: NDArray[np.float32], low: float, high: float, where: Path) -> None:
-    """An annotation's values may lie between its codes, as a generator's do, but are no probabilities."""
-    if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
-        what = f"the annotation has values from {low:g} to {high:g}, not from 0 (background) to 255"
-        fix = "save each pixel's class as a number, and name the classes: --codes NAME=VALUE,... (or `codes: {...}`)"
+            what, fix = (
+                f"{seen} are no grey values 0 to 255",
+                f"say which become 0 and 255: {_EXAMPLE}, or --values max",
+            )
+        elif np.issubdtype(values.dtype, np.floating) and 0 < high <= 1:
+            what, fix = (
+                f"{seen} would all become black",
+                "say which become 0 and 255: --values 0,1 (or `values: [0, 1]`)",
+            )
+    else:
+        bottom, top = scaling
+        slack = _SLACK * (top - bottom)
+        if (low < bottom - slack or high > top + slack) and not spec.clip:
+            what = f"{seen} lie outside of {bottom:g} to {top:g}"
+            fix = "correct `values`, or let what is outside be cut off: --clip (`clip: true`)"
+        single = (single - np.float32(bottom)) * np.float32(255 / (top - bottom))
+    if what:
         raise UnderstudyError(what, where=where, fix=fix)
-    if 0 < high <= 1 + LABEL_TOLERANCE and np.abs(values - np.rint(values)).max() > LABEL_TOLERANCE:
-        what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
-        fix = "save (array > 0.5).astype('uint8'), and name its value: --codes NAME=1 (or `codes: {NAME: 1}`)"
-        raise UnderstudyError(what, where=where, fix=fix)
+    return single * np.float32(255 / high) if scaling == "max" else np.clip(single, 0, 255)
 
 
 def to_8_bit(grey: NDArray[Any]) -> NDArray[np.uint8]:
@@ -247,9 +242,8 @@ def _indices(codes: dict[str, float], names: list[str], root: Path) -> list[int]
         fitting = fitting or [i for i, other in enumerate(names) if i and name in other.split("/")]
         if len(fitting) != 1:
             close = get_close_matches(name, names[1:], n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            example = names[1] if len(names) > 1 else "lesion"
-            fix = f"{hint}say which value is which of {', '.join(names[1:])}, e.g. --codes '{example}={code:g}'"
+            example = [*close, *names[1:], "lesion"][0]
+            fix = f"say which value is which of {', '.join(names[1:])}, e.g. --codes '{example}={code:g}'"
             raise UnderstudyError(f"the real slices have no class {name!r}", where=f"codes, for {root}", fix=fix)
         indices.append(fitting[0])
     return indices
@@ -268,34 +262,18 @@ class Target:
         return cls(slices.channels, slices.classes, slices.resolution)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The size that all images of a folder have, and what becomes of it."""
-
-    geometry: SliceGeometry
-    first: Path
-
-    @classmethod
-    def of(cls, raw: RawSlice, spec: FolderSpec, target: Target | None) -> Sizes:
-        """From the first slice; refuses another size than is wanted unless it may be changed."""
-        height, width = raw.images.shape[-2:]
-        padded = 1 << (max(height, width) - 1).bit_length()
-        wanted = target.resolution if target else spec.resolution if spec.sizes == "fit" and spec.resolution else padded
-        if padded < wanted:
-            what = f"images of {height} x {width} pixels beside real slices of {wanted} x {wanted}"
-            fix = f"make them at {wanted} pixels, or run the study with `slices: {{resolution: {padded}}}`"
-            raise UnderstudyError(what, where=raw.where, fix=fix)
-        if (height, width) != (wanted, wanted) and spec.sizes == "refuse":
-            square = height == width == padded
-            what = f"where {wanted} x {wanted} are needed" if square else "are not square with a power of two"
-            fix = f"pad to {padded} x {padded} and average to {wanted} x {wanted}: --sizes fit (or `sizes: fit`)"
-            raise UnderstudyError(f"images of {height} x {width} pixels {what}", where=raw.where, fix=fix)
-        return cls(SliceGeometry.fit(height, width, wanted), raw.where)
-
-    def check(self, raw: RawSlice) -> None:
-        height, width = raw.images.shape[-2:]
-        if (height, width) != (self.geometry.height, self.geometry.width):
-            first = f"{self.geometry.height} x {self.geometry.width}"
-            what = f"{height} x {width} pixels where the first slice ({self.first.name}) has {first}"
-            fix = "make all images of the same size, or remove those of another"
-            raise UnderstudyError(what, where=raw.where, fix=fix)
+def geometry_of(raw: RawSlice, spec: FolderSpec, target: Target | None) -> SliceGeometry:
+    """How slices of this size are brought to the size that is wanted; refuses another unless it may be changed."""
+    height, width = raw.images.shape[-2:]
+    padded = power_of_two(max(height, width))
+    wanted = target.resolution if target else spec.resolution if spec.sizes == "fit" and spec.resolution else padded
+    if padded < wanted:
+        what = f"images of {height} x {width} pixels beside real slices of {wanted} x {wanted}"
+        fix = f"make them at {wanted} pixels, or run the study with `slices: {{resolution: {padded}}}`"
+        raise UnderstudyError(what, where=raw.where, fix=fix)
+    if (height, width) != (wanted, wanted) and spec.sizes == "refuse":
+        square = height == width == padded
+        what = f"where {wanted} x {wanted} are needed" if square else "are not square with a power of two"
+        fix = f"pad to {padded} x {padded} and average to {wanted} x {wanted}: --sizes fit (or `sizes: fit`)"
+        raise UnderstudyError(f"images of {height} x {width} pixels {what}", where=raw.where, fix=fix)
+    return SliceGeometry.fit(height, width, wanted)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,17 +20,16 @@ from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
 from understudy.exchange.description import DESCRIPTION, Description, description_of, unpacked
 from understudy.exchange.patients import ONE_A_VOLUME, Patients, compiled, patients_of
-from understudy.exchange.pixels import Annotation, Sizes, Target
+from understudy.exchange.pixels import Annotation, Target, geometry_of
 from understudy.exchange.recognise import recognise
-from understudy.exchange.sources import FileSource, SetSource, Source
+from understudy.exchange.sources import FileSource, SetSource, Source, TarSource
 from understudy.exchange.spec import FolderSpec
-from understudy.exchange.webdataset import TarSource
 from understudy.io.files import sha256_file, sha256_json
 from understudy.io.folders import files_below, list_files, read_bytes
 from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.lazy import zarr
 from understudy.runtime.progress import track
-from understudy.slices import SHARD, SliceSet, SliceWriter, sets_below
+from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
 _CHECKSUM = {".gz": 8, ".png": 24}  # last bytes: CRC-32 and length; the end of the last IDAT chunk and IEND
@@ -137,8 +135,8 @@ def read_folder(
     opened = open_folder(root, spec, target.channels if target else None, plain)
     source, spec, said = opened.source, opened.spec, opened.said
     classes = target.classes if target else None
-    if target is None and said is not None and set(spec.codes) == set(said.codes):
-        classes = said.label_classes  # unless the user names others
+    if target is None and said is not None and set(spec.codes) == set(said.codes):  # unless the user names others
+        classes = tuple(LabelClass(c.name, c.source, c.code) for c in said.classes)
     annotation = Annotation.of(source, spec, classes, root)
     identity = {
         "folder": folder_mark(root, opened.files),
@@ -155,12 +153,36 @@ def read_folder(
     first = next(source.slices(), None)
     if first is None:
         raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
-    sizes = Sizes.of(first, spec, target)
-    edge = sizes.geometry.resolution
+    geometry = geometry_of(first, spec, target)
+    edge = geometry.resolution
     placed = said if said is not None and said.resolution == edge else None  # else the pixels are of another size
     spacing, axes = (placed.spacing, placed.axes) if placed else (None, None)
     writer = SliceWriter(out, source.channels, annotation.classes, edge, spacing, axes, identity)
-    done = _take(source, writer, annotation, sizes, said.slices if said else {}, name or root.name, count, progress)
+    done, slices, rows_said = 0, islice(source.slices(), count), said.slices if said else {}
+    with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
+        while block := list(islice(slices, SHARD)):
+            for raw in block:
+                if raw.images.shape != first.images.shape:
+                    sizes = ["{} x {}".format(*one.images.shape[-2:]) for one in (raw, first)]
+                    what = f"{sizes[0]} pixels where the first slice ({first.where.name}) has {sizes[1]}"
+                    fix = "make all images of the same size, or remove those of another"
+                    raise UnderstudyError(what, where=raw.where, fix=fix)
+            labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
+            labels = geometry.network_labels(labels, len(annotation.classes))  # [n, R, R]
+            images = geometry.shrink_images(geometry.pad(np.stack([raw.images for raw in block])))  # [n, C, R, R]
+            constant = {"generator": name or root.name}
+            rows = [
+                raw.row | rows_said.get(raw.row["id"], {}) | constant | {"code_distance": distance}
+                for raw, distance in zip(block, distances, strict=True)
+            ]
+            # What an interrupted reading has written is read again, for the counts of codes, but not written again.
+            new = max(0, min(len(block), writer.done - done))
+            done += len(block)
+            if new < len(block):
+                writer.append(images[new:], labels[new:], rows[new:])
+            meter.advance(len(block))
+            if stop.requested:
+                raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
     if count is not None and done < count:
         raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
     summary = annotation.finish(root)
@@ -173,40 +195,6 @@ def read_folder(
     return writer.close(source="folder", notes=notes, annotation=summary, **subjects, **identity)
 
 
-def _take(
-    source: Source,
-    writer: SliceWriter,
-    annotation: Annotation,
-    sizes: Sizes,
-    said: Mapping[str, Mapping[str, Any]],
-    name: str,
-    count: int | None,
-    progress: bool,
-) -> int:
-    """Writes the first `count` slices, or all; returns how many there were."""
-    done, slices = 0, islice(source.slices(), count)
-    with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
-        while block := list(islice(slices, SHARD)):
-            for raw in block:
-                sizes.check(raw)
-            labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
-            labels = sizes.geometry.network_labels(labels, len(annotation.classes))  # [n, R, R]
-            images = sizes.geometry.shrink_images(sizes.geometry.pad(np.stack([raw.images for raw in block])))
-            rows = [
-                {**raw.row, **said.get(raw.row["id"], {}), "generator": name, "code_distance": d}
-                for raw, d in zip(block, distances, strict=True)
-            ]
-            # What an interrupted reading has written is read again, for the counts of codes, but not written again.
-            new = max(0, min(len(block), writer.done - done))
-            done += len(block)
-            if new < len(block):
-                writer.append(images[new:], labels[new:], rows[new:])
-            meter.advance(len(block))
-            if stop.requested:
-                raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
-    return done
-
-
 def folder_mark(root: Path, files: Sequence[str]) -> str:
     """A mark that changes with a folder's content, found without reading all of it.
 
@@ -216,30 +204,28 @@ def folder_mark(root: Path, files: Sequence[str]) -> str:
     """
     if not files:
         return str(dict(zarr.open_group(str(root), mode="r").attrs).get("content_hash"))
-    marks: list[list[object]] = [[file, *_mark(root / file)] for file in files]
+    marks: list[list[object]] = []
+    for file in files:
+        path = root / file
+        tail = _CHECKSUM.get(path.suffix.lower())
+        try:
+            status = path.stat()
+            mark = str(status.st_mtime_ns)
+            if path.suffix.lower() == ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    mark = ",".join(f"{m.filename}:{m.CRC:08x}" for m in archive.infolist())
+            elif tail is not None and status.st_size >= tail:
+                with open(path, "rb") as handle:
+                    handle.seek(-tail, os.SEEK_END)
+                    mark = handle.read().hex()
+        except (OSError, zipfile.BadZipFile) as error:
+            read_bytes(path, 1)  # says what is wrong with links and permissions
+            what = f"the file cannot be read ({error})"
+            raise UnderstudyError(what, where=path, fix="replace it by an intact copy, or remove it") from error
+        marks.append([file, status.st_size, mark])
     if (root / DESCRIPTION).is_file():  # says what the files are
         marks.append([DESCRIPTION, sha256_file(root / DESCRIPTION)])
     return sha256_json(marks)
-
-
-def _mark(path: Path) -> tuple[int, str]:
-    """Size and checksum of a file."""
-    ending = path.suffix.lower()
-    try:
-        status = path.stat()
-        if ending == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                return status.st_size, ",".join(f"{m.filename}:{m.CRC:08x}" for m in archive.infolist())
-        tail = _CHECKSUM.get(ending)
-        if tail is None or status.st_size < tail:
-            return status.st_size, str(status.st_mtime_ns)
-        with open(path, "rb") as handle:
-            handle.seek(-tail, os.SEEK_END)
-            return status.st_size, handle.read().hex()
-    except (OSError, zipfile.BadZipFile) as error:
-        read_bytes(path, 1)  # says what is wrong with links and permissions
-        fix = "replace it by an intact copy, or remove it"
-        raise UnderstudyError(f"the file cannot be read ({error})", where=path, fix=fix) from error
 
 
 @dataclass(frozen=True)

@@ -50,22 +50,17 @@ class Grid:
         """Edge of a cube of a voxel's volume, mm: the width over which borders are partial volume."""
         return float(np.prod(self.spacing) ** (1 / 3))
 
-    def centres(self, axis: int) -> np.ndarray:
-        """Head coordinates (mm) of the voxel centres along one axis of the whole image."""
-        return (np.arange(self.shape[axis]) + 0.5) * self.spacing[axis] - _MIDDLE[axis]
-
     def axes(self) -> list[np.ndarray]:
         """Head coordinates (mm) of the voxel centres along the three axes of the whole image."""
-        return [self.centres(axis) for axis in range(3)]
+        parts = zip(self.shape, self.spacing, _MIDDLE, strict=True)
+        return [(np.arange(n) + 0.5) * spacing - middle for n, spacing, middle in parts]
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """The part of the image that may hold the head."""
-        parts = []
-        for axis, (low, high) in enumerate(_BOX):
-            inside = np.flatnonzero((self.centres(axis) > low) & (self.centres(axis) < high))
-            parts.append(slice(int(inside[0]), int(inside[-1]) + 1))
-        return parts[0], parts[1], parts[2]
+        inside = [np.flatnonzero((a > low) & (a < high)) for a, (low, high) in zip(self.axes(), _BOX, strict=True)]
+        x, y, z = (slice(int(part[0]), int(part[-1]) + 1) for part in inside)
+        return x, y, z
 
     @property
     def box_shape(self) -> tuple[int, int, int]:
@@ -74,7 +69,7 @@ class Grid:
 
     def box_axes(self) -> list[np.ndarray]:
         """Head coordinates (mm) along the three axes of the box."""
-        return [self.centres(axis)[part] for axis, part in enumerate(self.box)]
+        return [axis[part] for axis, part in zip(self.axes(), self.box, strict=True)]
 
 
 def lattice_size(lattice: float) -> tuple[int, int, int]:

@@ -20,12 +20,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy import __version__
-from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Grid, Streams
-from understudy.cohort.phantom.head import HeadShape, build_anatomy
-from understudy.cohort.phantom.scanner import CHANNELS, Site, render
+from understudy.cohort.phantom.fields import FIELD_OF_VIEW, Array, Grid, Streams, smooth_noise
+from understudy.cohort.phantom.head import Anatomy, HeadShape, build_anatomy
 from understudy.cohort.phantom.tumour import ENHANCING, NECROSIS, OEDEMA, add_tumours, draw_lesions, mass_effect
 from understudy.errors import UnderstudyError
 from understudy.io.files import read_json, write_json, write_text, writing
+from understudy.runtime.lazy import ndimage
 from understudy.runtime.lazy import pandas as pd
 from understudy.runtime.progress import track
 
@@ -34,7 +34,28 @@ _SUFFIXES = {
     "brats2018": ("_t1", "_t1ce", "_t2", "_flair", "_seg"),
     "brats2023": ("-t1n", "-t1c", "-t2w", "-t2f", "-seg"),
 }
-_TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio: even shares in every prefix
+_TURNS = (0.6180339887498949, 0.4142135623730951)  # golden and silver ratio
+
+CHANNELS = ("t1", "t1gd", "t2", "flair")
+
+# Intensities relative to white matter on T1w, the same arbitrary unit in each sequence; the order of tissues and the
+# rough ratios are those of BraTS volumes.
+TISSUES: dict[str, tuple[float, float, float, float]] = {
+    #              t1    t1gd  t2    flair
+    "csf": (0.26, 0.28, 2.00, 0.20),
+    "gm": (0.74, 0.78, 0.84, 0.98),
+    "wm": (1.00, 1.00, 0.56, 0.76),
+    "nuclei": (0.84, 0.87, 0.64, 0.86),
+    "cerebellum": (0.74, 0.79, 0.84, 0.90),
+    "stem": (0.95, 0.96, 0.62, 0.80),
+    "wmh": (0.84, 0.86, 0.92, 1.28),
+    "choroid": (0.62, 1.32, 1.30, 0.80),
+    "vessel": (0.50, 1.55, 0.55, 0.40),
+    "oedema": (0.76, 0.78, 1.18, 1.50),
+    "necrosis": (0.44, 0.46, 1.55, 0.95),
+    "enhancing": (0.74, 1.60, 0.98, 1.22),
+}
+_NON_ENHANCING = (0.58, 0.60, 1.45, 1.38)  # a core that does not enhance is tumour, not necrosis
 
 Voxels = Annotated[int, Field(ge=8, le=1024)]
 
@@ -74,6 +95,87 @@ class PhantomConfig(BaseModel):
     def site_names(self) -> list[str]:
         """The sites' names in turn."""
         return self.sites if isinstance(self.sites, list) else [f"site{k + 1}" for k in range(self.sites)]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital's scanner and protocol."""
+
+    name: str
+    contrast: tuple[float, ...]  # factor of every tissue's difference from white matter, per sequence
+    gamma: tuple[float, ...]  # exponent of the intensities, per sequence
+    noise: float  # standard deviation of the complex noise, in units of white matter on T1w, at 1 mm voxels
+    bias: float  # standard deviation of the logarithm of the bias field
+    blur: tuple[float, float]  # standard deviation (mm) of the point spread in plane and through plane
+    thick: float  # the same through plane for FLAIR, which is often acquired in thick slices
+
+    @classmethod
+    def draw(cls, name: str, number: int) -> Site:
+        """The site with this number, the same in every cohort whatever its seed."""
+        rng = np.random.default_rng([20182023, number])
+
+        def drawn(low: float, high: float, digits: int) -> float:
+            return round(float(rng.uniform(low, high)), digits)
+
+        return cls(
+            name=name,
+            contrast=tuple(drawn(0.8, 1.15, 3) for _ in CHANNELS),
+            gamma=tuple(drawn(0.85, 1.2, 3) for _ in CHANNELS),
+            noise=drawn(0.012, 0.036, 4),
+            bias=drawn(0.04, 0.14, 3),
+            blur=(drawn(0.3, 0.7, 2), drawn(0.3, 1.0, 2)),
+            thick=drawn(0.6, 1.9, 2),
+        )
+
+
+def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing: bool) -> dict[str, Array]:
+    """The four sequences as a scanner at this site would show them.
+
+    Returns:
+        channel -> float32 intensities of the anatomy's voxels in arbitrary units, all above 0.
+    """
+    axes, voxels = grid.box_axes(), anatomy.voxels
+    table = _tissue_intensities(streams, site, enhancing)
+    rng = streams.rng("scan")
+    texture = smooth_noise(streams.rng("texture"), axes, 4.0).ravel()[voxels]
+    images = {}
+    for c, channel in enumerate(CHANNELS):
+        clean = np.zeros(len(voxels), np.float32)
+        for tissue, part in anatomy.tissues.items():
+            clean += part * np.float32(table[tissue][c])
+        clean *= 1 + 0.025 * (texture if c % 2 else -texture)
+        # point spread inside the brain only, so that the skull-stripped border stays sharp as in BraTS volumes; a
+        # scanner averages over its voxel: without that, folds finer than the voxel would be sampled as salt and pepper
+        sigmas = (site.blur[0], site.blur[0], site.thick if channel == "flair" else site.blur[1])
+        spread = [np.hypot(s / w, 0.42) for s, w in zip(sigmas, grid.spacing, strict=True)]
+        box = np.zeros((2, int(np.prod(grid.box_shape))), np.float32)
+        box[0, voxels], box[1, voxels] = clean, 1
+        for part in box:
+            part[:] = ndimage.gaussian_filter(part.reshape(grid.box_shape), spread, truncate=2.5).ravel()
+        clean = box[0, voxels] / box[1, voxels]
+        bias = smooth_noise(streams.rng(f"bias {channel}"), axes, 70.0).ravel()[voxels]
+        clean *= np.exp(np.float32(site.bias) * bias)
+        # a larger voxel has less noise: half of what averaging (edge^-1.5) would give, as coarse scans are faster too
+        sigma = np.float32(site.noise * min(1.0, grid.voxel**-0.75))
+        real, imaginary = rng.standard_normal((2, len(clean)), dtype=np.float32) * sigma
+        gain = np.float32(rng.lognormal(np.log(600.0), 0.5))
+        images[channel] = np.maximum(np.hypot(clean + real, imaginary) * gain, np.float32(1e-3))
+    return images
+
+
+def _tissue_intensities(streams: Streams, site: Site, enhancing: bool) -> dict[str, np.ndarray]:
+    """Intensity of every tissue in this patient on this scanner: name -> float64 [channel]."""
+    rng = streams.rng("intensities")
+    vivid = {"oedema": rng.uniform(0.75, 1.15), "enhancing": rng.uniform(0.8, 1.3), "necrosis": rng.uniform(0.8, 1.1)}
+    white = np.array(TISSUES["wm"])
+    table = {}
+    for tissue, values in TISSUES.items():
+        base = np.array(_NON_ENHANCING if tissue == "necrosis" and not enhancing else values)
+        base = white + (base - white) * vivid.get(tissue, 1.0)
+        base = white + (base - white) * np.array(site.contrast)
+        jitter = 1 + 0.03 * np.clip(rng.standard_normal(len(CHANNELS)), -2, 2)
+        table[tissue] = np.maximum(base, 0.08) ** np.array(site.gamma) * (jitter if tissue != "wm" else 1)
+    return table
 
 
 @dataclass(frozen=True)
@@ -121,14 +223,14 @@ def draw_patient(config: PhantomConfig, number: int) -> Phantom:
     sx, sy, sz = grid.spacing
     affine = np.array([[-sx, 0, 0, 0], [0, -sy, 0, FIELD_OF_VIEW[1] - 1], [0, 0, sz, 0], [0, 0, 0, 1]], float)
     volumes = {  # ml
-        name: round(float(np.count_nonzero(labels == value)) * float(np.prod(grid.spacing)) / 1000, 3)
+        f"{name}_ml": round(float(np.count_nonzero(labels == value)) * float(np.prod(grid.spacing)) / 1000, 3)
         for name, value in (("necrosis", NECROSIS), ("oedema", OEDEMA), ("enhancing", ENHANCING))
     }
     row = {
         "participant_id": patient_id(config, number),
         "site": site.name,
         "tumour_ml": round(sum(volumes.values()), 3),
-        **{f"{name}_ml": volume for name, volume in volumes.items()},
+        **volumes,
         "enhances": lesions[0].rim > 0,
         "foci": len(lesions),
         "age_hyperintensities": head.lesions_of_age > 0,
@@ -180,11 +282,8 @@ def _claim(config: PhantomConfig, out: Path) -> None:
     if path.exists():
         known = read_json(path)
         if known.get("phantom") != identity:
-            what, fix = (
-                "this folder holds phantoms of another configuration",
-                "choose an empty folder, or delete this one",
-            )
-            raise UnderstudyError(what, where=path, fix=fix)
+            fix = "choose an empty folder, or delete this one"
+            raise UnderstudyError("this folder holds phantoms of another configuration", where=path, fix=fix)
         if known.get("patients", 0) > config.patients:
             what = f"this folder already holds {known['patients']} phantoms, more than the {config.patients} asked for"
             raise UnderstudyError(what, where=path, fix="choose another folder")
