@@ -15,7 +15,6 @@ from understudy.slices import SliceSet
 TRAINING = ("train",)
 HELD_OUT = ("val", "validation", "test")
 """Values of the column `split`."""
-_AT_ONCE = 8  # slices whose pixels stand in memory as float64
 
 
 class UnfitSets(UnderstudyError):
@@ -34,11 +33,9 @@ class Part:
     def patients(self) -> NDArray[np.str_]:
         """Patient of each row; raises `UnfitSets` if the set does not name them."""
         if "subject" not in self.slices.index:
-            raise UnfitSets(
-                f"the {self.name} slices do not say which patient they are of (no column `subject`)",
-                where=self.slices.path,
-                fix="name the patients, since slices of one patient are alike; of image folders `understudy read"
-                " --pattern` takes {subject}")  # fmt: skip
+            what = f"the {self.name} slices do not say which patient they are of (no column `subject`)"
+            fix = "name the patients: slices of one are alike (of image folders: `understudy read --pattern {subject}`)"
+            raise UnfitSets(what, where=self.slices.path, fix=fix)
         return self.slices.index["subject"].to_numpy()[self.rows].astype(str)
 
     @cached_property
@@ -54,12 +51,9 @@ class Part:
     @cached_property
     def contrast(self) -> NDArray[np.float64]:
         """Standard deviation of all pixels of each row's slice, grey values; 0 for a constant one."""
-        found = [
-            part.reshape(len(part), -1).std(axis=1, dtype=np.float64)
-            for _, images, _ in self.slices.blocks(self.rows)
-            for part in np.split(images, range(_AT_ONCE, len(images), _AT_ONCE))
-        ]
-        return np.concatenate(found) if found else np.zeros(0)
+        blocks = self.slices.blocks(self.rows, size=8)  # few: they are held as float64
+        stds = [images.reshape(len(images), -1).std(axis=1, dtype=np.float64) for _, images, _ in blocks]
+        return np.concatenate([np.zeros(0), *stds])
 
     def kept(self, mask: NDArray[np.bool_]) -> Part:
         """The rows that are marked."""
@@ -91,8 +85,7 @@ def check_alike(parts: Sequence[Part], channels: Sequence[str] | None = None) ->
             raise UnfitSets(f"there are no {part.name} slices", where=where, fix=fix)
         missing = [c for c in (theirs if channels is None else channels) if c not in mine]
         if missing or (channels is None and len(mine) > len(theirs)):
-            asked = f"{', '.join(missing)} is to be compared"
-            other = f"the {first.name} slices {', '.join(theirs)}" if channels is None else asked
+            other = f"the {first.name} slices {', '.join(theirs)}" if channels is None else f"not {', '.join(missing)}"
             fix = "compare sets of the same channels; `understudy quality --channels` compares some of them"
             what = f"the {part.name} slices have the channels {', '.join(mine)}, but {other}"
             raise UnfitSets(what, where=where, fix=fix)

@@ -387,11 +387,8 @@ class SliceSet:
     def plot(self, count: int = 6, seed: int = 0) -> NDArray[Any]:
         """Draws slices with the outlines of their annotation: a column a slice, a row a channel.
 
-        Args:
-            count: slices, drawn at random by `seed`; the whole set if it has no more.
-
         Returns:
-            The axes, [C, count].
+            The axes [C, count] of `count` slices drawn at random; of the whole set if it has no more.
         """
         import matplotlib.pyplot as plt
 
@@ -410,11 +407,7 @@ class SliceSet:
         return grid
 
     def save(self, path: str | Path, **attrs: Any) -> SliceSet:
-        """Writes the set to a folder and opens it there; `attrs` are recorded with it.
-
-        Raises:
-            UnderstudyError: an empty set, disk full, no permission.
-        """
+        """Writes the set, which must not be empty, to a folder and opens it there; `attrs` are recorded with it."""
         meta = self.channels, self.classes, self.resolution, self.spacing, self.axes
         writer = SliceWriter(path, *meta, identity={"content": self.content_hash})
         for rows, images, labels in self.blocks(np.arange(writer.done, len(self))):
@@ -504,11 +497,7 @@ class SliceWriter:
     def append(
         self, images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: pd.DataFrame | Sequence[dict[str, Any]]
     ) -> None:
-        """Adds slices: images uint8 [n, C, H, W], labels uint8 [n, H, W], one index row each.
-
-        Raises:
-            UnderstudyError: wrong shape or dtype, disk full, no permission.
-        """
+        """Adds images uint8 [n, C, H, W] with labels uint8 [n, H, W] and one index row each; raises for any other."""
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
         n = len(frame)
         if (images.shape, labels.shape) != ((n, *self._shape), (n, *self._shape[1:])):
@@ -546,11 +535,7 @@ class SliceWriter:
         self._chunks, self._labels_to_hash, self._rows = [], [], []
 
     def close(self, **attrs: Any) -> SliceSet:
-        """Writes what is pending, the index, the content hash and `attrs` (plain JSON values), and names the set.
-
-        Raises:
-            UnderstudyError: the set is empty, disk full, no permission.
-        """
+        """Writes what is pending, index, content hash and `attrs` (plain JSON), and names the set; raises if empty."""
         if self._chunks:
             self._flush()
         if not self.done:

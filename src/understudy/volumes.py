@@ -25,21 +25,13 @@ _ARRAYS = ("images", "kept", "truth", "affine")  # of a patient's .npz
 
 @dataclass(frozen=True)
 class SliceGeometry:
-    """Original slice -> square pixels of one size -> power-of-two square -> network resolution, and back.
+    """Original slice -> square pixels of one size -> power-of-two square -> network resolution, and back."""
 
-    Attributes:
-        height, width: of the original slices, pixels.
-        padded: edge of the square to which slices are padded with zeros or cropped (the paper: 240 -> 256, 8 pixels on
-            each side).
-        resolution: edge that the network sees; divides `padded`.
-        rows, columns: height and width once resampled to the cohort's pixel size; 0: as stored.
-    """
-
-    height: int
+    height: int  # of the original slices, pixels
     width: int
-    padded: int
-    resolution: int
-    rows: int = 0
+    padded: int  # edge of the square to which slices are padded or cropped (the paper: 240 -> 256)
+    resolution: int  # edge that the network sees; divides `padded`
+    rows: int = 0  # height once resampled to the cohort's pixel size; 0: as stored
     columns: int = 0
 
     def __post_init__(self) -> None:
@@ -61,8 +53,7 @@ class SliceGeometry:
             UnderstudyError: the resolution is not a power of two or is larger than the padded slice.
         """
         rows, columns = (max(1, round(n * s)) for n, s in zip((height, width), scale, strict=True))
-        if padded is None:
-            padded = power_of_two(max(rows, columns))
+        padded = padded or power_of_two(max(rows, columns))
         if resolution & (resolution - 1) or resolution < 4:
             raise UnderstudyError(f"resolution {resolution} is not a power of two", fix="use 32, 64, 128 or 256")
         if resolution > padded:
@@ -163,14 +154,16 @@ class SliceGeometry:
         """
         import torch  # seconds, which only predictions are worth
 
+
+        def resized(scores: torch.Tensor, *size: int) -> torch.Tensor:
+            return torch.nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
         (top, left), (height, width) = self.offset, self.inside
         out = np.zeros((len(probabilities), self.height, self.width), np.uint8)
         for start in range(0, len(probabilities), block):
             part = probabilities[start : start + block].float()
             if self.padded != self.resolution:
-                part = torch.nn.functional.interpolate(
-                    part, size=(self.padded, self.padded), mode="bilinear", align_corners=False
-                )
+                part = resized(part, self.padded, self.padded)
             part = part[..., top : top + height, left : left + width]
             if not self.resampled:
                 out[start : start + block, *self.window] = part.argmax(1).to(torch.uint8).cpu().numpy()
@@ -179,38 +172,25 @@ class SliceGeometry:
             whole = part.new_zeros(*part.shape[:2], self.rows, self.columns)
             whole[:, 0] = 1
             whole[..., *self.window] = part
-            whole = torch.nn.functional.interpolate(
-                whole, size=(self.height, self.width), mode="bilinear", align_corners=False
-            )
-            out[start : start + block] = whole.argmax(1).to(torch.uint8).cpu().numpy()
+            out[start : start + block] = resized(whole, self.height, self.width).argmax(1).to(torch.uint8).cpu().numpy()
         return out
 
 
 @dataclass(frozen=True)
 class TestVolume:
-    """A patient kept for validation or test, every slice of it.
-
-    Attributes:
-        subject, site, split: who, where from ("" if unknown), "val" or "test".
-        images: uint8 [Z, C, R, R], as the network sees them.
-        kept: bool [Z], slices that pass the slice rule.
-        truth: uint8 [Z, H, W], class indices on the original grid.
-        geometry: how the two grids belong together.
-        spacing: (slice, row, column) distance on the original grid, mm.
-        affine: float64 [4, 4], voxel (row, column, slice) to world (RAS mm) of the source volume.
-    """
+    """A patient kept for validation or test, every slice of it."""
 
     __test__ = False  # not a pytest class
 
     subject: str
-    site: str
-    split: str
-    images: NDArray[np.uint8]
-    kept: NDArray[np.bool_]
-    truth: NDArray[np.uint8]
-    geometry: SliceGeometry
-    spacing: tuple[float, float, float]
-    affine: NDArray[np.float64]
+    site: str  # "" if unknown
+    split: str  # "val" or "test"
+    images: NDArray[np.uint8]  # [Z, C, R, R], as the network sees them
+    kept: NDArray[np.bool_]  # [Z], slices that pass the slice rule
+    truth: NDArray[np.uint8]  # [Z, H, W], class indices on the original grid
+    geometry: SliceGeometry  # how the two grids belong together
+    spacing: tuple[float, float, float]  # (slice, row, column) distance on the original grid, mm
+    affine: NDArray[np.float64]  # [4, 4], voxel (row, column, slice) to world (RAS mm) of the source volume
 
     def labels_at_network(self, classes: int) -> NDArray[np.uint8]:
         """The truth as uint8 [Z, R, R] by majority vote; `classes` counts the background."""
@@ -226,7 +206,7 @@ class VolumeSet:
         self.channels: tuple[str, ...] = tuple(meta["channels"])
         self.classes: tuple[LabelClass, ...] = tuple(LabelClass(**c) for c in meta["classes"])
         self.axes: tuple[str, str] | None = tuple(meta["axes"]) if meta["axes"] else None  # type: ignore[assignment]
-        self.frame: dict[str, Any] | None = meta.get("frame")  # older sets have none
+        self.frame: dict[str, Any] | None = meta["frame"]
         self._patients: dict[str, dict[str, Any]] = meta["patients"]
 
     @classmethod

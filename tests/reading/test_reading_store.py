@@ -111,11 +111,11 @@ def test_what_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
 def test_progress(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         store.new_token("alice")
-        assert store.progress()[0].last is None
+        assert store.progress()[0]["last"] is None
         for nonce, item in enumerate((0, 1, 0)):
             store.add("alice", answer(item, nonce))
         found = store.progress()[0]
-    assert (found.done, found.changed, found.seconds) == (2, 1, 1.5)
+    assert (found["done"], found["changed"], found["seconds"]) == (2, 1, 1.5)
 
 
 def test_another_file_is_not_taken(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def _audit_with(sources: Sources, tmp_path: Path, **membership: Any) -> Path:
     ("membership", "words"),
     [
         ({}, "no membership inference"),
-        ({"weights": {}}, "unnamed weights"),
+        ({"weights": {}}, "other weights"),
         ({"weights": {WEIGHTS: "0" * 64}}, "other weights"),
         ({"auc": 0.3}, "done again"),
     ],

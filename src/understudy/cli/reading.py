@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ from typer import Argument, Option
 from understudy.cli.base import Commands, JsonOption, app, named, print_json, print_table
 from understudy.errors import UnderstudyError
 
-reading_app = Commands(
-    no_args_is_help=True, help="Blinded reading study: can experts tell, and what would they correct?"
-)
+_HELP = "Blinded reading study: can experts tell, and what would they correct?"
+reading_app = Commands(no_args_is_help=True, help=_HELP)
 app.add_typer(reading_app, name="reading")
 
 OutArgument = Option(..., "--out", "-o", help="New folder of the study, shown to readers.")
@@ -46,8 +43,6 @@ def prepare_command(
     seed: int = Option(0, min=0),
 ) -> None:
     """Draw real and synthetic slices under names that say nothing; the answer key is written elsewhere."""
-    from pydantic import ValidationError
-
     from understudy.io.files import read_json
     from understudy.reading.prepare import TELLING, Design, prepare
     from understudy.slices import SliceSet
@@ -55,12 +50,7 @@ def prepare_command(
     asked = {"design": design, "real_count": real_count, "synthetic_count": synthetic_count, "repeats": repeats}
     asked |= {"channels": channels.split(",") if channels else None, "splits": splits.split(","), "scale": scale}
     asked |= {"margin": margin, "pixels": pixels, "floor": floor, "title": title, "seed": seed}
-    try:
-        wanted = Design.model_validate(asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}"
-        raise UnderstudyError(what, fix="see `understudy reading prepare --help`") from error
+    wanted = Design.model_validate(asked)
     sets = {name: SliceSet.open(path) for name, path in (named("--synthetic", text) for text in synthetic)}
     where = key or out.with_name(f"{out.name}-key.json")
     _print_study(prepare(SliceSet.open(real), sets, out, where, wanted), out, where)
@@ -109,10 +99,8 @@ def serve(
     from understudy.reading.store import Store
 
     if host in ("0.0.0.0", "::", ""):
-        raise UnderstudyError(
-            "the server answers to one name only", where="--host",
-            fix="give this machine's own address, or keep 127.0.0.1 and let readers use an SSH tunnel",
-        )  # fmt: skip
+        fix = "give this machine's own address, or keep 127.0.0.1 and let readers use an SSH tunnel"
+        raise UnderstudyError("the server answers to one name only", where="--host", fix=fix)
     for package in ("starlette", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             fix = "pip install 'understudy-mri[reading]'"
@@ -162,12 +150,12 @@ def status(study: Path = FolderArgument, as_json: bool = JsonOption) -> None:
     with Store(study) as store:
         found, head = store.progress(), store.head()
     if as_json:
-        print(json.dumps({"items": total, "readers": [asdict(one) for one in found], "head": head}, indent=1))
+        print_json({"items": total, "readers": found, "head": head})
         return
-    rows = [
-        [p.reader, f"{p.done} of {total}", p.changed, "–" if p.seconds is None else f"{p.seconds:.1f} s", p.last or "–"]
-        for p in found
-    ]
+    rows = []
+    for one in found:
+        seconds = "–" if one["seconds"] is None else f"{one['seconds']:.1f} s"
+        rows.append([one["reader"], f"{one['done']} of {total}", one["changed"], seconds, one["last"] or "–"])
     print_table(["Reader", "Answered", "Changed", "Median time", "Last answer (UTC)"], rows)
     print(f"head of the answers: {head[:16]} (note it when reading has ended: `analyse` names it again)")
 
@@ -212,8 +200,7 @@ def analyse_command(
 
 
 def _print_study(study: dict[str, Any], out: Path, key: Path) -> None:
-    print(f"study: {out}")
-    print(f"answer key: {key} (keep it from readers)")
+    print(f"study: {out}\nanswer key: {key} (keep it from readers)")
     print(f"its SHA-256, to be noted before reading: {study['key_sha256']}")
     if study["kind"] == "real_or_synthetic":
         print(f"margin of the equivalence test, fixed with it: {100 * study['margin']:g} points")

@@ -90,12 +90,7 @@ def natural(name: str) -> str:
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file, or its first `most` bytes.
-
-    Raises:
-        UnderstudyError: absent, a dangling link, not readable, no regular file, or a pointer to content that was not
-            fetched (Git LFS, git-annex).
-    """
+    """The content of a regular file, or its first `most` bytes; raises for a pointer to absent content as well."""
     annex = "fetch its content (git annex get, datalad get)"
     if path.is_symlink() and not path.exists():
         what = f"the file is a link to {os.readlink(path)}, which is not there"

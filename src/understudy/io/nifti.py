@@ -193,11 +193,7 @@ def _disagreement(
 
 
 def headers_on_one_grid(paths: Sequence[Path], flat: bool = False) -> list[VolumeHeader]:
-    """The headers of files that belong together, so that slices of all of them lie on those of the first.
-
-    Raises:
-        UnderstudyError: unreadable, another shape, or voxels at other places than those of the first file.
-    """
+    """The headers of files on the grid of the first (else raises), so that slices of all lie on those of the first."""
     first = read_header(paths[0], flat)
     headers = [first]
     for path in paths[1:]:
@@ -249,11 +245,7 @@ def read_voxels(path: Path, header: VolumeHeader, digest: Digest | None = None) 
 
 
 def whole_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Label values as integers; floats within `LABEL_TOLERANCE` of a whole number are rounded.
-
-    Raises:
-        UnderstudyError: NaN, fractions, or values below 0 or above 65,535.
-    """
+    """Label values as integers, rounded within `LABEL_TOLERANCE`; raises for NaN, fractions, below 0, above 65,535."""
     if values.dtype == bool:
         return values.view(np.uint8)
     if not values.size:

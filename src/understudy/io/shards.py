@@ -1,8 +1,6 @@
-"""Whole shards of a Zarr v3 array: encoded here, readable by zarr, and read item by item here.
+"""Whole shards of a Zarr v3 array: readable by zarr, which takes 0.7 ms more a chunk written and 20 ms an item read.
 
-zarr spends 0.7 ms of its own on every inner chunk that it writes and 20 ms on a random item that it reads, many times
-what Zstandard takes. A shard that is written whole is its compressed chunks, one after the other, then a table of
-their offsets with a CRC-32C (codec "sharding_indexed" of the Zarr v3 specification, index at the end).
+A shard is its compressed chunks, then a table of their offsets with a CRC-32C ("sharding_indexed" of Zarr v3).
 """
 
 from __future__ import annotations

@@ -24,7 +24,11 @@ _SOFTWARE = f"understudy {__version__}"
 
 
 def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
-    """Everything that `understudy reading analyse` prints, as plain JSON values; raises as `read_answers`."""
+    """Everything that `understudy reading analyse` prints, as plain JSON values.
+
+    Raises:
+        UnderstudyError: no study, another study's key, anything that was changed, no answers.
+    """
     about, truth, answers = read_answers(study, key)
     if about["kind"] == "segmentations":
         return _of_segmentations(about, truth, answers, level)
@@ -58,11 +62,7 @@ def analyse(study: Path, key: Path, level: float = 0.95) -> dict[str, Any]:
 
 
 def read_answers(study: Path, key: Path) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
-    """Study (with the `head` of the answers' chain), key, and one row a reader and item, the last that was given.
-
-    Raises:
-        UnderstudyError: no study, another study's key, anything that was changed, no answers.
-    """
+    """Study (with the `head` of the answers' chain), key, and the last answer of each reader and item."""
     about, truth = checked_study(study, key)
     rows, head = checked_answers(study)
     last = pd.DataFrame(rows).drop_duplicates(["reader", "item"], keep="last").reset_index(drop=True)

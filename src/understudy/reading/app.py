@@ -1,7 +1,6 @@
 """The web application of a reading study. It knows items by random ids and has never seen the answer key.
 
-Everything a reader sees lies below `/r/<token>`, so that two readers can use one browser and no cookie exists
-that another site could ride on. Texts, script and style come from this package; nothing comes from outside.
+Everything lies below `/r/<token>`: two readers can use one browser, and no cookie exists that another site could use.
 """
 
 from __future__ import annotations

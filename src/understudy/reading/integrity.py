@@ -1,9 +1,7 @@
 """Whether what is analysed is what was prepared and answered: study, items, pictures, key and answers.
 
-The key holds the hashes of all that readers are shown, and study.json the hash of the key (with a salt in it): one
-hash, told to somebody before reading, fixes everything. Answers are a chain of hashes (`store.link`). A new key with a
-new study.json and a new chain, or missing last answers, can only be found with two hashes noted elsewhere:
-`key_sha256` before reading, and `head` (`understudy reading status`) after it.
+The key holds the hashes of all that readers are shown, study.json the hash of the key; answers are a chain of hashes
+(`store.link`). Note `key_sha256` before reading and `head` after it: only they show that all of it was made anew.
 """
 
 from __future__ import annotations
@@ -57,11 +55,7 @@ def checked_study(folder: Path, key: Path) -> tuple[dict[str, Any], dict[str, An
 
 
 def checked_answers(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """All answers in the order in which they came, and the head of their chain.
-
-    Raises:
-        UnderstudyError: no answers, not a database, an answer that was changed, taken out or put in, another study.
-    """
+    """All answers in the order in which they came, and the head of their chain; raises if any was changed."""
     database = folder / FILE
     rows, begun = [], {}
     if database.is_file():

@@ -239,7 +239,8 @@ def panels(
     for name in channels:
         grey = upright(windowed(images[0, slices.channels.index(name)], window[name]), slices.axes)
         picture = Image.fromarray(np.ascontiguousarray(grey)).resize((pixels, pixels), Image.Resampling.BICUBIC)
-        found.append((name, np.where(np.asarray(picture) < floor, np.uint8(0), picture)))
+        image = np.asarray(picture)
+        found.append((name, np.where(image < floor, np.uint8(0), image)))
     return found
 
 

@@ -42,7 +42,7 @@ def prepare_segmentations(
     channel = channel or ("FLAIR" if "FLAIR" in opened.channels else opened.channels[-1])
     if channel not in opened.channels:
         raise UnderstudyError(f"there is no channel {channel!r}", fix=f"use one of {', '.join(opened.channels)}")
-    names, folders = zip(first, second, strict=True)
+    names, folders = (first[0], second[0]), (first[1], second[1])
     subjects = [s for s in opened.subjects("test") if all((folder / f"{s}.npz").is_file() for folder in folders)]
     if not subjects:
         fix = "give the folders `predictions` of two evaluate jobs of the same study"

@@ -1,8 +1,6 @@
 """Statistics of a reading study: rates, signal detection, equivalence, agreement; for one reader and for several.
 
-Rates have Wilson's intervals, their difference Newcombe's (1998, method 10, from Wilson's), an AUC has DeLong's: all of
-them for independent cases. With several readers, or several slices a patient, every interval is a bootstrap over
-readers and cases (real cases by patient).
+Intervals are for independent cases (Wilson, Newcombe, DeLong), or a bootstrap over readers and cases (by patient).
 """
 
 from __future__ import annotations

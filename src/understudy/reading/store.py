@@ -11,7 +11,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -87,17 +86,6 @@ def parse_answer(body: bytes, study: StudyText) -> Answer:
 def link(before: str, row: Sequence[Any]) -> str:
     """SHA-256 of an answer (`COLUMNS`) and the link before: a row changed, removed or added breaks all later links."""
     return sha256_json([before, *row])
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a reader is; `seconds` is the median time of an item, None before the first."""
-
-    reader: str
-    done: int
-    changed: int
-    seconds: float | None
-    last: str | None
 
 
 class Store:
@@ -213,15 +201,15 @@ class Store:
         rows = self._rows("SELECT item, value, comment FROM answers WHERE reader = ? ORDER BY id", reader)
         return {item: (json.loads(value), comment) for item, value, comment in rows}
 
-    def progress(self) -> list[Progress]:
-        """One row a reader, by name; `changed` counts answers that replaced an earlier one."""
+    def progress(self) -> list[dict[str, Any]]:
+        """How far each reader is: done, changed (replaced an earlier answer), median seconds an item, last answer."""
         rows = self._rows("SELECT reader, item, seconds, at FROM answers ORDER BY id")
         found = []
         for name in self.readers():
             own = [row[1:] for row in rows if row[0] == name]
             last = {item: seconds for item, seconds, _ in own}
-            middle = median(last.values()) if last else None
-            found.append(Progress(name, len(last), len(own) - len(last), middle, own[-1][2] if own else None))
+            times = {"seconds": median(last.values()) if last else None, "last": own[-1][2] if own else None}
+            found.append({"reader": name, "done": len(last), "changed": len(own) - len(last), **times})
         return found
 
 

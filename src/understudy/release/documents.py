@@ -1,7 +1,7 @@
 """The documents of a package, for people and for programs, from the templates in `templates/`.
 
-README, datasheet (Gebru et al. 2021), model card (Mitchell et al. 2019; front matter of Hugging Face), LICENSE,
-CITATION.cff 1.2.0, a record of AIDA data hub, RO-Crate 1.1, and Croissant 1.1 with RAI 1.0.
+Datasheet: Gebru et al. 2021. Model card: Mitchell et al. 2019, with Hugging Face's front matter. RO-Crate 1.1,
+Croissant 1.1 with RAI 1.0, CITATION.cff 1.2.0, a record of AIDA data hub.
 """
 
 from __future__ import annotations
@@ -126,12 +126,7 @@ def croissant(about: About, certificate: dict[str, Any], manifest: pd.DataFrame)
 def ro_crate(
     about: About, certificate: dict[str, Any], files: dict[str, str], folders: dict[str, str]
 ) -> dict[str, Any]:
-    """ro-crate-metadata.json.
-
-    Args:
-        files: path of each document -> what it is.
-        folders: path of each folder of data, with a slash behind -> what it holds.
-    """
+    """ro-crate-metadata.json; `files` and `folders` (with a slash behind) map a path to what it holds."""
     parts = [
         {"@id": name, "@type": "File", "name": what, "encodingFormat": _MEDIA[PurePosixPath(name).suffix]}
         for name, what in files.items()

@@ -1,7 +1,6 @@
 """May these slices, or these weights, be released? Everything that speaks against it, at once.
 
-Flagged slices are out in any case. Nothing can be taken out of weights: whoever has them draws any number of slices,
-flagged ones among them, so their samples are audited and the weights are tested by membership inference.
+Flagged slices are taken out. Nothing can be taken out of weights: they are tested by membership inference.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ def clear(
     """Rechecks the audit and weighs the decision.
 
     Raises:
-        UnderstudyError: something speaks against the release and no reason to override it is given; a refusal and an
-            audit of other files cannot be overridden.
+        UnderstudyError: something speaks against the release and is not overridden; a refusal cannot be.
     """
     _check_decision(decision, override)
     found, synthetic = audited.recheck(device, progress), audited.synthetic
@@ -110,11 +108,10 @@ def clear_model(
 
     Args:
         model: folder of the trained generator; of a GAN with its discriminator, which is needed and not released.
-        audited: its samples and their audit, done with the generator at hand.
 
     Raises:
-        UnderstudyError: something speaks against the release and no reason to override it is given. Not to be
-            overridden: a refusal, an audit of other files, no membership inference on exactly these weights.
+        UnderstudyError: something speaks against the release and is not overridden. Not to be overridden: a refusal,
+            an audit of other files, no membership inference on exactly these weights.
     """
     _check_decision(decision, override)
     synthetic, audit = audited.synthetic, audited.audit

@@ -182,7 +182,6 @@ def sealed(
 
     Args:
         out: the place that the folder will have.
-        certificate, texts, crate: the documents.
         real: sets of patients that nothing may be of.
         paths: that no file may hold, besides those of `real` and the folder's own.
     """

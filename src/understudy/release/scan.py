@@ -1,7 +1,6 @@
 """Is anything of a patient in a package? Every file is opened and searched, every slice compared with all real ones.
 
-Searched are text and bytes of every file as they are, tables value by value, members of tar files, headers of NIfTI
-files and everything in a PNG file that is not pixels.
+Searched are bytes as they are, values of tables, members of tar files, headers of NIfTI, and PNG files but for pixels.
 """
 
 from __future__ import annotations

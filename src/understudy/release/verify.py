@@ -1,7 +1,6 @@
 """What a recipient can know of a package: is it whole, does it hold what was audited, and what does it look like?
 
-Hashes inside a package show damage and careless changes. Whoever rewrites the whole package, hashes, manifest and
-certificate, can only be told by the root hash that its publisher has made known elsewhere.
+Hashes inside show damage; a package that somebody rewrote whole shows only by the root hash that was published.
 """
 
 from __future__ import annotations

@@ -51,11 +51,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest readable checkpoint, None if there is none.
-
-        Raises:
-            UnderstudyError: the checkpoint belongs to another training, or none of those present can be read.
-        """
+        """(step, state) of the newest readable checkpoint, None without any; raises for one of another training."""
         import torch
 
         paths = self._paths()

@@ -1,11 +1,6 @@
 """OOM fallback: where memory runs out, work goes on in smaller parts, and `memory.json` records which.
 
-    with oom_fallback(job_folder / "memory.json"):              # the runner
-        ...
-    outputs = in_parts(work, len(rows), "prediction")           # a room, around what it computes at once
-
-The next call begins with the parts that fitted. A job that failed for want of memory all the same begins with
-everything halved when it is tried again.
+A job that ran out of memory all the same begins with everything halved when it is tried again (`oom_fallback`).
 """
 
 from __future__ import annotations
