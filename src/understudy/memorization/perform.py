@@ -54,13 +54,9 @@ class AuditResult:
         return histograms(self.numbers, pyplot.figure())
 
     def save(self, out: str | Path) -> Path:
-        """Writes audit.json, audit.md and p_values.parquet, which may be shared, and `private/` without its pictures.
+        """Writes audit.json, audit.md, p_values.parquet, which may be shared, and `private/` without its pictures.
 
-        Returns:
-            The path of audit.json.
-
-        Raises:
-            UnderstudyError: disk full, no permission.
+        Returns the path of audit.json; raises `UnderstudyError` if the disk is full or there is no permission.
         """
         out = Path(out)
         write_text(out / "private" / "README.txt", README)
@@ -145,8 +141,8 @@ def audit(
     numbers["within"] = _repeats(found, config, device)
     if membership_score is not None and config.membership:
         training, heldout, _ = found.judged
-        asked = config.membership_slices, config.resamples, config.seed
-        numbers["membership"] = membership(training, heldout, membership_score, *asked).as_dict()
+        sizes = config.membership_slices, config.resamples, config.seed
+        numbers["membership"] = membership(training, heldout, membership_score, *sizes).as_dict()
     return AuditResult(plain(numbers), said, neighbours, comparison.slice_table(found, config.quantile))
 
 

@@ -199,7 +199,7 @@ def recheck(
     options = config.search(more=False) | {"memory_bytes": MEMORY}
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
-        rows: dict[str, Ints] = {"query_rows": part.rows, "training_rows": among.rows}
+        rows: dict[str, Any] = {"query_rows": part.rows, "training_rows": among.rows}
         table = nearest(part.slices, train, **rows, **options, device=device, progress=progress)
         release_memory()
         return table

@@ -107,9 +107,6 @@ def nearest(
     return found
 
 
-# --- the two sets -----------------------------------------------------------------------------------------------------
-
-
 class _Pair(NamedTuple):
     """Queries and training slices, matched by the names of channels and classes."""
 
@@ -201,9 +198,6 @@ def _tiles(pair: _Pair, memory_bytes: int, annotation: bool) -> tuple[int, int]:
         what = f"{memory_bytes / 2**20:,.0f} MiB of memory do not hold the smallest tile"
         raise UnderstudyError(what, where="memory_bytes", fix=f"allow at least {-(-least // 2**20):,.0f} MiB")
     return int(min(tall, len(pair.query_rows))), min(wide, len(pair.training_rows))
-
-
-# --- the search -------------------------------------------------------------------------------------------------------
 
 
 class _Side(NamedTuple):

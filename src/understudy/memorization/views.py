@@ -87,9 +87,6 @@ def named_views(names: Sequence[str], channels: Sequence[str]) -> dict[str, View
     return {name: known[name] for name in wanted}
 
 
-# --- symmetries of the square -----------------------------------------------------------------------------------------
-
-
 def transform(images: AnyPixels, k: int) -> AnyPixels:
     """Mirrors left and right if k >= 4, then turns counter-clockwise by k % 4 quarter turns (the last two axes).
 
@@ -106,8 +103,6 @@ def inverse(k: int) -> int:
     """The transform that undoes `k`: the opposite turn; every mirrored one undoes itself."""
     return k if k >= 4 else -k % 4
 
-
-# --- exact products ---------------------------------------------------------------------------------------------------
 
 TERMS = 1 << 16  # of an int32 product of int8: 2^16 x 2^14 = 2^30; 131,072 background pixels would overflow
 FLOAT_TERMS = 1 << 10  # of a float32 product: 2^10 x 2^14 = 2^24, up to which float32 holds every integer

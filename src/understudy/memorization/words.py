@@ -192,7 +192,7 @@ def _limits(found: Findings) -> list[str]:
 
 
 def missed_copies(controls: Controls) -> str:
-    """Kinds of planted copies that must be found and are not, in words, each with the share found."""
+    """Kinds of planted copies that must be found and are not, each with the share found."""
     kinds = {"exact": "exact copies", "noise": "noisy copies", "gamma": "copies with changed contrast"}
     return "; ".join(
         f"{percent(d.rate)} of the {kinds.get(d.name.split()[0], 'copies')}{f' ({d.name})' * (' ' in d.name)},"
@@ -202,7 +202,7 @@ def missed_copies(controls: Controls) -> str:
 
 
 def spread(found: Concentration) -> str:
-    """What the test of concentration found, and what it means; names nobody."""
+    """What the test of concentration found, and what it means."""
     whom = people(found.patients)
     p = "below 0.0001" if found.p < 1e-4 else f"= {found.p:.2g}"
     counts = (
@@ -225,7 +225,6 @@ def spread(found: Concentration) -> str:
 
 
 def people(number: int) -> str:
-    """E.g. "2 training patients"."""
     return "one training patient" if number == 1 else f"{number} training patients"
 
 
@@ -235,7 +234,6 @@ def count(number: int, one: str) -> str:
 
 
 def are(number: int) -> str:
-    """E.g. "1 slice is", "2 slices are"."""
     return "is" if number == 1 else "are"
 
 

@@ -84,10 +84,7 @@ def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -
 def between_features(synthetic: AnyFloats, real: AnyFloats) -> float:
     """The Frechet distance between features [m, d] and [n, d]: FID with Inception's (Heusel et al. 2017, 1706.08500).
 
-    Fewer slices than dimensions bias it upwards by a third and more.
-
-    Raises:
-        UnderstudyError: fewer than two slices on a side.
+    Fewer slices than dimensions bias it upwards by a third and more; with fewer than two it raises `UnderstudyError`.
     """
     if min(len(synthetic), len(real)) < 2:
         raise UnderstudyError("a Frechet distance needs two slices on each side", fix="give more slices")
@@ -116,10 +113,7 @@ def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator
     """Regresses the Frechet distance of random subsets of n slices of each side on 1/n (Chong & Forsyth 2020).
 
     The standard error is that of the regression. Subsets share slices, so it is somewhat too small; and below the
-    dimension the bias is not quite linear in 1/n.
-
-    Raises:
-        UnderstudyError: fewer than 20 slices on a side.
+    dimension the bias is not quite linear in 1/n. Raises `UnderstudyError` for fewer than 20 slices on a side.
     """
     most = min(len(synthetic), len(real))
     if most < 20:

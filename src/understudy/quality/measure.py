@@ -91,11 +91,7 @@ def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]
 
 
 def with_tumour(parts: Parts, fewest: int = 16) -> Parts:
-    """The same parts with only those slices that have at least so many annotated pixels.
-
-    Raises:
-        UnderstudyError: a part has none.
-    """
+    """Only slices with at least so many annotated pixels; raises `UnderstudyError` if a part has none."""
 
     def of(part: Part) -> Part:
         sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
@@ -108,8 +104,6 @@ def with_tumour(parts: Parts, fewest: int = 16) -> Parts:
     held = parts.heldout
     return Parts(of(parts.synthetic), of(parts.real), None if held is None else of(held), parts.channels)
 
-
-# --- the metrics ------------------------------------------------------------------------------------------------------
 
 Values = dict[str, tuple[float, float]]
 """Key of a number -> value, and its standard deviation or standard error (NaN if there is none)."""
@@ -182,9 +176,6 @@ METRICS = (
     Metric({"inception_score": "Inception score"}, score, lambda extractor, config: isinstance(extractor, Classifier)),
 )
 LABELS = {key: label for metric in METRICS for key, label in metric.labels.items()}
-
-
-# --- the measurement --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -354,11 +345,7 @@ def unmeasured(parts: Parts, extractor: Extractor, note: str) -> Row:
 
 
 def write_results(folder: str | Path, rows: list[Row], parts: Parts, config: QualityConfig) -> pd.DataFrame:
-    """Writes `quality.json` and `quality.parquet`, the same raw numbers (null where undefined); returns the frame.
-
-    Raises:
-        UnderstudyError: disk full, no permission.
-    """
+    """Writes `quality.json` and `quality.parquet`, the same raw numbers (null where undefined); returns the frame."""
     sets = {"real": parts.real, "synthetic": parts.synthetic, "heldout": parts.heldout}
     content = {
         "format": "understudy-quality-1",
