@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,15 +62,13 @@ def guess(folder: Path) -> Guess:
         UnderstudyError: nothing is recognised, or a known layout that cannot be used.
     """
     files, _ = nifti_files(folder)
-    layout = recognised(folder, files)
-    if layout:
+    if layout := recognised(folder, files):
         config = CohortConfig.model_validate({"path": folder, "layout": layout})
         try:
             cohort = find_patients(config)
         except UnderstudyError:
-            if not layout.startswith("brats"):
+            if not layout.startswith("brats"):  # else names like those of BraTS, but of another set of sequences
                 raise
-            # names like those of BraTS, but of another set of sequences
         else:
             return Guess(config, cohort) if layout == "nnunet" else _with_classes(config, cohort, {})
     config, doubts = _guess_patterns(folder, files)
@@ -90,11 +89,10 @@ def _with_classes(config: CohortConfig, cohort: Cohort, doubts: dict[str, str]) 
     if config.layout != "pattern" and values <= known.keys():
         return Guess(config, cohort, doubts)
     if not values:
-        doubts["classes"] = "no annotated voxel was seen"
-        return Guess(config, cohort, doubts)
-    if not all(1 <= value <= 255 for value in values) or len(values) > 30:
-        doubts["classes"] = f"the files have {len(values)} values from {min(values)} to {max(values)}: no annotation?"
-        return Guess(config, cohort, doubts)
+        return Guess(config, cohort, doubts | {"classes": "no annotated voxel was seen"})
+    if min(values) < 1 or max(values) > 255 or len(values) > 30:
+        doubt = f"the files have {len(values)} values from {min(values)} to {max(values)}: no annotation?"
+        return Guess(config, cohort, doubts | {"classes": doubt})
     if config.layout.startswith("brats"):  # since 2024, 4 is the resection cavity
         classes = known | {value: "RC" if value == 4 else f"class{value}" for value in values - known.keys()}
     else:
@@ -106,8 +104,7 @@ def _with_classes(config: CohortConfig, cohort: Cohort, doubts: dict[str, str]) 
 _Key = tuple[str, str, str]  # site, patient and visit; "" where the pattern does not tell
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """One way to read a file's path: its sequence, whose scan it is, and the pattern that says so."""
 
     role: str
@@ -168,28 +165,21 @@ def _guess_patterns(folder: Path, files: Sequence[str]) -> tuple[CohortConfig, d
         fix = f"describe the files in a study file under `cohort:`, for example {EXAMPLE}"
         raise UnderstudyError(what, where=folder, fix=fix)
     order = [name for name in ALIASES if name in best]
-    texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]}
-    annotation = labels.text
+    texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]} | {LABELS: labels.text}
     scans = {key for pattern in (labels, *best.values()) for key in pattern.keys}
     if len(scans) == len({key[:2] for key in scans}):  # one visit each
         texts = {name: text.replace("{visit}", "*") for name, text in texts.items()}
-        annotation = annotation.replace("{visit}", "*")
-    described = {"layout": "pattern", "channels": texts, "labels": annotation, "classes": {1: "lesion"}}
-    return CohortConfig.model_validate({"path": folder, **described}), _doubts(annotation, labels, best)
-
-
-def _doubts(annotation: str, labels: _Pattern, images: dict[str, _Pattern]) -> dict[str, str]:
-    """What somebody should look at in guessed patterns."""
-    marked = "{patient} the person and {visit} the visit" if "{visit}" in annotation else "{patient} the patient"
+    marked = "{patient} the person and {visit} the visit" if "{visit}" in texts[LABELS] else "{patient} the patient"
     doubts = {LABELS: f"is this the annotation, and {marked}?"}
-    doubts |= {name: "which sequence is this?" for name in images if name not in ALIASES}
+    doubts |= {name: "which sequence is this?" for name in best if name not in ALIASES}
     tops = sorted({reading.file.partition("/")[0] for reading in labels})
     listed = ", ".join(tops[:4]) + (", ..." if len(tops) > 4 else "")
     if labels.text.startswith("{site}"):
         doubts["channels"] = f"the folders {listed} are taken as sites; they tell patients of one name apart"
     elif labels.text.startswith("*/"):
         doubts["channels"] = f"are the folders {listed} the sites? Then write {{site}} in place of the first *"
-    return doubts
+    described = {"layout": "pattern", "labels": texts.pop(LABELS), "channels": texts, "classes": {1: "lesion"}}
+    return CohortConfig.model_validate({"path": folder, **described}), doubts
 
 
 @dataclass(frozen=True)
@@ -260,7 +250,11 @@ def _readings(file: str) -> Iterator[_Reading]:
     if path is None:
         return
     patients = [folder for i, folder in enumerate(path.folders) if i != path.named_by]
-    patients += [_without_visit(part.strip("_-. ")) for part in (path.before, path.after)]
+    for part in (path.before, path.after):  # p01 of p01_20010203 and of p01_manual
+        words = re.split(r"([_. ])", part.strip("_-. "))
+        while len(words) > 1 and (IS_VISIT.fullmatch(words[-1]) or words[-1].isalpha()):
+            words = words[:-2]
+        patients.append("".join(words))
     for patient in dict.fromkeys(patients):
         if not patient or IS_VISIT.fullmatch(patient):
             continue
@@ -270,20 +264,11 @@ def _readings(file: str) -> Iterator[_Reading]:
             *above, before, after = _with_visit(parts, visit)
             if visit and not any("{visit}" in part for part in (*above, before, after)):
                 continue
-            name = f"{before}{path.word}{after}{path.ending}"
             for folders in _folder_patterns(above, path.named_by):
-                pattern = "/".join([*folders, name])
+                pattern = "/".join([*folders, f"{before}{path.word}{after}{path.ending}"])
                 if "{patient}" in pattern:
                     site = path.folders[0] if pattern.startswith("{site}/") else ""
                     yield _Reading(path.role, pattern, (site, patient, visit), file)
-
-
-def _without_visit(text: str) -> str:
-    """p01 of p01_20010203 and of p01_manual."""
-    words = re.split(r"([_. ])", text)
-    while len(words) > 1 and (IS_VISIT.fullmatch(words[-1]) or words[-1].isalpha()):
-        words = words[:-2]
-    return "".join(words)
 
 
 def _visits(path: _Path, patient: str, parts: Sequence[str]) -> list[str]:

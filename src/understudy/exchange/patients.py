@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,11 @@ from understudy.io.files import sha256_json
 from understudy.io.folders import natural
 from understudy.slices import SliceSet
 
-Found = Literal["set", "each", "pattern", "volumes", "names", "nowhere"]
 EACH = "(.*)"  # --patients '(.*)': every slice is another patient's
 ONE_A_VOLUME = "one for each volume"
 _EXAMPLE = "--patients '^(.+)_z[0-9]+$'"
 # What stands behind the patient in the name of a slice: "p01_z045", "sub-3_slice-012", "case7-45", "p01/045".
 _SLICE_NUMBER = re.compile(r"[_\-. /]+(?:slice|sl|z|s)?[_\-. ]?\d+$", re.IGNORECASE)
-_SHOWN = 3  # patients in a table
-
 # The test of neighbours, see `neighbours`.
 _MOST = 64  # patients that are looked at
 _RUN = 16  # of them in a row, where there are more
@@ -39,15 +35,14 @@ _SHARE = 0.1  # of all pairs
 _CHANCE = 0.01
 
 
-@dataclass(frozen=True)
-class Patients:
+class Patients(NamedTuple):
     """The patient of each slice, and how they were told apart."""
 
     subjects: list[str]  # in the order of the slices
     # "set" (the set or the folder says it), "pattern" (the user's), "each" (every slice is of another patient, as the
     # user says), "volumes" (each is another patient's, as far as anybody knows), "names", or "nowhere" (each slice
     # counts as a patient of its own)
-    found: Found
+    found: Literal["set", "each", "pattern", "volumes", "names", "nowhere"]
     how: str  # the same in words
 
     def counts(self) -> dict[str, int]:
@@ -58,9 +53,9 @@ class Patients:
     def table(self) -> str:
         """In one line: "608 slices of 21 patients, HOW: a (30), b (28), c (31), ...; 12 to 57 each, median 29"."""
         counts = self.counts()
-        first = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN])
-        sizes = sorted(counts.values())
-        rest = f", ...; {sizes[0]} to {sizes[-1]} each, median {np.median(sizes):g}" if len(counts) > _SHOWN else ""
+        first = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:3])
+        sizes = list(counts.values())
+        rest = f", ...; {min(sizes)} to {max(sizes)} each, median {np.median(sizes):g}" if len(sizes) > 3 else ""
         words = ("slice" if len(self.subjects) == 1 else "slices", "patient" if len(counts) == 1 else "patients")
         return f"{len(self.subjects):,} {words[0]} of {len(counts):,} {words[1]}, {self.how}: {first}{rest}"
 
@@ -109,22 +104,19 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
         return None
     names = slices.index["id"].astype(str).tolist() if "id" in slices.index else []
     different = len(set(patients.subjects))
-    example = f"; a slice is called {names[0]!r}" if names else ""
-    sure = "; if they are right, add --trust-patients"
-    fix = f"say which part of a name is the patient, e.g. {_EXAMPLE}"
+    how = patients.how + (f"; a slice is called {names[0]!r}" if names else "")
+    fix, sure = f"say which part of a name is the patient, e.g. {_EXAMPLE}", "; if they are right, add --trust-patients"
     if patients.found != "set" and 1 < different == len(names):
-        what = f"there are as many patients as slices ({different:,}), {patients.how}{example}"
         fix += f"; if every slice is of another patient, --patients '{EACH}'"
-        return UnderstudyError(what, where=where, fix=fix)
+        return UnderstudyError(f"there are as many patients as slices ({different:,}), {how}", where=where, fix=fix)
     if patients.found in ("pattern", "names") and different == 1 < len(names):
-        what = f"all {len(names):,} slices are of one patient, {patients.how}{example}"
-        return UnderstudyError(what, where=where, fix=fix + sure)
+        return UnderstudyError(f"all {len(names):,} slices are of one patient, {how}", where=where, fix=fix + sure)
     alike, pairs = neighbours(slices)
     if not alike:
         return None
-    what = f"{alike} of {pairs} pairs of patients look like neighbouring slices of one person ({patients.how}{example})"
     if patients.found == "set":
         fix = "read it again with the patients' names"
+    what = f"{alike} of {pairs} pairs of patients look like neighbouring slices of one person ({how})"
     return UnderstudyError(what, where=where, fix=fix + sure)
 
 

@@ -53,12 +53,11 @@ def recognise(
             annotation.
 
     Raises:
-        UnderstudyError: a slice without one of its channels, two files for one channel, names that are not recognised,
-            a pattern by which a name has several patients.
+        UnderstudyError: a slice without a channel, two files for one, unknown names, a name with several patients.
     """
     if not files:
         raise UnderstudyError("there is no image in the folder", where=root, fix="check the path, and unpack archives")
-    wanted = list(spec.named) or list(known or [])
+    wanted = list(spec.named or known or [])
     matchers = _matchers(spec, wanted)
     slices: dict[str, SliceFiles] = {}
     surplus = []
@@ -91,22 +90,15 @@ def recognise(
     if plain and not spec.labels and LABELS not in present:
         annotation = ()
     ordered = sorted(slices.values(), key=lambda entry: natural(entry.id))
-    _refuse_incomplete(root, ordered, (*channels, *annotation), surplus)
+    if lacking := [entry for entry in ordered if not entry.files.keys() >= {*channels, *annotation}]:
+        entry, others = lacking[0], len(lacking) - 1
+        missing = " and no ".join(name for name in (*channels, *annotation) if name not in entry.files)
+        what = f"slice {entry.id} has no {missing}" + (f", nor have {others} more all files" if others else "")
+        where = f"{root}: there are {', '.join(sorted(entry.files.values())[:_SHOWN])}"
+        where += f"; not recognised: {surplus[0]}" if surplus else ""
+        fix = "add the file, remove the slice, or say what the channel is called (--channels NAME=TEXT, --labels TEXT)"
+        raise UnderstudyError(what, where=where, fix=fix)
     return Recognised(ordered, channels, annotation, surplus)
-
-
-def _refuse_incomplete(root: Path, slices: list[SliceFiles], wanted: Sequence[str], surplus: list[str]) -> None:
-    lacking = [entry for entry in slices if any(name not in entry.files for name in wanted)]
-    if not lacking:
-        return
-    entry = lacking[0]
-    names = [name for name in wanted if name not in entry.files]
-    others = f" (and {len(lacking) - 1} more slices that lack a file)" if len(lacking) > 1 else ""
-    where = f"{root}: there are {', '.join(sorted(entry.files.values())[:_SHOWN])}"
-    if surplus:
-        where += f"; not recognised: {surplus[0]}"
-    fix = "add the file, remove the slice, or say what the channel is called (--channels NAME=TEXT, --labels TEXT)"
-    raise UnderstudyError(f"slice {entry.id} has no {' and no '.join(names)}{others}", where=where, fix=fix)
 
 
 def _add(slices: dict[str, SliceFiles], place: _Place, channel: str, file: str, root: Path) -> None:
@@ -131,8 +123,7 @@ def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> dict[str, _Matcher]:
             fix = f"say what stands for it in the files' names, e.g. {name}: T1"
             raise UnderstudyError(what, where="channels", fix=fix)
         said[name] = value or ""
-    said |= {name: "" for name in wanted if name not in said}
-    said = said or {name: "" for name in ALIASES if name != LABELS}
+    said = said or {name: "" for name in wanted or ALIASES if name != LABELS}
     if isinstance(spec.labels, dict):
         said |= {f"{LABELS}:{name}": token for name, token in spec.labels.items()}
     else:
@@ -149,10 +140,8 @@ def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> dict[str, _Matcher]:
     for name, value in sorted(said.items(), key=lambda entry: -len(entry[1]) * ("{id}" in entry[1])):
         if "{id}" in value:
             matchers[name] = _by_pattern(value, [])
-        elif spec.pattern:
-            matchers[name] = _by_pattern(spec.pattern, tokens[name])
         else:
-            matchers[name] = _by_name(name, by_token)
+            matchers[name] = _by_pattern(spec.pattern, tokens[name]) if spec.pattern else _by_name(name, by_token)
     return matchers
 
 
