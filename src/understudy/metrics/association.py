@@ -120,7 +120,8 @@ def associate(
     rng = np.random.default_rng([seed, 8])
     within = sum(size * value for size, value in by_run) / total if total else math.nan
     p, p_within = permutation_p(x, y, orders, rng), within_p(x, y, of, orders, rng)
-    return Association(n, count, spearman(x, y), *bounds[0], kendall(x, y), *bounds[1], within, p, p_within)
+    (low, high), (tau_low, tau_high) = bounds
+    return Association(n, count, spearman(x, y), low, high, kendall(x, y), tau_low, tau_high, within, p, p_within)
 
 
 def _both(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -27,7 +27,7 @@ class CheckedCohort:
         """One line: who, which slices, how many problems."""
 
         def count(number: int, word: str) -> str:
-            return f"{number:,} {word}{'' if number == 1 else 's'}"
+            return f"{number:,} {word}{'s' * (number != 1)}"
 
         checked, patients = self.checked, self.cohort.patients
         sites = {patient.site for patient in patients} - {""}

@@ -24,9 +24,6 @@ from understudy.report.sections.quality import METRICS
 from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
 
 KEYS = ("snapshot", "run", "kimg", "dice")
-LOWEST_DICE, LEAST_SPREAD = 0.1, 0.03  # of the best snapshot, and between the best and the worst
-WRONG = 0.3  # correlations of the wrong sign beyond this are named
-OF_QUALITY = ("mean", "all")  # channels: the average, or all together
 
 Finished = list[tuple[Job, Path]]  # jobs that are done, with their folders
 Scores = NDArray[np.float64]  # [snapshots, patients], NaN for patients of other studies
@@ -34,13 +31,11 @@ Scores = NDArray[np.float64]  # [snapshots, patients], NaN for patients of other
 
 @dataclass(frozen=True)
 class Correlations:
-    """What was found.
-
-    `table` has a row a metric: `wanted` (see there), the fields of `Association`, and both p adjusted for the number of
-    metrics (Holm); those that agree most with the Dice first.
-    """
+    """What was found."""
 
     snapshots: pd.DataFrame  # a row each: snapshot, run, kimg, dice, and a column a metric
+    # a row a metric: `wanted` (see there), the fields of `Association`, both p adjusted for the number of metrics
+    # (Holm); those that agree most with the Dice first
     table: pd.DataFrame
     words: list[str]  # what these snapshots can show at all
 
@@ -84,40 +79,28 @@ def correlate(
         snapshots, scores = _from_csv(tables[0])
     else:
         found = [_of_study(path, training, segmenter) for path in paths]
-        snapshots = pd.concat([rows for rows, _ in found], ignore_index=True)
-        scores = pd.concat([by_patient for _, by_patient in found], ignore_index=True).to_numpy(np.float64)
+        snapshots, by_patient = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
+        scores = by_patient.to_numpy(np.float64)
     if len(snapshots) < FEWEST:
-        raise UnderstudyError(
-            f"{len(snapshots)} snapshots with a Dice: at least {FEWEST} are needed",
-            where=", ".join(map(str, paths)),
-            fix="keep more snapshots of a training (`generators: {NAME: {snapshots: 8}}`), or give more studies",
-        )
+        what = f"{len(snapshots)} snapshots with a Dice: at least {FEWEST} are needed"
+        fix = "keep more snapshots of a training (`generators: {NAME: {snapshots: 8}}`), or give more studies"
+        raise UnderstudyError(what, where=", ".join(map(str, paths)), fix=fix)
     return _correlated(snapshots, scores, resamples, seed)
 
 
-def correlate_jobs(
-    jobs: Mapping[str, Path], label: str = "study", segmenter: str | None = None, resamples: int = 2000, seed: int = 0
-) -> Correlations | None:
-    """The same of the jobs of one study, however few generators it has, trained on synthetic slices alone.
-
-    Args:
-        jobs: id of a job that is done -> its folder.
-        label: before the names of trainings.
-
-    Returns:
-        None if no generator has both a Dice and a metric.
-    """
+def correlate_jobs(jobs: Mapping[str, Path]) -> Correlations | None:
+    """The same of the finished jobs (id -> folder) of one study; None if no generator has both a Dice and a metric."""
     read: dict[str, Job] = {}
     for job_id, folder in jobs.items():
         content = {name: value for name, value in read_json(folder / "spec.json").items() if name != "id"}
         read[job_id] = Job(**{**content, "inputs": tuple(tuple(entry) for entry in content["inputs"])})
-    snapshots, by_patient = _snapshots(label, read, jobs, "synthetic", segmenter)
+    snapshots, by_patient = _snapshots("study", read, jobs, "synthetic", None)
     if snapshots.empty or not set(snapshots) - set(KEYS):
         return None
-    return _correlated(snapshots, by_patient.to_numpy(np.float64), resamples, seed)
+    return _correlated(snapshots, by_patient.to_numpy(np.float64))
 
 
-def _correlated(snapshots: pd.DataFrame, scores: Scores, resamples: int, seed: int) -> Correlations:
+def _correlated(snapshots: pd.DataFrame, scores: Scores, resamples: int = 2000, seed: int = 0) -> Correlations:
     metrics = [c for c in snapshots if c not in KEYS] + (["kimg"] if snapshots["kimg"].notna().any() else [])
     runs = pd.factorize(snapshots["run"])[0].astype(np.int64)
     draws = draw(scores, runs, resamples, seed)
@@ -191,9 +174,8 @@ def _from_csv(path: Path) -> tuple[pd.DataFrame, Scores]:
 def _of_study(out: Path, training: str, segmenter: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a generator that was tested, and its Dice by patient (rows the same, columns patients)."""
     if not (out / "plan.json").is_file():
-        raise UnderstudyError(
-            "no study was run in this folder", where=out.absolute(), fix="give the folder that `understudy run` made"
-        )
+        fix = "give the folder that `understudy run` made"
+        raise UnderstudyError("no study was run in this folder", where=out.absolute(), fix=fix)
     jobs = {job.id: job for job in saved_jobs(out)}
     if any(job.stage == "overview" for job in jobs.values()):
         what = "the study has several cohorts, whose generators are not states of the same training"
@@ -227,23 +209,19 @@ def _snapshots(
 
 def _dice_by_generator(label: str, done: Finished, training: str, segmenter: str | None) -> dict[str, pd.Series]:
     """Generator -> Dice of each test patient: whole volumes, BraTS rule, mean over classes and repeats."""
-    cells = [(folder, job.spec["cell"]) for job, folder in done if job.stage == "evaluate"]
-    cells = [
-        (folder, c)
-        for folder, c in cells
-        if c["training"] == training and c.get("real_share") is None and c.get("real_fraction", 1) == 1
-    ]
-    networks = list(dict.fromkeys(c["segmenter"] for _, c in cells))
+    whole = {"training": training, "real_share": None, "real_fraction": 1}  # all patients and slices
+    cells = [(whole | {"training": ""} | job.spec["cell"], folder) for job, folder in done if job.stage == "evaluate"]
+    cells = [(cell, folder) for cell, folder in cells if whole.items() <= cell.items()]
+    networks = list(dict.fromkeys(cell["segmenter"] for cell, _ in cells))
     network = segmenter or (networks[0] if networks else "")
     if segmenter is not None and segmenter not in networks:
         what = f"no segmenter {segmenter!r} trained on {training} slices was tested"
         raise UnderstudyError(what, where=label, fix=f"use one of {', '.join(networks) or '(none)'}")
-    cells = [(folder, c) for folder, c in cells if c["segmenter"] == network]
-    augmented = any(c["augmentation"] for _, c in cells)
+    augmented = any(cell["augmentation"] for cell, _ in cells if cell["segmenter"] == network)
     rows: dict[str, list[pd.DataFrame]] = {}
-    for folder, c in cells:
-        if c["augmentation"] == augmented:
-            rows.setdefault(c["generator"], []).append(pd.read_parquet(folder / "scores.parquet"))
+    for cell, folder in cells:
+        if (cell["segmenter"], cell["augmentation"]) == (network, augmented):
+            rows.setdefault(cell["generator"], []).append(pd.read_parquet(folder / "scores.parquet"))
     found = {}
     for name, frames in rows.items():
         scores = pd.concat(frames)
@@ -260,15 +238,13 @@ def _metrics_of(done: Finished, name: str) -> dict[str, float]:
     for job, folder in ((j, f) for j, f in done if j.spec.get("name") == name):
         if job.stage == "quality":
             for row in read_json(folder / "quality.json")["rows"]:
-                if row["channel"] in OF_QUALITY:
+                if row["channel"] in ("mean", "all"):  # the average over channels, or all together
                     found[f"quality:{row['extractor']}:{row['metric']}"] = row["value"]
         if job.stage == "annotations":
             content = read_json(folder / "annotations.json")
-            for d in content["distances"]:
-                found[f"annotations:{d['measure']}:{d['class_name']}"] = d["value"]
-            for v in content["values"]:
-                if v["measure"] == "code_distance":
-                    found["annotations:code_distance"] = v["synthetic"]
+            found |= {f"annotations:{d['measure']}:{d['class_name']}": d["value"] for d in content["distances"]}
+            for row in (row for row in content["values"] if row["measure"] == "code_distance"):
+                found["annotations:code_distance"] = row["synthetic"]
     return {metric: math.nan if value is None else float(value) for metric, value in found.items()}
 
 
@@ -278,11 +254,10 @@ def _metrics_of(done: Finished, name: str) -> dict[str, float]:
 def _words(snapshots: pd.DataFrame, table: pd.DataFrame, patients: int) -> list[str]:
     n, runs, words = len(snapshots), snapshots["run"].nunique(), []
     low, high = float(snapshots["dice"].min()), float(snapshots["dice"].max())
-    if high < LOWEST_DICE or high - low < LEAST_SPREAD:
+    if high < 0.1 or high - low < 0.03:
         words.append(
-            f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {low:.3f} and {high:.3f}. Whatever correlates with"
-            " such numbers does so by accident or because the trainings differ; train the segmenters, and the"
-            " generators, for longer."
+            f"THERE IS NOTHING TO PREDICT HERE: Dice lies between {low:.3f} and {high:.3f}, so that what correlates"
+            " is an accident, or from how the trainings differ; train the segmenters, and the generators, for longer."
         )
     words.append(f"{n} snapshots of {runs} training{'s' if runs > 1 else ''}; {len(table)} metrics.")
     if n <= 7:
@@ -291,24 +266,17 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, patients: int) -> list[
             f" {smallest_p(n):.2g}" + (": one swap of neighbours more, and p is above 0.05." if n == 5 else ".")
         )
     if runs < FEWEST_RUNS:
-        words.append(
-            f"{runs} trainings are too few to be drawn: the intervals hold for snapshots of these trainings and say"
-            " nothing about other generators."
-        )
+        words.append(f"{runs} trainings are too few to be drawn: the intervals say nothing about other generators.")
     words.append(
-        "Snapshots of one training improve together, with or without a cause: a metric says something only if it does"
-        " better than `kimg`, the mere length of the training, and also within trainings: `within` is Spearman's"
-        " correlation inside each training, averaged, and `p_within` how often random orders of each training's"
-        " snapshots give as much. Both p take snapshots as exchangeable, which those of one training are not: read"
-        " them as the most that can be said."
+        "Snapshots of one training improve together: a metric says something only if it does better than `kimg`, the"
+        " mere length of the training, and also within trainings: `within` is Spearman's correlation inside each"
+        " training, averaged, `p_within` how often random orders of its snapshots give as much. Both p take snapshots"
+        " as exchangeable, which those of one training are not: read them as the most that can be said."
     )
     if patients > 1:
         words.append(f"The Dice is a mean over {patients} test patients, who are drawn in the intervals as well.")
     if part := int(((table["n"] < n) & table["spearman"].notna()).sum()):
-        words.append(
-            f"{part} metrics are undefined for some snapshots (n below {n}: no slice with the class, say): theirs is"
-            " the order of the others alone."
-        )
+        words.append(f"{part} metrics are undefined for some snapshots (n below {n}) and rank the others alone.")
     agreement = _agreement(table)
     of_length = table.loc[table["metric"] == "kimg", "spearman"].dropna()
     if len(of_length):
@@ -317,11 +285,8 @@ def _words(snapshots: pd.DataFrame, table: pd.DataFrame, patients: int) -> list[
             f"The length of the training alone has Spearman {of_length.iloc[0]:+.2f}; {better} of {len(table) - 1}"
             " metrics agree better with the Dice."
         )
-    wrong = table.loc[agreement < -WRONG, "metric"].iloc[::-1].tolist()
+    wrong = table.loc[agreement < -0.3, "metric"].iloc[::-1].tolist()
     if wrong:
         named = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
-        words.append(
-            f"{len(wrong)} metrics go the wrong way by more than {WRONG:g} (a distance that grows with the Dice, say)"
-            f" and stand last in the table: {named}."
-        )
+        words.append(f"{len(wrong)} metrics go the wrong way by more than 0.3 and stand last in the table: {named}.")
     return words

@@ -20,23 +20,20 @@ from understudy.study.config.schema import Study
 def evaluation_study(
     synthetic: Path, spec: FolderSpec, study: Study, out: Path | None = None, count: int | None = None
 ) -> Study:
-    """The study that compares a folder of synthetic images with the real patients of another study.
+    """The study that compares a folder of synthetic images, read as `spec` says, with real patients.
 
     Args:
-        synthetic: the folder.
-        spec: how its files are read.
         study: whose patients, split, slices, first segmenter, repeats and scoring are taken over.
         out: folder of the results; if it holds `study`, its real slices and the segmenters trained on them are reused.
-        count: of its slices; None: all.
+        count: of the images; None: all.
 
     Raises:
         UnderstudyError: no such folder, nothing in it.
     """
     study = study.with_one_cohort("comparing images with its patients")
-    # wrong file names are reported before anything runs
     known = find_patients(study.cohort).channels if study.cohort else None
     folder, spec = unpacked(synthetic, spec, known)
-    open_folder(folder, spec, known)
+    open_folder(folder, spec, known)  # reports wrong file names before anything runs
     name, first = name_of(synthetic, "synthetic"), next(iter(study.segmenters))
     fields: dict[str, Any] = spec.model_dump(exclude={"resolution"})
     stamp = None if out is None else out / "study.json"
@@ -54,15 +51,10 @@ def evaluation_study(
 
 
 def study_of_cohort(cohort: Path, base: Study, resolution: int | None) -> Study:
-    """A study with the patients of a folder in place of those of `base`.
-
-    Raises:
-        UnderstudyError: no such folder.
-    """
+    """A study with the patients of a folder, which must exist, in place of those of `base`."""
     if not cohort.is_dir():
-        raise UnderstudyError(
-            "the cohort's folder does not exist", where=cohort, fix="give the folder that holds the patients"
-        )
+        fix = "give the folder that holds the patients"
+        raise UnderstudyError("the cohort's folder does not exist", where=cohort, fix=fix)
     update: dict[str, Any] = {"cohort": CohortConfig(path=cohort.absolute()), "phantom": None, "cohorts": None}
     update["name"] = name_of(cohort, "cohort")
     if resolution is not None:

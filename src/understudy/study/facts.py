@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from understudy.cohort.layouts import Cohort, brats_classes, find_patients
 from understudy.cohort.phantom.write import patient_id
@@ -22,7 +22,6 @@ from understudy.study.config.schema import Study
 
 PARTS = ("train", "val", "test")
 KEPT_SLICES = 0.5  # share of a volume's slices that the rule keeps, about
-BRATS_GRID = (240, 240, 155)  # where no header can be read; the check will say so
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,7 @@ class Facts:
 
 
 def find_cohort(study: Study, name: str = "") -> Cohort | None:
-    """The patients on disk of a study with one cohort, no volume opened; None for phantoms.
-
-    Args:
-        name: of the cohort in a study with several, for the message.
-
-    Raises:
-        UnderstudyError: see `find_patients`.
-    """
+    """The patients on disk of a study with one cohort (of several: its `name`), see `find_patients`; None: phantoms."""
     if study.cohort is None:
         return None
     try:
@@ -85,11 +77,7 @@ def find_cohort(study: Study, name: str = "") -> Cohort | None:
 
 
 def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
-    """The facts of a study with one cohort.
-
-    Args:
-        cohort: as found by `find_cohort`.
-        split_seed: of the split, where the study file gives none.
+    """The facts of a study with one cohort, as found by `find_cohort`; the seed is used where the file gives none.
 
     Raises:
         UnderstudyError: an impossible split, or one without test patients.
@@ -104,7 +92,12 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     else:
         sites = {patient.id: patient.site for patient in cohort.patients if patient.id == patient.subject}
         channels, classes = len(cohort.channels), cohort.classes
-        shape = _grid_of(list(cohort.patients[0].images.values()))
+        shape = (240, 240, 155)  # BraTS, where no header can be read; `check` will say so
+        for path in cohort.patients[0].images.values():
+            with suppress(OSError, ValueError, UnderstudyError):
+                x, y, z = read_header(path).shape
+                shape = int(x), int(y), int(z)
+                break
     split = split_patients(cohort if cohort is not None else sites, study.split.settled(split_seed))
     split = {patient: part for patient, part in split.items() if patient in sites}  # a patient's scans are one
     if "test" not in split.values():
@@ -113,32 +106,14 @@ def facts_of(study: Study, cohort: Cohort | None, split_seed: int) -> Facts:
     return Facts(sites, split, channels, tuple(classes) or (BACKGROUND,), shape)
 
 
-def _grid_of(files: list[Path]) -> tuple[int, int, int]:
-    """Grid of a patient from the first header that can be read."""
-    for path in files:
-        try:
-            x, y, z = read_header(path).shape
-        except (OSError, ValueError, UnderstudyError):
-            continue
-        return int(x), int(y), int(z)
-    return BRATS_GRID
-
-
 def refuse_too_many(study: Study, facts: Facts) -> None:
-    """Refuses a study that wants more real patients or slices than there can be.
-
-    Raises:
-        UnderstudyError: `fine_tune` wants more patients than train, `ratios` more slices than these have.
-    """
-    training_patients = facts.counts["train"]
-    wanted = max(study.fine_tune.patients) if study.fine_tune is not None else 0
-    if wanted > training_patients:
-        what = f"`fine_tune` wants {wanted} real patients, but only {training_patients} train"
-        raise UnderstudyError(what, where="fine_tune.patients of the study", fix=f"use 1 to {training_patients}")
-    slices = study.ratios.real_slices if study.ratios is not None else 0
-    most = training_patients * facts.shape[2]
-    if slices > most:
-        what = f"`ratios` want {slices:,} real slices, but {training_patients} training patients have at most {most:,}"
+    """Raises an UnderstudyError if `fine_tune` wants more patients than train, or `ratios` more of their slices."""
+    train, most = facts.counts["train"], facts.counts["train"] * facts.shape[2]
+    if study.fine_tune is not None and (wanted := max(study.fine_tune.patients)) > train:
+        what = f"`fine_tune` wants {wanted} real patients, but only {train} train"
+        raise UnderstudyError(what, where="fine_tune.patients of the study", fix=f"use 1 to {train}")
+    if study.ratios is not None and (slices := study.ratios.real_slices) > most:
+        what = f"`ratios` want {slices:,} real slices, but {train} training patients have at most {most:,}"
         raise UnderstudyError(what, where="ratios.total of the study", fix="lower it, or the largest share")
 
 

@@ -35,12 +35,8 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
             if generator in (spec["spec"].get("name"), spec["name"], spec["name"].replace("audit ", "")):
                 found[spec["name"]] = (folder, spec)
     if len(found) != 1:
-        listed = f": {', '.join(found)}" if found else ""
-        raise UnderstudyError(
-            f"{len(found)} finished audits of {generator}{listed}",
-            where=out,
-            fix="run the study to its end, or name one of its jobs",
-        )
+        what = f"{len(found)} finished audits of {generator}" + (f": {', '.join(found)}" if found else "")
+        raise UnderstudyError(what, where=out, fix="run the study to its end, or name one of its jobs")
     ((folder, spec),) = found.values()
     inputs = [(role, out / "jobs" / folder_name(role, job)) for role, job in spec["inputs"]]
     of = dict(inputs)
@@ -49,11 +45,7 @@ def release_inputs(out: Path, generator: str) -> ReleaseInputs:
 
 
 def model_of(found: ReleaseInputs, generator: str) -> Path:
-    """The folder of the one generator that the audited slices are of.
-
-    Raises:
-        UnderstudyError: none, or an ensemble.
-    """
+    """The folder of the one generator that the audited slices are of; an UnderstudyError for none or an ensemble."""
     if len(found.models) != 1:
         what = "an ensemble" if found.models else "a folder of images, not a trained generator"
         fix = "audit the members one by one, each with its own samples" if found.models else "release its slices"
@@ -68,10 +60,7 @@ def dice_of(out: Path, generator: str) -> dict[str, Any] | None:
         baseline_dice (mean Dice of real slices), patients, repeats, evidence, and comparisons: label, relative_dice,
         low, high, missed, present of each setting.
     """
-    path = out / "report.json"
-    if not path.is_file():
-        return None
-    report = read_json(path)
+    report = read_json(out / "report.json") if (out / "report.json").is_file() else {"settings": []}
     answer = report.get("answer") or {}
     mine = {s["id"] for s in report["settings"] if s["generator"] == generator}
     columns = ("label", "relative_dice", "low", "high", "missed", "present")

@@ -22,10 +22,9 @@ PREPARATION = "preparation"  # of `config.json`: how slices were made, and what 
 
 
 def record_preparation(model: Path, prepared: Path, dropped_slices: str) -> None:
-    """Adds to a segmenter's `config.json` what is needed to use it on a new patient.
+    """Adds to the `config.json` of the segmenter `model` what is needed to use it on a new patient.
 
     Args:
-        model: folder of the segmenter.
         prepared: folder of the prepare job whose patients it was trained or selected on.
         dropped_slices: what the study makes of slices that the rule drops.
     """
@@ -50,7 +49,7 @@ def segment_patient(
     model: Path, patient: Path, out: Path, given: Mapping[str, Path] | None = None, dropped: str | None = None,
     device: str = "auto",
 ) -> dict[str, int]:  # fmt: skip
-    """Labels a patient and writes the label volume.
+    """Labels a patient, writes the label volume, and returns the voxels of each class.
 
     Args:
         model: folder of a segmenter, or of its job.
@@ -59,10 +58,6 @@ def segment_patient(
             the training (BraTS: 1, 2, 4).
         given: channel -> file, where names do not tell.
         dropped: "background" or "predict", of slices that the rule drops; None: as in the study.
-        device: "auto", "cpu", "cuda", ...
-
-    Returns:
-        Voxels of each class.
 
     Raises:
         UnderstudyError: no segmenter, channels that are missing or do not fit, unreadable files, disk full.
@@ -102,21 +97,16 @@ def _preparation_of(model: Path) -> dict[str, Any]:
         prepared = model.parent.parent / folder_name("prepare", job_id)
         if role == "prepare" and (prepared / "done.json").is_file():
             return _preparation(prepared, "background")
-    raise UnderstudyError(
-        "the segmenter does not say how its slices were made",
-        where=model / "config.json",
-        fix="use it in the folder of its study (OUT/jobs/segmenter-...), or train it again with this version",
-    )
+    fix = "use it in the folder of its study: OUT/jobs/segmenter-..."
+    raise UnderstudyError("the segmenter does not say how its slices were made", where=model / "config.json", fix=fix)
 
 
 def find_channels(
     patient: Path, channels: tuple[str, ...], patterns: Mapping[str, str], given: Mapping[str, Path]
 ) -> dict[str, Path]:
-    """The file of each channel of a patient.
+    """The file of each of a segmenter's channels in a patient's folder.
 
     Args:
-        patient: folder with NIfTI files.
-        channels: that the segmenter needs.
         patterns: file patterns of the cohort that it was trained on; {} for BraTS.
         given: files that the user names.
 
@@ -130,11 +120,9 @@ def find_channels(
     found = {name: [file for file in files if _is_channel(file, name, patterns.get(name))] for name in channels}
     open_ones = {name: matches for name, matches in found.items() if name not in given}
     if missing := [name for name, matches in open_ones.items() if not matches]:
-        raise UnderstudyError(
-            f"the patient has no {' and no '.join(missing)}; the segmenter needs {', '.join(channels)}",
-            where=f"{patient}: there is {', '.join(files[:8]) or 'no NIfTI file'}",
-            fix=f"name the file: --channel {missing[0]}=FILE (a channel that was not acquired cannot be replaced)",
-        )
+        what = f"the patient has no {' and no '.join(missing)}; the segmenter needs {', '.join(channels)}"
+        where = f"{patient}: there is {', '.join(files[:8]) or 'no NIfTI file'}"
+        raise UnderstudyError(what, where, fix=f"name it, --channel {missing[0]}=FILE; it cannot be replaced")
     for name, matches in open_ones.items():
         if len(matches) > 1:
             where, fix = f"{patient}: {', '.join(matches)}", f"name one: --channel {name}=FILE"

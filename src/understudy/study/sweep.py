@@ -25,11 +25,9 @@ from understudy.study.stages.generator import generator_jobs
 
 
 def sweep_plan(study: Study, generator: str, sizes: Sequence[int], samples: int | None = None) -> Plan:
-    """The jobs of a sweep.
+    """The jobs of a sweep of a study's generator.
 
     Args:
-        study: whose cohort, slices, split and generator are used.
-        generator: its name in the study.
         sizes: training patients of each training, e.g. (5, 10, 20, 40).
         samples: synthetic slices of each; None: the study's number.
 
@@ -75,14 +73,12 @@ def run_sweep(
     rows = []
     for job in (job for job in plan.jobs if job.stage == "audit"):
         numbers = read_json(job_folder(out, job) / "audit.json")
-        flags, member = numbers.get("flags") or {}, numbers.get("membership") or {}
-        rows.append(
-            {"patients": job.spec["subset"]["patients"], "slices": flags.get("judged")}
-            | {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}
-            | {"certain": flags.get("certain"), "hit": (numbers.get("patients") or {}).get("hit")}
-            | {"auc": member.get("auc"), "auc_low": member.get("low"), "auc_high": member.get("high")}
-            | {"verdict": numbers["verdict"]["kind"]}
-        )
+        flags, member, hit = (numbers.get(part) or {} for part in ("flags", "membership", "patients"))
+        row = {"patients": job.spec["subset"]["patients"], "slices": flags.get("judged")}
+        row |= {name: flags.get(name, float("nan")) for name in ("rate", "low", "high")}
+        row |= {"certain": flags.get("certain"), "hit": hit.get("hit"), "auc": member.get("auc")}
+        row |= {"auc_low": member.get("low"), "auc_high": member.get("high"), "verdict": numbers["verdict"]["kind"]}
+        rows.append(row)
     table = pd.DataFrame(rows)
     write_text(Path(out) / "sweep.csv", table.to_csv(index=False))
     save_sweep(table, Path(out) / "sweep.png", round(1 - (study.audit or AuditConfig()).quantile, 12))
