@@ -56,7 +56,7 @@ class AugmentConfig(BaseModel):
     set: Literal["unet", "swin"] = Field("unet", description="whose defaults hold for the fields that are not given")
     p_rotate: Probability = Field(0.75, description="probability of a rotation; swin: 1")
     rotate: Annotated[float, Field(ge=0)] | Range = Field(
-        30.0, description="largest angle either way, or a range, degrees counter-clockwise; swin: 0 to 30"
+        30.0, description="largest angle, or a range, degrees; swin: 0 to 30"
     )
     p_scale: Probability = Field(0.75, description="probability of scaling; swin: 1")
     scale: Positive = Field((0.9, 1.1), description="factors of height and width, independent; swin: 0.8 to 1.2")

@@ -59,9 +59,7 @@ class MixtureConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    real_share: float = Field(
-        0.5, ge=0, le=1, description="share of real samples when both are given; 0 and 1 with `total` only"
-    )
+    real_share: float = Field(0.5, ge=0, le=1, description="share of real samples; 0 and 1 with `total` only")
     total: int | Literal["real"] | None = Field(
         None, description="slices, `real_share` of them real; real: as many as real training slices; None: all of both"
     )
@@ -69,17 +67,11 @@ class MixtureConfig(BaseModel):
         "patients", description="the real slices of a `total` are those of the first patients in a random order, or any"
     )
     patients: tuple[str, ...] | None = Field(None, description="train on these real patients only; None: all")
-    patient_fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the real training patients; smaller shares are subsets of larger"
-    )
-    patient_count: int | None = Field(
-        None, ge=1, description="number of real training patients, in the order of `patient_fraction`; None: all"
-    )
+    patient_fraction: float = Field(1.0, gt=0, le=1, description="of the real patients; smaller shares are subsets")
+    patient_count: int | None = Field(None, ge=1, description="of the real patients, in the same order; None: all")
     subset_seed: int = Field(0, ge=0, description="which patients a smaller share consists of")
     synthetic_count: int | None = Field(None, ge=1, description="first n synthetic slices; None: all")
-    foreground_fraction: float | None = Field(
-        None, ge=0, le=1, description="share of slices with any class but background; None: as they come (paper)"
-    )
+    foreground_fraction: float | None = Field(None, ge=0, le=1, description="of slices; None: as they come")
 
     @model_validator(mode="after")
     def _possible(self) -> MixtureConfig:
@@ -123,9 +115,7 @@ class SegmenterTrainingConfig(BaseModel):
 
     samples: int | None = Field(40_000, ge=1, description="budget, slices shown; the paper's U-Net: 30,000,000")
     epochs: float | None = Field(None, gt=0, description="budget in place of `samples`; the paper's Swin: 25")
-    max_minutes: float | None = Field(
-        None, gt=0, description="ends the training early; the learning rate still follows the budget"
-    )
+    max_minutes: float | None = Field(None, gt=0, description="ends early; the learning rate still follows the budget")
     batch: int = Field(32, ge=1, description="slices a step; the authors' code: 48")
     optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov) or adamw")
     lr: float = Field(0.05, gt=0, description="learning rate, the largest")
@@ -133,9 +123,9 @@ class SegmenterTrainingConfig(BaseModel):
     betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
     weight_decay: float = Field(3e-5, ge=0, description="L2 penalty (sgd), decay (adamw)")
     schedule: Literal["poly", "linear"] = Field(
-        "poly", description="decay to 0 over the budget: poly by `poly_exponent`, linear after the warm-up"
+        "poly", description="decay to 0: by `poly_exponent`, or linear after the warm-up"
     )
-    poly_exponent: float = Field(0.9, ge=0, description="of the polynomial decay to 0 over the budget")
+    poly_exponent: float = Field(0.9, ge=0, description="of the polynomial decay")
     warmup_samples: int = Field(0, ge=0, description="linear increase of the learning rate; the paper's Swin: 12,000")
     clip: float | None = Field(12.0, gt=0, description="largest norm of the gradient, as nnU-Net; null: any")
     loss: Literal["ce_dice", "dice_ce"] = Field(
@@ -149,9 +139,7 @@ class SegmenterTrainingConfig(BaseModel):
         description="what the best weights are selected on: real patients whatever is trained on, or synthetic slices"
         " where only such are trained on, as the authors did",
     )
-    validation_slices: int = Field(
-        2000, ge=1, description="synthetic slices that `same_as_training` holds out at most; else a fifth of them"
-    )
+    validation_slices: int = Field(2000, ge=1, description="most synthetic slices that are held out; else a fifth")
     validations: int = Field(20, ge=1, description="times that the validation data are predicted")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")

@@ -63,21 +63,13 @@ class SwinConfig(BaseModel):
         "base",
         description="base (the paper), small and tiny as published; mini is ours, for CPUs. Gives the fields left null",
     )
-    embed: int | None = Field(
-        None, ge=1, description="features of a patch in the first stage; they double at every stage"
-    )
+    embed: int | None = Field(None, ge=1, description="features of a patch, doubled at every stage")
     depths: tuple[int, ...] | None = Field(None, description="blocks of each stage")
     heads: tuple[int, ...] | None = Field(None, description="attention heads of each stage")
-    patch: int | None = Field(
-        None, ge=1, description="width of a patch, pixels; null: 4 (the paper), 2 below 128 pixels"
-    )
-    window: int | None = Field(
-        None, ge=2, description="width of a window, patches; null: 7 (the paper), 4 below 128 pixels"
-    )
+    patch: int | None = Field(None, ge=1, description="pixels; null: 4 (the paper), 2 below 128 pixels")
+    window: int | None = Field(None, ge=2, description="patches; null: 7 (the paper), 4 below 128 pixels")
     mlp_ratio: float = Field(4.0, gt=0, description="width of the perceptrons, in features")
-    drop_path: float | None = Field(
-        None, ge=0, lt=1, description="probability that the last block is skipped in training"
-    )
+    drop_path: float | None = Field(None, ge=0, lt=1, description="probability to skip the last block in training")
     dropout: float = Field(0.1, ge=0, lt=1, description="before the classifiers, whole channels")
     head_channels: int | None = Field(None, ge=1, description="channels of UPerNet's head")
     auxiliary_channels: int | None = Field(None, ge=1, description="channels of the auxiliary head")

@@ -30,17 +30,11 @@ class UNetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["unet"] = Field("unet", description="name of the architecture")
-    filters: tuple[int, ...] | None = Field(
-        None, description="filters of each stage, highest resolution first; None: from width and depth"
-    )
+    filters: tuple[int, ...] | None = Field(None, description="of each stage, highest resolution first; None: by width")
     width: int = Field(32, ge=1, description="filters of the first stage, doubled at every stage")
-    max_width: int | None = Field(
-        None, ge=1, description="most filters of a stage; None: 4 x resolution, at most 512 as nnU-Net"
-    )
+    max_width: int | None = Field(None, ge=1, description="None: 4 x resolution, at most 512 as nnU-Net")
     depth: int | None = Field(None, ge=3, description="stages; None: down to 4 x 4 pixels, as nnU-Net")
-    deep_supervision: int = Field(
-        5, ge=1, description="levels, from the highest, that the loss is applied to (fewer in shallow networks)"
-    )
+    deep_supervision: int = Field(5, ge=1, description="levels, from the highest, that the loss is applied to")
 
     def stages(self, resolution: int) -> tuple[int, ...]:
         """Filters of each stage for slices of so many pixels; an UnderstudyError where the depth does not fit them."""

@@ -145,7 +145,7 @@ class Generator(Styled, ProgressiveGenerator):
         self.blocks = nn.ModuleList(SynthesisBlock(r, config) for r in config.resolutions)
 
     def forward(
-        self, z: Tensor, psi: float = 1.0, level: float | None = None, dtype: torch.dtype = torch.float32
+        self, z: Tensor, psi: float = 1.0, dtype: torch.dtype = torch.float32, level: float | None = None
     ) -> Tensor:
         """Images with the stored noise. psi: of the first `psi_cutoff` w. level: None for that of the network."""
         ws = self.truncated(self.broadcast(self.mapping(z)), psi)  # [N, num_ws, w_dim]

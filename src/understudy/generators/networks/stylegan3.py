@@ -36,7 +36,6 @@ from understudy.generators.ops.filtered_lrelu import Resampling, filtered_lrelu,
 from understudy.generators.ops.fused import GAIN
 
 TAPS = 6  # of each filter, per sample of the signal with the lower rate
-OVERSAMPLING = 2  # rate of the nonlinearity over the higher one of input and output
 
 
 class Band(NamedTuple):
@@ -191,7 +190,7 @@ class FilteredConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(after.channels))
         self.register_buffer("magnitude", torch.ones([]))  # mean square of the input
         self.clamp = config.conv_clamp
-        rate = max(before.rate, after.rate) * OVERSAMPLING
+        rate = max(before.rate, after.rate) * 2  # of the nonlinearity, over the higher one of input and output
         up, down = rate // before.rate, rate // after.rate
         self.up_filter = lowpass(TAPS * up, before.cutoff, before.half_width, rate)
         radial = config.use_radial_filters and not critical

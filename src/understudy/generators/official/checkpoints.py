@@ -36,28 +36,17 @@ _OFFICIAL = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An official checkpoint.
+    """An official checkpoint; arrays have their official names with the prefixes "G/", "D/", "M/", {} where absent."""
 
-    Attributes:
-        kind: as `load_official_arrays` knows it: "progan", "sg1", "sg2", "sg3t", "sg3r", "diffusion".
-        source: the repository whose format it is.
-        network: official name of the generator's function or class.
-        arguments: of the networks, by their official names; {} for a diffusion model, whose file has none.
-        ema, raw, discriminator: arrays by official names with the prefixes "G/", "D/", "M/"; `ema` is the exponential
-            moving average of the generator, `raw` the generator that was trained. {} where absent.
-        taken, left: of a file that holds more than the weights of one network: where `ema` was found, and what was
-            not used.
-    """
-
-    kind: str
-    source: str
-    network: str
-    arguments: dict[str, Any]
-    ema: Arrays
-    raw: Arrays = field(default_factory=dict)
+    kind: str  # as `load_official_arrays` knows it: "progan", "sg1", "sg2", "sg3t", "sg3r", "diffusion"
+    source: str  # the repository whose format it is
+    network: str  # official name of the generator's function or class
+    arguments: dict[str, Any]  # of the networks, by their official names; a diffusion model's file has none
+    ema: Arrays  # the exponential moving average of the generator
+    raw: Arrays = field(default_factory=dict)  # the generator that was trained
     discriminator: Arrays = field(default_factory=dict)
-    taken: str = ""
-    left: tuple[str, ...] = ()
+    taken: str = ""  # where `ema` was found in a file that holds more
+    left: tuple[str, ...] = ()  # what of such a file was not used
 
 
 # --- files ---
@@ -205,8 +194,12 @@ def collect(content: Any) -> Checkpoint:
         return _tensorflow(*content)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Module):
         return _persistent(content)
-    if found := list(itertools.islice(_unets(content), 20)):
-        return _state_dict(found)
+    if found := list(itertools.islice(_unets(content), 20)):  # a bare state dictionary, or as training scripts wrap it
+        averaged = [entry for entry in found if re.search(r"(?<![a-z])ema(?![a-z])|averag|shadow", entry[0].lower())]
+        place, weights = (averaged or found)[0]
+        arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
+        others = tuple(other for other, _ in found if other != place)
+        return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)
     problem, fix = "the file holds something else than the networks of an official model", _OFFICIAL
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
         problem = "a state dictionary, but not of guided-diffusion's U-Net"
@@ -367,12 +360,3 @@ def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dic
     if len(place) < 3:  # dictionaries inside each other, without end perhaps
         for key, value in inside.values():
             yield from _unets(value, (*place, key[:40]))
-
-
-def _state_dict(found: list[tuple[str, dict[str, Any]]]) -> Checkpoint:
-    """PyTorch: a state dictionary of guided-diffusion, bare, or as training scripts wrap it."""
-    averaged = [entry for entry in found if re.search(r"(?<![a-z])ema(?![a-z])|averag|shadow", entry[0].lower())]
-    place, weights = (averaged or found)[0]
-    arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
-    others = tuple(other for other, _ in found if other != place)
-    return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)

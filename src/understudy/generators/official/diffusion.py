@@ -106,7 +106,11 @@ def unet_arguments(weights: Arrays) -> dict[str, Any]:
         outputs = shapes["out.2.weight"][0]
         if outputs not in (channels, 2 * channels):
             raise ValueError(f"{outputs} outputs for {channels} channels")
-        blocks = _block_count(shapes)
+        # Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling.
+        indices = sorted({int(m[1]) for name in shapes if (m := re.match(r"output_blocks\.(\d+)\.0\.", name))})
+        doubling = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers)\.")
+        doubled = [int(m[1]) for name in shapes if (m := doubling.match(name))]
+        blocks = min((index for index in indices if index in doubled), default=len(indices) - 1)
         widths, attending = _levels(shapes, blocks)
         return {
             "in_channels": channels, "out_channels": outputs, "learn_sigma": outputs == 2 * channels,
@@ -118,15 +122,6 @@ def unet_arguments(weights: Arrays) -> dict[str, Any]:
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
         raise UnderstudyError(problem, fix=_FIX) from error
-
-
-def _block_count(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling."""
-    indices = {int(m[1]) for name in shapes if (m := re.match(r"output_blocks\.(\d+)\.0\.", name))}
-    for index in sorted(indices):
-        if any(re.match(rf"output_blocks\.{index}\.[12]\.(conv|in_layers)\.", name) for name in shapes):
-            return index
-    return len(indices) - 1
 
 
 def _levels(shapes: dict[str, tuple[int, ...]], blocks: int) -> tuple[list[int], list[int]]:

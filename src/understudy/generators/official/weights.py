@@ -37,16 +37,14 @@ def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Modul
     """
     kind = str(config.get("kind", "sg2"))
     if kind not in _LOADERS:
-        known = ", ".join(_LOADERS)
-        raise UnderstudyError(f"official models of kind {kind!r} cannot be loaded", fix=f"supported: {known}")
+        raise UnderstudyError(f"unknown kind of official model {kind!r}", fix=f"supported: {', '.join(_LOADERS)}")
     try:
         return _LOADERS[kind](config, weights)
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"])
         reason = f"{name}: {problem['msg']}" if name else problem["msg"].removeprefix("Value error, ")
-        hint = "check the options --resolution, --schedule, --heads and --head-channels"
-        raise UnderstudyError(
-            f"the model cannot be built here: {reason}",
-            fix=hint if kind == "diffusion" else "resolutions are powers of two from 16 to 512",
-        ) from error
+        fix = "resolutions are powers of two from 16 to 512"
+        if kind == "diffusion":
+            fix = "check the options --resolution, --schedule, --heads and --head-channels"
+        raise UnderstudyError(f"the model cannot be built here: {reason}", fix=fix) from error
