@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
@@ -138,16 +136,16 @@ def _audited(
     training: Path, heldout: Path | None, synthetic: Path, config: AuditConfig, out: Path | None, model: Path | None,
     device: str, quiet: bool, reading: Reading,
 ) -> AuditResult:  # fmt: skip
-    """Audits sets on disk, and writes the result where it is wanted."""
     from understudy.generators.membership import MembershipScores, supports_membership_inference
     from understudy.memorization.perform import audit
     from understudy.memorization.pictures import save_pictures
     from understudy.runtime.devices import resolve_device
 
     where = str(resolve_device(device))
-    with _private(out) as private:
+    with tempfile.TemporaryDirectory(prefix="understudy-audit-") as temporary:
+        private = Path(temporary) if out is None else out / "private"  # where training images may lie
         real = open_real(training, private / "read", reading, strict=True)
-        held = real if heldout is None else open_real(heldout, private / "read", reading, strict=True)
+        held = open_real(heldout, private / "read", reading, strict=True) if heldout else real
         made = open_synthetic(synthetic, private / "read", reading)
         if model is not None and not supports_membership_inference(model):  # before the search, which takes its time
             what = "the folder holds no discriminator, which membership inference on a GAN needs"
@@ -160,16 +158,6 @@ def _audited(
             done.save(out)
             save_pictures(done, real, made, out)
     return done
-
-
-@contextlib.contextmanager
-def _private(out: Path | None) -> Iterator[Path]:
-    """Where training images may lie: `out/private`, or a folder that is gone afterwards."""
-    if out is not None:
-        yield out / "private"
-        return
-    with tempfile.TemporaryDirectory(prefix="understudy-audit-") as folder:
-        yield Path(folder)
 
 
 def _sweep(
@@ -191,7 +179,7 @@ def _sweep(
         print(table.to_json(orient="records", indent=2))
         return
     header = ["patients", "slices", "flagged", "95 %", "patients hit", "weights AUC", "verdict"]
-    rows: list[list[Any]] = [
+    rows = [
         [r["patients"], r["slices"], percent(r["rate"], 1), f"{100 * r['low']:.1f} to {percent(r['high'], 1)}",
          r["hit"], "" if r["auc"] is None else f"{r['auc']:.2f}", r["verdict"].replace("_", " ")]
         for r in table.to_dict(orient="records")

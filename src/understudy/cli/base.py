@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,13 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Checks what all commands have in common, then runs the command."""
-        _check_device(ctx.params)
+        device = ctx.params.get("device", "auto")
+        if device not in ("auto", "cpu"):  # which are always there, and torch takes a second to load
+            from understudy.runtime.devices import check_device_name, resolve_device
+
+            # a device of another machine (a cluster's, one of a stated speed) is checked there
+            elsewhere = ctx.params.get("cluster") == "slurm" or ctx.params.get("speed")
+            (check_device_name if elsewhere else resolve_device)(device)
         for name, value in ctx.params.items():
             if isinstance(value, Path) and value.name in ("", ".."):  # "." has no name to which one can add
                 ctx.params[name] = value.absolute().resolve()
@@ -47,11 +53,9 @@ class Group(TyperGroup):
     """A group whose commands are listed in their order, with groups last and whole sentences."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands, then of the groups."""
         return sorted(super().list_commands(ctx), key=lambda name: isinstance(self.commands[name], Group))
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """As of a command."""
         return super().get_short_help_str(1000)
 
 
@@ -62,7 +66,6 @@ class Commands(typer.Typer):
         super().__init__(**{"cls": Group, **settings})
 
     def command(self, *names: Any, **settings: Any) -> Any:
-        """As `typer.Typer.command`."""
         return super().command(*names, **{"cls": Command, **settings})
 
 
@@ -88,17 +91,6 @@ QuietOption = Option(False, "--quiet", "-q", help="No progress, only results and
 SeedOption = Option(0, min=0, help="Of everything drawn at random.")
 
 
-def _check_device(given: Mapping[str, Any]) -> None:
-    """Refuses a wrong --device; one of another machine (a cluster's, one of a stated speed) is checked there."""
-    device = given.get("device", "auto")
-    if device in ("auto", "cpu"):  # always there, and torch takes a second to load
-        return
-    from understudy.runtime.devices import check_device_name, resolve_device
-
-    elsewhere = given.get("cluster") == "slurm" or given.get("speed")
-    (check_device_name if elsewhere else resolve_device)(device)
-
-
 def _show_version(value: bool) -> None:
     if value:
         print(f"understudy {__version__}")
@@ -115,7 +107,6 @@ def _options(
 
 
 def study_of(source: str | Path) -> Study:
-    """The study of a file or preset."""
     from understudy.study.config.schema import load_study
 
     return load_study(source)

@@ -26,19 +26,12 @@ HeldoutOption = Option(None, help="Slices of other patients, for the floor [defa
 
 @dataclass(frozen=True)
 class Reading:
-    """What the options say about folders of images.
+    """What the options say about folders of images."""
 
-    Attributes:
-        spec: how they are read.
-        patients: regular expression of the patient in a slice's name.
-        trusted: the user stands by the patients.
-        selects: --channels also says which channels of a slice set are compared.
-    """
-
-    spec: FolderSpec
-    patients: str | None = None
-    trusted: bool = False
-    selects: bool = False
+    spec: FolderSpec  # how they are read
+    patients: str | None = None  # regular expression of the patient in a slice's name
+    trusted: bool = False  # the user stands by the patients
+    selects: bool = False  # --channels also says which channels of a slice set are compared
 
 
 def _folder_options(
@@ -51,7 +44,7 @@ def _folder_options(
     clip: bool = Option(False, "--clip", help="Cut values outside of the range off."),
     tolerance: float | None = Option(None, help="Grey values that an annotation may be off [default: a quarter gap]."),
 ) -> None:
-    """Names, types and defaults of the options that say how images are read: only the signature is used."""
+    """Only the signature is used: names, types and defaults of the options that say how images are read."""
 
 
 def _patient_options(
@@ -68,10 +61,8 @@ def _patient_options(
 def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Puts the options on folders of images in the place of a command's argument `reading`, which holds what they say.
 
-    Args:
-        also: fields of a `FolderSpec` for which the command has options of its own. One of its own that is called as a
-            shared one takes the shared one's place.
-        patients: it matters whose slices they are.
+    A command's own option takes the place of the shared one of this name; `also` are more fields of a `FolderSpec`
+    that it has options for. With `patients` it matters whose slices they are.
     """
 
     def parameters(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
@@ -103,16 +94,10 @@ def with_folder_options(*also: str, patients: bool = True) -> Callable[[Callable
 
 
 def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> SliceSet:
-    """Real slices; how many are of which patients is said on stderr, and recorded in `read_into/patients.json`.
+    """Real slices of a slice set, or of a folder of images that is written to `read_into`.
 
-    Args:
-        path: slice set or folder of images.
-        read_into: where a folder's slices are written.
-        reading: what the options say.
-        strict: refuse patients that look wrong; otherwise this is said.
-
-    Raises:
-        UnderstudyError: see `open_images`; patients that look wrong.
+    How many are of which patients is said on stderr, and recorded in `read_into/patients.json`. Patients that look
+    wrong are refused if `strict`; otherwise this is said.
     """
     from understudy.exchange.patients import doubt
     from understudy.exchange.read import open_images
@@ -132,34 +117,40 @@ def open_real(path: Path, read_into: Path, reading: Reading, strict: bool) -> Sl
             "found": opened.patients.found, "how": opened.patients.how, "trusted": reading.trusted,
             "slices": opened.patients.counts(), "doubt": doubted.what if doubted else None,
         }})  # fmt: skip
-    print_notes(notes)
-    if doubted is not None:
-        if strict:
-            raise doubted
-        print_notes([f"{doubted.what}; {doubted.fix}"])
+    if doubted is not None and not strict:
+        notes.append(f"{doubted.what}; {doubted.fix}")
+    _print_notes(notes)
+    if doubted is not None and strict:
+        raise doubted
     return opened.slices
 
 
 def open_synthetic(path: Path, read_into: Path, reading: Reading) -> SliceSet:
-    """Synthetic slices: whose they are is not asked.
-
-    Raises:
-        UnderstudyError: see `open_images`.
-    """
+    """Synthetic slices: whose they are is not asked."""
     from understudy.exchange.read import open_images
 
     opened = open_images(path, read_into, reading.spec, real=False)
-    print_notes([*opened.notes, *_unused_channels(path, reading)])
+    _print_notes([*opened.notes, *_unused_channels(path, reading)])
     return opened.slices
 
 
+def open_compared(
+    real: Path, synthetic: Path, heldout: Path | None, read_into: Path, reading: Reading
+) -> tuple[SliceSet, SliceSet, SliceSet | None]:
+    """Three sets that are compared; patients that look wrong are only told of."""
+    first, second = open_real(real, read_into, reading, strict=False), open_synthetic(synthetic, read_into, reading)
+    return first, second, None if heldout is None else open_real(heldout, read_into, reading, strict=False)
+
+
 @contextmanager
-def as_given(*sets: tuple[SliceSet, Path | None]) -> Iterator[None]:
+def as_given(*sets: tuple[SliceSet | None, Path | None]) -> Iterator[None]:
     """Errors about a set that was read from a folder name this folder, as the user called it."""
     try:
         yield
     except UnderstudyError as error:
-        error.where = next((str(path) for s, path in sets if path and error.where == str(s.path)), error.where)
+        error.where = next(
+            (str(path) for s, path in sets if s is not None and path and error.where == str(s.path)), error.where
+        )
         raise
 
 
@@ -172,7 +163,6 @@ def _unused_channels(path: Path, reading: Reading) -> list[str]:
     return [f"--channels is not used for the slice set {path.name}"] if ignored else []
 
 
-def print_notes(notes: list[str]) -> None:
-    """Notes on stderr."""
+def _print_notes(notes: list[str]) -> None:
     for note in notes:
         sys.stderr.write(f"note: {note}\n")

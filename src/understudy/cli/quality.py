@@ -16,8 +16,7 @@ from understudy.cli.folders import (
     RealOption,
     SyntheticOption,
     as_given,
-    open_real,
-    open_synthetic,
+    open_compared,
     with_folder_options,
 )
 from understudy.errors import UnderstudyError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from understudy.quality.measure import Row
     from understudy.study.correlate import Correlations
 
-FEWEST = 5  # held-out patients below which the floor is called rough
 SHOWN = 15  # metrics that `correlate` lists
 
 
@@ -65,24 +63,20 @@ def quality(
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import make_parts, measure, suited, unmeasured, write_results
+    from understudy.quality.measure import LABELS, make_parts, measure, suited, unmeasured, write_results
+    from understudy.study.stages.quality_extractors import make_extractor
 
     if resize not in ("antialiased_bicubic", "tf1"):
-        fix = "use antialiased_bicubic or tf1"
-        raise UnderstudyError(f"there is no way of resizing called {resize!r}", where="--resize", fix=fix)
+        raise UnderstudyError(f"{resize!r} is not known", where="--resize", fix="use antialiased_bicubic or tf1")
     reading = replace(reading, selects=True)
-    kept = out / "private" / "read"
-    first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
-    others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
-    sets = ((first, real), (second, synthetic), (others or first, heldout))
+    first, second, others = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
+    sets = ((first, real), (second, synthetic), (others, heldout))
     with as_given(*sets):
         parts = make_parts(second, first, others, list(reading.spec.named) or None)
     make_folder(out)
     config = QualityConfig.model_validate({"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed})
     rows: list[Row] = []
     for name, file, digest in _files(extractor or ["random"], weights or [], weights_sha256 or []):
-        from understudy.study.stages.quality_extractors import make_extractor
-
         made = make_extractor(name, file, digest, segmenter, resize, device)  # type: ignore[arg-type]
         made, own = suited(made, parts)
         if own is None:
@@ -94,7 +88,20 @@ def quality(
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")
         return
-    _print_quality(rows)
+    header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
+    body = [
+        [r.extractor, r.channel, LABELS.get(r.metric, r.metric),
+         *dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
+        for r in rows
+    ]  # fmt: skip
+    print_table(header, body)
+    n = rows[0]
+    print(
+        f"{n.n_synthetic:,} synthetic slices, {n.n_real:,} real ones of {n.patients_real} patients; floor:"
+        f" {n.n_heldout:,} slices of {n.patients_heldout} other patients"
+    )
+    if 0 < n.patients_heldout < 5:
+        print(f"a floor of {n.patients_heldout} patients is rough; take 5 or more to judge by it")
     print(f"all numbers: {out / 'quality.json'}")
 
 
@@ -104,32 +111,11 @@ def _files(names: list[str], weights: list[Path], digests: list[str]) -> list[tu
 
     needing = [name for name in names if name in FROM_A_FILE]
     if len(weights) > len(needing) or (digests and len(digests) != len(weights)):
-        raise UnderstudyError(
-            f"{len(weights)} files of weights and {len(digests)} hashes for {len(needing)} extractors that need a file",
-            fix="give --weights (and --weights-sha256) once for each of them, in their order",
-        )
+        what = f"{len(weights)} files of weights, {len(digests)} hashes for {len(needing)} extractors that need a file"
+        raise UnderstudyError(what, fix="give --weights (and --weights-sha256) once for each of them, in their order")
     stated: list[str | None] = [*digests] if digests else [None] * len(weights)
     given = dict(zip(needing, zip(weights, stated, strict=True), strict=False))
     return [(name, *given.get(name, (None, None))) for name in names]
-
-
-def _print_quality(rows: list[Row]) -> None:
-    from understudy.quality.measure import LABELS
-
-    header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
-    body = [
-        [r.extractor, r.channel, LABELS.get(r.metric, r.metric),
-         *dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
-        for r in rows
-    ]  # fmt: skip
-    print_table(header, body)
-    first = rows[0]
-    print(
-        f"{first.n_synthetic:,} synthetic slices, {first.n_real:,} real ones of {first.patients_real} patients; floor:"
-        f" {first.n_heldout:,} slices of {first.patients_heldout} other patients"
-    )
-    if 0 < first.patients_heldout < FEWEST:
-        print(f"a floor of {first.patients_heldout} patients is rough; take {FEWEST} or more to judge by it")
 
 
 @app.command("annotations")
@@ -150,12 +136,10 @@ def compare_annotated(
     from understudy.quality.annotation import compare_annotations
     from understudy.quality.config import AnnotationConfig
 
-    kept = out / "private" / "read"
-    first, second = open_real(real, kept, reading, strict=False), open_synthetic(synthetic, kept, reading)
-    others = open_real(heldout, kept, reading, strict=False) if heldout is not None else None
-    sets = ((first, real), (second, synthetic), (others or first, heldout))
+    first, second, others = open_compared(real, synthetic, heldout, out / "private" / "read", reading)
+    sets = ((first, real), (second, synthetic), (others, heldout))
     for slices, path in sets:
-        if path is not None and not slices.class_names:
+        if slices is not None and not slices.class_names:
             fix = "name its files and their values: --labels Seg --codes lesion=255"
             raise UnderstudyError("the slices have no annotation", where=path, fix=fix)
     make_folder(out)

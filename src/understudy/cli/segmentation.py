@@ -52,11 +52,8 @@ def evaluate(
         fix = "--study STUDY, or --cohort FOLDER"
         raise UnderstudyError("give the real patients once", where="--study or --cohort", fix=fix)
     if study is not None and resolution is not None:
-        raise UnderstudyError(
-            "the study says the resolution of its slices",
-            where="--resolution",
-            fix="leave it out, or set `slices: {resolution: ...}` in the study file",
-        )
+        fix = "leave it out, or set `slices: {resolution: ...}` in the study file"
+        raise UnderstudyError("the study says the resolution of its slices", where="--resolution", fix=fix)
     base = study_of(study) if study else study_of_cohort(Path(str(cohort)), study_of(preset), resolution)
     made = evaluation_study(synthetic, reading.spec, base, out, samples)
     print_result(run_study(made, results_folder(made, out), device, not quiet))
@@ -101,17 +98,12 @@ def score(
 
     values = _entries("--classes", classes, "=", "NCR=1,ED=2,ET=4") if classes is not None else None
     unions = _entries("--regions", regions, "=", "WT=NCR+ED+ET,TC=NCR+ET") if "=" in regions else {}
+    numbers = None if values is None else {name: int(value) for name, value in values.items()}
+    joined = {name: [m.strip() for m in members.split("+")] for name, members in unions.items()} or regions
     scores = score_labels(
-        pred=prediction,
-        target=truth,
-        policy=policy,
-        classes=None if values is None else {name: int(value) for name, value in values.items()},
-        regions={name: [m.strip() for m in members.split("+")] for name, members in unions.items()} or regions,
-        spacing=spacing,
-        ignore_affine=ignore_affine,
-        skip_unmatched=skip_unmatched,
-        progress=not quiet and not as_json,
-    )
+        pred=prediction, target=truth, policy=policy, classes=numbers, regions=joined, spacing=spacing,
+        ignore_affine=ignore_affine, skip_unmatched=skip_unmatched, progress=not quiet and not as_json,
+    )  # fmt: skip
     if csv is not None:
         write_text(csv, scores.rows.to_csv(index=False))
     if as_json:
@@ -126,7 +118,6 @@ def score(
 
 
 def _print_scores(rows: pd.DataFrame, means: bool) -> None:
-    """A line per class; distances in mm, the other columns as fractions."""
     header = ["class", "Dice", "HD mm", "HD95 pooled", "directed", "surfel", "precision", "recall", "volume error"]
     body = []
     for row in rows.to_dict("records"):
@@ -142,16 +133,11 @@ def _print_scores(rows: pd.DataFrame, means: bool) -> None:
 
 
 def _entries(option: str, text: str, between: str, example: str) -> dict[str, str]:
-    """The parts of NAME=TEXT,NAME=TEXT.
-
-    Raises:
-        UnderstudyError: not of this form, a name twice, a class whose value is no number.
-    """
+    """The parts of NAME=TEXT,NAME=TEXT."""
     found: dict[str, str] = {}
     for part in text.split(","):
         name, _, value = (p.strip() for p in part.rpartition(between))
-        wrong = option == "--classes" and not value.isdecimal()
-        if not name or not value or name in found or wrong:
+        if not name or not value or name in found or (option == "--classes" and not value.isdecimal()):
             raise UnderstudyError(f"cannot read {part!r}", where=f"{option} {text}", fix=f"e.g. {example}")
         found[name] = value
     return found

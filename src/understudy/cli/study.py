@@ -33,8 +33,7 @@ from understudy.names import duration
 if TYPE_CHECKING:
     from understudy.study.engine.run import RunResult
 
-LISTED = 60  # jobs that `plan` lists one by one without being asked for
-SITES = 12  # sites that it names in a line
+SITES = 12  # that `plan` names in a line
 
 
 @app.command()
@@ -88,10 +87,10 @@ def plan(
     folder = results_folder(loaded, out)
     found = preview_study(loaded, folder, device, speed, asked, calibrate)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return
     jobs = found["list"]
-    if every or len(jobs) <= LISTED:
+    if every or len(jobs) <= 60:
         rows = [[job["id"][:12], job["name"], job["state"], *_cost(job)] for job in jobs]
         print_table(["id", "job", "state", "about", "disk"], rows)
     else:
@@ -99,9 +98,15 @@ def plan(
         print_table(["stage", "jobs", "done", "about", "disk"], rows)
     for name, cohort in found["cohorts"].items():
         print(_who(name, cohort))
-    times = "once" if loaded.repeats == 1 else f"{loaded.repeats} times"
-    print(f"{found['settings']} settings, each trained {times}")
-    _print_difference(found["diff"])
+    print(f"{found['settings']} settings, each trained {'once' if loaded.repeats == 1 else f'{loaded.repeats} times'}")
+    if (diff := found["diff"]) is not None:
+        for entry in diff["changed"]:
+            texts = [json.dumps(entry[when]) for when in ("before", "after")]
+            before, after = (text if len(text) <= 60 else f"{text[:57]}..." for text in texts)
+            print(f"changed: {entry['field']}: {before} -> {after}")
+        more = f", {diff['new']} new" if diff["new"] else ""
+        more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
+        print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
     for warning in found["warnings"]:
         print(f"warning: {warning}")
     left = sum(job["state"] != "done" for job in jobs)
@@ -134,18 +139,6 @@ def _who(name: str, cohort: dict[str, Any]) -> str:
     return text
 
 
-def _print_difference(diff: dict[str, Any] | None) -> None:
-    if diff is None:
-        return
-    for entry in diff["changed"]:
-        texts = [json.dumps(entry[when]) for when in ("before", "after")]
-        before, after = (text if len(text) <= 60 else f"{text[:57]}..." for text in texts)
-        print(f"changed: {entry['field']}: {before} -> {after}")
-    more = f", {diff['new']} new" if diff["new"] else ""
-    more += f", {diff['dropped']} that are done are no longer needed" if diff["dropped"] else ""
-    print(f"{diff['redo']} jobs to redo, {diff['kept']} kept{more}")
-
-
 @app.command()
 def run(
     study: str = StudyArgument,
@@ -166,39 +159,27 @@ def run(
     dry_run: bool = Option(False, "--dry-run", help="With --cluster: only show what the queue would get."),
 ) -> None:
     """Run a study, or continue it: what is done is not done again. Exit status 1 if a job failed."""
-    if cluster or dry_run:
-        _run_on_cluster(study, out, device, devices, workers, quiet, until, job_minutes, cluster, dry_run)
-        return
+    if (cluster or dry_run) and cluster not in ("slurm", "local"):
+        raise UnderstudyError(f"--cluster is {cluster!r}", fix="use slurm or local")
+    if cluster and devices > 1:
+        fix = "say `cluster: {stages: {generator: {gpus: ...}}}` in the study file"
+        raise UnderstudyError("--devices does not go with --cluster", fix=fix)
+    if cluster and job_minutes is not None:
+        fix = "say `cluster: {minutes: ...}` in the study file"
+        raise UnderstudyError("--job-minutes does not go with --cluster", fix=fix)
+    from understudy.study.engine import cluster as queue
     from understudy.study.engine.run import run_study
 
     loaded, count = study_of(study), workers_of(workers)
     folder = results_folder(loaded, out)
-    print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes))
-
-
-def _run_on_cluster(
-    study: str, out: Path | None, device: str, devices: int, workers: str, quiet: bool, until: str,
-    job_minutes: float | None, kind: str, dry: bool,
-) -> None:  # fmt: skip
-    from understudy.study.engine.cluster import KINDS, dry_run, run_on_cluster
-
-    if kind not in KINDS:
-        raise UnderstudyError(f"--cluster is {kind!r}", fix=f"use {' or '.join(KINDS)}")
-    for option, given, section in (
-        ("--devices", devices > 1, "stages: {generator: {gpus: ...}}"),
-        ("--job-minutes", job_minutes is not None, "minutes: ..."),
-    ):
-        if given:
-            fix = f"say `cluster: {{{section}}}` in the study file"
-            raise UnderstudyError(f"{option} does not go with --cluster", fix=fix)
-    loaded, at_once = study_of(study), workers_of(workers)
-    folder = results_folder(loaded, out)
-    if dry:
-        rows, lines = dry_run(loaded, folder, kind, device, until, at_once)
+    if not cluster:
+        print_result(run_study(loaded, folder, device, not quiet, until, devices, count, job_minutes))
+    elif dry_run:
+        rows, lines = queue.dry_run(loaded, folder, cluster, device, until, count)  # type: ignore[arg-type]  # checked
         print_table(["stage", "jobs", "cores", "MB", "GPUs", "minutes", "and"], rows)
         print("\n".join(lines))
     else:
-        print_result(run_on_cluster(loaded, folder, kind, device, not quiet, until, at_once))
+        print_result(queue.run_on_cluster(loaded, folder, cluster, device, not quiet, until, count))  # type: ignore[arg-type]
 
 
 @app.command()
@@ -212,15 +193,10 @@ def status(out: Path = ResultsArgument, as_json: bool = JsonOption) -> None:
         return
     colours = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
     rows = [
-        [
-            row["id"][:12],
-            row["name"],
-            f"[{colours[row['state']]}]{row['state']}[/]",
-            duration(row["seconds"]),
-            f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"],
-        ]
+        [row["id"][:12], row["name"], f"[{colours[row['state']]}]{row['state']}[/]", duration(row["seconds"]),
+         f"{row['failure']}: {row['detail']}" if row["failure"] else row["detail"]]
         for row in table.to_dict(orient="records")
-    ]
+    ]  # fmt: skip
     print_table(["id", "job", "state", "time", ""], rows, markup=(2,))
     counts = table["state"].value_counts()
     print(", ".join(f"{counts[state]} {state}" for state in colours if state in counts))
@@ -254,8 +230,7 @@ def job(
 
     loaded = study_of(study) if study else None
     folder = results_folder(loaded, out) if loaded else Path(str(out))
-    ran = run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)
-    if ran is not None:
+    if (ran := run_one(job_id, folder, loaded, device, devices, nodes, not quiet, minutes)) is not None:
         found, done = ran
         print(f"{found.name}: done in {duration(done['seconds'])}, at most {done['peak_rss_mb']:,.0f} MB of memory")
 

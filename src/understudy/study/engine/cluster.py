@@ -35,7 +35,6 @@ from understudy.study.engine.plan import Plan, make_plan
 from understudy.study.engine.run import claimed, conclude, without_diverged
 
 Kind = Literal["slurm", "local"]
-KINDS: tuple[Kind, ...] = ("slurm", "local")
 PATIENCE = 300.0  # seconds that jobs of an earlier run, or of this one, have to save their state and leave
 
 
