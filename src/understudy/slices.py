@@ -91,6 +91,8 @@ class _InMemory:
 
 
 class _View:
+    shape: tuple[int, ...]
+
     def __init__(self, whole: SliceSet, rows: NDArray[np.int64]) -> None:
         self.whole, self.rows, self.shape = whole, rows, (len(rows), *whole._source.shape[1:])
 

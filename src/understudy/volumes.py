@@ -154,7 +154,6 @@ class SliceGeometry:
         """
         import torch  # seconds, which only predictions are worth
 
-
         def resized(scores: torch.Tensor, *size: int) -> torch.Tensor:
             return torch.nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 

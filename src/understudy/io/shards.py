@@ -56,8 +56,7 @@ def write_shard(array: Path, number: int, chunks: Sequence[bytes | None], capaci
 
 
 class ShardReader:
-    """Random access to the items of an array, as zarr opened it; ValueError if it is not as `create_sharded` makes it.
-    """
+    """Random access to the items of an array that zarr opened; ValueError if it is not as `create_sharded` makes it."""
 
     def __init__(self, array: Any, folder: Path) -> None:
         self._item: tuple[int, ...] = tuple(array.shape[1:])

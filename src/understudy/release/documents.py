@@ -51,14 +51,8 @@ _MEDIA = {
     "": "text/plain",
 }
 _HUGGING_FACE = {  # its names for licences
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
-    "CC0 1.0": "cc0-1.0",
-    "APACHE 2.0": "apache-2.0",
-    "MIT": "mit",
-}
+    "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit"
+}  # fmt: skip
 
 
 def stamp(certificate: dict[str, Any]) -> str:
@@ -103,9 +97,10 @@ def model_documents(
     model = certificate["model"]
     parts = {"model": config["model"], "training": config.get("training", {})}
     recipe = {k: {n: x for n, x in v.items() if n not in ("kind", "annotation")} for k, v in parts.items()}
+    licence = about.licence.lower().replace(" ", "-")
     fields = {"model": model, "config": config, "folder": MODEL, "evaluation": certificate["evaluation"],
               "signed": signed(decision), "recipe": yaml.safe_dump(recipe, sort_keys=True),
-              "hugging_face": _HUGGING_FACE.get(about.licence.upper())}  # fmt: skip
+              "hugging_face": licence if licence in _HUGGING_FACE else None}  # fmt: skip
     templates = {"README.md": "model_card.md.j2", "LICENSE": "LICENSE.j2", "CITATION.cff": "CITATION.cff.j2"}
     return {name: _render(template, about, certificate, **fields) for name, template in templates.items()}
 

@@ -74,7 +74,9 @@ class Thresholds(_Form):
     set_on: dt.date = Field(description="when these were agreed, YYYY-MM-DD: the day of the audit or earlier")
     before_looking: Literal[True] = Field(description="true, if nobody had seen the audit's result then")
     most_auc: float | None = Field(
-        None, ge=0.5, le=1, description="for weights only (0.5 to 1): limit of the 95 % interval of membership's AUC")
+        None, ge=0.5, le=1,
+        description="for weights only (0.5 to 1): limit of the 95 % interval of the AUC of membership inference",
+    )  # fmt: skip
 
 
 class Decision(_Form):

@@ -21,7 +21,7 @@ from understudy.io.files import read_json, sha256_file
 from understudy.memorization.config import FEWEST_PATIENTS, AuditConfig
 from understudy.memorization.membership import Membership, membership
 from understudy.memorization.screen import MEMORY, Recheck, near_duplicates, recheck, rows_left
-from understudy.memorization.words import missed_copies, people, spread
+from understudy.memorization.words import missed_copies, people
 from understudy.release.forms import Decision
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -146,12 +146,6 @@ def clear_model(
     if decision.decision == "approve_with_removal":
         against.append("the decision is `approve_with_removal`, but nothing can be taken out of weights")
     return ModelClearance(weights, found, asked, judged, flagged, _weighed(against, override, audit))
-
-
-def concentration_record(found: Recheck) -> dict[str, Any] | None:
-    """For the certificate: how flagged slices are spread over training patients, and in words; None without any."""
-    concentration = found.concentration
-    return None if concentration is None else {**concentration.as_dict(), "words": spread(concentration)}
 
 
 def _bound_weights(model: Path, synthetic: SliceSet) -> str:

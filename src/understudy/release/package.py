@@ -16,11 +16,12 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, FORMAT
 from understudy.io.files import sha256_file, write_json, write_text, writing
 from understudy.memorization.screen import Recheck
+from understudy.memorization.words import spread
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
 from understudy.release.documents import croissant, ro_crate, slice_documents
 from understudy.release.evidence import evidence
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Audited, clear, concentration_record
+from understudy.release.gate import Audited, clear
 from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.runtime.memory import release_memory
 from understudy.slices import SliceSet
@@ -136,7 +137,7 @@ def certificate_head(kind: str, about: About, decision: Decision, override: dict
 
 def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
     """What every certificate says of the audit, which was done again."""
-    numbers = found.numbers
+    numbers, spread_over = found.numbers, found.concentration
     return {
         "sha256": sha256_file(folder / "audit" / "audit.json"),
         "audited_set": numbers["sets"]["synthetic"]["content_hash"],
@@ -144,7 +145,7 @@ def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
         "rule": numbers["rule"]["text"],
         "training_slices": len(found.found.parts.training.rows),
         "training_patients": found.found.parts.training.count,
-        "concentration": concentration_record(found),
+        "concentration": None if spread_over is None else {**spread_over.as_dict(), "words": spread(spread_over)},
         "recomputed": True,
     }
 
