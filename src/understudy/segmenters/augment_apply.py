@@ -88,11 +88,8 @@ def normalise(x: Tensor, work: Tensor | None = None) -> Tensor:
 
 
 def move(plan: AugmentPlan, x: Tensor, labels: Tensor, grid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rotates, scales, mirrors, deforms: float [N, C, H, H] bilinearly, uint8 [N, H, H] by nearest neighbour.
-
-    What comes from outside is 0. Samples that nothing is drawn for are given back as they are. `grid`: memory for
-    `sampling_grid`.
-    """
+    """Rotates, scales, mirrors, deforms: float [N, C, H, H] bilinearly, uint8 [N, H, H] by nearest neighbour; what
+    comes from outside is 0. `grid`: memory for `sampling_grid`."""
     moved = (plan.matrices() != np.eye(2)).any((1, 2)) | plan.elastic.any((1, 2, 3))
     if not moved.any():
         return x, labels
@@ -113,11 +110,9 @@ def _new_grid(x: Tensor) -> Tensor:
 
 
 def sampling_grid(plan: AugmentPlan, grid: Tensor) -> Tensor:
-    """Fills float32 [N, H, H, 2] with where each pixel of the result comes from, (column, row) in -1..1.
-
-    Per axis a function of the row plus one of the column and, where the plan is elastic, splines of both: the product
-    (functions of the row) x (coefficients) x (functions of the column), so they are one small matrix product.
-    """
+    """Fills float32 [N, H, H, 2] with where each pixel of the result comes from, (column, row) in -1..1."""
+    # Per axis a function of the row plus one of the column and, where the plan is elastic, splines of both: the product
+    # (functions of the row) x (coefficients) x (functions of the column), so they are one small matrix product.
     size, device = grid.shape[1], grid.device
     at = (np.arange(size) * 2 + 1) / size - 1  # of the pixels' centres
     matrices = plan.matrices()[..., None]  # [N, axis, (by column, by row), 1]
@@ -144,8 +139,7 @@ def sampling_grid(plan: AugmentPlan, grid: Tensor) -> Tensor:
 def spline_functions(size: int, points: int) -> NDArray[np.float64]:
     """[H, P]: weight of each of P evenly spaced points, the first and last on the edges, at each of H pixels.
 
-    Interpolating cubic B-splines, mirrored at the ends: SciPy's order 3, of which the U-Net paper's deformation and
-    the package elasticdeform are made.
+    Interpolating cubic B-splines, mirrored at the ends: SciPy's order 3, as in the package elasticdeform.
     """
     places = np.linspace(0, points - 1, size)[None]
     each = [ndimage.map_coordinates(one, places, order=3, mode="mirror") for one in np.eye(points)]
@@ -156,11 +150,9 @@ def spline_functions(size: int, points: int) -> NDArray[np.float64]:
 
 
 def add_noise(plan: AugmentPlan, x: Tensor, work: Tensor | None = None) -> Tensor:
-    """Adds Gaussian noise where x > 0, independent per pixel and channel, and cuts off below 0; in place.
-
-    A sample's noise is a run of independent normal numbers from a fixed pool, at a place and with a sign that its
-    seed says: 20 times faster than to draw them. Two samples of a training may see shifted parts of the same noise.
-    """
+    """Adds Gaussian noise where x > 0, independent per pixel and channel, and cuts off below 0; in place."""
+    # A sample's noise is a run of independent normal numbers from a fixed pool, at a place and with a sign that its
+    # seed says: 20 times faster than to draw them. Two samples of a training may see shifted parts of the same noise.
     work = torch.empty_like(x) if work is None else work
     size = x[0].numel() if len(x) else 0
     for n in np.flatnonzero(plan.noise_sd > 0):

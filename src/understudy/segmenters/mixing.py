@@ -28,11 +28,8 @@ _STREAM = 0x317  # keeps these draws apart from other uses of the same seed
 
 
 def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
-    """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible, `share` of them for the first.
-
-    Returns:
-        For numbers k [n]: bool [n], k belongs to the first stream; how many numbers below k belong to the first; to the
-        second.
+    """Divides the numbers 0, 1, 2, ... between two streams as evenly as possible, `share` of them for the first: for
+    k [n] whether it belongs to the first, and how many numbers below k belong to the first and to the second.
 
     Example:
         >>> split_counts(np.arange(4), 0.5)[0].tolist()

@@ -48,13 +48,7 @@ class SwinShape:
 
 
 class SwinConfig(BaseModel):
-    """The architecture; channels, classes and resolution come from the data.
-
-    Example:
-        >>> shape = SwinConfig(size="tiny").shape(64)
-        >>> shape.embed, shape.patch, shape.window
-        (96, 2, 4)
-    """
+    """The architecture; channels, classes and resolution come from the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -132,13 +126,7 @@ class Swin(nn.Module):
 
 
 def build_swin(config: SwinConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> Swin:
-    """A new network; see `config.build_model`.
-
-    Example:
-        >>> network = build_swin(SwinConfig(size="mini"), channels=3, classes=2, resolution=32)
-        >>> [tuple(level.shape) for level in network(torch.zeros(2, 3, 32, 32))]
-        [(2, 2, 32, 32), (2, 2, 32, 32)]
-    """
+    """A new network; see `config.build_model`."""
     import transformers  # takes seconds
 
     shape = config.shape(resolution)

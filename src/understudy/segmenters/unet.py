@@ -20,12 +20,7 @@ WIDEST = 512  # filters, nnU-Net's limit for 2D networks
 
 
 class UNetConfig(BaseModel):
-    """The architecture; channels, classes and resolution come from the data.
-
-    Example:
-        >>> UNetConfig().stages(256), UNetConfig().stages(64)
-        ((32, 64, 128, 256, 512, 512, 512), (32, 64, 128, 256, 256))
-    """
+    """The architecture; channels, classes and resolution come from the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -136,13 +131,7 @@ class UNet(nn.Module):
 
 
 def build_unet(config: UNetConfig, channels: int, classes: int, resolution: int, seed: int = 0) -> UNet:
-    """A new network with He-initialised weights; see `config.build_model`.
-
-    Example:
-        >>> network = build_unet(UNetConfig(width=8), channels=3, classes=2, resolution=32)
-        >>> [tuple(level.shape) for level in network(torch.zeros(1, 3, 32, 32))]
-        [(1, 2, 32, 32), (1, 2, 16, 16), (1, 2, 8, 8)]
-    """
+    """A new network with He-initialised weights; see `config.build_model`."""
     filters = config.stages(resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -72,10 +72,7 @@ class PatientValidation:
             yield pred, truth
 
     def __call__(self, model: Segmenter) -> tuple[dict[str, float], int]:
-        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted).
-
-        A class that neither truth nor prediction contains scores 1, one that only one of them contains 0.
-        """
+        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted)."""
         scores, found = [], 0
         for pred, truth in self._cases(model):
             found += int((pred > 0).sum())

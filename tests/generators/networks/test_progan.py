@@ -87,22 +87,22 @@ def test_strided_shares_equal_the_whole_batch() -> None:
 
 def test_sample_i_does_not_depend_on_what_else_is_asked_for() -> None:
     model = small()
-    whole = model.sample(40, seed=7)
-    assert torch.equal(model.sample(1, seed=7, start=17)[0], whole[17])
-    assert torch.equal(torch.cat([model.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
-    assert not torch.equal(model.sample(1, seed=8)[0], whole[0])
+    whole = model.generator.sample(40, seed=7)
+    assert torch.equal(model.generator.sample(1, seed=7, start=17)[0], whole[17])
+    assert torch.equal(torch.cat([model.generator.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
+    assert not torch.equal(model.generator.sample(1, seed=8)[0], whole[0])
 
 
 def test_a_half_grown_network_samples_at_its_level() -> None:
     model = small()
     model.generator.level.fill_(1.0)
-    blocks = model.sample(2, 0).reshape(2, 3, 8, 2, 8, 2)
+    blocks = model.generator.sample(2, 0).reshape(2, 3, 8, 2, 8, 2)
     assert torch.equal(blocks, blocks[:, :, :, :1, :, :1].expand_as(blocks))
 
 
 def test_truncation_is_refused() -> None:
     with pytest.raises(UnderstudyError, match="truncate"):
-        small().sample(1, 0, psi=0.7)
+        small().generator.sample(1, 0, psi=0.7)
 
 
 def test_bfloat16_stays_near_float32() -> None:

@@ -140,11 +140,11 @@ def test_truncation_draws_the_first_layers_towards_the_mean() -> None:
 
 def test_sample_i_does_not_depend_on_what_else_is_asked_for() -> None:
     model = small()
-    whole = model.sample(40, seed=7)
-    assert torch.equal(model.sample(1, seed=7, start=17)[0], whole[17])
-    assert torch.equal(torch.cat([model.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
-    assert not torch.equal(model.sample(1, seed=8)[0], whole[0])
-    assert not torch.equal(model.sample(1, seed=7, psi=0.5)[0], whole[0])
+    whole = model.generator.sample(40, seed=7)
+    assert torch.equal(model.generator.sample(1, seed=7, start=17)[0], whole[17])
+    assert torch.equal(torch.cat([model.generator.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
+    assert not torch.equal(model.generator.sample(1, seed=8)[0], whole[0])
+    assert not torch.equal(model.generator.sample(1, seed=7, psi=0.5)[0], whole[0])
 
 
 def test_bfloat16_stays_near_float32() -> None:

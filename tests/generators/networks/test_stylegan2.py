@@ -64,16 +64,16 @@ def test_path_length_is_differentiable_by_the_weights(small_model: StyleGan2Conf
 
 def test_sample_i_does_not_depend_on_what_else_is_asked_for(small_model: StyleGan2Config) -> None:
     model = build(small_model)
-    whole = model.sample(40, seed=7)
-    assert torch.equal(model.sample(1, seed=7, start=17)[0], whole[17])
-    assert torch.equal(torch.cat([model.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
-    assert not torch.equal(model.sample(1, seed=8)[0], whole[0])
+    whole = model.generator.sample(40, seed=7)
+    assert torch.equal(model.generator.sample(1, seed=7, start=17)[0], whole[17])
+    assert torch.equal(torch.cat([model.generator.sample(5, 7, start) for start in range(0, 40, 5)]), whole)
+    assert not torch.equal(model.generator.sample(1, seed=8)[0], whole[0])
 
 
 def test_truncation_draws_towards_the_mean(small_model: StyleGan2Config) -> None:
     model = build(small_model)
-    assert model.sample(8, 0, psi=0.0).std(dim=0).max() < 1e-5
-    assert model.sample(8, 0).std(dim=0).max() > 1e-2
+    assert model.generator.sample(8, 0, psi=0.0).std(dim=0).max() < 1e-5
+    assert model.generator.sample(8, 0).std(dim=0).max() > 1e-2
 
 
 def test_build_is_reproducible_and_leaves_the_global_generator_alone(small_model: StyleGan2Config) -> None:

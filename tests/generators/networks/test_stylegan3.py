@@ -155,15 +155,15 @@ def test_same_seed_same_weights_and_global_generator_untouched() -> None:
 
 def test_sample_does_not_depend_on_its_neighbours() -> None:
     model = build(tiny())
-    whole = model.sample(20, seed=7)
-    assert torch.equal(whole[13:18], model.sample(5, seed=7, start=13))
-    assert not torch.equal(whole[0], model.sample(1, seed=8)[0])
+    whole = model.generator.sample(20, seed=7)
+    assert torch.equal(whole[13:18], model.generator.sample(5, seed=7, start=13))
+    assert not torch.equal(whole[0], model.generator.sample(1, seed=8)[0])
 
 
 def test_truncation_leads_to_the_mean() -> None:
     model = build(tiny())
     model.generator.mapping.w_avg.normal_(generator=torch.Generator().manual_seed(0))
-    images = model.sample(2, seed=0, psi=0.0)
+    images = model.generator.sample(2, seed=0, psi=0.0)
     torch.testing.assert_close(images[0], images[1])
 
 

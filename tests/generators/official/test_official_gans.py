@@ -168,7 +168,10 @@ def test_networks_and_fading_at_other_resolutions(
             pairs = [(model.generator(z, level=level), progan(part(arrays, "G/"), z.double(), level, resolution))]
         else:
             pairs = [
-                (model.generator(z, psi, level), stylegan1(part(arrays, "G/"), z.double(), level, resolution, psi))
+                (
+                    model.generator(z, psi, level=level),
+                    stylegan1(part(arrays, "G/"), z.double(), level, resolution, psi),
+                )
                 for psi in (1.0, 0.7)
             ]
         judge = judged(part(arrays, "D/"), real.double(), level, resolution, kind == "sg1")

@@ -103,11 +103,6 @@ class Gan(nn.Module):
         self.generator: Any = generator
         self.discriminator: Any = discriminator
 
-    def sample(self, count: int, seed: int, start: int = 0, psi: float = 1.0) -> Tensor:
-        """See `LatentGenerator.sample`."""
-        images: Tensor = self.generator.sample(count, seed, start, psi)
-        return images
-
 
 def fresh(network: Callable[[Config], Network], config: Config, seed: int = 0) -> Network:
     """A network with freshly drawn weights, the same for the same seed; the global generator is left alone."""

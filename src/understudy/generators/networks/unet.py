@@ -276,10 +276,5 @@ class Diffusion(nn.Module):
         self.config = config
         self.generator = UNet(config)
 
-    def sample(
-        self, count: int, seed: int, start: int = 0, psi: float = 1.0, sampler: SamplerConfig | None = None
-    ) -> Tensor:
-        return self.generator.sample(count, seed, start, psi, sampler)
-
 
 build = partial(fresh, Diffusion)  # (config, seed) -> a network with fresh weights

@@ -8,7 +8,9 @@ the plane to the output: no product by an inserted zero, nothing computed that d
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,12 +51,9 @@ def lowpass(taps: int, cutoff: float, half_width: float, rate: float, radial: bo
 
 
 def filtered_lrelu(x: Tensor, way: Resampling, clamp: float | None = None) -> Tensor:
-    """Up, leaky ReLU, clamp, down: [N, C, size_in, size_in] -> [N, C, size_out, size_out].
+    """Up, leaky ReLU, clamp (between the filters), down: [N, C, size_in, size_in] -> [N, C, size_out, size_out].
 
     The leaky ReLU's gain sqrt(2) belongs into `way`. Twice differentiable at about the cost of a forward pass each.
-
-    Args:
-        clamp: largest absolute value between the filters, None for no limit.
     """
     if not fused_on(x):
         return plain_filtered_lrelu(x, way, clamp)
@@ -115,11 +114,8 @@ class Resampling:
         self.fall_taps = np.outer(down_filter, down_filter) if down_filter.ndim == 1 else down_filter
         phases = [self.rise_taps[a::up, b::up] for a in range(up) for b in range(up)]
         self.gain = max(float(np.abs(phase).sum()) for phase in phases)
+        self.planes: list[_Pair] = [(a, b) for a in range(down) for b in range(down)]
         self._kernels: dict[Any, Tensor] = {}
-
-    def planes(self) -> list[_Pair]:
-        """Names (a, b) of the planes."""
-        return [(a, b) for a in range(self.down) for b in range(self.down)]
 
     def _kernel(self, rise: bool, first: _Pair, step: int, like: Tensor, turned: bool = False) -> Tensor:
         """[C, 1, K, K]: every `step`-th tap of a filter from `first` on, for every channel of `like`."""
@@ -197,10 +193,7 @@ def _mask(x: Tensor, plane: Tensor, clamp: float | None) -> Tensor:
 
 
 def _sum(parts: Iterator[Tensor]) -> Tensor:
-    total = next(parts)
-    for part in parts:
-        total += part
-    return total
+    return functools.reduce(operator.iadd, parts)  # in place
 
 
 class _Filtered(torch.autograd.Function):
@@ -211,7 +204,7 @@ class _Filtered(torch.autograd.Function):
         ctx.way, ctx.clamp, kept = way, clamp, list(planes)
 
         def contributions() -> Iterator[Tensor]:
-            for index, (a, b) in enumerate(way.planes()):
+            for index, (a, b) in enumerate(way.planes):
                 plane = way.rise(x, a, b)
                 if planes:
                     plane = _mask(plane, planes[index], clamp)
@@ -244,7 +237,7 @@ class _Transposed(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         return _sum(
             way.rise_transposed(_mask(way.fall_transposed(gradient, a, b), plane, clamp), a, b)
-            for (a, b), plane in zip(way.planes(), planes, strict=True)
+            for (a, b), plane in zip(way.planes, planes, strict=True)
         )
 
     @staticmethod
