@@ -16,7 +16,6 @@ from understudy.cli import app
 from understudy.cohort.checks import check_cohort
 from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
-from understudy.study import init
 from understudy.study.config.schema import Study, load_study
 from understudy.study.init import suggest_study
 
@@ -37,7 +36,7 @@ ROOTS: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(init, "_has_gpu", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
 def loaded(text: str, folder: Path) -> Study:
@@ -78,7 +77,7 @@ def test_a_gpu_gets_the_preset_of_a_workstation(tmp_path: Path, monkeypatch: pyt
         for name in ("t1", "seg"):
             zoo.put(tmp_path / "d" / patient / f"{name}.nii.gz", wide)
     assert yaml.safe_load(suggest_study(tmp_path / "d"))["preset"] == "quickstart"
-    monkeypatch.setattr(init, "_has_gpu", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     text = suggest_study(tmp_path / "d")
     assert yaml.safe_load(text)["preset"] == "workstation"
     assert loaded(text, tmp_path).slices.resolution == 128

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import yaml
 
 from understudy.cohort.checks import check_cohort, frame_of
-from understudy.cohort.config import Cohort, Patient
+from understudy.cohort.config import Cohort
 from understudy.cohort.guess import Guess, guess
 from understudy.cohort.slicing import SliceConfig
 from understudy.errors import UnderstudyError
@@ -21,11 +22,8 @@ from understudy.io.grids import Plane, VolumeHeader, judge_pixels
 from understudy.io.nifti import read_header
 from understudy.study.config.cohorts import name_of
 
-_LOOKED_AT = 50  # headers that are read
-_TRIED = 3  # patients whose slices are made to see whether the usual rule suits
 _FEW = 15  # patients: fewer are split with a larger share for validation and test
 _TESTED = 5  # patients that a report's answer and an audit take at the least
-_PAPERS = 300  # patients from which on 56 test, as in the paper
 
 _GPU = ["# Generators and segmenters are those of the preset: `understudy preset workstation` shows them."]
 _NO_GPU = [
@@ -47,28 +45,16 @@ def suggest_study(folder: Path) -> str:
     Raises:
         UnderstudyError: nothing is recognised, or a known layout that cannot be used.
     """
-    found = guess(folder.expanduser().absolute())
-    gpu, cohort = _has_gpu(), found.cohort
-    headers = _headers(cohort.patients)
-    lines = [*_head(found, headers, gpu), *_cohort(found), *_slices(cohort, headers, 128 if gpu else 32)]
-    return "\n".join([*lines, *_split(cohort), *(_GPU if gpu else _NO_GPU)]) + "\n"
-
-
-def _has_gpu() -> bool:
     import torch
 
-    return torch.cuda.is_available()
-
-
-def _headers(patients: Sequence[Patient]) -> list[VolumeHeader]:
-    """Headers of some patients' first sequences."""
-    headers = []
-    for i in sorted({round(i) for i in np.linspace(0, len(patients) - 1, min(len(patients), _LOOKED_AT))}):
-        try:
+    found, gpu = guess(folder.expanduser().absolute()), torch.cuda.is_available()
+    cohort, patients = found.cohort, found.cohort.patients
+    headers = []  # of the first sequences of some patients
+    for i in sorted({round(i) for i in np.linspace(0, len(patients) - 1, min(len(patients), 50))}):
+        with suppress(UnderstudyError, StopIteration):  # `check` names it
             headers.append(read_header(next(iter(patients[i].images.values()))))
-        except (UnderstudyError, StopIteration):
-            continue  # `check` names it
-    return headers
+    lines = [*_head(found, headers, gpu), *_cohort(found), *_slices(cohort, headers, 128 if gpu else 32)]
+    return "\n".join([*lines, *_split(cohort), *(_GPU if gpu else _NO_GPU)]) + "\n"
 
 
 def _head(found: Guess, headers: Sequence[VolumeHeader], gpu: bool) -> list[str]:
@@ -140,7 +126,7 @@ def _slices(cohort: Cohort, headers: Sequence[VolumeHeader], resolution: int) ->
     ]
     if plane != "axial":
         lines.append(f"  plane: {plane}  # as the volumes were acquired")
-    sample = replace(cohort, patients=cohort.patients[:_TRIED], notes=())
+    sample = replace(cohort, patients=cohort.patients[:3], notes=())
     kept = check_cohort(sample, slicing, progress=False).kept
     if not kept or not all(kept.values()):
         lines.append("  keep: all  # CHECK: no slice of some patients passes the usual rule: look at the volumes")
@@ -151,7 +137,7 @@ def _split(cohort: Cohort) -> list[str]:
     """At least five test patients where there are ten; the audit needs them."""
     people = len({patient.subject for patient in cohort.patients})
     share, doubt = 0.3 if people < _FEW else 0.2, ""
-    test = 56 if people >= _PAPERS else max(1, round(share * people))
+    test = 56 if people >= 300 else max(1, round(share * people))  # 56: as in the paper
     if people >= 2 * _TESTED:
         test = max(test, _TESTED)
     if people < _FEW:

@@ -141,22 +141,21 @@ def published_as(name: str) -> str:
 
 def with_absolute_paths(patients: Patients, folder: Path) -> dict[str, Any]:
     """The fields in which paths of the study file become absolute: they are relative to its folder."""
-    fields: dict[str, Any] = {"split": _absolute_files(patients.split, folder)}
+
+    def placed(split: SplitConfig) -> SplitConfig:
+        given = {field: getattr(split, field) for field in SPLIT_FILES}
+        files = {f: str(absolute(Path(file), folder)) for f, file in given.items() if isinstance(file, str) and file}
+        return split.model_copy(update=files)
+
+    fields: dict[str, Any] = {"split": placed(patients.split)}
     if patients.cohort is not None:
         fields["cohort"] = patients.cohort.model_copy(update={"path": absolute(patients.cohort.path, folder)})
     entries = {}
     for name, entry in (patients.cohorts or {}).items():
         update: dict[str, Any] = {} if entry.phantom else {"path": absolute(entry.path, folder)}
-        if entry.split is not None:
-            update["split"] = _absolute_files(entry.split, folder)
+        update |= {"split": placed(entry.split)} if entry.split is not None else {}
         entries[name] = entry.model_copy(update=update)
     return fields | ({"cohorts": entries} if entries else {})
-
-
-def _absolute_files(split: SplitConfig, folder: Path) -> SplitConfig:
-    given = {field: getattr(split, field) for field in SPLIT_FILES}
-    files = {f: str(absolute(Path(value), folder)) for f, value in given.items() if isinstance(value, str) and value}
-    return split.model_copy(update=files)
 
 
 def absolute(path: Path, folder: Path) -> Path:

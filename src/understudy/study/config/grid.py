@@ -326,7 +326,7 @@ def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[s
 
 
 def grid_problem(study: Grid) -> Found | None:
-    """The first contradiction in the grid; None if there is none."""
+    """The first contradiction in the grid."""
     return _sources_problem(study) or _fine_tune_problem(study) or _mixture_problem(study) or _rules_problem(study)
 
 
