@@ -216,9 +216,9 @@ def _job_table(folders: list[Path]) -> pd.DataFrame:
     for folder in folders:
         job, account, failed = read_json(folder / "spec.json"), read_done(folder) or {}, read_failed(folder)
         row = {name: job[name] for name in ("stage", "id", "name")}
-        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb")} | {"memory": memory_words(account)}
+        row |= {name: account.get(name) for name in ("seconds", "peak_rss_mb")} | {"state": state_of(folder)}
         row |= {"failure": failed.get("class", ""), "message": failed.get("message", "")}
-        rows.append(row | {"state": state_of(folder)})
+        rows.append(row | {"memory": memory_words(account)})
     return pd.DataFrame(rows)
 
 
