@@ -103,16 +103,22 @@ def export_nnunet(
     if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         fix = "use a number from 1 to 999 and letters, digits, - and _"
         raise UnderstudyError(f"nnU-Net cannot call a data set {title}", fix=fix)
+    if synthetic is not None:
+        missing = sorted(set(slices.channels) - set(synthetic.channels))
+        unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
+        if missing or unknown or synthetic.resolution != slices.resolution:
+            what = f"the sets do not fit together: {synthetic.resolution} pixels, not {slices.resolution}"
+            if missing or unknown:
+                names = ", ".join([*missing, *unknown])
+                what = f"the sets do not fit together: channel or class {names} is in one of them only"
+            raise UnderstudyError(what, where=synthetic.path, fix="use sets of one study")
     index = slices.index
     is_test = (index["split"] == "test").to_numpy() if "split" in index else np.zeros(len(index), bool)
-    training = np.flatnonzero(~is_test)
+    training, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     cases = file_names(slices)
     subjects = index["subject"].astype(str).to_numpy() if "subject" in index else np.array(cases, object)
     splits = patient_folds([cases[i] for i in training], subjects[training].tolist(), folds, seed)
-    added = []
-    if synthetic is not None:
-        _refuse_unfit(slices, synthetic)
-        added = [f"synthetic_{case}" for case in file_names(synthetic)]
+    added = [] if synthetic is None else [f"synthetic_{case}" for case in file_names(synthetic)]
     for split in splits:
         split["train"] += added
     out = _new_folder(Path(out))
@@ -133,8 +139,8 @@ def export_nnunet(
     write(slices, training, cases, "Tr")
     if synthetic is not None:
         write(synthetic, np.arange(len(synthetic)), added, "Tr")
-    if is_test.any():
-        write(slices, np.flatnonzero(is_test), cases, "Ts")
+    if len(test):
+        write(slices, test, cases, "Ts")
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
     dataset = {
         "name": name,
@@ -151,20 +157,6 @@ def export_nnunet(
     return raw
 
 
-def _refuse_unfit(slices: SliceSet, synthetic: SliceSet) -> None:
-    missing = sorted(set(slices.channels) - set(synthetic.channels))
-    unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
-    if missing:
-        what = f"channel {missing[0]} is missing"
-    elif unknown:
-        what = f"class {unknown[0]} is unknown"
-    elif synthetic.resolution != slices.resolution:
-        what = f"{synthetic.resolution} pixels, not {slices.resolution}"
-    else:
-        return
-    raise UnderstudyError(f"the sets do not fit together: {what}", where=synthetic.path, fix="use sets of one study")
-
-
 def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
     """Cross-validation over patients: each patient's cases are in one validation part, and in it only."""
     patients = np.unique(np.asarray(subjects, str))
@@ -172,11 +164,11 @@ def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, see
         fix = f"use from 2 to {max(2, len(patients))} folds"
         raise UnderstudyError(f"{folds} folds of {len(patients)} patients", fix=fix)
     fold_of = {p: i % folds for i, p in enumerate(np.random.default_rng(seed).permutation(patients).tolist())}
-    own = [(case, fold_of[subject]) for case, subject in zip(cases, map(str, subjects), strict=True)]
-    return [
-        {"train": [case for case, k in own if k != fold], "val": [case for case, k in own if k == fold]}
-        for fold in range(folds)
-    ]
+    splits: list[dict[str, list[str]]] = [{"train": [], "val": []} for _ in range(folds)]
+    for case, subject in zip(cases, map(str, subjects), strict=True):
+        for fold, split in enumerate(splits):
+            split["val" if fold == fold_of[subject] else "train"].append(case)
+    return splits
 
 
 def file_names(slices: SliceSet) -> list[str]:
@@ -184,8 +176,7 @@ def file_names(slices: SliceSet) -> list[str]:
     names = [re.sub(r"[^A-Za-z0-9_.-]+", "_", str(entry)).strip("._") or "slice" for entry in slices.index["id"]]
     if len({n.lower() for n in names}) == len(names):
         return names
-    width = len(str(len(names)))
-    return [f"{name}_{i:0{width}d}" for i, name in enumerate(names)]
+    return [f"{name}_{i:0{len(str(len(names)))}d}" for i, name in enumerate(names)]
 
 
 def _write(

@@ -93,7 +93,7 @@ def recognise(
     if lacking := [entry for entry in ordered if not entry.files.keys() >= {*channels, *annotation}]:
         entry, others = lacking[0], len(lacking) - 1
         missing = " and no ".join(name for name in (*channels, *annotation) if name not in entry.files)
-        what = f"slice {entry.id} has no {missing}" + (f", nor have {others} more all files" if others else "")
+        what = f"slice {entry.id} has no {missing}" + (f" (and {others} more lack a file)" if others else "")
         where = f"{root}: there are {', '.join(sorted(entry.files.values())[:_SHOWN])}"
         where += f"; not recognised: {surplus[0]}" if surplus else ""
         fix = "add the file, remove the slice, or say what the channel is called (--channels NAME=TEXT, --labels TEXT)"

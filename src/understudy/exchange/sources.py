@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -87,27 +87,21 @@ class FileSource:
             first = first or (path, header)
             if not np.allclose(header.spacing[1:], first[1].spacing[1:], rtol=_SAME_PIXELS, atol=0):
                 sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, first[1])]
-                what = (
-                    f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads would differ in size"
-                )
+                what = f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads differ in size"
                 fix = "resample all volumes to one pixel size; a study of the folder does so: understudy init FOLDER"
                 raise UnderstudyError(what, where=path, fix=fix)
-            self._note_doubts(headers)
+            # each doubt once, with the first file that gives rise to it
+            doubts = [(file, *doubt) for file, of_file in headers.items() for doubt in of_file.doubts]
+            if header.slice_shape[0] > 1:
+                fix = "they are not resampled: heads are distorted unless the images beside them have the same pixels"
+                doubts += [(path, what, fix) for what, _, _ in judge_pixels(header)]
+            for file, what, fix in doubts:
+                if not any(note.startswith(f"{what}, e.g. ") for note in self.notes):
+                    self.notes.append(f"{what}, e.g. {file.name}: {fix}")
             yield from slices
 
     def _png(self, entry: SliceFiles) -> RawSlice:
         return self._raw(entry, *self._read(entry, lambda path: read_png(path)[None]), 0)
-
-    def _note_doubts(self, headers: Mapping[Path, VolumeHeader]) -> None:
-        """Each doubt once, with the first file that gives rise to it."""
-        found = [(path, *doubt) for path, header in headers.items() for doubt in header.doubts]
-        path, header = next(iter(headers.items()))
-        if header.slice_shape[0] > 1:
-            fix = "they are not resampled: heads are distorted unless the images beside them have the same pixels"
-            found += [(path, what, fix) for what, _, _ in judge_pixels(header)]
-        for path, what, fix in found:
-            if not any(note.startswith(f"{what}, e.g. ") for note in self.notes):
-                self.notes.append(f"{what}, e.g. {path.name}: {fix}")
 
     def _volume(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
         """The headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
@@ -148,15 +142,11 @@ class FileSource:
         first = paths[self.channels[0]]
         for path, part in zip(paths.values(), (*images, *drawn), strict=True):
             if part.shape != images[0].shape:
-                what = f"slice {entry.id}: {path.name} has {_size(part)}, {first.name} has {_size(images[0])}"
+                sizes = [" x ".join(map(str, one.shape[one.shape[0] == 1 :])) for one in (part, images[0])]
+                what = f"slice {entry.id}: {path.name} has {sizes[0]} pixels, {first.name} has {sizes[1]}"
                 fix = "all channels of a slice need the same size; make the files again or remove the slice"
                 raise UnderstudyError(what, where=path, fix=fix)
         return np.stack(images), np.stack(drawn or [np.zeros_like(images[0])])
-
-
-def _size(part: NDArray[Any]) -> str:
-    depth, height, width = part.shape
-    return f"{height} x {width} pixels" + (f" and {depth} slices" if depth > 1 else "")
 
 
 class SetSource:

@@ -140,40 +140,35 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
     def number_or_text(text: str) -> str | int:
         return int(text) if text.isdigit() else text
 
+    def pairs(text: str, option: str) -> dict[str, str]:
+        parts = [[half.strip() for half in part.split("=", 1)] for part in text.split(",")]
+        if odd := next((part for part in parts if len(part) < 2 or not all(part)), None):
+            what, where = f"{'='.join(odd)!r} should be NAME=VALUE", f"--{option} {text}"
+            raise UnderstudyError(what, where=where, fix="write NAME=VALUE,NAME=VALUE")
+        return dict(parts)
+
     fields: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
     for name, text in fields.items():
         if not isinstance(text, str):
             continue
         if name == "values" and "," in text:
             fields[name] = text.split(",")
-        elif name == "codes" or (name in ("labels", "channels") and "=" in text):
-            pairs = _pairs(text, name)
-            fields[name] = {k: number_or_text(v) for k, v in pairs.items()} if name == "channels" else pairs
         elif name == "channels":
-            fields[name] = [part.strip() for part in text.split(",")]
+            named = {k: number_or_text(v) for k, v in pairs(text, name).items()} if "=" in text else None
+            fields[name] = named or [part.strip() for part in text.split(",")]
+        elif name == "codes" or (name == "labels" and "=" in text):
+            fields[name] = pairs(text, name)
         elif name == "labels":
             fields[name] = number_or_text(text)
     try:
         return FolderSpec.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        named = re.search(r"`(\w+)`", first["msg"])  # by a rule on several fields
-        option = str(first["loc"][0]) if first["loc"] else named[1] if named else ""
+        named_field = re.search(r"`(\w+)`", first["msg"])  # by a rule on several fields
+        option = str(first["loc"][0]) if first["loc"] else named_field[1] if named_field else ""
         field = FolderSpec.model_fields.get(option)
         raise UnderstudyError(
             first["msg"].removeprefix("Value error, "),
             where=f"--{option} {words.get(option, '')}" if option else None,
             fix=f"{option} is: {field.description}" if field else None,
         ) from error
-
-
-def _pairs(text: str, option: str) -> dict[str, str]:
-    """ "A=x,B=y" -> {"A": "x", "B": "y"}."""
-    found = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            fix = "write NAME=VALUE,NAME=VALUE"
-            raise UnderstudyError(f"{part!r} should be NAME=VALUE", where=f"--{option} {text}", fix=fix)
-        found[name.strip()] = value.strip()
-    return found
