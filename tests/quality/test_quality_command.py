@@ -36,5 +36,6 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
         run(*given, "--extractor", "inception2015")
     with pytest.raises(UnderstudyError, match="0 hashes for 0 extractors"):
         run(*given, "--weights", made)
-    with pytest.raises(UnderstudyError, match="no way of resizing"):
+    with pytest.raises(UnderstudyError, match="nearest") as error:
         run(*given, "--resize", "nearest")
+    assert (error.value.where, "tf1" in str(error.value.fix)) == ("--resize", True)
