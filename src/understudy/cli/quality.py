@@ -24,9 +24,6 @@ from understudy.errors import UnderstudyError
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
     from understudy.quality.measure import Row
-    from understudy.study.correlate import Correlations
-
-SHOWN = 15  # metrics that `correlate` lists
 
 
 @app.command()
@@ -206,11 +203,6 @@ def correlate(
     if as_json:
         print((out / "correlate.json").read_text(encoding="utf-8"), end="")
         return
-    _print_correlations(found)
-    print(f"all numbers: {out / 'correlate.json'}; picture: {out / 'scatter.svg'}")
-
-
-def _print_correlations(found: Correlations) -> None:
     header = ["Metric", "n", "Spearman (95 %)", "Within", "Kendall (95 %)", "p (Holm)", "p within (Holm)"]
     rows = [
         [r["metric"], r["n"], f"{r['spearman']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})", f"{r['within']:+.2f}",
@@ -219,9 +211,10 @@ def _print_correlations(found: Correlations) -> None:
         for r in found.table.to_dict(orient="records")
     ]  # fmt: skip
     at = next((i for i, row in enumerate(rows) if row[0] == "kimg"), 0)
-    shown = rows[:SHOWN] + ([rows[at]] if at >= SHOWN else [])
+    shown = rows[:15] + ([rows[at]] if at >= 15 else [])
     print_table(header, [dashed(row) for row in shown])
-    if len(rows) > SHOWN:
-        print(f"the {SHOWN} of {len(rows)} that agree most with the Dice")
+    if len(rows) > 15:
+        print(f"the 15 of {len(rows)} that agree most with the Dice")
     for words in found.words:
         print(words)
+    print(f"all numbers: {out / 'correlate.json'}; picture: {out / 'scatter.svg'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from typer import Argument, Option
 
@@ -23,9 +22,6 @@ from understudy.cli.base import (
 from understudy.cli.folders import Reading, with_folder_options
 from understudy.cli.study import print_result
 from understudy.errors import UnderstudyError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @app.command()
@@ -111,25 +107,22 @@ def score(
         return
     over = f"means over {len(scores.spacing)} files, " if scores.folders else ""
     print(f"{over}empty masks by the rule '{scores.policy}'")
-    _print_scores(means_over_files(scores) if scores.folders else scores.rows, scores.folders)
-    for name, notes in scores.notes.items():
-        for note in notes:
-            print(f"note: {f'{name}: ' if name and scores.folders else ''}{note}")
-
-
-def _print_scores(rows: pd.DataFrame, means: bool) -> None:
+    # a line per class; distances in mm, the other columns as fractions
     header = ["class", "Dice", "HD mm", "HD95 pooled", "directed", "surfel", "precision", "recall", "volume error"]
     body = []
-    for row in rows.to_dict("records"):
+    for row in (means_over_files(scores) if scores.folders else scores.rows).to_dict("records"):
         distances = [f"{row[m]:.3f}" for m in ("hd", "hd95_pooled", "hd95_directed", "hd95_surfel")]
         cells = [f"{row['dice']:.4f}", *distances, f"{row['precision']:.4f}", f"{row['recall']:.4f}"]
-        if means:
+        if scores.folders:
             state = [row["missed"], row["false_alarm"]]
         else:
             both = row["truth_empty"] and row["prediction_empty"]
             state = ["missed" if row["missed"] else "false alarm" if row["false_alarm"] else "absent" if both else ""]
         body.append([row["class_name"], *dashed([*cells, f"{row['volume_error']:+.4f}"]), *state])
-    print_table([*header, *(["missed", "false alarms"] if means else [""])], body)
+    print_table([*header, *(["missed", "false alarms"] if scores.folders else [""])], body)
+    for name, notes in scores.notes.items():
+        for note in notes:
+            print(f"note: {f'{name}: ' if name and scores.folders else ''}{note}")
 
 
 def _entries(option: str, text: str, between: str, example: str) -> dict[str, str]:

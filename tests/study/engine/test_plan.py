@@ -18,7 +18,7 @@ from understudy.cohort.layouts import find_patients
 from understudy.errors import UnderstudyError
 from understudy.study.config.grid import baseline, settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.jobs import Job
+from understudy.study.engine.jobs import Job, find_job
 from understudy.study.engine.plan import Plan, elapsed, longest_after, make_plan, width
 from understudy.study.facts import fingerprint
 
@@ -122,12 +122,12 @@ def test_a_job_survives_json() -> None:
 
 def test_jobs_are_found_by_the_start_of_their_id() -> None:
     plan = plan_of()
-    assert plan.find(plan.jobs[3].id[:12]) == plan.jobs[3]
-    assert plan.find(plan.jobs[3].folder_name) == plan.jobs[3]
+    assert find_job(plan.jobs, plan.jobs[3].id[:12], "here") == plan.jobs[3]
+    assert find_job(plan.jobs, plan.jobs[3].folder_name, "here") == plan.jobs[3]
     with pytest.raises(UnderstudyError, match="no job"):
-        plan.find("zzz")
+        find_job(plan.jobs, "zzz", "here")
     with pytest.raises(UnderstudyError, match="more than one"):
-        plan.find("")
+        find_job(plan.jobs, "", "here")
 
 
 def test_a_part_of_the_plan() -> None:

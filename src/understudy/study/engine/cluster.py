@@ -88,11 +88,7 @@ def run_on_cluster(
 def dry_run(
     study: Study, out: Path, kind: Kind, device: str, until: str, at_once: int | None
 ) -> tuple[list[list[Any]], list[str]]:
-    """What would be given to the queue; writes nothing.
-
-    Returns:
-        Rows of stage, jobs, cores, MB, GPUs, minutes and more options; and further lines, the last Snakemake's command.
-    """
+    """What would be given to the queue: rows of stage, jobs, cores, MB, GPUs, minutes, more options; further lines."""
     plan, config, out = make_plan(study), study.cluster, out.absolute()
     wanted = plan.until(until).jobs
     left = [job for job in wanted if read_done(job_folder(out, job)) is None]
@@ -122,12 +118,10 @@ def check_tools(kind: Kind) -> None:
 
 
 def settle(study: str, out: Path, left: Sequence[Job], kind: Kind, log: RunLog) -> dict[str, str]:
-    """Deals with what an earlier run, whose Snakemake was killed, has left; an error if a job does not stop.
-
-    Its waiting jobs leave the queue. Its running ones go on: the job that follows one waits for its end.
+    """Takes the waiting jobs of an earlier run, whose Snakemake was killed, out of the queue; its running ones go on.
 
     Returns:
-        Folder's name -> SLURM's number of the job that runs in it.
+        Folder's name -> SLURM's number of the job that runs in it, for whose end the job that follows waits.
     """
     running: dict[str, str] = {}
     if kind == "slurm":

@@ -50,6 +50,7 @@ def run_job(
     devices: int = 1,
     nodes: int = 1,
     minutes: float | None = None,
+    rank: int = 0,
 ) -> dict[str, Any]:
     """Runs one job to its end, or continues it; returns the content of `done.json`, also of a job that was done.
 
@@ -58,6 +59,7 @@ def run_job(
         stages: stage name -> function.
         devices, nodes: devices on each of so many machines, for stages that are data parallel.
         minutes: after which it is stopped, with a checkpoint; None for no limit.
+        rank: of this process among those of a launcher; the first runs the job, the others only take part in it.
 
     Raises:
         UnderstudyError: an input is not done, another process runs the job, or what the stage raises.
@@ -68,6 +70,9 @@ def run_job(
     if (finished := read_done(folder)) is not None:
         return finished
     context, used = _context(job, jobs, out, device, progress, devices, nodes)
+    if rank > 0:  # no lock, no heartbeat, no record
+        with interruptible():
+            return stages[job.stage](context)
     with locked(folder):
         if (finished := read_done(folder)) is not None:  # by another process while this one waited
             return finished
@@ -99,17 +104,6 @@ def run_job(
             (folder / name).unlink(missing_ok=True)
     release_memory()
     return done
-
-
-def join_job(
-    job: Job, jobs: Mapping[str, Job], out: str | Path, stages: Mapping[str, StageFunction], device: str,
-    devices: int, nodes: int,
-) -> None:  # fmt: skip
-    """Takes part in a job that the launcher's first process runs: no lock, no heartbeat, no record."""
-    if read_done(job_folder(out, job)) is None:
-        context, _ = _context(job, jobs, out, device, False, devices, nodes)
-        with interruptible():
-            stages[job.stage](context)
 
 
 def _context(

@@ -29,8 +29,7 @@ def gpus() -> list[str]:
 def leased(devices: Sequence[str], folder: Path | None = None) -> Iterator[str | None]:
     """The first of `devices` (as in CUDA_VISIBLE_DEVICES) that no other process has leased; None if all are.
 
-    Args:
-        folder: of the locks, which the kernel frees when a process ends; None: one that all users of the machine share.
+    The kernel frees the locks when a process ends; their `folder` is one that all users of the machine share.
     """
     if folder is None:
         folder = Path(tempfile.gettempdir()) / "understudy-gpus"

@@ -16,7 +16,7 @@ from understudy.errors import UnderstudyError
 from understudy.study.config.generators import FolderGenerator
 from understudy.study.config.grid import baseline, settings
 from understudy.study.config.schema import Study
-from understudy.study.engine.jobs import Job, find_job
+from understudy.study.engine.jobs import Job
 from understudy.study.facts import Facts, facts_of, find_cohort, refuse_too_many
 from understudy.study.registry import STAGES
 from understudy.study.stages.audit import audit_job
@@ -38,12 +38,7 @@ class Plan:
 
     @cached_property
     def by_id(self) -> dict[str, Job]:
-        """Job id -> job."""
         return {job.id: job for job in self.jobs}
-
-    def find(self, prefix: str) -> Job:
-        """See `find_job`."""
-        return find_job(self.jobs, prefix, f"study {self.study.name}")
 
     def until(self, stage: str) -> Plan:
         """The plan up to `stage`, without side branches (audit, quality, annotations) unless the stage is one of them.

@@ -16,7 +16,7 @@ from understudy.runtime.memory import release_memory
 from understudy.study.config.schema import Study
 from understudy.study.engine.display import RunLog, RunResult
 from understudy.study.engine.estimate import estimated
-from understudy.study.engine.execute import join_job, run_job
+from understudy.study.engine.execute import run_job
 from understudy.study.engine.failures import RETRIES, RETRY_WORDS, failure_class, failure_message
 from understudy.study.engine.jobs import (
     Job,
@@ -156,8 +156,8 @@ def run_one(
             if job.stage != "generator":
                 what = f"`{job.name}` is not the training of a generator and uses one device"
                 raise UnderstudyError(what, fix="leave --devices and --nodes out")
-            if usable_devices(device, devices, nodes) > 0:
-                join_job(job, by_id, out, stage_functions(), device, devices, nodes)
+            if (rank := usable_devices(device, devices, nodes)) > 0:
+                run_job(job, by_id, out, stage_functions(), device, False, devices, nodes, rank=rank)
                 return None
         with place:
             try:
