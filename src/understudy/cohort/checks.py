@@ -220,9 +220,7 @@ def _read_all(patient: Patient, cohort: Cohort, slicing: SliceConfig, frame: Fra
             if not found.kept:
                 rule = f"{name} > {slicing.rule_intensity:g} of 255 in {slicing.rule_fraction:.0%} of the pixels"
                 what = f"no slice passes the slice rule ({rule}), so that the patient is not trained on"
-                fix = (
-                    "of a dim volume set `slices: {scaling: robust}`, of a small head lower `rule_fraction`"
-                )
+                fix = "of a dim volume set `slices: {scaling: robust}`, of a small head lower `rule_fraction`"
                 add(name, what, fix, "warning")
     first: dict[str, str] = {}  # a missing sequence may have been filled with a copy of another
     for name, digest in found.digests.items():

@@ -1,12 +1,7 @@
 """A cohort that nobody has described: its file patterns, guessed from the files' names.
 
-1. `_readings` lists every way to read one path: the sequence (or annotation) that its words name, a part of it as the
-   patient, a part as the visit, and its folders literally or as *. Each way is a file pattern.
-2. `_guess_patterns` takes the annotation's pattern that finds most patients, and for each sequence the pattern that
-   finds most of these patients.
-3. `_with_classes` reads some annotations: each value is a class.
-
-What is not certain is told in `Guess.doubts`, which `understudy init` writes beside the guess.
+`_readings` lists every way to read one path, each a file pattern. `_guess_patterns` takes the annotation's pattern that
+finds most patients, and of each sequence that which finds most of these. `_with_classes` reads annotations' values.
 """
 
 from __future__ import annotations

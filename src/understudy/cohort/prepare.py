@@ -148,8 +148,7 @@ def slice_new_patient(
         trust_array_order: take the files as aligned voxel by voxel even where their headers disagree.
 
     Raises:
-        UnderstudyError: unreadable file, channels on different grids, voxels that cannot be used, no channel for the
-            slice rule.
+        UnderstudyError: a file that cannot be used, channels on different grids, no channel for the slice rule.
     """
     folder = next(iter(files.values())).parent
     cohort = Cohort((), tuple(files), (), "pattern", folder, trust_array_order)

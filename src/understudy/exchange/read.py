@@ -1,8 +1,4 @@
-"""A folder of images that someone else made becomes a SliceSet: streamed, resumable, every doubt noted.
-
-from understudy.exchange.read import read_folder
-read_folder("synthetic", FolderSpec(), "slices")   # T1/seed0007_T1.png, ... and SEG/seed0007_Seg.png
-"""
+"""A folder of images that someone else made becomes a SliceSet: streamed, resumable, every doubt noted."""
 
 from __future__ import annotations
 
@@ -244,14 +240,11 @@ def open_images(
     patients: str | None = None,
     real: bool = True,
 ) -> Opened:
-    """A slice set, or a folder of images read as one, for a comparison.
-
-    A comparison needs no annotation and no names of sequences: a folder of grey images is one channel called "image".
-    It needs whose slices the real ones are: patients come from the set, from a pattern, or from the files' names.
+    """A slice set, or a folder of images read as one, for a comparison, which needs no annotation and no channel names.
 
     Args:
-        path: a slice set, a released package, a folder that `read_folder` recognises, or plain images: grey PNG files
-            or NumPy arrays, see `ArraySource`.
+        path: a slice set, a released package, a folder that `read_folder` recognises, or grey PNG files or NumPy
+            arrays, which become one channel called "image".
         read_into: folder for what is read; it then holds the images.
         patients: see `patients_of`; for sets and folders that do not say themselves whose slices they are.
         real: whether slices of patients are expected; whose synthetic slices are is not asked.

@@ -81,9 +81,7 @@ def lattice_size(lattice: float) -> tuple[int, int, int]:
 def smooth_noise(rng: np.random.Generator, axes: Sequence[np.ndarray], lattice: float) -> Array:
     """Band-limited Gaussian noise of unit variance on a box, float32 [x, y, z], the same function on every grid.
 
-    Args:
-        axes: head coordinates (mm) along the three axes of the box.
-        lattice: spacing of the lattice in mm; details are about twice as large.
+    `axes` are head coordinates (mm); details are about twice as large as the spacing `lattice` (mm).
     """
     # a cubic B-spline over a lattice of independent normals
     values = rng.standard_normal(lattice_size(lattice), dtype=np.float32) / np.float32(_SPLINE_RMS)

@@ -1,7 +1,6 @@
 """The phantom's head: folded cortex, white matter, nuclei, ventricles, cerebellum, brainstem, as parts of voxels.
 
-Everything is a signed distance (mm) that a ramp one voxel wide turns into the part of the voxel inside, so that
-partial volume is right at any resolution.
+Each is a signed distance (mm); a ramp one voxel wide makes partial volume of it that is right at any resolution.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ Push = Callable[[Array, Array, Array, Array], tuple[Array, Array, Array]]
 
 
 def _sulcal_sheets(streams: Streams, points: tuple[Array, Array, Array], in_temporal: np.ndarray) -> Array:
-    """Distance (mm) of each point to the nearest sulcal sheet, were it endless in depth.
-
-    A zero set becomes a distance by the gradient: forward differences over 1 mm, because the rays stretch space
-    differently from place to place.
-    """
+    """Distance (mm) of each point to the nearest sulcal sheet, were it endless in depth."""
     lattice = streams.rng("sulci").standard_normal(lattice_size(_GYRAL_LATTICE), dtype=np.float32)
     lattice -= ndimage.gaussian_filter(lattice, 1.1)  # no slow waves: sulci keep their distance
     axes = Grid((160, 160, 104)).axes()  # 1.5 mm apart: the table that the rays are looked up in
@@ -59,6 +54,7 @@ def _sulcal_sheets(streams: Streams, points: tuple[Array, Array, Array], in_temp
 
     x, y, z = points
     values = read(x, y, z)
+    # a distance by the gradient: forward differences over 1 mm, as rays stretch space differently from place to place
     steepness = (
         (read(x + 1, y, z) - values) ** 2 + (read(x, y + 1, z) - values) ** 2 + (read(x, y, z + 1) - values) ** 2
     )
@@ -67,10 +63,7 @@ def _sulcal_sheets(streams: Streams, points: tuple[Array, Array, Array], in_temp
 
 
 def _rays(x: Array, y: Array, z: Array, in_temporal: np.ndarray) -> tuple[list[Array], Array]:
-    """Points moved half way along the ray from their lobe's axis to a shell, and their distance to that axis.
-
-    Noise read there varies little along a ray, so that sulci point inwards.
-    """
+    """Points moved half way along the ray from their lobe's axis to a shell, and their distance to that axis."""
     sign = np.where(x < 0, np.float32(-1), np.float32(1))
     cx = sign * np.where(in_temporal, np.float32(40), np.float32(24))
     cz = np.where(in_temporal, 52 + 0.16 * (y + 10), np.float32(82))
@@ -89,11 +82,10 @@ def fold(
     noise: Array,
     width: float,
 ) -> tuple[Array, Array, Array]:
-    """Folds the cerebrum: hemispheres, fissures and sulci.
+    """The part of each voxel that is cerebrum, mm below the pial surface, and mm to the nearest sulcus.
 
     Sulci are the zero set of a band-limited noise that is read where rays from the lobe's axis meet a shell, so that
-    they point inwards; they end at a depth that varies. The pial surface is the rounded minimum of the distances to
-    the brain's hull, to the fissures and to those sheets.
+    they point inwards. The pial surface is the rounded minimum of the distances to hull, fissures and those sheets.
 
     Args:
         atrophy: half the width (mm) of a sulcus.
@@ -101,10 +93,6 @@ def fold(
         depths: distances (mm) to the hull, to the temporal lobes and to the ventricles.
         noise: unit variance, varying over some 30 mm.
         width: voxel size, mm. Sulci are thinner than most voxels, so their part of a voxel is that of a sheet.
-
-    Returns:
-        The part of each voxel that is cerebrum and not fluid, mm below the pial surface, and mm to the nearest sulcus
-        or Sylvian fissure.
     """
     x, y, z = points
     hull, temporal, ventricle = depths
@@ -271,13 +259,9 @@ def _paint_depths(
 
 
 def build_anatomy(grid: Grid, streams: Streams, head: HeadShape, push: Push | None = None) -> Anatomy:
-    """A head without tumour.
+    """A head without tumour: csf, gm, wm, nuclei, cerebellum, stem, wmh, choroid, vessel and their distances.
 
-    Args:
-        push: moves points (mm), given their depth, to where their tissue came from: the mass effect of tumours.
-
-    Returns:
-        The tissues csf, gm, wm, nuclei, cerebellum, stem, wmh, choroid, vessel and their distances.
+    `push` moves points (mm), given their depth, to where their tissue came from: the mass effect of tumours.
     """
     axes, width = grid.box_axes(), max(grid.voxel, 0.8)
     points = head_points(grid, streams, head)

@@ -113,13 +113,9 @@ def _as_drawn(grid: Grid, anatomy: Anatomy, oedema: Array, core: Array) -> Array
 
 
 def add_tumours(grid: Grid, streams: Streams, anatomy: Anatomy, lesions: list[Lesion]) -> np.ndarray:
-    """Paints the tumours into the anatomy (tissues oedema, necrosis, enhancing).
+    """Paints the tumours into the anatomy (tissues oedema, necrosis, enhancing); returns its voxels' labels, uint8.
 
-    Oedema spreads in white matter, hardly into cortex and nuclei and not across the fissure, so that its border is
-    fingered as the gyri are.
-
-    Returns:
-        uint8 labels of the anatomy's voxels: 0, 1 necrosis or non-enhancing core, 2 oedema, 4 enhancing.
+    Oedema spreads in white matter, hardly into cortex and nuclei, so that its border is fingered as the gyri are.
     """
     axes, width = grid.box_axes(), max(grid.voxel, 0.8)
     x, y, z = anatomy.points

@@ -129,11 +129,7 @@ class Site:
 
 
 def render(grid: Grid, streams: Streams, anatomy: Anatomy, site: Site, enhancing: bool) -> dict[str, Array]:
-    """The four sequences as a scanner at this site would show them.
-
-    Returns:
-        channel -> float32 intensities of the anatomy's voxels in arbitrary units, all above 0.
-    """
+    """The four sequences as a scanner at this site shows them: channel -> float32 of the anatomy's voxels, above 0."""
     axes, voxels = grid.box_axes(), anatomy.voxels
     table = _tissue_intensities(streams, site, enhancing)
     rng = streams.rng("scan")
