@@ -20,8 +20,7 @@ POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it say
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline, whole volumes, BraTS rule for empty masks."""
-
+    # a setting against the baseline, whole volumes, BraTS rule for empty masks
     setting: Setting
     base: Setting  # the real + augmentation setting of the same network
     relative: Estimate  # Dice relative to `base`, with the interval by patient
@@ -35,8 +34,6 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page opens with."""
-
     verdict: str  # "yes", "no", "partly", "undecided" or "unanswered"
     headline: str
     sentences: list[str]
@@ -60,11 +57,8 @@ def make_answer(data: ReportData, scored: pd.DataFrame, left_out: list[str]) -> 
     base = data.baseline_setting
     present = set(scored["setting"]) if len(scored) else set()
     if base is None or base.id not in present:
-        why = (
-            "There is no score of a network trained on the real slices, so there is nothing to compare with."
-            if present
-            else "No test patient has been scored yet."
-        )
+        why = "No network trained on the real slices has been scored, so there is nothing to compare with."
+        why = why if present else "No test patient has been scored yet."
         return Answer("unanswered", "Not answered yet.", [why], "none", [], [], None, math.nan, 0, 0, left_out)
     scored = scored[scored["scope"] == data.scope]
     comparisons = []
@@ -125,10 +119,10 @@ def _verdict(comparisons: list[Comparison], baseline: Comparison, patients: int,
         return "unanswered", "Not answered yet: no network trained on synthetic slices only has been scored."
     relative, limit = top.relative, 1 - margin
     if not baseline.dice >= POOREST_BASELINE or math.isnan(relative.value):
+        dice = f"Dice of only {number(baseline.dice, 2)}; below {number(POOREST_BASELINE, 1)}"
         return "unanswered", (
-            f"Not answered: trained on the real slices, the network reaches a mean Dice of only"
-            f" {number(baseline.dice, 2)}; below {number(POOREST_BASELINE, 1)} there is nothing to compare with. Train"
-            " it longer or on more patients."
+            f"Not answered: trained on the real slices, the network reaches a mean {dice} there is nothing to compare"
+            " with. Train it longer or on more patients."
         )
     if patients < FEWEST_PATIENTS:
         few = count(patients, "test patient")

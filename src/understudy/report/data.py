@@ -33,8 +33,6 @@ MOST_SHARE = 10.0  # a relative Dice beyond this is not written out
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of training a segmentation network."""
-
     id: str  # as in the rows
     label: str  # for people, e.g. "Synthetic (StyleGAN 2)"
     training: str  # "real", "synthetic", "both", "ratio" (constant size) or "finetune" (synthetic, then real)
@@ -76,7 +74,7 @@ class Setting:
 
 @dataclass
 class ReportData:
-    """Everything a report shows, as paths and frames. What is missing is said on the page, not an error.
+    """Everything a report shows, as paths and frames; what is missing is said on the page.
 
     A generator's name may be "stylegan2" or, in an ensemble's trainings, "stylegan2, member 2".
     """
@@ -334,12 +332,12 @@ def listed(words: Sequence[str]) -> str:
 
 def plain(value: Any) -> Any:
     """JSON values only: NaN and infinities become None, numpy scalars and paths become plain ones."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict(orient="records")
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
-    if isinstance(value, pd.DataFrame):
-        return plain(value.to_dict(orient="records"))
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, float):

@@ -40,12 +40,10 @@ HEADINGS = {"fid": "FID", "is": "IS", "seconds": "Hours", "relative dice": "Rela
 def write_overview(folders: Mapping[str, Path], spec: Mapping[str, Any], out: Path) -> Path:
     """Writes `report.html`, `report.json`, `scores.parquet` and `tables/` of several cohorts together.
 
-    All tables are there as CSV, those of the page as LaTeX and HTML too.
-
     Args:
         folders: cohort -> folder of its report; beside the page is a folder of each cohort's name with a copy.
         spec: of the job: title, study (plain JSON values), study_hash, command.
-        out: folder, made if absent.
+        out: folder, made if absent; all tables are there as CSV, those of the page as LaTeX and HTML too.
 
     Returns:
         The path of `report.html`.
@@ -124,9 +122,9 @@ def _ranks_over_all(frame: pd.DataFrame, cohorts: int) -> Table:
 
 def _rank_heading(column: str) -> str:
     """ "dice_unet_aug" -> "Dice, U-Net"; "fid" -> "FID"."""
-    if "_" not in column:
-        return HEADINGS.get(column, column.capitalize())
     metric, _, rest = column.partition("_")
+    if not rest:
+        return HEADINGS.get(column, column.capitalize())
     network, _, augmented = rest.rpartition("_")
     name = {"dice": "Dice", "hd": "Hausdorff"}.get(metric, metric)
     return f"{name}, {display_name(network)}" + (", no aug." if augmented == "noaug" else "")
@@ -136,10 +134,9 @@ def _shown(key: str, frame: pd.DataFrame) -> Table:
     """A table of all cohorts for the page; its numbers shortened, the CSV has all digits."""
     ranks = key == "table1_ranks"
     kept = frame.drop(columns=[c for c in map(str, frame) if c in LEFT_OUT or (ranks and c.endswith("_published"))])
-    rows = kept.to_dict(orient="records")
-    body = [[_cell(key, str(column), str(value)) for column, value in row.items()] for row in rows]
-    header = []
-    for column in map(str, kept):
+    columns, header = list(map(str, kept)), []
+    body = [[_cell(key, *cell) for cell in zip(columns, row, strict=True)] for row in kept.to_numpy()]
+    for column in columns:
         stage = column.removesuffix("_hours")
         words = (STAGES.get(stage, stage) if stage != column else column).replace("_", " ")
         header.append(_rank_heading(column) if ranks else HEADINGS.get(words, words[:1].upper() + words[1:]))
@@ -151,7 +148,7 @@ def _cell(key: str, column: str, value: str) -> str:
     try:
         found = float(value)
     except ValueError:
-        return (display_name(value) if column == "generator" else value) or "–"
+        return (display_name(value) if column in ("generator", "kind") else value) or "–"
     if key == "table5_relative_dice" and column in PERCENT:
         return bounded(found, 1).replace("-", "−")
     if key == "cost":

@@ -19,7 +19,7 @@ from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, ass
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
 from understudy.metrics.scores import WHOLE, class_names
-from understudy.report.plots.correlation import scatter
+from understudy.report.sections.correlation import scatter
 from understudy.report.sections.quality import METRICS
 from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
 

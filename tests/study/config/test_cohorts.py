@@ -158,7 +158,8 @@ def test_every_report_is_published_in_its_place(tmp_path: Path) -> None:
 def test_the_overview_has_every_answer_and_the_tables_of_all(tmp_path: Path) -> None:
     for name, dice in (("a", 0.7), ("b", 0.8)):
         folder = tmp_path / name
-        write_json(folder / "report.json", {"answer": {"headline": f"Yes <{name}>.", "verdict": "yes"}})
+        answer = {"headline": f"Yes <{name}>.", "verdict": "yes", "alarm": ""}
+        write_json(folder / "report.json", {"answer": answer, "verdicts": [], "failed": []})
         (folder / "tables").mkdir()
         pd.DataFrame({"setting": ["real"], "dice": [dice]}).to_csv(folder / "tables" / "dice.csv", index=False)
         pd.DataFrame({"tp": [1]}).to_parquet(folder / "scores.parquet")

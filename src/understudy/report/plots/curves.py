@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,9 @@ def _finite(lines: list[dict[str, Any]], x: str, y: str) -> tuple[np.ndarray, np
 
 
 def generator_curves(name: str, path: Path, real_shares: dict[str, float], shown: str = "") -> list[Panel]:
-    """Losses, augmentation, classes found in samples and speed of one generator's training; [] without a history.
+    """Losses, augmentation, classes in samples and speed of a generator's training by its history; [] without lines.
 
-    Args:
-        name: of the generator, for the files. shown: as it is written for people.
-        path: of its history.
-        real_shares: class -> share of real slices that have it, drawn as a dotted line.
+    `name` is for the files, `shown` for people; `real_shares` (class -> share of real slices with it) are dotted.
     """
     lines, made = History.read(path), []
     shares = {f"share_{c}": (c, DARKER[i % len(DARKER)]) for i, c in enumerate(real_shares)}
@@ -108,58 +104,38 @@ def _look_of(data: ReportData, setting: Setting) -> dict[str, Any]:
     """Of a setting's curve: with several generators coloured by these, synthetic slices alone are dashed."""
     if len(data.generators) < 2 or not setting.generator:
         return {"color": setting.colour, "marker": setting.marker, "markersize": 4}
-    look, alone = style.looks(data.generators)[setting.generator], setting.training == "synthetic"
-    return {
-        "color": look.colour,
-        "linestyle": (0, (2.2, 1.4)) if alone else "-",
-        "marker": look.marker,
-        "markersize": 4,
-    }
+    look = style.looks(data.generators)[setting.generator]
+    dashes = (0, (2.2, 1.4)) if setting.training == "synthetic" else "-"
+    return {"color": look.colour, "linestyle": dashes, "marker": look.marker, "markersize": 4}
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve of Dice: its name, its points (place on the axis, setting), and its look."""
+Line = tuple[str, list[tuple[float, Setting]], Look]  # a curve's label, points (place on the axis, setting) and look
 
-    label: str
-    points: list[tuple[float, Setting]]
-    look: Look
 
-    @classmethod
-    def of(
-        cls, data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]], label: str
-    ) -> Line:
-        """With the look of the generator, or of real slices where there is none."""
-        look = style.looks(data.generators).get(generator) or Look(TRAINING["real"][0], "-", "o")
-        name = label + ("" if augmented else ", no augmentation")
-        return cls(name, points, Look(look.colour, "-" if augmented else ":", look.marker))
+def line_of(data: ReportData, generator: str, augmented: bool, points: list[tuple[float, Setting]], label: str) -> Line:
+    """With the look of the generator, or of real slices where there is none."""
+    look = style.looks(data.generators).get(generator) or Look(TRAINING["real"][0], "-", "o")
+    look = Look(look.colour, "-" if augmented else ":", look.marker)
+    return label + ("" if augmented else ", no augmentation"), points, look
 
 
 def dice_curves(
-    data: ReportData,
-    scored: pd.DataFrame,
-    summary: Summary,
-    lines: Sequence[Line],
-    title: str,
-    xlabel: str,
-    key: str,
-    ticks: dict[float, str],
-    unit: str = " %",
-) -> Panel:
+    data: ReportData, scored: pd.DataFrame, summary: Summary, lines: Sequence[Line], title: str, xlabel: str, key: str,
+    ticks: dict[float, str], unit: str = " %",
+) -> Panel:  # fmt: skip
     """Mean Dice with its interval by patient along each line, dots for single trainings, the real slices dashed.
 
     Args:
         scored: rows under the BraTS rule.
-        ticks: place on the axis -> what is written there.
-        unit: behind a tick, in the words for those who cannot see the picture.
+        ticks: place on the axis -> what is written there; in the words for the blind with `unit`.
     """
     name, said, tops = mean_name(data), [], [0.0]
     width = max(ticks) - min(ticks) or 1.0
     with style.one_plot((4.7, 3.1)) as (figure, axes):
-        for i, line in enumerate(lines):
+        for i, (label, places, look) in enumerate(lines):
             # points of several lines do not cover each other
             aside = 0.011 * width * (i - (len(lines) - 1) / 2)
-            found = [(x, s, summary.pick(s.id, "dice", name, data.scope)) for x, s in line.points]
+            found = [(x, s, summary.pick(s.id, "dice", name, data.scope)) for x, s in places]
             found = [point for point in found if np.isfinite(point[2]["value"])]
             if not found:
                 continue
@@ -167,18 +143,18 @@ def dice_curves(
             mid, low, high = (np.array([p[2][k] for p in found], float) for k in ("value", "low", "high"))
             around = [np.maximum(mid - low, 0), np.maximum(high - mid, 0)]
             axes.errorbar(
-                x, mid, around, color=line.look.colour, linestyle=line.look.dashes, label=line.label,
-                marker=line.look.marker, markersize=6.5, markeredgecolor="white", elinewidth=1.4, capsize=2.5, zorder=4,
+                x, mid, around, color=look.colour, linestyle=look.dashes, label=label, marker=look.marker,
+                markersize=6.5, markeredgecolor="white", elinewidth=1.4, capsize=2.5, zorder=4,
             )  # fmt: skip
             tops += list(high[np.isfinite(high)])
             for at, (_, s, entry) in zip(x + 0.016 * width, found, strict=True):
                 if entry["n_repeats"] > 1:
                     each = per_repeat(cube(scored, s.id, "dice", data.scope, data.class_names).values)
-                    axes.scatter(np.full(len(each), at), each, s=9, color=line.look.colour, alpha=0.45, linewidths=0,
+                    axes.scatter(np.full(len(each), at), each, s=9, color=look.colour, alpha=0.45, linewidths=0,
                                  zorder=2)  # fmt: skip
             points = ", ".join(f"{ticks[x]}{unit} {entry['value']:.3f}" for x, _, entry in found)
-            said.append(f"{line.label}: {points}")
-        base = data.baseline_of(lines[0].points[0][1])
+            said.append(f"{label}: {points}")
+        base = data.baseline_of(lines[0][1][0][1])
         height = float(summary.pick(base.id, "dice", name, data.scope)["value"]) if base else np.nan
         if np.isfinite(height):
             # named in the legend: a curve near it would run through words beside the line

@@ -24,12 +24,11 @@ def forest_rows(answer: Answer) -> tuple[list[tuple[Comparison, float, float]], 
 
     Ratios and fine-tuning have curves of their own.
     """
-    rows = [] if answer.weak else [c for c in answer.comparisons if math.isfinite(c.relative.value)]
     found = []
-    for c in (c for c in rows if c.setting.training not in ("ratio", "finetune")):
-        low, high = c.relative.low, c.relative.high
-        low, high = low if math.isfinite(low) else c.relative.value, c.relative.value if math.isnan(high) else high
-        found.append((c, low, high))
+    for c in answer.comparisons:
+        mid, low, high = c.relative.value, c.relative.low, c.relative.high
+        if not answer.weak and math.isfinite(mid) and c.setting.training not in ("ratio", "finetune"):
+            found.append((c, low if math.isfinite(low) else mid, mid if math.isnan(high) else high))
     ends = [end for c, _, high in found for end in (c.relative.value, high) if math.isfinite(end)]
     return found, min(max([1.1, *ends]) + 0.05, 2.5)
 
@@ -124,21 +123,15 @@ def site_dots(data: ReportData, means: pd.DataFrame, width: float = PANEL[0]) ->
 
 
 def distribution(
-    title: str,
-    xlabel: str,
-    values_of: dict[str, np.ndarray],
-    kinds: dict[str, str],
-    narrow: bool = False,
+    title: str, xlabel: str, values_of: dict[str, np.ndarray], kinds: dict[str, str], narrow: bool = False,
     key: str = "",
-) -> Panel | None:
+) -> Panel | None:  # fmt: skip
     """Cumulative shares of slices, real against synthetic; None if there is nothing to draw.
 
     Args:
-        title, xlabel: of the panel.
         values_of: name of the set -> one value a slice.
         kinds: name of the set -> "real", "held-out" or "synthetic", in the order of the study.
         narrow: four panels stand beside each other instead of three.
-        key: name of its files.
     """
     curves = {name: np.sort(values) for name, values in values_of.items() if len(values)}
     if not curves:
@@ -148,13 +141,10 @@ def distribution(
     with style.one_plot(NARROW if narrow else PANEL) as (figure, axes):
         for name, values in curves.items():
             share = np.arange(1, len(values) + 1) / len(values)
-            (line,) = axes.plot(
-                *style.thinned(values, share), label=name, drawstyle="steps-post", color=style.REAL_COLOUR
-            )
+            colour, dashes = "#8A8A8A" if kinds[name] == "held-out" else style.REAL_COLOUR, "-"
             if name in look:
-                line.set(color=look[name].colour, linestyle=look[name].dashes)
-            elif kinds[name] == "held-out":
-                line.set(color="#8A8A8A")
+                colour, dashes = look[name].colour, look[name].dashes
+            axes.plot(*style.thinned(values, share), label=name, drawstyle="steps-post", color=colour, linestyle=dashes)
         if low > 0 and high > 20 * low:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,7 +20,7 @@ from understudy.report.data import ReportData, percent
 from understudy.report.plots import slices as pictures
 from understudy.report.plots.dots import distribution
 from understudy.report.plots.slices import Pixels, enlarged, overlay, png, upright, windowed
-from understudy.report.plots.style import QUIET, Panel, panel_of, styled
+from understudy.report.plots.style import QUIET, Panel, figure_of, panel_of
 from understudy.slices import SliceSet
 
 TILE = 192  # pixels to which small slices are enlarged, by whole factors
@@ -49,9 +47,8 @@ Row = tuple[str, Sequence[Tile | None]]
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of tiles below column heads; `group` names the real or synthetic set they come from."""
-
-    group: str
+    # rows of tiles below column heads
+    group: str  # name of the set they come from
     columns: list[str]
     rows: list[list[Tile]]
     kind: str = "synthetic"
@@ -59,32 +56,25 @@ class Block:
 
 @dataclass
 class Gallery:
-    """All pictures of slices: random ones, those with annotation, contact sheets; annotation panels and numbers.
-
-    `missing` says what could not be shown, `readings` how sets of other programs' images were read.
-    """
-
     random: list[Block] = field(default_factory=list)
     annotated: list[Block] = field(default_factory=list)
-    sheets: list[Tile] = field(default_factory=list)
-    panels: list[Panel] = field(default_factory=list)
-    numbers: list[dict[str, Any]] = field(default_factory=list)
-    readings: list[str] = field(default_factory=list)
+    sheets: list[Tile] = field(default_factory=list)  # contact sheets
+    panels: list[Panel] = field(default_factory=list)  # of the annotations
+    numbers: list[dict[str, Any]] = field(default_factory=list)  # a set each
+    readings: list[str] = field(default_factory=list)  # how sets of other programs' images were read
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
-    missing: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # what could not be shown
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A slice set to show: its name on the page and in legends, its generator and kind, the rows to choose from."""
-
-    name: str
-    short: str
+    name: str  # on the page
+    short: str  # in legends
     generator: str
-    kind: str
+    kind: str  # "real" or "synthetic"
     slices: SliceSet
-    rows: Rows
+    rows: Rows  # to choose from
 
     def some(self, count: int, rng: np.random.Generator, rows: Rows | None = None) -> Rows:
         """Up to `count` of the rows at random, sorted."""
@@ -193,8 +183,8 @@ def _sheet(source: _Source, rows: Rows, windows: list[tuple[float, float]], crop
     under = overlay_channel(slices.channels)
     factor, shrink = max(1, -(-96 // images.shape[-1])), max(1, images.shape[-1] // 100)
     tiles: list[Pixels] = []
-    for image, label in zip(images, labels, strict=True):
-        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], windows[under]), label))
+    for image, mask in zip(images, labels, strict=True):
+        grey, label = (upright(a, slices.axes) for a in (windowed(image[under], windows[under]), mask))
         drawn = overlay(enlarged(grey, factor), enlarged(label, factor), len(slices.classes) - 1, width=1)
         tiles.append(drawn[::shrink, ::shrink])
     what = f"{len(tiles)} random {slices.channels[under]} slices with annotation"
@@ -254,9 +244,7 @@ def sheet(
     words = WORDS if any(t is not None and t.caption for _, tiles in rows for t in tiles) else 0.0
     width = label + columns * (CELL + GAP)
     height = head + len(rows) * (CELL + words + GAP) + (LEGEND if classes else 0.0)
-    with styled():
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
+    with figure_of((width, height), layout=None) as figure:
         for c, text in enumerate(heads):
             x, y = (label + c * (CELL + GAP) + CELL / 2) / width, 1 - (head - 0.06) / height
             figure.text(x, y, textwrap.fill(text, 17), ha="center", va="bottom", fontsize=7.5)
@@ -276,9 +264,7 @@ def sheet(
                     below = 1 - (top + CELL + 0.03) / height
                     figure.text(left / width, below, tile.caption, va="top", fontsize=6.5, color=QUIET)
         if classes:
-            handles = [Patch(color=colour) for _, colour in classes]
-            names = [name for name, _ in classes]
-            at = (label / width, 0)
-            figure.legend(handles, names, loc="lower left", bbox_to_anchor=at, ncols=len(names), fontsize=7.5,
-                          borderpad=0, handlelength=1)  # fmt: skip
+            handles = [Patch(color=colour, label=name) for name, colour in classes]
+            figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(label / width, 0), ncols=len(classes),
+                          fontsize=7.5, borderpad=0, handlelength=1)  # fmt: skip
         return panel_of(figure, alt, True, key)

@@ -18,7 +18,6 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 # Vermillion, sky blue and yellow differ in lightness as well as in hue (Okabe and Ito 2008), so they stay apart for
 # colour-blind readers and on a grey print; the first colour goes to class 1.
 CLASS_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#BBBBBB")
-OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 # Where rows and columns of a picture run, seen as a radiologist sees it: from the feet (axial), from the front
 # (coronal), from the left (sagittal).
 DISPLAYED = {frozenset("LP"): ("P", "L"), frozenset("LI"): ("I", "L"), frozenset("PI"): ("I", "P")}
@@ -36,11 +35,9 @@ def upright(image: NDArray[Scalar], axes: Sequence[str] | None) -> NDArray[Scala
     Returns:
         A view [..., H, W] or [..., W, H].
     """
-    if axes is None or len(axes) != 2 or any(a not in CANONICAL for a in axes):
-        return image
-    have = [axes[0], axes[1]]
-    want = DISPLAYED.get(frozenset(CANONICAL[a] for a in have))
-    if want is None:
+    have = list(axes or ())
+    want = DISPLAYED.get(frozenset(CANONICAL.get(a, a) for a in have))
+    if want is None or len(have) != 2:
         return image
     if CANONICAL[have[0]] != want[0]:
         image, have = np.swapaxes(image, -1, -2), have[::-1]
@@ -60,8 +57,7 @@ def channel_window(images: Pixels) -> tuple[float, float]:
 def windowed(image: Pixels, window: tuple[float, float]) -> Pixels:
     """The slice with `window` spread over 0 to 255, uint8."""
     low, high = window
-    scaled: Pixels = np.clip((image.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    return scaled
+    return np.asarray(np.clip((image.astype(np.float32) - low) * (255 / (high - low)), 0, 255), np.uint8)
 
 
 def enlarged(image: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
@@ -72,11 +68,6 @@ def enlarged(image: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
 def colours(count: int) -> list[str]:
     """Hex colours of classes 1 to `count`; they repeat after eight."""
     return [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(count)]
-
-
-def _border(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """The mask's pixels within `width` steps of something outside it."""
-    return mask & ~binary_erosion(mask, iterations=width)
 
 
 def overlay(
@@ -97,11 +88,10 @@ def overlay(
             continue
         tint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
         picture[mask] = (1 - fill) * picture[mask] + fill * tint
-        picture[_border(mask, width)] = tint
+        picture[mask & ~binary_erosion(mask, iterations=width)] = tint
     if outline is not None:
-        picture[_border(outline > 0, 1)] = 255
-    result: Pixels = picture.round().astype(np.uint8)
-    return result
+        picture[(outline > 0) & ~binary_erosion(outline > 0)] = 255
+    return np.asarray(picture.round(), np.uint8)
 
 
 def framed(picture: Pixels, box: tuple[int, int, int, int]) -> Pixels:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,35 +19,19 @@ from matplotlib.figure import Figure
 INK, QUIET = "#222222", "#5F6670"
 REAL_COLOUR, SYNTHETIC_COLOUR = "#222222", "#AA3377"
 STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
+    "font.family": "sans-serif", "font.size": 9,
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same measures everywhere
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": QUIET,
-    "axes.edgecolor": "#9AA1AB",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E8EBEF",
-    "grid.linewidth": 0.7,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "text.color": INK,
-    "axes.titlecolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.labelcolor": QUIET, "axes.edgecolor": "#9AA1AB", "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E8EBEF", "grid.linewidth": 0.7,
+    "xtick.color": QUIET, "ytick.color": QUIET, "text.color": INK, "lines.linewidth": 1.6,
+    "legend.frameon": False, "legend.fontsize": 8.5,
     "svg.fonttype": "none",  # text stays text: sharp, small, and in the page's own font
     "svg.hashsalt": "understudy",
-    "lines.linewidth": 1.6,
-}
+}  # fmt: skip
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PANEL, NARROW = (4.0, 2.75), (3.1, 2.75)  # inches: three beside each other on a screen, or four
-PIXELS_PER_INCH = 96  # of a page
-DPI = 300  # of the PNG files
 MOST_POINTS = 400  # of a curve: more than the pixels of a panel only makes the page heavy
 
 # A generator looks the same in every plot; looks differ in lightness, hue, dashes and marker.
@@ -60,8 +44,6 @@ GENERATOR_DASHES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture for the page and the folder of figures."""
-
     src: str  # `data:` address of the SVG
     alt: str  # what it shows in words
     wide: bool = False  # it takes the whole width
@@ -77,8 +59,6 @@ class Panel:
 
 @dataclass(frozen=True)
 class Look:
-    """How a generator is drawn in every plot."""
-
     colour: str
     dashes: Any
     marker: str
@@ -91,18 +71,18 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """The look of all figures, for one with several axes."""
+def figure_of(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
+    """A figure of `size` inches in the style of all figures, which is on inside the block."""
     with mpl.rc_context(STYLE):
-        yield
+        figure = Figure(figsize=size, layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure
 
 
 @contextmanager
 def one_plot(size: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Axes]]:
-    """A styled figure of `size` inches with one pair of axes."""
-    with styled():
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    """A figure with one pair of axes."""
+    with figure_of(size) as figure:
         yield figure, figure.add_subplot()
 
 
@@ -110,7 +90,7 @@ def panel_of(figure: Figure, alt: str, wide: bool = False, key: str = "") -> Pan
     """The finished figure as a panel; to be called while its style is on."""
     svg, png = _rendered(figure)
     src = "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-    return Panel(src, alt, wide, file_name(key), round(figure.get_figwidth() * PIXELS_PER_INCH), png)
+    return Panel(src, alt, wide, file_name(key), round(figure.get_figwidth() * 96), png)  # 96 pixels an inch
 
 
 def _rendered(figure: Figure) -> tuple[bytes, bytes]:
@@ -118,7 +98,7 @@ def _rendered(figure: Figure) -> tuple[bytes, bytes]:
     text, picture = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # it is laid out now
-    figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=300, metadata={"Software": None})
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?(?=[;\"])", FONTS, text.getvalue())
     return svg.encode(), picture.getvalue()
 
@@ -135,12 +115,7 @@ def legend_below(figure: Figure, axes: Axes, most: int = 3) -> None:
 
 
 def file_name(key: str) -> str:
-    """Letters, digits, "-" and "_" only, so that it is a name of a file everywhere.
-
-    Example:
-        >>> file_name("areas NCR/NET")
-        'areas_NCR-NET'
-    """
+    """Letters, digits, "-" and "_" only: "areas_NCR-NET" for "areas NCR/NET"."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", key.replace(" ", "_")).strip("-")
 
 

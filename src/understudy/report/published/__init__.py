@@ -18,18 +18,13 @@ KEY = ["dataset", "segmenter", "original", "augmentation", "generator"]
 
 @cache
 def published(table: int) -> pd.DataFrame:
-    """A table of the paper, one row a value.
-
-    Args:
-        table: 2 (FID and IS of T1wGd), 3 and 4 (Dice), 5 (relative Dice, per cent), 6 (reading study), 7 (recipes),
-            8 and 9 (maximum Hausdorff distance, mm).
+    """A table of the paper: 2 (FID and IS of T1wGd), 3 and 4 (Dice), 5 (relative Dice, per cent), 6 (reading study),
+    7 (recipes), 8 and 9 (maximum Hausdorff distance, mm).
 
     Returns:
-        3, 4, 8, 9: dataset, segmenter ("unet", "swin"), original and augmentation (bool), generator ("" for real
-        slices only), class ("ET", "ED", "NCR/NET", "mean"), value, sd (over ten trainings). The others: as printed.
-
-    Raises:
-        ValueError: no such table here.
+        3, 4, 8, 9, one row a value: dataset, segmenter ("unet", "swin"), original and augmentation (bool), generator
+        ("" for real slices only), class ("ET", "ED", "NCR/NET", "mean"), value, sd (over ten trainings). The others:
+        as printed.
     """
     if table not in range(2, 10):
         raise ValueError(f"table {table} of the paper is not here; 2 to 9 are")

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure as Canvas
 
 from understudy.io.files import read_json
 from understudy.report.content import Content
@@ -21,8 +19,8 @@ from understudy.report.data import ReportData, count, number, percent
 from understudy.report.plots.dots import distribution
 from understudy.report.plots.gallery import Gallery
 from understudy.report.plots.slices import upright
-from understudy.report.plots.style import Panel, panel_of, styled
-from understudy.report.sections.base import Block, Details, Figure, Heading, Section, Text, missing, shown
+from understudy.report.plots.style import Panel, figure_of, panel_of
+from understudy.report.sections.base import Block, Details, Figure, Heading, Section, missing, shown
 from understudy.report.tables.base import INTERVAL, Table
 from understudy.slices import SliceSet
 
@@ -31,16 +29,11 @@ MOST_MAPS = 8  # columns of a picture
 MAP = 1.15  # inches: edge of a map
 SHARES = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#F3C9A5", "#D55E00", "#5A1E00"])
 DISTANCES = {
-    "share_difference": "Share of slices with it",
-    "area_wasserstein": "Area",
-    "components_wasserstein": "Number of pieces",
-    "stray_difference": "Stray pixels",
-    "holes_difference": "Holes",
-    "compactness_wasserstein": "Compactness",
-    "eccentricity_wasserstein": "Elongation",
-    "border_variation": "Neighbouring classes",
-    "position_variation": "Position",
-}
+    "share_difference": "Share of slices with it", "area_wasserstein": "Area",
+    "components_wasserstein": "Number of pieces", "stray_difference": "Stray pixels", "holes_difference": "Holes",
+    "compactness_wasserstein": "Compactness", "eccentricity_wasserstein": "Elongation",
+    "border_variation": "Neighbouring classes", "position_variation": "Position",
+}  # fmt: skip
 VALUES = {  # measure -> (words, digits, shown in percent)
     "share": ("share of slices", 0, True),
     "area_p50": ("median area, % of the slice", 2, False),
@@ -58,28 +51,26 @@ def section(content: Content) -> Section:
     data, gallery = content.data, content.gallery
     found: Found = {name: read_json(path) for name, path in data.annotations.items()}
     areas = _area_panels(data, found)
-    blocks: list[Block] = []
+    blocks: list[Block] = [] if gallery.panels else [*missing(["There are no slices to examine."])]
     if gallery.panels:
         caption = "Up to 2,000 slices of each set."
         caption += "" if areas else " Areas: share of the slice's pixels, where the class is there."
         caption += " A generator draws the annotation as grey levels; near the codes of the classes it is sure of them."
         panels = [p for p in gallery.panels if not (areas and p.key.startswith("areas_"))]
         blocks += shown(_share_table(gallery), Figure(panels, caption), *gallery.readings)
-    else:
-        blocks += missing(["There are no slices to examine."])
-    made = annotation_tables(data, found)
-    if made:
+    if found:
         notes = sorted({note for content in found.values() for note in content["notes"]})
         blocks += [Heading("Shapes, borders and positions"), *(sentence(data, name, c) for name, c in found.items())]
-        blocks += [Text(note, "missing") for note in notes]
-        caption = "All slices with the class. Half of the slices have an area left of where a curve crosses 0.5."
-        blocks += shown(Figure(areas, caption))
-        caption = "Share of a set's slices that have the class there, on a grid of 32 × 32 cells; the scale ends at the"
-        caption += " largest share among real patients. A set of fewer than five patients is not shown. A generator"
-        caption += " that has learned one place only, or mirrored slices, shows here."
-        blocks += shown(Figure(_map_panels(data, found), caption))
-        *first, distances = made
-        blocks += [*first, Details("Every distance, with the range among real patients", [distances])]
+        blocks += missing(notes)
+        half = "All slices with the class. Half of the slices have an area left of where a curve crosses 0.5."
+        caption = (
+            "Share of a set's slices that have the class there, on a grid of 32 × 32 cells; the scale ends at the"
+            " largest share among real patients. A set of fewer than five patients is not shown. A generator that has"
+            " learned one place only, or mirrored slices, shows here."
+        )
+        *first, distances = annotation_tables(data, found)
+        blocks += shown(Figure(areas, half), Figure(_map_panels(data, found), caption), *first)
+        blocks.append(Details("Every distance, with the range among real patients", [distances]))
     return Section("annotations", "Are the annotations like the real ones?", "Annotations", blocks)
 
 
@@ -101,13 +92,11 @@ def sentence(data: ReportData, name: str, content: dict[str, Any]) -> str:
     far = [d for d in defined if d["outside"] and d["measure"] in DISTANCES]
     far.sort(key=lambda d: -d["value"] / max(d["floor_high"], 1e-9))
     words = [f"{DISTANCES[d['measure']].lower()} of {_class(d['class_name'])}" for d in far[:4]]
-    medians = [v["synthetic"] for v in content["values"] if v["measure"] == "code_distance_p50"]
-    codes = "".join(
-        f" Its annotation is drawn as grey values, and in half of its slices these are within {median:.1f} of the"
-        " codes of the classes (mean over pixels)."
-        for median in medians[:1]
-        if median is not None
-    )
+    median = next((v["synthetic"] for v in content["values"] if v["measure"] == "code_distance_p50"), None)
+    codes = "" if median is None else (
+        f" Its annotation is drawn as grey values, and in half of its slices these are within {median:.1f} of the codes"
+        " of the classes (mean over pixels)."
+    )  # fmt: skip
     if not defined:
         return f"{data.shown(name)}: there are no other patients to compare its annotations with.{codes}"
     outside = sum(d["outside"] for d in defined)
@@ -122,14 +111,12 @@ def _class(name: str) -> str:
 
 def annotation_tables(data: ReportData, found: Found) -> list[Table]:
     """Values, borders and distances; those with rows."""
-    if not found:
-        return []
     first = next(iter(found.values()))
     names = [data.shown(n) for n in found] if len(found) > 1 else ["Synthetic"]
     real, held_out = (count(first["patients"].get(part, 0), "patient") for part in ("real", "held-out"))
     sets = ["Training patients", "Other patients", *names]
-    note = f"Means over the slices with the class. In brackets: {INTERVAL}, over {real} for real slices."
-    note += f" Other patients: {held_out} who were not trained on."
+    note = f"Means over the slices with the class. In brackets: {INTERVAL}, over {real} for real slices. Other"
+    note += f" patients: {held_out} who were not trained on."
     body, rows = _compared(found, VALUES)
     values = Table("annotations", "Annotations in numbers", note, ["Class", "", *sets], body, pd.DataFrame(rows), 2)
     body, rows = _compared(found, {"border": ("", 0, True)})
@@ -148,8 +135,8 @@ def _compared(found: Found, measures: dict[str, tuple[str, int, bool]]) -> tuple
         words, digits, share = measures[row["measure"]]
         cells = [_class(row["class_name"]), words or row["other"], _ranged(row, "real", digits, share)]
         cells.append(_figure(row["heldout"], digits, share))
+        keys = ("measure", "class_name", "other")
         for name, content in found.items():
-            keys = ("measure", "class_name", "other")
             own = next(v for v in content["values"] if all(v[k] == row[k] for k in keys))
             cells.append(_ranged(own, "synthetic", digits, share))
             rows.append({"generator": name, **own})
@@ -192,16 +179,12 @@ def _ranged(row: dict[str, Any], column: str, digits: int, share: bool) -> str:
 
 def _area_panels(data: ReportData, found: Found) -> list[Panel]:
     """A panel a class: how the areas of each set are distributed."""
-    if not found:
-        return []
-    first = next(iter(found.values()))
+    first: dict[str, Any] = next(iter(found.values()), {"areas": {}, "classes": []})
     sets = [(SETS[part], part, first["areas"].get(part, {})) for part in ("real", "held-out")]
     sets += [(data.shown(name), "synthetic", content["areas"].get("synthetic", {})) for name, content in found.items()]
     kinds = {data.shown(g): "synthetic" for g in data.generators} | {label: kind for label, kind, _ in sets}
-    made = []
-    for name in first["classes"]:
-        areas = {label: np.array(of[name]) for label, _, of in sets if of.get(name) is not None}
-        made.append(distribution(f"Area of {name}", "% of the slice", areas, kinds, key=f"areas_{name}"))
+    areas = {c: {label: np.array(of[c]) for label, _, of in sets if of.get(c) is not None} for c in first["classes"]}
+    made = [distribution(f"Area of {c}", "% of the slice", of, kinds, key=f"areas_{c}") for c, of in areas.items()]
     return [panel for panel in made if panel is not None]
 
 
@@ -209,15 +192,12 @@ def _map_panels(data: ReportData, found: Found) -> list[Panel]:
     """One picture: a row a class, a column a set; where the class is, in share of slices."""
     first = next(iter(found.values()))
     axes = None if data.slices is None else SliceSet.open(data.slices, cache_bytes=0).axes
-    patients = [(SETS[part], first["maps"][part]) for part in ("real", "held-out") if part in first["maps"]]
+    patients = [(SETS[part], maps) for part in ("real", "held-out") if (maps := first["maps"].get(part))]
     synthetic = [(data.shown(name), content["maps"]["synthetic"]) for name, content in found.items()]
     columns, classes = (patients + synthetic)[:MOST_MAPS], list(first["classes"])
     # The scale ends at the largest share among real patients, not among those of a generator.
     top = {c: max(float(np.max(maps[c])) for _, maps in patients or columns) or 1.0 for c in classes}
-    with styled():
-        size = (MAP * len(columns) + 0.7, MAP * len(classes) + 0.4)
-        figure = Canvas(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    with figure_of((MAP * len(columns) + 0.7, MAP * len(classes) + 0.4)) as figure:
         grid = figure.subplots(len(classes), len(columns), squeeze=False)
         for i, name in enumerate(classes):
             for place, (label, maps) in zip(grid[i], columns, strict=True):
@@ -231,8 +211,6 @@ def _map_panels(data: ReportData, found: Found) -> list[Panel]:
             bar.outline.set_visible(False)
             bar.set_ticks([0, top[name]])
             bar.ax.tick_params(labelsize=7.5)
-        most = "; ".join(
-            f"{label}: {', '.join(f'{c} up to {100 * float(np.max(maps[c])):.0f} %' for c in classes)}"
-            for label, maps in columns
-        )
-        return [panel_of(figure, f"Where each class is, in share of slices. {most}.", len(columns) > 2, "positions")]
+        most = {label: [f"{c} up to {100 * float(np.max(maps[c])):.0f} %" for c in classes] for label, maps in columns}
+        said = "; ".join(f"{label}: {', '.join(ends)}" for label, ends in most.items())
+        return [panel_of(figure, f"Where each class is, in share of slices. {said}.", len(columns) > 2, "positions")]

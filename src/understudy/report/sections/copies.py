@@ -41,12 +41,8 @@ def card(data: ReportData, audits: dict[str, dict[str, Any]]) -> tuple[str, str,
     worst = next(kind for kind in CARD if kind in kinds.values())
     css, title = CARD[worst]
     mine = [name for name, kind in kinds.items() if kind == worst]
-    text = audits[mine[0]]["verdict"]["headline"]
-    if len(mine) > 1:
-        text = f"In the slices of {listed([data.shown(name) for name in mine])}."
-    elif len(audits) > 1:
-        text = f"{data.shown(mine[0])}: {text}"
-    return title, text, css
+    text = ("" if len(audits) == 1 else f"{data.shown(mine[0])}: ") + audits[mine[0]]["verdict"]["headline"]
+    return title, text if len(mine) == 1 else f"In the slices of {listed([data.shown(name) for name in mine])}.", css
 
 
 def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
@@ -63,10 +59,8 @@ def copies(data: ReportData, audits: dict[str, dict[str, Any]]) -> Section:
         # of three and more only what is not clean is open
         blocks += [Details("In words", words, said["kind"] != "no_sign")] if len(audits) > 2 else words
         histograms = numbers.get("histograms", {})
-        panels = [
-            _histogram(data, name, view, numbers)
-            for view in sorted(histograms, key=lambda v: ([*VIEWS, v].index(v), v))
-        ]
+        ordered = sorted(histograms, key=lambda v: ([*VIEWS, v].index(v), v))
+        panels = [_histogram(data, name, view, numbers) for view in ordered]
         caption = "Each slice’s nearest training slice, by correlation. Grey: slices of new patients."
         if any(numbers["null"]["thresholds"][view] is not None for view in histograms):
             caption += " Slices right of the dashed line are too near."
@@ -86,8 +80,7 @@ def too_few_to_flag(numbers: dict[str, Any]) -> bool:
 
 def _repeats(numbers: dict[str, Any]) -> str:
     """Near-duplicates within the synthetic set, in words; "" if they were not counted."""
-    within = numbers.get("within")
-    if not within:
+    if not (within := numbers.get("within")):
         return ""
     return (
         f"Repeats within the set: {percent(within['rate'], 1)} of {within['compared']:,} synthetic slices are nearer to"
@@ -126,13 +119,13 @@ def _summary(data: ReportData, found: dict[str, dict[str, Any]]) -> Table:
         auc, near = (numbers.get("membership") or {}).get("auc"), numbers.get("concentration") or {}
         most = patients["worst"][1] if patients["worst"] else 0  # slices next to the training patient with the most
         rows.append(
-            {"generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"],
-             "flagged": flags["count"], "rate": flags["rate"], "low": flags["low"], "high": flags["high"],
-             "residual": flags["residual"], "certain": flags["certain"],
-             "patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": most,
-             "concentrated": near.get("found"), "concentration_p": near.get("p"),
-             "false_alarms": alarms["rate"], "membership_auc": auc}
-        )  # fmt: skip
+            {"generator": name, "verdict": numbers["verdict"]["kind"], "judged": flags["judged"]}
+            | {"flagged": flags["count"]}
+            | {k: flags[k] for k in ("rate", "low", "high", "residual", "certain")}
+            | {"patients_hit": patients["hit"], "patients": patients["of"], "worst_hit": most}
+            | {"concentrated": near.get("found"), "concentration_p": near.get("p")}
+            | {"false_alarms": alarms["rate"], "membership_auc": auc}
+        )
         few = near.get("patients", 1)
         concentrated = f", concentrated{'' if few == 1 else f' on {few}'}" if most and near.get("found") else ""
         cells = [

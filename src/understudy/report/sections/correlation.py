@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import textwrap
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from understudy.io.files import read_json
+from understudy.names import display_name
 from understudy.report.content import Content
 from understudy.report.data import ReportData, between, count, number, p_value
-from understudy.report.plots.correlation import PLOTS, scatter, words
+from understudy.report.plots.style import QUIET, Panel, figure_of, looks, panel_of
 from understudy.report.sections.base import Block, Bullets, Details, Figure, Section
-from understudy.report.sections.quality import METRICS
+from understudy.report.sections.quality import EXTRACTORS, METRICS, metric_of
 from understudy.report.tables.base import INTERVAL, Table
 
 FEWEST = 6  # points below which no correlation is given: of 5, one swap of neighbours already makes p larger than 0.05
+PLOTS, COLUMNS = 6, 4  # plots of the picture at most, and in a row
 
 
 def section(content: Content) -> Section | None:
     """From `correlate.json`; None without it."""
     data = content.data
-    path = data.correlation / "correlate.json" if data.correlation is not None else None
-    if path is None or not path.is_file():
+    if data.correlation is None or not (path := data.correlation / "correlate.json").is_file():
         return None
     found = read_json(path)
-    snapshots, table = (_numeric(pd.DataFrame(found[key])) for key in ("snapshots", "metrics"))
+    snapshots, table = (pd.DataFrame(found[key]) for key in ("snapshots", "metrics"))
+    for frame in (snapshots, table):
+        numeric = frame.columns.difference(["snapshot", "run", "metric"])
+        frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce")
     told, several = len(snapshots) >= FEWEST, len(snapshots) > snapshots["run"].nunique()
     chosen = _chosen(snapshots)
     points = _points(data, snapshots, chosen)
@@ -47,22 +53,10 @@ def section(content: Content) -> Section | None:
         blocks.append(Details("How to read this", [Bullets(found["words"])]))
     else:
         blocks.append(points)
-    numbers = {
-        "words": found["words"],
-        "metrics": found["metrics"],
-        "snapshots": found["snapshots"],
-        "points": len(snapshots),
-        "generators": int(snapshots["run"].nunique()),
-        "told": told,
-    }
+    numbers = {key: found[key] for key in ("words", "metrics", "snapshots")}
+    numbers |= {"points": len(snapshots), "generators": int(snapshots["run"].nunique()), "told": told}
     return Section("correlation", "Do the metrics predict Dice?", "Metrics and Dice", blocks,
                    {"correlation": data.hide(numbers)}, tables=[points] if told else [])  # fmt: skip
-
-
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    """All columns but the names as numbers."""
-    columns = [c for c in frame if c not in ("snapshot", "run", "metric")]
-    return frame.assign(**{str(c): pd.to_numeric(frame[c], errors="coerce") for c in columns})
 
 
 def _ordered(metrics: list[str]) -> list[str]:
@@ -98,12 +92,11 @@ def _sentence(snapshots: pd.DataFrame, table: pd.DataFrame) -> str:
         )
     asked = table[table["metric"] != "kimg"]
     low = int((asked["p_holm"] < 0.05).sum())
-    found = (
-        f"{low} of {count(len(asked), 'metric')} {'has' if low == 1 else 'have'} a rank correlation with Dice beyond"
-    )
-    found = found if low else f"none of the {len(asked)} metrics has a rank correlation with Dice beyond"
+    found = f"{low} of {count(len(asked), 'metric')} {'has' if low == 1 else 'have'}"
+    found = found if low else f"none of the {len(asked)} metrics has"
     few = f" With only {n} points the intervals are rough." if n < 20 else ""
-    return f"Over {what}, {found} chance (p < 0.05, adjusted for the number of metrics).{few}"
+    chance = "beyond chance (p < 0.05, adjusted for the number of metrics)"
+    return f"Over {what}, {found} a rank correlation with Dice {chance}.{few}"
 
 
 def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> Table:
@@ -127,11 +120,8 @@ def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> T
 
 def _expected(metric: str) -> str:
     """The sign of a useful correlation."""
-    if metric == "kimg":
-        return ""
-    known: Any = METRICS.get(metric.rpartition(":")[2])
-    better = (known.better if known else None) if metric.startswith("quality:") else False
-    return {True: "+", False: "−", None: ""}[better]
+    better = metric_of(metric.rpartition(":")[2]).better if metric.startswith("quality:") else False
+    return "" if metric == "kimg" else {True: "+", False: "−", None: ""}[better]
 
 
 def _points(data: ReportData, snapshots: pd.DataFrame, chosen: list[str]) -> Table:
@@ -148,3 +138,63 @@ def _points(data: ReportData, snapshots: pd.DataFrame, chosen: list[str]) -> Tab
     header = ["Generator", "kimg", "Dice", *map(words, metrics)]
     note = "Mean Dice of networks trained on synthetic slices alone, and metrics; the CSV has every metric."
     return Table("correlation_points", "Points of the correlation", note, header, body, frame)
+
+
+def scatter(
+    snapshots: pd.DataFrame, table: pd.DataFrame, metrics: Sequence[str] | None = None, correlations: bool = True
+) -> Panel:
+    """The picture as a panel.
+
+    Args:
+        snapshots: columns snapshot, run, kimg, dice, and the metrics.
+        table: columns metric, spearman, low, high; written below the plots if `correlations`.
+        metrics: which to draw; None: the first of the table that are defined, and kimg.
+    """
+    by_metric = table.set_index("metric")
+    if metrics is None:
+        named = [str(m) for m in table["metric"] if m != "kimg" and math.isfinite(by_metric.loc[m, "spearman"])]
+        metrics = named[:PLOTS] + (["kimg"] if "kimg" in by_metric.index else [])
+    columns = min(COLUMNS, max(1, len(metrics)))
+    lines = max(1, -(-len(metrics) // columns))
+    runs = list(dict.fromkeys(map(str, snapshots["run"])))
+    look = looks(runs)
+    with figure_of((2.8 * columns, 2.6 * lines + 0.3 * -(-len(runs) // 5))) as figure:
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+        handles = {}
+        for i, (place, metric) in enumerate(zip(grid, metrics, strict=False)):
+            for run in runs:
+                own = snapshots[snapshots["run"].astype(str) == run].sort_values("kimg", kind="stable")
+                x, y = own[metric].to_numpy(float), own["dice"].to_numpy(float)
+                some = np.isfinite(x) & np.isfinite(y)
+                if not some.any():
+                    continue
+                place.plot(x[some], y[some], color=look[run].colour, linewidth=0.8, alpha=0.5)
+                size = np.linspace(18, 58, len(own)) if len(own) > 1 else np.array([42.0])  # later ones are larger
+                marks = place.scatter(x[some], y[some], s=size[some], color=look[run].colour, marker=look[run].marker,
+                                      linewidths=0.6, edgecolors="white", alpha=0.9, zorder=3)  # fmt: skip
+                handles[display_name(run.rpartition(":")[2])] = marks
+            place.set_title(textwrap.fill(words(metric), 30), fontsize=8.5)
+            if i % columns == 0:
+                place.set_ylabel("Dice", color=QUIET)
+            if correlations:
+                row, defined = by_metric.loc[metric], int(np.isfinite(snapshots[metric].to_numpy(float)).sum())
+                part = f", {defined} of {len(snapshots)}" if defined < len(snapshots) else ""
+                rho = f"ρ = {row['spearman']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}){part}"
+                place.set_xlabel(rho.replace("-", "−"))
+        for place in grid[len(metrics) :]:
+            place.set_visible(False)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=min(5, max(1, len(runs))))
+        alt = f"Mean Dice of {len(snapshots)} points against {'; '.join(map(words, metrics))}."
+        return panel_of(figure, alt, wide=columns > 2, key="correlation")
+
+
+def words(metric: str) -> str:
+    """A metric for people: "Frechet distance, random network" for "quality:random:frechet_distance"."""
+    if metric == "kimg":
+        return "Length of the training, kimg"
+    group, *parts = metric.split(":")
+    if group == "quality" and len(parts) == 2:
+        return f"{metric_of(parts[1]).name}, {EXTRACTORS.get(parts[0], parts[0])}"
+    if group == "annotations" and parts:
+        return ": ".join([f"Annotations, {parts[0].replace('_', ' ')}", *parts[1:]])
+    return metric.replace("_", " ").replace(":", ", ")

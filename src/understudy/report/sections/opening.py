@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pandas as pd
@@ -140,11 +141,9 @@ def forest(answer: Answer, margin: float) -> dict[str, Any] | None:
 
 def facts(content: Content) -> list[tuple[str, str]]:
     """The study in short: patients, slices, generators, networks."""
-    data, found = content.data, []
-    try:
+    data, found, slices = content.data, [], None
+    with contextlib.suppress(UnderstudyError):
         slices = SliceSet.open(data.slices, cache_bytes=0) if data.slices else None
-    except UnderstudyError:
-        slices = None
     if slices is not None:
         index = slices.index
         if "split" in index:

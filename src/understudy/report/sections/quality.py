@@ -38,6 +38,13 @@ METRICS = {
     "coverage": Metric("Coverage", 2, True),
     "inception_score": Metric("Inception score", 2, None),
 }
+
+
+def metric_of(key: str) -> Metric:
+    """What is known of a metric; its key as a name where nothing is."""
+    return METRICS.get(key) or Metric(key.replace("_", " "), 3, None)
+
+
 EXTRACTORS = {
     "random": "random network",
     "unet": "U-Net trained on the real slices",
@@ -62,8 +69,8 @@ def section(content: Content) -> Section | None:
     averaged = frame.groupby(keys)["channel"].transform(lambda c: MEAN in set(c)).astype(bool)
     main = frame["channel"].isin([ALL, MEAN]) | ~averaged
     notes = sorted({str(n) for n in frame["note"] if n})
-    blocks: list[Block] = [*_sentences(data, frame[main])]
-    blocks.append(_table(data, frame[main], "quality", "Image quality", _note(frame)))
+    table = _table(data, frame[main], "quality", "Image quality", _note(frame))
+    blocks: list[Block] = [*_sentences(data, frame[main]), table]
     blocks += missing([n[:1].upper() + n[1:] + "." for n in notes])
     if not main.all():
         table = _table(data, frame[~main], "quality_channels", "Image quality, channel by channel", "")
@@ -80,7 +87,7 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
     frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
     body = []
     for row in frame.to_dict(orient="records"):
-        name, digits, better = METRICS.get(str(row["metric"])) or Metric(str(row["metric"]).replace("_", " "), 3, None)
+        name, digits, better = metric_of(str(row["metric"]))
         ratio = _ratio(row)
         body.append([
             EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])), *([str(row["channel"])] if channels else []),
@@ -133,11 +140,12 @@ def _sentences(data: ReportData, rows: pd.DataFrame) -> list[str]:
             continue
         who = data.shown(str(row["generator"])) if main["generator"].nunique() > 1 else "the generator"
         what = EXTRACTORS.get(str(row["extractor"]), str(row["extractor"]))
-        near = " Nearer than real slices of new patients: copies would be so too; see the section on copies."
         said.append(
             f"By the Frechet distance of the {what}, the slices of {who} are {ratio:.1f} times as far from the training"
-            f" slices as those of other patients are.{near if ratio < 1 else ''}"
+            " slices as those of other patients are."
         )
+        if ratio < 1:
+            said[-1] += " Nearer than real slices of new patients: copies would be so too; see the section on copies."
     said.append(
         "A distance tells how alike the sets are to a network, not how well they train a segmenter: in the paper FID"
         " and inception score did not predict Dice. Copies of training slices have a low distance, too."

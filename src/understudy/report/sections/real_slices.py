@@ -10,7 +10,7 @@ import pandas as pd
 from understudy.report.answer import Answer
 from understudy.report.content import Content
 from understudy.report.data import ReportData, Setting, between, percent, percent_of
-from understudy.report.plots.curves import Line, dice_curves
+from understudy.report.plots.curves import Line, dice_curves, line_of
 from understudy.report.plots.style import Panel
 from understudy.report.sections.base import Figure, Section, shown
 from understudy.report.tables.base import INTERVAL, Summary, Table, about, interval, mean_name, spread, value
@@ -23,27 +23,17 @@ def section(content: Content) -> Section | None:
     curves = ratio_settings(data)
     scored = {s.id for s in content.settings}
     ratio = ratio_table(data, scored, summary, answer) if any(c[0].id in scored for c in curves) else None
-    blocks = shown(
-        *ratio_sentences(data, answer),
-        Figure(
-            ratio_panels(content),
-            "Training sets of constant size, from synthetic slices only (left) to real ones only (right), as in the"
-            f" paper's Figure 2. Point and line: mean over test patients and trainings with its {INTERVAL} by patient."
-            " Small dots: single trainings. Dashed: all real slices.",
-        ),
-        Figure(
-            fraction_panels(content),
-            "The same real patients in every curve and training, smaller parts within larger ones. The generators were"
-            " trained on all training patients: what do synthetic slices that were received add for someone with few"
-            " patients?",
-        ),
-        Figure(
-            finetune_panels(content),
-            "Trained on synthetic slices first, then on a few real patients, against the same patients from scratch.",
-        ),
-        ratio,
-        finetune_table(data, summary),
+    captions = (
+        "Training sets of constant size, from synthetic slices only (left) to real ones only (right), as in the paper's"
+        f" Figure 2. Point and line: mean over test patients and trainings with its {INTERVAL} by patient. Small dots:"
+        " single trainings. Dashed: all real slices.",
+        "The same real patients in every curve and training, smaller parts within larger ones. The generators were"
+        " trained on all training patients: what do synthetic slices add for someone with few patients?",
+        "Trained on synthetic slices first, then on a few real patients, against the same patients from scratch.",
     )
+    panels = ratio_panels(content), fraction_panels(content), finetune_panels(content)
+    figures = map(Figure, panels, captions)
+    blocks = shown(*ratio_sentences(data, answer), *figures, ratio, finetune_table(data, summary))
     return Section("ratio", "How many real slices does it take?", "How many real", blocks) if blocks else None
 
 
@@ -55,8 +45,8 @@ def ratio_settings(data: ReportData) -> list[list[Setting]]:
     """
     mine = [s for s in data.settings if s.training == "ratio"]
     ends = [s for s in mine if not s.generator]
-    ratios = data.study.get("ratios") if isinstance(data.study, dict) else None
-    if isinstance(ratios, dict) and ratios.get("total") is None and 1 in ratios.get("shares", []):
+    ratios = data.study.get("ratios") or {}
+    if ratios.get("total") is None and 1 in ratios.get("shares", []):
         ends += [s for s in data.settings if s.training == "real" and s.plain]
     curves: dict[tuple[str, bool, str], list[Setting]] = {}
     for s in sorted((s for s in mine if s.generator), key=share_of):
@@ -120,11 +110,8 @@ def ratio_panels(content: Content) -> list[Panel]:
     data, curves = content.data, ratio_settings(content.data)
     made = []
     for segmenter in dict.fromkeys(curve[0].segmenter for curve in curves):
-        lines = [
-            Line.of(data, c[0].generator, c[0].augmentation, [(100 * share_of(s), s) for s in c], c[0].shown)
-            for c in curves
-            if c[0].segmenter == segmenter
-        ]
+        mine = [(c[0], [(100 * share_of(s), s) for s in c]) for c in curves if c[0].segmenter == segmenter]
+        lines = [line_of(data, s.generator, s.augmentation, points, s.shown) for s, points in mine]
         xlabel = "real slices in a training set of constant size, %"
         made.append(_share_panel(content, lines, segmenter, xlabel, f"figure2_ratio_{segmenter}"))
     return made
@@ -139,13 +126,11 @@ def fraction_panels(content: Content) -> list[Panel]:
     for segmenter in dict.fromkeys(s.segmenter for s in mine):
         lines = []
         for augmented, name in product((True, False), dict.fromkeys(s.generator for s in mine)):
-            like = (segmenter, augmented, name)
-            points = [
-                (100 * s.real_fraction, s) for s in mine if (s.segmenter, s.augmentation, s.generator) == like
-            ]  # fmt: skip
+            same = [s for s in mine if (s.segmenter, s.augmentation, s.generator) == (segmenter, augmented, name)]
+            points = sorted(((100 * s.real_fraction, s) for s in same), key=lambda point: point[0])
             if (segmenter, augmented) in parts and len(points) > 1:
                 label = f"real + {data.shown(name)}" if name else "real only"
-                lines.append(Line.of(data, name, augmented, sorted(points, key=lambda point: point[0]), label))
+                lines.append(line_of(data, name, augmented, points, label))
         if lines:
             key = f"real_patients_{segmenter}"
             made.append(_share_panel(content, lines, segmenter, "real training patients, %", key))
@@ -154,7 +139,7 @@ def fraction_panels(content: Content) -> list[Panel]:
 
 def _share_panel(content: Content, lines: list[Line], segmenter: str, xlabel: str, key: str) -> Panel:
     data = content.data
-    ticks = {x: f"{round(x, 2):g}" for x in sorted({x for line in lines for x, _ in line.points})}
+    ticks = {x: f"{round(x, 2):g}" for x in sorted({x for _, points, _ in lines for x, _ in points})}
     title = data.shown(segmenter) if data.scores["segmenter"].nunique() > 1 else ""
     return dice_curves(data, content.scored, content.summary, lines, title, xlabel, key, ticks)
 
@@ -162,9 +147,8 @@ def _share_panel(content: Content, lines: list[Line], segmenter: str, xlabel: st
 def finetune_lines(data: ReportData) -> dict[tuple[str, bool], dict[str, list[Setting]]]:
     """(network, augmentation) -> name of a line -> its settings by rising number of patients; {} without any."""
     found: dict[tuple[str, bool], dict[str, list[Setting]]] = {}
-    if not any(s.training == "finetune" for s in data.settings):
-        return {}
     few = [s for s in data.settings if s.real_patients is not None and s.training in ("real", "finetune")]
+    few = few if any(s.training == "finetune" for s in few) else []
     for s in sorted(few, key=lambda s: (s.training != "real", s.real_patients or 0)):
         name = "from scratch" if s.training == "real" else f"after {s.shown}"
         found.setdefault((s.segmenter, s.augmentation), {}).setdefault(name, []).append(s)
@@ -192,17 +176,13 @@ def finetune_panels(content: Content) -> list[Panel]:
     data, made = content.data, []
     for (segmenter, augmented), lines in finetune_lines(data).items():
         counts = sorted({s.real_patients or 0 for settings in lines.values() for s in settings})
-        drawn = [
-            Line.of(
-                data, settings[0].generator, True, [(counts.index(s.real_patients or 0), s) for s in settings], line
-            )
-            for line, settings in lines.items()
-        ]
+        drawn = []
+        for line, settings in lines.items():
+            points = [(float(counts.index(s.real_patients or 0)), s) for s in settings]
+            drawn.append(line_of(data, settings[0].generator, True, points, line))
         title = data.shown(segmenter) + ("" if augmented else ", no augmentation")
-        ticks = {float(i): str(k) for i, k in enumerate(counts)}
         key = f"finetune_{segmenter}" + ("" if augmented else "_noaug")
-        xlabel = "real patients"
-        made.append(
-            dice_curves(data, content.scored, content.summary, drawn, title, xlabel, key, ticks, " patients")
-        )  # fmt: skip
+        ticks = {float(i): str(k) for i, k in enumerate(counts)}
+        words = title, "real patients", key, ticks, " patients"
+        made.append(dice_curves(data, content.scored, content.summary, drawn, *words))
     return made

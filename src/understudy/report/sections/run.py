@@ -25,9 +25,7 @@ STAGES = {
     "evaluate": "evaluation", "audit": "audit", "quality": "image quality", "annotations": "annotations",
     "phantom": "phantoms", "prepare": "preparing slices", "report": "report",
 }  # fmt: skip
-COLOURS = (
-    "#3569A8", "#AA3377", "#1B7A6B", "#D55E00", "#8A6D00", "#5B4FBF", "#8A8A8A", "#222222", "#7FB3DF", "#E3B0CC",
-)  # fmt: skip
+COLOURS = ["#3569A8", "#AA3377", "#1B7A6B", "#D55E00", "#8A6D00", "#5B4FBF", "#8A8A8A", "#222222", "#7FB3DF", "#E3B0CC"]
 NOT_OF_ONE = "all generators"
 
 
@@ -65,9 +63,8 @@ def section(content: Content) -> Section:
         Details("The study file, every value resolved", [Html("code.html.j2", {"text": text})]),
         Heading("To do it again"), Html("code.html.j2", {"text": command}), Text(again, "quiet"),
     ]  # fmt: skip
-    numbers = {
-        "failed": failed, "missing_trainings": lacking, "study": study, "provenance": provenance, "problems": problems,
-    }  # fmt: skip
+    numbers = {"failed": failed, "missing_trainings": lacking, "study": study, "provenance": provenance}
+    numbers["problems"] = problems
     return Section("run", "What was run on what", "What was run", blocks, numbers)
 
 
@@ -167,10 +164,8 @@ def cost_table(data: ReportData) -> Table | None:
 
 def in_hours(value: float) -> str:
     """E.g. "0.034", "7.25", "1,204"; a dash for nothing."""
-    if not value:
-        return "–"
     if value < 0.0005:
-        return "< 0.001"
+        return "< 0.001" if value else "–"
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 

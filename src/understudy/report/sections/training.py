@@ -20,17 +20,14 @@ def section(content: Content) -> Section:
         blocks.append(Heading(f"Generator {data.shown(name)}"))
         if name in data.generator_health:
             blocks.append(health_line(data.generator_health[name]))
-        caption = (
-            "Dotted: share of the real slices with the class. A sign of real scores that stays near 1 suggests that"
-        )
-        caption += " the discriminator has memorized the training slices."
+        caption = "Dotted: share of the real slices with the class. A sign of real scores that stays near 1 suggests"
+        caption += " that the discriminator has memorized the training slices."
         panels = generator_curves(name, path, real, data.shown(name))
         blocks += [Figure(panels, caption)] if panels else missing(["No history of this training was found."])
     if not data.generator_histories:
         blocks += missing(["No generator was trained in this study."])
     panels = segmenter_curves(data)
-    caption = "Validation patients are neither trained on nor tested on; the best validation Dice decides which weights"
-    caption += " are tested."
+    caption = "Validation patients are neither trained nor tested on; the best Dice on them picks the tested weights."
     blocks.append(Heading("Segmentation networks"))
     blocks += shown(Figure(panels, caption), trainings_table(data, content.settings) if data.runs else None)
     blocks += missing([] if panels else ["No histories of segmentation networks were found."])

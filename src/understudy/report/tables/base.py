@@ -25,8 +25,6 @@ INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people (strings) and for machines (frame)."""
-
     key: str  # name of its files
     caption: str
     note: str  # how to read it
@@ -68,7 +66,7 @@ class Summary:
 
 
 def resampling(data: ReportData, scope: str = "") -> dict[str, Any]:
-    """Options of everything that is resampled for a table."""
+    """Options of everything that is resampled."""
     return {"scope": scope or data.scope, "seed": data.seed, "resamples": RESAMPLES}
 
 

@@ -92,7 +92,7 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
         beside = [number(other, digits), signed(own - other, digits)] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
         body.append([*base.identity(s), *trainings, *cells, *beside])
-        known["planned"] = planned.get(s.id)
+        known = base.about(data, s) | {"planned": planned.get(s.id)} | known
         for k, e, t in zip(keys, entries, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
         numbers.append(known)

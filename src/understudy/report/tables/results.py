@@ -122,12 +122,10 @@ def conventions_table(data: ReportData, settings: list[Setting], summary: Summar
         body.append(cells)
         numbers.append(known)
     titles = [f"{base.SCOPES[scope].capitalize()}, {base.POLICIES[EmptyPolicy(policy)]}" for scope, policy in ways]
-    note = (
-        "Mean Dice and, in brackets, relative Dice. Kept slices: only those that pass the slice rule are stacked and"
-        " scored (the paper's code), so false alarms elsewhere go unseen."
-    )
-    caption = "The same results, counted in other ways"
-    return Table("conventions", caption, note, ["Trained on", *titles], body, pd.DataFrame(numbers))
+    header = ["Trained on", *titles]
+    note = "Mean Dice and, in brackets, relative Dice. Kept slices: only those that pass the slice rule are stacked and"
+    note += " scored (the paper's code), so false alarms elsewhere go unseen."
+    return Table("conventions", "The same results, counted in other ways", note, header, body, pd.DataFrame(numbers))
 
 
 def differences_table(data: ReportData, scored: pd.DataFrame, answer: Answer) -> Table:
@@ -210,7 +208,7 @@ def regions_table(data: ReportData, settings: list[Setting], summary: Summary) -
 
 def ranks_table(data: ReportData, settings: list[Setting], scored: pd.DataFrame) -> Table | None:
     """Ranks of the generators, for each way in which several are compared; None for fewer than two."""
-    body, frames, most, left_out = [], [], 0, ""
+    body, frames, most, left_out = list[list[str]](), [], 0, ""
     groups: dict[tuple[str, str, bool], list[Setting]] = {}
     for s in (s for s in settings if s.generator and s.plain):
         groups.setdefault((s.training, s.segmenter, s.augmentation), []).append(s)
