@@ -63,8 +63,7 @@ class Segmenter:
 
 
 def load(model_dir: str | Path, device: str = "auto") -> Segmenter:
-    """Opens the folder of a finished training; an UnderstudyError where it is unfinished, damaged or of another
-    version."""
+    """The segmenter of a finished training; an UnderstudyError where it is unfinished, damaged, of another version."""
     folder = Path(model_dir)
     weights = folder / WEIGHTS
     if not weights.is_file() or not (folder / "config.json").is_file():

@@ -213,8 +213,7 @@ class Training:
         self._record_parts()
 
     @property
-    def samples(self) -> int:
-        """Slices shown so far."""
+    def samples(self) -> int:  # slices shown so far
         return self.step * self.config.batch
 
     def _weights(self) -> dict[str, Tensor]:
@@ -226,7 +225,6 @@ class Training:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from what `state` gave."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.waited = state["step"], state["seconds"], state["waited"]
@@ -365,7 +363,6 @@ class Training:
 
 
 def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of a network's parameters."""
     spared = {id(parameter) for parameter in network.undecayed()}  # from weight decay
     groups: list[dict[str, Any]] = [
         {"params": [p for p in network.parameters() if id(p) not in spared]},
@@ -373,7 +370,6 @@ def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.op
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0
-        )
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, config.lr, config.momentum, 0, config.weight_decay, nesterov)
     return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay)

@@ -71,7 +71,7 @@ def test_any_configuration_runs_and_trains(options: dict[str, Any], dtype: torch
     losses["loss"].mean().backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in network.parameters())  # type: ignore[union-attr]
     out = network(x, torch.tensor([3, 4]), dtype)
-    assert out.shape == (2, config.outputs, config.resolution, config.resolution)
+    assert out.shape == (2, config.channels * (2 if config.learn_sigma else 1), config.resolution, config.resolution)
     assert out.dtype == torch.float32
 
 

@@ -47,8 +47,7 @@ class StyleGan1Config(ProgressiveConfig):
     psi_cutoff: int | None = Field(8, ge=0, description="truncation moves the first so many w only; None: all of them")
 
     @property
-    def num_ws(self) -> int:
-        """Number of w vectors the synthesis takes: two for every resolution."""
+    def num_ws(self) -> int:  # w vectors that the synthesis takes
         return 2 * len(self.resolutions)
 
 

@@ -51,13 +51,11 @@ class StyleGan2Config(NetworkConfig):
         if self.channel_base < self.resolution:
             raise ValueError(f"channel_base {self.channel_base} leaves no feature map at {self.resolution} pixels")
 
-    def width(self, resolution: int) -> int:
-        """Feature maps at a resolution."""
+    def width(self, resolution: int) -> int:  # feature maps
         return min(self.channel_base // resolution, self.channel_max)
 
     @property
-    def num_ws(self) -> int:
-        """Number of w vectors the synthesis takes."""
+    def num_ws(self) -> int:  # w vectors that the synthesis takes
         return 2 * len(self.resolutions)
 
 

@@ -98,8 +98,7 @@ class StyleGan3Config(NetworkConfig):
             raise ValueError("without critical layers the last layer must reach the full rate: add layers")
 
     @property
-    def num_ws(self) -> int:
-        """Number of w vectors the synthesis takes: the input, the layers, the image."""
+    def num_ws(self) -> int:  # w vectors that the synthesis takes: the input, the layers, the image
         return self.num_layers + 2
 
     @property

@@ -66,15 +66,9 @@ class DiffusionConfig(NetworkConfig):
                 raise ValueError(f"attention: {width} channels cannot be divided into the heads")
 
     @property
-    def widths(self) -> list[int]:
-        """Channels at resolution, resolution / 2, ..."""
+    def widths(self) -> list[int]:  # channels at resolution, resolution / 2, ...
         mult = _WIDTHS[self.resolution] if self.channel_mult is None else self.channel_mult
         return [int(m * self.model_channels) for m in mult]
-
-    @property
-    def outputs(self) -> int:
-        """Channels of the network's output: the noise, and the variance if it is learned."""
-        return self.channels * (2 if self.learn_sigma else 1)
 
     def process(self) -> GaussianProcess:
         """The forward process that belongs to this network."""
@@ -229,7 +223,8 @@ class UNet(nn.Module):
                 self.decoder.append(layers)
                 below = width
         self.norm = GroupNorm(widths[0])
-        self.out = zeroed(Conv(widths[0], config.outputs, 3, padding=1))
+        outputs = config.channels * (2 if config.learn_sigma else 1)  # the noise, and the variance if it is learned
+        self.out = zeroed(Conv(widths[0], outputs, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """t: 0 ... T - 1 (see `GaussianProcess.network_time`); dtype: of the activations."""

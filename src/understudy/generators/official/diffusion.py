@@ -45,11 +45,7 @@ _RULES: Rules = [
 
 
 def diffusion_config(arguments: Mapping[str, Any]) -> DiffusionConfig:
-    """Our configuration for the arguments of the official network and its process.
-
-    Raises:
-        UnderstudyError: an argument that is unknown or has a value that this package does not implement.
-    """
+    """Our configuration for the arguments of the official network and its process; errors as of `our_arguments`."""
     ours: dict[str, Any] = {**_DEFAULTS, **our_arguments(arguments, _ARGUMENTS)}
     if "image_size" not in arguments:
         raise UnderstudyError("the size of the images is not given", where="image_size")

@@ -1,4 +1,7 @@
-"""Official weights of the four GANs: their arguments and the names of their variables, and ours."""
+"""Official weights of the four GANs: their arguments and the names of their variables, and ours.
+
+`load_*` serve `weights.load_official_arrays`; errors are those of `rules.our_arguments` and `rules.fill`.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,6 @@ def _fill_tf(
 
 
 def load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan:
-    """Progressive GAN with official weights; see `load_official_arrays`."""
     generator, judge = parts(weights)
     if generator and not arguments.keys() & {"z_dim", "latent_size"}:
         dense = generator.get("4x4/Dense/weight")
@@ -105,12 +107,10 @@ def load_progan(arguments: Mapping[str, Any], weights: Arrays) -> progan.ProGan:
 
 
 def stylegan1_config(arguments: Mapping[str, Any]) -> stylegan1.StyleGan1Config:
-    """Our configuration for the arguments of the official networks; errors as of `our_arguments`."""
     return stylegan1.StyleGan1Config(**_tf_arguments(arguments, _STYLEGAN1_ARGUMENTS))
 
 
 def load_stylegan1(arguments: Mapping[str, Any], weights: Arrays) -> stylegan1.StyleGan1:
-    """StyleGAN 1 with official weights; see `load_official_arrays`."""
     generator, judge = parts(weights)
     # sizes of the mapping, as its arrays tell them; what is missing or misshapen is named when the network is filled
     dense = {k: v for k, v in generator.items() if re.fullmatch(r"(G_)?mapping/Dense\d+/weight", k)}
@@ -178,16 +178,12 @@ _STYLEGAN2_RULES: Rules = [
     (r"mapping\.w_avg", "mapping.w_avg"),
     (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
     (_BLOCK + "const", lambda m: f"synthesis.blocks.{_number(m[1])}.const"),
-    (
-        _BLOCK + r"(conv[01]|torgb)\.(weight|affine\.weight|affine\.bias)",
-        lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2].replace('torgb', 'to_image')}.conv.{m[3]}",
-    ),
-    (
-        _BLOCK + r"(conv[01])\.(bias|noise_strength|noise_const)",
-        lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2]}.{m[3]}",
-    ),
+    (_BLOCK + r"(conv[01]|torgb)\.(weight|affine\.weight|affine\.bias)",
+     lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2].replace('torgb', 'to_image')}.conv.{m[3]}"),
+    (_BLOCK + r"(conv[01])\.(bias|noise_strength|noise_const)",
+     lambda m: f"synthesis.blocks.{_number(m[1])}.{m[2]}.{m[3]}"),
     (_BLOCK + r"torgb\.bias", lambda m: f"synthesis.blocks.{_number(m[1])}.to_image.bias"),
-]
+]  # fmt: skip
 
 
 def _judge_rules(resolution: int) -> Rules:
@@ -204,7 +200,6 @@ def _judge_rules(resolution: int) -> Rules:
 
 
 def stylegan2_config(arguments: Mapping[str, Any]) -> stylegan2.StyleGan2Config:
-    """Our configuration for the arguments of the official network; errors as of `our_arguments`."""
     config = stylegan2.StyleGan2Config(**our_arguments(arguments, _STYLEGAN2_ARGUMENTS))
     if arguments.get("layer_features") not in (None, config.w_dim):
         problem = f"a mapping of width {arguments['layer_features']} to w of size {config.w_dim} is not supported"
@@ -213,7 +208,6 @@ def stylegan2_config(arguments: Mapping[str, Any]) -> stylegan2.StyleGan2Config:
 
 
 def load_stylegan2(arguments: Mapping[str, Any], weights: Arrays) -> stylegan2.StyleGan2:
-    """StyleGAN 2 with official weights; see `load_official_arrays`."""
     model = stylegan2.build(stylegan2_config(arguments))
     generator, judge = parts(weights)
     if any(re.match(r"synthesis\.b\d+\.skip\.", name) for name in generator):
@@ -229,7 +223,6 @@ _LAYER = r"synthesis\.L(\d+)_(\d+)_(\d+)\."
 
 
 def load_stylegan3(arguments: Mapping[str, Any], weights: Arrays) -> stylegan3.StyleGan3:
-    """StyleGAN 3 with official weights; see `load_official_arrays`."""
     generator, judge = parts(weights)
     # widths of the discriminator, from the shapes: configuration R widens the generator only
     kernels = {name: re.fullmatch(r"b(\d+)\.(?:conv0|conv)\.weight", name) for name in judge}

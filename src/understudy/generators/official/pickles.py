@@ -31,7 +31,6 @@ class Refusal(ValueError):
 
 
 def require(condition: object, otherwise: str) -> None:
-    """Raises Refusal(otherwise) where the condition does not hold."""
     if not condition:
         raise Refusal(otherwise)
 

@@ -28,8 +28,7 @@ def load_official_arrays(config: Mapping[str, Any], weights: Arrays) -> nn.Modul
 
     Args:
         config: arguments of the official network by their official names, and `kind` ("sg2").
-        weights: arrays by their official names, "G/..." for the generator and "D/..." for the discriminator (either
-            may be absent; names without a prefix are told apart by their form).
+        weights: arrays by their official names, "G/..." and "D/..." (either may be absent, or the prefixes).
 
     Raises:
         UnderstudyError: unknown kind, argument or variable, a value that the network here cannot have, a wrong shape,
