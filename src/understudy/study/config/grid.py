@@ -266,8 +266,8 @@ def _all(study: Grid) -> list[Setting]:
     found: list[Setting] = []
     for segmenter in study.segmenters:
         for augmentation in study.augmentation:
-            for training, name, *of in _sources(study):
-                found.append(Setting(training, name, segmenter, augmentation, *of))
+            for training, name, share, fraction in _sources(study):
+                found.append(Setting(training, name, segmenter, augmentation, share, fraction))
             for patients in study.fine_tune.patients if study.fine_tune is not None else ():
                 few = {"real_patients": patients}
                 found.append(Setting("real", "", segmenter, augmentation, **few))

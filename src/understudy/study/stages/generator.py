@@ -30,12 +30,13 @@ def generator_jobs(
     if isinstance(generator, FolderGenerator):  # its id follows from what is in the folder
         _, files = layout_of(generator.folder, generator)
         content = folder_mark(generator.folder, files)
-        read = {"name": name, "folder": generator.model_dump(mode="json", exclude={"folder", "samples"})}
-        read |= {"count": generator.samples, "content": content}
+        spec = generator.model_dump(mode="json", exclude={"folder", "samples"})
+        read = {"name": name, "folder": spec, "count": generator.samples, "content": content}
         local: dict[str, Any] = {"path": str(generator.folder), "files": len(files)}
         jobs.append(job_of("sample", f"read {name}", read, [("prepare", prepare)], **local))
         return jobs[-1].id
-    wanted = {"name": name, "count": samples or generator.samples, "seed": study.derived_seed("sample", name)}
+    seed = study.derived_seed("sample", name)
+    wanted: dict[str, Any] = {"name": name, "count": samples or generator.samples, "seed": seed}
     sampler = getattr(generator, "sampler", None)
     wanted |= {"psi": getattr(generator, "psi", 1.0), "sampler": sampler and sampler.model_dump(mode="json")}
     of = f" of {subset['patients']} patients" if subset else ""

@@ -1,7 +1,5 @@
 """The stages `quality` and `annotations`: a generator's slices and annotations beside those of held-out patients."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable

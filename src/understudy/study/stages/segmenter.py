@@ -41,7 +41,7 @@ def segmenter_jobs(
     dropped = study.evaluation.dropped_slices  # recorded with the model, for patients that it labels later
     network = job_of("segmenter", f"segmenter {title}", spec, inputs, training=local, dropped_slices=dropped)
     trained[setting.id, repeat] = network.id
-    scored = {"cell": cell, "dropped_slices": dropped, "regions": study.evaluation.regions}
+    scored: dict[str, Any] = {"cell": cell, "dropped_slices": dropped, "regions": study.evaluation.regions}
     scored["scopes"] = sorted(study.evaluation.scopes)
     evaluated = job_of("evaluate", f"evaluate {title}", scored, [("segmenter", network.id), ("prepare", prepare)])
     jobs += [network, evaluated]
