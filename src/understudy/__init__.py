@@ -24,12 +24,12 @@ if TYPE_CHECKING:
         StyleGAN3,
         Swin,
         UNet,
+        audit,
         evaluate,
         phantoms,
         read,
     )
     from understudy.errors import UnderstudyError
-    from understudy.memorization.perform import audit
     from understudy.slices import LabelClass, SliceSet
 
 __version__ = version("understudy-mri")
@@ -37,10 +37,9 @@ __version__ = version("understudy-mri")
 _HOMES = {
     "understudy.api": [
         "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-        "Swin", "UNet", "evaluate", "phantoms", "read",
+        "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
     ],
     "understudy.errors": ["UnderstudyError"],
-    "understudy.memorization.perform": ["audit"],
     "understudy.slices": ["LabelClass", "SliceSet"],
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -22,6 +22,8 @@ from understudy.slices import SliceSet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from understudy.memorization.perform import AuditResult
+
 Recipe = Literal["quick", "workstation", "paper"]
 POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing, as in the report
 
@@ -382,6 +384,28 @@ def evaluate(
     return Evaluation(value, (estimate.low, estimate.high), means, table)
 
 
+def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: Any) -> AuditResult:
+    """Are synthetic slices copies of training slices?
+
+    Args:
+        train: slices that the generator was trained on.
+        held_out: slices of patients that it never saw: how near new patients come by chance.
+        synthetic: the slices to be judged.
+        options: of `memorization.perform.audit`, e.g. `quantile=0.95`.
+
+    Returns:
+        `verdict`, `plot()`, and the numbers of every slice.
+
+    Raises:
+        UnderstudyError: sets that do not fit together, a patient on both sides, settings that cannot be used.
+    """
+    from understudy.memorization import perform
+
+    _check_sets(train=train, held_out=held_out, synthetic=synthetic)
+    with _settings():
+        return perform.audit(train, held_out, synthetic, **options)
+
+
 def read(folder: str | Path, out: str | Path, **spec: Any) -> SliceSet:
     """Reads a folder of images that anyone made (PNG, NumPy, NIfTI, WebDataset, ...) into a slice set at `out`.
 
@@ -446,5 +470,5 @@ def in_memory(slices: SliceSet) -> SliceSet:
 
 __all__ = [
     "Diffusion", "Evaluation", "Generator", "ProgressiveGAN", "Segmenter", "StyleGAN1", "StyleGAN2", "StyleGAN3",
-    "Swin", "UNet", "evaluate", "phantoms", "read",
+    "Swin", "UNet", "audit", "evaluate", "phantoms", "read",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from understudy import __version__
+from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, plain, sha256_json, write_json, write_text
 from understudy.memorization import comparison
 from understudy.memorization.comparison import Comparison
@@ -117,6 +118,8 @@ def audit(
         >>> found
         AuditResult(copies_found, 20 of 20 slices flagged)
     """
+    if config is not None and fields:
+        raise UnderstudyError(f"both a config and {', '.join(fields)}", fix="set the fields in the config")
     config = config or AuditConfig.model_validate(fields)
 
     def search(name: str, part: Part, among: Part) -> pd.DataFrame:
