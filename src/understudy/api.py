@@ -378,7 +378,8 @@ def evaluate(
             )
             rows += [row | {"setting": name, "repeat": 0, "subject": str(subject)} for row in scored]
     table = apply_policy(pd.DataFrame(rows))
-    means = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"].to_dict()
+    summary = summarise(table, ["dice"]).query("class_name == 'mean'").set_index("setting")["value"]
+    means = {str(name): float(value) for name, value in summary.items()}
     estimate = relative_dice(table, "synthetic", "real")
     value = estimate.value if means["real"] >= POOREST_BASELINE else float("nan")
     return Evaluation(value, (estimate.low, estimate.high), means, table)
