@@ -83,12 +83,13 @@ class Conv(nn.Module):
 
 
 # --- modulation (Karras et al. 2020, sec. 2.2) -----------------------------------------------------------------------
-# The style s scales the activations instead of the weights: conv(x * s, w) / ||w * s|| equals the convolution by the
-# modulated and demodulated weights, and is one plain convolution for the batch instead of one for each sample.
+# Eq. 1: w' = s w; eq. 3: w'' = w' / sqrt(sum of w'^2 over inputs and taps + 1e-8). Here the activations are scaled
+# instead of the weights, so that the batch is one plain convolution: conv(x, w'') = conv(s x, w) / sqrt(norms), with
+# `ops.fused.modulated` for the numerator and `squared_norms` for the norms.
 
 
 class ModulatedConv(nn.Module):
-    """The weights of a modulated convolution: its kernel, and the affine map from w to the style (eq. 1)."""
+    """The weights of a modulated convolution: its kernel, and the affine map from w to the style s."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class ModulatedConv(nn.Module):
 
 
 def squared_norms(weights: Sequence[Tensor], styles: Sequence[Tensor]) -> Tensor:
-    """||w * s||^2 + 1e-8 of eq. 3, for the weights [O, I, k, k] and styles [N, I] of all convolutions at once:
+    """Eq. 3's ||w s||^2 + 1e-8, for the weights [O, I, k, k] and styles [N, I] of all convolutions at once:
     [N, sum of O]; to the power of -1/2 they scale what comes out of each convolution."""
     taps = torch.cat([w.flatten(0, 1).flatten(1) for w in weights])  # [sum of O I, k k]
     energies = taps.square().sum(1).split([w.shape[0] * w.shape[1] for w in weights])

@@ -83,11 +83,12 @@ class StyledConv(nn.Module):
         self.up, self.clamp = up, config.conv_clamp
 
     def forward(self, x: Tensor, style: Tensor, scale: Tensor, noise: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and behind the convolution;
+        """style [N, I] and scale [N, O] (demodulation and gain): of the channels before and after the convolution;
         noise [N, 1, R, R] ~ N(0, 1), or None for the stored noise; dtype: of the factors of the products."""
-        x = modulated(x, self.conv.weight, style, self.up, dtype)  # eq. 1
+        x = modulated(x, self.conv.weight, style, self.up, dtype)  # conv(s x, w)
         noise = self.noise_const if noise is None else noise
-        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)  # eq. 3
+        # times the scale, which demodulates (eq. 3); then noise, bias, leaky ReLU
+        return noisy_activation(x, scale, noise, self.noise_strength, self.bias, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -136,9 +137,9 @@ class Synthesis(nn.Module):
         groups = [[c.conv.affine] for c in convs] + [[]]
         for i, block in enumerate(blocks):
             groups[2 * i + 1].append(block.to_image.conv.affine)
-        styles = affine_styles(groups, ws)  # eq. 1: [N, I] for every convolution, by w number
+        styles = affine_styles(groups, ws)  # s of eq. 1: [N, I] for every convolution, by w number
         weights = [c.conv.weight for c in convs]
-        norms = squared_norms(weights, [s[0] for s in styles[:-1]])  # [N, sum of O]
+        norms = squared_norms(weights, [s[0] for s in styles[:-1]])  # eq. 3: [N, sum of O]
         scales = (norms.rsqrt() * GAIN).split([len(w) for w in weights], dim=1)
         maps: list[Tensor | None] = list(noise) if noise is not None else [None] * len(convs)
         x = blocks[0].const.to(held_as(dtype, ws.device)).expand(len(ws), -1, -1, -1)
