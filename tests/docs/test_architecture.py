@@ -10,7 +10,8 @@ HOOK = Path(__file__).parents[2] / "docs" / "hooks" / "architecture.py"
 
 def test_the_picture_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("architecture", HOOK)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.drawing() == module.PICTURE.read_text(encoding="utf-8"), f"run python {HOOK}"

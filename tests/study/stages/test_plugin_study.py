@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from plugged import declare_plugin
 
+from plugged import declare_plugin
 from understudy.errors import UnderstudyError
 from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json
@@ -149,5 +149,5 @@ def test_recipe_ensemble_and_snapshots_are_planned_as_for_built_in_generators(
     assert jobs[2].spec["snapshot_kimg"] == 2.5
     assert Study.model_validate(kept.as_data()).hash == kept.hash
     for wrong in ("{plugin: principal, snapshots: [5]}", "{plugin: kept, recipe: slow}"):
-        with pytest.raises(UnderstudyError, match="generators.mine"):
+        with pytest.raises(UnderstudyError, match=r"generators\.mine"):
             load_study(written(tmp_path, wrong))
