@@ -51,9 +51,9 @@ def run_study(
 ) -> RunResult:
     """Runs all jobs that are not done; goes on with the others when one fails.
 
-    A job that ran out of memory is tried again, with nothing beside it and less at once; one whose process was lost or
-    whose time was up continues once from its checkpoint; a full disk ends the run; a training that has diverged is not
-    tried again, now or in the next run, as its seed would lead it there again. The report then shows what is there.
+    A job that ran out of memory is tried again alone, with smaller batches; one whose process was lost or whose time was
+    up continues once from its checkpoint; a full disk ends the run; a training that diverged is not tried again, now or
+    in the next run, as the same seed would diverge again. The report then shows what is there.
 
     Args:
         study: what to run, or its plan.
@@ -61,10 +61,10 @@ def run_study(
         device: "auto", "cpu", "cuda", ...
         progress: show what is going on, on stderr.
         until: the last stage to run.
-        devices: that a generator's training is spread over.
+        devices: number of devices of each generator's training.
         workers: jobs at once, each in a process of its own; 1: in this process (but for `minutes`); None: by GPUs,
             cores and jobs.
-        minutes: that a job may take; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
+        minutes: time limit of a job; then it is stopped, or killed if it hangs, and continued from its checkpoint once.
         stages: stage name -> function, in place of the usual ones.
 
     Raises:
@@ -73,7 +73,7 @@ def run_study(
     """
     if devices > 1:
         usable_devices(device, devices)
-    partly, stages = stages is None, stages or stage_functions()
+    partial_report, stages = stages is None, stages or stage_functions()
     plan = study if isinstance(study, Plan) else estimated(make_plan(study), device)
     wanted = plan.until(until)
     with claimed(out, plan) as folder:
@@ -84,14 +84,14 @@ def run_study(
         if count > 1 or gpus or minutes is not None:  # a limit needs a process that can be killed
             Pool(jobs, plan.by_id, stages, result, log, device, count, gpus, minutes, devices).run()
             jobs = []
-        lost: set[str] = set()  # ids of jobs that failed or need one that did
+        failed_or_blocked: set[str] = set()  # ids of jobs
         disk_full = False
         for number, job in enumerate(jobs, start=1):
             if read_done(job_folder(folder, job)) is not None:
                 result.reused.append(job)
                 continue
-            if disk_full or any(before in lost for _, before in job.inputs):
-                lost.add(job.id)
+            if disk_full or any(before in failed_or_blocked for _, before in job.inputs):
+                failed_or_blocked.add(job.id)
                 result.blocked.append(job)
                 continue
             log.announce(number, job)
@@ -109,12 +109,12 @@ def run_study(
                 if attempt <= RETRIES.get(kind, 0):
                     log.warn(f"{job.name}: {message.splitlines()[0]}; {RETRY_WORDS[kind]}")
                     continue
-                lost.add(job.id)
+                failed_or_blocked.add(job.id)
                 log.failed(job, kind, message)
                 result.failed.append((job, message))
                 disk_full = kind == "disk"
                 break
-        conclude(wanted, result, until, partly=partly)
+        conclude(wanted, result, until, partly=partial_report)
         return result
 
 
