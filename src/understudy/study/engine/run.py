@@ -52,8 +52,8 @@ def run_study(
     """Runs all jobs that are not done; goes on with the others when one fails.
 
     A job that ran out of memory is tried again alone, with smaller batches; one whose process was lost or whose time
-    was up continues once from its checkpoint; a full disk ends the run; a training that diverged is not tried again, now
-    or in the next run, as the same seed would diverge again. The report then shows what is there.
+    was up continues once from its checkpoint; a full disk ends the run; a training that diverged is not tried again,
+    now or in the next run, as the same seed would diverge again. The report then shows what is there.
 
     Args:
         study: what to run, or its plan.
