@@ -87,8 +87,8 @@ def histograms(numbers: dict[str, Any], figure: Figure) -> NDArray[Any]:
             ax.set_yticks([])
             ax.set_ylim(0, 1.3 * max(counts) / total or 1)  # the label is above the bars
         axes[0, v].set_title(VIEWS[view].title.capitalize(), loc="left", fontsize=10, weight="bold")
-        part = f"{100 * numbers['rule']['quantile']:g} %"
-        axes[-1, v].set_xlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)")
+    part = f"{100 * numbers['rule']['quantile']:g} %"
+    figure.supxlabel(f"highest correlation with a training slice (dashed: {part} of held-out slices)", fontsize=10)
     return axes
 
 
