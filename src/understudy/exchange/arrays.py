@@ -89,7 +89,7 @@ class ArrayFile:
 def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
     """Why NumPy or zipfile cannot read a file, in words."""
     text, start = first_line(error), read_bytes(path, 8)
-    what, fix = f"the array cannot be read ({text})", "save it again by numpy.save or numpy.savez, or replace it by an intact copy"
+    what, fix = f"the array cannot be read ({text})", "save it again (numpy.save), or replace it by an intact copy"
     if not start.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # .npy, .npz, pickle
         what = f"this is not a NumPy file: it begins with {start!r}" if start else "the file is empty"
     elif "pickle" in text or "Python objects" in text:
