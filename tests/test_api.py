@@ -102,3 +102,25 @@ def test_an_opened_generator_trains_the_same_network(tmp_path: Path) -> None:
     us.Generator.open(tmp_path / "a").fit(real, kimg=0.01, out=tmp_path / "b", batch=8)
     weights = [(tmp_path / name / "generator.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
+
+
+def test_channels_and_classes_are_matched_by_name() -> None:
+    rng = np.random.default_rng(1)
+    one = blobs()
+    other = rng.integers(0, 60, one.images.shape, dtype=np.uint8)  # a second channel without the lesion
+    patients = one.index["subject"].to_numpy()
+    halves = one.labels * (1 + (np.arange(R) >= R // 2))  # two classes: left and right
+
+    def made(channels: list[str], values: dict[int, str], labels: np.ndarray) -> us.SliceSet:
+        images = {"FLAIR": one.images, "T1w": other}
+        joined = np.concatenate([images[c] for c in channels], axis=1)
+        return us.SliceSet.from_arrays(joined, labels, patients=patients, channels=channels, classes=values)
+
+    real = made(["FLAIR", "T1w"], {1: "left", 2: "right"}, halves)
+    swapped = made(["T1w", "FLAIR"], {1: "right", 2: "left"}, np.array([0, 2, 1])[halves])
+    unet = us.UNet(**UNET).fit(synthetic=swapped)
+    table = np.array([0, 2, 1], np.uint8)
+    np.testing.assert_array_equal(unet.predict(real), table[unet.predict(swapped)])
+    result = us.evaluate(real=real, synthetic=swapped, segmenter=us.UNet(**UNET))
+    assert result.dice["synthetic"] > 0.3
+    assert not [c for c in result.rows if c.startswith("hd")]

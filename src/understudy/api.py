@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from understudy.memorization.perform import AuditResult
 
 Recipe = Literal["quick", "workstation", "paper"]
-POOREST_BASELINE = 0.3  # mean Dice of real slices below which a share of it says nothing, as in the report
 
 
 @contextmanager
@@ -265,16 +264,24 @@ class Segmenter:
         self._network = train(real, synthetic, model, config, val, self.device, progress)
         return self
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Labels uint8 [N, H, W] (class indices) of images uint8 [N, C, H, W].
+    def predict(self, images: SliceSet | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels uint8 [N, H, W], class indices of the training set.
+
+        Args:
+            images: a set, whose channels and classes are matched by name and whose class indices the labels then have;
+                or uint8 [N, C, H, W] with the channels of the training set in their order.
 
         Raises:
-            UnderstudyError: not trained; other channels, resolution or type.
+            UnderstudyError: not trained; other channels, classes, resolution or type.
         """
+        from understudy.segmenters.mixing import class_table
         from understudy.segmenters.predict import predict
 
         if self._network is None:
             raise UnderstudyError("the segmenter has not been trained", fix="call fit first")
+        if isinstance(images, SliceSet):
+            classes = class_table(self._network.classes, [c.name for c in images.classes], "the set")
+            return classes[predict(self._network, images.images, images.channels)]
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             found = getattr(images, "dtype", type(images).__name__)
             raise UnderstudyError(f"images are {found}, not an array of uint8", fix="give slices.images")
@@ -315,7 +322,7 @@ class Evaluation:
         means = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
         answer = f"relative Dice {percent(self.relative_dice)}, 95 % interval {percent(low)} to {percent(high)}"
         if np.isnan(self.relative_dice):
-            answer = f"not answered: real slices reach a Dice below {POOREST_BASELINE}, train the segmenter for longer"
+            answer = "not answered: real slices teach the network too little, train it for longer"
         return f"Evaluation({answer}; Dice: {means})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -358,6 +365,7 @@ def evaluate(
     from understudy.metrics.overlap import apply_policy
     from understudy.metrics.scores import score_volume
     from understudy.metrics.statistics import relative_dice, summarise
+    from understudy.report.answer import POOREST_BASELINE
 
     _check_sets(real=real, synthetic=synthetic)
     segmenter = UNet() if segmenter is None else segmenter
@@ -366,15 +374,14 @@ def evaluate(
     train, val, test = real.last_split
     if not len(test):
         raise UnderstudyError("there are no slices of test patients", where=real.path, fix="check the column `split`")
-    spacing = tuple(real.spacing[i] for i in (2, 0, 1)) if real.spacing else (1.0, 1.0, 1.0)
     sets = {"real": (train, None), "synthetic": (None, synthetic), "both": (train, synthetic)}
     rows: list[dict[str, Any]] = []
     for name in ("real", "synthetic", "both")[: 3 if both else 2]:
         network = copy.copy(segmenter).fit(*sets[name], val=val if len(val) else None, seed=seed, progress=progress)
         for subject, places in test.index.groupby("subject", sort=True).indices.items():
-            images, labels = test.read(np.asarray(places))
+            patient = test.subset(np.asarray(places))
             scored = score_volume(
-                pred=network.predict(images), target=labels, class_names=real.class_names, spacing=spacing
+                pred=network.predict(patient), target=patient.labels, class_names=real.class_names, spacing=(1, 1, 1)
             )
             rows += [row | {"setting": name, "repeat": 0, "subject": str(subject)} for row in scored]
     table = apply_policy(pd.DataFrame(rows))
@@ -382,7 +389,10 @@ def evaluate(
     means = {str(name): float(value) for name, value in summary.items()}
     estimate = relative_dice(table, "synthetic", "real")
     value = estimate.value if means["real"] >= POOREST_BASELINE else float("nan")
-    return Evaluation(value, (estimate.low, estimate.high), means, table)
+    shown = [
+        c for c in table if not str(c).startswith(("hd", "diagonal"))
+    ]  # no distances: slices may be any, in any order
+    return Evaluation(value, (estimate.low, estimate.high), means, table[shown])
 
 
 def audit(train: SliceSet, held_out: SliceSet, synthetic: SliceSet, **options: Any) -> AuditResult:
