@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn  # noqa: F401  (loaded here: the other user of a test below may not read the environment)
 from served_study import made_study
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
