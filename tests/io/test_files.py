@@ -11,6 +11,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from understudy.errors import UnderstudyError
@@ -18,6 +19,7 @@ from understudy.io.files import (
     atomic_path,
     explain_os_error,
     make_folder,
+    plain,
     read_json,
     reading,
     sha256_json,
@@ -168,3 +170,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_hash_of_equal_values_is_equal() -> None:
     assert sha256_json({"a": 1, "b": [1, 2]}) == sha256_json({"b": [1, 2], "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": 2})
+
+
+def test_plain_values_are_json() -> None:
+    value = {"a": np.float32("nan"), "b": [np.int64(3), np.bool_(True)], 1: float("inf"), "c": (None, Path("x"))}
+    assert plain(value) == {"a": None, "b": [3, True], "1": None, "c": [None, "x"]}

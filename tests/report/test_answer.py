@@ -10,7 +10,7 @@ import pytest
 
 from understudy.metrics.overlap import apply_policy
 from understudy.report.answer import Answer, make_answer
-from understudy.report.data import ReportData, count, number, percent, plain
+from understudy.report.data import ReportData, count, number, percent
 
 
 def rows(setting: str, training: str, dice: list[float], **more: Any) -> list[dict[str, Any]]:
@@ -181,5 +181,3 @@ def test_words_for_numbers() -> None:
     assert (number(float("nan")), number(0.71349), number(float("inf"))) == ("–", "0.713", "∞")
     assert (percent(0.875), percent(None), percent(0.0333, 1)) == ("88\u00a0%", "–", "3.3\u00a0%")
     assert (count(1, "patient"), count(1054, "slice")) == ("1 patient", "1,054 slices")
-    value = {"a": np.float32("nan"), "b": [np.int64(3), np.bool_(True)], 1: float("inf"), "c": None}
-    assert plain(value) == {"a": None, "b": [3, True], "1": None, "c": None}

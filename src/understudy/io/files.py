@@ -122,12 +122,18 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: lists for tuples, None for NaN and infinities."""
+    """The value as JSON has it: lists for tuples and sets, records for a table, None for NaN and infinities."""
+    if hasattr(value, "to_dict"):  # a DataFrame
+        value = value.to_dict(orient="records")
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
         return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()  # a NumPy scalar
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 class Record(dict[str, Any]):

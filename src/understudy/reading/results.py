@@ -12,8 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy import names
-from understudy.io.files import write_json, write_text
-from understudy.report.data import plain
+from understudy.io.files import plain, write_json, write_text
 from understudy.report.tables.base import Table
 from understudy.report.tables.latex import latex
 

@@ -328,18 +328,3 @@ def count(value: int, one: str, many: str = "") -> str:
 def listed(words: Sequence[str]) -> str:
     """E.g. "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def plain(value: Any) -> Any:
-    """JSON values only: NaN and infinities become None, numpy scalars and paths become plain ones."""
-    if isinstance(value, pd.DataFrame):
-        value = value.to_dict(orient="records")
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(v) for v in value]
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)

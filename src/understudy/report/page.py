@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from understudy import __version__
-from understudy.io.files import write_text
+from understudy.io.files import plain, write_text
 from understudy.report.content import make_content
-from understudy.report.data import ReportData, plain
+from understudy.report.data import ReportData
 from understudy.report.folder import write_files
 from understudy.report.render import render
 from understudy.report.sections import (

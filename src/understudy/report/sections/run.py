@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from understudy.io.files import plain
 from understudy.names import duration
 from understudy.report.content import Content
-from understudy.report.data import ReportData, count, plain
+from understudy.report.data import ReportData, count
 from understudy.report.plots.style import Panel, legend_below, one_plot, panel_of
 from understudy.report.sections.base import Block, Details, Figure, Heading, Html, Section, Text
 from understudy.report.tables.base import Table
