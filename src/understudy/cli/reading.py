@@ -170,9 +170,9 @@ def analyse_command(
     as_json: bool = JsonOption,
 ) -> None:
     """Table 6, d', AUC, equivalence and agreement, with intervals."""
+    from understudy.io.files import plain
     from understudy.reading.analyse import analyse, of_counts
     from understudy.reading.results import sentences, table6, write_result
-    from understudy.report.data import plain
 
     if paper == (study is not None):
         raise UnderstudyError("give the folder of a study, or --paper", fix="see `understudy reading analyse --help`")

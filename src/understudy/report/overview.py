@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from understudy.errors import UnderstudyError
-from understudy.io.files import atomic_path, read_json, write_text
+from understudy.io.files import atomic_path, plain, read_json, write_text
 from understudy.names import display_name
-from understudy.report.data import bounded, plain
+from understudy.report.data import bounded
 from understudy.report.folder import html
 from understudy.report.render import render
 from understudy.report.sections.run import STAGES, in_hours
