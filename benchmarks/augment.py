@@ -24,7 +24,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from understudy.segmenters import augment_apply
+from understudy.segmenters import augment
 from understudy.segmenters.augment import AugmentConfig, draw
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -63,7 +63,7 @@ def ours(config: AugmentConfig, batch: Batch) -> Callable[[int], object]:
 
     def run(number: int) -> None:
         n = len(images)
-        augment_apply.apply(draw(config, 0, range(number * n, (number + 1) * n)), images, labels)
+        augment.apply(draw(config, 0, range(number * n, (number + 1) * n)), images, labels)
         if images.is_cuda:
             torch.cuda.synchronize()
 
@@ -127,7 +127,7 @@ def batchgenerators_chain(batch: Batch) -> Callable[[int], object]:
 @contextmanager
 def timed(spent: dict[str, float]) -> Iterator[None]:
     """Adds up the processor time of each step of `apply` while it runs."""
-    plain = {name: getattr(augment_apply, name) for name in STEPS}
+    plain = {name: getattr(augment, name) for name in STEPS}
 
     def clocked(name: str) -> Callable[..., object]:
         def run(*arguments: object) -> object:
@@ -139,12 +139,12 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
         return run
 
     for name in STEPS:
-        setattr(augment_apply, name, clocked(name))
+        setattr(augment, name, clocked(name))
     try:
         yield
     finally:
         for name in STEPS:
-            setattr(augment_apply, name, plain[name])
+            setattr(augment, name, plain[name])
 
 
 def shares(which: str, batch: Batch, rounds: int) -> list[tuple[str, float]]:

@@ -30,8 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from understudy.segmenters.augment import AugmentConfig, draw
-from understudy.segmenters.augment_apply import apply
+from understudy.segmenters.augment import AugmentConfig, apply, draw
 from understudy.segmenters.config import SegmenterTrainingConfig
 from understudy.segmenters.losses import segmentation_loss
 from understudy.segmenters.train import optimiser_for

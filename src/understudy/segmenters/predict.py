@@ -18,8 +18,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import read_json
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import in_parts
-from understudy.segmenters.augment import Input
-from understudy.segmenters.augment_apply import fed
+from understudy.segmenters.augment import Input, fed
 from understudy.segmenters.config import build_model, model_config
 from understudy.segmenters.mixing import channel_order, class_table
 from understudy.volumes import TestVolume

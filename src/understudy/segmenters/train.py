@@ -28,8 +28,7 @@ from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
 from understudy.runtime.progress import track
-from understudy.segmenters.augment import draw
-from understudy.segmenters.augment_apply import apply
+from understudy.segmenters.augment import apply, draw
 from understudy.segmenters.config import (
     ModelConfig,
     Network,

@@ -45,7 +45,7 @@ class EncoderExtractor:
     @torch.inference_mode()
     def features(self, images: NDArray[np.uint8], batch: int = 64) -> Features:
         """Vectors float32 [n, dimension] of images uint8 [n, C, R, R], channels in the network's order."""
-        from understudy.segmenters.augment_apply import fed
+        from understudy.segmenters.augment import fed
 
         model, out = self._segmenter, np.empty((len(images), self.dimension), np.float32)
         if images.shape[1:] != (len(model.channels), model.resolution, model.resolution):
