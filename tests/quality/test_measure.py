@@ -13,12 +13,12 @@ import pytest
 from made_slices import Pooled, slice_set
 
 from understudy.errors import UnderstudyError
-from understudy.quality import measure as measuring
+from understudy.quality import metrics
 from understudy.quality.config import QualityConfig
 from understudy.quality.distances import between_features
-from understudy.quality.extractors import Features
 from understudy.quality.features import FeatureCache
-from understudy.quality.measure import METRICS, Metric, Row, Setup, Values, make_parts, measure, write_results
+from understudy.quality.measure import Row, compare, make_parts, measure, write_results
+from understudy.quality.metrics import METRICS, Input, Label, Metric, Setup, Values, label_of
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
 PEOPLE = ("a", "b", "c", "d", "e", "f")
@@ -201,12 +201,45 @@ def test_constant_slices(real: SliceSet, synthetic: SliceSet, tmp_path: Path) ->
 def test_a_metric_is_a_function_and_a_line(
     real: SliceSet, synthetic: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gap(synthetic: Features, real: Features, setup: Setup) -> Values:
+    def gap(synthetic: Input, real: Input, setup: Setup) -> Values:
         return {"mean_gap": (float(abs(synthetic.mean() - real.mean())), math.nan)}
 
-    monkeypatch.setattr(measuring, "METRICS", (*METRICS, Metric({"mean_gap": "Gap of means"}, gap)))
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS, Metric({"mean_gap": Label("Gap of means")}, gap)))
     rows = measure(make_parts(synthetic, real), Pooled(), FeatureCache(tmp_path), config())
     assert [r.metric for r in rows if r.channel == "T1w"][-1] == "mean_gap"
     found = by_metric(rows, "mean")["mean_gap"]
     assert found.value > 3 * found.floor > 0
     assert np.isfinite(found.floor_sd)
+
+
+def test_a_metric_may_ask_for_images(
+    real: SliceSet, synthetic: SliceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharpness: measured once, not for every extractor, with its floor; the images are uint8 [n, H, W]."""
+
+    def sharpness(images: Input) -> float:
+        return float(np.mean([np.gradient(images.astype(float), axis=(1, 2))[0].std()]))
+
+    def sharper(synthetic: Input, real: Input, setup: Setup) -> Values:
+        assert synthetic.dtype == real.dtype == np.uint8
+        assert real.shape[1:] == (8, 8)
+        return {"sharpness": (sharpness(synthetic) - sharpness(real), math.nan)}
+
+    more = Metric({"sharpness": Label("Sharpness")}, sharper, of="images")
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS, more))
+    parts, cache = make_parts(synthetic, real), FeatureCache(tmp_path)
+    rows = compare(parts, [Pooled(), Pooled()], cache, config())
+    assert [(r.channel, r.extractor) for r in rows if r.metric == "sharpness"] == [
+        ("T1w", "images"), ("FLAIR", "images"), ("mean", "images"),
+    ]  # fmt: skip
+    found = by_metric(rows, "FLAIR")["sharpness"]
+    one, other = real.read(real.rows(split="train"))[0][:, 1], synthetic.read(slice(None))[0][:, 0]
+    assert found.value == sharpness(other) - sharpness(one)
+    assert np.isfinite(found.floor)
+    assert found.note == ""
+    write_results(tmp_path, rows, parts, config())
+
+
+def test_numbers_have_names_for_people() -> None:
+    assert (label_of("coverage").name, label_of("coverage").better) == ("Coverage", True)
+    assert (label_of("one_more").name, label_of("one_more").better) == ("one more", None)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_slices import Pooled, images, slice_set
+from made_slices import images, slice_set
 from scipy import stats
 
 from understudy.errors import UnderstudyError
 from understudy.quality.config import QualityConfig
 from understudy.quality.extractors import Extractor
 from understudy.quality.features import FeatureCache, fitted
-from understudy.quality.measure import Parts, make_parts, measure, suited, unmeasured, with_tumour
+from understudy.quality.measure import Parts, make_parts, measure
 from understudy.quality.radiomics import DIRECTIONS, LEVELS, NAMES, RadiomicExtractor, TumourRadiomics, radiomics
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
@@ -147,21 +147,20 @@ def fitted_to(extractor: RadiomicExtractor, parts: Parts) -> RadiomicExtractor:
 def test_as_an_extractor_for_brain_and_tumour(tmp_path: Path) -> None:
     real = set_with_lesions(tmp_path / "real", 300, 0, split=True)
     parts = make_parts(set_with_lesions(tmp_path / "fake", 200, 1, split=False), real)
-    brain = fitted_to(RadiomicExtractor(), parts)
-    assert isinstance(brain, Extractor)
-    rows = measure(parts, brain, FeatureCache(tmp_path / "kept"), QualityConfig())
+    assert isinstance(RadiomicExtractor(), Extractor)
+    rows = measure(parts, RadiomicExtractor(), FeatureCache(tmp_path / "kept"), QualityConfig())
     frechet = {r.channel: r for r in rows if r.metric == "frechet_distance"}
     assert set(frechet) == {"T1w", "FLAIR", "mean"}
+    assert frechet["mean"].rule["scale"] == "standardised by real slices"
     assert frechet["mean"].value > 0
     assert frechet["mean"].floor > 0
-    few = with_tumour(parts)
-    assert len(few.real.rows) == 30 * 4  # slices 0, 2, 4, 6 of every ten
-    tumour = fitted_to(TumourRadiomics(), few)
-    found = measure(few, tumour, FeatureCache(tmp_path / "kept"), QualityConfig(too_few="leave_out"))
+    found = measure(parts, TumourRadiomics(), FeatureCache(tmp_path / "kept"), QualityConfig(too_few="leave_out"))
+    assert found[0].n_real == 30 * 4  # slices 0, 2, 4, 6 of every ten
     assert found[0].n_synthetic == 100
     assert np.isfinite(found[0].value)
-    labels = real.read(few.real.rows)[1]
-    area = TumourRadiomics().labelled_features(real.read(few.real.rows)[0][:, 0], labels)[:, 0]
+    rows_with = np.flatnonzero(np.arange(300) % 2 == 0)
+    labels = real.read(rows_with)[1]
+    area = TumourRadiomics().labelled_features(real.read(rows_with)[0][:, 0], labels)[:, 0]
     assert area == pytest.approx((labels > 0).mean((1, 2)))
 
 
@@ -182,23 +181,15 @@ def test_standardised_features_have_mean_0_and_variance_1(tmp_path: Path) -> Non
     assert again.features(pictures[:5, 0].copy()) == pytest.approx(made.features(pictures[:5, 0].copy()), abs=1e-3)
 
 
-def test_what_is_suited(tmp_path: Path) -> None:
-    parts = make_parts(
-        slice_set(tmp_path / "f", 20, 1, edge=16), set_with_lesions(tmp_path / "real", 60, 0, split=True)
-    )
-    brain, own = suited(RadiomicExtractor(), parts)
-    assert brain.rule["scale"] == "standardised by real slices"
-    assert own is parts
-    pooled = Pooled()
-    assert suited(pooled, parts) == (pooled, parts)
-    tumour, nothing = suited(TumourRadiomics(), parts)
-    assert nothing is None
-    assert np.isnan(unmeasured(parts, tumour, "why").value)
+def test_without_a_tumour_one_row_says_so(tmp_path: Path) -> None:
+    real = set_with_lesions(tmp_path / "real", 60, 0, split=True)
+    parts = make_parts(slice_set(tmp_path / "f", 20, 1, edge=16), real)
+    (row,) = measure(parts, TumourRadiomics(), FeatureCache(tmp_path / "kept"), QualityConfig())
+    assert np.isnan(row.value)
+    assert (row.extractor, row.channel, row.n_real) == ("radiomics_tumour", "mean", 42)
+    assert "no slice" in row.note
 
 
-def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UnderstudyError, match="need its annotation"):
+def test_features_of_the_tumour_need_its_annotation() -> None:
+    with pytest.raises(UnderstudyError, match="annotation"):
         TumourRadiomics().features(np.zeros((1, 8, 8), np.uint8))
-    real = slice_set(tmp_path / "real", 20, 0, patients=("a", "b"), splits=("train", "train"))
-    with pytest.raises(UnderstudyError, match="16 annotated pixels"):
-        with_tumour(make_parts(slice_set(tmp_path / "fake", 20, 1), real))

@@ -23,7 +23,6 @@ from understudy.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from understudy.quality.annotation import Annotations
-    from understudy.quality.measure import Row
 
 
 @app.command()
@@ -60,7 +59,8 @@ def quality(
     from understudy.io.files import make_folder
     from understudy.quality.config import QualityConfig
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import LABELS, make_parts, measure, suited, unmeasured, write_results
+    from understudy.quality.measure import compare, make_parts, write_results
+    from understudy.quality.metrics import label_of
     from understudy.study.stages.quality_extractors import make_extractor
 
     if resize not in ("antialiased_bicubic", "tf1"):
@@ -72,22 +72,17 @@ def quality(
         parts = make_parts(second, first, others, list(reading.spec.named) or None)
     make_folder(out)
     config = QualityConfig.model_validate({"neighbours": neighbours, "extrapolate": extrapolate, "seed": seed})
-    rows: list[Row] = []
-    for name, file, digest in _files(extractor or ["random"], weights or [], weights_sha256 or []):
-        made = make_extractor(name, file, digest, segmenter, resize, device)  # type: ignore[arg-type]
-        made, own = suited(made, parts)
-        if own is None:
-            rows.append(unmeasured(parts, made, "not computed: no slice of a set has a tumour"))
-        else:
-            with as_given(*sets):
-                rows += measure(own, made, FeatureCache(out / "private" / "features"), config, not quiet)
+    files = _files(extractor or ["random"], weights or [], weights_sha256 or [])
+    made = (make_extractor(n, file, digest, segmenter, resize, device) for n, file, digest in files)  # type: ignore[arg-type]
+    with as_given(*sets):
+        rows = compare(parts, made, FeatureCache(out / "private" / "features"), config, not quiet)
     write_results(out, rows, parts, config)
     if as_json:
         print((out / "quality.json").read_text(encoding="utf-8"), end="")
         return
     header = ["Extractor", "Channel", "Metric", "Synthetic", "At the floor's n", "Floor: held-out", "±", "Note"]
     body = [
-        [r.extractor, r.channel, LABELS.get(r.metric, r.metric),
+        [r.extractor, r.channel, label_of(r.metric).name,
          *dashed([f"{r.value:.4g}", f"{r.matched:.4g}", f"{r.floor:.4g}", f"{r.floor_sd:.2g}"]), r.note]
         for r in rows
     ]  # fmt: skip

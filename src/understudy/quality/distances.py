@@ -5,8 +5,7 @@ inception score. All in float64. Arguments: (synthetic, real), features [n, d].
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,46 +21,26 @@ BLOCK = 4096  # rows that are turned into float64 at a time
 _SAME = 1e-12  # squared distances below this share of the squared lengths are rounding: the same vector
 
 
-@dataclass
-class Moments:
-    """Count, mean [d] and scatter [d, d] of features: added block by block, merged in any grouping.
+def moments(features: AnyFloats) -> tuple[Floats, Floats]:
+    """Mean [d] and unbiased covariance [d, d] of vectors [n, d], which may be a file mapped into memory.
 
-    The scatter is the sum of outer products of deviations from the mean (Chan et al. 1979): features far from zero lose
-    no digits.
+    Raises:
+        UnderstudyError: fewer than two vectors.
     """
-
-    count: int
-    mean: Floats
-    scatter: Floats
-
-    @classmethod
-    def of(cls, features: AnyFloats) -> Moments:
-        """Of vectors [n, d], which may be a file mapped into memory."""
-        d = features.shape[1]
-        found = cls(0, np.zeros(d), np.zeros((d, d)))
-        for start in range(0, len(features), BLOCK):
-            block = np.asarray(features[start : start + BLOCK], np.float64)
-            mean = block.mean(axis=0)
-            block = block - mean
-            found.merge(Moments(len(block), mean, block.T @ block))
-        return found
-
-    def merge(self, other: Moments) -> None:
-        """Adds the vectors that another collection has seen."""
-        total = self.count + other.count
-        if not total:
-            return
-        step = other.mean - self.mean
-        self.mean = self.mean + step * (other.count / total)
-        self.scatter += other.scatter + np.outer(step, step) * (self.count * other.count / total)
-        self.count = total
-
-    @property
-    def covariance(self) -> Floats:
-        """Unbiased (n - 1), [d, d]; raises `UnderstudyError` for fewer than two vectors."""
-        if self.count < 2:
-            raise UnderstudyError(f"a covariance needs two slices, not {self.count}", fix="give more slices")
-        return self.scatter / (self.count - 1)
+    if len(features) < 2:
+        raise UnderstudyError(f"a covariance needs two slices, not {len(features)}", fix="give more slices")
+    d, count = features.shape[1], 0
+    mean, scatter = np.zeros(d), np.zeros((d, d))
+    for start in range(0, len(features), BLOCK):
+        block = np.asarray(features[start : start + BLOCK], np.float64)
+        own, total = block.mean(axis=0), count + len(block)
+        block = block - own
+        # sums of outer products of deviations (Chan et al. 1979): features far from zero lose no digits
+        step = own - mean
+        mean = mean + step * (len(block) / total)
+        scatter += block.T @ block + np.outer(step, step) * (count * len(block) / total)
+        count = total
+    return mean, scatter / (count - 1)
 
 
 def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -> float:
@@ -86,11 +65,8 @@ def between_features(synthetic: AnyFloats, real: AnyFloats) -> float:
 
     Fewer slices than dimensions bias it upwards by a third and more; with fewer than two it raises `UnderstudyError`.
     """
-    if min(len(synthetic), len(real)) < 2:
-        raise UnderstudyError("a Frechet distance needs two slices on each side", fix="give more slices")
-    if max(len(synthetic), len(real)) >= real.shape[1]:
-        a, b = Moments.of(real), Moments.of(synthetic)
-        return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    if max(len(synthetic), len(real)) >= real.shape[1] or min(len(synthetic), len(real)) < 2:
+        return frechet_distance(*moments(real), *moments(synthetic))
     # tr (S1 S2)^(1/2) is the sum of the singular values of the n x m matrix of products of centred features
     x, y = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
     step = x.mean(axis=0) - y.mean(axis=0)
@@ -100,20 +76,12 @@ def between_features(synthetic: AnyFloats, real: AnyFloats) -> float:
     return float(max(0.0, step @ step + (x * x).sum() + (y * y).sum() - 2 * root))
 
 
-class Extrapolated(NamedTuple):
-    """The distance at infinitely many slices: intercept of the regression on 1/n, its standard error, the points."""
+def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator) -> tuple[float, float]:
+    """The Frechet distance at infinitely many slices, and its standard error (Chong & Forsyth 2020).
 
-    value: float
-    error: float
-    sizes: tuple[int, ...]
-    distances: tuple[float, ...]
-
-
-def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator) -> Extrapolated:
-    """Regresses the Frechet distance of random subsets of n slices of each side on 1/n (Chong & Forsyth 2020).
-
-    The standard error is that of the regression. Subsets share slices, so it is somewhat too small; and below the
-    dimension the bias is not quite linear in 1/n. Raises `UnderstudyError` for fewer than 20 slices on a side.
+    The intercept of a regression on 1/n of the distances of random subsets of n slices of each side. Subsets share
+    slices, so the error is somewhat too small; below the dimension the bias is not quite linear in 1/n. Raises
+    `UnderstudyError` for fewer than 20 slices on a side.
     """
     most = min(len(synthetic), len(real))
     if most < 20:
@@ -129,8 +97,7 @@ def extrapolated(synthetic: AnyFloats, real: AnyFloats, rng: np.random.Generator
     coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ coefficients
     variance = residual @ residual / (len(y) - 2) * np.linalg.inv(design.T @ design)
-    value, error = float(coefficients[0]), float(np.sqrt(variance[0, 0]))
-    return Extrapolated(value, error, tuple(sizes.tolist()), tuple(found))
+    return float(coefficients[0]), float(np.sqrt(variance[0, 0]))
 
 
 def kernel_distance(
@@ -138,17 +105,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Squared maximum mean discrepancy with the kernel (x'y / d + 1)^3: KID (Binkowski et al. 2018, 1801.01401).
 
-    Unbiased at any number of slices.
-
-    Args:
-        subsets: random ones, each without replacement; one if it takes all slices of both sides.
-        size: slices of each side in a subset; fewer where a side has fewer.
-
-    Returns:
-        Mean and standard deviation over subsets (NaN for one subset).
-
-    Raises:
-        UnderstudyError: fewer than two slices on a side.
+    Mean and standard deviation (NaN for one) over random subsets of at most `size` slices of each side; one subset if
+    it holds all slices. Raises `UnderstudyError` for fewer than two slices on a side.
     """
     m, d = min(size, len(synthetic), len(real)), real.shape[1]
     if m < 2:
@@ -175,17 +133,12 @@ def neighbourhoods(synthetic: AnyFloats, real: AnyFloats, k: int = 5, chunk_byte
     """Precision, recall (Kynkaanniemi et al. 2019, 1904.06991), density, coverage (Naeem et al. 2020, 2002.09797).
 
     A slice's ball reaches to its k-th nearest neighbour among its own kind, itself not counted, border included.
-
-    Args:
-        chunk_bytes: memory for distances; the result does not depend on it.
+    `chunk_bytes` of memory are for distances. Raises `UnderstudyError` for k slices or fewer on a side.
 
     Returns:
         Shares of synthetic slices within a real one's ball (precision), of real ones within a synthetic one's
         (recall); balls that hold a synthetic slice on average, divided by k (density); share of real balls that hold
         one (coverage).
-
-    Raises:
-        UnderstudyError: not more than k slices on a side.
     """
     if min(len(real), len(synthetic)) <= k:
         what = f"{k} neighbours need more than {k} slices on each side, not {len(real)} and {len(synthetic)}"
@@ -233,17 +186,9 @@ def _squared(a: Floats, b: Floats, chunk_bytes: int) -> Iterator[tuple[NDArray[n
 def inception_score(logits: AnyFloats, rng: np.random.Generator, splits: int = 10) -> tuple[float, float]:
     """exp of the mean divergence of slices' class probabilities from their mean (Salimans et al. 2016, 1606.03498).
 
-    It looks at no real slice. On MR slices it is about 2 whatever the generator.
-
-    Args:
-        logits: [n, classes] of synthetic slices.
-        splits: parts of the shuffled slices that are scored one by one.
-
-    Returns:
-        Mean and standard deviation over the parts (NaN for one).
-
-    Raises:
-        UnderstudyError: fewer slices than parts.
+    Of logits [n, classes] of synthetic slices: it looks at no real slice, and on MR slices is about 2 whatever the
+    generator. Mean and standard deviation (NaN for one) over `splits` parts of the shuffled slices. Raises
+    `UnderstudyError` for fewer slices than parts.
     """
     if len(logits) < splits:
         what = f"{len(logits)} slices cannot be scored in {splits} parts"

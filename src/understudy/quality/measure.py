@@ -6,33 +6,33 @@ A distance says little by itself: real slices of other patients have one too. Ea
 - `matched`: both at the smaller of their numbers of slices, which most metrics depend on;
 - `floor_mean`, `floor_sd`: over random divisions of the same patients into as many training and held-out ones. Whole
   patients are drawn, without replacement: patients drawn twice would look like copies.
-
-To add a metric, write one function and one line of `METRICS`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.io.files import atomic_path, canonical_json, plain, write_text
-from understudy.quality import distances
+from understudy.quality import metrics
 from understudy.quality.config import QualityConfig
-from understudy.quality.extractors import Classifier, Extractor, Features
+from understudy.quality.extractors import Extractor
 from understudy.quality.features import FeatureCache, fitted
+from understudy.quality.metrics import NAN, Input, Metric, Setup, Values, choice
 from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
 from understudy.roles import HELD_OUT, TRAINING, Part, check_alike, check_other_patients, part_of
 from understudy.slices import SliceSet
 
-NAN = float("nan")
+FEWEST_ANNOTATED = 16  # pixels of a slice whose tumour is measured
 
 
 @dataclass(frozen=True)
@@ -74,108 +74,15 @@ def make_parts(
     return Parts(made, first, held, tuple(channels) if channels is not None else real.channels)
 
 
-def suited(extractor: Extractor, parts: Parts) -> tuple[Extractor, Parts | None]:
-    """An extractor ready for these parts, and the slices of them that it can judge.
+class Images:
+    """Stands in for an extractor where a metric compares the images themselves."""
 
-    Radiomic features are standardised by the real slices, and those of the tumour look at slices that have one: None
-    where a part has no such slice. Other extractors and their parts are returned as they are.
-    """
-    if isinstance(extractor, TumourRadiomics):
-        try:
-            parts = with_tumour(parts)
-        except UnderstudyError:
-            return extractor, None
-    if isinstance(extractor, RadiomicExtractor):
-        extractor = fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
-    return extractor, parts
+    name, sha256, dimension = "images", "", 0
+    channels: tuple[str, ...] | None = None
+    rule: dict[str, Any] = {"resize": "none"}  # noqa: RUF012
 
-
-def with_tumour(parts: Parts, fewest: int = 16) -> Parts:
-    """Only slices with at least so many annotated pixels; raises `UnderstudyError` if a part has none."""
-
-    def of(part: Part) -> Part:
-        sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
-        kept = part.kept(np.concatenate(sizes) >= fewest)
-        if not len(kept.rows):
-            what = f"no {part.name} slice has {fewest} annotated pixels"
-            raise UnderstudyError(what, where=part.slices.path, fix="leave out radiomics_tumour")
-        return kept
-
-    held = parts.heldout
-    return Parts(of(parts.synthetic), of(parts.real), None if held is None else of(held), parts.channels)
-
-
-Values = dict[str, tuple[float, float]]
-"""Key of a number -> value, and its standard deviation or standard error (NaN if there is none)."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a metric may need to know: the extractor, the settings, its own random numbers."""
-
-    extractor: Extractor
-    config: QualityConfig
-    rng: np.random.Generator
-    floor: bool = False  # whether many floors are computed, where fewer subsets will do
-
-
-def frechet(synthetic: Features, real: Features, setup: Setup) -> Values:
-    enough = min(len(synthetic), len(real)) >= setup.extractor.dimension
-    return {"frechet_distance": (distances.between_features(synthetic, real) if enough else NAN, NAN)}
-
-
-def frechet_infinity(synthetic: Features, real: Features, setup: Setup) -> Values:
-    found = distances.extrapolated(synthetic, real, setup.rng)
-    return {"frechet_distance_infinity": (found.value, found.error)}
-
-
-def kernel(synthetic: Features, real: Features, setup: Setup) -> Values:
-    config = setup.config
-    subsets = config.kernel_floor_subsets if setup.floor else config.kernel_subsets
-    return {"kernel_distance": distances.kernel_distance(synthetic, real, setup.rng, subsets, config.kernel_size)}
-
-
-def neighbours(synthetic: Features, real: Features, setup: Setup) -> Values:
-    few_real, few_synthetic = (_choice(x, setup.config.neighbours_slices, setup.rng) for x in (real, synthetic))
-    found = distances.neighbourhoods(few_synthetic, few_real, setup.config.neighbours)
-    return {key: (value, NAN) for key, value in found.items()}
-
-
-def score(synthetic: Features, real: Features, setup: Setup) -> Values:
-    assert isinstance(setup.extractor, Classifier)
-    logits = setup.extractor.logits(synthetic)
-    return {"inception_score": distances.inception_score(logits, setup.rng, setup.config.score_splits)}
-
-
-def _choice(features: Features, most: int, rng: np.random.Generator) -> Features:
-    """At most so many rows, without replacement."""
-    if len(features) <= most:
-        return features
-    return features[np.sort(rng.choice(len(features), most, replace=False))]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Numbers that are computed together."""
-
-    labels: dict[str, str]  # key of each number in result files -> its name for people
-    compute: Callable[[Features, Features, Setup], Values]  # of features [m, d] of synthetic and [n, d] of real slices
-    applies: Callable[[Extractor, QualityConfig], bool] = lambda extractor, config: True
-
-
-# New ones go to the end: the random numbers of a metric follow from its place.
-METRICS = (
-    Metric({"frechet_distance": "Frechet distance"}, frechet),
-    Metric(
-        {"frechet_distance_infinity": "Frechet distance, n → ∞"},
-        frechet_infinity,
-        lambda extractor, config: config.extrapolate,
-    ),
-    Metric({"kernel_distance": "Kernel distance"}, kernel),
-    Metric({k: k.capitalize() for k in ("precision", "recall", "density", "coverage")}, neighbours),
-    Metric({"inception_score": "Inception score"}, score, lambda extractor, config: isinstance(extractor, Classifier)),
-)
-LABELS = {key: label for metric in METRICS for key, label in metric.labels.items()}
+    def features(self, images: NDArray[np.uint8]) -> Input:
+        return images
 
 
 @dataclass
@@ -205,15 +112,35 @@ class Row:
     floors: list[float] = field(default_factory=list)  # of each division, the same for every channel and metric
 
 
+def compare(
+    parts: Parts, extractors: Iterable[Extractor], cache: FeatureCache, config: QualityConfig, progress: bool = False
+) -> list[Row]:
+    """All metrics: of the features of each extractor (see `measure`), then of the images themselves."""
+    rows = [row for extractor in extractors for row in measure(parts, extractor, cache, config, progress)]
+    if any(metric.of == "images" for metric in metrics.METRICS):
+        rows += measure(parts, Images(), cache, config, progress)
+    return rows
+
+
 def measure(
     parts: Parts, extractor: Extractor, cache: FeatureCache, config: QualityConfig, progress: bool = False
 ) -> list[Row]:
     """All metrics of one extractor, per channel and averaged over channels.
 
+    Radiomic features are standardised by the real slices; those of the tumour are of slices that have one, and where a
+    part has no such slice, one row says so.
+
     Raises:
         UnderstudyError: fewer slices than the extractor has dimensions (unless `extrapolate` or `too_few` says
             otherwise) or than a metric needs, real slices that all look the same.
     """
+    if isinstance(extractor, TumourRadiomics):
+        annotated = {name: _annotated(part) for name, part in parts.named().items()}
+        if not all(len(part.rows) for part in annotated.values()):
+            return [replace(_blank(parts, extractor), note="not computed: no slice of a set has a tumour")]
+        parts = Parts(annotated["synthetic"], annotated["real"], annotated.get("held-out"), parts.channels)
+    if isinstance(extractor, RadiomicExtractor):
+        extractor = fitted(extractor, parts.real.slices, parts.real.rows, parts.channels)
     for part in (parts.real, parts.synthetic):
         if len(part.rows) < extractor.dimension and config.too_few == "refuse" and not config.extrapolate:
             raise UnderstudyError(
@@ -222,14 +149,19 @@ def measure(
                 where=part.slices.path,
                 fix="give more slices, an extractor of fewer dimensions, or extrapolate (--extrapolate)",
             )
-    features = {
-        name: cache.features(part.slices, parts.channels, extractor, progress=progress)
-        for name, part in parts.named().items()
-    }
+    inputs: dict[str, dict[str, Input]] = {}  # part -> channel -> its features or images, one a row
+    for name, part in parts.named().items():
+        if isinstance(extractor, Images):
+            images = np.concatenate([images for _, images, _ in part.slices.blocks(part.rows)])
+            inputs[name] = {c: images[:, part.slices.channels.index(c)] for c in parts.channels}
+        else:
+            found = cache.features(part.slices, parts.channels, extractor, progress=progress)
+            every = len(part.rows) == len(part.slices)
+            inputs[name] = {c: x if every else x[part.rows] for c, x in found.items()}
     rows = []
-    for channel in features["real"]:
-        own = {name: features[name][channel] for name in features}
-        if np.ptp(own["real"][parts.real.rows], axis=0).max() == 0:
+    for channel in inputs["real"]:
+        own = {name: inputs[name][channel] for name in inputs}
+        if np.ptp(own["real"], axis=0).max() == 0:
             what = f"the real slices all look the same to the extractor {extractor.name}"
             where = f"{parts.real.slices.path}, channel {channel}"
             raise UnderstudyError(what, where=where, fix="check the set: are its slices empty?")
@@ -237,26 +169,35 @@ def measure(
     return rows + _averages(rows)
 
 
+def _annotated(part: Part) -> Part:
+    sizes = [(labels > 0).sum((1, 2)) for _, _, labels in part.slices.blocks(part.rows)]
+    return part.kept(np.concatenate(sizes) >= FEWEST_ANNOTATED)
+
+
+def _blank(parts: Parts, extractor: Extractor) -> Row:
+    return Row(
+        "frechet_distance", "mean", extractor.name, extractor.sha256, extractor.rule, extractor.dimension,
+        len(parts.real.rows), len(parts.synthetic.rows),
+    )  # fmt: skip
+
+
 def _of_channel(
-    parts: Parts, features: dict[str, Features], channel: str, extractor: Extractor, config: QualityConfig
+    parts: Parts, inputs: dict[str, Input], channel: str, extractor: Extractor, config: QualityConfig
 ) -> list[Row]:
-    held, synthetic = parts.heldout, features["synthetic"]
-    if len(parts.synthetic.rows) < len(synthetic):
-        synthetic = synthetic[parts.synthetic.rows]
-    real = features["real"][parts.real.rows]
-    blank = unmeasured(parts, extractor, "")
+    held, blank = parts.heldout, _blank(parts, extractor)
+    rows: list[Row] = []
     blank.channel, blank.patients_real = channel, parts.real.count if "subject" in parts.real.slices.index else 0
     if held is not None:
         blank.n_heldout, blank.patients_heldout = len(held.rows), held.count
         blank.n_matched = min(len(held.rows), len(parts.synthetic.rows))
-    rows: list[Row] = []
-    for metric in METRICS:
-        if not metric.applies(extractor, config):
+    of = "images" if isinstance(extractor, Images) else "features"
+    for metric in metrics.METRICS:
+        if metric.of != of or not metric.applies(extractor, config):
             continue
         setup = Setup(extractor, config, np.random.default_rng([config.seed, len(rows)]))
         failed = ""
         try:
-            found = metric.compute(synthetic, real, setup)
+            found = metric.compute(inputs["synthetic"], inputs["real"], setup)
         except UnderstudyError as error:  # sets that are too small
             if config.too_few == "refuse":
                 raise
@@ -264,7 +205,7 @@ def _of_channel(
         floors: dict[str, dict[str, Any]] = {}
         trouble = "no held-out patients, so there is no floor"
         if held is not None:
-            floors, trouble = _floors(metric, synthetic, real, features["held-out"][held.rows], parts, setup)
+            floors, trouble = _floors(metric, inputs, parts.real.codes, held.codes, setup)
         for key, (value, sd) in found.items():
             row = replace(blank, metric=key, value=value, sd=sd, **floors.get(key, {}))
             row.note = failed or trouble
@@ -277,15 +218,18 @@ def _of_channel(
 
 
 def _floors(
-    metric: Metric, synthetic: Features, real: Features, heldout: Features, parts: Parts, setup: Setup
+    metric: Metric, inputs: dict[str, Input], patients: NDArray[np.int64], others: NDArray[np.int64], setup: Setup
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """Key -> columns of `Row`, at the smaller of both sides' numbers of slices; why there are none, or ""."""
-    assert parts.heldout is not None
+    """Key -> columns of `Row`, at the smaller of both sides' numbers of slices; why there are none, or "".
+
+    `patients`, `others`: number of the patient of each real and of each held-out slice.
+    """
+    synthetic, real, heldout = (inputs[name] for name in ("synthetic", "real", "held-out"))
     config, n = setup.config, min(len(heldout), len(synthetic))
     setup = replace(setup, rng=np.random.default_rng([config.seed, 1000]), floor=True)
 
-    def drawn(other: Features, real: Features) -> Values:
-        return metric.compute(_choice(other, n, setup.rng), real, setup)
+    def drawn(other: Input, real: Input) -> Values:
+        return metric.compute(choice(other, n, setup.rng), real, setup)
 
     try:
         floor, matched = (
@@ -293,13 +237,13 @@ def _floors(
             for other in (heldout, synthetic)
         )
         # random divisions of all real patients into as many real and held-out ones as there are
-        both, patients = np.concatenate([real, heldout]), np.concatenate([parts.real.codes, parts.heldout.codes])
-        patients[len(real) :] += patients[: len(real)].max() + 1
+        everyone = np.concatenate([real, heldout])
+        person = np.concatenate([patients, others + patients.max() + 1])
         rng = np.random.default_rng([config.seed, 2000])  # of its own: the same patients for every metric and channel
         divided = []
         for _ in range(config.divisions):
-            out = np.isin(patients, rng.choice(patients.max() + 1, parts.heldout.count, replace=False))
-            divided.append(drawn(both[out], both[~out]))
+            out = np.isin(person, rng.choice(person.max() + 1, others.max() + 1, replace=False))
+            divided.append(drawn(everyone[out], everyone[~out]))
     except UnderstudyError as error:
         return {}, f"no floor: {error.what}"
     columns: dict[str, dict[str, Any]] = {}
@@ -326,22 +270,13 @@ def _averages(rows: list[Row]) -> list[Row]:
         groups.setdefault(row.metric, []).append(row)
     out = []
     for group in (g for g in groups.values() if len(g) > 1):
-        averaged = {
-            c: float(np.mean([getattr(r, c) for r in group])) for c in ("value", "matched", "floor", "floor_mean")
-        }
+        names = ("value", "matched", "floor", "floor_mean")
+        averaged = {name: float(np.mean([getattr(row, name) for row in group])) for name in names}
         # Channels of a slice are not independent: only the divisions, the same in all, can be averaged one by one.
-        floors = np.mean([r.floors for r in group], axis=0).tolist()
+        floors = np.mean([row.floors for row in group], axis=0).tolist()
         spreads = {"sd": NAN, "matched_sd": NAN, "floor_sd": _spread(floors)[1]}
         out.append(replace(group[0], **averaged, **spreads, channel="mean", floors=floors))  # type: ignore[arg-type]
     return out
-
-
-def unmeasured(parts: Parts, extractor: Extractor, note: str) -> Row:
-    """The row of an extractor that cannot judge these parts, and why."""
-    return Row(
-        "frechet_distance", "mean", extractor.name, extractor.sha256, extractor.rule, extractor.dimension,
-        len(parts.real.rows), len(parts.synthetic.rows), note=note,
-    )  # fmt: skip
 
 
 def write_results(folder: str | Path, rows: list[Row], parts: Parts, config: QualityConfig) -> pd.DataFrame:

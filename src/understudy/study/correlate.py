@@ -19,8 +19,8 @@ from understudy.metrics.association import FEWEST, FEWEST_RUNS, Association, ass
 from understudy.metrics.bootstrap import holm
 from understudy.metrics.overlap import apply_policy
 from understudy.metrics.scores import WHOLE, class_names
+from understudy.quality.metrics import label_of
 from understudy.report.sections.correlation import scatter
-from understudy.report.sections.quality import METRICS
 from understudy.study.engine.jobs import Job, job_folder, read_done, saved_jobs
 
 KEYS = ("snapshot", "run", "kimg", "dice")
@@ -129,8 +129,7 @@ def wanted(metric: str) -> int:
         return 1
     if room == "annotations":  # all are distances from the real annotations
         return -1
-    name = name.rpartition(":")[2]
-    better = METRICS[name][2] if name in METRICS else None
+    better = label_of(name.rpartition(":")[2]).better
     return 0 if room != "quality" or better is None else 1 if better else -1
 
 

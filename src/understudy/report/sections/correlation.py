@@ -11,11 +11,12 @@ import pandas as pd
 
 from understudy.io.files import read_json
 from understudy.names import display_name
+from understudy.quality.metrics import LABELS, label_of
 from understudy.report.content import Content
 from understudy.report.data import ReportData, between, count, number, p_value
 from understudy.report.plots.style import QUIET, Panel, figure_of, looks, panel_of
 from understudy.report.sections.base import Block, Bullets, Details, Figure, Section
-from understudy.report.sections.quality import EXTRACTORS, METRICS, metric_of
+from understudy.report.sections.quality import EXTRACTORS
 from understudy.report.tables.base import INTERVAL, Table
 
 FEWEST = 6  # points below which no correlation is given: of 5, one swap of neighbours already makes p larger than 0.05
@@ -61,7 +62,7 @@ def section(content: Content) -> Section | None:
 
 def _ordered(metrics: list[str]) -> list[str]:
     """In the order of the page's other tables, not by what was found; the length of the training first."""
-    order = list(METRICS)
+    order = list(LABELS)
 
     def place(metric: str) -> tuple[bool, str, int]:
         extractor, _, name = metric.removeprefix("quality:").partition(":")
@@ -120,7 +121,7 @@ def _table(key: str, caption: str, table: pd.DataFrame, metrics: list[str]) -> T
 
 def _expected(metric: str) -> str:
     """The sign of a useful correlation."""
-    better = metric_of(metric.rpartition(":")[2]).better if metric.startswith("quality:") else False
+    better = label_of(metric.rpartition(":")[2]).better if metric.startswith("quality:") else False
     return "" if metric == "kimg" else {True: "+", False: "−", None: ""}[better]
 
 
@@ -194,7 +195,7 @@ def words(metric: str) -> str:
         return "Length of the training, kimg"
     group, *parts = metric.split(":")
     if group == "quality" and len(parts) == 2:
-        return f"{metric_of(parts[1]).name}, {EXTRACTORS.get(parts[0], parts[0])}"
+        return f"{label_of(parts[1]).name}, {EXTRACTORS.get(parts[0], parts[0])}"
     if group == "annotations" and parts:
         return ": ".join([f"Annotations, {parts[0].replace('_', ' ')}", *parts[1:]])
     return metric.replace("_", " ").replace(":", ", ")

@@ -1,51 +1,26 @@
 """How near are the synthetic slices to real ones? Each distance, and the same for patients held out.
 
-Every metric in quality.json is shown; a line in `METRICS` gives it a name, digits and a direction.
+Every metric in quality.json is shown; `quality.metrics.METRICS` gives it a name, digits and a direction.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from understudy.io.files import read_json
+from understudy.quality.metrics import LABELS, label_of
 from understudy.report.content import Content
 from understudy.report.data import ReportData, count, number
 from understudy.report.sections.base import Block, Details, Section, missing
 from understudy.report.tables.base import Table
 
 ALL, MEAN = "all", "mean"
-
-
-class Metric(NamedTuple):
-    """A metric of image quality: its name, digits after the point, and whether more is better (None: neither)."""
-
-    name: str
-    digits: int
-    better: bool | None
-
-
-METRICS = {
-    "frechet_distance": Metric("Frechet distance", 2, False),
-    "frechet_distance_infinity": Metric("Frechet distance, n → ∞", 2, False),
-    "kernel_distance": Metric("Kernel distance", 3, False),
-    "precision": Metric("Precision", 2, True),
-    "recall": Metric("Recall", 2, True),
-    "density": Metric("Density", 2, True),
-    "coverage": Metric("Coverage", 2, True),
-    "inception_score": Metric("Inception score", 2, None),
-}
-
-
-def metric_of(key: str) -> Metric:
-    """What is known of a metric; its key as a name where nothing is."""
-    return METRICS.get(key) or Metric(key.replace("_", " "), 3, None)
-
-
 EXTRACTORS = {
+    "images": "the images themselves",
     "random": "random network",
     "unet": "U-Net trained on the real slices",
     "radiomics": "radiomic features of the brain",
@@ -83,17 +58,16 @@ def _table(data: ReportData, frame: pd.DataFrame, key: str, caption: str, note: 
     channels = ["Channel"] if key == "quality_channels" else []
     header = ["Features of", *channels, "Metric", "Generator", "Synthetic", "At the floor's n"]
     header += ["Floor: other patients", "Times the floor"]
-    frame = frame.assign(_order=frame["metric"].map({m: i for i, m in enumerate(METRICS)}))
+    frame = frame.assign(_order=frame["metric"].map({m: i for i, m in enumerate(LABELS)}))
     frame = frame.sort_values(["extractor", "_order", "channel", "generator"], kind="stable").drop(columns="_order")
     body = []
     for row in frame.to_dict(orient="records"):
-        name, digits, better = metric_of(str(row["metric"]))
-        ratio = _ratio(row)
+        label, ratio = label_of(str(row["metric"])), _ratio(row)
         body.append([
             EXTRACTORS.get(str(row["extractor"]), str(row["extractor"])), *([str(row["channel"])] if channels else []),
-            name + {True: " ↑", False: " ↓", None: ""}[better], data.shown(str(row["generator"])),
-            _figure(row["value"], digits), *(_with_sd(row, part, digits) for part in ("matched", "floor")),
-            "" if better is not False else "–" if math.isnan(ratio) else f"{ratio:.1f} ×",
+            label.name + {True: " ↑", False: " ↓", None: ""}[label.better], data.shown(str(row["generator"])),
+            _figure(row["value"], label.digits), *(_with_sd(row, part, label.digits) for part in ("matched", "floor")),
+            "" if label.better is not False else "–" if math.isnan(ratio) else f"{ratio:.1f} ×",
         ])  # fmt: skip
     plain = frame.drop(columns="floors", errors="ignore").assign(rule=frame["rule"].map(json.dumps))
     return Table(key, caption, note, header, body, plain, 3 + len(channels))

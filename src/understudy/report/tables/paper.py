@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from understudy.metrics.overlap import EmptyPolicy, apply_policy
 from understudy.metrics.scores import KEPT
 from understudy.metrics.statistics import MEAN, relative_dice
 from understudy.names import display_name, duration
-from understudy.report.data import ReportData, Setting, bounded, count, kind_of, number, percent, signed
+from understudy.report.data import ReportData, Setting, bounded, count, number, percent
 from understudy.report.published import DICE, HAUSDORFF, published
 from understudy.report.sections.quality import ALL, EXTRACTORS, METRICS
 from understudy.report.tables import base
@@ -22,11 +23,13 @@ from understudy.report.tables.base import INTERVAL, Summary, Table
 
 PAPER = str(EmptyPolicy.PAPER)
 COHORTS = {"brats2020": "BraTS 2020", "brats2021": "BraTS 2021"}
-# metric -> caption, word in the name of the file, digits, number of the table by cohort
+# metric -> caption, word in the name of the file and in headings, digits, sign of a cost, number of the table by cohort
 SCORES = {
-    "dice": ("Dice score", "dice", 3, DICE), "hd": ("Maximum Hausdorff distance, mm", "hausdorff", 1, HAUSDORFF),
-}  # fmt: skip
+    "dice": ("Dice score", "Dice", 3, -1.0, DICE),
+    "hd": ("Maximum Hausdorff distance, mm", "Hausdorff", 1, 1.0, HAUSDORFF),
+}
 INCEPTION = "inception2015"
+FID, IS = (INCEPTION, "frechet_distance"), (INCEPTION, "inception_score")
 CHANNELS = ("t1wgd", "t1gd", "t1ce", "t1c")  # names of the channel that the paper's FID is of
 
 
@@ -39,8 +42,9 @@ def dataset_of(data: ReportData) -> str:
 def paper_settings(data: ReportData) -> list[Setting]:
     """The settings of the paper's tables, in its order, also those without a score."""
     order = {"real": 0, "both": 0, "synthetic": 1}
-    generators = list(dict.fromkeys(s.generator for s in data.every_setting))
-    segmenters = list(dict.fromkeys(s.segmenter for s in data.every_setting))
+    generators, segmenters = (
+        list(dict.fromkeys(getattr(s, of) for s in data.every_setting)) for of in ("generator", "segmenter")
+    )
 
     def place(s: Setting) -> tuple[int, int, bool, bool, int]:
         where = segmenters.index(s.segmenter), order[s.training], not s.augmentation, s.training != "real"
@@ -65,14 +69,14 @@ def paper_tables(data: ReportData, rows: pd.DataFrame, summary: Summary) -> list
 
 def _row_of_paper(data: ReportData, setting: Setting) -> tuple[Any, ...]:
     """The paper's row of a setting: segmenter kind, original slices used, augmentation, generator kind."""
-    generator = kind_of(data.study, "generators", setting.generator) if setting.generator else ""
-    segmenter = kind_of(data.study, "segmenters", setting.segmenter)
+    generator = data.kind_of("generators", setting.generator) if setting.generator else ""
+    segmenter = data.kind_of("segmenters", setting.segmenter)
     return segmenter, setting.training in ("real", "both"), setting.augmentation, generator
 
 
 def score_table(data: ReportData, settings: list[Setting], summary: Summary, metric: str, scope: str) -> Table:
     """Table 3, 4, 8 or 9."""
-    caption, word, digits, places = SCORES[metric]
+    caption, word, digits, _, places = SCORES[metric]
     dataset = dataset_of(data)
     keys, names = base.class_columns(data, [])
     paper: dict[tuple[Any, ...], float] = {}
@@ -83,19 +87,18 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     planned = data.planned.groupby("setting")["repeat"].nunique().to_dict() if len(data.planned) else {}
     # where a training is missing somewhere, a column says how many there are
     incomplete = any(base.collapsed_of(data, s)[1] < planned.get(s.id, 0) for s in data.every_setting)
-    extra, rows = base.score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
-    body, numbers = [], []
-    for s, entries, cells, known in rows:
+    extra, scores = base.score_rows(data, settings, summary, keys, metric, digits, scope, PAPER)
+    rows = []
+    for s, entries, cells, known in scores:
         there = base.collapsed_of(data, s)[1]
         theirs = [paper.get((*_row_of_paper(data, s), k.lower()), math.nan) for k in keys]
         own, other = float(base.main_entry(keys, entries)["value"]), theirs[-1] if MEAN in keys else theirs[0]
-        beside = [number(other, digits), signed(own - other, digits)] if paper else []
+        beside = [number(other, digits), number(own - other, digits, "+")] if paper else []
         trainings = [f"{there} of {planned.get(s.id, there)}"] if incomplete else []
-        body.append([*base.identity(s), *trainings, *cells, *beside])
         known = base.about(data, s) | {"planned": planned.get(s.id)} | known
         for k, e, t in zip(keys, entries, theirs, strict=True) if paper else ():
             known |= {f"{k}_published": t, f"{k}_difference": float(e["value"]) - t}
-        numbers.append(known)
+        rows.append(([*base.identity(s), *trainings, *cells, *beside], known))
     note = (
         ("Kept slices only are stacked and scored" if scope == KEPT else "All slices are scored")
         + ", a class empty in the truth and the prediction leaves the mean"
@@ -109,17 +112,16 @@ def score_table(data: ReportData, settings: list[Setting], summary: Summary, met
     header += ["Paper", "Difference"] if paper else []
     place = places[dataset or "brats2020"]
     caption = f"Table {place}: {caption}, as the paper counts"
-    return Table(f"table{place}_{word}", caption, note, header, body, pd.DataFrame(numbers), len(base.IDENTITY))
+    return Table.of(f"table{place}_{word.lower()}", caption, note, header, rows, len(base.IDENTITY))
 
 
 def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame, scope: str) -> Table | None:
     """Table 5: mean Dice divided by that of real slices with augmentation and the same network."""
-    dataset = dataset_of(data)
-    theirs = published(5)
+    dataset, theirs = dataset_of(data), published(5)
     columns = theirs[theirs["dataset"] == dataset][["segmenter", "original", "augmentation", "generator", "percent"]]
     paper = {tuple(k): float(v) / 100 for *k, v in columns.itertuples(index=False, name=None)}
     scored, present = apply_policy(rows[rows["scope"] == scope], EmptyPolicy.PAPER), set(rows["setting"])
-    body, numbers = [], []
+    made = []
     for s in (s for s in settings if s.training != "real"):
         baseline = data.baseline_of(s)
         share = low = high = math.nan
@@ -131,11 +133,11 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
                 pass  # not the same patients: the dash says so, and the page lists why
         other = paper.get(_row_of_paper(data, s), math.nan)
         span = f"{100 * low:.1f} to {bounded(high, 1)}" if math.isfinite(low) else "–"
-        beside = [percent(other, 2), signed(100 * (share - other), 2)] if paper else []
-        body.append([*base.identity(s), percent(share, 2), span, *beside])
+        beside = [percent(other, 2), number(100 * (share - other), 2, "+")] if paper else []
         known = base.about(data, s) | {"relative_dice": share, "low": low, "high": high}
-        numbers.append(known | ({"published": other, "difference": share - other} if paper else {}))
-    if not body:
+        known |= {"published": other, "difference": share - other} if paper else {}
+        made.append(([*base.identity(s), percent(share, 2), span, *beside], known))
+    if not made:
         return None
     note = (
         "Mean Dice, counted as the paper does, divided by that of the same network trained on real slices with"
@@ -143,7 +145,7 @@ def relative_table(data: ReportData, settings: list[Setting], rows: pd.DataFrame
         + (f" Paper: Table 5, {COHORTS[dataset]}; difference in percentage points." if paper else "")
     )
     header = [*base.IDENTITY, "Relative Dice", INTERVAL, *(["Paper", "Difference"] if paper else [])]
-    return Table("table5_relative_dice", "Table 5: relative Dice", note, header, body, pd.DataFrame(numbers), 4)
+    return Table.of("table5_relative_dice", "Table 5: relative Dice", note, header, made, 4)
 
 
 def published_ranks(dataset: str) -> dict[tuple[str, str], int]:
@@ -155,8 +157,8 @@ def published_ranks(dataset: str) -> dict[tuple[str, str], int]:
     quality = published(2)
     quality = quality[quality["dataset"] == dataset].set_index("generator")
     columns = {"fid": quality["fid"], "is": -quality["is"]}
-    for metric, sign in (("dice", -1.0), ("hd", 1.0)):
-        frame = published(SCORES[metric][3][dataset])
+    for metric, (*_, sign, places) in SCORES.items():
+        frame = published(places[dataset])
         frame = frame[~frame["original"] & (frame["class"] == "mean")]
         for (segmenter, augmented), rows in frame.groupby(["segmenter", "augmentation"]):
             name = f"{metric} {segmenter} {'aug' if augmented else 'noaug'}"
@@ -173,39 +175,38 @@ def ranks_table(data: ReportData, settings: list[Setting], summary: Summary, sco
         return None
     # key -> (heading, the paper's column, generator -> cost)
     columns: dict[str, tuple[str, str, dict[str, float]]] = {}
-    for metric, sign, title in (("inception_score", -1.0, "IS"), ("frechet_distance", 1.0, "FID")):
-        if found := _values_of(data).get((INCEPTION, metric)):
+    quality = _values_of(data)
+    for measured, sign, title in ((IS, -1.0, "IS"), (FID, 1.0, "FID")):
+        if found := quality.get(measured):
             key = title.lower()
             columns[key] = title, key, {g: sign * found.get(g, math.nan) for g in generators}
-    for metric, sign, title in (("dice", -1.0, "Dice"), ("hd", 1.0, "Hausdorff")):
+    for metric, (_, title, _, sign, _) in SCORES.items():
         for segmenter, augmented in dict.fromkeys((s.segmenter, s.augmentation) for s in alone):
             mine = [s for s in alone if (s.segmenter, s.augmentation) == (segmenter, augmented)]
-            ending, kind = "aug" if augmented else "noaug", kind_of(data.study, "segmenters", segmenter)
+            ending, kind = "aug" if augmented else "noaug", data.kind_of("segmenters", segmenter)
             values = (summary.pick(s.id, metric, base.mean_name(data), scope, PAPER)["value"] for s in mine)
             cost = {s.generator: sign * float(v) for s, v in zip(mine, values, strict=True)}
             heading = f"{title}, {data.shown(segmenter)}" + ("" if augmented else ", no aug.")
             columns[f"{metric}_{segmenter}_{ending}"] = heading, f"{metric} {kind} {ending}", cost
     theirs = published_ranks(dataset_of(data)) if dataset_of(data) else {}
     costs = pd.DataFrame({k: cost for k, (_, _, cost) in columns.items()}, index=pd.Index(generators))
-    ranked = costs.rank(method="min").to_dict()
-    body, numbers = [], []
+    ranked, rows = costs.rank(method="min").to_dict(), []
     for g in generators:
         cells: list[str] = [data.shown(g)]
         known: dict[str, Any] = {"generator": g}
         for key, (_, paper_name, _) in columns.items():
-            own, other = float(ranked[key][g]), theirs.get((paper_name, kind_of(data.study, "generators", g)))
+            own, other = float(ranked[key][g]), theirs.get((paper_name, data.kind_of("generators", g)))
             text = "–" if math.isnan(own) else f"{own:g}"
             cells.append(f"{text} ({other})" if other is not None else text)
             known |= {key: own} | ({f"{key}_published": other} if theirs else {})
-        body.append(cells)
-        numbers.append(known)
+        rows.append((cells, known))
     note = (
         "Trained on synthetic slices only; 1 is the best, counted as the paper does. Ranks of means, without their"
         " uncertainty: that is in the table “Ranks of the generators”."
         + (" In brackets: the rank that follows from the paper's tables." if theirs else "")
     )
     header = ["Generator", *(title for title, _, _ in columns.values())]
-    return Table("table1_ranks", "Table 1: ranks of the generators", note, header, body, pd.DataFrame(numbers))
+    return Table.of("table1_ranks", "Table 1: ranks of the generators", note, header, rows)
 
 
 def _values_of(data: ReportData) -> dict[tuple[str, str], dict[str, float]]:
@@ -234,33 +235,32 @@ def _values_of(data: ReportData) -> dict[tuple[str, str], dict[str, float]]:
 def quality_table(data: ReportData) -> Table | None:
     """Table 2: FID and IS, and the same by other networks; None if nothing was measured."""
     values, dataset = _values_of(data), dataset_of(data)
-    if not data.quality or not values:
+    if not values:
         return None
-    columns = {}
-    for (extractor, metric), found in values.items():
-        short = {"frechet_distance": "FID", "inception_score": "IS"}.get(metric) if extractor == INCEPTION else None
-        title = short or f"{METRICS[metric].name}, {EXTRACTORS.get(extractor, extractor)}"
-        columns[f"{extractor}_{metric}"] = title, found
+    titles = [
+        {FID: "FID", IS: "IS"}.get((extractor, metric), f"{METRICS[metric].name}, {EXTRACTORS.get(extractor, extractor)}")
+        for extractor, metric in values
+    ]
     theirs = published(2)
-    theirs = theirs[theirs["dataset"] == dataset].set_index("generator")
-    printed = {str(k): {"fid": float(f), "is": float(i)} for k, f, i in theirs[["fid", "is"]].itertuples(name=None)}
-    body, numbers = [], []
+    theirs = theirs[theirs["dataset"] == dataset].set_index("generator")[["fid", "is"]]
+    rows = []
     for g in dict.fromkeys(name for found in values.values() for name in found):
-        beside = printed.get(kind_of(data.study, "generators", g), {})
-        cells = [found.get(g, math.nan) for _, found in columns.values()]
+        kind = data.kind_of("generators", g)
+        beside = theirs.loc[kind].to_dict() if kind in theirs.index else {}
+        cells = [found.get(g, math.nan) for found in values.values()]
         shown = [f"{v:.2g}" if v and abs(v) < 0.01 else number(v, 2) for v in cells]
-        body.append([data.shown(g), *shown, *(number(beside.get(k), 2) for k in (("fid", "is") if printed else ()))])
-        numbers.append({"generator": g, **dict(zip(columns, cells, strict=True))})
-        numbers[-1] |= {f"{k}_published": v for k, v in beside.items()}
+        shown += [number(beside.get(k), 2) for k in theirs] if dataset else []
+        known = {"generator": g, **dict(zip(map("_".join, values), cells, strict=True))}
+        rows.append(([data.shown(g), *shown], known | {f"{k}_published": v for k, v in beside.items()}))
     note = (
         "FID and IS by Inception of the T1wGd channel where there is one."
         if any(extractor == INCEPTION for extractor, _ in values)
         else "No Inception weights were given, so there is no FID or IS: distances by other networks stand in for them"
         " and cannot be compared with the paper's."
     )
-    note += f" Paper: Table 2, {COHORTS[dataset]}." if printed else ""
-    header = ["Generator", *(t for t, _ in columns.values()), *(["Paper: FID", "Paper: IS"] if printed else [])]
-    return Table("table2_image_quality", "Table 2: image quality", note, header, body, pd.DataFrame(numbers))
+    note += f" Paper: Table 2, {COHORTS[dataset]}." if dataset else ""
+    header = ["Generator", *titles, *(["Paper: FID", "Paper: IS"] if dataset else [])]
+    return Table.of("table2_image_quality", "Table 2: image quality", note, header, rows)
 
 
 def reading_table(data: ReportData) -> Table | None:
@@ -276,22 +276,22 @@ def reading_table(data: ReportData) -> Table | None:
     if not isinstance(content.get("rows"), list):
         raise UnderstudyError("this reading analysis has no rows", where=path, fix="run understudy reading again")
     theirs = published(6).set_index("image")["real"] / 100 if dataset_of(data) else pd.Series(dtype=float)
-    body, numbers = [], []
+    rows = []
     for row in content["rows"]:
         source, n = str(row["source"]), int(row["n"])
-        paper = float(theirs.get(source if source == "real" else kind_of(data.study, "generators", source), math.nan))
+        paper = float(theirs.get(source if source == "real" else data.kind_of("generators", source), math.nan))
         share = row["called_real"] / n if n else math.nan
         name = "Real image" if source == "real" else data.shown(source)
-        body.append([name, str(n), str(row["called_real"]), str(row["called_synthetic"]), percent(share),
-                     *([percent(paper)] if len(theirs) else [])])  # fmt: skip
-        numbers.append({**row, "share_called_real": share} | ({"published": paper} if len(theirs) else {}))
+        cells = [name, str(n), str(row["called_real"]), str(row["called_synthetic"]), percent(share)]
+        known = {**row, "share_called_real": share} | ({"published": paper} if len(theirs) else {})
+        rows.append(([*cells, *([percent(paper)] if len(theirs) else [])], known))
     note = (
         f"{count(int(content.get('readers', 1)), 'reader')}. {content.get('design', '')}".strip()
         + " Equal shares called real for real and synthetic images: readers could not tell them apart."
         + (" Paper: one neuroradiologist, 100 images a row." if len(theirs) else "")
     )
     header = ["Images", "Read", "Called real", "Called synthetic", "Share real", *(["Paper"] if len(theirs) else [])]
-    return Table("table6_reading", "Table 6: reading study", note, header, body, pd.DataFrame(numbers))
+    return Table.of("table6_reading", "Table 6: reading study", note, header, rows)
 
 
 def recipe_table(data: ReportData) -> Table | None:
@@ -299,28 +299,35 @@ def recipe_table(data: ReportData) -> Table | None:
     generators = {n: g for n, g in (data.study.get("generators") or {}).items() if isinstance(g, Mapping)}
     if not generators:
         return None
-    theirs = published(7).set_index("generator") if dataset_of(data) else pd.DataFrame()
+    theirs = published(7).set_index("generator").to_dict(orient="index") if dataset_of(data) else {}
     machine = str(data.provenance.get("machine", "")) or "–"
-    body, numbers = [], []
+    rows = []
     for name, spec in generators.items():
         model, training = (p if isinstance(p := spec.get(k), Mapping) else {} for k in ("model", "training"))
-        kind, seconds = kind_of(data.study, "generators", name), _seconds(data, name)
+        kind, seconds = data.kind_of("generators", name), _seconds(data, name)
         kimg, gamma = (v if isinstance(v := training.get(k), int | float) else None for k in ("kimg", "r1_gamma"))
         cells = [
             data.shown(name), display_name(kind), str(spec.get("recipe") or "–"), str(training.get("batch", "–")),
             "–" if kimg is None else f"{kimg:,g}", "–" if gamma is None else f"{gamma:g}", duration(seconds),
         ]  # fmt: skip
-        body.append([*cells, *([_recipe_of_paper(theirs, kind)] if len(theirs) else [])])
+        cells += [_recipe_of_paper(theirs.get(kind))] if theirs else []
         known = {"generator": name, "kind": kind, "resolution": model.get("resolution")}
         known |= {k: training.get(k) for k in ("batch", "kimg", "r1_gamma")}
-        numbers.append(known | {"seconds": seconds, "hardware": machine})
+        rows.append((cells, known | {"seconds": seconds, "hardware": machine}))
     note = (
         f"Hardware: {machine}. Time: measured, of all trainings of the generator, restarts included. kimg: thousand"
         " images shown to the discriminator (or the denoiser)."
     )
-    header = ["Generator", "Kind", "Recipe", "Batch size", "kimg", "R1 γ", "Time", *(["Paper"] if len(theirs) else [])]
-    caption = "Table 7: recipes, hardware, training times"
-    return Table("table7_recipes", caption, note, header, body, pd.DataFrame(numbers), 2)
+    header = ["Generator", "Kind", "Recipe", "Batch size", "kimg", "R1 γ", "Time", *(["Paper"] if theirs else [])]
+    return Table.of("table7_recipes", "Table 7: recipes, hardware, training times", note, header, rows, 2)
+
+
+def _recipe_of_paper(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    kimg = f"{row['kimg']} kimg" if str(row["kimg"]) else "–"
+    gamma = "" if pd.isna(row["gamma"]) else f", γ {row['gamma']:g}"
+    return f"batch size {row['batch']}, {kimg}{gamma}; {row['hardware']}, {row['days']} days"
 
 
 def _seconds(data: ReportData, name: str) -> float:
@@ -328,17 +335,6 @@ def _seconds(data: ReportData, name: str) -> float:
     if data.jobs.empty or "seconds" not in data.jobs:
         return math.nan
     mine = data.jobs[data.jobs["stage"] == "generator"]
-    # names without the cohort before them: "brats2020: generator stylegan2, member 2"
-    bare: Sequence[str] = [n[max(n.find("generator "), 0) :] for n in mine["name"].astype(str)]
-    ours = [n == f"generator {name}" or n.startswith(f"generator {name}, ") for n in bare]
-    seconds = pd.to_numeric(mine.loc[ours, "seconds"], errors="coerce").dropna()
-    return float(seconds.sum()) if len(seconds) else math.nan
-
-
-def _recipe_of_paper(theirs: pd.DataFrame, kind: str) -> str:
-    if kind not in theirs.index:
-        return "–"
-    row = theirs.loc[[kind]].to_dict(orient="records")[0]
-    gamma = "" if pd.isna(row["gamma"]) else f", γ {row['gamma']:g}"
-    kimg = f"{row['kimg']} kimg" if str(row["kimg"]) else "–"
-    return f"batch size {row['batch']}, {kimg}{gamma}; {row['hardware']}, {row['days']} days"
+    # names with or without the cohort before them: "brats2020: generator stylegan2, member 2"
+    ours = mine["name"].astype(str).str.contains(rf"(?:^|: )generator {re.escape(name)}(?:$|, )")
+    return float(pd.to_numeric(mine.loc[ours, "seconds"], errors="coerce").sum(min_count=1))

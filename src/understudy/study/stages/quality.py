@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from understudy.errors import UnderstudyError
 from understudy.io.files import sha256_file, write_text
 from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.slices import SliceSet
-from understudy.study.config.sections import UNET, QualitySpec
+from understudy.study.config.schema import QualitySpec
 from understudy.study.engine.jobs import Context, Job, job_of
 from understudy.study.stages.data import held_out_slices
 from understudy.volumes import VolumeSet
@@ -23,7 +23,7 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
         UnderstudyError: a file is absent; the U-Net is asked for and none is trained on real slices.
     """
     inputs = [("prepare", prepare), ("sample", sampled.id)]
-    if any(e.name == UNET for e in spec.extractors):
+    if any(e.name == "unet" for e in spec.extractors):
         # the first training of a U-Net on all real slices, the baseline's if it is one
         trained = [job for job in jobs if job.stage == "segmenter" and job.spec["cell"]["training"] == "real"]
         found = [job for job in trained if job.spec["model"].get("kind") == "unet"]
@@ -47,8 +47,9 @@ def quality_job(spec: QualitySpec, sampled: Job, prepare: str, jobs: Iterable[Jo
 
 def quality(context: Context) -> dict[str, Any]:
     """Writes `quality.json` and `quality.parquet`; features are kept beside all jobs, in `features/`."""
+    from understudy.quality.extractors import Extractor
     from understudy.quality.features import FeatureCache
-    from understudy.quality.measure import Row, make_parts, measure, suited, unmeasured, write_results
+    from understudy.quality.measure import compare, make_parts, write_results
     from understudy.study.stages.quality_extractors import make_extractor  # and torch
 
     prepared = context.input("prepare")
@@ -59,15 +60,13 @@ def quality(context: Context) -> dict[str, Any]:
     config = QualityConfig.model_validate(context.spec["config"])
     cache = FeatureCache(context.folder.parent.parent / "features")
     segmenter = context.input("segmenter") / "model" if "segmenter" in context.inputs else None
-    rows: list[Row] = []
-    for spec, file in zip(context.spec["extractors"], context.local["weights"], strict=True):
-        weights, sha256 = Path(file) if file else None, spec["sha256"]
-        extractor = make_extractor(spec["name"], weights, sha256, segmenter, spec["resize"], context.device)
-        extractor, own = suited(extractor, parts)
-        if own is None:
-            rows.append(unmeasured(parts, extractor, "not computed: no slice of a set has a tumour"))
-        else:
-            rows += measure(own, extractor, cache, config, context.progress)
+
+    def extractors() -> Iterator[Extractor]:  # one after the other: each may be large
+        for spec, file in zip(context.spec["extractors"], context.local["weights"], strict=True):
+            weights, sha256 = Path(file) if file else None, spec["sha256"]
+            yield make_extractor(spec["name"], weights, sha256, segmenter, spec["resize"], context.device)
+
+    rows = compare(parts, extractors(), cache, config, context.progress)
     write_results(context.folder, rows, parts, config)
     shutil.rmtree(context.folder / "heldout", ignore_errors=True)
     return {"numbers": len(rows), "quality_sha256": sha256_file(context.folder / "quality.json")}
