@@ -315,7 +315,7 @@ def test_a_wrong_device_is_refused_before_anything_is_done(
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert said.count("error:") == 1
-    assert f"where: --device {device}" in said
+    assert f"where: device {device}" in said
     assert "what to do:" in said
     assert list(tmp_path.iterdir()) == []
 

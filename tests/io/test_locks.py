@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import UnderstudyError
-from understudy.io.locks import held_lock
+from understudy.io.files import held_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from understudy.io.locks import held_lock
+from understudy.io.files import held_lock
 with held_lock(Path(sys.argv[1]), "at home", "busy ({holder})", "wait"):
     print("held", flush=True)
     time.sleep(600)

@@ -45,8 +45,8 @@ def test_what_names_no_device_is_refused_with_what_was_meant(
 @pytest.mark.parametrize(
     ("device", "gpus", "what", "fix"),
     [
-        ("cuda", 0, "finds no GPU", "--device cpu or auto"),
-        ("cuda:1", 0, "finds no GPU", "--device cpu or auto"),
+        ("cuda", 0, "finds no GPU", "use cpu or auto"),
+        ("cuda:1", 0, "finds no GPU", "use cpu or auto"),
         ("cuda:7", 1, "this machine has one GPU, cuda:0", "one of these"),
         ("cuda:3", 3, "3 GPUs, cuda:0 to cuda:2", "one of these"),
         ("mps", 0, "no Apple GPU", "auto or cpu"),
@@ -60,7 +60,7 @@ def test_a_device_that_this_machine_lacks_is_refused_but_known_elsewhere(
     with pytest.raises(UnderstudyError) as refused:
         resolve_device(device)
     assert what in refused.value.what
-    assert refused.value.where == f"--device {device}"
+    assert refused.value.where == f"device {device}"
     assert fix in str(refused.value.fix)
     check_device_name(device)
 

@@ -20,8 +20,8 @@ from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.spec import LABELS
 from understudy.io.grids import VolumeHeader
 from understudy.io.nifti import read_header
+from understudy.runtime.memory import in_order
 from understudy.runtime.progress import track
-from understudy.runtime.threads import in_order
 from understudy.volumes import SliceGeometry
 
 log = logging.getLogger(__name__)

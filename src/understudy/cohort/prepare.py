@@ -21,8 +21,8 @@ from understudy.exchange.spec import LABELS
 from understudy.io.grids import VolumeHeader, axes_of
 from understudy.io.nifti import read_header
 from understudy.runtime.lazy import pandas as pd
+from understudy.runtime.memory import in_order
 from understudy.runtime.progress import track
-from understudy.runtime.threads import in_order
 from understudy.slices import SliceWriter
 from understudy.volumes import TestVolume, VolumeWriter
 

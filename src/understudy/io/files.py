@@ -1,25 +1,27 @@
-"""Atomic writes, JSON and hashes; what the system refuses becomes an `UnderstudyError`."""
+"""Atomic writes, locks, JSON and hashes; what the system refuses becomes an `UnderstudyError`."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import MissingField, UnderstudyError
 
-_AGAIN = "run the same command again: it continues"
-_SPACE = f"free some space and {_AGAIN}"
+_SPACE = "free some space and run the same command again: it continues"
 _ANOTHER = "choose another folder"
 _WRITABLE = "choose a folder you may write to"
 _RIGHTS = "ask the owner of the file or folder for the right to read it"
-_CONNECTED = f"see whether the drive is still connected, then {_AGAIN}"
+_CONNECTED = "see whether the drive is still connected, then run the same command again: it continues"
 # what, fix, names of errno; the first table holds for reading and for writing
 _DISK = [
     ("the disk is full", _SPACE, "ENOSPC"),
@@ -47,14 +49,9 @@ _READING = [
 
 
 def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> UnderstudyError | None:
-    """The message for an OSError; None if it says nothing about a file or disk.
-
-    Args:
-        error: its own file name is shown, if it has one; else `path`.
-        writing: whether `path` was being written. An error about a file elsewhere was one of reading all the same.
-    """
+    """The message for an OSError, about its own file or else `path`; None if it says nothing about a file or disk."""
     named = isinstance(error.filename, str | Path)
-    if writing and path is not None and named:
+    if writing and path is not None and named:  # an error about a file elsewhere was one of reading all the same
         file, target = Path(error.filename).absolute(), Path(path).absolute()
         writing = file.is_relative_to(target.parent) or target.is_relative_to(file)
     code = errno.errorcode.get(error.errno or 0, "")
@@ -64,18 +61,8 @@ def explain_os_error(error: OSError, path: str | Path | None, writing: bool) -> 
     return None
 
 
-def reading(path: str | Path) -> AbstractContextManager[None]:
-    """Turns an OSError inside the block (absent, no permission, a folder, a broken disk) into an `UnderstudyError`."""
-    return _explained(path, writing=False)
-
-
-def writing(path: str | Path) -> AbstractContextManager[None]:
-    """Turns an OSError inside the block (disk full, no permission, read-only) into an `UnderstudyError`."""
-    return _explained(path, writing=True)
-
-
 @contextmanager
-def _explained(path: str | Path, writing: bool) -> Iterator[None]:
+def _explained(writing: bool, path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -83,6 +70,11 @@ def _explained(path: str | Path, writing: bool) -> Iterator[None]:
         if known is None or isinstance(error, UnderstudyError):  # a job's time limit is an OSError as well
             raise
         raise known from error
+
+
+# An OSError inside the block (absent, no permission, disk full, ...) becomes an `UnderstudyError` about `path`.
+reading = partial(_explained, False)
+writing = partial(_explained, True)
 
 
 def make_folder(path: str | Path) -> None:
@@ -108,6 +100,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_lock(path: Path, where: str, problem: str, fix: str) -> Iterator[None]:
+    """Holds an exclusive lock on a file; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        where: this process runs, for the message that another one gets.
+        problem, fix: that message; `{holder}` in it is replaced.
+
+    Raises:
+        UnderstudyError: another process holds it; no permission, disk full.
+    """
+    # The kernel's flock and not filelock, which empties or deletes the file: this one names its holder.
+    with writing(path.parent):
+        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
+    with handle:
+        for last in [False] * 20 + [True]:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if last:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "unknown"
+                    raise UnderstudyError(problem.format(holder=holder), where=path.parent, fix=fix) from error
+                time.sleep(0.01)  # held for an instant, it is a look at the lock (`understudy status`), not work
+        with writing(path.parent):
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} {where}\n")
+            handle.flush()
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -150,14 +174,7 @@ class Record(dict[str, Any]):
 
 
 def read_json(path: str | Path, kind: type | None = None) -> Any:
-    """Reads JSON; its objects are `Record`s.
-
-    Args:
-        kind: dict or list, where only this will do.
-
-    Raises:
-        UnderstudyError: the file is absent, may not be read, is not JSON or not of this kind.
-    """
+    """Reads JSON, its objects as `Record`s; raises `UnderstudyError` for no JSON, or another `kind` (dict or list)."""
     try:
         with reading(path):
             text = Path(path).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError
-from understudy.io.locks import held_lock
+from understudy.io.files import held_lock
 from understudy.reading.folder import ReadingFolder
 from understudy.reading.store import Store
 

@@ -77,12 +77,10 @@ class Checkpoints:
 
 
 class StopRequest:
-    """Inside the block SIGTERM, SIGINT and SIGUSR1 set `requested` instead of ending the process; a second one ends it.
+    """Inside the block SIGTERM, SIGINT and SIGUSR1 set `requested`; a second one ends the process."""
 
-    The second one must come later by `AGAIN` seconds: a queue signals all processes of a job, and one of them may pass
-    the same signal on to another.
-    """
-
+    # A second one must come later by so many seconds: a queue signals all processes of a job, and one of them may pass
+    # the same signal on to another.
     AGAIN = 2.0
 
     def __init__(self) -> None:
@@ -108,10 +106,8 @@ class StopRequest:
 
 @contextmanager
 def time_limit(minutes: float | None) -> Iterator[None]:
-    """Sends this process SIGUSR1, as a queue does, after so many minutes (None: never), then raises `TimeOver`.
-
-    Signals reach a process's main thread alone; in others there is no limit.
-    """
+    """Sends this process SIGUSR1, as a queue does, after so many minutes (None: never), then raises `TimeOver`."""
+    # signals reach a process's main thread alone; in others there is no limit
     if minutes is None or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""OOM fallback: where memory runs out, work goes on in smaller parts, and `memory.json` records which.
+"""Work within the memory that there is: on OOM in smaller parts, and `memory.json` records which.
 
 A job that ran out of memory all the same begins with everything halved when it is tried again (`oom_fallback`).
 """
@@ -10,7 +10,9 @@ import ctypes
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 FIX = "use a smaller model or resolution, fewer workers, or a device with more memory"
 _WORDS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -67,7 +70,7 @@ class OomFallback:
 
     def divide(self, what: str, size: int, whole: int, effect: str) -> None:
         """Records that `what` is computed in parts of `size` of `whole` rows, and the effect on the results."""
-        self._parts[what] = max(self._parts.get(what, 1), -(-whole // size))
+        self._parts[what] = max(self.divided(what), -(-whole // size))
         self.note(what, f"{size} of {whole} at once: {effect}")
 
     def divided(self, what: str) -> int:
@@ -97,11 +100,7 @@ def current() -> OomFallback:
 
 @contextlib.contextmanager
 def oom_fallback(path: Path, more: bool = False) -> Iterator[OomFallback]:
-    """Inside the block work is divided as the file, if there is one, says of earlier tries; new divisions are added.
-
-    Args:
-        more: halve everything once more: the try before ran out of memory.
-    """
+    """Inside the block work is divided as the file says of earlier tries, with `more` twice as finely."""
     global _current
     before, _current = _current, OomFallback(path)
     if more:
@@ -114,11 +113,10 @@ def oom_fallback(path: Path, more: bool = False) -> Iterator[OomFallback]:
 
 
 def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "the same up to rounding") -> list[T]:
-    """`work(rows)` of consecutive parts of `count` rows, in order; again in smaller parts where memory runs out.
+    """`work(rows)` of consecutive parts of `count` >= 1 rows, in order; again in smaller parts where memory runs out.
 
     Args:
         work: computes some rows; may be called again for the same ones.
-        count: of rows, at least one.
         what, effect: what is computed, and the effect of smaller parts on it, for the record.
 
     Raises:
@@ -142,3 +140,22 @@ def in_parts(work: Callable[[slice], T], count: int, what: str, effect: str = "t
                 raise OutOfMemory(f"memory runs out in {what} with a single row", fix=FIX) from error
         release_memory()  # not while the exception is handled: it keeps what fills the memory
         parts = min(count, 2 * parts)
+
+
+def in_order(function: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+    """Maps `function` over `items` on threads, in order, with at most `workers` + 1 results in memory."""
+    if workers <= 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -36,18 +36,7 @@ class Meter:
         self.figures = figures or self.figures
         self._show(_format(figures))
 
-    @property
-    def left(self) -> float:
-        """Seconds to the end at this rate; infinite as long as it is not known."""
-        return max(0.0, self.total - self.done) / self.rate if self.rate > 0 else float("inf")
-
-    def as_dict(self) -> dict[str, Any]:
-        """What another process may want to show, as plain JSON values."""
-        return {"what": self.description, "done": self.done, "total": self.total, "unit": self.unit,
-                "rate": self.rate, "figures": _format(self.figures)}  # fmt: skip
-
-    def _show(self, text: str) -> None:
-        """Shows nothing."""
+    def _show(self, text: str) -> None: ...
 
 
 class _LineMeter(Meter):
@@ -58,7 +47,8 @@ class _LineMeter(Meter):
         if now - self._last < 10 and self.done < self.total:
             return
         self._last = now
-        text = f"({self.rate:,.1f} {self.unit}/s, {duration(self.left)} left) {text}"
+        left = max(0.0, self.total - self.done) / self.rate if self.rate > 0 else None
+        text = f"({self.rate:,.1f} {self.unit}/s, {duration(left)} left) {text}"
         sys.stderr.write(f"{self.description}: {self.done:,.0f}/{self.total:,.0f} {self.unit} {text}\n")
         sys.stderr.flush()
 
@@ -97,8 +87,12 @@ def track(total: float, description: str, unit: str = "it", done: float = 0, sho
 
 
 def latest() -> dict[str, Any] | None:
-    """How far this process is in what it does, whether it shows it or not; None outside `track`."""
-    return _open[0].as_dict() if _open else None
+    """How far this process is, shown or not, as plain JSON values for other processes; None outside `track`."""
+    if not _open:
+        return None
+    meter = _open[0]
+    return {"what": meter.description, "done": meter.done, "total": meter.total, "unit": meter.unit,
+            "rate": meter.rate, "figures": _format(meter.figures)}  # fmt: skip
 
 
 def _format(figures: dict[str, Any]) -> str:

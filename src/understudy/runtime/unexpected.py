@@ -20,7 +20,7 @@ DEBUG = "UNDERSTUDY_DEBUG"  # set to 1: tracebacks are shown
 
 
 def debugging() -> bool:
-    """Whether tracebacks are to be shown."""
+    """Whether tracebacks are shown."""
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
@@ -43,11 +43,7 @@ def report(error: BaseException) -> str:
 
 
 def write_report(error: BaseException) -> Path | None:
-    """Writes `report` to the user's cache folder, or else to the system's temporary folder.
-
-    Returns:
-        The file, which only its owner may read; None if neither folder can be written.
-    """
+    """Writes `report` to a file that only its owner may read, in the cache or temporary folder; None if neither can."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "understudy" / "logs"
     name = f"understudy-{datetime.now():%Y%m%d-%H%M%S}-"
     for folder in (caches, Path(tempfile.gettempdir())):

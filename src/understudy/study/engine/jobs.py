@@ -21,8 +21,7 @@ from pydantic import BaseModel
 
 import understudy
 from understudy.errors import UnderstudyError
-from understudy.io.files import read_json, sha256_json, writing
-from understudy.io.locks import held_lock
+from understudy.io.files import held_lock, read_json, sha256_json, writing
 from understudy.runtime.lazy import pandas as pd
 from understudy.study.registry import STAGES
 
