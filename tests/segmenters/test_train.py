@@ -415,12 +415,15 @@ def test_what_cannot_be_gone_on_from_is_refused(real: SliceSet, pretrained: Path
     damaged.mkdir()
     (damaged / "config.json").write_bytes((pretrained / "config.json").read_bytes())
     (damaged / "segmenter.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UnderstudyError, match="cannot be used"):
+    with pytest.raises(UnderstudyError) as caught:
         go(damaged)
-    other = json.loads((pretrained / "config.json").read_text()) | {"resolution": 64}
-    (damaged / "config.json").write_text(json.dumps(other))
+    assert caught.value.where == str(damaged / "segmenter.safetensors")
+    same = UNetConfig(filters=(4, 8, 8))  # weights for any resolution
+    other = train_segmenter(real, None, same, fine_tuning(samples=4), tmp_path / "other", None, "cpu", False)
+    record = json.loads((other / "config.json").read_text()) | {"resolution": 64}
+    (other / "config.json").write_text(json.dumps(record))
     with pytest.raises(UnderstudyError, match="64 pixels"):
-        go(damaged)
+        go(other, same)
 
 
 def test_counted_patients_are_the_first_of_the_same_order_as_fractions(real: SliceSet) -> None:

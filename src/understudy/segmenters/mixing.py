@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import lru_cache
 from time import perf_counter as clock
 from typing import Any
 
@@ -41,27 +42,6 @@ def split_counts(k: Rows, share: float) -> tuple[NDArray[np.bool_], Rows, Rows]:
     return after > before, before, k - before
 
 
-class Pool:
-    """Rows of one slice set, drawn from in rounds of a new random order each, seeded by `key` and the round: a slice
-    is seen as often as any other, and a resumed training continues anywhere."""
-
-    def __init__(self, rows: Rows, key: Sequence[int]) -> None:
-        self.rows, self.key = rows, list(key)
-        self._orders: dict[int, Rows] = {}  # of the rounds that the last batch came from
-
-    def draw(self, j: Rows) -> Rows:
-        """Rows of the draws with numbers `j`."""
-        rounds, places = np.divmod(j, len(self.rows))  # [n] each
-        return np.array([self._order(int(r))[p] for r, p in zip(rounds, places, strict=True)], np.int64)
-
-    def _order(self, number: int) -> Rows:
-        if number not in self._orders:
-            rng = np.random.default_rng([*self.key, number])
-            kept = {n: order for n, order in self._orders.items() if n >= number - 1}  # a batch spans two rounds
-            self._orders = {**kept, number: rng.permutation(self.rows)}
-        return self._orders[number]
-
-
 def channel_order(have: Sequence[str], want: Sequence[str], where: Any) -> list[int]:
     """Positions in `have` of the channels `want`, by name; an UnderstudyError where one is missing."""
     if missing := [name for name in want if name not in have]:
@@ -81,6 +61,24 @@ def class_table(have: Sequence[str], want: Sequence[str], where: Any) -> NDArray
     return table
 
 
+class Pool:
+    """Rows that are drawn in rounds of a new random order each, seeded by `key` and the round: a slice is seen as
+    often as any other, and a resumed training continues anywhere."""
+
+    def __init__(self, rows: Rows, key: Sequence[int]) -> None:
+        self.rows, self.key = rows, key
+        self._order = lru_cache(2)(lambda number: np.random.default_rng([*key, number]).permutation(rows))
+
+    def draw(self, j: Rows) -> Rows:
+        """Rows of the draws with numbers `j`."""
+        rounds, places = np.divmod(j, len(self.rows))  # [n] each
+        rows = np.empty(len(j), np.int64)
+        for number in np.unique(rounds).tolist():  # usually one or two in a batch
+            here = rounds == number
+            rows[here] = self._order(number)[places[here]]
+        return rows
+
+
 class Source:
     """Some rows of a slice set, with channels and classes in the network's order, by name."""
 
@@ -89,7 +87,7 @@ class Source:
         self._channels = channel_order(slices.channels, channels, slices.path)
         self._classes = class_table([c.name for c in slices.classes], classes, slices.path)
         self.pools: list[Pool] = []  # of all rows, or of those with and those without foreground
-        self.fraction: float | None = None  # of slices with foreground
+        self._fraction = 0.0  # of the draws that are of the first of two pools
 
     def read(self, rows: Rows) -> Arrays:
         """Images uint8 [n, C, R, R] and labels uint8 [n, R, R]."""
@@ -97,21 +95,23 @@ class Source:
         return images[:, self._channels], self._classes[labels]
 
     def pool(self, fraction: float | None, key: Sequence[int]) -> None:
-        """Makes the pools; one of all rows where a kind is absent, or `fraction` is None."""
-        self.fraction, masks = fraction, [np.ones(len(self.rows), bool)]
+        """Makes the pools for a fraction of slices with foreground; one of all rows for None, or where a kind is
+        absent."""
+        masks = [np.ones(len(self.rows), bool)]
         if fraction is not None:
             foreground = np.concatenate([labels.any((1, 2)) for _, _, labels in self.slices.blocks(self.rows)])
             kinds = [foreground, ~foreground]  # bool [rows] each
-            if not 0 < fraction < 1:
-                kinds = [kinds[0] if fraction else kinds[1]]
+            if fraction in (0, 1):  # only one of them is wanted
+                kinds = kinds[:1] if fraction else kinds[1:]
             masks = kinds if all(kind.any() for kind in kinds) else masks
+            self._fraction = fraction
         self.pools = [Pool(self.rows[mask], [*key, kind]) for kind, mask in enumerate(masks)]
 
     def draw(self, j: Rows) -> Rows:
         """Rows of the draws with numbers `j`."""
-        if self.fraction is None or len(self.pools) == 1:
+        if len(self.pools) == 1:
             return self.pools[0].draw(j)
-        first, in_first, in_second = split_counts(j, self.fraction)
+        first, in_first, in_second = split_counts(j, self._fraction)
         rows = np.empty(len(j), np.int64)
         rows[first] = self.pools[0].draw(in_first[first])
         rows[~first] = self.pools[1].draw(in_second[~first])
@@ -144,10 +144,10 @@ class Mixture:
         self.sources: dict[str, Any] = {}  # numbers of slices and of patients by "real" and "synthetic"
         self._share = config.real_share
         self._sources: list[Source] = []
-        chosen = (_all_of_both if config.total is None else _constant_total)(real, synthetic, config)
+        chosen = _chosen_rows(real, synthetic, config)
         for number, name, slices, rows in zip((0, 1), ("real", "synthetic"), (real, synthetic), chosen, strict=True):
-            if slices is None or rows is None:
-                continue
+            if slices is None or (config.total is not None and not len(rows)):
+                continue  # none of this set is wanted
             if slices.resolution != self.resolution:
                 sizes = f"real slices have {self.resolution} pixels, synthetic ones {slices.resolution}"
                 raise UnderstudyError(sizes, slices.path, "generate at the resolution of the real slices")
@@ -174,7 +174,7 @@ class Mixture:
         if "subject" in index:
             subject = index["subject"].fillna("").astype(str).to_numpy()
             excluded = np.flatnonzero(np.isin(subject, subject[held]) & (subject != ""))
-        trained = source.rows[~np.isin(source.rows, np.union1d(held, excluded))]
+        trained = np.setdiff1d(source.rows, np.union1d(held, excluded))
         source.pools = [Pool(pool.rows[np.isin(pool.rows, trained)], pool.key) for pool in source.pools]
         if not len(held) or not all(len(pool.rows) for pool in source.pools):
             few = f"{len(source.rows)} {name} slices are too few to hold some out for validation"
@@ -186,18 +186,15 @@ class Mixture:
         """For each source: positions in `samples` that it provides, and the rows."""
         if len(self._sources) == 1:
             return [(np.arange(len(samples)), self._sources[0].draw(samples))]
-        first, *counts = split_counts(samples, self._share)
-        masks = (first, ~first)
-        return [
-            (np.flatnonzero(mask), source.draw(count[mask]))
-            for mask, source, count in zip(masks, self._sources, counts, strict=True)
-        ]
+        first, in_first, in_second = split_counts(samples, self._share)
+        real, synthetic = self._sources
+        real_rows, synthetic_rows = real.draw(in_first[first]), synthetic.draw(in_second[~first])
+        return [(np.flatnonzero(first), real_rows), (np.flatnonzero(~first), synthetic_rows)]
 
     def read(self, samples: Rows) -> Arrays:
         """Images uint8 [n, C, R, R] and labels uint8 [n, R, R] of the samples with these numbers."""
         n, size = len(samples), self.resolution
-        images = np.empty((n, len(self.channels), size, size), np.uint8)
-        labels = np.empty((n, size, size), np.uint8)
+        images, labels = np.empty((n, len(self.channels), size, size), np.uint8), np.empty((n, size, size), np.uint8)
         for (at, rows), source in zip(self.draw(samples), self._sources, strict=True):
             if len(at):
                 images[at], labels[at] = source.read(rows)
@@ -206,44 +203,33 @@ class Mixture:
 
 # --- which rows of the real and of the synthetic set are trained on ---
 
-Chosen = tuple[Rows | None, Rows | None]
 
-
-def _all_of_both(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> Chosen:
-    rows = None if real is None else _real_rows(real, config)
-    if synthetic is None:
-        return rows, None
-    count = config.synthetic_count or len(synthetic)
-    if count > len(synthetic):
-        few = f"{count} synthetic slices wanted, there are {len(synthetic)}"
-        raise UnderstudyError(few, synthetic.path, "sample more")
-    return rows, np.arange(count)
-
-
-def _constant_total(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> Chosen:
-    """`real_share` of `total` real rows and the rest synthetic ones; None of a set of which none is wanted."""
-    ordered = np.empty(0, np.int64)
-    if real is not None:  # in an order whose first n rows are the set of n: patient by patient, or any
-        rng = np.random.default_rng([config.subset_seed, _STREAM, 1])  # the same whatever the training's seed
-        ordered = rng.permutation(_real_rows(real, config))
-        if config.choose == "patients":
-            subject = real.index["subject"].to_numpy()[ordered].astype(str)
-            names, patient = np.unique(subject, return_inverse=True)
-            place = rng.permutation(len(names))[patient]
-            ordered = ordered[np.argsort(place, kind="stable")]  # whole patients, but for the last
-    total = len(ordered) if config.total == "real" else int(config.total or 0)
-    wanted = round(config.real_share * total)
-    if (wanted == 0) != (config.real_share == 0) or (wanted == total) != (config.real_share == 1):
-        few = f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind"
-        raise UnderstudyError(few, real.path if real else None, "raise the total or the share")
+def _chosen_rows(real: SliceSet | None, synthetic: SliceSet | None, config: MixtureConfig) -> tuple[Rows, Rows]:
+    ordered = np.empty(0, np.int64) if real is None else _real_rows(real, config)
     there = 0 if synthetic is None else len(synthetic)
-    for name, slices, number, available in (
-        ("real", real, wanted, len(ordered)), ("synthetic", synthetic, total - wanted, there),
+    of_real, of_synthetic = len(ordered), (config.synthetic_count or there) if synthetic is not None else 0
+    if config.total is not None:
+        if real is not None:  # in an order whose first n rows are the set of n: patient by patient, or any
+            rng = np.random.default_rng([config.subset_seed, _STREAM, 1])  # the same whatever the training's seed
+            ordered = rng.permutation(ordered)
+            if config.choose == "patients":
+                subject = real.index["subject"].to_numpy()[ordered].astype(str)
+                names, patient = np.unique(subject, return_inverse=True)
+                place = rng.permutation(len(names))[patient]
+                ordered = ordered[np.argsort(place, kind="stable")]  # whole patients, but for the last
+        total = len(ordered) if config.total == "real" else config.total
+        of_real = round(config.real_share * total)
+        of_synthetic = total - of_real
+        if (of_real == 0) != (config.real_share == 0) or (of_synthetic == 0) != (config.real_share == 1):
+            few = f"{config.real_share:.2%} real slices in a set of {total} leave less than one slice of a kind"
+            raise UnderstudyError(few, real.path if real else None, "raise the total or the share")
+    for name, slices, wanted, found in (
+        ("real", real, of_real, len(ordered)), ("synthetic", synthetic, of_synthetic, there),
     ):  # fmt: skip
-        if number > available:
-            few = f"{number} {name} slices wanted for a training set of {total}, there are {available}"
-            raise UnderstudyError(few, slices.path if slices else None, "lower `ratios.total`, or sample more")
-    return ordered[:wanted] if wanted else None, np.arange(total - wanted) if total > wanted else None
+        if wanted > found:
+            few = f"{wanted} {name} slices wanted, there are {found}"
+            raise UnderstudyError(few, slices.path if slices else None, "sample more, or lower the total")
+    return ordered[:of_real], np.arange(of_synthetic)
 
 
 def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
@@ -251,8 +237,8 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
     rows = slices.rows(split="train") if "split" in slices.index else np.arange(len(slices))
     if config.patients is None and config.patient_fraction == 1 and config.patient_count is None:
         return rows
-    subject = slices.index["subject"].to_numpy()
-    chosen = np.unique(subject[rows].astype(str))
+    subject = slices.index["subject"].to_numpy()[rows].astype(str)
+    chosen = np.unique(subject)
     if config.patients is not None:
         if unknown := sorted(set(config.patients) - set(chosen)):
             problem = f"not among the training patients: {', '.join(unknown)}"
@@ -263,7 +249,7 @@ def _real_rows(slices: SliceSet, config: MixtureConfig) -> Rows:
     if count > len(order):
         problem = f"{count} training patients wanted, but there are {len(order)}"
         raise UnderstudyError(problem, slices.path, f"ask for 1 to {len(order)}")
-    return rows[np.isin(subject[rows].astype(str), order[:count])]
+    return rows[np.isin(subject, order[:count])]
 
 
 class Prefetcher:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from understudy import __version__
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.io.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from understudy.metrics.overlap import confusion
 from understudy.runtime.checkpoints import Checkpoints, History, StopRequest
 from understudy.runtime.devices import resolve_device, resolve_precision
 from understudy.runtime.memory import FIX, OutOfMemory, current, is_out_of_memory, release_memory
@@ -38,46 +39,24 @@ from understudy.segmenters.config import (
     paper_training,
 )
 from understudy.segmenters.losses import backward, batch_norms, segmentation_loss
-from understudy.segmenters.mixing import Mixture, Prefetcher
-from understudy.segmenters.predict import FORMAT, WEIGHTS, Segmenter
+from understudy.segmenters.mixing import Mixture, Prefetcher, Source, channel_order, class_table
+from understudy.segmenters.predict import FORMAT, WEIGHTS, Segmenter, load
 from understudy.segmenters.unet import UNetConfig
-from understudy.segmenters.validation import validation_for
 from understudy.slices import SliceSet
 from understudy.volumes import VolumeSet
 
 TRAINING = "training of a segmenter"  # in the record of what memory was too small for
 LOG_STEPS = 20  # steps between lines of the history
+CACHE_BYTES = 1 << 29  # validation volumes stay in memory up to this size
 _STREAM = 0x5E6  # keeps these draws apart from other uses of the same seed
 
-Validation = VolumeSet | SliceSet | None
-
-
-@dataclass(frozen=True)
-class Initial:
-    """A finished segmenter whose weights another training starts from; the order of its names is kept."""
-
-    weights: Path
-    channels: tuple[str, ...]
-    classes: tuple[str, ...]
-    resolution: int
-    record: dict[str, Any]  # what the further training records of it
-
-    @classmethod
-    def of(cls, folder: str | Path, model: ModelConfig) -> Initial:
-        """The segmenter in a folder; an UnderstudyError where there is none, or another network."""
-        weights, config = Path(folder) / WEIGHTS, Path(folder) / "config.json"
-        if not (config.is_file() and weights.is_file()):
-            raise UnderstudyError("no finished segmenter to continue from", folder, "train it to its end first")
-        found = read_json(config)
-        if found["model"] != model.model_dump(mode="json"):
-            raise UnderstudyError("the segmenter to continue from is another network", folder, "use the same `model`")
-        record = {"weights_sha256": sha256_file(weights), "outcome": found["outcome"]}
-        return cls(weights, tuple(found["channels"]), tuple(found["classes"]), found["resolution"], record)
+Labels = NDArray[np.uint8]
+HeldOut = VolumeSet | SliceSet | None
 
 
 def train(
     real: SliceSet | None, synthetic: SliceSet | None = None, model: ModelConfig | None = None,
-    config: SegmenterTrainingConfig | None = None, validation: Validation = None, device: str = "auto",
+    config: SegmenterTrainingConfig | None = None, validation: HeldOut = None, device: str = "auto",
     progress: bool = True,
 ) -> Segmenter:  # fmt: skip
     """Trains in memory and returns the best segmenter; see `train_segmenter` for the arguments.
@@ -86,12 +65,11 @@ def train(
     """
     model = model or UNetConfig()
     config = config or paper_training(model.kind)
-    mixture = _mixture(real, synthetic, model, config)
+    mixture = _training_set(real, synthetic, model, config)
     training = Training(mixture, model, config, validation, resolve_device(device))
     with track(training.steps * config.batch, "training segmenter", "samples", 0, progress) as meter:
         for line in training.run():
             meter.advance(config.batch, **line)
-    training.settle()
     training.network.load_state_dict(training.best["weights"])
     training.model.record = training.record()
     return training.model
@@ -99,7 +77,7 @@ def train(
 
 def train_segmenter(
     real: SliceSet | None, synthetic: SliceSet | None, model_config: ModelConfig | None = None,
-    config: SegmenterTrainingConfig | None = None, run_dir: str | Path = "segmenter", validation: Validation = None,
+    config: SegmenterTrainingConfig | None = None, run_dir: str | Path = "segmenter", validation: HeldOut = None,
     device: str = "auto", progress: bool = True, initial: str | Path | None = None,
 ) -> Path:  # fmt: skip
     """Trains, or continues, or returns at once what was finished before.
@@ -124,21 +102,53 @@ def train_segmenter(
     """
     folder, model = Path(run_dir), model_config or UNetConfig()
     config = config or paper_training(model.kind)
-    start = None if initial is None else Initial.of(initial, model)
-    mixture = _mixture(real, synthetic, model, config, start)
+    start, begun = None, {}
+    if initial is not None:
+        start, weights = load(initial, "cpu"), sha256_file(Path(initial) / WEIGHTS)
+        begun = {"initial": {"weights_sha256": weights, "outcome": start.record["outcome"]}}
+    mixture = _training_set(real, synthetic, model, config, start)
     held_out = sha256_file(validation.path / "volumes.json") if isinstance(validation, VolumeSet) else None
     decisive = {
         "format": FORMAT, "model": model.model_dump(mode="json"), "sources": mixture.sources,
         "training": config.model_dump(mode="json", exclude={"checkpoint_seconds"}),
         "validation": validation.content_hash if isinstance(validation, SliceSet) else held_out,
     }  # fmt: skip
-    identity = sha256_json(decisive if start is None else decisive | {"initial": start.record})
+    identity = sha256_json(decisive | begun)
     if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
         if read_json(folder / "config.json").get("identity") == identity:
             return folder
         raise UnderstudyError("the folder holds a segmenter of another training", folder, "use another folder")
     training = Training(mixture, model, config, validation, resolve_device(device), start, folder)
-    checkpoints, history = Checkpoints(folder, identity), History(folder / "history.jsonl", "samples")
+    checkpoints = Checkpoints(folder, identity)
+    _run(training, checkpoints, progress)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(training.best["weights"], temporary)
+    content = {"identity": identity, **training.record(), **begun}
+    write_json(folder / "config.json", content)  # the last: the result is complete
+    checkpoints.clear()
+    return folder
+
+
+def _training_set(
+    real: SliceSet | None, synthetic: SliceSet | None, model: ModelConfig, config: SegmenterTrainingConfig,
+    start: Segmenter | None = None,
+) -> Mixture:  # fmt: skip
+    """The training samples, checked against the network and the segmenter to start from."""
+    check_batch(model, config)
+    if start is None:
+        return Mixture(real, synthetic, config.mixture, config.seed)
+    if start.record["model"] != model.model_dump(mode="json"):
+        raise UnderstudyError("the segmenter to continue from is another network", "initial", "use the same `model`")
+    mixture = Mixture(real, synthetic, config.mixture, config.seed, (start.channels, start.classes))
+    if start.resolution != mixture.resolution:
+        sizes = f"the segmenter to continue from takes {start.resolution} pixels, the slices have {mixture.resolution}"
+        raise UnderstudyError(sizes, "initial", "train both at the same resolution")
+    return mixture
+
+
+def _run(training: Training, checkpoints: Checkpoints, progress: bool) -> None:
+    """From the last checkpoint to the end, with a history beside the checkpoints."""
+    config, history = training.config, History(checkpoints.folder / "history.jsonl", "samples")
     if found := checkpoints.latest():
         training.restore(found[1])
     history.resume(training.samples)
@@ -155,49 +165,25 @@ def train_segmenter(
                 checkpoints.save(training.state(), training.samples)
                 saved = time.monotonic()
             if stop.requested:
-                raise Interrupted(f"{folder}: stopped after {training.samples} samples")
-    training.settle()
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(training.best["weights"], temporary)
-    write_json(folder / "config.json", {"identity": identity, **training.record()})  # the last: the result is complete
-    checkpoints.clear()
-    return folder
-
-
-def _mixture(
-    real: SliceSet | None, synthetic: SliceSet | None, model: ModelConfig, config: SegmenterTrainingConfig,
-    start: Initial | None = None,
-) -> Mixture:  # fmt: skip
-    """The training samples, checked against the network."""
-    check_batch(model, config)
-    names = None if start is None else (start.channels, start.classes)
-    mixture = Mixture(real, synthetic, config.mixture, config.seed, names)
-    if start is not None and start.resolution != mixture.resolution:
-        sizes = f"the segmenter to continue from takes {start.resolution} pixels, the slices have {mixture.resolution}"
-        raise UnderstudyError(sizes, start.weights.parent, "train both at the same resolution")
-    return mixture
+                raise Interrupted(f"{checkpoints.folder}: stopped after {training.samples} samples")
 
 
 class Training:
     """The state of one training; `run` takes its steps, everything else (files, bar, signals) is outside."""
 
     def __init__(
-        self, mixture: Mixture, model_config: ModelConfig, config: SegmenterTrainingConfig, validation: Validation,
-        device: torch.device, start: Initial | None = None, folder: Path | None = None,
+        self, mixture: Mixture, model_config: ModelConfig, config: SegmenterTrainingConfig, held_out: HeldOut,
+        device: torch.device, start: Segmenter | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.mixture, self.model_config, self.config = mixture, model_config, config
-        self.device, self.start, self.folder = device, start, folder
+        self.device, self.folder = device, folder
         channels, classes, resolution = mixture.channels, mixture.classes, mixture.resolution
         network = build_model(model_config, len(channels), len(classes), resolution, config.seed)
         if start is not None:
-            try:
-                network.load_state_dict(load_file(start.weights))
-            except (SafetensorError, RuntimeError, OSError) as error:
-                problem = f"the weights to continue from cannot be used ({str(error).splitlines()[0]})"
-                raise UnderstudyError(problem, start.weights, "train that segmenter again") from error
+            network.load_state_dict(start.network.state_dict())
         self.network: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = optimiser_for(self.network, config)
-        self.validate = validation_for(config, mixture, validation)
+        self.validation = validation_for(config, mixture, held_out)
         self.steps = config.steps(mixture.slices)
         dtype = resolve_precision(config.precision, device)
         self.model = Segmenter(self.network, channels, classes, resolution, device, dtype, {}, config.augment.input)
@@ -212,7 +198,8 @@ class Training:
         self._record_parts()
 
     @property
-    def samples(self) -> int:  # slices shown so far
+    def samples(self) -> int:
+        """Slices shown so far."""
         return self.step * self.config.batch
 
     def _weights(self) -> dict[str, Tensor]:
@@ -224,6 +211,7 @@ class Training:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Continues from what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.waited = state["step"], state["seconds"], state["waited"]
@@ -232,7 +220,7 @@ class Training:
         self._record_parts()
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Trains to the end of the budget or of the time, or until the loss is no longer finite.
+        """Trains to the end of the budget or of the time, or until the loss is no longer finite; selects `best`.
 
         Yields:
             After each step a line for the history; {} for most steps.
@@ -248,9 +236,17 @@ class Training:
                 self.ended = "time"
             yield self._line()
             if self.ended != "budget":
-                return
+                break
+        if not self.validation and self.ended != "collapse":  # then the last weights are the best
+            weights = self._weights()
+            if all(bool(t.isfinite().all()) for t in weights.values()):
+                self.best = {"samples": self.samples, "val_dice": None, "found": 1, "weights": weights}
+            else:
+                self.ended, self.collapse = "collapse", "the last step left weights that are not finite"
+        if not self.collapse and not self.best["found"]:
+            self.collapse = "the best weights find nothing in any of the validation data"
 
-    def train_step(self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Tensor:
+    def train_step(self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: Labels) -> Tensor:
         """One update on the samples with these numbers, uint8 [N, C, R, R] and [N, R, R]; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step, self.steps)
@@ -304,42 +300,29 @@ class Training:
         """A line of the history every few steps and at validations, {} in between."""
         last = self.step == self.steps or self.ended == "time"
         turn, turn_before = (step * self.config.validations // self.steps for step in (self.step, self.step - 1))
-        validate = bool(self.validate) and (last or turn > turn_before)
+        validate = bool(self.validation) and (last or turn > turn_before)
         if self.step % LOG_STEPS and not validate and not last:
             return {}
         loss = float(self.losses) / (self.step % LOG_STEPS or LOG_STEPS)  # waits for a GPU
-        rate = self.config.rate(self.step - 1, self.steps)
+        line = {"loss": loss, "lr": self.config.rate(self.step - 1, self.steps)}
         if not self.step % LOG_STEPS:
             self.losses = torch.zeros_like(self.losses)
         if not math.isfinite(loss):
             self.ended = "collapse"
             self.collapse = f"the loss was not finite ({loss}) within {self.samples} samples"
-            return {"collapsed": True, "lr": rate}  # NaN is not JSON
-        line = {"loss": loss, "lr": rate}
+            return {"collapsed": True, "lr": line["lr"]}  # NaN is not JSON
         if validate:
-            scores, found = self.validate(self.model)
+            scores, found = self.validation.scores(self.model)
             line |= scores
             if self.best["val_dice"] is None or scores["val_dice"] > self.best["val_dice"]:
                 self.best = {"samples": self.samples, "val_dice": scores["val_dice"], "found": found}
                 self.best["weights"] = self._weights()
         return line
 
-    def settle(self) -> None:
-        """Selects the last weights where there was no validation, and says how the training collapsed, if it did."""
-        if not self.validate and self.ended != "collapse":
-            weights = self._weights()
-            if all(bool(t.isfinite().all()) for t in weights.values()):
-                self.best = {"samples": self.samples, "val_dice": None, "found": 1, "weights": weights}
-            else:
-                self.ended, self.collapse = "collapse", "the last step left weights that are not finite"
-        if not self.collapse and not self.best["found"]:
-            self.collapse = "the best weights find nothing in any of the validation data"
-
     def speed(self) -> dict[str, float]:
         """Seconds so far, samples a second, and the share of the time that the training waited for the next batch."""
-        rate, share = (
-            round(x / max(1e-9, self.seconds), digits) for x, digits in ((self.samples, 1), (self.waited, 4))
-        )
+        seconds = max(1e-9, self.seconds)
+        rate, share = round(self.samples / seconds, 1), round(self.waited / seconds, 4)
         return {"seconds": round(self.seconds, 3), "samples_per_second": rate, "waiting_share": share}
 
     def record(self) -> dict[str, Any]:
@@ -351,18 +334,18 @@ class Training:
             "model": self.model_config.model_dump(mode="json"), "training": self.config.model_dump(mode="json"),
             "channels": list(self.mixture.channels), "classes": list(self.mixture.classes),
             "resolution": self.mixture.resolution, "sources": self.mixture.sources,
-            "validated_on": self.validate.record,
+            "validated_on": self.validation.record,
             "outcome": "collapsed" if self.collapse else "trained", "collapse": self.collapse or None,
             "ended": self.ended, "samples": self.samples, "budget_samples": self.steps * self.config.batch,
             "best_samples": self.best["samples"], "best_val_dice": self.best["val_dice"],
             "seconds": speed["seconds"], "waiting_share": speed["waiting_share"],
-            **({} if self.start is None else {"initial": self.start.record}),
             **({} if self.parts == 1 else {"parts": self.parts}),
         }  # fmt: skip
 
 
 def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.optim.Optimizer:
-    spared = {id(parameter) for parameter in network.undecayed()}  # from weight decay
+    """The optimiser of the configuration; weight decay spares what the network names."""
+    spared = {id(parameter) for parameter in network.undecayed()}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in network.parameters() if id(p) not in spared]},
         {"params": [p for p in network.parameters() if id(p) in spared], "weight_decay": 0.0},
@@ -372,3 +355,77 @@ def optimiser_for(network: Network, config: SegmenterTrainingConfig) -> torch.op
         nesterov = config.momentum > 0
         return torch.optim.SGD(groups, config.lr, config.momentum, 0, config.weight_decay, nesterov)
     return torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay)
+
+
+# --- what the best weights are selected on ---
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean Dice over cases: volumes of patients, or slices. False without any."""
+
+    classes: tuple[str, ...]
+    record: dict[str, Any]  # what the data are, for the result
+    cases: Callable[[Segmenter], Iterator[tuple[Labels, Labels]]]  # prediction and truth of each
+
+    def __bool__(self) -> bool:
+        return 0 not in self.record.values()
+
+    def scores(self, model: Segmenter) -> tuple[dict[str, float], int]:
+        """({"val_dice": mean over classes and cases, "val_dice_<class>": ...}, foreground pixels predicted)."""
+        dice, found, count = [], 0, len(self.classes)
+        for pred, truth in self.cases(model):
+            table = confusion(pred, truth, count)
+            sizes = table.sum(0) + table.sum(1)  # [K], of both masks together; where both are empty the Dice is 1
+            dice.append(np.divide(2 * table.diagonal(), sizes, out=np.ones(count), where=sizes > 0)[1:])
+            found += int(table[:, 1:].sum())
+        each = np.array(dice).mean(axis=0)  # [classes]
+        named = {f"val_dice_{name}": float(value) for name, value in zip(self.classes[1:], each, strict=True)}
+        return {"val_dice": float(each.mean()), **named}, found
+
+
+def validation_for(config: SegmenterTrainingConfig, mixture: Mixture, held_out: HeldOut) -> Validation:
+    """Real patients for every training, so that all settings are selected on the same; with `same_as_training`,
+    synthetic slices for a training on such alone, which are taken out of the mixture."""
+    classes = mixture.classes
+    if config.validation == "same_as_training" and set(mixture.sources) == {"synthetic"}:
+        source, rows = mixture.hold_out(0.2, config.validation_slices)  # the paper's share of images
+        return Validation(classes, {"kind": "synthetic", "slices": len(rows)}, partial(_slices, source, rows))
+    if isinstance(held_out, SliceSet):
+        rows = np.arange(len(held_out))
+        source = Source(held_out, rows, mixture.channels, classes)
+        return Validation(classes, {"kind": "real", "slices": len(rows)}, partial(_slices, source, rows))
+    subjects = held_out.subjects("val") if held_out else []
+    record = {"kind": "real" if subjects else "none", "patients": len(subjects)}
+    if held_out is None or not subjects:
+        return Validation(classes, record, lambda model: iter(()))
+    order = channel_order(held_out.channels, mixture.channels, held_out.path)
+    table = class_table([c.name for c in held_out.classes], classes, held_out.path)
+    return Validation(classes, record, partial(_patients, held_out, subjects, order, table, {}))
+
+
+def _slices(source: Source, rows: NDArray[np.int64], model: Segmenter) -> Iterator[tuple[Labels, Labels]]:
+    for start in range(0, len(rows), 64):
+        images, truth = source.read(rows[start : start + 64])
+        pred = model.probabilities(np.ascontiguousarray(images)).argmax(1).to(torch.uint8).numpy()
+        yield from zip(pred, truth, strict=True)
+
+
+def _patients(
+    volumes: VolumeSet, subjects: Sequence[str], order: list[int], table: Labels, cache: dict[str, Any],
+    model: Segmenter,
+) -> Iterator[tuple[Labels, Labels]]:  # fmt: skip
+    """At the network's resolution; slices that the rule drops stay empty."""
+    for subject in subjects:
+        if subject in cache:
+            images, truth, kept = cache[subject]
+        else:
+            volume = volumes.read(subject)
+            truth, kept = table[volume.labels_at_network(len(volumes.classes))], volume.kept
+            images = np.ascontiguousarray(volume.images[kept][:, order])
+            if sum(held.nbytes for held, _, _ in cache.values()) + images.nbytes <= CACHE_BYTES:
+                cache[subject] = images, truth, kept
+        pred = np.zeros_like(truth)
+        if kept.any():
+            pred[kept] = model.probabilities(images).argmax(1).numpy()
+        yield pred, truth
