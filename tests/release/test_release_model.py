@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ from understudy.io.files import read_json, sha256_file, write_json
 from understudy.memorization.perform import audit
 from understudy.release.content import write_sums
 from understudy.release.forms import Decision
-from understudy.release.model_package import Sources, release_model
-from understudy.release.package import Released
+from understudy.release.gate import Audited
+from understudy.release.package import Released, release_model
 from understudy.release.scan import scan, secret_words
 from understudy.release.verify import verify
 from understudy.slices import SliceSet
@@ -60,6 +61,11 @@ def trained(folder: Path, seed: int = 1) -> Path:
     return folder
 
 
+class Sources(NamedTuple):
+    model: Path
+    audited: Audited
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     root = tmp_path_factory.mktemp("weights")
@@ -67,16 +73,16 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     model = trained(root / "model")
     samples = sample_set(model, 60, 3, root / "samples", progress=False)
     audit(real, real, samples, CONFIG, membership_score=MembershipScores(model)).save(root / "audit")
-    return Sources(samples, real, real, root / "audit", model=model)
+    return Sources(model, Audited(samples, real, real, root / "audit"))
 
 
-def changed(sources: Sources, **fields: Any) -> Sources:
-    return Sources(**{**vars(sources), **fields})
+def release(sources: Sources, signed: Decision, out: Path, override: str | None = None, **told: Any) -> Released:
+    return release_model(sources.model, sources.audited, ABOUT, signed, out, override, **told)
 
 
 @pytest.fixture(scope="module")
 def package(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Released:
-    return release_model(sources, ABOUT, agreed(), tmp_path_factory.mktemp("package") / "net")
+    return release(sources, agreed(), tmp_path_factory.mktemp("package") / "net")
 
 
 def test_whoever_gets_it_samples_in_one_command(sources: Sources, package: Released, tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_whoever_gets_it_samples_in_one_command(sources: Sources, package: Relea
     )
     assert done.exit_code == 0, done.output
     np.testing.assert_array_equal(
-        SliceSet.open(tmp_path / "out").read(slice(None))[0], sources.synthetic.read(slice(None))[0]
+        SliceSet.open(tmp_path / "out").read(slice(None))[0], sources.audited.synthetic.read(slice(None))[0]
     )
 
 
@@ -124,7 +130,7 @@ def test_the_card_has_front_matter_and_every_section(package: Released) -> None:
 def test_the_card_shows_dice_where_a_study_measured_it(sources: Sources, tmp_path: Path) -> None:
     row = {"label": "Synthetic (g), unet", "relative_dice": 0.91, "low": 0.8, "high": 1.0, "missed": 1, "present": 9}
     told = {"baseline_dice": 0.8, "patients": 9, "repeats": 3, "evidence": "weak", "comparisons": [row]}
-    done = release_model(changed(sources, evaluation=told), ABOUT, agreed(), tmp_path / "net")
+    done = release(sources, agreed(), tmp_path / "net", evaluation=told)
     text = (done.path / "README.md").read_text()
     assert "| Synthetic (g), unet | 91 % | 80 % to 100 % | 1 of 9 |" in text
     cards = pytest.importorskip("huggingface_hub", reason="reads the card as Hugging Face does")
@@ -174,10 +180,10 @@ def test_nothing_hides_in_the_file_of_weights(sources: Sources, package: Release
     weights = safetensors.torch.load_file(path)
     if how == "metadata":
         safetensors.torch.save_file(weights, path, {"trained_on": SECRET})
-        found = scan(folder, {}, [sources.training], secret_words([sources.training]))
+        found = scan(folder, {}, [sources.audited.training], secret_words([sources.audited.training]))
         assert any(WEIGHTS in f and "an id" in f for f in found.findings)
     elif how == "tensor":
-        pixels = torch.from_numpy(sources.training.read([0])[0])
+        pixels = torch.from_numpy(sources.audited.training.read([0])[0])
         safetensors.torch.save_file({**weights, "one_more": pixels}, path)
     else:
         path.write_bytes(path.read_bytes() + SECRET.encode())
@@ -217,12 +223,12 @@ def test_a_plug_in_in_the_configuration_is_not_loaded(package: Released, tmp_pat
 # --- the gate -------------------------------------------------------------------------------------------------------
 
 
-def _audit_with(sources: Sources, tmp_path: Path, **membership: Any) -> Path:
-    folder = Path(shutil.copytree(sources.audit, tmp_path / "audit"))
+def _audit_with(sources: Sources, tmp_path: Path, **membership: Any) -> Audited:
+    folder = Path(shutil.copytree(sources.audited.audit, tmp_path / "audit"))
     numbers = read_json(folder / "audit.json")
     numbers["membership"] = {**numbers["membership"], **membership} if membership else None
     write_json(folder / "audit.json", numbers)
-    return folder
+    return replace(sources.audited, audit=folder)
 
 
 @pytest.mark.parametrize(
@@ -240,22 +246,22 @@ def test_no_white_box_check_of_exactly_these_weights(
     audited = _audit_with(sources, tmp_path, **membership)
     for override in (None, "the board said so"):  # nothing overrides this
         with pytest.raises(UnderstudyError, match=words):
-            release_model(changed(sources, audit=audited), ABOUT, agreed(), tmp_path / "out", override)
+            release(sources._replace(audited=audited), agreed(), tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
 
 
 def test_samples_of_other_weights_and_other_things_than_generators(sources: Sources, tmp_path: Path) -> None:
     other = trained(tmp_path / "other", seed=9)
     with pytest.raises(UnderstudyError, match="not samples"):
-        release_model(changed(sources, model=other), ABOUT, agreed(), tmp_path / "out")
+        release(sources._replace(model=other), agreed(), tmp_path / "out")
     bare = Path(shutil.copytree(sources.model, tmp_path / "bare"))
     (bare / DISCRIMINATOR).unlink()
     with pytest.raises(UnderstudyError, match="discriminator"):
-        release_model(changed(sources, model=bare), ABOUT, agreed(), tmp_path / "out")
+        release(sources._replace(model=bare), agreed(), tmp_path / "out")
     config = read_json(bare / CONFIG_FILE)
     write_json(bare / CONFIG_FILE, {**config, "plugin": "mine"})
     with pytest.raises(UnderstudyError, match="plug-in"):
-        release_model(changed(sources, model=bare), ABOUT, agreed(), tmp_path / "out")
+        release(sources._replace(model=bare), agreed(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -271,27 +277,27 @@ def test_what_was_not_agreed_keeps_the_gate_shut(
     sources: Sources, tmp_path: Path, signed: Decision, words: str
 ) -> None:
     with pytest.raises(UnderstudyError, match=words):
-        release_model(sources, ABOUT, signed, tmp_path / "out")
+        release(sources, signed, tmp_path / "out")
     with pytest.raises(UnderstudyError, match="refuse"):
-        release_model(sources, ABOUT, decision(decision="refuse"), tmp_path / "out", override="we need it now")
+        release(sources, decision(decision="refuse"), tmp_path / "out", override="we need it now")
 
 
 def test_weights_that_give_patients_away_go_only_by_override_and_stamped(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = set(sources.training.rows(split="train").tolist())
+    known = set(sources.audited.training.rows(split="train").tolist())
 
     class Telltale(MembershipScores):
         def __call__(self, slices: SliceSet, rows: Any) -> Any:
             return np.array([float(int(r) in known) + 0.01 * (int(r) % 7) for r in rows]), "score"
 
     monkeypatch.setattr(gate_module, "MembershipScores", Telltale)
-    real, samples = sources.training, sources.synthetic
+    real, samples = sources.audited.training, sources.audited.synthetic
     audit(real, real, samples, CONFIG, membership_score=Telltale(sources.model)).save(tmp_path / "audit")
-    told = changed(sources, audit=tmp_path / "audit")
+    told = sources._replace(audited=replace(sources.audited, audit=tmp_path / "audit"))
     with pytest.raises(UnderstudyError, match="AUC"):
-        release_model(told, ABOUT, agreed(most_auc=1.0), tmp_path / "out")
-    done = release_model(told, ABOUT, agreed(most_auc=1.0), tmp_path / "out", "the board said so")
+        release(told, agreed(most_auc=1.0), tmp_path / "out")
+    done = release(told, agreed(most_auc=1.0), tmp_path / "out", "the board said so")
     for name in ("README.md", "evidence.html", "ro-crate-metadata.json", "release.json", "decision.json"):
         assert "the board said so" in (done.path / name).read_text(), name
     found = verify(done.path)

@@ -99,7 +99,7 @@ def model_command(
     """Release a trained generator: rechecks the audit of its samples, tests its weights by membership inference, and
     writes safetensors with a model card."""
     from understudy.release.forms import About, read_form
-    from understudy.release.model_package import Sources, release_model
+    from understudy.release.package import release_model
     from understudy.runtime.devices import resolve_device
     from understudy.study.released import dice_of, model_of
 
@@ -111,8 +111,8 @@ def model_command(
     if model is None:
         fix = "give --study and --generator, or --model FOLDER"
         raise UnderstudyError("no generator is named", where="--model", fix=fix)
-    sources = Sources(**vars(found), model=model, evaluation=evaluation, paths=(study,) if study else ())
-    done = release_model(sources, told, signed, out, override, device=str(resolve_device(device)), progress=not quiet)
+    where, hidden = str(resolve_device(device)), [study] if study else []
+    done = release_model(model, found, told, signed, out, override, where, not quiet, evaluation, hidden)
     c = done.certificate
     words = (
         f"weights of a {display_name(c['model']['kind'])} ({c['model']['weights']['parameters']:,}) released to {out}\n"

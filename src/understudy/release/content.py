@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,34 +79,26 @@ def clean_set(
 
 
 def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BYTES) -> dict[str, Any]:
-    """Writes the set into `out`; returns the fields of a `FolderSpec` that reads it."""
+    """Writes the set into `out` as png, nnunet, nifti or webdataset; returns the `FolderSpec` that reads it."""
     if layout == "png":
         export_images(slices, out, progress=False)
         return png_reading(slices)
     if layout == "nnunet":
         raw = export_nnunet(slices, out, folds=min(5, max(2, len(slices))), progress=False)
         return nnunet_reading(slices, raw.relative_to(out).as_posix())
-    codes = {c.name: c.code for c in slices.classes[1:]}
-    table = np.array([c.code for c in slices.classes], np.uint8)
     names = {c: token(c) for c in slices.channels}
-    reading: dict[str, Any] = {"layout": layout, "channels": names, "codes": codes}
+    reading: dict[str, Any] = {
+        "layout": layout,
+        "channels": names,
+        "codes": {c.name: c.code for c in slices.classes[1:]},
+    }
     if layout == "nifti":
-        if slices.axes not in (None, ("P", "L")):
-            raise UnderstudyError(f"NIfTI of slices with axes {slices.axes}", fix="use another format")
-        height, width, depth = slices.spacing or (1.0, 1.0, 1.0)
-        affine = np.diag([-width, -height, depth, 1.0])
         reading |= {"pattern": "{channel}/{id}_{channel}.nii.gz", "labels": "seg"}
-        for name in (*names.values(), "seg"):
-            (out / name).mkdir(parents=True)
-        for key, planes, _ in _each(slices, table):
-            for name, pixels in zip((*names.values(), "seg"), planes, strict=True):
-                volume = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], affine)
-                content = gzip.compress(volume.to_bytes(), 6, mtime=0)
-                (out / name / f"{key}_{name}.nii.gz").write_bytes(content)
-    elif layout == "webdataset":
+        _write_nifti(slices, (*names.values(), "seg"), out)
+    else:
         reading |= {"labels": SEGMENTATION}
         shards = ShardFiles(out, limit)
-        for key, planes, row in _each(slices, table):
+        for key, planes, row in _each(slices):
             members = []
             for name, pixels in zip((*names.values(), SEGMENTATION), planes, strict=True):
                 buffer = io.BytesIO()
@@ -114,18 +106,30 @@ def write_layout(slices: SliceSet, layout: str, out: Path, limit: int = SHARD_BY
                 members.append((f"{name}.png", buffer.getvalue()))
             shards.add(key, [*members, ("json", (json.dumps(row, sort_keys=True, default=str) + "\n").encode())])
         shards.close()
-    else:
-        raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
     describe(slices, out, reading)
     return reading
 
 
-def _each(slices: SliceSet, table: Pixels) -> Iterator[tuple[str, list[Pixels], dict[str, Any]]]:
+def _write_nifti(slices: SliceSet, names: Sequence[str], out: Path) -> None:
+    if slices.axes not in (None, ("P", "L")):
+        raise UnderstudyError(f"NIfTI of slices with axes {slices.axes}", fix="use another format")
+    height, width, depth = slices.spacing or (1.0, 1.0, 1.0)
+    affine = np.diag([-width, -height, depth, 1.0])  # columns to the left, rows to posterior; NIfTI counts RAS
+    for name in names:
+        (out / name).mkdir(parents=True)
+    for key, planes, _ in _each(slices):
+        for name, pixels in zip(names, planes, strict=True):
+            volume = nib.Nifti1Image(np.ascontiguousarray(pixels.T)[..., None], affine)
+            (out / name / f"{key}_{name}.nii.gz").write_bytes(gzip.compress(volume.to_bytes(), 6, mtime=0))
+
+
+def _each(slices: SliceSet) -> Iterator[tuple[str, list[Pixels], dict[str, Any]]]:
     """Id, planes (channels, then the annotation in grey values) and index row of each slice."""
+    codes = np.array([c.code for c in slices.classes], np.uint8)
     for rows, images, labels in slices.blocks():
         index = slices.index.iloc[rows].to_dict(orient="records")
         for row, image, label in zip(index, images, labels, strict=True):
-            yield str(row["id"]), [*image, table[label]], {str(k): v for k, v in row.items()}
+            yield str(row["id"]), [*image, codes[label]], {str(k): v for k, v in row.items()}
 
 
 def read_back(package: Path, head: dict[str, Any]) -> Iterator[tuple[str, Pixels, Pixels]]:

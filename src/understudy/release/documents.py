@@ -1,26 +1,39 @@
-"""The documents of a package, for people and for programs, from the templates in `templates/`.
+"""The documents of a package, for people and for programs, from the templates in `templates/`; pictures of slices.
 
 Datasheet: Gebru et al. 2021. Model card: Mitchell et al. 2019, with Hugging Face's front matter. RO-Crate 1.1,
-Croissant 1.1 with RAI 1.0, CITATION.cff 1.2.0, a record of AIDA data hub.
+Croissant 1.1 with RAI 1.0, CITATION.cff 1.2.0, a record of AIDA data hub. No real picture, no patient.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from understudy.io.files import sha256_json
 from understudy.names import display_name, percent
 from understudy.release.forms import About, Decision
+from understudy.report.content import read_audits
+from understudy.report.data import ReportData
+from understudy.report.plots import slices as plots
+from understudy.report.plots.gallery import make_gallery
+from understudy.report.render import render
+from understudy.report.sections.copies import copies
 
+Pixels = NDArray[np.uint8]
 MODEL = "model"  # folder of the weights in a package
+SHOWN = 12  # slices on a sheet
+_LINE = 18  # pixels of a line of words
 _LAYOUTS = {  # words, media type, and pattern of the files
     "sliceset": ("a slice set of Understudy (Zarr 3 and `index.parquet`)", "application/octet-stream", "data/**"),
     "png": ("PNG files, one a channel: `data/CHANNEL/ID_CHANNEL.png`, the annotation in `data/Seg`",
@@ -41,15 +54,10 @@ _COLUMNS = {  # of the manifest
     "sha256": "SHA-256 (hex) of image [C, H, W] and labels [H, W], uint8",
 }
 _MEDIA = {
-    ".md": "text/markdown",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".parquet": "application/vnd.apache.parquet",
-    ".cff": "application/yaml",
-    ".png": "image/png",
+    ".md": "text/markdown", ".html": "text/html", ".json": "application/json", ".png": "image/png", "": "text/plain",
+    ".parquet": "application/vnd.apache.parquet", ".cff": "application/yaml",
     ".safetensors": "application/octet-stream",
-    "": "text/plain",
-}
+}  # fmt: skip
 _HUGGING_FACE = {  # its names for licences
     "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "apache-2.0", "mit"
 }  # fmt: skip
@@ -152,3 +160,101 @@ def _render(template: str, about: About, certificate: dict[str, Any], **fields: 
         about=about, certificate=certificate, audit=certificate["audit"], data=data, forced=stamp(certificate),
         classes=[c["name"] for c in data["classes"][1:]], year=certificate["released"][:4], **fields,
     )  # fmt: skip
+
+
+def evidence(about: About, decision: Decision, certificate: dict[str, Any], slices: Path, audit: Path) -> str:
+    """evidence.html of a package of slices; `slices` is what is released, `audit` the folder of the audit."""
+    c, data = certificate["audit"], certificate["data"]
+    name = ", ".join(data["generators"]) or "synthetic"
+    report = ReportData(
+        about.title, {}, pd.DataFrame(), synthetic={name: slices}, audits={name: audit}, show_patient_ids=False
+    )
+    gallery = make_gallery(report)
+    removed = ", the flagged ones among them, which are not in this package." if c["flagged"] else ": those here."
+    return _evidence(
+        about, certificate, report, decision, data,
+        heading="What is left after the audit",
+        second=f"{c['before']:,} slices were audited; {c['flagged']:,} flagged ones and {c['alike']:,} near-duplicates"
+        f" of them were taken out, {c['released']:,} are here.",
+        facts=[("Slices", f"{data['slices']:,}")],
+        drawn=" from those that are here",
+        audited=f"All {c['before']:,} slices{removed}",
+        gallery=gallery,
+        classes=list(zip(gallery.classes, plots.colours(len(gallery.classes)), strict=True)),
+    )  # fmt: skip
+
+
+def model_evidence(
+    about: About, decision: Decision, certificate: dict[str, Any], picture: Image.Image, audit: Path
+) -> str:
+    """evidence.html of a package of weights; `picture` shows samples that were not flagged."""
+    c, model = certificate["audit"], certificate["model"]
+    report = ReportData(about.title, {}, pd.DataFrame(), audits={model["kind"]: audit}, show_patient_ids=False)
+    return _evidence(
+        about, certificate, report, decision, model,
+        heading="Samples and weights",
+        second=certificate["white_box"]["words"],
+        facts=[("Weights", f"{model['weights']['parameters']:,}")],
+        drawn=" from those that the audit did not flag",
+        audited=f"{c['judged']:,} samples of exactly these weights, {c['flagged']:,} of them flagged.",
+        picture=plots.png(np.asarray(picture)),
+    )  # fmt: skip
+
+
+def _evidence(
+    about: About, certificate: dict[str, Any], report: ReportData, decision: Decision, data: dict[str, Any],
+    second: str, facts: list[tuple[str, str]], **fields: Any,
+) -> str:  # fmt: skip
+    size, channels = f"{data['resolution']} pixels", ", ".join(data["channels"])
+    return render(
+        "evidence.html.j2",
+        PackageLoader("understudy.release"),
+        about=about,
+        released=certificate["released"],
+        version=certificate["software_version"],
+        forced=stamp(certificate),
+        paragraphs=[certificate["audit"]["verdict"]["headline"], second, signed(decision),
+                    f"Known defects: {about.known_defects}"],
+        facts=[*facts, ("Size", size), ("Channels", channels), ("Licence", about.licence)],
+        audit=copies(report, read_audits(report)),
+        **{"gallery": None, "picture": "", "classes": [], **fields},
+    )  # fmt: skip
+
+
+def sheet(chosen: Sequence[tuple[Pixels, Pixels]], data: dict[str, Any]) -> Image.Image:
+    """A picture of slices: for each its channels and its annotation, under headings.
+
+    Args:
+        chosen: image uint8 [C, H, W] and labels uint8 [H, W] of each slice.
+        data: channels, classes, resolution and axes.
+    """
+    factor = max(1, 96 // data["resolution"])  # tiles of about 96 pixels
+    classes = [c["name"] for c in data["classes"][1:]]
+    windows = [plots.channel_window(np.stack(channel)) for channel in zip(*(image for image, _ in chosen), strict=True)]
+    below = next((i for i, name in enumerate(data["channels"]) if "FLAIR" in name.upper()), 0)
+
+    def tile(pixels: Pixels) -> Pixels:
+        return plots.enlarged(plots.upright(pixels, data["axes"]), factor)
+
+    tiles: list[Pixels] = []
+    for image, labels in chosen:
+        grey = [tile(plots.windowed(x, w)) for x, w in zip(image, windows, strict=True)]
+        tiles += [np.repeat(g[..., None], 3, axis=-1) for g in grey]
+        tiles.append(plots.overlay(grey[below], tile(labels), len(classes)))
+    heads = [*data["channels"], "annotation"] * min(2, len(chosen))  # two slices side by side
+    picture = plots.contact_sheet(tiles, len(heads))
+    height, width = picture.shape[:2]
+    page = Image.new("RGB", (width, height + 2 * _LINE), "white")
+    page.paste(Image.fromarray(picture), (0, _LINE))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    step = width / len(heads)
+    for i, name in enumerate(heads):  # above the columns
+        while len(name) > 1 and font.getlength(name) > step - 4:
+            name = name.removesuffix("…")[:-1] + "…"
+        draw.text((i * step + 2, 2), name, "black", font)
+    place = 2.0
+    for name, colour in zip(classes, plots.colours(len(classes)), strict=True):  # below the picture
+        draw.rectangle((place, height + _LINE + 4, place + 10, height + _LINE + 14), colour)
+        draw.text((place + 14, height + _LINE + 2), name, "black", font)
+        place += 28 + font.getlength(name)
+    return page

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from understudy.errors import UnderstudyError, first_line
 from understudy.io.files import write_text
@@ -17,12 +17,12 @@ TODO = "TODO"
 _USUAL = {"quantile": 0.99}  # answers that stand in the form
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Form(BaseModel, extra="forbid", frozen=True):
+    """Every field without a default has to be filled in."""
 
 
 class About(_Form):
-    """The data set in the words of who releases it; every field without a default has to be filled in."""
+    """The data set in the words of who releases it."""
 
     title: str = Field(description="of the data set, as it is cited")
     short_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="letters, digits, - and _")
@@ -49,7 +49,7 @@ class About(_Form):
 
     @property
     def full_licence(self) -> str:
-        """Name and address."""
+        """Its name and address."""
         return f"{self.licence} {self.licence_url}".strip()
 
     @property
@@ -111,15 +111,13 @@ def read_form(path: str | Path, form: type[Form]) -> Form:
 
 def checked_form(content: object, form: type[Form], where: str | Path) -> Form:
     """Answers as a form; raises `UnderstudyError` with all fields that are missing, wrong, or still TODO."""
-    unfilled = _unfilled(content)
-    problems = [f"{name}: still to be filled in" for name in unfilled]
+    problems = dict.fromkeys(_unfilled(content), "still to be filled in")
     try:
         found = form.model_validate(content)
     except ValidationError as error:
-        places = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
-        problems += [f"{place}: {what}" for place, what in places if place not in unfilled]
+        problems = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors()} | problems
     if problems:
-        what = "the form is not complete:\n" + "\n".join(f"  {p}" for p in problems)
+        what = "\n  ".join(["the form is not complete:", *(f"{place}: {what}" for place, what in problems.items())])
         raise UnderstudyError(what, where=where, fix="fill it in")
     return found
 

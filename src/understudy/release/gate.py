@@ -18,7 +18,7 @@ from understudy.generators.folder import CONFIG, WEIGHTS
 from understudy.generators.membership import MembershipScores, supports_membership_inference
 from understudy.generators.registry import KINDS
 from understudy.io.files import read_json, sha256_file
-from understudy.memorization.config import FEWEST_PATIENTS, AuditConfig
+from understudy.memorization.config import FEWEST_PATIENTS
 from understudy.memorization.membership import Membership, membership
 from understudy.memorization.screen import MEMORY, Recheck, near_duplicates, recheck, rows_left
 from understudy.memorization.words import missed_copies, people
@@ -49,33 +49,18 @@ class Audited:
 
 @dataclass(frozen=True)
 class Clearance:
-    """What passed: rows that may go, the audit found again, and what an override had to overrule."""
+    """What passed the gate."""
 
-    kept: NDArray[np.int64]
     found: Recheck
-    flagged: int
-    alike: int
-    verdict: dict[str, Any]
-    override: dict[str, Any] | None
-    screened: dict[str, int]  # slices before `understudy screen`, and what it took out
-
-
-@dataclass(frozen=True)
-class ModelClearance:
-    """What passed: the audit of the samples and membership inference, both done again on these weights."""
-
-    weights: str
-    found: Recheck
-    white_box: Membership
-    judged: int
-    flagged: int
-    override: dict[str, Any] | None
+    certified: dict[str, Any]  # what the certificate says of the audit
+    override: dict[str, Any] | None  # the reason, and what it overrules
+    kept: NDArray[np.int64]  # rows of the slices that may go, or of samples that may be shown
 
 
 def clear(
     audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu", progress: bool = False
 ) -> Clearance:
-    """Rechecks the audit and weighs the decision.
+    """Rechecks the audit of slices and weighs the decision.
 
     Raises:
         UnderstudyError: something speaks against the release and is not overridden; a refusal cannot be.
@@ -88,23 +73,26 @@ def clear(
     kept = rows_left(synthetic, flagged, alike)
     before = dict(synthetic.attrs.get("screened") or {})  # by `understudy screen`, before this audit
     rest = found.rest(kept, screened=bool(before) or len(kept) < len(synthetic))
-    rate = len(flagged) / max(1, int(found.table["judged"].sum()))
-    against = _objections(found, decision, rate, audited.audit)
-    if decision.decision == "approve" and (rate or before.get("flagged")):
+    against = _objections(found, decision, audited.audit)
+    if decision.decision == "approve" and (len(flagged) or before.get("flagged")):
         removed = f"`understudy screen` took out {before['flagged']}" if before.get("flagged") else "would be removed"
         against.append(f"slices are flagged ({removed}), but the decision is `approve`: write `approve_with_removal`")
     if rest.kind != "no_sign":
         against.append(f"the audit of the slices that are left does not say “no sign of copying”: {rest.headline}")
-    stamp = _weighed(against, override, audited.audit)
-    counts = {name: int(before[name]) for name in ("before", "flagged", "alike")} if before else {}
-    return Clearance(kept, found, len(flagged), len(alike), rest.as_dict(), stamp, counts)
+    certified = {
+        "before": int(found.numbers["sets"]["synthetic"]["slices"]), "flagged": len(flagged), "alike": len(alike),
+        "released": len(kept), "verdict_before": found.numbers["verdict"]["headline"], "verdict": rest.as_dict(),
+    }  # fmt: skip
+    if before:
+        certified["screened"] = {name: int(before[name]) for name in ("before", "flagged", "alike")}
+    return Clearance(found, certified, _weighed(against, override, audited.audit), kept)
 
 
 def clear_model(
     model: Path, audited: Audited, decision: Decision, override: str | None = None, device: str = "cpu",
     progress: bool = False,
-) -> ModelClearance:  # fmt: skip
-    """Rechecks the audit of samples, repeats membership inference, and weighs the decision.
+) -> tuple[Clearance, Membership]:  # fmt: skip
+    """Rechecks the audit of samples, repeats membership inference on the weights, and weighs the decision.
 
     Args:
         model: folder of the trained generator; of a GAN with its discriminator, which is needed and not released.
@@ -115,24 +103,23 @@ def clear_model(
     """
     _check_decision(decision, override)
     synthetic, audit = audited.synthetic, audited.audit
-    weights = _bound_weights(model, synthetic)
+    _check_weights(model, synthetic)
     scores = MembershipScores(model, device)
     recorded: dict[str, Any] = read_json(audit / "audit.json").get("membership") or {}
     if recorded.get("weights") != scores.weights:
         what = "no membership inference on the weights" if not recorded else "membership inference of other weights"
         raise UnderstudyError(f"the audit has {what}", where=audit, fix=_ASK)
     found = audited.recheck(device, progress)
-    config = AuditConfig.model_validate(found.numbers["config"])
+    config = found.config
     asked = membership(*found.found.judged[:2], scores, config.membership_slices, config.resamples, config.seed)
     apart = max(abs(getattr(asked, name) - float(recorded[name])) for name in ("auc", "low", "high"))
-    if not apart <= SAME_AUC:
+    if not apart <= SAME_AUC:  # NaN fails as well
         what = f"membership inference, done again, gives AUC {asked.auc:.3f}, recorded {float(recorded['auc']):.3f}"
         raise UnderstudyError(f"{what}: the record was changed, or is of other slices", where=audit, fix=_ASK)
-    verdict = found.rest(np.arange(len(synthetic)), screened=False)
-    if verdict.kind != found.numbers["verdict"]["kind"]:
+    verdict, said = found.rest(np.arange(len(synthetic)), screened=False), found.numbers["verdict"]
+    if verdict.kind != said["kind"]:
         raise UnderstudyError("the audit's verdict is not that of these slices", where=audit, fix=_ASK)
-    flagged, judged = int(found.table["flagged"].sum()), int(found.table["judged"].sum())
-    against = _objections(found, decision, flagged / max(1, judged), audit)
+    against = _objections(found, decision, audit)
     most = decision.thresholds.most_auc
     if asked.low > 0.5 or min(asked.training_patients, asked.heldout_patients) < FEWEST_PATIENTS:
         against.append(asked.words)
@@ -142,14 +129,17 @@ def clear_model(
         interval = f"95 % interval by patient {asked.low:.2f} to {asked.high:.2f}"
         against.append(f"the weights' AUC may be as high as {asked.high:.2f} ({interval}), agreed was {most:.2f}")
     if verdict.kind != "no_sign":
-        against.append(f"the audit's verdict on its samples: {found.numbers['verdict']['headline']}")
+        against.append(f"the audit's verdict on its samples: {said['headline']}")
     if decision.decision == "approve_with_removal":
         against.append("the decision is `approve_with_removal`, but nothing can be taken out of weights")
-    return ModelClearance(weights, found, asked, judged, flagged, _weighed(against, override, audit))
+    flagged, judged = (found.table[name].to_numpy(bool) for name in ("flagged", "judged"))
+    said = {name: said[name] for name in ("kind", "headline", "sentences", "limits")}
+    certified = {"judged": int(judged.sum()), "flagged": int(flagged.sum()), "verdict": said}
+    return Clearance(found, certified, _weighed(against, override, audit), np.flatnonzero(judged & ~flagged)), asked
 
 
-def _bound_weights(model: Path, synthetic: SliceSet) -> str:
-    """SHA-256 (hex) of the weights, after checking that the slices are samples of them, as they came."""
+def _check_weights(model: Path, synthetic: SliceSet) -> None:
+    """Raises unless the weights are a built-in generator's that can be tested, and the slices all its samples."""
     config = read_json(model / CONFIG)
     if "plugin" in config or config.get("kind") not in KINDS:
         fix = f"release its slices instead, or train one of {', '.join(KINDS)}"
@@ -157,12 +147,10 @@ def _bound_weights(model: Path, synthetic: SliceSet) -> str:
     if not (model / WEIGHTS).is_file() or not supports_membership_inference(model):
         what = "no generator that supports membership inference here (of a GAN the discriminator is needed)"
         raise UnderstudyError(what, where=model, fix="train it again; weights are released only after that test")
-    weights = sha256_file(model / WEIGHTS)
-    if synthetic.attrs.get("weights") != weights or "screened" in synthetic.attrs:
+    if synthetic.attrs.get("weights") != sha256_file(model / WEIGHTS) or "screened" in synthetic.attrs:
         fix = f"sample them (understudy sample {model} SLICES), audit all samples with --model, and decide again"
         which = "screened, not all samples" if "screened" in synthetic.attrs else "not samples"
         raise UnderstudyError(f"the audited slices are {which} of these weights", where=synthetic.path, fix=fix)
-    return weights
 
 
 def _check_decision(decision: Decision, override: str | None) -> None:
@@ -172,11 +160,11 @@ def _check_decision(decision: Decision, override: str | None) -> None:
         raise UnderstudyError("the decision is `refuse`", where=f"decision of {decision.by.name}", fix=fix)
     if override is not None and len(override.split()) < _FEWEST_WORDS:
         fix = f"write why in {_FEWEST_WORDS} words or more, e.g. --override 'phantoms, no patients'"
-        raise UnderstudyError("an override needs a reason in words", where="--override", fix=fix)
+        raise UnderstudyError("an override needs a reason in words", where="override", fix=fix)
 
 
 def _weighed(against: list[str], override: str | None, audit: Path) -> dict[str, Any] | None:
-    """The override's stamp (reason, and what it overrules); None without one. Raises if it is needed and missing."""
+    """The override's stamp; None without one. Raises if it is needed and missing."""
     if against and override is None:
         raise UnderstudyError(
             "this may not be released:\n" + "\n".join(f"  - {a}" for a in against), where=audit,
@@ -185,10 +173,11 @@ def _weighed(against: list[str], override: str | None, audit: Path) -> dict[str,
     return {"reason": override, "against": against} if override is not None else None
 
 
-def _objections(found: Recheck, decision: Decision, rate: float, audit: Path) -> list[str]:
-    """Where the audit's controls failed, or it is not what was agreed on; `rate`: share of judged slices flagged."""
+def _objections(found: Recheck, decision: Decision, audit: Path) -> list[str]:
+    """Where the audit's controls failed, or it is not what was agreed on."""
     limits, config, concentration = decision.thresholds, found.numbers["config"], found.concentration
     audited = dt.date.fromtimestamp((audit / "audit.json").stat().st_mtime)
+    rate = int(found.table["flagged"].sum()) / max(1, int(found.table["judged"].sum()))
     against = []
     if found.controls.missed:
         against.append(

@@ -1,8 +1,9 @@
-"""A package of slices from a set, its audit and a decision: gate, data, documents, scan, hashes; whole or absent."""
+"""Packages of slices and of weights: gate, content, documents, scan, hashes; whole or absent."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,35 +12,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors
+import torch
+from safetensors import safe_open
+
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.exchange.description import CERTIFICATE, FORMAT
-from understudy.io.files import sha256_file, write_json, write_text, writing
-from understudy.memorization.screen import Recheck
+from understudy.generators.folder import CONFIG, WEIGHTS, save_model
+from understudy.generators.registry import KINDS, load_generator
+from understudy.generators.training.config import UNTRACED
+from understudy.io.files import read_json, sha256_file, write_json, write_text, writing
 from understudy.memorization.words import spread
 from understudy.release.content import LAYOUTS, SHARD_BYTES, clean_set, content_root, head_of, write_layout, write_sums
-from understudy.release.documents import croissant, ro_crate, slice_documents
-from understudy.release.evidence import evidence
+from understudy.release.documents import (
+    MODEL,
+    SHOWN,
+    croissant,
+    evidence,
+    model_documents,
+    model_evidence,
+    ro_crate,
+    sheet,
+    slice_documents,
+)
 from understudy.release.forms import About, Decision
-from understudy.release.gate import Audited, clear
+from understudy.release.gate import Audited, Clearance, clear, clear_model
 from understudy.release.scan import Scan, refuse, scan, secret_words
 from understudy.runtime.memory import release_memory
-from understudy.slices import SliceSet
 
-DOCUMENTS = {
-    "README.md": "where to begin",
-    "manifest.parquet": "one row a slice",
+_OF_EVERY_PACKAGE = {
     "LICENSE": "licence",
     "CITATION.cff": "citation",
-    "DATASHEET.md": "datasheet",
-    "aida.md": "record for AIDA data hub",
-    "croissant.json": "Croissant metadata",
     "evidence.html": "evidence",
     "decision.json": "the decision",
     "audit/audit.json": "the audit",
     "audit/audit.md": "the audit in words",
     CERTIFICATE: "certificate",
 }
+DOCUMENTS = {
+    "README.md": "where to begin",
+    "manifest.parquet": "one row a slice",
+    "DATASHEET.md": "datasheet",
+    "aida.md": "record for AIDA data hub",
+    "croissant.json": "Croissant metadata",
+    **_OF_EVERY_PACKAGE,
+}
+MODEL_DOCUMENTS = {
+    "README.md": "model card",
+    f"{MODEL}/{WEIGHTS}": "weights",
+    f"{MODEL}/{CONFIG}": "architecture, channels, classes and recipe",
+    "samples.png": "samples that the audit did not flag",
+    **_OF_EVERY_PACKAGE,
+    "audit/audit.json": "the audit of its samples, and membership inference on the weights",
+}
+# what of a generator's configuration is released: not the seed, which gives the order of the training slices
+_KEPT = ("kind", "model", "channels", "classes", "annotation", "spacing", "axes", "kimg", "steps", "precision", "torch")
+_NOT_TRAINING = {*UNTRACED, "seed"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +84,7 @@ class Released:
 
 def release_slices(
     audited: Audited, about: About, decision: Decision, out: Path, layout: str = "sliceset",
-    override: str | None = None, shard_bytes: int = SHARD_BYTES, device: str = "cpu", progress: bool = False,
+    override: str | None = None, device: str = "cpu", progress: bool = False, shard_bytes: int = SHARD_BYTES,
 ) -> Released:  # fmt: skip
     """Writes the package at `out`, which must not exist.
 
@@ -67,8 +97,8 @@ def release_slices(
         UnderstudyError: the gate or the scan refuses, unknown layout, disk full, `out` exists.
     """
     if layout not in LAYOUTS:
-        raise UnderstudyError(f"unknown format {layout!r}", where="--format", fix=f"use {', '.join(LAYOUTS)}")
-    with assembling(out) as (folder, work):
+        raise UnderstudyError(f"unknown format {layout!r}", where="layout", fix=f"use {', '.join(LAYOUTS)}")
+    with _assembling(out) as (folder, work):
         cleared = clear(audited, decision, override, device, progress)
         place = folder / "data" if layout == "sliceset" else work / "slices"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -80,49 +110,75 @@ def release_slices(
             reading = write_layout(slices, layout, folder / "data", shard_bytes)
             release_memory()
         manifest.to_parquet(folder / "manifest.parquet", index=False)
-        copy_audit(audited.audit, folder)
-        head, hashed = head_of(slices), sha256_file(folder / "manifest.parquet")
-        data = {
-            **head,
-            "slices": len(slices),
-            "spacing": slices.spacing,
-            "axes": slices.axes,
-            "reading": reading,
-            "generators": sorted(set(manifest["generator"].dropna().astype(str))),
-            "slices_with_class": {
-                c[5:]: int((manifest[c] > 0).sum()) for c in map(str, manifest) if c.startswith("area.")
-            },
-        }
-        numbers = cleared.found.numbers
+        head, areas = head_of(slices), [c for c in map(str, manifest) if c.startswith("area.")]
         certificate = {
-            **certificate_head("slices", about, decision, cleared.override),
+            **_certificate("slices", about, decision, cleared, audited.audit, folder),
             "layout": layout,
-            "data": data,
-            "content": {"root": content_root(head, manifest), "manifest_sha256": hashed},
-            "audit": {
-                **audit_record(cleared.found, folder),
-                "before": int(numbers["sets"]["synthetic"]["slices"]),
-                "flagged": cleared.flagged,
-                "alike": cleared.alike,
-                "released": len(slices),
-                "verdict_before": numbers["verdict"]["headline"],
-                "verdict": cleared.verdict,
-                **({"screened": cleared.screened} if cleared.screened else {}),
+            "data": {
+                **head,
+                "slices": len(slices),
+                "spacing": slices.spacing,
+                "axes": slices.axes,
+                "reading": reading,
+                "generators": sorted(set(manifest["generator"].dropna().astype(str))),
+                "slices_with_class": {c.removeprefix("area."): int((manifest[c] > 0).sum()) for c in areas},
+            },
+            "content": {
+                "root": content_root(head, manifest),
+                "manifest_sha256": sha256_file(folder / "manifest.parquet"),
             },
         }
         write_json(folder / "croissant.json", croissant(about, certificate, manifest))
         texts = slice_documents(about, decision, certificate)
         texts["evidence.html"] = evidence(about, decision, certificate, place, audited.audit)
         crate = ro_crate(about, certificate, DOCUMENTS, {"data/": f"{len(slices):,} slices, layout {layout}"})
-        hidden = [audited.synthetic.folder, audited.audit]
-        return sealed(folder, out, certificate, texts, crate, [audited.training, audited.heldout], hidden)
+        return _sealed(folder, out, certificate, texts, crate, audited)
 
 
-# What packages of slices and of weights have in common.
+def release_model(
+    model: Path, audited: Audited, about: About, decision: Decision, out: Path, override: str | None = None,
+    device: str = "cpu", progress: bool = False, evaluation: dict[str, Any] | None = None, hidden: Sequence[Path] = (),
+) -> Released:  # fmt: skip
+    """Writes the package of a trained generator at `out`, which must not exist.
+
+    Args:
+        model: folder of the generator; `audited` are its samples.
+        evaluation: Dice of segmenters trained with its samples (`study.released.dice_of`).
+        hidden: further paths that no document may name.
+
+    Raises:
+        UnderstudyError: the gate or the scan refuses, damaged weights, disk full, `out` exists.
+    """
+    with _assembling(out) as (folder, _):
+        cleared, asked = clear_model(model, audited, decision, override, device, progress)
+        config = _write_weights(model, folder / MODEL)
+        if sha256_file(folder / MODEL / WEIGHTS) != audited.synthetic.attrs["weights"]:  # which the gate compared
+            what = "the audited file of weights holds more than the EMA generator (metadata, or another precision)"
+            raise UnderstudyError(what, where=model, fix="train it with this version, then sample and audit")
+        certificate = {
+            **_certificate("generator", about, decision, cleared, audited.audit, folder),
+            "model": _describe(folder / MODEL, config),
+            "white_box": asked.as_dict(),
+            "evaluation": evaluation,
+        }
+        chosen = np.sort(np.random.default_rng(0).permutation(cleared.kept)[:SHOWN])
+        picture = sheet(list(zip(*audited.synthetic.read(chosen), strict=True)), certificate["model"])
+        picture.save(folder / "samples.png", optimize=True)
+        texts = model_documents(about, decision, certificate, config)
+        texts["evidence.html"] = model_evidence(about, decision, certificate, picture, audited.audit)
+        crate = ro_crate(about, certificate, MODEL_DOCUMENTS, {})
+        return _sealed(folder, out, certificate, texts, crate, audited, [model, *hidden])
 
 
-def certificate_head(kind: str, about: About, decision: Decision, override: dict[str, Any] | None) -> dict[str, Any]:
-    """The first fields of a certificate."""
+def _certificate(
+    kind: str, about: About, decision: Decision, cleared: Clearance, audit: Path, folder: Path
+) -> dict[str, Any]:
+    """Copies the audit's numbers and words (no neighbour, no p-value by slice); what every certificate says."""
+    (folder / "audit").mkdir(exist_ok=True)
+    for name in ("audit.json", "audit.md"):
+        shutil.copyfile(audit / name, folder / "audit" / name)
+    found, concentration = cleared.found, cleared.found.concentration
+    training = found.found.parts.training
     return {
         "format": FORMAT,
         "kind": kind,
@@ -131,27 +187,25 @@ def certificate_head(kind: str, about: About, decision: Decision, override: dict
         "version": about.version,
         "released": dt.date.today().isoformat(),
         "decision": decision.model_dump(mode="json"),
-        "override": override,
-    }
-
-
-def audit_record(found: Recheck, folder: Path) -> dict[str, Any]:
-    """What every certificate says of the audit, which was done again."""
-    numbers, spread_over = found.numbers, found.concentration
-    return {
-        "sha256": sha256_file(folder / "audit" / "audit.json"),
-        "audited_set": numbers["sets"]["synthetic"]["content_hash"],
-        "quantile": numbers["config"]["quantile"],
-        "rule": numbers["rule"]["text"],
-        "training_slices": len(found.found.parts.training.rows),
-        "training_patients": found.found.parts.training.count,
-        "concentration": None if spread_over is None else {**spread_over.as_dict(), "words": spread(spread_over)},
-        "recomputed": True,
+        "override": cleared.override,
+        "audit": {
+            "sha256": sha256_file(folder / "audit" / "audit.json"),
+            "audited_set": found.numbers["sets"]["synthetic"]["content_hash"],
+            "quantile": found.numbers["config"]["quantile"],
+            "rule": found.numbers["rule"]["text"],
+            "training_slices": len(training.rows),
+            "training_patients": training.count,
+            "concentration": None
+            if concentration is None
+            else concentration.as_dict() | {"words": spread(concentration)},
+            "recomputed": True,
+            **cleared.certified,
+        },
     }
 
 
 @contextmanager
-def assembling(out: Path) -> Iterator[tuple[Path, Path]]:
+def _assembling(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that becomes `out` if the block succeeds, and one for temporary work; raises if `out` exists."""
     if out.exists():
         raise UnderstudyError("the package is there already", where=out, fix="use a new folder")
@@ -168,31 +222,79 @@ def assembling(out: Path) -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_audit(audit: Path, folder: Path) -> None:
-    """The shareable parts of an audit: its numbers and words, no neighbour and no p-value by slice."""
-    (folder / "audit").mkdir(exist_ok=True)
-    for name in ("audit.json", "audit.md"):
-        shutil.copyfile(audit / name, folder / "audit" / name)
-
-
-def sealed(
+def _sealed(
     folder: Path, out: Path, certificate: dict[str, Any], texts: dict[str, str], crate: dict[str, Any],
-    real: Sequence[SliceSet], paths: Sequence[Path],
+    audited: Audited, hidden: Sequence[Path] = (),
 ) -> Released:  # fmt: skip
-    """Writes the documents into `folder`, searches it for what must not leave (else raises), and writes its hashes.
-
-    Args:
-        out: the place that the folder will have.
-        real: sets of patients that nothing may be of.
-        paths: that no file may hold, besides those of `real` and the folder's own.
-    """
+    """Writes the documents, searches `folder` for what must not leave (else raises), and writes its hashes."""
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "decision.json", {**certificate["decision"], "override": certificate["override"]})
     write_json(folder / "ro-crate-metadata.json", crate)
     write_json(folder / CERTIFICATE, certificate)
-    sets = list({id(s): s for s in real}.values())
-    words = secret_words(sets, [*paths, *(s.folder for s in sets), folder])
-    searched = scan(folder, certificate.get("data", {}), sets, words)
+    real = list({id(s): s for s in (audited.training, audited.heldout)}.values())
+    paths = [audited.synthetic.folder, audited.audit, *hidden, *(s.folder for s in real), folder]
+    searched = scan(folder, certificate.get("data", {}), real, secret_words(real, paths))
     refuse(searched, folder)
     return Released(out, write_sums(folder), certificate, searched)
+
+
+def _write_weights(model: Path, folder: Path) -> dict[str, Any]:
+    """Writes the EMA generator and what is needed to sample from it into the new `folder`; returns its configuration.
+
+    The tensors are read into the network and written again: other tensors, optimiser states, the file's metadata and
+    the discriminator stay behind. Of config.json only named fields go along.
+    """
+    generator, config = load_generator(model)
+    for name, value in generator.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UnderstudyError(f"{name} has values that are not finite", where=model, fix="train it again")
+    kept = {name: config[name] for name in _KEPT if name in config}
+    if "training" in config:
+        kept["training"] = {k: v for k, v in config["training"].items() if k not in _NOT_TRAINING}
+    folder.mkdir(parents=True)
+    save_model(folder, generator, kept)
+    for name in (WEIGHTS, CONFIG):
+        (folder / name).chmod(0o644)
+    return kept
+
+
+def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate says of written weights."""
+    with safe_open(folder / WEIGHTS, "pt") as tensors:
+        sizes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118  # no mapping
+    return {
+        **{k: config.get(k) for k in ("kind", "channels", "classes", "annotation", "spacing", "axes")},
+        "resolution": config["model"]["resolution"],
+        "weights": {
+            "file": f"{MODEL}/{WEIGHTS}",
+            "sha256": sha256_file(folder / WEIGHTS),
+            "tensors": len(sizes),
+            "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
+        },
+        "config_sha256": sha256_file(folder / CONFIG),
+    }
+
+
+def weights_problems(folder: Path, certified: dict[str, Any]) -> list[str]:
+    """What is wrong with weights and configuration, compared with the certificate's `model`; nothing is executed."""
+    problems, path = [], folder / WEIGHTS
+    if sha256_file(path) != certified["weights"]["sha256"]:
+        problems.append("the weights are not those that were certified")
+    if sha256_file(folder / CONFIG) != certified["config_sha256"]:
+        problems.append("the configuration is not the one that was certified")
+    config = read_json(folder / CONFIG)
+    if config.get("kind") not in KINDS or set(config) - {*_KEPT, "training"}:
+        return [*problems, "the configuration has other fields than a release has"]
+    try:
+        with safe_open(path, "pt") as tensors:
+            extra = tensors.metadata()
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        what = f"the weights cannot be read ({str(error).splitlines()[0]})"
+        raise UnderstudyError(what, where=path, fix="get them again") from error
+    if extra:
+        problems.append(f"the weights' file holds metadata ({', '.join(sorted(extra))})")
+    generator, _ = load_generator(folder)  # refuses tensors that are missing, strange, or of another shape
+    if not all(torch.isfinite(value).all() for value in generator.state_dict().values()):
+        problems.append("the weights hold values that are not finite")
+    return problems

@@ -35,7 +35,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Scan:
-    """What was looked for and where."""
+    """How much was searched for how much, and what was found."""
 
     files: int
     slices: int
@@ -52,15 +52,10 @@ def secret_words(real: Sequence[SliceSet], paths: Sequence[Path] = ()) -> set[st
 
 
 def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: set[str]) -> Scan:
-    """Searches a package.
+    """Searches a package for `words` and for slices of the `real` sets, which have its channels.
 
     Args:
         head: channels and classes, of its certificate; empty for a package of weights.
-        real: sets whose slices must not be in it, with the same channels by name.
-        words: of `secret_words`.
-
-    Raises:
-        UnderstudyError: a file that cannot be opened.
     """
     files, count = names_below(package), 0
     findings = _words_in(files, package, words)
@@ -70,7 +65,7 @@ def scan(package: Path, head: dict[str, Any], real: Sequence[SliceSet], words: s
             count += 1
             if _digest(image) in known:
                 findings.append(f"slice {name} is a real slice, pixel by pixel")
-            elif any(c.any() and c.min() != c.max() and _digest(c) in single for c in image):
+            elif any(_digest(channel) in single for channel in image):
                 findings.append(f"a channel of slice {name} is that of a real slice, pixel by pixel")
     return Scan(len(files), count, sum(map(len, real)), len(words), findings)
 
@@ -114,7 +109,7 @@ def _hits(words: re.Pattern[str], text: str) -> set[str]:
 
 
 def _masked(word: str) -> str:
-    """Enough to find it, too little to leak it into a log."""
+    # enough to find it, too little to leak it into a log
     return f"{word[:2]}… ({len(word)} characters; an id, path, host or user name)"
 
 
@@ -140,25 +135,18 @@ def _texts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _text(content: bytes, name: str) -> str:
-    if name.endswith(".png"):
-        content = b"\n".join(_chunks(content))
+    if name.endswith(".png"):  # what it holds beside pixels, and what was appended behind its end
+        found, place, kind = [], 8, b""
+        while place + 8 <= len(content) and kind != b"IEND":
+            size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+            if kind not in (b"IDAT", b"IHDR", b"IEND"):
+                found.append(kind + b" " + content[place + 8 : place + 8 + size])
+            place += 12 + size
+        content = b"\n".join([*found, content[place:]])
     elif name.endswith(".nii.gz"):
         raw = gzip.decompress(content)
         content = raw[: int(np.frombuffer(raw[108:112], "<f4")[0])]  # vox_offset: header and extensions
     return content.decode("utf-8", "replace")
-
-
-def _chunks(content: bytes) -> Iterator[bytes]:
-    """What a PNG file holds beside pixels, and what was appended behind its end."""
-    place = 8
-    while place + 8 <= len(content):
-        size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if kind not in (b"IDAT", b"IHDR", b"IEND"):
-            yield kind + b" " + content[place + 8 : place + 8 + size]
-        place += 12 + size
-        if kind == b"IEND":
-            break
-    yield content[place:]
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -5,6 +5,7 @@ Hashes inside show damage; a package that somebody rewrote whole shows only by t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,9 @@ from understudy.generators.registry import load_generator
 from understudy.io.files import read_json, sha256_file
 from understudy.memorization.controls import Controls
 from understudy.release.content import COLUMNS, SUMS, check_sums, content_root, read_back, slice_hash
-from understudy.release.documents import MODEL, stamp
-from understudy.release.evidence import SHOWN, Pixels, sheet
+from understudy.release.documents import MODEL, SHOWN, Pixels, sheet, stamp
 from understudy.release.gate import SAME_AUC
-from understudy.release.model_package import DOCUMENTS as MODEL_DOCUMENTS
-from understudy.release.model_package import weights_problems
-from understudy.release.package import DOCUMENTS
+from understudy.release.package import DOCUMENTS, MODEL_DOCUMENTS, weights_problems
 
 _ASKED = ("score", "auc", "low", "high", "training", "heldout", "training_patients", "heldout_patients", "weights")
 
@@ -63,21 +61,25 @@ def verify(package: str | Path, root: str | None = None, pictures: Path | None =
     if root is not None and root.strip().lower() != own:
         problems.insert(0, f"its root hash is {own}, not the published one: this is another package")
     found = Verification(own, root is not None, certificate, files, problems)
-    check = {"slices": _slices, "generator": _generator}.get(str(certificate.get("kind")))
+    check = {"slices": _check_slices, "generator": _check_generator}.get(str(certificate.get("kind")))
     if check is None:
         problems.append("its certificate describes neither slices nor a generator")
         return found
     try:
         found.override = stamp(certificate)
-        check(found, folder, pictures)
+        shown = check(found, folder, pictures is not None)
+        if pictures is not None and shown:
+            pictures.parent.mkdir(parents=True, exist_ok=True)
+            sheet(shown, certificate.get("data") or certificate["model"]).save(pictures)
     except (UnderstudyError, OSError, KeyError, TypeError, ValueError) as error:
         problems.append(f"it cannot be read: {error}")
     return found
 
 
-def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
+def _check_slices(found: Verification, folder: Path, look: bool) -> list[tuple[Pixels, Pixels]]:
+    """Adds the problems; returns some slices (image, labels) to look at."""
     problems, data, certified = found.problems, found.certificate["data"], found.certificate["audit"]
-    _check_documents(found, folder, list(DOCUMENTS), ("README.md", "DATASHEET.md"), "data/")
+    _check_documents(found, folder, DOCUMENTS, ("README.md", "DATASHEET.md"), "data/")
     manifest = pd.read_parquet(folder / "manifest.parquet")
     if set(manifest.columns) != {*COLUMNS, *(f"area.{c['name']}" for c in data["classes"][1:])}:
         problems.append("manifest.parquet has other columns than a release has")
@@ -86,20 +88,18 @@ def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
     head = {k: data[k] for k in ("channels", "classes", "resolution")}
     if content_root(head, manifest) != found.certificate["content"]["root"]:
         problems.append("the manifest is not the one that was certified: ids or slices were changed")
-    numbers = _check_audit(found, folder)
+    _check_audit(found, folder)
     if certified["before"] - certified["flagged"] - certified["alike"] != len(manifest):
         problems.append(f"{certified['before']} audited less those taken out are not the {len(manifest)} slices here")
     if (manifest["p"] <= 1 - certified["quantile"] + 1e-12).any():
         problems.append("a flagged slice is in the manifest")
-    if Controls.of(numbers).missed and not found.override:
-        problems.append("the audit misses its planted copies")
     listed = {p["@id"]: p for p in read_json(folder / "croissant.json")["distribution"]}
     if listed["manifest.parquet"]["sha256"] != sha256_file(folder / "manifest.parquet"):
         problems.append("croissant.json names another manifest")
 
     # every slice is read and hashed; some of them are kept to look at
     wanted = dict(zip(manifest["id"], manifest["sha256"], strict=True))
-    shown = set(manifest["id"].sample(min(SHOWN, len(manifest)), random_state=0))
+    shown = set(manifest["id"].sample(min(SHOWN, len(manifest)), random_state=0)) if look else set()
     seen: set[str] = set()
     chosen: list[tuple[Pixels, Pixels]] = []
     for name, image, labels in read_back(folder, data):
@@ -110,14 +110,13 @@ def _slices(found: Verification, folder: Path, pictures: Path | None) -> None:
             chosen.append((image, labels))
     found.slices = len(seen)
     problems += [f"slice {name} is missing" for name in wanted.keys() - seen]
-    if pictures is not None and chosen:
-        _save_sheet(chosen, data, pictures)
+    return chosen
 
 
-def _generator(found: Verification, folder: Path, pictures: Path | None) -> None:
+def _check_generator(found: Verification, folder: Path, look: bool) -> list[tuple[Pixels, Pixels]]:
+    """Adds the problems; returns some samples, if there is no problem: damaged weights are not run."""
     problems, certificate = found.problems, found.certificate
-    damaged = bool(problems)
-    _check_documents(found, folder, list(MODEL_DOCUMENTS), ("README.md",), f"{MODEL}/{WEIGHTS}")
+    _check_documents(found, folder, MODEL_DOCUMENTS, ("README.md",), f"{MODEL}/{WEIGHTS}")
     problems += weights_problems(folder / MODEL, certificate["model"])
     numbers = _check_audit(found, folder)
     asked, stated, certified = numbers["membership"] or {}, certificate["white_box"], certificate["audit"]
@@ -130,20 +129,19 @@ def _generator(found: Verification, folder: Path, pictures: Path | None) -> None
             break
     if numbers["flags"]["count"] != certified["flagged"] or numbers["verdict"]["kind"] != certified["verdict"]["kind"]:
         problems.append("the certificate states another verdict than the audit")
-    if not found.override and Controls.of(numbers).missed:
-        problems.append("the audit misses its planted copies")
     if not found.override and (numbers["verdict"]["kind"] != "no_sign" or asked.get("low", 1) > 0.5):
         problems.append("the audit speaks against a release that was not forced")
     if certificate["model"]["weights"]["sha256"] not in (folder / "README.md").read_text(encoding="utf-8"):
         problems.append("the model card is of other weights")
-    if pictures is not None and not damaged and not problems:
-        generator, config = load_generator(folder / MODEL)
-        images, labels, _ = decode(generator.sample(SHOWN, 0), classes_of(config), config["annotation"])
-        _save_sheet(list(zip(images, labels, strict=True)), certificate["model"], pictures)
+    if not look or problems:
+        return []
+    generator, config = load_generator(folder / MODEL)
+    images, labels, _ = decode(generator.sample(SHOWN, 0), classes_of(config), config["annotation"])
+    return list(zip(images, labels, strict=True))
 
 
 def _check_documents(
-    found: Verification, folder: Path, documents: list[str], stamped: tuple[str, ...], held: str
+    found: Verification, folder: Path, documents: Iterable[str], stamped: tuple[str, ...], held: str
 ) -> None:
     """Whether all are there, the `stamped` ones show an override, and the crate describes what the package holds."""
     missing = [name for name in [*documents, "ro-crate-metadata.json"] if not (folder / name).is_file()]
@@ -157,16 +155,13 @@ def _check_documents(
 
 
 def _check_audit(found: Verification, folder: Path) -> dict[str, Any]:
-    """The numbers of the audit, which must be the certified one."""
+    """The numbers of the audit, which must be the certified one and have found its planted copies."""
     certified, path = found.certificate["audit"], folder / "audit" / "audit.json"
     numbers: dict[str, Any] = read_json(path)
     if sha256_file(path) != certified["sha256"]:
         found.problems.append("the audit is not the one that was certified")
     if numbers["sets"]["synthetic"]["content_hash"] != certified["audited_set"]:
         found.problems.append("the audit is of another set")
+    if Controls.of(numbers).missed and not found.override:
+        found.problems.append("the audit misses its planted copies")
     return numbers
-
-
-def _save_sheet(chosen: list[tuple[Pixels, Pixels]], data: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(chosen, data).save(path)
