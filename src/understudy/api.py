@@ -33,9 +33,9 @@ def _settings() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        from understudy.study.config.yaml import settings_problems
+        from understudy.study.config.yaml import problems_of
 
-        problems = "; ".join(settings_problems(error))
+        problems = "; ".join(problems_of(error))
         raise UnderstudyError(problems, fix="the reference of the study file lists all settings") from error
 
 

@@ -54,9 +54,9 @@ def _explained(error: Exception) -> UnderstudyError | None:
     if isinstance(error, OSError):
         return explain_os_error(error, None, writing=False)
     if type(error).__name__ == "ValidationError":  # pydantic's, which need not be loaded
-        from understudy.study.config.yaml import settings_problems
+        from understudy.study.config.yaml import problems_of
 
-        problems = "\n".join(f"  {problem}" for problem in settings_problems(error))  # type: ignore[arg-type]
+        problems = "\n".join(f"  {problem}" for problem in problems_of(error))  # type: ignore[arg-type]
         fix = "give another value; the command's --help says what it means"
         return UnderstudyError(f"a setting cannot be used:\n{problems}", fix=fix)
     return None

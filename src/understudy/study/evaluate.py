@@ -13,7 +13,7 @@ from understudy.exchange.read import open_folder
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import read_json
 from understudy.study.config.cohorts import name_of
-from understudy.study.config.generators import FolderGenerator
+from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study
 
 

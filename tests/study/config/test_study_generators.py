@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from understudy.errors import UnderstudyError
 from understudy.generators.recipes import RECIPES, recipe
-from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type
-from understudy.study.config.generators import GeneratorSpec, snapshot_points
+from understudy.generators.registry import KINDS, network_type
+from understudy.study.config.networks import GeneratorSpec, named_kinds, snapshot_points
 from understudy.study.config.schema import Study, load_study
-from understudy.study.config.yaml import named_kinds
 from understudy.study.engine.plan import Plan, make_plan
 
 
@@ -52,7 +51,7 @@ def test_fields_given_stand_above_the_recipe() -> None:
 
 def test_a_generator_named_like_a_kind_is_of_this_kind() -> None:
     given = {"diffusion": {}, "mine": {}, "progan": {"model": {"kind": "stylegan1"}}, "stylegan3": None}
-    named = named_kinds(given, list(KINDS), DEFAULT_KIND, {})
+    named = named_kinds(given, "generators")
     kinds = {name: GeneratorSpec.model_validate(spec).model.kind for name, spec in named.items()}
     assert kinds == {"diffusion": "diffusion", "mine": "stylegan2", "progan": "stylegan1"}
 

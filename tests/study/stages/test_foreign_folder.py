@@ -14,7 +14,7 @@ from understudy.errors import UnderstudyError
 from understudy.exchange.spec import FolderSpec, spec_of_words
 from understudy.io.files import read_json
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
-from understudy.study.config.generators import FolderGenerator
+from understudy.study.config.networks import FolderGenerator
 from understudy.study.config.schema import Study, load_study
 from understudy.study.engine.estimate import estimated
 from understudy.study.engine.plan import make_plan

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 
 from understudy.cohort.config import CohortConfig
 from understudy.cohort.phantom.write import PhantomConfig
@@ -30,7 +30,6 @@ from understudy.study.config.yaml import Strict
 TAKEN = ("jobs", "tables", "logs", "cluster")  # names of folders beside those of the cohorts
 PUBLISHED = ("brats2020", "brats2021")  # cohorts that the paper has results of
 SPLIT_FILES = ("train", "validation", "test", "permutation")  # fields of a split that may be files
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class CohortEntry(CohortConfig):
@@ -87,7 +86,7 @@ class Patients(Strict):
 
     @field_validator("cohorts")
     @classmethod
-    def _free_names(cls, value: dict[str, CohortEntry] | None, info: ValidationInfo) -> dict[str, CohortEntry] | None:
+    def _free_names(cls, value: dict[str, CohortEntry] | None) -> dict[str, CohortEntry] | None:
         if value is not None and not value:
             raise ValueError("name at least one cohort, or use `cohort` or `phantom`")
         for name in value or {}:
@@ -102,7 +101,7 @@ class Patients(Strict):
 
 def checked_name(value: str) -> str:
     """The name, if it can be a folder's; else a ValueError."""
-    if not _NAME.fullmatch(value):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
         raise ValueError(f"the name {value!r} may only have letters, digits, - and _ (it becomes a folder's name)")
     return value
 
@@ -139,25 +138,25 @@ def published_as(name: str) -> str:
     return plain if plain in PUBLISHED else "none"
 
 
-def with_absolute_paths(patients: Patients, folder: Path) -> dict[str, Any]:
-    """The fields in which paths of the study file become absolute: they are relative to its folder."""
-
-    def placed(split: SplitConfig) -> SplitConfig:
-        given = {field: getattr(split, field) for field in SPLIT_FILES}
-        files = {f: str(absolute(Path(file), folder)) for f, file in given.items() if isinstance(file, str) and file}
-        return split.model_copy(update=files)
-
-    fields: dict[str, Any] = {"split": placed(patients.split)}
-    if patients.cohort is not None:
-        fields["cohort"] = patients.cohort.model_copy(update={"path": absolute(patients.cohort.path, folder)})
-    entries = {}
-    for name, entry in (patients.cohorts or {}).items():
-        update: dict[str, Any] = {} if entry.phantom else {"path": absolute(entry.path, folder)}
-        update |= {"split": placed(entry.split)} if entry.split is not None else {}
-        entries[name] = entry.model_copy(update=update)
-    return fields | ({"cohorts": entries} if entries else {})
-
-
 def absolute(path: Path, folder: Path) -> Path:
     """A path of a study file in `folder`."""
     return (folder / path.expanduser()).absolute()
+
+
+def placed(value: Any, folder: Path) -> Any:
+    """A copy of settings in which the paths of files, relative to the study file's `folder`, are absolute."""
+    if isinstance(value, Path):
+        return absolute(value, folder)
+    if isinstance(value, list):
+        return [placed(entry, folder) for entry in value]
+    if isinstance(value, dict):
+        return {name: placed(entry, folder) for name, entry in value.items()}
+    if not isinstance(value, BaseModel):
+        return value
+    # what was not given stays so; a cohort without a path is where the study file is
+    given = value.model_fields_set | ({"path"} if type(value) is CohortConfig else set())
+    changed = {name: placed(getattr(value, name), folder) for name in given}
+    if isinstance(value, SplitConfig):  # a number, a list or a file
+        files = {n: changed[n] for n in given.intersection(SPLIT_FILES) if isinstance(changed[n], str) and changed[n]}
+        changed |= {name: str(absolute(Path(file), folder)) for name, file in files.items()}
+    return value.model_copy(update=changed)

@@ -18,41 +18,49 @@ The id of a setting is made from what it is: adding others to a study leaves it,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from understudy.errors import UnderstudyError
-from understudy.generators.registry import DEFAULT_KIND, KINDS
-from understudy.segmenters.config import DEFAULT_KIND as DEFAULT_SEGMENTER
-from understudy.segmenters.config import KINDS as SEGMENTER_KINDS
 from understudy.segmenters.config import SegmenterTrainingConfig
 from understudy.study.config.cohorts import Patients, checked_name
-from understudy.study.config.generators import OTHER_NAMES, AnyGenerator, with_snapshots
-from understudy.study.config.segmenters import SegmenterSpec
-from understudy.study.config.yaml import Strict, named_kinds
+from understudy.study.config.networks import AnyGenerator, SegmenterSpec, named_kinds, with_snapshots
+from understudy.study.config.yaml import Strict, problem_at
 
 Training = Literal["real", "synthetic", "both"]
 Kind = Literal["real", "synthetic", "both", "ratio", "finetune"]
-Found = tuple[tuple[str, ...], str]  # a problem: path of the field, what is wrong
+Entry = TypeVar("Entry")
 
 
-def _checked_shares(value: list[float]) -> list[float]:
+def _no_duplicates(value: list[Entry]) -> list[Entry]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"duplicate entries: {value}")
+    return value
+
+
+def _checked_shares(value: list[float], info: ValidationInfo) -> list[float]:
     for share in value:
+        if info.field_name != "shares" and (share == 0 or (share == 1 and info.field_name == "real_shares")):
+            raise ValueError(f"{share:g} leaves one of the two out; `trainings` has a word for that")
         if not 0 <= share <= 1:
             raise ValueError(f"{share} is not a share: give numbers from 0 to 1")
         if abs(share * 10_000 - round(share * 10_000)) > 1e-6:  # ids have two decimals of a percent
             raise ValueError(f"{share} is finer than a hundredth of a percent")
-    return no_duplicates(value)
+    return _no_duplicates(value)
 
 
-def no_duplicates(value: list[Any]) -> list[Any]:
-    """The list; a ValueError if an entry occurs twice."""
-    if len(set(value)) < len(value):
-        raise ValueError(f"duplicate entries: {value}")
-    return value
+def _checked_counts(value: list[int]) -> list[int]:
+    if min(value) < 1:
+        raise ValueError("numbers of patients are 1 or more")
+    return sorted(_no_duplicates(value))
+
+
+Distinct = Annotated[list[Entry], Field(min_length=1), AfterValidator(_no_duplicates)]
+Shares = Annotated[list[float], Field(min_length=1), AfterValidator(_checked_shares)]
+Counts = Annotated[list[int], Field(min_length=1), AfterValidator(_checked_counts)]
 
 
 class RatioStudy(Strict):
@@ -61,9 +69,7 @@ class RatioStudy(Strict):
     The paper has 100,000 *images*, of which 0 to 100,000 are real, and does not say how these were chosen.
     """
 
-    shares: list[float] = Field(
-        min_length=1, description="of real slices, 0 to 1; 1 is trained once for all generators"
-    )
+    shares: Shares = Field(description="of real slices, 0 to 1; 1 is trained once for all generators")
     total: int | None = Field(
         None, ge=2, description="slices in each training set; null: the number of real ones, so that 1 is `real`"
     )
@@ -71,11 +77,6 @@ class RatioStudy(Strict):
     choose: Literal["patients", "slices"] = Field(
         "patients", description="real slices of the first patients in a random order, or any"
     )
-
-    @field_validator("shares")
-    @classmethod
-    def _are_shares(cls, value: list[float]) -> list[float]:
-        return _checked_shares(value)
 
     @property
     def real_slices(self) -> int:
@@ -105,18 +106,11 @@ class ScratchTraining(Strict):
 class FineTune(Strict):
     """On how many real patients, and how."""
 
-    patients: list[int] = Field(min_length=1, description="numbers of real training patients, e.g. [1, 5, 10]")
+    patients: Counts = Field(description="numbers of real training patients, e.g. [1, 5, 10]")
     training: FineTuneTraining = Field(default_factory=FineTuneTraining, description="of the pre-trained network")
     scratch: ScratchTraining = Field(
         default_factory=ScratchTraining, description="of a new network on the same patients, for comparison"
     )
-
-    @field_validator("patients")
-    @classmethod
-    def _different_numbers(cls, value: list[int]) -> list[int]:
-        if min(value) < 1:
-            raise ValueError("numbers of patients are 1 or more")
-        return sorted(no_duplicates(value))
 
 
 class Rule(Strict):
@@ -130,10 +124,15 @@ class Rule(Strict):
     real_fraction: float | list[float] | None = Field(None, description="as in `real_fractions`")
     real_patients: int | list[int] | None = Field(None, description="as in `fine_tune`")
 
+    def wanted(self, field: str) -> list[Any]:
+        """The values that a field allows; [] for any."""
+        value = getattr(self, field)
+        return value if isinstance(value, list) else [] if value is None else [value]
+
     def holds(self, setting: Setting) -> bool:
         """The setting is one of those meant."""
         given = self.model_dump(exclude_none=True)
-        return all(getattr(setting, name) in _listed(value) for name, value in given.items())
+        return all(getattr(setting, name) in self.wanted(name) for name in given)
 
 
 class Grid(Patients):
@@ -147,17 +146,15 @@ class Grid(Patients):
         default_factory=lambda: {"unet": SegmenterSpec()}, min_length=1, description="by name; one named like a kind"
         " (unet, swin) is of this kind unless `model.kind` says another; null drops one of the preset's",
     )  # fmt: skip
-    trainings: list[Training] = Field(
-        ["real", "synthetic", "both"], min_length=1, description="slices that segmenters are trained on"
+    trainings: Distinct[Training] = Field(
+        ["real", "synthetic", "both"], description="slices that segmenters are trained on"
     )
-    augmentation: list[bool] = Field([True], min_length=1, description="train with it (true), without, or each")
-    real_fractions: list[float] | None = Field(
-        None, min_length=1, description="of the real training patients for `real` and `both`, e.g. [0.2, 1.0], nested;"
+    augmentation: Distinct[bool] = Field([True], description="train with it (true), without, or each")
+    real_fractions: Shares | None = Field(
+        None, description="of the real training patients for `real` and `both`, e.g. [0.2, 1.0], nested;"
         " generators are trained on all patients all the same. null: all",
     )  # fmt: skip
-    real_shares: list[float] | None = Field(
-        None, min_length=1, description="of real slices among the samples of `both`; null: one half"
-    )
+    real_shares: Shares | None = Field(None, description="of real slices among the samples of `both`; null: one half")
     ratios: RatioStudy | None = Field(
         None, description="real and synthetic slices in changing proportion in a set of constant size; or their shares"
     )
@@ -172,15 +169,10 @@ class Grid(Patients):
     exclude: list[Rule] = Field([], description="no setting that fits one, e.g. [{segmenter: swin, training: real}]")
     repeats: int = Field(1, ge=1, le=1000, description="trainings of each segmenter, each with its own seed")
 
-    @field_validator("generators", mode="before")
+    @field_validator("generators", "segmenters", mode="before")
     @classmethod
-    def _named_kinds(cls, value: Any) -> Any:
-        return named_kinds(value, list(KINDS), DEFAULT_KIND, OTHER_NAMES)
-
-    @field_validator("segmenters", mode="before")
-    @classmethod
-    def _named_segmenters(cls, value: Any) -> Any:
-        return named_kinds(value, list(SEGMENTER_KINDS), DEFAULT_SEGMENTER, {})
+    def _named_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        return named_kinds(value, str(info.field_name))
 
     @field_validator("generators", "segmenters")
     @classmethod
@@ -192,19 +184,6 @@ class Grid(Patients):
     @classmethod
     def _list_of_shares(cls, value: Any) -> Any:
         return {"shares": value} if isinstance(value, list) else value
-
-    @field_validator("real_fractions", "real_shares")
-    @classmethod
-    def _are_shares(cls, value: list[float] | None, info: ValidationInfo) -> list[float] | None:
-        for share in value or ():
-            if share == 0 or (share == 1 and info.field_name == "real_shares"):
-                raise ValueError(f"{share:g} leaves one of the two out; `trainings` has a word for that")
-        return None if value is None else _checked_shares(value)
-
-    @field_validator("trainings", "augmentation")
-    @classmethod
-    def _no_duplicates(cls, value: list[Any]) -> list[Any]:
-        return no_duplicates(value)
 
 
 @dataclass(frozen=True)
@@ -249,6 +228,11 @@ class Setting:
         return Setting("synthetic", self.generator, self.segmenter, self.augmentation)
 
 
+def _percent(share: float) -> str:
+    """E.g. "5" of 0.05, "2p5" of 0.025."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".").replace(".", "p")
+
+
 def settings(study: Grid) -> list[Setting]:
     """The settings of a study in the order in which they run: real first, as all else is compared with it."""
     included = [c for c in _all(study) if not study.include or any(rule.holds(c) for rule in study.include)]
@@ -257,8 +241,7 @@ def settings(study: Grid) -> list[Setting]:
 
 def baseline(study: Grid) -> str:
     """Id of the setting that others are measured by: real slices, the first segmenter, augmented if any is."""
-    segmenter = next(iter(study.segmenters))
-    return Setting("real", "", segmenter, True in study.augmentation).id
+    return Setting("real", "", next(iter(study.segmenters)), True in study.augmentation).id
 
 
 def _all(study: Grid) -> list[Setting]:
@@ -278,24 +261,24 @@ def _all(study: Grid) -> list[Setting]:
 def _sources(study: Grid) -> Iterator[tuple[Kind, str, float | None, float]]:
     """Training, generator, real share and real fraction of the training sets."""
     fractions = sorted(study.real_fractions or [1.0], reverse=True)
-    shares = [None if share == 0.5 else share for share in study.real_shares or [0.5]]
     if "real" in study.trainings:
         yield from (("real", "", None, fraction) for fraction in fractions)
     if "synthetic" in study.trainings:
         yield from (("synthetic", name, None, 1.0) for name in study.generators)
-    if "both" in study.trainings:
-        for fraction in fractions:
-            for share in shares:
-                yield from (("both", name, share, fraction) for name in study.generators)
-    for share in sorted(study.ratios.shares) if study.ratios is not None else ():
-        if share < 1:
-            yield from (("ratio", name, share, 1.0) for name in study.generators)
-        elif study.ratios is not None:
-            yield ("real", "", None, 1.0) if study.ratios.total is None else ("ratio", "", share, 1.0)
+    for fraction in fractions if "both" in study.trainings else ():
+        for share in study.real_shares or [0.5]:
+            yield from (("both", name, None if share == 0.5 else share, fraction) for name in study.generators)
+    if study.ratios is not None:
+        for share in sorted(study.ratios.shares):
+            if share < 1:
+                yield from (("ratio", name, share, 1.0) for name in study.generators)
+            else:
+                yield ("real", "", None, 1.0) if study.ratios.total is None else ("ratio", "", share, 1.0)
 
 
 def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
     """What a setting changes in `training.mixture` of its segmenter; {} for real, synthetic and both as they are."""
+    part = setting.real_fraction < 1 or setting.real_patients is not None
     changed: dict[str, Any] = {}
     if setting.real_share is not None:
         changed["real_share"] = setting.real_share
@@ -305,9 +288,8 @@ def mixture_of(study: Grid, setting: Setting, repeat: int) -> dict[str, Any]:
         changed["patient_count"] = setting.real_patients
     if setting.training == "ratio":
         assert study.ratios is not None
-        total: int | str = "real" if study.ratios.total is None else study.ratios.total
-        changed |= {"total": total, "choose": study.ratios.choose}
-    if setting.training == "ratio" or setting.real_fraction < 1 or setting.real_patients is not None:
+        changed |= {"total": study.ratios.total or "real", "choose": study.ratios.choose}
+    if setting.training == "ratio" or part:
         of = (repeat,) if study.real_subsets == "each_repeat" else ()
         changed["subset_seed"] = study.derived_seed("subset", *of)
     return changed
@@ -325,93 +307,79 @@ def changed_training(study: Grid, training: str, spec: dict[str, Any]) -> dict[s
     return {name: value for name, value in spec.items() if name not in replaced} | changes
 
 
-def grid_problem(study: Grid) -> Found | None:
-    """The first contradiction in the grid."""
-    return _sources_problem(study) or _fine_tune_problem(study) or _mixture_problem(study) or _rules_problem(study)
+# --- contradictions ---------------------------------------------------------------------------------------------------
 
 
-def _sources_problem(study: Grid) -> Found | None:
-    for field, first in (("ratios", study.ratios), ("real_shares", study.real_shares)):
-        if first is not None and not study.generators:
-            return (field,), "mixes real and synthetic slices, but there are no `generators`"
+def check_grid(study: Grid) -> None:
+    """An error of `problem_at` for the first contradiction in the grid."""
+    if not study.generators and (study.ratios is not None or study.real_shares is not None):
+        field = "ratios" if study.ratios is not None else "real_shares"
+        raise problem_at((field,), "mixes real and synthetic slices, but there are no `generators`")
     if study.real_shares is not None and "both" not in study.trainings:
-        return ("real_shares",), "is the proportion in `both`, which is not among the `trainings`"
+        raise problem_at(("real_shares",), "is the proportion in `both`, which is not among the `trainings`")
     if study.real_fractions is not None and not {"real", "both"} & set(study.trainings):
-        return ("real_fractions",), "needs `real` or `both` among the `trainings`"
+        raise problem_at(("real_fractions",), "needs `real` or `both` among the `trainings`")
     if study.ratios is not None and study.ratios.total is not None:
         wanted = round(study.ratios.total * (1 - min(study.ratios.shares)))
         for name, generator in study.generators.items():
             if generator.samples is not None and wanted > generator.samples:
-                what = f"needs {wanted:,} synthetic slices, but `generators.{name}.samples` is {generator.samples:,}"
-                return ("ratios", "total"), what
-    return None
+                has = f"`generators.{name}.samples` is {generator.samples:,}"
+                raise problem_at(("ratios", "total"), f"needs {wanted:,} synthetic slices, but {has}")
+    if study.fine_tune is not None:
+        _check_fine_tune(study, study.fine_tune)
+    _check_mixtures(study)
+    _check_rules(study)
 
 
-def _fine_tune_problem(study: Grid) -> Found | None:
-    if study.fine_tune is None:
-        return None
+def _check_fine_tune(study: Grid, fine_tune: FineTune) -> None:
     if not study.generators or "synthetic" not in study.trainings:
-        return ("fine_tune",), "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
+        what = "goes on from networks trained on synthetic slices: add `synthetic` to `trainings`"
+        raise problem_at(("fine_tune",), what)
     for name, segmenter in study.segmenters.items():
-        spec = segmenter.training.model_dump(mode="json")
         epochs = segmenter.training.epochs
-        if epochs is not None and study.fine_tune.scratch.samples is None:
-            return ("fine_tune",), f"needs `scratch: {{samples: ...}}`: {epochs:g} epochs of {name} are too few steps"
+        if epochs is not None and fine_tune.scratch.samples is None:
+            what = f"needs `scratch: {{samples: ...}}`: {epochs:g} epochs of {name} are too few steps"
+            raise problem_at(("fine_tune",), what)
+        spec = segmenter.training.model_dump(mode="json")
         for training, field in (("finetune", "training"), ("real", "scratch")):
             changed = SegmenterTrainingConfig.model_validate(changed_training(study, training, spec))
             try:
                 changed.steps(1)
             except UnderstudyError as error:
-                return ("fine_tune", field), f"{error.what} (segmenter {name})"
-    return None
+                raise problem_at(("fine_tune", field), f"{error.what} (segmenter {name})") from error
 
 
-def _mixture_problem(study: Grid) -> Found | None:
-    """A field of a segmenter's own mixture that the grid sets as well."""
-    set_by = {
-        "real_share": "`real_shares`" if study.real_shares is not None else "`ratios`" if study.ratios else "",
-        "patient_fraction": "`real_fractions`" if study.real_fractions is not None else "",
-        "patient_count": "`fine_tune`" if study.fine_tune is not None else "",
-        "total": "`ratios`",
-        "choose": "`ratios`",
-    }
+def _check_mixtures(study: Grid) -> None:
+    """A field of a segmenter's own mixture must not be one that the grid sets as well."""
+    set_by = {"total": "ratios", "choose": "ratios"}
+    set_by |= {"real_share": "ratios"} if study.ratios else {}
+    set_by |= {"real_share": "real_shares"} if study.real_shares is not None else {}
+    set_by |= {"patient_fraction": "real_fractions"} if study.real_fractions is not None else {}
+    set_by |= {"patient_count": "fine_tune"} if study.fine_tune is not None else {}
     for name, segmenter in study.segmenters.items():
         mixture = segmenter.training.mixture
         usual = type(mixture)()  # a study that is read again has every field, most of them at their default
         for field in sorted(mixture.model_fields_set & set_by.keys()):
-            if set_by[field] and getattr(mixture, field) != getattr(usual, field):
+            if getattr(mixture, field) != getattr(usual, field):
                 path = ("segmenters", name, "training", "mixture", field)
-                return path, f"cannot be set here: it follows from the study's {set_by[field]}"
-    return None
+                raise problem_at(path, f"cannot be set here: it follows from the study's `{set_by[field]}`")
 
 
-def _rules_problem(study: Grid) -> Found | None:
-    """A rule that names what is not there or fits no setting (most likely misspelt), or leaves out what others need."""
-    known: Mapping[str, Sequence[str]] = {"generator": list(study.generators), "segmenter": list(study.segmenters)}
+def _check_rules(study: Grid) -> None:
+    """A rule must name what is there, fit a setting (else it is misspelt), and leave in what others need."""
+    known = {"generator": list(study.generators), "segmenter": list(study.segmenters)}
     cells = _all(study)
     for field in ("include", "exclude"):
         for number, rule in enumerate(getattr(study, field)):
             for name, allowed in known.items():
-                for value in _listed(getattr(rule, name)):
-                    if value is not None and value not in allowed:
-                        what = f"there is no {name} {value!r} (there are: {', '.join(allowed) or 'none'})"
-                        return (field, str(number), name), what
+                for value in (v for v in rule.wanted(name) if v not in allowed):
+                    what = f"there is no {name} {value!r} (there are: {', '.join(allowed) or 'none'})"
+                    raise problem_at((field, str(number), name), what)
             if not any(rule.holds(cell) for cell in cells):
-                return (field, str(number)), "fits no setting of the study"
-    rules = "exclude" if study.exclude else "include"
-    left = settings(study)
+                raise problem_at((field, str(number)), "fits no setting of the study")
+    rules, left = "exclude" if study.exclude else "include", settings(study)
     if not left:
-        return (rules,), "leaves no setting over"
+        raise problem_at((rules,), "leaves no setting over")
     for cell in left:
         if cell.start is not None and cell.start not in left:
-            return (rules,), f"leaves out {cell.start.id}, from which {cell.id} goes on"
-    return None
-
-
-def _percent(share: float) -> str:
-    """E.g. "5" of 0.05, "2p5" of 0.025."""
-    return f"{100 * share:.2f}".rstrip("0").rstrip(".").replace(".", "p")
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+            raise problem_at((rules,), f"leaves out {cell.start.id}, from which {cell.id} goes on")

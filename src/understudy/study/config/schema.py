@@ -18,27 +18,113 @@ import difflib
 import shlex
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from understudy.cohort.config import as_before_auto
 from understudy.cohort.splits import TEST_FRACTION
 from understudy.errors import UnderstudyError
 from understudy.io.files import reading, sha256_json
 from understudy.memorization.config import AuditConfig
-from understudy.quality.config import AnnotationConfig
+from understudy.quality.config import AnnotationConfig, QualityConfig
 from understudy.study.config.cluster import ClusterConfig
-from understudy.study.config.cohorts import absolute, fields_of_part, published_as, with_absolute_paths
-from understudy.study.config.generators import size_problem
-from understudy.study.config.grid import Grid, grid_problem
-from understudy.study.config.sections import EvaluationConfig, QualitySpec, ReportConfig
-from understudy.study.config.segmenters import segmenter_size_problem
-from understudy.study.config.yaml import Lines, explain, merged, odd_numbers, parse_yaml, problem_at, read_yaml, refusal
+from understudy.study.config.cohorts import absolute, fields_of_part, placed, published_as
+from understudy.study.config.grid import Grid, check_grid
+from understudy.study.config.networks import check_sizes
+from understudy.study.config.yaml import (
+    Lines,
+    Strict,
+    merged,
+    odd_numbers,
+    parse_yaml,
+    problem_at,
+    problems_of,
+    read_yaml,
+    refusal,
+)
 
 SOURCES = ("cohort", "phantom", "cohorts")  # where patients come from: one of these
 LATER = ("cohorts", "fine_tune")  # fields that came after the first studies
 MOST_PHANTOMS = 100_000
+
+
+class EvaluationConfig(Strict):
+    """How the segmentations of test patients are scored."""
+
+    scopes: list[Literal["whole", "kept_slices"]] = Field(
+        ["whole", "kept_slices"], min_length=1, description="whole volumes, and the slices that pass the slice rule"
+    )
+    dropped_slices: Literal["background", "predict"] = Field(
+        "background", description="slices that the rule drops: left empty (their tumour is missed), or segmented"
+    )
+    regions: Literal["auto", "none"] | dict[str, list[str]] = Field(
+        "auto", description="unions of classes, in no mean: {WT: [NCR/NET, ED, ET]}; auto: WT and TC by their names"
+    )
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _known_word(cls, value: Any) -> Any:
+        if not isinstance(value, dict) and value not in ("auto", "none"):
+            raise ValueError("should be auto, none, or names with their classes such as {WT: [NCR/NET, ED, ET]}")
+        return value
+
+
+class ExtractorSpec(Strict):
+    """An extractor in a study file; its name alone will do where no file is needed."""
+
+    name: Literal[
+        "random", "unet", "radiomics", "radiomics_tumour",
+        "inception2015", "radimagenet_inception", "radimagenet_resnet50", "dinov2",
+    ] = Field(description="random, unet, radiomics and radiomics_tumour need no file")  # fmt: skip
+    weights: Path | None = Field(None, description="file of weights; relative to the study file")
+    sha256: str | None = Field(None, description="that the file must have; null: the published one, if any")
+    resize: Literal["antialiased_bicubic", "tf1"] = Field(
+        "antialiased_bicubic", description="tf1 only to compare with numbers of the first FID code"
+    )
+
+
+class QualitySpec(QualityConfig):
+    """Distances of synthetic from real slices, for every generator."""
+
+    extractors: list[ExtractorSpec] = Field(
+        default_factory=lambda: [ExtractorSpec(name="random"), ExtractorSpec(name="unet")], min_length=1,
+        description="what turns slices into vectors, e.g. [random, unet, {name: inception2015, weights: file.pth}]",
+    )  # fmt: skip
+    channels: list[str] | None = Field(
+        None, description="to compare, e.g. [T1wGd] (the paper); null: all, and their average"
+    )
+    too_few: Literal["refuse", "leave_out"] = Field(
+        "leave_out", description="a Frechet distance of fewer slices than dimensions: refuse, or say so"
+    )
+
+    @field_validator("extractors", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, list) else value
+
+
+class ReportConfig(Strict):
+    """What the report shows."""
+
+    title: str = Field("", description="heading of the report; empty: made from the study's name")
+    published: Literal["auto", "brats2020", "brats2021", "none"] = Field(
+        "auto", description="which of the paper's cohorts stands beside the results; auto: by the cohort's name"
+    )
+    reading: Path | None = Field(None, description="table6.json of `understudy reading analyse`, shown as Table 6")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`published` and `reading` came later: a study without them keeps its hash."""
+        usual = {"published": "auto", "reading": None}
+        return {k: v for k, v in handler(self).items() if k not in usual or v != usual[k]}
 
 
 class Study(Grid):
@@ -70,10 +156,9 @@ class Study(Grid):
             if part.phantom is not None and part.phantom.patients > MOST_PHANTOMS:
                 place = ("cohorts", name, "phantom") if name else ("phantom",)
                 raise problem_at((*place, "patients"), f"should be at most {MOST_PHANTOMS:,}")
-        sizes = sorted({part.slices.resolution for part in self.parts().values()})
-        found = grid_problem(self) or size_problem(self.generators, sizes)
-        if found := found or segmenter_size_problem(self.segmenters, sizes):
-            raise problem_at(*found)
+        check_grid(self)
+        resolutions = sorted({part.slices.resolution for part in self.parts().values()})
+        check_sizes(self.generators, self.segmenters, resolutions)
         return self
 
     @property
@@ -141,7 +226,7 @@ def load_study(source: str | Path, cohort_only: bool = False) -> Study:
     source = str(source)
     path = Path(source)
     if source in presets() and not path.is_file():
-        return _validated(preset(source), {}, f"preset {source}", Path.cwd())
+        return parse_study(preset_text(source), f"preset {source}")
     with reading(path):
         if path.is_dir():
             fix = f"write a study file for it: understudy init {shlex.quote(source)} > my-study.yaml"
@@ -157,48 +242,33 @@ def parse_study(text: str, name: str) -> Study:
     return _from_content(*parse_yaml(text, name), name, Path.cwd())
 
 
-def _from_content(content: dict[str, Any], lines: Lines, path: str, folder: Path, cohort_only: bool = False) -> Study:
+def _from_content(content: dict[str, Any], lines: Lines, name: str, folder: Path, cohort_only: bool = False) -> Study:
     base = content.pop("preset", None)
     if base is not None:
         if base not in presets():
-            where, fix = f"{path}, line {lines['preset',]}", f"{_meant(str(base))}use one of {', '.join(presets())}"
+            where, fix = f"{name}, line {lines['preset',]}", f"{_meant(str(base))}use one of {', '.join(presets())}"
             raise UnderstudyError(f"there is no preset {base!r}", where=where, fix=fix)
         under = preset(base)
-        if any(content.get(name) is not None for name in SOURCES):
+        if any(content.get(source) is not None for source in SOURCES):
             # patients of another kind take the place of the preset's
             under = {k: v for k, v in under.items() if k not in SOURCES or content.get(k) is not None}
         sections = [content.get(section) for section in ("generators", "segmenters")]
-        dropped = {name for s in sections if isinstance(s, dict) for name, value in s.items() if value is None}
+        dropped = {key for s in sections if isinstance(s, dict) for key, value in s.items() if value is None}
         for field in ("include", "exclude"):  # without rules about networks that the file drops (`swin: null`)
             under[field] = [rule for rule in under.get(field, []) if not dropped & set(map(str, rule.values()))]
         content = merged(under, content)
     if cohort_only and not content.get("generators"):
         content = {**content, "trainings": ["real"]}
-    return _validated(content, lines, path, folder)
-
-
-def _validated(content: dict[str, Any], lines: Lines, name: str, folder: Path) -> Study:
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        raise explain(error, Study, lines, name) from error
+        raise refusal(problems_of(error, Study, lines), name) from error
     if problems := odd_numbers(study.model_dump(), lines):
         raise refusal(problems, name)
-    changed = with_absolute_paths(study, folder)  # paths of the file are relative to its folder
-    places = {name: absolute(Path(getattr(study.cluster, name)), folder) for name in ("container", "profile")}
-    existing = {name: str(path) for name, path in places.items() if getattr(study.cluster, name) and path.exists()}
-    changed["cluster"] = study.cluster.model_copy(update=existing)
-
-    def placed(section: Any, field: str) -> Any:  # a copy with the path made absolute
-        path = getattr(section, field, None)
-        return section if path is None else section.model_copy(update={field: absolute(path, folder)})
-
-    changed["generators"] = {name: placed(spec, "folder") for name, spec in study.generators.items()}
-    if study.quality is not None:
-        extractors = [placed(extractor, "weights") for extractor in study.quality.extractors]
-        changed["quality"] = study.quality.model_copy(update={"extractors": extractors})
-    changed["report"] = placed(study.report, "reading")
-    return study.model_copy(update=changed)
+    # an image or a profile is a file, or else a name that Apptainer or Snakemake know
+    places = {field: absolute(Path(getattr(study.cluster, field)), folder) for field in ("container", "profile")}
+    existing = {field: str(path) for field, path in places.items() if getattr(study.cluster, field) and path.exists()}
+    return placed(study, folder).model_copy(update={"cluster": study.cluster.model_copy(update=existing)})
 
 
 def _meant(name: str) -> str:
@@ -219,11 +289,7 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def preset_text(name: str) -> str:
-    """The text of a built-in study.
-
-    Raises:
-        UnderstudyError: there is none of this name.
-    """
+    """The text of a built-in study; an UnderstudyError if there is none of this name."""
     if name not in presets():
         raise UnderstudyError(f"there is no preset {name!r}", fix=f"use one of {', '.join(presets())}")
     entry = resources.files("understudy.study.config") / "presets" / f"{name}.yaml"

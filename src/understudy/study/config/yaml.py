@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,14 @@ from understudy.generators.registry import list_plugins
 from understudy.io.files import reading
 
 Lines = dict[tuple[str, ...], int]  # ("generators", "stylegan2", "samples") -> line of the file, from 1
+LONGEST = 4 << 20  # bytes of a study file
+DEEPEST, MOST = 40, 100_000  # its levels and values, aliases counted as often as they are used
 
 
 class Strict(BaseModel):
     """A section of a study file: a field that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid")
-
-
-LONGEST = 4 << 20  # bytes of a study file
-DEEPEST, MOST = 40, 100_000  # its levels and values, aliases counted as often as they are used
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,12 +39,11 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if not isinstance(key, Hashable):
-                continue  # the base class reports it
-            if key in seen:
-                what = f"`{key}` is given twice, first in line {seen[key]}"
-                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-            seen[key] = key_node.start_mark.line + 1
+            if isinstance(key, Hashable):  # else the base class reports it
+                if key in seen:
+                    what = f"`{key}` is given twice, first in line {seen[key]}"
+                    raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+                seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -63,13 +60,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     Raises:
         UnderstudyError: not there, not YAML, a key given twice, not a mapping, too large or too deep.
     """
-    try:
-        with reading(path), open(path, "rb") as file:
-            content = file.read(LONGEST + 1)
-    except UnderstudyError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise UnderstudyError("the study file does not exist", where=path, fix="check the path") from error
-        raise
+    if not path.exists():
+        raise UnderstudyError("the study file does not exist", where=path, fix="check the path")
+    with reading(path), open(path, "rb") as file:
+        content = file.read(LONGEST + 1)
     if len(content) > LONGEST:
         raise UnderstudyError("too long for a study file", where=path, fix="give a .yaml file, or a preset's name")
     try:
@@ -123,50 +117,6 @@ def _collect_lines(node: yaml.Node, path: tuple[str, ...], lines: Lines, name: s
         _collect_lines(value, (*path, key), lines, name)
 
 
-def named_kinds(entries: Any, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> Any:
-    """Networks of a study file: one named like one of `kinds` is of this kind, others of the `default`; null drops one.
-
-    Args:
-        also: other names of kinds, e.g. {"ddpm": "diffusion"}.
-
-    Raises:
-        PydanticCustomError: a name seems to mean a kind that it would not get.
-    """
-    if not isinstance(entries, Mapping):
-        return entries
-    found = {name: spec for name, spec in entries.items() if spec is not None}
-    for name, spec in found.items():
-        if not isinstance(spec, Mapping) or {"folder", "plugin"} & set(spec):  # no network
-            continue
-        parts = [part for part in (spec.get("model"), spec.get("training")) if part is not None]
-        if name in kinds and isinstance(spec.get("model", {}), Mapping):
-            found[name] = merged({"model": {"kind": name}}, spec)
-        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts) and (
-            meant := kinds_meant(str(name), kinds, default, also)
-        ):
-            fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
-            raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
-    return found
-
-
-def kinds_meant(name: str, kinds: Sequence[str], default: str, also: Mapping[str, str]) -> list[str]:
-    """The kinds that a name seems to mean although a network called so would be of the default kind.
-
-    Example:
-        >>> kinds_meant("difusion", ("stylegan2", "diffusion"), "stylegan2", {"ddpm": "diffusion"})
-        ['diffusion']
-    """
-    plain = "".join(c for c in name.lower() if c.isalnum())
-    words = {kind: kind for kind in kinds} | dict(also)
-    inside = {kind for word, kind in words.items() if word in plain}
-    if inside:
-        inside -= {default}
-    else:
-        near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
-        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
-    return [] if inside <= {default} else sorted(inside, key=list(kinds).index)
-
-
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid upon `base`: mappings are merged field by field, anything else (lists, null) replaces."""
     result = dict(base) | dict(over)
@@ -176,14 +126,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def explain(error: ValidationError, model: type[BaseModel], lines: Lines, name: str) -> UnderstudyError:
-    """The validation errors of a study file as one message, a line for each."""
-    return refusal([_explain_one(dict(entry), model, lines) for entry in error.errors()], name)
+# --- validation errors in words ---------------------------------------------------------------------------------------
 
 
-def settings_problems(error: ValidationError) -> list[str]:
-    """A line for each of pydantic's errors about settings that no study file gave."""
-    return [_explain_one(dict(entry), BaseModel, {}) for entry in error.errors()]
+def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
+    """An error of a whole model that is about one of its fields; `problems_of` names the field and its line."""
+    return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
 
 
 def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
@@ -193,22 +141,22 @@ def refusal(problems: Sequence[str], name: str) -> UnderstudyError:
     return UnderstudyError("\n  ".join([head, *lines]), where=name, fix="correct the file; nothing was run")
 
 
+def problems_of(error: ValidationError, model: type[BaseModel] = BaseModel, lines: Lines | None = None) -> list[str]:
+    """A line for each of pydantic's errors; without model and lines those of settings that no file gave."""
+    return [_explain(dict(entry), model, lines or {}) for entry in error.errors()]
+
+
 def odd_numbers(content: Any, lines: Lines, path: tuple[str, ...] = ()) -> list[str]:
     """A problem for each number that is not finite or beyond 2^63 in what a model holds."""
     if isinstance(content, Mapping | list | tuple):
         entries = content.items() if isinstance(content, Mapping) else enumerate(content)
         return [p for key, value in entries for p in odd_numbers(value, lines, (*path, str(key)))]
-    field = f"{_prefix(path, lines)}`{'.'.join(_known_keys(path, lines))}`"
+    field = f"{_prefix(path, lines)}`{'.'.join(path)}`"
     if isinstance(content, float) and not math.isfinite(content):
         return [f"{field}: should be a finite number (given: {content})"]
     if isinstance(content, int) and abs(content) >= 1 << 63:
         return [f"{field}: should be a smaller number"]
     return []
-
-
-def problem_at(path: tuple[str, ...], what: str) -> PydanticCustomError:
-    """An error of a whole model that is about one of its fields; `explain` names the field and its line."""
-    return PydanticCustomError("problem_at", "{what}", {"what": what, "path": path})
 
 
 _TYPES = {  # pydantic's names of errors: in words
@@ -220,30 +168,22 @@ _TYPES = {  # pydantic's names of errors: in words
 }  # fmt: skip
 
 
-def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str:
+def _explain(entry: dict[str, Any], model: type[BaseModel], lines: Lines) -> str:
     kind, value, details = entry["type"], entry["input"], entry.get("ctx", {})
-    keys = tuple(str(key) for key in entry["loc"])
+    loc = tuple(str(key) for key in entry["loc"])
+    keys, tags = _located(loc, lines, {path[-1] for path in field_paths(model)})
     if kind == "problem_at":  # perhaps of a field that the file leaves at its default
-        keys = tuple(key for key in (*keys, *details["path"]) if not _is_tag(key))
-        path = ".".join(keys)
-    else:
-        path = ".".join(_known_keys(keys, lines))
-    prefix = _prefix(keys, lines)
+        keys = tuple(key for key in (*loc, *details["path"]) if not key.startswith("<"))
+    prefix, path = _prefix(keys, lines), ".".join(keys)
     if kind == "extra_forbidden":
-        allowed = fields_at(model, keys[:-1])
-        close = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.75)
-        elsewhere = "" if close else _elsewhere(_known_keys(keys, lines), value, model)
-        hint = f"; did you mean `{close[0]}`?" if close else elsewhere
-        if allowed and not elsewhere:
-            hint += f" (allowed: {', '.join(allowed)})"
-        return f"{prefix}`{path}` is not a known field{hint}"
+        return f"{prefix}`{path}` is not a known field{_meant_field(keys, value, model, tags)}"
     if kind == "missing":
         return f"{prefix}`{path}` is missing"
     if kind in _TYPES and value is None:
         return f"{prefix}`{path}` is empty: give it a value, or remove the line"
     message = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind in _TYPES:
-        message = f"should be {_TYPES[kind]}{_example(kind, value, model, keys)}"
+        message = f"should be {_TYPES[kind]}{_example(kind, value, fields_at(model, keys, tags), keys)}"
     if kind == "union_tag_invalid":
         path, value = f"{path}.kind", details["tag"]
     if kind == "union_tag_invalid" or (kind == "literal_error" and isinstance(value, str)):
@@ -258,6 +198,26 @@ def _explain_one(entry: dict[str, Any], model: type[BaseModel], lines: Lines) ->
     return f"{prefix}`{path}`: {message}{given}" if path else f"{prefix}{message}"
 
 
+def _located(loc: tuple[str, ...], lines: Lines, fields: Collection[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The path of a field in the file, and what else pydantic names on the way to it: members of unions."""
+    path: tuple[str, ...] = ()
+    tags = []
+    for number, key in enumerate(loc):
+        given = any(line[: len(path)] == path for line in lines)  # the file says something here
+        absent = given and (*path, key) not in lines and number < len(loc) - 1 and key not in fields
+        if absent or key == "[key]" or key.startswith("<"):
+            tags.append(key)
+        else:
+            path = (*path, key)
+    return path, tags
+
+
+def _prefix(keys: tuple[str, ...], lines: Lines) -> str:
+    """E.g. "line 3: ", of the field or of the closest part of the file that encloses it."""
+    known = [keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in lines]
+    return f"line {lines[known[0]]}: " if known else ""
+
+
 def _yaml(value: Any, plain: Callable[[Any], str] = str) -> str:
     """A value on one line, null, true and false as YAML writes them and the others as `plain` does."""
     if isinstance(value, Mapping | list | BaseModel):
@@ -266,20 +226,18 @@ def _yaml(value: Any, plain: Callable[[Any], str] = str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _example(kind: str, value: Any, model: type[BaseModel], keys: tuple[str, ...]) -> str:
+def _example(kind: str, value: Any, fields: list[str], keys: tuple[str, ...]) -> str:
     """How a value that is of another type would be written: ", e.g. `cohort: {path: /data}`"."""
-    keys = tuple(key for key in keys if not _is_tag(key))
-    if kind in ("list_type", "tuple_type") and isinstance(value, str | int | float):
-        return f", e.g. `{keys[-1]}: [{value}]`"
-    if "lines" not in _TYPES[kind] or not isinstance(value, str | list):
-        return ""
-    fields = fields_at(model, keys)
-    if fields and fields == fields_at(model, (*keys, "a name")):  # models by name
-        names = [value] if isinstance(value, str) else [name for name in value if isinstance(name, str)]
-        inside = ", ".join(f"{name}: {{}}" for name in names)
-        return f", e.g. `{keys[-1]}: {{{inside}}}`" if inside else ""
-    field = next((f for f in ("path", "recipe") if f in fields), None)
-    return f", e.g. `{keys[-1]}: {{{field}: {value}}}`" if field and isinstance(value, str) else ""
+    inside = ""
+    if kind in ("list_type", "tuple_type"):
+        inside = f"[{value}]" if isinstance(value, str | int | float) else ""
+    elif "lines" in _TYPES[kind] and fields == [_NAME]:  # networks by name
+        names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        inside = ", ".join(f"{name}: {{}}" for name in names if isinstance(name, str))
+        inside = f"{{{inside}}}" if inside else ""
+    elif "lines" in _TYPES[kind] and isinstance(value, str):
+        inside = next((f"{{{field}: {value}}}" for field in ("path", "recipe") if field in fields), "")
+    return f", e.g. `{keys[-1]}: {inside}`" if inside else ""
 
 
 # Fields that a model has but a study file may not set: they follow from others.
@@ -287,102 +245,61 @@ _FOLLOWS = {"model.resolution", "model.channels", "training.seed", "augment.enab
 _NAME = "*"  # stands for any name in a path of fields
 
 
-def _elsewhere(keys: tuple[str, ...], value: Any, model: type[BaseModel]) -> str:
-    """The field of another level that was meant by an unknown one: "; did you mean `training: {kimg: 5}`?", or ""."""
+def _meant_field(keys: tuple[str, ...], value: Any, model: type[BaseModel], tags: Collection[str]) -> str:
+    """What was meant by an unknown field: one of the same level, or of another ("`training: {kimg: 5}`")."""
     here, unknown = keys[:-1], keys[-1]
-    places = [p for p in _field_paths(model, here) if ".".join(p[-2:]) not in _FOLLOWS]
-    named = [p for p in places if p[-1] == unknown]
-    if not named and (close := difflib.get_close_matches(unknown, {p[-1] for p in places}, n=1, cutoff=0.8)):
-        named = [p for p in places if p[-1] == close[0]]
-    if not named:
-        return ""
+    allowed = fields_at(model, here, tags)
+    listed = f" (allowed: {', '.join(allowed)})" if allowed else ""
+    if close := difflib.get_close_matches(unknown, allowed, n=1, cutoff=0.75):
+        return f"; did you mean `{close[0]}`?{listed}"
+    places = [p for p in field_paths(model, here) if ".".join(p[-2:]) not in _FOLLOWS]
+    close = difflib.get_close_matches(unknown, {p[-1] for p in places}, n=1, cutoff=0.8)  # itself, if it is one
+    if not close:
+        return listed
 
     def shared(path: tuple[str, ...]) -> int:  # levels that lead to the place in the file as well
         same = [a in (b, _NAME) for a, b in zip(path[:-1], here, strict=False)]
-        return next((i for i, yes in enumerate(same) if not yes), min(len(path) - 1, len(here)))
+        return [*same, False].index(False)
 
-    best = min(named, key=lambda p: (-shared(p), len(p)))
-    common = shared(best)
-    text = _yaml(value)
+    best = min((p for p in places if p[-1] == close[0]), key=lambda p: (-shared(p), len(p)))
+    common, text = shared(best), _yaml(value)
     for key in reversed(best[common:]):
         text = f"{{{key.replace(_NAME, 'NAME')}: {text}}}"
     place = f" in `{'.'.join(here[:common])}`" if common else " at the top of the file"
     return f"; did you mean `{text[1:-1]}`{place if common < len(here) else ''}?"
 
 
-def _prefix(keys: tuple[str, ...], lines: Lines) -> str:
-    """E.g. "line 3: ", of the field or of the closest part of the file that encloses it."""
-    kept: tuple[str, ...] = ()
-    for key in keys:
-        if (*kept, key) in lines:
-            kept = (*kept, key)
-    return f"line {lines[kept]}: " if kept in lines else ""
-
-
-def _known_keys(keys: tuple[str, ...], lines: Lines) -> tuple[str, ...]:
-    """The path without the parts that pydantic adds (tags of unions, "[key]")."""
-    kept: tuple[str, ...] = ()
-    for i, key in enumerate(keys):
-        last = i == len(keys) - 1
-        if (*kept, key) in lines or last or not any(line[: len(kept)] == kept for line in lines):
-            kept = (*kept, key)
-    return tuple(key for key in kept if key != "[key]" and not _is_tag(key))
-
-
-def _is_tag(key: str) -> bool:
-    """Whether pydantic names a member of a union: "<network>"."""
-    return key.startswith("<")
-
-
 # --- the fields of a model --------------------------------------------------------------------------------------------
 
 
-def fields_at(model: Any, keys: tuple[str, ...]) -> list[str]:
-    """Names of the fields that a model has at a path; [] if the path leads out of it."""
-    if not _is_model(model):
-        return []
-    if not keys:
-        return list(model.model_fields)
-    candidates = _inside(model.model_fields[keys[0]].annotation) if keys[0] in model.model_fields else []
-    tags = {_tag(candidate) for candidate, _ in candidates} - {None}
-    for candidate, skip in candidates:
-        rest = keys[1 + skip :]
-        if rest and rest[0] in tags:  # pydantic names the member of the union that it tried
-            if rest[0] != _tag(candidate):
-                continue
-            rest = rest[1:]
-        if found := fields_at(candidate, rest):
-            return found
-    return []
+def fields_at(model: type[BaseModel], keys: tuple[str, ...], tags: Collection[str] = ()) -> list[str]:
+    """Names of the fields that a model has at a path, ["*"] for any name; [] if the path leads out of it."""
+    paths = [path for path in field_paths(model, tags) if len(path) > len(keys)]
+    at = [path for path in paths if all(a in (b, _NAME) for a, b in zip(path, keys, strict=False))]
+    return list(dict.fromkeys(path[len(keys)] for path in at))
 
 
-def _field_paths(model: type[BaseModel], here: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    # "*" stands for any name or number; of a union whose member is named in `here` only that member counts
+def field_paths(model: type[BaseModel], tags: Collection[str] = ()) -> list[tuple[str, ...]]:
+    """The paths of all fields, "*" for any name or number; of a union only the members in `tags`, if there are any."""
     found: list[tuple[str, ...]] = []
     for name, field in model.model_fields.items():
         found.append((name,))
         inside = _inside(field.annotation)
-        chosen = [entry for entry in inside if _tag(entry[0]) in here]
+        chosen = [entry for entry in inside if _tag(entry[0]) in tags]
         for inner, skip in chosen or inside:
-            found += [(name, *[_NAME] * skip, *path) for path in _field_paths(inner, here)]
+            found += [(name, *[_NAME] * skip, *path) for path in field_paths(inner, tags)]
     return found
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
 
 
 def _tag(model: Any) -> str | None:
     """The `kind` or tag by which a model is chosen from a union, if it has one."""
-    if hasattr(model, "union_tag"):
-        return str(model.union_tag)
     field = model.model_fields.get("kind")
-    return field.default if field is not None and isinstance(field.default, str) else None
+    return getattr(model, "union_tag", field.default if field is not None else None)
 
 
 def _inside(annotation: Any) -> list[tuple[type[BaseModel], int]]:
     """Models inside an annotation and how many keys (of a dict or list) lead to each."""
-    if _is_model(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [(annotation, 0)]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:

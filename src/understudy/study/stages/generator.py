@@ -10,7 +10,7 @@ from understudy.exchange.read import folder_mark, layout_of
 from understudy.generators.registry import plugin_type
 from understudy.io.files import read_json, sha256_file
 from understudy.slices import SliceSet
-from understudy.study.config.generators import FolderGenerator, GeneratorSpec, PluginSpec
+from understudy.study.config.networks import FolderGenerator, GeneratorSpec, PluginSpec
 from understudy.study.config.schema import Study
 from understudy.study.engine.jobs import Context, Job, job_of, training_spec
 from understudy.study.stages.data import training_rows

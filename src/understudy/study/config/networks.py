@@ -1,4 +1,4 @@
-"""A generator in a study file: network, training and sampling; or a plug-in of another package; or a folder of images.
+"""Generators and segmenters of a study file: networks with their training, plug-ins, folders of images.
 
 `generators: {sg2: {snapshots: 4, training: {kimg: 100}}}` trains one network and keeps its weights at 25, 50 and 75
 kimg as well: besides `sg2` there are then the generators `sg2-25kimg`, `sg2-50kimg` and `sg2-75kimg`, used like others.
@@ -6,6 +6,7 @@ kimg as well: besides `sg2` there are then the generators `sg2-25kimg`, `sg2-50k
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -33,11 +34,16 @@ from understudy.generators.joint import Annotation
 from understudy.generators.recipes import RECIPES
 from understudy.generators.registry import DEFAULT_KIND, KINDS, network_type, plugin_type
 from understudy.generators.training.config import TrainingConfig
+from understudy.segmenters import config as segmenters
+from understudy.segmenters.config import SegmenterTrainingConfig, UNetConfig
 from understudy.study.config.yaml import Strict, merged, problem_at
 
 SIZES = (16, 32, 64, 128, 256, 512)
 NETWORKS = {name: network_type(name) for name in KINDS}
-OTHER_NAMES = {alias: name for name, network in NETWORKS.items() for alias in network.aliases}
+NAMES: dict[str, tuple[list[str], str, dict[str, str]]] = {  # section -> kinds, the default, kinds by other names
+    "generators": (list(KINDS), DEFAULT_KIND, {a: name for name, net in NETWORKS.items() for a in net.aliases}),
+    "segmenters": (list(segmenters.KINDS), segmenters.DEFAULT_KIND, {}),
+}
 
 if TYPE_CHECKING:
     AnyNetwork: TypeAlias = Any
@@ -96,8 +102,8 @@ class GeneratorSpec(Strict):
     @classmethod
     def _not_set(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name == "training":
-            return refuse_set(value, ("seed",), "it follows from the study's `seed`")
-        return refuse_set(value, ("resolution", "channels"), "it follows from `slices.resolution` and the cohort")
+            return _refuse_set(value, "it follows from the study's `seed`", "seed")
+        return _refuse_set(value, "it follows from `slices.resolution` and the cohort", "resolution", "channels")
 
     @model_validator(mode="after")
     def _fits_together(self) -> GeneratorSpec:
@@ -159,28 +165,114 @@ class PluginSpec(Strict):
             raise problem_at(("snapshots",), f"the plug-in {self.plugin} keeps no states of its training")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later fields at their default: a study keeps its hash."""
-        later: dict[str, Any] = {"recipe": None, "ensemble": 1, "keep_weights_kimg": []}
-        later |= {"snapshots": None, "snapshot": None}
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in later or value != later[name]}
 
-
-def _kind_of_generator(value: Any) -> str:
+def _tag_of(value: Any) -> str:
     for kind, field in ((FolderGenerator, "folder"), (PluginSpec, "plugin")):
         if isinstance(value, kind) or (isinstance(value, Mapping) and field in value):
             return str(kind.union_tag)
-    return "<network>"
+    return GeneratorSpec.union_tag
 
 
 AnyGenerator = Annotated[
     Annotated[GeneratorSpec, Tag("<network>")]
     | Annotated[FolderGenerator, Tag("<folder>")]
     | Annotated[PluginSpec, Tag("<plugin>")],
-    Discriminator(_kind_of_generator),
+    Discriminator(_tag_of),
 ]
+
+
+class SegmenterSpec(Strict):
+    """A segmentation network, by `model.kind`, and its training; what is not given is the paper's for its kind."""
+
+    model: segmenters.ModelConfig = Field(default_factory=UNetConfig, description="network, by `kind`: unet or swin")
+    training: SegmenterTrainingConfig = Field(default_factory=SegmenterTrainingConfig, description="how it is trained")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upon_the_paper(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        model, training = data.get("model", {}), data.get("training", {})
+        kind, found = getattr(model, "kind", None), dict(data)
+        if isinstance(model, Mapping):
+            found["model"] = {"kind": segmenters.DEFAULT_KIND, **model}
+            kind = found["model"]["kind"]
+        if kind in list(segmenters.KINDS) and isinstance(training, Mapping):  # a list, as a kind may be unhashable
+            found["training"] = segmenters.with_paper(kind, training)
+        return found  # the fields' own validation says what else is wrong
+
+    @model_validator(mode="after")
+    def _left_to_the_study(self) -> SegmenterSpec:
+        _refuse_set(self.training, "it follows from the study's `seed`", "seed")
+        _refuse_set(self.training.augment, "it follows from the study's `augmentation`", "enabled")
+        try:
+            segmenters.check_batch(self.model, self.training)
+        except UnderstudyError as error:
+            raise ValueError(f"`{error.where}`: {error.what}; {error.fix}") from error
+        return self
+
+    @model_serializer(mode="wrap")
+    def _to_be_read_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With the fields that a training leaves out at their default: of other kinds the paper's differ."""
+        content: dict[str, Any] = handler(self)
+        if self.model.kind != segmenters.DEFAULT_KIND:
+            for name in segmenters.LATER:
+                value = getattr(self.training, name)
+                content["training"].setdefault(name, list(value) if isinstance(value, tuple) else value)
+            content["training"]["augment"].setdefault("set", self.training.augment.set)
+        return content
+
+
+def _refuse_set(model: BaseModel, why: str, *fields: str) -> Any:
+    """The model; a ValueError if one of the fields has another value than its default."""
+    for field in fields:
+        if field in model.model_fields_set and getattr(model, field) != type(model).model_fields[field].default:
+            raise ValueError(f"`{field}` cannot be set here: {why}")
+    return model
+
+
+# --- networks by name -------------------------------------------------------------------------------------------------
+
+
+def named_kinds(entries: Any, section: str) -> Any:
+    """Networks of a section: one named like a kind is of this kind, others of the default; null drops one.
+
+    Raises:
+        PydanticCustomError: a name seems to mean a kind that it would not get.
+    """
+    if not isinstance(entries, Mapping):
+        return entries
+    found = {name: spec for name, spec in entries.items() if spec is not None}
+    for name, spec in found.items():
+        if not isinstance(spec, Mapping) or {"folder", "plugin"} & set(spec):  # no network
+            continue
+        parts = [part for part in (spec.get("model"), spec.get("training")) if part is not None]
+        if name in NAMES[section][0] and isinstance(spec.get("model", {}), Mapping):
+            found[name] = merged({"model": {"kind": name}}, spec)
+        elif all(isinstance(part, Mapping) and "kind" not in part for part in parts) and (
+            meant := kinds_meant(str(name), section)
+        ):
+            fix = f"Call it so, or add `model: {{kind: {meant[0]}}}` to keep the name"
+            raise problem_at((str(name),), f"is {' or '.join(meant)} meant? {fix}")
+    return found
+
+
+def kinds_meant(name: str, section: str) -> list[str]:
+    """The kinds that a name seems to mean although a network called so would be of the default kind.
+
+    Example:
+        >>> kinds_meant("difusion", "generators"), kinds_meant("mine", "generators")
+        (['diffusion'], [])
+    """
+    kinds, default, aliases = NAMES[section]
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    words = {kind: kind for kind in kinds} | aliases
+    if inside := {kind for word, kind in words.items() if word in plain}:
+        inside -= {default}
+    else:
+        near = {kind: difflib.SequenceMatcher(None, plain, kind).ratio() for kind in kinds}
+        inside = {kind for kind, ratio in near.items() if ratio >= max(0.75, *near.values())}
+    return [] if inside <= {default} else sorted(inside, key=kinds.index)
 
 
 def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
@@ -197,12 +289,10 @@ def with_snapshots(generators: dict[str, Any]) -> dict[str, Any]:
         training = getattr(spec, "training", None)  # None: of a plug-in
         if spec.ensemble > 1 or (training is not None and training.max_minutes is not None):
             raise ValueError(f"{name}: `snapshots` need one training (no `ensemble`) without `max_minutes`")
-        points = snapshot_points(spec.snapshots, math.inf if training is None else training.kimg)
-        kept: dict[str, Any] = {"keep_weights_kimg": points}
-        if training is not None:
-            kept = {"training": training.model_copy(update=kept)}
-        out[name] = spec.model_copy(update={"snapshots": None, **kept})
-        for kimg in points:
+        kept = {"keep_weights_kimg": snapshot_points(spec.snapshots, training.kimg if training else math.inf)}
+        changed = {"training": training.model_copy(update=kept)} if training else kept
+        out[name] = spec.model_copy(update={"snapshots": None, **changed})
+        for kimg in kept["keep_weights_kimg"]:
             own = f"{name}-{kimg:g}kimg".replace(".", "_")
             if own in generators:
                 raise ValueError(f"the name {own} is that of a snapshot of {name}; use another")
@@ -228,28 +318,24 @@ def snapshot_points(wanted: int | list[float], kimg: float) -> list[float]:
     return points
 
 
-def size_problem(
-    generators: Mapping[str, AnyGenerator], resolutions: Sequence[int]
-) -> tuple[tuple[str, ...], str] | None:
-    """Path of the first network that does not exist at one of these resolutions, and why; None if all do."""
+def check_sizes(
+    generators: Mapping[str, AnyGenerator], named: Mapping[str, SegmenterSpec], resolutions: Sequence[int]
+) -> None:
+    """An error of `problem_at` for the first network that does not exist at one of these resolutions."""
     networks = {name: g.model for name, g in generators.items() if isinstance(g, GeneratorSpec)}
     for resolution in resolutions if networks else ():
         if resolution not in SIZES:
-            sizes = ", ".join(map(str, SIZES))
-            return ("slices", "resolution"), f"generators are for slices of {sizes} pixels, not {resolution}"
+            what = f"generators are for slices of {', '.join(map(str, SIZES))} pixels, not {resolution}"
+            raise problem_at(("slices", "resolution"), what)
     for name, model in networks.items():
         for resolution in resolutions:
             try:
                 model.at(resolution)
             except ValueError as error:
-                return ("generators", name, "model"), str(error)
-    return None
-
-
-def refuse_set(model: BaseModel, fields: tuple[str, ...], why: str) -> Any:
-    """The model; a ValueError if one of the fields has another value than its default."""
-    for field in fields:
-        default = type(model).model_fields[field].default if field in type(model).model_fields else None
-        if field in model.model_fields_set and getattr(model, field) != default:
-            raise ValueError(f"`{field}` cannot be set here: {why}")
-    return model
+                raise problem_at(("generators", name, "model"), str(error)) from error
+    for name, spec in named.items():
+        for resolution in resolutions:
+            try:
+                spec.model.stages(resolution) if isinstance(spec.model, UNetConfig) else spec.model.shape(resolution)
+            except UnderstudyError as error:
+                raise problem_at(("segmenters", name), f"{error.what}; {error.fix}") from error
