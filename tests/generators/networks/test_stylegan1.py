@@ -14,8 +14,7 @@ from torch import Tensor
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.stylegan1 import Generator, StyleGan1, StyleGan1Config, build, restyle
-from understudy.generators.official.gans import stylegan1_config
-from understudy.generators.official.weights import load_official_arrays
+from understudy.generators.official.weights import load_official_arrays, stylegan1_config
 
 CONFIG: dict[str, Any] = {
     "kind": "sg1", "resolution": 32, "num_channels": 3, "fmap_base": 64, "fmap_max": 8, "latent_size": 5,
@@ -169,14 +168,6 @@ def test_sizes_of_the_mapping_are_read_off_the_weights() -> None:
     left = {"latent_size", "dlatent_size", "mapping_layers", "mapping_fmaps"}
     model = load_official_arrays({k: v for k, v in CONFIG.items() if k not in left}, weights)
     assert model.config == stylegan1_config(CONFIG)
-
-
-def test_components_may_be_called_as_in_the_pickles() -> None:
-    weights = variables("sg1", 32, channels=3, base=64, most=8, z=5)
-    alone = {k.replace("G/G_", ""): v for k, v in weights.items() if k.startswith("G/G_")}
-    alone["dlatent_avg"] = weights["G/dlatent_avg"]
-    for name, value in load_official_arrays(CONFIG, weights).generator.state_dict().items():
-        assert torch.equal(load_official_arrays(CONFIG, alone).generator.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,12 @@ def test_a_small_file_cannot_ask_for_a_large_memory(tmp_path: Path) -> None:
     content = b"\x80\x02" + text + b"q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02" + again * 100 + b"."
     with pytest.raises(UnderstudyError, match="more memory"):
         read(content, tmp_path)
+    # A dictionary of 1000 entries, copied again and again: by a call, and as the state of a network.
+    entries = b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"K\x01" for i in range(1000)) + b"uq\x00"
+    size, network = b"ctorch\nSize\n" + b"h\x00\x85R", b"ctfutil\nNetwork\n)\x81h\x00b"
+    for again in (size, network):
+        with pytest.raises(UnderstudyError, match="more memory"):
+            read(b"\x80\x02" + entries + again * 1000 + b".", tmp_path)
     with pytest.raises(Refusal, match="more steps"):
         Machine(io.BytesIO(b"]" * 2000 + b"."), Limits(budget=0, operations=1000)).run()
 

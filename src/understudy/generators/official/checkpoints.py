@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, first_line
 from understudy.generators.official import pickles
 from understudy.generators.official.pickles import Array, Limits, Machine, Module, Network, Refusal, Tensor, require
 from understudy.io.files import reading
@@ -32,6 +32,7 @@ _AGAIN = "download it again and compare its size or checksum with the source"
 _OFFICIAL = (
     "give a checkpoint of progressive_growing_of_gans, stylegan, stylegan2-ada-pytorch, stylegan3 or guided-diffusion"
 )
+_UNET = "give a model of guided-diffusion's U-Net without labels, trained with convolutions for resampling"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Checkpoint:
     kind: str  # as `load_official_arrays` knows it: "progan", "sg1", "sg2", "sg3t", "sg3r", "diffusion"
     source: str  # the repository whose format it is
     network: str  # official name of the generator's function or class
-    arguments: dict[str, Any]  # of the networks, by their official names; a diffusion model's file has none
+    arguments: dict[str, Any]  # of the networks, by their official names; of a U-Net what its weights tell
     ema: Arrays  # the exponential moving average of the generator
     raw: Arrays = field(default_factory=dict)  # the generator that was trained
     discriminator: Arrays = field(default_factory=dict)
@@ -72,12 +73,12 @@ def read_checkpoint(path: str | Path) -> Any:
                 fix = "do not load it with other software unless you trust whoever made it"
                 raise UnderstudyError(problem, path, fix) from refusal
             except Exception as error:  # damage shows in as many ways as there are operations
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                reason = first_line(error)[:200]
                 raise UnderstudyError(f"the file is damaged or not a checkpoint ({reason})", path, _AGAIN) from error
 
 
 def _check_kind(start: bytes, path: Path) -> None:
-    """Raises an UnderstudyError that names the usual wrong files."""
+    # names the usual wrong files
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
         return
     if not start:
@@ -105,20 +106,15 @@ def _parse(content: IO[bytes]) -> Any:
     if start == _MAGIC_BYTES:
         return _read_legacy(content, limits)
 
-    def inner(data: bytes) -> Any:  # a `torch.save` inside a pickle: always the old format
-        require(data.startswith(_MAGIC_BYTES), "nested bytes that are no PyTorch storage")
-        limits.inner = None
-        try:
-            return _read_legacy(io.BytesIO(data), limits)
-        finally:
-            limits.inner, limits.storage = inner, None
+    def inner(data: Any) -> Any:  # a `torch.save` inside a pickle: always the old format
+        require(isinstance(data, bytes) and data.startswith(_MAGIC_BYTES), "nested bytes that are no PyTorch storage")
+        return _read_legacy(io.BytesIO(data), limits)
 
-    limits.inner = inner
-    return Machine(content, limits).run()
+    return Machine(content, limits, inner=inner).run()
 
 
 def _storage_of(identifier: Any) -> pickles.Storage:
-    """An empty storage for the persistent id ("storage", type, key, device, count[, view])."""
+    # an empty storage for the persistent id ("storage", type, key, device, count[, view])
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise Refusal("an object outside of the file")
     _, kind, key, _, count = identifier[:5]
@@ -131,7 +127,7 @@ def _storage_of(identifier: Any) -> pickles.Storage:
 
 
 def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
-    """Five pickles (magic number, version, machine, object, keys), then each storage as count and values."""
+    # five pickles (magic number, version, machine, object, keys), then each storage as count and values
     storages: dict[str, pickles.Storage] = {}
 
     def storage(identifier: Any) -> pickles.Storage:
@@ -140,20 +136,18 @@ def _read_legacy(stream: IO[bytes], limits: Limits) -> Any:
     if (Machine(stream, limits).run(), Machine(stream, limits).run()) != (_MAGIC, _VERSION):
         raise ValueError("another version of torch.save")
     require(Machine(stream, limits).run().get("little_endian") is True, "the byte order of a big-endian machine")
-    limits.storage = storage  # only the object itself may hold tensors
-    result = Machine(stream, limits).run()
-    limits.storage = None
+    result = Machine(stream, limits, storage).run()  # only the object itself may hold tensors
     for key in Machine(stream, limits).run():
         made = storages[key]
         count = int.from_bytes(stream.read(8), "little")
-        made.data = stream.read(count * made.itemsize)
-        if count != made.count or len(made.data) != count * made.itemsize:
+        made.data = stream.read(made.size)
+        if count != made.count or len(made.data) != made.size:
             raise EOFError("the values of a tensor are cut off")
     return result
 
 
 def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
-    """A zip archive with `<name>/data.pkl` and one uncompressed file a storage, `<name>/data/<key>`."""
+    # a zip archive with `<name>/data.pkl` and one uncompressed file a storage, `<name>/data/<key>`
     with zipfile.ZipFile(stream) as archive:
         data = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(data) != 1:
@@ -176,8 +170,7 @@ def _read_zip(stream: IO[bytes], limits: Limits) -> Any:
 
         if folder + "byteorder" in archive.namelist():
             require(member("byteorder") == b"little", "the byte order of a big-endian machine")
-        limits.storage = storage
-        return Machine(io.BytesIO(member("data.pkl")), limits).run()
+        return Machine(io.BytesIO(member("data.pkl")), limits, storage).run()
 
 
 # --- from the content of a file to what an importer needs ---
@@ -199,7 +192,8 @@ def collect(content: Any) -> Checkpoint:
         place, weights = (averaged or found)[0]
         arrays = {f"M/{name}": _array(name, value) for name, value in weights.items()}
         others = tuple(other for other, _ in found if other != place)
-        return Checkpoint("diffusion", "guided-diffusion", "UNetModel", {}, arrays, taken=place, left=others)
+        arguments = unet_arguments(arrays)
+        return Checkpoint("diffusion", "guided-diffusion", "UNetModel", arguments, arrays, taken=place, left=others)
     problem, fix = "the file holds something else than the networks of an official model", _OFFICIAL
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
         problem = "a state dictionary, but not of guided-diffusion's U-Net"
@@ -210,7 +204,7 @@ def collect(content: Any) -> Checkpoint:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """An argument of a network: a number, a text, or a few of them."""
+    # an argument of a network: a number, a text, or a few of them
     if isinstance(value, Array) and value.array().ndim == 0:
         value = value.array().item()
     if isinstance(value, list | tuple) and len(value) <= 64:
@@ -220,8 +214,15 @@ def _plain(name: str, value: Any) -> Any:
     raise UnderstudyError("an argument that is neither a number nor a text", where=name[:80], fix=_OFFICIAL)
 
 
-def _all_plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _plain(k, v) for k, v in arguments.items() if v is not None}
+def _all_plain(arguments: Any) -> dict[str, Any]:
+    return {k: _plain(k, v) for k, v in _named(arguments).items() if v is not None}
+
+
+def _without_labels(arguments: dict[str, Any], name: str) -> dict[str, Any]:
+    if count := arguments.pop(name, 0):
+        problem = f"the model is conditioned on {count} labels, which is not supported"
+        raise UnderstudyError(problem, fix="give a model that was trained without labels")
+    return arguments
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
@@ -239,16 +240,8 @@ def _named(mapping: Any) -> dict[str, Any]:
     return mapping  # type: ignore[no-any-return]
 
 
-def _without_labels(arguments: dict[str, Any], name: str) -> dict[str, Any]:
-    if count := arguments.pop(name, 0):
-        problem = f"the model is conditioned on {count} labels, which is not supported"
-        raise UnderstudyError(problem, fix="give a model that was trained without labels")
-    return arguments
-
-
 def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Checkpoint:
-    """TensorFlow 1: a tuple (G, D, Gs) of networks."""
-
+    # TensorFlow 1: a tuple (G, D, Gs) of networks
     def variables(network: Network, prefix: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
         state = _named(network.state)
         for entry in state.get("variables", ()):
@@ -268,16 +261,17 @@ def _tensorflow(generator: Network, discriminator: Network, ema: Network) -> Che
         problem = f"a TensorFlow network {function!r} that is neither Progressive GAN nor StyleGAN 1"
         fix = "convert a StyleGAN 2 of TensorFlow with legacy.py of NVlabs/stylegan3, and give the result"
         raise UnderstudyError(problem, fix=fix)
-    judged, made = (_all_plain(_named(network.state.get("static_kwargs", {}))) for network in (discriminator, ema))
+    judged, made = (_all_plain(network.state.get("static_kwargs", {})) for network in (discriminator, ema))
     arguments = _without_labels(judged | made, "label_size")
     raw, judge = dict(variables(generator, "G/")), dict(variables(discriminator, "D/"))
     return Checkpoint(kind, source, function, arguments, arrays, raw, judge)
 
 
 def _persistent(content: Mapping[str, Any]) -> Checkpoint:
-    """PyTorch: a dictionary of persistent modules."""
-    ema = content["G_ema"]
-    arrays, arguments = _weights(ema, "G/"), _module_arguments(ema)
+    # PyTorch: a dictionary of persistent modules
+    absent = Module("", {})  # without weights
+    ema, raw, judge = (part if isinstance(part, Module) else absent for part in map(content.get, ("G_ema", "G", "D")))
+    arrays, arguments = _weights(ema, "G/"), _without_labels(_module_arguments(ema), "c_dim")
     if any(name.startswith("G/synthesis.b4.") for name in arrays):
         kind, source = "sg2", "stylegan2-ada-pytorch or stylegan3"
     elif "G/synthesis.input.freqs" in arrays:
@@ -285,9 +279,6 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
     else:
         problem = f"a generator {ema.class_name[:80]!r} that is neither StyleGAN 2 nor StyleGAN 3"
         raise UnderstudyError(problem, fix=_OFFICIAL)
-    arguments = _without_labels(arguments, "c_dim")
-    absent = Module("", {})  # without weights
-    judge, raw = (part if isinstance(part, Module) else absent for part in (content.get("D"), content.get("G")))
     deviation = dict(_walk(judge)).get("b4.mbstd.", absent).state  # the minibatch standard deviation's
     found = {"mbstd_group_size": deviation.get("group_size"), "mbstd_num_channels": deviation.get("num_channels")}
     arguments |= _all_plain(found)
@@ -295,7 +286,7 @@ def _persistent(content: Mapping[str, Any]) -> Checkpoint:
 
 
 def _walk(module: Module) -> Iterator[tuple[str, Module]]:
-    """The module and all parts, each with the prefix of its names."""
+    # the module and all parts, each with the prefix of its names
     waiting = [("", module, 0)]
     for _ in range(5_000):  # parts that hold each other could be walked without end
         if not waiting:
@@ -319,36 +310,33 @@ def _weights(module: Module, start: str) -> Arrays:
 
 
 def _module_arguments(module: Module) -> dict[str, Any]:
-    """Arguments of a generator: those it was made with, and the defaults of its version, read off its parts."""
+    # those that a generator was made with, and the defaults of its version, read off its parts
     require(not module.state.get("_init_args"), "a generator made with arguments without names")
-    arguments: dict[str, Any] = {}
-    for name, value in _named(module.state.get("_init_kwargs", {})).items():
-        if name == "mapping_kwargs":
-            arguments |= {"mapping_layers" if k == "num_layers" else k: v for k, v in _named(value).items()}
-        elif name == "synthesis_kwargs":
-            arguments |= _named(value)
-        else:
-            arguments[name] = value
-    parts = dict(_walk(module))
-    if "mapping." in parts:
-        mapping = parts["mapping."].state
+    arguments = dict(_named(module.state.get("_init_kwargs", {})))
+    mapping = _named(arguments.pop("mapping_kwargs", {}))
+    arguments |= {"mapping_layers" if k == "num_layers" else k: v for k, v in mapping.items()}
+    arguments |= _named(arguments.pop("synthesis_kwargs", {}))
+    parts = {prefix: part.state for prefix, part in _walk(module)}
+    if mapping := parts.get("mapping."):
         arguments |= {"mapping_layers": mapping.get("num_layers"), "w_avg_beta": mapping.get("w_avg_beta")}
     if "mapping.fc0." in parts:
-        arguments["lr_multiplier"] = parts["mapping.fc0."].state.get("bias_gain")
+        arguments["lr_multiplier"] = parts["mapping.fc0."].get("bias_gain")
     arguments.pop("fp16_channels_last", None)  # how the official code computes
-    arguments = _all_plain(arguments)  # without None
-    clamps = {_plain("conv_clamp", p.state["conv_clamp"]) for p in parts.values() if "conv_clamp" in p.state}
+    arguments = _all_plain(arguments)
+    clamps = {_plain("conv_clamp", state["conv_clamp"]) for state in parts.values() if "conv_clamp" in state}
     if len(clamps) > 1:
         raise UnderstudyError("layers with different limits (conv_clamp) are not supported", where=str(clamps))
     return arguments | ({"conv_clamp": clamps.pop()} if clamps else {})
 
 
-_FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which guided-diffusion's U-Net is known
+# --- guided-diffusion's U-Net: what a .pt holds besides it, and the architecture from names and shapes of weights ---
+
+_FIRST, _SECOND = "time_embed.0.weight", "input_blocks.0.0.weight"  # by which the U-Net is known
 
 
 def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every U-Net in a dictionary and those inside it: its place ("ema", "module.", "" where it is all there is), and
-    its weights without what `DataParallel` ("module."), `torch.compile` ("_orig_mod.") or a wrapper put before them."""
+    # Every U-Net in a dictionary and those inside it: its place ("ema", "module.", "" where it is all there is), and
+    # its weights without what `DataParallel` ("module."), `torch.compile` ("_orig_mod.") or a wrapper put before them.
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
@@ -360,3 +348,47 @@ def _unets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, dic
     if len(place) < 3:  # dictionaries inside each other, without end perhaps
         for key, value in inside.values():
             yield from _unets(value, (*place, key[:40]))
+
+
+def unet_arguments(weights: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Official arguments of the U-Net with these weights ("M/..." or without prefix).
+
+    What weights cannot tell is left out: the resolution, the heads of the attention, the steps and the noise schedule.
+
+    Raises:
+        UnderstudyError: the weights are of another form than the U-Net's.
+    """
+    shapes = {name.removeprefix("M/"): array.shape for name, array in weights.items()}
+    if "label_emb.weight" in shapes:
+        raise UnderstudyError("the model is conditioned on labels, which is not supported", fix=_UNET)
+    try:
+        channels, unit = shapes["input_blocks.0.0.weight"][1], shapes["time_embed.0.weight"][1]
+        outputs = shapes["out.2.weight"][0]
+        if outputs not in (channels, 2 * channels):
+            raise ValueError(f"{outputs} outputs for {channels} channels")
+        # Residual blocks of one level: on the way up a level has one more, and its last one is followed by a doubling.
+        doubled = _blocks(shapes, r"output_blocks\.(\d+)\.[12]\.(conv|in_layers)\.")
+        blocks = min(doubled, default=len(_blocks(shapes, r"output_blocks\.(\d+)\.0\.")) - 1)
+        widths, attending = [], []  # of each level; the halvings (1, 2, 4, ...) at which there is attention
+        count = 1 + max(_blocks(shapes, r"input_blocks\.(\d+)\."))
+        for level in range(count // (blocks + 1)):
+            first = 1 + level * (blocks + 1)
+            widths.append(shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0])
+            if f"input_blocks.{first}.1.qkv.weight" in shapes:
+                attending.append(2**level)
+        if count != len(widths) * (blocks + 1):
+            raise ValueError(f"{count} input blocks")
+        return {
+            "in_channels": channels, "out_channels": outputs, "learn_sigma": outputs == 2 * channels,
+            "model_channels": unit, "num_res_blocks": blocks, "attention_resolutions": tuple(attending),
+            "channel_mult": tuple(w // unit if w % unit == 0 else w / unit for w in widths),
+            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+            "resblock_updown": len(widths) > 1 and f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in shapes,
+        }  # fmt: skip
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        problem = f"the weights do not form guided-diffusion's U-Net (at {str(error)[:80]})"
+        raise UnderstudyError(problem, fix=_UNET) from error
+
+
+def _blocks(shapes: Mapping[str, Any], pattern: str) -> set[int]:
+    return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}

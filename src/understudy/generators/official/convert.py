@@ -1,8 +1,4 @@
-"""`understudy import`: an official checkpoint becomes the folder of a generator, ready to be sampled.
-
-Example:
-    >>> import_checkpoint("network-snapshot-012000.pkl", "progan", ["T1wGd", "T1w", "FLAIR", "T2w"])    # doctest: +SKIP
-"""
+"""`understudy import`: an official checkpoint becomes the folder of a generator, ready to be sampled."""
 
 from __future__ import annotations
 
@@ -19,7 +15,6 @@ from understudy.errors import UnderstudyError
 from understudy.generators.folder import is_finished, save_model, save_weights
 from understudy.generators.joint import Annotation, annotation_channels
 from understudy.generators.official.checkpoints import Checkpoint, collect, read_checkpoint
-from understudy.generators.official.diffusion import unet_arguments
 from understudy.generators.official.pickles import Refusal
 from understudy.generators.official.weights import load_official_arrays
 from understudy.io.files import sha256_file, sha256_json
@@ -85,18 +80,10 @@ def import_checkpoint(
     content = read_checkpoint(path)
     with _naming(path):
         checkpoint = collect(content)
-    given = {k: v for k, v in (diffusion or {}).items() if v is not None}
-    if checkpoint.kind == "diffusion":
-        arguments = _diffusion_arguments(checkpoint, given, path)
-    elif given:
-        problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
-        raise UnderstudyError(problem, path, "leave options that say `.pt only` to guided-diffusion's .pt")
-    else:
-        arguments = _bounded(checkpoint, path)
-    names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation), path)
-    config = {"kind": checkpoint.kind, **arguments}
-    with _naming(path):
-        model: Any = load_official_arrays(config, checkpoint.ema | checkpoint.discriminator)
+        arguments = _arguments(checkpoint, {k: v for k, v in (diffusion or {}).items() if v is not None})
+        names = _checked_channels(checkpoint, arguments, channels, annotation_channels(classes, annotation))
+        model: Any = load_official_arrays(arguments, checkpoint.ema | checkpoint.discriminator)
+        raw: Any = load_official_arrays(arguments, checkpoint.raw) if checkpoint.raw else None
     source = {"file": path.name, "sha256": sha256_file(path), "format": checkpoint.source,
               "network": checkpoint.network}  # fmt: skip
     if checkpoint.taken:
@@ -108,9 +95,7 @@ def import_checkpoint(
     }  # fmt: skip
     identity = sha256_json(record)
     if not is_finished(folder, identity):
-        if checkpoint.raw:
-            with _naming(path):
-                raw: Any = load_official_arrays(config, checkpoint.raw)
+        if raw is not None:
             save_weights(folder / RAW, raw.generator)
         discriminator = model.discriminator if checkpoint.discriminator else None
         save_model(folder, model.generator, record | {"torch": torch.__version__, "identity": identity}, discriminator)
@@ -120,14 +105,14 @@ def import_checkpoint(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors inside the block name the file."""
+    # errors inside the block name the file
     try:
         yield
     except Refusal as refusal:
         raise UnderstudyError(f"the file is no official checkpoint: it holds {refusal}", path, _ORIGIN) from refusal
     except UnderstudyError as error:
         where = f"{path}, {error.where}" if error.where else path
-        raise UnderstudyError(error.what, where=where, fix=error.fix) from error
+        raise UnderstudyError(error.what, where=where, fix=error.fix or _ORIGIN) from error
     except (MemoryError, RuntimeError) as error:
         problem = f"the model does not fit into memory ({error})"[:300]
         raise UnderstudyError(problem, path, "use a machine with more memory") from error
@@ -162,10 +147,16 @@ def parse_classes(text: str) -> tuple[LabelClass, ...]:
     return BACKGROUND, *map(LabelClass, names, values, codes)
 
 
-def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """The arguments, within what the arrays can fill: a network is built before its shapes are compared."""
+def _arguments(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    # kind and arguments of the model: what the file tells within what its arrays can fill, and what was given
+    arguments = {"kind": checkpoint.kind, **checkpoint.arguments}
+    if checkpoint.kind == "diffusion":
+        return _with_given(arguments, given)
+    if given:
+        problem = f"{', '.join(sorted(given))} given for a {checkpoint.source} checkpoint, which tells them itself"
+        raise UnderstudyError(problem, fix="leave options that say `.pt only` to guided-diffusion's .pt")
+    # a network is built before its shapes are compared: sizes beyond the arrays would fill the memory
     widest = max((sorted(a.shape)[-2] for a in checkpoint.ema.values() if a.ndim >= 2), default=1)  # channels
-    arguments = dict(checkpoint.arguments)
     for name, value in arguments.items():
         numeric = isinstance(value, int | float)
         if name in ("channel_max", "fmap_max") and numeric:
@@ -173,24 +164,22 @@ def _bounded(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         elif name in ("channel_base", "fmap_base"):
             continue  # divided by the resolution, and limited by the maximum
         elif numeric and value > (64 if "layers" in name else 4096):  # a claim, not a model
-            raise UnderstudyError(f"{name} = {value:.3g} is beyond any model", where=path, fix=_ORIGIN)
+            raise UnderstudyError(f"{name} = {value:.3g} is beyond any model")
         elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value):
-            raise UnderstudyError(f"{name} is no known word", where=path, fix=_ORIGIN)
+            raise UnderstudyError(f"{name} is no known word")
     return arguments
 
 
-def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Arguments of guided diffusion: what the weights tell, and what was given."""
-    arguments = unet_arguments(checkpoint.ema)
+def _with_given(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    # guided diffusion: weights tell neither the process nor the heads
     if "image_size" not in given and arguments["channel_mult"] in _RESOLUTIONS:
         arguments["image_size"] = _RESOLUTIONS[arguments["channel_mult"]]
     needed = {"image_size": "--resolution", "steps": "--steps", "noise_schedule": "--schedule"}
-    missing = [option for name, option in needed.items() if name not in arguments and name not in given]
-    if missing:
+    if missing := [option for name, option in needed.items() if name not in arguments and name not in given]:
         problem = f"a .pt holds only weights, which do not tell {', '.join(missing)}"
         paper = "the paper's authors used --resolution 256 --steps 4000 --schedule linear"
         own = "guided-diffusion's own defaults are --steps 1000 --schedule linear"
-        raise UnderstudyError(problem, path, f"add {' '.join(missing)} as in the training: {paper}, {own}")
+        raise UnderstudyError(problem, fix=f"add {' '.join(missing)} as in the training: {paper}, {own}")
     if {"num_heads", "num_head_channels"} <= set(given):
         raise UnderstudyError("both --heads and --head-channels are given", fix="give the one of the training")
     heads = {} if "num_head_channels" in given else {"num_heads": 4}
@@ -198,31 +187,32 @@ def _diffusion_arguments(checkpoint: Checkpoint, given: Mapping[str, Any], path:
 
 
 def _checked_channels(
-    checkpoint: Checkpoint, arguments: Mapping[str, Any], names: Sequence[str] | None, drawn: int, path: Path
+    checkpoint: Checkpoint, arguments: Mapping[str, Any], names: Sequence[str] | None, drawn: int
 ) -> tuple[str, ...]:
-    """The names, as many as the model has channels besides the `drawn` ones of the annotation."""
-    counts = [arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments]
-    if not counts or type(counts[0]) is not int:
-        raise UnderstudyError("the file does not tell its channels", where=path, fix=_ORIGIN)
-    images = counts[0] - drawn  # channels of the image, without the annotation
-    has = f"the model has {counts[0]} channels"
+    # the names, as many as the model has channels besides the `drawn` ones of the annotation
+    count = next((arguments[k] for k in ("img_channels", "num_channels", "in_channels") if k in arguments), None)
+    if type(count) is not int:
+        raise UnderstudyError("the file does not tell its channels")
+    images = count - drawn  # channels of the image, without the annotation
     if images < 1:
+        problem = f"the model has {count} channels, too few for an image and {drawn} of the annotation"
         fix = "only models that draw an annotation with the image can be imported; see --annotation and --classes"
-        raise UnderstudyError(f"{has}, too few for an image and {drawn} of the annotation", path, fix)
-    order = _AUTHORS_ORDER[checkpoint.kind]
-    example = f"the models of the paper's authors on AIDA data hub have, for this model, {order}"
+        raise UnderstudyError(problem, fix=fix)
+    order = (
+        f"the models of the paper's authors on AIDA data hub have, for this model, {_AUTHORS_ORDER[checkpoint.kind]}"
+    )
     if names is None:
         problem = f"the names of the {images} image channels are needed: the file does not tell them"
-        raise UnderstudyError(problem, path, f"add --channels with the names in the order of the training; {example}")
+        raise UnderstudyError(problem, fix=f"add --channels with the names in the order of the training; {order}")
     if len(names) != images:
-        problem = f"{len(names)} channels named ({', '.join(names)}), but {has}: {images} of the image"
+        problem = f"{len(names)} channels named ({', '.join(names)}), but the model has {count}: {images} of the image"
         problem += f" and {drawn} of the annotation, which is last and not named"
-        raise UnderstudyError(problem, path, f"correct --channels (or --annotation, --classes); {example}")
+        raise UnderstudyError(problem, fix=f"correct --channels (or --annotation, --classes); {order}")
     return tuple(names)
 
 
 def _progress(name: str) -> dict[str, Any]:
-    """How far the training was, as far as the official names of files tell: thousand images, or steps and EMA."""
+    # how far the training was, as far as the official names of files tell: thousand images, or steps and EMA
     if found := re.search(r"network-snapshot-(\d+)\.pkl$", name):
         return {"kimg": float(found[1])}
     if found := re.search(r"(?:ema_([\d.]+)_|model)(\d+)\.pt$", name):
@@ -232,8 +222,7 @@ def _progress(name: str) -> dict[str, Any]:
 
 def _notes(checkpoint: Checkpoint, arguments: Mapping[str, Any], model: Any, path: Path) -> tuple[str, ...]:
     notes = []
-    level = float(getattr(model.generator, "level", 0))
-    if level > 0:
+    if (level := float(getattr(model.generator, "level", 0))) > 0:
         growing = f"the network was still growing, {level:g} doublings below its full resolution"
         notes.append(f"{growing}: samples are enlarged; a later snapshot of the same training has none left")
     if checkpoint.taken:

@@ -1,7 +1,7 @@
 """Pickles read without executing anything in them: a small stack machine, and the inert records that it makes.
 
-`pickletools` splits the file into operations, and the machine follows those that official checkpoints use. A name is
-looked up in `NAMES` and never imported. Whatever else a file asks for ends in a `Refusal` before anything has happened.
+`Machine` follows the operations that official checkpoints use, as `pickletools` splits them. A name in the file is
+looked up in `NAMES` and never imported. Whatever else a file asks for is a `Refusal`, before anything has happened.
 """
 
 # By hand, because neither `pickle.Unpickler` with an allow-listing `find_class` nor `torch.load(weights_only=True)` is
@@ -14,16 +14,11 @@ import math
 import pickletools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-STORAGES = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
-    "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "b1",
-}  # fmt: skip
 
 
 class Refusal(ValueError):
@@ -31,12 +26,32 @@ class Refusal(ValueError):
 
 
 def require(condition: object, otherwise: str) -> None:
+    """Refuses the file, in these words, unless the condition holds."""
     if not condition:
         raise Refusal(otherwise)
 
 
+@dataclass
+class Limits:
+    """What one file may use."""
+
+    budget: int  # bytes that may still be made by decoding; a small file cannot ask for a large memory
+    operations: int = 2_000_000  # that the machine may still take; real checkpoints take some ten thousand
+
+    def spend(self, count: int) -> None:
+        """Takes so many bytes off the budget."""
+        self.budget -= count
+        require(self.budget >= 0, "more memory than a file of its size can need")
+
+
+def _cost(values: Any) -> int:
+    # bytes that may be made of these values: of a text its length, of an entry of a container about 100
+    texts = sum(len(value) for value in values if isinstance(value, str | bytes | bytearray))
+    return texts + 100 * sum(len(value) for value in values if isinstance(value, list | tuple | dict | set))
+
+
 # --- records: what a checkpoint holds once read; they check what the file claims, and cannot act ---
-# `create` takes the arguments that the pickle gives to the original (named in `NAMES`), `restore` its state.
+# A pickle calls a name to make an object, and may then give the object its state (`restore`).
 
 
 @dataclass
@@ -47,13 +62,14 @@ class DType:
     order: str = "="  # of the bytes
 
     @classmethod
-    def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:  # as numpy.dtype
+    def create(cls, code: Any = None, align: Any = False, copy: Any = False) -> DType:
+        """`numpy.dtype(code, align, copy)`."""
         plain = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]", code)
         require(plain, "a NumPy array of something else than numbers")
         return cls(code)
 
     def restore(self, state: Any) -> None:
-        # version, byte order, subarray, names, fields, size, alignment, flags
+        """Takes (version, byte order, subarray, names, fields, ...); of these only the order may be set."""
         plain = isinstance(state, tuple) and len(state) >= 5 and all(part is None for part in state[2:5])
         require(plain, "a NumPy element type that is no plain number")
         self.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
@@ -61,40 +77,45 @@ class DType:
 
 @dataclass
 class Array:
-    """A NumPy array."""
+    """A NumPy array, empty until its values come."""
 
     value: NDArray[Any] | None = None
 
     @classmethod
-    def scalar(cls, dtype: Any, data: Any) -> Array:
-        return cls.buffer(data, dtype, (), "C")
-
-    @classmethod
-    def buffer(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    def create(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+        """`numpy.core.numeric._frombuffer(data, dtype, shape, order)`."""
         if isinstance(data, str):  # bytes that Python 2 pickled
             data = data.encode("latin1")
         if not isinstance(data, bytes | bytearray) or not isinstance(dtype, DType):
             raise Refusal("a NumPy array whose values are not numbers")
         kind = np.dtype(dtype.order + dtype.code)
         numbers = np.frombuffer(data, kind) if data else np.empty(0, kind)
-        require(order in ("C", "F") and numbers.size == count_of(shape), "a NumPy array of another shape")
+        require(order in ("C", "F") and numbers.size == _count(shape), "a NumPy array of another shape")
         return cls(numbers.reshape(shape, order=order))
 
     def restore(self, state: Any) -> None:
+        """Takes (version, shape, dtype, whether in Fortran's order, data)."""
         require(isinstance(state, tuple) and len(state) == 5, "a NumPy array of an unknown form")
         _, shape, dtype, fortran, data = state
-        self.value = self.buffer(data, dtype, shape, "F" if fortran else "C").value
+        self.value = self.create(data, dtype, shape, "F" if fortran else "C").value
 
     def array(self) -> NDArray[Any]:
+        """The values."""
         if self.value is None:
             raise Refusal("a NumPy array without values")
         return self.value
 
 
-def count_of(shape: Any) -> int:
+def _count(shape: Any) -> int:
     sizes = isinstance(shape, tuple) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)
     require(sizes, "an array whose shape is no tuple of sizes")
     return math.prod(shape)
+
+
+STORAGES = {
+    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bf16", "LongStorage": "i8",
+    "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "b1",
+}  # fmt: skip
 
 
 @dataclass
@@ -106,8 +127,9 @@ class Storage:
     data: bytes | None = None  # until the file's values are read
 
     @property
-    def itemsize(self) -> int:
-        return 2 if self.code == "bf16" else np.dtype(self.code).itemsize
+    def size(self) -> int:
+        """Bytes of all numbers."""
+        return self.count * (2 if self.code == "bf16" else np.dtype(self.code).itemsize)
 
 
 @dataclass
@@ -121,8 +143,8 @@ class Tensor:
 
     @classmethod
     def create(cls, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
-        # rest: requires_grad, hooks
-        count, _ = count_of(shape), count_of(strides)
+        """`torch._utils._rebuild_tensor_v2`; rest: requires_grad, hooks."""
+        count, _ = _count(shape), _count(strides)
         if not isinstance(storage, Storage) or type(offset) is not int or len(shape) != len(strides):
             raise Refusal("a tensor of an unknown form")
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else offset
@@ -130,15 +152,10 @@ class Tensor:
         require(inside, "a tensor that reaches beyond its values")
         return cls(storage, offset, shape, strides)
 
-    @classmethod
-    def parameter(cls, data: Any, *rest: Any) -> Tensor:
-        require(isinstance(data, Tensor), "a parameter that is no tensor")
-        return data  # type: ignore[no-any-return]
-
     def array(self) -> NDArray[Any]:
         """The values, as a view where that is possible."""
         storage, half = self.storage, self.storage.code == "bf16"
-        if storage.data is None or len(storage.data) < storage.count * storage.itemsize:
+        if storage.data is None or len(storage.data) < storage.size:
             raise Refusal("a tensor without its values")
         numbers = np.frombuffer(storage.data, "<u2" if half else "<" + storage.code, storage.count)
         steps = [s * numbers.itemsize for s in self.strides]
@@ -153,6 +170,7 @@ class Network:
     state: Any = None
 
     def restore(self, state: Any) -> None:
+        """Takes a dictionary."""
         require(isinstance(state, dict), "a network whose state is no dictionary")
         self.state = {k: v for k, v in state.items() if k != "build_module_src"}
 
@@ -166,6 +184,7 @@ class Module:
 
     @classmethod
     def create(cls, meta: Any) -> Module:
+        """`torch_utils.persistence._reconstruct_persistent_obj(meta)`, which would execute the source."""
         require(isinstance(meta, dict) and meta.get("type") == "class", "a persistent object of an unknown form")
         name, state = meta.get("class_name"), meta.get("state")
         if not isinstance(name, str) or not isinstance(state, dict):
@@ -176,240 +195,195 @@ class Module:
 # --- the names that official checkpoints use, and what stands for each ---
 
 
-@dataclass
-class Limits:
-    """What one file may use, and how its tensors' values are found."""
-
-    budget: int  # bytes that may still be made by decoding; a small file cannot ask for a large memory
-    operations: int = 2_000_000  # that the machine may still take; real checkpoints take some ten thousand
-    storage: Callable[[Any], Storage] | None = None  # of a persistent id, None where the format has none
-    inner: Callable[[bytes], Any] | None = None  # reads the bytes of a nested `torch.save`
-
-    def spend(self, count: int) -> None:
-        self.budget -= count
-        require(self.budget >= 0, "more memory than a file of its size can need")
-
-
-@dataclass(frozen=True)
-class Name:
-    """A name that a pickle mentions, calls, or creates an empty object of; what is None it may not do."""
-
-    text: str  # such as "numpy dtype"
-    call: Callable[..., Any] | None = None  # given the limits and the arguments
-    create: Callable[[], Any] | None = None
-
-
 def _key(value: Any) -> Any:
     # plain keys only: hashing a deeply nested tuple overflows the stack of the interpreter
     require(isinstance(value, str | int | bytes), "a dictionary or set whose keys are neither texts nor numbers")
     return value
 
 
-def _encode(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise Refusal("an encoding other than latin1")
-    limits.spend(len(text))
     return text.encode("latin1")
 
 
-def _items(limits: Limits, items: Any) -> Any:
-    require(isinstance(items, list | tuple), "a dictionary or set of an unknown form")
-    limits.spend(100 * len(items))  # bytes of an entry, roughly
-    return items
+def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
+    require(isinstance(pairs, list | tuple), "a dictionary of an unknown form")
+    return {_key(key): value for key, value in pairs}
 
 
-def _mapping(limits: Limits, pairs: Any = ()) -> dict[Any, Any]:
-    return {_key(key): value for key, value in _items(limits, pairs)}
+def _set(items: Any = ()) -> set[Any]:
+    require(isinstance(items, list | tuple), "a set of an unknown form")
+    return set(map(_key, items))
 
 
-def _set(limits: Limits, items: Any = ()) -> set[Any]:
-    return {_key(item) for item in _items(limits, items)}
-
-
-def _bytes(limits: Limits, *arguments: Any) -> bytes:
-    require(not arguments, "bytes made by a call")
+def _no_bytes(*arguments: Any) -> bytes:
+    require(not arguments, "bytes made by a call")  # `bytes(10**12)` would take a terabyte
     return b""
 
 
-def _size(limits: Limits, items: Any = ()) -> tuple[Any, ...]:
-    limits.spend(8 * len(items))
-    return tuple(items)
+def _parameter(data: Any, *rest: Any) -> Any:
+    require(isinstance(data, Tensor), "a parameter that is no tensor")
+    return data
 
 
-def _inner(limits: Limits, data: Any) -> Any:
-    if limits.inner is None or not isinstance(data, bytes):
-        raise Refusal("a nested PyTorch file")
-    limits.spend(len(data))
-    return limits.inner(data)
+@dataclass(frozen=True)
+class Name:
+    """A name that a pickle may mention, and what stands for it where the pickle makes an object of it."""
+
+    text: str  # such as "numpy dtype"
+    operation: str = ""  # that may make an object: REDUCE (by a call), NEWOBJ (an empty one), or none
+    make: Callable[..., Any] | None = None
 
 
-def _free(create: Callable[..., Any]) -> Callable[..., Any]:
-    """As a call that needs no limits."""
-    return lambda limits, *arguments: create(*arguments)
-
-
-_CALLS: dict[str, Callable[..., Any] | None] = {
-    "numpy ndarray": None,
-    "numpy dtype": _free(DType.create),
+NESTED = "torch.storage _load_from_bytes"  # a `torch.save` inside a pickle, which the machine's `inner` reads
+_CORES = ("numpy.core", "numpy._core")
+_CALLED: dict[str, Callable[..., Any] | None] = {
+    NESTED: None,
+    "numpy dtype": DType.create,
     "_codecs encode": _encode,
-    "collections OrderedDict": _mapping,
+    "collections OrderedDict": _dictionary,
     **dict.fromkeys(("builtins set", "__builtin__ set"), _set),
-    **dict.fromkeys(("builtins bytes", "__builtin__ bytes"), _bytes),
-    "torch_utils.persistence _reconstruct_persistent_obj": _free(Module.create),
-    "torch._utils _rebuild_tensor_v2": _free(Tensor.create),
-    "torch._utils _rebuild_parameter": _free(Tensor.parameter),
-    "torch.storage _load_from_bytes": _inner,
-    "torch Size": _size,
-    **dict.fromkeys(f"torch {storage}" for storage in STORAGES),
+    **dict.fromkeys(("builtins bytes", "__builtin__ bytes"), _no_bytes),
+    **dict.fromkeys((f"{core}.multiarray _reconstruct" for core in _CORES), lambda *_: Array()),
+    **dict.fromkeys((f"{core}.multiarray scalar" for core in _CORES), lambda d, data: Array.create(data, d, (), "C")),
+    **dict.fromkeys((f"{core}.numeric _frombuffer" for core in _CORES), Array.create),
+    "torch_utils.persistence _reconstruct_persistent_obj": Module.create,
+    "torch._utils _rebuild_tensor_v2": Tensor.create,
+    "torch._utils _rebuild_parameter": _parameter,
+    "torch Size": lambda items=(): tuple(items),
 }
-for _core in ("numpy.core", "numpy._core"):
-    _CALLS[f"{_core}.multiarray _reconstruct"] = lambda limits, *arguments: Array()  # empty until its state comes
-    _CALLS[f"{_core}.multiarray scalar"] = _free(Array.scalar)
-    _CALLS[f"{_core}.numeric _frombuffer"] = _free(Array.buffer)
-NAMES = {text: Name(text, call) for text, call in _CALLS.items()}
-for _text in ("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"):
-    NAMES[_text] = Name(_text, create=dict)
-for _text in ("tfutil Network", "dnnlib.tflib.network Network"):
-    NAMES[_text] = Name(_text, create=Network)
+_CREATED = dict.fromkeys(("dnnlib.util EasyDict", "dnnlib EasyDict", "config EasyDict"), dict)
+_CREATED |= dict.fromkeys(("tfutil Network", "dnnlib.tflib.network Network"), Network)
+NAMES = {text: Name(text) for text in ("numpy ndarray", *(f"torch {storage}" for storage in STORAGES))}
+NAMES |= {text: Name(text, "REDUCE", make) for text, make in _CALLED.items()}
+NAMES |= {text: Name(text, "NEWOBJ", make) for text, make in _CREATED.items()}
+
+
+def _named(text: str) -> Name:
+    require(text in NAMES, f"the name {'.'.join(text.split(' '))!r}"[:200])
+    return NAMES[text]
 
 
 # --- the machine ---
 
+# Operations whose argument is the value, and those that stand for a value.
+_VALUES = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set,
+}  # fmt: skip
 
-def _paired(items: list[Any]) -> dict[Any, Any]:
-    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
 
-
+@dataclass
 class Machine:
-    """Reads one pickle from a binary stream, which is left behind its end. `limits` are those of the whole file."""
+    """Reads one pickle from a binary stream, which is left behind its end."""
 
-    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
-        self.stream, self.limits = stream, limits
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []  # the stacks below each open mark
-        self.memo: dict[int, Any] = {}  # a dictionary: an index of 2^31 costs nothing
+    stream: IO[bytes]
+    limits: Limits  # of the whole file
+    storage: Callable[[Any], Storage] | None = None  # of a persistent id; None: the pickle may have none
+    inner: Callable[[Any], Any] | None = None  # reads the bytes of a `torch.save`; None: there may be none inside
+    stack: list[Any] = field(default_factory=list)
+    marks: list[list[Any]] = field(default_factory=list)  # the stacks below each open mark
+    memo: dict[int, Any] = field(default_factory=dict)  # no list: an index of 2^31 costs nothing
 
     def run(self) -> Any:
-        """The object of the pickle: numbers, texts, containers and records; a Refusal for a name or an operation that
-        is not on the list, other exceptions of many kinds for damaged files."""
+        """The object of the pickle: numbers, texts, containers and records.
+
+        Raises:
+            Refusal: a name or an operation that is not on the list. Damaged files raise exceptions of many kinds.
+        """
         for operation, argument, _ in pickletools.genops(self.stream):
             self.limits.operations -= 1
             require(self.limits.operations >= 0, "more steps than a checkpoint can need")
             if operation.name == "STOP":
                 return self.stack.pop()
-            if operation.name in _PUSHED:
+            if operation.name in _VALUES:
                 self.stack.append(argument)
-            elif operation.name in _OPERATIONS:
-                _OPERATIONS[operation.name](self, argument)
+            elif operation.name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[operation.name]())
             else:
-                raise Refusal(f"the operation {operation.name}")
+                self._follow(operation.name, argument)
         raise EOFError("no end of the pickle")
 
-    def mark(self) -> None:
-        self.marks.append(self.stack)
-        self.stack = []
+    def _follow(self, operation: str, argument: Any) -> None:
+        stack = self.stack
+        match operation:
+            case "PROTO" | "FRAME":
+                pass
+            # marks, and containers of what lies above them
+            case "MARK":
+                self.marks.append(stack)
+                self.stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._since_mark()
+            case "TUPLE" | "LIST" | "DICT":
+                items = self._since_mark()
+                self.stack.append({"TUPLE": tuple, "LIST": list, "DICT": _paired}[operation](items))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [stack.pop() for _ in range(int(operation[-1]))]
+                stack.append(tuple(reversed(items)))
+            # items for the container below them
+            case "APPEND" | "APPENDS":
+                items = [stack.pop()] if operation == "APPEND" else self._since_mark()
+                self._container(list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = [stack.pop(), stack.pop()][::-1] if operation == "SETITEM" else self._since_mark()
+                self._container(dict).update(_paired(items))
+            case "ADDITEMS":
+                items = self._since_mark()
+                self._container(set).update(map(_key, items))
+            # the memo
+            case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            # names, and objects made of them
+            case "GLOBAL":
+                stack.append(_named(argument))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                require(isinstance(name, str) and isinstance(module, str), "a name that is no text")
+                stack.append(_named(f"{module} {name}"))
+            case "REDUCE" | "NEWOBJ":
+                arguments, name = stack.pop(), stack.pop()
+                stack.append(self._made(operation, name, arguments))
+            case "BUILD":
+                self._restore(stack.pop(), stack[-1])
+            case "BINPERSID" if self.storage is not None:
+                stack.append(self.storage(stack.pop()))
+            case _:
+                raise Refusal(f"the operation {operation}")
 
-    def since_mark(self) -> list[Any]:
+    def _since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
-    def gather(self, kind: Callable[[list[Any]], Any]) -> None:
-        items = self.since_mark()
-        self.stack.append(kind(items))
-
-    def push_tuple(self, count: int) -> None:
-        if len(self.stack) < count:
-            raise IndexError("the stack is empty")
-        self.stack[len(self.stack) - count :] = [tuple(self.stack[len(self.stack) - count :])]
-
-    def remember(self, index: int | None) -> None:
-        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
-
-    def push_global(self, text: str) -> None:
-        require(text in NAMES, f"the name {'.'.join(text.split(' '))!r}"[:200])
-        self.stack.append(NAMES[text])
-
-    def stack_global(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        require(isinstance(name, str) and isinstance(module, str), "a name that is no text")
-        self.push_global(f"{module} {name}")
-
-    def call(self) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name.call is None or not isinstance(arguments, tuple):
-            raise Refusal(f"a call of {name.text if isinstance(name, Name) else 'an object'}")
-        self.stack.append(name.call(self.limits, *arguments))
-
-    def create(self) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name.create is None or arguments != ():
-            raise Refusal(f"an object of {name.text if isinstance(name, Name) else 'something unnamed'}")
-        self.stack.append(name.create())
-
-    def restore(self) -> None:
-        state = self.stack.pop()
-        if type(self.stack[-1]) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
-            return  # `state_dict()` carries the versions of its modules as an attribute
-        require(isinstance(self.stack[-1], DType | Array | Network), "the state of an object that has none")
-        if isinstance(state, tuple) and state and isinstance(state[-1], str):
-            self.limits.spend(len(state[-1]))  # the values of an array that Python 2 pickled; copied on decoding
-        self.stack[-1].restore(state)
-
-    def target(self, kind: type) -> Any:
+    def _container(self, kind: type) -> Any:
         require(type(self.stack[-1]) is kind, f"items for something that is no {kind.__name__}")
         return self.stack[-1]
 
-    def append(self, items: list[Any]) -> None:
-        self.target(list).extend(items)
+    def _made(self, operation: str, name: Any, arguments: Any) -> Any:
+        known = isinstance(name, Name) and name.operation == operation and isinstance(arguments, tuple)
+        make = (self.inner if name.text == NESTED else name.make) if known else None
+        if make is None or (operation == "NEWOBJ" and arguments):
+            raise Refusal(f"an object of {name.text if isinstance(name, Name) else 'something unnamed'}")
+        self.limits.spend(_cost(arguments))
+        return make(*arguments)
 
-    def set_items(self, items: list[Any]) -> None:
-        self.target(dict).update(_paired(items))
-
-    def add(self, items: list[Any]) -> None:
-        self.target(set).update(_key(item) for item in items)
-
-    def persistent(self) -> None:
-        if self.limits.storage is None:
-            raise Refusal("an object outside of the file")
-        self.stack.append(self.limits.storage(self.stack.pop()))
+    def _restore(self, state: Any, target: Any) -> None:
+        if type(target) is dict and isinstance(state, dict) and state.keys() == {"_metadata"}:
+            return  # `state_dict()` carries the versions of its modules as an attribute
+        require(isinstance(target, DType | Array | Network), "the state of an object that has none")
+        self.limits.spend(_cost(state if isinstance(state, tuple) else [state]))  # as decoding may copy it
+        target.restore(state)
 
 
-# Operations whose argument is the value.
-_PUSHED = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
-
-_OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
-    **dict.fromkeys(("PROTO", "FRAME"), lambda m, a: None),
-    "NONE": lambda m, a: m.stack.append(None),
-    "NEWTRUE": lambda m, a: m.stack.append(True),
-    "NEWFALSE": lambda m, a: m.stack.append(False),
-    "EMPTY_TUPLE": lambda m, a: m.stack.append(()),
-    "EMPTY_LIST": lambda m, a: m.stack.append([]),
-    "EMPTY_DICT": lambda m, a: m.stack.append({}),
-    "EMPTY_SET": lambda m, a: m.stack.append(set()),
-    "MARK": lambda m, a: m.mark(),
-    "TUPLE": lambda m, a: m.gather(tuple),
-    "LIST": lambda m, a: m.gather(list),
-    "DICT": lambda m, a: m.gather(_paired),
-    "TUPLE1": lambda m, a: m.push_tuple(1),
-    "TUPLE2": lambda m, a: m.push_tuple(2),
-    "TUPLE3": lambda m, a: m.push_tuple(3),
-    "APPEND": lambda m, a: m.append([m.stack.pop()]),
-    "APPENDS": lambda m, a: m.append(m.since_mark()),
-    "SETITEM": lambda m, a: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
-    "SETITEMS": lambda m, a: m.set_items(m.since_mark()),
-    "ADDITEMS": lambda m, a: m.add(m.since_mark()),
-    **dict.fromkeys(("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"), Machine.remember),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, a: m.stack.append(m.memo[a])),
-    "POP": lambda m, a: m.stack.pop(),
-    "POP_MARK": lambda m, a: m.since_mark(),
-    "GLOBAL": Machine.push_global,
-    "STACK_GLOBAL": lambda m, a: m.stack_global(),
-    "REDUCE": lambda m, a: m.call(),
-    "NEWOBJ": lambda m, a: m.create(),
-    "BUILD": lambda m, a: m.restore(),
-    "BINPERSID": lambda m, a: m.persistent(),
-}
+def _paired(items: list[Any]) -> dict[Any, Any]:
+    return {_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}

@@ -11,7 +11,8 @@ import torch
 
 from understudy.errors import UnderstudyError
 from understudy.generators.networks.unet import DiffusionConfig, build
-from understudy.generators.official.diffusion import diffusion_config, unet_arguments
+from understudy.generators.official.checkpoints import unet_arguments
+from understudy.generators.official.weights import diffusion_config
 
 _LAYERS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "film": "emb_layers.1", "norm2": "out_layers.0",
            "conv2": "out_layers.3", "skip": "skip_connection", "project": "proj_out"}  # fmt: skip
