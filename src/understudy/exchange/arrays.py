@@ -10,17 +10,16 @@ import math
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError, first_line
 from understudy.exchange.pixels import to_8_bit, to_grey
-from understudy.exchange.sources import RawSlice
+from understudy.exchange.sources import RawSlice, Source
 from understudy.exchange.spec import ALIASES, BRATS_CODES, LABELS, PLAIN, FolderSpec
 from understudy.io.folders import natural, read_bytes
 
@@ -62,14 +61,8 @@ class ArrayFile:
             raise ValueError("the array is stored column by column; save numpy.ascontiguousarray(array)")
         return shape, dtype
 
-    def slices(self, stack: bool) -> Iterator[NDArray[Any]]:
-        """`array[0]`, `array[1]`, ... of a stack, otherwise the whole array as the only slice."""
-        if stack:
-            yield from self._items()
-        else:
-            yield np.stack(list(self._items()))
-
-    def _items(self) -> Iterator[NDArray[Any]]:
+    def items(self) -> Iterator[NDArray[Any]]:
+        """`array[0]`, `array[1]`, ..."""
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         try:
             if self._member is None:  # mapped again: a mapping keeps its file open, and there may be many
@@ -98,8 +91,7 @@ def unreadable_array(path: Path, error: BaseException) -> UnderstudyError:
     return UnderstudyError(what, where=path, fix=fix)
 
 
-@dataclass(frozen=True)
-class _Form:
+class _Form(NamedTuple):
     """A way to read an array."""
 
     stack: bool  # its first axis counts slices; otherwise it is one slice
@@ -116,6 +108,7 @@ class _Form:
 
     @property
     def words(self) -> str:
+        """For messages: "[N, H, W, C] of 4 channels"."""
         inner = {None: "H, W", 0: "C, H, W", 2: "H, W, C"}[self.axis]
         what = f"{self.depth} channels" if self.depth > 1 else "one channel"
         return f"[{'N, ' if self.stack else ''}{inner}] of {what}"
@@ -145,7 +138,7 @@ def _forms(shape: tuple[int, ...], depths: Collection[int] | None) -> list[_Form
     return forms
 
 
-class ArraySource:
+class ArraySource(Source):
     """NumPy files with named channels; the annotation is the last channel, or an array of its own.
 
     Args:
@@ -158,21 +151,12 @@ class ArraySource:
     def __init__(
         self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None, plain: bool = False
     ) -> None:
-        if not spec.named and not plain:
-            what = "an array does not say which of its channels is which"
-            fix = "name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (an annotation comes last)"
-            raise UnderstudyError(what, where=root / files[0], fix=fix)
-        if isinstance(spec.labels, dict):
-            fix = "give its position or its key"
-            raise UnderstudyError("an array has one annotation, of codes", where="labels", fix=fix)
-        self._said, self._spec, self._plain = spec.labels, spec, plain
-        self._positions = _positions(spec)
+        super().__init__()
+        self._said, self._spec, self._positions = spec.labels, spec, _positions(root / files[0], spec, plain)
         if missing := [name for name in known or () if name not in self._positions]:
             what = f"no channel of the array is called {', '.join(missing)}"
             where, fix = f"channels: {', '.join(self._positions)}", f"name all of {', '.join(known or ())}"
             raise UnderstudyError(what, where=where, fix=fix)
-        self.classes: tuple[str, ...] = ()
-        self.notes: list[str] = []
         opened = []  # id, images, labels
         for file, labels_file in _pairs(root, files):
             images, labels = self._arrays(root / file)
@@ -181,24 +165,32 @@ class ArraySource:
             opened.append((_stem(file), images, labels))
         self._apart = opened[0][2] is not None  # labels are arrays of their own
         if odd := next((images for _, images, labels in opened if (labels is not None) != self._apart), None):
-            what = "some arrays have labels and some have none"
-            raise UnderstudyError(what, where=odd.path, fix="save all of them alike")
-        self._depth = self._agreed([images for _, images, _ in opened])
+            raise UnderstudyError("some arrays have labels and some have none", odd.path, "save all of them alike")
+        last = max(self._positions.values(), default=-1) + 1
+        self._depths: set[int] | None = {last + 1}  # what the number of channels may be; None: anything
         if not self._positions:
-            names = {PLAIN: 0} if self._depth == 1 else {f"channel {i + 1}": i for i in range(self._depth)}
-            self._positions = {name: i for name, i in names.items() if i != spec.labels}
-            if self._depth > 1 and not isinstance(spec.labels, int):
-                text = f"all {self._depth} channels of the arrays are taken for images (--channels names them)"
-                self.notes.append(text)
-        self._pairs = [(name, images, labels, self._form(images, labels)) for name, images, labels in opened]
-        said = self._apart or isinstance(spec.labels, int)
-        self.annotated = said or self._depth > 1 + max(self._positions.values())
+            self._depths = None
+        elif self._apart:
+            self._depths = {last}
+        elif isinstance(self._said, int):
+            self._depths = {max(last, self._said + 1)}
+        elif plain:
+            self._depths = {last, last + 1}
+        depth = self._agreed([images for _, images, _ in opened])
+        if not self._positions:
+            names = {PLAIN: 0} if depth == 1 else {f"channel {i + 1}": i for i in range(depth)}
+            self._positions = {name: i for name, i in names.items() if i != self._said}
+            if depth > 1 and not isinstance(self._said, int):
+                self.notes.append(f"all {depth} channels of the arrays are taken for images (--channels names them)")
+        self._arrays_read = [(n, images, labels, self._form(images, labels, depth)) for n, images, labels in opened]
+        said = self._apart or isinstance(self._said, int)
+        self.annotated = said or depth > 1 + max(self._positions.values())
         self.channels = tuple(known or self._positions)
-        self.count: int | None = sum(i.shape[0] if f.stack else 1 for _, i, _, f in self._pairs)
+        self.count = sum(images.shape[0] if form.stack else 1 for _, images, _, form in self._arrays_read)
         if plain and self.annotated and not said:
-            self._refuse_grey_annotation()
+            self._refuse_grey_annotation(depth)
 
-    def _refuse_grey_annotation(self) -> None:
+    def _refuse_grey_annotation(self, depth: int) -> None:
         """Nobody said that the channel behind those with names is an annotation: it has to look like one."""
         drawn = (raw.drawn for raw in islice(self.slices(), _LOOKED_AT))
         seen = next((values for values in drawn if values.any()), None)
@@ -209,40 +201,36 @@ class ArraySource:
         if (off > _OFF).mean() > 0.5:
             names = ",".join([*self._positions, "NAME"])
             what = "the last channel of the arrays has no name, and does not look like an annotation of known codes"
-            fix = f"--channels {names} if it is an image, else --labels {self._depth - 1} --codes NAME=VALUE,..."
-            raise UnderstudyError(what, where=self._pairs[0][1].path, fix=fix)
-
-    def _depths(self) -> set[int] | None:
-        """What the number of channels may be; None: anything."""
-        if not self._positions:
-            return None
-        last = max(self._positions.values()) + 1
-        if self._apart:
-            return {last}
-        if isinstance(self._said, int):
-            return {max(last, self._said + 1)}
-        return {last, last + 1} if self._plain else {last + 1}
+            fix = f"--channels {names} if it is an image, else --labels {depth - 1} --codes NAME=VALUE,..."
+            raise UnderstudyError(what, where=self._arrays_read[0][1].path, fix=fix)
 
     def _agreed(self, arrays: Sequence[ArrayFile]) -> int:
         """The number of channels, annotation included, by which all arrays can be read."""
         common: set[int] = set()
         for images in arrays:
-            own = {form.depth for form in _forms(images.shape, self._depths())}
+            own, what = {form.depth for form in _forms(images.shape, self._depths)}, f"an array of shape {images.shape}"
+            if not own and self._depths is None:
+                what += f" is no image or stack of images with up to {_MOST_CHANNELS} channels"
+                fix = "name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]"
+                raise UnderstudyError(what, where=images.path, fix=fix)
             if not own:
-                raise self._unfit(images)
+                wanted = ", ".join(self._positions) + ("" if self._apart else " with the annotation")
+                numbers = " or ".join(map(str, sorted(self._depths or ())))
+                fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name its channels (--channels)"
+                raise UnderstudyError(f"{what} where {numbers} channels are expected ({wanted})", images.path, fix)
             if common and not common & own:
-                what = f"an array of shape {images.shape} beside others of {' or '.join(map(str, common))} channels"
+                what += f" beside others of {' or '.join(map(str, common))} channels"
                 fix = "make all arrays with the same channels, or remove those of others"
                 raise UnderstudyError(what, where=images.path, fix=fix)
             common = common & own or own
         if len(common) > 1:
-            raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths()))
+            raise self._unclear(arrays[0], _forms(arrays[0].shape, self._depths))
         return common.pop()
 
-    def _form(self, images: ArrayFile, labels: ArrayFile | None) -> _Form:
+    def _form(self, images: ArrayFile, labels: ArrayFile | None, depth: int) -> _Form:
         """The way to read the images; refuses labels of another shape."""
         shape = images.shape
-        form, *others = [f for f in _forms(shape, self._depths()) if f.depth == self._depth]
+        form, *others = [form for form in _forms(shape, self._depths) if form.depth == depth]
         if others:
             raise self._unclear(images, [form, *others])
         if form.is_volume(shape):
@@ -251,8 +239,8 @@ class ArraySource:
             clear = "array[:, None]" if len(shape) == 3 else "numpy.moveaxis(array, -1, 1)"
             fix = f"save numpy.moveaxis(array, 2, 0) if the third axis counts slices, {clear} if the first does"
             raise UnderstudyError(f"an array of shape {shape} is {shapes}", where=images.path, fix=fix)
-        item = shape[1:] if form.stack else shape
-        pixels, count = tuple(n for i, n in enumerate(item) if i != form.axis), shape[0] if form.stack else 1
+        item, count = (shape[1:], shape[0]) if form.stack else (shape, 1)
+        pixels = tuple(n for i, n in enumerate(item) if i != form.axis)
         allowed = [(count, *pixels), (count, 1, *pixels), *([pixels] if count == 1 else [])]
         if labels is not None and labels.shape not in allowed:
             what = f"labels of shape {labels.shape} for images of shape {shape}"
@@ -265,17 +253,6 @@ class ArraySource:
             names = ",".join(f"NAME{i + 1}" for i in range(max(form.depth for form in forms)))
             fix = f"--channels {names} if it is one slice, --channels {PLAIN} if these are slices of one channel"
         what = f"an array of shape {images.shape} can be read as {' or as '.join(form.words for form in forms)}"
-        return UnderstudyError(what, where=images.path, fix=fix)
-
-    def _unfit(self, images: ArrayFile) -> UnderstudyError:
-        depths, what = self._depths(), f"an array of shape {images.shape}"
-        if depths is None:
-            what += f" is no image or stack of images with up to {_MOST_CHANNELS} channels"
-            fix = "name its channels (--channels NAME,NAME,...), or save it as [N, C, H, W]"
-        else:
-            wanted = ", ".join(self._positions) + ("" if self._apart else " with the annotation")
-            what += f" where {' or '.join(map(str, sorted(depths)))} channels are expected ({wanted})"
-            fix = "save [N, C, H, W] or [C, H, W] (or channels last), or name its channels (--channels)"
         return UnderstudyError(what, where=images.path, fix=fix)
 
     def _arrays(self, path: Path, only: bool = False) -> tuple[ArrayFile, ArrayFile | None]:
@@ -304,10 +281,12 @@ class ArraySource:
     def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
         order = [self._positions[channel] for channel in self.channels]
-        for name, images, labels, form in self._pairs:
-            several = form.stack and images.shape[0] > 1
-            drawn = None if labels is None else labels.slices(len(labels.shape) > 2)
-            for number, item in enumerate(images.slices(form.stack)):
+        for name, images, labels, form in self._arrays_read:
+            drawn = None if labels is None else labels.items()
+            if labels is not None and drawn is not None and len(labels.shape) == 2:
+                drawn = iter([np.stack(list(drawn))])
+            for number, item in enumerate(images.items() if form.stack else [np.stack(list(images.items()))]):
+                several = form.stack and images.shape[0] > 1
                 row = {"id": f"{name}_{number:07d}" if several else name}
                 where = Path(f"{images.path}, slice {number}")
                 image = item[None] if form.axis is None else np.moveaxis(item, form.axis, 0)
@@ -321,8 +300,13 @@ class ArraySource:
                 yield RawSlice(row, to_8_bit(grey[order]), codes, where, where)
 
 
-def _positions(spec: FolderSpec) -> dict[str, int]:
+def _positions(path: Path, spec: FolderSpec, plain: bool) -> dict[str, int]:
     """Position of each channel in the array; names alone stand in the array's order."""
+    if not spec.named and not plain:
+        fix = "name them in the array's order, e.g. --channels T1w,T2w,FLAIR,T1wGd (an annotation comes last)"
+        raise UnderstudyError("an array does not say which of its channels is which", where=path, fix=fix)
+    if isinstance(spec.labels, dict):
+        raise UnderstudyError("an array has one annotation, of codes", "labels", "give its position or its key")
     taken = spec.labels if isinstance(spec.labels, int) else None
     free = (i for i in range(len(spec.named) + 1) if i != taken)
     positions = {}
@@ -348,12 +332,10 @@ def _pairs(root: Path, files: Sequence[str]) -> list[tuple[str, str | None]]:
     images: dict[str, str] = {}
     labels: dict[str, str] = {}
     for file in files:
-        is_labels, kept = False, []  # what a file of images and that of its labels have in common
-        for part in _stem(file).split("/"):
-            match = word_at_end.fullmatch(part)
-            is_labels = is_labels or bool(match and match["word"].lower() in _LABEL_WORDS)
-            kept.append(match["rest"] if match else part)
-        key = "/".join(part for part in kept if part)
+        matches = [(part, word_at_end.fullmatch(part)) for part in _stem(file).split("/")]
+        is_labels = any(match and match["word"].lower() in _LABEL_WORDS for _, match in matches)
+        kept = [match["rest"] if match else part for part, match in matches]
+        key = "/".join(part for part in kept if part)  # what a file of images and that of its labels have in common
         target = labels if is_labels else images
         if key in target:
             where = f"{root}: {target[key]} and {file}"

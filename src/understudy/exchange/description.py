@@ -53,6 +53,7 @@ class Description(BaseModel, extra="forbid"):
 
     @property
     def codes(self) -> dict[str, float]:
+        """Class -> its value in the annotation's files, without the background."""
         return {c.name: float(c.value) for c in self.classes[1:]}
 
     def complete(self, spec: FolderSpec, known: Sequence[str] | None = None) -> FolderSpec:
@@ -134,13 +135,11 @@ def unpacked(root: Path, spec: FolderSpec, known: Sequence[str] | None = None) -
         return root, spec
     said = certificate_of(root)
     try:
-        data = said["data"]
-        reading = dict(data["reading"])
+        reading = dict(said["data"]["reading"])
         if isinstance(reading.get("channels"), dict):  # JSON sorts names; their order is that of the certificate
-            wanted = known or data["channels"]
+            wanted = known or said["data"]["channels"]
             reading["channels"] = {k: reading["channels"][k] for k in wanted if k in reading["channels"]}
-        keep = {"sizes": spec.sizes, "resolution": spec.resolution}
-        return root / "data", FolderSpec.model_validate({**reading, **keep})
+        return root / "data", FolderSpec(**reading | {"sizes": spec.sizes, "resolution": spec.resolution})
     except (KeyError, TypeError, ValueError) as error:
         what = "the package holds no slices that its certificate describes"
         raise UnderstudyError(what, where=root / CERTIFICATE, fix=_CHECK) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,10 @@ def export_images(slices: SliceSet, out: str | Path, progress: bool = True) -> i
     For example T1/seed0007_T1.png, T1ce/seed0007_T1ce.png, ..., Seg/seed0007_Seg.png with 0, 51, 102, 204, and
     `understudy-images.json`, which says what the channels, codes and slices are.
     """
-    out = _new_folder(Path(out))
-    reading = png_reading(slices)
-    names = [*reading["channels"].values(), reading["labels"]]
-    codes = np.array([entry.code for entry in slices.classes], np.uint8)
-
-    def files(case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterable[tuple[Path, Any]]:
-        for name, pixels in zip(names, (*image, codes[labels]), strict=True):
-            yield out / name / f"{case}_{name}.png", pixels
-
-    cases = file_names(slices)
-    _write(slices, np.arange(len(slices)), cases, files, progress)
+    out, reading, cases = _new_folder(Path(out)), png_reading(slices), file_names(slices)
+    files = [f"{name}/{{}}_{name}.png" for name in (*reading["channels"].values(), reading["labels"])]
+    codes = [entry.code for entry in slices.classes]
+    _write(slices, np.arange(len(slices)), cases, out, files, slices.channels, codes, progress)
     describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
     return len(slices)
 
@@ -103,44 +96,25 @@ def export_nnunet(
     if not 1 <= number <= 999 or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         fix = "use a number from 1 to 999 and letters, digits, - and _"
         raise UnderstudyError(f"nnU-Net cannot call a data set {title}", fix=fix)
-    if synthetic is not None:
-        missing = sorted(set(slices.channels) - set(synthetic.channels))
-        unknown = sorted({c.name for c in synthetic.classes} - {c.name for c in slices.classes})
-        if missing or unknown or synthetic.resolution != slices.resolution:
-            what = f"the sets do not fit together: {synthetic.resolution} pixels, not {slices.resolution}"
-            if missing or unknown:
-                names = ", ".join([*missing, *unknown])
-                what = f"the sets do not fit together: channel or class {names} is in one of them only"
-            raise UnderstudyError(what, where=synthetic.path, fix="use sets of one study")
-    index = slices.index
+    index, cases = slices.index, file_names(slices)
     is_test = (index["split"] == "test").to_numpy() if "split" in index else np.zeros(len(index), bool)
     training, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    cases = file_names(slices)
     subjects = index["subject"].astype(str).to_numpy() if "subject" in index else np.array(cases, object)
     splits = patient_folds([cases[i] for i in training], subjects[training].tolist(), folds, seed)
-    added = [] if synthetic is None else [f"synthetic_{case}" for case in file_names(synthetic)]
+    parts = [(slices, training, cases, "Tr"), *([(slices, test, cases, "Ts")] if len(test) else [])]
+    added: list[str] = []
+    if synthetic is not None:
+        _refuse_misfit(synthetic, slices)
+        added = [f"synthetic_{case}" for case in file_names(synthetic)]
+        parts.insert(1, (synthetic, np.arange(len(synthetic)), added, "Tr"))
     for split in splits:
         split["train"] += added
     out = _new_folder(Path(out))
     raw = out / "nnUNet_raw" / title
-
-    def write(part: SliceSet, rows: NDArray[np.int64], names: Sequence[str], kind: str) -> None:
-        order = [part.channels.index(channel) for channel in slices.channels]
-        own = [c.name for c in slices.classes]
-        table = np.array([own.index(c.name) for c in part.classes], np.uint8)
-
-        def files(case: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterable[tuple[Path, Any]]:
-            for position, pixels in enumerate(image[order]):
-                yield raw / f"images{kind}" / f"{case}_{position:04d}.png", pixels
-            yield raw / f"labels{kind}" / f"{case}.png", table[labels]
-
-        _write(part, rows, names, files, progress)
-
-    write(slices, training, cases, "Tr")
-    if synthetic is not None:
-        write(synthetic, np.arange(len(synthetic)), added, "Tr")
-    if len(test):
-        write(slices, test, cases, "Ts")
+    for part, rows, names, kind in parts:
+        files = [f"images{kind}/{{}}_{i:04d}.png" for i in range(len(slices.channels))] + [f"labels{kind}/{{}}.png"]
+        values = [slices.class_names.index(n) + 1 for n in part.class_names]
+        _write(part, rows, names, raw, files, slices.channels, [0, *values], progress)
     write_json(out / "nnUNet_preprocessed" / title / "splits_final.json", splits)
     dataset = {
         "name": name,
@@ -155,6 +129,14 @@ def export_nnunet(
     reading = nnunet_reading(slices, raw.relative_to(out).as_posix())
     describe(slices, out, reading, {case: row for row, case in enumerate(cases)})
     return raw
+
+
+def _refuse_misfit(synthetic: SliceSet, real: SliceSet) -> None:
+    names = sorted({*real.channels} - {*synthetic.channels}) + sorted({*synthetic.class_names} - {*real.class_names})
+    if names or synthetic.resolution != real.resolution:
+        why = f"{synthetic.resolution} pixels, not {real.resolution}"
+        why = f"channel or class {', '.join(names)} is in one of them only" if names else why
+        raise UnderstudyError(f"the sets do not fit together: {why}", synthetic.path, "use sets of one study")
 
 
 def patient_folds(cases: Sequence[str], subjects: Sequence[str], folds: int, seed: int) -> list[dict[str, list[str]]]:
@@ -183,25 +165,32 @@ def _write(
     slices: SliceSet,
     rows: NDArray[np.int64],
     cases: Sequence[str],
-    files: Callable[[str, NDArray[np.uint8], NDArray[np.uint8]], Iterable[tuple[Path, Any]]],
+    folder: Path,
+    files: Sequence[str],
+    channels: Sequence[str],
+    values: Sequence[int],
     progress: bool,
 ) -> None:
-    """Writes the files of slices; `cases` are names of the set's rows."""
+    """Writes PNG files of some rows.
 
-    def save(job: tuple[Path, Any]) -> None:
-        Image.fromarray(np.ascontiguousarray(job[1])).save(job[0], compress_level=_COMPRESSION)
+    Args:
+        cases: what rows of the set are called.
+        files: below the folder, with {} for the case: one a channel, and one for the annotation.
+        values: of each class in the annotation's files.
+    """
+    order, table = [slices.channels.index(channel) for channel in channels], np.array(values, np.uint8)
 
-    made: set[Path] = set()
+    def save(path: Path, pixels: NDArray[np.uint8]) -> None:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=_COMPRESSION)
+
     with track(len(rows), "writing", "slices", show=progress) as meter, ThreadPoolExecutor(_WORKERS) as pool:
         for block, images, labels in slices.blocks(rows):
-            jobs: list[tuple[Path, Any]] = []
-            for row, image, label in zip(block.tolist(), images, labels, strict=True):
-                jobs += files(cases[row], image, label)
-            with writing(jobs[0][0].parent):
-                for folder in {path.parent for path, _ in jobs} - made:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    made.add(folder)
-                list(pool.map(save, jobs))
+            paths = [folder / file.format(cases[row]) for row in block.tolist() for file in files]
+            pixels = [p for image, label in zip(images, labels, strict=True) for p in (*image[order], table[label])]
+            with writing(paths[0].parent):
+                for parent in {path.parent for path in paths}:
+                    parent.mkdir(parents=True, exist_ok=True)
+                list(pool.map(save, paths, pixels))
             meter.advance(len(block))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,14 +48,13 @@ class Patients(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """Slices of each patient, in the order of the names."""
-        counts = Counter(self.subjects)
-        return {name: counts[name] for name in sorted(counts, key=natural)}
+        return dict(sorted(Counter(self.subjects).items(), key=lambda entry: natural(entry[0])))
 
     def table(self) -> str:
         """In one line: "608 slices of 21 patients, HOW: a (30), b (28), c (31), ...; 12 to 57 each, median 29"."""
         counts = self.counts()
-        first = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:3])
         sizes = list(counts.values())
+        first = ", ".join(f"{name} ({count})" for name, count in islice(counts.items(), 3))
         rest = f", ...; {min(sizes)} to {max(sizes)} each, median {np.median(sizes):g}" if len(sizes) > 3 else ""
         words = ("slice" if len(self.subjects) == 1 else "slices", "patient" if len(counts) == 1 else "patients")
         return f"{len(self.subjects):,} {words[0]} of {len(counts):,} {words[1]}, {self.how}: {first}{rest}"
@@ -78,14 +78,11 @@ def patients_of(names: Sequence[str], pattern: str | None, where: Path) -> Patie
         mark = sha256_json(str(where.absolute()))[:8]  # the same name in two folders is no proof of one patient
         return Patients([f"{mark}/{name}" for name in names], "nowhere", "one an image, since their names tell none")
     expression = compiled(pattern)
-    subjects = []
-    for name in names:
-        match = expression.search(name)
-        subject = match and match[1 if expression.groups else 0]
-        if not subject:
-            fix = f"the first group is the patient in every name, e.g. {_EXAMPLE}"
-            raise UnderstudyError(f"the slice {name!r} has no patient by --patients '{pattern}'", where=where, fix=fix)
-        subjects.append(subject)
+    matches = [expression.search(name) for name in names]
+    subjects = [match[1 if expression.groups else 0] if match else "" for match in matches]
+    if odd := next((name for name, subject in zip(names, subjects, strict=True) if not subject), None):
+        fix = f"the first group is the patient in every name, e.g. {_EXAMPLE}"
+        raise UnderstudyError(f"the slice {odd!r} has no patient by --patients '{pattern}'", where=where, fix=fix)
     return Patients(subjects, "each" if pattern == EACH else "pattern", f"by --patients '{pattern}'")
 
 
@@ -103,8 +100,7 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
     if patients.found == "each":
         return None
     names = slices.index["id"].astype(str).tolist() if "id" in slices.index else []
-    different = len(set(patients.subjects))
-    how = patients.how + (f"; a slice is called {names[0]!r}" if names else "")
+    different, how = len(set(patients.subjects)), patients.how + (f"; a slice is called {names[0]!r}" if names else "")
     fix, sure = f"say which part of a name is the patient, e.g. {_EXAMPLE}", "; if they are right, add --trust-patients"
     if patients.found != "set" and 1 < different == len(names):
         fix += f"; if every slice is of another patient, --patients '{EACH}'"
@@ -114,8 +110,7 @@ def doubt(slices: SliceSet, patients: Patients, where: Path) -> UnderstudyError 
     alike, pairs = neighbours(slices)
     if not alike:
         return None
-    if patients.found == "set":
-        fix = "read it again with the patients' names"
+    fix = "read it again with the patients' names" if patients.found == "set" else fix
     what = f"{alike} of {pairs} pairs of patients look like neighbouring slices of one person ({how})"
     return UnderstudyError(what, where=where, fix=fix + sure)
 
@@ -132,8 +127,9 @@ def neighbours(slices: SliceSet) -> tuple[int, int]:
 
     subjects = slices.index["subject"].astype(str).to_numpy()
     names = sorted(set(subjects.tolist()), key=natural)
-    starts = [0] if len(names) <= _MOST else np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist()
-    length = len(names) if len(names) <= _MOST else _RUN
+    starts, length = [0], len(names)
+    if length > _MOST:
+        starts, length = np.linspace(0, len(names) - _RUN, _MOST // _RUN).astype(int).tolist(), _RUN
     own: list[NDArray[np.float32]] = []  # each slice's correlation with the most similar other one of its patient
     found: list[tuple[float, float, int]] = []  # correlation with the next patient, best of the others, how many others
     for start in starts:

@@ -59,7 +59,7 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
     scaling = "as_is" if annotation else spec.values
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
-    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+    if values.dtype.kind not in "iuf":
         raise UnderstudyError(f"values of type {values.dtype} are no grey values", where=where, fix="save numbers")
     if values.dtype == np.uint8 and scaling == "as_is":
         return values
@@ -67,30 +67,23 @@ def to_grey(values: NDArray[Any], spec: FolderSpec, where: Path, annotation: boo
     if not (np.isfinite(low) and np.isfinite(high)):
         what = f"the {'annotation' if annotation else 'image'} holds NaN or infinite values"
         raise UnderstudyError(what, where=where, fix="correct or remove it")
-    single = np.asarray(values, np.float32)
-    seen = f"values from {low:g} to {high:g}"
-    what = ""
+    single, seen, what, fix = np.asarray(values, np.float32), f"values from {low:g} to {high:g}", "", ""
     if annotation:  # its values may lie between its codes, as a generator's do, but are no probabilities
-        name = "name each class's value: --codes NAME=VALUE,... (or `codes: {...}`)"
+        fix = "name each class's value: --codes NAME=VALUE,... (or `codes: {...}`)"
         if low < -LABEL_TOLERANCE or high > 255 + LABEL_TOLERANCE:
-            what, fix = f"the annotation has {seen}, not from 0 (background) to 255", name
+            what = f"the annotation has {seen}, not from 0 (background) to 255"
         elif 0 < high <= 1 + LABEL_TOLERANCE and np.abs(single - np.rint(single)).max() > LABEL_TOLERANCE:
             what = f"the annotation has fractions from {low:g} to {high:g}: it looks like a map of probabilities"
-            fix = f"save (array > 0.5).astype('uint8'), and {name}"
+            fix = f"save (array > 0.5).astype('uint8'), and {fix}"
     elif scaling == "max":
         what = f"{seen} cannot be divided by their maximum" if high <= 0 or low < 0 else ""
         fix = f"give the two numbers that become 0 and 255 instead: {_EXAMPLE}"
     elif scaling == "as_is":
+        fix = f"say which become 0 and 255: {_EXAMPLE}, or --values max"
         if (low < 0 or high > 255) and not spec.clip:
-            what, fix = (
-                f"{seen} are no grey values 0 to 255",
-                f"say which become 0 and 255: {_EXAMPLE}, or --values max",
-            )
-        elif np.issubdtype(values.dtype, np.floating) and 0 < high <= 1:
-            what, fix = (
-                f"{seen} would all become black",
-                "say which become 0 and 255: --values 0,1 (or `values: [0, 1]`)",
-            )
+            what = f"{seen} are no grey values 0 to 255"
+        elif values.dtype.kind == "f" and 0 < high <= 1:
+            what, fix = f"{seen} would all become black", "say which become 0 and 255, e.g. --values 0,1"
     else:
         bottom, top = scaling
         slack = _SLACK * (top - bottom)
@@ -129,50 +122,33 @@ class Annotation:
     that occurs far more often than its neighbours and lies far from every code is a code of its own.
 
     Args:
-        classes: of the set that is written, background first.
-        indices: class index of each code (the background's first), or of each channel of one class.
-        codes: grey value of each index; None: channels of one class.
+        known: classes that the set is to have, background first; None: those that the codes name.
     """
 
-    def __init__(
-        self,
-        classes: tuple[LabelClass, ...],
-        indices: Sequence[int],
-        codes: Sequence[float] | None,
-        tolerance: float | None,
-    ) -> None:
-        self.classes = classes
-        self._one_each = codes is None
-        self._table = np.asarray(indices, np.uint8)
-        self._names = [classes[i].name for i in indices[1:]]
-        self._codes = np.asarray([0.0, 255.0] if codes is None else codes, np.float64)
+    def __init__(self, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> None:
+        self._one_each = source.annotated and bool(source.classes)  # a channel a class, in place of codes
+        named: dict[str, float] = {name: float(i) for i, name in enumerate(source.classes, 1)} or spec.codes
+        self.classes: tuple[LabelClass, ...] = (BACKGROUND,)
+        if not source.annotated:
+            named = {}
+        elif known is not None:
+            self.classes = known
+        elif source.classes:
+            self.classes = evenly_coded(dict(enumerate(source.classes, 1)))
+        else:
+            by_code = sorted((named or BRATS_CODES).items(), key=lambda entry: entry[1])
+            self.classes = BACKGROUND, *(LabelClass(name, round(code), round(code)) for name, code in by_code)
+        # without names, the codes are those of the classes
+        codes = list(named.values()) or [float(entry.code) for entry in self.classes[1:]]
+        indices = _indices(named, self.classes, root) if named else range(1, len(self.classes))
+        self._table = np.asarray([0, *indices], np.uint8)  # code or channel -> class index
+        self._names = [self.classes[i].name for i in indices]
+        self._codes = np.asarray([0.0, 255.0] if self._one_each else [0.0, *codes], np.float64)
         gaps = np.diff(np.sort(self._codes))
-        self._tolerance = float(tolerance if tolerance is not None else min(gaps, default=255) / 4)
+        self._tolerance = float(spec.tolerance if spec.tolerance is not None else min(gaps, default=255) / 4)
         self._pixels = np.zeros(256, np.int64)  # of each grey value, in all annotations so far
         self._far = self._annotated = self._count = 0  # pixels far from every code, annotated pixels, slices
         self._sum = self._worst = 0.0  # of the slices' mean distances to their codes
-
-    @classmethod
-    def of(cls, source: Source, spec: FolderSpec, known: tuple[LabelClass, ...] | None, root: Path) -> Annotation:
-        """That of a folder; `known` are the classes that the set is to have, None: those that the codes name."""
-        if not source.annotated:
-            return cls((BACKGROUND,), [0], [0.0], spec.tolerance)
-        codes: dict[str, float] = {name: float(i) for i, name in enumerate(source.classes, 1)} or spec.codes
-        if known is not None:
-            classes = known
-            indices = [0, *_indices(codes, [entry.name for entry in known], root)]
-        else:
-            named = sorted((codes or BRATS_CODES).items(), key=lambda entry: entry[1])
-            classes = BACKGROUND, *(LabelClass(name, round(code), round(code)) for name, code in named)
-            if source.classes:
-                classes = evenly_coded(dict(enumerate(source.classes, 1)))
-            names = [entry.name for entry in classes]
-            indices = [0, *(names.index(name, 1) for name in codes)]
-        if source.classes:
-            return cls(classes, indices, None, spec.tolerance)
-        if not codes:
-            return cls(classes, range(len(classes)), [float(entry.code) for entry in classes], spec.tolerance)
-        return cls(classes, indices, [0.0, *map(float, codes.values())], spec.tolerance)
 
     def decode(self, drawn: NDArray[Any], where: Path) -> tuple[NDArray[np.uint8], list[float]]:
         """Grey values [n, A, H, W] -> class indices uint8 [n, H, W], and each slice's mean distance to its codes."""
@@ -217,11 +193,9 @@ class Annotation:
         # all values, where none is near a code. Early only where it looks like label values (1, 2, 4): noise of a
         # generator may come before its first lesion
         near = distance[:, 1:].min(axis=1, initial=np.inf) <= self._tolerance
-        if not unknown.any() and not self._pixels[near].any():
-            drawn = self._pixels > 0
-            drawn[0] = False
-            if finished or 2 <= drawn.sum() <= 4:
-                unknown = drawn
+        drawn = np.append(False, self._pixels[1:] > 0)
+        if not unknown.any() and not self._pixels[near].any() and (finished or 2 <= drawn.sum() <= 4):
+            unknown = drawn
         if unknown.any():
             values = sorted(np.flatnonzero(unknown).tolist(), key=lambda v: -self._pixels[v])
             seen = ", ".join(f"{v} ({self._pixels[v]:,} pixels)" for v in values[:5])
@@ -234,15 +208,15 @@ class Annotation:
             raise UnderstudyError(what, where=where, fix=fix)
 
 
-def _indices(codes: dict[str, float], names: list[str], root: Path) -> list[int]:
-    """Index among the study's classes of each named code; a name may be a part of a class's ("NCR" of "NCR/NET")."""
+def _indices(codes: dict[str, float], classes: tuple[LabelClass, ...], root: Path) -> list[int]:
+    """Index among the classes of each named code; a name may be a part of a class's ("NCR" of "NCR/NET")."""
+    names = [entry.name for entry in classes]
     indices = []
     for name, code in codes.items():
         fitting = [i for i, other in enumerate(names) if i and name == other]
         fitting = fitting or [i for i, other in enumerate(names) if i and name in other.split("/")]
         if len(fitting) != 1:
-            close = get_close_matches(name, names[1:], n=1)
-            example = [*close, *names[1:], "lesion"][0]
+            example = [*get_close_matches(name, names[1:], n=1), *names[1:], "lesion"][0]
             fix = f"say which value is which of {', '.join(names[1:])}, e.g. --codes '{example}={code:g}'"
             raise UnderstudyError(f"the real slices have no class {name!r}", where=f"codes, for {root}", fix=fix)
         indices.append(fitting[0])

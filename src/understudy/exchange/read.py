@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.errors import Interrupted, UnderstudyError
 from understudy.exchange.arrays import ArraySource
@@ -18,7 +19,7 @@ from understudy.exchange.description import DESCRIPTION, Description, descriptio
 from understudy.exchange.patients import ONE_A_VOLUME, Patients, compiled, patients_of
 from understudy.exchange.pixels import Annotation, Target, geometry_of
 from understudy.exchange.recognise import recognise
-from understudy.exchange.sources import FileSource, SetSource, Source, TarSource
+from understudy.exchange.sources import FileSource, RawSlice, SetSource, Source, TarSource
 from understudy.exchange.spec import FolderSpec
 from understudy.io.files import sha256_file, sha256_json
 from understudy.io.folders import files_below, list_files, read_bytes
@@ -26,6 +27,7 @@ from understudy.runtime.checkpoints import StopRequest
 from understudy.runtime.lazy import zarr
 from understudy.runtime.progress import track
 from understudy.slices import SHARD, LabelClass, SliceSet, SliceWriter, sets_below
+from understudy.volumes import SliceGeometry
 
 ENDINGS = {"png": (".png",), "array": (".npz", ".npy"), "nifti": (".nii", ".nii.gz"), "webdataset": (".tar",)}
 _CHECKSUM = {".gz": 8, ".png": 24}  # last bytes: CRC-32 and length; the end of the last IDAT chunk and IEND
@@ -133,7 +135,7 @@ def read_folder(
     classes = target.classes if target else None
     if target is None and said is not None and set(spec.codes) == set(said.codes):  # unless the user names others
         classes = tuple(LabelClass(c.name, c.source, c.code) for c in said.classes)
-    annotation = Annotation.of(source, spec, classes, root)
+    annotation = Annotation(source, spec, classes, root)
     identity = {
         "folder": folder_mark(root, opened.files),
         "spec": spec.model_dump(mode="json"),
@@ -143,32 +145,21 @@ def read_folder(
     if (out / "index.parquet").is_file():
         found = SliceSet.open(out)
         if sha256_json({key: found.attrs.get(key) for key in identity}) != sha256_json(identity):
-            fix = "use another folder, or delete this one"
-            raise UnderstudyError("the folder holds other slices", where=out, fix=fix)
+            raise UnderstudyError("the folder holds other slices", out, "use another folder, or delete this one")
         return found
     first = next(source.slices(), None)
     if first is None:
         raise UnderstudyError("the folder holds no slice that is not empty", where=root, fix="check the images")
     geometry = geometry_of(first, spec, target)
-    edge = geometry.resolution
-    placed = said if said is not None and said.resolution == edge else None  # else the pixels are of another size
+    placed = said if said is not None and said.resolution == geometry.resolution else None  # else of other pixels
     spacing, axes = (placed.spacing, placed.axes) if placed else (None, None)
-    writer = SliceWriter(out, source.channels, annotation.classes, edge, spacing, axes, identity)
+    writer = SliceWriter(out, source.channels, annotation.classes, geometry.resolution, spacing, axes, identity)
     done, slices, rows_said = 0, islice(source.slices(), count), said.slices if said else {}
     with StopRequest() as stop, track(count or source.count or 0, "reading", "slices", show=progress) as meter:
         while block := list(islice(slices, SHARD)):
-            for raw in block:
-                if raw.images.shape != first.images.shape:
-                    sizes = ["{} x {}".format(*one.images.shape[-2:]) for one in (raw, first)]
-                    what = f"{sizes[0]} pixels where the first slice ({first.where.name}) has {sizes[1]}"
-                    fix = "make all images of the same size, or remove those of another"
-                    raise UnderstudyError(what, where=raw.where, fix=fix)
-            labels, distances = annotation.decode(np.stack([raw.drawn for raw in block]), block[-1].annotated_in)
-            labels = geometry.network_labels(labels, len(annotation.classes))  # [n, R, R]
-            images = geometry.shrink_images(geometry.pad(np.stack([raw.images for raw in block])))  # [n, C, R, R]
-            constant = {"generator": name or root.name}
+            images, labels, distances = _decoded(block, first, geometry, annotation)
             rows = [
-                raw.row | rows_said.get(raw.row["id"], {}) | constant | {"code_distance": distance}
+                raw.row | rows_said.get(raw.row["id"], {}) | {"generator": name or root.name, "code_distance": distance}
                 for raw, distance in zip(block, distances, strict=True)
             ]
             # What an interrupted reading has written is read again, for the counts of codes, but not written again.
@@ -181,14 +172,28 @@ def read_folder(
                 raise Interrupted(f"reading stopped after {writer.done} slices, which are kept")
     if count is not None and done < count:
         raise UnderstudyError(f"{count:,} slices wanted, the folder has {done:,}", where=root, fix="ask for fewer")
-    summary = annotation.finish(root)
     notes = list(source.notes)
     if opened.layout != "slices":
-        files = [file for file in list_files(root, ("",)).files if file != DESCRIPTION]
-        if others := [file for file in files if not file.lower().endswith(ENDINGS[opened.layout])]:
+        others = [file for file in list_files(root, ("",)).files if file != DESCRIPTION]
+        if others := [file for file in others if not file.lower().endswith(ENDINGS[opened.layout])]:
             notes.append(f"{len(others)} other files were left out, e.g. {others[0]}")
     subjects = {"one_a_volume": True} if isinstance(source, FileSource) and source.one_a_volume else {}
-    return writer.close(source="folder", notes=notes, annotation=summary, **subjects, **identity)
+    return writer.close(source="folder", notes=notes, annotation=annotation.finish(root), **subjects, **identity)
+
+
+def _decoded(
+    block: Sequence[RawSlice], first: RawSlice, geometry: SliceGeometry, annotation: Annotation
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[float]]:
+    """Images [n, C, R, R], labels [n, R, R] and code distances of slices, which must have the size of the first."""
+    if odd := next((raw for raw in block if raw.images.shape != first.images.shape), None):
+        sizes = ["{} x {}".format(*one.images.shape[-2:]) for one in (odd, first)]
+        what = f"{sizes[0]} pixels where the first slice ({first.where.name}) has {sizes[1]}"
+        fix = "make all images of the same size, or remove those of another"
+        raise UnderstudyError(what, where=odd.where, fix=fix)
+    drawn = np.stack([raw.drawn for raw in block])  # [n, A, H, W]
+    labels, distances = annotation.decode(drawn, block[-1].annotated_in)
+    images = geometry.shrink_images(geometry.pad(np.stack([raw.images for raw in block])))
+    return images, geometry.network_labels(labels, len(annotation.classes)), distances
 
 
 def folder_mark(root: Path, files: Sequence[str]) -> str:
@@ -251,8 +256,7 @@ def open_images(
     """
     path, read_into = Path(path), Path(read_into)
     if not path.exists():
-        what = "there is no such slice set or folder of images"
-        raise UnderstudyError(what, where=path.absolute(), fix="check the path")
+        raise UnderstudyError("there is no such slice set or folder of images", path.absolute(), "check the path")
     if patients is not None:
         compiled(patients)
     # odd sizes are padded and averaged, as real slices are
@@ -284,17 +288,16 @@ def open_images(
     if is_set and patients is None:
         return Opened(found, None, notes)
     told = patients_of(found.index["id"].astype(str).tolist(), patients, path)
+    # a copy of the set whose index says the patients
     mark = sha256_json([str(path.absolute()), spec.model_dump(mode="json"), told.subjects])[:12]
-    return Opened(_with_subjects(found, told.subjects, read_into / f"{mark}-patients"), told, notes)
-
-
-def _with_subjects(slices: SliceSet, subjects: list[str], out: Path) -> SliceSet:
-    """A copy of the set whose index says the patients."""
-    identity = {"content": slices.content_hash, "subjects": sha256_json(subjects)}
+    out, identity = (
+        read_into / f"{mark}-patients",
+        {"content": found.content_hash, "subjects": sha256_json(told.subjects)},
+    )
     if (out / "index.parquet").is_file() and SliceSet.open(out).attrs.get("identity") == identity:
-        return SliceSet.open(out)
-    writer = SliceWriter(out, slices.channels, slices.classes, slices.resolution, slices.spacing, slices.axes, identity)
-    index = slices.index.assign(subject=subjects)
-    for rows, images, labels in slices.blocks(np.arange(writer.done, len(slices))):
+        return Opened(SliceSet.open(out), told, notes)
+    writer = SliceWriter(out, found.channels, found.classes, found.resolution, found.spacing, found.axes, identity)
+    index = found.index.assign(subject=told.subjects)
+    for rows, images, labels in found.blocks(np.arange(writer.done, len(found))):
         writer.append(images, labels, index.iloc[rows])
-    return writer.close(identity=identity)
+    return Opened(writer.close(identity=identity), told, notes)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
@@ -55,8 +56,6 @@ def recognise(
     Raises:
         UnderstudyError: a slice without a channel, two files for one, unknown names, a name with several patients.
     """
-    if not files:
-        raise UnderstudyError("there is no image in the folder", where=root, fix="check the path, and unpack archives")
     wanted = list(spec.named or known or [])
     matchers = _matchers(spec, wanted)
     slices: dict[str, SliceFiles] = {}
@@ -75,7 +74,7 @@ def recognise(
     channels = tuple(wanted or [name for name in ALIASES if name in present and name != LABELS])
     unnamed = not spec.pattern and not any(spec.named.values()) and not present & set(channels)
     if plain and unnamed and len(channels) <= 1:
-        if not channels and (alike := next(_like_channels(surplus), [])):
+        if not channels and (alike := _like_channels(surplus)):
             what = f"{', '.join(alike[:_SHOWN])} look like channels or masks of one patient ({len(surplus)} files)"
             fix = f"say which is which, e.g. --channels DWI=dwi --labels roi, or --channels {PLAIN} if each is an image"
             raise UnderstudyError(what, where=root, fix=fix)
@@ -86,7 +85,7 @@ def recognise(
     if not present & set(channels):
         what = f"none of the {len(files)} files is recognised as {', '.join(matchers)}"
         fix = "say how they are called: --pattern '{channel}/{id}.png' --channels T1w=NAME,... --labels NAME"
-        raise UnderstudyError(what, where=f"{root}, for example {files[0]}", fix=fix)
+        raise UnderstudyError(what, where=f"{root}, for example {files[0]}" if files else root, fix=fix)
     if plain and not spec.labels and LABELS not in present:
         annotation = ()
     ordered = sorted(slices.values(), key=lambda entry: natural(entry.id))
@@ -114,15 +113,17 @@ def _stem(file: str) -> str:
     return re.sub(r"(\.nii\.gz|\.nii|\.png|\.npy|\.npz)$", "", file, flags=re.IGNORECASE)
 
 
+def _any_of(tokens: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+
+
 def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> dict[str, _Matcher]:
     """Channel -> what finds the slice's id in the path of one of its files."""
-    said: dict[str, str] = {}
-    for name, value in spec.named.items():
-        if isinstance(value, int):
-            what = f"channel {name} has a position in an array, but these are files of one channel each"
-            fix = f"say what stands for it in the files' names, e.g. {name}: T1"
-            raise UnderstudyError(what, where="channels", fix=fix)
-        said[name] = value or ""
+    if position := next((name for name, value in spec.named.items() if isinstance(value, int)), None):
+        what = f"channel {position} has a position in an array, but these are files of one channel each"
+        fix = f"say what stands for it in the files' names, e.g. {position}: T1"
+        raise UnderstudyError(what, where="channels", fix=fix)
+    said = {name: str(value or "") for name, value in spec.named.items()}
     said = said or {name: "" for name in wanted or ALIASES if name != LABELS}
     if isinstance(spec.labels, dict):
         said |= {f"{LABELS}:{name}": token for name, token in spec.labels.items()}
@@ -135,71 +136,58 @@ def _matchers(spec: FolderSpec, wanted: Sequence[str]) -> dict[str, _Matcher]:
         if "{id}" not in value
     }
     by_token = {token: name for name, listed in tokens.items() for token in listed}
+    suffix = re.compile(rf"(?P<id>.+?)[-_. ](?P<token>{_any_of(by_token)})", re.IGNORECASE)
     matchers: dict[str, _Matcher] = {}
     # Longer patterns first: '{id}_mask.png' is asked before '{id}.png', which would take its files as well.
     for name, value in sorted(said.items(), key=lambda entry: -len(entry[1]) * ("{id}" in entry[1])):
-        if "{id}" in value:
-            matchers[name] = _by_pattern(value, [])
+        if "{id}" in value or spec.pattern:
+            pattern = value if "{id}" in value else spec.pattern
+            text = pattern_text(pattern, ("id", "subject"), _any_of(tokens.get(name, ())))
+            longest = text.replace("(?P<subject>[^/]+?)", "(?P<subject>[^/]+)")
+            both = re.compile(text, re.IGNORECASE), re.compile(longest, re.IGNORECASE)
+            matchers[name] = partial(_by_pattern, pattern, *both)
         else:
-            matchers[name] = _by_pattern(spec.pattern, tokens[name]) if spec.pattern else _by_name(name, by_token)
+            matchers[name] = partial(_by_name, name, by_token, suffix)
     return matchers
 
 
-def _any_of(tokens: Sequence[str]) -> str:
-    return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+def _by_pattern(pattern: str, shortest: re.Pattern[str], longest: re.Pattern[str], file: str) -> _Place | None:
+    """The slice by a pattern; refuses a name in which {subject} could be more than one text."""
+    found = shortest.fullmatch(file)
+    if found is None or "{subject}" not in pattern:
+        return None if found is None else (found["id"], "")
+    subject, other = found["subject"], longest.fullmatch(file)
+    if other and other["subject"] != subject:
+        what = f"by the pattern {pattern!r} the patient could be {subject!r} or {other['subject']!r}"
+        fix = "write what stands between patient and slice, e.g. --pattern '{subject}_z{id}_{channel}.png'"
+        raise UnderstudyError(what, where=file, fix=fix)
+    return f"{subject}_{found['id']}", subject
 
 
-def _by_pattern(pattern: str, tokens: Sequence[str]) -> _Matcher:
-    """Finds the id by a pattern; the same placeholder is the same text everywhere."""
-    text = pattern_text(pattern, ("id", "subject"), _any_of(tokens))
-    shortest = re.compile(text, re.IGNORECASE)
-    longest = re.compile(text.replace("(?P<subject>[^/]+?)", "(?P<subject>[^/]+)"), re.IGNORECASE)
-
-    def match(file: str) -> _Place | None:
-        found = shortest.fullmatch(file)
-        if found is None:
-            return None
-        if "{subject}" not in pattern:
-            return found["id"], ""
-        subject, other = found["subject"], longest.fullmatch(file)
-        if other and other["subject"] != subject:
-            what = f"by the pattern {pattern!r} the patient could be {subject!r} or {other['subject']!r}"
-            fix = "write what stands between patient and slice, e.g. --pattern '{subject}_z{id}_{channel}.png'"
-            raise UnderstudyError(what, where=file, fix=fix)
-        return f"{subject}_{found['id']}", subject
-
-    return match
-
-
-def _by_name(name: str, by_token: Mapping[str, str]) -> _Matcher:
-    """Finds the id by the channel's name at the end of the file's name, as the name of its folder, or both."""
-    suffix = re.compile(rf"(?P<id>.+?)[-_. ](?P<token>{_any_of(list(by_token))})", re.IGNORECASE)
-
-    def match(file: str) -> _Place | None:
-        *folders, last = file.split("/")
-        stem = _stem(last)
-        of_folder = next((i for i, folder in enumerate(folders) if folder.lower() in by_token), None)
-        by_suffix = suffix.fullmatch(stem)
-        found = by_token[by_suffix["token"].lower()] if by_suffix else None
-        if of_folder is not None:
-            channel = by_token[folders.pop(of_folder).lower()]
-            stem = by_suffix["id"] if by_suffix and found == channel else stem
-            found = channel
-        elif by_suffix:
-            stem = by_suffix["id"]
-        elif stem.lower() in by_token and folders:  # a folder for each slice: 0007/T1.png, 0007/Seg.png
-            found, stem = by_token[stem.lower()], folders.pop()
-        if found != name:
-            return None
-        if folders and folders[-1] == stem:  # BraTS: the folder of a patient has its name
-            folders.pop()
-        return "/".join([*folders, stem]), ""
-
-    return match
+def _by_name(name: str, by_token: Mapping[str, str], suffix: re.Pattern[str], file: str) -> _Place | None:
+    """The slice by the channel's name at the end of the file's name, as the name of its folder, or both."""
+    *folders, last = file.split("/")
+    stem = _stem(last)
+    of_folder = next((i for i, folder in enumerate(folders) if folder.lower() in by_token), None)
+    by_suffix = suffix.fullmatch(stem)
+    found = by_token[by_suffix["token"].lower()] if by_suffix else None
+    if of_folder is not None:
+        channel = by_token[folders.pop(of_folder).lower()]
+        stem = by_suffix["id"] if by_suffix and found == channel else stem
+        found = channel
+    elif by_suffix:
+        stem = by_suffix["id"]
+    elif stem.lower() in by_token and folders:  # a folder for each slice: 0007/T1.png, 0007/Seg.png
+        found, stem = by_token[stem.lower()], folders.pop()
+    if found != name:
+        return None
+    if folders and folders[-1] == stem:  # BraTS: the folder of a patient has its name
+        folders.pop()
+    return "/".join([*folders, stem]), ""
 
 
-def _like_channels(files: Sequence[str]) -> Iterator[list[str]]:
-    """Files that look like several channels of one image: "p0_dwi" and "p0_adc", or "dwi/p0" and "adc/p0"."""
+def _like_channels(files: Sequence[str]) -> list[str]:
+    """The first files that look like several channels of one image, as "p0_dwi" and "p0_adc", "dwi/p0" and "adc/p0"."""
     stems = {_stem(file): file for file in files}
     splits = [r"(?P<case>.+)[-_. /](?P<word>[^-_. /]*[^-_. /\d])"]  # what ends in a number is a slice or a patient
     if all(file.lower().endswith((".nii", ".nii.gz")) for file in files):  # slices may be numbered in each folder
@@ -216,4 +204,5 @@ def _like_channels(files: Sequence[str]) -> Iterator[list[str]]:
         for words in cases.values():
             alike = [file for word, file in words.items() if counts[word] > 1]
             if len(alike) > 1:
-                yield alike
+                return alike
+    return []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from understudy.exchange.spec import ALIASES, LABELS, FolderSpec
 from understudy.io.folders import read_bytes
 from understudy.io.grids import VolumeHeader, judge_pixels, slices_of
 from understudy.io.nifti import headers_on_one_grid, read_voxels
-from understudy.runtime.threads import in_order
+from understudy.runtime.memory import in_order
 from understudy.slices import SliceSet
 
 _WORKERS = 2  # threads that decode files
@@ -43,116 +43,105 @@ class RawSlice:
     annotated_in: Path
 
 
-class Source(Protocol):
+class Source:
     """A folder of slices."""
 
     channels: tuple[str, ...]  # of `RawSlice.images`
-    classes: tuple[str, ...]  # those with a channel of their own in `RawSlice.drawn`; () for codes
-    annotated: bool  # without an annotation `RawSlice.drawn` is 0 everywhere
-    count: int | None  # slices, None where only reading tells
-    notes: list[str]  # how the folder was understood; complete when all slices are read
+    classes: tuple[str, ...] = ()  # those with a channel of their own in `RawSlice.drawn`; () for codes
+    annotated = True  # without an annotation `RawSlice.drawn` is 0 everywhere
+    count: int | None = None  # slices, None where only reading tells
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []  # how the folder was understood; complete when all slices are read
 
     def slices(self) -> Iterator[RawSlice]:
         """The slices, always in the same order."""
+        raise NotImplementedError
 
 
-class FileSource:
+class FileSource(Source):
     """A file for each channel of each slice: PNG, or NIfTI with one slice or a volume in it."""
 
     def __init__(self, root: Path, found: Recognised, spec: FolderSpec, nifti: bool) -> None:
+        super().__init__()
         self._root, self._found, self._spec, self._nifti = root, found, spec, nifti
         self.channels = found.channels
         self.classes = tuple(n.partition(":")[2] for n in found.annotation if ":" in n)
         self.annotated = bool(found.annotation)
-        self.count: int | None = None if nifti else len(found.slices)
+        self.count = None if nifti else len(found.slices)
         # nothing says whose the volumes are: each counts as a patient
         self.one_a_volume = nifti and not any(entry.subject for entry in found.slices)
-        self.notes: list[str] = []
         if not self.annotated:
             self.notes.append("no annotation was found (--labels names its files)")
         if found.surplus:
-            example = found.surplus[0]
-            self.notes.append(
-                f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {example}"
-            )
+            text = f"{len(found.surplus)} files belong to none of the slices and were left out, e.g. {found.surplus[0]}"
+            self.notes.append(text)
 
     def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""
-        if not self._nifti:
-            yield from in_order(self._png, self._found.slices, _WORKERS)
-            return
         first: tuple[Path, VolumeHeader] | None = None
-        for headers, slices in in_order(self._volume, self._found.slices, _WORKERS):
-            path, header = next(iter(headers.items()))
-            first = first or (path, header)
-            if not np.allclose(header.spacing[1:], first[1].spacing[1:], rtol=_SAME_PIXELS, atol=0):
-                sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, first[1])]
-                what = f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads differ in size"
-                fix = "resample all volumes to one pixel size; a study of the folder does so: understudy init FOLDER"
-                raise UnderstudyError(what, where=path, fix=fix)
-            # each doubt once, with the first file that gives rise to it
-            doubts = [(file, *doubt) for file, of_file in headers.items() for doubt in of_file.doubts]
-            if header.slice_shape[0] > 1:
-                fix = "they are not resampled: heads are distorted unless the images beside them have the same pixels"
-                doubts += [(path, what, fix) for what, _, _ in judge_pixels(header)]
-            for file, what, fix in doubts:
-                if not any(note.startswith(f"{what}, e.g. ") for note in self.notes):
-                    self.notes.append(f"{what}, e.g. {file.name}: {fix}")
+        for headers, slices in in_order(self._open, self._found.slices, _WORKERS):
+            if headers:
+                path, header = next(iter(headers.items()))
+                first = first or (path, header)
+                if not np.allclose(header.spacing[1:], first[1].spacing[1:], rtol=_SAME_PIXELS, atol=0):
+                    sizes = ["{:.4g} x {:.4g} mm".format(*h.spacing[1:]) for h in (header, first[1])]
+                    what = f"{path.name} has pixels of {sizes[0]}, {first[0].name} of {sizes[1]}: heads differ in size"
+                    fix = "resample all volumes to one pixel size, or make a study of the folder: understudy init"
+                    raise UnderstudyError(what, where=path, fix=fix)
+                self._note_doubts(headers)
             yield from slices
 
-    def _png(self, entry: SliceFiles) -> RawSlice:
-        return self._raw(entry, *self._read(entry, lambda path: read_png(path)[None]), 0)
+    def _note_doubts(self, headers: dict[Path, VolumeHeader]) -> None:
+        """Each doubt once, with the first file that gives rise to it."""
+        path, header = next(iter(headers.items()))
+        doubts = [(file, *doubt) for file, of_file in headers.items() for doubt in of_file.doubts]
+        if header.slice_shape[0] > 1:
+            fix = "they are not resampled: heads are distorted unless the images beside them have the same pixels"
+            doubts += [(path, what, fix) for what, _, _ in judge_pixels(header)]
+        for file, what, fix in doubts:
+            if not any(note.startswith(f"{what}, e.g. ") for note in self.notes):
+                self.notes.append(f"{what}, e.g. {file.name}: {fix}")
 
-    def _volume(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
-        """The headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
-        paths = list(self._paths(entry).values())
-        headers = dict(zip(paths, headers_on_one_grid(paths, flat=True), strict=True))
-        header = headers[paths[0]]
-        wrong = [what for what, _, severity in judge_pixels(header) if severity == "error"]
-        if wrong and header.slice_shape[0] > 1:
-            fix = "save its slices as PNG, or make a study, which cuts volumes in any plane: understudy init FOLDER"
-            raise UnderstudyError(wrong[0], where=paths[0], fix=fix)
-        images, drawn = self._read(entry, lambda path: slices_of(read_voxels(path, headers[path]), headers[path]))
-        if images.shape[1] == 1:
-            return headers, [self._raw(entry, images, drawn, 0)]
-        subject = entry.subject or entry.id
-        return headers, [
-            self._raw(entry, images, drawn, z, id=f"{entry.id}_{z:03d}", subject=subject, z=z)
-            for z in np.flatnonzero(images.any(axis=(0, 2, 3))).tolist()
-        ]
-
-    def _raw(
-        self, entry: SliceFiles, images: NDArray[np.uint8], drawn: NDArray[Any], at: int, **more: str | int
-    ) -> RawSlice:
-        """Slice `at` of images [C, Z, H, W] and annotation [A, Z, H, W]."""
-        row = {"id": entry.id, **({"subject": entry.subject} if entry.subject else {}), **more}
-        paths = list(self._paths(entry).values())
-        annotated_in = paths[len(self.channels)] if self.annotated else paths[0]
-        return RawSlice(row, images[:, at], drawn[:, at], paths[0], annotated_in)
-
-    def _paths(self, entry: SliceFiles) -> dict[str, Path]:
-        """Channels, then what the annotation consists of -> file."""
-        return {name: self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)}
-
-    def _read(self, entry: SliceFiles, read: Callable[[Path], NDArray[Any]]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Images uint8 [C, Z, H, W] and annotation [A, Z, H, W], all of one size."""
-        paths = self._paths(entry)
-        images = [to_8_bit(to_grey(read(paths[n]), self._spec, paths[n])) for n in self.channels]
-        drawn = [to_grey(read(paths[n]), self._spec, paths[n], True) for n in self._found.annotation]
-        first = paths[self.channels[0]]
-        for path, part in zip(paths.values(), (*images, *drawn), strict=True):
-            if part.shape != images[0].shape:
-                sizes = [" x ".join(map(str, one.shape[one.shape[0] == 1 :])) for one in (part, images[0])]
-                what = f"slice {entry.id}: {path.name} has {sizes[0]} pixels, {first.name} has {sizes[1]}"
+    def _open(self, entry: SliceFiles) -> tuple[dict[Path, VolumeHeader], list[RawSlice]]:
+        """NIfTI headers, and all slices but empty ones; the one slice of a flat file whatever it holds."""
+        paths = [self._root / entry.files[name] for name in (*self.channels, *self._found.annotation)]
+        headers: dict[Path, VolumeHeader] = {}
+        if self._nifti:
+            headers = dict(zip(paths, headers_on_one_grid(paths, flat=True), strict=True))
+            wrong = [what for what, _, severity in judge_pixels(headers[paths[0]]) if severity == "error"]
+            if wrong and headers[paths[0]].slice_shape[0] > 1:
+                fix = "save its slices as PNG, or make a study, which cuts volumes in any plane: understudy init FOLDER"
+                raise UnderstudyError(wrong[0], where=paths[0], fix=fix)
+        stacks: list[NDArray[Any]] = []  # [Z, H, W] of each file
+        for number, path in enumerate(paths):
+            annotation, header = number >= len(self.channels), headers.get(path)
+            values = read_png(path)[None] if header is None else slices_of(read_voxels(path, header), header)
+            grey = to_grey(values, self._spec, path, annotation)
+            stacks.append(grey if annotation else to_8_bit(grey))
+            if grey.shape != stacks[0].shape:
+                sizes = [" x ".join(map(str, one.shape[one.shape[0] == 1 :])) for one in (grey, stacks[0])]
+                what = f"slice {entry.id}: {path.name} has {sizes[0]} pixels, {paths[0].name} has {sizes[1]}"
                 fix = "all channels of a slice need the same size; make the files again or remove the slice"
                 raise UnderstudyError(what, where=path, fix=fix)
-        return np.stack(images), np.stack(drawn or [np.zeros_like(images[0])])
+        images = np.stack(stacks[: len(self.channels)], axis=1)  # [Z, C, H, W]
+        drawn = np.stack(stacks[len(self.channels) :], axis=1) if self.annotated else np.zeros_like(images[:, :1])
+        where = paths[0], paths[len(self.channels)] if self.annotated else paths[0]
+        row: dict[str, Any] = {"id": entry.id, **({"subject": entry.subject} if entry.subject else {})}
+        if len(images) == 1:
+            return headers, [RawSlice(row, images[0], drawn[0], *where)]
+        subject, filled = entry.subject or entry.id, np.flatnonzero(images.any(axis=(1, 2, 3))).tolist()
+        return headers, [
+            RawSlice({"id": f"{entry.id}_{z:03d}", "subject": subject, "z": z}, images[z], drawn[z], *where)
+            for z in filled
+        ]
 
 
-class SetSource:
+class SetSource(Source):
     """A slice set of Understudy, with its channels put in order by name and its classes as codes."""
 
     def __init__(self, root: Path, spec: FolderSpec, known: Sequence[str] | None) -> None:
+        super().__init__()
         self._root, self._set = root, SliceSet.open(root)
         self.channels = tuple(known or self._set.channels)
         if missing := [name for name in self.channels if name not in self._set.channels]:
@@ -162,9 +151,7 @@ class SetSource:
         if spec.named or spec.labels or spec.pattern:
             what, fix = "a slice set says itself what its channels are called", "leave channels, labels and pattern out"
             raise UnderstudyError(what, where=root, fix=fix)
-        self.classes, self.annotated = self._set.class_names, True
-        self.count: int | None = len(self._set)
-        self.notes: list[str] = []
+        self.classes, self.count = self._set.class_names, len(self._set)
 
     def slices(self) -> Iterator[RawSlice]:
         """See `Source`; classes come as channels of 0 and 255."""
@@ -194,15 +181,14 @@ class ShardFiles:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self._folder, self._limit = folder, limit
+        self._folder, self._limit, self.count = folder, limit, 0
         self._handle: BinaryIO | None = None
-        self.count = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, key: str, members: Iterable[tuple[str, bytes]]) -> None:
         """A sample: (ending, content) pairs, kept together in one shard."""
         listed = list(members)
-        size = sum(512 + -(-len(content) // 512) * 512 for _, content in listed)
+        size = sum(512 + -(-len(content) // 512) * 512 for _, content in listed)  # header and padded content
         if self._handle is None or self._handle.tell() + size + 10240 > self._limit:
             self.close()
             self._handle = open(self._folder / f"shard-{self.count:06d}.tar", "wb")  # noqa: SIM115
@@ -215,16 +201,18 @@ class ShardFiles:
         self._tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header; a writer needs none
 
     def close(self) -> None:
+        """Finishes the last shard."""
         if self._handle is not None:
             self._tar.close()
             self._handle.close()
             self._handle = None
 
 
-class TarSource:
+class TarSource(Source):
     """Shards of PNG files, one a channel and one for the annotation."""
 
     def __init__(self, root: Path, files: Sequence[str], spec: FolderSpec, known: Sequence[str] | None) -> None:
+        super().__init__()
         if spec.pattern or isinstance(spec.labels, int | dict):
             fix = "leave `pattern` out, and say what stands for channels and annotation: --channels T1w=t1w"
             raise UnderstudyError("members of a tar file are found by their endings", where="pattern, labels", fix=fix)
@@ -239,10 +227,6 @@ class TarSource:
         if first is None:
             raise UnderstudyError("the shards hold no sample", where=root, fix="check the files")
         self.channels = tuple(wanted or (n for n in ALIASES if n in first[1] and n != LABELS))
-        self.classes: tuple[str, ...] = ()
-        self.annotated = True
-        self.count: int | None = None
-        self.notes: list[str] = []
 
     def slices(self) -> Iterator[RawSlice]:
         """See `Source`."""

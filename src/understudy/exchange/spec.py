@@ -136,30 +136,18 @@ def spec_of_words(words: dict[str, str | bool | float | None]) -> FolderSpec:
         words: field -> text: channels "T1w=T1,FLAIR=flair" (or "T1w,FLAIR", the order in an array), labels "Seg" or
             "NCR=Seg1,ED=Seg2", codes "NCR=51,ED=102", values "max" or "-1,1"; the others as they are.
     """
-
-    def number_or_text(text: str) -> str | int:
-        return int(text) if text.isdigit() else text
-
-    def pairs(text: str, option: str) -> dict[str, str]:
-        parts = [[half.strip() for half in part.split("=", 1)] for part in text.split(",")]
-        if odd := next((part for part in parts if len(part) < 2 or not all(part)), None):
-            what, where = f"{'='.join(odd)!r} should be NAME=VALUE", f"--{option} {text}"
-            raise UnderstudyError(what, where=where, fix="write NAME=VALUE,NAME=VALUE")
-        return dict(parts)
-
     fields: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
-    for name, text in fields.items():
-        if not isinstance(text, str):
-            continue
-        if name == "values" and "," in text:
-            fields[name] = text.split(",")
-        elif name == "channels":
-            named = {k: number_or_text(v) for k, v in pairs(text, name).items()} if "=" in text else None
-            fields[name] = named or [part.strip() for part in text.split(",")]
-        elif name == "codes" or (name == "labels" and "=" in text):
-            fields[name] = pairs(text, name)
-        elif name == "labels":
-            fields[name] = number_or_text(text)
+    for name, text in [(name, value) for name, value in fields.items() if isinstance(value, str)]:
+        if name in ("codes", "channels", "labels") and ("=" in text or name == "codes"):
+            pairs = [[half.strip() for half in part.split("=", 1)] for part in text.split(",")]
+            if odd := next((pair for pair in pairs if len(pair) < 2 or not all(pair)), None):
+                what, where = f"{'='.join(odd)!r} should be NAME=VALUE", f"--{name} {text}"
+                raise UnderstudyError(what, where=where, fix="write NAME=VALUE,NAME=VALUE")
+            fields[name] = {k: int(v) if name == "channels" and v.isdigit() else v for k, v in pairs}
+        elif name == "channels" or (name == "values" and "," in text):
+            fields[name] = [part.strip() for part in text.split(",")]
+        elif name == "labels" and text.isdigit():
+            fields[name] = int(text)
     try:
         return FolderSpec.model_validate(fields)
     except ValidationError as error:
