@@ -20,8 +20,7 @@ from torch import nn
 
 from understudy.errors import UnderstudyError
 from understudy.io.files import plain
-from understudy.quality.networks import inception, resnet
-from understudy.quality.networks.random import RandomNetwork
+from understudy.quality import networks
 from understudy.quality.radiomics import RadiomicExtractor, TumourRadiomics
 from understudy.quality.weights import Weights, load_into, read_weights
 from understudy.runtime.devices import resolve_device
@@ -49,20 +48,16 @@ class Extractor(Protocol):
 
 @runtime_checkable
 class LabelledExtractor(Protocol):
-    """An extractor that looks at the annotation too."""
+    """An extractor that looks at the annotation too: labels uint8 [n, H, W], class indices."""
 
-    def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features:
-        """As `Extractor.features`, with labels uint8 [n, H, W]: class indices."""
-        ...
+    def labelled_features(self, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Features: ...
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """An extractor whose features a last layer turns into class scores, for the inception score."""
+    """An extractor whose features a last layer turns into class scores [n, classes], for the inception score."""
 
-    def logits(self, features: Features) -> Features:
-        """Class scores float32 [n, classes] of features float32 [n, dimension]."""
-        ...
+    def logits(self, features: Features) -> Features: ...
 
 
 @dataclass(frozen=True)
@@ -70,31 +65,24 @@ class InputRule:
     """What is done to uint8 slices before a network sees them: resized, repeated, shifted and scaled.
 
     It travels with every result: resizing alone moves an FID by more than a generator does (Parmar et al. 2022).
-
-    Attributes:
-        size: edge of the network's input, pixels.
-        resize: "antialiased_bicubic" (float32, clipped to 0..255, as clean-fid: PIL's filter on float images), or
-            "tf1": bilinear without antialiasing between corner-aligned grids, as TensorFlow 1 and so the first FID
-            did; only to compare with old numbers.
-        mean, std: input = (grey value - mean) / std, for each copy.
-        copies: how often the one channel is repeated (3: RGB).
     """
 
-    size: int
+    size: int  # edge of the network's input, pixels
+    # "antialiased_bicubic": float32, clipped to 0..255, as clean-fid (PIL's filter on float images). "tf1": bilinear
+    # without antialiasing between corner-aligned grids, as TensorFlow 1 and so the first FID did; for old numbers only
     resize: Resize = BICUBIC
-    mean: tuple[float, ...] = (0.0,)
+    mean: tuple[float, ...] = (0.0,)  # input = (grey value - mean) / std, for each copy
     std: tuple[float, ...] = (1.0,)
-    copies: int = 3
+    copies: int = 3  # how often the one channel is repeated (3: RGB)
 
-
-def apply_rule(images: NDArray[np.uint8], rule: InputRule, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Images uint8 [n, H, W] as float32 [n, copies, size, size]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()[:, None]
-    if x.shape[-2:] != (rule.size, rule.size):
-        x = resized(x, rule.size, rule.resize)
-    x = x.repeat(1, rule.copies, 1, 1)
-    mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (rule.mean, rule.std))
-    return (x - mean) / std
+    def apply(self, images: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Images uint8 [n, H, W] as float32 [n, copies, size, size]."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(device).float()[:, None]
+        if x.shape[-2:] != (self.size, self.size):
+            x = resized(x, self.size, self.resize)
+        x = x.repeat(1, self.copies, 1, 1)
+        mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
 
 
 def resized(x: torch.Tensor, size: int, how: Resize) -> torch.Tensor:
@@ -136,8 +124,7 @@ class NetworkExtractor:
             block = images[start : start + self.batch]
 
             def of(rows: slice, block: NDArray[np.uint8] = block) -> Features:
-                x = apply_rule(block[rows], self.input_rule, self.device)
-                return np.asarray(self.network(x).float().cpu().numpy())
+                return np.asarray(self.network(self.input_rule.apply(block[rows], self.device)).float().cpu().numpy())
 
             out[start : start + self.batch] = np.concatenate(in_parts(of, len(block), "features"))
         return out
@@ -155,7 +142,7 @@ class ClassifyingExtractor(NetworkExtractor):
 
 def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0) -> NetworkExtractor:
     """The network with fixed random weights, on slices of 64 x 64 pixels."""
-    network, digest = RandomNetwork(seed), hashlib.sha256()
+    network, digest = networks.RandomNetwork(seed), hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
@@ -165,8 +152,8 @@ def random_network(resize: Resize = BICUBIC, device: str = "cpu", seed: int = 0)
 
 @torch.inference_mode()
 def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    network = inception.Inception(fid=True).eval()
-    load_into(network, weights.tensors if weights.script is None else inception.from_graph(weights.tensors), weights)
+    network = networks.Inception(fid=True).eval()
+    load_into(network, weights.tensors if weights.script is None else networks.from_graph(weights.tensors), weights)
     layers: Any = getattr(weights.script, "layers", None)
     if hasattr(layers, "forward"):  # the archive's own layers (its hash was checked) must give the same features
         x = torch.rand(1, 3, 299, 299, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -179,37 +166,36 @@ def _inception2015(weights: Weights, resize: Resize, device: str) -> NetworkExtr
             fix = "give torch-fidelity's state dict (weights-inception-2015-12-05-6726825d.pth)"
             raise UnderstudyError(what, where=weights.path, fix=fix)
     rule = InputRule(299, resize, (128.0,), (128.0,))
-    return ClassifyingExtractor("inception2015", network, inception.DIMENSION, rule, weights.sha256, device)
+    return ClassifyingExtractor("inception2015", network, networks.FEATURES, rule, weights.sha256, device)
 
 
 def _radimagenet_inception(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    network = inception.Inception(fid=False)
-    load_into(network, _numbered(weights.tensors, inception.LAYERS, skip="AuxLogits"), weights)
-    rule = InputRule(299, resize, (127.5,), (127.5,))
-    return NetworkExtractor("radimagenet_inception", network, inception.DIMENSION, rule, weights.sha256, device)
+    network, rule = networks.Inception(fid=False), InputRule(299, resize, (127.5,), (127.5,))
+    load_into(network, _numbered(weights.tensors, list(dict(network.named_children()))), weights)
+    return NetworkExtractor("radimagenet_inception", network, networks.FEATURES, rule, weights.sha256, device)
 
 
 def _radimagenet_resnet50(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    tensors = _numbered(weights.tensors, resnet.LAYERS)
+    tensors = _numbered(weights.tensors, ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"])
     # blocks of each stage, by the names in the file
     found = [{m[1] for n in tensors if (m := re.match(rf"layer{stage}\.(\d+)\.", n))} for stage in (1, 2, 3, 4)]
-    network = resnet.ResNet50([len(blocks) or 1 for blocks in found])
+    network, rule = (
+        networks.ResNet50([len(blocks) or 1 for blocks in found]),
+        InputRule(224, resize, (127.5,), (127.5,)),
+    )
     load_into(network, tensors, weights)
-    rule = InputRule(224, resize, (127.5,), (127.5,))
-    return NetworkExtractor("radimagenet_resnet50", network, resnet.DIMENSION, rule, weights.sha256, device)
+    return NetworkExtractor("radimagenet_resnet50", network, networks.FEATURES, rule, weights.sha256, device)
 
 
 def _dinov2(weights: Weights, resize: Resize, device: str) -> NetworkExtractor:
-    from understudy.quality.networks.dinov2 import dinov2  # imports transformers
-
-    network = dinov2(weights)
+    network = networks.dinov2(weights)
     # ImageNet's mean and standard deviation
     mean, std = (tuple(255 * v for v in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     hidden = int(network.body.config.hidden_size)  # type: ignore[union-attr,arg-type]
     return NetworkExtractor("dinov2", network, hidden, InputRule(224, resize, mean, std), weights.sha256, device)
 
 
-def _numbered(tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip: str = "") -> dict[str, torch.Tensor]:
+def _numbered(tensors: Mapping[str, torch.Tensor], layers: list[str]) -> dict[str, torch.Tensor]:
     """Names such as "backbone.4.0.conv1.weight" (RadImageNet keeps its layers in a list) as "layer1.0.conv1.weight".
 
     Layers without weights take numbers too, so the numbers that occur, in order, are `layers` in order.
@@ -217,9 +203,9 @@ def _numbered(tensors: Mapping[str, torch.Tensor], layers: tuple[str, ...], skip
     bare = {re.sub(r"^(module\.)?(backbone|base_model|model)\.", "", name): t for name, t in tensors.items()}
     numbers = sorted({int(m[1]) for name in bare if (m := re.match(r"(\d+)\.", name))})
     if not numbers:
-        return {name: t for name, t in bare.items() if not skip or not name.startswith(skip)}
-    if len(numbers) == len(layers) + 1 and skip:
-        numbers.remove(numbers[layers.index("Mixed_7a")])  # the second classifier stands before it
+        return bare
+    if len(numbers) == len(layers) + 1 and "Mixed_7a" in layers:
+        numbers.remove(numbers[layers.index("Mixed_7a")])  # Inception's second classifier stands before it
     names = dict(zip(map(str, numbers), layers, strict=False))
     parts = {name: name.partition(".") for name in bare}
     return {f"{names[p[0]]}.{p[2]}": bare[n] for n, p in parts.items() if p[0] in names}

@@ -174,7 +174,7 @@ class RadiomicExtractor:
 
 
 class TumourRadiomics(RadiomicExtractor):
-    """The same inside all annotated pixels together. Slices without any have zeros: `with_tumour` leaves them out."""
+    """The same inside all annotated pixels together. Slices without any have zeros: `measure` leaves them out."""
 
     name, inside = "radiomics_tumour", "annotated pixels"
 

@@ -1,1 +1,0 @@
-"""The networks whose features are compared, in plain torch."""
