@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from understudy.memorization import views
+from understudy.memorization import exact, views
 from understudy.memorization.search import nearest
 from understudy.slices import SliceSet, SliceWriter, evenly_coded
 
@@ -83,8 +83,8 @@ def on_slices(path: Path, queries: int, memory: int, float_kernel: bool) -> None
     rest = rest[:: max(1, len(rest) // queries)][:queries]
     pixels = len(slices.channels) * slices.resolution**2
     if float_kernel:
-        views.kernel_is_exact = lambda device: False  # type: ignore[assignment]
-    kernel = "integer" if views.kernel_is_exact(torch.device("cpu")) else "float32"
+        exact.kernel_is_exact = lambda device: False  # type: ignore[assignment]
+    kernel = "integer" if exact.kernel_is_exact(torch.device("cpu")) else "float32"
     size = f"{slices.resolution} px, {len(slices.channels)} channels"
     print(f"{len(rest)} x {len(training)} slices of {size}, {kernel} kernel\n")
     print("| views | s | 100,000 x 91,271 at 256 x 256 x 4, h |\n| --- | --- | --- |")
@@ -110,7 +110,7 @@ def memory_peak() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         rows = np.arange(0, count, 4)
         start_time = time.perf_counter()
-        nearest(slices, slices, query_rows=rows, apart=(rows, np.arange(count)), memory_bytes=allowed)
+        nearest(slices, slices, query_rows=rows, skip_itself=True, memory_bytes=allowed)
         seconds = time.perf_counter() - start_time
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = count * 128 * 128 * 5 / 2**20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from understudy.errors import UnderstudyError
-from understudy.memorization import search, views
+from understudy.memorization import exact, search, views
 from understudy.memorization.config import TRANSFORMS
 from understudy.memorization.search import nearest
 from understudy.memorization.views import View, transform
@@ -144,14 +144,14 @@ def test_any_tiling_and_memory_gives_the_same_table(pair) -> None:
 def test_the_float_kernel_gives_the_same_table(pair, monkeypatch) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    monkeypatch.setattr(views, "kernel_is_exact", lambda device: False)
+    monkeypatch.setattr(exact, "kernel_is_exact", lambda device: False)
     pd.testing.assert_frame_equal(nearest(a, b), whole, check_exact=True)
 
 
 def test_integers_beyond_float64_give_the_same_table(pair, monkeypatch) -> None:
     a, b, *_ = pair
     whole = nearest(a, b)
-    monkeypatch.setattr(search, "FLOAT_PIXELS", 0)
+    monkeypatch.setattr(exact, "FLOAT_PIXELS", 0)
     pd.testing.assert_frame_equal(nearest(a, b), whole, check_exact=True)
 
 
@@ -164,7 +164,7 @@ def test_copies_score_exactly_one(pair, tmp_path) -> None:
         assert (score == 1.0).all()
 
 
-def test_rows_and_apart(pair) -> None:
+def test_some_rows(pair) -> None:
     a, b, queries, training = pair
     of_queries, of_training = np.array([5, 2, 5, 30]), np.array([50, 4, 4, 31, 8, 20])
     table = nearest(a, b, query_rows=of_queries, training_rows=of_training, tile=(3, 2))
@@ -176,8 +176,7 @@ def test_rows_and_apart(pair) -> None:
 
 def test_a_set_within_itself(pair) -> None:
     _, b, _, training = pair
-    rows = np.arange(60)
-    table = nearest(b, b, apart=(rows, rows), tile=(25, 17))
+    table = nearest(b, b, skip_itself=True, tile=(25, 17))
     assert_equal(table, training, training, barred=np.eye(60, dtype=bool))
 
 
@@ -271,7 +270,6 @@ def test_refuses_what_does_not_fit(pair, tmp_path) -> None:
         ({"training_rows": [60]}, "rows 60..60 of a set of 60"),
         ({"views": ("T2w",)}, "unknown view 'T2w'"),
         ({"memory_bytes": 1000}, "do not hold the smallest tile"),
-        ({"apart": ([1], [2])}, "one code for every row"),
     ):
         with pytest.raises(UnderstudyError, match=message):
             nearest(a, b, **arguments)

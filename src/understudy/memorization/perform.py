@@ -237,9 +237,8 @@ def _repeats(found: Comparison, config: AuditConfig, device: str) -> dict[str, A
     if count < 2:
         return None
     rows: Ints = np.sort(np.random.default_rng([config.seed, 31]).choice(synthetic.rows, count, replace=False))
-    own = np.arange(count)
     near = nearest(
-        synthetic.slices, synthetic.slices, query_rows=rows, training_rows=rows, apart=(own, own),
+        synthetic.slices, synthetic.slices, query_rows=rows, training_rows=rows, skip_itself=True,
         **config.search(more=False), device=device,
     )  # fmt: skip
     first = TESTED.index("stacked")
