@@ -7,10 +7,9 @@ finds most patients, and of each sequence that which finds most of these. `_with
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from understudy.cohort.config import Cohort, CohortConfig
 from understudy.cohort.layouts import EXAMPLE, find_patients, nifti_files, recognised
 from understudy.cohort.participants import IS_VISIT, VISIT
 from understudy.errors import UnderstudyError
-from understudy.exchange.spec import ALIASES, LABELS
+from understudy.exchange.spec import ALIASES, LABELS, pattern_text
 from understudy.io.nifti import read_header, read_voxels, whole_numbers
 
 IMAGE, IGNORED = "image", "-"  # roles of a file: of no named sequence, and a mask of something else than a lesion
@@ -36,9 +35,13 @@ _IMAGE_WORDS = ["image", "images", "imagestr", "img", "imgs", "im", "scan", "sca
 _NO_LESION = {"brain", "head", "skull", "bet", "gm", "wm", "csf", "probseg", "prob"}  # in the names of other masks
 _SITE_LIKE = re.compile(r"(site|cent|hosp).*|\D*", re.IGNORECASE)
 _TIME_POINT = re.compile(r"[TVM]\d{1,2}", re.IGNORECASE)
-_VISIT_IN_NAME = re.compile(rf"(?<=[_.-])(?:{VISIT})(?=[_.-]|$)", re.IGNORECASE)  # between separators
+_MARK = "\0"  # stands in a name for the word that tells the role
+_IN_NAME = rf"(?<=[_.-])(?:{{}})(?=[_.{_MARK}-]|$)"  # a word between separators
 _MOST_PATTERNS = 50  # of a role that are compared: those that find most patients
 _MOST_READ = 20  # annotations whose values are read
+
+_Key = tuple[str, str, str]  # site, patient and visit; "" where the pattern does not tell
+_Pattern = tuple[str, Counter[_Key]]  # its text, and the scans that it finds with how many files of each
 
 
 @dataclass(frozen=True)
@@ -96,116 +99,90 @@ def _with_classes(config: CohortConfig, cohort: Cohort, doubts: dict[str, str]) 
     return Guess(config, find_patients(config), doubts | {"classes": "name what the values mean"})
 
 
-_Key = tuple[str, str, str]  # site, patient and visit; "" where the pattern does not tell
-
-
-class _Reading(NamedTuple):
-    """One way to read a file's path: its sequence, whose scan it is, and the pattern that says so."""
-
-    role: str
-    pattern: str
-    key: _Key
-    file: str
-
-
-class _Pattern(list[_Reading]):
-    """All files that one pattern finds."""
-
-    @cached_property
-    def keys(self) -> set[_Key]:
-        return {reading.key for reading in self}
-
-    @property
-    def text(self) -> str:
-        return self[0].pattern
-
-    def quality(self, wanted: set[_Key] | None = None) -> tuple[int, bool, int, int, int, int]:
-        """Sort key: a good pattern finds many (of the wanted) scans, one file for each, and says much literally."""
-        text = self.text
-        return (
-            len(self.keys if wanted is None else self.keys & wanted),
-            len(self.keys) == len(self),
-            -text.count("*") - text.count("{visit}") - 2 * text.count("{site}"),
-            text.count("{patient}"),
-            -text.index("{patient}"),
-            -len(text),
-        )
-
-
 def _guess_patterns(folder: Path, files: Sequence[str]) -> tuple[CohortConfig, dict[str, str]]:
     """Patterns of the sequences and of the annotation, and what is doubtful; the classes are still to be found."""
-    readings: dict[str, dict[str, _Pattern]] = defaultdict(lambda: defaultdict(_Pattern))
+    readings: dict[str, dict[str, Counter[_Key]]] = defaultdict(lambda: defaultdict(Counter))
     for file in files:
-        for reading in _readings(file):
-            readings[reading.role][reading.pattern].append(reading)
-    patterns = {
-        role: sorted(found.values(), key=_Pattern.quality, reverse=True)[:_MOST_PATTERNS]
-        for role, found in readings.items()
+        for role, pattern, scan in _readings(file):
+            readings[role][pattern][scan] += 1
+    patterns: dict[str, list[_Pattern]] = {
+        role: sorted(found.items(), key=_quality, reverse=True)[:_MOST_PATTERNS] for role, found in readings.items()
     }
     annotations = patterns.pop(LABELS, [])
-    images = [pattern for found in patterns.values() for pattern in found]
+    images = [scans.keys() for found in patterns.values() for _, scans in found]
 
-    def common_scans(annotation: _Pattern) -> int:
-        return max((len(annotation.keys & image.keys) for image in images), default=0)
+    def fitness(annotation: _Pattern) -> tuple[int, ...]:
+        return max((len(annotation[1].keys() & scans) for scans in images), default=0), *_quality(annotation)
 
-    labels = max(annotations, key=lambda a: (common_scans(a), *a.quality()), default=None)
+    labels, scans = max(annotations, key=fitness, default=("", Counter[_Key]()))
     best: dict[str, _Pattern] = {}
-    if labels:
-        best = {role: max(found, key=lambda p: p.quality(labels.keys)) for role, found in patterns.items()}
-        best = {role: p for role, p in best.items() if 2 * len(p.keys & labels.keys) >= len(labels.keys)}
-    if not labels or not best:
+    for role, found in patterns.items():
+        closest = max(found, key=lambda pattern: _quality(pattern, scans))
+        if scans and 2 * len(closest[1].keys() & scans.keys()) >= len(scans):
+            best[role] = closest
+    if not best:
         seen = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
         kind = "a sequence (t1, t1ce, t2, flair, image, ...)" if labels else "an annotation (seg, mask, label, ...)"
         what = f"no file is named like {kind} of the same patients; seen: {', '.join(seen)}"
         fix = f"describe the files in a study file under `cohort:`, for example {EXAMPLE}"
         raise UnderstudyError(what, where=folder, fix=fix)
-    order = [name for name in ALIASES if name in best]
-    texts = {name: best[name].text for name in [*order, *sorted(best.keys() - set(order))]} | {LABELS: labels.text}
-    scans = {key for pattern in (labels, *best.values()) for key in pattern.keys}
-    if len(scans) == len({key[:2] for key in scans}):  # one visit each
+    order = [*(name for name in ALIASES if name in best), *sorted(best.keys() - ALIASES.keys())]
+    texts = {name: best[name][0] for name in order} | {LABELS: labels}
+    keys = scans.keys() | {key for _, found in best.values() for key in found}
+    if len(keys) == len({key[:2] for key in keys}):  # one visit each
         texts = {name: text.replace("{visit}", "*") for name, text in texts.items()}
     marked = "{patient} the person and {visit} the visit" if "{visit}" in texts[LABELS] else "{patient} the patient"
     doubts = {LABELS: f"is this the annotation, and {marked}?"}
     doubts |= {name: "which sequence is this?" for name in best if name not in ALIASES}
-    tops = sorted({reading.file.partition("/")[0] for reading in labels})
+    expression = re.compile(pattern_text(labels, ("site", "patient", "visit")))
+    tops = sorted({file.partition("/")[0] for file in files if expression.fullmatch(file)})
     listed = ", ".join(tops[:4]) + (", ..." if len(tops) > 4 else "")
-    if labels.text.startswith("{site}"):
+    if labels.startswith("{site}"):
         doubts["channels"] = f"the folders {listed} are taken as sites; they tell patients of one name apart"
-    elif labels.text.startswith("*/"):
+    elif labels.startswith("*/"):
         doubts["channels"] = f"are the folders {listed} the sites? Then write {{site}} in place of the first *"
     described = {"layout": "pattern", "labels": texts.pop(LABELS), "channels": texts, "classes": {1: "lesion"}}
     return CohortConfig.model_validate({"path": folder, **described}), doubts
 
 
-@dataclass(frozen=True)
-class _Path:
+def _quality(pattern: _Pattern, wanted: Counter[_Key] | None = None) -> tuple[int, ...]:
+    """Sort key: a good pattern finds many (of the wanted) scans, one file for each, and says much literally."""
+    text, scans = pattern
+    return (
+        len(scans if wanted is None else scans.keys() & wanted.keys()),
+        len(scans) == scans.total(),
+        -text.count("*") - text.count("{visit}") - 2 * text.count("{site}"),
+        text.count("{patient}"),
+        -text.index("{patient}"),
+        -len(text),
+    )
+
+
+class _Path(NamedTuple):
     """A path below the folder, with the word that tells the file's role set apart."""
 
     folders: list[str]  # above the file
     named_by: int  # index of the folder that tells the role; -1: the file's name does
-    before: str
+    stem: str  # of the file's name, with _MARK for the word
     word: str  # tells the role; empty if a folder does
-    after: str
     ending: str
-    role: str  # a sequence, "image" or "labels"
+    role: str  # a sequence, "image" or "labels"; "-": a mask of something else
 
     @classmethod
-    def of(cls, file: str) -> _Path | None:
-        """None for a mask of something else."""
+    def of(cls, file: str) -> _Path:
+        """Tells the role by the file's name, else by the last folder that tells one, else by the name's last word."""
         *folders, name = file.split("/")
         stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
         role, start, stop = _role_in(stem)
         named_by = -1
-        if not role:  # T1/p01.nii.gz: the last folder that tells a role
+        if not role:  # T1/p01.nii.gz
             named_by = next((i for i in reversed(range(len(folders))) if _role_in(folders[i])[0]), -1)
             role = _role_in(folders[named_by])[0] if named_by >= 0 else ""
             start = stop = len(stem)
             if role == IMAGE and folders[named_by] == "imagesTr" and re.search(r"_\d{4}$", stem):
                 start -= 4  # nnU-Net's number of the channel
                 role = f"channel{int(stem[start:])}"
-        if role == IGNORED:
-            return None
-        if not role:  # by the last word (adc of p01_adc), if it is no number
+        if not role:  # adc of p01_adc, if it is no number
             word = re.search(r"(?:^|[_. -])([A-Za-z][A-Za-z0-9]*)$", stem)
             role = IMAGE
             if word and (word[1].isalpha() or (word.start(1) > 0 and not re.search(r"\d{2}", word[1]))):
@@ -215,7 +192,8 @@ class _Path:
             at_start = _TIME_POINT.fullmatch(folder) and stem.startswith(folder, start)
             if at_start and role == _role_in(stem[rest:stop])[0]:
                 start = rest
-        return cls(folders, named_by, stem[:start], stem[start:stop], stem[stop:], name[len(stem) :], role)
+        marked = stem[:start] + _MARK + stem[stop:]
+        return cls(folders, named_by, marked, stem[start:stop], name[len(stem) :], role)
 
 
 def _role_in(text: str) -> tuple[str, int, int]:
@@ -225,9 +203,7 @@ def _role_in(text: str) -> tuple[str, int, int]:
     for length in (3, 2, 1):  # "t1_post" before "t1"
         for i in reversed(range(len(words) - length + 1)):
             joined = "".join(text[a:b] for a, b in words[i : i + length]).lower()
-            role = _ROLES.get(joined, "")
-            if not role and length == 1 and joined in _IMAGE_WORDS:
-                role = IMAGE
+            role = _ROLES.get(joined, IMAGE if length == 1 and joined in _IMAGE_WORDS else "")
             if not role and _ROLES.get(joined.rstrip("12")) == LABELS:
                 role = LABELS  # mask1 and mask2 of two raters
             if role:
@@ -239,13 +215,13 @@ def _role_in(text: str) -> tuple[str, int, int]:
     return next(iter([*masks, *sequences, *found]), ("", 0, 0))
 
 
-def _readings(file: str) -> Iterator[_Reading]:
-    """All ways to read one path."""
+def _readings(file: str) -> Iterator[tuple[str, str, _Key]]:
+    """All ways to read one path: its role, a pattern that says so, and whose scan it then is."""
     path = _Path.of(file)
-    if path is None:
+    if path.role == IGNORED:
         return
     patients = [folder for i, folder in enumerate(path.folders) if i != path.named_by]
-    for part in (path.before, path.after):  # p01 of p01_20010203 and of p01_manual
+    for part in path.stem.split(_MARK):  # p01 of p01_20010203 and of p01_manual
         words = re.split(r"([_. ])", part.strip("_-. "))
         while len(words) > 1 and (IS_VISIT.fullmatch(words[-1]) or words[-1].isalpha()):
             words = words[:-2]
@@ -254,23 +230,22 @@ def _readings(file: str) -> Iterator[_Reading]:
         if not patient or IS_VISIT.fullmatch(patient):
             continue
         whole_word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(patient)}(?![A-Za-z0-9])")
-        parts = [whole_word.sub("{patient}", part) for part in (*path.folders, path.before, path.after)]
-        for visit in _visits(path, patient, parts):
-            *above, before, after = _with_visit(parts, visit)
-            if visit and not any("{visit}" in part for part in (*above, before, after)):
+        parts = [whole_word.sub("{patient}", part) for part in (*path.folders, path.stem)]
+        for visit in _visits(path, patient, parts[-1]):
+            *above, stem = _with_visit(parts, visit)
+            if visit and not any("{visit}" in part for part in (*above, stem)):
                 continue
             for folders in _folder_patterns(above, path.named_by):
-                pattern = "/".join([*folders, f"{before}{path.word}{after}{path.ending}"])
+                pattern = "/".join([*folders, stem.replace(_MARK, path.word) + path.ending])
                 if "{patient}" in pattern:
                     site = path.folders[0] if pattern.startswith("{site}/") else ""
-                    yield _Reading(path.role, pattern, (site, patient, visit), file)
+                    yield path.role, pattern, (site, patient, visit)
 
 
-def _visits(path: _Path, patient: str, parts: Sequence[str]) -> list[str]:
-    """What could be the visit; "": none, or it is replaced by *. `parts` are those of the path, with {patient}."""
-    *_, before, after = parts
+def _visits(path: _Path, patient: str, stem: str) -> list[str]:
+    """What could be the visit; "": none, or it is replaced by *. `stem` is that of the path, with {patient}."""
     found = [folder for i, folder in enumerate(path.folders) if i != path.named_by and IS_VISIT.fullmatch(folder)]
-    found = found or [match[0] for part in (before, after) for match in _VISIT_IN_NAME.finditer(part)]
+    found = found or [match[0] for match in re.finditer(_IN_NAME.format(VISIT), stem, re.IGNORECASE)]
     visits = found[:1]
     if path.named_by < 0:  # the folder T1 of P1/T1/P1_T1_FLAIR.nii.gz
         visits += [folder for folder in path.folders if _TIME_POINT.fullmatch(folder)]
@@ -279,25 +254,22 @@ def _visits(path: _Path, patient: str, parts: Sequence[str]) -> list[str]:
         if below < len(path.folders) and below != path.named_by:
             visits.append(path.folders[below])
         # 01 of training05/training05_01_flair.nii.gz
-        visits += re.findall(r"\{patient\}[_-](\d{1,2})(?![A-Za-z0-9])", before)
+        visits += re.findall(r"\{patient\}[_-](\d{1,2})(?![A-Za-z0-9])", stem.partition(_MARK)[0])
     return list(dict.fromkeys(["", *visits]))
 
 
 def _with_visit(parts: Sequence[str], visit: str) -> list[str]:
     """The parts of a path with {visit} where it first stands; further visits are *."""
     words = rf"{VISIT}|{re.escape(visit)}" if visit else VISIT
-    in_name = re.compile(rf"(?<=[_.-])(?:{words})(?=[_.-]|$)", re.IGNORECASE)
-    marked = False
 
-    def replace(match: re.Match[str]) -> str:
-        nonlocal marked
-        if marked or match[0] != visit:
-            return "*"
-        marked = True
-        return "{visit}"
+    def mark(match: re.Match[str]) -> str:
+        return "{visit}" if visit and match[0] == visit else "*"
 
-    folders = [re.sub(rf"^(?:{words})$", replace, part, flags=re.IGNORECASE) for part in parts[:-2]]
-    return [*folders, *(in_name.sub(replace, part) for part in parts[-2:])]
+    *folders, stem = parts
+    folders = [re.sub(rf"^(?:{words})$", mark, folder, flags=re.IGNORECASE) for folder in folders]
+    stem = re.sub(_IN_NAME.format(words), mark, stem, flags=re.IGNORECASE)
+    before, found, after = "/".join([*folders, stem]).partition("{visit}")
+    return (before + found + after.replace("{visit}", "*")).split("/")
 
 
 def _folder_patterns(above: Sequence[str], named_by: int) -> Iterator[tuple[str, ...]]:
