@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from understudy.cohort.config import CohortConfig, Found, Problem, Scan, described_classes, note
 from understudy.errors import UnderstudyError
@@ -15,7 +15,7 @@ from understudy.exchange.spec import LABELS
 from understudy.runtime.lazy import pandas as pd
 
 _MASKS = ("dseg", "mask", "roi", "seg", "msk", "lesion", "label")  # the first three are those of BIDS
-_NO_MASKS = ("probseg", "defacemask")
+_NO_IMAGES = (*_MASKS, "probseg", "defacemask")
 # Masks of the head and its tissues, as preprocessing pipelines write them beside those of lesions.
 _ANATOMY = {"brain", "brainmask", "head", "skull", "face", "gm", "wm", "csf", "aseg", "aparcaseg", "ribbon", "bg"}
 # Labels and descriptions of masks that are surely meant.
@@ -26,15 +26,14 @@ _SIDES = ("l", "r", "left", "right")
 _ORDER = ("T1w", "T1wGd", "T2w", "FLAIR")  # of the sequences; others follow by name
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """A file's name in parts: sub-01_ses-a_ce-gad_T1w.nii.gz has the entities sub, ses, ce and the suffix T1w."""
 
     path: str
-    entities: dict[str, str] = field(hash=False)
+    entities: dict[str, str]
     suffix: str
 
-    @cached_property
+    @property
     def session(self) -> tuple[str, str]:
         """(subject, session or "")."""
         return self.entities["sub"], self.entities.get("ses", "")
@@ -59,12 +58,13 @@ class _File:
 _Sessions = dict[tuple[str, str], dict[str, list[_File]]]  # (subject, session) -> sequence -> files
 
 
-def is_bids(files: Sequence[str]) -> bool:
-    """Whether these files of a folder are images in `sub-*/[ses-*/]anat`."""
-    return next(_images(files), None) is not None
+def bids_images(files: Sequence[str]) -> list[_File]:
+    """The images in `sub-*/[ses-*/]anat`; [] where a folder is no data set in BIDS."""
+    anat = [file for file in files if file.startswith("sub-") and "anat" in file.split("/")[1:-1]]
+    return [image for file in anat if (image := _parsed(file)) and image.suffix not in _NO_IMAGES]
 
 
-def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
+def find_bids(config: CohortConfig, files: Sequence[str]) -> Found:
     """The scans of a BIDS data set, a session each.
 
     Sequences are named by their suffix (T1w, FLAIR, ...), T1w after contrast agent T1wGd; those that fewer than half
@@ -73,8 +73,8 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
     Raises:
         UnderstudyError: no image in a folder `anat`, no mask, masks of several labels.
     """
-    wanted = {name: _chosen_by_user(text) for name, text in config.channels.items()}
-    images = list(_images(files))
+    root, wanted = config.path, {name: _chosen_by_user(text) for name, text in config.channels.items()}
+    images = bids_images(files)
     if not images:
         fix = "point `path` at the folder of the sub-* folders"
         raise UnderstudyError("no image in sub-*/anat or sub-*/ses-*/anat", where=root, fix=fix)
@@ -90,9 +90,9 @@ def find_bids(config: CohortConfig, root: Path, files: Sequence[str]) -> Found:
             by_name[name] = plain[:1] or several
     notes: list[Problem] = []
     channels = tuple(wanted) or _usable_channels(sessions, root, notes)
-    masks = _chosen_masks(files, config, root)
+    masks = _chosen_masks(files, config)
     scans = without_masks(_scans(sessions, channels, masks, config), root, notes)
-    return Found(channels, described_classes(_classes(config, masks, root)), scans, notes)
+    return Found(channels, described_classes(_classes(config, masks)), scans, notes)
 
 
 def _scans(sessions: _Sessions, channels: Sequence[str], masks: Sequence[_File], config: CohortConfig) -> list[Scan]:
@@ -116,15 +116,6 @@ def _scans(sessions: _Sessions, channels: Sequence[str], masks: Sequence[_File],
         expected[LABELS] = f"derivatives/*/{folder}/{name}_{config.labels or '*_mask'}.nii.gz"
         scans.append(Scan(name, files, expected, person=f"sub-{subject}"))
     return scans
-
-
-def _images(files: Sequence[str]) -> Iterator[_File]:
-    for file in files:
-        parts = file.split("/")
-        if parts[0].startswith("sub-") and "anat" in parts[1:-1]:
-            parsed = _parsed(file)
-            if parsed and parsed.suffix not in (*_MASKS, *_NO_MASKS):
-                yield parsed
 
 
 def _parsed(path: str) -> _File | None:
@@ -152,23 +143,22 @@ def _usable_channels(sessions: _Sessions, root: Path, notes: list[Problem]) -> t
         notes.append(note(root, text, "nothing, or choose the sequences with `channels` in the study file"))
     kept, ambiguous = [], []
     for channel in sorted(common, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
-        scans = [found[channel] for found in sessions.values() if channel in found]
-        several = [files for files in scans if len(files) > 1]
-        if not several or 2 * len(several) < len(scans):
+        several = [found[channel] for found in sessions.values() if len(found.get(channel, ())) > 1]
+        if not several or 2 * len(several) < counts[channel]:
             kept.append(channel)
             continue
         ends = [file.path.rpartition("/")[2].removeprefix(f"sub-{file.session[0]}_") for file in several[0]]
         ends = [re.sub(r"^ses-[^_]*_|\.nii(\.gz)?$", "", end) for end in ends]
-        text = f"{channel} is not used: {len(several)} of {len(scans)} scans have several files ({', '.join(ends)})"
+        text = f"{channel} is not used: {len(several)} of {counts[channel]} scans have several files"
         fix = f"choose one: `layout: bids`, `channels: {{{channel}: {ends[0]}, ...}}` with all that you want"
-        ambiguous.append(note(root / several[0][0].path, text, fix))
+        ambiguous.append(note(root / several[0][0].path, f"{text} ({', '.join(ends)})", fix))
     if ambiguous and not kept:
         raise ambiguous[0].as_error()
     notes += ambiguous
     return tuple(kept)
 
 
-def _chosen_masks(files: Sequence[str], config: CohortConfig, root: Path) -> list[_File]:
+def _chosen_masks(files: Sequence[str], config: CohortConfig) -> list[_File]:
     """The masks that are meant: those of the study file, or all that are not of the brain and its tissues."""
     parsed = [found for file in files if (found := _parsed(file)) and file.startswith(("sub-", "derivatives"))]
     masks = [file for file in parsed if file.suffix in _MASKS]
@@ -183,24 +173,24 @@ def _chosen_masks(files: Sequence[str], config: CohortConfig, root: Path) -> lis
         there = sorted({mask.choice for mask in masks})
         what = f"no mask {config.labels or 'of a lesion'}; there are {', '.join(there[:5]) or 'none'}"
         fix = "choose one with `labels`, or add derivatives/NAME/sub-*/anat/sub-*_label-lesion_mask.nii.gz"
-        raise UnderstudyError(what, where=root, fix=fix)
+        raise UnderstudyError(what, where=config.path, fix=fix)
     named = sorted({mask.labelled for mask in chosen})
     if len(named) > 1 and not config.labels:
         what = f"there are masks of {', '.join(name or 'no label' for name in named)}; one file with all is needed"
         fix = f"choose one: `layout: bids`, `labels: {chosen[0].choice}`; or write one ..._dseg.nii.gz"
-        raise UnderstudyError(what, where=root, fix=fix)
+        raise UnderstudyError(what, where=config.path, fix=fix)
     return chosen
 
 
-def _classes(config: CohortConfig, masks: Sequence[_File], root: Path) -> Mapping[int, str]:
+def _classes(config: CohortConfig, masks: Sequence[_File]) -> Mapping[int, str]:
     """Of the config, of a `dseg.tsv` beside the mask or in a folder above it, or 1 and the mask's `label-`."""
     if config.classes:
         return config.classes
     mask, tables = masks[0], list[Path]()
-    folder, name = (root / mask.path).parent, mask.path.rpartition("/")[2].lower().split(".nii")[0]
+    folder, name = (config.path / mask.path).parent, mask.path.rpartition("/")[2].lower().split(".nii")[0]
     for place in (folder, *folder.parents) if mask.suffix == "dseg" else ():
         tables = sorted(p for p in place.glob("*dseg.tsv") if place != folder or p.stem.lower() == name)
-        if tables or place == root:
+        if tables or place == config.path:
             break
     if tables:
         try:
@@ -210,8 +200,9 @@ def _classes(config: CohortConfig, masks: Sequence[_File], root: Path) -> Mappin
             what = f"the table of labels cannot be read ({type(error).__name__}: {error})"
             fix = "it needs the columns index and name, separated by tabs; or give `classes`"
             raise UnderstudyError(what, where=tables[0], fix=fix) from error
-        if classes.keys() - {0}:
-            return {value: label for value, label in classes.items() if value != 0}
+        classes.pop(0, None)  # the background
+        if classes:
+            return classes
     label = next((mask.entities["label"] for mask in masks if mask.labelled and "label" in mask.entities), "")
     return {1: label if label and label.lower() not in _SIDES else "lesion"}
 

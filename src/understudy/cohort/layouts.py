@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from understudy.cohort.bids import find_bids, is_bids, without_masks
+from understudy.cohort.bids import bids_images, find_bids, without_masks
 from understudy.cohort.config import Cohort, CohortConfig, Found, Patient, Problem, Scan, described_classes, note
 from understudy.cohort.nnunet import find_nnunet, is_nnunet
 from understudy.cohort.participants import perhaps_one_person, person_of, persons_of, read_sites
@@ -50,7 +51,7 @@ def find_patients(config: CohortConfig) -> Cohort:
     Raises:
         UnderstudyError: no NIfTI file, no layout recognised, patterns that match nothing, no table of sites.
     """
-    root = Path(config.path)
+    root = config.path
     files, notes = nifti_files(root)
     layout: str = config.layout
     if layout == "auto":
@@ -62,14 +63,8 @@ def find_patients(config: CohortConfig) -> Cohort:
     if (config.channels or config.labels) and layout not in ("pattern", "bids"):
         what = f"channels or labels given, but the layout is {layout}, which knows its own file names"
         raise UnderstudyError(what, where=root, fix="set `layout: pattern`, or remove them")
-    if layout == "pattern":
-        found = _find_by_patterns(config, files)
-    elif layout == "nnunet":
-        found = find_nnunet(root, files, config.classes)
-    elif layout == "bids":
-        found = find_bids(config, root, files)
-    else:
-        found = _find_brats(layout, config, files)
+    finders = {"pattern": _find_by_patterns, "nnunet": find_nnunet, "bids": find_bids}
+    found = finders.get(layout, partial(_find_brats, layout))(config, files)
     if not found.scans:
         what = f"no file is named as in {layout}, or no patient has an annotation"
         raise UnderstudyError(what, where=root, fix=f"set another `layout` or `path`; found for example {files[0]}")
@@ -85,7 +80,7 @@ def find_patients(config: CohortConfig) -> Cohort:
 
 def _patients(config: CohortConfig, found: Found, notes: list[Problem]) -> tuple[tuple[Patient, ...], list[Problem]]:
     """The scans with persons and sites, and what is doubtful about the table of sites."""
-    root = Path(config.path)
+    root = config.path
     persons = persons_of(scan.id for scan in found.scans)
     persons |= {scan.id: scan.person for scan in found.scans if scan.person}
     first: dict[str, str] = {}  # person -> id of the first scan
@@ -163,7 +158,7 @@ def recognised(root: Path, files: Sequence[str]) -> str:
     if len(present) > 1:
         fix = "set `layout: brats2018` or `layout: brats2023`, or separate the folders"
         raise UnderstudyError("the folder mixes the names of BraTS 2018-2021 and of BraTS 2023", where=root, fix=fix)
-    if present or is_bids(files):
+    if present or bids_images(files):
         return (present or ["bids"])[0]
     if sets := sorted(path.parent.name for path in root.glob("*/dataset.json") if is_nnunet(path.parent)):
         what = f"the folder holds data sets of nnU-Net ({', '.join(sets[:5])}), not one itself"
@@ -193,7 +188,7 @@ def _find_brats(layout: str, config: CohortConfig, files: Sequence[str]) -> Foun
     notes = []
     if without:
         text = f"{len(without)} patients of the validation or test part have no annotation (e.g. {without[0][0]})"
-        notes.append(note(Path(config.path) / without[0][1], text, "nothing: they are not used"))
+        notes.append(note(config.path / without[0][1], text, "nothing: they are not used"))
     classes = described_classes(config.classes) if config.classes else brats_classes(layout)
     return Found(tuple(_BRATS[layout])[:-1], classes, scans, notes, ignored)
 
@@ -235,10 +230,10 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
     expressions = {name: re.compile(pattern_text(pattern, _PLACEHOLDERS)) for name, pattern in patterns.items()}
     literal = {name: len(re.sub(r"\{\w+\}|\*", "", pattern)) for name, pattern in patterns.items()}
     found: dict[tuple[str, ...], Scan] = {}
-    unmatched = set(patterns)
+    unmatched = dict(patterns)
     for file in files:
         matches = {name: match for name, e in expressions.items() if (match := e.fullmatch(file))}
-        unmatched -= matches.keys()
+        unmatched = {name: pattern for name, pattern in unmatched.items() if name not in matches}
         # p1_seg.nii.gz also fits {patient}.nii.gz, but is the annotation of p1 and not the image of a patient p1_seg
         closest = max((literal[name] for name in matches), default=0)
         for name, match in matches.items():
@@ -248,9 +243,9 @@ def _find_by_patterns(config: CohortConfig, files: Sequence[str]) -> Found:
                 if key not in found:
                     found[key] = _scan_of(values, "_".join(key), patterns)
                 found[key].files.setdefault(name, []).append(file)
-    if absent := next((name for name in patterns if name in unmatched), ""):
+    for absent, pattern in unmatched.items():
         what = f"the pattern of {absent} matches none of the {len(files)} NIfTI files"
-        raise UnderstudyError(what, where=f"{config.path}: {patterns[absent]}", fix=f"compare it with {files[0]}")
+        raise UnderstudyError(what, where=f"{config.path}: {pattern}", fix=f"compare it with {files[0]}")
     scans, notes = sorted(found.values(), key=lambda scan: scan.id), list[Problem]()
     kept = without_masks(scans, config.path, notes) if "{visit}" in config.labels else scans
     matched = {file for scan in scans for own in scan.files.values() for file in own}

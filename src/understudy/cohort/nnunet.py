@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy.cohort.config import Found, Problem, Scan, described_classes, note
+from understudy.cohort.config import CohortConfig, Found, Problem, Scan, described_classes, note
 from understudy.errors import UnderstudyError
 from understudy.exchange.spec import LABELS
 
@@ -20,20 +20,17 @@ def is_nnunet(root: Path) -> bool:
     return bool(_json(root / "dataset.json"))
 
 
-def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | None = None) -> Found:
-    """The cases of the training part, with the names that `dataset.json` gives to channels and labels.
-
-    Args:
-        classes: label value -> name, in place of the file's labels.
+def find_nnunet(config: CohortConfig, files: Sequence[str]) -> Found:
+    """The cases of the training part, with the names that `dataset.json` (or `config.classes`) gives.
 
     Raises:
         UnderstudyError: no such data set, no NIfTI, labels that overlap or are to be ignored, channels in one file.
     """
-    path = root / "dataset.json"
+    path = config.path / "dataset.json"
     content = _json(path)
     if not content:
         fix = "point `path` at one data set, for example nnUNet_raw/Dataset001_Name"
-        raise UnderstudyError("no dataset.json with channel_names (or modality) and labels", where=root, fix=fix)
+        raise UnderstudyError("no dataset.json with channel_names (or modality) and labels", config.path, fix)
     ending = str(content.get("file_ending", ".nii.gz")).lower()
     if ending not in (".nii.gz", ".nii"):
         fix = "convert the images and labels to .nii.gz and set `file_ending` in dataset.json"
@@ -47,8 +44,9 @@ def find_nnunet(root: Path, files: Sequence[str], classes: Mapping[int, str] | N
     notes: list[Problem] = []
     if unused := [file for file in test if file not in used]:  # cases may list them
         fix = "nothing, or move cases with labels to imagesTr and labelsTr"
-        notes.append(note(root / unused[0], f"the {len(unused)} files of imagesTs and labelsTs are not used", fix))
-    named = described_classes(classes or _classes(content, path))
+        text = f"the {len(unused)} files of imagesTs and labelsTs are not used"
+        notes.append(note(config.path / unused[0], text, fix))
+    named = described_classes(config.classes or _classes(content, path))
     return Found(tuple(channels), named, sorted(scans.values(), key=lambda scan: scan.id), notes, set(test))
 
 
@@ -78,10 +76,8 @@ def _channels(content: Mapping[str, Any], path: Path) -> list[str]:
 
 def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
     """Label value -> class name. Version 1 has {"1": "edema"}, version 2 {"edema": 1}."""
-    given = content["labels"]
+    given = content["labels"] if isinstance(content["labels"], Mapping) else {}
     instead = "name the values in the label files: `cohort: {layout: nnunet, classes: {1: edema, 2: core}}`"
-    if not isinstance(given, Mapping):
-        given = {}
     if regions := [name for name, value in given.items() if isinstance(value, list)]:
         what = f"the labels {', '.join(regions)} are regions that overlap, and a class has one value"
         raise UnderstudyError(what, where=path, fix=f"{instead}; `evaluation: {{regions: ...}}` scores regions")
@@ -104,28 +100,23 @@ def _classes(content: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 def _listed(content: Mapping[str, Any], channels: Sequence[str], path: Path) -> list[Scan]:
     """Cases that `dataset.json` names with all their files (`dataset`), or by their label (`training`, version 1)."""
-
-    def below(file: str) -> str:
-        listed = Path(file)
-        return listed.relative_to(path.parent).as_posix() if listed.is_relative_to(path.parent) else listed.as_posix()
-
-    scans = []
+    scans, root = [], path.parent
     cases = content.get("dataset") or {}
     try:
         for case, entry in cases.items():
-            images = dict(zip(channels, entry["images"], strict=True))
-            named = {name: below(file) for name, file in {**images, LABELS: entry["label"]}.items()}
+            images = {**dict(zip(channels, entry["images"], strict=True)), LABELS: entry["label"]}
+            # joined, a path from the root of the file system stays what it is
+            places = {name: root / file for name, file in images.items()}
+            named = {n: (p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for n, p in places.items()}
             if not case or "/" in case:
                 raise ValueError(f"{case!r} cannot be the name of a case")
-            scans.append(Scan(case, {n: [file] for n, file in named.items() if (path.parent / file).is_file()}, named))
+            scans.append(Scan(case, {name: [named[name]] for name, place in places.items() if place.is_file()}, named))
         for entry in () if cases else content.get("training") or ():
             name = entry["label"] if isinstance(entry, Mapping) else entry
             scans.append(Scan(re.sub(r"\.nii(\.gz)?$", "", Path(name).name, flags=re.IGNORECASE)))
     except (TypeError, KeyError, ValueError, AttributeError, OSError) as error:
         what = f"the list of cases cannot be understood ({type(error).__name__}: {error})"
-        raise UnderstudyError(
-            what, where=path, fix='each case needs "images", a file a channel, and "label"'
-        ) from error
+        raise UnderstudyError(what, path, 'each case needs "images", a file a channel, and "label"') from error
     return scans
 
 
